@@ -1,0 +1,30 @@
+"""Diagnostics: what is wrong with a file, where, and what to do, as one record that the CLI, the API and the log share."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One error of a workflow file. Lines and columns are 1-based, columns count characters."""
+
+    #: Stable, `WF1xx`.
+    code: str
+    path: str
+    line: int
+    column: int
+    #: What was found and what was expected, in one sentence.
+    message: str
+    #: The source line, cut around the place when it is long; control characters are shown escaped.
+    snippet: str = ""
+    #: Column in `snippet` that a caret points at, 1-based.
+    caret: int = 0
+    #: What to do: `did you mean "build"?`, or the lines to write.
+    suggestion: str = ""
+
+
+class Compiled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a file: the bytes of a plan, or why there is none. Never both, never neither."""
+
+    plan: bytes | None
+    diagnostics: list[Diagnostic]

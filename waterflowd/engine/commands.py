@@ -1,0 +1,78 @@
+"""Commands: what the host must do for a run, once the events that led to them are on disk.
+
+Rules of this file: a command can be carried out twice without harm; it is named by what it is about. `Place` alone is
+asked inside the batch, before the commit, because its answer is an input of the same batch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from waterflowd.engine.inputs import Timer
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all commands."""
+
+
+class Place(Command, kw_only=True):
+    """Ask the fleet for a slot: on `agent` when the job has its server already, else on any of `group`."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    group: str
+    node: str
+    agent: AgentId | None
+
+
+class Withdraw(Command, kw_only=True):
+    """The attempt wants no slot any more."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+
+
+class SendTask(Command, kw_only=True):
+    """Offer the attempt to the agent that holds its lease."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    epoch: int
+    agent: AgentId
+
+
+class CancelTask(Command, kw_only=True):
+    """Tell the agent to end the attempt."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    epoch: int
+    agent: AgentId
+    is_forced: bool
+    reason: str
+
+
+class FreeSlot(Command, kw_only=True):
+    """The attempt is over: its slot is free."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    agent: AgentId
+
+
+class ArmTimer(Command, kw_only=True):
+    """Feed `TimerFired(timer)` at `timer.due_at`."""
+
+    timer: Timer
+
+
+class DropTimer(Command, kw_only=True):
+    """The timer is not needed any more."""
+
+    timer: Timer

@@ -1,0 +1,130 @@
+"""Inputs: requests and reports, things that happened outside one run. Nothing here is a fact of the log yet.
+
+Rules of this file: an input may be stale, repeated or wrong; `decide` says what it means. What only the outside knows
+(ids, random numbers, the agent that the fleet chose) stands in the input, and is recorded in the events.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.reasons import Reason
+from waterflowd.model.records import Trigger
+
+
+class TimerKind(Enum):
+    """What a timer of a run is for."""
+
+    #: The run's whole time is over.
+    RUN_TIMEOUT = "run-timeout"
+    #: The job has waited long enough for a server.
+    JOB_START = "job-start"
+    #: The job's time is over.
+    JOB_TIMEOUT = "job-timeout"
+    #: A `sleep` step's instant.
+    STEP_SLEEP = "step-sleep"
+    #: The next attempt of a step.
+    STEP_RETRY = "step-retry"
+
+
+class Timer(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one timer of a run. `due_at` is part of its name: a timer that was set anew is another one."""
+
+    kind: TimerKind
+    due_at: int
+    job: JobId | None = None
+    step: StepId | None = None
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all inputs."""
+
+
+class StartRun(Input, kw_only=True):
+    """Begin: the plan stands in the run already. `vars` are laid over the file's own."""
+
+    plan_hash: str
+    number: int
+    trigger: Trigger
+    repository: str | None
+    revision: str | None
+    inputs: dict[str, Any]
+    vars: dict[str, Any]
+
+
+class Placed(Input, kw_only=True):
+    """The fleet's answer to `Place`: this agent has taken a slot for the attempt."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    epoch: int
+    agent: AgentId
+    agent_name: str
+    boot_id: str
+    #: What the `agent` context of expressions shows.
+    facts: dict[str, Any]
+
+
+class NotPlaced(Input, kw_only=True):
+    """The fleet's other answer to `Place`: nobody yet, and why."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    reason: Reason
+
+
+class Report(Input, kw_only=True):
+    """Base of what an agent says about one attempt; `agent` is the key that ZeroMQ reported, not a claim."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    epoch: int
+    agent: AgentId
+
+
+class TaskStarted(Report, kw_only=True):
+    """The attempt's process runs since `started_at` (ms, the agent's clock)."""
+
+    started_at: int
+
+
+class TaskFinished(Report, kw_only=True):
+    """The attempt ended. Times are the agent's clock."""
+
+    outcome: Outcome
+    exit_code: int | None = None
+    reason_code: str = ""
+    reason_text: str = ""
+    outputs: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    started_at: int
+    finished_at: int
+    output_bytes: int = 0
+    output_dropped: int = 0
+
+
+class TaskLost(Report, kw_only=True):
+    """Nobody can know any more how the attempt ended: its server rebooted, was revoked, or stayed away too long."""
+
+    reason: Reason
+
+
+class TimerFired(Input, kw_only=True):
+    """The instant of a timer has come."""
+
+    timer: Timer
+
+
+class CancelRun(Input, kw_only=True):
+    """Somebody wants the run to end; with `force` without waiting for agents."""
+
+    by: str
+    is_forced: bool = False

@@ -1,0 +1,51 @@
+"""Facts of the `fleet` stream: which agents may work, in which groups, and the join tokens that let new ones in.
+
+Rules of this file: the same as for a run's events (engine/events.py): past tense, for ever readable, new fields with defaults.
+A token's secret is never stored, only its SHA-256.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from waterflowd.model.ids import AgentId
+
+
+class FleetFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Base of all facts of the fleet. `by` is the principal: a token's name, `uid:N`, or `token:ID` for a join token."""
+
+    at: int
+    by: str
+
+
+class AgentApproved(FleetFact, kw_only=True, tag="agent-approved"):
+    """This key is an agent of these groups. The same key again replaces name and groups."""
+
+    agent: AgentId
+    #: Z85 text of the CURVE public key.
+    public_key: str
+    name: str
+    groups: tuple[str, ...]
+    hostname: str = ""
+    machine_id: str = ""
+    #: Id of the join token that let it in; None when a person approved the fingerprint.
+    token: str | None = None
+
+
+class AgentRevoked(FleetFact, kw_only=True, tag="agent-revoked"):
+    """The key is an agent no more and never again without a new approval."""
+
+    agent: AgentId
+
+
+class JoinTokenCreated(FleetFact, kw_only=True, tag="join-token-created"):
+    """A join token exists: until `expires_at`, for `uses` agents (None: any number), into these groups."""
+
+    token: str
+    secret_sha256: str
+    groups: tuple[str, ...]
+    expires_at: int
+    uses: int | None = None
+
+
+Fact = AgentApproved | AgentRevoked | JoinTokenCreated

@@ -1,0 +1,50 @@
+"""Identifiers. Each kind is a type of its own, so that two strings cannot be swapped; none is ever used again.
+
+A run's id is a ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32 (26 characters), so ids
+sort by creation. Time and randomness arrive as arguments; this module reads neither.
+Source of the format: the ULID specification, https://github.com/ulid/spec.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+RunId = NewType("RunId", str)
+#: The key of a job in its workflow file.
+JobId = NewType("JobId", str)
+#: The step's `id`, or its 1-based position in the job when it has none. Unique in its job.
+StepId = NewType("StepId", str)
+#: 1 for the first try of a step.
+AttemptNo = NewType("AttemptNo", int)
+#: Fingerprint of the agent's public key: `SHA256:` and 43 characters of unpadded base 64.
+AgentId = NewType("AgentId", str)
+#: Name of a stream of the log: `run/<id>`, `repo/<name>`, `fleet`, `audit`.
+StreamName = NewType("StreamName", str)
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_RANDOM_BITS = 80
+RUN_ID_LENGTH = 26
+
+FLEET = StreamName("fleet")
+AUDIT = StreamName("audit")
+
+
+def run_id(at: int, randomness: int) -> RunId:
+    """Builds a run's id from a time in milliseconds and 80 random bits."""
+    number = ((at & ((1 << 48) - 1)) << _RANDOM_BITS) | (randomness & ((1 << _RANDOM_BITS) - 1))
+    return RunId("".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5)))
+
+
+def is_run_id(text: str) -> bool:
+    """Tells whether `text` has the form of a whole run id."""
+    return len(text) == RUN_ID_LENGTH and text[0] <= "7" and all(character in _ALPHABET for character in text)
+
+
+def run_stream(run: RunId) -> StreamName:
+    """The stream that holds the events of `run`."""
+    return StreamName(f"run/{run}")
+
+
+def repository_stream(name: str) -> StreamName:
+    """The stream that holds what was observed and applied of the repository `name`."""
+    return StreamName(f"repo/{name}")

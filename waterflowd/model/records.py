@@ -1,0 +1,128 @@
+"""What the log hands out and takes in, apart from the events themselves: records, batches, summaries, requests.
+
+Rules of this file: pure data, shared by the host, the store and the API so that none of them needs another's insides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.reasons import Reason
+from waterflowd.model.statuses import Conclusion, Status
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One event where it stands in the log."""
+
+    #: Place in the whole log, ascending, from 1.
+    seq: int
+    stream: StreamName
+    #: Place in its stream, from 1 without gaps. `?at=SEQ` and `--at SEQ` mean this number.
+    position: int
+    #: The log's time when the event was decided, in ms.
+    at: int
+    event: Any
+
+
+class StreamAppend(msgspec.Struct, kw_only=True):
+    """Events to add to one stream that must stand at `expected` (0 for a new one)."""
+
+    stream: StreamName
+    expected: int
+    at: int
+    events: list[Any]
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What started a run. `kind` is `push`, `api`, `cli` or `manual`."""
+
+    kind: str
+    #: The principal: a token's name, `uid:N`, or the author of the push.
+    by: str = ""
+    #: Unique key of the trigger; a second start with it gives the first one's run.
+    key: str | None = None
+    ref: str | None = None
+    #: The commit's facts for the `git` context.
+    git: dict[str, Any] = {}
+    #: The payload for the `event` context.
+    payload: dict[str, Any] = {}
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The row of a run in lists: an index over the log that can be rebuilt from it."""
+
+    id: RunId
+    #: 1 for the first run of the workflow.
+    number: int
+    name: str
+    path: str
+    repository: str | None = None
+    revision: str | None = None
+    trigger: Trigger
+    status: Status
+    conclusion: Conclusion | None = None
+    reason: Reason
+    created_at: int
+    started_at: int | None = None
+    completed_at: int | None = None
+    #: Position of the run's newest event when this row was written.
+    seq: int
+
+
+class Batch(msgspec.Struct, kw_only=True):
+    """Everything that one transaction makes durable together."""
+
+    appends: list[StreamAppend] = []
+    #: Content by hash; a plan that is there already is left as it is.
+    plans: dict[str, bytes] = {}
+    #: Rows of runs whose status, conclusion or reason changed; the set of open runs follows from them.
+    summaries: list[RunSummary] = []
+    #: Trigger keys and the runs that they started.
+    keys: dict[str, RunId] = {}
+    #: New values of counters, such as the last run number of a workflow.
+    counters: dict[str, int] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to commit."""
+        return not (self.appends or self.plans or self.summaries or self.keys or self.counters)
+
+
+class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Start one run of a compiled plan. Inputs are checked and typed already."""
+
+    plan: bytes
+    trigger: Trigger
+    repository: str | None = None
+    revision: str | None = None
+    inputs: dict[str, Any] = {}
+    #: Laid over the file's own `vars`.
+    vars: dict[str, Any] = {}
+
+
+class AttemptName(msgspec.Struct, frozen=True, kw_only=True):
+    """Names an output log: the attempt whose output it holds."""
+
+    run: RunId
+    job: str
+    step: str
+    attempt: int
+
+
+class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of an output log: where it begins (bytes), when it was printed (ms), on which stream (1 or 2), and what."""
+
+    offset: int
+    at: int
+    stream: int
+    data: bytes
+
+
+class OutputAppend(msgspec.Struct, frozen=True, kw_only=True):
+    """Pieces to add to one output log, in order and without gaps from the first one's offset on."""
+
+    name: AttemptName
+    pieces: list[OutputPiece]

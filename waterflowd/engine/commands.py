@@ -16,7 +16,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all commands."""
 
 
-class Place(Command, kw_only=True):
+class Place(Command, frozen=True, kw_only=True):
     """Ask the fleet for a slot: on `agent` when the job has its server already, else on any of `group`."""
 
     job: JobId
@@ -27,7 +27,7 @@ class Place(Command, kw_only=True):
     agent: AgentId | None
 
 
-class Withdraw(Command, kw_only=True):
+class Withdraw(Command, frozen=True, kw_only=True):
     """The attempt wants no slot any more."""
 
     job: JobId
@@ -35,7 +35,7 @@ class Withdraw(Command, kw_only=True):
     attempt: AttemptNo
 
 
-class SendTask(Command, kw_only=True):
+class SendTask(Command, frozen=True, kw_only=True):
     """Offer the attempt to the agent that holds its lease."""
 
     job: JobId
@@ -45,7 +45,7 @@ class SendTask(Command, kw_only=True):
     agent: AgentId
 
 
-class CancelTask(Command, kw_only=True):
+class CancelTask(Command, frozen=True, kw_only=True):
     """Tell the agent to end the attempt."""
 
     job: JobId
@@ -57,7 +57,7 @@ class CancelTask(Command, kw_only=True):
     reason: str
 
 
-class FreeSlot(Command, kw_only=True):
+class FreeSlot(Command, frozen=True, kw_only=True):
     """The attempt is over: its slot is free."""
 
     job: JobId
@@ -66,13 +66,13 @@ class FreeSlot(Command, kw_only=True):
     agent: AgentId
 
 
-class ArmTimer(Command, kw_only=True):
+class ArmTimer(Command, frozen=True, kw_only=True):
     """Feed `TimerFired(timer)` at `timer.due_at`."""
 
     timer: Timer
 
 
-class DropTimer(Command, kw_only=True):
+class DropTimer(Command, frozen=True, kw_only=True):
     """The timer is not needed any more."""
 
     timer: Timer

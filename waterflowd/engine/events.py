@@ -27,7 +27,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     at: int
 
 
-class RunCreated(Event, kw_only=True, tag="run-created"):
+class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     """The run exists: all its jobs are queued. `vars` are resolved."""
 
     plan_hash: str
@@ -43,13 +43,13 @@ class RunCreated(Event, kw_only=True, tag="run-created"):
     reason: Reason
 
 
-class RunStarted(Event, kw_only=True, tag="run-started"):
+class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     """The first job's turn has come."""
 
     reason: Reason
 
 
-class JobReady(Event, kw_only=True, tag="job-ready"):
+class JobReady(Event, frozen=True, kw_only=True, tag="job-ready"):
     """The job's needs are met and its condition holds: it waits for a server, or for nothing if it needs none."""
 
     job: JobId
@@ -60,7 +60,7 @@ class JobReady(Event, kw_only=True, tag="job-ready"):
     reason: Reason
 
 
-class AttemptQueued(Event, kw_only=True, tag="attempt-queued"):
+class AttemptQueued(Event, frozen=True, kw_only=True, tag="attempt-queued"):
     """The step's turn has come: this attempt wants a slot. What held expressions is rendered here, the rest is None."""
 
     job: JobId
@@ -73,7 +73,7 @@ class AttemptQueued(Event, kw_only=True, tag="attempt-queued"):
     timeout_ms: int | None = None
 
 
-class AttemptWaiting(Event, kw_only=True, tag="attempt-waiting"):
+class AttemptWaiting(Event, frozen=True, kw_only=True, tag="attempt-waiting"):
     """No slot yet; recorded whenever the reason changes."""
 
     job: JobId
@@ -82,7 +82,7 @@ class AttemptWaiting(Event, kw_only=True, tag="attempt-waiting"):
     reason: Reason
 
 
-class AttemptDispatched(Event, kw_only=True, tag="attempt-dispatched"):
+class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatched"):
     """The attempt belongs to one agent under one lease (`epoch`). It stands in the log before the offer is sent."""
 
     job: JobId
@@ -98,7 +98,7 @@ class AttemptDispatched(Event, kw_only=True, tag="attempt-dispatched"):
     reason: Reason
 
 
-class AttemptStarted(Event, kw_only=True, tag="attempt-started"):
+class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt-started"):
     """The agent says that the process runs."""
 
     job: JobId
@@ -107,7 +107,7 @@ class AttemptStarted(Event, kw_only=True, tag="attempt-started"):
     started_at: int
 
 
-class AttemptFinished(Event, kw_only=True, tag="attempt-finished"):
+class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt-finished"):
     """How the attempt ended. `outcome` is the agent's word, or `lost` when nobody can know."""
 
     job: JobId
@@ -124,7 +124,7 @@ class AttemptFinished(Event, kw_only=True, tag="attempt-finished"):
     reason: Reason
 
 
-class RetryScheduled(Event, kw_only=True, tag="retry-scheduled"):
+class RetryScheduled(Event, frozen=True, kw_only=True, tag="retry-scheduled"):
     """The step is tried again at `due_at`."""
 
     job: JobId
@@ -135,7 +135,7 @@ class RetryScheduled(Event, kw_only=True, tag="retry-scheduled"):
     reason: Reason
 
 
-class StepSleeping(Event, kw_only=True, tag="step-sleeping"):
+class StepSleeping(Event, frozen=True, kw_only=True, tag="step-sleeping"):
     """The step waits in the log until `due_at` and holds no server."""
 
     job: JobId
@@ -144,7 +144,7 @@ class StepSleeping(Event, kw_only=True, tag="step-sleeping"):
     reason: Reason
 
 
-class StepHeld(Event, kw_only=True, tag="step-held"):
+class StepHeld(Event, frozen=True, kw_only=True, tag="step-held"):
     """The last attempt's outcome is unknown and the file says that a person decides."""
 
     job: JobId
@@ -152,7 +152,7 @@ class StepHeld(Event, kw_only=True, tag="step-held"):
     reason: Reason
 
 
-class StepCompleted(Event, kw_only=True, tag="step-completed"):
+class StepCompleted(Event, frozen=True, kw_only=True, tag="step-completed"):
     """The step ended. `outcome` is the truth, `conclusion` what follows go by (`continue-on-error`)."""
 
     job: JobId
@@ -162,14 +162,14 @@ class StepCompleted(Event, kw_only=True, tag="step-completed"):
     reason: Reason
 
 
-class JobTimedOut(Event, kw_only=True, tag="job-timed-out"):
+class JobTimedOut(Event, frozen=True, kw_only=True, tag="job-timed-out"):
     """The job's time is over: what runs of it is stopped."""
 
     job: JobId
     reason: Reason
 
 
-class JobCompleted(Event, kw_only=True, tag="job-completed"):
+class JobCompleted(Event, frozen=True, kw_only=True, tag="job-completed"):
     """The job ended."""
 
     job: JobId
@@ -179,7 +179,7 @@ class JobCompleted(Event, kw_only=True, tag="job-completed"):
     reason: Reason
 
 
-class CancelRequested(Event, kw_only=True, tag="cancel-requested"):
+class CancelRequested(Event, frozen=True, kw_only=True, tag="cancel-requested"):
     """Somebody asked for the run's end; with `is_forced` nothing more is waited for."""
 
     by: str
@@ -187,13 +187,13 @@ class CancelRequested(Event, kw_only=True, tag="cancel-requested"):
     reason: Reason
 
 
-class RunTimedOut(Event, kw_only=True, tag="run-timed-out"):
+class RunTimedOut(Event, frozen=True, kw_only=True, tag="run-timed-out"):
     """The run's time is over: what runs of it is stopped."""
 
     reason: Reason
 
 
-class LateReport(Event, kw_only=True, tag="late-report"):
+class LateReport(Event, frozen=True, kw_only=True, tag="late-report"):
     """Evidence: an agent's result that came after the attempt had ended otherwise. Changes nothing."""
 
     job: JobId
@@ -205,7 +205,7 @@ class LateReport(Event, kw_only=True, tag="late-report"):
     exit_code: int | None = None
 
 
-class RunCompleted(Event, kw_only=True, tag="run-completed"):
+class RunCompleted(Event, frozen=True, kw_only=True, tag="run-completed"):
     """The run ended; the last event that changes it."""
 
     conclusion: Conclusion

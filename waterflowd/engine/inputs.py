@@ -45,7 +45,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all inputs."""
 
 
-class StartRun(Input, kw_only=True):
+class StartRun(Input, frozen=True, kw_only=True):
     """Begin: the plan stands in the run already. `vars` are laid over the file's own."""
 
     plan_hash: str
@@ -57,7 +57,7 @@ class StartRun(Input, kw_only=True):
     vars: dict[str, Any]
 
 
-class Placed(Input, kw_only=True):
+class Placed(Input, frozen=True, kw_only=True):
     """The fleet's answer to `Place`: this agent has taken a slot for the attempt."""
 
     job: JobId
@@ -71,7 +71,7 @@ class Placed(Input, kw_only=True):
     facts: dict[str, Any]
 
 
-class NotPlaced(Input, kw_only=True):
+class NotPlaced(Input, frozen=True, kw_only=True):
     """The fleet's other answer to `Place`: nobody yet, and why."""
 
     job: JobId
@@ -80,7 +80,7 @@ class NotPlaced(Input, kw_only=True):
     reason: Reason
 
 
-class Report(Input, kw_only=True):
+class Report(Input, frozen=True, kw_only=True):
     """Base of what an agent says about one attempt; `agent` is the key that ZeroMQ reported, not a claim."""
 
     job: JobId
@@ -90,13 +90,13 @@ class Report(Input, kw_only=True):
     agent: AgentId
 
 
-class TaskStarted(Report, kw_only=True):
+class TaskStarted(Report, frozen=True, kw_only=True):
     """The attempt's process runs since `started_at` (ms, the agent's clock)."""
 
     started_at: int
 
 
-class TaskFinished(Report, kw_only=True):
+class TaskFinished(Report, frozen=True, kw_only=True):
     """The attempt ended. Times are the agent's clock."""
 
     outcome: Outcome
@@ -111,19 +111,19 @@ class TaskFinished(Report, kw_only=True):
     output_dropped: int = 0
 
 
-class TaskLost(Report, kw_only=True):
+class TaskLost(Report, frozen=True, kw_only=True):
     """Nobody can know any more how the attempt ended: its server rebooted, was revoked, or stayed away too long."""
 
     reason: Reason
 
 
-class TimerFired(Input, kw_only=True):
+class TimerFired(Input, frozen=True, kw_only=True):
     """The instant of a timer has come."""
 
     timer: Timer
 
 
-class CancelRun(Input, kw_only=True):
+class CancelRun(Input, frozen=True, kw_only=True):
     """Somebody wants the run to end; with `force` without waiting for agents."""
 
     by: str

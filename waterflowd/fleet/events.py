@@ -18,7 +18,7 @@ class FleetFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     by: str
 
 
-class AgentApproved(FleetFact, kw_only=True, tag="agent-approved"):
+class AgentApproved(FleetFact, frozen=True, kw_only=True, tag="agent-approved"):
     """This key is an agent of these groups. The same key again replaces name and groups."""
 
     agent: AgentId
@@ -32,13 +32,13 @@ class AgentApproved(FleetFact, kw_only=True, tag="agent-approved"):
     token: str | None = None
 
 
-class AgentRevoked(FleetFact, kw_only=True, tag="agent-revoked"):
+class AgentRevoked(FleetFact, frozen=True, kw_only=True, tag="agent-revoked"):
     """The key is an agent no more and never again without a new approval."""
 
     agent: AgentId
 
 
-class JoinTokenCreated(FleetFact, kw_only=True, tag="join-token-created"):
+class JoinTokenCreated(FleetFact, frozen=True, kw_only=True, tag="join-token-created"):
     """A join token exists: until `expires_at`, for `uses` agents (None: any number), into these groups."""
 
     token: str

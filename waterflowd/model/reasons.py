@@ -88,10 +88,10 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     code: ReasonCode
     text: str
-    facts: dict[str, str | int | float | bool | None | list[str]] = {}
+    facts: dict[str, str | int | float | bool | list[str] | None] = {}
 
 
-def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | None | list[str]) -> Reason:
+def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | list[str] | None) -> Reason:
     """Makes a reason; the text is bounded and free of control characters."""
     if len(text) > TEXT_LENGTH_MAX:
         text = text[: TEXT_LENGTH_MAX - 1] + "…"

@@ -29,7 +29,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forb
     """Base of the parameter records: keys with hyphens, unknown ones refused."""
 
 
-class Shell(Parameters):
+class Shell(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Runs a script. `shell` is `bash`, `sh`, `python`, `pwsh` or a template with `{0}`; default: bash, else sh."""
 
     run: Annotated[str, msgspec.Meta(min_length=1)]
@@ -37,27 +37,27 @@ class Shell(Parameters):
     args: list[str] = []
 
 
-class Sleep(Parameters):
+class Sleep(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Waits in the log and holds no server: for a `duration` such as `30s`, or `until` an instant (RFC 3339 or ms)."""
 
     duration: str | int | float | None = None
     until: str | int | None = None
 
 
-class Log(Parameters):
+class Log(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Prints `message` to the step's output log."""
 
     message: str
 
 
-class Fail(Parameters):
+class Fail(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Fails with `message`; `exit-code` shows in `steps.<id>.exit-code`."""
 
     message: str = "failed by the workflow"
     exit_code: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
 
 
-class SetOutputs(Parameters):
+class SetOutputs(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Sets the step's outputs to the given names and values of any JSON type."""
 
     outputs: dict[str, Any]
@@ -94,9 +94,30 @@ BUILT_IN: dict[str, NodeSchema] = {
 
 #: Nodes that the language knows and this version cannot run yet; using one is an error that says so.
 NOT_BUILT_YET: frozenset[str] = frozenset(
-    """script exec/script http/request http/wait file/transfer file/write file/read file/template file/delete
-    docker/exec docker/pull docker/run docker/stop docker/compose-up docker/compose-down systemd/unit notify/webhook
-    condition loop parallel approval workflow/run""".split()
+    [
+        "script",
+        "exec/script",
+        "http/request",
+        "http/wait",
+        "file/transfer",
+        "file/write",
+        "file/read",
+        "file/template",
+        "file/delete",
+        "docker/exec",
+        "docker/pull",
+        "docker/run",
+        "docker/stop",
+        "docker/compose-up",
+        "docker/compose-down",
+        "systemd/unit",
+        "notify/webhook",
+        "condition",
+        "loop",
+        "parallel",
+        "approval",
+        "workflow/run",
+    ]
 )
 
 

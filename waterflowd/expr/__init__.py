@@ -1,0 +1,71 @@
+"""Expressions: `${{ ... }}` from text to value, and scripts in which an expression is data, never code.
+
+The language is GitHub's, with its coercions, plus arithmetic on numbers and a few functions. The data flow, one module
+for each arrow:
+
+    source ─lexer─▶ tokens ─parser─▶ nodes ─scope─▶ what is wrong with it, what it refers to
+                                        ├─evaluation (values, functions, jsontext)─▶ value, given an Env
+                                        └─explain─▶ the same with its values beside it, for people
+    text with ${{ }} ─template─▶ value or text          script ─scripts─▶ script + environment
+
+Rules of the package:
+
+- Pure: what an expression can see is in its `Env`, so the same `Env` gives the same value at every replay.
+- Total: parsing raises nothing but ExpressionError, evaluation nothing but ExpressionError for JSON values in the
+  contexts, whatever a hostile author wrote. No source makes Python recurse deeply.
+- Bounded: 8 KiB of source, 64 levels, 1 MiB of result; no function builds more than that on its way.
+- Text that an expression yields is never parsed again.
+
+Every error has a code of `errors.CODES` and the character offset in the text that it was parsed from.
+"""
+
+from waterflowd.expr.env import Env, Status
+from waterflowd.expr.errors import CODES, ExpressionError
+from waterflowd.expr.evaluation import evaluate, evaluate_condition
+from waterflowd.expr.explain import explain, unparse
+from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIONS
+from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
+from waterflowd.expr.parser import parse
+from waterflowd.expr.scope import Scope, check, references
+from waterflowd.expr.scripts import Script, check_script, lower_script
+from waterflowd.expr.template import Placed, Template, is_static, parse_condition, parse_template, render
+from waterflowd.expr.values import Value, is_truthy, to_text
+
+__all__ = [
+    "CODES",
+    "FUNCTIONS",
+    "PLAIN_FUNCTIONS",
+    "STATUS_FUNCTIONS",
+    "Binary",
+    "Call",
+    "Context",
+    "Env",
+    "ExpressionError",
+    "Filter",
+    "Index",
+    "Literal",
+    "Logical",
+    "Node",
+    "Not",
+    "Placed",
+    "Scope",
+    "Script",
+    "Status",
+    "Template",
+    "Value",
+    "check",
+    "check_script",
+    "evaluate",
+    "evaluate_condition",
+    "explain",
+    "is_static",
+    "is_truthy",
+    "lower_script",
+    "parse",
+    "parse_condition",
+    "parse_template",
+    "references",
+    "render",
+    "to_text",
+    "unparse",
+]

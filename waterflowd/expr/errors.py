@@ -1,0 +1,68 @@
+"""What can be wrong with an expression, and where.
+
+Every problem has one of the codes below and the character offset in the text that it was found in: the source
+for `parse`, the whole text for `parse_template`, `parse_condition` and scripts. Whoever knows the file turns
+the offset into line and column. `suggestion` is a name the author probably meant; the text does not repeat it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from waterflowd.errors import Rejected
+
+SYNTAX = "WF120"
+BOUND = "WF121"
+UNKNOWN_CONTEXT = "WF122"
+UNKNOWN_FUNCTION = "WF123"
+WRONG_ARITY = "WF124"
+UNKNOWN_NAME = "WF125"
+WRONG_VALUE = "WF126"
+UNTERMINATED = "WF127"
+UNSAFE_PLACE = "WF128"
+NOT_HERE = "WF129"
+
+#: Every code of this package and what it means; codes are stable.
+CODES: dict[str, str] = {
+    SYNTAX: "the text is not an expression",
+    BOUND: "an expression, its depth, or its result is too large",
+    UNKNOWN_CONTEXT: "a context of that name does not exist here",
+    UNKNOWN_FUNCTION: "a function of that name does not exist, or not here",
+    WRONG_ARITY: "a function was called with too few or too many arguments",
+    UNKNOWN_NAME: "a step, job, input or other name below a context does not exist",
+    WRONG_VALUE: "an operator or a function met a value that it cannot work with",
+    UNTERMINATED: "`${{` without its `}}`",
+    UNSAFE_PLACE: "an expression in a script stands where its value cannot be kept from being code",
+    NOT_HERE: "a value that is known only elsewhere, such as the status outside of `if`",
+}
+
+
+class ExpressionError(Rejected):
+    """An expression is wrong: `offset` is the place in the text it was read from, in characters from 0."""
+
+    def __init__(self, code: str, text: str, offset: int, *, suggestion: str | None = None) -> None:
+        super().__init__(code, text)
+        self.offset = offset
+        self.suggestion = suggestion
+
+    def __str__(self) -> str:
+        hint = f' (did you mean "{self.suggestion}"?)' if self.suggestion else ""
+        return f"{self.text}{hint} [{self.code}]"
+
+    def moved(self, distance: int) -> ExpressionError:
+        """Return the same error for a text in which the source starts `distance` characters later."""
+        return ExpressionError(self.code, self.text, self.offset + distance, suggestion=self.suggestion)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` most likely stands for, or None."""
+    spelled = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
+    return spelled[found[0]] if found else None
+
+
+def quoted(name: str) -> str:
+    """Return a name from a source as it may stand in an error text: short, printable, in double quotes."""
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown) + '"'

@@ -1,0 +1,291 @@
+"""The functions of expressions, each with its name, its number of arguments and what it does.
+
+Names are compared without case. As in GitHub, text functions read any primitive as text (`upper(1.50)` is `1.5`).
+A function raises `Problem`; the evaluator adds the place. No function can build more than the result bound, not even
+for a moment, and none does more work than linear in its arguments and its result.
+
+Beyond GitHub's:
+
+- `len(x)`: characters of a text, items of an array or object, 0 for null.
+- `upper(x)`, `lower(x)`, `trim(x)`.
+- `split(text, separator = ',')`: an array; empty text gives the empty array, so that it undoes `join`.
+- `replace(text, old, new)`: every occurrence, with case.
+- `default(x, ...)`: the first argument that is neither null nor '', else the last; it keeps `false` and `0`.
+- `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: an array of integers without `stop`.
+- `now()`: milliseconds since 1970, as recorded by the host.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from waterflowd.expr.env import Env, Status
+from waterflowd.expr.errors import BOUND, NOT_HERE, WRONG_VALUE
+from waterflowd.expr.jsontext import (
+    RESULT_BYTES_MAX,
+    Problem,
+    bounded,
+    from_json,
+    joined,
+    size_of,
+    to_json,
+    too_large,
+)
+from waterflowd.expr.values import (
+    ARRAY,
+    BOOLEAN,
+    NULL,
+    OBJECT,
+    Value,
+    equals,
+    fold,
+    kind_of,
+    to_number,
+    to_text,
+)
+
+Arguments = list[object]
+Implementation = Callable[[Arguments, Env], object]
+
+#: A run has at most 10,000 inner steps, so a longer list has nothing to be looped over by.
+RANGE_ITEMS_MAX = 10_000
+
+#: As GitHub has it.
+ARGUMENTS_MAX = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function: its name as documented and how many arguments it takes."""
+
+    name: str
+    least: int
+    most: int
+    call: Implementation
+
+
+def _text(name: str, value: Value) -> str:
+    if kind_of(value) in (ARRAY, OBJECT):
+        raise Problem(WRONG_VALUE, f"{name} needs text, found {kind_of(value)}")
+    return to_text(value)
+
+
+def _contains(arguments: Arguments, env: Env) -> bool:
+    searched, item = arguments
+    kind = kind_of(searched)
+    if kind is ARRAY:
+        assert isinstance(searched, list | tuple)
+        return any(equals(item, candidate) for candidate in searched)
+    if kind is OBJECT or kind_of(item) in (ARRAY, OBJECT):
+        return False
+    return to_text(item).lower() in to_text(searched).lower()
+
+
+def _starts_with(arguments: Arguments, env: Env) -> bool:
+    if any(kind_of(argument) in (ARRAY, OBJECT) for argument in arguments):
+        return False
+    return fold(to_text(arguments[0])).startswith(fold(to_text(arguments[1])))
+
+
+def _ends_with(arguments: Arguments, env: Env) -> bool:
+    if any(kind_of(argument) in (ARRAY, OBJECT) for argument in arguments):
+        return False
+    return fold(to_text(arguments[0])).endswith(fold(to_text(arguments[1])))
+
+
+_FORMAT_PIECE = re.compile(r"\{\{|\}\}|\{([0-9]+)\}|[{}]|[^{}]+")
+
+
+def _format(arguments: Arguments, env: Env) -> str:
+    pattern = to_text(arguments[0])
+    texts = [to_text(argument) for argument in arguments[1:]]
+
+    def piece(match: re.Match[str]) -> str:
+        text = match.group()
+        if text in ("{{", "}}"):
+            return text[0]
+        if match.group(1) is not None:
+            digits = match.group(1).lstrip("0") or "0"
+            if len(digits) > 3 or int(digits) >= len(texts):
+                raise Problem(WRONG_VALUE, f"format: {{{digits[:20]}}} has no argument, there are {len(texts)}")
+            return texts[int(digits)]
+        if text in "{}":
+            raise Problem(WRONG_VALUE, f'format: a "{text}" stands alone; write {text * 2} for the character itself')
+        return text
+
+    return joined(piece(match) for match in _FORMAT_PIECE.finditer(pattern))
+
+
+def _join(arguments: Arguments, env: Env) -> str:
+    items = arguments[0]
+    if kind_of(items) is OBJECT:
+        return ""
+    if not isinstance(items, list | tuple):
+        return to_text(items)
+    separator = ","
+    if len(arguments) > 1 and kind_of(arguments[1]) not in (ARRAY, OBJECT):
+        separator = to_text(arguments[1])
+    return joined((to_text(item) for item in items), separator)
+
+
+def _to_json(arguments: Arguments, env: Env) -> str:
+    return to_json(arguments[0])
+
+
+def _from_json(arguments: Arguments, env: Env) -> Value:
+    text = _text("fromJSON", arguments[0])
+    if not text.strip():
+        raise Problem(WRONG_VALUE, "fromJSON: the text is empty")
+    return from_json(text)
+
+
+def _hash_files(arguments: Arguments, env: Env) -> str:
+    if env.hash_files is None:
+        raise Problem(NOT_HERE, "hashFiles is not known here")
+    return env.hash_files(tuple(_text("hashFiles", argument) for argument in arguments))
+
+
+def _len(arguments: Arguments, env: Env) -> int:
+    value = arguments[0]
+    if value is None:
+        return 0
+    if isinstance(value, str | list | tuple | Mapping):
+        return len(value)
+    raise Problem(WRONG_VALUE, f"len needs text, an array or an object, found {kind_of(value)}")
+
+
+def _upper(arguments: Arguments, env: Env) -> str:
+    return bounded(_text("upper", arguments[0]).upper())
+
+
+def _lower(arguments: Arguments, env: Env) -> str:
+    return bounded(_text("lower", arguments[0]).lower())
+
+
+def _trim(arguments: Arguments, env: Env) -> str:
+    return _text("trim", arguments[0]).strip()
+
+
+def _split(arguments: Arguments, env: Env) -> list[str]:
+    text = bounded(_text("split", arguments[0]))
+    separator = _text("split", arguments[1]) if len(arguments) > 1 else ","
+    if not separator:
+        raise Problem(WRONG_VALUE, "split: the separator is empty")
+    # Three bytes for the quotes and the comma around each item of the result.
+    if size_of(text) + 3 * text.count(separator) > RESULT_BYTES_MAX:
+        raise too_large()
+    return text.split(separator) if text else []
+
+
+def _replace(arguments: Arguments, env: Env) -> str:
+    text, old, new = (_text("replace", argument) for argument in arguments)
+    if not old:
+        raise Problem(WRONG_VALUE, "replace: the text to look for is empty")
+    if len(text) + text.count(old) * (len(new) - len(old)) > RESULT_BYTES_MAX:
+        raise too_large()
+    return bounded(text.replace(old, new))
+
+
+def _default(arguments: Arguments, env: Env) -> Value:
+    return next((argument for argument in arguments if argument is not None and argument != ""), arguments[-1])
+
+
+def _range(arguments: Arguments, env: Env) -> list[int]:
+    numbers = [_integer(argument) for argument in arguments]
+    if len(numbers) == 3 and numbers[2] == 0:
+        raise Problem(WRONG_VALUE, "range: the step is 0")
+    result = range(*numbers)
+    # Not len(): it fails for ranges longer than the machine's integers.
+    if result and abs(result[-1] - result.start) // abs(result.step) >= RANGE_ITEMS_MAX:
+        raise Problem(BOUND, f"range: at most {RANGE_ITEMS_MAX} items")
+    return list(result)
+
+
+def _integer(value: Value) -> int:
+    if kind_of(value) in (NULL, BOOLEAN, ARRAY, OBJECT):
+        raise Problem(WRONG_VALUE, f"range needs whole numbers, found {kind_of(value)}")
+    number = to_number(value)
+    if isinstance(number, float) and (not math.isfinite(number) or not number.is_integer()):
+        raise Problem(WRONG_VALUE, f"range needs whole numbers, found {to_text(number)}")
+    return int(number)
+
+
+def _now(arguments: Arguments, env: Env) -> int:
+    if env.now_at is None:
+        raise Problem(NOT_HERE, "now is not known here")
+    return env.now_at
+
+
+def _status(env: Env, name: str) -> Status:
+    if env.status is None:
+        raise Problem(NOT_HERE, f"{name}() is known only in `if`")
+    return env.status
+
+
+def _success(arguments: Arguments, env: Env) -> bool:
+    return _status(env, "success").success
+
+
+def _failure(arguments: Arguments, env: Env) -> bool:
+    return _status(env, "failure").failure
+
+
+def _cancelled(arguments: Arguments, env: Env) -> bool:
+    return _status(env, "cancelled").cancelled
+
+
+def _always(arguments: Arguments, env: Env) -> bool:
+    return _status(env, "always").always
+
+
+def _table(*rows: tuple[str, int, int, Implementation]) -> dict[str, Function]:
+    return {name.lower(): Function(name=name, least=least, most=most, call=call) for name, least, most, call in rows}
+
+
+_STATUS = _table(
+    ("success", 0, 0, _success),
+    ("failure", 0, 0, _failure),
+    ("always", 0, 0, _always),
+    ("cancelled", 0, 0, _cancelled),
+)
+
+_PLAIN = _table(
+    ("contains", 2, 2, _contains),
+    ("startsWith", 2, 2, _starts_with),
+    ("endsWith", 2, 2, _ends_with),
+    ("format", 1, ARGUMENTS_MAX, _format),
+    ("join", 1, 2, _join),
+    ("toJSON", 1, 1, _to_json),
+    ("fromJSON", 1, 1, _from_json),
+    ("hashFiles", 1, ARGUMENTS_MAX, _hash_files),
+    ("len", 1, 1, _len),
+    ("upper", 1, 1, _upper),
+    ("lower", 1, 1, _lower),
+    ("trim", 1, 1, _trim),
+    ("split", 1, 2, _split),
+    ("replace", 3, 3, _replace),
+    ("default", 2, ARGUMENTS_MAX, _default),
+    ("range", 1, 3, _range),
+    ("now", 0, 0, _now),
+)
+
+#: Every function by its lower-case name.
+FUNCTIONS: dict[str, Function] = _PLAIN | _STATUS
+
+#: Names, as documented, of the functions that ask how things went; only an `if` may call them.
+STATUS_FUNCTIONS: frozenset[str] = frozenset(function.name for function in _STATUS.values())
+
+#: Names, as documented, of all the others.
+PLAIN_FUNCTIONS: frozenset[str] = frozenset(function.name for function in _PLAIN.values())
+
+
+def arity_text(function: Function) -> str:
+    """Return how many arguments a function takes, for an error text."""
+    if function.least == function.most:
+        return f"{function.least} argument{'' if function.least == 1 else 's'}"
+    if function.most == ARGUMENTS_MAX:
+        return f"at least {function.least} argument{'' if function.least == 1 else 's'}"
+    return f"{function.least} to {function.most} arguments"

@@ -1,0 +1,137 @@
+"""What can be known about an expression before it runs: the names it may use, and the names it does use.
+
+`check` reports every problem at once. It knows names, not types: what a property of data holds is known only when it
+runs, and one that does not exist is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError, closest, quoted
+from waterflowd.expr.evaluation import find_function
+from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIONS
+from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, children, walk
+from waterflowd.expr.values import to_text
+
+#: Part of a reference's path that only the run can tell.
+ANY = "*"
+
+#: What the names below a context are called.
+_NOUNS = {
+    "steps": "step",
+    "needs": "job in needs",
+    "jobs": "job",
+    "inputs": "input",
+    "vars": "variable",
+    "secrets": "secret",
+    "matrix": "matrix dimension",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What an expression at one place may use.
+
+    `contexts` maps each allowed context (lower case) to the names that exist below it, or to None where they are not
+    known or where an unknown one is null. `functions` are names as documented; add STATUS_FUNCTIONS in an `if`.
+    """
+
+    contexts: Mapping[str, Collection[str] | None] = field(default_factory=dict)
+    functions: Collection[str] = PLAIN_FUNCTIONS
+
+
+def check(node: Node, scope: Scope) -> list[ExpressionError]:
+    """Return all that is wrong with an expression at a place, in the order of the source."""
+    functions = {name.lower() for name in scope.functions}
+    errors: list[ExpressionError] = []
+    for part, _ in walk(node):
+        match part:
+            case Call():
+                error = _call_error(part, functions, scope)
+            case Context():
+                error = _context_error(part, scope)
+            case Index(Context(), Literal()):
+                error = _name_error(part, scope)
+            case _:
+                error = None
+        if error is not None:
+            errors.append(error)
+    return sorted(errors, key=lambda error: error.offset)
+
+
+def _call_error(call: Call, functions: Collection[str], scope: Scope) -> ExpressionError | None:
+    lowered = call.name.lower()
+    if lowered in functions or lowered not in FUNCTIONS:
+        try:
+            find_function(call)
+        except ExpressionError as error:
+            if error.code == UNKNOWN_FUNCTION:
+                error.suggestion = closest(call.name, scope.functions)
+            return error
+        return None
+    name = FUNCTIONS[lowered].name
+    where = " outside of `if`" if name in STATUS_FUNCTIONS else " here"
+    return ExpressionError(UNKNOWN_FUNCTION, f"{name}() cannot be used{where}", call.offset)
+
+
+def _context_error(context: Context, scope: Scope) -> ExpressionError | None:
+    lowered = context.name.lower()
+    if lowered in scope.contexts:
+        return None
+    text = f"unknown context {quoted(context.name)}"
+    first, hyphen, _ = lowered.partition("-")
+    if hyphen and first in scope.contexts:
+        text += "; a hyphen is part of a name, a subtraction needs spaces around it"
+    elif scope.contexts:
+        text += f", known here: {', '.join(sorted(scope.contexts))}"
+    return ExpressionError(UNKNOWN_CONTEXT, text, context.offset, suggestion=closest(context.name, scope.contexts))
+
+
+def _name_error(index: Index, scope: Scope) -> ExpressionError | None:
+    assert isinstance(index.target, Context)
+    assert isinstance(index.key, Literal)
+    lowered = index.target.name.lower()
+    known = scope.contexts.get(lowered)
+    if known is None:
+        return None
+    name = to_text(index.key.value)
+    if any(candidate.lower() == name.lower() for candidate in known):
+        return None
+    text = f"unknown {_NOUNS.get(lowered, f'name in {lowered}')} {quoted(name)}"
+    if not known:
+        text += ", there are none here"
+    return ExpressionError(UNKNOWN_NAME, text, index.key.offset, suggestion=closest(name, known))
+
+
+def references(node: Node) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield every use of a context as its path and place, in source order, duplicates included.
+
+    The context's name is in lower case, the rest as written. A filter or a computed index is ANY in the path;
+    what computes it is yielded as well.
+    """
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        path, root, computed = _path(current)
+        if isinstance(root, Context):
+            yield (root.name.lower(), *path), root.offset
+            waiting.extend(reversed(computed))
+        else:
+            waiting.extend(reversed(children(current)))
+
+
+def _path(node: Node) -> tuple[list[str], Node, list[Node]]:
+    """Return the names along a chain of indexes, where it starts, and the indexes that are computed."""
+    names: list[str] = []
+    computed: list[Node] = []
+    while isinstance(node, Index | Filter):
+        if isinstance(node, Index) and isinstance(node.key, Literal):
+            names.append(to_text(node.key.value))
+        else:
+            names.append(ANY)
+            if isinstance(node, Index):
+                computed.append(node.key)
+        node = node.target
+    return names[::-1], node, computed[::-1]

@@ -1,0 +1,144 @@
+"""Script safety: an expression in `run` is data, never code.
+
+For bash and sh each expression becomes an environment variable and the script gets a reference to it that fits the
+place (`shellscan` finds the place). Where no reference is safe, that is an error that holds the `env:` lines which
+fix it. The source of other interpreters may hold no expression at all, except values that are constants of the file
+and consist of characters that mean nothing anywhere.
+
+The value of a variable is given as the `${{ }}` source; whoever renders it turns it into text with `to_text`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from waterflowd.expr.errors import UNSAFE_PLACE, ExpressionError
+from waterflowd.expr.nodes import Literal, Node
+from waterflowd.expr.scope import ANY, references
+from waterflowd.expr.shellscan import Scanner
+from waterflowd.expr.template import Placed, Template, parse_template
+from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
+
+#: Returns the value of an expression that the file alone decides, such as a matrix value or an id; else None.
+Constant = Callable[[Node], Value]
+
+#: What the variables are called; the number counts from 1.
+VARIABLE_PREFIX = "WF_EXPR_"
+
+_PASTEABLE = re.compile(r"[A-Za-z0-9._/:@-]*")
+_POSIX_SHELLS = frozenset({"bash", "sh", "dash", "ash"})
+
+_READING = {
+    "python": 'os.environ["{0}"]',
+    "python3": 'os.environ["{0}"]',
+    "pwsh": "$env:{0}",
+    "powershell": "$env:{0}",
+    "node": "process.env.{0}",
+    "ruby": 'ENV["{0}"]',
+    "perl": "$ENV{{{0}}}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A script without unsafe expressions, and the variables that it needs: name to `${{ }}` source."""
+
+    text: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: Constant | None = None) -> Script:
+    """Return the script with every expression turned into data.
+
+    `shell` is a name or a command line such as `bash -e {0}`. With `unsafe` the text comes back as it is, a template
+    to be rendered by pasting. Raises ExpressionError for the first place where no safe reference exists.
+    """
+    template = parse_template(text)
+    if unsafe or not template.expressions:
+        return Script(text=text)
+    lowering = _Lowering(template, shell, constant)
+    if lowering.errors:
+        raise lowering.errors[0]
+    return lowering.script
+
+
+def check_script(text: str, shell: str, *, constant: Constant | None = None) -> list[ExpressionError]:
+    """Return every place of a script where no safe reference exists; raises ExpressionError if it cannot be parsed."""
+    template = parse_template(text)
+    return _Lowering(template, shell, constant).errors if template.expressions else []
+
+
+def interpreter(shell: str) -> str:
+    """Return the program of a `shell`, such as `bash` for `/bin/bash -e {0}`."""
+    words = shell.split()
+    return words[0].rsplit("/", 1)[-1] if words else ""
+
+
+class _Lowering:
+    """One script on its way; `script` is meaningful only when there are no errors."""
+
+    def __init__(self, template: Template, shell: str, constant: Constant | None) -> None:
+        self._shell = interpreter(shell)
+        self._constant = constant
+        self._text = template.text
+        self._names: dict[str, str] = {}
+        self.errors: list[ExpressionError] = []
+        lowered = self._lowered(template)
+        self.script = Script(text=lowered, env={name: f"${{{{ {source} }}}}" for source, name in self._names.items()})
+
+    def _lowered(self, template: Template) -> str:
+        pasted = {placed.start: text for placed in template.expressions if (text := self._pasted(placed)) is not None}
+        open_places = tuple(placed for placed in template.expressions if placed.start not in pasted)
+        replacements = dict(pasted)
+        if self._shell in _POSIX_SHELLS:
+            scanner = Scanner(template.text, template.expressions, frozenset(pasted))
+            scanner.scan()
+            for placed in open_places:
+                reference = scanner.references.get(placed.start, "${%s}")
+                replacements[placed.start] = reference % self._variable(placed)
+            self.errors.extend(self._unsafe(placed, place) for placed, place in scanner.findings)
+        else:
+            place = f"the source of {self._shell or 'an unknown interpreter'}"
+            self.errors.extend(self._unsafe(placed, place) for placed in open_places)
+        return "".join(part if isinstance(part, str) else replacements.get(part.start, "") for part in template.parts)
+
+    def _pasted(self, placed: Placed) -> str | None:
+        """Return the text of an expression that may stand anywhere, else None."""
+        if isinstance(placed.node, Literal):
+            value: Value = placed.node.value
+        else:
+            value = self._constant(placed.node) if self._constant else None
+            if value is None:
+                return None
+        text = None if kind_of(value) in (ARRAY, OBJECT) else to_text(value)
+        return text if text is not None and _PASTEABLE.fullmatch(text) else None
+
+    def _variable(self, placed: Placed) -> str:
+        source = placed.source.strip()
+        if source not in self._names:
+            self._names[source] = f"{VARIABLE_PREFIX}{len(self._names) + 1}"
+        return self._names[source]
+
+    def _unsafe(self, placed: Placed, place: str) -> ExpressionError:
+        name = _variable_name(placed.node)
+        reading = _READING.get(
+            self._shell, '"${0}"' if self._shell in _POSIX_SHELLS else "the environment variable {0}"
+        )
+        text = (
+            f"the expression stands in {place}; give its value a name and check it before it is used there:\n"
+            f"  env:\n    {name}: ${{{{ {placed.source.strip()} }}}}\n"
+            f"and read it as {reading.format(name)}"
+        )
+        return ExpressionError(UNSAFE_PLACE, text, placed.start)
+
+
+def _variable_name(node: Node) -> str:
+    """Return a name for the value of an expression, from the last name that it refers to."""
+    for path, _ in references(node):
+        names = [part for part in path if part != ANY and part.lower() != "outputs"]
+        name = re.sub(r"[^A-Z0-9]+", "_", names[-1].upper()).strip("_")
+        if name:
+            return name if name[0].isalpha() else f"VALUE_{name}"
+    return "VALUE"

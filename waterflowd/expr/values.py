@@ -1,0 +1,278 @@
+"""The values of expressions and GitHub's coercions between them.
+
+A value is what JSON can say: None, bool, int or float, str, a list or tuple, a Mapping with string keys. Mappings may
+be lazy. Anything else is a mistake of the host and raises TypeError.
+
+Numbers are JavaScript's, with one difference: an integer stays exact up to `INTEGER_MAX`, so a 64-bit id from a payload
+reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is `1`, `-0` is
+`0`), larger integers become floats.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+Number = int | float
+Value = object
+
+#: From here on JavaScript writes a number with an exponent, so nothing is gained by exact digits.
+INTEGER_MAX = 10**21
+
+#: Largest float below which every integer has a float of its own.
+_FLOAT_EXACT = 2.0**53
+
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,21}")
+_PREFIXED = {"x": (16, re.compile(r"[0-9a-fA-F]+")), "o": (8, re.compile(r"[0-7]+")), "b": (2, re.compile(r"[01]+"))}
+_INFINITE = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
+
+#: What JavaScript trims from a string before it reads a number.
+_JS_SPACE = "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200B)))
+
+#: `toFixed(15)` of the largest number that it writes out needs 21 digits before the point and 15 behind it.
+_FIXED = Context(prec=40)
+_FIFTEEN_PLACES = Decimal(1).scaleb(-15)
+
+NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = "null", "a boolean", "a number", "a string", "an array", "an object"
+
+_KINDS: dict[type, str] = {
+    type(None): NULL,
+    bool: BOOLEAN,
+    int: NUMBER,
+    float: NUMBER,
+    str: STRING,
+    list: ARRAY,
+    tuple: ARRAY,
+    dict: OBJECT,
+}
+
+
+class Filtered(list[object]):
+    """What a filter yields: an array whose next index applies to each of its items."""
+
+    __slots__ = ()
+
+
+def kind_of(value: Value) -> str:
+    """Return the kind of a value as it is called in error texts; raises TypeError for what is not a value."""
+    kind = _KINDS.get(type(value))
+    if kind is not None:
+        return kind
+    if isinstance(value, Mapping):
+        return OBJECT
+    for base, name in ((bool, BOOLEAN), (int, NUMBER), (float, NUMBER), (str, STRING), (list | tuple, ARRAY)):
+        if isinstance(value, base):
+            return name
+    raise TypeError(f"not a value of an expression: {type(value).__name__}")
+
+
+def normal(number: Number) -> Number:
+    """Return the one spelling of a number: whole floats as int, integers that are too large as float."""
+    if isinstance(number, float):
+        return int(number) if -_FLOAT_EXACT <= number <= _FLOAT_EXACT and number.is_integer() else number
+    if -INTEGER_MAX < number < INTEGER_MAX:
+        return int(number)
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def number_from_text(text: str) -> Number:
+    """Return the number that JavaScript reads from a string: '' is 0, '0x1f' is 31, nonsense is NaN."""
+    text = text.strip(_JS_SPACE)
+    if not text:
+        return 0
+    if _INTEGER.fullmatch(text):
+        return normal(int(text))
+    if _DECIMAL.fullmatch(text):
+        return normal(float(text))
+    if text in _INFINITE:
+        return _INFINITE[text]
+    if text[0] == "0" and len(text) > 2 and (prefixed := _PREFIXED.get(text[1].lower())):
+        radix, digits = prefixed
+        if digits.fullmatch(text, 2):
+            return normal(int(text[2:], radix))
+    return math.nan
+
+
+def to_number(value: Value) -> Number:
+    """Return a value as a number: null is 0, booleans are 0 and 1, arrays and objects are NaN."""
+    kind = kind_of(value)
+    if kind is NUMBER:
+        assert isinstance(value, int | float)
+        return value
+    if kind is STRING:
+        return number_from_text(str(value))
+    if kind is NULL:
+        return 0
+    if kind is BOOLEAN:
+        return 1 if value else 0
+    return math.nan
+
+
+def to_text(value: Value) -> str:
+    """Return a value as text: null is '', an array is 'Array', an object is 'Object'."""
+    kind = kind_of(value)
+    if kind is STRING:
+        return str(value)
+    if kind is NULL:
+        return ""
+    if kind is BOOLEAN:
+        return "true" if value else "false"
+    if kind is NUMBER:
+        assert isinstance(value, int | float)
+        return number_to_text(value)
+    return "Array" if kind is ARRAY else "Object"
+
+
+def number_to_text(number: Number) -> str:
+    """Return a number as JavaScript writes it after rounding to 15 places, as GitHub does."""
+    number = normal(number)
+    if isinstance(number, int):
+        return str(number)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    if abs(number) < 1e21:
+        number = float(Decimal(number).quantize(_FIFTEEN_PLACES, ROUND_HALF_UP, _FIXED))
+    return shortest(number)
+
+
+def shortest(number: float) -> str:
+    """Return the fewest digits that read back as `number`, laid out as by JavaScript's Number::toString."""
+    if number == 0:
+        return "0"
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    assert isinstance(exponent, int)
+    text = "".join(map(str, digits)).rstrip("0")
+    point = len(digits) + exponent
+    if 0 < point <= 21:
+        body = text.ljust(point, "0") if len(text) <= point else f"{text[:point]}.{text[point:]}"
+    elif -6 < point <= 0:
+        body = "0." + "0" * -point + text
+    else:
+        mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
+        body = f"{mantissa}e{point - 1:+d}"
+    return "-" + body if sign else body
+
+
+def is_truthy(value: Value) -> bool:
+    """Return whether a value counts as true: not null, false, 0, NaN or ''."""
+    if value is None or value is False or value == "":
+        return False
+    if isinstance(value, int | float):
+        return value != 0 and value == value
+    kind_of(value)
+    return True
+
+
+def fold(text: str) -> str:
+    """Return what strings are compared by: upper case, except that a dotless i stays one."""
+    if "ı" in text:
+        return "ı".join(part.upper() for part in text.split("ı"))
+    return text.upper()
+
+
+def equals(left: Value, right: Value) -> bool:
+    """Return GitHub's loose equality: strings without case, unlike primitives as numbers, collections by identity."""
+    if type(left) is str and type(right) is str:
+        return left == right or fold(left) == fold(right)
+    left_kind, right_kind = kind_of(left), kind_of(right)
+    if left_kind in (ARRAY, OBJECT) or right_kind in (ARRAY, OBJECT):
+        return left is right
+    if left_kind is right_kind:
+        return fold(str(left)) == fold(str(right)) if left_kind is STRING else left == right
+    return to_number(left) == to_number(right)
+
+
+def is_less(left: Value, right: Value) -> bool:
+    """Return whether `left` comes before `right`; false for collections and NaN."""
+    left_kind, right_kind = kind_of(left), kind_of(right)
+    if left_kind is STRING and right_kind is STRING:
+        return _order(fold(str(left))) < _order(fold(str(right)))
+    if left_kind in (ARRAY, OBJECT) or right_kind in (ARRAY, OBJECT):
+        return False
+    return to_number(left) < to_number(right)
+
+
+def _order(text: str) -> bytes:
+    """Return what JavaScript orders strings by: their UTF-16 units."""
+    return text.encode("utf-16-be", "surrogatepass")
+
+
+def property_of(value: Value, key: Value) -> Value:
+    """Return `value[key]`, null where there is none; an object's keys match without case, the exact one first."""
+    kind = _KINDS.get(type(value)) or kind_of(value)
+    if kind is OBJECT:
+        assert isinstance(value, Mapping)
+        return _member(value, key)
+    if kind is ARRAY:
+        assert isinstance(value, list | tuple)
+        if isinstance(value, Filtered):
+            return _each(value, key)
+        position = _position(key)
+        return value[position] if position is not None and position < len(value) else None
+    return None
+
+
+_ABSENT = object()
+
+
+def _member(mapping: Mapping[str, object], key: Value, absent: Value = None) -> Value:
+    if type(key) is not str:
+        if kind_of(key) in (ARRAY, OBJECT):
+            return absent
+        key = to_text(key)
+    found = mapping.get(key, _ABSENT)
+    if found is not _ABSENT:
+        return found
+    lowered = key.lower()
+    for name in mapping:
+        if name.lower() == lowered:
+            return mapping[name]
+    return absent
+
+
+def _position(key: Value) -> int | None:
+    number = to_number(key)
+    return math.floor(number) if 0 <= number < math.inf else None
+
+
+def _each(items: Filtered, key: Value) -> Filtered:
+    result = Filtered()
+    position = _position(key)
+    for item in items:
+        kind = kind_of(item)
+        if kind is OBJECT:
+            assert isinstance(item, Mapping)
+            found = _member(item, key, _ABSENT)
+            if found is not _ABSENT:
+                result.append(found)
+        elif kind is ARRAY:
+            assert isinstance(item, list | tuple)
+            if position is not None and position < len(item):
+                result.append(item[position])
+    return result
+
+
+def all_of(value: Value) -> Filtered:
+    """Return `value.*`: the items of an array or object; of a filter's result, the items of each item."""
+    if isinstance(value, Filtered):
+        return Filtered(inner for item in value for inner in _items(item))
+    return Filtered(_items(value))
+
+
+def _items(value: Value) -> list[object]:
+    kind = kind_of(value)
+    if kind is OBJECT:
+        assert isinstance(value, Mapping)
+        return list(value.values())
+    if kind is ARRAY:
+        assert isinstance(value, list | tuple)
+        return list(value)
+    return []

@@ -61,16 +61,11 @@ class JobReady(Event, frozen=True, kw_only=True, tag="job-ready"):
 
 
 class AttemptQueued(Event, frozen=True, kw_only=True, tag="attempt-queued"):
-    """The step's turn has come: this attempt wants a slot. What held expressions is rendered here, the rest is None."""
+    """The step's turn has come: this attempt wants a slot."""
 
     job: JobId
     step: StepId
     attempt: AttemptNo
-    name: str | None = None
-    params: dict[str, Any] | None = None
-    env: dict[str, str] | None = None
-    working_directory: str | None = None
-    timeout_ms: int | None = None
 
 
 class AttemptWaiting(Event, frozen=True, kw_only=True, tag="attempt-waiting"):
@@ -83,7 +78,10 @@ class AttemptWaiting(Event, frozen=True, kw_only=True, tag="attempt-waiting"):
 
 
 class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatched"):
-    """The attempt belongs to one agent under one lease (`epoch`). It stands in the log before the offer is sent."""
+    """The attempt belongs to one agent under one lease (`epoch`). It stands in the log before the offer is sent.
+
+    What held expressions is rendered here; None says that the plan's own value holds.
+    """
 
     job: JobId
     step: StepId
@@ -92,7 +90,14 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
     agent: AgentId
     agent_name: str
     boot_id: str
+    #: What the `agent` context shows; only in the dispatch that gives the job its server.
     facts: dict[str, Any] = {}
+    name: str | None = None
+    params: dict[str, Any] | None = None
+    env: dict[str, str] | None = None
+    working_directory: str | None = None
+    #: From the start of the process on.
+    timeout_ms: int
     #: The job's own deadline, set by its first dispatch.
     job_deadline_at: int
     reason: Reason

@@ -9,6 +9,7 @@ the step whose turn it is: steps before it are completed, steps after it queued.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from waterflow_agent.nodes.schema import RunsIn, find
@@ -23,13 +24,24 @@ from waterflowd.model.statuses import AttemptStatus, Conclusion, Status
 _CREATED = reason(ReasonCode.CREATED, "created")
 
 
+class Stop(IntEnum):
+    """How urgently a step must end."""
+
+    #: It may go on.
+    NO = 0
+    #: By its stop policy: signal, grace, kill.
+    ASKED = 1
+    #: At once, without waiting for its agent.
+    FORCED = 2
+
+
 class Attempt:
     """One try of a step. Times are the log's clock except `started_at` and `finished_at`, which are the agent's."""
 
     __slots__ = (
-        "agent", "agent_name", "boot_id", "cancel_sent", "dispatched_at", "env", "epoch", "exit_code", "facts",
+        "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "facts",
         "finished_at", "is_late_recorded", "number", "outcome", "output_bytes", "output_dropped", "outputs", "params",
-        "queued_at", "reason", "started_at", "status", "step_name", "timeout_ms", "working_directory",
+        "queued_at", "reason", "started_at", "status", "timeout_ms", "working_directory",
     )  # fmt: skip
 
     def __init__(self, number: AttemptNo, queued_at: int) -> None:
@@ -51,13 +63,10 @@ class Attempt:
         self.output_bytes = 0
         self.output_dropped = 0
         #: Rendered values; None where the plan's own are static.
-        self.step_name: str | None = None
         self.params: dict[str, Any] | None = None
         self.env: dict[str, str] | None = None
         self.working_directory: str | None = None
-        self.timeout_ms: int | None = None
-        #: 0: no cancel asked; 1: asked; 2: asked by force. Follows from the run's events.
-        self.cancel_sent = 0
+        self.timeout_ms = 0
         self.is_late_recorded = False
 
     @property
@@ -71,7 +80,7 @@ class Step:
 
     __slots__ = (
         "attempts", "completed_at", "conclusion", "due_at", "id", "is_held", "name", "outcome", "plan", "reason",
-        "retry_at", "runs_in", "started_at", "status",
+        "retry_at", "runs_in", "started_at", "status", "stop",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan) -> None:
@@ -90,6 +99,8 @@ class Step:
         #: When the next attempt is made.
         self.retry_at: int | None = None
         self.is_held = False
+        #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not concerned.
+        self.stop = Stop.NO
         self.started_at: int | None = None
         self.completed_at: int | None = None
 
@@ -114,8 +125,9 @@ class Job:
 
     __slots__ = (
         "agent", "agent_facts", "agent_name", "completed_at", "conclusion", "cursor", "deadline_at", "env", "failed_step",
-        "group", "id", "index", "is_lost_server", "is_timed_out", "name", "open_needs", "outcome", "outputs", "plan", "ready_at",
-        "reason", "start_deadline_at", "started_at", "status", "steps", "steps_by_id", "timeout_ms",
+        "group", "has_failure", "has_success", "id", "index", "is_cancelled", "is_timed_out", "name", "open_needs", "outcome",
+        "outputs", "plan", "ready_at", "reason", "start_deadline_at", "started_at", "status", "steps", "steps_by_id",
+        "timeout_ms",
     )  # fmt: skip
 
     def __init__(self, plan: JobPlan, index: int) -> None:
@@ -148,7 +160,10 @@ class Job:
         #: Set by the first dispatch.
         self.deadline_at: int | None = None
         self.is_timed_out = False
-        self.is_lost_server = False
+        self.is_cancelled = False
+        #: What `success()` and `failure()` of the jobs behind this one go by: its own end and that of all before it.
+        self.has_success = True
+        self.has_failure = False
         #: The first step that failed and was not continued.
         self.failed_step: Step | None = None
 

@@ -1,0 +1,306 @@
+"""`decide`: what an input means for a run, as events. Never changes the run, never guesses.
+
+Rules of this file: an empty answer says that the input is stale, repeated or about nothing that is left to decide; that is
+normal. Only the first-order facts are decided here; what follows from the new state is moves.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd import expr
+from waterflowd.engine import contexts, events, flags, inputs, rendering
+from waterflowd.engine.state import Attempt, Job, Run, Step
+from waterflowd.errors import Rejected
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import Trigger
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Status
+
+#: A run without `timeout-minutes` has 30 days.
+RUN_TIMEOUT_MS = 30 * 24 * 3_600_000
+
+Events = tuple[events.RunEvent, ...]
+
+
+def decide(run: Run, given: inputs.Input, now: int) -> Events:
+    """The facts that the input makes true at `now` (ms, the log's clock)."""
+    if run.is_completed and not isinstance(given, inputs.TaskFinished):
+        return ()
+    return _DECIDERS[type(given)](run, given, now)
+
+
+def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
+    if run.seq:
+        return ()
+    plan = run.plan
+    problem: Reason | None = None
+    try:
+        values = resolve_vars(plan.vars | given.vars, given.inputs, given.trigger)
+    except Rejected as error:
+        values = {}
+        problem = reason(ReasonCode.EXPRESSION_ERROR, f"vars: {error.text}", error=error.code)
+    created = events.RunCreated(
+        at=now,
+        plan_hash=given.plan_hash,
+        number=given.number,
+        trigger=given.trigger,
+        repository=given.repository,
+        revision=given.revision,
+        inputs=given.inputs,
+        vars=values,
+        flags=flags.CURRENT,
+        deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
+        reason=reason(ReasonCode.CREATED, f"started by {given.trigger.kind}", trigger=given.trigger.kind),
+    )
+    if problem is None:
+        return (created,)
+    return created, events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=problem)
+
+
+def resolve_vars(values: dict[str, Any], given: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
+    """The values of `vars` in order, each seeing those before it. Raises `Rejected`."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if expr.is_static(value):
+            known[name] = value
+        else:
+            known[name] = expr.render(value, contexts.for_vars(given, dict(known), trigger.git, trigger.payload))
+    return known
+
+
+def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
+    job, step, attempt = _named(run, given.job, given.step, given.attempt)
+    if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
+        return ()
+    is_first = job.agent is None
+    why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
+    deadline_at = job.deadline_at or now + job.timeout_ms
+    # Expressions may ask for the server, which the job has from this very event on.
+    server = contexts.agent(given.facts if is_first else job.agent_facts, given.agent_name, job.group)
+    values = _render(run, job, step, server, now)
+    if isinstance(values, Reason):
+        return (_failed(given.job, given.step, attempt, values, now),)
+    left_ms = max(1, deadline_at - now)
+    return (
+        events.AttemptDispatched(
+            at=now,
+            job=given.job,
+            step=given.step,
+            attempt=given.attempt,
+            epoch=given.epoch,
+            agent=given.agent,
+            agent_name=given.agent_name,
+            boot_id=given.boot_id,
+            facts=given.facts if is_first else {},
+            name=values.name,
+            params=values.params,
+            env=values.env,
+            working_directory=values.working_directory,
+            timeout_ms=min(values.timeout_ms or left_ms, left_ms),
+            job_deadline_at=deadline_at,
+            reason=why,
+        ),
+    )
+
+
+def _render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> rendering.Rendered | Reason:
+    try:
+        return rendering.render(run, job, step, server, now)
+    except Rejected as error:
+        return reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+
+
+def _failed(job: Any, step: Any, attempt: Attempt, why: Reason, now: int) -> events.AttemptFinished:
+    return events.AttemptFinished(
+        at=now, job=job, step=step, attempt=attempt.number, outcome=Outcome.FAILURE, reason=why
+    )
+
+
+def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
+    _, _, attempt = _named(run, given.job, given.step, given.attempt)
+    if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.reason == given.reason:
+        return ()
+    return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
+
+
+def _named(run: Run, job: Any, step: Any, number: Any) -> tuple[Job | None, Step | None, Attempt | None]:
+    owner = run.jobs_by_id.get(job)
+    found = owner.steps_by_id.get(step) if owner is not None else None
+    if found is None or not 1 <= number <= len(found.attempts):
+        return owner, found, None
+    return owner, found, found.attempts[number - 1]
+
+
+def _is_lease_holder(attempt: Attempt, given: inputs.Report) -> bool:
+    return attempt.is_open and attempt.epoch == given.epoch and attempt.agent == given.agent
+
+
+def _task_started(run: Run, given: inputs.TaskStarted, now: int) -> Events:
+    _, _, attempt = _named(run, given.job, given.step, given.attempt)
+    if attempt is None or attempt.status is not AttemptStatus.DISPATCHED or not _is_lease_holder(attempt, given):
+        return ()
+    return (
+        events.AttemptStarted(
+            at=now, job=given.job, step=given.step, attempt=given.attempt, started_at=given.started_at
+        ),
+    )
+
+
+def _task_finished(run: Run, given: inputs.TaskFinished, now: int) -> Events:
+    _, step, attempt = _named(run, given.job, given.step, given.attempt)
+    if step is None or attempt is None:
+        return ()
+    if not _is_lease_holder(attempt, given):
+        return _evidence(attempt, given, now)
+    return (
+        events.AttemptFinished(
+            at=now,
+            job=given.job,
+            step=given.step,
+            attempt=given.attempt,
+            outcome=given.outcome,
+            exit_code=given.exit_code,
+            outputs=given.outputs,
+            env=given.env,
+            started_at=given.started_at,
+            finished_at=given.finished_at,
+            output_bytes=given.output_bytes,
+            output_dropped=given.output_dropped,
+            reason=_result_reason(given),
+        ),
+    )
+
+
+def _evidence(attempt: Attempt, given: inputs.TaskFinished, now: int) -> Events:
+    """One record of a result that cannot be applied. A plain repetition is no news, and one record is enough."""
+    is_repetition = attempt.epoch == given.epoch and attempt.agent == given.agent and attempt.outcome is given.outcome
+    if is_repetition or attempt.is_late_recorded:
+        return ()
+    return (
+        events.LateReport(
+            at=now,
+            job=given.job,
+            step=given.step,
+            attempt=given.attempt,
+            epoch=given.epoch,
+            agent=given.agent,
+            outcome=given.outcome,
+            exit_code=given.exit_code,
+        ),
+    )
+
+
+def _result_reason(given: inputs.TaskFinished) -> Reason:
+    if given.outcome is Outcome.SUCCESS:
+        return _SUCCEEDED
+    try:
+        code = ReasonCode(given.reason_code) if given.reason_code else _DEFAULT_CODES[given.outcome]
+    except ValueError:
+        # A newer agent may know more codes; its sentence still says what happened.
+        code = _DEFAULT_CODES[given.outcome]
+    text = given.reason_text
+    if not text:
+        text = f"exit code {given.exit_code}" if given.exit_code is not None else given.outcome.value
+    return reason(code, text, **({"exit-code": given.exit_code} if given.exit_code is not None else {}))
+
+
+_SUCCEEDED = reason(ReasonCode.SUCCEEDED, "succeeded")
+_DEFAULT_CODES = {
+    Outcome.FAILURE: ReasonCode.EXIT_CODE,
+    Outcome.TIMED_OUT: ReasonCode.TIMEOUT,
+    Outcome.CANCELLED: ReasonCode.CANCEL_REQUESTED,
+    Outcome.LOST: ReasonCode.OUTCOME_UNKNOWN,
+    Outcome.REFUSED: ReasonCode.REFUSED,
+}
+
+
+def _task_lost(run: Run, given: inputs.TaskLost, now: int) -> Events:
+    _, _, attempt = _named(run, given.job, given.step, given.attempt)
+    if attempt is None or not _is_lease_holder(attempt, given):
+        return ()
+    return (
+        events.AttemptFinished(
+            at=now,
+            job=given.job,
+            step=given.step,
+            attempt=given.attempt,
+            outcome=Outcome.LOST,
+            reason=given.reason,
+        ),
+    )
+
+
+def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
+    timer = given.timer
+    if timer.kind is inputs.TimerKind.RUN_TIMEOUT:
+        if timer.due_at != run.deadline_at or run.is_timed_out:
+            return ()
+        why = reason(ReasonCode.TIMEOUT, f"the run's time of {duration(timer.due_at - run.created_at)} is over")
+        return (events.RunTimedOut(at=now, reason=why),)
+    job = run.jobs_by_id.get(timer.job) if timer.job is not None else None
+    if job is None or job.status is Status.COMPLETED:
+        return ()
+    if timer.kind in (inputs.TimerKind.JOB_START, inputs.TimerKind.JOB_TIMEOUT):
+        return _job_timer(job, timer, now)
+    step = job.steps_by_id.get(timer.step) if timer.step is not None else None
+    if step is None:
+        return ()
+    if timer.kind is inputs.TimerKind.STEP_SLEEP and step.due_at == timer.due_at and not step.stop:
+        why = reason(ReasonCode.SLEPT, "the instant has come")
+        done = Conclusion.SUCCESS
+        return (events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=why),)
+    if timer.kind is inputs.TimerKind.STEP_RETRY and step.retry_at == timer.due_at and not step.stop:
+        number = type(step.attempts[-1].number)(len(step.attempts) + 1)
+        return (events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=number),)
+    return ()
+
+
+def _job_timer(job: Job, timer: inputs.Timer, now: int) -> Events:
+    if job.is_timed_out:
+        return ()
+    if timer.kind is inputs.TimerKind.JOB_START:
+        if job.started_at is not None or timer.due_at != job.start_deadline_at:
+            return ()
+        waited = duration(timer.due_at - (job.ready_at or timer.due_at))
+        why = reason(ReasonCode.START_TIMEOUT, f"found no server in {waited}: {job.reason.text}")
+        return (events.JobTimedOut(at=now, job=job.id, reason=why),)
+    if timer.due_at != job.deadline_at:
+        return ()
+    why = reason(ReasonCode.TIMEOUT, f"the job's time of {duration(job.timeout_ms)} is over")
+    return (events.JobTimedOut(at=now, job=job.id, reason=why),)
+
+
+def duration(milliseconds: int) -> str:
+    """A duration for people: `90s` reads `1m30s`."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    seconds = round(milliseconds / 1000)
+    parts = []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
+def _cancel(run: Run, given: inputs.CancelRun, now: int) -> Events:
+    if run.is_cancelled and (run.is_forced or not given.is_forced):
+        return ()
+    code = ReasonCode.TERMINATED if given.is_forced else ReasonCode.CANCEL_REQUESTED
+    why = reason(code, f"cancelled by {given.by}" + (" by force" if given.is_forced else ""), by=given.by)
+    return (events.CancelRequested(at=now, by=given.by, is_forced=given.is_forced, reason=why),)
+
+
+_DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {
+    inputs.StartRun: _start,
+    inputs.Placed: _placed,
+    inputs.NotPlaced: _not_placed,
+    inputs.TaskStarted: _task_started,
+    inputs.TaskFinished: _task_finished,
+    inputs.TaskLost: _task_lost,
+    inputs.TimerFired: _timer_fired,
+    inputs.CancelRun: _cancel,
+}

@@ -1,0 +1,111 @@
+"""Rendering: from the plan's text with expressions to the values of one attempt.
+
+Rules of this file: pure; an `ExpressionError` goes to the caller, who turns it into a failure with a reason. What is static
+in the plan is not rendered and not recorded again. The environment is layered: workflow, job, what earlier steps wrote to
+`WATERFLOW_ENV`, step; a layer's values may refer to the layers below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waterflowd import expr
+from waterflowd.engine import contexts
+from waterflowd.engine.state import Job, Run, Step
+from waterflowd.errors import Rejected
+
+#: The longest time-out that is accepted: 35 days, as GitHub's longest.
+MINUTES_MAX = 50_400.0
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of one attempt; None where the plan's own hold."""
+
+    name: str | None
+    params: dict[str, Any] | None
+    env: dict[str, str] | None
+    working_directory: str | None
+    timeout_ms: int | None
+
+
+def text(value: object) -> str:
+    """A rendered value as text, as GitHub writes it."""
+    return value if isinstance(value, str) else expr.to_text(value)
+
+
+def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | None:
+    """A number of minutes, or an expression that yields one, in milliseconds."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        rendered = expr.render(value, env)
+        number = expr.to_number(rendered)
+    else:
+        number = float(value)
+    if not 0 < number <= MINUTES_MAX:
+        raise Rejected("WF111", f"{where} is {number:g}; it must be above 0 and at most {MINUTES_MAX:g}")
+    return max(1, round(number * 60_000))
+
+
+def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
+    """The step's whole environment when every layer is static."""
+    layers = {**run.plan.env, **job.plan.env, **job.env, **step.plan.env}
+    return {name: text(value) for name, value in layers.items()}
+
+
+def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for layer in (run.plan.env, job.plan.env, job.env, step.plan.env):
+        # What a step wrote is data: it is never rendered, even if it looks like an expression.
+        if layer is job.env or expr.is_static(layer):
+            known.update({name: text(value) for name, value in layer.items()})
+            continue
+        env = contexts.for_step(run, job, now, dict(known), server)
+        for name, value in layer.items():
+            known[name] = text(expr.render(value, env))
+    return known
+
+
+def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
+    """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`."""
+    plan = step.plan
+    is_env_static = all(expr.is_static(layer) for layer in (run.plan.env, job.plan.env, plan.env))
+    is_name_static = "${{" not in plan.name
+    is_params_static = expr.is_static(plan.params)
+    is_directory_static = plan.working_directory is None or "${{" not in plan.working_directory
+    if is_env_static and is_name_static and is_params_static and is_directory_static:
+        return Rendered(
+            name=None,
+            params=None,
+            env=None,
+            working_directory=None,
+            timeout_ms=_timeout_ms(run, job, step, now),
+        )
+    known = environment(run, job, step) if is_env_static else _rendered_environment(run, job, step, server, now)
+    env = contexts.for_step(run, job, now, known, server)
+    return Rendered(
+        name=None if is_name_static else text(expr.render(plan.name, env)),
+        params=None if is_params_static else _object(expr.render(plan.params, env)),
+        env=None if is_env_static else known,
+        working_directory=None if is_directory_static else text(expr.render(plan.working_directory, env)),
+        timeout_ms=_timeout_ms(run, job, step, now),
+    )
+
+
+def _object(value: object) -> dict[str, Any]:
+    assert isinstance(value, dict)
+    return value
+
+
+def _timeout_ms(run: Run, job: Job, step: Step, now: int) -> int | None:
+    minutes = step.plan.timeout_minutes
+    if not isinstance(minutes, str):
+        return minutes_ms(minutes, expr.Env(), "timeout-minutes")
+    return minutes_ms(minutes, contexts.for_step(run, job, now), "timeout-minutes")
+
+
+def is_continued(value: bool | str, env: expr.Env) -> bool:
+    """What `continue-on-error` says."""
+    return value if isinstance(value, bool) else expr.is_truthy(expr.render(value, env))

@@ -1,0 +1,45 @@
+"""Whether and when a step is tried again.
+
+Rules of this file: pure arithmetic on a policy and one result. Jitter is not random: it is a hash of what is tried, so a
+replay and a test see the same; it spreads the steps of many runs as well as dice would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
+
+#: Attempts in all of a step that says `on-lost: retry` and has no `retry` of its own.
+LOST_ATTEMPTS_MAX = 3
+
+_WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
+
+
+def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: int, seed: str) -> int | None:
+    """Milliseconds until the next attempt after `attempts` of them, or None when there is none."""
+    word = _WORDS.get(outcome)
+    if word is None:
+        return None
+    policy = plan.retry
+    if outcome is Outcome.LOST and plan.on_lost is OnLost.RETRY:
+        policy = policy or RetryPolicy(max_attempts=LOST_ATTEMPTS_MAX)
+    elif policy is None or not _matches(policy.on, word, exit_code):
+        return None
+    if attempts >= policy.max_attempts or _matches(policy.never_on, word, exit_code):
+        return None
+    return _interval_ms(policy, attempts, seed)
+
+
+def _matches(words: tuple[str, ...], word: str, exit_code: int | None) -> bool:
+    return word in words or (word == "failure" and exit_code is not None and f"exit:{exit_code}" in words)
+
+
+def _interval_ms(policy: RetryPolicy, attempts: int, seed: str) -> int:
+    # The exponent is bounded so that a large one is an infinite wait cut to the maximum, not an overflow.
+    factor = policy.backoff_coefficient ** min(attempts - 1, 64)
+    interval = min(policy.initial_interval_ms * factor, policy.max_interval_ms)
+    share = int.from_bytes(hashlib.blake2b(f"{seed}/{attempts}".encode(), digest_size=4).digest(), "big") / 0xFFFFFFFF
+    return max(0, round(interval * (1 + policy.jitter * (2 * share - 1))))

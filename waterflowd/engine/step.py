@@ -1,0 +1,144 @@
+"""`step`: the one chokepoint. Every input of a run enters here; events and commands come out.
+
+Rules of this file: decide, apply, follow every move to the fixed point in the order of the file, then say what the host owes
+more and what it owes no longer. The host makes the events durable before it carries out any command except `Place` and
+`Withdraw`, which are answered inside the same batch.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd.engine import commands, events, inputs, moves
+from waterflowd.engine.decide import decide
+from waterflowd.engine.evolve import evolve
+from waterflowd.engine.outstanding import owed_to_job, owed_to_run
+from waterflowd.engine.state import Run
+from waterflowd.model.ids import JobId
+from waterflowd.model.reasons import ReasonCode
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What one input came to. Persist `events` before carrying out `commands`; both empty: the input was no news."""
+
+    events: list[events.RunEvent]
+    commands: list[commands.Command]
+
+
+_NOTHING = Progress([], [])
+
+
+def step(run: Run, given: inputs.Input, now: int) -> Progress:
+    """Feeds one input to the run and folds what follows into it."""
+    first = decide(run, given, now)
+    if not first:
+        return _NOTHING
+    owed = _Owed(run)
+    happened: list[events.RunEvent] = []
+    waiting: list[int] = []
+    for event in first:
+        _apply(run, event, owed, happened, waiting)
+    while True:
+        while waiting:
+            job = run.jobs[waiting[0]]
+            owed.note(job.index)
+            event_of_job = moves.of_job(run, job, now)
+            if event_of_job is None:
+                heapq.heappop(waiting)
+            else:
+                _apply(run, event_of_job, owed, happened, waiting)
+        event_of_run = moves.of_run(run, now)
+        if event_of_run is None:
+            break
+        _apply(run, event_of_run, owed, happened, waiting)
+    return Progress(happened, list(owed.difference()))
+
+
+def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: list[int]) -> None:
+    touched = list(_touched(run, event))
+    for index in touched:
+        owed.note(index)
+    evolve(run, event)
+    happened.append(event)
+    for index in touched:
+        if index not in waiting:
+            heapq.heappush(waiting, index)
+
+
+_WHOLE_RUN = (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut)
+
+
+def _touched(run: Run, event: events.RunEvent) -> Iterator[int]:
+    """The jobs for which something may follow from the event."""
+    if isinstance(event, _WHOLE_RUN):
+        yield from (job.index for job in run.jobs)
+        return
+    if isinstance(event, events.RunCompleted):
+        return
+    job: JobId = event.job
+    yield run.jobs_by_id[job].index
+    if isinstance(event, events.JobCompleted):
+        yield from (dependent.index for dependent in run.dependents.get(job, ()))
+
+
+class _Owed:
+    """What the host owed before, for the parts of the run that are touched."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._of_run = owed_to_run(run)
+        self._of_jobs: dict[int, tuple[commands.Command, ...]] = {}
+
+    def note(self, index: int) -> None:
+        """Remembers what is owed to a job, at its first touch."""
+        if index not in self._of_jobs:
+            self._of_jobs[index] = owed_to_job(self._run, self._run.jobs[index])
+
+    def difference(self) -> Iterator[commands.Command]:
+        """What is owed no longer, then what is owed more, job by job."""
+        run = self._run
+        yield from _difference(run, self._of_run, owed_to_run(run))
+        for index, before in sorted(self._of_jobs.items()):
+            yield from _difference(run, before, owed_to_job(run, run.jobs[index]))
+
+
+def _difference(
+    run: Run, before: tuple[commands.Command, ...], after: tuple[commands.Command, ...]
+) -> Iterator[commands.Command]:
+    for command in before:
+        if command not in after:
+            yield from _settled(run, command)
+    for command in after:
+        if command not in before:
+            yield command
+
+
+#: Ends that the agent has not reported itself: it must be told.
+_TOLD = (ReasonCode.TERMINATED,)
+
+
+def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
+    match command:
+        case commands.ArmTimer(timer=timer):
+            yield commands.DropTimer(timer=timer)
+        case commands.Place(job=job, step=name, attempt=number):
+            yield commands.Withdraw(job=job, step=name, attempt=number)
+        case commands.SendTask(job=job, step=name, attempt=number, agent=agent, epoch=epoch):
+            attempt = run.attempt(job, name, number)
+            if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TOLD):
+                yield commands.CancelTask(
+                    job=job,
+                    step=name,
+                    attempt=number,
+                    epoch=epoch,
+                    agent=agent,
+                    is_forced=True,
+                    reason=attempt.reason.text,
+                )
+            yield commands.FreeSlot(job=job, step=name, attempt=number, agent=agent)
+        case _:
+            pass

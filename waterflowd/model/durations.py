@@ -1,0 +1,30 @@
+"""Durations and instants as people write them: `500ms`, `30s`, `5m`, `1h30m`, `2d`; RFC 3339 for instants."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+_UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|d|h|m|s)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+
+
+def parse(text: str) -> int:
+    """Milliseconds of a duration. Raises `ValueError` with a sentence for anything else."""
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f'"{text[:40]}" is not a duration; write 500ms, 30s, 5m, 1h30m or 2d')
+    return round(sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(text)))
+
+
+def instant(value: str | int) -> int:
+    """Milliseconds since 1970 of an instant: RFC 3339 with a zone, or the milliseconds themselves. Raises `ValueError`."""
+    if isinstance(value, int):
+        return value
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise ValueError(f'"{value[:40]}" is not an instant; write 2030-01-31T08:00:00Z')
+    return round(parsed.timestamp() * 1000)

@@ -1,0 +1,116 @@
+"""The agent's connection: one at a time, never waited for.
+
+What may wait a little (`started`, hints that a spool grew) rides with what may not, or leaves after `LAZY_MS`: at
+hundreds of short steps a second most of them start, print and end within one frame. Hints are kept per name, the last
+one counts. An agent that does not read is cut off when `UNSENT_BYTES_MAX` wait for it; it learns everything by `status`
+when it comes back, so nothing is lost by that.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from waterflow_agent.runner import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from waterflow_agent.runner.protocol import Message
+
+#: Shorter than anyone notices in a log, longer than a trivial step takes.
+LAZY_MS = 20
+UNSENT_BYTES_MAX = 16 * 1024 * 1024
+_RECEIVE_BYTES = 262_144
+_CREDENTIALS = struct.Struct("3i")
+
+
+class AgentLink:
+    """One accepted connection; a broken one shows as `is_broken` and is the loop's to close."""
+
+    __slots__ = ("_decoder", "_hints", "_queue", "_socket", "_unsent", "flush_due", "is_broken")
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._decoder = protocol.Decoder()
+        self._queue: list[Message] = []
+        self._hints: dict[str, int] = {}
+        self._unsent = bytearray()
+        #: When queued messages must leave (boot clock, milliseconds); 0 is at once, None is nothing queued.
+        self.flush_due: int | None = None
+        self.is_broken = False
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def peer_uid(self) -> int:
+        """The user at the other end, as the kernel knows it."""
+        packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        uid: int = _CREDENTIALS.unpack(packed)[1]
+        return uid
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket was full: flush again when it is writable."""
+        return bool(self._unsent)
+
+    def receive(self) -> list[Message]:
+        """What has arrived; empty and `is_broken` when the agent is gone. Raises `BadMessage`."""
+        try:
+            received = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            self.is_broken = True
+            return []
+        if not received:
+            self.is_broken = True
+            return []
+        return self._decoder.feed(received)
+
+    def send(self, message: Message) -> None:
+        """Send at the end of this turn of the loop."""
+        self._queue.append(message)
+        self.flush_due = 0
+
+    def send_lazily(self, message: Message, now: int) -> None:
+        """Send with the next message that is urgent, or `LAZY_MS` from now."""
+        self._queue.append(message)
+        if self.flush_due is None:
+            self.flush_due = now + LAZY_MS
+
+    def hint(self, name: str, size: int, now: int) -> None:
+        """Tell, lazily, that the spool of `name` has grown to `size` bytes of output."""
+        self._hints[name] = size
+        if self.flush_due is None:
+            self.flush_due = now + LAZY_MS
+
+    def drop_hint(self, name: str) -> None:
+        """A result tells the size as well."""
+        self._hints.pop(name, None)
+
+    def flush(self) -> None:
+        """Hand everything queued to the socket; what it does not take is kept."""
+        self._queue += [{"type": "output", "name": name, "bytes": size} for name, size in self._hints.items()]
+        self._hints.clear()
+        self.flush_due = None
+        if self._queue:
+            self._unsent += b"".join(protocol.frames(self._queue))
+            self._queue = []
+        if not self._unsent or self.is_broken:
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.is_broken = True
+            return
+        del self._unsent[:sent]
+        if len(self._unsent) > UNSENT_BYTES_MAX:
+            self.is_broken = True
+
+    def close(self) -> None:
+        """Close the connection; what was not sent is dropped."""
+        self._socket.close()

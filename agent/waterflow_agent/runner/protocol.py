@@ -1,0 +1,201 @@
+"""What the agent and the runner say to each other, and how it is framed.
+
+A frame is a length (4 bytes, big endian) and a JSON list of messages; each message is an object with a `type`. Many
+messages ride in one frame, because at hundreds of steps a second the wake-up of the other side is what costs. Frames
+over `FRAME_BYTES_MAX` end the connection. Unknown fields are ignored, unknown types are answered with `error`.
+
+    agent -> runner                                       runner -> agent
+    start   name argv cwd env timeout_ms stop_signal      hello    protocol release pid boot_id
+            grace_ms output_bytes_max cgroup ...          started  name pid at
+    cancel  name reason                                   output   name bytes      (a hint: the spool grew to that size)
+    status                                                exited   name result
+    forget  name                                          held     attempts [name state pid at output_bytes result]
+    stop                                                  error    name text       (name may be null)
+                                                          replaced                 (a newer agent took over)
+
+Every `start` is idempotent by name: a second one is answered with the state of the first. Text is UTF-8; what is not
+(an argument, a path) travels as lone surrogates, Python's `surrogateescape`.
+
+A result has `exit_code` (null when a signal ended the process), `signal`, `reason` (`exited`, `timed-out`, `cancelled`,
+`spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all that the step
+printed), `output_dropped` (what of it the spool does not hold) and `error` (null, or a sentence for a person).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Message = dict[str, object]
+
+#: Rises when an older peer would misunderstand; new fields do not count.
+PROTOCOL = 1
+#: Twice what Linux allows for arguments and environment of one process, with room for JSON's escapes.
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+#: Enough for any log a person reads; a flood keeps its first and its last half.
+OUTPUT_BYTES_MAX = 64 * 1024 * 1024
+#: What systemd and Docker users expect between "please stop" and "stop".
+GRACE_MS = 10_000
+#: A name is also a directory's name (255 bytes at most) and needs room for a suffix.
+NAME_CHARACTERS_MAX = 200
+SIGTERM = 15
+SIGNAL_MAX = 64
+
+REASONS = frozenset({"exited", "timed-out", "cancelled", "spawn-failed", "lost"})
+
+_LENGTH = struct.Struct(">I")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class BadMessage(ValueError):
+    """The peer sent something that is not a frame, a message or a valid request."""
+
+
+def encode(messages: Iterable[Message]) -> bytes:
+    """One frame that holds `messages`; raises `BadMessage` when it is larger than a peer accepts."""
+    body = _encode_json(list(messages)).encode("ascii")
+    if len(body) > FRAME_BYTES_MAX:
+        raise BadMessage(f"a frame of {len(body)} bytes is over the limit of {FRAME_BYTES_MAX}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def frames(messages: list[Message]) -> list[bytes]:
+    """`messages` in as few frames as hold them; raises `BadMessage` when one message alone is too large."""
+    try:
+        return [encode(messages)]
+    except BadMessage:
+        if len(messages) == 1:
+            raise
+        middle = len(messages) // 2
+        return frames(messages[:middle]) + frames(messages[middle:])
+
+
+def to_json(message: Message) -> bytes:
+    """`message` as one line of ASCII JSON, without the line's end."""
+    return _encode_json(message).encode("ascii")
+
+
+def is_name(name: object) -> bool:
+    """Whether `name` is safe as the name of a directory: letters, digits, `.`, `_`, `-`, not starting with a dot."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= NAME_CHARACTERS_MAX
+        and name[0] not in ".-"
+        and _NAME_CHARACTERS.issuperset(name)
+    )
+
+
+class Decoder:
+    """Turns a byte stream into messages; keeps what is incomplete for the next bytes."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, received: bytes) -> list[Message]:
+        """All messages that `received` completes, in order; raises `BadMessage` and is useless afterwards."""
+        buffer = self._buffer
+        buffer += received
+        messages: list[Message] = []
+        position = 0
+        while len(buffer) - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, position)
+            if length > FRAME_BYTES_MAX:
+                raise BadMessage(f"a frame of {length} bytes is over the limit of {FRAME_BYTES_MAX}")
+            end = position + _LENGTH.size + length
+            if len(buffer) < end:
+                break
+            messages += _parse(bytes(buffer[position + _LENGTH.size : end]))
+            position = end
+        del buffer[:position]
+        return messages
+
+
+def _parse(body: bytes) -> list[Message]:
+    try:
+        messages = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"a frame is not JSON: {error}") from error
+    if not isinstance(messages, list):
+        raise BadMessage("a frame is not a list of messages")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise BadMessage("a message is not an object with a type")
+    return messages
+
+
+class StartRequest:
+    """A `start` message, checked: what to run and within which bounds."""
+
+    __slots__ = (
+        "argv",
+        "cgroup",
+        "cwd",
+        "env",
+        "grace_ms",
+        "memory_bytes_max",
+        "name",
+        "output_bytes_max",
+        "pids_max",
+        "stop_signal",
+        "timeout_ms",
+    )
+
+    def __init__(self, message: Message) -> None:
+        """Read `message`; raises `BadMessage` that names the field."""
+        name = message.get("name")
+        if not isinstance(name, str) or not is_name(name):
+            raise BadMessage(f"name: {name!r} is not a safe name")
+        self.name: str = name
+        self.argv: list[str] = _text_list(message, "argv")
+        self.cwd: str = _absolute_path(message, "cwd")
+        self.env: dict[str, str] = _environment(message)
+        self.timeout_ms: int | None = _number(message, "timeout_ms", None)
+        self.grace_ms: int = _number(message, "grace_ms", GRACE_MS) or 0
+        self.output_bytes_max: int = _number(message, "output_bytes_max", OUTPUT_BYTES_MAX) or 0
+        self.stop_signal: int = _number(message, "stop_signal", SIGTERM) or SIGTERM
+        if self.stop_signal > SIGNAL_MAX:
+            raise BadMessage(f"stop_signal: {self.stop_signal} is not a signal")
+        self.cgroup: bool = message.get("cgroup", True) is True
+        self.pids_max: int | None = _number(message, "pids_max", None)
+        self.memory_bytes_max: int | None = _number(message, "memory_bytes_max", None)
+
+
+def _text_list(message: Message, key: str) -> list[str]:
+    value = message.get(key)
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise BadMessage(f"{key}: expected a list of strings that is not empty")
+    if any("\0" in item for item in value) or not value[0]:
+        raise BadMessage(f"{key}: a NUL byte or an empty program name")
+    return value
+
+
+def _absolute_path(message: Message, key: str) -> str:
+    value = message.get(key)
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise BadMessage(f"{key}: expected an absolute path, found {value!r}")
+    return value
+
+
+def _environment(message: Message) -> dict[str, str]:
+    value = message.get("env")
+    if not isinstance(value, dict):
+        raise BadMessage("env: expected an object of strings")
+    for name, text in value.items():
+        if not isinstance(text, str) or not name or "=" in name or "\0" in name or "\0" in text:
+            # The value may be a secret, so only the name is told.
+            raise BadMessage(f"env: {name!r} is not a variable's name, or its value is not text without NUL")
+    return value
+
+
+def _number(message: Message, key: str, default: int | None) -> int | None:
+    value = message.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise BadMessage(f"{key}: expected a number from 0 to 2^53, found {value!r}")
+    return value

@@ -1,0 +1,124 @@
+"""After the runner itself was killed: what became of the steps it held.
+
+They were its children and wrote into its pipes; a new runner can neither learn their exit status nor read on. So each
+attempt that was begun and has no result is `lost`, and what still runs of it is killed first: "lost" must not mean
+"perhaps still at work". A process is only killed when it surely belongs to the attempt: it has the recorded number and
+start time in this same boot, or is in its session, or in the attempt's control group, or carries its mark.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from waterflow_agent.runner import processes, service
+from waterflow_agent.runner.directory import AttemptDirectory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from waterflow_agent.runner.cgroup import GroupTree
+    from waterflow_agent.runner.processes import Process
+
+#: Killed processes are gone within milliseconds, or sit in the kernel and cannot be waited for.
+_PATIENCE_S = 5.0
+
+
+def recover(root: str, tree: GroupTree | None) -> list[str]:
+    """Settle every attempt below `root` that has no result; returns the names of all that have one now.
+
+    Raises `OSError` when a result cannot be written: a runner that cannot say `lost` must not start.
+    """
+    ended: list[str] = []
+    open_ones: list[AttemptDirectory] = []
+    for name in sorted(os.listdir(root)):
+        place = AttemptDirectory(root, name)
+        if place.read_exit() is not None:
+            ended.append(name)
+        elif place.is_claimed:
+            open_ones.append(place)
+    if open_ones:
+        leaders = {place.path: _leader(place) for place in open_ones}
+        are_gone = _kill_all(leaders, open_ones, tree)
+        for place in open_ones:
+            _write_lost(place, are_gone)
+            ended.append(place.name)
+    return ended
+
+
+def _leader(place: AttemptDirectory) -> int:
+    """The number of the attempt's main process when it is still that process, else 0."""
+    spec, started = place.read_spec()
+    if spec is None or started is None or spec.get("boot_id") != processes.boot_id():
+        return 0
+    pid = started.get("pid")
+    if not isinstance(pid, int) or pid <= 1:
+        return 0
+    process = processes.read_process(pid)
+    return pid if process is not None and process.start_time == started.get("start_time") else 0
+
+
+def _kill_all(leaders: dict[str, int], places: list[AttemptDirectory], tree: GroupTree | None) -> bool:
+    """Kill what is left of the attempts; False when something was still there after `_PATIENCE_S`."""
+    give_up_at = time.monotonic() + _PATIENCE_S
+    sessions = {pid for pid in leaders.values() if pid}
+    groups = [group for place in places if tree is not None and (group := tree.find(place.name)) is not None]
+    while True:
+        contained: set[int] = set()
+        for group in groups:
+            contained |= group.processes()
+            group.kill()
+        left = [one for one in processes.all_processes() if _belongs(one, sessions, contained, leaders)]
+        if not left:
+            for group in groups:
+                group.remove()
+            return True
+        if time.monotonic() > give_up_at:
+            return False
+        _kill_and_wait(left, give_up_at)
+
+
+def _belongs(process: Process, sessions: set[int], contained: set[int], leaders: dict[str, int]) -> bool:
+    return (
+        process.session in sessions
+        or process.group in sessions
+        or process.pid in contained
+        or processes.mark_of(process.pid) in leaders
+    )
+
+
+def _kill_and_wait(left: list[Process], give_up_at: float) -> None:
+    poll = select.poll()
+    pidfds = [pidfd for one in left if (pidfd := processes.send_signal(one, signal.SIGKILL)) >= 0]
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    waiting = set(pidfds)
+    while waiting and time.monotonic() < give_up_at:
+        for pidfd, _ in poll.poll(max(1, (give_up_at - time.monotonic()) * 1_000)):
+            poll.unregister(pidfd)
+            waiting.discard(pidfd)
+    for pidfd in pidfds:
+        os.close(pidfd)
+
+
+def _write_lost(place: AttemptDirectory, are_gone: bool) -> None:
+    _, started = place.read_spec()
+    at = started.get("at") if started is not None else None
+    text = "the runner was killed while the step ran"
+    if not are_gone:
+        text += "; some of its processes cannot be killed"
+    result = service.lost_result(text, at if isinstance(at, int) else None)
+    place.write_exit(result | {"output_bytes": _spooled_bytes(place)})
+
+
+def _spooled_bytes(place: AttemptDirectory) -> int:
+    """How far the spool reaches, so that a reader knows when it has all."""
+    # Imported here: it is needed after a crash only.
+    from waterflow_agent.runner.spool import SpoolReader
+
+    reader = SpoolReader(place.output_path)
+    end = 0
+    while chunks := reader.read(end):
+        end = chunks[-1].end
+    return end

@@ -1,0 +1,488 @@
+"""The runner's loop: one thread that waits for children, pipes, the agent and the next due time, and for nothing else.
+
+A turn: wait; reap every child that has ended; serve what is readable; act on what is due; send what was said. Children
+come first, so a step that has ended by itself is not taken for cancelled by a message of the same turn.
+
+What is told to the agent is on disk before. When the disk refuses an exit result, the result is told from memory and
+written again until it succeeds, as the step's end is a fact whether or not there is room for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import signal
+import socket
+import sys
+
+from waterflow_agent.runner import directory, link, processes, protocol, step
+from waterflow_agent.runner.directory import AttemptDirectory
+from waterflow_agent.runner.spawn import Spawner, SpawnFailed
+from waterflow_agent.runner.step import Step, boot_ms, wall_ms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from waterflow_agent.runner.cgroup import GroupTree, StepGroup
+    from waterflow_agent.runner.protocol import Message, StartRequest
+
+_READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+_EVENTS_MAX = 256
+#: The wait of epoll does not count a suspended machine; a time-out that passed meanwhile is noticed this much late.
+_WAIT_S_MAX = 10.0
+#: Between tries to write a result to a full disk, and between looks for strays.
+_RETRY_MS = 1_000
+_STRAYS_MS = 250
+
+
+class Service:
+    """The running runner of one directory; `run` returns when it was told to stop and holds nothing any more."""
+
+    def __init__(
+        self, root: str, listener: socket.socket, *, tree: GroupTree | None, ended: Iterable[str], release: str
+    ) -> None:
+        """`root` is `DIR/attempts`; `ended` are the names on disk that have a result."""
+        self._root = root
+        self._listener = listener
+        self._tree = tree
+        self._release = release
+        self._boot_id = processes.boot_id()
+        self._spawner = Spawner()
+        self._epoll = select.epoll()
+        self._ready: dict[int, Callable[[], None]] = {}
+        self._steps: dict[str, Step] = {}
+        self._pids: dict[int, Step] = {}
+        self._ended: set[str] = set(ended)
+        self._unwritten: dict[str, Message] = {}
+        self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._agent: link.AgentLink | None = None
+        self._awaits_writable = False
+        self._looks_for_strays = False
+        self._idle_ms: int | None = None
+        self._idle_since = boot_ms()
+        self._is_stopping = False
+        self._wakeup, wakeup_end = socket.socketpair()
+        self._wakeup_end = wakeup_end
+        self._is_told_to_stop = False
+
+    def run(self, *, idle_s: int | None = None) -> None:
+        """Serve until stopped by SIGTERM, by a `stop` while idle, or by `idle_s` seconds without agent and steps."""
+        self._listen_to_signals()
+        self.watch(self._listener.fileno(), self._accept)
+        self._idle_ms = None if idle_s is None else idle_s * 1_000
+        self._check_idle()
+        while not (self._is_stopping and not self._steps):
+            events = self._epoll.poll(self._wait_s(), _EVENTS_MAX)
+            if any(fd == self._wakeup.fileno() for fd, _ in events):
+                self._reap()
+            for fd, _ in events:
+                ready = self._ready.get(fd)
+                if ready is not None:
+                    ready()
+            self._run_due()
+            self._flush()
+        self._listener.close()
+
+    # What a step needs (`step.Host`).
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready` when `fd` is readable."""
+        self._ready[fd] = ready
+        self._epoll.register(fd, _READABLE)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget and close `fd`."""
+        if self._ready.pop(fd, None) is not None:
+            # Closing alone is not enough when the descriptor lives on in another process.
+            self._epoll.unregister(fd)
+            os.close(fd)
+
+    def wake_at(self, one: Step, due: int) -> None:
+        """Wake `one` at `due`, unless it has armed another time by then."""
+
+        def wake() -> None:
+            if one.due == due:
+                one.on_due()
+
+        self._call_at(due, wake)
+
+    def has_grown(self, one: Step) -> None:
+        """Tell the agent that there is more output."""
+        if self._agent is not None:
+            self._agent.hint(one.name, one.output_bytes, boot_ms())
+
+    def is_over(self, one: Step, result: Message) -> None:
+        """Record and tell the result."""
+        del self._steps[one.name]
+        self._pids.pop(one.pid, None)
+        self._record_end(one.directory, result)
+        if self._tree is None and not self._looks_for_strays:
+            self._looks_for_strays = True
+            self._call_at(boot_ms() + _STRAYS_MS, self._end_strays)
+        self._check_idle()
+
+    # Messages of the agent.
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        agent = link.AgentLink(connection)
+        if agent.peer_uid() not in (os.geteuid(), 0):
+            agent.close()
+            return
+        if self._agent is not None:
+            self._agent.send({"type": "replaced"})
+            self._agent.flush()
+            self._drop_agent()
+        self._agent = agent
+        self.watch(agent.fileno(), self._receive)
+        hello: Message = {"type": "hello", "protocol": protocol.PROTOCOL, "release": self._release}
+        agent.send(hello | {"pid": os.getpid(), "boot_id": self._boot_id})
+
+    def _receive(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        try:
+            messages = agent.receive()
+        except protocol.BadMessage as error:
+            _say(f"the agent's connection is closed: {error}")
+            agent.is_broken = True
+            return
+        for message in messages:
+            self._serve(message)
+
+    def _serve(self, message: Message) -> None:
+        kind, name = message["type"], message.get("name")
+        if kind == "status":
+            self._tell({"type": "held", "attempts": self._held()})
+        elif kind == "stop":
+            self._stop_when_idle()
+        elif not isinstance(name, str) or not protocol.is_name(name):
+            self._refuse(None, f"{kind}: {name!r} is not a safe name")
+        elif kind == "start":
+            self._start(name, message)
+        elif kind == "cancel":
+            self._cancel(name, message.get("reason"))
+        elif kind == "forget":
+            self._forget(name)
+        else:
+            self._refuse(name, f"{kind}: unknown message")
+
+    def _start(self, name: str, message: Message) -> None:
+        if name in self._steps or name in self._ended:
+            self._tell_state(name)
+            return
+        if self._is_stopping:
+            self._refuse(name, "start: the runner is stopping")
+            return
+        try:
+            request = protocol.StartRequest(message)
+        except protocol.BadMessage as error:
+            self._refuse(name, f"start: {error}")
+            return
+        place = AttemptDirectory(self._root, name)
+        try:
+            spec_fd = place.claim(request, self._boot_id)
+        except FileExistsError:
+            self._refuse(name, "start: this name was used before")
+        except OSError as error:
+            self._record_end(place, _never_started(f"cannot write the attempt's files: {error.strerror}"))
+        else:
+            try:
+                self._spawn(request, place, spec_fd)
+            finally:
+                os.close(spec_fd)
+
+    def _spawn(self, request: StartRequest, place: AttemptDirectory, spec_fd: int) -> None:
+        group = None
+        try:
+            group = self._create_group(request)
+            spawned = self._spawner.spawn(request, (processes.MARK, place.path), group)
+        except SpawnFailed as error:
+            if group is not None:
+                group.remove()
+            self._record_end(place, _never_started(str(error)))
+            return
+        one = Step(self, request, place, spawned, group)
+        self._steps[request.name] = one
+        self._pids[one.pid] = one
+        process = processes.read_process(one.pid)
+        try:
+            directory.record_process(spec_fd, one.pid, process.start_time if process else 0, one.started_at)
+        except OSError as error:
+            # Only a later runner needs it, and finds the step by its mark as well.
+            _say(f"{one.name}: cannot record its process: {error.strerror}")
+        if self._agent is not None:
+            started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
+            self._agent.send_lazily(started, boot_ms())
+
+    def _create_group(self, request: StartRequest) -> StepGroup | None:
+        needs_limits = request.pids_max is not None or request.memory_bytes_max is not None
+        if self._tree is None or not request.cgroup:
+            if needs_limits:
+                raise SpawnFailed("limits need a control group, and this machine delegates none to the runner")
+            return None
+        group = None
+        try:
+            group = self._tree.create(request.name)
+            group.limit(request.pids_max, request.memory_bytes_max)
+        except OSError as error:
+            if group is not None:
+                group.remove()
+            if needs_limits:
+                raise SpawnFailed(f"cannot limit the step: {error.strerror}") from error
+            return None
+        return group
+
+    def _cancel(self, name: str, reason: object) -> None:
+        if reason not in ("cancelled", "timed-out"):
+            self._refuse(name, f"cancel: {reason!r} is no reason")
+        elif name in self._steps:
+            self._steps[name].cancel(str(reason))
+        elif name in self._ended:
+            self._tell_state(name)
+        else:
+            self._refuse(name, "cancel: no attempt of this name")
+
+    def _forget(self, name: str) -> None:
+        if name in self._steps:
+            self._refuse(name, "forget: the step still runs")
+            return
+        self._ended.discard(name)
+        self._unwritten.pop(name, None)
+
+    def _stop_when_idle(self) -> None:
+        if self._steps or self._unwritten:
+            self._refuse(None, "stop: steps are running, or a result is not on disk yet")
+        else:
+            self._is_stopping = True
+
+    # Answers.
+
+    def _tell(self, message: Message) -> None:
+        if self._agent is not None:
+            self._agent.send(message)
+
+    def _refuse(self, name: str | None, text: str) -> None:
+        self._tell({"type": "error", "name": name, "text": text})
+
+    def _tell_state(self, name: str) -> None:
+        one = self._steps.get(name)
+        if one is not None:
+            self._tell({"type": "started", "name": name, "pid": one.pid, "at": one.started_at})
+        else:
+            self._tell({"type": "exited", "name": name, "result": self._result_of(name)})
+
+    def _held(self) -> list[Message]:
+        held: list[Message] = [
+            {
+                "name": one.name,
+                "state": "running" if one.phase == step.RUNNING else "stopping",
+                "pid": one.pid,
+                "at": one.started_at,
+                "output_bytes": one.output_bytes,
+                "result": None,
+            }
+            for one in self._steps.values()
+        ]
+        for name in sorted(self._ended):
+            result = self._result_of(name)
+            held.append(
+                {
+                    "name": name,
+                    "state": "ended",
+                    "pid": None,
+                    "at": result["started_at"],
+                    "output_bytes": result["output_bytes"],
+                    "result": result,
+                }
+            )
+        return held
+
+    def _result_of(self, name: str) -> Message:
+        result = self._unwritten.get(name) or AttemptDirectory(self._root, name).read_exit()
+        return result or lost_result("its result cannot be read")
+
+    # Ends.
+
+    def _record_end(self, place: AttemptDirectory, result: Message) -> None:
+        self._ended.add(place.name)
+        try:
+            place.write_exit(result)
+        except OSError as error:
+            _say(f"{place.name}: cannot write its result, will try again: {error.strerror}")
+            if not self._unwritten:
+                self._call_at(boot_ms() + _RETRY_MS, self._write_again)
+            self._unwritten[place.name] = result
+        if self._agent is not None:
+            self._agent.drop_hint(place.name)
+            self._agent.send({"type": "exited", "name": place.name, "result": result})
+
+    def _write_again(self) -> None:
+        for name, result in tuple(self._unwritten.items()):
+            try:
+                AttemptDirectory(self._root, name).write_exit(result)
+            except FileNotFoundError:
+                # Its directory is gone, or never was: the next runner has nothing to be wrong about.
+                del self._unwritten[name]
+            except OSError:
+                self._call_at(boot_ms() + _RETRY_MS, self._write_again)
+                return
+            else:
+                del self._unwritten[name]
+
+    def _reap(self) -> None:
+        """Reap every child that has ended, the steps' own and adopted ones; then obey a signal to stop."""
+        try:
+            self._wakeup.recv(4096)
+        except BlockingIOError:
+            return
+        ended: list[tuple[int, int]] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            ended.append((pid, status))
+        for pid, status in ended:
+            one = self._pids.pop(pid, None)
+            if one is not None:
+                one.on_exit(status)
+        if self._is_told_to_stop:
+            self._is_told_to_stop = False
+            self._stop_now()
+
+    def _stop_now(self) -> None:
+        """SIGTERM or SIGINT: the first ends the steps with their grace, the second at once."""
+        is_second, self._is_stopping = self._is_stopping, True
+        for one in tuple(self._steps.values()):
+            if is_second:
+                one.kill("lost", "the runner was stopped while the step ran")
+            else:
+                one.cancel("lost", "the runner was stopped while the step ran")
+
+    def _end_strays(self) -> None:
+        """Kill what detached itself from a step that is over; without control groups only its mark tells."""
+        self._looks_for_strays = False
+        own = os.getpid()
+        for process in processes.all_processes():
+            if process.parent != own or process.pid in self._pids:
+                continue
+            mark = processes.mark_of(process.pid)
+            root, _, name = (mark or "").rpartition("/")
+            if root == self._root and name not in self._steps:
+                pidfd = processes.send_signal(process, signal.SIGKILL)
+                if pidfd >= 0:
+                    os.close(pidfd)
+
+    # The loop's own.
+
+    def _listen_to_signals(self) -> None:
+        self._wakeup.setblocking(False)
+        self._wakeup_end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, self._on_stop_signal)
+        signal.signal(signal.SIGINT, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.watch(self._wakeup.fileno(), self._reap)
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._is_told_to_stop = True
+
+    def _call_at(self, due: int, call: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._due, (due, self._sequence, call))
+
+    def _wait_s(self) -> float:
+        due = self._due[0][0] if self._due else None
+        if self._agent is not None and self._agent.flush_due is not None and not self._awaits_writable:
+            due = min(self._agent.flush_due, due) if due is not None else self._agent.flush_due
+        if due is None:
+            return -1
+        return min(max(0, due - boot_ms()) / 1_000, _WAIT_S_MAX)
+
+    def _run_due(self) -> None:
+        now = boot_ms()
+        while self._due and self._due[0][0] <= now:
+            heapq.heappop(self._due)[2]()
+
+    def _flush(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        if agent.flush_due is not None and not agent.is_broken and agent.flush_due <= boot_ms():
+            self._flush_agent(agent)
+        if agent.is_broken:
+            self._drop_agent()
+
+    def _flush_agent(self, agent: link.AgentLink) -> None:
+        agent.flush()
+        if agent.has_unsent != self._awaits_writable and not agent.is_broken:
+            self._awaits_writable = agent.has_unsent
+            self._epoll.modify(agent.fileno(), _READABLE | (select.EPOLLOUT if agent.has_unsent else 0))
+            self._ready[agent.fileno()] = self._receive_and_flush if agent.has_unsent else self._receive
+
+    def _receive_and_flush(self) -> None:
+        self._receive()
+        if self._agent is not None:
+            self._flush_agent(self._agent)
+
+    def _drop_agent(self) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            self._awaits_writable = False
+            del self._ready[agent.fileno()]
+            self._epoll.unregister(agent.fileno())
+            agent.close()
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        """Begin to count when there is neither an agent nor a step; stop when that has lasted long enough."""
+        if self._idle_ms is None or self._agent is not None or self._steps:
+            return
+        self._idle_since = since = boot_ms()
+
+        def end_if_idle() -> None:
+            if self._idle_since != since or self._agent is not None or self._steps:
+                return
+            if self._unwritten:
+                self._check_idle()
+            else:
+                self._is_stopping = True
+
+        self._call_at(since + self._idle_ms, end_if_idle)
+
+
+def lost_result(error: str, started_at: int | None = None) -> Message:
+    """The result of an attempt whose outcome nobody can know."""
+    return _result("lost", error, started_at)
+
+
+def _never_started(error: str) -> Message:
+    return _result("spawn-failed", error, None)
+
+
+def _result(reason: str, error: str, started_at: int | None) -> Message:
+    return {
+        "exit_code": None,
+        "signal": None,
+        "reason": reason,
+        "started_at": started_at,
+        "finished_at": wall_ms(),
+        "output_bytes": 0,
+        "output_dropped": 0,
+        "error": error,
+    }
+
+
+def _say(text: str) -> None:
+    print(f"waterflow-runner: {text}", file=sys.stderr, flush=True)

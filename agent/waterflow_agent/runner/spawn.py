@@ -1,0 +1,138 @@
+"""Starting a process: own session, stdin from /dev/null, stdout and stderr through pipes, nothing else inherited.
+
+`posix_spawn` shares memory with the child until it has become the program (like vfork), so a start costs the same
+whatever this process holds. It has no working directory, so the runner itself goes there and back: it has one thread and
+depends on no working directory. Every other descriptor is closed at the program's start, as Python makes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from waterflow_agent.runner.cgroup import StepGroup
+    from waterflow_agent.runner.protocol import StartRequest
+
+#: Where execvp looks when the environment says nothing.
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+#: Ignored signals stay ignored across exec, and Python ignores the first two.
+_DEFAULT_SIGNALS = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGTSTP,
+)
+
+
+class SpawnFailed(Exception):
+    """The process could not be started, for a reason that a person can understand."""
+
+
+class Spawned:
+    """A process that was started, and the reading ends of its pipes (not blocking)."""
+
+    __slots__ = ("pid", "stderr", "stdout")
+
+    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class Spawner:
+    """Starts processes; one per runner."""
+
+    def __init__(self) -> None:
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def spawn(self, request: StartRequest, mark: tuple[str, str], group: StepGroup | None) -> Spawned:
+        """Start what `request` asks for, with `mark` in its environment, in `group`; raises `SpawnFailed`."""
+        environment = {_bytes(name): _bytes(value) for name, value in request.env.items()}
+        environment[mark[0].encode()] = _bytes(mark[1])
+        argv = [_bytes(argument) for argument in request.argv]
+        try:
+            os.chdir(_bytes(request.cwd))
+        except OSError as error:
+            raise SpawnFailed(f"cannot enter the working directory {request.cwd}: {error.strerror}") from error
+        try:
+            program = _find_program(argv[0], environment.get(b"PATH"))
+            return self._start(program, argv, environment, group)
+        except OSError as error:
+            raise SpawnFailed(_explain(request.argv[0], error)) from error
+        finally:
+            os.chdir("/")
+
+    def _start(
+        self, program: bytes, argv: list[bytes], environment: dict[bytes, bytes], group: StepGroup | None
+    ) -> Spawned:
+        descriptors: list[int] = []
+        try:
+            descriptors += os.pipe()
+            descriptors += os.pipe()
+            stdout, stdout_end, stderr, stderr_end = descriptors
+            os.set_blocking(stdout, False)
+            os.set_blocking(stderr, False)
+            actions = [
+                (os.POSIX_SPAWN_DUP2, self._null, 0),
+                (os.POSIX_SPAWN_DUP2, stdout_end, 1),
+                (os.POSIX_SPAWN_DUP2, stderr_end, 2),
+            ]
+            if group is not None:
+                group.enter()
+            try:
+                pid = os.posix_spawn(
+                    program,
+                    argv,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+            finally:
+                if group is not None:
+                    _leave(group)
+        except OSError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        os.close(stdout_end)
+        os.close(stderr_end)
+        return Spawned(pid, stdout, stderr)
+
+
+def _leave(group: StepGroup) -> None:
+    try:
+        group.leave()
+    except OSError:
+        # The process may have started: its outcome counts. The group is left again before it is killed.
+        return
+
+
+def _find_program(name: bytes, search: bytes | None) -> bytes:
+    """Where `name` lies by the step's own PATH, as a shell would find it."""
+    if b"/" in name:
+        return name
+    for directory in (search if search is not None else _DEFAULT_PATH.encode()).split(b":"):
+        candidate = (directory or b".") + b"/" + name
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+    raise FileNotFoundError(errno.ENOENT, "not found in PATH")
+
+
+def _explain(program: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT and os.path.exists(program):
+        return f"cannot start {program}: the interpreter that its first line names does not exist"
+    return f"cannot start {program}: {error.strerror}"
+
+
+def _bytes(text: str) -> bytes:
+    # Not os.fsencode: the steps must not depend on the locale that the runner was started in.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,291 @@
+"""The output of an attempt on disk: written by the runner as it comes, read by the agent while it grows.
+
+Format. `output` and its continuations are a row of records, appended, never changed:
+
+    kind (1 byte: 1 stdout, 2 stderr, 3 missing) · 3 zero bytes · length (4) · at (8, milliseconds) · offset (8) · payload
+
+all little endian. `offset` counts every byte that the step printed on both streams since its start, kept or not. So an
+offset means the same to every reader for ever, and a jump in the offsets *is* the gap. A record of kind 3 says it once
+more for what ended without a later record: its payload is the number of missing bytes (8 bytes), counted from its offset.
+
+Cap. The first half of the cap goes to `output`. The rest goes to segments `output.1`, `output.2`, ... of a sixteenth of
+the cap each; when they exceed the other half, the oldest is removed. So a step that prints no more than the cap loses
+nothing, and of a flood the first half and at least the last seven sixteenths stay. A file also ends when it is more than
+twice its share (headers of one-byte writes), so the disk is bounded as well. The file appears with the first byte.
+
+A full disk loses bytes (counted, visible as a gap), never the step: the pipe is drained whatever happens here.
+
+Both sides may use this module at once: the writer never touches a file again once it has begun the next, and a reader
+takes an incomplete last record for the end.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STDOUT = 1
+STDERR = 2
+MISSING = 3
+#: One read of a pipe at its default capacity.
+PAYLOAD_BYTES_MAX = 65_536
+#: Parts of the second half; more of them keep the tail closer to a full half, at one file each.
+SEGMENTS = 8
+
+_HEADER = struct.Struct("<BxxxIQQ")
+_COUNT = struct.Struct("<Q")
+#: Holds four full records, so a block without a complete record is the end of what was written.
+_BLOCK_BYTES = 4 * (PAYLOAD_BYTES_MAX + _HEADER.size)
+
+
+class SpoolWriter:
+    """Appends what a step prints; raises nothing for a full or failing disk, but counts what is missing."""
+
+    __slots__ = (
+        "_end",
+        "_fd",
+        "_first_end",
+        "_path",
+        "_payload",
+        "_segments",
+        "_share",
+        "_size",
+        "_tail",
+        "kept",
+        "offset",
+    )
+
+    def __init__(self, path: str, bytes_max: int) -> None:
+        self._path = path
+        self._share = bytes_max - bytes_max // 2
+        self._first_end = self._share
+        self._tail = bytes_max // 2
+        self._fd = -1
+        self._size = 0
+        self._payload = 0
+        #: First offset, payload bytes and number of each kept continuation, oldest first.
+        self._segments: deque[list[int]] = deque()
+        #: One past the last byte that is on disk.
+        self._end = 0
+        #: Bytes printed so far, and bytes of them that are on disk.
+        self.offset = 0
+        self.kept = 0
+
+    @property
+    def dropped(self) -> int:
+        """Bytes that were printed and are not on disk."""
+        return self.offset - self.kept
+
+    def append(self, stream: int, payload: memoryview, at: int) -> None:
+        """Write what was read from `stream` (1 or 2) at `at` (milliseconds)."""
+        while payload:
+            room = min(self._room(), PAYLOAD_BYTES_MAX)
+            if room <= 0:
+                self.offset += len(payload)
+                return
+            piece = payload[:room]
+            self._make_space(len(piece))
+            self._write(stream, piece, at, len(piece))
+            payload = payload[room:]
+
+    def close(self, at: int) -> None:
+        """Write the marks for what is missing and let go of the file; appending afterwards is a mistake."""
+        if self._end < self.offset:
+            self._mark(self._end, self.offset - self._end, at)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._segments and self._segments[0][2] > 1:
+            # The first file ended where the removed segments began: the mark there tells it without them.
+            begin, end = self._first_end, self._segments[0][0]
+            self._size = self._open(self._path)
+            if self._fd >= 0 and begin < end:
+                self._mark(begin, end - begin, at)
+                os.close(self._fd)
+                self._fd = -1
+
+    def _room(self) -> int:
+        """Bytes that still fit into the current file, after moving to the next one where this one is full."""
+        room = self._share - self._payload
+        if room > 0 and self._size <= 2 * self._share + PAYLOAD_BYTES_MAX:
+            return room
+        if self._tail <= 0:
+            return 0
+        if not self._segments:
+            self._first_end = self.offset
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        number = self._segments[-1][2] + 1 if self._segments else 1
+        self._segments.append([self.offset, 0, number])
+        self._share = max(1, self._tail // SEGMENTS)
+        self._size = self._payload = 0
+        return self._share
+
+    def _make_space(self, count: int) -> None:
+        segments = self._segments
+        while len(segments) > 1 and sum(segment[1] for segment in segments) + count > self._tail:
+            _, payload, number = segments.popleft()
+            self.kept -= payload
+            try:
+                os.unlink(f"{self._path}.{number}")
+            except OSError:
+                continue
+
+    def _write(self, kind: int, payload: memoryview, at: int, advance: int) -> None:
+        """One record; `advance` is what it covers of the offsets. On failure the file is cut back to whole records."""
+        size = _HEADER.size + len(payload)
+        if self._fd < 0:
+            self._size = self._open(f"{self._path}.{self._segments[-1][2]}" if self._segments else self._path)
+        begin = self.offset
+        self.offset += advance
+        try:
+            if self._fd < 0:
+                return
+            written = os.writev(self._fd, (_HEADER.pack(kind, len(payload), at, begin), payload))
+            if written != size:
+                os.ftruncate(self._fd, self._size)
+                return
+        except OSError:
+            return
+        self._size += size
+        self._payload += advance
+        self.kept += advance
+        self._end = self.offset
+        if self._segments:
+            self._segments[-1][1] += advance
+
+    def _mark(self, begin: int, count: int, at: int) -> None:
+        if self._fd < 0:
+            self._open(f"{self._path}.{self._segments[-1][2]}" if self._segments else self._path)
+        try:
+            if self._fd >= 0:
+                os.write(self._fd, _HEADER.pack(MISSING, _COUNT.size, at, begin) + _COUNT.pack(count))
+        except OSError:
+            return
+
+    def _open(self, path: str) -> int:
+        """Open `path` for appending into `_fd` (-1 when the disk refuses); returns its size."""
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            return os.fstat(self._fd).st_size
+        except OSError:
+            self._fd = -1
+            return 0
+
+
+class Chunk:
+    """A piece of output: `data` of `stream` (1, 2) printed at `at`, or (`stream` 3) `dropped` bytes that are missing."""
+
+    __slots__ = ("at", "data", "dropped", "offset", "stream")
+
+    def __init__(self, offset: int, at: int, stream: int, data: bytes, dropped: int = 0) -> None:
+        self.offset = offset
+        self.at = at
+        self.stream = stream
+        self.data = data
+        self.dropped = dropped
+
+    @property
+    def end(self) -> int:
+        """The offset after this chunk: where to read on."""
+        return self.offset + len(self.data) + self.dropped
+
+    def __repr__(self) -> str:
+        return f"Chunk({self.offset}, {self.at}, {self.stream}, {self.data!r}, dropped={self.dropped})"
+
+
+class SpoolReader:
+    """Reads the spool of one attempt from any offset, also while it is written; holds no file open between reads.
+
+    Reading on from where the last read ended is cheap; another offset is looked for from the beginning.
+    """
+
+    def __init__(self, path: str) -> None:
+        """`path` is the first file, `.../output`; it need not exist yet."""
+        self._directory, self._name = os.path.split(path)
+        self._part = 0
+        self._position = 0
+        self._offset = 0
+
+    def read(self, from_offset: int, max_bytes: int = PAYLOAD_BYTES_MAX, *, tail: bool = True) -> list[Chunk]:
+        """What is known from `from_offset` on, up to `max_bytes` of data, in the order it was read from the pipes.
+
+        Empty when nothing more is there yet. Missing bytes are one chunk of stream 3 (`at` is that of what follows).
+        With `tail=False` only the first half of the cap is read: what lies behind may still be removed while the step
+        runs, so who sends it on at once may send more than the cap in all.
+        """
+        if from_offset < self._offset:
+            self._part = self._position = self._offset = 0
+        chunks: list[Chunk] = []
+        expected = from_offset
+        for kind, at, begin, length, data in self._records(tail):
+            if begin + length <= expected:
+                continue
+            if begin > expected or kind == MISSING:
+                missing_end = begin + length if kind == MISSING else begin
+                chunks.append(Chunk(expected, at, MISSING, b"", missing_end - expected))
+                expected = missing_end
+            if kind == MISSING:
+                continue
+            piece = bytes(data[expected - begin : expected - begin + max_bytes])
+            if piece:
+                chunks.append(Chunk(expected, at, kind, piece))
+            expected += len(piece)
+            max_bytes -= len(piece)
+            if max_bytes <= 0:
+                break
+        return chunks
+
+    def _records(self, tail: bool) -> Iterator[tuple[int, int, int, int, memoryview]]:
+        """Records from the place kept on; the place moves to each record as it is handed out."""
+        while True:
+            # Listed before reading: once a later file exists, this one is complete, so its end is a true end.
+            later = self._later_parts() if tail else []
+            path = os.path.join(self._directory, f"{self._name}.{self._part}" if self._part else self._name)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                pass
+            else:
+                try:
+                    yield from self._records_of(fd)
+                finally:
+                    os.close(fd)
+            if not later:
+                return
+            self._part, self._position = later[0], 0
+
+    def _records_of(self, fd: int) -> Iterator[tuple[int, int, int, int, memoryview]]:
+        position = self._position
+        while True:
+            block = memoryview(os.pread(fd, _BLOCK_BYTES, position))
+            at_block = 0
+            while len(block) - at_block >= _HEADER.size:
+                kind, size, at, offset = _HEADER.unpack_from(block, at_block)
+                payload = block[at_block + _HEADER.size : at_block + _HEADER.size + size]
+                if len(payload) < size:
+                    break
+                length = _COUNT.unpack(payload)[0] if kind == MISSING else size
+                self._position, self._offset = position + at_block, offset
+                yield kind, at, offset, length, payload
+                at_block += _HEADER.size + size
+            if at_block == 0:
+                return
+            position += at_block
+
+    def _later_parts(self) -> list[int]:
+        prefix = self._name + "."
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        numbers = (
+            int(name[len(prefix) :]) for name in names if name.startswith(prefix) and name[len(prefix) :].isdigit()
+        )
+        return sorted(number for number in numbers if number > self._part)

@@ -1,0 +1,332 @@
+"""The life of one step, from its process's start to "nothing of it is left".
+
+    RUNNING  ──main ends──▶ DRAINING ──leftovers, or 1 s without end of output──▶ STOPPING ──grace over──▶ KILLING
+       └──cancel, time-out──────────────────────────────────────────────────────▶ STOPPING
+    each of them but RUNNING ──main reaped and nothing left──▶ OVER      KILLING ──30 s──▶ OVER (and says so)
+
+Rules
+- A step ends when its main process ends: its exit status is the result, whoever else still holds its output.
+- What it leaves behind (session, group, control group, mark) is asked to stop with the step's stop signal, and killed
+  after the grace. Those that hold the output get one second first to end by themselves, so a pipeline's last words count.
+- The result is told only when nothing is left and every byte that was printed is in the spool.
+- A reason is set once: whatever comes after the first cancel, time-out or end changes nothing about it.
+- Times are of the boot clock, which counts a suspended machine and no jump of the wall clock; what is recorded for
+  people (`started_at`) is of the wall clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+
+from waterflow_agent.runner import processes, spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from waterflow_agent.runner.cgroup import StepGroup
+    from waterflow_agent.runner.directory import AttemptDirectory
+    from waterflow_agent.runner.processes import Process
+    from waterflow_agent.runner.protocol import Message, StartRequest
+    from waterflow_agent.runner.spawn import Spawned
+
+    class Host(Protocol):
+        """What a step needs from the loop; everything is called in the loop's one thread."""
+
+        def watch(self, fd: int, ready: Callable[[], None]) -> None:
+            """Call `ready` each time `fd` is readable or its other end is closed."""
+
+        def unwatch(self, fd: int) -> None:
+            """Stop watching `fd` and close it."""
+
+        def wake_at(self, step: Step, due: int) -> None:
+            """Call `step.on_due()` once `boot_ms()` has reached `due`, unless `step.due` has changed by then."""
+
+        def has_grown(self, step: Step) -> None:
+            """The step printed something."""
+
+        def is_over(self, step: Step, result: Message) -> None:
+            """The step has ended and nothing of it is left; called once."""
+
+
+RUNNING = "running"
+DRAINING = "draining"
+STOPPING = "stopping"
+KILLING = "killing"
+OVER = "over"
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    RUNNING: frozenset({DRAINING, STOPPING, KILLING}),
+    DRAINING: frozenset({STOPPING, KILLING, OVER}),
+    STOPPING: frozenset({KILLING, OVER}),
+    KILLING: frozenset({OVER}),
+    OVER: frozenset(),
+}
+
+#: How long the end of output may lag behind the end of the process that printed it.
+DRAIN_MS = 1_000
+#: A killed process that is still there after this sits in the kernel (a dead disk, NFS): waiting on is of no use.
+KILL_PATIENCE_MS = 30_000
+#: Bounds descriptors, not what is signalled: the rest is found by the next look.
+_WATCHED_MAX = 64
+#: Reads of one pipe after the end: more than a pipe of the largest size holds.
+_FINAL_READS_MAX = 32
+#: Looks for leftovers that end before they can be waited for; after that the armed time decides.
+_LOOKS_MAX = 8
+
+_buffer = bytearray(spool.PAYLOAD_BYTES_MAX)
+_view = memoryview(_buffer)
+_vector = [_buffer]
+
+
+def boot_ms() -> int:
+    """Milliseconds since boot, suspended time included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Step:
+    """A started step; `phase` moves by `TRANSITIONS`."""
+
+    __slots__ = (
+        "_error",
+        "_grace_ms",
+        "_group",
+        "_host",
+        "_pipes",
+        "_reason",
+        "_spool",
+        "_status",
+        "_stop_signal",
+        "_watched",
+        "directory",
+        "due",
+        "phase",
+        "pid",
+        "started_at",
+    )
+
+    def __init__(
+        self, host: Host, request: StartRequest, directory: AttemptDirectory, spawned: Spawned, group: StepGroup | None
+    ) -> None:
+        self._host = host
+        self.directory = directory
+        self.pid = spawned.pid
+        self.phase = RUNNING
+        self.started_at = wall_ms()
+        self.due: int | None = None
+        self._group = group
+        self._stop_signal = request.stop_signal
+        self._grace_ms = request.grace_ms
+        self._reason: str | None = None
+        self._error: str | None = None
+        self._status: int | None = None
+        self._spool = spool.SpoolWriter(directory.output_path, request.output_bytes_max)
+        self._pipes: dict[int, int] = {spool.STDOUT: spawned.stdout, spool.STDERR: spawned.stderr}
+        self._watched: set[int] = set()
+        host.watch(spawned.stdout, self._on_stdout)
+        host.watch(spawned.stderr, self._on_stderr)
+        if request.timeout_ms is not None:
+            self._arm(request.timeout_ms)
+
+    @property
+    def name(self) -> str:
+        """The attempt's name."""
+        return self.directory.name
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes printed so far."""
+        return self._spool.offset
+
+    # What happens to it.
+
+    def cancel(self, reason: str, error: str | None = None) -> None:
+        """Ask the step to stop (`cancelled`, `timed-out`), or hurry up what it left; a second call changes nothing."""
+        if self.phase in (RUNNING, DRAINING):
+            if self._status is None:
+                self._error = error
+            self._stop(reason)
+
+    def kill(self, reason: str, error: str | None = None) -> None:
+        """Stop the step at once, without a grace."""
+        if self._status is None and self._reason is None:
+            self._reason, self._error = reason, error
+        if self.phase not in (KILLING, OVER):
+            self._kill()
+
+    def on_exit(self, status: int) -> None:
+        """The main process was reaped with this wait status."""
+        self._status = status
+        if self.phase == RUNNING:
+            self._move(DRAINING)
+            self.due = None
+            if self._pipes:
+                self._arm(DRAIN_MS)
+        self._settle()
+
+    def on_due(self) -> None:
+        """The time that was armed has come."""
+        self.due = None
+        if self.phase == RUNNING:
+            self._stop("timed-out")
+        elif self.phase == DRAINING:
+            self._settle()
+        elif self.phase == STOPPING:
+            self._kill()
+        elif self.phase == KILLING:
+            self._give_up()
+
+    def _on_stdout(self) -> None:
+        self._read(spool.STDOUT)
+
+    def _on_stderr(self) -> None:
+        self._read(spool.STDERR)
+
+    def _read(self, stream: int) -> None:
+        if self._read_once(stream) == 0:
+            self._close_pipe(stream)
+            self._settle()
+
+    def _read_once(self, stream: int) -> int:
+        """Move what one read yields to the spool; returns its bytes, 0 at the end, -1 when there is nothing now."""
+        try:
+            count = os.readv(self._pipes[stream], _vector)
+        except BlockingIOError:
+            return -1
+        if count:
+            self._spool.append(stream, _view[:count], wall_ms())
+            self._host.has_grown(self)
+        return count
+
+    def _on_leftover_end(self, pidfd: int) -> None:
+        self._watched.discard(pidfd)
+        self._host.unwatch(pidfd)
+        self._settle()
+
+    # What it does about it.
+
+    def _stop(self, reason: str) -> None:
+        if self._status is None:
+            self._reason = reason
+        if self._grace_ms == 0:
+            self._kill()
+            return
+        self._move(STOPPING)
+        self._arm(self._grace_ms)
+        # A stopped process can only act on the signal when it goes on.
+        self._signal_all(self._stop_signal, signal.SIGCONT)
+        self._settle()
+
+    def _kill(self) -> None:
+        self._move(KILLING)
+        self._arm(KILL_PATIENCE_MS)
+        if self._group is not None:
+            self._group.kill()
+        self._signal_all(signal.SIGKILL)
+        self._settle()
+
+    def _give_up(self) -> None:
+        left = [process.pid for process in self._members()]
+        self._error = f"processes that cannot be killed: {', '.join(map(str, left[:_WATCHED_MAX]))}"
+        self._finish()
+
+    def _settle(self) -> None:
+        """Finish when the main process was reaped and nothing is left; else see to what is left."""
+        if self._status is None or self._watched or self.phase == OVER:
+            return
+        if self._pipes and self.phase == DRAINING and self.due is not None:
+            return
+        if not self._pipes and processes.group_is_empty(self.pid) and (self._group is None or self._group.remove()):
+            self._finish()
+            return
+        for _ in range(_LOOKS_MAX):
+            leftovers = self._members()
+            if not leftovers:
+                # The output may still be held by a process that is not the step's own: it does not count.
+                self._finish()
+                return
+            if self.phase == DRAINING:
+                self._stop("exited")
+                return
+            self._watch(leftovers)
+            if self._watched:
+                return
+
+    def _watch(self, leftovers: list[Process]) -> None:
+        """Wait for the end of what is left, after killing it if it is time for that."""
+        for process in leftovers:
+            pidfd = processes.send_signal(process, signal.SIGKILL if self.phase == KILLING else 0)
+            if pidfd < 0:
+                continue
+            if len(self._watched) >= _WATCHED_MAX:
+                os.close(pidfd)
+                continue
+            self._watched.add(pidfd)
+            self._host.watch(pidfd, functools.partial(self._on_leftover_end, pidfd))
+
+    def _signal_all(self, *numbers: int) -> None:
+        if self._status is None:
+            for number in numbers:
+                processes.signal_group(self.pid, number)
+        for process in self._members():
+            if self._status is None and process.group == self.pid:
+                continue
+            for number in numbers:
+                pidfd = processes.send_signal(process, number)
+                if pidfd >= 0:
+                    os.close(pidfd)
+
+    def _members(self) -> list[Process]:
+        contained = self._group.processes() if self._group is not None else ()
+        return processes.members(self.pid, self.directory.path, contained)
+
+    def _finish(self) -> None:
+        for stream in tuple(self._pipes):
+            # Whoever wrote is gone, so what is in the pipe is all; a foreign holder could fill it for ever.
+            for _ in range(_FINAL_READS_MAX):
+                if self._read_once(stream) <= 0:
+                    break
+            self._close_pipe(stream)
+        for pidfd in self._watched:
+            self._host.unwatch(pidfd)
+        self._watched.clear()
+        if self._group is not None:
+            self._group.remove()
+        self._move(OVER)
+        self.due = None
+        finished_at = wall_ms()
+        self._spool.close(finished_at)
+        self._host.is_over(self, self._result(finished_at))
+
+    def _result(self, finished_at: int) -> Message:
+        code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
+        return {
+            "exit_code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+            "reason": self._reason or "exited",
+            "started_at": self.started_at,
+            "finished_at": finished_at,
+            "output_bytes": self._spool.offset,
+            "output_dropped": self._spool.dropped,
+            "error": self._error,
+        }
+
+    def _close_pipe(self, stream: int) -> None:
+        self._host.unwatch(self._pipes.pop(stream))
+
+    def _arm(self, delay_ms: int) -> None:
+        self.due = boot_ms() + delay_ms
+        self._host.wake_at(self, self.due)
+
+    def _move(self, phase: str) -> None:
+        assert phase in TRANSITIONS[self.phase], f"{self.name}: {self.phase} cannot become {phase}"
+        self.phase = phase

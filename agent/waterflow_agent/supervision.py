@@ -1,0 +1,547 @@
+"""The agent's client of the step runner: start, cancel and forget steps, and hear what became of them.
+
+Rules
+- Nothing waits for an answer. `start` and `cancel` are kept and sent again after every reconnect until the runner has
+  spoken of the attempt; the runner starts a name once, so repeating is safe. `forget` is sent once: an attempt that the
+  runner still holds after a reconnect is in `Held`, and is to be forgotten again.
+- All messages of one turn of the loop leave in one write, all that have arrived are handed out in one list.
+- After every connect the first message is `Held`: all that the runner has, running and ended. What happened while no
+  agent was connected is known from it alone.
+- A runner that does not answer is started, detached, so that it outlives this process. Under a service manager that
+  keeps the runner alive by itself, `starts_runner=False` only waits for it.
+
+Names become directories `DIR/attempts/<name>`; see `runner.directory` for what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import waterflow_agent
+from waterflow_agent import errors
+from waterflow_agent.runner import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+#: Back-off between tries to reach a runner that does not answer, seconds.
+RETRY_S_MIN = 0.05
+RETRY_S_MAX = 2.0
+#: A detached runner without steps and agent ends after this; the next agent starts a new one.
+IDLE_EXIT_S = 600
+#: Starting a Python process on a loaded machine.
+START_S_MAX = 30.0
+#: A runner that is stopped (SIGSTOP, a debugger) must not keep the agent from ending.
+CLOSE_S_MAX = 2.0
+#: The kernel's limit for the path of a unix socket, less its final NUL.
+_SOCKET_PATH_BYTES_MAX = 107
+#: What the runner needs of this process's environment; steps get their own.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """What to run: `argv` in `cwd` (absolute) with exactly `env`, within bounds.
+
+    `pids_max` and `memory_bytes_max` need control groups; without them the step ends `spawn-failed`.
+    """
+
+    name: str
+    argv: Sequence[str]
+    cwd: str
+    env: Mapping[str, str] = field(repr=False)
+    timeout_ms: int | None = None
+    stop_signal: int = protocol.SIGTERM
+    grace_ms: int = protocol.GRACE_MS
+    output_bytes_max: int = protocol.OUTPUT_BYTES_MAX
+    cgroup: bool = True
+    pids_max: int | None = None
+    memory_bytes_max: int | None = None
+
+    def to_message(self) -> protocol.Message:
+        """The `start` message; raises `Rejected` when the runner would refuse it."""
+        message: protocol.Message = {
+            "type": "start",
+            "name": self.name,
+            "argv": list(self.argv),
+            "cwd": self.cwd,
+            "env": dict(self.env),
+            "timeout_ms": self.timeout_ms,
+            "stop_signal": self.stop_signal,
+            "grace_ms": self.grace_ms,
+            "output_bytes_max": self.output_bytes_max,
+            "cgroup": self.cgroup,
+            "pids_max": self.pids_max,
+            "memory_bytes_max": self.memory_bytes_max,
+        }
+        try:
+            protocol.StartRequest(message)
+            protocol.encode([message])
+        except protocol.BadMessage as error:
+            raise errors.Rejected("WF340", f"step {self.name}: {error}") from error
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How an attempt's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when it is not plain."""
+
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    started_at: int | None
+    finished_at: int
+    output_bytes: int
+    output_dropped: int
+    error: str | None = None
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> Self:
+        """Read the runner's form; unknown fields are ignored, a missing one raises `KeyError`."""
+        return cls(
+            exit_code=result["exit_code"],
+            signal=result["signal"],
+            reason=result["reason"],
+            started_at=result["started_at"],
+            finished_at=result["finished_at"],
+            output_bytes=result["output_bytes"],
+            output_dropped=result["output_dropped"],
+            error=result.get("error"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAttempt:
+    """An attempt that the runner has: `state` is `running`, `stopping` or `ended` (then with its result)."""
+
+    name: str
+    state: str
+    pid: int | None
+    at: int | None
+    output_bytes: int
+    result: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Everything the runner has; the first message after every connect, and the answer to `Supervisor.ask_held`."""
+
+    attempts: tuple[HeldAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process runs; sent again in answer to a repeated start."""
+
+    name: str
+    pid: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The spool holds output up to this many bytes; a hint, coalesced."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The attempt is over: nothing of it runs, its output is complete, its result is on disk."""
+
+    name: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The runner did not do what was asked; `name` is None when it was about no attempt."""
+
+    name: str | None
+    text: str
+
+
+Report = Held | Started | Output | Exited | Refused
+
+
+class Supervisor:
+    """The connection to the runner of `data_dir`, kept up until `close`; for one event loop, not thread-safe."""
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        *,
+        starts_runner: bool = True,
+        idle_exit_s: int = IDLE_EXIT_S,
+        runner_options: Sequence[str] = (),
+    ) -> None:
+        self._data_dir = os.path.realpath(data_dir)
+        self._starts_runner = starts_runner
+        self._idle_exit_s = idle_exit_s
+        self._runner_options = list(runner_options)
+        self._connection: _Connection | None = None
+        self._starts: dict[str, protocol.Message] = {}
+        self._cancels: dict[str, protocol.Message] = {}
+        self._outgoing: list[protocol.Message] = []
+        self._reports: list[Report] = []
+        self._has_reports = asyncio.Event()
+        self._awaits_held = False
+        self._held_waiters: list[asyncio.Future[Held]] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._failure: errors.AgentError | None = None
+        self._to_remove: list[str] = []
+        self._remover: asyncio.Task[None] | None = None
+
+    def directory(self, name: str) -> Path:
+        """Where the attempt's files are; may be made (mode 0700) and filled before `start`."""
+        if not protocol.is_name(name):
+            raise errors.Rejected("WF340", f"{name!r} is not a safe name of an attempt")
+        return Path(self._data_dir, "attempts", name)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the runner answers now."""
+        return self._connection is not None
+
+    async def connect(self) -> None:
+        """Reach the runner, starting it if need be. Raises `Retryable` when it cannot be reached or started."""
+        self._connection = await self._open()
+        self._on_connected()
+
+    async def close(self) -> None:
+        """Send what is queued and let go of the runner; steps go on. Directories of forgotten attempts are removed."""
+        self._is_closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._connection is not None:
+            self._flush()
+            await self._connection.finish()
+            self._connection = None
+        if self._remover is not None:
+            await self._remover
+        self._has_reports.set()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # Requests.
+
+    def start(self, spec: StepSpec) -> None:
+        """Have the step started, once, whatever happens to the connection. Raises `Rejected` for a wrong `spec`.
+
+        The answer is `Started` or `Exited` (or `Refused` when the name was used and forgotten before).
+        """
+        message = spec.to_message()
+        self._starts[spec.name] = message
+        self._send(message)
+
+    def cancel(self, name: str, reason: str = "cancelled") -> None:
+        """Have the step stopped: its stop signal, its grace, then the end. `Exited` tells when nothing is left."""
+        message: protocol.Message = {"type": "cancel", "name": name, "reason": reason}
+        self._cancels[name] = message
+        self._send(message)
+
+    def forget(self, name: str) -> None:
+        """Have the ended attempt forgotten and its directory removed, in the background."""
+        self._starts.pop(name, None)
+        self._cancels.pop(name, None)
+        self._send({"type": "forget", "name": name})
+        self._to_remove.append(str(self.directory(name)))
+        if self._remover is None or self._remover.done():
+            self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
+
+    async def held(self) -> tuple[HeldAttempt, ...]:
+        """What the runner has now; waits for the connection when there is none. The reports do not hold this answer."""
+        waiter: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        self._held_waiters.append(waiter)
+        self._send({"type": "status"})
+        return (await waiter).attempts
+
+    def stop_runner(self) -> None:
+        """Ask the runner to end, which it does when no step runs; for tests and upgrades."""
+        self._send({"type": "stop"})
+
+    # Reports.
+
+    async def receive(self) -> list[Report]:
+        """All reports that have arrived, waiting for one; empty once closed. Raises what ended the connection for good."""
+        while not self._reports:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_closed:
+                return []
+            self._has_reports.clear()
+            await self._has_reports.wait()
+        reports, self._reports = self._reports, []
+        return reports
+
+    async def reports(self) -> AsyncIterator[Report]:
+        """Every report in turn, until closed."""
+        while batch := await self.receive():
+            for report in batch:
+                yield report
+
+    # The connection.
+
+    async def _open(self) -> _Connection:
+        delay_s, deadline = RETRY_S_MIN, asyncio.get_running_loop().time() + START_S_MAX
+        while True:
+            try:
+                return await self._connect_once()
+            except OSError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise errors.Retryable("WF341", f"the runner does not answer: {error}") from error
+            if self._starts_runner:
+                await asyncio.to_thread(self._start_runner)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_S_MAX)
+
+    async def _connect_once(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        directory = os.open(self._data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            path = f"{self._data_dir}/runner.sock"
+            if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
+                path = f"/proc/self/fd/{directory}/runner.sock"
+            await loop.sock_connect(sock, path)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.close(directory)
+        _, connection = await loop.create_unix_connection(lambda: _Connection(self), sock=sock)
+        return connection
+
+    def _start_runner(self) -> None:
+        """Run the runner's command, which returns when the runner answers (or another one does already)."""
+        command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", self._data_dir, "--detach"]
+        command += ["--idle-exit-s", str(self._idle_exit_s), *self._runner_options]
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        try:
+            # Its output goes to a file, as a pipe would stay open with the detached process.
+            with open(f"{self._data_dir}/runner.log", "ab") as log:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    env=environment,
+                    timeout=START_S_MAX,
+                    start_new_session=True,
+                    check=False,
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise errors.Retryable("WF341", f"cannot start the runner: {error}") from error
+        if done.returncode not in (0, _ANOTHER_RUNNER):
+            raise errors.Retryable(
+                "WF341", f"the runner ended with status {done.returncode}; see {self._data_dir}/runner.log"
+            )
+
+    def _on_connected(self) -> None:
+        status: protocol.Message = {"type": "status"}
+        self._outgoing = [status, *self._starts.values(), *self._cancels.values()]
+        self._outgoing += [status] * len(self._held_waiters)
+        self._awaits_held = True
+        self._flush()
+
+    def on_lost(self, connection: _Connection) -> None:
+        """The connection ended (called by it)."""
+        if connection is not self._connection or self._is_closed:
+            return
+        self._connection = None
+        self._outgoing.clear()
+        if self._failure is None:
+            logger.warning("connection to the step runner lost, connecting again")
+            self._keeper = asyncio.create_task(self._reconnect(), name="waterflow-runner-reconnect")
+
+    async def _reconnect(self) -> None:
+        while True:
+            try:
+                await self.connect()
+            except errors.Retryable as error:
+                logger.error("%s", error)
+                await asyncio.sleep(error.after_s)
+            else:
+                return
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._connection is None:
+            # Kept requests are sent on connect, the others are pointless by then.
+            return
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(message)
+
+    def _flush(self) -> None:
+        if self._connection is not None and self._outgoing:
+            self._connection.write(self._outgoing)
+            self._outgoing = []
+
+    def on_messages(self, messages: list[protocol.Message]) -> None:
+        """Messages of the runner (called by the connection)."""
+        for message in messages:
+            if self._awaits_held and message["type"] in ("started", "output", "exited"):
+                # What happened between connecting and `Held` is in it.
+                continue
+            report = self._read(cast("dict[str, Any]", message))
+            if report is not None:
+                self._reports.append(report)
+        if self._reports:
+            self._has_reports.set()
+
+    def _read(self, message: dict[str, Any]) -> Report | None:
+        match message["type"]:
+            case "exited":
+                name = message["name"]
+                self._starts.pop(name, None)
+                self._cancels.pop(name, None)
+                return Exited(name, Result.from_json(message["result"]))
+            case "started":
+                self._starts.pop(message["name"], None)
+                return Started(message["name"], message["pid"], message["at"])
+            case "output":
+                return Output(message["name"], message["bytes"])
+            case "held":
+                return self._on_held(Held(tuple(_held_attempt(attempt) for attempt in message["attempts"])))
+            case "error":
+                self._starts.pop(message["name"], None)
+                self._cancels.pop(message["name"], None)
+                return Refused(message["name"], message["text"])
+            case "replaced":
+                self._fail(errors.Stalled("WF342", "another agent took over the runner of this directory"))
+            case "hello":
+                self._on_hello(message)
+        return None
+
+    def _on_hello(self, message: dict[str, Any]) -> None:
+        if message["protocol"] != protocol.PROTOCOL:
+            text = f"the running step runner speaks protocol {message['protocol']}, this agent {protocol.PROTOCOL}"
+            self._fail(errors.Stalled("WF343", f"{text}: stop it when no step runs"))
+        elif message["release"] != waterflow_agent.__version__:
+            # An idle runner of another release makes room for this one's; a busy one refuses and goes on.
+            self.stop_runner()
+
+    def _on_held(self, held: Held) -> Held | None:
+        if self._awaits_held:
+            self._awaits_held = False
+            return held
+        waiter = self._held_waiters.pop(0) if self._held_waiters else None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(held)
+        return None
+
+    def _fail(self, failure: errors.AgentError) -> None:
+        self._failure = failure
+        self._has_reports.set()
+        for waiter in self._held_waiters:
+            if not waiter.done():
+                waiter.set_exception(failure)
+        self._held_waiters.clear()
+        if self._connection is not None:
+            self._connection.close()
+
+    # Directories.
+
+    async def _remove(self) -> None:
+        while self._to_remove:
+            paths, self._to_remove = self._to_remove, []
+            await asyncio.to_thread(_remove_directories, paths)
+
+
+class _Connection(asyncio.Protocol):
+    """Frames on the runner's socket."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._decoder = protocol.Decoder()
+        self._transport: asyncio.Transport | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._supervisor.on_messages(self._decoder.feed(data))
+        except (protocol.BadMessage, KeyError, TypeError) as error:
+            logger.error("the step runner sent something that cannot be read: %r", error)
+            self.close()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.closed.set_result(None)
+        self._supervisor.on_lost(self)
+
+    def write(self, messages: list[protocol.Message]) -> None:
+        """Send `messages`, in one frame when it fits."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        for frame in protocol.frames(messages):
+            self._transport.write(frame)
+
+    async def finish(self) -> None:
+        """Close, giving the runner a moment to take what is queued."""
+        self.close()
+        await asyncio.wait([self.closed], timeout=CLOSE_S_MAX)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close after what is queued was written."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+_ANOTHER_RUNNER = 3
+
+
+def _held_attempt(attempt: dict[str, Any]) -> HeldAttempt:
+    result = attempt["result"]
+    return HeldAttempt(
+        name=attempt["name"],
+        state=attempt["state"],
+        pid=attempt["pid"],
+        at=attempt["at"],
+        output_bytes=attempt["output_bytes"],
+        result=None if result is None else Result.from_json(result),
+    )
+
+
+def _remove_directories(paths: list[str]) -> None:
+    for path in paths:
+        try:
+            for name in ("output", "spec", "exit"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}/{name}")
+            os.rmdir(f"{path}/files")
+            os.rmdir(path)
+        except OSError:
+            # More in it than the usual: the slow way, which also reports.
+            shutil.rmtree(path, onerror=_report_removal)
+
+
+def _report_removal(_function: object, path: str, failure: Any) -> None:
+    if not isinstance(failure[1], FileNotFoundError):
+        logger.warning("cannot remove %s: %s", path, failure[1])

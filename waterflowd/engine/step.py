@@ -20,6 +20,7 @@ from waterflowd.engine.outstanding import owed_to_job, owed_to_run
 from waterflowd.engine.state import Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.reasons import ReasonCode
+from waterflowd.model.statuses import Status
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -43,19 +44,23 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
     for event in first:
         _apply(run, event, owed, happened, waiting)
     while True:
-        while waiting:
-            job = run.jobs[waiting[0]]
-            owed.note(job.index)
-            event_of_job = moves.of_job(run, job, now)
-            if event_of_job is None:
-                heapq.heappop(waiting)
-            else:
-                _apply(run, event_of_job, owed, happened, waiting)
-        event_of_run = moves.of_run(run, now)
-        if event_of_run is None:
+        event = _next(run, owed, waiting, now)
+        if event is None:
             break
-        _apply(run, event_of_run, owed, happened, waiting)
+        _apply(run, event, owed, happened, waiting)
     return Progress(happened, list(owed.difference()))
+
+
+def _next(run: Run, owed: _Owed, waiting: list[int], now: int) -> events.RunEvent | None:
+    """The next event that follows by itself: of the first touched job for which one does, else of the run."""
+    while waiting and run.status is not Status.QUEUED:
+        job = run.jobs[waiting[0]]
+        owed.note(job.index)
+        event = moves.of_job(run, job, now)
+        if event is not None:
+            return event
+        heapq.heappop(waiting)
+    return moves.of_run(run, now)
 
 
 def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: list[int]) -> None:

@@ -1,0 +1,243 @@
+"""Placement: who is connected, how many slots are free, and which attempt gets the next one.
+
+Rules of this file:
+
+- A slot is held per attempt, from the moment it is placed until the engine says it is over (`FreeSlot`), whether or not the
+  agent is connected: an agent never gets more than it granted (credits).
+- A job keeps its server. The steps of started jobs (wants that name their agent) go before new jobs; within each kind the
+  oldest goes first.
+- A new job goes to the connected server of its group with the most free slots.
+- A want that cannot be placed stays here with a reason; `assign` looks again after slots came free or servers came back, and
+  `news` gives the wants whose reason has changed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from waterflowd.fleet.registry import Registry
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+
+class AttemptKey(NamedTuple):
+    """Names one attempt of any run."""
+
+    run: RunId
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+
+
+class Want(msgspec.Struct, frozen=True):
+    """An attempt that wants a slot: on `agent` if its job has a server, else on any of `group` that has the node."""
+
+    key: AttemptKey
+    group: str
+    node: str
+    agent: AgentId | None
+
+
+class Server(msgspec.Struct, kw_only=True):
+    """One agent as it is now. `taken` is what it holds or is owed, by the log."""
+
+    agent: AgentId
+    is_connected: bool = False
+    instance: str = ""
+    boot_id: str = ""
+    slots: int = 0
+    nodes: frozenset[str] = frozenset()
+    #: What the `agent` context shows.
+    facts: dict[str, Any] = {}
+    version: str = ""
+    #: When the connection came or went (ms, the log's clock).
+    changed_at: int = 0
+    #: Why it is not connected, one sentence.
+    text: str = "not seen since the daemon started"
+    taken: dict[AttemptKey, None] = {}
+
+    @property
+    def free(self) -> int:
+        """Slots that an attempt could get now."""
+        return self.slots - len(self.taken) if self.is_connected else 0
+
+
+class Placement:
+    """Live servers, slots and the queue of wants."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.servers: dict[AgentId, Server] = {}
+        self._wants: dict[AttemptKey, Want] = {}
+        self._sticky: dict[AgentId, OrderedDict[AttemptKey, Want]] = {}
+        self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
+        self._told: dict[AttemptKey, Reason] = {}
+        #: Agents that may have room for a want, and groups and agents whose wants may have another reason now.
+        self._roomy: dict[AgentId, None] = {}
+        self._doubted: set[str] = set()
+
+    def server(self, agent: AgentId) -> Server:
+        """The server of this agent, made at its first use."""
+        found = self.servers.get(agent)
+        if found is None:
+            found = self.servers[agent] = Server(agent=agent, taken={})
+        return found
+
+    def connect(self, server: Server) -> None:
+        """The agent has opened a session, with these facts; what it holds by the log stays."""
+        known = self.servers.get(server.agent)
+        server.taken = known.taken if known is not None else {}
+        server.is_connected = True
+        server.text = ""
+        self.servers[server.agent] = server
+        self._roomy[server.agent] = None
+        self._doubt(server.agent)
+
+    def disconnect(self, agent: AgentId, now: int, text: str) -> None:
+        """The agent's session is over. Its slots stay taken: what runs goes on."""
+        server = self.server(agent)
+        server.is_connected = False
+        server.changed_at = now
+        server.text = text
+        self._doubt(agent)
+
+    def enrolment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
+        """The agent was approved, revoked or moved: wants of these groups may have another answer."""
+        self._roomy[agent] = None
+        self._doubted.update(groups)
+        self._doubt(agent)
+
+    def _doubt(self, agent: AgentId) -> None:
+        self._doubted.add(agent)
+        entry = self._registry.agents.get(agent)
+        if entry is not None:
+            self._doubted.update(entry.groups)
+
+    def place(self, want: Want) -> Server | Reason:
+        """A slot for the want, taken from now on; or why there is none yet, and the want is kept."""
+        if want.agent is not None:
+            server = self.server(want.agent)
+            if server.free > 0 and want.agent not in self._sticky:
+                server.taken[want.key] = None
+                return server
+        elif want.group not in self._by_group and (found := self._best(want)) is not None:
+            found.taken[want.key] = None
+            return found
+        self._keep(want)
+        why = self._told[want.key] = self._reason(want)
+        return why
+
+    def _best(self, want: Want) -> Server | None:
+        best: Server | None = None
+        for agent in self._registry.group(want.group):
+            server = self.servers.get(agent)
+            # An agent with steps of started jobs in the queue has no room for a new job.
+            if server is None or want.node not in server.nodes or agent in self._sticky:
+                continue
+            if server.free > (best.free if best is not None else 0):
+                best = server
+        return best
+
+    def _keep(self, want: Want) -> None:
+        self._wants[want.key] = want
+        if want.agent is not None:
+            self._sticky.setdefault(want.agent, OrderedDict())[want.key] = want
+        else:
+            self._by_group.setdefault(want.group, OrderedDict())[want.key] = want
+
+    def withdraw(self, key: AttemptKey) -> None:
+        """The attempt wants no slot any more. Nothing happens when it has none to want."""
+        want = self._wants.pop(key, None)
+        if want is None:
+            return
+        self._told.pop(key, None)
+        queues: dict[Any, OrderedDict[AttemptKey, Want]] = self._sticky if want.agent is not None else self._by_group
+        name = want.agent if want.agent is not None else want.group
+        queue = queues[name]
+        del queue[key]
+        if not queue:
+            del queues[name]
+
+    def hold(self, agent: AgentId, key: AttemptKey) -> None:
+        """The attempt has the agent's slot already: what recovery finds in the log."""
+        self.server(agent).taken[key] = None
+
+    def free(self, agent: AgentId, key: AttemptKey) -> None:
+        """The attempt is over."""
+        server = self.server(agent)
+        if server.taken.pop(key, self) is None:
+            self._roomy[agent] = None
+
+    def assign(self) -> Iterator[tuple[Want, Server]]:
+        """Gives the slots that came free to the wants in the queue; each one that comes out has its slot."""
+        while self._roomy:
+            agent = next(iter(self._roomy))
+            server = self.servers.get(agent)
+            want = self._next_for(server) if server is not None and server.free > 0 else None
+            if want is None or server is None:
+                del self._roomy[agent]
+                continue
+            self.withdraw(want.key)
+            server.taken[want.key] = None
+            yield want, server
+
+    def _next_for(self, server: Server) -> Want | None:
+        sticky = self._sticky.get(server.agent)
+        if sticky:
+            return next(iter(sticky.values()))
+        entry = self._registry.agents.get(server.agent)
+        if entry is None:
+            return None
+        for group in entry.groups:
+            for want in self._by_group.get(group, {}).values():
+                if want.node in server.nodes:
+                    return want
+        return None
+
+    def news(self) -> list[tuple[Want, Reason]]:
+        """The wants whose reason has changed since it was last told."""
+        if not self._doubted:
+            return []
+        doubted, self._doubted = self._doubted, set()
+        changed: list[tuple[Want, Reason]] = []
+        for name in doubted:
+            queues = (self._sticky.get(AgentId(name), {}), self._by_group.get(name, {}))
+            for want in [want for queue in queues for want in queue.values()]:
+                why = self._reason(want)
+                if why != self._told[want.key]:
+                    self._told[want.key] = why
+                    changed.append((want, why))
+        return changed
+
+    def _reason(self, want: Want) -> Reason:
+        if want.agent is not None:
+            return self._sticky_reason(want.agent)
+        group = want.group
+        members = self._registry.group(group)
+        if not members:
+            text = f'no server of group "{group}" is enrolled; next: waterflowctl agents token --group {group}'
+            return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
+        connected = [server for agent in members if (server := self.servers.get(agent)) and server.is_connected]
+        if not connected:
+            return reason(ReasonCode.NO_SERVER_CONNECTED, f'no server in group "{group}" is connected', group=group)
+        if not any(want.node in server.nodes for server in connected):
+            text = f'no connected server in group "{group}" has the node "{want.node}"'
+            return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=want.node)
+        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the servers in group "{group}" are taken', group=group)
+
+    def _sticky_reason(self, agent: AgentId) -> Reason:
+        entry = self._registry.agents.get(agent)
+        name = entry.name if entry is not None else agent
+        server = self.server(agent)
+        if not server.is_connected:
+            return reason(ReasonCode.SERVER_UNREACHABLE, f'the job\'s server "{name}" is not connected', agent=name)
+        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are taken', agent=name)
+
+    @property
+    def waiting(self) -> int:
+        """How many attempts want a slot."""
+        return len(self._wants)

@@ -1,0 +1,159 @@
+"""The registry: the fold of the `fleet` stream. Which keys are agents, of which groups, and which join tokens let new ones in.
+
+Rules of this file: `apply` is total on logged facts and decides nothing; the questions below it change nothing. A token counts
+its uses from the approvals that name it, so a use and the approval are one fact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+
+import msgspec
+
+from waterflowd.errors import Rejected
+from waterflowd.fleet import events
+from waterflowd.model.ids import AgentId
+
+#: Group and agent names: they appear in commands, file names and URLs.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Built-in group of all servers; never assigned.
+ALL_SERVERS = "all-servers"
+GROUPS_MAX = 32
+
+
+class Enrolled(msgspec.Struct, kw_only=True):
+    """One agent that may work."""
+
+    agent: AgentId
+    public_key: str
+    name: str
+    groups: tuple[str, ...]
+    hostname: str
+    machine_id: str
+    approved_at: int
+    approved_by: str
+
+
+class JoinToken(msgspec.Struct, kw_only=True):
+    """One join token, without its secret."""
+
+    token: str
+    secret_sha256: str
+    groups: tuple[str, ...]
+    expires_at: int
+    uses: int | None
+    used: int
+    created_by: str
+
+
+class Registry:
+    """Agents and join tokens as of the facts applied so far."""
+
+    def __init__(self) -> None:
+        self.agents: dict[AgentId, Enrolled] = {}
+        self.tokens: dict[str, JoinToken] = {}
+        self._keys: dict[str, AgentId] = {}
+        self._groups: dict[str, dict[AgentId, Enrolled]] = {}
+
+    def apply(self, fact: events.Fact) -> None:
+        """Folds one fact."""
+        match fact:
+            case events.AgentApproved():
+                self._remove(fact.agent)
+                self._add(fact)
+            case events.AgentRevoked(agent=agent):
+                self._remove(agent)
+            case events.JoinTokenCreated():
+                self.tokens[fact.token] = JoinToken(
+                    token=fact.token,
+                    secret_sha256=fact.secret_sha256,
+                    groups=fact.groups,
+                    expires_at=fact.expires_at,
+                    uses=fact.uses,
+                    used=0,
+                    created_by=fact.by,
+                )
+
+    def _add(self, fact: events.AgentApproved) -> None:
+        entry = Enrolled(
+            agent=fact.agent,
+            public_key=fact.public_key,
+            name=fact.name,
+            groups=fact.groups,
+            hostname=fact.hostname,
+            machine_id=fact.machine_id,
+            approved_at=fact.at,
+            approved_by=fact.by,
+        )
+        self.agents[fact.agent] = entry
+        self._keys[fact.public_key] = fact.agent
+        for group in fact.groups:
+            self._groups.setdefault(group, {})[fact.agent] = entry
+        token = self.tokens.get(fact.token) if fact.token is not None else None
+        if token is not None:
+            token.used += 1
+
+    def _remove(self, agent: AgentId) -> None:
+        entry = self.agents.pop(agent, None)
+        if entry is None:
+            return
+        self._keys.pop(entry.public_key, None)
+        for group in entry.groups:
+            members = self._groups[group]
+            del members[agent]
+            if not members:
+                del self._groups[group]
+
+    def agent_of_key(self, public_key: str) -> AgentId | None:
+        """The agent that this public key (Z85) is, if it is one."""
+        return self._keys.get(public_key)
+
+    def group(self, name: str) -> dict[AgentId, Enrolled]:
+        """The agents of a group."""
+        return self._groups.get(name, {})
+
+    @property
+    def groups(self) -> dict[str, dict[AgentId, Enrolled]]:
+        """All groups that have an agent."""
+        return self._groups
+
+    def check_token(self, text: str, now: int) -> JoinToken:
+        """The token that `ID.SECRET` names. Raises `Rejected` WF220 when it is unknown, wrong, used up or too old."""
+        name, _, secret = text.partition(".")
+        token = self.tokens.get(name)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        if token is None or not hmac.compare_digest(digest, token.secret_sha256):
+            raise Rejected(
+                "WF220", "the join token is not known here; make a new one: waterflowctl agents token --group G"
+            )
+        if now >= token.expires_at:
+            raise Rejected("WF220", "the join token has expired; make a new one: waterflowctl agents token --group G")
+        if token.uses is not None and token.used >= token.uses:
+            raise Rejected("WF220", "the join token is used up; make a new one: waterflowctl agents token --group G")
+        return token
+
+
+def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The groups without repetitions. Raises `Rejected` WF221 for names that no group can have."""
+    unique = tuple(dict.fromkeys(groups))
+    if not unique:
+        raise Rejected("WF221", "at least one group is needed: --group NAME")
+    if len(unique) > GROUPS_MAX:
+        raise Rejected("WF221", f"an agent may be in {GROUPS_MAX} groups at most")
+    for group in unique:
+        if group == ALL_SERVERS:
+            raise Rejected("WF221", f'"{ALL_SERVERS}" is a built-in group of every server and cannot be assigned')
+        if not NAME.fullmatch(group):
+            raise Rejected("WF221", f'"{group[:64]}" cannot be a group: letters, digits, ".", "_" and "-", at most 64')
+    return unique
+
+
+def free_name(wanted: str, agent: AgentId, registry: Registry) -> str:
+    """A name for people that no other agent has: the wanted one where possible, else with a number."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:48].lstrip("._-") or "agent"
+    taken = {entry.name for entry in registry.agents.values() if entry.agent != agent}
+    if plain not in taken:
+        return plain
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{plain}-{number}") not in taken)

@@ -177,6 +177,10 @@ class Session:
         """Whether the peer has sent nothing of this session for `silence_ms`."""
         return now >= self._heard_at + self.silence_ms
 
+    def forgive(self, now: int) -> None:
+        """Says that this side itself stood still (a suspended machine, a stopped process): the silence is not the peer's."""
+        self._heard_at = now
+
     def _owe_acknowledgement(self, now: int) -> None:
         if self._ack_due_at is None:
             self._ack_due_at = now + ACK_DELAY_MS

@@ -1,0 +1,119 @@
+"""The daemon's own CURVE key pair, and the names of public keys.
+
+The pair is made at the first start, in `<data-dir>/keys/server.key` (0600, directory 0700). Agents pin its public half, so it
+is written once: to a new file, flushed, and linked into place, so that a crash or a second process leaves a whole key or none.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import stat
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from waterflowd.errors import Stalled
+from waterflowd.model.ids import AgentId
+
+#: Length of a CURVE key, and of the same as text in Z85.
+KEY_BYTES = 32
+KEY_TEXT_LENGTH = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerKeys:
+    """A CURVE key pair in Z85; the secret half is never shown."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """What an administrator compares, or gives to an agent to pin."""
+        return fingerprint(self.public)
+
+
+def fingerprint(public_key: str | bytes) -> AgentId:
+    """`SHA256:` and the unpadded base 64 of a public key's SHA-256; the key as Z85 text or as its 32 bytes.
+
+    Raises `ValueError` for what is no key.
+    """
+    raw = _decoded(public_key) if isinstance(public_key, str) else public_key
+    if len(raw) != KEY_BYTES:
+        raise ValueError(f"a public key has {KEY_BYTES} bytes, not {len(raw)}")
+    return AgentId("SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("="))
+
+
+def load_server_keys(data_dir: Path) -> ServerKeys:
+    """The pair of this data directory, made now if there is none.
+
+    Raises `Stalled` WF220 when the file is damaged or may be read by others.
+    """
+    path = data_dir / "keys" / "server.key"
+    if not path.exists():
+        _create(path)
+    return _read(path)
+
+
+def _decoded(text: str) -> bytes:
+    if len(text) != KEY_TEXT_LENGTH or not text.isascii():
+        raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85")
+    try:
+        # Z85's decoder looks characters up in a table and packs 32 bits: a foreign character and a value too large.
+        return bytes(z85.decode(text))
+    except (KeyError, struct.error) as error:
+        raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85") from error
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    public, secret = zmq.curve_keypair()
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(public + b"\n" + secret + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # Unlike a rename, a link never replaces a key that somebody else made in between.
+            os.link(fresh, path)
+        except FileExistsError:
+            return
+    finally:
+        fresh.unlink()
+        _flush_directory(path.parent)
+        _flush_directory(path.parent.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> ServerKeys:
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        content = file.read(1024)
+    if mode & 0o077:
+        raise Stalled("WF220", f"{path} may be read by others (mode {mode:o}): chmod 600 it, or replace the key")
+    try:
+        public, secret = content.decode("ascii").split()
+        is_pair = zmq.curve_public(secret.encode()) == public.encode()
+    except (ValueError, zmq.ZMQError):
+        is_pair = False
+    if not is_pair:
+        raise Stalled(
+            "WF220",
+            f"{path} does not hold a key pair: restore it from a backup, or remove it and enroll every agent again",
+        )
+    return ServerKeys(public=public, secret=secret)

@@ -1,0 +1,170 @@
+"""The daemon's side of the link as one thing: two ports, one authenticator, all sessions. Implements `ports.Link`.
+
+`start` binds both ports; `tasks` are then to be supervised: if one of them ends, the daemon must stop, because nobody reads
+any more. `close` ends everything and tells the desk nothing: the agents are not gone, the daemon is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import zmq.asyncio
+from waterflow_agent.wire import codec, messages
+from waterflow_agent.wire.session import SILENCE_MS
+
+from waterflowd.dispatch.enrol import Enrolment
+from waterflowd.dispatch.keys import ServerKeys
+from waterflowd.dispatch.refusals import Refusals
+from waterflowd.dispatch.router import Router
+from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
+from waterflowd.errors import Stalled
+from waterflowd.model.ids import AgentId
+from waterflowd.ports import AgentDesk, EnrolmentDesk
+
+_logger = logging.getLogger("waterflow.dispatch")
+
+
+class Endpoints(NamedTuple):
+    """Where the two ports are bound, with their real numbers."""
+
+    work: str
+    enroll: str
+
+
+def _log_nothing(agent: AgentId, hello: messages.Hello) -> None:
+    """For a host that does not keep a record of clones; the line in the log is written anyway."""
+
+
+class Dispatch:
+    """`ports.Link` over ZeroMQ. Everything is called on the event loop's thread."""
+
+    def __init__(
+        self,
+        desk: AgentDesk,
+        enrolment: EnrolmentDesk,
+        keys: ServerKeys,
+        generation: int,
+        describe: Callable[[AgentId], tuple[str, list[str]]],
+        *,
+        cloned: Callable[[AgentId, messages.Hello], None] = _log_nothing,
+        silence_ms: int = SILENCE_MS,
+    ) -> None:
+        self._desk = desk
+        self._enrolment_desk = enrolment
+        self._keys = keys
+        self._terms = Terms(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
+        self._context: zmq.asyncio.Context | None = None
+        self._authenticator: Authenticator | None = None
+        self._routers: list[Router] = []
+        self._sessions: Sessions | None = None
+        self._enrolment: Enrolment | None = None
+        self._refusals: Refusals | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._endpoints = Endpoints("", "")
+
+    async def start(self, endpoint: str, enroll_endpoint: str) -> None:
+        """Binds the ports (such as `tcp://127.0.0.1:*`) and begins to read. Raises `Stalled` WF221 when one cannot be had."""
+        loop = asyncio.get_running_loop()
+
+        def clock() -> int:
+            return int(loop.time() * 1000)
+
+        context = self._context = zmq.asyncio.Context()
+        refusals = self._refusals = Refusals(_logger, clock)
+        authenticator = self._authenticator = Authenticator(context, self._enrolment_desk.is_approved, refusals)
+        work = Router(context, self._keys, WORK_DOMAIN)
+        enroll = Router(context, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
+        self._routers = [work, enroll]
+        sessions = self._sessions = Sessions(self._desk, self._enrolment_desk, work.send, self._terms, refusals)
+        enrolment = self._enrolment = Enrolment(
+            self._enrolment_desk, enroll.send, refusals, clock, lambda: _port_only(self._endpoints.work)
+        )
+        try:
+            self._endpoints = Endpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
+        except Stalled:
+            await self.close()
+            raise
+        self._tasks = (
+            loop.create_task(authenticator.run(), name="dispatch authenticator"),
+            loop.create_task(work.run(sessions.take), name="dispatch work port"),
+            loop.create_task(enroll.run(enrolment.take), name="dispatch enrolment port"),
+        )
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the ports are bound; empty texts before `start`."""
+        return self._endpoints
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """The readers. None of them ends by itself; one that does has failed and the daemon must stop."""
+        return self._tasks
+
+    @property
+    def connected(self) -> frozenset[AgentId]:
+        """The agents that have an open session now."""
+        return self._sessions.connected if self._sessions else frozenset()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Running totals since `start`, by name, for the metrics."""
+        if self._sessions is None or self._enrolment is None or self._refusals is None:
+            return {}
+        return {
+            "frames_received": sum(router.frames_received for router in self._routers),
+            "frames_misshapen": sum(router.frames_misshapen for router in self._routers),
+            "frames_refused": self._refusals.total,
+            "frames_foreign": self._sessions.frames_foreign,
+            "sessions_opened": self._sessions.sessions_opened,
+            "sessions_closed": self._sessions.sessions_closed,
+            "messages_dropped": self._sessions.messages_dropped,
+            "resets_sent": self._sessions.resets_sent,
+            "enrolments_answered": self._enrolment.requests_answered,
+        }
+
+    def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
+        """See `ports.Link.send`."""
+        if self._sessions is not None:
+            self._sessions.send(agent, outgoing)
+
+    def revoke(self, agent: AgentId) -> None:
+        """See `ports.Link.revoke`. The enrolment desk must already say that the key is not approved."""
+        if self._sessions is not None:
+            self._sessions.revoke(agent)
+
+    async def close(self) -> None:
+        """Stops reading, closes the ports and frees all that was taken. May be called again, and without `start`."""
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._enrolment is not None:
+            await self._enrolment.close()
+        if self._sessions is not None:
+            self._sessions.close()
+        for router in self._routers:
+            router.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
+
+
+def _bind(router: Router, endpoint: str) -> str:
+    try:
+        return router.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise Stalled("WF221", f"cannot listen on {endpoint}: {error.strerror}; change it or free the port") from error
+
+
+def _port_only(endpoint: str) -> str:
+    """`tcp://:7600`: the port, and the agent takes the host that it reached already."""
+    return f"tcp://:{endpoint.rpartition(':')[2]}"

@@ -1,0 +1,172 @@
+"""A ROUTER socket with a CURVE server's half, as the daemon uses two of them.
+
+What was measured, and so is not a matter of taste:
+
+- The socket gives the routing ids and no peer takes over another's (`ROUTER_HANDOVER` off). They are return addresses; who a
+  peer is says only the frame's `User-Id`, which the authenticator set from the proven key.
+- `ROUTER_MANDATORY` is on and every send is `DONTWAIT`: one frozen peer would stop the loop otherwise, and without
+  MANDATORY what cannot be sent vanishes without a word.
+- One permanent reader. After a wake-up it takes what has arrived without waiting, up to a bound, so that many frames are
+  handled in one turn of the loop and nobody else starves.
+- A part larger than `MAXMSGSIZE` cuts its connection inside ZeroMQ. A frame is one part; a message of more parts is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, cast
+
+import zmq
+import zmq.asyncio
+from waterflow_agent.wire import messages
+
+from waterflowd.dispatch.keys import ServerKeys
+
+#: Frames handled before the loop gets a turn for others.
+DRAIN_MAX = 128
+#: Frames that wait per peer. Inbound little: the rest stays in the peer, by TCP. Outbound a second of a busy agent's work.
+FRAMES_INBOUND_MAX = 64
+FRAMES_OUTBOUND_MAX = 1_000
+#: A stranger has this long for greeting and handshake.
+HANDSHAKE_MS = 5_000
+#: Pings that let the kernel's and ZeroMQ's resources of a dead peer go; sessions have their own, shorter silence.
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 8_000
+_BACKLOG = 512
+#: How a socket for both families shows an IPv4 peer.
+_MAPPED_IPV4 = "::ffff:"
+
+
+class Inbound(NamedTuple):
+    """One part as it came: where an answer goes, whose key the connection has proven, from where, and the bytes."""
+
+    routing_id: bytes
+    public_key: str
+    address: str
+    payload: memoryview
+
+
+class Sent(Enum):
+    """What became of a send."""
+
+    #: ZeroMQ has it. That is no delivery.
+    QUEUED = "queued"
+    #: The peer takes nothing: it is frozen or far behind.
+    FULL = "full"
+    #: There is no such connection any more.
+    GONE = "gone"
+
+
+class Router:
+    """One bound socket; `handle` is called for each frame and must not raise for what is in it."""
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        keys: ServerKeys,
+        domain: str,
+        *,
+        part_bytes_max: int = messages.MESSAGE_BYTES_MAX,
+    ) -> None:
+        self.frames_received = 0
+        #: Parts that carried no key or came with others; only a broken or hostile peer sends such.
+        self.frames_misshapen = 0
+        self._socket = context.socket(zmq.ROUTER)
+        self._endpoint = ""
+        options: dict[int, int | bytes] = {
+            zmq.CURVE_SERVER: 1,
+            zmq.CURVE_SECRETKEY: keys.secret.encode(),
+            zmq.CURVE_PUBLICKEY: keys.public.encode(),
+            zmq.ZAP_DOMAIN: domain.encode(),
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.ROUTER_HANDOVER: 0,
+            zmq.MAXMSGSIZE: part_bytes_max,
+            zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+            zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
+            zmq.TCP_MAXRT: HEARTBEAT_TIMEOUT_MS,
+            zmq.RCVHWM: FRAMES_INBOUND_MAX,
+            zmq.SNDHWM: FRAMES_OUTBOUND_MAX,
+            zmq.BACKLOG: _BACKLOG,
+            zmq.LINGER: 0,
+        }
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+
+    @property
+    def endpoint(self) -> str:
+        """Where the socket is bound, with the real port; empty before `bind`."""
+        return self._endpoint
+
+    def bind(self, endpoint: str) -> str:
+        """Binds, and gives the endpoint with the port that was taken. `zmq.ZMQError` when the address cannot be had."""
+        self._socket.setsockopt(zmq.IPV6, 0 if _is_ipv4(endpoint) else 1)
+        self._socket.bind(endpoint)
+        self._endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return self._endpoint
+
+    def send(self, routing_id: bytes, payload: bytes) -> Sent:
+        """Hands one part to ZeroMQ without ever waiting."""
+        # What pyzmq types as an awaitable is a future, and with DONTWAIT one that is done.
+        sending = cast("asyncio.Future[object]", self._socket.send_multipart([routing_id, payload], flags=zmq.DONTWAIT))
+        error = sending.exception()
+        if error is None:
+            return Sent.QUEUED
+        if isinstance(error, zmq.Again):
+            return Sent.FULL
+        if isinstance(error, zmq.ZMQError) and error.errno == zmq.EHOSTUNREACH:
+            return Sent.GONE
+        raise error
+
+    async def run(self, handle: Callable[[Inbound], None]) -> None:
+        """Reads until it is cancelled."""
+        while True:
+            parts: list[zmq.Frame] | None = await self._socket.recv_multipart(copy=False)
+            left = DRAIN_MAX
+            while parts is not None and left:
+                left -= 1
+                self._hand_over(parts, handle)
+                parts = self._next() if left else None
+            # A flood must not keep the loop: everyone else gets a turn between two drains.
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Closes the socket; what ZeroMQ has not sent yet is dropped."""
+        self._socket.close(linger=0)
+
+    def _next(self) -> list[zmq.Frame] | None:
+        receiving = cast("asyncio.Future[list[zmq.Frame]]", self._socket.recv_multipart(flags=zmq.DONTWAIT, copy=False))
+        error = receiving.exception()
+        if error is None:
+            return receiving.result()
+        if isinstance(error, zmq.Again):
+            return None
+        raise error
+
+    def _hand_over(self, parts: list[zmq.Frame], handle: Callable[[Inbound], None]) -> None:
+        self.frames_received += 1
+        if len(parts) != 2:
+            self.frames_misshapen += 1
+            return
+        payload = parts[1]
+        try:
+            public_key, address = (
+                str(payload.get("User-Id")),
+                str(payload.get("Peer-Address")).removeprefix(_MAPPED_IPV4),
+            )
+        except zmq.ZMQError:
+            self.frames_misshapen += 1
+            return
+        handle(Inbound(parts[0].bytes, public_key, address, payload.buffer))
+
+
+def _is_ipv4(endpoint: str) -> bool:
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0]
+    try:
+        return isinstance(ipaddress.ip_address(host), ipaddress.IPv4Address)
+    except ValueError:
+        return False

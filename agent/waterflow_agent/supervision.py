@@ -10,7 +10,8 @@ Rules
 - A runner that does not answer is started, detached, so that it outlives this process. Under a service manager that
   keeps the runner alive by itself, `starts_runner=False` only waits for it.
 
-Names become directories `DIR/attempts/<name>`; see `runner.directory` for what is in them.
+Names become directories `DIR/attempts/<name>`; see `runner.directory` for what is in them, and `runner.reports` for the
+types that are handed in and out.
 """
 
 from __future__ import annotations
@@ -19,20 +20,30 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import waterflow_agent
 from waterflow_agent import errors
-from waterflow_agent.runner import protocol
+from waterflow_agent.runner import attempts, protocol
+from waterflow_agent.runner.attempts import AttemptStore
+from waterflow_agent.runner.reports import (
+    Exited,
+    Held,
+    HeldAttempt,
+    Output,
+    Refused,
+    Report,
+    Result,
+    Started,
+    StepSpec,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -41,140 +52,18 @@ RETRY_S_MIN = 0.05
 RETRY_S_MAX = 2.0
 #: A detached runner without steps and agent ends after this; the next agent starts a new one.
 IDLE_EXIT_S = 600
+#: The runner's exit status when another one serves the directory.
+_ANOTHER_RUNNER = 3
 #: Starting a Python process on a loaded machine.
 START_S_MAX = 30.0
 #: A runner that is stopped (SIGSTOP, a debugger) must not keep the agent from ending.
 CLOSE_S_MAX = 2.0
 #: The kernel's limit for the path of a unix socket, less its final NUL.
 _SOCKET_PATH_BYTES_MAX = 107
+_STATUS = protocol.encode({"type": "status"})
+_STOP = protocol.encode({"type": "stop"})
 #: What the runner needs of this process's environment; steps get their own.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSpec:
-    """What to run: `argv` in `cwd` (absolute) with exactly `env`, within bounds.
-
-    `pids_max` and `memory_bytes_max` need control groups; without them the step ends `spawn-failed`.
-    """
-
-    name: str
-    argv: Sequence[str]
-    cwd: str
-    env: Mapping[str, str] = field(repr=False)
-    timeout_ms: int | None = None
-    stop_signal: int = protocol.SIGTERM
-    grace_ms: int = protocol.GRACE_MS
-    output_bytes_max: int = protocol.OUTPUT_BYTES_MAX
-    cgroup: bool = True
-    pids_max: int | None = None
-    memory_bytes_max: int | None = None
-
-    def to_message(self) -> protocol.Message:
-        """The `start` message; raises `Rejected` when the runner would refuse it."""
-        message: protocol.Message = {
-            "type": "start",
-            "name": self.name,
-            "argv": list(self.argv),
-            "cwd": self.cwd,
-            "env": dict(self.env),
-            "timeout_ms": self.timeout_ms,
-            "stop_signal": self.stop_signal,
-            "grace_ms": self.grace_ms,
-            "output_bytes_max": self.output_bytes_max,
-            "cgroup": self.cgroup,
-            "pids_max": self.pids_max,
-            "memory_bytes_max": self.memory_bytes_max,
-        }
-        try:
-            protocol.StartRequest(message)
-            protocol.encode([message])
-        except protocol.BadMessage as error:
-            raise errors.Rejected("WF340", f"step {self.name}: {error}") from error
-        return message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How an attempt's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when it is not plain."""
-
-    exit_code: int | None
-    signal: int | None
-    reason: str
-    started_at: int | None
-    finished_at: int
-    output_bytes: int
-    output_dropped: int
-    error: str | None = None
-
-    @classmethod
-    def from_json(cls, result: Mapping[str, Any]) -> Self:
-        """Read the runner's form; unknown fields are ignored, a missing one raises `KeyError`."""
-        return cls(
-            exit_code=result["exit_code"],
-            signal=result["signal"],
-            reason=result["reason"],
-            started_at=result["started_at"],
-            finished_at=result["finished_at"],
-            output_bytes=result["output_bytes"],
-            output_dropped=result["output_dropped"],
-            error=result.get("error"),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldAttempt:
-    """An attempt that the runner has: `state` is `running`, `stopping` or `ended` (then with its result)."""
-
-    name: str
-    state: str
-    pid: int | None
-    at: int | None
-    output_bytes: int
-    result: Result | None
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Everything the runner has; the first message after every connect, and the answer to `Supervisor.ask_held`."""
-
-    attempts: tuple[HeldAttempt, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The process runs; sent again in answer to a repeated start."""
-
-    name: str
-    pid: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """The spool holds output up to this many bytes; a hint, coalesced."""
-
-    name: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The attempt is over: nothing of it runs, its output is complete, its result is on disk."""
-
-    name: str
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The runner did not do what was asked; `name` is None when it was about no attempt."""
-
-    name: str | None
-    text: str
-
-
-Report = Held | Started | Output | Exited | Refused
 
 
 class Supervisor:
@@ -193,9 +82,10 @@ class Supervisor:
         self._idle_exit_s = idle_exit_s
         self._runner_options = list(runner_options)
         self._connection: _Connection | None = None
-        self._starts: dict[str, protocol.Message] = {}
-        self._cancels: dict[str, protocol.Message] = {}
-        self._outgoing: list[protocol.Message] = []
+        #: Encoded messages, as the queue below.
+        self._starts: dict[str, bytes] = {}
+        self._cancels: dict[str, bytes] = {}
+        self._outgoing: list[bytes] = []
         self._reports: list[Report] = []
         self._has_reports = asyncio.Event()
         self._awaits_held = False
@@ -203,14 +93,20 @@ class Supervisor:
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
         self._failure: errors.AgentError | None = None
+        self._attempts = AttemptStore(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
         self._remover: asyncio.Task[None] | None = None
 
     def directory(self, name: str) -> Path:
-        """Where the attempt's files are; may be made (mode 0700) and filled before `start`."""
-        if not protocol.is_name(name):
-            raise errors.Rejected("WF340", f"{name!r} is not a safe name of an attempt")
-        return Path(self._data_dir, "attempts", name)
+        """Where the attempt's files are: the spool begins at `output`, and `files` is for what the step hands back."""
+        return Path(self._attempts.path(_checked(name)))
+
+    def prepare(self, name: str) -> Path:
+        """Make the attempt's directory, to put files into it before `start` (which else makes it itself).
+
+        Raises `OSError`; a directory that is there already is kept as it is.
+        """
+        return Path(self._attempts.prepare(_checked(name)))
 
     @property
     def is_connected(self) -> bool:
@@ -251,13 +147,16 @@ class Supervisor:
 
         The answer is `Started` or `Exited` (or `Refused` when the name was used and forgotten before).
         """
-        message = spec.to_message()
+        message = spec.encode()
+        # The runner would make the directory too, but only here one can be used again. What fails here, fails there.
+        with contextlib.suppress(OSError):
+            self._attempts.prepare(spec.name)
         self._starts[spec.name] = message
         self._send(message)
 
     def cancel(self, name: str, reason: str = "cancelled") -> None:
         """Have the step stopped: its stop signal, its grace, then the end. `Exited` tells when nothing is left."""
-        message: protocol.Message = {"type": "cancel", "name": name, "reason": reason}
+        message = protocol.encode({"type": "cancel", "name": name, "reason": reason})
         self._cancels[name] = message
         self._send(message)
 
@@ -265,8 +164,11 @@ class Supervisor:
         """Have the ended attempt forgotten and its directory removed, in the background."""
         self._starts.pop(name, None)
         self._cancels.pop(name, None)
-        self._send({"type": "forget", "name": name})
-        self._to_remove.append(str(self.directory(name)))
+        self._send(protocol.encode({"type": "forget", "name": name}))
+        path = self._attempts.release(_checked(name))
+        if path is None:
+            return
+        self._to_remove.append(path)
         if self._remover is None or self._remover.done():
             self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
 
@@ -274,12 +176,12 @@ class Supervisor:
         """What the runner has now; waits for the connection when there is none. The reports do not hold this answer."""
         waiter: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
         self._held_waiters.append(waiter)
-        self._send({"type": "status"})
+        self._send(_STATUS)
         return (await waiter).attempts
 
     def stop_runner(self) -> None:
         """Ask the runner to end, which it does when no step runs; for tests and upgrades."""
-        self._send({"type": "stop"})
+        self._send(_STOP)
 
     # Reports.
 
@@ -361,9 +263,8 @@ class Supervisor:
             )
 
     def _on_connected(self) -> None:
-        status: protocol.Message = {"type": "status"}
-        self._outgoing = [status, *self._starts.values(), *self._cancels.values()]
-        self._outgoing += [status] * len(self._held_waiters)
+        self._outgoing = [_STATUS, *self._starts.values(), *self._cancels.values()]
+        self._outgoing += [_STATUS] * len(self._held_waiters)
         self._awaits_held = True
         self._flush()
 
@@ -387,7 +288,7 @@ class Supervisor:
             else:
                 return
 
-    def _send(self, message: protocol.Message) -> None:
+    def _send(self, message: bytes) -> None:
         if self._connection is None:
             # Kept requests are sent on connect, the others are pointless by then.
             return
@@ -425,7 +326,7 @@ class Supervisor:
             case "output":
                 return Output(message["name"], message["bytes"])
             case "held":
-                return self._on_held(Held(tuple(_held_attempt(attempt) for attempt in message["attempts"])))
+                return self._on_held(Held(tuple(HeldAttempt.from_json(attempt) for attempt in message["attempts"])))
             case "error":
                 self._starts.pop(message["name"], None)
                 self._cancels.pop(message["name"], None)
@@ -468,7 +369,7 @@ class Supervisor:
     async def _remove(self) -> None:
         while self._to_remove:
             paths, self._to_remove = self._to_remove, []
-            await asyncio.to_thread(_remove_directories, paths)
+            await asyncio.to_thread(attempts.remove, paths)
 
 
 class _Connection(asyncio.Protocol):
@@ -494,12 +395,11 @@ class _Connection(asyncio.Protocol):
         self.closed.set_result(None)
         self._supervisor.on_lost(self)
 
-    def write(self, messages: list[protocol.Message]) -> None:
-        """Send `messages`, in one frame when it fits."""
+    def write(self, messages: list[bytes]) -> None:
+        """Send encoded messages, in one frame when it fits."""
         if self._transport is None or self._transport.is_closing():
             return
-        for frame in protocol.frames(messages):
-            self._transport.write(frame)
+        self._transport.write(protocol.frames(messages))
 
     async def finish(self) -> None:
         """Close, giving the runner a moment to take what is queued."""
@@ -514,34 +414,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-_ANOTHER_RUNNER = 3
-
-
-def _held_attempt(attempt: dict[str, Any]) -> HeldAttempt:
-    result = attempt["result"]
-    return HeldAttempt(
-        name=attempt["name"],
-        state=attempt["state"],
-        pid=attempt["pid"],
-        at=attempt["at"],
-        output_bytes=attempt["output_bytes"],
-        result=None if result is None else Result.from_json(result),
-    )
-
-
-def _remove_directories(paths: list[str]) -> None:
-    for path in paths:
-        try:
-            for name in ("output", "spec", "exit"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{path}/{name}")
-            os.rmdir(f"{path}/files")
-            os.rmdir(path)
-        except OSError:
-            # More in it than the usual: the slow way, which also reports.
-            shutil.rmtree(path, onerror=_report_removal)
-
-
-def _report_removal(_function: object, path: str, failure: Any) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        logger.warning("cannot remove %s: %s", path, failure[1])
+def _checked(name: str) -> str:
+    if not protocol.is_name(name):
+        raise errors.Rejected("WF340", f"{name!r} is not a safe name of an attempt")
+    return name

@@ -9,7 +9,7 @@ Rules of this package
   an upgrade of anything else cannot break a step that runs. Types are imported for the type checker only.
 - One thread, one `epoll`, nothing polled: ends of processes arrive by SIGCHLD and pidfds, output by readable pipes.
 - Written before told: a result is on disk before the agent hears of it.
-- A name is started at most once: the `spec` file, created exclusively before the process, is the gate.
+- A name is started at most once: its `record`, begun before the process, is the gate.
 - An outcome nobody can know is `lost`, never a success.
 
 Modules, in reading order: `protocol` (frames and requests), `spool` (output on disk), `directory` (an attempt's files),

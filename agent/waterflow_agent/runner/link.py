@@ -96,7 +96,7 @@ class AgentLink:
         self._hints.clear()
         self.flush_due = None
         if self._queue:
-            self._unsent += b"".join(protocol.frames(self._queue))
+            self._unsent += protocol.frames(map(_encode, self._queue))
             self._queue = []
         if not self._unsent or self.is_broken:
             return
@@ -114,3 +114,11 @@ class AgentLink:
     def close(self) -> None:
         """Close the connection; what was not sent is dropped."""
         self._socket.close()
+
+
+def _encode(message: Message) -> bytes:
+    try:
+        return protocol.encode(message)
+    except protocol.BadMessage as error:
+        # Only `held` can grow that large, when an agent forgets nothing for a very long time.
+        return protocol.encode({"type": "error", "name": None, "text": str(error)})

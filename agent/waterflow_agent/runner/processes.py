@@ -40,6 +40,12 @@ class Process:
         self.session = int(fields[3])
         self.start_time = int(fields[19])
 
+    def was_born_between(self, earliest_ms: int, latest_ms: int) -> bool:
+        """Whether it started between these times of the boot clock, as far as the kernel's ticks tell."""
+        tick_ms = 1_000 // os.sysconf("SC_CLK_TCK")
+        born_ms = self.start_time * tick_ms
+        return earliest_ms - tick_ms <= born_ms <= latest_ms + tick_ms
+
     @property
     def is_dead(self) -> bool:
         """Whether it only waits to be reaped."""

@@ -56,28 +56,38 @@ class BadMessage(ValueError):
     """The peer sent something that is not a frame, a message or a valid request."""
 
 
-def encode(messages: Iterable[Message]) -> bytes:
-    """One frame that holds `messages`; raises `BadMessage` when it is larger than a peer accepts."""
-    body = _encode_json(list(messages)).encode("ascii")
-    if len(body) > FRAME_BYTES_MAX:
-        raise BadMessage(f"a frame of {len(body)} bytes is over the limit of {FRAME_BYTES_MAX}")
-    return _LENGTH.pack(len(body)) + body
-
-
-def frames(messages: list[Message]) -> list[bytes]:
-    """`messages` in as few frames as hold them; raises `BadMessage` when one message alone is too large."""
-    try:
-        return [encode(messages)]
-    except BadMessage:
-        if len(messages) == 1:
-            raise
-        middle = len(messages) // 2
-        return frames(messages[:middle]) + frames(messages[middle:])
-
-
 def to_json(message: Message) -> bytes:
     """`message` as one line of ASCII JSON, without the line's end."""
     return _encode_json(message).encode("ascii")
+
+
+def encode(message: Message) -> bytes:
+    """`message` as it stands in a frame; raises `BadMessage` when no frame can hold it."""
+    encoded = to_json(message)
+    if len(encoded) > FRAME_BYTES_MAX - 2:
+        raise BadMessage(f"a message of {len(encoded)} bytes is over the limit of {FRAME_BYTES_MAX - 2}")
+    return encoded
+
+
+def frames(encoded: Iterable[bytes]) -> bytes:
+    """Encoded messages in as few frames as hold them, one after the other."""
+    framed = bytearray()
+    batch: list[bytes] = []
+    size = 1
+    for message in encoded:
+        if batch and size + len(message) + 1 > FRAME_BYTES_MAX:
+            framed += _frame(batch)
+            batch, size = [], 1
+        batch.append(message)
+        size += len(message) + 1
+    if batch:
+        framed += _frame(batch)
+    return bytes(framed)
+
+
+def _frame(batch: list[bytes]) -> bytes:
+    body = b"[" + b",".join(batch) + b"]"
+    return _LENGTH.pack(len(body)) + body
 
 
 def is_name(name: object) -> bool:

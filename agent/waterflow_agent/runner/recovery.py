@@ -3,7 +3,7 @@
 They were its children and wrote into its pipes; a new runner can neither learn their exit status nor read on. So each
 attempt that was begun and has no result is `lost`, and what still runs of it is killed first: "lost" must not mean
 "perhaps still at work". A process is only killed when it surely belongs to the attempt: it has the recorded number and
-start time in this same boot, or is in its session, or in the attempt's control group, or carries its mark.
+time of birth in this same boot, or is in its session, or in the attempt's control group, or carries its mark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import select
 import signal
 import time
 
-from waterflow_agent.runner import processes, service
+from waterflow_agent.runner import processes, protocol, service
 from waterflow_agent.runner.directory import AttemptDirectory
 
 TYPE_CHECKING = False
@@ -32,11 +32,14 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
     """
     ended: list[str] = []
     open_ones: list[AttemptDirectory] = []
-    for name in sorted(os.listdir(root)):
+    for name in sorted(filter(protocol.is_name, os.listdir(root))):
         place = AttemptDirectory(root, name)
-        if place.read_exit() is not None:
+        record = place.read_record()
+        if record is None:
+            continue
+        if record.result is not None:
             ended.append(name)
-        elif place.is_claimed:
+        else:
             open_ones.append(place)
     if open_ones:
         leaders = {place.path: _leader(place) for place in open_ones}
@@ -49,14 +52,16 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
 
 def _leader(place: AttemptDirectory) -> int:
     """The number of the attempt's main process when it is still that process, else 0."""
-    spec, started = place.read_spec()
-    if spec is None or started is None or spec.get("boot_id") != processes.boot_id():
+    record = place.read_record()
+    if record is None or record.spec is None or record.process is None:
         return 0
-    pid = started.get("pid")
-    if not isinstance(pid, int) or pid <= 1:
+    if record.spec.get("boot_id") != processes.boot_id():
+        return 0
+    pid, born_ms = record.process.get("pid"), record.process.get("born_ms")
+    if not isinstance(pid, int) or pid <= 1 or not isinstance(born_ms, list) or len(born_ms) != 2:
         return 0
     process = processes.read_process(pid)
-    return pid if process is not None and process.start_time == started.get("start_time") else 0
+    return pid if process is not None and process.was_born_between(*born_ms) else 0
 
 
 def _kill_all(leaders: dict[str, int], places: list[AttemptDirectory], tree: GroupTree | None) -> bool:
@@ -103,13 +108,13 @@ def _kill_and_wait(left: list[Process], give_up_at: float) -> None:
 
 
 def _write_lost(place: AttemptDirectory, are_gone: bool) -> None:
-    _, started = place.read_spec()
-    at = started.get("at") if started is not None else None
+    record = place.read_record()
+    at = record.process.get("at") if record is not None and record.process is not None else None
     text = "the runner was killed while the step ran"
     if not are_gone:
         text += "; some of its processes cannot be killed"
     result = service.lost_result(text, at if isinstance(at, int) else None)
-    place.write_exit(result | {"output_bytes": _spooled_bytes(place)})
+    place.write_result(result | {"output_bytes": _spooled_bytes(place)})
 
 
 def _spooled_bytes(place: AttemptDirectory) -> int:

@@ -3,7 +3,7 @@
 A turn: wait; reap every child that has ended; serve what is readable; act on what is due; send what was said. Children
 come first, so a step that has ended by itself is not taken for cancelled by a message of the same turn.
 
-What is told to the agent is on disk before. When the disk refuses an exit result, the result is told from memory and
+What is told to the agent is on disk before. When the disk refuses an result, the result is told from memory and
 written again until it succeeds, as the step's end is a fact whether or not there is room for it.
 """
 
@@ -96,8 +96,7 @@ class Service:
     def unwatch(self, fd: int) -> None:
         """Forget and close `fd`."""
         if self._ready.pop(fd, None) is not None:
-            # Closing alone is not enough when the descriptor lives on in another process.
-            self._epoll.unregister(fd)
+            # No other process has it, so closing it takes it out of the epoll as well.
             os.close(fd)
 
     def wake_at(self, one: Step, due: int) -> None:
@@ -188,19 +187,19 @@ class Service:
             return
         place = AttemptDirectory(self._root, name)
         try:
-            spec_fd = place.claim(request, self._boot_id)
+            record_fd = place.claim(request, self._boot_id)
         except FileExistsError:
             self._refuse(name, "start: this name was used before")
         except OSError as error:
             self._record_end(place, _never_started(f"cannot write the attempt's files: {error.strerror}"))
         else:
             try:
-                self._spawn(request, place, spec_fd)
+                self._spawn(request, place, record_fd)
             finally:
-                os.close(spec_fd)
+                os.close(record_fd)
 
-    def _spawn(self, request: StartRequest, place: AttemptDirectory, spec_fd: int) -> None:
-        group = None
+    def _spawn(self, request: StartRequest, place: AttemptDirectory, record_fd: int) -> None:
+        group, before = None, boot_ms()
         try:
             group = self._create_group(request)
             spawned = self._spawner.spawn(request, (processes.MARK, place.path), group)
@@ -212,9 +211,9 @@ class Service:
         one = Step(self, request, place, spawned, group)
         self._steps[request.name] = one
         self._pids[one.pid] = one
-        process = processes.read_process(one.pid)
         try:
-            directory.record_process(spec_fd, one.pid, process.start_time if process else 0, one.started_at)
+            # Its birth is bracketed by the clock: reading it from /proc right after an exec takes 200 µs.
+            directory.record_process(record_fd, one.pid, one.started_at, (before, boot_ms()))
         except OSError as error:
             # Only a later runner needs it, and finds the step by its mark as well.
             _say(f"{one.name}: cannot record its process: {error.strerror}")
@@ -306,7 +305,7 @@ class Service:
         return held
 
     def _result_of(self, name: str) -> Message:
-        result = self._unwritten.get(name) or AttemptDirectory(self._root, name).read_exit()
+        result = self._unwritten.get(name) or AttemptDirectory(self._root, name).read_result()
         return result or lost_result("its result cannot be read")
 
     # Ends.
@@ -314,7 +313,7 @@ class Service:
     def _record_end(self, place: AttemptDirectory, result: Message) -> None:
         self._ended.add(place.name)
         try:
-            place.write_exit(result)
+            place.write_result(result)
         except OSError as error:
             _say(f"{place.name}: cannot write its result, will try again: {error.strerror}")
             if not self._unwritten:
@@ -327,7 +326,7 @@ class Service:
     def _write_again(self) -> None:
         for name, result in tuple(self._unwritten.items()):
             try:
-                AttemptDirectory(self._root, name).write_exit(result)
+                AttemptDirectory(self._root, name).write_result(result)
             except FileNotFoundError:
                 # Its directory is gone, or never was: the next runner has nothing to be wrong about.
                 del self._unwritten[name]

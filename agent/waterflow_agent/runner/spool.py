@@ -1,6 +1,6 @@
 """The output of an attempt on disk: written by the runner as it comes, read by the agent while it grows.
 
-Format. `output` and its continuations are a row of records, appended, never changed:
+Format. `output` and its continuations are a byte for the format (1) and a row of records, appended, never changed:
 
     kind (1 byte: 1 stdout, 2 stderr, 3 missing) · 3 zero bytes · length (4) · at (8, milliseconds) · offset (8) · payload
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 STDOUT = 1
 STDERR = 2
 MISSING = 3
+#: The first byte of each file; a file of one byte is an empty spool.
+FORMAT = b"\x01"
 #: One read of a pipe at its default capacity.
 PAYLOAD_BYTES_MAX = 65_536
 #: Parts of the second half; more of them keep the tail closer to a full half, at one file each.
@@ -149,7 +151,7 @@ class SpoolWriter:
                 return
             written = os.writev(self._fd, (_HEADER.pack(kind, len(payload), at, begin), payload))
             if written != size:
-                os.ftruncate(self._fd, self._size)
+                os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - written)
                 return
         except OSError:
             return
@@ -173,7 +175,9 @@ class SpoolWriter:
         """Open `path` for appending into `_fd` (-1 when the disk refuses); returns its size."""
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            return os.fstat(self._fd).st_size
+            if os.fstat(self._fd).st_size == 0:
+                os.write(self._fd, FORMAT)
+            return len(FORMAT)
         except OSError:
             self._fd = -1
             return 0
@@ -198,6 +202,10 @@ class Chunk:
 
     def __repr__(self) -> str:
         return f"Chunk({self.offset}, {self.at}, {self.stream}, {self.data!r}, dropped={self.dropped})"
+
+
+class UnknownFormat(ValueError):
+    """The spool was written by a later version of this package."""
 
 
 class SpoolReader:
@@ -254,12 +262,19 @@ class SpoolReader:
                 pass
             else:
                 try:
+                    self._position = max(self._position, self._check_format(fd))
                     yield from self._records_of(fd)
                 finally:
                     os.close(fd)
             if not later:
                 return
             self._part, self._position = later[0], 0
+
+    def _check_format(self, fd: int) -> int:
+        found = os.pread(fd, len(FORMAT), 0)
+        if found not in (b"", FORMAT):
+            raise UnknownFormat(f"{self._directory}/{self._name}: format {found!r} is unknown here")
+        return len(FORMAT)
 
     def _records_of(self, fd: int) -> Iterator[tuple[int, int, int, int, memoryview]]:
         position = self._position

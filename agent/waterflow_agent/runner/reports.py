@@ -1,0 +1,153 @@
+"""The agent's side of the protocol, typed: what to run, and what the runner reports.
+
+Not part of the runner's process, which has no room for dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from waterflow_agent import errors
+from waterflow_agent.runner import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """What to run: `argv` in `cwd` (absolute) with exactly `env`, within bounds.
+
+    `pids_max` and `memory_bytes_max` need control groups; without them the step ends `spawn-failed`.
+    """
+
+    name: str
+    argv: Sequence[str]
+    cwd: str
+    env: Mapping[str, str] = field(repr=False)
+    timeout_ms: int | None = None
+    stop_signal: int = protocol.SIGTERM
+    grace_ms: int = protocol.GRACE_MS
+    output_bytes_max: int = protocol.OUTPUT_BYTES_MAX
+    cgroup: bool = True
+    pids_max: int | None = None
+    memory_bytes_max: int | None = None
+
+    def encode(self) -> bytes:
+        """The `start` message; raises `Rejected` when the runner would refuse it."""
+        message: protocol.Message = {
+            "type": "start",
+            "name": self.name,
+            "argv": list(self.argv),
+            "cwd": self.cwd,
+            "env": dict(self.env),
+            "timeout_ms": self.timeout_ms,
+            "stop_signal": self.stop_signal,
+            "grace_ms": self.grace_ms,
+            "output_bytes_max": self.output_bytes_max,
+            "cgroup": self.cgroup,
+            "pids_max": self.pids_max,
+            "memory_bytes_max": self.memory_bytes_max,
+        }
+        try:
+            protocol.StartRequest(message)
+            return protocol.encode(message)
+        except protocol.BadMessage as error:
+            raise errors.Rejected("WF340", f"step {self.name}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How an attempt's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when it is not plain."""
+
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    started_at: int | None
+    finished_at: int
+    output_bytes: int
+    output_dropped: int
+    error: str | None = None
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> Self:
+        """Read the runner's form; unknown fields are ignored, a missing one raises `KeyError`."""
+        return cls(
+            exit_code=result["exit_code"],
+            signal=result["signal"],
+            reason=result["reason"],
+            started_at=result["started_at"],
+            finished_at=result["finished_at"],
+            output_bytes=result["output_bytes"],
+            output_dropped=result["output_dropped"],
+            error=result.get("error"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAttempt:
+    """An attempt that the runner has: `state` is `running`, `stopping` or `ended` (then with its result)."""
+
+    name: str
+    state: str
+    pid: int | None
+    at: int | None
+    output_bytes: int
+    result: Result | None
+
+    @classmethod
+    def from_json(cls, attempt: Mapping[str, Any]) -> Self:
+        """Read the runner's form; a missing field raises `KeyError`."""
+        result = attempt["result"]
+        return cls(
+            name=attempt["name"],
+            state=attempt["state"],
+            pid=attempt["pid"],
+            at=attempt["at"],
+            output_bytes=attempt["output_bytes"],
+            result=None if result is None else Result.from_json(result),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Everything the runner has; the first message after every connect, and the answer to `Supervisor.ask_held`."""
+
+    attempts: tuple[HeldAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process runs; sent again in answer to a repeated start."""
+
+    name: str
+    pid: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The spool holds output up to this many bytes; a hint, coalesced."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The attempt is over: nothing of it runs, its output is complete, its result is on disk."""
+
+    name: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The runner did not do what was asked; `name` is None when it was about no attempt."""
+
+    name: str | None
+    text: str
+
+
+Report = Held | Started | Output | Exited | Refused

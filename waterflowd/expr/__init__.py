@@ -28,8 +28,16 @@ from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal,
 from waterflowd.expr.parser import parse
 from waterflowd.expr.scope import Scope, check, references
 from waterflowd.expr.scripts import Script, check_script, lower_script
-from waterflowd.expr.template import Placed, Template, is_static, parse_condition, parse_template, render
-from waterflowd.expr.values import Value, is_truthy, to_text
+from waterflowd.expr.template import (
+    Placed,
+    Template,
+    is_static,
+    is_success_implied,
+    parse_condition,
+    parse_template,
+    render,
+)
+from waterflowd.expr.values import Value, is_truthy, to_number, to_text
 
 __all__ = [
     "CODES",
@@ -59,6 +67,7 @@ __all__ = [
     "evaluate_condition",
     "explain",
     "is_static",
+    "is_success_implied",
     "is_truthy",
     "lower_script",
     "parse",
@@ -66,6 +75,7 @@ __all__ = [
     "parse_template",
     "references",
     "render",
+    "to_number",
     "to_text",
     "unparse",
 ]

@@ -39,6 +39,10 @@ _STATEMENT_READERS = frozenset({"psql", "mysql", "mariadb", "sqlite"})
 _STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0"})
 _SOURCE = frozenset({"source", "."})
 _FEEDERS = frozenset({"xargs", "parallel"})
+#: Commands that start the one that they get as arguments, behind options of their own.
+_LAUNCHERS = frozenset(
+    {"docker", "podman", "kubectl", "nsenter", "chroot", "runuser", "timeout", "flock", "stdbuf", "lxc"}
+)
 _AWKS = frozenset({"awk", "gawk", "mawk", "nawk"})
 _REMOTE = frozenset({"ssh", "rsh", "mosh"})
 _REMOTE_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
@@ -47,6 +51,9 @@ _PREFIXES = frozenset({"sudo", "exec", "command", "builtin", "nohup", "time", "e
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
 _DECLARATIONS = frozenset({"declare", "typeset", "local", "readonly"})
 _NAME_READERS = frozenset({"read", "unset", "mapfile", "readarray", "getopts"})
+
+#: Stands for an expression in the text of a word; no pattern of names matches it.
+VALUE = "\0"
 
 EVALUATED = "text that {} runs as code"
 CALCULATED = "arithmetic, in which bash runs the commands of a subscript"
@@ -115,6 +122,8 @@ def reads_code(command: Command) -> str | None:
             continue
         if first in _FEEDERS:
             return first
+        if position and first not in _LAUNCHERS:
+            return None
         rest = [later.text for later in words[position + 1 :]]
         operands = [text for text in rest if not text.startswith(("-", "+")) or text == "-"]
         has_code = any(_code_option(name).match(text) for text in rest if text != "-")

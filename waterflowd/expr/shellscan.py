@@ -27,6 +27,7 @@ from enum import Enum
 from waterflowd.expr.shellcommands import (
     CALCULATED,
     EVALUATED,
+    VALUE,
     Command,
     Finding,
     Pipeline,
@@ -161,7 +162,7 @@ class Scanner:
                 self._find(placed, CALCULATED)
         if any(outer is commands for outer in self._stack[self._innermost_document :]):
             self._word(commands).placed.append(placed)
-            self._word(commands).text += _BLANK
+            self._word(commands).text += VALUE
 
     def _find(self, placed: Placed, place: str) -> None:
         if placed.start not in self._constants:
@@ -236,6 +237,8 @@ class Scanner:
         command = frame.pipeline.commands[-1]
         if frame.is_redirect:
             frame.is_redirect = False
+            if word.is_process:
+                command.here_string = word
             return
         if frame.is_here_string:
             frame.is_here_string = False
@@ -287,11 +290,14 @@ class Scanner:
         if character in " \t":
             self._end_word(frame)
             return position + 1
-        if character == "\n":
-            return self._read_newline(position, frame)
         if character == "#" and frame.word is None:
             self._push(_Kind.COMMENT)
             return position + 1
+        if character in ";&|()<>\n" and _is_test(frame):
+            self._end_word(frame)
+            return position + 1
+        if character == "\n":
+            return self._read_newline(position, frame)
         if character in ";&|":
             return self._read_separator(position, frame)
         if character in "<>":
@@ -310,10 +316,8 @@ class Scanner:
     def _read_newline(self, position: int, frame: _Frame) -> int:
         documents, self._documents = self._documents, []
         self._end_word(frame)
-        in_test = any(command.words and command.words[0].text == "[[" for command in frame.pipeline.commands)
-        continues = in_test and not any(word.text == "]]" for word in frame.pipeline.commands[-1].words)
         is_waiting = not frame.pipeline.commands[-1].words and len(frame.pipeline.commands) > 1
-        if not continues and not is_waiting:
+        if not is_waiting:
             self._end_pipeline(frame)
         return self._start_document(position + 1, documents)
 
@@ -352,8 +356,7 @@ class Scanner:
             self._word(frame).is_process = True
             self._push(_Kind.COMMANDS, ")")
             return position + 2
-        is_test = any(word.text == "[[" for word in frame.pipeline.commands[-1].words[:1])
-        frame.is_redirect = not is_test
+        frame.is_redirect = True
         length = 1
         while self._text[position + length : position + length + 1] in ("<", ">", "&", "|") and length < 3:
             length += 1
@@ -361,8 +364,8 @@ class Scanner:
 
     def _read_parenthesis(self, position: int, frame: _Frame) -> int:
         if self._text[position] == ")":
+            self._end_word(frame)
             if frame.cases and frame.cases[-1] == "pattern":
-                self._end_word(frame)
                 frame.pipeline = Pipeline()
                 frame.cases[-1] = "body"
             elif frame.closer == ")":
@@ -577,6 +580,13 @@ _READERS = {
     _Kind.DOCUMENT: Scanner._read_document,
     _Kind.COMMENT: Scanner._read_comment,
 }
+
+
+def _is_test(frame: _Frame) -> bool:
+    """Return whether a `[[` is open, in which `&&`, `(`, `<` and a line break do not end the command."""
+    words = frame.pipeline.commands[-1].words
+    last = frame.word or words[-1] if words else None
+    return last is not None and words[0].text == "[[" and last.text != "]]"
 
 
 def _blanked(text: str, expressions: Iterable[Placed]) -> str:

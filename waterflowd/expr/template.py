@@ -149,3 +149,8 @@ def parse_condition(text: str) -> Node:
     if any(isinstance(part, Call) and part.name.lower() in _STATUS_NAMES for part, _ in walk(node)):
         return node
     return Logical("&&", (Call("success", (), IMPLIED), node), IMPLIED)
+
+
+def is_success_implied(condition: Node) -> bool:
+    """Return whether the tree of an `if` got its `success() &&` from `parse_condition`: it calls no status function itself."""
+    return isinstance(condition, Logical) and condition.offset == IMPLIED

@@ -1,0 +1,176 @@
+"""Lowered scripts in real shells: a hostile value arrives byte for byte in quotes, and is never code anywhere."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from waterflowd import expr
+
+SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
+
+#: What the value would run if it ever were code.
+CANARY = "touch canary"
+
+HOSTILE = [
+    f"'; {CANARY} #",
+    f'"; {CANARY} #',
+    f"$({CANARY})",
+    f"`{CANARY}`",
+    f"'\"$({CANARY})\"'",
+    f"\n{CANARY}\n",
+    f"x\nEOF\n{CANARY}\n",
+    f"}}; {CANARY}; {{",
+    f"a[$({CANARY})]",
+    f"\\'; {CANARY}; \\'",
+    f") {CANARY} ;; esac; {CANARY}; (",
+    "${IFS}$HOME ~ * ? [a-z] {a,b} !! \\ \\\\ %s \t # & | < > ;",
+    "-n -e",
+    "",
+    " two  spaces ",
+    "trailing newline\n",
+    "ünï \u202e € 😀",
+]
+
+#: Places where the value must arrive unchanged; each prints it once between the marks.
+EXACT = {
+    "double quotes": 'show "@"',
+    "single quotes": "show '@'",
+    "text around": 'show \'a "@" $b\' | sed \'s/^a "//; s/" $b$//\' > /dev/null; show "@"',
+    "assignment": 'x=@; show "$x"',
+    "substitution in quotes": "x=$(raw '@'; printf .); show \"${x%.}\"",
+    "backticks in quotes": 'x="`raw \'@\'; printf .`"; show "${x%.}"',
+    "default of a parameter": 'show "${unset:-@}"',
+    "quoted default of a parameter": "show ${unset:-'@'}",
+    "case": "case 'x@' in x*) show '@';; esac",
+    "case in a substitution": "x=$(case a in a) raw '@';; esac; printf .); show \"${x%.}\"",
+    "after a comment": "# it's $( \" ` @\nshow '@'",
+    "function": "f() { show \"$1\"; }\nf '@'",
+    "after here-documents": "cat <<A <<-'B' > /dev/null\nit's \"\nA\n\tit's ( $( \"\n\tB\nshow '@'",
+    "after escapes": "echo \\' \\\" 'a'\\''b' > /dev/null; show '@'",
+    "group and loop": "for i in 1; do { if true; then (show '@'); fi; }; done",
+}
+EXACT_BASH = {
+    "ansi quotes": "show $'@'",
+    "ansi quotes with escapes": "x=$'\\'@\\''; x=${x#\\'}; show \"${x%\\'}\"",
+    "array": "a=(x '@' y); show \"${a[1]}\"",
+    "test": "if [[ '@' == \"@\" && ! -n '' ]]; then show '@'; fi",
+    "arithmetic before": "((i = 1 << 2)); x=$((i << 1)); show '@'",
+}
+#: Places where the value may split or expand to file names as a variable does, or lose its last line break.
+LOOSE = [
+    "echo @",
+    'echo a@b "c"@',
+    "cat <<EOF\n'@' \"@\" $(echo '@')\nEOF",
+    "cat <<-EOF\n\t@\n\tEOF",
+    'echo `echo @` "`echo "@"`"',
+    "echo ${x:-@} \"${x:-'@'}\" \"${x#'@'}\"",
+    'echo "$(echo "$(echo \'@\')")"',
+    "case @ in @) echo @;; esac",
+    "# @\necho a#@ # '@'",
+    "[ '@' = \"@\" ] && echo '@'",
+    "x=@ y='@' env > /dev/null",
+    "echo hi > /dev/null 2>&1 '@'",
+    "cat <<EOF\n`echo '@'` \\$@ $x\nEOF",
+    "echo '@'@\"@\"'@'",
+    "printf '%s' @ '@'",
+]
+
+SHOW = 'show() { printf \'%s|END|\' "$1"; }\nraw() { printf %s "$1"; }\n'
+
+
+def run(shell: str, script: str, value: str) -> tuple[bytes, list[str]]:
+    """Run a script with every expression bound to `value`; return what it printed and the files it left."""
+    lowered = expr.lower_script(script.replace("@", "${{ inputs.x }}").replace("\\$$", "\\$ $"), shell)
+    with tempfile.TemporaryDirectory() as folder:
+        # `set --` keeps the script from reading arguments; stdin is closed so that nothing waits.
+        done = subprocess.run(
+            [shell, "-c", lowered.text],
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **dict.fromkeys(lowered.env, value)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        return done.stdout, sorted(path.name for path in Path(folder).iterdir())
+
+
+def printed(value: str) -> bytes:
+    return f"{value}|END|".encode()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value: str) -> None:
+    """All the places in one script, so that each also sees what the ones before it left behind."""
+    places = EXACT | EXACT_BASH if shell == "bash" else EXACT
+    script = SHOW + "\n".join(places.values())
+
+    output, files = run(shell, script, value)
+
+    assert output.split(b"|END|")[:-1] == [value.encode()] * len(places)
+    assert files == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("script", LOOSE)
+def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: str) -> None:
+    """Each place alone with all values in turn, joined into one to spare processes, and one by one where they end it."""
+    for value in (HOSTILE[0], HOSTILE[2], HOSTILE[6], " ".join(HOSTILE)):
+        _, files = run(shell, script, value)
+
+        assert "canary" not in files
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), max_size=30)
+    | st.lists(st.sampled_from([CANARY, "'", '"', "$(", ")", "`", "\n", ";", "EOF", "\\", "}", "#", " "])).map("".join),
+    st.lists(st.sampled_from(sorted(EXACT)), min_size=1, max_size=4),
+)
+@example("\r\n", ["double quotes"])
+def test_any_value_arrives_unchanged_in_any_mix_of_places(value: str, names: list[str]) -> None:
+    """Places in random order, with random text and with pieces of shell as the value."""
+    output, files = run("bash", SHOW + "\n".join(EXACT[name] for name in names), value)
+
+    assert output == printed(value) * len(names)
+    assert files == []
+
+
+PIECES = st.sampled_from(
+    [
+        *"'\"`);}#@@@\n \\|&",
+        "$(",
+        "((",
+        "))",
+        "${x:-",
+        "$'",
+        "<<EOF\n",
+        "EOF\n",
+        "case x in x)",
+        " esac",
+        ";;",
+        "echo ",
+        *("[[ ", " ]]", "$((", "${x#", "a="),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(HOSTILE[:11]))
+def test_no_script_however_broken_runs_its_values(script: str, value: str) -> None:
+    """The scanner may misjudge a script that is no shell; the value is not code even then."""
+    script = script.replace("@@", "@ @")
+    try:
+        _, files = run("bash", "echo a '@'\n" + script, value)
+    except expr.ExpressionError:
+        return
+
+    assert "canary" not in files

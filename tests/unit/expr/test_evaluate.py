@@ -1,0 +1,246 @@
+"""Evaluation: errors with their places, bounds, lazy contexts, the functions beyond GitHub's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from waterflowd import expr
+from waterflowd.expr import errors
+
+CONTEXTS: dict[str, object] = {
+    "in": {"list": ["a", "b"], "text": "Some Text", "n": 3, "none": None, "empty": "", "false": False, "obj": {"k": 1}},
+}
+
+
+def evaluated(source: str, **more: object) -> object:
+    return expr.evaluate(expr.parse(source), expr.Env(contexts=CONTEXTS, **more))  # type: ignore[arg-type]
+
+
+def failure(source: str, **more: object) -> expr.ExpressionError:
+    with pytest.raises(expr.ExpressionError) as caught:
+        evaluated(source, **more)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("len('häß')", 3),
+        ("len(in.list)", 2),
+        ("len(in.obj)", 1),
+        ("len(in.nope)", 0),
+        ("upper('straße')", "STRASSE"),
+        ("lower('ÄB')", "äb"),
+        ("upper(1.50)", "1.5"),
+        ("trim('  a b\n')", "a b"),
+        ("split('a,b,,c')", ["a", "b", "", "c"]),
+        ("split('a::b', '::')", ["a", "b"]),
+        ("split('')", []),
+        ("join(split('x y', ' '), '-')", "x-y"),
+        ("replace('a.b.c', '.', '')", "abc"),
+        ("replace('aA', 'a', 'b')", "bA"),
+        ("default(in.none, 'x')", "x"),
+        ("default(in.empty, in.none, 'x')", "x"),
+        ("default(in.false, 'x')", False),
+        ("default(0, 'x')", 0),
+        ("default(in.none, in.empty)", ""),
+        ("range(3)", [0, 1, 2]),
+        ("range(1, 4)", [1, 2, 3]),
+        ("range(4, 0, -2)", [4, 2]),
+        ("range('2')", [0, 1]),
+        ("range(0)", []),
+        ("len(range(10000))", 10000),
+        ("LEN('a')", 1),
+    ],
+)
+def test_functions_beyond_github_do_what_their_documentation_says(source: str, value: object) -> None:
+    """One line for each promise of the module's documentation."""
+    found = evaluated(source)
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "offset"),
+    [
+        ("1 + 'a'", errors.WRONG_VALUE, 2),
+        ("1 + true", errors.WRONG_VALUE, 2),
+        ("in.list * 2", errors.WRONG_VALUE, 8),
+        ("1 / 0", errors.WRONG_VALUE, 2),
+        ("1 % (1 - 1)", errors.WRONG_VALUE, 2),
+        ("1.5 / 0.0", errors.WRONG_VALUE, 4),
+        ("x.y", errors.UNKNOWN_CONTEXT, 0),
+        ("1 == nope()", errors.UNKNOWN_FUNCTION, 5),
+        ("len()", errors.WRONG_ARITY, 0),
+        ("len(1)", errors.WRONG_VALUE, 0),
+        ("upper(in.list)", errors.WRONG_VALUE, 0),
+        ("split('a', '')", errors.WRONG_VALUE, 0),
+        ("replace('a', '', 'b')", errors.WRONG_VALUE, 0),
+        ("range(1.5)", errors.WRONG_VALUE, 0),
+        ("range('x')", errors.WRONG_VALUE, 0),
+        ("range(null)", errors.WRONG_VALUE, 0),
+        ("range(1, 2, 0)", errors.WRONG_VALUE, 0),
+        ("range(10001)", errors.BOUND, 0),
+        ("range(100000000000000000000)", errors.BOUND, 0),
+        ("fromJSON('{')", errors.WRONG_VALUE, 0),
+        ("fromJSON('\"\\ud800\"')", errors.WRONG_VALUE, 0),
+        ("now()", errors.NOT_HERE, 0),
+        ("hashFiles('x')", errors.NOT_HERE, 0),
+        ("true && success()", errors.NOT_HERE, 8),
+    ],
+)
+def test_what_has_no_value_is_an_error_with_its_place(source: str, code: str, offset: int) -> None:
+    """The error points at the operator or at the function."""
+    error = failure(source)
+
+    assert (error.code, error.offset) == (code, offset)
+
+
+def test_an_operand_that_is_not_needed_is_not_evaluated() -> None:
+    """`&&` and `||` stop at the operand that decides."""
+    assert evaluated("false && 1 / 0") is False
+    assert evaluated("'x' || 1 / 0") == "x"
+
+
+def test_what_only_the_host_knows_comes_from_the_env() -> None:
+    """Time, status and file hashes are given, never looked up."""
+    seen: list[tuple[str, ...]] = []
+
+    def digest(patterns: tuple[str, ...]) -> str:
+        seen.append(patterns)
+        return "d1"
+
+    assert evaluated("now()", now_at=1700) == 1700
+    assert evaluated("hashFiles('**/a', 'b')", hash_files=digest) == "d1"
+    assert seen == [("**/a", "b")]
+    status = expr.Status(success=False, failure=True, cancelled=False)
+    assert evaluated("format('{0} {1} {2} {3}', success(), failure(), cancelled(), always())", status=status) == (
+        "false true false true"
+    )
+
+
+class Lazy(Mapping[str, object]):
+    """A mapping that makes its values when asked."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+
+    def __getitem__(self, key: str) -> object:
+        if key not in ("Next", "depth"):
+            raise KeyError(key)
+        return Lazy(self._depth + 1) if key == "Next" and self._depth < 3 else self._depth
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("Next", "depth"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+def test_contexts_may_be_lazy_mappings() -> None:
+    """Any Mapping works: properties without case, filters, JSON, and a result of plain dicts."""
+    env = expr.Env(contexts={"lazy": Lazy(1)})
+
+    assert expr.evaluate(expr.parse("lazy.next.NEXT.depth"), env) == 3
+    assert expr.evaluate(expr.parse("lazy.*.depth"), env) == [2]
+    assert type(expr.evaluate(expr.parse("lazy.next"), env)) is dict
+    assert expr.evaluate(expr.parse("len(toJSON(lazy)) > 10"), env) is True
+
+
+def test_a_result_shares_nothing_with_the_contexts() -> None:
+    """A host may change its state after the evaluation without changing a recorded result."""
+    state: dict[str, object] = {"list": [1, {"k": [2]}]}
+    result = expr.evaluate(expr.parse("s.list"), expr.Env(contexts={"s": state}))
+
+    state["list"][1]["k"].append(3)  # type: ignore[index]
+
+    assert result == [1, {"k": [2]}]
+
+
+def test_an_object_without_that_name_has_the_property_null() -> None:
+    """Names that mean something in Python or JavaScript mean nothing here."""
+    for name in ("__class__", "__proto__", "constructor", "toString", "keys", "__init__"):
+        assert evaluated(f"in.obj.{name}") is None
+        assert evaluated(f"in.list.{name}") is None
+        assert evaluated(f"in['{name}']") is None
+        assert evaluated(f"in.text.{name}") is None
+    assert failure("__class__.x").code == errors.UNKNOWN_CONTEXT
+    assert failure("__import__('os')").code == errors.UNKNOWN_FUNCTION
+
+
+def test_integers_stay_exact_where_a_float_would_round_them() -> None:
+    """A 64-bit id from a payload reaches text and JSON with all its digits."""
+    env = expr.Env(contexts={"event": {"id": 2**63 - 1, "huge": 10**400}})
+
+    assert expr.evaluate(expr.parse("format('{0}', event.id)"), env) == "9223372036854775807"
+    assert expr.evaluate(expr.parse("fromJSON(toJSON(event.id))"), env) == 2**63 - 1
+    assert expr.evaluate(expr.parse("event.huge"), env) == float("inf")
+    assert expr.evaluate(expr.parse("event.huge % 2 == 1"), env) is False
+
+
+BIG = "x" * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "format('{0}{1}', big.text, 'y')",
+        "format('{0}{0}{0}{0}{0}{0}{0}{0}', big.text)",
+        "join(big.list, big.text)",
+        "replace(big.text, 'x', big.text)",
+        "split(big.text, 'x')",
+        "toJSON(big.list)",
+        "fromJSON(format('{0}', big.quoted))",
+        "big.list",
+        "upper(big.sharp)",
+        "big.wide",
+        "big.deep",
+        "toJSON(big.deep)",
+        "fromJSON(big.nested)",
+    ],
+)
+def test_no_result_passes_the_bound_not_even_on_its_way(source: str) -> None:
+    """Whatever would be larger than 1 MiB or too deep is an error before it is built."""
+    deep: object = 1
+    for _ in range(500):
+        deep = [deep]
+    big = {
+        "text": BIG,
+        "list": [BIG, BIG],
+        "quoted": '"' + BIG + '"',
+        "sharp": "ß" * 400_000,
+        "wide": "€" * 400_000,
+        "deep": deep,
+        "nested": "[" * 400_000 + "]" * 400_000,
+    }
+    if source == "upper(big.sharp)":
+        big["sharp"] = "\u0390" * 500_000
+    with pytest.raises(expr.ExpressionError) as caught:
+        expr.evaluate(expr.parse(source), expr.Env(contexts={"big": big}))
+
+    assert caught.value.code == errors.BOUND
+
+
+def test_brackets_inside_of_json_strings_do_not_count_as_depth() -> None:
+    """Only real nesting is bounded."""
+    text = '["' + "[" * 1000 + '", "\\"' + "{" * 1000 + '"]'
+
+    assert expr.evaluate(expr.parse("fromJSON(t.x)[0]"), expr.Env(contexts={"t": {"x": text}})) == "[" * 1000
+
+
+def test_a_condition_is_the_truth_of_its_value() -> None:
+    """`evaluate_condition` agrees with the truth of `evaluate`."""
+    env = expr.Env(contexts=CONTEXTS)
+
+    assert expr.evaluate_condition(expr.parse("in.list"), env)
+    assert not expr.evaluate_condition(expr.parse("in.empty"), env)
+    assert not expr.evaluate_condition(expr.parse("NaN"), env)
+
+
+def test_a_context_that_is_not_json_is_a_mistake_of_the_host() -> None:
+    """It raises TypeError, since no author can do anything about it."""
+    with pytest.raises(TypeError):
+        expr.evaluate(expr.parse("x"), expr.Env(contexts={"x": {1, 2}}))

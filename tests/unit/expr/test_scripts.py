@@ -1,0 +1,274 @@
+"""Scripts in which an expression is data: the reference for each place, and the places that have none."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd import expr
+from waterflowd.expr import errors
+
+X = "${{ inputs.x }}"
+BARE = "${WF_EXPR_1}"
+SINGLE = "'\"${WF_EXPR_1}\"'"
+ANSI = "'\"${WF_EXPR_1}\"$'"
+
+
+@pytest.mark.parametrize(
+    ("script", "reference"),
+    [
+        ("echo @", BARE),
+        ("a=@", BARE),
+        ('echo "a @ b"', BARE),
+        ('echo "it\'s @"', BARE),
+        ("echo 'a @ b'", SINGLE),
+        ("echo 'a\\@'", SINGLE),
+        ("echo $'a\\'@'", ANSI),
+        ('echo $"a @"', BARE),
+        ("echo \\' @", BARE),
+        ("echo \\'; echo '@'", SINGLE),
+        ("echo 'a' @ 'b'", BARE),
+        ("echo \"$(echo '@')\"", SINGLE),
+        ('echo "$(echo "@")" \'x\'', BARE),
+        ("echo `echo '@'`", SINGLE),
+        ("echo \"`echo '@'`\"", SINGLE),
+        ("echo `echo \\`echo @\\``", BARE),
+        ("(echo '@')", SINGLE),
+        ("# it's\necho '@'", SINGLE),
+        ("# don't @", BARE),
+        ("echo a#'@'", SINGLE),
+        ("echo $# '@'", SINGLE),
+        ("echo ${#a} '@'", SINGLE),
+        ("echo ${x:-@}", BARE),
+        ("echo ${x:-'@'}", SINGLE),
+        ("echo \"${x:-'@'}\"", BARE),
+        ("echo \"${x#'@'}\"", SINGLE),
+        ('echo "${x:-"@"}" \'b\'', BARE),
+        ("echo ${x/a/@}", BARE),
+        ("echo ${x[0]:-@}", BARE),
+        ("echo $((1 + 2)) '@'", SINGLE),
+        ("((n = 1)); echo '@'", SINGLE),
+        ("for ((i = 0; i < 3; i++)); do echo '@'; done", SINGLE),
+        ("(( (1) )) && echo '@'", SINGLE),
+        ("( (echo '@') )", SINGLE),
+        ("case $x in a) echo '@';; esac", SINGLE),
+        ("case @ in (a|b) :;; *) :;; esac", BARE),
+        ("x=$(case y in y) echo '@';; esac)", SINGLE),
+        ("x=$(case y in (y) echo b;& z) echo c;; esac); echo '@'", SINGLE),
+        ("f() { echo '@'; }", SINGLE),
+        ("a=(x '@' y)", SINGLE),
+        ("if [[ @ == 'x' ]]; then :; fi", BARE),
+        ("if [[ $x =~ ^(a|b)$ ]]; then echo '@'; fi", SINGLE),
+        ("[ @ -eq 1 ]", BARE),
+        ("cat <<EOF\n'@'\nEOF", BARE),
+        ("cat <<EOF\nit's\nEOF\necho '@'", SINGLE),
+        ("cat <<'EOF'\nit's\nEOF\necho '@'", SINGLE),
+        ("cat <<\"EOF\" > file\nit's\nEOF\necho '@'", SINGLE),
+        ("cat <<\\EOF\nit's\nEOF\necho '@'", SINGLE),
+        ("cat <<-EOF\n\tit's\n\tEOF\necho '@'", SINGLE),
+        ("cat <<A <<'B'\nit's @\nA\nit's\nB\n", BARE),
+        ("cat <<A <<'B'\nit's\nA\nit's\nB\necho '@'", SINGLE),
+        ("cat <<EOF\n$(echo '@')\nEOF", SINGLE),
+        ("cat <<EOF\n`echo '@'`\nEOF", SINGLE),
+        ("x=$(cat <<EOF\nit's\nEOF\n); echo '@'", SINGLE),
+        ("cat <<<it\\'s; echo '@'", SINGLE),
+        ("cat <<< '@'", SINGLE),
+        ("echo 1 <<EOF\n\\$(' \\`'\nEOF\necho '@'", SINGLE),
+        ("cat <<EOF\nunclosed $(echo '\nEOF\necho @", BARE),
+        ("diff <(echo '@') b", SINGLE),
+        ("echo hi > @ 2>&1", BARE),
+        ("echo a \\\n  '@'", SINGLE),
+        ("sudo docker run img python app.py @", BARE),
+        ("python3 script.py @", BARE),
+        ("python3 - @ <<EOF\nprint(1)\nEOF", BARE),
+        ("bash deploy.sh @", BARE),
+        ("ssh -p 22 user@host-@", BARE),
+        ("psql -p @ -c 'select 1'", BARE),
+        ("awk -v x=@ '{ print x }'", BARE),
+        ("declare x=@", BARE),
+        ("export x=@", BARE),
+        ("echo eval @", BARE),
+        ("echo @ | grep bash", BARE),
+        ("echo $$@", BARE),
+        ("echo \\$@", BARE),
+    ],
+)
+def test_a_reference_fits_its_place(script: str, reference: str) -> None:
+    """`@` stands for the expression, the rest of the script is not changed by a character."""
+    script = script.replace("user@host", "user\0host")
+    lowered = expr.lower_script(script.replace("@", X), "bash")
+
+    assert lowered.text == script.replace("@", reference)
+    assert lowered.env == {"WF_EXPR_1": X}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cat <<'EOF'\n@\nEOF",
+        "cat <<\\EOF\n@\nEOF",
+        "cat <<A <<'B'\nx\nA\n@\nB",
+        "cat <<@\nx",
+        "echo $((1 + @))",
+        "echo $(( $(echo @) ))",
+        "echo $((${x:-@}))",
+        "((x = @))",
+        "for ((i = 0; i < @; i++)); do :; done",
+        "echo $[@]",
+        "let x=@",
+        "[[ @ -eq 1 ]]",
+        "[[ 1 -lt '@' && -n x ]]",
+        "[[ -n x && \\\n 1 -lt @ ]]",
+        "if [[ -v @ ]]; then :; fi",
+        "test -v @",
+        "a[@]=1",
+        "a=([@]=1)",
+        "declare -i x=@",
+        "declare @=1",
+        "declare -n ref=@",
+        "printf -v @ x",
+        "read @",
+        "unset '@'",
+        "echo ${x:@}",
+        "echo ${x:1:@}",
+        "echo ${x[@]}",
+        'echo "${x[1+@]}"',
+        "echo ${@}",
+        "echo ${!@}",
+        "echo $@",
+        "echo \\@",
+        'echo "C:\\@"',
+        "echo $'\\@'",
+        "eval echo @",
+        "if eval '@'; then :; fi",
+        "if [[ a ]]; then eval '@'; fi",
+        "[[ a ]]&&eval '@'",
+        "[[ a ]]\neval '@'",
+        "f() { eval '@'; }",
+        "trap 'echo @' EXIT",
+        "bash -c 'echo @'",
+        'sudo -u root /bin/bash -ec "echo @"',
+        "su user -c 'echo @'",
+        "docker exec web sh -c 'echo @'",
+        "find . -exec sh -c 'ls @' \\;",
+        "ssh host 'cd @'",
+        "ssh -p 22 -o A=b host cd @",
+        "ssh host <<EOF\ncd @\nEOF",
+        "bash <<EOF\necho @\nEOF",
+        "cat <<EOF | sudo bash -s\necho @\nEOF",
+        "bash <<< 'echo @'",
+        "echo @ | sh",
+        "(echo @) | sh",
+        "{ echo @; } | sh",
+        "for x in 1; do echo @; done | bash",
+        "echo @ | xargs -I% sh -c 'ls %'",
+        "bash <(echo @)",
+        "bash < <(echo @)",
+        "source <(echo @)",
+        ". /dev/stdin <<< '@'",
+        "python3 -c 'print(\"@\")'",
+        "python3.12 - <<EOF\nprint('@')\nEOF",
+        "perl -pe 's/x/@/' f",
+        "node -e 'f(\"@\")'",
+        "node --eval='f(@)'",
+        "php -r 'echo @;'",
+        "psql db -c 'select @'",
+        "psql db <<EOF\nselect '@';\nEOF",
+        'mysql -e"select @"',
+        "awk '{ print @ }' f",
+        'eval "$(echo @)"',
+    ],
+)
+def test_a_place_without_a_safe_reference_is_an_error_that_holds_its_fix(script: str) -> None:
+    """Where the value would be evaluated again, or no variable is read; the error has the `env:` lines."""
+    text = script.replace("$@", "$" + X).replace("@", X)
+
+    found = expr.check_script(text, "bash")
+
+    assert [error.code for error in found] == [errors.UNSAFE_PLACE]
+    assert found[0].offset == text.index(X)
+    assert "env:\n    X: ${{ inputs.x }}\n" in found[0].text
+    with pytest.raises(expr.ExpressionError):
+        expr.lower_script(text, "bash")
+
+
+def test_each_expression_has_one_variable_however_often_it_stands() -> None:
+    """Variables are numbered in the order of the script."""
+    lowered = expr.lower_script("a ${{ x.b }} '${{ x.a }}' \"${{x.b}}\"", "sh")
+
+    assert lowered.text == "a ${WF_EXPR_1} ''\"${WF_EXPR_2}\"'' \"${WF_EXPR_1}\""
+    assert lowered.env == {"WF_EXPR_1": "${{ x.b }}", "WF_EXPR_2": "${{ x.a }}"}
+
+
+def test_all_unsafe_places_are_reported_at_once() -> None:
+    """In the order of the script, and nothing else of it."""
+    found = expr.check_script("eval ${{ x.a }}\necho ${{ x.b }}\necho $((${{ x.c }}))", "bash")
+
+    assert [error.offset for error in found] == [5, 40]
+
+
+@pytest.mark.parametrize("place", ["eval @", "cat <<'EOF'\n@\nEOF", "echo '@'", "echo $((@))", "echo \\@", "a[@]=1"])
+def test_a_literal_of_harmless_characters_is_pasted_anywhere(place: str) -> None:
+    """A constant of the file is the author's own text."""
+    lowered = expr.lower_script(place.replace("@", "${{ 'v1.2/a_b:c@d-e' }}"), "bash")
+
+    assert lowered.text == place.replace("@", "v1.2/a_b:c@d-e", 1)
+    assert lowered.env == {}
+
+
+def test_a_literal_of_other_characters_is_no_exception() -> None:
+    """What means something to a shell travels as a variable."""
+    assert expr.lower_script("echo ${{ '$(id)' }}", "bash").env == {"WF_EXPR_1": "${{ '$(id)' }}"}
+    with pytest.raises(expr.ExpressionError):
+        expr.lower_script("eval ${{ 'a b' }}", "bash")
+
+
+def test_the_caller_knows_more_constants() -> None:
+    """Such as matrix values; one with other characters, and a collection, are not pasted."""
+
+    def constant(node: expr.Node) -> object:
+        return {"matrix.os": "ubuntu-24.04", "matrix.n": 3, "matrix.evil": "a;b", "matrix.list": []}.get(
+            expr.unparse(node)
+        )
+
+    text = "cat <<'EOF'\n${{ matrix.os }} ${{ matrix.n }}\nEOF\necho ${{ matrix.evil }} ${{ matrix.list }}"
+    lowered = expr.lower_script(text, "bash", constant=constant)
+
+    assert lowered.text == "cat <<'EOF'\nubuntu-24.04 3\nEOF\necho ${WF_EXPR_1} ${WF_EXPR_2}"
+
+
+@pytest.mark.parametrize(
+    ("shell", "reading"),
+    [
+        ("python", 'os.environ["NAME"]'),
+        ("/usr/bin/python3 {0}", 'os.environ["NAME"]'),
+        ("pwsh", "$env:NAME"),
+        ("perl {0}", "$ENV{NAME}"),
+        ("zsh", "environment variable NAME"),
+        ("sudo bash {0}", "environment variable NAME"),
+        ("", "environment variable NAME"),
+    ],
+)
+def test_the_source_of_another_interpreter_holds_no_expression(shell: str, reading: str) -> None:
+    """The error says how that interpreter reads the variable; constants are pasted there too."""
+    found = expr.check_script("print('${{ steps.a.outputs.name }}') # ${{ 'ok' }}", shell)
+
+    assert len(found) == 1
+    assert reading in found[0].text
+    assert expr.lower_script("print('${{ 'ok' }}')", shell).text == "print('ok')"
+
+
+def test_unsafe_interpolation_leaves_the_script_a_template() -> None:
+    """The author asked for pasting, so whoever renders the text pastes."""
+    assert expr.lower_script("eval ${{ x.a }}", "python", unsafe=True) == expr.Script(text="eval ${{ x.a }}")
+
+
+def test_a_script_without_expressions_is_not_touched() -> None:
+    """Whatever it holds."""
+    assert expr.lower_script("echo '$((", "bash") == expr.Script(text="echo '$((")
+
+
+def test_a_script_that_is_no_shell_at_all_is_scanned_to_its_end() -> None:
+    """Unclosed quotes, stray parentheses and the like are for the shell to complain about."""
+    for text in ("'", '"$(', "${", "`", "$((", "case x in", ")", "<<", "<<A", "}", "$'", "\\", "((", "[[", "a[", ";;"):
+        for script in (text + X, X + text, text + X + text):
+            expr.check_script(script, "bash")

@@ -43,11 +43,8 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
     waiting: list[int] = []
     for event in first:
         _apply(run, event, owed, happened, waiting)
-    while True:
-        event = _next(run, owed, waiting, now)
-        if event is None:
-            break
-        _apply(run, event, owed, happened, waiting)
+    while (following := _next(run, owed, waiting, now)) is not None:
+        _apply(run, following, owed, happened, waiting)
     return Progress(happened, list(owed.difference()))
 
 

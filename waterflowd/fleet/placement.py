@@ -172,6 +172,14 @@ class Placement:
         if server.taken.pop(key, self) is None:
             self._roomy[agent] = None
 
+    def forget(self, run: RunId) -> None:
+        """None of the run's attempts wants or holds a slot any more."""
+        for key in [key for key in self._wants if key.run == run]:
+            self.withdraw(key)
+        for server in self.servers.values():
+            for key in [key for key in server.taken if key.run == run]:
+                self.free(server.agent, key)
+
     def assign(self) -> Iterator[tuple[Want, Server]]:
         """Gives the slots that came free to the wants in the queue; each one that comes out has its slot."""
         while self._roomy:
@@ -205,8 +213,8 @@ class Placement:
         doubted, self._doubted = self._doubted, set()
         changed: list[tuple[Want, Reason]] = []
         for name in doubted:
-            queues = (self._sticky.get(AgentId(name), {}), self._by_group.get(name, {}))
-            for want in [want for queue in queues for want in queue.values()]:
+            sticky, others = self._sticky.get(AgentId(name)), self._by_group.get(name)
+            for want in [*(sticky or {}).values(), *(others or {}).values()]:
                 why = self._reason(want)
                 if why != self._told[want.key]:
                     self._told[want.key] = why

@@ -1,0 +1,47 @@
+"""Lowering: from a run's attempt to the task that its agent gets. Pure; needs no socket.
+
+Rules of this file: everything comes from the plan and the attempt's own events, so the same attempt is lowered to the same
+task as often as it is offered. Only `instance` is the session's: an offer holds for one start of the agent.
+"""
+
+from __future__ import annotations
+
+from waterflow_agent.wire import messages
+
+from waterflowd.engine import commands, rendering
+from waterflowd.engine.state import Run
+
+#: What is kept of an attempt's output: 64 MiB, its first and last part.
+OUTPUT_BYTES_MAX = 64 << 20
+
+
+def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskKey:
+    """The attempt's name on the wire."""
+    return messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
+
+
+def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
+    """The task of an open attempt."""
+    job = run.jobs_by_id[command.job]
+    step = job.steps_by_id[command.step]
+    attempt = step.attempts[command.attempt - 1]
+    plan = step.plan
+    return messages.Task(
+        key=key_of(run, command),
+        node=plan.node,
+        params=attempt.params if attempt.params is not None else plan.params,
+        env=attempt.env if attempt.env is not None else rendering.environment(run, job, step),
+        step_name=step.name,
+        working_directory=attempt.working_directory or plan.working_directory,
+        timeout_ms=attempt.timeout_ms,
+        stop_signal=plan.stop.signal,
+        grace_ms=plan.stop.grace_ms,
+        output_bytes_max=OUTPUT_BYTES_MAX,
+        boot_id=attempt.boot_id,
+        instance=instance,
+    )
+
+
+def cancel(run: Run, command: commands.CancelTask) -> messages.Cancel:
+    """The message that ends an attempt."""
+    return messages.Cancel(key_of(run, command), command.is_forced, command.reason)

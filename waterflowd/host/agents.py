@@ -1,0 +1,233 @@
+"""Agents: settles with each one that connects, hears their reports, and gives up those that stay away too long.
+
+Rules of this file: who an agent is comes from the link (the key that ZeroMQ reports). The log says what an agent should have
+(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent:
+
+| the log says | the agent says | then |
+|---|---|---|
+| open, other boot | not finished | lost: nobody can know how it ended |
+| open, this boot | nothing | it never accepted the offer: offer again |
+| open | accepted, started | goes on; a cancel that is wanted is said again |
+| open | finished | its report follows |
+| over | accepted | forget it |
+| over | started | end it by force; its report is evidence |
+| over | finished | its report is acknowledged |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from waterflow_agent.wire import messages
+
+from waterflowd import ports
+from waterflowd.engine import Run, commands, inputs
+from waterflowd.engine.outstanding import owed_to_job
+from waterflowd.engine.state import Attempt
+from waterflowd.fleet.placement import AttemptKey, Server
+from waterflowd.host.driver import Driver
+from waterflowd.host.outputs import Outputs
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+logger = logging.getLogger("waterflow.host")
+
+
+class Agents:
+    """Implements `ports.AgentDesk` over the driver's world."""
+
+    def __init__(
+        self, driver: Driver, link: ports.Link, clock: ports.Clock, outputs: Outputs, lost_after_ms: int
+    ) -> None:
+        self._driver = driver
+        self._world = driver.world
+        self._link = link
+        self._clock = clock
+        self._outputs = outputs
+        self._lost_after_ms = lost_after_ms
+        self._held: dict[AgentId, list[messages.Held]] = {}
+        self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
+
+    def recovered(self) -> None:
+        """After recovery: agents that hold attempts have `lost-after` from now on to come back."""
+        for server in self._world.placement.servers.values():
+            self._await_return(server.agent)
+
+    # Sessions ---------------------------------------------------------------------------------------------------------
+
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+        """See `ports.AgentDesk`."""
+        server = Server(
+            agent=agent,
+            instance=hello.instance,
+            boot_id=hello.boot_id,
+            slots=max(0, min(hello.slots, 10_000)),
+            nodes=frozenset(hello.nodes),
+            facts={
+                "id": agent,
+                "hostname": hello.hostname,
+                "os": hello.os,
+                "arch": hello.arch,
+                "labels": hello.labels,
+            },
+            version=hello.agent_version,
+            changed_at=self._clock.now(),
+        )
+        timer = self._lost_timers.pop(agent, None)
+        if timer is not None:
+            timer.cancel()
+        self._world.placement.connect(server)
+        self._held[agent] = hello.held
+        return [
+            held.key
+            for held in hello.held
+            if held.state is messages.HeldState.ACCEPTED and self._open(agent, held.key) is None
+        ]
+
+    def connected(self, agent: AgentId) -> None:
+        """See `ports.AgentDesk`."""
+        held = {item.key: item.state for item in self._held.pop(agent, [])}
+        server = self._world.placement.server(agent)
+        outgoing: list[messages.DaemonMessage] = []
+        lost: list[tuple[RunId, inputs.Input]] = []
+        for run, attempt, key in list(self._taken(server)):
+            state = held.pop(key, None)
+            if state is messages.HeldState.FINISHED:
+                continue
+            if attempt.boot_id != server.boot_id:
+                text = f"server {attempt.agent_name} was rebooted while the step ran"
+                why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+                lost.append((run.id, _lost(agent, key, why)))
+                continue
+            outgoing.extend(self._owed(run, key, is_held=state is not None))
+        for key, state in held.items():
+            if state is messages.HeldState.STARTED:
+                outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
+        if outgoing:
+            self._link.send(agent, outgoing)
+        if lost:
+            self._driver.submit(lost)
+        self._driver.wake()
+
+    def _owed(self, run: Run, key: messages.TaskKey, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
+        for command in owed_to_job(run, run.jobs_by_id[JobId(key.job)]):
+            if isinstance(command, commands.SendTask) and not is_held:
+                instance = self._world.placement.server(command.agent).instance
+                yield messages.Offer(self._world.lower(run, command, instance))
+            elif isinstance(command, commands.CancelTask):
+                yield messages.Cancel(key, command.is_forced, command.reason)
+
+    def disconnected(self, agent: AgentId, text: str) -> None:
+        """See `ports.AgentDesk`."""
+        self._world.placement.disconnect(agent, self._clock.now(), text)
+        self._await_return(agent)
+        self._driver.wake()
+
+    def _await_return(self, agent: AgentId) -> None:
+        old = self._lost_timers.pop(agent, None)
+        if old is not None:
+            old.cancel()
+        loop = asyncio.get_running_loop()
+        self._lost_timers[agent] = loop.call_later(self._lost_after_ms / 1000, self._give_up, agent)
+
+    def _give_up(self, agent: AgentId) -> None:
+        self._lost_timers.pop(agent, None)
+        server = self._world.placement.server(agent)
+        if server.is_connected:
+            return
+        self.lose(agent, f"not connected for {self._lost_after_ms // 1000} s", ReasonCode.SERVER_LOST)
+
+    def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
+        """Ends everything that the agent holds as lost: it stayed away too long or was revoked."""
+        lost: list[tuple[RunId, inputs.Input]] = []
+        for run, attempt, key in self._taken(self._world.placement.server(agent)):
+            why = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
+            lost.append((run.id, _lost(agent, key, why)))
+        if lost:
+            self._driver.submit(lost)
+
+    # Attempts ---------------------------------------------------------------------------------------------------------
+
+    def _taken(self, server: Server) -> Iterator[tuple[Run, Attempt, messages.TaskKey]]:
+        for name in server.taken:
+            run = self._world.runs.get(name.run)
+            attempt = run.attempt(name.job, name.step, name.attempt) if run is not None else None
+            if run is not None and attempt is not None and attempt.is_open:
+                yield run, attempt, _task_key(name, attempt.epoch)
+
+    def _open(self, agent: AgentId, key: messages.TaskKey) -> Attempt | None:
+        run = self._world.runs.get(RunId(key.run))
+        attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if run is not None else None
+        if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
+            return None
+        return attempt
+
+    def received(
+        self,
+        agent: AgentId,
+        reports: Sequence[messages.Started | messages.Finished],
+        durable: Callable[[], None],
+    ) -> None:
+        """See `ports.AgentDesk`."""
+        given: list[tuple[RunId, inputs.Input]] = []
+        for report in reports:
+            run_id = RunId(report.key.run)
+            if run_id in self._world.stalled:
+                # Not acknowledged: the result stays with the agent until the run can take it.
+                return
+            if run_id in self._world.runs:
+                given.append((run_id, _report(agent, report)))
+            else:
+                logger.info("agent %s reports on %s, which is not open; nothing to do", agent, report.key)
+        self._driver.submit(given, durable)
+
+    def output(self, agent: AgentId, output: messages.Output) -> None:
+        """See `ports.AgentDesk`."""
+        self._outputs.received(agent, output)
+
+
+def _task_key(name: AttemptKey, epoch: int) -> messages.TaskKey:
+    return messages.TaskKey(name.run, name.job, name.step, name.attempt, epoch)
+
+
+def _lost(agent: AgentId, key: messages.TaskKey, why: Reason) -> inputs.TaskLost:
+    return inputs.TaskLost(
+        job=JobId(key.job),
+        step=StepId(key.step),
+        attempt=AttemptNo(key.attempt),
+        epoch=key.epoch,
+        agent=agent,
+        reason=why,
+    )
+
+
+def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inputs.Input:
+    key = report.key
+    if isinstance(report, messages.Started):
+        return inputs.TaskStarted(
+            job=JobId(key.job),
+            step=StepId(key.step),
+            attempt=AttemptNo(key.attempt),
+            epoch=key.epoch,
+            agent=agent,
+            started_at=report.at,
+        )
+    return inputs.TaskFinished(
+        job=JobId(key.job),
+        step=StepId(key.step),
+        attempt=AttemptNo(key.attempt),
+        epoch=key.epoch,
+        agent=agent,
+        outcome=report.outcome,
+        exit_code=report.exit_code,
+        reason_code=report.reason_code,
+        reason_text=report.reason_text,
+        outputs=report.outputs,
+        env=report.env,
+        started_at=report.started_at,
+        finished_at=report.finished_at,
+        output_bytes=report.output_bytes,
+        output_dropped=report.output_dropped,
+    )

@@ -1,0 +1,227 @@
+"""A batch: what one transaction is made of, from the inputs that have arrived to the messages that leave after it.
+
+Rules of this file:
+
+- Steps advance the driver's own runs at once; nothing of it is visible to anybody until the batch is durable.
+- Placement is answered in here: `Place` goes to the fleet, and its answer is fed back as an input of the same batch.
+- Outgoing messages are made now, from the state that they belong to, and leave only after the commit.
+- A run whose step raises is stalled alone: it leaves the driver, its place in the log and the error are shown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from waterflow_agent.wire import messages
+
+from waterflowd.engine import Run, commands, events, inputs, outstanding, step
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.timers import Timers
+from waterflowd.model import records
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
+
+logger = logging.getLogger("waterflow.host")
+
+Lower = Callable[[Run, commands.SendTask, str], messages.Task]
+
+#: Events after which a run's row in the index is written anew.
+_INDEXED = (
+    events.RunCreated,
+    events.RunStarted,
+    events.CancelRequested,
+    events.RunTimedOut,
+    events.RunCompleted,
+)
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """What all batches work on: the driver's live state. The single writer owns it."""
+
+    runs: dict[RunId, Run]
+    #: Runs that cannot go on, and why.
+    stalled: dict[RunId, str]
+    placement: Placement
+    registry: Registry
+    timers: Timers
+    lower: Lower
+    #: Generation of the data directory; the epoch of the leases that are given now.
+    epoch: int
+
+
+class Batch:
+    """One transaction in the making."""
+
+    def __init__(self, world: World, now: int) -> None:
+        self._world = world
+        self._now = now
+        self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
+        self._appends: dict[StreamName, records.StreamAppend] = {}
+        self._indexed: dict[RunId, Run] = {}
+        self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
+        self.completed: list[RunId] = []
+        self.touched: dict[RunId, None] = {}
+
+    def feed(self, run_id: RunId, given: inputs.Input) -> bool:
+        """Feeds an input and everything that it leads to inside the batch. False when the run is not open."""
+        run = self._world.runs.get(run_id)
+        if run is None:
+            return False
+        waiting = deque([given])
+        try:
+            while waiting:
+                self._step(run, waiting.popleft(), waiting)
+        except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
+            self._stall(run, error)
+        return True
+
+    def _step(self, run: Run, given: inputs.Input, waiting: deque[inputs.Input]) -> None:
+        before = run.seq
+        progress = step(run, given, self._now)
+        if progress.events:
+            self.touched[run.id] = None
+            self._append(run_stream(run.id), before, progress.events)
+            if any(isinstance(event, _INDEXED) for event in progress.events):
+                self._indexed[run.id] = run
+            if run.is_completed and before < run.seq:
+                self.completed.append(run.id)
+        if isinstance(given, inputs.Placed) and not any(
+            isinstance(command, commands.SendTask) for command in progress.commands
+        ):
+            # The slot was taken for an attempt that does not want it any more.
+            self._world.placement.free(given.agent, _key(run.id, given))
+        for command in progress.commands:
+            self._carry_out(run, command, waiting)
+
+    def _append(self, stream: StreamName, before: int, happened: Sequence[Any]) -> None:
+        append = self._appends.get(stream)
+        if append is None:
+            append = records.StreamAppend(stream=stream, expected=before, at=self._now, events=[])
+            self._appends[stream] = append
+            self.contents.appends.append(append)
+        append.events.extend(happened)
+
+    def record(self, stream: StreamName, head: int, facts: Sequence[Any]) -> None:
+        """Adds facts to a stream that is no run's and stands at `head` on disk."""
+        self._append(stream, head, facts)
+
+    def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
+        world = self._world
+        match command:
+            case commands.Place():
+                answer = self.place(run.id, command)
+                waiting.append(answer)
+            case commands.SendTask(agent=agent):
+                instance = world.placement.server(agent).instance
+                self._send(agent, messages.Offer(world.lower(run, command, instance)))
+            case commands.CancelTask(agent=agent):
+                key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
+                self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
+            case commands.FreeSlot(agent=agent):
+                world.placement.free(agent, _key(run.id, command))
+            case commands.Withdraw():
+                world.placement.withdraw(_key(run.id, command))
+            case commands.ArmTimer(timer=timer):
+                world.timers.arm(run.id, timer)
+            case commands.DropTimer(timer=timer):
+                world.timers.drop(run.id, timer)
+
+    def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
+        self.outbox.setdefault(agent, []).append(message)
+
+    def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
+        """Asks the fleet for a slot and gives the answer as an input."""
+        want = Want(_key(run_id, command), command.group, command.node, command.agent)
+        answer = self._world.placement.place(want)
+        if isinstance(answer, Server):
+            return self._placed(want, answer)
+        return inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
+
+    def _placed(self, want: Want, server: Server) -> inputs.Placed:
+        entry = self._world.registry.agents[server.agent]
+        return inputs.Placed(
+            job=want.key.job,
+            step=want.key.step,
+            attempt=want.key.attempt,
+            epoch=self._world.epoch,
+            agent=server.agent,
+            agent_name=entry.name,
+            boot_id=server.boot_id,
+            facts=server.facts,
+        )
+
+    def assign(self) -> None:
+        """Gives free slots to waiting attempts, and tells those that wait on why, where that has changed."""
+        for want, server in self._world.placement.assign():
+            if not self.feed(want.key.run, self._placed(want, server)):
+                self._world.placement.free(server.agent, want.key)
+        for want, why in self._world.placement.news():
+            key = want.key
+            given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why)
+            self.feed(key.run, given)
+
+    def seal(self) -> records.Batch:
+        """The batch's contents, complete: index rows are made from the state after the last step."""
+        self.contents.summaries.extend(summary(run) for run in self._indexed.values())
+        return self.contents
+
+    def _stall(self, run: Run, error: Exception) -> None:
+        text = f"stalled after event {run.seq}: {error}"
+        logger.exception("run %s is stalled; the other runs go on", run.id)
+        world = self._world
+        world.stalled[run.id] = text
+        drop(world, run.id)
+
+
+def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot | commands.Withdraw) -> AttemptKey:
+    return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
+
+
+def drop(world: World, run: RunId) -> None:
+    """The run leaves the live state: its slots, wants and timers with it."""
+    world.runs.pop(run, None)
+    world.timers.drop_run(run)
+    world.placement.forget(run)
+
+
+def owe(world: World, run: Run) -> list[commands.Place]:
+    """Takes up what the host owes a run that was folded from the log; gives the places that are still to be asked for.
+
+    Tasks that are on agents hold their slots; what the agents lack is sent when they connect.
+    """
+    places: list[commands.Place] = []
+    for command in outstanding(run):
+        match command:
+            case commands.ArmTimer(timer=timer):
+                world.timers.arm(run.id, timer)
+            case commands.SendTask(agent=agent, job=job, step=name, attempt=number):
+                world.placement.hold(agent, AttemptKey(run.id, job, name, number))
+            case commands.Place():
+                places.append(command)
+            case _:
+                pass
+    return places
+
+
+def summary(run: Run) -> records.RunSummary:
+    """The run's row in the index."""
+    return records.RunSummary(
+        id=run.id,
+        number=run.number,
+        name=run.plan.name,
+        path=run.plan.path,
+        repository=run.repository,
+        revision=run.revision,
+        trigger=run.trigger,
+        status=run.status,
+        conclusion=run.conclusion,
+        reason=run.reason,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        completed_at=run.completed_at,
+        seq=run.seq,
+    )

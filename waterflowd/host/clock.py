@@ -1,0 +1,47 @@
+"""The log's clock: milliseconds that never go back, not even over restarts and wall clock jumps.
+
+Within one boot of the machine it is the boot clock (which goes on in suspend) plus an offset that is kept in a file, so a
+restart of the daemon or a step of the wall clock changes nothing. After a reboot it goes on from the last logged time plus
+the wall clock's difference, never a negative one. So a sleep of 30 days survives reboots, and no time-out fires by a jump.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LogClock:
+    """See the file's docstring. `last_at` is the newest logged time; `path` keeps the offset of this boot."""
+
+    def __init__(self, path: Path, last_at: int) -> None:
+        boot_id = _BOOT_ID.read_text().strip()
+        offset = _stored_offset(path, boot_id)
+        boot_now = _boot_ms()
+        if offset is None or boot_now + offset < last_at:
+            offset = max(last_at, time.time_ns() // 1_000_000) - boot_now
+            temporary = path.with_suffix(".new")
+            temporary.write_text(json.dumps({"boot_id": boot_id, "offset_ms": offset}))
+            os.replace(temporary, path)
+        self._offset = offset
+
+    def now(self) -> int:
+        """Milliseconds of the log's clock."""
+        return _boot_ms() + self._offset
+
+
+def _boot_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _stored_offset(path: Path, boot_id: str) -> int | None:
+    try:
+        stored = json.loads(path.read_text())
+        return int(stored["offset_ms"]) if stored["boot_id"] == boot_id else None
+    except (OSError, ValueError, KeyError, TypeError):
+        # Lost or damaged: the last logged time still bounds the clock from below.
+        return None

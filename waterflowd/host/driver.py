@@ -1,0 +1,295 @@
+"""The driver: owns the open runs and is the single writer of the log.
+
+The only order allowed, for every batch:
+
+1. take every input that has arrived and run `step` for each (batch.py); this advances the driver's own runs;
+2. append all their events in one transaction; meanwhile the loop goes on collecting inputs;
+3. when it is on disk: wake the feed, answer callers, acknowledge agents, send messages.
+
+Nothing is acknowledged, sent or shown before 2 is done. When a commit fails because the disk is full, nothing of the batch
+has happened: the touched runs are folded from the log again, callers get the error, agents send their reports again. Any other
+failure of a commit ends the daemon, which starts again and verifies.
+
+There is no shutdown work: stopping is the same as crashing at a good moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from waterflowd import ports
+from waterflowd.engine import Run, commands, fold, inputs
+from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
+from waterflowd.host.batch import Batch, World, drop, owe, summary
+from waterflowd.host.feed import Feed
+from waterflowd.model import ids, plan
+from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.records import RunSummary, StartRequest
+
+logger = logging.getLogger("waterflow.host")
+
+#: Work items in one batch; bounds the time that a batch holds the loop (about 0.2 s of small steps).
+BATCH_ITEMS_MAX = 1000
+#: Open runs at a time; beyond it a start is refused.
+OPEN_RUNS_MAX = 20_000
+#: How long the driver waits after a full disk before it tries again.
+DISK_FULL_PAUSE_S = 1.0
+#: Decoded plans that are kept; runs of one plan share it.
+PLANS_CACHED = 256
+#: The longest sleep of the loop: bounds the effect of a clock that was suspended.
+WAKE_S_MAX = 30.0
+
+
+class _Item(msgspec.Struct, frozen=True):
+    """Work for the next batch. `apply` fills the batch; then one of the other two is called, after the commit."""
+
+    apply: Callable[[Batch], None]
+    done: Callable[[], None]
+    failed: Callable[[WaterflowError], None]
+
+
+class Driver:
+    """See the file's docstring. Implements `ports.Runs`."""
+
+    def __init__(self, world: World, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed) -> None:
+        self.world = world
+        self._log = log
+        self._link = link
+        self._clock = clock
+        self._feed = feed
+        self._items: deque[_Item] = deque()
+        self._wake = asyncio.Event()
+        self._plans: dict[str, plan.Plan] = {}
+        self._counters: dict[str, int] = {}
+        #: Why nothing can be written at the moment; empty when all is well.
+        self.read_only = ""
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> int:
+        """Folds all open runs and takes up what is owed to them; gives their number. Called once, before `run`."""
+        places: list[tuple[RunId, commands.Place]] = []
+        for run_id in list(self._log.open_runs()):
+            run = self._fold(run_id)
+            if run is not None:
+                places.extend((run_id, place) for place in owe(self.world, run))
+        if places:
+            self._submit(lambda batch: [batch.feed(run, batch.place(run, place)) for run, place in places])
+        return len(self.world.runs)
+
+    def _fold(self, run_id: RunId) -> Run | None:
+        try:
+            history = [record.event for record in self._log.read(run_stream(run_id))]
+            compiled = self._log.plan(history[0].plan_hash) if history else None
+            if compiled is None:
+                raise Stalled("WF305", "its first event or its plan is missing from the store; run waterflowd fsck")
+            run = fold(run_id, self._decode(history[0].plan_hash, compiled), history)
+        except (WaterflowError, msgspec.MsgspecError) as error:
+            # One run's log that cannot be understood must not keep the others from going on.
+            logger.error("run %s is stalled: %s", run_id, error)
+            self.world.stalled[run_id] = str(error)
+            return None
+        self.world.runs[run_id] = run
+        return run
+
+    def _decode(self, plan_hash: str, compiled: bytes) -> plan.Plan:
+        found = self._plans.get(plan_hash)
+        if found is None:
+            if len(self._plans) >= PLANS_CACHED:
+                self._plans.pop(next(iter(self._plans)))
+            found = self._plans[plan_hash] = plan.decode(compiled)
+        return found
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Makes batches for ever. Raises `Stalled` when the log can be written no more."""
+        while True:
+            await self._next_work()
+            await self._make_batch()
+
+    async def _next_work(self) -> None:
+        if self._items:
+            return
+        self._wake.clear()
+        next_at = self.world.timers.next_at
+        delay_s = WAKE_S_MAX if next_at is None else min(WAKE_S_MAX, max(0.0, (next_at - self._clock.now()) / 1000))
+        handle = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            handle.cancel()
+
+    async def _make_batch(self) -> None:
+        now = self._clock.now()
+        batch = Batch(self.world, now)
+        for run_id, timer in self.world.timers.due(now):
+            batch.feed(run_id, inputs.TimerFired(timer=timer))
+        items: list[_Item] = []
+        while self._items and len(items) < BATCH_ITEMS_MAX:
+            item = self._items.popleft()
+            try:
+                item.apply(batch)
+            except WaterflowError as error:
+                item.failed(error)
+            else:
+                items.append(item)
+        batch.assign()
+        contents = batch.seal()
+        if not contents.is_empty:
+            try:
+                await self._log.append(contents)
+            except Retryable as error:
+                await self._undo(batch, items, error)
+                return
+        self.read_only = ""
+        self._publish(batch, items)
+
+    def _publish(self, batch: Batch, items: list[_Item]) -> None:
+        for run_id in batch.completed:
+            drop(self.world, run_id)
+        self._feed.published(append.stream for append in batch.contents.appends)
+        for item in items:
+            item.done()
+        for agent, outgoing in batch.outbox.items():
+            self._link.send(agent, outgoing)
+
+    async def _undo(self, batch: Batch, items: list[_Item], error: Retryable) -> None:
+        """Nothing of the batch has happened: takes the touched runs back to what the log says."""
+        self.read_only = error.text
+        logger.error("read-only: %s", error.text)
+        self._counters.clear()
+        places: list[tuple[RunId, commands.Place]] = []
+        for run_id in batch.touched:
+            drop(self.world, run_id)
+            if self._log.head(run_stream(run_id)):
+                run = self._fold(run_id)
+                if run is not None:
+                    places.extend((run_id, place) for place in owe(self.world, run))
+        for item in items:
+            item.failed(error)
+        await asyncio.sleep(DISK_FULL_PAUSE_S)
+        if places:
+            self._submit(lambda batch: [batch.feed(run, batch.place(run, place)) for run, place in places])
+
+    # Work from outside ------------------------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        apply: Callable[[Batch], object],
+        done: Callable[[], None] = lambda: None,
+        failed: Callable[[WaterflowError], None] = lambda error: None,
+    ) -> None:
+        self._items.append(_Item(lambda batch: (apply(batch), None)[1], done, failed))
+        self._wake.set()
+
+    def submit(self, given: Sequence[tuple[RunId, inputs.Input]], durable: Callable[[], None] = lambda: None) -> None:
+        """Feeds inputs in the next batch; `durable` is called once they are in the log, and never if that fails."""
+
+        def apply(batch: Batch) -> None:
+            for run_id, item in given:
+                batch.feed(run_id, item)
+
+        self._submit(apply, durable)
+
+    def wake(self) -> None:
+        """Servers or groups have changed: look for slots again."""
+        self._submit(lambda batch: None)
+
+    async def _commit(self, apply: Callable[[Batch], Any]) -> Any:
+        """Runs `apply` in the next batch and gives its result once the batch is durable."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        result: list[Any] = []
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(result[0])
+
+        def failed(error: WaterflowError) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        self._submit(lambda batch: result.append(apply(batch)), done, failed)
+        return await future
+
+    async def start(self, request: StartRequest) -> RunSummary:
+        """See `ports.Runs`."""
+        run_id = await self._commit(lambda batch: self._start(batch, request))
+        found = self._log.run(run_id)
+        assert found is not None, "a started run has its row"
+        return found
+
+    async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
+        """See `ports.Runs`."""
+
+        def apply(batch: Batch) -> list[RunId]:
+            if facts:
+                batch.record(stream, self._log.head(stream), facts)
+            return [self._start(batch, request) for request in starts]
+
+        started: list[RunId] = await self._commit(apply)
+        return started
+
+    async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        """See `ports.Runs`."""
+        await self._commit(lambda batch: batch.record(stream, self._log.head(stream), facts))
+
+    def _start(self, batch: Batch, request: StartRequest) -> RunId:
+        key = request.trigger.key
+        if key is not None:
+            known = batch.contents.keys.get(key) or self._log.run_for_key(key)
+            if known is not None:
+                return known
+        if len(self.world.runs) >= OPEN_RUNS_MAX:
+            raise Rejected(
+                "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
+            )
+        plan_hash = plan.content_hash(request.plan)
+        compiled = self._decode(plan_hash, request.plan)
+        run_id = ids.run_id(self._clock.now(), secrets.randbits(80))
+        counter = f"{request.repository or ''}:{compiled.path}"
+        number = self._counters.get(counter) or self._log.counter(counter)
+        self._counters[counter] = batch.contents.counters[counter] = number + 1
+        batch.contents.plans[plan_hash] = request.plan
+        if key is not None:
+            batch.contents.keys[key] = run_id
+        self.world.runs[run_id] = Run(run_id, compiled)
+        batch.feed(
+            run_id,
+            inputs.StartRun(
+                plan_hash=plan_hash,
+                number=number + 1,
+                trigger=request.trigger,
+                repository=request.repository,
+                revision=request.revision,
+                inputs=request.inputs,
+                vars=request.vars,
+            ),
+        )
+        return run_id
+
+    async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
+        """See `ports.Runs`."""
+        if run not in self.world.runs:
+            known = self._log.run(run)
+            if known is None:
+                raise Rejected("WF604", f"there is no run {run}", status=404)
+            if run in self.world.stalled:
+                raise Rejected("WF604", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
+            raise Rejected("WF604", f"run {run} is completed; there is nothing to cancel", status=409)
+        given = inputs.CancelRun(by=by, is_forced=is_forced)
+        await self._commit(lambda batch: batch.feed(run, given))
+        found = self._log.run(run)
+        assert found is not None, "an open run has its row"
+        return found
+
+    def summaries(self) -> list[RunSummary]:
+        """The rows of all open runs, for tests and the status page; they may be ahead of the disk by one batch."""
+        return [summary(run) for run in self.world.runs.values()]

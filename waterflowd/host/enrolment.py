@@ -1,0 +1,231 @@
+"""Enrolment: who may become an agent. Facts go to the `fleet` stream; the registry is their fold.
+
+Rules of this file: an answer leaves only when its fact is durable. Groups are given by the token or by the person who approves,
+never by the agent: what it asks for is shown to that person. Those that wait for a person are kept in memory, bounded and by
+their proven key; they ask again, so nothing is lost over a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+from waterflow_agent.join_token import JoinToken as TokenText
+from waterflow_agent.wire import messages
+
+from waterflowd import ports
+from waterflowd.errors import Rejected
+from waterflowd.fleet import events
+from waterflowd.fleet.registry import Registry, check_groups, free_name
+from waterflowd.host.agents import Agents
+from waterflowd.host.driver import Driver
+from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.model.reasons import ReasonCode
+
+#: Keys that wait for a person; beyond it the oldest is forgotten, and asks again.
+PENDING_MAX = 100
+#: How long an agent waits before it asks again.
+ASK_AGAIN_MS = 5_000
+TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that waits for a person."""
+
+    agent: AgentId
+    public_key: str
+    name: str
+    groups: tuple[str, ...]
+    hostname: str
+    machine_id: str
+    asked_at: int
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """How agents reach this daemon, as join tokens carry it."""
+
+    work: str
+    enroll: str
+    server_key: str
+
+
+class Enrolment:
+    """Implements `ports.EnrolmentDesk`, and what people do about agents."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        driver: Driver,
+        agents: Agents,
+        link: ports.Link,
+        clock: ports.Clock,
+        fingerprint: Callable[[str], AgentId],
+    ) -> None:
+        self._registry = registry
+        self._driver = driver
+        self._agents = agents
+        self._link = link
+        self._clock = clock
+        self._fingerprint = fingerprint
+        self._pending: OrderedDict[AgentId, Pending] = OrderedDict()
+        self._one_at_a_time = asyncio.Lock()
+        self.endpoints = Endpoints(work="", enroll="", server_key="")
+
+    def is_approved(self, public_key: str) -> bool:
+        """See `ports.EnrolmentDesk`."""
+        return self._registry.agent_of_key(public_key) is not None
+
+    def describe(self, agent: AgentId) -> tuple[str, list[str]]:
+        """Name and groups of an agent."""
+        entry = self._registry.agents.get(agent)
+        return (entry.name, list(entry.groups)) if entry is not None else (agent, [])
+
+    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
+        """See `ports.EnrolmentDesk`."""
+        agent = self._fingerprint(public_key)
+        entry = self._registry.agents.get(agent)
+        if entry is not None:
+            return self._answer("approved", agent, f"welcome, {entry.name}")
+        pending = Pending(
+            agent=agent,
+            public_key=public_key,
+            name=wanted.name[:64],
+            groups=tuple(group[:64] for group in wanted.groups[:16]),
+            hostname=wanted.hostname[:255],
+            machine_id=wanted.machine_id[:64],
+            asked_at=self._clock.now(),
+        )
+        if not wanted.token:
+            self._pending[agent] = pending
+            self._pending.move_to_end(agent)
+            if len(self._pending) > PENDING_MAX:
+                self._pending.popitem(last=False)
+            text = f"waits for a person: waterflowctl agents approve {agent} --group GROUP"
+            return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
+        try:
+            token = self._registry.check_token(wanted.token, self._clock.now())
+        except Rejected as error:
+            return self._answer("refused", agent, error.text)
+        approved = self._approval(pending, token.groups, f"token:{token.token}", token.token)
+        try:
+            await self._record(approved)
+        except Rejected as error:
+            return self._answer("refused", agent, error.text)
+        return self._answer("approved", agent, "welcome")
+
+    def _answer(self, state: str, agent: AgentId, text: str, after_ms: int = 0) -> messages.EnrollAnswer:
+        name, groups = self.describe(agent)
+        return messages.EnrollAnswer(state, text, agent, name, groups, self.endpoints.work, after_ms)
+
+    def _approval(self, pending: Pending, groups: tuple[str, ...], by: str, token: str | None) -> events.AgentApproved:
+        return events.AgentApproved(
+            at=self._clock.now(),
+            by=by,
+            agent=pending.agent,
+            public_key=pending.public_key,
+            name=free_name(pending.name or pending.hostname, pending.agent, self._registry),
+            groups=groups,
+            hostname=pending.hostname,
+            machine_id=pending.machine_id,
+            token=token,
+        )
+
+    async def _record(self, fact: events.Fact) -> None:
+        # A caller that goes away in the middle must not part the durable fact from the registry.
+        await asyncio.shield(asyncio.create_task(self._record_alone(fact)))
+
+    async def _record_alone(self, fact: events.Fact) -> None:
+        """Makes the fact durable and folds it; one fact at a time, so that a token's uses are counted right."""
+        async with self._one_at_a_time:
+            if isinstance(fact, events.AgentApproved) and fact.token is not None:
+                token = self._registry.tokens[fact.token]
+                if token.uses is not None and token.used >= token.uses:
+                    raise Rejected("WF220", "the join token is used up")
+            await self._driver.record(FLEET, [fact])
+            self._applied(fact)
+
+    def _applied(self, fact: events.Fact) -> None:
+        self._registry.apply(fact)
+        if isinstance(fact, events.AgentApproved):
+            self._pending.pop(fact.agent, None)
+            self._driver.world.placement.enrolment_changed(fact.agent, fact.groups)
+            self._driver.wake()
+
+    # What people do ---------------------------------------------------------------------------------------------------
+
+    async def create_token(self, groups: tuple[str, ...], ttl_ms: int, uses: int | None, by: str) -> str:
+        """A new join token as its one line of text. Raises `Rejected` for groups that cannot be."""
+        groups = check_groups(groups)
+        if not 1_000 <= ttl_ms <= TOKEN_TTL_MS_MAX:
+            raise Rejected("WF222", "a join token lives between 1 second and 30 days")
+        if uses is not None and uses < 1:
+            raise Rejected("WF222", "a join token has at least one use")
+        name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        now = self._clock.now()
+        await self._record(
+            events.JoinTokenCreated(
+                at=now,
+                by=by,
+                token=name,
+                secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+                groups=groups,
+                expires_at=now + ttl_ms,
+                uses=uses,
+            )
+        )
+        return TokenText(
+            enroll_endpoint=self.endpoints.enroll,
+            work_endpoint=self.endpoints.work,
+            server_key=self.endpoints.server_key,
+            token_id=name,
+            secret=secret,
+        ).encode()
+
+    async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> None:
+        """Lets a waiting key in, or gives an agent other groups. `Rejected` WF223 (404) when nobody has that fingerprint."""
+        groups = check_groups(groups)
+        agent = self.find(fingerprint)
+        entry = self._registry.agents.get(agent)
+        pending = self._pending.get(agent)
+        if pending is None and entry is not None:
+            pending = Pending(
+                agent=agent,
+                public_key=entry.public_key,
+                name=entry.name,
+                groups=entry.groups,
+                hostname=entry.hostname,
+                machine_id=entry.machine_id,
+                asked_at=entry.approved_at,
+            )
+        assert pending is not None, "find gives only known agents"
+        await self._record(self._approval(pending, groups, by, None))
+
+    async def revoke(self, fingerprint: str, by: str) -> None:
+        """Ends an agent's right to work; what it holds is lost. `Rejected` WF223 (404) for an unknown one."""
+        agent = self.find(fingerprint)
+        if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
+            return
+        await self._record(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))
+        self._link.revoke(agent)
+        self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
+
+    def find(self, text: str) -> AgentId:
+        """The agent that a fingerprint, the beginning of one, or a name means."""
+        known = {**self._pending, **self._registry.agents}
+        if text in known:
+            return AgentId(text)
+        matches = [agent for agent in known if agent.removeprefix("SHA256:").startswith(text.removeprefix("SHA256:"))]
+        matches = matches if len(text.removeprefix("SHA256:")) >= 6 else []
+        matches = matches or [entry.agent for entry in self._registry.agents.values() if entry.name == text]
+        if len(matches) != 1:
+            which = "no agent has" if not matches else "several agents have"
+            raise Rejected("WF223", f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents', status=404)
+        return matches[0]
+
+    def pending(self) -> list[Pending]:
+        """The keys that wait for a person, oldest first."""
+        return list(self._pending.values())

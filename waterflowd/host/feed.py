@@ -1,0 +1,60 @@
+"""The feed: durable records as they come, for streams of the API.
+
+Rules of this file: subscribers pull from the log by position, so history and tail are one, there is no gap between them, and a
+slow subscriber costs no memory here. All that is pushed is a wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from waterflowd import ports
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.records import Record
+
+#: Records read from the log at a time; bounds the memory of a subscriber and the time that a page holds the loop.
+PAGE = 200
+
+
+class Feed:
+    """Implements `ports.Feed` over a log."""
+
+    def __init__(self, log: ports.Log) -> None:
+        self._log = log
+        self._any = asyncio.Event()
+        self._streams: dict[StreamName, asyncio.Event] = {}
+        self._outputs: dict[RunId, asyncio.Event] = {}
+
+    def published(self, streams: Iterable[StreamName]) -> None:
+        """New records of these streams are durable."""
+        self._any.set()
+        self._any = asyncio.Event()
+        for stream in streams:
+            waiting = self._streams.pop(stream, None)
+            if waiting is not None:
+                waiting.set()
+            if self._outputs and stream.startswith("run/"):
+                self.output_published(RunId(stream[4:]))
+
+    def output_published(self, run: RunId) -> None:
+        """More output of the run is durable."""
+        waiting = self._outputs.pop(run, None)
+        if waiting is not None:
+            waiting.set()
+
+    async def subscribe(self, stream: StreamName | None, after: int) -> AsyncIterator[Record]:
+        """Records of one stream after a position, or of all after a global sequence, without a gap, for ever."""
+        while True:
+            # The event is taken before the read, so what becomes durable in between wakes the wait below.
+            event = self._any if stream is None else self._streams.setdefault(stream, asyncio.Event())
+            page = self._log.feed(after, PAGE) if stream is None else self._log.read(stream, after + 1, PAGE)
+            for record in page:
+                after = record.seq if stream is None else record.position
+                yield record
+            if not page:
+                await event.wait()
+
+    async def output_grew(self, run: RunId) -> None:
+        """Returns when more output of the run, or an event of it, is durable."""
+        await self._outputs.setdefault(run, asyncio.Event()).wait()

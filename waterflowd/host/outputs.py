@@ -1,0 +1,84 @@
+"""Outputs: takes what steps print from the link to the output logs, and acknowledges it once it is durable.
+
+Rules of this file: only the agent that has (or had) the attempt may add to its output log. Output is collected while an append
+is on its way and goes to disk in one go; the agents' windows bound what can be collected. What nobody can place (a run that
+is not in the log) is acknowledged and dropped with a line in the daemon's log: else its agent would offer it for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from waterflow_agent.wire import messages
+
+from waterflowd import ports
+from waterflowd.engine import Run
+from waterflowd.errors import Retryable, WaterflowError
+from waterflowd.host.batch import World
+from waterflowd.host.feed import Feed
+from waterflowd.host.queries import Queries
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+
+logger = logging.getLogger("waterflow.host")
+
+#: How long to wait after a full disk.
+DISK_FULL_PAUSE_S = 1.0
+
+
+class Outputs:
+    """The way of output from the link to the disk."""
+
+    def __init__(self, world: World, logs: ports.OutputLogs, link: ports.Link, feed: Feed, queries: Queries) -> None:
+        self._world = world
+        self._logs = logs
+        self._link = link
+        self._feed = feed
+        self._queries = queries
+        self._waiting: list[tuple[AgentId, messages.TaskKey, OutputAppend]] = []
+        self._wake = asyncio.Event()
+
+    def received(self, agent: AgentId, output: messages.Output) -> None:
+        """Output has come from an agent."""
+        key = output.key
+        if not self._is_owner(agent, key):
+            logger.warning("agent %s sends output of %s, which is not its own; dropped", agent, key)
+            size = sum(len(chunk.data) for chunk in output.chunks)
+            self._link.send(agent, [messages.OutputAck(key, output.offset + size)])
+            return
+        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        pieces = []
+        offset = output.offset
+        for chunk in output.chunks:
+            pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=chunk.stream, data=chunk.data))
+            offset += len(chunk.data)
+        self._waiting.append((agent, key, OutputAppend(name=name, pieces=pieces)))
+        self._wake.set()
+
+    def _is_owner(self, agent: AgentId, key: messages.TaskKey) -> bool:
+        run: Run | None = self._world.runs.get(RunId(key.run))
+        if run is None:
+            try:
+                run = self._queries.run(RunId(key.run))
+            except WaterflowError:
+                return False
+        attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt))
+        return attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
+
+    async def run(self) -> None:
+        """Writes output for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                sizes = await self._logs.append([append for _, _, append in waiting])
+            except Retryable as error:
+                logger.error("output waits with its agents: %s", error.text)
+                await asyncio.sleep(DISK_FULL_PAUSE_S)
+                # Tells the agents from where to send again.
+                sizes = [self._logs.size(append.name) for _, _, append in waiting]
+            for (agent, key, append), size in zip(waiting, sizes, strict=True):
+                self._link.send(agent, [messages.OutputAck(key, size)])
+                self._feed.output_published(append.name.run)

@@ -1,0 +1,32 @@
+"""The way of a file: bytes, text, tree, models, plan. Errors of all stages that could be reached come back together."""
+
+from __future__ import annotations
+
+from waterflowd.dsl import build, reader, validation
+from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.dsl.report import Report
+from waterflowd.dsl.tree import Lines
+from waterflowd.model import plan
+
+
+def compile_workflow(path: str, content: bytes) -> Compiled:
+    """Compiles the file that stands at `path` of its repository. Pure: equal arguments give equal bytes."""
+    report = Report()
+    try:
+        text = reader.decode(content, report)
+    except reader.Unreadable:
+        return _failed(path, Lines(reader.prefix(content)), report)
+    try:
+        document = reader.read(text, report)
+    except reader.Unreadable:
+        return _failed(path, Lines(text), report)
+    workflow = validation.validate(document, report)
+    if workflow is not None:
+        built = build.build(path, workflow, document, report)
+        if not report:
+            return Compiled(plan=plan.encode(built), diagnostics=[])
+    return _failed(path, document.lines, report)
+
+
+def _failed(path: str, lines: Lines, report: Report) -> Compiled:
+    return Compiled(plan=None, diagnostics=report.diagnostics(path, lines))

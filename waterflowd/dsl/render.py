@@ -1,0 +1,25 @@
+"""One diagnostic as lines of text, for a terminal or a log."""
+
+from __future__ import annotations
+
+from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.places import escaped, width
+
+_BOLD, _RED, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"
+
+
+def render_diagnostic(diagnostic: Diagnostic, colour: bool = False) -> str:
+    """The place, the message, the source line and a caret with the suggestion; lines without an end at the last one."""
+    bold, red, cyan, reset = (_BOLD, _RED, _CYAN, _RESET) if colour else ("", "", "", "")
+    place = f"{escaped(diagnostic.path)}:{diagnostic.line}:{diagnostic.column}"
+    lines = [f"{bold}{place}: {red}error {diagnostic.code}{reset}{bold}: {escaped(diagnostic.message)}{reset}"]
+    hints = [escaped(line) for line in diagnostic.suggestion.splitlines()]
+    if not diagnostic.caret:
+        return "\n".join([*lines, *(f"  {hint}" for hint in hints)])
+    number = str(diagnostic.line)
+    lines.append(f"  {number} | {diagnostic.snippet}")
+    indent = "  " + " " * len(number) + " | " + " " * width(diagnostic.snippet[: diagnostic.caret - 1])
+    lines.append(f"{indent}{cyan}^{' ' + hints[0] if hints else ''}{reset}")
+    margin = " " * (len(number) + 5)
+    lines.extend(f"{margin}{hint}" for hint in hints[1:])
+    return "\n".join(lines)

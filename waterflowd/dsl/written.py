@@ -1,0 +1,225 @@
+"""The kinds of values that people write, as types for the models of `schema`.
+
+Rules of this file: a type takes what its docstring says and raises one sentence for anything else; numbers keep their
+spelling where text is wanted (`1.20` stays `1.20`). Where a type takes expressions, a text with `${{` passes
+unchanged and is checked later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from waterflowd.dsl.places import quoted
+from waterflowd.dsl.tree import WrittenFloat, WrittenInt
+from waterflowd.model import durations
+from waterflowd.model.plan import Json
+
+#: Type of an error whose message is ready to be shown.
+READY = "waterflow"
+
+EXPRESSION = "${{"
+
+#: Longer names are a pasted script or an attack on whoever shows them.
+NAME_CHARACTERS_MAX = 1_000
+
+#: 35 days, GitHub's longest.
+MINUTES_MAX = 50_400
+
+#: A year: anything longer is a slip of the pen.
+DURATION_MS_MAX = 366 * 86_400_000
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """An error that is shown as it is."""
+    return PydanticCustomError(READY, "{message}", {"message": message})
+
+
+def describe(value: object) -> str:
+    """A value from a file in a few words."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case WrittenInt() | WrittenFloat():
+            return f"the number {quoted(value.text)[1:-1]}"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return quoted(value)
+        case list():
+            return "a list"
+    return "a mapping"
+
+
+def has_expression(value: object) -> bool:
+    """Whether a value is text with an expression in it."""
+    return isinstance(value, str) and EXPRESSION in value
+
+
+def as_text(value: object) -> object:
+    """Numbers and booleans as they were written, everything else unchanged."""
+    match value:
+        case WrittenInt() | WrittenFloat():
+            return value.text
+        case bool():
+            return "true" if value else "false"
+    return value
+
+
+def _text(value: object) -> str:
+    written = as_text(value)
+    if not isinstance(written, str):
+        raise wrong(f"expected text, not {describe(value)}")
+    if not written.strip():
+        raise wrong("expected text, not an empty one")
+    return written
+
+
+def _static_text(value: object) -> str:
+    written = _text(value)
+    if EXPRESSION in written:
+        raise wrong("an expression cannot stand here, the value must be known before the run")
+    return written
+
+
+def _name(value: object) -> str:
+    written = _text(value)
+    if len(written) > NAME_CHARACTERS_MAX:
+        raise wrong(f"a name may have {NAME_CHARACTERS_MAX:,} characters, this has {len(written):,}")
+    return written
+
+
+def _static_name(value: object) -> str:
+    return _static_text(_name(value))
+
+
+def _free_text(value: object) -> str:
+    written = "" if value is None else as_text(value)
+    if not isinstance(written, str):
+        raise wrong(f"expected text, not {describe(value)}")
+    return written
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(f"expected a number, not {describe(value)}")
+    return float(value)
+
+
+def _minutes(value: object) -> float:
+    number = _number(value)
+    if not 0 < number <= MINUTES_MAX:
+        raise wrong(f"expected minutes, more than 0 and at most {MINUTES_MAX:,} (35 days), not {describe(value)}")
+    return number
+
+
+def _minutes_or_expression(value: object) -> float | str:
+    return str(value) if has_expression(value) else _minutes(value)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise wrong(f"expected true or false, not {describe(value)}")
+    return value
+
+
+def _boolean_or_expression(value: object) -> bool | str:
+    return str(value) if has_expression(value) else _boolean(value)
+
+
+def _duration(value: object) -> int:
+    written = as_text(value)
+    if not isinstance(written, str) or isinstance(value, bool):
+        raise wrong(f"expected a duration such as 30s, not {describe(value)}")
+    if EXPRESSION in written:
+        raise wrong("an expression cannot stand here, the value must be known before the run")
+    try:
+        milliseconds = durations.parse(written)
+    except ValueError:
+        hint = f"; do you mean {written}s?" if written.isdigit() else ""
+        raise wrong(f"expected a duration such as 500ms, 30s or 1h30m, not {describe(value)}{hint}") from None
+    if milliseconds > DURATION_MS_MAX:
+        raise wrong(f"expected a year at most, not {describe(value)}")
+    return milliseconds
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise wrong(f"expected a mapping of names to texts, not {describe(value)}")
+    return value
+
+
+def _environment_value(value: object) -> str:
+    written = "" if value is None else as_text(value)
+    if not isinstance(written, str):
+        raise wrong(f"an environment variable is text, not {describe(value)}")
+    return written
+
+
+def _texts(value: object) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return [_static_text(item) for item in items]
+
+
+def _whole_number(least: int, most: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise wrong(f"expected a whole number from {least:,} to {most:,}, not {describe(value)}")
+        return int(value)
+
+    return check
+
+
+def _in_range(least: float, most: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        number = _number(value)
+        if not least <= number <= most:
+            raise wrong(f"expected a number from {least:g} to {most:g}, not {describe(value)}")
+        return number
+
+    return check
+
+
+#: What a schema says of a value that may be a number or boolean in the file and is text for us.
+_TEXT_INPUT = str | int | float | bool
+
+#: Text with expressions.
+Text = Annotated[str, PlainValidator(_text, json_schema_input_type=_TEXT_INPUT)]
+#: Text that is known before the run.
+StaticText = Annotated[str, PlainValidator(_static_text, json_schema_input_type=_TEXT_INPUT)]
+#: A shown name with expressions.
+Name = Annotated[str, PlainValidator(_name, json_schema_input_type=_TEXT_INPUT)]
+#: A shown name without.
+StaticName = Annotated[str, PlainValidator(_static_name, json_schema_input_type=_TEXT_INPUT)]
+#: A description; may be empty.
+FreeText = Annotated[str, PlainValidator(_free_text, json_schema_input_type=_TEXT_INPUT | None)]
+#: More than no minutes, 35 days at most.
+Minutes = Annotated[float, PlainValidator(_minutes, json_schema_input_type=float)]
+#: The same, or an expression.
+MinutesOrExpression = Annotated[float | str, PlainValidator(_minutes_or_expression, json_schema_input_type=float | str)]
+#: `true` or `false`.
+Boolean = Annotated[bool, PlainValidator(_boolean, json_schema_input_type=bool)]
+#: The same, or an expression.
+BooleanOrExpression = Annotated[bool | str, PlainValidator(_boolean_or_expression, json_schema_input_type=bool | str)]
+#: `30s` and the like; milliseconds for us.
+Duration = Annotated[int, PlainValidator(_duration, json_schema_input_type=str)]
+#: One text or a list of them; static.
+Texts = Annotated[list[str], PlainValidator(_texts, json_schema_input_type=str | list[str])]
+#: Names to texts with expressions.
+Environment = Annotated[
+    dict[str, Annotated[str, PlainValidator(_environment_value, json_schema_input_type=_TEXT_INPUT | None)]],
+    BeforeValidator(_environment),
+]
+#: Tries of a step in all.
+Attempts = Annotated[int, PlainValidator(_whole_number(1, 1_000), json_schema_input_type=int), Field(ge=1, le=1_000)]
+#: The factor between two intervals.
+Coefficient = Annotated[float, PlainValidator(_in_range(1, 100), json_schema_input_type=float)]
+#: A share.
+Share = Annotated[float, PlainValidator(_in_range(0, 1), json_schema_input_type=float)]
+#: Any value that JSON can hold, expressions in its texts.
+JsonValue = Annotated[Json, Field()]

@@ -1,0 +1,50 @@
+"""The API as one ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from waterflowd.api import agents, problems, repositories, runs, system, tokens, validate
+from waterflowd.api.auth import Gate
+from waterflowd.api.services import Services
+from waterflowd.api.streams import Streams
+
+
+class Api:
+    """The application behind its gate, and a way to end its streams."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.streams = Streams()
+        self._app: ASGIApp = Gate(_build(services, self.streams), services)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        await self._app(scope, receive, send)
+
+    def stop(self) -> None:
+        """Ends all streams and makes `/ready` say no."""
+        self.streams.stop()
+
+
+def build_app(services: Services) -> Api:
+    """Builds the API over the ports; call it on the event loop's thread."""
+    return Api(services)
+
+
+def _build(services: Services, streams: Streams) -> FastAPI:
+    app = FastAPI(
+        title="Waterflow",
+        version=services.version,
+        summary="Git-driven workflows on your own servers that survive any crash",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    app.state.streams = streams
+    problems.install(app)
+    for resource in (system, validate, runs, agents, repositories, tokens):
+        app.include_router(resource.router)
+    return app

@@ -1,0 +1,145 @@
+"""Errors as the client sees them: `application/problem+json` (RFC 9457) with a stable code and the next action.
+
+Rules of this file: text from outside is cut and freed of control characters before it is echoed. An unexpected exception is
+a bug: it is logged by the server with its traceback, and the client gets a 500 that tells nothing of the inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.errors import Rejected, Retryable, Stalled
+
+_encoder = msgspec.json.Encoder()
+MEDIA_TYPE = "application/problem+json"
+#: Longest piece of a request that is echoed.
+_ECHO_LENGTH_MAX = 200
+
+#: Codes for what the router and the readers of requests find.
+_CODES = {400: "WF605", 401: "WF601", 403: "WF602", 404: "WF604", 405: "WF605", 408: "WF605", 409: "WF606",
+          413: "WF607", 415: "WF608", 422: "WF100", 429: "WF609", 507: "WF302"}  # fmt: skip
+
+
+class Invalid(Exception):
+    """A workflow does not validate: 422 with all its errors."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        super().__init__(f"{len(diagnostics)} errors")
+        self.diagnostics = diagnostics
+
+
+def printable(text: str, length_max: int = _ECHO_LENGTH_MAX) -> str:
+    """`text` cut and without control characters, for echoing."""
+    cut = text if len(text) <= length_max else text[: length_max - 1] + "…"
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    code: str | None = None,
+    instance: str = "",
+    errors: Sequence[Diagnostic] | None = None,
+    where: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Builds the response."""
+    code = code or _CODES.get(status, "WF600")
+    content: dict[str, Any] = {
+        "type": f"urn:waterflow:problem:{code.lower()}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": printable(instance),
+        "code": code,
+    }
+    if where is not None:
+        content["where"] = where
+    if errors is not None:
+        content["errors"] = [diagnostic_row(error) for error in errors]
+    return Response(_encoder.encode(content), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def diagnostic_row(error: Diagnostic) -> dict[str, Any]:
+    """One entry of `errors[]`; the CLI's `validate --json` prints the same."""
+    return {
+        "code": error.code,
+        "path": error.path,
+        "line": error.line,
+        "column": error.column,
+        "message": error.message,
+        "snippet": error.snippet,
+        "caret": error.caret,
+        "suggestion": error.suggestion,
+    }
+
+
+async def _rejected(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Rejected)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    path = request.url.path
+    return problem(error.status, error.text, code=error.code, instance=path, where=error.where, headers=headers)
+
+
+async def _retryable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Retryable)
+    status = 507 if error.code == "WF302" else 503
+    headers = {"Retry-After": str(max(1, round(error.after_s)))}
+    return problem(status, error.text, code=error.code, instance=request.url.path, headers=headers)
+
+
+async def _stalled(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Stalled)
+    return problem(503, error.text, code=error.code, instance=request.url.path)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Invalid)
+    count = len(error.diagnostics)
+    detail = "the workflow has 1 error" if count == 1 else f"the workflow has {count} errors"
+    first = error.diagnostics[0].code if error.diagnostics else "WF100"
+    return problem(422, detail, code=first, instance=request.url.path, errors=error.diagnostics)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = "there is nothing at this address; /openapi.json lists what there is"
+    elif error.status_code == 405:
+        detail = f"{request.method[:20]} is not possible here; /openapi.json lists what is"
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, printable(detail), instance=request.url.path, headers=headers)
+
+
+async def _malformed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return problem(400, printable(f"{place}: {first['msg']}"), instance=request.url.path)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    detail = "this is a bug of Waterflow's; the daemon's journal holds the traceback"
+    return problem(500, detail, code="WF600", instance=request.url.path)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` a problem."""
+    app.add_exception_handler(Rejected, _rejected)
+    app.add_exception_handler(Retryable, _retryable)
+    app.add_exception_handler(Stalled, _stalled)
+    app.add_exception_handler(Invalid, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(Exception, _bug)

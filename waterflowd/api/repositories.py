@@ -1,0 +1,105 @@
+"""Repositories, and the workflows that are known from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from waterflowd.api import starting
+from waterflowd.api.audit import note
+from waterflowd.api.auth import Approver, Ports, Runner, Viewer
+from waterflowd.api.bodies import answer, check_values, read_json
+from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
+from waterflowd.api.problems import printable
+from waterflowd.api.rendering import definition_json, repository_json
+from waterflowd.api.runs import Text
+from waterflowd.api.services import DefinitionRow
+from waterflowd.api.shapes import DefinitionList, Problem, RepositoryList, StartedShape
+from waterflowd.errors import Rejected
+from waterflowd.model.records import StartRequest, Trigger
+
+router = APIRouter(tags=["repositories"])
+
+Wait = Annotated[bool, Query(description="answer when the newest revision is applied")]
+
+
+@router.get("/v1/repositories", responses={200: {"model": RepositoryList}})
+async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
+    """Watched repositories: what was fetched, tried and applied."""
+    rows = services.repositories.status()
+    return answer(page("repositories", rows, lambda row: row.name, repository_json, limit=limit, cursor=cursor))
+
+
+@router.post("/v1/repositories/{name}/sync", status_code=202, responses={404: {"model": Problem}})
+async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
+    """Looks at the remote now; with `wait` answers when what was found is applied."""
+    if all(row.name != name for row in services.repositories.status()):
+        known = ", ".join(row.name for row in services.repositories.status()) or "none"
+        shown = printable(name, 60)
+        raise Rejected("WF604", f'there is no repository "{shown}"; there are: {printable(known)}', status=404)
+    row = await services.repositories.sync(name, is_awaited=wait)
+    await note(services, principal, "sync-repository", name)
+    return answer(repository_json(row), 202)
+
+
+@router.get("/v1/definitions", responses={200: {"model": DefinitionList}})
+async def list_definitions(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
+    """Workflows known from repositories, by path."""
+    rows = services.repositories.definitions()
+    return answer(page("definitions", rows, _place, definition_json, limit=limit, cursor=cursor))
+
+
+def _place(row: DefinitionRow) -> str:
+    return f"{row.path} {row.repository}"
+
+
+@router.get("/v1/definitions/{path:path}", responses={404: {"model": Problem}})
+async def show_definition(services: Ports, _: Viewer, path: str, repository: Text = None) -> Response:
+    """One workflow, by its path or its name."""
+    return answer(definition_json(find_definition(services.repositories.definitions(), path, repository)))
+
+
+def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | None) -> DefinitionRow:
+    """The definition with this path, else with this name; `Rejected` 404 for none, 409 for several."""
+    candidates = [row for row in rows if repository is None or row.repository == repository]
+    found = [row for row in candidates if row.path == path] or [row for row in candidates if row.name == path]
+    shown = printable(path, 80)
+    if not found:
+        raise Rejected("WF604", f'there is no workflow "{shown}"; see `waterflowctl workflows`', status=404)
+    if len(found) > 1:
+        places = ", ".join(f"{row.path} in {row.repository}" for row in found[:5])
+        raise Rejected(
+            "WF606", f'several workflows are called "{shown}": {places}; use the path and `?repository=`', status=409
+        )
+    return found[0]
+
+
+@router.post(
+    "/v1/definitions/{path:path}/run",
+    status_code=201,
+    responses={201: {"model": StartedShape}, 404: {"model": Problem}, 409: {"model": Problem}},
+)
+async def run_definition(
+    request: Request, services: Ports, principal: Runner, path: str, repository: Text = None
+) -> Response:
+    """Starts a known workflow by hand, with inputs and vars."""
+    given = await read_json(request, starting.Given)
+    check_values(given.inputs, "inputs")
+    check_values(given.vars, "vars")
+    row = find_definition(services.repositories.definitions(), path, repository)
+    found = services.repositories.plan(row.path, row.repository)
+    key = starting.idempotency_key(request, principal)
+    wanted = StartRequest(
+        plan=found.plan,
+        trigger=Trigger(kind="manual", by=principal.name, key=key, ref=found.ref, git=found.git),
+        repository=found.repository,
+        revision=found.revision,
+        inputs=given.inputs,
+        vars=given.vars,
+    )
+    answered = await starting.start(services, principal, wanted, is_dry_run=given.dry_run)
+    if not given.dry_run:
+        await note(services, principal, "start-run", row.path, run=answered.headers["location"].rpartition("/")[2])
+    return answered

@@ -1,0 +1,238 @@
+"""Runs: start, list, look at, cancel. `/v1/workflows` is the older name of `/v1/runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from waterflowd.api import starting, streams
+from waterflowd.api.access import check_groups
+from waterflowd.api.audit import note
+from waterflowd.api.auth import Ports, Runner, Viewer
+from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.output_lines import Cursor, parse_cursor
+from waterflowd.api.output_reader import RunOutput
+from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, one_of
+from waterflowd.api.problems import printable
+from waterflowd.api.rendering import record_json, run_json, summary_json
+from waterflowd.api.services import Services
+from waterflowd.api.shapes import WORKFLOW_BODY, EventList, Problem, RunList, RunRow, RunShape, StartedShape
+from waterflowd.engine.state import Run
+from waterflowd.errors import Rejected
+from waterflowd.model.ids import RunId, is_run_id, run_stream
+from waterflowd.model.records import RunSummary, StartRequest
+from waterflowd.model.statuses import Conclusion, Status
+
+router = APIRouter(tags=["runs"])
+
+_STATUSES = [status.value for status in Status] + [conclusion.value for conclusion in Conclusion]
+
+Text = Annotated[str | None, Query(max_length=300)]
+At = Annotated[int | None, Query(ge=1, le=1 << 62, description="position of the run's event, from 1")]
+Start = Annotated[str | None, Query(alias="from", max_length=40_000, description="a line's `cursor`, or a byte offset")]
+
+
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
+    """How to cancel."""
+
+    #: Nothing more is waited for, not even for agents.
+    force: bool = False
+
+
+def parse_instant(text: str) -> int:
+    """Milliseconds of an RFC 3339 time or of a number of milliseconds; `Rejected` 400 for anything else."""
+    if text.isascii() and text.isdecimal() and len(text) <= 15:
+        return int(text)
+    try:
+        instant = datetime.fromisoformat(text)
+        return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise Rejected("WF605", "since is a time like 2026-01-02T03:04:05Z, or milliseconds", where="since") from None
+
+
+@router.post(
+    "/v1/runs",
+    status_code=201,
+    openapi_extra=WORKFLOW_BODY,
+    responses={201: {"model": StartedShape}, 422: {"model": Problem}},
+)
+@router.post("/v1/workflows", status_code=201, openapi_extra=WORKFLOW_BODY, include_in_schema=False)
+async def start_run(request: Request, services: Ports, principal: Runner, path: Text = None) -> Response:
+    """Validates and starts a workflow that is sent; answers when the run is durable."""
+    sent = await starting.read_file(request, path)
+    plan = await starting.compile_file(services, sent)
+    trigger = starting.trigger_of(request, principal, starting.trigger_kind(request))
+    wanted = StartRequest(plan=plan, trigger=trigger, inputs=sent.inputs, vars=sent.vars)
+    return await starting.start(services, principal, wanted, is_dry_run=sent.dry_run)
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs a list holds; None means any."""
+
+    status: str | None
+    name: str | None
+    trigger: str | None
+    revision: str | None
+    since_at: int | None
+
+    def accept(self) -> Callable[[RunSummary], bool] | None:
+        """Tells whether a row belongs in the list; None when all do."""
+        if self == Filters(status=None, name=None, trigger=None, revision=None, since_at=None):
+            return None
+
+        def belongs(row: RunSummary) -> bool:
+            conclusion = row.conclusion.value if row.conclusion is not None else None
+            return (
+                (self.status is None or self.status in (row.status.value, conclusion))
+                and (self.name is None or self.name in (row.name, row.path))
+                and (self.trigger is None or self.trigger == row.trigger.kind)
+                and (self.revision is None or (row.revision or "").startswith(self.revision))
+                and (self.since_at is None or row.created_at >= self.since_at)
+            )
+
+        return belongs
+
+
+def _list(services: Services, key: str, filters: Filters, limit: int, cursor: str | None) -> Response:
+    if cursor is not None and not is_run_id(cursor):
+        raise Rejected("WF605", "cursor is the `next` of an earlier page", where="cursor")
+    before = RunId(cursor) if cursor is not None else None
+    rows, following = services.log.runs(before=before, limit=limit, accept=filters.accept())
+    if following is not None and filters.since_at is not None:
+        last = services.log.run(following)
+        if last is not None and last.created_at < filters.since_at:
+            following = None
+    return answer({key: [summary_json(row) for row in rows], "next": following})
+
+
+async def _filters(
+    status: Text = None, name: Text = None, trigger: Text = None, revision: Text = None, since: Text = None
+) -> Filters:
+    return Filters(
+        status=one_of(status, _STATUSES, "status") if status is not None else None,
+        name=name,
+        trigger=trigger,
+        revision=revision.lower() if revision is not None else None,
+        since_at=parse_instant(since) if since is not None else None,
+    )
+
+
+Asked = Annotated[Filters, Depends(_filters)]
+
+
+@router.get("/v1/runs", responses={200: {"model": RunList}})
+async def list_runs(services: Ports, _: Viewer, asked: Asked, limit: Limit = 50, cursor: PageCursor = None) -> Response:
+    """Runs, newest first."""
+    return _list(services, "runs", asked, limit, cursor)
+
+
+@router.get("/v1/workflows", include_in_schema=False)
+async def list_runs_by_older_name(
+    services: Ports, _: Viewer, asked: Asked, limit: Limit = 50, cursor: PageCursor = None
+) -> Response:
+    """Runs, newest first, under the older name."""
+    return _list(services, "workflows", asked, limit, cursor)
+
+
+@router.get("/v1/runs/{run_id}", responses={200: {"model": RunShape}, 404: {"model": Problem}})
+@router.get("/v1/workflows/{run_id}", include_in_schema=False)
+async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Response:
+    """A run with its jobs, steps, attempts and reasons; `at` shows it as it was after that event."""
+    run = services.queries.find(run_id)
+    head = services.log.head(run_stream(run))
+    if at is not None and at > head:
+        raise Rejected("WF604", f"run {run} has {head} events; `at` is 1 to {head}", where="at", status=404)
+    return answer(run_json(services.queries.run(run, at)))
+
+
+@router.get("/v1/runs/{run_id}/events", responses={200: {"model": EventList}})
+async def run_events(
+    request: Request,
+    services: Ports,
+    principal: Viewer,
+    run_id: str,
+    follow: bool = False,
+    limit: Limit = ROWS_MAX,
+    cursor: PageCursor = None,
+) -> Response:
+    """The run's history: a page, all of it as NDJSON when `Accept` asks for that, or with `follow` a stream of events."""
+    run = services.queries.find(run_id)
+    after = streams.position_of(streams.last_event_id(request) or cursor or "0")
+    is_ndjson = streams.wants_ndjson(request)
+    if follow:
+        frame = streams.ndjson_frame if is_ndjson else streams.sse_frame
+        opened = streams.admit(request)
+        content = streams.follow_run_events(services, opened, principal, run, after, frame)
+        return streams.Stream(opened, content, streams.NDJSON if is_ndjson else streams.SSE)
+    if is_ndjson:
+        return streams.Stream(streams.admit(request), streams.read_events(services, run, after), streams.NDJSON)
+    records = services.log.read(run_stream(run), after + 1, limit + 1)
+    shown = records[:limit]
+    following = str(shown[-1].position) if len(records) > limit else None
+    return answer({"events": [record_json(record) for record in shown], "next": following})
+
+
+@router.get("/v1/runs/{run_id}/logs", response_class=Response, responses={200: {"content": {streams.NDJSON: {}}}})
+@router.get("/v1/workflows/{run_id}/logs", include_in_schema=False)
+async def run_logs(
+    request: Request,
+    services: Ports,
+    principal: Viewer,
+    run_id: str,
+    job: Text = None,
+    step: Text = None,
+    start: Start = None,
+    follow: bool = False,
+) -> Response:
+    """What the steps printed: one JSON object per line; with `follow` as server-sent events until the run is completed."""
+    run = services.queries.find(run_id)
+    _check_names(services.queries.run(run), job, step)
+    begin = _start(streams.last_event_id(request) or start)
+    output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=begin)
+    opened = streams.admit(request)
+    if not follow:
+        return streams.Stream(opened, streams.read_output(output), streams.NDJSON)
+    is_ndjson = streams.wants_ndjson(request)
+    frame = streams.ndjson_frame if is_ndjson else streams.sse_frame
+    content = streams.follow_output(services, opened, principal, run, output, frame)
+    return streams.Stream(opened, content, streams.NDJSON if is_ndjson else streams.SSE)
+
+
+def _start(text: str | None) -> Cursor | int:
+    """Where to begin: a cursor, or a byte offset in every log."""
+    if text is None:
+        return 0
+    return parse_cursor(text) if text.startswith("c") else streams.position_of(text)
+
+
+def _check_names(run: Run, job: str | None, step: str | None) -> None:
+    """`Rejected` 404 for a job or step that the run does not have."""
+    jobs = run.jobs
+    if job is not None:
+        jobs = [found for found in run.jobs if found.id == job]
+        if not jobs:
+            known = printable(", ".join(found.id for found in run.jobs))
+            raise Rejected(
+                "WF604", f'there is no job "{printable(job, 60)}"; there are {known}', where="job", status=404
+            )
+    if step is not None and not any(found.id == step for of_job in jobs for found in of_job.steps):
+        known = printable(", ".join(found.id for of_job in jobs for found in of_job.steps))
+        raise Rejected(
+            "WF604", f'there is no step "{printable(step, 60)}"; there are {known}', where="step", status=404
+        )
+
+
+@router.post("/v1/runs/{run_id}/cancel", status_code=202, responses={202: {"model": RunRow}, 409: {"model": Problem}})
+@router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
+async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
+    """Asks for the run's end; with `{"force": true}` nothing more is waited for."""
+    run = services.queries.find(run_id)
+    body = await read_json(request, CancelBody)
+    check_groups(principal, services.queries.run(run).plan)
+    row = await services.runs.cancel(run, principal.name, is_forced=body.force)
+    await note(services, principal, "cancel-run", run, force=body.force)
+    return answer(summary_json(row), 202)

@@ -1,0 +1,185 @@
+"""What the API is built on: ports, and the two desks that it asks about agents and repositories.
+
+Rules of this file: Protocols and rows only. Unless a line says otherwise the methods are called on the event loop's thread,
+do not block, and what they change is durable when they return. Errors are those of `waterflowd.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from waterflowd.api.access import Access
+from waterflowd.engine.state import Run
+from waterflowd.model.ids import RunId
+from waterflowd.model.plan import InputSpec
+from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
+
+
+class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One approved agent as it is now."""
+
+    fingerprint: str
+    name: str
+    groups: tuple[str, ...]
+    is_connected: bool
+    #: One sentence: `connected`, `silent for 42 s`, `never seen`.
+    text: str
+    #: When it was last heard of, in ms; None when it never was.
+    seen_at: int | None = None
+    hostname: str = ""
+    version: str = ""
+    os: str = ""
+    arch: str = ""
+    slots: int = 0
+    slots_busy: int = 0
+    labels: dict[str, str] = {}
+    nodes: tuple[str, ...] = ()
+
+
+class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that has asked to become an agent and waits for a person."""
+
+    fingerprint: str
+    name: str
+    #: What it asked for; the daemon decides.
+    groups: tuple[str, ...]
+    hostname: str
+    requested_at: int
+
+
+class AgentsDesk(Protocol):
+    """Who is an agent, and who may become one."""
+
+    def rows(self) -> Sequence[AgentRow]:
+        """All approved agents, by name."""
+        ...
+
+    def pending(self) -> Sequence[PendingRow]:
+        """Keys that wait for approval, oldest first; bounded."""
+        ...
+
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
+        """Makes a join token: one line that holds the server's key and address. `uses` None means any number."""
+        ...
+
+    async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """Makes the key an agent of these groups. Idempotent. `Rejected` WF604 (404) for a key that never asked."""
+        ...
+
+    async def revoke(self, fingerprint: str, by: str) -> None:
+        """Ends the agent's session and refuses its key. Idempotent. `Rejected` WF604 (404) for an unknown key."""
+        ...
+
+
+class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched repository: what was fetched, tried and applied, and what is wrong with it."""
+
+    name: str
+    #: Without a password.
+    url: str
+    refs: tuple[str, ...] = ()
+    fetched_at: int | None = None
+    revision_fetched: str | None = None
+    revision_attempted: str | None = None
+    revision_applied: str | None = None
+    is_ready: bool
+    #: One sentence about the state, the same in the CLI, the API and the UI.
+    text: str = ""
+    #: `{"type", "status", "reason", "text", "at"}` per condition.
+    conditions: tuple[dict[str, Any], ...] = ()
+
+
+class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow that a repository holds."""
+
+    #: Path in the repository: the workflow's identity.
+    path: str
+    name: str
+    repository: str
+    revision: str
+    description: str = ""
+    #: `push`, `change`, `dispatch`.
+    triggers: tuple[str, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
+    #: False when the newest file has errors; the last good version stays known but is not started.
+    is_ready: bool = True
+    text: str = ""
+    errors: tuple[dict[str, Any], ...] = ()
+
+
+class DefinitionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is started when somebody starts a definition."""
+
+    plan: bytes
+    repository: str
+    revision: str
+    ref: str | None = None
+    #: The commit's facts for the `git` context.
+    git: dict[str, Any] = {}
+
+
+class RepositoriesDesk(Protocol):
+    """What is known from the repositories."""
+
+    def status(self) -> Sequence[RepositoryRow]:
+        """All repositories of the configuration, in its order."""
+        ...
+
+    def definitions(self) -> Sequence[DefinitionRow]:
+        """All workflows known from the default ref of each repository, by path."""
+        ...
+
+    def plan(self, path: str, repository: str | None) -> DefinitionPlan:
+        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, (409) when it has errors or is ambiguous."""
+        ...
+
+    async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
+        """Fetches now; with `is_awaited` returns when it is applied. `Rejected` WF604 (404) for an unknown name."""
+        ...
+
+
+class Queries(Protocol):
+    """Runs as the durable log tells them."""
+
+    def find(self, text: str) -> RunId:
+        """The run that a whole or partial id names. `Rejected` WF604: no run (404), or several (409)."""
+        ...
+
+    def run(self, run_id: RunId, at: int | None = None) -> Run:
+        """The run, now or after its first `at` events; read it before the next `await`. `Rejected` WF604 (404)."""
+        ...
+
+
+def _is_writable() -> None:
+    return None
+
+
+@dataclass(kw_only=True)
+class Services:
+    """All that the API needs."""
+
+    log: Log
+    outputs: OutputLogs
+    runs: Runs
+    feed: Feed
+    compiler: Compiler
+    queries: Queries
+    agents: AgentsDesk
+    repositories: RepositoriesDesk
+    clock: Clock
+    access: Access
+    version: str
+    #: When the daemon came up, ms.
+    started_at: int
+    #: Why nothing can be started now (disk pressure), or None.
+    read_only_text: Callable[[], str | None] = _is_writable
+    #: No token is needed on TCP.
+    is_open: bool = False
+    #: The TCP address as configured, `host:port`; None without TCP.
+    listen: str | None = None
+    #: Names that `Host` may hold beside loopback names and the listen address.
+    hosts: frozenset[str] = field(default_factory=frozenset)

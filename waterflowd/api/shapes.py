@@ -1,0 +1,434 @@
+"""The shapes of requests and answers for `/openapi.json`, from which clients in other languages are generated.
+
+Rules of this file: it describes what rendering.py makes and is checked against it by a test; nothing is parsed with it, so a
+shape that lags cannot break an answer. Fields may be added, never renamed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+#: The two ways to send a workflow.
+WORKFLOW_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/yaml": {"schema": {"type": "string"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["yaml"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "yaml": {"type": "string"},
+                        "vars": {"type": "object"},
+                        "inputs": {"type": "object"},
+                        "dry_run": {"type": "boolean", "default": False},
+                        "path": {"type": "string", "default": "workflow.yml"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+class Shape(BaseModel):
+    """Base of all shapes: exact, so that the test sees every difference."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ReasonShape(BaseModel):
+    """Why something is as it is; its facts stand beside these two."""
+
+    model_config = ConfigDict(extra="allow")
+    code: str
+    text: str
+
+
+class TriggerShape(Shape):
+    """What started a run."""
+
+    kind: str
+    by: str
+    ref: str | None
+    key: str | None
+    git: dict[str, Any]
+
+
+class AttemptShape(Shape):
+    """One try of a step."""
+
+    attempt: int
+    status: str
+    outcome: str | None
+    reason: ReasonShape
+    exit_code: int | None
+    agent: str | None
+    agent_fingerprint: str | None
+    epoch: int
+    queued_at: str | None
+    dispatched_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    output_bytes: int
+    output_dropped: int
+
+
+class StepShape(Shape):
+    """One step of a job."""
+
+    id: str
+    name: str
+    node: str
+    status: str
+    conclusion: str | None
+    outcome: str | None
+    reason: ReasonShape
+    exit_code: int | None
+    outputs: dict[str, Any]
+    due_at: str | None
+    retry_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    attempts: list[AttemptShape]
+
+
+class JobShape(Shape):
+    """One job of a run."""
+
+    id: str
+    name: str
+    status: str
+    conclusion: str | None
+    outcome: str | None
+    reason: ReasonShape
+    group: str
+    agent: str | None
+    agent_fingerprint: str | None
+    needs: list[str]
+    outputs: dict[str, Any]
+    started_at: str | None
+    completed_at: str | None
+    steps: list[StepShape]
+
+
+class RunRow(Shape):
+    """A run in a list."""
+
+    id: str
+    number: int
+    name: str
+    path: str
+    repository: str | None
+    revision: str | None
+    trigger: TriggerShape
+    status: str
+    conclusion: str | None
+    reason: ReasonShape
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    seq: int
+    url: str
+
+
+class RunShape(RunRow):
+    """A run with all its parts."""
+
+    deadline_at: str | None
+    plan_hash: str
+    inputs: dict[str, Any]
+    vars: dict[str, Any]
+    jobs: list[JobShape]
+
+
+class RunList(Shape):
+    """A page of runs."""
+
+    runs: list[RunRow]
+    next: str | None
+
+
+class EventShape(BaseModel):
+    """An event; its own fields stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    seq: int
+    log_seq: int
+    stream: str
+    at: str
+    type: str
+
+
+class EventList(Shape):
+    """A page of events."""
+
+    events: list[EventShape]
+    next: str | None
+
+
+class StartedShape(Shape):
+    """What a start answers."""
+
+    id: str
+    number: int
+    name: str
+    status: str
+    url: str
+
+
+class ValidJob(Shape):
+    """A job of a valid file."""
+
+    id: str
+    group: str
+    steps: int
+
+
+class Valid(Shape):
+    """A file without errors."""
+
+    valid: bool
+    name: str
+    path: str
+    jobs: list[ValidJob]
+    errors: list[Any]
+
+
+class FileError(Shape):
+    """One error of a workflow file, with its place."""
+
+    code: str
+    path: str
+    line: int
+    column: int
+    message: str
+    snippet: str
+    caret: int
+    suggestion: str
+
+
+class Problem(BaseModel):
+    """What was wrong with a request (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    errors: list[FileError] = []
+
+
+class AgentShape(Shape):
+    """An approved agent."""
+
+    fingerprint: str
+    name: str
+    status: str
+    text: str
+    groups: list[str]
+    seen_at: str | None
+    hostname: str
+    version: str
+    os: str
+    arch: str
+    slots: int
+    slots_busy: int
+    labels: dict[str, str]
+    nodes: list[str]
+
+
+class PendingShape(Shape):
+    """A key that waits for approval."""
+
+    fingerprint: str
+    name: str
+    status: str
+    text: str
+    groups: list[str]
+    hostname: str
+    requested_at: str | None
+
+
+class AgentList(Shape):
+    """A page of agents."""
+
+    agents: list[AgentShape]
+    next: str | None
+    pending: list[PendingShape]
+
+
+class GroupShape(Shape):
+    """A named set of servers."""
+
+    name: str
+    agents: list[str]
+    connected: int
+    slots: int
+    slots_busy: int
+
+
+class GroupList(Shape):
+    """A page of groups."""
+
+    groups: list[GroupShape]
+    next: str | None
+
+
+class NodeParameter(Shape):
+    """A key of a node's `with`."""
+
+    name: str
+    required: bool
+
+
+class NodeShape(Shape):
+    """What a step can use."""
+
+    name: str
+    summary: str
+    runs_in: str
+    parameters: list[NodeParameter]
+    outputs: list[str]
+    aliases: list[str]
+    agents: int
+
+
+class NodeList(Shape):
+    """A page of nodes."""
+
+    nodes: list[NodeShape]
+    next: str | None
+
+
+class RepositoryShape(Shape):
+    """A watched repository."""
+
+    name: str
+    url: str
+    refs: list[str]
+    status: str
+    text: str
+    fetched_at: str | None
+    revision_fetched: str | None
+    revision_attempted: str | None
+    revision_applied: str | None
+    conditions: list[dict[str, Any]]
+
+
+class RepositoryList(Shape):
+    """A page of repositories."""
+
+    repositories: list[RepositoryShape]
+    next: str | None
+
+
+class InputShape(Shape):
+    """An input of a workflow."""
+
+    name: str
+    type: str
+    description: str
+    required: bool
+    default: Any
+    options: list[str]
+    pattern: str | None
+
+
+class DefinitionShape(Shape):
+    """A workflow known from a repository."""
+
+    path: str
+    name: str
+    repository: str
+    revision: str
+    description: str
+    status: str
+    text: str
+    triggers: list[str]
+    inputs: list[InputShape]
+    errors: list[dict[str, Any]]
+
+
+class DefinitionList(Shape):
+    """A page of workflows."""
+
+    definitions: list[DefinitionShape]
+    next: str | None
+
+
+class TokenShape(Shape):
+    """An API token without its secret."""
+
+    id: str
+    name: str
+    role: str
+    groups: list[str]
+    status: str
+    created_at: str | None
+    created_by: str
+    expires_at: str | None
+    revoked_at: str | None
+    used_at: str | None
+
+
+class TokenList(Shape):
+    """A page of tokens."""
+
+    tokens: list[TokenShape]
+    next: str | None
+
+
+class Health(Shape):
+    """Alive or ready."""
+
+    status: str
+
+
+class Version(Shape):
+    """Which release this is."""
+
+    name: str
+    version: str
+
+
+class DaemonShape(Shape):
+    """The daemon itself."""
+
+    version: str
+    started_at: str | None
+    now: str | None
+    generation: int
+    log_seq: int
+
+
+class WaitingShape(Shape):
+    """Something that waits, and why."""
+
+    run: str
+    name: str
+    job: str
+    step: str | None
+    reason: ReasonShape
+
+
+class StatusShape(Shape):
+    """The whole system in one screen."""
+
+    status: str
+    problems: list[str]
+    daemon: DaemonShape
+    repositories: list[RepositoryShape]
+    agents: list[AgentShape]
+    agents_total: int
+    pending: list[PendingShape]
+    open_runs: int
+    running: list[RunRow]
+    waiting: list[WaitingShape]
+    failed: list[RunRow]

@@ -1,0 +1,123 @@
+"""The daemon itself: is it alive, is it ready, what is it, and how are things in one screen."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from waterflowd.api import streams
+from waterflowd.api.auth import Ports, Viewer
+from waterflowd.api.bodies import answer
+from waterflowd.api.pages import PageCursor
+from waterflowd.api.problems import problem
+from waterflowd.api.rendering import (
+    agent_json,
+    pending_json,
+    reason_json,
+    repository_json,
+    summary_json,
+    time_text,
+)
+from waterflowd.api.services import Services
+from waterflowd.api.shapes import Health, StatusShape, Version
+from waterflowd.model.records import RunSummary
+from waterflowd.model.statuses import FAILURES, Status
+
+router = APIRouter(tags=["system"])
+
+#: One screen of each.
+_ROWS = 20
+#: Open runs that are looked at to find what waits.
+_OPEN_RUNS_MAX = 200
+
+
+@router.get("/health", responses={200: {"model": Health}})
+async def health() -> Response:
+    """The process answers."""
+    return answer({"status": "ok"})
+
+
+@router.get("/ready", responses={200: {"model": Health}})
+async def ready(request: Request, services: Ports) -> Response:
+    """New work is taken; 503 while the daemon stops, 507 under disk pressure."""
+    opened: streams.Streams = request.app.state.streams
+    if opened.stopping.is_set():
+        return problem(503, "the daemon is stopping", code="WF600", instance="/ready")
+    text = services.read_only_text()
+    if text is not None:
+        return problem(507, text, code="WF302", instance="/ready")
+    return answer({"status": "ready"})
+
+
+@router.get("/version", responses={200: {"model": Version}})
+async def version(services: Ports) -> Response:
+    """Which release this is."""
+    return answer({"name": "waterflow", "version": services.version})
+
+
+@router.get("/v1/events", response_class=Response, responses={200: {"content": {streams.SSE: {}}}})
+async def everything(request: Request, services: Ports, principal: Viewer, cursor: PageCursor = None) -> Response:
+    """Every event of the system from now on, or after `cursor` (a global sequence; 0 for all) or `Last-Event-ID`."""
+    place = streams.last_event_id(request) or cursor
+    after = streams.position_of(place) if place is not None else services.log.last_seq
+    opened = streams.admit(request)
+    return streams.Stream(opened, streams.follow_everything(services, opened, principal, after), streams.SSE)
+
+
+@router.get("/v1/status", responses={200: {"model": StatusShape}})
+async def status(services: Ports, _: Viewer) -> Response:
+    """What an operator wants to see first: what is wrong, what runs, what waits and why, what failed last."""
+    rows = [row for run in islice(services.log.open_runs(), _OPEN_RUNS_MAX) if (row := services.log.run(run))]
+    running = [row for row in rows if row.status is Status.RUNNING]
+    waiting = [line for row in rows for line in _waiting(services, row)][:_ROWS]
+    failed, _next = services.log.runs(before=None, limit=5, accept=lambda row: row.conclusion in FAILURES)
+    repositories = services.repositories.status()
+    agents = services.agents.rows()
+    problems = _problems(services)
+    return answer(
+        {
+            "status": "degraded" if problems else "healthy",
+            "problems": problems,
+            "daemon": {
+                "version": services.version,
+                "started_at": time_text(services.started_at),
+                "now": time_text(services.clock.now()),
+                "generation": services.log.generation,
+                "log_seq": services.log.last_seq,
+            },
+            "repositories": [repository_json(row) for row in repositories[:100]],
+            "agents": [agent_json(row) for row in agents[:100]],
+            "agents_total": len(agents),
+            "pending": [pending_json(row) for row in list(services.agents.pending())[:_ROWS]],
+            "open_runs": len(rows),
+            "running": [summary_json(row) for row in running[:_ROWS]],
+            "waiting": waiting,
+            "failed": [summary_json(row) for row in failed],
+        }
+    )
+
+
+def _problems(services: Services) -> list[str]:
+    found = [f"repository {row.name}: {row.text}" for row in services.repositories.status() if not row.is_ready]
+    found += [f"agent {row.name}: {row.text}" for row in services.agents.rows() if not row.is_connected]
+    text = services.read_only_text()
+    return ([text] if text is not None else []) + found[:_ROWS]
+
+
+def _waiting(services: Services, row: RunSummary) -> list[dict[str, Any]]:
+    """What of an open run waits for something, each with its reason."""
+    run = services.queries.run(row.id)
+    found: list[dict[str, Any]] = []
+    for job in run.jobs:
+        step = job.current
+        if job.status is Status.WAITING and (step is None or step.status is not Status.WAITING):
+            found.append({"run": run.id, "name": run.plan.name, "job": job.id, "step": None, **_why(job.reason)})
+        elif step is not None and step.status is Status.WAITING:
+            found.append({"run": run.id, "name": run.plan.name, "job": job.id, "step": step.id, **_why(step.reason)})
+    return found
+
+
+def _why(found: Any) -> dict[str, Any]:
+    return {"reason": reason_json(found)}

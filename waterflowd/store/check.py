@@ -1,0 +1,173 @@
+"""Looks at a log before it is trusted: first in a child process, because a bad LMDB file can kill whoever maps it.
+
+LMDB maps its file. Where the file ends too early, the first touch is a SIGBUS, and a damaged page can send LMDB anywhere.
+So a child reads the two meta pages by plain reads, compares the file's size with them, and opens the environment first.
+
+A healthy file may be a little shorter than its meta page says: pages that were allocated and freed within one transaction
+at the very end are never written. So a short file is not refused for that; the child then walks through every page that is
+in use, and only if that goes wrong is the file really cut.
+
+`verify` is the thorough check of the content, for `fsck` and tests: every record, every chain, every head.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from waterflowd.errors import Stalled
+from waterflowd.store import layout, record
+from waterflowd.store.environment import Environment
+
+#: Reading 10 GB from a slow disk; whoever waits that long has a short file and wants to know.
+CHECK_TIMEOUT_S = 900.0
+
+_META_MAGIC = 0xBEEFC0DE
+_META_VERSION = 1
+#: In a meta page behind the 16 bytes of its header: magic, version, address, map size, page size in the first database's row.
+_META_START = struct.Struct("=IIQQI")
+#: Behind the rows of the two databases: last page, transaction.
+_META_END = struct.Struct("=QQ")
+_META_HEADER_BYTES = 16
+_META_END_AT = _META_HEADER_BYTES + 24 + 2 * 48
+#: The second meta page begins at the page size, which is 64 KiB at most.
+_META_READ_BYTES = (64 << 10) + 4096
+
+
+class Findings(NamedTuple):
+    """What a thorough check saw."""
+
+    records: int
+    streams: int
+
+
+def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
+    """Raises `Stalled` WF304 when the log in `directory` must not be mapped by the daemon."""
+    path = directory / layout.ENVIRONMENT_DIRECTORY
+    file = path / "data.mdb"
+    if not file.exists():
+        return
+    mode = "all" if is_thorough else "quick"
+    command = [sys.executable, "-P", "-m", "waterflowd.store.check", os.fspath(path), mode]
+    try:
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(file, f"checking it takes more than {CHECK_TIMEOUT_S:.0f} s") from None
+    if child.returncode < 0:
+        raise _refused(
+            file, f"it is cut short or damaged (reading it ends in {signal.Signals(-child.returncode).name})"
+        )
+    if child.returncode:
+        lines = (child.stdout or child.stderr).decode(errors="replace").strip().splitlines()
+        raise _refused(file, lines[-1] if lines else f"its check ended with {child.returncode}")
+
+
+def verify(environment: Environment) -> Findings:
+    """Reads the whole log. Raises `Stalled` WF304 that names the first record that is wrong."""
+    chains: dict[bytes, tuple[int, int, bytes]] = {}
+    seq = 0
+    with environment.reading() as transaction:
+        for key, value in transaction.cursor(environment.database("records")):
+            seq += 1
+            if layout.unpack_u64(key) != seq:
+                raise record.broken(seq, "it is missing")
+            stored = record.unpack(seq, value)
+            stream = layout.stream_key(record.stream_of(stored.place))
+            before, position, chain = chains.get(stream) or (0, 0, record.chain_start(stream))
+            chain = record.chained(chain, stored.schema, position + 1, stored.at, stored.body)
+            if (stored.previous, stored.position, stored.chain) != (before, position + 1, chain):
+                raise record.broken(seq, f"it does not continue {record.stream_of(stored.place)}")
+            chains[stream] = (seq, position + 1, chain)
+        heads = {
+            key: layout.unpack_head(layout.unseal("heads", key, sealed))
+            for key, sealed in transaction.cursor(environment.database("heads"))
+        }
+    if heads != chains:
+        raise Stalled(
+            "WF304", "the table of heads does not agree with the records; restore a backup of the data directory"
+        )
+    return Findings(records=seq, streams=len(chains))
+
+
+def _refused(file: Path, what: str) -> Stalled:
+    return Stalled("WF304", f"the log {file} is not opened: {what}; restore a backup of the data directory")
+
+
+def _meta_pages(file: Path) -> list[tuple[int, int, int]]:
+    """Transaction, last page and page size of each meta page that is one; by plain reads."""
+    with file.open("rb") as stream:
+        start = stream.read(_META_READ_BYTES)
+    pages = []
+    offset = 0
+    for _ in range(2):
+        if len(start) < offset + _META_END_AT + _META_END.size:
+            break
+        magic, version, _, _, page_bytes = _META_START.unpack_from(start, offset + _META_HEADER_BYTES)
+        if magic != _META_MAGIC or version != _META_VERSION or page_bytes not in (4096, 8192, 16384, 32768, 65536):
+            break
+        last_page, transaction = _META_END.unpack_from(start, offset + _META_END_AT)
+        pages.append((transaction, last_page, page_bytes))
+        offset += page_bytes
+    return pages
+
+
+def _look(path: Path, mode: str) -> str | None:
+    """What is wrong with the environment, in one clause; may die of a signal instead."""
+    file = path / "data.mdb"
+    size = file.stat().st_size
+    pages = _meta_pages(file)
+    if len(pages) < 2:
+        return f"its first {size} bytes do not begin with LMDB's two meta pages"
+    _, last_page, page_bytes = max(pages)
+    is_short = size < (last_page + 1) * page_bytes
+    try:
+        with lmdb.open(
+            os.fspath(path),
+            map_size=1 << 20,
+            readonly=True,
+            lock=False,
+            create=False,
+            max_dbs=len(layout.DATABASES),
+            lib_version=layout.LMDB_ENGINE,
+        ) as environment:
+            _touch(environment, is_all=is_short or mode == "all")
+    except lmdb.Error as error:
+        return f"LMDB says {error}"
+    return None
+
+
+def _touch(environment: lmdb.Environment, *, is_all: bool) -> None:
+    """Touches the ends of each database, or every row."""
+    with environment.begin() as transaction:
+        for name, _ in transaction.cursor():
+            database = environment.open_db(name, txn=transaction, create=False)
+            cursor = transaction.cursor(database)
+            if is_all:
+                for _ in cursor:
+                    pass
+            elif cursor.first():
+                cursor.item()
+                cursor.last()
+                cursor.item()
+
+
+def main() -> int:
+    """The child: `python -m waterflowd.store.check ENVIRONMENT MODE`; says on stdout what is wrong."""
+    problem = _look(Path(sys.argv[1]), sys.argv[2])
+    if problem is None:
+        return 0
+    print(problem)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

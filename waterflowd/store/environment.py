@@ -1,0 +1,100 @@
+"""The LMDB environment: opened the one safe way, with transactions that nobody can forget to end.
+
+Why these flags: `sync` and `metasync` on, or a power cut corrupts the file or loses acknowledged commits; no `writemap`, or
+a full disk kills the process by SIGBUS; no read-ahead hints or spare transactions, they bring nothing here.
+
+A read transaction lives inside one `with` block and never across an `await`: a forgotten reader keeps every page that was
+freed since, and the file grows without bound. Growing the map moves it, so readers and the growing exclude each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from waterflowd.errors import Stalled
+from waterflowd.store import layout
+
+#: One slot per thread that reads; the daemon reads on its loop, and tools may look from other processes.
+READERS_MAX = 126
+_PAGE_BYTES = 4096
+
+
+class Environment:
+    """All databases of one data directory. Reading is safe on every thread, writing is the writer thread's alone."""
+
+    def __init__(self, path: Path, *, map_bytes: int = layout.MAP_BYTES) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._copying = threading.Lock()
+        size = max(min(map_bytes, self._disk_bytes()), 1 << 20) // _PAGE_BYTES * _PAGE_BYTES
+        try:
+            self._lmdb = lmdb.open(
+                os.fspath(path),
+                map_size=size,
+                mode=0o600,
+                max_readers=READERS_MAX,
+                max_dbs=len(layout.DATABASES),
+                sync=True,
+                metasync=True,
+                writemap=False,
+                lib_version=layout.LMDB_ENGINE,
+            )
+            self._lmdb.reader_check()
+            self._databases = {name: self._lmdb.open_db(name.encode()) for name in layout.DATABASES}
+        except lmdb.Error as error:
+            raise Stalled(
+                "WF304", f"cannot open the log in {path}: {error}; restore a backup of the data directory"
+            ) from error
+
+    def database(self, name: str) -> lmdb._Database:
+        """The handle of a database."""
+        return self._databases[name]
+
+    @property
+    def engine(self) -> str:
+        """The version of the LMDB engine at work."""
+        return ".".join(map(str, self._lmdb.lib_version()))
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A snapshot of what is durable; never hold it across an `await`."""
+        with self._lock, self._lmdb.begin() as transaction:
+            yield transaction
+
+    def begin_write(self) -> lmdb.Transaction[bytes]:
+        """Opens the write transaction; the caller commits or aborts it."""
+        return self._lmdb.begin(write=True)
+
+    def grow(self) -> bool:
+        """Doubles the map as far as the file system could ever fill it; False when it cannot grow. No transaction may be open."""
+        size = self._lmdb.info()["map_size"]
+        wanted = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
+        if wanted <= size:
+            return False
+        with self._copying, self._lock:
+            self._lmdb.set_mapsize(wanted)
+        return True
+
+    def forget_dead_readers(self) -> None:
+        """Frees the reader slots of processes that died."""
+        self._lmdb.reader_check()
+
+    def backup(self, path: Path) -> None:
+        """Writes a compacted copy of everything durable into the empty directory `path`, while the daemon goes on."""
+        with self._copying:
+            self._lmdb.copy(os.fspath(path), compact=True)
+
+    def close(self) -> None:
+        """Closes the environment; no transaction may be open."""
+        with self._copying, self._lock:
+            self._lmdb.close()
+
+    def _disk_bytes(self) -> int:
+        disk = os.statvfs(self.path.parent)
+        return disk.f_blocks * disk.f_frsize

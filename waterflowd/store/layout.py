@@ -1,0 +1,143 @@
+"""Names, keys and sizes of what the store keeps in a data directory.
+
+Files of a data directory::
+
+    FORMAT          format version, LMDB engine and release that wrote here; read before anything else is touched
+    owner           process id of the daemon that holds the directory (a hint for people; the lock is what counts)
+    ballast         disk space kept back for the day the disk is full
+    log.mdb/        the LMDB environment
+    output/<run>/   output logs that outgrew LMDB, one append-only file an attempt
+
+Databases of the environment (keys -> values; all integers big-endian, so that keys sort as numbers do):
+
+    meta        name -> text: generation, release
+    records     global sequence u64 -> record (record.py); only ever appended
+    heads       stream key -> sequence, position and chain of the stream's newest record
+    marks       stream key, position u64 -> sequence; every 256th position, so that no read walks further than that
+    plans       hash -> plan
+    runs        run id (16 bytes) -> summary, msgpack
+    open        run id -> nothing: the runs that are not completed
+    keys        trigger key -> run id
+    counters    name -> u64
+    output      attempt prefix, offset u64 -> piece (outputs.py)
+
+A value is *sealed*: four bytes of CRC-32 over key and value come first, because LMDB itself has no checksums and a flipped
+bit must never be served. Records carry their own CRC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from functools import lru_cache
+
+from waterflowd.errors import Stalled
+from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName, is_run_id
+
+#: Grows with every change of a stored shape that an older release could misread; a newer one is refused untouched.
+FORMAT_VERSION = 1
+#: LMDB's 0.9 file format: the 1.0 format is incompatible, and the engine must never be left to a default.
+LMDB_ENGINE = 0
+
+FORMAT_FILE = "FORMAT"
+OWNER_FILE = "owner"
+BALLAST_FILE = "ballast"
+ENVIRONMENT_DIRECTORY = "log.mdb"
+OUTPUT_DIRECTORY = "output"
+
+DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output")
+
+#: Sparse, so it costs address space only; growing it later would wait for every reader.
+MAP_BYTES = 64 << 30
+#: Enough for about 100,000 small events or some minutes of results while a person makes space.
+BALLAST_BYTES = 64 << 20
+#: The ballast takes at most this part of a small file system.
+BALLAST_SHARE = 16
+#: A read of one record walks back over at most this many others; one mark costs 40 bytes per 256 events.
+MARK_EVERY = 256
+#: A stream's name stands behind the header with a length of one byte.
+STREAM_NAME_BYTES_MAX = 255
+#: LMDB's keys end at 511 bytes; longer texts are replaced by their hash.
+KEY_BYTES_MAX = 500
+
+_CRC_BYTES = 4
+_HEAD = struct.Struct(">QQ16s")
+_U64 = struct.Struct(">Q")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_TO_DIGITS = str.maketrans(_CROCKFORD, _DIGITS)
+
+pack_u64 = _U64.pack
+
+
+def unpack_u64(packed: bytes) -> int:
+    """The number in eight big-endian bytes."""
+    number: int = _U64.unpack(packed)[0]
+    return number
+
+
+def run_key(run: RunId) -> bytes:
+    """The 16 bytes of a run's id; they sort as the ids do. Raises `ValueError` for anything that is no run id."""
+    if not is_run_id(run):
+        raise ValueError(f"not a run id: {run!r}")
+    return int(run.translate(_TO_DIGITS), 32).to_bytes(16, "big")
+
+
+@lru_cache(maxsize=4096)
+def run_of_key(key: bytes) -> RunId:
+    """The run id in 16 bytes."""
+    number = int.from_bytes(key, "big")
+    return RunId("".join(_CROCKFORD[(number >> shift) & 31] for shift in range(5 * (RUN_ID_LENGTH - 1), -5, -5)))
+
+
+def run_of_stream(stream: StreamName) -> RunId | None:
+    """The run whose stream this is, or None for the other streams."""
+    run = RunId(stream[4:])
+    return run if stream.startswith("run/") and is_run_id(run) else None
+
+
+@lru_cache(maxsize=4096)
+def stream_key(stream: StreamName) -> bytes:
+    """The stream's key in `heads`: short for runs, the whole name for the others."""
+    run = run_of_stream(stream)
+    if run is not None:
+        return b"r" + run_key(run)
+    name = stream.encode()
+    if not 0 < len(name) <= STREAM_NAME_BYTES_MAX:
+        raise ValueError(f"a stream's name has 1 to {STREAM_NAME_BYTES_MAX} bytes: {stream!r}")
+    return b"n" + name
+
+
+def text_key(text: str) -> bytes:
+    """A trigger key, counter name or plan hash as a key; a long one by its hash."""
+    key = text.encode()
+    if len(key) <= KEY_BYTES_MAX:
+        return b"t" + key
+    return b"h" + hashlib.blake2b(key, digest_size=32).digest()
+
+
+def pack_head(seq: int, position: int, chain: bytes) -> bytes:
+    """A row of `heads`, not sealed yet."""
+    return _HEAD.pack(seq, position, chain)
+
+
+def unpack_head(packed: bytes) -> tuple[int, int, bytes]:
+    """Global sequence, position and chain of a stream's newest record."""
+    seq, position, chain = _HEAD.unpack(packed)
+    return seq, position, chain
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The value with a checksum over it and its key in front."""
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big") + value
+
+
+def unseal(database: str, key: bytes, sealed: bytes) -> bytes:
+    """The value of a sealed row. Raises `Stalled` WF304 when row and checksum do not belong together."""
+    value = sealed[_CRC_BYTES:]
+    if sealed[:_CRC_BYTES] != zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big"):
+        raise Stalled(
+            "WF304", f'the row {key!r} of the index "{database}" is damaged; restore a backup of the data directory'
+        )
+    return value

@@ -1,0 +1,279 @@
+"""The event log on LMDB: the adapter behind `ports.Log`.
+
+Rules of this file: writing is encoding here and everything else on the writer thread (batch.py, writer.py); reading is one
+read transaction per call, on the caller's thread. A stream is read backwards along `previous`, from its head or from the
+next mark behind the wanted part, and is then checked forwards: positions without gaps, and a chain that ends as the head
+says. Nothing that fails a check is handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import lmdb
+
+from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName
+from waterflowd.model.records import Batch, Record, RunSummary
+from waterflowd.store import layout, record
+from waterflowd.store.batch import BatchWork, decode_summary
+from waterflowd.store.codec import Codec
+from waterflowd.store.environment import Environment
+from waterflowd.store.health import Latch
+from waterflowd.store.writer import Writer
+
+#: Rows that one call of `runs` looks at: about 60 ms of the loop's time.
+RUNS_EXAMINED_MAX = 20_000
+
+
+class LmdbLog:
+    """The log of one data directory. `append` wants a running loop, `append_blocking` and reading work on any thread."""
+
+    def __init__(
+        self, environment: Environment, writer: Writer, *, codec: Codec, latch: Latch, generation: int
+    ) -> None:
+        self._environment = environment
+        self._writer = writer
+        self._codec = codec
+        self._latch = latch
+        self._generation = generation
+
+    @property
+    def generation(self) -> int:
+        """Grows by one each time the data directory is opened."""
+        return self._generation
+
+    @property
+    def last_seq(self) -> int:
+        """Global sequence of the newest durable record."""
+        return self._writer.last_seq
+
+    @property
+    def last_at(self) -> int:
+        """The log's time of the newest durable record in ms."""
+        return self._writer.last_at
+
+    @property
+    def is_disk_low(self) -> bool:
+        """True from the first full disk on until there is space again: admit no new work meanwhile."""
+        return self._writer.is_disk_low
+
+    def append(self, batch: Batch) -> Awaitable[int]:
+        """Makes the batch durable; see `ports.Log`. The awaitable is a future of the running loop."""
+        self._latch.check()
+        return self._writer.submit(BatchWork(batch, self._codec))
+
+    def append_blocking(self, batch: Batch) -> int:
+        """The same for a thread without a loop: returns when the batch is durable."""
+        self._latch.check()
+        last_seq: int = self._writer.run(BatchWork(batch, self._codec)).result()
+        return last_seq
+
+    def head(self, stream: StreamName) -> int:
+        """Position of the stream's newest durable event."""
+        self._latch.check()
+        packed = self._row("heads", layout.stream_key(stream))
+        return 0 if packed is None else layout.unpack_head(packed)[1]
+
+    def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
+        """Durable records of a stream from position `first` on, checked."""
+        self._latch.check()
+        first = max(first, 1)
+        with self._environment.reading() as transaction:
+            chain, walked = _Walk(self._environment, transaction, stream).records(first, limit)
+        decode = self._codec.decode
+        records = []
+        for stored in walked:
+            chain = record.chained(chain, stored.schema, stored.position, stored.at, stored.body)
+            if chain != stored.chain:
+                raise record.broken(stored.seq, f"the chain of {stream} does not lead to it")
+            event = decode(stream, stored.position, stored.schema, stored.body)
+            records.append(Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event))
+        return records
+
+    def feed(self, after_seq: int, limit: int) -> list[Record]:
+        """Durable records of all streams with a sequence above `after_seq`, in order."""
+        self._latch.check()
+        found: list[record.Stored] = []
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("records"))
+            more = cursor.set_range(layout.pack_u64(max(after_seq, 0) + 1))
+            expected = max(after_seq, 0)
+            while more and len(found) < limit:
+                expected += 1
+                seq = layout.unpack_u64(cursor.key())
+                if seq != expected:
+                    raise record.broken(expected, "it is missing")
+                found.append(record.unpack(seq, cursor.value()))
+                more = cursor.next()
+        return [self._record(stored) for stored in found]
+
+    def plan(self, plan_hash: str) -> bytes | None:
+        """The plan with this hash."""
+        self._latch.check()
+        return self._row("plans", layout.text_key(plan_hash))
+
+    def open_runs(self) -> Iterator[RunId]:
+        """Runs that are not completed, oldest first, as they are at the call."""
+        self._latch.check()
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("open"))
+            rows = list(cursor)
+        for key, sealed in rows:
+            layout.unseal("open", key, sealed)
+        return iter([layout.run_of_key(key) for key, _ in rows])
+
+    def run(self, run: RunId) -> RunSummary | None:
+        """The row of one run; None for an id that is none."""
+        self._latch.check()
+        try:
+            key = layout.run_key(run)
+        except ValueError:
+            return None
+        row = self._row("runs", key)
+        return None if row is None else decode_summary(row)
+
+    def runs(
+        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
+    ) -> tuple[list[RunSummary], RunId | None]:
+        """A page of rows, newest first, and where to go on."""
+        self._latch.check()
+        page: list[RunSummary] = []
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("runs"))
+            if before is None or not cursor.set_range(layout.run_key(before)):
+                more = cursor.last()
+            else:
+                more = cursor.prev()
+            examined = 0
+            while more and len(page) < limit and examined < RUNS_EXAMINED_MAX:
+                key, sealed = cursor.item()
+                summary = decode_summary(layout.unseal("runs", key, sealed))
+                if accept is None or accept(summary):
+                    page.append(summary)
+                before = summary.id
+                examined += 1
+                more = cursor.prev()
+        return page, before if more else None
+
+    def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
+        """Ids that begin with `prefix`, oldest first."""
+        self._latch.check()
+        prefix = prefix.upper()
+        try:
+            start = layout.run_key(RunId(prefix.ljust(RUN_ID_LENGTH, "0")))
+        except ValueError:
+            return []
+        found: list[RunId] = []
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("runs"))
+            more = cursor.set_range(start)
+            while more and len(found) < limit:
+                run = layout.run_of_key(cursor.key())
+                if not run.startswith(prefix):
+                    break
+                found.append(run)
+                more = cursor.next()
+        return found
+
+    def run_for_key(self, key: str) -> RunId | None:
+        """The run that a trigger key started."""
+        self._latch.check()
+        row = self._row("keys", layout.text_key(key))
+        return None if row is None else layout.run_of_key(row)
+
+    def counter(self, name: str) -> int:
+        """Value of a counter."""
+        self._latch.check()
+        row = self._row("counters", layout.text_key(name))
+        return 0 if row is None else layout.unpack_u64(row)
+
+    def _row(self, database: str, key: bytes) -> bytes | None:
+        with self._environment.reading() as transaction:
+            sealed = transaction.get(key, db=self._environment.database(database))
+        return None if sealed is None else layout.unseal(database, key, sealed)
+
+    def _record(self, stored: record.Stored) -> Record:
+        stream = record.stream_of(stored.place)
+        event = self._codec.decode(stream, stored.position, stored.schema, stored.body)
+        return Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event)
+
+
+class _Walk:
+    """Reads part of one stream in one transaction, from its newest wanted record back to its oldest."""
+
+    def __init__(self, environment: Environment, transaction: lmdb.Transaction[bytes], stream: StreamName) -> None:
+        self._environment = environment
+        self._transaction = transaction
+        self._stream = stream
+        self._key = layout.stream_key(stream)
+        self._place = record.place_of(self._key)
+
+    def records(self, first: int, limit: int | None) -> tuple[bytes, list[record.Stored]]:
+        """The chain before position `first`, and the records from there on in order."""
+        packed = self._row("heads", self._key)
+        if packed is None:
+            return b"", []
+        head_seq, head_position, head_chain = layout.unpack_head(packed)
+        last = head_position if limit is None else min(head_position, first + limit - 1)
+        if last < first:
+            return b"", []
+        seq, position = self._start(last, head_seq, head_position)
+        walked = self._back(seq, position, first)
+        if position == head_position and walked[0].chain != head_chain:
+            raise record.broken(head_seq, f"it is not the newest event of {self._stream}")
+        walked.reverse()
+        chain = record.chain_start(self._key) if first == 1 else walked.pop(0).chain
+        return chain, walked[: last - first + 1]
+
+    def _start(self, last: int, head_seq: int, head_position: int) -> tuple[int, int]:
+        """Where to begin: the nearest place at or behind position `last` that is known."""
+        marked = -(-last // layout.MARK_EVERY) * layout.MARK_EVERY
+        if marked < head_position:
+            packed = self._row("marks", self._key + layout.pack_u64(marked))
+            if packed is not None:
+                return layout.unpack_u64(packed), marked
+        return head_seq, head_position
+
+    def _back(self, seq: int, position: int, first: int) -> list[record.Stored]:
+        """Records from `position` back to the one before `first`, for its chain."""
+        database = self._environment.database("records")
+        stop = max(first - 1, 1)
+        walked = []
+        while position >= stop:
+            value = self._transaction.get(layout.pack_u64(seq), db=database)
+            if value is None:
+                raise record.broken(seq, f"event {position} of {self._stream} is missing")
+            stored = record.unpack(seq, value)
+            if stored.place != self._place or stored.position != position:
+                raise record.broken(seq, f"it is not event {position} of {self._stream}")
+            walked.append(stored)
+            seq = stored.previous
+            position -= 1
+        if stop == 1 and seq != 0:
+            raise record.broken(walked[-1].seq, f"the first event of {self._stream} names one before it")
+        return walked
+
+    def _row(self, database: str, key: bytes) -> bytes | None:
+        sealed = self._transaction.get(key, db=self._environment.database(database))
+        return None if sealed is None else layout.unseal(database, key, sealed)
+
+
+def newest(environment: Environment) -> tuple[int, int]:
+    """Sequence and time of the newest durable record; zeros for an empty log.
+
+    Raises `Stalled` WF304 when that record is damaged or its stream's head does not know it.
+    """
+    with environment.reading() as transaction:
+        cursor = transaction.cursor(environment.database("records"))
+        if not cursor.last():
+            return 0, 0
+        stored = record.unpack(layout.unpack_u64(cursor.key()), cursor.value())
+        key = layout.stream_key(record.stream_of(stored.place))
+        sealed = transaction.get(key, db=environment.database("heads"))
+    if sealed is None or layout.unpack_head(layout.unseal("heads", key, sealed)) != (
+        stored.seq,
+        stored.position,
+        stored.chain,
+    ):
+        raise record.broken(stored.seq, "the table of heads does not know it")
+    return stored.seq, stored.at

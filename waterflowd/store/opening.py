@@ -1,0 +1,120 @@
+"""Opening a data directory: the order in which the parts of the store may touch it, and the order in which they let go.
+
+Lock, format, check in a child, LMDB, generation, newest record, threads. Whatever fails on the way undoes what came before
+it, so that a second try finds a free directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+import waterflowd
+from waterflowd.errors import Stalled
+from waterflowd.store import check, directory, health, layout
+from waterflowd.store import log as event_log
+from waterflowd.store.ballast import Ballast
+from waterflowd.store.codec import Codec
+from waterflowd.store.environment import Environment
+from waterflowd.store.health import Latch
+from waterflowd.store.output_files import OutputFiles
+from waterflowd.store.outputs import LmdbOutputLogs
+from waterflowd.store.writer import GENERATION_KEY, Writer
+
+
+class Store:
+    """An open data directory: its log and its output logs. A context manager that closes itself."""
+
+    def __init__(
+        self, log: event_log.LmdbLog, outputs: LmdbOutputLogs, *, environment: Environment, undo: contextlib.ExitStack
+    ) -> None:
+        self.log = log
+        self.outputs = outputs
+        self._environment = environment
+        self._undo = undo
+
+    def backup(self, path: Path) -> None:
+        """Writes a backup of the log into the new directory `path`; runs beside the daemon, on a thread of its own.
+
+        Output logs that are files are not in it; they are plain files that may be copied at any time.
+        """
+        path.mkdir(mode=0o700, parents=True)
+        (path / layout.ENVIRONMENT_DIRECTORY).mkdir(mode=0o700)
+        self._environment.backup(path / layout.ENVIRONMENT_DIRECTORY)
+        directory.write_format(path)
+
+    def verify(self) -> check.Findings:
+        """Reads and checks the whole log. Raises `Stalled` WF304 that names the first wrong record."""
+        return check.verify(self._environment)
+
+    def close(self) -> None:
+        """Makes durable what was submitted, ends the threads, and lets go of the directory. May be called again."""
+        self._undo.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(
+    path: Path,
+    unions: Mapping[str, Any] | Codec,
+    *,
+    on_poison: Callable[[Stalled], None] | None = None,
+    wait_s: float = directory.LOCK_WAIT_S,
+    map_bytes: int = layout.MAP_BYTES,
+    ballast_bytes: int = layout.BALLAST_BYTES,
+) -> Store:
+    """Opens a data directory, making it when it is not there. Blocks; call it before the loop serves anybody.
+
+    `unions` are the event unions by kind of stream. `on_poison` is called once, on the thread that found the error, when the
+    store stops for good: the daemon should exit and start again. Raises `Stalled` WF310 when another daemon holds the
+    directory, WF311 when a newer release wrote it, WF304 when it is damaged.
+    """
+    with contextlib.ExitStack() as undo:
+        held = directory.open_directory(path, wait_s=wait_s)
+        undo.callback(held.close)
+        check.check_in_child(held.path)
+        environment_path = held.path / layout.ENVIRONMENT_DIRECTORY
+        directory.make_directory(environment_path)
+        environment = Environment(environment_path, map_bytes=map_bytes)
+        undo.callback(environment.close)
+        last_seq, last_at = event_log.newest(environment)
+        ballast = Ballast(held.path, size_bytes=ballast_bytes)
+        generation = _next_generation(environment, ballast)
+        latch = Latch(on_poison)
+        writer = Writer(environment, generation, ballast=ballast, latch=latch)
+        writer.start(last_seq, last_at)
+        undo.callback(writer.close)
+        outputs = LmdbOutputLogs(
+            environment, writer, files=OutputFiles(held.path / layout.OUTPUT_DIRECTORY), latch=latch
+        )
+        undo.callback(outputs.close)
+        codec = unions if isinstance(unions, Codec) else Codec(unions)
+        log = event_log.LmdbLog(environment, writer, codec=codec, latch=latch, generation=generation)
+        return Store(log, outputs, environment=environment, undo=undo.pop_all())
+
+
+def _next_generation(environment: Environment, ballast: Ballast) -> int:
+    """Takes the next generation, durably; gives up the ballast for it if it must."""
+    while True:
+        try:
+            with environment.begin_write() as transaction:
+                meta = environment.database("meta")
+                sealed = transaction.get(GENERATION_KEY, db=meta)
+                generation = 1 if sealed is None else int(layout.unseal("meta", GENERATION_KEY, sealed)) + 1
+                for key, text in ((GENERATION_KEY, str(generation)), (b"release", waterflowd.__version__)):
+                    transaction.put(key, layout.seal(key, text.encode()), db=meta)
+            # Only now the number is durable.
+            return generation
+        except lmdb.Error as error:
+            if not health.is_disk_full(error, environment.path.parent):
+                raise health.poisoned(error) from error
+            if not ballast.release():
+                raise health.disk_full(environment.path.parent) from error

@@ -1,0 +1,342 @@
+"""Output logs: what steps printed, small ones in LMDB, large ones in files.
+
+Rules of this file:
+
+- A log begins as rows of LMDB, written by the same writer and flushed in the same commits as events: a step that prints
+  three lines costs no file and no flush of its own. When it would grow past `SMALL_BYTES_MAX`, what is there stays where it
+  is and a file goes on from that offset (output_files.py).
+- A thread of its own takes all queued appends at once, hands the small ones to the writer as one item, writes the large ones
+  meanwhile, and flushes each file once. So a flood waits for the disk here and never in front of an event.
+- Offsets decide: what is there already is skipped, what would leave a gap is left out, and the size that comes back says
+  where to go on. That makes every append safe to repeat.
+- `_tails` says where each log ends, durably. Only this thread moves an end; a log that is not in the table is recovered
+  from the disk first, by whichever thread asks, under the lock. A log that is being written is never dropped from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import queue
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from waterflowd.errors import Stalled, WaterflowError
+from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.store import health, layout
+from waterflowd.store.environment import Environment
+from waterflowd.store.health import Latch
+from waterflowd.store.output_files import OutputFile, OutputFiles
+from waterflowd.store.staging import Staging, last_before
+from waterflowd.store.writer import Writer
+
+#: What most steps print fits; larger logs would make backups and the map grow for text that nobody folds.
+SMALL_BYTES_MAX = 64 << 10
+#: Appends that are flushed together; also what a crash can leave unflushed at the end of a file.
+GROUP_BYTES_MAX = 8 << 20
+#: Ends of logs that are kept in memory, some hundred bytes each.
+TAILS_MAX = 4096
+
+_PIECE = struct.Struct(">QB")
+_ROW_OVERHEAD_BYTES = 80
+
+
+class _Tail(NamedTuple):
+    """Where a log ends: its durable size, and the file if it has one."""
+
+    size: int
+    file: OutputFile | None
+
+
+class _Request(NamedTuple):
+    pieces: Sequence[OutputAppend]
+    done: Callable[[list[int] | None, BaseException | None], None]
+
+
+class LmdbOutputLogs:
+    """The output logs of one data directory. `append` wants a running loop; the rest works on any thread."""
+
+    def __init__(self, environment: Environment, writer: Writer, *, files: OutputFiles, latch: Latch) -> None:
+        self._environment = environment
+        self._writer = writer
+        self._files = files
+        self._latch = latch
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._tails: dict[AttemptName, _Tail] = {}
+        self._busy: set[AttemptName] = set()
+        self._thread = threading.Thread(target=self._main, name="waterflow-output", daemon=True)
+        self._thread.start()
+
+    def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
+        """Makes output durable; see `ports.OutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[int]] = loop.create_future()
+
+        def settle(sizes: list[int] | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None or sizes is None:
+                future.set_exception(error or RuntimeError("no sizes"))
+            else:
+                future.set_result(sizes)
+
+        def done(sizes: list[int] | None, error: BaseException | None) -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, sizes, error)
+
+        with self._lock:
+            self._latch.check()
+            if self._is_closed:
+                raise Stalled("WF303", "the store is closed")
+            self._queue.put(_Request(pieces, done))
+        return future
+
+    def size(self, name: AttemptName) -> int:
+        """Durable size of a log in bytes."""
+        self._latch.check()
+        return self._tail(name).size
+
+    def read(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+        """Durable pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
+        self._latch.check()
+        tail = self._tail(name)
+        if offset >= tail.size:
+            return []
+        pieces: list[OutputPiece] = []
+        if tail.file is None or offset < tail.file.base:
+            pieces = self._rows(name, max(offset, 0), bytes_max)
+        left = bytes_max - sum(len(piece.data) for piece in pieces)
+        if tail.file is not None and (not pieces or left > 0):
+            pieces += tail.file.read(max(offset, tail.file.base), left, end=tail.size)
+        return pieces
+
+    def close(self) -> None:
+        """Writes what is queued and ends the thread; the writer must still be there."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _tail(self, name: AttemptName) -> _Tail:
+        tail = self._tails.get(name)
+        if tail is not None:
+            return tail
+        with self._lock:
+            tail = self._tails.get(name)
+            if tail is None:
+                tail = self._tails[name] = self._recover(name)
+                self._trim()
+            return tail
+
+    def _recover(self, name: AttemptName) -> _Tail:
+        """Where the log ends on the disk; cuts what a crash left half written."""
+        file = self._files.recover(name)
+        if file is not None:
+            return _Tail(file.end, file)
+        prefix = log_prefix(name)
+        with self._environment.reading() as transaction:
+            row = last_before(self._environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
+        if row is None:
+            return _Tail(0, None)
+        return _Tail(layout.unpack_u64(row[0][len(prefix) :]) + len(row[1]) - _PIECE.size, None)
+
+    def _trim(self) -> None:
+        """Forgets the ends that were looked up first; under the lock."""
+        surplus = len(self._tails) - TAILS_MAX
+        if surplus > 0:
+            for name in [name for name in self._tails if name not in self._busy][:surplus]:
+                del self._tails[name]
+
+    def _rows(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+        prefix = log_prefix(name)
+        pieces: list[OutputPiece] = []
+        left = bytes_max
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("output"))
+            if cursor.set_range(prefix + layout.pack_u64(offset + 1)):
+                more = cursor.prev()
+            else:
+                more = cursor.last()
+            while more and (left > 0 or not pieces):
+                key, sealed = cursor.item()
+                if not key.startswith(prefix):
+                    break
+                value = layout.unseal("output", key, sealed)
+                at, stream = _PIECE.unpack_from(value)
+                piece = OutputPiece(
+                    offset=layout.unpack_u64(key[len(prefix) :]), at=at, stream=stream, data=value[_PIECE.size :]
+                )
+                pieces.append(piece)
+                left -= len(piece.data)
+                more = cursor.next()
+        return pieces
+
+    def _main(self) -> None:
+        """The thread. Whatever ends it, nobody is left waiting."""
+        group: list[_Request] = []
+        try:
+            while True:
+                group = self._next_group()
+                if not group:
+                    return
+                self._write(group)
+                group = []
+        finally:
+            self._refuse(group)
+
+    def _next_group(self) -> list[_Request]:
+        group: list[_Request] = []
+        size = 0
+        request = self._queue.get()
+        while request is not None:
+            group.append(request)
+            size += sum(len(piece.data) for append in request.pieces for piece in append.pieces)
+            if size >= GROUP_BYTES_MAX:
+                return group
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                return group
+        self._queue.put(None)
+        return group
+
+    def _write(self, group: list[_Request]) -> None:
+        error: BaseException | None = None
+        try:
+            with self._lock:
+                self._busy = {append.name for request in group for append in request.pieces}
+            sizes = self._write_pieces([append for request in group for append in request.pieces])
+        except WaterflowError as problem:
+            error = problem
+        except OSError as problem:
+            error = self._disk_error(problem)
+        finally:
+            with self._lock:
+                self._busy = set()
+        taken = 0
+        for request in group:
+            if error is not None:
+                request.done(None, error)
+            else:
+                request.done(sizes[taken : taken + len(request.pieces)], None)
+            taken += len(request.pieces)
+
+    def _write_pieces(self, appends: list[OutputAppend]) -> list[int]:
+        """Makes everything durable and gives the size of each log as the appends of the group left it."""
+        sizes: list[int] = []
+        small = _SmallWork()
+        ends: dict[AttemptName, _Tail] = {}
+        files: dict[AttemptName, OutputFile] = {}
+        try:
+            for append in appends:
+                tail = ends.get(append.name) or self._tail(append.name)
+                fresh = new_pieces(append.pieces, tail.size)
+                end = fresh[-1].offset + len(fresh[-1].data) if fresh else tail.size
+                file = tail.file
+                if file is None and end > SMALL_BYTES_MAX:
+                    if append.name in small.names:
+                        # The file may only follow rows that are durable, or a crash would leave a gap.
+                        self._tails.update(self._commit_rows(small, ends))
+                        small = _SmallWork()
+                    file = self._files.create(append.name, base=tail.size)
+                if file is None:
+                    small.add(append.name, fresh)
+                else:
+                    files[append.name] = file
+                    file.add(fresh)
+                ends[append.name] = _Tail(end, file)
+                sizes.append(end)
+            self._make_durable(small, files)
+        except BaseException:
+            for file in files.values():
+                file.drop()
+            raise
+        self._tails.update(ends)
+        return sizes
+
+    def _commit_rows(self, small: _SmallWork, ends: dict[AttemptName, _Tail]) -> dict[AttemptName, _Tail]:
+        """Commits the rows alone and gives the ends that are durable by it."""
+        self._writer.run(small).result()
+        return {name: ends[name] for name in small.names}
+
+    def _make_durable(self, small: _SmallWork, files: dict[AttemptName, OutputFile]) -> None:
+        """Rows by the writer, files by this thread meanwhile."""
+        rows = self._writer.run(small) if small.rows else None
+        try:
+            for file in files.values():
+                file.write()
+            for file in files.values():
+                self._files.sync(file)
+        finally:
+            if rows is not None:
+                rows.result()
+
+    def _disk_error(self, problem: OSError) -> WaterflowError:
+        if health.is_disk_full(problem, self._files.path):
+            return health.disk_full(self._files.path)
+        return self._latch.set(health.poisoned(problem))
+
+    def _refuse(self, group: list[_Request]) -> None:
+        with self._lock:
+            self._is_closed = True
+        left = list(group)
+        while True:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if request is not None:
+                left.append(request)
+        for request in left:
+            request.done(None, Stalled("WF303", "the output logs are not written any more; restart waterflowd"))
+
+
+class _SmallWork:
+    """Rows of small logs on their way into LMDB."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[bytes, bytes]] = []
+        self.names: set[AttemptName] = set()
+        self.size_bytes = 0
+
+    def add(self, name: AttemptName, pieces: Sequence[OutputPiece]) -> None:
+        """Adds the pieces of one log."""
+        prefix = log_prefix(name)
+        self.names.add(name)
+        for piece in pieces:
+            self.rows.append((prefix + layout.pack_u64(piece.offset), _PIECE.pack(piece.at, piece.stream) + piece.data))
+            self.size_bytes += len(piece.data) + _ROW_OVERHEAD_BYTES
+
+    def stage(self, staging: Staging) -> Any:
+        """Stages the rows; what they follow was checked by the only thread that moves a log's end."""
+        for key, value in self.rows:
+            staging.put("output", key, value)
+
+
+def log_prefix(name: AttemptName) -> bytes:
+    """What the keys of one log's rows begin with: its run, a hash of job and step, the attempt."""
+    step = hashlib.blake2b(f"{name.job}\0{name.step}".encode(), digest_size=16).digest()
+    return layout.run_key(name.run) + step + name.attempt.to_bytes(4, "big")
+
+
+def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:
+    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is cut."""
+    fresh: list[OutputPiece] = []
+    for piece in pieces:
+        end = piece.offset + len(piece.data)
+        if piece.offset > size:
+            break
+        if end <= size:
+            continue
+        if piece.offset < size:
+            data = piece.data[size - piece.offset :]
+            piece = OutputPiece(offset=size, at=piece.at, stream=piece.stream, data=data)
+        fresh.append(piece)
+        size = end
+    return fresh

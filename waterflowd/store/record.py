@@ -1,0 +1,101 @@
+"""One record of the log as bytes: 64 bytes of header, the name of the stream unless it is a run's, the event.
+
+    crc u32 · layout u8 · name length u8 · schema u16 · previous u64 · run 16 bytes · chain 16 bytes · position u64 · at u64
+
+- `crc` is a CRC-32 over everything behind it, started with the global sequence: a record found under another key is broken.
+- `previous` is the global sequence of the stream's record before this one; 0 for the first. Streams are read along it.
+- `chain` is a BLAKE2b hash over the chain of the record before and this record's position, time, schema and event; before
+  the first record stands the hash of the stream's name. It says nothing about global sequences, so a stream keeps its chain
+  when its records are moved. A CRC finds an accident; the chain also finds a record that was replaced or left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from typing import NamedTuple
+
+from waterflowd.errors import Stalled
+from waterflowd.model.ids import StreamName
+from waterflowd.store import layout
+
+RECORD_LAYOUT = 1
+CHAIN_BYTES = 16
+
+_REST = struct.Struct(">BBHQ16s16sQQ")
+_CHAINED = struct.Struct(">HQQ")
+_HEADER_BYTES = 4 + _REST.size
+_NO_RUN = bytes(16)
+
+
+class Place(NamedTuple):
+    """A stream as records name it: run streams by 16 bytes, the others by name."""
+
+    run: bytes
+    name: bytes
+
+
+class Stored(NamedTuple):
+    """A record as it was stored; its CRC has been checked, its chain has not."""
+
+    seq: int
+    place: Place
+    position: int
+    at: int
+    previous: int
+    chain: bytes
+    schema: int
+    body: bytes
+
+
+def place_of(key: bytes) -> Place:
+    """The place of a stream, from its key in `heads`."""
+    return Place(key[1:], b"") if key[:1] == b"r" else Place(_NO_RUN, key[1:])
+
+
+def stream_of(place: Place) -> StreamName:
+    """The name of the stream at `place`."""
+    return StreamName(place.name.decode() if place.name else f"run/{layout.run_of_key(place.run)}")
+
+
+def chain_start(key: bytes) -> bytes:
+    """What a stream's chain begins with, from the stream's key."""
+    return hashlib.blake2b(key, digest_size=CHAIN_BYTES).digest()
+
+
+def chained(chain: bytes, schema: int, position: int, at: int, body: bytes) -> bytes:
+    """The chain behind an event, from the chain before it."""
+    return hashlib.blake2b(
+        b"".join((chain, _CHAINED.pack(schema, position, at), body)), digest_size=CHAIN_BYTES
+    ).digest()
+
+
+def pack(stored: Stored) -> bytes:
+    """A record as bytes."""
+    seq, (run, name), position, at, previous, chain, schema, body = stored
+    header = _REST.pack(RECORD_LAYOUT, len(name), schema, previous, run, chain, position, at)
+    rest = b"".join((header, name, body))
+    return zlib.crc32(rest, seq & 0xFFFFFFFF).to_bytes(4, "big") + rest
+
+
+def unpack(seq: int, value: bytes) -> Stored:
+    """The record in `value`. Raises `Stalled` WF304 when it is damaged, WF401 when a newer release wrote it."""
+    if len(value) < _HEADER_BYTES or zlib.crc32(value[4:], seq & 0xFFFFFFFF) != int.from_bytes(value[:4], "big"):
+        raise broken(seq, "its checksum does not match")
+    record_layout, name_length, schema, previous, run, chain, position, at = _REST.unpack_from(value, 4)
+    if record_layout != RECORD_LAYOUT:
+        raise Stalled(
+            "WF401", f"record {seq} has layout {record_layout}, this release knows {RECORD_LAYOUT}; upgrade Waterflow"
+        )
+    name_end = _HEADER_BYTES + name_length
+    place = Place(run, value[_HEADER_BYTES:name_end])
+    return Stored(seq, place, position, at, previous, chain, schema, value[name_end:])
+
+
+def broken(seq: int, what: str) -> Stalled:
+    """The error for record `seq` when it cannot be trusted."""
+    return Stalled(
+        "WF304",
+        f"record {seq} of the log is damaged: {what}; the records before it are good, restore a backup to go on",
+    )

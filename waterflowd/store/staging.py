@@ -1,0 +1,103 @@
+"""What one transaction is going to put: the work items of a group write here first, and LMDB sees only the sum.
+
+Rules of this file:
+
+- A work item checks everything before it stages anything, so an item that is refused leaves no trace and the others of its
+  group go on as if it had never been there. Later items see what earlier ones staged.
+- Staging is plain data over a read view. When the commit fails, it is thrown away and nothing has changed anywhere.
+- Records come in ascending order and go in by LMDB's append; the other databases get one sorted put each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import lmdb
+
+from waterflowd.store import layout
+from waterflowd.store.environment import Environment
+
+
+class Work(Protocol):
+    """Something to be made durable: a batch of the log, a few pieces of output."""
+
+    #: About how many bytes it adds; groups are bounded by their sum.
+    size_bytes: int
+
+    def stage(self, staging: Staging) -> Any:
+        """Checks, then stages, and gives the result that the caller gets once it is durable.
+
+        Raises a `WaterflowError` only while nothing is staged: then this item fails alone.
+        """
+        ...
+
+
+class Staging:
+    """The changes of one transaction, over what is durable."""
+
+    def __init__(
+        self, environment: Environment, transaction: lmdb.Transaction[bytes], last_seq: int, last_at: int
+    ) -> None:
+        self._environment = environment
+        self._transaction = transaction
+        self._rows: dict[str, dict[bytes, bytes | None]] = {}
+        self._records: list[tuple[bytes, bytes]] = []
+        #: The newest record's sequence and time, as far as staged.
+        self.last_seq = last_seq
+        self.last_at = last_at
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to commit."""
+        return not (self._records or self._rows)
+
+    def get(self, database: str, key: bytes) -> bytes | None:
+        """The checked value of a row as this transaction would leave it."""
+        rows = self._rows.get(database)
+        if rows is not None and key in rows:
+            sealed = rows[key]
+        else:
+            sealed = self._transaction.get(key, db=self._environment.database(database))
+        return None if sealed is None else layout.unseal(database, key, sealed)
+
+    def put(self, database: str, key: bytes, value: bytes) -> None:
+        """Stages a row, sealed."""
+        self._rows.setdefault(database, {})[key] = layout.seal(key, value)
+
+    def delete(self, database: str, key: bytes) -> None:
+        """Stages the end of a row; one that is not there is fine."""
+        self._rows.setdefault(database, {})[key] = None
+
+    def last_before(self, database: str, end: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The durable row with the greatest key below `end` that begins with `prefix`. Does not see what is staged."""
+        return last_before(self._environment, self._transaction, database, end=end, prefix=prefix)
+
+    def add_records(self, records: list[tuple[bytes, bytes]], last_seq: int, last_at: int) -> None:
+        """Stages records that continue the log."""
+        self._records += records
+        self.last_seq, self.last_at = last_seq, last_at
+
+    def flush(self) -> None:
+        """Puts everything into the transaction. Raises `lmdb.Error`; then the transaction is only good for an abort."""
+        if self._records:
+            cursor = self._transaction.cursor(self._environment.database("records"))
+            cursor.putmulti(self._records, append=True)
+        for name, rows in self._rows.items():
+            database = self._environment.database(name)
+            cursor = self._transaction.cursor(database)
+            cursor.putmulti(sorted((key, sealed) for key, sealed in rows.items() if sealed is not None))
+            for key, sealed in rows.items():
+                if sealed is None:
+                    self._transaction.delete(key, db=database)
+
+
+def last_before(
+    environment: Environment, transaction: lmdb.Transaction[bytes], database: str, *, end: bytes, prefix: bytes
+) -> tuple[bytes, bytes] | None:
+    """The row with the greatest key below `end` that begins with `prefix`, checked."""
+    cursor = transaction.cursor(environment.database(database))
+    found = cursor.prev() if cursor.set_range(end) else cursor.last()
+    if not found or not cursor.key().startswith(prefix):
+        return None
+    key, sealed = cursor.item()
+    return key, layout.unseal(database, key, sealed)

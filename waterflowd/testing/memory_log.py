@@ -1,0 +1,252 @@
+"""The event log's in-memory twin: `ports.Log` without a disk, held to the same contract suite as the real one.
+
+Rules of this file: the same answers and the same errors as the store gives, at once and without threads. What a test may want
+besides: hold commits back and let them go (`hold`, `release`), make the next ones fail (`fail_next`), and start again from
+what was durable, or from any earlier commit, as after a crash (`reopened`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from typing import Any, Protocol
+
+from waterflowd.errors import Stalled, WaterflowError
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.records import Batch, Record, RunSummary
+from waterflowd.model.statuses import Status
+
+#: The same bound as the store's.
+RUNS_EXAMINED_MAX = 20_000
+
+
+class EventCodec(Protocol):
+    """Takes events to bytes and back; the store's codec is one."""
+
+    schema: int
+    encode: Callable[[Any], bytes]
+
+    def decode(self, stream: StreamName, position: int, schema: int, body: bytes) -> Any:
+        """The event in `body`."""
+        ...
+
+
+class _Settled(Awaitable[int]):
+    """An awaitable whose result is there already; needs no loop."""
+
+    def __init__(self, result: int, error: WaterflowError | None = None) -> None:
+        self._result = result
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, int]:
+        if self._error is not None:
+            raise self._error
+        return self._result
+        yield
+
+
+class MemoryLog:
+    """A log in memory. With a codec every event goes through bytes, so that what cannot be stored fails in tests too."""
+
+    def __init__(self, codec: EventCodec | None = None, *, generation: int = 1) -> None:
+        self._codec = codec
+        self._generation = generation
+        self._streams: dict[StreamName, list[Record]] = {}
+        self._records: list[Record] = []
+        self._plans: dict[str, bytes] = {}
+        self._summaries: dict[RunId, RunSummary] = {}
+        self._open: set[RunId] = set()
+        self._keys: dict[str, RunId] = {}
+        self._counters: dict[str, int] = {}
+        self._faults: list[WaterflowError] = []
+        self._poison: Stalled | None = None
+        self._held: list[tuple[Batch, asyncio.Future[int]]] = []
+        self._is_holding = False
+        #: Every batch that was committed, in order.
+        self.commits: list[Batch] = []
+        #: What the store says after a full disk; set it to test admission.
+        self.is_disk_low = False
+
+    @property
+    def generation(self) -> int:
+        """Grows by one with each `reopened`."""
+        return self._generation
+
+    @property
+    def last_seq(self) -> int:
+        """Global sequence of the newest durable record."""
+        return len(self._records)
+
+    @property
+    def last_at(self) -> int:
+        """The log's time of the newest durable record in ms."""
+        return self._records[-1].at if self._records else 0
+
+    def append(self, batch: Batch) -> Awaitable[int]:
+        """Commits the batch at once, or once `release` lets it go while commits are held."""
+        self._check()
+        if self._is_holding:
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._held.append((batch, future))
+            return future
+        try:
+            return _Settled(self._commit(batch))
+        except WaterflowError as error:
+            return _Settled(0, error)
+
+    def append_blocking(self, batch: Batch) -> int:
+        """Commits the batch and gives the last global sequence."""
+        self._check()
+        return self._commit(batch)
+
+    def hold(self) -> None:
+        """From now on batches wait for `release`."""
+        self._is_holding = True
+
+    def release(self, count: int | None = None) -> int:
+        """Commits the first `count` batches that wait, or all and stops holding; gives their number."""
+        if count is None:
+            self._is_holding = False
+        going = self._held[:count]
+        del self._held[:count]
+        for batch, future in going:
+            try:
+                result = self._commit(batch)
+            except WaterflowError as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+        return len(going)
+
+    def fail_next(self, *errors: WaterflowError) -> None:
+        """The next commits fail with these errors, one each; after a `Stalled` WF303 every call does."""
+        self._faults += errors
+
+    def reopened(self, commits: int | None = None) -> MemoryLog:
+        """The log after a crash: what was durable after the first `commits` batches (all), under the next generation."""
+        log = MemoryLog(self._codec, generation=self._generation + 1)
+        for batch in self.commits[:commits]:
+            log.append_blocking(batch)
+        return log
+
+    def head(self, stream: StreamName) -> int:
+        """Position of the stream's newest durable event."""
+        self._check()
+        return len(self._streams.get(stream, ()))
+
+    def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
+        """Durable records of a stream from position `first` on."""
+        self._check()
+        start = max(first, 1) - 1
+        return self._streams.get(stream, [])[start : None if limit is None else start + max(limit, 0)]
+
+    def feed(self, after_seq: int, limit: int) -> list[Record]:
+        """Durable records of all streams with a sequence above `after_seq`, in order."""
+        self._check()
+        start = max(after_seq, 0)
+        return self._records[start : start + max(limit, 0)]
+
+    def plan(self, plan_hash: str) -> bytes | None:
+        """The plan with this hash."""
+        self._check()
+        return self._plans.get(plan_hash)
+
+    def open_runs(self) -> Iterator[RunId]:
+        """Runs that are not completed, oldest first."""
+        self._check()
+        return iter(sorted(self._open))
+
+    def run(self, run: RunId) -> RunSummary | None:
+        """The row of one run."""
+        self._check()
+        return self._summaries.get(run)
+
+    def runs(
+        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
+    ) -> tuple[list[RunSummary], RunId | None]:
+        """A page of rows, newest first, and where to go on."""
+        self._check()
+        rest = [run for run in sorted(self._summaries, reverse=True) if before is None or run < before]
+        page: list[RunSummary] = []
+        examined = 0
+        while examined < min(len(rest), RUNS_EXAMINED_MAX) and len(page) < limit:
+            summary = self._summaries[rest[examined]]
+            examined += 1
+            if accept is None or accept(summary):
+                page.append(summary)
+        if examined == len(rest):
+            return page, None
+        return page, rest[examined - 1] if examined else before
+
+    def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
+        """Ids that begin with `prefix`, oldest first."""
+        self._check()
+        prefix = prefix.upper()
+        return [run for run in sorted(self._summaries) if run.startswith(prefix)][:limit]
+
+    def run_for_key(self, key: str) -> RunId | None:
+        """The run that a trigger key started."""
+        self._check()
+        return self._keys.get(key)
+
+    def counter(self, name: str) -> int:
+        """Value of a counter."""
+        self._check()
+        return self._counters.get(name, 0)
+
+    def _check(self) -> None:
+        if self._poison is not None:
+            raise Stalled(self._poison.code, self._poison.text)
+
+    def _commit(self, batch: Batch) -> int:
+        self._check()
+        if self._faults:
+            error = self._faults.pop(0)
+            if isinstance(error, Stalled) and error.code == "WF303":
+                self._poison = error
+            raise error
+        self._refuse_if_wrong(batch)
+        for append in batch.appends:
+            records = self._streams.setdefault(append.stream, [])
+            for event in append.events:
+                position = len(records) + 1
+                stored = self._through_bytes(append.stream, position, event)
+                record = Record(
+                    seq=len(self._records) + 1, stream=append.stream, position=position, at=append.at, event=stored
+                )
+                records.append(record)
+                self._records.append(record)
+        for plan_hash, plan in batch.plans.items():
+            self._plans.setdefault(plan_hash, plan)
+        for summary in batch.summaries:
+            self._summaries[summary.id] = summary
+            if summary.status is Status.COMPLETED:
+                self._open.discard(summary.id)
+            else:
+                self._open.add(summary.id)
+        self._keys.update(batch.keys)
+        self._counters.update(batch.counters)
+        self.commits.append(batch)
+        return len(self._records)
+
+    def _refuse_if_wrong(self, batch: Batch) -> None:
+        for key, run in batch.keys.items():
+            held = self._keys.get(key, run)
+            if held != run:
+                raise Stalled("WF301", f'the trigger key "{key}" has started run {held} already')
+        heads: dict[StreamName, int] = {}
+        for append in batch.appends:
+            position = heads.get(append.stream, len(self._streams.get(append.stream, ())))
+            if position != append.expected:
+                raise Stalled(
+                    "WF301",
+                    f"{append.stream} stands at event {position} of its log, not at {append.expected}; read it again first",
+                )
+            heads[append.stream] = position + len(append.events)
+
+    def _through_bytes(self, stream: StreamName, position: int, event: Any) -> Any:
+        if self._codec is None:
+            return event
+        return self._codec.decode(stream, position, self._codec.schema, self._codec.encode(event))

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 from waterflow_agent.runner import directory
@@ -100,7 +101,7 @@ def _empty(path: str) -> bool:
         if name == "files":
             continue
         status = os.lstat(f"{path}/{name}")
-        if status.st_nlink != 1 or status.st_size > OUTPUT_BYTES_MAX:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > OUTPUT_BYTES_MAX:
             return False
         if status.st_size > 1:
             # To the first byte, which both kinds of file keep (see `directory` for why not to nothing).

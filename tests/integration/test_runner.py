@@ -1,0 +1,485 @@
+"""Steps as real processes, through the agent's client and a real runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from waterflow_agent.runner.reports import Exited, Held, Refused, Report, Result, Started, StepSpec
+from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader
+from waterflow_agent.supervision import Supervisor
+
+DEADLINE_S = 60
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+class Bench:
+    """A supervisor with what tests ask of it."""
+
+    def __init__(self, data_dir: Path, options: list[str]) -> None:
+        self.data_dir = data_dir
+        self.options = options
+        self.supervisor = self.new_supervisor()
+        self.seen: list[Report] = []
+
+    def new_supervisor(self) -> Supervisor:
+        return Supervisor(self.data_dir, runner_options=self.options, idle_exit_s=30)
+
+    def start(self, name: str, script: str, **fields: object) -> None:
+        """Start a bash script."""
+        spec: dict[str, object] = {"cwd": str(self.data_dir), "env": ENVIRONMENT, "grace_ms": 500} | fields
+        self.supervisor.start(StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
+
+    async def until(self, is_it: Callable[[Report], bool]) -> Report:
+        """The first report, old or new, that `is_it`."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                for report in self.seen:
+                    if is_it(report):
+                        return report
+                self.seen += await self.supervisor.receive()
+
+    async def started(self, name: str) -> Started:
+        report = await self.until(lambda report: isinstance(report, Started) and report.name == name)
+        assert isinstance(report, Started)
+        return report
+
+    async def result(self, name: str) -> Result:
+        report = await self.until(lambda report: isinstance(report, Exited) and report.name == name)
+        assert isinstance(report, Exited)
+        return report.result
+
+    async def run(self, name: str, script: str, **fields: object) -> Result:
+        self.start(name, script, **fields)
+        return await self.result(name)
+
+    def chunks(self, name: str) -> list[Chunk]:
+        """Everything in the spool."""
+        reader = SpoolReader(str(self.supervisor.directory(name) / "output"))
+        chunks: list[Chunk] = []
+        while more := reader.read(chunks[-1].end if chunks else 0, 1 << 20):
+            chunks += more
+        return chunks
+
+    def output(self, name: str, stream: int) -> bytes:
+        return b"".join(chunk.data for chunk in self.chunks(name) if chunk.stream == stream)
+
+    async def printed(self, name: str, text: bytes) -> None:
+        """Wait until the running step has printed `text`."""
+        await eventually(lambda: text in self.output(name, STDOUT))
+
+    def runner_pid(self) -> int:
+        return runner_pid(self.data_dir)
+
+
+async def eventually(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        # What is waited for happens in other processes, so there is no event to wait on.
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def runner_pid(data_dir: Path) -> int:
+    """The process that serves the directory; 0 when there is none."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                arguments = Path("/proc", entry, "cmdline").read_bytes().split(b"\0")
+                if b"waterflow_agent.runner" in arguments and os.fsencode(data_dir) in arguments:
+                    return int(entry)
+    return 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is more than an entry waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def children(parent: int) -> list[int]:
+    """Children of a process, dead ones included."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                fields = Path("/proc", entry, "stat").read_text().rsplit(")", 1)[1].split()
+                if int(fields[1]) == parent:
+                    found.append(int(entry))
+    return found
+
+
+@pytest.fixture(params=["groups", "no-groups"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A connected supervisor; with control groups where the machine has them, and without."""
+    bench = Bench(tmp_path, ["--no-cgroup"] if request.param == "no-groups" else [])
+    await bench.supervisor.connect()
+    try:
+        yield bench
+    finally:
+        await bench.supervisor.close()
+        await end_runner(tmp_path)
+
+
+async def end_runner(data_dir: Path) -> None:
+    pid = runner_pid(data_dir)
+    if pid:
+        # Twice: at once, steps included.
+        os.kill(pid, signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        await eventually(lambda: not is_alive(pid))
+
+
+async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None:
+    """The result is the main process's own."""
+    bench.start("zero", "exit 0")
+    bench.start("seven", "exit 7")
+    bench.start("killed", "kill -KILL $$")
+
+    zero, seven, killed = [await bench.result(name) for name in ("zero", "seven", "killed")]
+
+    assert (zero.reason, zero.exit_code, zero.signal) == ("exited", 0, None)
+    assert (seven.reason, seven.exit_code, seven.signal) == ("exited", 7, None)
+    assert (killed.reason, killed.exit_code, killed.signal) == ("exited", None, signal.SIGKILL)
+    assert zero.started_at is not None
+    assert zero.started_at <= zero.finished_at
+
+
+async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
+    """The reason is for a person, and names what was looked for."""
+    bench.supervisor.start(StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
+    bench.supervisor.start(StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
+    script = bench.data_dir / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o700)
+    bench.supervisor.start(StepSpec(name="c", argv=[str(script)], cwd="/", env=ENVIRONMENT))
+
+    a, b, c = [await bench.result(name) for name in "abc"]
+
+    assert {a.reason, b.reason, c.reason} == {"spawn-failed"}
+    assert "no-such-program" in str(a.error)
+    assert "/no/such/place" in str(b.error)
+    assert "interpreter" in str(c.error)
+
+
+async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
+    """Own session, /dev/null to read from, the given variables and the mark, default signals, no other descriptors."""
+    script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
+    script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
+
+    await bench.run("a", script, cwd="/usr", env={"A": "ü b\n", "PATH": "/usr/bin:/bin"})
+
+    lines = bench.output("a", STDOUT).decode().splitlines()
+    assert lines[:3] == ["/usr", "ü b", ""]
+    assert set(lines[3].split()) == {"A", "PATH", "WATERFLOW_ATTEMPT_DIRECTORY", "PWD", "SHLVL", "_"}
+    assert lines[4] == "/dev/null"
+    assert lines[5].split() in (["0", "1", "2", "3"], ["0", "1", "2"])
+    # The C library keeps two signals for itself (32 and 33), which are none of ours.
+    assert [int(line.split()[1], 16) & 0x7FFFFFFF for line in lines[6:8]] == [0, 0]
+    assert lines[8] == "leads"
+
+
+async def test_output_of_both_streams_is_kept_byte_by_byte(bench: Bench) -> None:
+    """Binary output arrives unchanged, in order, on its stream."""
+    script = r"printf 'a\0\xff\n'; printf 'e\x80' >&2; head -c 300000 /dev/zero | tr '\0' x; printf end"
+
+    result = await bench.run("a", script)
+
+    assert bench.output("a", STDOUT) == b"a\0\xff\n" + b"x" * 300_000 + b"end"
+    assert bench.output("a", STDERR) == b"e\x80"
+    assert result.output_bytes == 300_009
+    offsets = [(chunk.offset, chunk.end) for chunk in bench.chunks("a")]
+    assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(offsets))
+
+
+async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
+    """A chunk is in the spool when it was printed, not when the step ends."""
+    fifo = bench.data_dir / "fifo"
+    os.mkfifo(fifo)
+    bench.start("a", f"echo first; read < {fifo}; echo second")
+    await bench.printed("a", b"first\n")
+
+    await asyncio.to_thread(fifo.write_text, "go\n")
+
+    await bench.result("a")
+    assert bench.output("a", STDOUT) == b"first\nsecond\n"
+
+
+async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) -> None:
+    """Stubborn processes and their children are killed after the grace, those in a session of their own too."""
+    script = "trap '' TERM; for i in 1 2 3; do sleep 300 & echo $!; done; setsid sleep 300 & echo $!; echo ready; wait"
+    bench.start("a", script, timeout_ms=300, grace_ms=200)
+
+    result = await bench.result("a")
+
+    pids = [int(line) for line in bench.output("a", STDOUT).split() if line.isdigit()]
+    assert (result.reason, result.exit_code, result.signal) == ("timed-out", None, signal.SIGKILL)
+    assert not any(is_alive(pid) for pid in pids)
+
+
+async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
+    """The stop signal comes first, and what the step makes of it is told; the reason stays."""
+    bench.start(
+        "a", "trap 'echo bye; exit 3' INT; echo ready; while :; do sleep 0.01; done", stop_signal=2, grace_ms=30_000
+    )
+    await bench.printed("a", b"ready\n")
+
+    bench.supervisor.cancel("a")
+
+    result = await bench.result("a")
+    assert (result.reason, result.exit_code) == ("cancelled", 3)
+    assert bench.output("a", STDOUT) == b"ready\nbye\n"
+
+
+async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
+    """A process that was stopped is continued so that it can act on the signal."""
+    bench.start("a", "echo ready; kill -STOP $$; sleep 300", grace_ms=30_000)
+    await bench.printed("a", b"ready\n")
+
+    bench.supervisor.cancel("a")
+
+    assert (await bench.result("a")).reason == "cancelled"
+
+
+async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
+    """No signal but SIGKILL is sent."""
+    bench.start("a", "trap 'echo never' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=0)
+    await bench.printed("a", b"ready\n")
+
+    bench.supervisor.cancel("a", "timed-out")
+
+    result = await bench.result("a")
+    assert (result.reason, result.signal) == ("timed-out", signal.SIGKILL)
+    assert b"never" not in bench.output("a", STDOUT)
+
+
+@pytest.mark.parametrize(
+    "detach",
+    [
+        "setsid sleep 300 &",
+        "(setsid sleep 300 &)",
+        "sleep 300 &",
+        "setsid bash -c 'trap \"\" TERM; sleep 300; sleep 300' &",
+    ],
+)
+async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Bench, detach: str) -> None:
+    """The step ends with its main process, with its code; what it left is stopped before that is told."""
+    result = await bench.run("a", f"{detach}\necho said; exit 5")
+
+    assert (result.reason, result.exit_code) == ("exited", 5)
+    assert bench.output("a", STDOUT) == b"said\n"
+    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.supervisor.directory('a')}".encode()
+    assert marked(mark) == []
+
+
+async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None:
+    """A full daemon (own session, no output, orphaned) does not stay."""
+    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.supervisor.directory('a')}".encode()
+
+    await bench.run("a", "(setsid sleep 300 </dev/null >/dev/null 2>&1 &); sleep 0.1")
+
+    await eventually(lambda: marked(mark) == [])
+
+
+def marked(mark: bytes) -> list[int]:
+    """Living processes that were started with `mark`."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if mark in Path("/proc", entry, "environ").read_bytes().split(b"\0") and is_alive(int(entry)):
+                    found.append(int(entry))
+    return found
+
+
+async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
+    """What the step's own helpers print shortly after its main process's end is in the output."""
+    await bench.run("a", "exec > >(sleep 0.2; cat); echo late")
+
+    assert bench.output("a", STDOUT) == b"late\n"
+
+
+async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> None:
+    """100 MB without a line's end: first and last part kept, gap counted, memory flat."""
+    script = "printf BEGIN; head -c 100000000 /dev/zero | tr '\\0' a; printf END"
+
+    result = await bench.run("a", script, output_bytes_max=1_000_000)
+
+    chunks = bench.chunks("a")
+    gap = next(chunk for chunk in chunks if chunk.stream == MISSING)
+    assert result.output_bytes == 100_000_008
+    assert result.output_dropped == gap.dropped > 98_000_000
+    data = bench.output("a", STDOUT)
+    assert data.startswith(b"BEGINaaa")
+    assert data.endswith(b"aaaEND")
+    assert len(data) <= 1_000_000
+    assert sum(file.stat().st_size for file in bench.supervisor.directory("a").glob("output*")) < 1_200_000
+    assert memory_kib(bench.runner_pid()) <= 12 * 1024
+
+
+def memory_kib(pid: int) -> int:
+    """Memory of the process's own."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+async def test_a_start_is_done_once(bench: Bench) -> None:
+    """A repeated start is answered with the state of the first, before and after the end."""
+    bench.start("a", "echo run >> runs; sleep 0.2")
+    bench.start("a", "echo run >> runs; sleep 0.2")
+    first = await bench.started("a")
+    result = await bench.result("a")
+
+    bench.seen.clear()
+    bench.start("a", "echo run >> runs")
+
+    assert await bench.result("a") == result
+    assert first.pid > 0
+    assert (bench.data_dir / "runs").read_text() == "run\n"
+
+
+async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> None:
+    """After `forget` there is no directory and nothing held, and the name is not known."""
+    await bench.run("a", "echo x; echo y > $WATERFLOW_ATTEMPT_DIRECTORY/files/output")
+    assert [held.name for held in await bench.supervisor.held()] == ["a"]
+
+    bench.supervisor.forget("a")
+
+    assert await bench.supervisor.held() == ()
+    assert not bench.supervisor.directory("a").exists()
+    bench.supervisor.cancel("a")
+    refused = await bench.until(lambda report: isinstance(report, Refused))
+    assert isinstance(refused, Refused)
+    assert "no attempt" in refused.text
+
+
+async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
+    """Main processes and what they leave are reaped."""
+    for number in range(20):
+        bench.start(f"a{number}", "sleep 0.05 & true")
+    for number in range(20):
+        await bench.result(f"a{number}")
+
+    assert children(bench.runner_pid()) == []
+
+
+async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
+    """Each of a few hundred gets its own result and output."""
+    for number in range(200):
+        bench.start(f"a{number}", f"echo {number}; exit {number % 100}")
+
+    for number in range(200):
+        assert (await bench.result(f"a{number}")).exit_code == number % 100
+        assert bench.output(f"a{number}", STDOUT) == b"%d\n" % number
+
+
+async def test_a_step_outlives_its_agent(bench: Bench) -> None:
+    """A new agent finds the running step, follows it and gets its result, and what ended meanwhile."""
+    bench.start("long", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exit 4")
+    bench.start("short", "while [ ! -e go-short ]; do sleep 0.01; done; exit 6")
+    await bench.printed("long", b"one\n")
+    await bench.started("short")
+    await bench.supervisor.close()
+    (bench.data_dir / "go-short").touch()
+    record = bench.data_dir / "attempts" / "short" / "record"
+    await eventually(lambda: b'"result"' in record.read_bytes())
+
+    bench.supervisor = bench.new_supervisor()
+    bench.seen.clear()
+    await bench.supervisor.connect()
+
+    held = await bench.until(lambda report: isinstance(report, Held))
+    assert isinstance(held, Held)
+    states = {attempt.name: attempt for attempt in held.attempts}
+    assert states["long"].state == "running"
+    assert states["short"].state == "ended"
+    assert states["short"].result is not None
+    assert states["short"].result.exit_code == 6
+    (bench.data_dir / "go").touch()
+    assert (await bench.result("long")).exit_code == 4
+    assert bench.output("long", STDOUT) == b"one\ntwo\n"
+
+
+async def test_a_newer_agent_takes_over(bench: Bench) -> None:
+    """The older one is told so and does not fight for the runner."""
+    async with bench.new_supervisor() as newer:
+        with pytest.raises(Exception, match="WF342"):
+            await bench.until(lambda _: False)
+
+        assert await newer.held() == ()
+
+
+async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
+    """Nobody can know how they would have ended: they are killed, and never a success."""
+    bench.start("a", "echo $$; (setsid sleep 300 & echo $!); sleep 300 & echo $!; echo ready; wait")
+    bench.start("done", "exit 0")
+    await bench.result("done")
+    await bench.printed("a", b"ready\n")
+    pids = [int(line) for line in bench.output("a", STDOUT).split() if line.isdigit()]
+    bench.seen.clear()
+
+    os.kill(bench.runner_pid(), signal.SIGKILL)
+
+    held = await bench.until(lambda report: isinstance(report, Held))
+    assert isinstance(held, Held)
+    results = {attempt.name: attempt.result for attempt in held.attempts}
+    lost, done = results["a"], results["done"]
+    assert lost is not None
+    assert done is not None
+    assert (lost.reason, lost.exit_code) == ("lost", None)
+    assert lost.output_bytes == len(bench.output("a", STDOUT))
+    assert (done.reason, done.exit_code) == ("exited", 0)
+    assert not any(is_alive(pid) for pid in pids)
+    bench.start("a", "echo again >> runs")
+    assert (await bench.result("a")).reason == "lost"
+    assert not (bench.data_dir / "runs").exists()
+
+
+async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Bench) -> None:
+    """Stopping the service is no cancel: the step did not end by its own or anyone's wish."""
+    bench.start("a", "echo ready; sleep 300")
+    await bench.printed("a", b"ready\n")
+    pid = bench.runner_pid()
+
+    os.kill(pid, signal.SIGTERM)
+
+    result = await bench.result("a")
+    assert result.reason == "lost"
+    assert "stopped" in str(result.error)
+    await eventually(lambda: not is_alive(pid))
+
+
+async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(bench: Bench) -> None:
+    """Starts and cancels are kept until the runner has spoken of them."""
+    os.kill(bench.runner_pid(), signal.SIGKILL)
+
+    result = await bench.run("a", "exit 9")
+
+    assert result.exit_code == 9
+
+
+async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Bench) -> None:
+    """The runner works on while its agent does not read."""
+    deadline = time.monotonic() + DEADLINE_S
+    for number in range(50):
+        bench.start(f"a{number}", "echo x")
+    await asyncio.sleep(0)
+    paths = [bench.data_dir / "attempts" / f"a{number}" / "record" for number in range(50)]
+
+    # The loop, and so the agent, stands still here.
+    while not all(path.exists() and b'"result"' in path.read_bytes() for path in paths):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+    for number in range(50):
+        assert (await bench.result(f"a{number}")).exit_code == 0

@@ -1,0 +1,127 @@
+"""A name is claimed once, and a directory that is used again carries nothing over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from waterflow_agent.runner import directory
+from waterflow_agent.runner.attempts import AttemptStore, remove
+from waterflow_agent.runner.directory import AttemptDirectory
+from waterflow_agent.runner.protocol import StartRequest
+
+
+def request(name: str) -> StartRequest:
+    secret = {"TOKEN": "hunter2"}
+    return StartRequest({"type": "start", "name": name, "argv": ["/bin/true"], "cwd": "/", "env": secret})
+
+
+def claim(root: Path, name: str) -> AttemptDirectory:
+    place = AttemptDirectory(str(root), name)
+    os.close(place.claim(request(name), "boot"))
+    return place
+
+
+def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
+    """The record is the gate, for this runner and the next."""
+    claim(tmp_path, "a")
+
+    with pytest.raises(FileExistsError):
+        claim(tmp_path, "a")
+
+
+def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path: Path) -> None:
+    """Each fact is a line; secrets are in none."""
+    place = AttemptDirectory(str(tmp_path), "a")
+    fd = place.claim(request("a"), "boot")
+    directory.record_process(fd, 17, 1_000, (5, 6))
+    os.close(fd)
+    place.write_result({"reason": "exited", "exit_code": 3})
+
+    record = place.read_record()
+
+    assert record is not None
+    assert record.spec is not None
+    assert record.spec["argv"] == ["/bin/true"]
+    assert record.process == {"pid": 17, "at": 1_000, "born_ms": [5, 6]}
+    assert record.result == {"reason": "exited", "exit_code": 3}
+    assert b"hunter2" not in Path(place.record_path).read_bytes()
+
+
+def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
+    """A line without its end does not count."""
+    place = claim(tmp_path, "a")
+    place.write_result({"reason": "exited"})
+    content = Path(place.record_path).read_bytes()
+    Path(place.record_path).write_bytes(content[:-1])
+
+    assert place.read_result() is None
+    assert place.read_record() is not None
+
+
+def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> None:
+    """Nothing of the one attempt is seen by the next, and its name can be used for nothing else meanwhile."""
+    store = AttemptStore(str(tmp_path))
+    store.prepare("a")
+    place = claim(tmp_path, "a")
+    Path(place.output_path).write_bytes(b"\x01secret output")
+    inode = os.stat(place.path).st_ino
+
+    assert store.release("a") is None
+    path = store.prepare("b")
+
+    assert os.stat(path).st_ino == inode
+    assert not os.path.exists(place.path)
+    assert AttemptDirectory(str(tmp_path), "b").read_record() is None
+    assert Path(path, "output").read_bytes() == b"\x01"
+    claim(tmp_path, "b")
+
+
+@pytest.mark.parametrize("left", ["files/output", "other", "output.1"])
+def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: str) -> None:
+    """Only what is as good as new is kept."""
+    store = AttemptStore(str(tmp_path))
+    store.prepare("a")
+    Path(tmp_path, "a", left).write_text("left")
+
+    path = store.release("a")
+
+    assert path is not None
+    assert not Path(tmp_path, "a").exists()
+    remove([path])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("link", ["output", "record", "files/env"])
+def test_links_left_in_a_directory_are_not_followed(tmp_path: Path, link: str) -> None:
+    """A step cannot have another file cut off or removed."""
+    store = AttemptStore(str(tmp_path / "attempts"))
+    store.prepare("a")
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "attempts/a" / link).unlink(missing_ok=True)
+    (tmp_path / "attempts/a" / link).symlink_to(precious)
+
+    path = store.release("a")
+
+    assert path is not None
+    remove([path])
+    assert precious.read_text() == "precious"
+
+
+def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
+    """The agent may prepare a directory, fill it, and start."""
+    store = AttemptStore(str(tmp_path))
+    store.prepare("a")
+    store.release("a")
+    Path(store.prepare("b"), "script").write_text("true")
+
+    store.prepare("b")
+
+    assert Path(tmp_path, "b", "script").read_text() == "true"
+
+
+def test_releasing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    """A second forget finds nothing."""
+    assert AttemptStore(str(tmp_path)).release("a") is None

@@ -1,0 +1,107 @@
+"""Where the parts of a repository lie on disk: the Git directory, and what of it linked work trees share."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.shown import shown
+
+#: A `.git` file, HEAD or `commondir` holds one short line.
+_LINE_BYTES_MAX = 4_096
+_CONFIG_BYTES_MAX = 64 << 10
+_EXTENSION = re.compile(r"^\s*(objectformat|refstorage)\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_UNDERSTOOD = frozenset({"sha1", "files"})
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Absolute paths of a repository's parts."""
+
+    #: What the configuration names.
+    root: str
+    #: Holds HEAD.
+    git_directory: str
+    #: Holds refs, packed-refs and objects; the Git directory itself unless this is a linked work tree.
+    common_directory: str
+
+    @property
+    def refs(self) -> str:
+        """The folder of loose refs."""
+        return os.path.join(self.common_directory, "refs")
+
+    @property
+    def objects(self) -> str:
+        """The folder of objects."""
+        return os.path.join(self.common_directory, "objects")
+
+    def identity(self) -> tuple[int, int]:
+        """Tells this repository from one that was made anew at the same path; raises `OSError` when it is gone."""
+        status = os.stat(self.refs)
+        return status.st_dev, status.st_ino
+
+
+def find(path: Path) -> Layout:
+    """The layout of the repository at `path`, bare or not; never looks above it.
+
+    Raises `Retryable` WF503 when nothing is there, `Stalled` WF504 when it is no repository or one of an unknown format.
+    """
+    try:
+        if not path.is_dir():
+            raise Retryable(codes.NOT_THERE, f"there is no directory {shown(str(path))}")
+        git_directory = _git_directory(path)
+        common = _line(git_directory / "commondir")
+        common_directory = git_directory / common if common else git_directory
+        if not ((common_directory / "objects").is_dir() and (common_directory / "refs").is_dir()):
+            raise Stalled(codes.NOT_A_REPOSITORY, f"{shown(str(path))} is no Git repository")
+        _check_format(common_directory / "config")
+    except OSError as error:
+        raise Retryable(codes.NOT_THERE, f"{shown(str(path))} cannot be read: {error.strerror}") from error
+    return Layout(
+        root=str(path),
+        git_directory=os.path.realpath(git_directory),
+        common_directory=os.path.realpath(common_directory),
+    )
+
+
+def head(layout: Layout) -> str | None:
+    """The ref that HEAD names, or None when it names a commit; raises `OSError` when there is no HEAD."""
+    with open(os.path.join(layout.git_directory, "HEAD"), encoding="utf-8", errors="replace") as file:
+        line = file.read(_LINE_BYTES_MAX).strip()
+    return line.removeprefix("ref:").strip() if line.startswith("ref:") else None
+
+
+def _git_directory(path: Path) -> Path:
+    inner = path / ".git"
+    if inner.is_dir():
+        return inner
+    if inner.is_file():
+        line = _line(inner)
+        if not line.startswith("gitdir:"):
+            raise Stalled(codes.NOT_A_REPOSITORY, f"{shown(str(inner))} does not name a Git directory")
+        return path / line.removeprefix("gitdir:").strip()
+    return path
+
+
+def _line(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_LINE_BYTES_MAX).strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _check_format(config: Path) -> None:
+    try:
+        with config.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_CONFIG_BYTES_MAX)
+    except FileNotFoundError:
+        return
+    for name, value in _EXTENSION.findall(text):
+        if value.lower() not in _UNDERSTOOD:
+            text = f"the repository's {name.lower()} {shown(value)} is known, not built yet; sha1 and files are"
+            raise Stalled(codes.NOT_A_REPOSITORY, text)

@@ -1,0 +1,168 @@
+"""A repository on this machine, bare or not, read in place.
+
+Rules of this file: it is opened for each read and closed after it, so a repository that is moved away, made anew or repacked
+is met as it is. Only objects are read, never a work tree. Reads run in a thread of the repository's own (`worker`); dulwich
+releases the interpreter while it inflates, and the rest is Python that yields every few milliseconds, so the loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from dulwich.refs import DiskRefsContainer, Ref
+
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.gitsource import commits, layout, objects, urls
+from waterflowd.gitsource.objects import Objects
+from waterflowd.gitsource.trees import Trees
+from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directories
+from waterflowd.gitsource.worker import Worker
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Refs, Revision, Watching
+
+Result = TypeVar("Result")
+
+#: 10,000 files take under a second; a disk that is this slow is worth a word.
+_CALL_TIMEOUT_S = 60.0
+_COMMIT_BYTES_MAX = 1 << 20
+#: Tags of tags; nobody makes them on purpose.
+_TAGS_DEEP_MAX = 5
+
+
+def open_source(settings: RepositorySettings, relative_to: Path | None = None) -> LocalSource:
+    """The source for a configured repository; raises `Rejected` WF501 or WF502 for a url that this version does not open."""
+    return LocalSource(settings.name, urls.local_path(settings.url, relative_to))
+
+
+class LocalSource:
+    """A `Source` over a local path. Needs a running loop from its first method on."""
+
+    def __init__(
+        self, name: str, path: Path, open_watch: Callable[[list[str]], DirectoryWatch] = watch_directories
+    ) -> None:
+        self._path = path
+        self._worker = Worker(f"git {name}")
+        self._open_watch = open_watch
+        self._watcher: Watcher | None = None
+        self._has_changed = asyncio.Event()
+
+    async def refs(self) -> Refs:
+        """The refs now."""
+        return await self._call(self._read_refs)
+
+    async def revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
+        """One commit with its workflow files and what changed."""
+        return await self._call(lambda: self._read_revision(object_id, previous_tree, folders))
+
+    async def blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
+        """The contents of blobs."""
+        return await self._call(lambda: self._read_blobs(ids))
+
+    async def wait_for_change(self, timeout_s: float) -> bool:
+        """Waits for a hint of the watcher."""
+        self._start_watching()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._has_changed.wait()
+        except TimeoutError:
+            return False
+        self._has_changed.clear()
+        return True
+
+    def watching(self) -> Watching:
+        """How changes are noticed."""
+        if self._watcher is None:
+            return Watching(is_watching=False, code="starting", text="nobody has asked for changes yet")
+        return self._watcher.state
+
+    async def close(self) -> None:
+        """Stops both threads."""
+        self._worker.close()
+        if self._watcher is not None:
+            self._watcher.close()
+            await asyncio.to_thread(self._watcher.join, 1.0)
+
+    async def _call(self, function: Callable[[], Result]) -> Result:
+        return await self._worker.call(function, _CALL_TIMEOUT_S)
+
+    def _start_watching(self) -> None:
+        if self._watcher is not None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def report() -> None:
+            try:
+                loop.call_soon_threadsafe(self._has_changed.set)
+            except RuntimeError:
+                # The loop was closed before the watcher: nobody waits any more.
+                return
+
+        self._watcher = Watcher(self._path, report, self._open_watch)
+        self._watcher.start()
+
+    def _read_refs(self) -> Refs:
+        found = layout.find(self._path)
+        try:
+            identity = found.identity()
+            head = layout.head(found)
+            container = DiskRefsContainer(found.common_directory, found.git_directory)
+            tips: dict[str, str] = {}
+            for base in ("refs/heads", "refs/tags"):
+                for name, object_id in container.as_dict(Ref(base.encode())).items():
+                    _add_tip(tips, base, name, object_id)
+            # A repository that vanished on the way reads as one without refs, which would be taken for their removal.
+            if found.identity() != identity or layout.head(found) != head:
+                raise Retryable(codes.NOT_THERE, "the repository was replaced while it was read", after_s=0.1)
+        except OSError as error:
+            raise Retryable(codes.NOT_THERE, f"the repository cannot be read: {error.strerror}") from error
+        return Refs(head=head, tips=tips)
+
+    def _read_revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
+        with closing(Objects(layout.find(self._path).objects)) as store:
+            commit = _read_commit(store, object_id)
+            trees = Trees(store)
+            files = trees.files(commit.tree, folders)
+            return Revision(commit=commit, files=files, changes=trees.changes(previous_tree, commit.tree))
+
+    def _read_blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
+        contents: dict[str, bytes | None] = {}
+        with closing(Objects(layout.find(self._path).objects)) as store:
+            for object_id in ids:
+                try:
+                    kind, content = store.read(object_id, FILE_BYTES_MAX)
+                except objects.TooLarge:
+                    contents[object_id] = None
+                    continue
+                if kind != objects.BLOB:
+                    raise objects.unreadable(object_id, "is no file")
+                contents[object_id] = content
+        return contents
+
+
+def _add_tip(tips: dict[str, str], base: str, name: bytes, object_id: bytes) -> None:
+    try:
+        tips[f"{base}/{name.decode('utf-8')}"] = object_id.decode("ascii")
+    except UnicodeDecodeError:
+        # No pattern of the configuration can name such a ref.
+        return
+
+
+def _read_commit(store: Objects, object_id: str) -> Commit:
+    for _ in range(_TAGS_DEEP_MAX):
+        try:
+            kind, content = store.read(object_id, _COMMIT_BYTES_MAX)
+            if kind == objects.COMMIT:
+                return commits.parse_commit(object_id, content)
+            if kind != objects.TAG:
+                break
+            object_id = commits.tagged(content)
+        except objects.TooLarge as error:
+            raise Stalled(codes.LIMIT, f"commit {object_id[:12]} is larger than {_COMMIT_BYTES_MAX:,} bytes") from error
+        except ValueError as error:
+            raise objects.unreadable(object_id, f"is damaged: {error}") from error
+    raise objects.unreadable(object_id, "is no commit")

@@ -1,0 +1,46 @@
+"""What has to change so that the applied files of a ref equal those of a tree.
+
+Rules of this file: files are compared by path and object, never by commits in between; so merges, forced pushes and
+history that is gone make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from waterflowd.reconcile.source import FileSeen
+from waterflowd.reconcile.state import FileState
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Files to apply, in the order of the tree, and paths to remove, sorted."""
+
+    added: tuple[FileSeen, ...] = ()
+    changed: tuple[FileSeen, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[FileSeen, ...]:
+        """Everything that is new at its path."""
+        return self.added + self.changed
+
+
+def difference(applied: Mapping[str, FileState], desired: Iterable[FileSeen]) -> Difference:
+    """The difference between what is applied and what a tree holds."""
+    added: list[FileSeen] = []
+    changed: list[FileSeen] = []
+    seen: set[str] = set()
+    for file in desired:
+        if file.path in seen:
+            # Only a damaged tree holds a name twice, or two undecodable names that are shown alike; the first one counts.
+            continue
+        seen.add(file.path)
+        before = applied.get(file.path)
+        if before is None:
+            added.append(file)
+        elif before.newest.blob != file.blob:
+            changed.append(file)
+    removed = sorted(path for path in applied if path not in seen)
+    return Difference(added=tuple(added), changed=tuple(changed), removed=tuple(removed))

@@ -1,0 +1,383 @@
+"""The loop of one repository: look, apply what moved, say how it stands, wait for the next reason to look.
+
+Rules of this file:
+
+- Level-triggered: a look compares the refs as they are with what the log says was applied. Why it happens (a hint of the
+  watcher, the interval, somebody's `sync`, a retry) makes no difference, and a lost hint costs time only.
+- A movement is one transaction: the facts of the files and the runs that it starts. What the log does not hold has not
+  happened; after a failed transaction the state is folded from the log again.
+- A ref that cannot be read does not hold up the others, a file with errors does not hold up the other files, and whatever
+  goes wrong here stays in this repository.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
+from waterflowd.model.ids import repository_stream
+from waterflowd.ports import Clock, Compiler, Log, Runs
+from waterflowd.reconcile import codes, diff, events, movement, refs, state, triggers
+from waterflowd.reconcile.conditions import Conditions, ConditionType
+from waterflowd.reconcile.events import FileApplied
+from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.shown import shown
+from waterflowd.reconcile.source import FileSeen, Refs, Revision, Source
+
+#: Blobs that are in memory at once: 16 MiB at most.
+_BLOBS_AT_ONCE = 16
+#: Files that are compiled again between two looks after a restart.
+_RESTOCK_AT_ONCE = 16
+#: Without a watcher the refs are read this often, if the interval is not shorter still.
+_UNWATCHED_INTERVAL_S = 2.0
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MAX_S = 60.0
+
+_logger = logging.getLogger("waterflow.reconcile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPorts:
+    """What the loops of all repositories share."""
+
+    log: Log
+    runs: Runs
+    compiler: Compiler
+    clock: Clock
+    shelf: PlanShelf
+    #: A number from 0 to 1, for jitter.
+    random: Callable[[], float]
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """How far the looks came, for people; not logged."""
+
+    fetched_at: int | None = None
+    #: Where the watched refs stood at the last look, the default one first.
+    fetched: dict[str, str] = {}
+    #: The objects whose movement was tried last, by ref.
+    attempted: dict[str, str] = {}
+
+
+class RepositoryLoop:
+    """Keeps one repository applied. `run` is its task; everything else is called from the same event loop."""
+
+    def __init__(self, settings: RepositorySettings, source: Source, ports: LoopPorts) -> None:
+        self.settings = settings
+        self.stream = repository_stream(settings.name)
+        self.state = state.RepositoryState(name=settings.name, refs={})
+        self.conditions = Conditions(ports.clock.now())
+        self.progress = Progress(fetched={}, attempted={})
+        self._source = source
+        self._ports = ports
+        self._wake = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._failures = 0
+        self._is_folded = False
+        #: Files whose plans a restart has lost; None until they were counted.
+        self._missing: deque[FileApplied] | None = None
+
+    async def run(self) -> None:
+        """Runs until it is cancelled; then the source is closed and whoever waits for a `sync` is told."""
+        try:
+            while True:
+                self._wake.clear()
+                waiters, self._waiters = self._waiters, []
+                failure = await self._guarded_look(waiters)
+                _settle(waiters, failure)
+                await self._pause(failure)
+        finally:
+            _settle(self._waiters, Retryable(codes.NOT_THERE, "the daemon is stopping"))
+            await self._source.close()
+
+    def request_plan(self, file: FileApplied) -> None:
+        """Asks for the plan of a good file that is neither in memory nor in the log."""
+        if self._missing is not None and file not in self._missing:
+            self._missing.append(file)
+            self._wake.set()
+
+    def request_look(self) -> None:
+        """Asks for a look as soon as possible."""
+        self._wake.set()
+
+    async def sync(self) -> None:
+        """Returns when the refs as they are now, or newer, are applied; raises what kept it from that."""
+        if self.state.is_suspended:
+            text = f'the repository "{self.settings.name}" is suspended: resume it first'
+            raise Rejected(codes.SUSPENDED, text, status=409)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        await waiter
+
+    async def suspend(self, by: str) -> None:
+        """Stops looking until `resume`; survives restarts. Idempotent."""
+        if not self.state.is_suspended:
+            await self._record(events.RepositorySuspended(at=self._ports.clock.now(), by=by))
+            self._show_suspended()
+
+    async def resume(self, by: str) -> None:
+        """Looks again, at once. Idempotent."""
+        if self.state.is_suspended:
+            await self._record(events.RepositoryResumed(at=self._ports.clock.now(), by=by))
+            self._wake.set()
+
+    def watched(self) -> list[state.RefState]:
+        """The applied state of the watched refs, the default one first."""
+        known = (self.state.refs.get(ref) for ref in self.progress.fetched or self.state.refs)
+        return [ref for ref in known if ref is not None and not ref.is_removed]
+
+    # One look
+
+    async def _guarded_look(self, waiters: Sequence[asyncio.Future[None]]) -> WaterflowError | None:
+        """A look whose failure is shown and given back."""
+        try:
+            self._fold()
+            await self._look()
+        except asyncio.CancelledError:
+            _settle(waiters, Retryable(codes.NOT_THERE, "the daemon is stopping"))
+            raise
+        except WaterflowError as error:
+            failure = error
+        except Exception as error:
+            # The supervision point of repositories: a fault met in one of them must not end the others' loops.
+            _logger.exception("repository %s: a look failed", self.settings.name)
+            failure = Stalled(codes.INTERNAL, f"a fault in Waterflow: {type(error).__name__}: {shown(str(error))}")
+        else:
+            self._failures = 0
+            return None
+        self._failures += 1
+        self._is_folded = False
+        self._show_failure(failure)
+        return failure
+
+    def _fold(self) -> None:
+        if not self._is_folded:
+            facts = (record.event for record in self._ports.log.read(self.stream))
+            self.state = state.fold(self.settings.name, facts)
+            self._is_folded = True
+
+    async def _look(self) -> None:
+        if self.state.is_suspended:
+            self._show_suspended()
+            return
+        found = await self._source.refs()
+        watched = refs.watched(found, self.settings.refs)
+        self.progress.fetched = {ref: found.tips[ref] for ref in watched}
+        self.progress.fetched_at = self._ports.clock.now()
+        self._set(ConditionType.FETCHED, True, "fetched", "the refs were read")
+        if not found.tips and not self.state.was_empty and not self.state.refs:
+            await self._record(events.RepositorySeen(at=self._ports.clock.now()))
+        await self._record_removed(found)
+        is_first_push = self.state.was_empty and not self.state.refs
+        failures: list[WaterflowError] = []
+        for ref in watched:
+            try:
+                await self._follow(ref, found.tips[ref], is_first_push)
+            except WaterflowError as error:
+                # The state may be behind the log now, so the next ref of this look must not be judged by it.
+                self._is_folded = False
+                self._fold()
+                failures.append(error)
+        self._show(found, watched)
+        if failures:
+            raise failures[0]
+
+    async def _record_removed(self, found: Refs) -> None:
+        gone = [ref for ref in self.state.refs.values() if not ref.is_removed and ref.ref not in found.tips]
+        if gone:
+            now = self._ports.clock.now()
+            await self._record(*(events.RefRemoved(at=now, ref=ref.ref, commit=ref.commit) for ref in gone))
+
+    async def _follow(self, ref: str, tip: str, is_first_push: bool) -> None:
+        """Applies the movement of one ref, if it moved."""
+        before = self.state.refs.get(ref)
+        if before is not None and not before.is_removed and tip == before.tip:
+            return
+        self.progress.attempted[ref] = tip
+        revision = await self._source.revision(tip, before.tree if before else None, self.settings.paths)
+        files = before.files if before else {}
+        difference = diff.difference(files, revision.files)
+        applied = await self._applied(difference.files)
+        moved = triggers.Movement(
+            ref=ref,
+            number=before.movement + 1 if before else 1,
+            is_first_sight=before is None and not is_first_push,
+            changes=revision.changes,
+            files=frozenset(applied),
+        )
+        changes = movement.file_changes(difference, applied)
+        await self._commit(moved, revision, tip, changes)
+
+    async def _commit(
+        self, moved: triggers.Movement, revision: Revision, tip: str, changes: movement.FileChanges
+    ) -> None:
+        """Appends the movement and starts its runs, in one transaction."""
+        name = self.settings.name
+        before = self.state.refs.get(moved.ref)
+        files = before.files if before else {}
+        # Many files with many patterns over many paths are seconds of work; the loop goes on meanwhile.
+        begun = await asyncio.to_thread(movement.started, moved, files, changes, self.settings)
+        shared = movement.pushed(name, moved, before.commit if before else None, revision.commit, tip)
+        starts = [movement.start_request(await self._plan(file), file.path, moved, revision, shared) for file in begun]
+        facts = movement.facts(self._ports.clock.now(), moved, revision, shared, changes)
+        await self._ports.runs.apply(self.stream, facts, starts)
+        for fact in facts:
+            state.evolve(self.state, fact)
+        where = f"{name} {shown(moved.ref)}"
+        _logger.info("%s moved to %s: %d runs started", where, revision.commit.id[:12], len(starts))
+
+    async def _record(self, *facts: events.Fact) -> None:
+        await self._ports.runs.record(self.stream, facts)
+        for fact in facts:
+            state.evolve(self.state, fact)
+
+    # Files and plans
+
+    async def _applied(self, files: Iterable[FileSeen]) -> dict[str, FileApplied]:
+        """What each file became: known from before, refused unread, or compiled now."""
+        applied: dict[str, FileApplied] = {}
+        unknown: list[FileSeen] = []
+        for seen in files:
+            known = self.state.known(seen.path, seen.blob)
+            if seen.problem is not None:
+                applied[seen.path] = movement.file_refused(seen, [seen.problem])
+            elif known is not None:
+                applied[seen.path] = known
+            else:
+                unknown.append(seen)
+        for start in range(0, len(unknown), _BLOBS_AT_ONCE):
+            applied.update(await self._compiled(unknown[start : start + _BLOBS_AT_ONCE]))
+        return applied
+
+    async def _compiled(self, files: Sequence[FileSeen]) -> dict[str, FileApplied]:
+        contents = await self._source.blobs([seen.blob for seen in files])
+        applied: dict[str, FileApplied] = {}
+        for seen in files:
+            content = contents[seen.blob]
+            if content is None:
+                applied[seen.path] = movement.file_refused(seen, [movement.file_too_large(seen)])
+                continue
+            compiled = await self._ports.compiler.compile(seen.path, content)
+            file = movement.file_applied(seen, compiled)
+            if file.plan_hash is not None and compiled.plan is not None:
+                self._ports.shelf.put(file.plan_hash, compiled.plan)
+            applied[seen.path] = file
+        return applied
+
+    async def _plan(self, file: FileApplied) -> bytes:
+        """The plan of a good file, compiled again if it is neither in memory nor in the log."""
+        plan = self._ports.shelf.get(file.plan_hash or "")
+        if plan is None:
+            await self._compile_again([file])
+            plan = self._ports.shelf.get(file.plan_hash or "")
+        if plan is None:
+            text = f"{shown(file.path)} compiled before and does not any more: change the file"
+            raise Stalled(codes.BROKEN_WORKFLOW, text)
+        return plan
+
+    async def _compile_again(self, files: Sequence[FileApplied]) -> None:
+        contents = await self._source.blobs([file.blob for file in files])
+        for file in files:
+            content = contents[file.blob]
+            if content is not None:
+                compiled = await self._ports.compiler.compile(file.path, content)
+                if compiled.plan is not None and file.plan_hash is not None:
+                    self._ports.shelf.put(file.plan_hash, compiled.plan)
+
+    async def _restock(self) -> bool:
+        """Compiles a few files whose plans a restart has lost; True when there may be more of them."""
+        if self._missing is None:
+            files = [file.newest for ref in self.watched() for file in ref.files.values()]
+            shelf = self._ports.shelf
+            self._missing = deque(file for file in files if file.plan_hash and shelf.get(file.plan_hash) is None)
+        if not self._missing or self.state.is_suspended:
+            return False
+        # One that compiles no more, or cannot be read now, is not tried again here; whoever starts it asks for it.
+        batch = [self._missing.popleft() for _ in range(min(_RESTOCK_AT_ONCE, len(self._missing)))]
+        try:
+            await self._compile_again(batch)
+        except WaterflowError as error:
+            _logger.warning("repository %s: plans are not compiled again yet: %s", self.settings.name, error)
+            return False
+        return bool(self._missing)
+
+    # Waiting
+
+    async def _pause(self, failure: WaterflowError | None) -> None:
+        """Waits for a reason to look again."""
+        interval_s = self.settings.interval_ms / 1_000
+        if failure is None and await self._restock():
+            interval_s = 0.0
+        elif isinstance(failure, Stalled):
+            pass
+        elif failure is not None:
+            backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 10))
+            asked_s = failure.after_s if isinstance(failure, Retryable) else 0.0
+            interval_s = max(backoff_s, asked_s) * (0.75 + 0.5 * self._ports.random())
+        elif not self._source.watching().is_watching:
+            interval_s = min(interval_s, _UNWATCHED_INTERVAL_S)
+        hint = asyncio.ensure_future(self._source.wait_for_change(interval_s))
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((hint, wake), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hint.cancel()
+            wake.cancel()
+            await asyncio.gather(hint, wake, return_exceptions=True)
+
+    # Conditions
+
+    def _set(self, type_: ConditionType, is_true: bool, code: str, text: str) -> None:
+        self.conditions.set(type_, is_true, code, text, self._ports.clock.now())
+
+    def _show(self, found: Refs, watched: Sequence[str]) -> None:
+        watching = self._source.watching()
+        self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
+        if not watched:
+            self._set(ConditionType.APPLIED, not found.tips, "no-ref", refs.nothing_watched(found, self.settings.refs))
+        else:
+            first = self.state.refs.get(watched[0])
+            at = f"{watched[0]} is applied at {first.commit[:12]}" if first else f"{watched[0]} is not applied"
+            self._set(ConditionType.APPLIED, first is not None, "applied" if first else "not-applied", at)
+        broken = [path for ref in self.watched() for path, file in ref.files.items() if self.errors(file.newest)]
+        if broken:
+            some = ", ".join(sorted(set(broken))[:3]) + (", ..." if len(set(broken)) > 3 else "")
+            text = f"{len(set(broken))} workflow files have errors: {some}"
+            self._set(ConditionType.FILES_VALID, False, "files-broken", text)
+        else:
+            self._set(ConditionType.FILES_VALID, True, "files-valid", "no workflow file has errors")
+
+    def errors(self, file: FileApplied) -> tuple[Diagnostic, ...]:
+        """Everything that keeps the file from being started: its own errors, and groups that it may not use."""
+        return file.errors or movement.group_errors(file, self.settings)
+
+    def _show_failure(self, failure: WaterflowError) -> None:
+        is_reading = failure.code in (codes.NOT_THERE, codes.NOT_A_REPOSITORY, codes.TOO_SLOW)
+        self._set(ConditionType.FETCHED if is_reading else ConditionType.APPLIED, False, failure.code, failure.text)
+        watching = self._source.watching()
+        self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
+        _logger.warning("repository %s: %s", self.settings.name, failure)
+
+    def _show_suspended(self) -> None:
+        text = "the repository is suspended: nothing is looked at"
+        self._set(ConditionType.APPLIED, False, codes.SUSPENDED, text)
+        self._set(ConditionType.FETCHED, True, "suspended", text)
+
+
+def _settle(waiters: Iterable[asyncio.Future[None]], failure: WaterflowError | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)

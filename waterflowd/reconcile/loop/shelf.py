@@ -1,0 +1,39 @@
+"""Compiled plans by hash: those of the log, and in memory those that no run has brought there yet.
+
+After a restart the latter are gone; the loop compiles their files again, a few at a time. A plan that comes out different
+then (a newer version of Waterflow) stands under the hash that the log knows, until its file changes.
+"""
+
+from __future__ import annotations
+
+from waterflowd.ports import Log
+
+#: About ten thousand plans of common size.
+_BYTES_MAX = 32 << 20
+
+
+class PlanShelf:
+    """The plans of all repositories. What does not fit into memory is compiled again when it is needed."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._plans: dict[str, bytes] = {}
+        self._bytes = 0
+        #: Grows whenever a plan is added, for caches of what was read here.
+        self.version = 0
+
+    def get(self, plan_hash: str) -> bytes | None:
+        """The plan, if it is in memory or in the log."""
+        plan = self._plans.get(plan_hash)
+        return plan if plan is not None else self._log.plan(plan_hash)
+
+    def put(self, plan_hash: str, plan: bytes) -> None:
+        """Keeps a plan, and forgets the oldest ones when there are too many."""
+        if plan_hash in self._plans:
+            return
+        self._plans[plan_hash] = plan
+        self._bytes += len(plan)
+        self.version += 1
+        while self._bytes > _BYTES_MAX and len(self._plans) > 1:
+            oldest = next(iter(self._plans))
+            self._bytes -= len(self._plans.pop(oldest))

@@ -1,0 +1,69 @@
+"""Which refs of a repository are watched: those that the configured patterns select, or the one that HEAD names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from waterflowd.reconcile import globs
+from waterflowd.reconcile.source import Refs
+
+BRANCH = "refs/heads/"
+TAG = "refs/tags/"
+_TAG_PATTERN = "tags/"
+
+
+def branch_of(ref: str) -> str | None:
+    """The branch's short name, or None for another kind of ref."""
+    return ref.removeprefix(BRANCH) if ref.startswith(BRANCH) else None
+
+
+def tag_of(ref: str) -> str | None:
+    """The tag's short name, or None for another kind of ref."""
+    return ref.removeprefix(TAG) if ref.startswith(TAG) else None
+
+
+def watched(refs: Refs, patterns: Sequence[str]) -> list[str]:
+    """Full names of the watched refs that exist, the default one first, then by name.
+
+    Without patterns it is the branch of HEAD; where HEAD names a branch that does not exist (a new bare repository says
+    `master`, and somebody pushes `main`) the only branch there is takes its place.
+    """
+    if not patterns:
+        default = default_ref(refs)
+        return [default] if default else []
+    chosen = [ref for ref in refs.tips if _is_selected(ref, patterns)]
+    return sorted(chosen, key=lambda ref: (ref != refs.head, ref))
+
+
+def default_ref(refs: Refs) -> str | None:
+    """The default branch, or None when there is none or no telling which."""
+    if refs.head in refs.tips:
+        return refs.head
+    branches = [ref for ref in refs.tips if ref.startswith(BRANCH)]
+    return branches[0] if len(branches) == 1 else None
+
+
+def nothing_watched(refs: Refs, patterns: Sequence[str]) -> str:
+    """One sentence that says why no ref is watched and what to do."""
+    branches = sorted(ref.removeprefix(BRANCH) for ref in refs.tips if ref.startswith(BRANCH))
+    if not refs.tips:
+        return "the repository is empty: push a commit to it"
+    if patterns:
+        return f"no ref matches {', '.join(patterns)}: the repository has {_some(branches) or 'no branches'}"
+    if refs.head is None:
+        return "HEAD names no branch: name the branches to watch with refs"
+    return f"HEAD names {refs.head}, which does not exist: name one of {_some(branches) or 'its refs'} with refs"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _is_selected(ref: str, patterns: Sequence[str]) -> bool:
+    tag = tag_of(ref)
+    if tag is not None:
+        of_tags = [p.replace(_TAG_PATTERN, "", 1) for p in patterns if p.lstrip("!").startswith(_TAG_PATTERN)]
+        return globs.selects(of_tags, tag)
+    branch = branch_of(ref)
+    of_branches = [p for p in patterns if not p.lstrip("!").startswith(_TAG_PATTERN)]
+    return branch is not None and globs.selects(of_branches, branch)

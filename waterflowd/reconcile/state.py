@@ -1,0 +1,108 @@
+"""What the log remembers of a repository: the fold of its facts.
+
+Rules of this file: `evolve` is total on logged facts, makes no decisions and is the only writer. Its cost depends on the
+fact alone. The same fold serves the live path and the start of the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from waterflowd.reconcile import events
+from waterflowd.reconcile.events import FileApplied
+
+
+class FileState(msgspec.Struct, kw_only=True):
+    """A workflow file of a ref: its newest version, the last one without errors, and the commit that brought the newest."""
+
+    newest: FileApplied
+    good: FileApplied | None
+    commit: str
+
+    @property
+    def is_broken(self) -> bool:
+        """True when the newest version has errors, so that nothing is started from the file."""
+        return self.newest.plan_hash is None
+
+
+class RefState(msgspec.Struct, kw_only=True):
+    """A ref: where it stands as far as the log goes, and the files there by path."""
+
+    ref: str
+    movement: int = 0
+    commit: str = ""
+    #: The object that the ref names: the commit, or the tag object that leads to it.
+    tip: str = ""
+    tree: str = ""
+    author: str = ""
+    message: str = ""
+    applied_at: int = 0
+    is_removed: bool = False
+    files: dict[str, FileState] = {}
+
+
+class RepositoryState(msgspec.Struct, kw_only=True):
+    """A repository: its refs by full name."""
+
+    name: str
+    #: True once it was seen without any ref: then its first push is one, and not history.
+    was_empty: bool = False
+    is_suspended: bool = False
+    refs: dict[str, RefState] = {}
+
+    def known(self, path: str, blob: str) -> FileApplied | None:
+        """What this object at this path became before, on any ref; so that it is not compiled again."""
+        for ref in self.refs.values():
+            file = ref.files.get(path)
+            if file is None:
+                continue
+            if file.newest.blob == blob:
+                return file.newest
+            if file.good is not None and file.good.blob == blob:
+                return file.good
+        return None
+
+
+def evolve(state: RepositoryState, fact: events.Fact) -> None:
+    """Applies one fact to the state, in place."""
+    match fact:
+        case events.RevisionApplied():
+            ref = state.refs.setdefault(fact.ref, RefState(ref=fact.ref, files={}))
+            ref.movement = fact.movement
+            ref.commit = fact.commit
+            ref.tip = fact.tag_object or fact.commit
+            ref.tree = fact.tree
+            ref.author = fact.author
+            ref.message = fact.message
+            ref.applied_at = fact.at
+            ref.is_removed = False
+            _evolve_files(ref, fact.files, fact.removed)
+        case events.FilesApplied():
+            _evolve_files(state.refs[fact.ref], fact.files, fact.removed)
+        case events.RefRemoved():
+            state.refs[fact.ref].is_removed = True
+        case events.RepositorySuspended():
+            state.is_suspended = True
+        case events.RepositoryResumed():
+            state.is_suspended = False
+        case events.RepositorySeen():
+            state.was_empty = True
+
+
+def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
+    """The state after these facts."""
+    state = RepositoryState(name=name, refs={})
+    for fact in facts:
+        evolve(state, fact)
+    return state
+
+
+def _evolve_files(ref: RefState, files: Iterable[FileApplied], removed: Iterable[str]) -> None:
+    for path in removed:
+        ref.files.pop(path, None)
+    for file in files:
+        before = ref.files.get(file.path)
+        good = file if file.plan_hash is not None else (before.good if before else None)
+        ref.files[file.path] = FileState(newest=file, good=good, commit=ref.commit)

@@ -1,0 +1,77 @@
+"""Which workflows a movement of a ref starts.
+
+Rules of this file:
+
+- A file without `on` starts when this movement added or changed it. `push` asks the ref and the changed paths.
+- The first sight of a ref starts nothing: nobody can know what of its history was meant. The exception is the first push to
+  a repository that was seen empty.
+- A file that has errors starts nothing, and neither does its last good version.
+- Path filters ask what changed between the tree that was applied last and the new one. Where that is not known (too many
+  paths, the old tree is gone) they let the run through; a tag has no changed paths, and path filters do not ask it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from waterflowd.model.plan import PushTrigger, Triggers
+from waterflowd.reconcile import globs, refs
+from waterflowd.reconcile.source import Changes
+
+#: A key of the log's index holds 511 bytes, and other parts of the program put a prefix before it.
+_KEY_BYTES_MAX = 400
+
+
+class Movement(msgspec.Struct, frozen=True, kw_only=True):
+    """A ref came to another commit."""
+
+    ref: str
+    number: int
+    #: The ref was never seen before, and the repository was not seen empty.
+    is_first_sight: bool
+    changes: Changes
+    #: Paths of workflow files that this movement added or changed.
+    files: frozenset[str]
+
+
+def is_started(triggers: Triggers, path: str, movement: Movement) -> bool:
+    """Tells whether the movement starts the workflow at `path`."""
+    if movement.is_first_sight:
+        return False
+    if triggers.on_change and path in movement.files:
+        return True
+    return triggers.push is not None and _is_pushed(triggers.push, movement)
+
+
+def trigger_key(repository: str, movement: Movement, path: str) -> str:
+    """The text under which a movement starts a file's run once; long ones end in a hash."""
+    head = f"push:{repository}:"
+    tail = f"{movement.ref}:{movement.number}:{path}"
+    if len((head + tail).encode()) > _KEY_BYTES_MAX:
+        # The number stays readable, the hash makes the rest unique.
+        tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}:{movement.number}"
+    return head + tail
+
+
+def _is_pushed(push: PushTrigger, movement: Movement) -> bool:
+    branch = refs.branch_of(movement.ref)
+    if branch is None:
+        # As on GitHub: a filter for branches alone means that tags are not meant.
+        return not (push.branches or push.branches_ignore)
+    if push.branches and not globs.selects(push.branches, branch):
+        return False
+    if push.branches_ignore and globs.selects(push.branches_ignore, branch):
+        return False
+    return _is_path_pushed(push, movement.changes)
+
+
+def _is_path_pushed(push: PushTrigger, changes: Changes) -> bool:
+    if not changes.is_complete:
+        return True
+    if push.paths and not globs.selects_any(push.paths, changes.paths):
+        return False
+    if push.paths_ignore:
+        return any(not globs.selects(push.paths_ignore, path) for path in changes.paths)
+    return True

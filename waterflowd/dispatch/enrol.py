@@ -82,6 +82,10 @@ class Enrolment:
         self._working.add(task)
         task.add_done_callback(self._finish)
 
+    async def settled(self) -> None:
+        """Returns when the requests that came so far are answered."""
+        await asyncio.gather(*self._working, return_exceptions=True)
+
     async def close(self) -> None:
         """Gives up on the requests that are being worked on; their agents ask again."""
         working = list(self._working)

@@ -7,7 +7,6 @@ any more. `close` ends everything and tells the desk nothing: the agents are not
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -142,9 +141,8 @@ class Dispatch:
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        # A reader that failed has told its supervisor through `tasks`; here all that matters is that none is left.
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._enrolment is not None:
             await self._enrolment.close()
         if self._sessions is not None:

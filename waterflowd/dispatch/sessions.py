@@ -9,6 +9,7 @@ Rules:
   waits until the older one has proven to be gone, and is refused for good when the older one goes on talking: a clone.
 - A peer's fault ends its session, nothing else. The agent opens another and what was in flight is settled there.
 - A session ends with exactly one `desk.disconnected`, whatever the cause; nothing reaches the desk from it afterwards.
+  The desk never hears of it from inside its own call of `send` or `revoke`.
 - Nothing is said to an agent but by `_flush`, once per turn of the loop, so that all messages of a turn share frames.
 """
 
@@ -141,7 +142,8 @@ class Sessions:
             # Whatever was not queued is owed again at the next settlement. A task that is too large never comes this far:
             # lowering refuses it.
             _logger.error("ending the session of %s: %s", agent, error)
-            self.end(live, f"what it was sent could not be queued: {error.text}")
+            # Not now: the host is in the middle of its own work and should not hear of a disconnection from inside a call.
+            self._loop.call_soon(self.end, live, f"what it was sent could not be queued: {error.text}")
             return
         self._touch(live)
 
@@ -149,7 +151,10 @@ class Sessions:
         """Cuts the agent now; its key is refused because the enrolment desk says so."""
         live = self._by_agent.get(agent)
         if live is not None:
-            self._cut(live, "WF212", "the agent's key was revoked", after_ms=0)
+            text = "the agent's key was revoked"
+            self._dismiss(live, "WF212", text, after_ms=0)
+            # The desk hears of it in the next turn, for the reason above; until then no frame can come.
+            self._loop.call_soon(self.end, live, text)
 
     def take(self, inbound: Inbound) -> None:
         """Handles one frame of the work port. Raises nothing for what is in it."""
@@ -166,6 +171,10 @@ class Sessions:
             self._refusals.note(error.code, error.text, agent)
             if live is not None:
                 self._cut(live, error.code, error.text, after_ms=FAULT_RETRY_MS)
+            elif self._hellos.take(agent, self._now()):
+                # Perhaps a hello of a version that this one cannot read: the agent should learn why nothing opens.
+                fault = messages.Reject(session="", code=error.code, text=error.text, after_ms=FAULT_RETRY_MS)
+                self._say(inbound.routing_id, "", fault)
         except Exception:
             # The supervision point per peer: a bug that one agent's frame brings out ends that agent's session only.
             _logger.exception("a frame of %s could not be handled", agent)
@@ -325,9 +334,12 @@ class Sessions:
         )
 
     def _cut(self, live: _Live, code: str, text: str, *, after_ms: int) -> None:
+        self._dismiss(live, code, text, after_ms=after_ms)
+        self.end(live, text)
+
+    def _dismiss(self, live: _Live, code: str, text: str, *, after_ms: int) -> None:
         token = live.session.token
         self._say(live.routing_id, token, messages.Reject(session=token, code=code, text=text, after_ms=after_ms))
-        self.end(live, text)
 
     def _say(self, routing_id: bytes, token: str, message: messages.Reject | messages.Reset) -> None:
         """One message outside of any session's machine; lost when it cannot leave at once."""

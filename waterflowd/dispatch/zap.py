@@ -3,7 +3,9 @@
 - On the work port a key that is approved; on the enrolment port any key, since being asked is what that port is for.
 - Any other mechanism or domain is refused: NULL and PLAIN do not exist here, not even over loopback.
 - The user id of a connection becomes its public key in Z85. It is proven by the handshake, and every frame carries it.
-- An approval may end after the handshake; so sessions asks again for each frame, this is only the door.
+- Garbage, HTTP and peers of another mechanism do not come this far: libzmq drops them by itself and tells nobody. (Its socket
+  monitor would, but it blocks the I/O thread when a flood of events is not read fast enough, and so gives strangers a lever.)
+- An approval may end after the handshake; so the sessions ask again for each frame, this is only the door.
 """
 
 from __future__ import annotations

@@ -1,0 +1,203 @@
+"""Recorded frames of every protocol version: what was said once is understood for ever.
+
+`frames/v<protocol>-<name>.frame` holds the bytes, `EXPECTED` what they mean. A recorded file is never changed. After a new
+kind of message or a new field, add an entry and run this file as a program: it records what is missing and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from waterflow_agent.wire import codec, messages
+
+FRAMES = Path(__file__).parent / "frames"
+TOKEN = "5f0c6b1d9e2a48b7a3c1d4e5f6071829"
+KEY = messages.TaskKey(run="01J8XQ5T3MZ6V0K9B7N2C4D1EF", job="deploy", step="migrate", attempt=2, epoch=7)
+OTHER = messages.TaskKey(run="01J8XQ5T3MZ6V0K9B7N2C4D1EG", job="build", step="1", attempt=1, epoch=6)
+
+#: Name -> sender, then acknowledgement, first number, numbered and loose messages.
+EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[messages.Message]]] = {
+    "v1-hello": (
+        codec.Side.AGENT,
+        0,
+        1,
+        [],
+        [
+            messages.Hello(
+                session=TOKEN,
+                protocol=1,
+                protocol_min=1,
+                agent_version="0.1.0",
+                instance="b7c1",
+                machine_id="9f86d081884c7d65",
+                boot_id="2c26b46b-68ff-c68f",
+                slots=4,
+                hostname="web-1.example",
+                os="linux",
+                arch="x86_64",
+                labels={"zone": "a", "größe": "klein"},
+                nodes=["run", "docker"],
+                held=[
+                    messages.Held(key=KEY, state=messages.HeldState.STARTED),
+                    messages.Held(key=OTHER, state=messages.HeldState.FINISHED),
+                ],
+            )
+        ],
+    ),
+    "v1-welcome-and-offer": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [
+            messages.Offer(
+                task=messages.Task(
+                    key=KEY,
+                    node="run",
+                    params={
+                        "script": "set -e\nmake deploy\n",
+                        "retries": 3,
+                        "ratio": 0.5,
+                        "none": None,
+                        "list": [1, "two", True],
+                    },
+                    env={"STAGE": "prod"},
+                    step_name="Migrate",
+                    working_directory=None,
+                    timeout_ms=3_600_000,
+                    stop_signal="TERM",
+                    grace_ms=10_000,
+                    output_bytes_max=10_485_760,
+                    boot_id="2c26b46b-68ff-c68f",
+                    instance="b7c1",
+                )
+            )
+        ],
+        [
+            messages.Welcome(
+                session=TOKEN,
+                protocol=1,
+                generation=7,
+                name="web-1",
+                groups=["web", "eu"],
+                silence_ms=6_000,
+                forget=[OTHER],
+            )
+        ],
+    ),
+    "v1-started-and-finished": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [
+            messages.Started(key=KEY, at=1_764_000_000_000),
+            messages.Finished(
+                key=KEY,
+                outcome=messages.Outcome.FAILURE,
+                exit_code=3,
+                reason_code="",
+                reason_text="exit code 3",
+                outputs={"version": "1.2.3", "count": 9_007_199_254_740_991},
+                env={"NEXT": "yes"},
+                started_at=1_764_000_000_000,
+                finished_at=1_764_000_001_234,
+                output_bytes=42,
+                output_dropped=0,
+            ),
+            *(
+                messages.Finished(OTHER, outcome, None, "", "", {}, {}, 1, 2, 0, 0)
+                for outcome in messages.Outcome
+                if outcome is not messages.Outcome.FAILURE
+            ),
+        ],
+        [
+            messages.Output(
+                key=KEY,
+                offset=0,
+                chunks=[
+                    messages.Chunk(at=1, stream=1, data=b"line\n"),
+                    messages.Chunk(at=2, stream=2, data=b"\xff\x00"),
+                ],
+            )
+        ],
+    ),
+    "v1-cancel-and-output-ack": (
+        codec.Side.DAEMON,
+        3,
+        2,
+        [
+            messages.Cancel(key=KEY, force=False, reason="cancelled by alice"),
+            messages.Cancel(key=OTHER, force=True, reason=""),
+        ],
+        [messages.OutputAck(key=KEY, offset=42)],
+    ),
+    "v1-reject": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [],
+        [messages.Reject(session=TOKEN, code="WF210", text="upgrade the agent", after_ms=60_000)],
+    ),
+    "v1-reset": (codec.Side.DAEMON, 0, 1, [], [messages.Reset(text="say hello again")]),
+    "v1-keep-alive": (codec.Side.AGENT, 12, 5, [], []),
+}
+ENROLL_REQUEST = messages.EnrollRequest(1, "wfj_token", "web-1", ["web"], "web-1.example", "9f86d081884c7d65", "0.1.0")
+ENROLL_ANSWER = messages.EnrollAnswer("approved", "welcome", "SHA256:abc", "web-1", ["web"], "tcp://:7601", 0)
+
+
+def encoded(name: str) -> bytes:
+    _, ack, first, numbered, loose = EXPECTED[name]
+    return codec.encode_frame(
+        TOKEN, ack, first, [*map(codec.encode_message, numbered)], [*map(codec.encode_message, loose)]
+    )
+
+
+def recorded(name: str) -> bytes:
+    return (FRAMES / f"{name}.frame").read_bytes()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_recorded_frame_means_what_it_meant(name: str) -> None:
+    """Bytes of an older release decode to the same values today."""
+    sender, ack, first, numbered, loose = EXPECTED[name]
+
+    frame = codec.decode_frame(recorded(name), sender)
+
+    assert (frame.session, frame.ack, frame.first_number) == (TOKEN, ack, first)
+    assert frame.numbered == numbered
+    assert frame.loose == loose
+
+
+def test_recorded_enrolment_means_what_it_meant() -> None:
+    """An older agent may enroll, and understands the answer."""
+    assert codec.decode_enroll_request(recorded("v1-enroll-request")) == ENROLL_REQUEST
+    assert codec.decode_enroll_answer(recorded("v1-enroll-answer")) == ENROLL_ANSWER
+
+
+def test_every_recorded_frame_is_expected_to_mean_something() -> None:
+    """No recording is without its meaning here, so none is dropped by mistake."""
+    names = {path.stem for path in FRAMES.glob("*.frame")}
+
+    assert names == {*EXPECTED, "v1-enroll-request", "v1-enroll-answer"}
+
+
+def test_this_version_still_says_it_the_recorded_way() -> None:
+    """Today's bytes begin as the recorded ones do, up to fields added since: an older peer reads them."""
+    for name in EXPECTED:
+        sender = EXPECTED[name][0]
+        assert codec.decode_frame(encoded(name), sender) == codec.decode_frame(recorded(name), sender)
+
+
+def _record() -> None:
+    """Writes the frames that are not recorded yet."""
+    made = {name: encoded(name) for name in EXPECTED}
+    made["v1-enroll-request"] = bytes(memoryview(codec.encode_message(ENROLL_REQUEST)))
+    made["v1-enroll-answer"] = bytes(memoryview(codec.encode_message(ENROLL_ANSWER)))
+    for name, content in made.items():
+        path = FRAMES / f"{name}.frame"
+        if not path.exists():
+            path.write_bytes(content)
+
+
+if __name__ == "__main__":
+    _record()

@@ -1,0 +1,118 @@
+"""The daemon's key file, fingerprints, and the bounds of what is refused."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import zmq
+from zmq.utils import z85
+
+from waterflowd.dispatch import keys
+from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket, printable
+from waterflowd.errors import Stalled
+
+
+def test_the_pair_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    """The second start finds the first one's key; nothing else stays behind."""
+    first = keys.load_server_keys(tmp_path)
+    again = keys.load_server_keys(tmp_path)
+    path = tmp_path / "keys" / "server.key"
+
+    assert first == again
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert [entry.name for entry in path.parent.iterdir()] == ["server.key"]
+    assert first.secret not in repr(first)
+
+
+def _load(data_dir: Path) -> str:
+    return keys.load_server_keys(data_dir).public
+
+
+def test_two_first_starts_at_once_agree_on_one_key(tmp_path: Path) -> None:
+    """Whoever comes second takes the key that is there."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert len(set(pool.map(_load, [tmp_path] * 4, chunksize=1))) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"short\nkeys\n", b"\xff\xfe", b"a" * 40 + b"\n" + b"a" * 40 + b"\n"])
+def test_a_damaged_key_file_stops_the_daemon_with_a_text(tmp_path: Path, content: bytes) -> None:
+    """A new key instead of the damaged one would lock out every agent, so a person decides."""
+    keys.load_server_keys(tmp_path)
+    path = tmp_path / "keys" / "server.key"
+    path.write_bytes(content)
+
+    with pytest.raises(Stalled) as caught:
+        keys.load_server_keys(tmp_path)
+
+    assert caught.value.code == "WF220"
+    assert path.read_bytes() == content
+
+
+def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
+    """File modes are checked, not repaired in silence."""
+    keys.load_server_keys(tmp_path)
+    (tmp_path / "keys" / "server.key").chmod(0o640)
+
+    with pytest.raises(Stalled, match="chmod 600"):
+        keys.load_server_keys(tmp_path)
+
+
+def test_a_fingerprint_is_the_digest_of_the_key_bytes() -> None:
+    """Text and bytes of one key have the same one, in the form that ssh-keygen made common."""
+    public = zmq.curve_keypair()[0]
+    raw = z85.decode(public)
+    digest = base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+
+    assert keys.fingerprint(public.decode()) == keys.fingerprint(raw) == f"SHA256:{digest}"
+    assert len(keys.fingerprint(raw)) == 50
+
+
+@pytest.mark.parametrize("text", ["", "a" * 39, "~" * 40, "#" * 40, "é" * 40, b"short"])
+def test_what_is_no_key_has_no_fingerprint(text: str | bytes) -> None:
+    """Anything that is not 32 bytes is a ValueError."""
+    with pytest.raises(ValueError, match="public key"):
+        keys.fingerprint(text)
+
+
+def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:
+    """Five at once, then two a second."""
+    bucket = TokenBucket(2.0, 5, 0)
+
+    assert [bucket.take(0) for _ in range(6)] == [True] * 5 + [False]
+    assert [bucket.take(now) for now in (400, 500, 600, 1_000)] == [False, True, False, True]
+
+
+def test_names_are_bounded_and_the_oldest_makes_room() -> None:
+    """However many names come, only so many are remembered."""
+    buckets = BucketPerName(0.001, 1, 2)
+
+    assert [buckets.take(name, 0) for name in "aabcb"] == [True, False, True, True, False]
+    assert buckets.take("a", 0)
+
+
+def test_refusals_are_counted_in_full_and_told_in_part(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood costs a burst of lines; the next line says how many were left out."""
+    now = [0]
+    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: now[0])
+    with caplog.at_level(logging.WARNING):
+        for _ in range(1_000):
+            refusals.note("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
+        now[0] = 1_000
+        refusals.note("WF202", "one more", "10.0.0.1")
+
+    assert refusals.total == refusals.counts["WF202"] == 1_001
+    assert len(caplog.messages) == 21
+    assert "980 more refusals" in caplog.messages[-1]
+    assert all(message.isprintable() for message in caplog.messages)
+
+
+def test_shown_text_is_printable_and_bounded() -> None:
+    """Escape sequences, line ends and megabytes never reach a log or a terminal."""
+    assert printable("a\x1b]0;x\x07\r\n\u202eb") == "a?]0;x????b"
+    assert len(printable("x" * 10_000)) <= 300

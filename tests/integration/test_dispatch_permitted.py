@@ -1,0 +1,145 @@
+"""Every message type in every state of a peer: what is not in the table is refused, on the sessions without a socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import pytest
+import zmq
+from waterflow_agent.wire import codec, messages
+
+from waterflowd.dispatch.enrol import Enrolment
+from waterflowd.dispatch.keys import fingerprint
+from waterflowd.dispatch.refusals import Refusals
+from waterflowd.dispatch.router import Inbound, Sent
+from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.model.ids import AgentId
+
+TOKEN = "0123456789abcdef"
+PUBLIC_KEY = zmq.curve_keypair()[0].decode()
+KEY = messages.TaskKey("01J00000000000000000000000", "build", "1", 1, 3)
+TASK = messages.Task(KEY, "run", {}, {}, "", None, 1, "TERM", 1, 1, "boot", "instance")
+
+#: One example of every message that there is.
+EXAMPLES: tuple[object, ...] = (
+    messages.Hello("fedcba9876543210", 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], []),
+    messages.Started(KEY, 1),
+    messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
+    messages.Output(KEY, 0, []),
+    messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
+    messages.Reject(TOKEN, "WF210", "no", 0),
+    messages.Reset("again"),
+    messages.Offer(TASK),
+    messages.Cancel(KEY, False, ""),
+    messages.OutputAck(KEY, 0),
+    messages.EnrollRequest(1, "", "n", [], "h", "m", "v"),
+    messages.EnrollAnswer("approved", "", "", "", [], "", 0),
+)
+
+
+class Host:
+    """Both desks in one: notes which calls the link made."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.is_approving = True
+
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+        self.calls.append("settle")
+        return []
+
+    def connected(self, agent: AgentId) -> None:
+        self.calls.append("connected")
+
+    def disconnected(self, agent: AgentId, text: str) -> None:
+        self.calls.append("disconnected")
+
+    def received(
+        self, agent: AgentId, reports: Sequence[messages.Started | messages.Finished], durable: Callable[[], None]
+    ) -> None:
+        self.calls.append("received")
+
+    def output(self, agent: AgentId, output: messages.Output) -> None:
+        self.calls.append("output")
+
+    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
+        self.calls.append("request")
+        return messages.EnrollAnswer("pending", "", "", "", [], "", 1)
+
+    def is_approved(self, public_key: str) -> bool:
+        return self.is_approving
+
+
+def inbound(payload: bytes) -> Inbound:
+    return Inbound(b"route", PUBLIC_KEY, "127.0.0.1", memoryview(payload))
+
+
+def frame(message: object, token: str) -> bytes:
+    raw = [codec.encode_message(message)]  # type: ignore[arg-type]
+    numbered, loose = (raw, []) if isinstance(message, messages.NUMBERED) else ([], raw)
+    return codec.encode_frame(token, 0, 1, numbered, loose)
+
+
+def test_the_examples_are_all_the_messages_that_there_are() -> None:
+    """A new kind of message needs its row here, and so a thought about who may send it."""
+    kinds = {*get_args(messages.Message), messages.EnrollRequest, messages.EnrollAnswer}
+
+    assert {type(example) for example in EXAMPLES} == kinds
+
+
+@pytest.mark.parametrize("state", [s for s in messages.PeerState if s is not messages.PeerState.ANONYMOUS])
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
+    state: messages.PeerState, message: object
+) -> None:
+    """A permitted message reaches the desk; any other reaches nobody, and is counted or answered by a reset."""
+    host = Host()
+    sent: list[bytes] = []
+    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+
+    def send(routing_id: bytes, payload: bytes) -> Sent:
+        sent.append(payload)
+        return Sent.QUEUED
+
+    terms = Terms(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    sessions = Sessions(host, host, send, terms, refusals)
+    if state is not messages.PeerState.CONNECTED:
+        opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
+        sessions.take(inbound(frame(opening, TOKEN)))
+        host.calls.clear()
+    host.is_approving = state is not messages.PeerState.REVOKED
+
+    sessions.take(inbound(frame(message, getattr(message, "session", TOKEN))))
+
+    reached = set(host.calls) & {"settle", "received", "output"}
+    if type(message) in messages.PERMITTED[state]:
+        assert reached
+    else:
+        assert not reached
+        assert refusals.total or sessions.resets_sent
+        assert sent or state is messages.PeerState.REVOKED
+        assert fingerprint(PUBLIC_KEY) not in sessions.connected or state is messages.PeerState.SETTLED
+    sessions.close()
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+async def test_the_enrolment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
+    """Strangers are heard when they ask to enroll, and refused otherwise."""
+    host = Host()
+    answers: list[messages.EnrollAnswer] = []
+    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+
+    def send(routing_id: bytes, payload: bytes) -> Sent:
+        answers.append(codec.decode_enroll_answer(payload))
+        return Sent.QUEUED
+
+    enrolment = Enrolment(host, send, refusals, lambda: 0, lambda: "tcp://:1")
+    enrolment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
+    await enrolment.settled()
+
+    is_permitted = type(message) in messages.PERMITTED[messages.PeerState.ANONYMOUS]
+    assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]
+    assert host.calls == (["request"] if is_permitted else [])
+    assert refusals.total == (0 if is_permitted else 1)

@@ -1,0 +1,112 @@
+"""Two sessions over a network that loses, repeats and reorders frames: once, in order, and in the end everything."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from waterflow_agent.wire import codec, messages
+from waterflow_agent.wire.session import Session
+
+TOKEN = "0123456789abcdef"
+
+
+class World:
+    """An agent's and a daemon's session and what is on the way between them."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.agent = Session(TOKEN, codec.Side.DAEMON, 0)
+        self.daemon = Session(TOKEN, codec.Side.AGENT, 0)
+        self.to_agent: list[bytes] = []
+        self.to_daemon: list[bytes] = []
+        self.sent = {"agent": 0, "daemon": 0}
+        self.got_by_daemon: list[int] = []
+        self.got_by_agent: list[int] = []
+        self.acknowledged_to_agent: list[int] = []
+
+    def report(self) -> None:
+        self.sent["agent"] += 1
+        key = messages.TaskKey("r", "j", "s", self.sent["agent"], 1)
+        self.agent.queue(messages.Started(key=key, at=self.now))
+
+    def order(self) -> None:
+        self.sent["daemon"] += 1
+        key = messages.TaskKey("r", "j", "s", self.sent["daemon"], 1)
+        self.daemon.queue(messages.Cancel(key=key, force=False, reason=""))
+
+    def emit(self) -> None:
+        self.to_daemon += self.agent.frames(self.now)
+        self.to_agent += self.daemon.frames(self.now)
+
+    def deliver(self, to: str, at: int, *, keep: bool = False) -> None:
+        pending = self.to_daemon if to == "daemon" else self.to_agent
+        if not pending:
+            return
+        frame = pending[at % len(pending)] if keep else pending.pop(at % len(pending))
+        if to == "daemon":
+            received = self.daemon.receive(frame, self.now)
+            self.got_by_daemon += [message.key.attempt for _, message in received.numbered]
+        else:
+            received = self.agent.receive(frame, self.now)
+            self.got_by_agent += [message.key.attempt for _, message in received.numbered]
+            self.acknowledged_to_agent += [message.key.attempt for message in received.acknowledged]
+
+    def make_durable(self) -> None:
+        self.daemon.acknowledge(self.daemon.received_number, self.now)
+        self.agent.acknowledge(self.agent.received_number, self.now)
+
+    def heal_and_drain(self) -> None:
+        for _ in range(60):
+            self.now += 5_000
+            self.emit()
+            while self.to_daemon:
+                self.deliver("daemon", 0)
+            while self.to_agent:
+                self.deliver("agent", 0)
+            self.make_durable()
+            self.now += 60
+            self.emit()
+
+
+_moves = st.lists(
+    st.tuples(
+        st.sampled_from(["report", "order", "emit", "daemon", "agent", "repeat", "lose", "durable", "wait"]),
+        st.integers(0, 50),
+    ),
+    max_size=80,
+)
+
+
+@settings(deadline=None)
+@given(_moves)
+def test_messages_arrive_once_in_order_and_all_of_them(moves: list[tuple[str, int]]) -> None:
+    """Whatever the network does, both hosts see 1, 2, 3...; once it heals nothing is missing or owed."""
+    world = World()
+    for move, number in moves:
+        match move:
+            case "report":
+                world.report()
+            case "order":
+                world.order()
+            case "emit":
+                world.emit()
+            case "daemon" | "agent":
+                world.deliver(move, number)
+            case "repeat":
+                world.deliver("daemon" if number % 2 else "agent", number, keep=True)
+            case "lose":
+                pending = world.to_daemon if number % 2 else world.to_agent
+                del pending[:1]
+            case "durable":
+                world.make_durable()
+            case _:
+                world.now += number * 200
+        assert world.got_by_daemon == list(range(1, len(world.got_by_daemon) + 1))
+        assert world.got_by_agent == list(range(1, len(world.got_by_agent) + 1))
+        assert len(world.acknowledged_to_agent) <= len(world.got_by_daemon)
+
+    world.heal_and_drain()
+
+    assert len(world.got_by_daemon) == world.sent["agent"]
+    assert len(world.got_by_agent) == world.sent["daemon"]
+    assert world.acknowledged_to_agent == list(range(1, world.sent["agent"] + 1))

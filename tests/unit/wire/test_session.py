@@ -1,0 +1,309 @@
+"""The session machine, one side at a time: when it speaks, what it refuses, what it bounds."""
+
+from __future__ import annotations
+
+import pytest
+from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
+from waterflow_agent.wire import codec, messages, session
+from waterflow_agent.wire.session import Session
+
+TOKEN = "0123456789abcdef"
+KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+
+
+def started(at: int) -> messages.Started:
+    return messages.Started(key=KEY, at=at)
+
+
+def agent(now: int = 0) -> Session:
+    return Session(TOKEN, codec.Side.DAEMON, now)
+
+
+def daemon(now: int = 0) -> Session:
+    return Session(TOKEN, codec.Side.AGENT, now)
+
+
+def decoded(frame: bytes) -> codec.Frame:
+    return codec.decode_frame(frame, codec.Side.AGENT)
+
+
+def agent_frame(*, first: int, count: int, ack: int = 0, token: str = TOKEN) -> bytes:
+    raws = [codec.encode_message(started(first + index)) for index in range(count)]
+    return codec.encode_frame(token, ack, first, raws, [])
+
+
+def test_all_that_is_queued_leaves_in_one_frame() -> None:
+    """Messages of one turn share a frame and have consecutive numbers from 1."""
+    ours = agent()
+    numbers = [ours.queue(started(at)) for at in range(3)]
+
+    (frame,) = ours.frames(0)
+
+    assert numbers == [1, 2, 3]
+    assert decoded(frame).first_number == 1
+    assert decoded(frame).numbered == [started(at) for at in range(3)]
+    assert ours.frames(0) == []
+
+
+def test_output_comes_after_everything_else() -> None:
+    """A flood of output stands behind the results in frames, whatever was queued first."""
+    ours = agent()
+    chunk = messages.Chunk(at=1, stream=1, data=bytes(messages.OUTPUT_CHUNK_BYTES_MAX))
+    for _ in range(20):
+        ours.queue(messages.Output(key=KEY, offset=0, chunks=[chunk]))
+    ours.queue(started(1))
+
+    frames = ours.frames(0)
+
+    assert decoded(frames[0]).numbered == [started(1)]
+    assert len(frames) > 1
+    assert all(len(frame) <= messages.FRAME_BYTES_MAX for frame in frames)
+    assert sum(len(decoded(frame).loose) for frame in frames) == 20
+
+
+def test_long_lists_are_split_over_frames_of_bounded_size() -> None:
+    """No frame is larger than the bound, none is lost, numbers go on from frame to frame."""
+    ours, theirs = agent(), daemon()
+    outputs = {"text": "x" * 300_000}
+    for _ in range(10):
+        ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
+
+    frames = ours.frames(0)
+    numbers = [number for frame in frames for number, _ in theirs.receive(frame, 0).numbered]
+
+    assert all(len(frame) <= messages.FRAME_BYTES_MAX for frame in frames)
+    assert numbers == list(range(1, 11))
+
+
+def test_a_message_larger_than_a_frame_travels_alone() -> None:
+    """A single message beyond the packing bound has a frame of its own, within what a socket takes."""
+    ours = agent()
+    ours.queue(started(1))
+    ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"x": "y" * (2 << 20)}, {}, 1, 2, 0, 0))
+    ours.queue(started(2))
+
+    frames = ours.frames(0)
+
+    assert [len(decoded(frame).numbered) for frame in frames] == [1, 1, 1]
+    assert len(frames[1]) <= messages.MESSAGE_BYTES_MAX
+
+
+def test_an_acknowledgement_waits_a_moment_for_a_frame_to_ride_on() -> None:
+    """It leaves by itself after 50 ms, and at once with anything else."""
+    theirs = daemon()
+    theirs.receive(agent_frame(first=1, count=2), 0)
+    theirs.acknowledge(2, 10)
+
+    assert theirs.frames(59) == []
+    assert theirs.next_wake_at(20) == 60
+    (frame,) = theirs.frames(60)
+    assert codec.decode_frame(frame, codec.Side.DAEMON).ack == 2
+    assert theirs.frames(61) == []
+
+
+def test_nothing_is_acknowledged_before_the_host_says_so() -> None:
+    """A message that came but is not durable is not acknowledged by any frame."""
+    theirs = daemon()
+    theirs.receive(agent_frame(first=1, count=2), 0)
+    theirs.queue(messages.Cancel(key=KEY, force=False, reason="x"))
+
+    (frame,) = theirs.frames(1)
+
+    assert codec.decode_frame(frame, codec.Side.DAEMON).ack == 0
+
+
+def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
+    """Again after 5 s, then 10, 20, 30 and 30."""
+    ours = agent()
+    ours.silence_ms = 10**9
+    ours.queue(started(1))
+    ours.frames(0)
+    moments, now = [], 0
+    while len(moments) < 5:
+        now = ours.next_wake_at(now + 1)
+        if any(decoded(frame).numbered for frame in ours.frames(now)):
+            moments.append(now)
+
+    assert moments == [5_000, 15_000, 35_000, 65_000, 95_000]
+
+
+def test_an_acknowledged_message_is_never_sent_again() -> None:
+    """The peer's acknowledgement ends it and gives it back to the host."""
+    ours, theirs = agent(), daemon()
+    ours.queue(started(1))
+    ours.queue(started(2))
+    (frame,) = ours.frames(0)
+    theirs.receive(frame, 0)
+    theirs.acknowledge(1, 0)
+    (answer,) = theirs.frames(50)
+
+    assert ours.receive(answer, 60).acknowledged == [started(1)]
+    again = [decoded(frame) for frame in ours.frames(5_060)]
+    assert [frame.numbered for frame in again] == [[started(2)]]
+    assert again[0].first_number == 2
+
+
+def test_one_round_of_sending_again_is_bounded() -> None:
+    """A peer that is slow to acknowledge megabytes is not sent all of them once more."""
+    ours = agent()
+    outputs = {"text": "x" * 900_000}
+    for _ in range(12):
+        ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
+    ours.frames(0)
+
+    again = ours.frames(5_000)
+
+    assert 0 < sum(map(len, again)) <= session.RESEND_BYTES_MAX + messages.FRAME_BYTES_MAX
+
+
+def test_a_repeated_message_is_dropped_and_acknowledged_again() -> None:
+    """Duplicates reach nobody, but the peer learns once more that they are durable."""
+    theirs = daemon()
+    theirs.receive(agent_frame(first=1, count=2), 0)
+    theirs.acknowledge(2, 0)
+    theirs.frames(50)
+
+    received = theirs.receive(agent_frame(first=1, count=3), 5_000)
+
+    assert received.numbered == [(3, started(3))]
+    assert theirs.duplicates == 2
+    (frame,) = theirs.frames(5_050)
+    assert codec.decode_frame(frame, codec.Side.DAEMON).ack == 2
+
+
+def test_a_frame_that_would_leave_a_gap_is_refused() -> None:
+    """Messages after a missing one are dropped; they come again after it."""
+    theirs = daemon()
+
+    assert theirs.receive(agent_frame(first=2, count=1), 0).numbered == []
+    assert theirs.gaps == 1
+    assert theirs.receive(agent_frame(first=1, count=2), 1).numbered == [(1, started(1)), (2, started(2))]
+
+
+def test_a_frame_of_another_session_changes_nothing() -> None:
+    """Neither its messages nor its acknowledgement nor its life sign count."""
+    theirs = daemon()
+    theirs.queue(messages.Cancel(key=KEY, force=False, reason="x"))
+    theirs.frames(0)
+
+    received = theirs.receive(agent_frame(first=1, count=1, ack=1, token="another-session"), 5_999)
+
+    assert received.is_foreign
+    assert received.numbered == []
+    assert received.acknowledged == []
+    assert theirs.is_silent(6_000)
+
+
+def test_a_frame_without_a_session_brings_loose_messages_only() -> None:
+    """The daemon's answer to what has no session is heard; numbers in it are not."""
+    ours = agent()
+    frame = codec.encode_frame(
+        "",
+        0,
+        1,
+        [codec.encode_message(messages.Cancel(key=KEY, force=True, reason=""))],
+        [codec.encode_message(messages.Reset(text="again"))],
+    )
+
+    received = ours.receive(frame, 0)
+
+    assert received.loose == [messages.Reset(text="again")]
+    assert received.numbered == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (agent_frame(first=1, count=1, ack=1), "WF204"),
+        (agent_frame(first=0, count=1), "WF204"),
+        (agent_frame(first=1, count=session.WINDOW_MESSAGES + 1), "WF205"),
+        (b"\xc1", "WF202"),
+    ],
+)
+def test_a_peer_that_breaks_the_rules_is_named(frame: bytes, code: str) -> None:
+    """Acknowledging what was never sent, numbers below 1 and a broken window are the peer's fault."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        daemon().receive(frame, 0)
+
+    assert caught.value.code == code
+
+
+def test_the_window_bounds_what_may_be_queued() -> None:
+    """Beyond 4,096 messages without an acknowledgement a message is refused, and taken again after one."""
+    ours, theirs = agent(), daemon()
+    for at in range(session.WINDOW_MESSAGES):
+        ours.queue(started(at))
+
+    assert ours.room == 0
+    with pytest.raises(LocalProtocolError) as caught:
+        ours.queue(started(0))
+    assert caught.value.code == "WF207"
+
+    for frame in ours.frames(0):
+        theirs.receive(frame, 0)
+    theirs.acknowledge(10, 0)
+    (answer,) = theirs.frames(50)
+    ours.receive(answer, 60)
+    assert ours.room == 10
+
+
+def test_the_window_bounds_bytes_too() -> None:
+    """Few but large messages fill the window as well."""
+    ours = agent()
+    finished = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"x": "y" * (3 << 20)}, {}, 1, 2, 0, 0)
+    queued = 0
+    while ours.room:
+        ours.queue(finished)
+        queued += 1
+
+    assert queued <= session.WINDOW_BYTES // (3 << 20) + 1
+
+
+def test_loose_messages_that_nobody_collects_are_bounded() -> None:
+    """A shell that never sends is told so instead of filling the memory."""
+    ours = agent()
+    output = messages.Output(key=KEY, offset=0, chunks=[messages.Chunk(at=1, stream=1, data=bytes(3 << 20))])
+    for _ in range(session.LOOSE_BYTES_MAX // (3 << 20)):
+        ours.queue(output)
+
+    with pytest.raises(LocalProtocolError) as caught:
+        ours.queue(output)
+
+    assert caught.value.code == "WF207"
+
+
+def test_acknowledging_what_never_came_is_a_bug_here() -> None:
+    """The host cannot promise a message that it has not got."""
+    with pytest.raises(LocalProtocolError) as caught:
+        daemon().acknowledge(1, 0)
+
+    assert caught.value.code == "WF208"
+
+
+def test_a_quiet_session_keeps_itself_alive() -> None:
+    """A frame leaves every third of the silence, so the peer never takes a quiet session for cut."""
+    ours, theirs = agent(), daemon()
+    for now in range(0, 60_000, 500):
+        for frame in ours.frames(now):
+            theirs.receive(frame, now)
+        assert not theirs.is_silent(now)
+
+
+def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
+    """Silence begins with the last frame of this session, and the shell is woken for it."""
+    theirs = daemon()
+    theirs.receive(agent_frame(first=1, count=1), 1_000)
+    theirs.frames(6_999)
+
+    assert not theirs.is_silent(6_999)
+    assert theirs.next_wake_at(6_999) == 7_000
+    assert theirs.is_silent(7_000)
+
+
+def test_a_pause_of_this_side_is_not_the_peers_silence() -> None:
+    """After its own standstill the host gives the peer the whole time again."""
+    theirs = daemon()
+    theirs.forgive(100_000)
+
+    assert not theirs.is_silent(105_999)
+    assert theirs.is_silent(106_000)

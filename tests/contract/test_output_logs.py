@@ -1,0 +1,181 @@
+"""What every store of output must do, whether it is on a disk or in memory (`ports.OutputLogs`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from waterflowd.model import ids
+from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.ports import OutputLogs
+from waterflowd.store.opening import open_store
+from waterflowd.testing.memory_outputs import MemoryOutputLogs
+
+RUN = ids.run_id(1_700_000_000_000, 7)
+#: More than a log may have before it goes on in a file.
+LARGE = 100_000
+
+
+class World:
+    """Output logs and the way to open them again; the twin in memory has no way to forget."""
+
+    def __init__(self, outputs: OutputLogs, reopen: Callable[[], OutputLogs]) -> None:
+        self.outputs = outputs
+        self._reopen = reopen
+
+    def reopened(self) -> OutputLogs:
+        self.outputs = self._reopen()
+        return self.outputs
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "memory":
+        outputs = MemoryOutputLogs()
+        yield World(outputs, lambda: outputs)
+        return
+    stores = [open_store(tmp_path / "data", {})]
+
+    def open_again() -> OutputLogs:
+        stores[-1].close()
+        stores.append(open_store(tmp_path / "data", {}))
+        return stores[-1].outputs
+
+    yield World(stores[0].outputs, open_again)
+    stores[-1].close()
+
+
+def name(step: str = "build", attempt: int = 1, job: str = "deploy") -> AttemptName:
+    return AttemptName(run=RUN, job=job, step=step, attempt=attempt)
+
+
+def piece(offset: int, printed: bytes, at: int = 5, stream: int = 1) -> OutputPiece:
+    return OutputPiece(offset=offset, at=at, stream=stream, data=printed)
+
+
+async def add(outputs: OutputLogs, *pieces: OutputPiece, to: AttemptName | None = None) -> int:
+    return (await outputs.append([OutputAppend(name=to or name(), pieces=list(pieces))]))[0]
+
+
+def text(outputs: OutputLogs, of: AttemptName | None = None, offset: int = 0) -> bytes:
+    """All bytes from `offset` on, read in small pages."""
+    of = of or name()
+    found = b""
+    while pieces := outputs.read(of, offset + len(found), 10_000):
+        begun = offset + len(found) - pieces[0].offset
+        found += b"".join(printed.data for printed in pieces)[begun:]
+    return found
+
+
+async def test_nothing_is_there_before_the_first_piece(world: World) -> None:
+    """Size 0 and no pieces; appending nothing keeps it so."""
+    assert (world.outputs.size(name()), world.outputs.read(name(), 0, 100)) == (0, [])
+    assert await add(world.outputs) == 0
+    assert await world.outputs.append([]) == []
+
+
+async def test_pieces_come_back_as_they_went_in(world: World) -> None:
+    """Offset, time, stream and bytes of each piece, in order."""
+    pieces = [piece(0, b"one\n", 10, 1), piece(4, b"\x00\xff", 11, 2), piece(6, b"three", 12, 1)]
+    assert await add(world.outputs, *pieces) == 11
+    assert world.outputs.read(name(), 0, 1_000) == pieces
+    assert world.outputs.size(name()) == 11
+
+
+async def test_what_is_there_already_is_skipped(world: World) -> None:
+    """A repeat changes nothing; a piece that reaches behind the end adds what is new of it."""
+    await add(world.outputs, piece(0, b"abc"), piece(3, b"def"))
+    assert await add(world.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi")) == 9
+    assert await add(world.outputs, piece(6, b"ghiJK")) == 11
+    assert await add(world.outputs, piece(3, b"def")) == 11
+    assert text(world.outputs) == b"abcdefghiJK"
+
+
+async def test_a_gap_is_refused(world: World) -> None:
+    """The size that comes back says from where to go on, and nothing behind the gap is taken."""
+    assert await add(world.outputs, piece(5, b"late")) == 0
+    assert await add(world.outputs, piece(0, b"abc"), piece(4, b"e")) == 3
+    assert await add(world.outputs, piece(4, b"e"), piece(3, b"d")) == 3
+    assert text(world.outputs) == b"abc"
+
+
+async def test_logs_are_apart(world: World) -> None:
+    """Attempts, steps, jobs and runs do not see each other, whatever their ids look like."""
+    other_run = AttemptName(run=ids.run_id(1_700_000_000_000, 8), job="deploy", step="build", attempt=1)
+    names = [
+        name(),
+        name(attempt=2),
+        name(step="a.b"),
+        name(step="b", job="deploy.a"),
+        name(step="../x"),
+        other_run,
+        name(step="s" * 300),
+    ]
+    for large in (b"", b"x" * LARGE):
+        appends = [
+            OutputAppend(name=each, pieces=[piece(world.outputs.size(each), b"%d" % number + large)])
+            for number, each in enumerate(names)
+        ]
+        sizes = await world.outputs.append(appends)
+        assert sizes == [world.outputs.size(each) for each in names]
+    assert [text(world.outputs, each)[:2] for each in names] == [
+        b"%d%d" % (number, number) for number in range(len(names))
+    ]
+
+
+async def test_reading_begins_with_the_piece_that_holds_the_offset(world: World) -> None:
+    """Also in the middle of a piece; behind the end there is nothing; one piece comes at least."""
+    await add(world.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
+    assert [found.offset for found in world.outputs.read(name(), 4, 100)] == [3, 6]
+    assert [found.offset for found in world.outputs.read(name(), 3, 1)] == [3]
+    assert [found.offset for found in world.outputs.read(name(), 0, 4)] == [0, 3]
+    assert world.outputs.read(name(), 9, 100) == []
+
+
+async def test_a_log_grows_from_small_to_large_without_a_seam(world: World) -> None:
+    """Every byte stands at its offset, however the log was cut into pieces and wherever reading begins."""
+    whole = b"".join(b"%07d\n" % number for number in range(LARGE // 4))
+    size = 0
+    for step in (10, 1_000, 30_000, 40_000, 7, 60_000, LARGE):
+        pieces = [
+            piece(start, whole[start : start + 8_000]) for start in range(size, min(size + step, len(whole)), 8_000)
+        ]
+        size = await add(world.outputs, *pieces)
+    assert size == len(whole)
+    assert text(world.outputs) == whole
+    for offset in (0, 9, 8_000, 65_535, 65_536, 70_001, len(whole) - 1):
+        assert text(world.outputs, offset=offset) == whole[offset:]
+
+
+async def test_appends_in_flight_keep_their_order(world: World) -> None:
+    """Many calls at once, small and large, for one log and for others: as if one after the other."""
+    calls, offset = [], 0
+    for number in range(40):
+        printed = b"%d" % (number % 10) * (100 if number % 3 else 20_000)
+        calls.append(world.outputs.append([OutputAppend(name=name(), pieces=[piece(offset, printed)])]))
+        calls.append(world.outputs.append([OutputAppend(name=name(f"s{number}"), pieces=[piece(0, printed)])]))
+        offset += len(printed)
+    sizes = await asyncio.gather(*(_sizes(call) for call in calls))
+    assert sizes[-2] == [offset] == [world.outputs.size(name())]
+    assert len(text(world.outputs)) == offset
+    assert world.outputs.size(name("s1")) == 100
+
+
+async def _sizes(call: object) -> list[int]:
+    return list(await call)  # type: ignore[misc]
+
+
+async def test_everything_is_there_after_opening_again(world: World) -> None:
+    """Small and large logs are read, and go on, where they ended."""
+    await add(world.outputs, piece(0, b"small"))
+    await add(world.outputs, piece(0, b"y" * LARGE), to=name("large"))
+    await add(world.outputs, piece(LARGE, b"!"), to=name("large"))
+    outputs = world.reopened()
+    assert (outputs.size(name()), outputs.size(name("large"))) == (5, LARGE + 1)
+    assert await add(outputs, piece(5, b" log")) == 9
+    assert await add(outputs, piece(LARGE + 1, b"?"), to=name("large")) == LARGE + 2
+    assert text(outputs) == b"small log"
+    assert text(outputs, name("large"), LARGE - 1) == b"y!?"

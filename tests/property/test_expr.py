@@ -16,8 +16,33 @@ JSON = st.recursive(
     max_leaves=12,
 )
 LEAVES = st.sampled_from(
-    "a|a.b|a.B[0]|a.*.b|a[b]|b|1|-1.5|0|NaN|1e400|''|'a'|' 0x1f '|null|true|success()|now()|range(3)|a.*.*|b[1.5]"
-    "|fromJSON('[1,{}]')|'{0}'|nope|hashFiles('x')".split("|")
+    [
+        "a",
+        "a.b",
+        "a.B[0]",
+        "a.*.b",
+        "a[b]",
+        "b",
+        "1",
+        "-1.5",
+        "0",
+        "NaN",
+        "1e400",
+        "''",
+        "'a'",
+        "' 0x1f '",
+        "null",
+        "true",
+        "success()",
+        "now()",
+        "range(3)",
+        "a.*.*",
+        "b[1.5]",
+        "fromJSON('[1,{}]')",
+        "'{0}'",
+        "nope",
+        "hashFiles('x')",
+    ]
 )
 NAMES = st.sampled_from([*(function.name for function in expr.FUNCTIONS.values()), "nope"])
 OPERATORS = st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "&&", "||", "+", "-", "*", "/", "%"])

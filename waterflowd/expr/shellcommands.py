@@ -80,25 +80,29 @@ class Command:
 
 @dataclass(slots=True)
 class Pipeline:
-    """Commands joined by `|`; what they read may come from those before."""
+    """Commands joined by `|`; what one reads may come from those before. `fed` came in by a here-document."""
 
     commands: list[Command] = field(default_factory=lambda: [Command()])
+    fed: list[Placed] = field(default_factory=list)
 
 
 Finding = tuple[Placed, str]
 
 
 def findings(pipeline: Pipeline) -> Iterator[Finding]:
-    """Yield the expressions of a pipeline whose value some command would read as code, each with a name for the place."""
+    """Yield the expressions of a pipeline whose value a command would read as code, each with a name for the place."""
+    last_reader: tuple[int, str] | None = None
     for number, command in enumerate(pipeline.commands):
         yield from _in_command(command)
-        reader = reads_code(command)
-        if reader is not None:
-            words = [word for earlier in pipeline.commands[:number] for word in earlier.words]
+        if name := reads_code(command):
+            last_reader = (number, name)
             if command.here_string is not None:
-                words.append(command.here_string)
-            for word in words:
-                yield from ((placed, EVALUATED.format(reader)) for placed in word.placed)
+                yield from _all([command.here_string], EVALUATED.format(name))
+    if last_reader is not None:
+        number, name = last_reader
+        yield from ((placed, EVALUATED.format(name)) for placed in pipeline.fed)
+        for command in pipeline.commands[:number]:
+            yield from _all(command.words, EVALUATED.format(name))
 
 
 def pipeline_reads_code(pipeline: Pipeline) -> str | None:
@@ -124,9 +128,10 @@ def reads_code(command: Command) -> str | None:
             return first
         if position and first not in _LAUNCHERS:
             return None
+        option = _code_option(name)
         rest = [later.text for later in words[position + 1 :]]
         operands = [text for text in rest if not text.startswith(("-", "+")) or text == "-"]
-        has_code = any(_code_option(name).match(text) for text in rest if text != "-")
+        has_code = any(option.match(text) for text in rest if text != "-")
         takes_input = "-s" in rest or not operands or operands[0] in _STANDARD_INPUT or name in _STATEMENT_READERS
         return name if takes_input and not has_code else None
     return None
@@ -234,6 +239,7 @@ def _code_options(words: list[Word]) -> Iterator[Finding]:
     for position, word in enumerate(words):
         if _name(word) in _AWKS:
             yield from _awk_program(_name(word), words[position + 1 :])
+            return
         name = _interpreter(word)
         if name is not None:
             yield from _code_values(name, words[position + 1 :])

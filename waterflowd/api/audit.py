@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from waterflowd.api.access import Access, Principal
+from waterflowd.api.access import Principal
 from waterflowd.api.access_events import ActionTaken
 from waterflowd.api.services import Services
 from waterflowd.model.ids import AUDIT
-from waterflowd.ports import Log
 
 
 async def note(
@@ -15,8 +14,3 @@ async def note(
     """Records who did what to what; durable when it returns."""
     fact = ActionTaken(at=services.clock.now(), by=principal.name, what=what, target=target, facts=facts)
     await services.runs.record(AUDIT, [fact])
-
-
-def load(log: Log) -> Access:
-    """The registry of API tokens as the log tells it."""
-    return Access(record.event for record in log.read(AUDIT))

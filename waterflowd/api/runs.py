@@ -23,12 +23,15 @@ from waterflowd.api.services import Services
 from waterflowd.api.shapes import WORKFLOW_BODY, EventList, Problem, RunList, RunRow, RunShape, StartedShape
 from waterflowd.engine.state import Run
 from waterflowd.errors import Rejected
-from waterflowd.model.ids import RunId, is_run_id, run_stream
+from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 from waterflowd.model.statuses import Conclusion, Status
 
 router = APIRouter(tags=["runs"])
 
+_ID_CHARACTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+#: As many as fit in one sentence.
+_CANDIDATES = 5
 _STATUSES = [status.value for status in Status] + [conclusion.value for conclusion in Conclusion]
 
 Text = Annotated[str | None, Query(max_length=300)]
@@ -41,6 +44,33 @@ class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
 
     #: Nothing more is waited for, not even for agents.
     force: bool = False
+
+
+def resolve(services: Services, text: str) -> RunId:
+    """The run that a whole or partial id means; `Rejected` 404 for none, 409 for several."""
+    wanted = text.upper()
+    missing = Rejected("WF604", f'there is no run "{printable(text, 40)}"; see `waterflowctl runs`', status=404)
+    if is_run_id(wanted):
+        if services.log.run(RunId(wanted)) is None:
+            raise missing
+        return RunId(wanted)
+    if not 0 < len(wanted) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(wanted):
+        raise missing
+    found = services.log.runs_by_prefix(wanted, _CANDIDATES + 1)
+    if not found:
+        raise missing
+    if len(found) > 1:
+        shown = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
+        raise Rejected("WF606", f'several runs begin with "{wanted}": {shown}; write more of the id', status=409)
+    return found[0]
+
+
+def read_run(services: Services, run: RunId) -> Run:
+    """The run as it is; `Rejected` 404 when its log has gone meanwhile."""
+    found = services.reader.run(run)
+    if found is None:
+        raise Rejected("WF604", f"run {run} cannot be read any more", status=404)
+    return found
 
 
 def parse_instant(text: str) -> int:
@@ -142,11 +172,14 @@ async def list_runs_by_older_name(
 @router.get("/v1/workflows/{run_id}", include_in_schema=False)
 async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Response:
     """A run with its jobs, steps, attempts and reasons; `at` shows it as it was after that event."""
-    run = services.queries.find(run_id)
+    run = resolve(services, run_id)
     head = services.log.head(run_stream(run))
     if at is not None and at > head:
         raise Rejected("WF604", f"run {run} has {head} events; `at` is 1 to {head}", where="at", status=404)
-    return answer(run_json(services.queries.run(run, at)))
+    found = services.reader.run_at(run, at) if at is not None else services.reader.run(run)
+    if found is None:
+        raise Rejected("WF604", f"run {run} cannot be read any more", status=404)
+    return answer(run_json(found))
 
 
 @router.get("/v1/runs/{run_id}/events", responses={200: {"model": EventList}})
@@ -160,7 +193,7 @@ async def run_events(
     cursor: PageCursor = None,
 ) -> Response:
     """The run's history: a page, all of it as NDJSON when `Accept` asks for that, or with `follow` a stream of events."""
-    run = services.queries.find(run_id)
+    run = resolve(services, run_id)
     after = streams.position_of(streams.last_event_id(request) or cursor or "0")
     is_ndjson = streams.wants_ndjson(request)
     if follow:
@@ -189,8 +222,8 @@ async def run_logs(
     follow: bool = False,
 ) -> Response:
     """What the steps printed: one JSON object per line; with `follow` as server-sent events until the run is completed."""
-    run = services.queries.find(run_id)
-    _check_names(services.queries.run(run), job, step)
+    run = resolve(services, run_id)
+    _check_names(read_run(services, run), job, step)
     begin = _start(streams.last_event_id(request) or start)
     output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=begin)
     opened = streams.admit(request)
@@ -230,9 +263,9 @@ def _check_names(run: Run, job: str | None, step: str | None) -> None:
 @router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
 async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
     """Asks for the run's end; with `{"force": true}` nothing more is waited for."""
-    run = services.queries.find(run_id)
+    run = resolve(services, run_id)
     body = await read_json(request, CancelBody)
-    check_groups(principal, services.queries.run(run).plan)
+    check_groups(principal, read_run(services, run).plan)
     row = await services.runs.cancel(run, principal.name, is_forced=body.force)
     await note(services, principal, "cancel-run", run, force=body.force)
     return answer(summary_json(row), 202)

@@ -6,7 +6,7 @@ do not block, and what they change is durable when they return. Errors are those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -142,20 +142,20 @@ class RepositoriesDesk(Protocol):
         ...
 
 
-class Queries(Protocol):
+class RunReader(Protocol):
     """Runs as the durable log tells them."""
 
-    def find(self, text: str) -> RunId:
-        """The run that a whole or partial id names. `Rejected` WF604: no run (404), or several (409)."""
+    def run(self, run: RunId) -> Run | None:
+        """The run as of its newest durable event; None when there is none. Read it before the next `await`."""
         ...
 
-    def run(self, run_id: RunId, at: int | None = None) -> Run:
-        """The run, now or after its first `at` events; read it before the next `await`. `Rejected` WF604 (404)."""
+    def run_at(self, run: RunId, position: int) -> Run | None:
+        """The run after its first `position` events: time travel. Read it before the next `await`."""
         ...
 
-
-def _is_writable() -> None:
-    return None
+    def read_only_text(self) -> str | None:
+        """Why nothing can be started now (disk pressure), or None."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -167,7 +167,7 @@ class Services:
     runs: Runs
     feed: Feed
     compiler: Compiler
-    queries: Queries
+    reader: RunReader
     agents: AgentsDesk
     repositories: RepositoriesDesk
     clock: Clock
@@ -175,8 +175,6 @@ class Services:
     version: str
     #: When the daemon came up, ms.
     started_at: int
-    #: Why nothing can be started now (disk pressure), or None.
-    read_only_text: Callable[[], str | None] = _is_writable
     #: No token is needed on TCP.
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.

@@ -45,7 +45,7 @@ async def ready(request: Request, services: Ports) -> Response:
     opened: streams.Streams = request.app.state.streams
     if opened.stopping.is_set():
         return problem(503, "the daemon is stopping", code="WF600", instance="/ready")
-    text = services.read_only_text()
+    text = services.reader.read_only_text()
     if text is not None:
         return problem(507, text, code="WF302", instance="/ready")
     return answer({"status": "ready"})
@@ -102,13 +102,15 @@ async def status(services: Ports, _: Viewer) -> Response:
 def _problems(services: Services) -> list[str]:
     found = [f"repository {row.name}: {row.text}" for row in services.repositories.status() if not row.is_ready]
     found += [f"agent {row.name}: {row.text}" for row in services.agents.rows() if not row.is_connected]
-    text = services.read_only_text()
+    text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]
 
 
 def _waiting(services: Services, row: RunSummary) -> list[dict[str, Any]]:
     """What of an open run waits for something, each with its reason."""
-    run = services.queries.run(row.id)
+    run = services.reader.run(row.id)
+    if run is None:
+        return []
     found: list[dict[str, Any]] = []
     for job in run.jobs:
         step = job.current

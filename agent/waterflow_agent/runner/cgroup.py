@@ -3,11 +3,14 @@
 Rules
 - Only a subtree that is ours: marked as delegated by systemd, or owned by our own user, or, for root, on a machine where
   no systemd keeps the tree. Anything else means no control groups at all, which is a normal state.
-- Everything lies below one directory named after the data directory; the runner itself moves into its leaf `runner`, as
-  a group with controllers may not hold processes of its own.
-- A step's processes are born in its group: the runner, which has one thread, enters the group, spawns and leaves again
-  (16 µs; a move of the child after its birth would miss what the child has forked by then).
-- `cgroup.kill` ends a group at one stroke, fork bombs included. A group that can be removed is empty: that is the check.
+- Everything lies below one directory named after the data directory, and every process in it is in a leaf, as a group
+  with controllers may not hold processes of its own.
+- A step's processes are born in its group; a move after the birth would miss what the child has forked by then. So the
+  runner itself stands in an unused group, the *doorway*: what it spawns is born there, and then the runner steps on
+  into another unused group. The kernel lets the first move after a while wait for a grace period (8 ms here, the next
+  ones take 10 µs), so the step to the next doorway is put off until the loop has time, or the next start needs it.
+- A group that was found empty is used again: making one costs more than moving into it. One with limits is not.
+- `cgroup.kill` ends a group at one stroke, fork bombs included.
 """
 
 from __future__ import annotations
@@ -18,33 +21,30 @@ import os
 _DELEGATED_MARKS = ("trusted.delegate", "user.delegate")
 _SYSTEMD_RUNS = "/run/systemd/system"
 _MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+#: Unused groups kept; each costs the kernel some memory.
+_UNUSED_MAX = 64
+_PREFIX = "step-"
 
 
 class StepGroup:
     """The control group of one step."""
 
-    __slots__ = ("_home", "path")
+    __slots__ = ("_tree", "has_limits", "path")
 
-    def __init__(self, path: str, home: str) -> None:
+    def __init__(self, path: str, tree: GroupTree) -> None:
         self.path = path
-        self._home = home
+        self.has_limits = False
+        self._tree = tree
 
     def limit(self, pids_max: int | None, memory_bytes_max: int | None) -> None:
         """Set bounds; raises `OSError` when a bound is asked for that this machine's delegation does not offer."""
         for name, value in (("pids.max", pids_max), ("memory.max", memory_bytes_max)):
             if value is not None:
+                self.has_limits = True
                 _write(f"{self.path}/{name}", str(value))
 
-    def enter(self) -> None:
-        """Move this process into the group, so that what it spawns is born there."""
-        _write(f"{self.path}/cgroup.procs", "0")
-
-    def leave(self) -> None:
-        """Move this process back to its own group."""
-        _write(f"{self._home}/cgroup.procs", "0")
-
     def processes(self) -> set[int]:
-        """Numbers of all processes in the group and in groups that the step made below it."""
+        """Numbers of all processes in the group and in groups that the step made below it, but for this one."""
         found: set[int] = set()
         for path, _, _ in os.walk(self.path):
             try:
@@ -55,28 +55,28 @@ class StepGroup:
         found.discard(os.getpid())
         return found
 
+    @property
+    def is_vacant(self) -> bool:
+        """Whether no living process but this one is in the group or below it."""
+        if not self._tree.stands_in(self):
+            return b"populated 0" in _read(f"{self.path}/cgroup.events")
+        return not _has_groups_below(self.path) and _read(f"{self.path}/cgroup.procs").split() == [b"%d" % os.getpid()]
+
     def kill(self) -> None:
         """Kill every process in the group at once; does nothing on kernels before 5.14 (the caller signals each)."""
         try:
-            # Had leaving failed after the spawn, this process would kill itself.
-            self.leave()
+            if self._tree.stands_in(self):
+                self._tree.step_home()
             _write(f"{self.path}/cgroup.kill", "1")
         except OSError:
             return
 
-    def remove(self) -> bool:
-        """Remove the group; False when a process still lives in it."""
-        try:
-            os.rmdir(self.path)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return self._remove_below()
-        return True
+    def release(self) -> None:
+        """The step is over: the group is used again, or removed, once it is empty."""
+        self._tree.release(self)
 
-    def _remove_below(self) -> bool:
-        if self.processes():
-            return False
+    def remove(self) -> bool:
+        """Remove the group and what the step made below it; False when the kernel refuses, as a process lives in it."""
         for path, _, _ in os.walk(self.path, topdown=False):
             try:
                 os.rmdir(path)
@@ -88,7 +88,7 @@ class StepGroup:
 class GroupTree:
     """This runner's part of the tree; one per data directory."""
 
-    __slots__ = ("_home", "_origin", "_top")
+    __slots__ = ("_doorway", "_home", "_is_used", "_number", "_origin", "_released", "_top", "_unused")
 
     def __init__(self, base: str, origin: str, label: str) -> None:
         """Build the part below `base` and move into its leaf; raises `OSError` when the kernel refuses."""
@@ -108,26 +108,86 @@ class GroupTree:
                 except OSError:
                     # Only the limits of a step need controllers; asking for one says so then.
                     continue
+        self._number = 0
+        #: The group this process stands in, None at home; `_is_used` when a step was born there.
+        self._doorway: StepGroup | None = None
+        self._is_used = False
+        self._unused: list[StepGroup] = []
+        self._released: list[StepGroup] = []
 
-    def create(self, name: str) -> StepGroup:
-        """A new group for the attempt `name`; raises `OSError`."""
-        group = StepGroup(f"{self._top}/step-{name}", self._home)
-        os.mkdir(group.path)
-        return group
+    @property
+    def is_ready(self) -> bool:
+        """Whether this process stands in a group that no step has."""
+        return self._doorway is not None and not self._is_used
 
-    def find(self, name: str) -> StepGroup | None:
-        """The group that an earlier runner made for the attempt `name`."""
-        path = f"{self._top}/step-{name}"
-        return StepGroup(path, self._home) if os.path.isdir(path) else None
+    def make_ready(self) -> None:
+        """Step into an unused group, which may take milliseconds; raises `OSError`."""
+        if self.is_ready:
+            return
+        group = self._unused.pop() if self._unused else self._make()
+        _write(f"{group.path}/cgroup.procs", "0")
+        self._doorway, self._is_used = group, False
+
+    def take(self) -> StepGroup:
+        """The group in which everything is born that this process spawns until it calls `make_ready`. Raises `OSError`."""
+        self.make_ready()
+        assert self._doorway is not None
+        self._is_used = True
+        return self._doorway
+
+    def stands_in(self, group: StepGroup) -> bool:
+        """Whether this process is in `group` now."""
+        return self._doorway is group
+
+    def step_home(self) -> None:
+        """Stand where no step's processes are born or killed; raises `OSError`."""
+        if self._doorway is not None:
+            _write(f"{self._home}/cgroup.procs", "0")
+            if not self._is_used:
+                self._unused.append(self._doorway)
+            self._doorway, self._is_used = None, False
+
+    def release(self, group: StepGroup) -> None:
+        """Take back the group of a step that is over."""
+        if group is self._doorway and not group.has_limits and group.is_vacant:
+            # Nobody has to move: the next step may be born here. So short steps, one after another, cost nothing.
+            self._is_used = False
+            return
+        self._released.append(group)
+        still: list[StepGroup] = []
+        for one in self._released:
+            if one is self._doorway or not one.is_vacant:
+                still.append(one)
+            elif one.has_limits or len(self._unused) >= _UNUSED_MAX or _has_groups_below(one.path):
+                if not one.remove():
+                    still.append(one)
+            else:
+                self._unused.append(one)
+        self._released = still
+
+    def leftovers(self) -> list[StepGroup]:
+        """The groups that an earlier runner made."""
+        names = [name for name in os.listdir(self._top) if name.startswith(_PREFIX)]
+        self._number = max((int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit()), default=0)
+        return [StepGroup(f"{self._top}/{name}", self) for name in names]
 
     def close(self) -> None:
         """Go back to where this process came from and remove what is empty."""
         try:
             _write(f"{self._origin}/cgroup.procs", "0")
-            os.rmdir(self._home)
-            os.rmdir(self._top)
         except OSError:
             return
+        for path, _, _ in os.walk(self._top, topdown=False):
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue
+
+    def _make(self) -> StepGroup:
+        self._number += 1
+        group = StepGroup(f"{self._top}/{_PREFIX}{self._number}", self)
+        os.mkdir(group.path)
+        return group
 
 
 def find_tree(label: str) -> GroupTree | None:
@@ -171,6 +231,22 @@ def _is_delegated(path: str) -> bool:
     if os.geteuid() == 0:
         return not os.path.isdir(_SYSTEMD_RUNS)
     return os.stat(path).st_uid == os.geteuid()
+
+
+def _has_groups_below(path: str) -> bool:
+    # A group's link count is 2 plus the groups below it.
+    return os.stat(path).st_nlink > 2
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 65_536)
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, text: str) -> None:

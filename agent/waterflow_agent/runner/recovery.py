@@ -18,7 +18,7 @@ from waterflow_agent.runner.directory import AttemptDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from waterflow_agent.runner.cgroup import GroupTree
+    from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.processes import Process
 
 #: Killed processes are gone within milliseconds, or sit in the kernel and cannot be waited for.
@@ -41,9 +41,10 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
             ended.append(name)
         else:
             open_ones.append(place)
-    if open_ones:
+    groups = tree.leftovers() if tree is not None else []
+    if open_ones or groups:
         leaders = {place.path: _leader(place) for place in open_ones}
-        are_gone = _kill_all(leaders, open_ones, tree)
+        are_gone = _kill_all(leaders, groups)
         for place in open_ones:
             _write_lost(place, are_gone)
             ended.append(place.name)
@@ -64,11 +65,10 @@ def _leader(place: AttemptDirectory) -> int:
     return pid if process is not None and process.was_born_between(*born_ms) else 0
 
 
-def _kill_all(leaders: dict[str, int], places: list[AttemptDirectory], tree: GroupTree | None) -> bool:
+def _kill_all(leaders: dict[str, int], groups: list[StepGroup]) -> bool:
     """Kill what is left of the attempts; False when something was still there after `_PATIENCE_S`."""
     give_up_at = time.monotonic() + _PATIENCE_S
     sessions = {pid for pid in leaders.values() if pid}
-    groups = [group for place in places if tree is not None and (group := tree.find(place.name)) is not None]
     while True:
         contained: set[int] = set()
         for group in groups:

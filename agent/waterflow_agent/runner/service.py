@@ -35,6 +35,8 @@ _WAIT_S_MAX = 10.0
 #: Between tries to write a result to a full disk, and between looks for strays.
 _RETRY_MS = 1_000
 _STRAYS_MS = 250
+#: Longer than a trivial step, which then needs no move; see `cgroup`.
+_MOVE_MS = 30
 
 
 class Service:
@@ -61,6 +63,7 @@ class Service:
         self._agent: link.AgentLink | None = None
         self._awaits_writable = False
         self._looks_for_strays = False
+        self._will_move = False
         self._idle_ms: int | None = None
         self._idle_since = boot_ms()
         self._is_stopping = False
@@ -201,13 +204,16 @@ class Service:
     def _spawn(self, request: StartRequest, place: AttemptDirectory, record_fd: int) -> None:
         group, before = None, boot_ms()
         try:
-            group = self._create_group(request)
-            spawned = self._spawner.spawn(request, (processes.MARK, place.path), group)
+            group = self._choose_group(request)
+            spawned = self._spawner.spawn(request, (processes.MARK, place.path))
         except SpawnFailed as error:
             if group is not None:
-                group.remove()
+                group.release()
             self._record_end(place, _never_started(str(error)))
             return
+        if group is not None and group.has_limits:
+            # Not to share them, nor to be what is killed for the sake of memory.
+            self._move_on()
         one = Step(self, request, place, spawned, group)
         self._steps[request.name] = one
         self._pids[one.pid] = one
@@ -221,23 +227,42 @@ class Service:
             started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
             self._agent.send_lazily(started, boot_ms())
 
-    def _create_group(self, request: StartRequest) -> StepGroup | None:
+    def _choose_group(self, request: StartRequest) -> StepGroup | None:
+        """Stand where the step is to be born; raises `SpawnFailed` when that is not possible."""
         needs_limits = request.pids_max is not None or request.memory_bytes_max is not None
-        if self._tree is None or not request.cgroup:
-            if needs_limits:
-                raise SpawnFailed("limits need a control group, and this machine delegates none to the runner")
+        if needs_limits and (self._tree is None or not request.cgroup):
+            raise SpawnFailed("limits need a control group, and this machine delegates none to the runner")
+        if self._tree is None:
             return None
-        group = None
         try:
-            group = self._tree.create(request.name)
-            group.limit(request.pids_max, request.memory_bytes_max)
+            if request.cgroup:
+                return self._take_group(self._tree, request)
+            self._tree.step_home()
         except OSError as error:
-            if group is not None:
-                group.remove()
-            if needs_limits:
-                raise SpawnFailed(f"cannot limit the step: {error.strerror}") from error
-            return None
+            raise SpawnFailed(f"cannot use control groups: {error.strerror}") from error
+        return None
+
+    def _take_group(self, tree: GroupTree, request: StartRequest) -> StepGroup:
+        group = tree.take()
+        try:
+            group.limit(request.pids_max, request.memory_bytes_max)
+        except OSError:
+            group.release()
+            raise
+        if not self._will_move:
+            # A step that is over by then was born and ended without any move.
+            self._will_move = True
+            self._call_at(boot_ms() + _MOVE_MS, self._move_on)
         return group
+
+    def _move_on(self) -> None:
+        self._will_move = False
+        if self._tree is None:
+            return
+        try:
+            self._tree.make_ready()
+        except OSError as error:
+            _say(f"cannot prepare a control group: {error.strerror}")
 
     def _cancel(self, name: str, reason: object) -> None:
         if reason not in ("cancelled", "timed-out"):

@@ -13,7 +13,6 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from waterflow_agent.runner.cgroup import StepGroup
     from waterflow_agent.runner.protocol import StartRequest
 
 #: Where execvp looks when the environment says nothing.
@@ -52,8 +51,8 @@ class Spawner:
     def __init__(self) -> None:
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
-    def spawn(self, request: StartRequest, mark: tuple[str, str], group: StepGroup | None) -> Spawned:
-        """Start what `request` asks for, with `mark` in its environment, in `group`; raises `SpawnFailed`."""
+    def spawn(self, request: StartRequest, mark: tuple[str, str]) -> Spawned:
+        """Start what `request` asks for, with `mark` in its environment; raises `SpawnFailed`."""
         environment = {_bytes(name): _bytes(value) for name, value in request.env.items()}
         environment[mark[0].encode()] = _bytes(mark[1])
         argv = [_bytes(argument) for argument in request.argv]
@@ -63,15 +62,13 @@ class Spawner:
             raise SpawnFailed(f"cannot enter the working directory {request.cwd}: {error.strerror}") from error
         try:
             program = _find_program(argv[0], environment.get(b"PATH"))
-            return self._start(program, argv, environment, group)
+            return self._start(program, argv, environment)
         except OSError as error:
             raise SpawnFailed(_explain(request.argv[0], error)) from error
         finally:
             os.chdir("/")
 
-    def _start(
-        self, program: bytes, argv: list[bytes], environment: dict[bytes, bytes], group: StepGroup | None
-    ) -> Spawned:
+    def _start(self, program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> Spawned:
         descriptors: list[int] = []
         try:
             descriptors += os.pipe()
@@ -84,21 +81,15 @@ class Spawner:
                 (os.POSIX_SPAWN_DUP2, stdout_end, 1),
                 (os.POSIX_SPAWN_DUP2, stderr_end, 2),
             ]
-            if group is not None:
-                group.enter()
-            try:
-                pid = os.posix_spawn(
-                    program,
-                    argv,
-                    environment,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=(),
-                    setsigdef=_DEFAULT_SIGNALS,
-                )
-            finally:
-                if group is not None:
-                    _leave(group)
+            pid = os.posix_spawn(
+                program,
+                argv,
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
         except OSError:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -106,14 +97,6 @@ class Spawner:
         os.close(stdout_end)
         os.close(stderr_end)
         return Spawned(pid, stdout, stderr)
-
-
-def _leave(group: StepGroup) -> None:
-    try:
-        group.leave()
-    except OSError:
-        # The process may have started: its outcome counts. The group is left again before it is killed.
-        return
 
 
 def _find_program(name: bytes, search: bytes | None) -> bytes:

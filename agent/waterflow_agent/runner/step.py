@@ -245,7 +245,7 @@ class Step:
             return
         if self._pipes and self.phase == DRAINING and self.due is not None:
             return
-        if not self._pipes and processes.group_is_empty(self.pid) and (self._group is None or self._group.remove()):
+        if not self._pipes and processes.group_is_empty(self.pid) and (self._group is None or self._group.is_vacant):
             self._finish()
             return
         for _ in range(_LOOKS_MAX):
@@ -300,7 +300,7 @@ class Step:
             self._host.unwatch(pidfd)
         self._watched.clear()
         if self._group is not None:
-            self._group.remove()
+            self._group.release()
         self._move(OVER)
         self.due = None
         finished_at = wall_ms()

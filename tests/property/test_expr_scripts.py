@@ -28,6 +28,8 @@ HOSTILE = [
     f"x\nEOF\n{CANARY}\n",
     f"}}; {CANARY}; {{",
     f"a[$({CANARY})]",
+    "x -o -v a[$(touch${IFS}canary)]",
+    "-v a[$(touch${IFS}canary)] x",
     f"\\'; {CANARY}; \\'",
     f") {CANARY} ;; esac; {CANARY}; (",
     "${IFS}$HOME ~ * ? [a-z] {a,b} !! \\ \\\\ %s \t # & | < > ;",
@@ -65,6 +67,8 @@ EXACT_BASH = {
 }
 #: Places where the value may split or expand to file names as a variable does, or lose its last line break.
 LOOSE = [
+    "[ -n @ ] || test @ = x || [ @ ]",
+    "printf @",
     "echo @",
     'echo a@b "c"@',
     "cat <<EOF\n'@' \"@\" $(echo '@')\nEOF",
@@ -123,7 +127,7 @@ def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value
 @pytest.mark.parametrize("script", LOOSE)
 def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: str) -> None:
     """Each place alone with all values in turn, joined into one to spare processes, and one by one where they end it."""
-    for value in (HOSTILE[0], HOSTILE[2], HOSTILE[6], " ".join(HOSTILE)):
+    for value in (HOSTILE[0], HOSTILE[2], HOSTILE[6], HOSTILE[9], HOSTILE[10], " ".join(HOSTILE)):
         _, files = run(shell, script, value)
 
         assert "canary" not in files
@@ -164,7 +168,7 @@ PIECES = st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(HOSTILE[:11]))
+@given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(HOSTILE[:13]))
 def test_no_script_however_broken_runs_its_values(script: str, value: str) -> None:
     """The scanner may misjudge a script that is no shell; the value is not code even then."""
     script = script.replace("@@", "@ @")

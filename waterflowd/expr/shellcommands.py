@@ -4,7 +4,7 @@ A variable reference keeps a value from being code for the shell that runs the s
 reads its arguments or its input as a program: `eval`, `bash -c`, `ssh host '...'`, `python -c`, `[[ x -eq y ]]`. This
 module knows those commands; the scanner gives it the commands of a script with the expressions in each word.
 
-The list is that of the usual commands, not of all: what the languages of other programs (sed, jq, SQL) make of
+The list is that of the usual commands, not of all: what the languages of other programs (sed, jq, make) make of
 a value is for the author of the script to know.
 """
 
@@ -49,6 +49,7 @@ _REMOTE_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=")
 _PREFIXES = frozenset({"sudo", "exec", "command", "builtin", "nohup", "time", "env", "doas", "nice", "setsid"})
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
+_TESTS = frozenset({"[", "test"})
 _DECLARATIONS = frozenset({"declare", "typeset", "local", "readonly"})
 _NAME_READERS = frozenset({"read", "unset", "mapfile", "readarray", "getopts"})
 
@@ -108,6 +109,15 @@ def findings(pipeline: Pipeline) -> Iterator[Finding]:
 def pipeline_reads_code(pipeline: Pipeline) -> str | None:
     """Return the name of a command that reads its input as code, such as `bash` in `cat <<EOF | bash`."""
     return next((name for command in pipeline.commands if (name := reads_code(command))), None)
+
+
+def reads_options_as_code(command: Command) -> bool:
+    """Return whether the next word, if it split into words, could be an option that runs the commands of a subscript.
+
+    These are the `-v` of `[` and `test`, wherever it stands, and that of `printf` in front.
+    """
+    names = [word.text for word in command.words[:2]]
+    return not _TESTS.isdisjoint(names) or (len(command.words) <= 2 and names[-1:] == ["printf"])
 
 
 def reads_code(command: Command) -> str | None:
@@ -184,7 +194,7 @@ def _in_command(command: Command) -> Iterator[Finding]:
         yield from _all(rest, CALCULATED)
     elif name == "[[":
         yield from _tests(rest)
-    elif name in ("[", "test"):
+    elif name in _TESTS:
         yield from _variable_tests(rest)
     elif name in _DECLARATIONS:
         yield from _declared(rest)

@@ -5,7 +5,8 @@ ANSI quotes, `${ }`, arithmetic, comments, bodies of here-documents. The frame o
 
 | frame | reference |
 |---|---|
-| commands, double quotes, `${x:-...}`, open here-document, comment | `${NAME}` |
+| an argument of `[` and `test`, the first of `printf` | `"${NAME}"` |
+| other commands, double quotes, `${x:-...}`, open here-document, comment | `${NAME}` |
 | single quotes | `'"${NAME}"'` |
 | `$'...'` | `'"${NAME}"$'` |
 | arithmetic, quoted here-document, names and subscripts, behind `$` or a backslash | none: a finding |
@@ -25,11 +26,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 from waterflowd.expr.errors import BOUND, ExpressionError
-from waterflowd.expr.shellcommands import CALCULATED, EVALUATED, VALUE, Finding, findings, pipeline_reads_code
+from waterflowd.expr.shellcommands import (
+    CALCULATED,
+    EVALUATED,
+    VALUE,
+    Finding,
+    findings,
+    pipeline_reads_code,
+    reads_options_as_code,
+)
 from waterflowd.expr.shellframes import Document, Frame, Kind
 from waterflowd.expr.template import Placed
 
 BARE = "${%s}"
+QUOTED = '"${%s}"'
 IN_SINGLE_QUOTES = "'\"${%s}\"'"
 IN_ANSI_QUOTES = "'\"${%s}\"$'"
 
@@ -64,6 +74,7 @@ _BEHIND_DOLLAR = "a name behind `$`"
 _BEHIND_BACKSLASH = "the character behind a backslash"
 _DELIMITER = "the delimiter of a here-document"
 _QUOTED_DOCUMENT = "a here-document with a quoted delimiter, in which nothing is replaced"
+_UNQUOTED_TEST = "a substitution that `[` or `printf` may take for its option `-v`; put double quotes around that"
 _PARAMETER_NAME = "the name, the subscript or the offset of `${ }`, in which bash runs the commands of a subscript"
 
 
@@ -110,8 +121,7 @@ class Scanner:
     # Expressions
 
     def _expression(self, placed: Placed, frame: Frame) -> None:
-        patterns = {Kind.SINGLE: IN_SINGLE_QUOTES, Kind.ANSI: IN_ANSI_QUOTES}
-        self.references[placed.start] = patterns.get(frame.kind, BARE)
+        self.references[placed.start] = self._reference(frame)
         if frame.kind is Kind.COMMENT:
             return
         for outer in self._stack:
@@ -130,6 +140,14 @@ class Scanner:
         if commands := self._word_owner:
             commands.open_word().placed.append(placed)
             commands.add(VALUE)
+
+    def _reference(self, frame: Frame) -> str:
+        if frame.kind is Kind.SINGLE:
+            return IN_SINGLE_QUOTES
+        if frame.kind is Kind.ANSI:
+            return IN_ANSI_QUOTES
+        is_split = frame.kind is Kind.COMMANDS or (frame.kind is Kind.PARAMETER and frame.is_quoting)
+        return QUOTED if is_split and reads_options_as_code(self._commands.command) else BARE
 
     def _find(self, placed: Placed, place: str) -> None:
         if placed.start not in self._constants:
@@ -182,6 +200,9 @@ class Scanner:
         self._end_pipeline(frame)
         if self._stack and frame.used:
             self._commands.used.extend(frame.used)
+            if self._stack[-1].kind is Kind.COMMANDS and reads_options_as_code(self._stack[-1].command):
+                for placed in frame.used:
+                    self._find(placed, _UNQUOTED_TEST)
             if owner := self._word_owner:
                 owner.open_word().placed.extend(frame.used)
 

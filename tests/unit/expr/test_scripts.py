@@ -11,6 +11,7 @@ X = "${{ inputs.x }}"
 BARE = "${WF_EXPR_1}"
 SINGLE = "'\"${WF_EXPR_1}\"'"
 ANSI = "'\"${WF_EXPR_1}\"$'"
+QUOTED = '"${WF_EXPR_1}"'
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,15 @@ ANSI = "'\"${WF_EXPR_1}\"$'"
         ("a=(x '@' y)", SINGLE),
         ("if [[ @ == 'x' ]]; then :; fi", BARE),
         ("if [[ $x =~ ^(a|b)$ ]]; then echo '@'; fi", SINGLE),
-        ("[ @ -eq 1 ]", BARE),
+        ("[ @ -eq 1 ]", QUOTED),
+        ("if ! [ -n @ ]; then :; fi", QUOTED),
+        ("[ \"@\" = '' ]", BARE),
+        ("[ x ] && echo @", BARE),
+        ("command test a = @", QUOTED),
+        ("[ -n ${x:-@} ]", QUOTED),
+        ('[ -n "$(echo @)" ]', BARE),
+        ("printf @", QUOTED),
+        ("printf '%s' @", BARE),
         ("cat <<EOF\n'@'\nEOF", BARE),
         ("cat <<EOF\nit's\nEOF\necho '@'", SINGLE),
         ("cat <<'EOF'\nit's\nEOF\necho '@'", SINGLE),
@@ -126,6 +135,8 @@ def test_a_reference_fits_its_place(script: str, reference: str) -> None:
         "declare @=1",
         "declare -n ref=@",
         "printf -v @ x",
+        "[ -n $(echo @) ]",
+        "printf `echo @`",
         "read @",
         "unset '@'",
         "echo ${x:@}",
@@ -272,3 +283,11 @@ def test_a_script_that_is_no_shell_at_all_is_scanned_to_its_end() -> None:
     for text in ("'", '"$(', "${", "`", "$((", "case x in", ")", "<<", "<<A", "}", "$'", "\\", "((", "[[", "a[", ";;"):
         for script in (text + X, X + text, text + X + text):
             expr.check_script(script, "bash")
+
+
+def test_a_script_that_nests_without_end_is_an_error() -> None:
+    """The stack of the scanner is bounded, so its time is linear."""
+    for opening in ("$(", "(", "${x:-", '"$(', "<("):
+        with pytest.raises(expr.ExpressionError) as caught:
+            expr.check_script(X + "\n" + opening * 200, "bash")
+        assert caught.value.code == errors.BOUND

@@ -108,12 +108,12 @@ def job_status(run: Run, job: Job) -> expr.Status:
     )
 
 
-def step_status(run: Run, job: Job) -> expr.Status:
+def step_status(job: Job) -> expr.Status:
     """What the status functions say in a step's `if`."""
     return expr.Status(
-        success=not run.is_cancelled and job.failed_step is None,
+        success=not job.is_cancelled and job.failed_step is None,
         failure=job.failed_step is not None,
-        cancelled=run.is_cancelled,
+        cancelled=job.is_cancelled,
     )
 
 
@@ -142,4 +142,4 @@ def for_step(
     contexts = Contexts(makers)
     if env is not None:
         contexts["env"] = env
-    return expr.Env(contexts=contexts, status=step_status(run, job), now_at=now)
+    return expr.Env(contexts=contexts, status=step_status(job), now_at=now)

@@ -206,6 +206,9 @@ def _step_sleeping(run: Run, event: events.StepSleeping) -> None:
     step.started_at = event.at
     step.reason = event.reason
     _start_job(job, event.at, event.at + job.timeout_ms, event.reason)
+    assert job.deadline_at is not None
+    # A job's time is for its work: what it sleeps by its own wish is not counted.
+    job.deadline_at += max(0, event.due_at - event.at)
 
 
 def _step_held(run: Run, event: events.StepHeld) -> None:
@@ -229,8 +232,6 @@ def _step_completed(run: Run, event: events.StepCompleted) -> None:
     job.cursor += 1
     if event.conclusion in FAILURES and job.failed_step is None:
         job.failed_step = step
-    if event.conclusion is Conclusion.CANCELLED:
-        job.is_cancelled = True
 
 
 def _stop_current(job: Job, stop: Stop) -> None:
@@ -268,6 +269,8 @@ def _cancel_requested(run: Run, event: events.CancelRequested) -> None:
     run.cancel_by = event.by
     run.reason = event.reason
     for job in run.jobs:
+        if job.status in (Status.WAITING, Status.RUNNING):
+            job.is_cancelled = True
         _stop_current(job, Stop.FORCED if event.is_forced else Stop.ASKED)
 
 

@@ -32,6 +32,9 @@ from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Statu
 #: The longest sleep: 366 days. A longer one is a slip of units.
 SLEEP_MS_MAX = 366 * 24 * 3_600_000
 
+#: What a step's conclusion is when a cancel has kept it from its end or its start.
+_CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
+
 _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps succeeded")
 
 
@@ -154,7 +157,7 @@ def _out_of_time(run: Run, job: Job) -> Reason:
 
 def _skip_reason(run: Run, job: Job, step: Step, env: expr.Env) -> Reason:
     if not _names_status(step.plan.condition):
-        if run.is_cancelled:
+        if job.is_cancelled:
             return run.reason
         if job.failed_step is not None:
             failed = job.failed_step
@@ -269,7 +272,7 @@ def _job_end(run: Run, job: Job, now: int) -> events.JobCompleted:
             outputs = rendered
             if len(msgspec.json.encode(outputs)) > OUTPUTS_BYTES_MAX:
                 outputs = {}
-                raise Rejected("WF112", "the job's outputs are larger than 1 MiB")
+                raise Rejected("WF102", "the job's outputs are larger than 1 MiB")
         if outcome in FAILURES and rendering.is_continued(job.plan.continue_on_error, env):
             conclusion = Conclusion.SUCCESS
             why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")
@@ -289,6 +292,6 @@ def _job_outcome(run: Run, job: Job) -> tuple[Conclusion, Reason]:
         assert failed.outcome is not None
         text = f'step "{failed.name}": {failed.reason.text}'
         return failed.outcome, reason(ReasonCode.FAILED, text, step=failed.id)
-    if job.is_cancelled:
+    if job.is_cancelled and any(step.conclusion in _CUT_SHORT for step in job.steps):
         return Conclusion.CANCELLED, run.reason
     return Conclusion.SUCCESS, _SUCCEEDED

@@ -160,6 +160,7 @@ class Job:
         #: Set by the first dispatch.
         self.deadline_at: int | None = None
         self.is_timed_out = False
+        #: The run was cancelled while the job was active. Jobs that start after it, by their `if`, are not concerned.
         self.is_cancelled = False
         #: What `success()` and `failure()` of the jobs behind this one go by: its own end and that of all before it.
         self.has_success = True

@@ -120,33 +120,33 @@ class Registry:
         return self._groups
 
     def check_token(self, text: str, now: int) -> JoinToken:
-        """The token that `ID.SECRET` names. Raises `Rejected` WF220 when it is unknown, wrong, used up or too old."""
+        """The token that `ID.SECRET` names. Raises `Rejected` WF224 when it is unknown, wrong, used up or too old."""
         name, _, secret = text.partition(".")
         token = self.tokens.get(name)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if token is None or not hmac.compare_digest(digest, token.secret_sha256):
             raise Rejected(
-                "WF220", "the join token is not known here; make a new one: waterflowctl agents token --group G"
+                "WF224", "the join token is not known here; make a new one: waterflowctl agents token --group G"
             )
         if now >= token.expires_at:
-            raise Rejected("WF220", "the join token has expired; make a new one: waterflowctl agents token --group G")
+            raise Rejected("WF224", "the join token has expired; make a new one: waterflowctl agents token --group G")
         if token.uses is not None and token.used >= token.uses:
-            raise Rejected("WF220", "the join token is used up; make a new one: waterflowctl agents token --group G")
+            raise Rejected("WF224", "the join token is used up; make a new one: waterflowctl agents token --group G")
         return token
 
 
 def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
-    """The groups without repetitions. Raises `Rejected` WF221 for names that no group can have."""
+    """The groups without repetitions. Raises `Rejected` WF225 for names that no group can have."""
     unique = tuple(dict.fromkeys(groups))
     if not unique:
-        raise Rejected("WF221", "at least one group is needed: --group NAME")
+        raise Rejected("WF225", "at least one group is needed: --group NAME")
     if len(unique) > GROUPS_MAX:
-        raise Rejected("WF221", f"an agent may be in {GROUPS_MAX} groups at most")
+        raise Rejected("WF225", f"an agent may be in {GROUPS_MAX} groups at most")
     for group in unique:
         if group == ALL_SERVERS:
-            raise Rejected("WF221", f'"{ALL_SERVERS}" is a built-in group of every server and cannot be assigned')
+            raise Rejected("WF225", f'"{ALL_SERVERS}" is a built-in group of every server and cannot be assigned')
         if not NAME.fullmatch(group):
-            raise Rejected("WF221", f'"{group[:64]}" cannot be a group: letters, digits, ".", "_" and "-", at most 64')
+            raise Rejected("WF225", f'"{group[:64]}" cannot be a group: letters, digits, ".", "_" and "-", at most 64')
     return unique
 
 

@@ -144,7 +144,7 @@ class Enrolment:
             if isinstance(fact, events.AgentApproved) and fact.token is not None:
                 token = self._registry.tokens[fact.token]
                 if token.uses is not None and token.used >= token.uses:
-                    raise Rejected("WF220", "the join token is used up")
+                    raise Rejected("WF224", "the join token is used up")
             await self._driver.record(FLEET, [fact])
             self._applied(fact)
 
@@ -161,9 +161,9 @@ class Enrolment:
         """A new join token as its one line of text. Raises `Rejected` for groups that cannot be."""
         groups = check_groups(groups)
         if not 1_000 <= ttl_ms <= TOKEN_TTL_MS_MAX:
-            raise Rejected("WF222", "a join token lives between 1 second and 30 days")
+            raise Rejected("WF226", "a join token lives between 1 second and 30 days")
         if uses is not None and uses < 1:
-            raise Rejected("WF222", "a join token has at least one use")
+            raise Rejected("WF226", "a join token has at least one use")
         name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = self._clock.now()
         await self._record(
@@ -185,8 +185,8 @@ class Enrolment:
             secret=secret,
         ).encode()
 
-    async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> None:
-        """Lets a waiting key in, or gives an agent other groups. `Rejected` WF223 (404) when nobody has that fingerprint."""
+    async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> AgentId:
+        """Lets a waiting key in, or gives an agent other groups. `Rejected` WF227 (404) when nobody has that fingerprint."""
         groups = check_groups(groups)
         agent = self.find(fingerprint)
         entry = self._registry.agents.get(agent)
@@ -203,9 +203,10 @@ class Enrolment:
             )
         assert pending is not None, "find gives only known agents"
         await self._record(self._approval(pending, groups, by, None))
+        return agent
 
     async def revoke(self, fingerprint: str, by: str) -> None:
-        """Ends an agent's right to work; what it holds is lost. `Rejected` WF223 (404) for an unknown one."""
+        """Ends an agent's right to work; what it holds is lost. `Rejected` WF227 (404) for an unknown one."""
         agent = self.find(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
@@ -223,7 +224,7 @@ class Enrolment:
         matches = matches or [entry.agent for entry in self._registry.agents.values() if entry.name == text]
         if len(matches) != 1:
             which = "no agent has" if not matches else "several agents have"
-            raise Rejected("WF223", f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents', status=404)
+            raise Rejected("WF227", f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents', status=404)
         return matches[0]
 
     def pending(self) -> list[Pending]:

@@ -1,0 +1,6 @@
+"""`python -m waterflowd`."""
+
+from waterflowd.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="waterflowd")

@@ -1,0 +1,151 @@
+"""The composition root: the only place that names adapters and puts the parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from waterflow_agent.wire import messages
+
+import waterflowd
+from waterflowd import desks, ports
+from waterflowd.api import access_events
+from waterflowd.api.access import Access
+from waterflowd.api.app import build_app
+from waterflowd.api.server import ApiServer
+from waterflowd.api.services import Services
+from waterflowd.compiler import CompilerProcess
+from waterflowd.config import Config
+from waterflowd.dispatch import keys, lowering
+from waterflowd.dispatch.link import Dispatch
+from waterflowd.engine.events import RunEvent
+from waterflowd.errors import Stalled
+from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.agents import Agents
+from waterflowd.host.batch import World
+from waterflowd.host.clock import LogClock
+from waterflowd.host.driver import Driver
+from waterflowd.host.enrolment import Enrolment
+from waterflowd.host.feed import Feed
+from waterflowd.host.outputs import Outputs
+from waterflowd.host.queries import Queries
+from waterflowd.host.timers import Timers
+from waterflowd.model.ids import AUDIT, FLEET, AgentId
+from waterflowd.reconcile import events as repository_events
+from waterflowd.reconcile.loop import Repositories
+from waterflowd.store.opening import Store, open_store
+
+#: The events that each kind of stream may hold.
+UNIONS = {
+    "run": RunEvent,
+    "fleet": fleet_events.Fact,
+    "repo": repository_events.Fact,
+    "audit": access_events.Fact,
+}
+
+
+class _LateLink:
+    """The link before it is there: the host's parts need one when they are made, and the link needs them."""
+
+    def __init__(self) -> None:
+        self.target: ports.Link | None = None
+
+    def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
+        """See `ports.Link`; without a link there is no session, and what is sent is owed again at the next one."""
+        if self.target is not None:
+            self.target.send(agent, outgoing)
+
+    def revoke(self, agent: AgentId) -> None:
+        """See `ports.Link`."""
+        if self.target is not None:
+            self.target.revoke(agent)
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """The daemon's parts, put together and not yet started."""
+
+    config: Config
+    store: Store
+    keys: keys.ServerKeys
+    driver: Driver
+    agents: Agents
+    outputs: Outputs
+    enrolment: Enrolment
+    dispatch: Dispatch
+    compiler: CompilerProcess
+    repositories: Repositories
+    api: ApiServer
+
+
+def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
+    """Opens the data directory and puts the daemon together. Raises `Stalled` with a sentence when that cannot be."""
+    data_dir = Path(config.data_dir)
+    store = open_store(data_dir, UNIONS, on_poison=on_poison)
+    try:
+        return _build(config, data_dir, store)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _build(config: Config, data_dir: Path, store: Store) -> Parts:
+    log = store.log
+    clock = LogClock(data_dir / "clock.json", log.last_at)
+    server_keys = keys.load_server_keys(data_dir)
+    registry = Registry()
+    for record in log.read(FLEET):
+        registry.apply(record.event)
+    access = Access(record.event for record in log.read(AUDIT))
+    placement = Placement(registry)
+    world = World(
+        runs={},
+        stalled={},
+        placement=placement,
+        registry=registry,
+        timers=Timers(),
+        lower=lowering.lower,
+        epoch=log.generation,
+    )
+    link, feed, queries = _LateLink(), Feed(log), Queries(log)
+    driver = Driver(world, log, link, clock, feed)
+    outputs = Outputs(world, store.outputs, link, feed, queries)
+    agents = Agents(driver, link, clock, outputs, config.agents.lost_after_ms)
+    enrolment = Enrolment(registry, driver, agents, link, clock, keys.fingerprint)
+    dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
+    link.target = dispatch
+    compiler = CompilerProcess()
+    repositories = Repositories(config.repository_settings, log=log, runs=driver, compiler=compiler, clock=clock)
+    services = Services(
+        log=log,
+        outputs=store.outputs,
+        runs=driver,
+        feed=feed,
+        compiler=compiler,
+        reader=desks.RunReader(queries, driver),
+        agents=desks.AgentsDesk(registry, placement, enrolment),
+        repositories=desks.RepositoriesDesk(repositories, log),
+        clock=clock,
+        access=access,
+        version=waterflowd.__version__,
+        started_at=clock.now(),
+        is_open=config.api.open,
+        listen=config.api.listen or None,
+    )
+    socket_path = Path(config.api.socket) if config.api.socket else None
+    return Parts(
+        config=config,
+        store=store,
+        keys=server_keys,
+        driver=driver,
+        agents=agents,
+        outputs=outputs,
+        enrolment=enrolment,
+        dispatch=dispatch,
+        compiler=compiler,
+        repositories=repositories,
+        api=ApiServer(build_app(services), config.api.listen or None, socket_path),
+    )

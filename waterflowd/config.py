@@ -1,0 +1,242 @@
+"""The daemon's configuration: TOML, with the command line and the environment laid over it.
+
+Rules of this file: the records below are the one source of what can be set; a field is a key in the file (with hyphens) and
+`WATERFLOWD_<TABLE>_<KEY>` in the environment. The order is command line, environment, file, default. An unknown key is an
+error that tells its line and what was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from waterflowd.errors import Rejected
+from waterflowd.model import durations
+from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
+
+DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
+ENVIRONMENT_PREFIX = "WATERFLOWD_"
+#: Of the design, not of this version: using one is an error that says so.
+NOT_BUILT_YET = frozenset({"secrets"})
+
+_ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5}|\*)")
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class Api(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Where and how the API is served."""
+
+    #: `host:port`; empty for no TCP at all.
+    listen: str = "127.0.0.1:8080"
+    #: No token is needed on this address; Host, Origin and content type are still checked.
+    open: bool = False
+    #: Path of the unix socket; empty for none.
+    socket: str = "/run/waterflow/waterflowd.sock"
+
+
+class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The ports for agents. Both speak CURVE alone."""
+
+    listen: str = "tcp://0.0.0.0:7233"
+    enroll_listen: str = "tcp://0.0.0.0:7234"
+    #: How long a server may be away before what runs there is lost.
+    lost_after: str = "10m"
+    #: Host name or address that join tokens give to agents; default: the one that is listened on, or this host's name.
+    address: str = ""
+
+    @property
+    def lost_after_ms(self) -> int:
+        """`lost-after` in milliseconds."""
+        return durations.parse(self.lost_after)
+
+
+class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """One watched repository."""
+
+    name: str
+    url: str
+    refs: tuple[str, ...] = ()
+    paths: tuple[str, ...] = DEFAULT_FOLDERS
+    #: The refs are read at least this often.
+    interval: str = "1m"
+    #: Which groups its workflows may use.
+    groups: tuple[str, ...] = ("*",)
+
+
+class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Everything that can be set."""
+
+    data_dir: str = "/var/lib/waterflow"
+    log_level: str = "info"
+    api: Api = Api()
+    agents: Agents = Agents()
+    repositories: tuple[Repository, ...] = ()
+
+    @property
+    def repository_settings(self) -> list[RepositorySettings]:
+        """The repositories as the reconcile loops take them."""
+        return [
+            RepositorySettings(
+                name=item.name,
+                url=item.url,
+                refs=item.refs,
+                paths=item.paths,
+                interval_ms=durations.parse(item.interval),
+                groups=item.groups,
+            )
+            for item in self.repositories
+        ]
+
+
+def load(
+    file: Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration that is in force. Raises `Rejected` WF620 that names the source, the key, and the line in a file.
+
+    `overrides` are the command line's, by dotted key. Without `file` the default file is read if it exists.
+    """
+    environment = os.environ if environment is None else environment
+    named = file or (Path(environment["WATERFLOWD_CONFIG"]) if environment.get("WATERFLOWD_CONFIG") else None)
+    path = named or DEFAULT_FILE
+    settings = _read(path) if named is not None or path.exists() else {}
+    for key, value in _from_environment(environment):
+        _set(settings, key, value)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _set(settings, key, value)
+    try:
+        config = msgspec.convert(settings, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise Rejected("WF620", f"the configuration is wrong: {error}") from error
+    return _checked(config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = tomllib.loads(text)
+    except OSError as error:
+        raise Rejected("WF620", f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Rejected("WF620", f"{path}: {error}") from error
+    for place, key, known in _unknown(settings, Config, ()):
+        line = _line_of(text, place, key)
+        if key in NOT_BUILT_YET:
+            raise Rejected("WF621", f"{path}:{line}: {key}: known, not built yet in this version")
+        close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
+        hint = f' (did you mean "{close[0]}"?)' if close else f"; known here: {', '.join(known)}"
+        raise Rejected("WF620", f'{path}:{line}: unknown key "{key}"{hint}')
+    try:
+        msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        found = re.search(r"`\$\.([a-z.-]+)(?:\[\.\.\.\])?(?:\.([a-z-]+))?`", str(error))
+        keys = [part for part in ([*found.group(1).split("."), found.group(2) or ""]) if part] if found else []
+        line_text = f":{_line_of(text, tuple(keys[:-1]), keys[-1])}" if keys else ""
+        raise Rejected("WF620", f"{path}{line_text}: {error}") from error
+    return settings
+
+
+def _fields(table: type) -> dict[str, Any]:
+    return {field.encode_name: field.type for field in msgspec.structs.fields(table)}
+
+
+def _unknown(
+    settings: dict[str, Any], table: type, place: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    fields = _fields(table)
+    for key, value in settings.items():
+        if key not in fields:
+            yield place, key, list(fields)
+            continue
+        inner = Repository if key == "repositories" else fields[key]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and isinstance(inner, type) and issubclass(inner, _Table):
+                yield from _unknown(item, inner, (*place, key))
+
+
+def _line_of(text: str, place: tuple[str, ...], key: str) -> int:
+    """The line of a key: the first one in its table, else that of the table, else 1."""
+    table: tuple[str, ...] = ()
+    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
+    header = re.compile(r"\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}")
+    for number, line in enumerate(text.splitlines(), 1):
+        found = header.match(line)
+        if found:
+            table = tuple(part.strip(" \"'") for part in found.group(1).split("."))
+            if table == (*place, key):
+                return number
+        elif table == place and pattern.match(line):
+            return number
+    return 1
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    for key, kind in _fields(Config).items():
+        if isinstance(kind, type) and issubclass(kind, _Table):
+            names = [f"{key}.{inner}" for inner in _fields(kind)]
+        elif key == "repositories":
+            continue
+        else:
+            names = [key]
+        for name in names:
+            variable = ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", name).upper()
+            if variable in environment:
+                yield name, environment[variable]
+
+
+def _set(settings: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        settings = settings.setdefault(table, {})
+    settings[last] = value
+
+
+def _checked(config: Config) -> Config:
+    if config.api.listen and not _LISTEN.fullmatch(config.api.listen):
+        raise Rejected("WF620", f"api.listen: expected host:port, found {config.api.listen!r}")
+    for key, endpoint in (("listen", config.agents.listen), ("enroll-listen", config.agents.enroll_listen)):
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise Rejected("WF620", f"agents.{key}: expected tcp://host:port, found {endpoint!r}")
+    for key, text in [
+        ("agents.lost-after", config.agents.lost_after),
+        *((f"repositories.{item.name}.interval", item.interval) for item in config.repositories),
+    ]:
+        try:
+            if durations.parse(text) < 100:
+                raise ValueError(f'"{text}" is too short')
+        except ValueError as error:
+            raise Rejected("WF620", f"{key}: {error}") from None
+    names = [item.name for item in config.repositories]
+    for name in names:
+        if names.count(name) > 1:
+            raise Rejected("WF620", f'repositories: the name "{name}" is used twice')
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise Rejected("WF620", f'repositories: "{name[:64]}" cannot be a name: letters, digits, ".", "_", "-"')
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        raise Rejected("WF620", f"log-level: expected debug, info, warning or error, found {config.log_level!r}")
+    return config
+
+
+def advertised(endpoint: str, address: str) -> str:
+    """What a join token says of a bound endpoint: its port, on the configured address or one that others can reach."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if address:
+        host = f"[{address}]" if ":" in address and not address.startswith("[") else address
+    elif host in ("0.0.0.0", "*", "[::]"):
+        host = socket.gethostname()
+    return f"tcp://{host}:{port}"

@@ -1,0 +1,314 @@
+"""Scenarios: a workflow and what happens to it as text, and the whole trace of events and commands that comes of it.
+
+A scenario drives the real compiler, engine and placement by hand, with a clock that only `wait` moves. Commands:
+
+    connect NAME GROUP[,GROUP] [slots=N]   the server is enrolled and connected
+    disconnect NAME                        its session ends
+    start [INPUT=VALUE ...]                the run begins
+    started JOB/STEP                       its agent reports the start
+    finish JOB/STEP [OUTCOME] [exit=N] [out.NAME=VALUE] [env.NAME=VALUE]
+    late JOB/STEP#N [OUTCOME]              the report of an older attempt arrives
+    lost JOB/STEP                          nobody can know how it ended
+    cancel [force]
+    wait DURATION                          time passes; due timers fire
+
+The trace has a line per event (`*`) and per command that goes to the outside (`!`). After each command the fold of all events
+so far is compared with the live run: a difference fails the scenario.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import msgspec
+from waterflow_agent.nodes import schema
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.inputs import check_inputs
+from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
+from waterflowd.engine.state import Attempt, Job
+from waterflowd.engine.state import Step as StepState
+from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.timers import Timers
+from waterflowd.model import durations, plan
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.reasons import ReasonCode, reason
+from waterflowd.model.records import Trigger
+
+RUN = RunId("01J00000000000000000000000")
+START_AT = 1_700_000_000_000
+
+
+class Scenario:
+    """One run in a world of its own."""
+
+    def __init__(self, workflow: str) -> None:
+        compiled = compile_workflow("workflows/scenario.yml", workflow.encode())
+        if compiled.plan is None:
+            raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
+        self.plan = plan.decode(compiled.plan)
+        self.plan_hash = plan.content_hash(compiled.plan)
+        self.run = Run(RUN, self.plan)
+        self.registry = Registry()
+        self.placement = Placement(self.registry)
+        self.timers = Timers()
+        self.now = START_AT
+        self.history: list[events.RunEvent] = []
+        #: Everything handed out and not settled yet, to be compared with `outstanding`.
+        self.owed: dict[commands.Command, None] = {}
+        self._lines: list[str] = []
+
+    def play(self, script: str) -> str:
+        """Runs the commands and gives the trace."""
+        for line in script.splitlines():
+            words = shlex.split(line) if not line.startswith("#") else []
+            if words:
+                self._lines.append(f"> {line.strip()}")
+                getattr(self, f"_do_{words[0]}")(words[1:])
+                self._check()
+        return "\n".join(self._lines) + "\n"
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _do_connect(self, words: list[str]) -> None:
+        name, groups, *options = words
+        slots = int(dict(option.split("=") for option in options).get("slots", "4"))
+        agent = AgentId(name)
+        if agent not in self.registry.agents:
+            approved = fleet_events.AgentApproved(
+                at=self.now, by="scenario", agent=agent, public_key=name, name=name, groups=tuple(groups.split(","))
+            )
+            self.registry.apply(approved)
+        nodes = frozenset(name for name, node in schema.BUILT_IN.items() if node.runs_in is not schema.RunsIn.ENGINE)
+        server = Server(
+            agent=agent,
+            instance=f"{name}-1",
+            boot_id="boot-1",
+            slots=slots,
+            nodes=nodes,
+            facts={"hostname": f"{name}.example", "labels": {}},
+        )
+        self.placement.connect(server)
+        self._assign()
+
+    def _do_disconnect(self, words: list[str]) -> None:
+        self.placement.disconnect(AgentId(words[0]), self.now, "gone")
+        self._assign()
+
+    def _do_start(self, words: list[str]) -> None:
+        given = check_inputs(self.plan.inputs, dict(word.split("=", 1) for word in words))
+        self._feed(
+            inputs.StartRun(
+                plan_hash=self.plan_hash,
+                number=1,
+                trigger=Trigger(kind="cli", by="uid:0", git={"sha": "0" * 40, "branch": "main"}),
+                repository=None,
+                revision=None,
+                inputs=given,
+                vars={},
+            )
+        )
+
+    def _do_started(self, words: list[str]) -> None:
+        job, found, attempt = self._open(words[0])
+        self._feed(
+            inputs.TaskStarted(
+                job=job.id, step=found.id, attempt=attempt.number, epoch=attempt.epoch, agent=_agent(attempt),
+                started_at=self.now,
+            )  # fmt: skip
+        )
+
+    def _do_finish(self, words: list[str]) -> None:
+        job, found, attempt = self._open(words[0])
+        self._feed(self._report(job, found, attempt, words[1:]))
+
+    def _do_late(self, words: list[str]) -> None:
+        place, _, number = words[0].partition("#")
+        job, found = self._named(place)
+        self._feed(self._report(job, found, found.attempts[int(number) - 1], words[1:]))
+
+    def _report(self, job: Job, found: StepState, attempt: Attempt, words: list[str]) -> inputs.TaskFinished:
+        outcome = Outcome(words[0]) if words and "=" not in words[0] else Outcome.SUCCESS
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        exit_code = int(pairs.pop("exit", "0" if outcome is Outcome.SUCCESS else "1"))
+        return inputs.TaskFinished(
+            job=job.id,
+            step=found.id,
+            attempt=attempt.number,
+            epoch=attempt.epoch,
+            agent=_agent(attempt),
+            outcome=outcome,
+            exit_code=exit_code,
+            outputs={name[4:]: value for name, value in pairs.items() if name.startswith("out.")},
+            env={name[4:]: value for name, value in pairs.items() if name.startswith("env.")},
+            started_at=self.now,
+            finished_at=self.now,
+        )
+
+    def _do_lost(self, words: list[str]) -> None:
+        job, found, attempt = self._open(words[0])
+        why = reason(ReasonCode.OUTCOME_UNKNOWN, f"server {attempt.agent_name} was rebooted while the step ran")
+        self._feed(
+            inputs.TaskLost(
+                job=job.id, step=found.id, attempt=attempt.number, epoch=attempt.epoch, agent=_agent(attempt), reason=why
+            )
+        )
+
+    def _do_cancel(self, words: list[str]) -> None:
+        self._feed(inputs.CancelRun(by="uid:0", is_forced="force" in words))
+
+    def _do_wait(self, words: list[str]) -> None:
+        end = self.now + durations.parse(words[0])
+        while (next_at := self.timers.next_at) is not None and next_at <= end:
+            self.now = max(self.now, next_at)
+            for _, timer in self.timers.due(self.now):
+                self.owed.pop(commands.ArmTimer(timer=timer), None)
+                self._feed(inputs.TimerFired(timer=timer))
+        self.now = end
+
+    # The host's part --------------------------------------------------------------------------------------------------
+
+    def _named(self, place: str) -> tuple[Job, StepState]:
+        job, _, name = place.partition("/")
+        owner = self.run.jobs_by_id[JobId(job)]
+        return owner, owner.steps_by_id[StepId(name)]
+
+    def _open(self, place: str) -> tuple[Job, StepState, Attempt]:
+        job, found = self._named(place)
+        if found.last is None or not found.last.is_open:
+            raise ValueError(f"{place} has no open attempt")
+        return job, found, found.last
+
+    def _feed(self, given: inputs.Input) -> None:
+        waiting = deque([given])
+        while waiting:
+            item = waiting.popleft()
+            progress = step(self.run, item, self.now)
+            self.history.extend(progress.events)
+            self._lines.extend(f"  * {_shown(event)}" for event in progress.events)
+            if isinstance(item, inputs.Placed) and not any(
+                isinstance(command, commands.SendTask) for command in progress.commands
+            ):
+                self.placement.free(item.agent, AttemptKey(RUN, item.job, item.step, item.attempt))
+            for command in progress.commands:
+                self._carry_out(command, waiting)
+        self._assign()
+
+    def _carry_out(self, command: commands.Command, waiting: deque[inputs.Input]) -> None:
+        match command:
+            case commands.Place():
+                self.owed[command] = None
+                key = AttemptKey(RUN, command.job, command.step, command.attempt)
+                want = Want(key, command.group, command.node, command.agent)
+                answer = self.placement.place(want)
+                if isinstance(answer, Server):
+                    waiting.append(self._placed(want, answer))
+                else:
+                    waiting.append(
+                        inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
+                    )
+            case commands.Withdraw(job=job, step=name, attempt=number):
+                self.placement.withdraw(AttemptKey(RUN, job, name, number))
+                self._settle(commands.Place, job, name, number)
+            case commands.FreeSlot(agent=agent, job=job, step=name, attempt=number):
+                self.placement.free(agent, AttemptKey(RUN, job, name, number))
+                self._settle(commands.SendTask, job, name, number)
+                self._settle(commands.CancelTask, job, name, number)
+            case commands.ArmTimer(timer=timer):
+                self.timers.arm(RUN, timer)
+                self.owed[command] = None
+            case commands.DropTimer(timer=timer):
+                self.timers.drop(RUN, timer)
+                self.owed.pop(commands.ArmTimer(timer=timer), None)
+            case commands.SendTask() | commands.CancelTask():
+                attempt = self.run.attempt(command.job, command.step, command.attempt)
+                if attempt is not None and attempt.is_open:
+                    self.owed[command] = None
+                self._lines.append(f"  ! {_shown(command)}")
+
+    def _settle(self, kind: type[commands.Command], job: JobId, name: StepId, number: AttemptNo) -> None:
+        for command in list(self.owed):
+            if isinstance(command, kind) and (command.job, command.step, command.attempt) == (job, name, number):  # type: ignore[attr-defined]
+                del self.owed[command]
+
+    def _placed(self, want: Want, server: Server) -> inputs.Placed:
+        return inputs.Placed(
+            job=want.key.job,
+            step=want.key.step,
+            attempt=want.key.attempt,
+            epoch=1,
+            agent=server.agent,
+            agent_name=str(server.agent),
+            boot_id=server.boot_id,
+            facts=server.facts,
+        )
+
+    def _assign(self) -> None:
+        for want, server in list(self.placement.assign()):
+            self._feed(self._placed(want, server))
+        for want, why in self.placement.news():
+            key = want.key
+            self._feed(inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why))
+
+    def _check(self) -> None:
+        """The recovery path and the live path agree, in state and in what is owed."""
+        again = fold(RUN, self.plan, self.history)
+        if dump(again) != dump(self.run):
+            raise AssertionError("the fold of the log is not the live run")
+        owed = set(outstanding(again))
+        if owed != set(self.owed):
+            raise AssertionError(f"outstanding {owed ^ set(self.owed)} differs from what step handed out")
+
+
+def dump(run: Run) -> Any:
+    """The whole state of a run as plain values, for comparison."""
+    return {name: _plain(getattr(run, name)) for name in Run.__slots__ if name not in ("plan", "dependents", "jobs_by_id")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Job | StepState | Attempt):
+        return {
+            name: _plain(getattr(value, name)) if name != "failed_step" else getattr(value.failed_step, "id", None)  # type: ignore[union-attr]
+            for name in value.__slots__
+            if name not in ("plan", "steps_by_id")
+        }
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _agent(attempt: Attempt) -> AgentId:
+    assert attempt.agent is not None
+    return attempt.agent
+
+
+def _shown(record: events.Event | commands.Command) -> str:
+    return f"{type(record).__name__}{''.join(_fields(record))}"
+
+
+def _fields(record: msgspec.Struct) -> Iterator[str]:
+    fields = msgspec.structs.asdict(record)
+    place = "/".join(str(fields.pop(name)) for name in ("job", "step") if fields.get(name) is not None)
+    attempt = fields.pop("attempt", None)
+    if place:
+        yield f" {place}" + (f"#{attempt}" if attempt is not None else "")
+    for name, value in fields.items():
+        if name in ("at", "plan_hash", "trigger") or value in (None, {}, (), "", [], False) or value == 0:
+            continue
+        if name.endswith("_at") and isinstance(value, int):
+            yield f" {name}=+{value - START_AT}ms"
+        elif name == "reason" and not isinstance(value, str):
+            yield f" [{value.code.value}: {value.text}]"
+        elif isinstance(value, Enum):
+            yield f" {name}={value.value}"
+        else:
+            yield f" {name}={value!r}"
+
+

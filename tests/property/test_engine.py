@@ -1,0 +1,168 @@
+"""The engine under random plans and random outsides: recovery equals the live path, ends are final, every run ends."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from waterflow_agent.wire.messages import Outcome
+from waterflowd.engine import commands, events, fold, outstanding
+from waterflowd.engine.evolve import evolve
+from waterflowd.engine.state import Run
+from waterflowd.model.statuses import Status
+from waterflowd.testing.scenario import RUN, Scenario, dump
+
+_CONDITIONS = ["", "always()", "failure()", "cancelled()", "success() || failure()", "needs.j0.result == 'success'"]
+
+
+@st.composite
+def workflows(draw: st.DrawFn) -> str:
+    """A small workflow with every feature that moves the engine."""
+    lines = ["jobs:"]
+    if draw(st.booleans()):
+        lines.insert(0, f"timeout-minutes: {draw(st.sampled_from([1, 30, 600]))}")
+    for number in range(draw(st.integers(1, 4))):
+        lines += [f"  j{number}:", f"    runs-on: {draw(st.sampled_from(['web', 'db', 'nowhere']))}"]
+        needs = draw(st.lists(st.integers(0, number - 1), unique=True, max_size=2)) if number else []
+        if needs:
+            lines.append(f"    needs: [{', '.join(f'j{need}' for need in needs)}]")
+        condition = draw(st.sampled_from(_CONDITIONS[: 6 if 0 in needs else 5]))
+        if condition:
+            lines.append(f"    if: {condition}")
+        if draw(st.booleans()):
+            lines.append(f"    timeout-minutes: {draw(st.sampled_from([1, 10]))}")
+        if draw(st.integers(0, 4)) == 0:
+            lines.append("    continue-on-error: true")
+        lines.append("    steps:")
+        for _ in range(draw(st.integers(1, 3))):
+            lines += draw(steps())
+    return "\n".join(lines) + "\n"
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[str]:
+    """The lines of one step."""
+    kind = draw(st.sampled_from(["run", "run", "run", "log", "sleep"]))
+    if kind == "sleep":
+        lines = ["      - uses: sleep", "        with: {duration: 90s}"]
+    elif kind == "log":
+        lines = ["      - uses: log", "        with: {message: hello}"]
+    else:
+        lines = ["      - run: work"]
+        if draw(st.booleans()):
+            lines.append("        retry: {max-attempts: 2, initial-interval: 1s, on: [failure, lost]}")
+        lines.append(f"        on-lost: {draw(st.sampled_from(['fail', 'retry', 'hold']))}")
+    condition = draw(st.sampled_from(["", "", "always()", "failure()"]))
+    if condition:
+        lines.append(f"        if: {condition}")
+    if kind != "sleep" and draw(st.integers(0, 4)) == 0:
+        lines.append("        continue-on-error: true")
+    return lines
+
+
+def _open_attempts(run: Run) -> list[str]:
+    return [
+        f"{job.id}/{step.id}"
+        for job in run.jobs
+        for step in job.steps
+        if step.last is not None and step.last.is_open
+    ]
+
+
+def _act(world: Scenario, draw: st.DataObject) -> str:
+    """One random thing that happens outside."""
+    places = _open_attempts(world.run)
+    kinds = ["wait", "connect", "disconnect"]
+    if places:
+        kinds += ["finish", "finish", "finish", "started", "lost"]
+    if draw.draw(st.integers(0, 15)) == 0:
+        kinds = ["cancel"]
+    kind = draw.draw(st.sampled_from(kinds))
+    match kind:
+        case "wait":
+            return f"wait {draw.draw(st.sampled_from(['1s', '2m', '1h', '2d']))}"
+        case "connect":
+            return draw.draw(st.sampled_from(["connect web-1 web slots=1", "connect web-2 web,db slots=2"]))
+        case "disconnect":
+            return f"disconnect {draw.draw(st.sampled_from(['web-1', 'web-2']))}"
+        case "cancel":
+            return draw.draw(st.sampled_from(["cancel", "cancel force"]))
+        case "finish":
+            outcome = draw.draw(st.sampled_from([outcome.value for outcome in Outcome]))
+            return f"finish {draw.draw(st.sampled_from(places))} {outcome}"
+        case _:
+            return f"{kind} {draw.draw(st.sampled_from(places))}"
+
+
+def _drain(world: Scenario) -> None:
+    """Heals everything: servers are there, agents report, time passes; nobody rescues by hand."""
+    world.play("connect web-1 web slots=1\nconnect web-2 web,db slots=2")
+    for _ in range(200):
+        places = _open_attempts(world.run)
+        if world.run.is_completed:
+            return
+        world.play(f"finish {places[0]}" if places else "wait 12h")
+    raise AssertionError(f"the run does not end: {world.run.reason}")
+
+
+@settings(max_examples=120, deadline=None)
+@given(workflow=workflows(), draw=st.data(), count=st.integers(0, 25))
+def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: st.DataObject, count: int) -> None:
+    """After each input the fold of the log is the live run and owes what was handed out (checked by the scenario itself)."""
+    world = Scenario(workflow)
+    world.play("start")
+    for _ in range(count):
+        world.play(_act(world, draw))
+    _drain(world)
+    ends = [event for event in world.history if isinstance(event, events.RunCompleted)]
+    assert len(ends) == 1
+    for job in world.run.jobs:
+        assert job.status is Status.COMPLETED
+    assert not list(outstanding(world.run))
+    assert len(world.timers) == 0
+    assert all(not server.taken for server in world.placement.servers.values())
+    assert world.placement.waiting == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
+def test_a_log_cut_anywhere_folds_to_the_state_of_that_moment(workflow: str, draw: st.DataObject, count: int) -> None:
+    """Every prefix of a run's events is a state, the same whether it is folded at once or event by event."""
+    world = Scenario(workflow)
+    world.play("start")
+    for _ in range(count):
+        world.play(_act(world, draw))
+    live = Run(RUN, world.plan)
+    for position, event in enumerate(world.history, 1):
+        evolve(live, event)
+        assert dump(fold(RUN, world.plan, world.history[:position])) == dump(live)
+
+
+@settings(max_examples=60, deadline=None)
+@given(workflow=workflows(), draw=st.data(), count=st.integers(1, 20))
+def test_each_attempt_is_dispatched_once_and_never_two_of_a_step_at_a_time(
+    workflow: str, draw: st.DataObject, count: int
+) -> None:
+    """G3: an attempt starts at most once, and two attempts of one step never overlap."""
+    world = Scenario(workflow)
+    world.play("start")
+    for _ in range(count):
+        world.play(_act(world, draw))
+    _drain(world)
+    open_now: dict[tuple[str, str], int] = {}
+    seen: set[tuple[str, str, int]] = set()
+    for event in world.history:
+        if isinstance(event, events.AttemptDispatched):
+            assert (event.job, event.step) not in open_now
+            assert (event.job, event.step, event.attempt) not in seen
+            seen.add((event.job, event.step, event.attempt))
+            open_now[(event.job, event.step)] = event.attempt
+        elif isinstance(event, events.AttemptFinished):
+            open_now.pop((event.job, event.step), None)
+    assert not open_now
+
+
+def test_commands_are_values() -> None:
+    """Equal commands are equal, so that what is owed can be compared."""
+    first = commands.Withdraw(job="a", step="1", attempt=1)  # type: ignore[arg-type]
+    assert first == commands.Withdraw(job="a", step="1", attempt=1)  # type: ignore[arg-type]

@@ -15,6 +15,9 @@ from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIO
 from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, children, walk
 from waterflowd.expr.values import to_text
 
+#: More problems of one expression nobody reads, and each costs a search for what was meant.
+ERRORS_MAX = 50
+
 #: Part of a reference's path that only the run can tell.
 ANY = "*"
 
@@ -43,7 +46,7 @@ class Scope:
 
 
 def check(node: Node, scope: Scope) -> list[ExpressionError]:
-    """Return all that is wrong with an expression at a place, in the order of the source."""
+    """Return all that is wrong with an expression at a place, in source order, up to ERRORS_MAX."""
     functions = {name.lower() for name in scope.functions}
     errors: list[ExpressionError] = []
     for part, _ in walk(node):
@@ -58,6 +61,8 @@ def check(node: Node, scope: Scope) -> list[ExpressionError]:
                 error = None
         if error is not None:
             errors.append(error)
+        if len(errors) == ERRORS_MAX:
+            break
     return sorted(errors, key=lambda error: error.offset)
 
 

@@ -19,7 +19,7 @@ from waterflowd.expr.template import Placed
 _SHELLS = frozenset({"bash", "sh", "dash", "ash", "ksh", "zsh", "fish", "su"})
 _SHELL_CODE_OPTION = re.compile(r"-[A-Za-z]*c|--command")
 
-#: Other interpreters (a version may follow the name): the options whose value is code, as a pattern of letters and words.
+#: Other interpreters, without their versions: the options whose value is code, as patterns of letters and of words.
 _INTERPRETERS = {
     "python": ("c", "command"),
     "perl": ("[eE]", "eval"),
@@ -136,7 +136,7 @@ def reads_code(command: Command) -> str | None:
             continue
         if first in _FEEDERS:
             return first
-        if position and first not in _LAUNCHERS:
+        if position and not _launches(command):
             return None
         option = _code_option(name)
         rest = [later.text for later in words[position + 1 :]]
@@ -145,6 +145,12 @@ def reads_code(command: Command) -> str | None:
         takes_input = "-s" in rest or not operands or operands[0] in _STANDARD_INPUT or name in _STATEMENT_READERS
         return name if takes_input and not has_code else None
     return None
+
+
+def _launches(command: Command) -> bool:
+    """Return whether a command starts the one in its arguments, as `sudo -u deploy bash` does."""
+    first = next((_name(word) for word in command.words if not _ASSIGNMENT.match(word.text)), "")
+    return first in _LAUNCHERS or first in _PREFIXES
 
 
 def _interpreter(word: Word) -> str | None:

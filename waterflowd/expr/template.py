@@ -152,5 +152,5 @@ def parse_condition(text: str) -> Node:
 
 
 def is_success_implied(condition: Node) -> bool:
-    """Return whether the tree of an `if` got its `success() &&` from `parse_condition`: it calls no status function itself."""
+    """Return whether `parse_condition` put the `success() &&` in front, since no status function is called."""
     return isinstance(condition, Logical) and condition.offset == IMPLIED

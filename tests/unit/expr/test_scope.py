@@ -103,3 +103,10 @@ def test_hostile_names_are_shown_short_and_printable() -> None:
 def test_references_are_the_paths_through_contexts(source: str, found: list[tuple[tuple[str, ...], int]]) -> None:
     """Each use once, in source order; `*` stands for what only the run knows."""
     assert list(expr.references(expr.parse(source))) == found
+
+
+def test_a_thousand_problems_are_reported_as_fifty() -> None:
+    """Each costs a search among the known names, so a hostile expression must not ask for more."""
+    names = expr.Scope(contexts={"steps": [f"step-{number}" for number in range(1000)]})
+
+    assert len(expr.check(expr.parse(" || ".join(["steps.nope"] * 550)), names)) == 50

@@ -166,6 +166,8 @@ def test_a_reference_fits_its_place(script: str, reference: str) -> None:
         "ssh host <<EOF\ncd @\nEOF",
         "bash <<EOF\necho @\nEOF",
         "cat <<EOF | sudo bash -s\necho @\nEOF",
+        "cat <<EOF | sudo -u deploy bash\necho @\nEOF",
+        "cat <<EOF |\necho @\nEOF\nbash",
         "bash <<< 'echo @'",
         "echo @ | sh",
         "(echo @) | sh",
@@ -287,7 +289,7 @@ def test_a_script_that_is_no_shell_at_all_is_scanned_to_its_end() -> None:
 
 def test_a_script_that_nests_without_end_is_an_error() -> None:
     """The stack of the scanner is bounded, so its time is linear."""
-    for opening in ("$(", "(", "${x:-", '"$(', "<("):
+    for opening in ("$(", "x (", "${x:-", '"$(', "<("):
         with pytest.raises(expr.ExpressionError) as caught:
             expr.check_script(X + "\n" + opening * 200, "bash")
         assert caught.value.code == errors.BOUND

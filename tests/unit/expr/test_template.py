@@ -109,7 +109,10 @@ def test_a_rendered_text_is_bounded() -> None:
 )
 def test_a_condition_implies_success_unless_it_asks_for_the_status(text: str, value: bool) -> None:
     """Here the job has failed already; only a condition that calls a status function can be true."""
-    assert expr.evaluate_condition(expr.parse_condition(text), ENV) is value
+    node = expr.parse_condition(text)
+
+    assert expr.evaluate_condition(node, ENV) is value
+    assert expr.is_success_implied(node) is not any(name in text.lower() for name in ("always", "success", "failure"))
 
 
 @pytest.mark.parametrize("text", ["${{ v.n }} == 3", "${{ v.n }} ${{ v.n }}", "!${{ v.n }}", "v.n == ${{ v.n }}", ""])

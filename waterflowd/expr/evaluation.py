@@ -26,6 +26,7 @@ from waterflowd.expr.jsontext import Problem, bounded, plain
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.values import (
     NUMBER,
+    STRING,
     Number,
     Value,
     all_of,
@@ -172,7 +173,8 @@ def _binary(node: Binary) -> Evaluator:
         if kind_of(first) is not NUMBER or kind_of(second) is not NUMBER:
             wrong = first if kind_of(first) is not NUMBER else second
             text = f"{operator} needs numbers, found {kind_of(wrong)}"
-            hint = "; use format() for text" if operator == "+" else ""
+            hint = "; fromJSON() reads a number from text" if kind_of(wrong) is STRING else ""
+            hint += ", format() joins text" if hint and operator == "+" else ""
             raise ExpressionError(WRONG_VALUE, text + hint, offset)
         assert isinstance(first, int | float)
         assert isinstance(second, int | float)

@@ -1,0 +1,178 @@
+"""The composition of an agent, and its life: the only module that names every part.
+
+Order at the start: the data directory and its lock, the keys, the enrolment if there was none, the journal, the runner and
+what it holds, and only then the link. Order at the end: the link, the runner's connection (the runner and its steps stay),
+the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from waterflow_agent import enrol, keys, machine, status
+from waterflow_agent.config import Config
+from waterflow_agent.desk import Desk
+from waterflow_agent.journal import Journal
+from waterflow_agent.keys import KeyPair
+from waterflow_agent.ledger import Ledger
+from waterflow_agent.link import Link
+from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.supervision import Supervisor
+from waterflow_agent.workdir import Workspaces
+
+logger = logging.getLogger(__name__)
+
+#: How often the status file and the working directories are looked at.
+STATUS_S = 1.0
+SWEEP_S = 60.0
+
+
+class Agent:
+    """One agent. `run` lives until it is cancelled, `stop` is called, or something makes it impossible to go on."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str] | None = None) -> None:
+        self._config = config
+        self._environment = os.environ if environment is None else environment
+        self._data_dir = Path(config.data_dir)
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends `run` in good order; the steps go on under the runner."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Raises what makes it impossible to go on: `Rejected` and `Stalled` need a person."""
+        prepare_data_dir(self._data_dir)
+        journal = Journal(self._data_dir / "journal")
+        try:
+            pair = keys.load_or_create(self._data_dir)
+            server = await self._unless_stopped(self._find_server(pair))
+            if server is not None:
+                await self._serve(journal, pair, server)
+        finally:
+            journal.close()
+
+    async def _find_server(self, pair: KeyPair) -> enrol.Server:
+        server = enrol.load(self._data_dir)
+        if server is None:
+            door = enrol.find_door(self._config, self._environment)
+            logger.info("this agent's key is %s", pair.fingerprint)
+            server = await enrol.enrol(self._config, door, pair)
+        return server
+
+    async def _serve(self, journal: Journal, pair: KeyPair, server: enrol.Server) -> None:
+        runner_dir = self._data_dir / "runner"
+        runner_dir.mkdir(mode=0o700, exist_ok=True)
+        supervisor = Supervisor(runner_dir, starts_runner=self._config.runner == "own")
+        workspaces = Workspaces(self._data_dir / "work")
+        steps = ProcessSteps(supervisor, workspaces, self._environment)
+        steps.agent_name = server.name
+        ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
+        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps)
+        desk.restore(*journal.read())
+        link = Link(
+            endpoint=self._config.server or server.work_endpoint,
+            server_key=server.server_key,
+            keys=pair,
+            desk=desk,
+            new_token=lambda: os.urandom(16).hex(),
+        )
+        desk.link = link
+        tasks: list[asyncio.Future[None]] = [
+            asyncio.create_task(self._listen(supervisor, desk), name="runner-reports"),
+            asyncio.create_task(self._talk(link, desk), name="link"),
+            asyncio.create_task(self._show(pair, server, link, desk), name="status"),
+            asyncio.create_task(self._sweep(workspaces, desk), name="workspaces"),
+            desk.failure,
+        ]
+        try:
+            await self._until_stopped(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await desk.close()
+            await supervisor.close()
+
+    async def _listen(self, supervisor: Supervisor, desk: Desk) -> None:
+        await supervisor.connect()
+        while batch := await supervisor.receive():
+            desk.on_reports(batch)
+
+    async def _talk(self, link: Link, desk: Desk) -> None:
+        await desk.settled.wait()
+        await link.run()
+        # The daemon wants no session with this agent: what runs goes on, and a person has to look.
+        logger.error("not connecting again: %s", link.state)
+        await self._stop.wait()
+
+    async def _show(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk) -> None:
+        shown: status.Status | None = None
+        while True:
+            now = self._status(pair, server, link, desk)
+            if shown is None or _without_time(now) != _without_time(shown):
+                try:
+                    status.write(self._data_dir, now)
+                except OSError as error:
+                    logger.warning("cannot write the status: %s", error)
+                shown = now
+            await asyncio.sleep(STATUS_S)
+
+    def _status(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk) -> status.Status:
+        return status.Status(
+            pid=os.getpid(),
+            at=time.time_ns() // 1_000_000,
+            name=server.name,
+            fingerprint=pair.fingerprint,
+            server=link.endpoint,
+            is_connected=link.is_open,
+            link=link.state,
+            groups=desk.groups or server.groups,
+            slots=self._config.slots,
+            attempts=desk.attempts(),
+        )
+
+    async def _sweep(self, workspaces: Workspaces, desk: Desk) -> None:
+        await desk.settled.wait()
+        while True:
+            runs = {entry.key.run for entry in desk.ledger}
+            await asyncio.to_thread(workspaces.remove_unused, runs, time.monotonic())
+            await asyncio.sleep(SWEEP_S)
+
+    async def _unless_stopped(self, work: Coroutine[None, None, enrol.Server]) -> enrol.Server | None:
+        task = asyncio.create_task(work, name="enrolment")
+        try:
+            await self._until_stopped([task])
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _until_stopped(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
+        """Waits for `stop` or the first task that ends; raises what it ended with."""
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stopping.cancel()
+
+
+def prepare_data_dir(path: Path) -> None:
+    """Makes the data directory, or takes other users' permissions on it away."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+def _without_time(shown: status.Status) -> status.Status:
+    return msgspec.structs.replace(shown, at=0)

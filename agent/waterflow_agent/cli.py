@@ -1,0 +1,204 @@
+"""`waterflow-agent`: run, enroll, status, version. Everything heavy is imported inside the commands.
+
+Exit codes: 0 ok, 1 the agent had to stop, 2 usage or configuration, 4 not running, 5 refused by the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import waterflow_agent
+from waterflow_agent import errors
+
+if TYPE_CHECKING:
+    from waterflow_agent.config import Config
+
+EXIT_STOPPED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED = 1, 2, 4, 5
+#: The server or the file says no: starting again unchanged is of no use.
+_REFUSALS = frozenset({"WF230", "WF231", "WF232"})
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Configuration file; default /etc/waterflow/agent.toml if it exists.",
+)
+
+
+def _settings(command: Any) -> Any:
+    """The options that override the configuration."""
+    options = [
+        _config_option,
+        click.option("--name", help="This agent's name; default: the host's."),
+        click.option("--server", help="The server's work address, tcp://host:port."),
+        click.option("--server-key", help="The server's public key, for enrolment without a token."),
+        click.option("--enroll-server", help="The server's enrolment address."),
+        click.option("--group", "groups", multiple=True, help="Group to ask for; may be repeated."),
+        click.option("--slots", type=int, help="How many steps may run at once."),
+        click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files."),
+        click.option("--label", "labels", multiple=True, help="key=value; may be repeated."),
+        click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(waterflow_agent.__version__, prog_name="waterflow-agent")
+def main() -> None:
+    """Runs the steps of workflows on this server."""
+
+
+@main.command()
+@_settings
+def run(config_file: Path | None, **options: Any) -> None:
+    """Run the agent. SIGTERM ends it; its steps go on and are found again."""
+    import asyncio
+
+    config = _load(config_file, options)
+    _log(config.log_level)
+    _exit(asyncio.run(_run(config)))
+
+
+@main.command()
+@_settings
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the join token; - for standard input.",
+)
+def enroll(config_file: Path | None, token_file: Path | None, **options: Any) -> None:
+    """Make this server an agent, by a join token or by approval, and end."""
+    import asyncio
+
+    config = _load(config_file, options)
+    _log(config.log_level)
+    if token_file == Path("-"):
+        token_file = Path("/dev/stdin")
+    _exit(asyncio.run(_enroll(config, token_file)))
+
+
+@main.command()
+@_config_option
+@click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files.")
+@click.option("--json", "is_json", is_flag=True, help="As JSON.")
+def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> None:
+    """Show whether the agent runs, its server, and what it does."""
+    import msgspec
+
+    from waterflow_agent import status as status_file
+
+    config = _load(config_file, {"data_dir": data_dir})
+    try:
+        shown = status_file.read(Path(config.data_dir))
+    except errors.AgentError as error:
+        raise _failure(error, EXIT_NOT_RUNNING) from error
+    if shown is None:
+        click.echo(f"no agent runs in {config.data_dir}", err=True)
+        _exit(EXIT_NOT_RUNNING)
+    elif is_json:
+        click.echo(msgspec.json.encode(shown).decode())
+    else:
+        click.echo(_rendered(shown))
+
+
+@main.command()
+def version() -> None:
+    """Show the version."""
+    click.echo(f"waterflow-agent {waterflow_agent.__version__}")
+
+
+def _rendered(shown: Any) -> str:
+    lines = [
+        f"name         {shown.name}",
+        f"fingerprint  {shown.fingerprint}",
+        f"server       {shown.server}",
+        f"link         {shown.link}",
+        f"groups       {', '.join(shown.groups) or '-'}",
+        f"attempts     {len(shown.attempts)} held, {shown.slots} slots",
+    ]
+    for attempt in shown.attempts:
+        lines.append(f"  {attempt.state:<9} {attempt.run} {attempt.job}/{attempt.step_name} attempt {attempt.attempt}")
+    return "\n".join(lines)
+
+
+def _load(config_file: Path | None, options: dict[str, Any]) -> Config:
+    from waterflow_agent import config
+
+    overrides = {key.replace("_", "-"): value for key, value in options.items() if value not in (None, ())}
+    try:
+        if "labels" in overrides:
+            overrides["labels"] = config.labels_from_text(overrides["labels"], "--label")
+        if "groups" in overrides:
+            overrides["groups"] = list(overrides["groups"])
+        return config.load(config_file, overrides=overrides)
+    except errors.AgentError as error:
+        raise _failure(error, EXIT_USAGE) from error
+
+
+async def _run(config: Config) -> int:
+    import asyncio
+    import signal
+
+    from waterflow_agent.agent import Agent
+
+    agent = Agent(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    try:
+        await agent.run()
+    except errors.AgentError as error:
+        click.echo(f"waterflow-agent: {error}", err=True)
+        return EXIT_REFUSED if error.code in _REFUSALS else EXIT_STOPPED
+    return 0
+
+
+async def _enroll(config: Config, token_file: Path | None) -> int:
+    import os
+
+    from waterflow_agent import enrol, keys
+    from waterflow_agent.agent import prepare_data_dir
+
+    data_dir = Path(config.data_dir)
+    try:
+        prepare_data_dir(data_dir)
+        pair = keys.load_or_create(data_dir)
+        server = enrol.load(data_dir)
+        if server is not None:
+            click.echo(f"already enrolled as {server.name} at {server.work_endpoint}")
+            return 0
+        door = enrol.find_door(config, os.environ, token_file)
+        click.echo(f"this agent's key is {pair.fingerprint}")
+        await enrol.enrol(config, door, pair, say=click.echo)
+    except errors.AgentError as error:
+        click.echo(f"waterflow-agent: {error}", err=True)
+        return EXIT_REFUSED
+    return 0
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+
+
+def _failure(error: errors.AgentError, code: int) -> click.ClickException:
+    return _Failure(str(error), code)
+
+
+class _Failure(click.ClickException):
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.exit_code = code  # type: ignore[misc]
+
+
+def _exit(code: int) -> None:
+    if code:
+        sys.exit(code)

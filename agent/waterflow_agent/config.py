@@ -1,0 +1,194 @@
+"""The agent's configuration: one table of settings, read from the command line, the environment, a file, and defaults.
+
+Rules of this file: `SETTINGS` is the one source; a setting's name is its key in the file, `--name` on the command line and
+`WATERFLOW_AGENT_NAME` in the environment (`SERVER_GROUP` is another name for `WATERFLOW_AGENT_GROUPS`). The order is:
+command line, environment, file, default. An unknown key in the file is an error that tells its line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+
+DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
+ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
+#: The join token itself, for machines that are set up by an image or a container.
+TOKEN_VARIABLE = "WATERFLOW_JOIN_TOKEN"
+#: The port for enrolment when only the work address is configured.
+ENROLL_PORT = 7234
+SLOTS_MAX = 1024
+
+_ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_RUNNERS = ("own", "service")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Everything that can be set. Endpoints are `tcp://host:port`."""
+
+    #: Shown to people; the daemon knows the agent by its key.
+    name: str = ""
+    #: The work port; a join token tells it too.
+    server: str = ""
+    #: The enrolment port; default: the host of `server`, port 7234.
+    enroll_server: str = ""
+    #: The server's public key, for enrolment without a token.
+    server_key: str = ""
+    #: File with the join token; read at the first start only.
+    join_token_file: str = ""
+    #: Asked for at enrolment; the daemon decides.
+    groups: list[str] = []
+    #: How many attempts may run at once.
+    slots: int = 4
+    data_dir: str = "/var/lib/waterflow-agent"
+    #: Facts about the server that workflows may choose by.
+    labels: dict[str, str] = {}
+    #: `own`: the agent starts the step runner, which outlives it; `service`: a service manager does.
+    runner: str = "own"
+    log_level: str = "info"
+
+
+def load(
+    file: Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration that is in force. Raises `Rejected` WF620 that names the source, the key, and for a file the line.
+
+    `overrides` are the command line's: by setting name, without those that were not given. Without `file` the default
+    file is read if it exists; a `file` that is missing is an error.
+    """
+    environment = os.environ if environment is None else environment
+    settings: dict[str, Any] = {}
+    named = file or _named_by(environment)
+    path = named or DEFAULT_FILE
+    if named is not None or path.exists():
+        settings |= _read_file(path)
+    settings |= _read_environment(environment)
+    settings |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    try:
+        config = msgspec.convert(settings, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise Rejected("WF620", f"the configuration is wrong: {error}") from error
+    return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
+
+
+def enroll_endpoint(config: Config) -> str:
+    """The enrolment port that goes with the configured work port."""
+    if config.enroll_server or not config.server:
+        return config.enroll_server
+    return f"{config.server.rpartition(':')[0]}:{ENROLL_PORT}"
+
+
+def _named_by(environment: Mapping[str, str]) -> Path | None:
+    text = environment.get(ENVIRONMENT_PREFIX + "CONFIG", "")
+    return Path(text) if text else None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Rejected("WF620", f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Rejected("WF620", f"{path} is not UTF-8 text") from error
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Rejected("WF620", f"{path}: {error}") from error
+    for key in settings:
+        if key not in _KEYS:
+            raise Rejected("WF620", f'{path}:{_line_of(text, key)}: unknown key "{key}"{_suggestion(key)}')
+    try:
+        msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        found = re.search(r"`\$\.([a-z-]+)", str(error))
+        line = f":{_line_of(text, found.group(1))}" if found else ""
+        raise Rejected("WF620", f"{path}{line}: {error}") from error
+    return settings
+
+
+def _line_of(text: str, key: str) -> int:
+    pattern = re.compile(rf"""\s*(\[\s*)?["']?{re.escape(key)}["']?\s*[.=\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _suggestion(key: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key.replace("_", "-"), _KEYS, n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for key in _KEYS:
+        variable = ENVIRONMENT_PREFIX + key.replace("-", "_").upper()
+        text = environment.get(variable)
+        if text is None and key == "groups":
+            variable, text = "SERVER_GROUP", environment.get("SERVER_GROUP")
+        if text is None:
+            continue
+        settings[key] = _from_text(key, text, variable)
+    return settings
+
+
+def _from_text(key: str, text: str, variable: str) -> Any:
+    if key == "slots":
+        if not text.strip().isdigit():
+            raise Rejected("WF620", f"{variable}: expected a number, found {text!r}")
+        return int(text)
+    if key == "groups":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if key == "labels":
+        return labels_from_text(text.split(","), variable)
+    return text
+
+
+def labels_from_text(pairs: list[str] | tuple[str, ...], source: str) -> dict[str, str]:
+    """Reads `key=value` texts; raises `Rejected` WF620 that names `source`."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        if not pair.strip():
+            continue
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise Rejected("WF620", f"{source}: expected key=value, found {pair!r}")
+        labels[key.strip()] = value.strip()
+    return labels
+
+
+def _checked(config: Config) -> Config:
+    if not 1 <= config.slots <= SLOTS_MAX:
+        raise Rejected("WF620", f"slots: expected 1 to {SLOTS_MAX}, found {config.slots}")
+    if not _NAME.fullmatch(config.name):
+        raise Rejected("WF620", f"name: expected letters, digits and . _ - (63 at most), found {config.name!r}")
+    for key, endpoint in (("server", config.server), ("enroll-server", config.enroll_server)):
+        if endpoint and not _ENDPOINT.fullmatch(endpoint):
+            raise Rejected("WF620", f"{key}: expected tcp://host:port, found {endpoint!r}")
+    if config.server_key and len(config.server_key) != 40:
+        raise Rejected("WF620", "server-key: expected 40 characters of Z85, as `waterflowctl agents token` shows it")
+    if config.runner not in _RUNNERS:
+        raise Rejected("WF620", f"runner: expected one of {', '.join(_RUNNERS)}, found {config.runner!r}")
+    if config.log_level not in _LEVELS:
+        raise Rejected("WF620", f"log-level: expected one of {', '.join(_LEVELS)}, found {config.log_level!r}")
+    return config
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].lstrip("._-")
+    return name or "agent"
+
+
+_KEYS: tuple[str, ...] = tuple(field.encode_name for field in msgspec.structs.fields(Config))

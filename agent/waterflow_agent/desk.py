@@ -1,0 +1,510 @@
+"""Carries out what the ledger decides: the desk of the link, and the ear of the step runner.
+
+A turn: messages or reports come in, the ledger answers with moves, their records go to the journal in one write, and only
+then are processes started, results sent and the daemon's messages acknowledged.
+
+    offer ─▶ Start ─▶ journal ─▶ script, command ─▶ runner ─▶ exited ─▶ outputs ─▶ Report ─▶ journal ─▶ Finished
+
+Rules of this file:
+
+- Everything runs on the loop's thread and nothing waits, except to measure an output log that has gaps.
+- A node that runs inside the agent is one record, `Finished`: it cannot be half done.
+- `Started` is lazy: sent when the attempt still runs after `STARTED_LAZY_MS`. `Finished` waits for no output.
+- Until the runner has said what it holds (`settled`), nothing is written and no session is to be opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+import waterflow_agent
+from waterflow_agent import machine, status
+from waterflow_agent.config import Config
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.journal import Journal
+from waterflow_agent.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.nodes import instant, parameters, schema
+from waterflow_agent.nodes.outcome import Ended, failure
+from waterflow_agent.output import OutputLog, Pump, chunks_of, missing_line
+from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.runner import reports
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Chunk, HeldState, Outcome, TaskKey
+from waterflow_agent.wire.session import Received
+
+logger = logging.getLogger(__name__)
+
+#: An attempt that ends within this needs no `Started`.
+STARTED_LAZY_MS = 50
+#: From a journal's write to its flush.
+FLUSH_S = 0.05
+#: A runner that is about to be replaced refuses to start; the next one answers within this.
+START_AGAIN_S = 0.2
+
+
+class Sender(Protocol):
+    """The desk's way out; `link.Link` is the real one."""
+
+    def send(self, message: messages.AgentMessage) -> None:
+        """Queues for the end of the turn; without a session it is owed, not queued."""
+        ...
+
+    def acknowledge(self, number: int) -> None:
+        """The daemon's messages up to `number` are in the journal."""
+        ...
+
+    def wake(self) -> None:
+        """Has `fill` called at the end of the turn."""
+        ...
+
+
+class Desk:
+    """Ledger, journal, runner, output and link of one agent, tied together. Set `link` before the first session."""
+
+    def __init__(self, *, config: Config, ledger: Ledger, journal: Journal, steps: ProcessSteps) -> None:
+        self.ledger = ledger
+        self.link: Sender | None = None
+        #: Set once the runner has said what it holds, and the journal agrees.
+        self.settled = asyncio.Event()
+        #: Fails with what makes it impossible to go on.
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.groups: list[str] = []
+        self._config = config
+        self._journal = journal
+        self._steps = steps
+        self._pump = Pump()
+        # What this turn has to do, in this order.
+        self._facts: list[records.Fact | records.Released] = []
+        self._starts: list[tuple[messages.Task, schema.Shell]] = []
+        self._outgoing: list[messages.Started | messages.Finished] = []
+        self._released: list[TaskKey] = []
+        self._is_same_boot = True
+        #: A full disk kept something from the journal: a new segment has to be begun.
+        self._is_behind = False
+        self._young: deque[tuple[int, TaskKey]] = deque()
+        self._flush: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._generation = 0
+
+    # Beginning.
+
+    def restore(self, boot_id: str, facts: list[records.Fact | records.Released]) -> None:
+        """Takes over what the journal says of an earlier start; `on_reports` with the runner's first word settles it."""
+        self._is_same_boot = boot_id == self.ledger.boot_id
+        for fact in facts:
+            self.ledger.replay(fact)
+        for entry in self.ledger:
+            if entry.result is None or entry.has_spool:
+                self._steps.adopt(entry.key)
+            if entry.result is not None and entry.result.output_bytes:
+                self._pump.open(entry.key, self._steps.spool_path(entry.key) if entry.has_spool else None)
+                self._pump.finish(entry.key, entry.printed, entry.result.output_bytes)
+
+    # The link's desk.
+
+    def hello(self, session: str) -> messages.Hello:
+        """The opening of a session, with all that is held."""
+        system, architecture = machine.system()
+        return messages.Hello(
+            session=session,
+            protocol=messages.PROTOCOL_VERSION,
+            protocol_min=messages.PROTOCOL_VERSION_MIN,
+            agent_version=waterflow_agent.__version__,
+            instance=self.ledger.instance,
+            machine_id=machine.machine_id(),
+            boot_id=self.ledger.boot_id,
+            slots=self.ledger.slots,
+            hostname=machine.host_name(),
+            os=system,
+            arch=architecture,
+            labels=self._config.labels,
+            nodes=parameters.runnable(),
+            held=self.ledger.held(),
+        )
+
+    def opened(self, welcome: messages.Welcome) -> None:
+        """Drops what the daemon does not want, and sends what is owed."""
+        if welcome.generation < self._generation:
+            logger.warning("the server's data is older than before: it was restored from a backup")
+        self._generation = welcome.generation
+        self.groups = welcome.groups
+        self._steps.agent_name = welcome.name
+        for move in self.ledger.forget(welcome.forget):
+            self._carry_out(move)
+        self._outgoing += self.ledger.owed()
+        self._pump.rewind(_boot_ms())
+        self._commit()
+
+    def received(self, received: Received) -> None:
+        """One frame: what is acknowledged, how far the output came, offers and cancels."""
+        now = _boot_ms()
+        for message in received.acknowledged:
+            if isinstance(message, messages.Finished):
+                self._carry_out(self.ledger.result_taken(message.key))
+        for loose in received.loose:
+            if isinstance(loose, messages.OutputAck) and self._pump.acknowledge(loose.key, loose.offset, now):
+                self._carry_out(self.ledger.output_taken(loose.key))
+        for _, message in received.numbered:
+            if isinstance(message, messages.Offer):
+                self._carry_out(self.ledger.offer(message.task, _wall_ms()))
+            elif isinstance(message, messages.Cancel):
+                self._carry_out(self.ledger.cancel(message, _wall_ms()))
+        self._commit()
+        if received.numbered and self.link is not None:
+            self.link.acknowledge(received.numbered[-1][0])
+
+    def fill(self, now: int) -> int | None:
+        """Sends the output that fits its window; gives when to ask again."""
+        outputs, broken = self._pump.take(now)
+        for output in outputs:
+            self._send(output)
+        for key in broken:
+            logger.warning("%s: its output was removed on this server before it was sent", key)
+            self._carry_out(self.ledger.output_taken(key))
+        if broken:
+            self._commit()
+        return self._pump.next_wake_at()
+
+    def closed(self, text: str) -> None:
+        """Nothing to do: what was not acknowledged is owed again when the next session opens."""
+        logger.debug("session closed: %s", text)
+
+    # The runner's ear.
+
+    def on_reports(self, batch: list[reports.Report]) -> None:
+        """What the runner has to say, in order."""
+        for report in batch:
+            if isinstance(report, reports.Output):
+                key = self._steps.key_of(report.name)
+                if key is not None:
+                    self._pump.grown(key)
+            elif isinstance(report, reports.Exited):
+                self._on_exited(report.name, report.result)
+            elif isinstance(report, reports.Started):
+                self._on_started(report.name, report.at)
+            elif isinstance(report, reports.Held):
+                self._on_held(report)
+            else:
+                self._on_refused(report)
+        self._commit()
+
+    def _on_started(self, name: str, at: int | None) -> None:
+        key = self._steps.key_of(name)
+        if key is not None and self.ledger.started(key, _wall_ms() if at is None else at):
+            if not self._young:
+                self._call_later(STARTED_LAZY_MS / 1_000, self._announce)
+            self._young.append((_boot_ms() + STARTED_LAZY_MS, key))
+
+    def _announce(self) -> None:
+        """Tells of attempts that have run for a while."""
+        now = _boot_ms()
+        while self._young and self._young[0][0] <= now:
+            entry = self.ledger.get(self._young.popleft()[1])
+            if entry is not None and entry.state is HeldState.STARTED and entry.started_at is not None:
+                self._facts.append(records.Started(entry.key, entry.started_at))
+                self._outgoing.append(messages.Started(entry.key, entry.started_at))
+        if self._young:
+            self._call_later(max(1, self._young[0][0] - now) / 1_000, self._announce)
+        self._commit()
+
+    def _on_exited(self, name: str, result: reports.Result) -> None:
+        key = self._steps.key_of(name)
+        entry = None if key is None else self.ledger.get(key)
+        if entry is None:
+            self._steps.forget_unknown(name)
+            return
+        if not entry.is_live:
+            return
+        end = self._steps.collect(entry.key, result, entry.cancel.reason if entry.cancel is not None else "")
+        if result.output_dropped or result.reason == "lost":
+            self._spawn(self._measure_and_finish(entry, result, end), "output-measure")
+        else:
+            self._finish_process(entry, result, end, result.output_bytes)
+
+    async def _measure_and_finish(self, entry: Entry, result: reports.Result, end: Ended) -> None:
+        """A spool with gaps has marks in the log, which have to be counted."""
+        size = await asyncio.to_thread(OutputLog(self._steps.spool_path(entry.key)).size)
+        self._finish_process(entry, result, end, size)
+        self._commit()
+
+    def _finish_process(self, entry: Entry, result: reports.Result, end: Ended, spool_size: int) -> None:
+        now = _wall_ms()
+        printed = chunks_of(end.printed, now)
+        total = spool_size + sum(len(chunk.data) for chunk in printed)
+        self._pump.open(entry.key, self._steps.spool_path(entry.key))
+        self._pump.finish(entry.key, printed, total)
+        started_at = result.started_at if result.started_at is not None else entry.started_at
+        times = (started_at if started_at is not None else now, result.finished_at)
+        finished = _finished(entry.key, end, times, (total, result.output_dropped))
+        self._carry_out(self.ledger.finish(finished, printed, has_spool=True))
+
+    def _on_refused(self, report: reports.Refused) -> None:
+        key = None if report.name is None else self._steps.key_of(report.name)
+        entry = None if key is None else self.ledger.get(key)
+        logger.warning("the step runner refused: %s", report.text)
+        if entry is None or entry.state is not HeldState.ACCEPTED or not report.text.startswith("start:"):
+            return
+        if "stopping" in report.text:
+            self._call_later(START_AGAIN_S, lambda: self._steps.begin_again(entry.key))
+            return
+        # The name was used: something of this attempt may have run, and nobody knows how it ended.
+        end = Ended(outcome=Outcome.LOST, reason_code="outcome-unknown", reason_text=f"the step runner: {report.text}")
+        self._finish_unstarted(entry.key, end)
+
+    def _on_held(self, held: reports.Held) -> None:
+        """Compares what the runner has with what is held here."""
+        attempts = {attempt.name: attempt for attempt in held.attempts}
+        views: dict[TaskKey, RunnerView] = {}
+        ended: list[reports.HeldAttempt] = []
+        for entry in self.ledger:
+            if not entry.is_live:
+                if entry.has_spool:
+                    attempts.pop(self._steps.adopt(entry.key), None)
+                continue
+            attempt = attempts.pop(self._steps.adopt(entry.key), None)
+            if attempt is None:
+                is_pending = entry.state is HeldState.ACCEPTED and self._steps.is_asked_for(entry.key)
+                views[entry.key] = RunnerView.PENDING if is_pending else RunnerView.UNKNOWN
+                continue
+            self._pump.open(entry.key, self._steps.spool_path(entry.key))
+            self._pump.grown(entry.key)
+            if attempt.result is not None:
+                ended.append(attempt)
+                views[entry.key] = RunnerView.ENDED
+            else:
+                self._on_started(attempt.name, attempt.at)
+                views[entry.key] = RunnerView.RUNNING
+        for move in self.ledger.settle(views, _wall_ms(), is_same_boot=self._is_same_boot):
+            self._carry_out(move)
+        for attempt in ended:
+            if attempt.result is not None:
+                self._on_exited(attempt.name, attempt.result)
+        self._drop_unknown(attempts)
+        self._on_settled()
+
+    def _drop_unknown(self, attempts: dict[str, reports.HeldAttempt]) -> None:
+        for attempt in attempts.values():
+            if attempt.result is not None:
+                self._steps.forget_unknown(attempt.name)
+            else:
+                logger.warning("%s runs here and is in no journal: it is stopped", attempt.name)
+                self._steps.stop_unknown(attempt.name)
+
+    def _on_settled(self) -> None:
+        if self.settled.is_set():
+            return
+        # The ledger has all of it: one snapshot takes the place of what the journal said before.
+        self._facts.clear()
+        self._journal.begin(self.ledger.boot_id, self.ledger.facts())
+        self._is_same_boot = True
+        self.settled.set()
+
+    # Moves.
+
+    def _carry_out(self, move: Move | None) -> None:
+        """Notes what a move asks for; `_commit` does it."""
+        if isinstance(move, Start):
+            self._begin(move.task)
+        elif isinstance(move, Report):
+            self._facts.append(move.record)
+            self._outgoing.append(move.record.result)
+        elif isinstance(move, Release):
+            self._facts.append(records.Released(move.key))
+            self._released.append(move.key)
+        elif isinstance(move, Stop):
+            self._steps.stop(move.key)
+
+    def _begin(self, task: messages.Task) -> None:
+        try:
+            node = parameters.find(task.node)
+            converted = parameters.convert(node, task.params)
+        except Rejected as error:
+            is_unknown = error.code == "WF701"
+            end = Ended(
+                outcome=Outcome.REFUSED if is_unknown else Outcome.FAILURE,
+                reason_code="refused" if is_unknown else "node-error",
+                reason_text=error.text,
+            )
+            self._finish_unstarted(task.key, end)
+            return
+        if isinstance(converted, schema.Shell):
+            self._facts.append(records.Accepted(task.key, task.node, task.step_name, _wall_ms()))
+            self._starts.append((task, converted))
+        else:
+            self._finish_unstarted(task.key, instant.run(converted), task.output_bytes_max)
+
+    def _finish_unstarted(self, key: TaskKey, end: Ended, output_bytes_max: int | None = None) -> None:
+        """Ends an attempt that is no process (any more)."""
+        now = _wall_ms()
+        printed = chunks_of(end.printed, now)
+        total = sum(len(chunk.data) for chunk in printed)
+        dropped = 0
+        if output_bytes_max is not None and total > output_bytes_max:
+            printed, dropped = _cut(printed, output_bytes_max), total - output_bytes_max
+            total = sum(len(chunk.data) for chunk in printed)
+        finished = _finished(key, end, (now, now), (total, dropped))
+        if total:
+            self._pump.drop(key)
+            self._pump.open(key, None)
+            self._pump.finish(key, printed, total)
+        self._carry_out(self.ledger.finish(finished, printed))
+
+    def _commit(self) -> None:
+        """Writes what this turn has found out, then acts on it."""
+        if not self.settled.is_set():
+            return
+        while self._facts or self._starts or self._outgoing or self._released:
+            facts, self._facts = self._facts, []
+            starts, self._starts = self._starts, []
+            outgoing, self._outgoing = self._outgoing, []
+            released, self._released = self._released, []
+            is_written = self._write(facts)
+            for task, shell_parameters in starts:
+                self._start(task, shell_parameters, may_start=is_written)
+            for message in outgoing:
+                self._send(message)
+            for key in released:
+                self._pump.drop(key)
+                self._steps.release(key)
+        if self.link is not None and self._pump.has_ready:
+            self.link.wake()
+
+    def _start(self, task: messages.Task, shell_parameters: schema.Shell, *, may_start: bool) -> None:
+        entry = self.ledger.get(task.key)
+        if entry is None or not entry.is_live:
+            # Cancelled, or not wanted any more, in the same turn.
+            return
+        if not may_start:
+            text = "no space left in the agent's data directory"
+            self._finish_unstarted(task.key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
+            return
+        try:
+            self._steps.begin(task, shell_parameters, time.monotonic())
+        except Rejected as error:
+            self._finish_unstarted(task.key, failure("node-error", error.text))
+        except OSError as error:
+            text = f"cannot prepare the step's files: {error.strerror} ({error.filename})"
+            self._finish_unstarted(task.key, failure("spawn-failed", text))
+        else:
+            self.ledger.given(task.key)
+            self._pump.open(task.key, self._steps.spool_path(task.key))
+
+    def _write(self, facts: list[records.Fact | records.Released]) -> bool:
+        """Brings the journal up to date; False when the disk is full: then results go out without it, and nothing starts."""
+        try:
+            if self._is_behind or self._journal.is_large:
+                self._journal.begin(self.ledger.boot_id, self.ledger.facts())
+                if self._is_behind:
+                    logger.warning("the journal is complete again")
+                self._is_behind = False
+            else:
+                self._journal.append(facts)
+        except Retryable as error:
+            if not self._is_behind:
+                logger.error("%s: nothing new is started until there is room", error)
+            self._is_behind = True
+        if self._flush is None and facts:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._begin_flush)
+        return not self._is_behind
+
+    def _begin_flush(self) -> None:
+        self._spawn(self._flush_journal(), "journal-flush")
+
+    async def _flush_journal(self) -> None:
+        try:
+            await asyncio.to_thread(self._journal.flush)
+        finally:
+            self._flush = None
+
+    def _send(self, message: messages.AgentMessage) -> None:
+        if self.link is not None:
+            self.link.send(message)
+
+    def attempts(self) -> list[status.Attempt]:
+        """What is held, for people."""
+        return [
+            status.Attempt(
+                run=entry.key.run,
+                job=entry.key.job,
+                step=entry.key.step,
+                step_name=entry.step_name or entry.key.step,
+                attempt=entry.key.attempt,
+                state=entry.state.value,
+                started_at=entry.started_at,
+            )
+            for entry in self.ledger
+        ]
+
+    # Supervision.
+
+    async def close(self) -> None:
+        """Waits for what is on its way in the background, so that the journal may be closed."""
+        if self._flush is not None:
+            self._flush.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                call()
+            # A timer of asyncio would log the error and go on with a journal that nobody trusts: the agent has to end.
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
+        asyncio.get_running_loop().call_later(delay_s, guarded)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+
+def _finished(key: TaskKey, end: Ended, times: tuple[int, int], output: tuple[int, int]) -> messages.Finished:
+    """The message; `times` are start and end, `output` is the log's size and what its cap left out."""
+    return messages.Finished(
+        key=key,
+        outcome=end.outcome,
+        exit_code=end.exit_code,
+        reason_code=end.reason_code,
+        reason_text=end.reason_text,
+        outputs=end.outputs,
+        env=end.env,
+        started_at=times[0],
+        finished_at=times[1],
+        output_bytes=output[0],
+        output_dropped=output[1],
+    )
+
+
+def _cut(printed: list[Chunk], bytes_max: int) -> list[Chunk]:
+    """The first `bytes_max` bytes, and a line that counts the rest."""
+    kept: list[Chunk] = []
+    total = sum(len(chunk.data) for chunk in printed)
+    left = bytes_max
+    for chunk in printed:
+        if left > 0:
+            kept.append(Chunk(chunk.at, chunk.stream, chunk.data[:left]))
+        left -= len(chunk.data)
+    return [*kept, Chunk(printed[0].at, 2, missing_line(total - bytes_max))]
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _boot_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -1,0 +1,90 @@
+"""The agent's own key pair, made once and kept in its data directory, and the fingerprints that people compare.
+
+A key's fingerprint is `SHA256:` and the unpadded base 64 of the SHA-256 of its 32 bytes: the form that SSH users know.
+The secret half is written with mode 0600 into a directory of mode 0700 and is never shown, sent or logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from waterflow_agent.errors import Stalled
+
+_FILE_NAME = "agent.key"
+
+
+class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A CURVE key pair as Z85 text."""
+
+    public: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.fingerprint})"
+
+    @property
+    def fingerprint(self) -> str:
+        """The public key's fingerprint."""
+        return fingerprint(self.public)
+
+
+def fingerprint(public_key: str) -> str:
+    """The fingerprint of a public key given as Z85 text; raises `ValueError` for anything else."""
+    from zmq.utils import z85
+
+    if len(public_key) != 40:
+        raise ValueError("a public key is 40 characters of Z85")
+    digest = hashlib.sha256(z85.decode(public_key)).digest()
+    return "SHA256:" + base64.b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def load_or_create(data_dir: Path) -> KeyPair:
+    """The key pair of this data directory, made at the first call. Raises `Stalled` WF220 for a file that is damaged."""
+    directory = data_dir / "keys"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / _FILE_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return _create(path)
+    try:
+        pair = msgspec.json.decode(content, type=KeyPair)
+        fingerprint(pair.public)
+    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        raise Stalled("WF220", f"{path} is damaged; remove it and enrol this agent again under a new key") from error
+    os.chmod(path, 0o600)
+    return pair
+
+
+def _create(path: Path) -> KeyPair:
+    import zmq
+
+    public, secret = zmq.curve_keypair()
+    pair = KeyPair(public=public.decode("ascii"), secret=secret.decode("ascii"))
+    write_private(path, msgspec.json.encode(pair))
+    return pair
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a file of mode 0600 so that it is there as a whole or not at all, and on disk when this returns."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

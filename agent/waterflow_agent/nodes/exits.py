@@ -1,0 +1,60 @@
+"""What the end of a process means for its step."""
+
+from __future__ import annotations
+
+import signal
+
+from waterflow_agent.nodes.outcome import Ended, failure, one_line
+from waterflow_agent.runner.reports import Result
+from waterflow_agent.wire.messages import Outcome
+
+#: Reasons after which there is something to collect: the step ran and is over.
+RAN = frozenset({"exited", "timed-out", "cancelled"})
+
+
+def interpret(result: Result, *, timeout_ms: int | None = None, cancel_reason: str = "") -> Ended:
+    """The outcome and its reason. `timeout_ms` and `cancel_reason` are for the sentence, where they are still known."""
+    if result.reason == "exited":
+        return _exited(result)
+    if result.reason == "timed-out":
+        after = "" if timeout_ms is None else f" of {_duration(timeout_ms)}"
+        return Ended(
+            outcome=Outcome.TIMED_OUT,
+            exit_code=result.exit_code,
+            reason_code="timeout",
+            reason_text=f"stopped: the time-out{after} has passed",
+        )
+    if result.reason == "cancelled":
+        return Ended(
+            outcome=Outcome.CANCELLED,
+            exit_code=result.exit_code,
+            reason_code="cancel-requested",
+            reason_text=one_line(f"cancelled: {cancel_reason}" if cancel_reason else "cancelled"),
+        )
+    if result.reason == "spawn-failed":
+        return failure("spawn-failed", result.error or "the process could not be started")
+    # "lost", and whatever a newer runner may say: nobody here knows how it ended.
+    return Ended(
+        outcome=Outcome.LOST,
+        reason_code="outcome-unknown",
+        reason_text=one_line(result.error or "the outcome is not known"),
+    )
+
+
+def _exited(result: Result) -> Ended:
+    if result.exit_code == 0:
+        return Ended(outcome=Outcome.SUCCESS, exit_code=0)
+    if result.exit_code is not None:
+        return failure("exit-code", f"the process ended with exit code {result.exit_code}", exit_code=result.exit_code)
+    number = result.signal or 0
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return failure("signal", f"the process was ended by {name}, which Waterflow did not send")
+
+
+def _duration(milliseconds: int) -> str:
+    if milliseconds % 60_000 == 0:
+        return f"{milliseconds // 60_000} min"
+    return f"{milliseconds / 1_000:g} s"

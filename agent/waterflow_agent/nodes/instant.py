@@ -1,0 +1,33 @@
+"""The nodes that run inside the agent, because they end at once: `log`, `fail`, `set-outputs`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.outcome import STDERR, STDOUT, Ended, failure, one_line
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Outcome
+
+
+def run(parameters: schema.Parameters) -> Ended:
+    """Carries out one of these nodes; any other record is a mistake of the caller."""
+    if isinstance(parameters, schema.Log):
+        return Ended(outcome=Outcome.SUCCESS, exit_code=0, printed=[(STDOUT, _line(parameters.message))])
+    if isinstance(parameters, schema.Fail):
+        return Ended(
+            outcome=Outcome.FAILURE,
+            exit_code=parameters.exit_code,
+            reason_code="exit-code",
+            reason_text=one_line(parameters.message),
+            printed=[(STDERR, _line(parameters.message))],
+        )
+    assert isinstance(parameters, schema.SetOutputs), f"{type(parameters).__name__} does not run inside the agent"
+    size = len(msgspec.msgpack.encode(parameters.outputs))
+    if size > messages.OUTPUTS_BYTES_MAX:
+        return failure("node-error", f"outputs of {size} bytes are over the limit of {messages.OUTPUTS_BYTES_MAX}")
+    return Ended(outcome=Outcome.SUCCESS, exit_code=0, outputs=parameters.outputs)
+
+
+def _line(text: str) -> bytes:
+    return text.encode("utf-8", "replace") + (b"" if text.endswith("\n") else b"\n")

@@ -1,0 +1,59 @@
+"""From the parameters of a task to the node's record; the daemon checked what was constant, the agent checks the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import schema
+
+
+_WORDS = (
+    ("Object contains unknown field", "unknown key"),
+    ("Object missing required field", "missing key"),
+    ("`object`", "a map"),
+    ("`array`", "a list"),
+    ("`str`", "text"),
+    ("`int`", "a whole number"),
+    ("`float`", "a number"),
+    ("`bool`", "true or false"),
+    ("`null`", "nothing"),
+    ("`", ""),
+)
+
+
+def find(name: str) -> schema.NodeSchema:
+    """The node called `name` if an agent runs it; raises `Rejected` WF701 otherwise."""
+    node = schema.find(name)
+    if node is None or node.runs_in is schema.RunsIn.ENGINE:
+        known = ", ".join(runnable())
+        raise Rejected("WF701", f'this agent has no node "{name}"; it has {known}')
+    return node
+
+
+def runnable() -> list[str]:
+    """Names of the nodes that an agent of this version runs, aliases included."""
+    names: list[str] = []
+    for node in schema.BUILT_IN.values():
+        if node.runs_in is not schema.RunsIn.ENGINE:
+            names += (node.name, *node.aliases)
+    return names
+
+
+def convert(node: schema.NodeSchema, params: dict[str, Any]) -> schema.Parameters:
+    """The node's record; raises `Rejected` WF702 that names the field and what was expected there."""
+    try:
+        return msgspec.convert(params, node.parameters, strict=True)
+    except msgspec.ValidationError as error:
+        raise Rejected("WF702", f'node "{node.name}": {_in_words(str(error))}') from error
+
+
+def _in_words(text: str) -> str:
+    """`Expected `str`, got `int` - at `$.message`` without the notation of the library."""
+    expectation, separator, place = text.partition(" - at ")
+    for technical, plain in _WORDS:
+        expectation = expectation.replace(technical, plain)
+    field = place.strip("`").removeprefix("$").removeprefix(".")
+    return f"with.{field}: {expectation[:1].lower()}{expectation[1:]}" if separator and field else expectation

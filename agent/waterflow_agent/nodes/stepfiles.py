@@ -1,0 +1,156 @@
+"""The files through which a script hands back outputs and environment: made before it starts, read after it has ended.
+
+A file is a row of entries: `name=value` on one line, or
+
+    name<<DELIMITER
+    any lines
+    DELIMITER
+
+whichever of `=` and `<<` comes first. Empty lines are skipped; the last value of a name counts.
+
+Whoever wrote them is not trusted. Only a regular file at the very path is read, never a link, a pipe or a device; both
+files together have a bound; what is not UTF-8 or not an entry fails the step, with the file and the line but never with the
+content, which may be a secret. Names that would change how later steps' programs are found or loaded are not taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.wire import messages
+
+#: Nobody needs more, and reading must not hold the agent up.
+NAMES_MAX = 5_000
+
+_OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+#: Names that steer the loader, the shell, interpreters or Git, and the names that belong to Waterflow.
+_DENIED = re.compile(
+    r"PATH|IFS|ENV|BASH_ENV|SHELLOPTS|BASHOPTS|PS4|PROMPT_COMMAND|NODE_OPTIONS|PERL5OPT|PERL5LIB|RUBYOPT|JAVA_TOOL_OPTIONS"
+    r"|LD_.*|PYTHON.*|GIT_.*|WF_.*|WATERFLOW_.*|GITHUB_.*"
+)
+
+
+class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the files of one attempt are."""
+
+    output: str
+    env: str
+    summary: str
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """What a script handed back; `denied` are names of `WATERFLOW_ENV` that were not taken."""
+
+    outputs: dict[str, str]
+    env: dict[str, str]
+    denied: list[str]
+
+
+def locate(directory: Path) -> StepFiles:
+    """Where the files of the attempt whose own directory this is are."""
+    return StepFiles(output=f"{directory}/output", env=f"{directory}/env", summary=f"{directory}/summary")
+
+
+def create(directory: Path) -> StepFiles:
+    """Makes the empty files in `directory`."""
+    files = locate(directory)
+    for path in (files.output, files.env, files.summary):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    return files
+
+
+def collect(files: StepFiles) -> Written:
+    """Reads what the script wrote; raises `Rejected` WF704 that names the file and the line."""
+    output = _read(files.output, "WATERFLOW_OUTPUT", messages.OUTPUTS_BYTES_MAX)
+    env = _read(files.env, "WATERFLOW_ENV", messages.OUTPUTS_BYTES_MAX - len(output))
+    variables = _parse(env, "WATERFLOW_ENV", _ENV_NAME)
+    denied = [name for name in variables if is_denied(name)]
+    return Written(
+        outputs=_parse(output, "WATERFLOW_OUTPUT", _OUTPUT_NAME),
+        env={name: value for name, value in variables.items() if name not in denied},
+        denied=denied,
+    )
+
+
+def is_denied(name: str) -> bool:
+    """Whether a script may not set this variable for later steps."""
+    return _DENIED.fullmatch(name) is not None
+
+
+def _read(path: str, label: str, bytes_max: int) -> bytes:
+    try:
+        # Without O_NONBLOCK a pipe would hold the agent until somebody writes.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise Rejected("WF704", f"{label} cannot be read (a link?): {error.strerror}") from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Rejected("WF704", f"{label} is not a regular file any more")
+        if found.st_size == 0:
+            return b""
+        if found.st_size > bytes_max:
+            raise _too_large(label)
+        # One byte more than allowed, as somebody may still be writing.
+        content = os.read(fd, bytes_max + 1)
+    finally:
+        os.close(fd)
+    if len(content) > bytes_max:
+        raise _too_large(label)
+    return content
+
+
+def _too_large(label: str) -> Rejected:
+    return Rejected(
+        "WF704",
+        f"{label} is too large: WATERFLOW_OUTPUT and WATERFLOW_ENV may have {messages.OUTPUTS_BYTES_MAX} bytes together",
+    )
+
+
+def _parse(content: bytes, label: str, name_pattern: re.Pattern[str]) -> dict[str, str]:
+    if not content:
+        return {}
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        broken = content.count(b"\n", 0, error.start) + 1
+        raise Rejected("WF704", f"{label} line {broken}: not UTF-8") from error
+    # Not splitlines: only the line feed ends a line here.
+    lines = text.removesuffix("\n").split("\n")
+    values: dict[str, str] = {}
+    position = 0
+    while position < len(lines):
+        number, line = position + 1, lines[position].removesuffix("\r")
+        position += 1
+        if not line:
+            continue
+        found = re.match(r"([^=<]*)(=|<<)(.*)", line, re.DOTALL)
+        if found is None or not name_pattern.fullmatch(found.group(1)):
+            raise Rejected("WF704", f"{label} line {number}: expected name=value or name<<DELIMITER")
+        name, separator, value = found.group(1), found.group(2), found.group(3)
+        if separator == "<<":
+            value, position = _block(lines, position, value, f"{label} line {number}")
+        if "\0" in value:
+            raise Rejected("WF704", f"{label} line {number}: the value of {name} has a NUL byte")
+        values[name] = value
+        if len(values) > NAMES_MAX:
+            raise Rejected("WF704", f"{label} line {number}: more than {NAMES_MAX} names")
+    return values
+
+
+def _block(lines: list[str], position: int, delimiter: str, place: str) -> tuple[str, int]:
+    if not delimiter:
+        raise Rejected("WF704", f"{place}: a delimiter is missing after <<")
+    for end in range(position, len(lines)):
+        if lines[end].removesuffix("\r") == delimiter:
+            return "\n".join(lines[position:end]), end + 1
+    raise Rejected("WF704", f"{place}: the delimiter of this block does not come again")

@@ -1,0 +1,234 @@
+"""What steps printed, on its way to the daemon: read from the runner's spools, sent in pieces, sent again until acknowledged.
+
+An attempt's output log is what its spool holds, then what the agent itself has to say. Where the spool's cap left something
+out, the log has one line on stream 2 that counts the bytes. Offsets on the wire count bytes of this log, so they have no gap.
+
+Rules of this file:
+
+- At most `OUTPUT_WINDOW_BYTES` are on the way without an acknowledgement, over all attempts, in turns of one chunk each. So
+  a flood delays neither control messages nor the output of others.
+- Only the first half of a spool's cap is sent while the step runs: what lies behind may still be taken away from its middle.
+- An acknowledgement says how far the daemon's log reaches; that is where to go on, forwards or backwards.
+- Nothing here waits; the shell calls `take` once per turn of the loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from waterflow_agent.runner import spool
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Chunk, TaskKey
+
+#: Without any progress for this long the output goes out again from the last acknowledgement: far more than a slow commit.
+RESEND_MS = 10_000
+#: One message's output, less room for the lines that count what is missing.
+_CHUNK_BYTES = messages.OUTPUT_CHUNK_BYTES_MAX - 4096
+
+
+class OutputLog:
+    """One attempt's output as the daemon sees it; cheap to read on from where the last read ended."""
+
+    __slots__ = ("_offset", "_printed", "_printed_count", "_printed_offset", "_reader", "_spool_offset", "_spool_path")
+
+    def __init__(self, spool_path: str | None, printed: Sequence[Chunk] = ()) -> None:
+        """`spool_path` is the runner's `output`, or None for an attempt without a process."""
+        self._spool_path = spool_path
+        self._printed = list(printed)
+        self._offset: int
+        self._rewind()
+
+    def append(self, printed: Iterable[Chunk]) -> None:
+        """Adds what the agent says after the end of the process."""
+        self._printed += printed
+
+    def read(self, offset: int, bytes_max: int, *, is_over: bool) -> list[Chunk]:
+        """Pieces from `offset` on, about `bytes_max` in all; empty when there is no more for now."""
+        if offset < self._offset:
+            self._rewind()
+        chunks: list[Chunk] = []
+        while bytes_max > 0:
+            pieces = self._next(bytes_max, is_over=is_over)
+            if not pieces:
+                break
+            for piece in pieces:
+                begin, self._offset = self._offset, self._offset + len(piece.data)
+                if self._offset <= offset:
+                    continue
+                if begin < offset:
+                    piece = Chunk(piece.at, piece.stream, piece.data[offset - begin :])
+                chunks.append(piece)
+                bytes_max -= len(piece.data)
+        return chunks
+
+    def size(self) -> int:
+        """Reads the spool to its end and gives the whole log's size; for a spool with gaps, whose marks have to be counted."""
+        while self.read(self._offset, _CHUNK_BYTES, is_over=True):
+            continue
+        return self._offset
+
+    def _rewind(self) -> None:
+        self._offset = 0
+        self._spool_offset = 0
+        self._printed_count = 0
+        self._printed_offset = 0
+        self._reader = None if self._spool_path is None else spool.SpoolReader(self._spool_path)
+
+    def _next(self, bytes_max: int, *, is_over: bool) -> list[Chunk]:
+        if self._reader is not None:
+            found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_over)
+            if found:
+                self._spool_offset = found[-1].end
+                return [_on_the_wire(chunk) for chunk in found]
+            if not is_over:
+                return []
+        # The end of the spool: what is left is the agent's own.
+        if self._printed_count >= len(self._printed):
+            return []
+        chunk = self._printed[self._printed_count]
+        piece = Chunk(chunk.at, chunk.stream, chunk.data[self._printed_offset : self._printed_offset + bytes_max])
+        self._printed_offset += len(piece.data)
+        if self._printed_offset >= len(chunk.data):
+            self._printed_count, self._printed_offset = self._printed_count + 1, 0
+        return [piece]
+
+
+def missing_line(dropped: int) -> bytes:
+    """The line that stands for bytes that were left out."""
+    return b"\n[waterflow: %d bytes of output are left out here]\n" % dropped
+
+
+def _on_the_wire(chunk: spool.Chunk) -> Chunk:
+    if chunk.stream == spool.MISSING:
+        return Chunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
+    return Chunk(chunk.at, chunk.stream, chunk.data)
+
+
+def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[Chunk]:
+    """Makes (stream, bytes) of what a node printed into chunks that fit a message."""
+    return [
+        Chunk(at, stream, text[begin : begin + _CHUNK_BYTES])
+        for stream, text in printed
+        for begin in range(0, len(text), _CHUNK_BYTES)
+    ]
+
+
+class _Stream:
+    __slots__ = ("acked", "log", "rewound_at", "sent", "total")
+
+    def __init__(self, log: OutputLog) -> None:
+        self.log = log
+        self.sent = 0
+        self.acked = 0
+        #: Size of the log once the attempt is over.
+        self.total: int | None = None
+        #: Where a repeated acknowledgement has already made us go back to.
+        self.rewound_at = -1
+
+
+class Pump:
+    """The output of all attempts of an agent. Times are milliseconds that never go back."""
+
+    def __init__(self, window_bytes: int = messages.OUTPUT_WINDOW_BYTES) -> None:
+        self._window_bytes = window_bytes
+        self._streams: dict[TaskKey, _Stream] = {}
+        #: Attempts that may have something to send, the next one first.
+        self._ready: OrderedDict[TaskKey, None] = OrderedDict()
+        self._in_flight = 0
+        self._progress_at = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes on the way without an acknowledgement."""
+        return self._in_flight
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take` would give something."""
+        return bool(self._ready) and self._in_flight < self._window_bytes
+
+    def open(self, key: TaskKey, spool_path: str | None) -> None:
+        """Begins with an attempt; one that is known already goes on."""
+        if key not in self._streams:
+            self._streams[key] = _Stream(OutputLog(spool_path))
+            self._ready[key] = None
+
+    def grown(self, key: TaskKey) -> None:
+        """There is more output."""
+        if key in self._streams:
+            self._ready[key] = None
+
+    def finish(self, key: TaskKey, printed: Sequence[Chunk], total: int) -> None:
+        """The attempt is over and its whole log has `total` bytes, `printed` at its end."""
+        stream = self._streams[key]
+        stream.log.append(printed)
+        stream.total = total
+        self._ready[key] = None
+
+    def acknowledge(self, key: TaskKey, offset: int, now: int) -> bool:
+        """The daemon has the first `offset` bytes; True when that is the whole log of an attempt that is over."""
+        stream = self._streams.get(key)
+        if stream is None:
+            return False
+        if offset > stream.acked:
+            self._progress_at = now
+            self._in_flight -= max(0, min(offset, stream.sent) - stream.acked)
+            stream.acked = offset
+            stream.sent = max(stream.sent, offset)
+            if stream.total is None or stream.sent < stream.total:
+                self._ready[key] = None
+        elif offset == stream.acked < stream.sent and stream.rewound_at != offset:
+            # The daemon is missing a piece before what it got: once from here, not once for each piece on the way.
+            stream.rewound_at = offset
+            self._go_back(key, stream)
+        return stream.total is not None and stream.acked >= stream.total
+
+    def rewind(self, now: int) -> None:
+        """A new session: what was on the way is sent again."""
+        self._progress_at = now
+        for key, stream in self._streams.items():
+            stream.rewound_at = -1
+            self._go_back(key, stream)
+
+    def drop(self, key: TaskKey) -> None:
+        """Nobody wants the attempt's output any more."""
+        stream = self._streams.pop(key, None)
+        if stream is not None:
+            self._in_flight -= stream.sent - stream.acked
+            self._ready.pop(key, None)
+
+    def take(self, now: int) -> tuple[list[messages.Output], list[TaskKey]]:
+        """What should be sent now, and the attempts whose spool has less than it should (somebody removed it)."""
+        if self._in_flight and now >= self._progress_at + RESEND_MS:
+            self.rewind(now)
+        outputs: list[messages.Output] = []
+        broken: list[TaskKey] = []
+        while self._ready and self._in_flight < self._window_bytes:
+            key, _ = self._ready.popitem(last=False)
+            stream = self._streams[key]
+            room = min(_CHUNK_BYTES, self._window_bytes - self._in_flight)
+            chunks = stream.log.read(stream.sent, room, is_over=stream.total is not None)
+            size = sum(len(chunk.data) for chunk in chunks)
+            if not size:
+                if stream.total is not None and stream.sent < stream.total:
+                    broken.append(key)
+                continue
+            if not self._in_flight:
+                self._progress_at = now
+            outputs.append(messages.Output(key, stream.sent, chunks))
+            stream.sent += size
+            self._in_flight += size
+            if stream.total is None or stream.sent < stream.total:
+                self._ready[key] = None
+        return outputs, broken
+
+    def next_wake_at(self) -> int | None:
+        """When to call `take` again if no acknowledgement comes; None when nothing is on the way."""
+        return self._progress_at + RESEND_MS if self._in_flight else None
+
+    def _go_back(self, key: TaskKey, stream: _Stream) -> None:
+        self._in_flight -= stream.sent - stream.acked
+        stream.sent = stream.acked
+        if stream.total is None or stream.sent < stream.total:
+            self._ready[key] = None

@@ -1,0 +1,68 @@
+"""What `waterflow-agent status` shows: a small file that the running agent keeps up to date in its data directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from waterflow_agent.errors import Retryable
+
+_FILE_NAME = "status.json"
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt that is held."""
+
+    run: str
+    job: str
+    step: str
+    step_name: str
+    attempt: int
+    state: str
+    started_at: int | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The running agent at `at` (ms)."""
+
+    pid: int
+    at: int
+    name: str
+    fingerprint: str
+    server: str
+    is_connected: bool
+    link: str
+    groups: list[str]
+    slots: int
+    attempts: list[Attempt]
+
+
+def write(data_dir: Path, status: Status) -> None:
+    """Replaces the file. Raises `OSError`."""
+    path = data_dir / _FILE_NAME
+    temporary = path.with_suffix(".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(msgspec.json.encode(status))
+    os.rename(temporary, path)
+
+
+def read(data_dir: Path) -> Status | None:
+    """The status of the agent that runs in this directory; None when none runs. Raises `Retryable` WF344 if unreadable."""
+    path = data_dir / _FILE_NAME
+    try:
+        status = msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Retryable("WF344", f"cannot read {path}: {error}") from error
+    return status if _is_agent(status.pid) else None
+
+
+def _is_agent(pid: int) -> bool:
+    try:
+        return b"waterflow" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,239 @@
+"""For tests of an agent, of this project or of another: a daemon that does what a script says.
+
+`ScriptedDaemon` is the other end of the link: a real socket with CURVE and authentication, and a wire session, but no
+runs, no store and no decisions. It offers what it is told to and remembers what it hears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.utils import z85
+
+from waterflow_agent import enrol, keys
+from waterflow_agent.wire import codec, messages
+from waterflow_agent.wire.codec import Side
+from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.session import Session
+
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+
+
+def _now_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class ScriptedDaemon:
+    """One server for one agent. Every list grows in the order in which things were heard."""
+
+    def __init__(self) -> None:
+        public, secret = zmq.curve_keypair()
+        self.server_key = public.decode("ascii")
+        self._secret = secret
+        self._context = zmq.asyncio.Context()
+        self._socket = self._new_socket()
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.endpoint = f"tcp://127.0.0.1:{port}"
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind(_ZAP_ENDPOINT)
+        self._session: Session | None = None
+        self._routing_id = b""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard = asyncio.Condition()
+        # What a script may change.
+        self.is_approving = True
+        self.is_acknowledging = True
+        self.is_taking_output = True
+        self.silence_ms = 6_000
+        self.forget: list[TaskKey] = []
+        # What was heard.
+        self.refused_handshakes = 0
+        self.hellos: list[messages.Hello] = []
+        self.started: list[messages.Started] = []
+        self.finished: list[messages.Finished] = []
+        self.outputs: dict[TaskKey, bytearray] = {}
+        #: For each frame the kinds of what it brought.
+        self.frames: list[list[str]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.create_task(self._authenticate(), name="scripted-zap"),
+            asyncio.create_task(self._read(), name="scripted-reader"),
+            asyncio.create_task(self._tick(), name="scripted-ticker"),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    # Doing.
+
+    def offer(self, *tasks: messages.Task) -> None:
+        """Offers tasks in one frame."""
+        session = self._open_session()
+        for task in tasks:
+            session.queue(messages.Offer(task))
+        self._flush()
+
+    def cancel(self, key: TaskKey, *, force: bool = False, reason: str = "a test said so") -> None:
+        """Asks for the end of an attempt."""
+        self._open_session().queue(messages.Cancel(key, force, reason))
+        self._flush()
+
+    def reset(self) -> None:
+        """Forgets the session, as a daemon does that was restarted."""
+        self._session = None
+        frame = codec.encode_frame("", 0, 1, [], [codec.encode_message(messages.Reset("restarted"))])
+        self._send(frame)
+
+    def task(self, number: int, node: str = "shell", **fields: object) -> messages.Task:
+        """A task for the agent that said hello last; `fields` are those of `Task`, and `run` for a script."""
+        hello = self.hellos[-1]
+        params = {"run": fields.pop("run")} if "run" in fields else {}
+        task = messages.Task(
+            key=TaskKey("01TESTRUN", "job", f"step{number}", 1, 1),
+            node=node,
+            params=params,
+            env={},
+            step_name=f"step {number}",
+            working_directory=None,
+            timeout_ms=60_000,
+            stop_signal="SIGTERM",
+            grace_ms=1_000,
+            output_bytes_max=1 << 20,
+            boot_id=hello.boot_id,
+            instance=hello.instance,
+        )
+        return msgspec.structs.replace(task, **fields)
+
+    # Waiting.
+
+    async def until(self, is_so: Callable[[], object], deadline_s: float = 30.0) -> None:
+        """Waits until the condition holds after something was heard. Raises `TimeoutError`."""
+        async with asyncio.timeout(deadline_s), self._heard:
+            await self._heard.wait_for(lambda: bool(is_so()))
+
+    async def session_opened(self, count: int = 1) -> messages.Hello:
+        """The `count`th hello, when its session is open."""
+        await self.until(lambda: len(self.hellos) >= count and self._session is not None)
+        return self.hellos[count - 1]
+
+    async def result(self, key: TaskKey) -> messages.Finished:
+        """The attempt's result."""
+        await self.until(lambda: any(finished.key == key for finished in self.finished))
+        return next(finished for finished in self.finished if finished.key == key)
+
+    async def output(self, key: TaskKey) -> bytes:
+        """All of the attempt's output, once its result has told how much that is."""
+        finished = await self.result(key)
+        await self.until(lambda: len(self.outputs.get(key, b"")) >= finished.output_bytes)
+        return bytes(self.outputs.get(key, b""))
+
+    async def run(self, task: messages.Task) -> tuple[messages.Finished, bytes]:
+        """Offers one task and gives its result and output."""
+        self.offer(task)
+        output = await self.output(task.key)
+        return await self.result(task.key), output
+
+    # The other end of the link.
+
+    def _new_socket(self) -> zmq.asyncio.Socket:
+        sock = self._context.socket(zmq.ROUTER)
+        sock.linger = 0
+        sock.curve_server = True
+        sock.curve_publickey = self.server_key.encode("ascii")
+        sock.curve_secretkey = self._secret
+        sock.setsockopt(zmq.ZAP_DOMAIN, b"test")
+        return sock
+
+    def _open_session(self) -> Session:
+        assert self._session is not None, "no agent is connected"
+        return self._session
+
+    async def _authenticate(self) -> None:
+        while True:
+            parts = await self._zap.recv_multipart()
+            if self.is_approving:
+                key = z85.encode(parts[6])
+                await self._zap.send_multipart([b"1.0", parts[1], b"200", b"OK", key, b""])
+            else:
+                await self._zap.send_multipart([b"1.0", parts[1], b"400", b"no", b"", b""])
+                async with self._heard:
+                    self.refused_handshakes += 1
+                    self._heard.notify_all()
+
+    async def _read(self) -> None:
+        while True:
+            routing_id, frame = await self._socket.recv_multipart()
+            decoded = codec.decode_frame(frame, Side.AGENT)
+            self._routing_id = routing_id
+            self._note(decoded)
+            if self._session is not None:
+                self._take(self._session, decoded)
+                self._flush()
+            async with self._heard:
+                self._heard.notify_all()
+
+    def _note(self, frame: codec.Frame) -> None:
+        self.frames.append([type(message).__name__ for message in (*frame.numbered, *frame.loose)])
+        for message in frame.loose:
+            if isinstance(message, messages.Hello):
+                self.hellos.append(message)
+                self._session = Session(message.session, Side.AGENT, _now_ms())
+                welcome = messages.Welcome(message.session, 1, 1, "scripted", ["tests"], self.silence_ms, self.forget)
+                self._session.queue(welcome)
+
+    def _take(self, session: Session, frame: codec.Frame) -> None:
+        received = session.take(frame, _now_ms())
+        for _, message in received.numbered:
+            if isinstance(message, messages.Finished):
+                self.finished.append(message)
+            elif isinstance(message, messages.Started):
+                self.started.append(message)
+        if received.numbered and self.is_acknowledging:
+            session.acknowledge(received.numbered[-1][0], _now_ms())
+        for loose in received.loose:
+            if isinstance(loose, messages.Output) and self.is_taking_output:
+                self._take_output(session, loose)
+
+    def _take_output(self, session: Session, output: messages.Output) -> None:
+        log = self.outputs.setdefault(output.key, bytearray())
+        data = b"".join(chunk.data for chunk in output.chunks)
+        if output.offset <= len(log):
+            log += data[len(log) - output.offset :]
+        session.queue(messages.OutputAck(output.key, len(log)))
+
+    def _flush(self) -> None:
+        if self._session is not None:
+            for frame in self._session.frames(_now_ms()):
+                self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart([self._routing_id, frame], flags=zmq.NOBLOCK)
+
+    async def _tick(self) -> None:
+        # Keep-alives and late acknowledgements; a script needs no better timing.
+        while True:
+            await asyncio.sleep(0.05)
+            self._flush()
+
+
+def enrolled(data_dir: Path, daemon: ScriptedDaemon) -> None:
+    """Makes `data_dir` that of an agent which is enrolled at `daemon`."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    server = enrol.Server(
+        server_key=daemon.server_key, work_endpoint=daemon.endpoint, name="scripted", groups=["tests"]
+    )
+    keys.write_private(data_dir / "server.json", msgspec.json.encode(server))

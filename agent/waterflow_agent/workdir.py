@@ -1,0 +1,202 @@
+"""The working directories of jobs: `<data-dir>/work/<run>/<job>`, made when a job's first step comes.
+
+A run's directory goes when the agent has held nothing of the run for `KEEP_S`, and at the agent's start for runs of which it
+holds nothing. It is renamed into `work/.trash` first, so a removal that takes long or fails never meets a new step; what
+could not be removed is tried again later. Removal runs in a thread, follows no link and enters no mounted file system.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+from waterflow_agent.errors import Rejected
+
+logger = logging.getLogger(__name__)
+
+#: A job's next step comes within seconds; a person who looks at a failed job needs some minutes.
+KEEP_S = 600
+_TRASH = ".trash"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_UNMOUNT_S_MAX = 10
+#: `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` on 64-bit machines, and the immutable and append-only flags.
+_GET_FLAGS = 0x80086601
+_SET_FLAGS = 0x40086602
+_FIXED_FLAGS = 0x10 | 0x20
+
+
+class Workspaces:
+    """All working directories of one agent. Times are seconds that never go back."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._trash = root / _TRASH
+        self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
+        #: When the agent last held something of a run.
+        self._used_at: dict[str, float] = {}
+        self._made: set[tuple[str, str]] = set()
+
+    def enter(self, run: str, job: str, now: float) -> Path:
+        """The job's directory, made if need be. Raises `OSError` when the disk refuses."""
+        path = self._root / directory_name(run) / directory_name(job)
+        self._used_at[directory_name(run)] = now
+        if (run, job) not in self._made or not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made.add((run, job))
+        return path
+
+    def remove_unused(self, held_runs: Collection[str], now: float, *, keep_s: float = KEEP_S) -> None:
+        """Removes what nobody needs any more; takes as long as it takes, so it is for a thread.
+
+        Not to be called twice at the same time. `enter` may be called meanwhile: a run that it touched is kept.
+        """
+        held = {directory_name(run) for run in held_runs}
+        for name in os.listdir(self._root):
+            if name == _TRASH:
+                continue
+            if name in held:
+                self._used_at[name] = now
+            elif now - self._used_at.get(name, now - keep_s) >= keep_s:
+                self._discard(name)
+        for name in os.listdir(self._trash):
+            remove_tree(self._trash / name)
+
+    def _discard(self, name: str) -> None:
+        self._used_at.pop(name, None)
+        self._made = {(run, job) for run, job in self._made if directory_name(run) != name}
+        target = self._trash / f"{name}.{os.urandom(6).hex()}"
+        try:
+            os.rename(self._root / name, target)
+        except OSError as error:
+            logger.warning("cannot move %s away: %s", self._root / name, error.strerror)
+
+
+def resolve(workspace: Path, wanted: str | None) -> Path:
+    """Where a step runs: its `working-directory` in the job's directory, which a relative one may not leave.
+
+    An absolute one is used as given. Raises `Rejected` WF703 for one that leaves, is missing, or is no directory.
+    """
+    if not wanted:
+        return workspace
+    if "\0" in wanted:
+        raise Rejected("WF703", "working-directory: a NUL byte")
+    path = Path(wanted)
+    if not path.is_absolute():
+        # Resolved with its links, as a step before may have made one that leads out.
+        path, root = Path(os.path.realpath(workspace / wanted)), Path(os.path.realpath(workspace))
+        if not path.is_relative_to(root):
+            raise Rejected("WF703", f"working-directory: {wanted!r} leaves the job's directory")
+    if not path.is_dir():
+        raise Rejected("WF703", f"working-directory: {wanted!r} is not a directory on this server")
+    return path
+
+
+def directory_name(name: str) -> str:
+    """`name` as one safe path component; different names give different components."""
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60].strip("-") or "x"
+    # The tilde is in no plain name, so the two forms never meet.
+    return f"{slug}~{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def remove_tree(path: Path) -> bool:
+    """Removes everything below `path` and itself, whatever a step did to it; False, and a log line, if something is left."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return True
+    for mount in _mounts_below(path):
+        _unmount(mount)
+    if _mounts_below(path):
+        logger.warning("%s has a mounted file system in it and is left as it is", path)
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        # Rare, and a walk of its own: directories without permissions, files that are immutable.
+        _loosen(path)
+        shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        logger.warning("cannot remove all of %s yet", path)
+        return False
+    return True
+
+
+def _loosen(path: Path) -> None:
+    """Gives this user every permission on the directories below `path` and takes immutable flags away."""
+    for _, directories, files, directory_fd in os.fwalk(path, onerror=None, follow_symlinks=False):
+        _loosen_directory(directory_fd)
+        for name in directories:
+            # Before the walk goes in, which it could not without permission.
+            _chmod_no_link(directory_fd, name)
+        for name in files:
+            _clear_flags_of(name, directory_fd)
+
+
+def _loosen_directory(fd: int) -> None:
+    _clear_flags(fd)
+    try:
+        os.fchmod(fd, 0o700)
+    except OSError as error:
+        logger.debug("cannot change a directory's mode: %s", error)
+
+
+def _chmod_no_link(directory_fd: int, name: str) -> None:
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
+            os.chmod(name, 0o700, dir_fd=directory_fd)
+    except OSError as error:
+        logger.debug("cannot change the mode of %s: %s", name, error)
+
+
+def _clear_flags_of(name: str, directory_fd: int) -> None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return
+    try:
+        _clear_flags(fd)
+    finally:
+        os.close(fd)
+
+
+def _clear_flags(fd: int) -> None:
+    try:
+        found = fcntl.ioctl(fd, _GET_FLAGS, b"\0" * 8)
+        flags = int.from_bytes(found, "little")
+        if flags & _FIXED_FLAGS:
+            fcntl.ioctl(fd, _SET_FLAGS, (flags & ~_FIXED_FLAGS).to_bytes(8, "little"))
+    except OSError:
+        # Not every file system has flags, and only root may take them away.
+        return
+
+
+def _mounts_below(path: Path) -> list[str]:
+    """Mount points below `path`, innermost first."""
+    prefix = os.path.realpath(path) + "/"
+    found: list[str] = []
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            for line in file:
+                fields = line.split(b" ", 5)
+                point = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal.group(1), 8)]), fields[4])
+                if os.fsdecode(point).startswith(prefix):
+                    found.append(os.fsdecode(point))
+    except OSError:
+        return []
+    return sorted(found, key=len, reverse=True)
+
+
+def _unmount(point: str) -> None:
+    command = ["umount", "--lazy", "--", point]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_UNMOUNT_S_MAX, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("cannot unmount %s, which a step left behind: %s", point, error)

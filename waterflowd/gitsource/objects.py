@@ -9,6 +9,7 @@ Alternates that the repository names are read as Git does: they are part of the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zlib
@@ -27,6 +28,7 @@ from waterflowd.reconcile import codes
 COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4
 _OFFSET_DELTA, _REFERENCE_DELTA = 6, 7
 _LOOSE_KINDS = {b"commit": COMMIT, b"tree": TREE, b"blob": BLOB, b"tag": TAG}
+_NAMES = {kind: name for name, kind in _LOOSE_KINDS.items()}
 #: Git itself makes chains of 50 and never longer ones than 4,095.
 _CHAIN_LENGTH_MAX = 4_096
 #: A base may be larger than what is made of it, within reason.
@@ -78,6 +80,8 @@ class Objects:
         except OSError as error:
             # Such as a pack that another process is replacing.
             raise unreadable(object_id, "cannot be read now") from error
+        if _id_of(kind, content) != object_id:
+            raise unreadable(object_id, "is damaged")
         return kind, content
 
     def _check_size(self, object_id: str, bytes_max: int) -> None:
@@ -165,6 +169,13 @@ class _PackedHead:
         sizes = zlib.decompressobj().decompress(head[at:], 40)
         _, at = _varint(sizes, 0)
         self.result_bytes, _ = _varint(sizes, at)
+
+
+def _id_of(kind: int, content: bytes) -> str:
+    """What the object's id has to be; dulwich does not check it when it reads."""
+    digest = hashlib.sha1(_NAMES[kind] + b" %d\0" % len(content), usedforsecurity=False)
+    digest.update(content)
+    return digest.hexdigest()
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:

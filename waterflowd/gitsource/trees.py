@@ -74,7 +74,7 @@ class Trees:
         if kind != objects.TREE:
             raise objects.unreadable(tree, "is no tree")
         try:
-            return [(name, mode, sha.hex()) for name, mode, sha in parse_tree(content, 20)]
+            return [(name, mode, object_id.decode("ascii")) for name, mode, object_id in parse_tree(content, 20)]
         except objects.DAMAGE as error:
             raise objects.unreadable(tree, "is damaged") from error
 

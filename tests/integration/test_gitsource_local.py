@@ -1,0 +1,349 @@
+"""Local repositories read through dulwich, made by the real Git: plain ones, packed ones and hostile ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import zlib
+from collections.abc import AsyncIterator
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.gitsource.local import LocalSource
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.settings import DEFAULT_FOLDERS
+from waterflowd.reconcile.source import CHANGED_PATHS_MAX, FILE_BYTES_MAX, FileSeen
+
+
+class Git:
+    """The Git command line in one work tree, away from any configuration of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(path.parent),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", author: str = "Ada") -> str:
+        environment = self.environment | {"GIT_AUTHOR_NAME": author}
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.path, env=environment, input=stdin, capture_output=True, check=True
+        )
+        return done.stdout.decode("utf-8", "replace").strip()
+
+    def write(self, name: str, content: str | bytes) -> None:
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def commit(self, message: str = "change", author: str = "Ada") -> str:
+        self("add", "--all")
+        self("commit", "--quiet", "--allow-empty", "--message", message, author=author)
+        return self("rev-parse", "HEAD")
+
+    def tree(self, *entries: tuple[str, str, bytes]) -> str:
+        """A tree object of (mode, id, name); names and modes that Git would not make are written by hand."""
+        body = b"".join(
+            mode.encode() + b" " + name + b"\0" + bytes.fromhex(object_id) for mode, object_id, name in entries
+        )
+        return self.loose(b"tree", body)
+
+    def loose(self, kind: bytes, body: bytes, *, size: int | None = None) -> str:
+        content = kind + b" " + str(len(body) if size is None else size).encode() + b"\0" + body
+        object_id = sha1(content).hexdigest()
+        target = self.path / ".git" / "objects" / object_id[:2] / object_id[2:]
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(zlib.compress(content))
+        return object_id
+
+    def commit_tree(self, tree: str) -> str:
+        commit = self("commit-tree", tree, "-m", "by hand")
+        self("update-ref", "refs/heads/main", commit)
+        return commit
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    (tmp_path / "repository").mkdir()
+    git = Git(tmp_path / "repository")
+    git("init", "--quiet", "--initial-branch", "main")
+    return git
+
+
+@pytest.fixture
+async def source(git: Git) -> AsyncIterator[LocalSource]:
+    source = LocalSource("ops", git.path)
+    yield source
+    await source.close()
+
+
+def problems(files: tuple[FileSeen, ...]) -> dict[str, str]:
+    return {file.path: file.problem.code for file in files if file.problem is not None}
+
+
+async def test_refs_of_an_empty_repository_name_an_unborn_head(source: LocalSource) -> None:
+    """A repository that nobody pushed to has a HEAD and no tips."""
+    refs = await source.refs()
+    assert (refs.head, refs.tips) == ("refs/heads/main", {})
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+async def test_branches_tags_and_files_are_read_loose_and_packed(
+    git: Git, is_packed: bool, source: LocalSource
+) -> None:
+    """It makes no difference where Git keeps refs and objects, and a tag object leads to its commit."""
+    git.write("workflows/a.yml", "a: 1\n" * 200)
+    git.commit()
+    for number in range(5):
+        git.write("workflows/a.yml", "a: 1\n" * 200 + str(number))
+        git.write(".waterflow/workflows/deep/er/b.yaml", f"b: {number}\n")
+        git.write("workflows/notes.txt", "no workflow")
+        commit = git.commit("ünïcode")
+    git("tag", "--annotate", "v1", "--message", "first")
+    git("branch", "feature/x")
+    if is_packed:
+        git("pack-refs", "--all")
+        git("repack", "-a", "-d", "-f", "--quiet", "--depth=10")
+    refs = await source.refs()
+    assert set(refs.tips) == {"refs/heads/main", "refs/heads/feature/x", "refs/tags/v1"}
+    assert refs.tips["refs/heads/main"] == commit
+    revision = await source.revision(refs.tips["refs/tags/v1"], None, DEFAULT_FOLDERS)
+    assert revision.commit.id == commit
+    assert (revision.commit.author, revision.commit.message) == ("Ada", "ünïcode")
+    assert [file.path for file in revision.files] == [".waterflow/workflows/deep/er/b.yaml", "workflows/a.yml"]
+    contents = await source.blobs([file.blob for file in revision.files])
+    assert contents[revision.files[0].blob] == b"b: 4\n"
+    assert contents[revision.files[1].blob] == b"a: 1\n" * 200 + b"4"
+
+
+async def test_changes_are_between_two_trees_whatever_the_history(git: Git, source: LocalSource) -> None:
+    """Added, changed, removed and renamed paths of the whole tree, over several commits and a rewritten history."""
+    git.write("a/b/c.txt", "1")
+    git.write("kept/d.txt", "1")
+    git.write("turns", "file")
+    first = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
+    assert first.changes.paths == ("a/b/c.txt", "kept/d.txt", "turns")
+    git("checkout", "--quiet", "--orphan", "other")
+    git("mv", "a/b/c.txt", "a/e.txt")
+    git("rm", "--quiet", "--force", "turns")
+    git.write("turns/into/folder", "1")
+    second = await source.revision(git.commit(), first.commit.tree, DEFAULT_FOLDERS)
+    assert second.changes.paths == ("a/b/c.txt", "a/e.txt", "turns", "turns/into/folder")
+    assert second.changes.is_complete
+
+
+async def test_a_change_too_large_to_list_says_so(git: Git, source: LocalSource) -> None:
+    """Beyond the bound the list is cut, and incomplete."""
+    for number in range(CHANGED_PATHS_MAX + 1):
+        git.write(f"many/{number}", "")
+    revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
+    assert len(revision.changes.paths) == CHANGED_PATHS_MAX
+    assert not revision.changes.is_complete
+
+
+async def test_a_previous_tree_that_is_gone_makes_the_changes_unknown(git: Git, source: LocalSource) -> None:
+    """After a forced push and a clean-up nobody can say what changed; the commit is read all the same."""
+    git.write("workflows/a.yml", "a")
+    revision = await source.revision(git.commit(), "e" * 40, DEFAULT_FOLDERS)
+    assert [file.path for file in revision.files] == ["workflows/a.yml"]
+    assert not revision.changes.is_complete
+
+
+async def test_links_submodules_and_directories_are_problems_of_one_file(git: Git, source: LocalSource) -> None:
+    """What is named like a workflow and is none is never followed, entered or read; the file beside it is fine."""
+    (git.path / "workflows").mkdir()
+    (git.path / "workflows" / "link.yml").symlink_to("/etc/passwd")
+    (git.path / "workflows" / "folder").symlink_to("/etc")
+    git.write("workflows/dir.yml/inner.yml", "x")
+    git.write("workflows/good.yml", "x")
+    git.commit()
+    git("update-index", "--add", "--cacheinfo", f"160000,{'a' * 40},workflows/module.yml")
+    git("commit", "--quiet", "--message", "submodule")
+    revision = await source.revision(git("rev-parse", "HEAD"), None, DEFAULT_FOLDERS)
+    assert problems(revision.files) == {
+        "workflows/dir.yml": codes.DIRECTORY,
+        "workflows/link.yml": codes.SYMLINK,
+        "workflows/module.yml": codes.SUBMODULE,
+    }
+    assert [file.path for file in revision.files if file.problem is None] == ["workflows/good.yml"]
+
+
+async def test_a_workflow_folder_that_is_a_link_is_a_problem_and_not_followed(git: Git, source: LocalSource) -> None:
+    """The folder itself cannot lead elsewhere either."""
+    (git.path / "workflows").symlink_to("/etc")
+    revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
+    assert problems(revision.files) == {"workflows": codes.SYMLINK}
+
+
+async def test_names_that_do_not_print_are_problems_and_shown_escaped(git: Git, source: LocalSource) -> None:
+    """Newlines, escapes, bidirectional tricks, foreign encodings and names that only a tool makes."""
+    blob = git("hash-object", "-w", "--stdin", stdin=b"x")
+    names = [b"a\nb.yml", b"\x1b[31m.yml", "\u202egnp.yml".encode(), b"\xff\xfe.yml", b"../../etc/x.yml", b"ok.yml"]
+    inner = git.tree(*(("100644", blob, name) for name in names), ("100600", blob, b"mode.yml"))
+    commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))
+    revision = await source.revision(commit, None, DEFAULT_FOLDERS)
+    assert problems(revision.files) == {
+        "workflows/a\\nb.yml": codes.UNSAFE_NAME,
+        "workflows/\\x1b[31m.yml": codes.UNSAFE_NAME,
+        "workflows/\\u202egnp.yml": codes.UNSAFE_NAME,
+        "workflows/\\xff\\xfe.yml": codes.UNSAFE_NAME,
+        "workflows/../../etc/x.yml": codes.UNSAFE_NAME,
+        "workflows/mode.yml": codes.UNKNOWN_MODE,
+    }
+    assert [file.path for file in revision.files if file.problem is None] == ["workflows/ok.yml"]
+
+
+async def test_a_long_path_is_a_problem(git: Git, source: LocalSource) -> None:
+    """A path of more than a kilobyte is no identity."""
+    name = "/".join(["n" * 200] * 6)
+    git.write(f"workflows/{name}.yml", "x")
+    revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
+    assert list(problems(revision.files).values()) == [codes.UNSAFE_NAME]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+async def test_a_file_over_the_bound_is_not_inflated(git: Git, is_packed: bool, source: LocalSource) -> None:
+    """Its size is read from its header, loose, packed, and packed as a difference; the file at the bound is read."""
+    git.write("workflows/large.yml", b"#" * (FILE_BYTES_MAX + 1))
+    git.write("workflows/larger.yml", b"#" * (FILE_BYTES_MAX + 1) + b"\nmore")
+    git.write("workflows/bound.yml", b"#" * FILE_BYTES_MAX)
+    commit = git.commit()
+    if is_packed:
+        git("repack", "-a", "-d", "-f", "--quiet")
+    revision = await source.revision(commit, None, DEFAULT_FOLDERS)
+    contents = await source.blobs([file.blob for file in revision.files])
+    sizes = {file.path: len(contents[file.blob] or b"") for file in revision.files}
+    assert sizes == {"workflows/bound.yml": FILE_BYTES_MAX, "workflows/large.yml": 0, "workflows/larger.yml": 0}
+
+
+async def test_folders_nested_too_deep_stall_the_repository(git: Git, source: LocalSource) -> None:
+    """A limit has a name, and a person has to act."""
+    git.write("workflows/" + "d/" * 11 + "a.yml", "x")
+    with pytest.raises(Stalled, match="deeper than 10") as caught:
+        await source.revision(git.commit(), None, DEFAULT_FOLDERS)
+    assert caught.value.code == codes.LIMIT
+
+
+async def test_damaged_and_missing_objects_are_worth_another_try(git: Git, source: LocalSource) -> None:
+    """A truncated object, a lying header, a wrong kind and an object that is not there: one error for all."""
+    git.write("workflows/a.yml", "x")
+    commit = git.commit()
+    tree = git("rev-parse", "HEAD^{tree}")
+    lying = git.loose(b"blob", b"short", size=10)
+    damaged = git.loose(b"tree", b"100644 no end")
+    rubbish = git.loose(b"commit", b"no headers")
+    for object_id in (lying, tree, "e" * 40):
+        with pytest.raises(Retryable) as caught:
+            await source.blobs([object_id])
+        assert caught.value.code == codes.OBJECT_UNREADABLE
+    for object_id in (tree, rubbish, git.commit_tree(damaged)):
+        with pytest.raises(Retryable) as caught:
+            await source.revision(object_id, None, DEFAULT_FOLDERS)
+        assert caught.value.code == codes.OBJECT_UNREADABLE
+    (git.path / ".git/objects" / commit[:2] / commit[2:]).chmod(0o644)
+    (git.path / ".git/objects" / commit[:2] / commit[2:]).write_bytes(b"\x78\x9c")
+    with pytest.raises(Retryable):
+        await source.revision(commit, None, DEFAULT_FOLDERS)
+
+
+async def test_a_commit_of_megabytes_is_refused(git: Git, source: LocalSource) -> None:
+    """A message may be cut, an object beyond the bound is not even read."""
+    tree = git("write-tree")
+    commit = git("commit-tree", tree, "-F", "-", stdin=b"m" * (2 << 20))
+    with pytest.raises(Stalled, match="larger than"):
+        await source.revision(commit, None, DEFAULT_FOLDERS)
+    short = await source.revision(git("commit-tree", tree, "-F", "-", stdin=b"m" * 50_000), None, DEFAULT_FOLDERS)
+    assert len(short.commit.message) == 1_000
+
+
+async def test_authors_and_branches_are_text(git: Git, source: LocalSource) -> None:
+    """Shell words in a branch, HTML in a name: carried as they are."""
+    author = b'a";`$(id)` "><script>'
+    tree = git("write-tree").encode()
+    body = b"tree %s\nauthor %s <a@b> 1 +0000\ncommitter c <c@d> 1 +0000\n\nx" % (tree, author.replace(b"<", b"\x1b"))
+    git("update-ref", "refs/heads/main", git.loose(b"commit", body))
+    git("branch", "x$(id)")
+    refs = await source.refs()
+    assert "refs/heads/x$(id)" in refs.tips
+    revision = await source.revision(refs.tips["refs/heads/x$(id)"], None, DEFAULT_FOLDERS)
+    assert revision.commit.author == 'a";`$(id)` ">\x1bscript>'
+
+
+async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Git, tmp_path: Path) -> None:
+    """`clone --shared` and `worktree add` give repositories whose parts lie elsewhere."""
+    git.write("workflows/a.yml", "x")
+    commit = git.commit()
+    git("clone", "--quiet", "--shared", "--bare", ".", str(tmp_path / "shared.git"))
+    git("worktree", "add", "--quiet", "-b", "linked", str(tmp_path / "linked"))
+    for name, head in (("shared.git", "refs/heads/main"), ("linked", "refs/heads/linked")):
+        source = LocalSource("ops", tmp_path / name)
+        assert (await source.refs()).head == head
+        assert [file.path for file in (await source.revision(commit, None, DEFAULT_FOLDERS)).files] == [
+            "workflows/a.yml"
+        ]
+        await source.close()
+
+
+async def test_what_is_no_repository_is_told_from_what_is_not_there(tmp_path: Path) -> None:
+    """The first needs a person, the second may come."""
+    for path, error, code in (
+        (tmp_path, Stalled, codes.NOT_A_REPOSITORY),
+        (tmp_path / "none", Retryable, codes.NOT_THERE),
+    ):
+        source = LocalSource("ops", path)
+        with pytest.raises(error) as caught:
+            await source.refs()
+        assert caught.value.code == code
+        await source.close()
+
+
+async def test_a_repository_of_an_unknown_format_is_refused(git: Git, source: LocalSource) -> None:
+    """SHA-256 objects are known and not built yet; nothing is guessed."""
+    git("config", "extensions.objectFormat", "sha256")
+    with pytest.raises(Stalled, match="objectformat sha256"):
+        await source.refs()
+
+
+async def test_nothing_is_written(git: Git, source: LocalSource) -> None:
+    """Reading leaves no trace in the repository."""
+    git.write("workflows/a.yml", "x")
+    commit = git.commit()
+    before = sorted((str(path), path.lstat().st_mtime_ns) for path in git.path.rglob("*"))
+    await source.refs()
+    revision = await source.revision(commit, None, DEFAULT_FOLDERS)
+    await source.blobs([file.blob for file in revision.files])
+    await source.wait_for_change(0.01)
+    assert sorted((str(path), path.lstat().st_mtime_ns) for path in git.path.rglob("*")) == before
+
+
+async def test_the_loop_stays_free_while_a_large_tree_is_read(git: Git, source: LocalSource) -> None:
+    """Ten thousand files are listed in a thread; the loop goes on turning meanwhile."""
+    blob = git("hash-object", "-w", "--stdin", stdin=b"x")
+    inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_000)))
+    commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))
+    reading = asyncio.ensure_future(source.revision(commit, None, DEFAULT_FOLDERS))
+    turns = 0
+    while not reading.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert len(reading.result().files) == 10_000
+    assert turns > 10
+
+
+async def test_too_many_files_stall_the_repository(git: Git, source: LocalSource) -> None:
+    """One file over the bound, and the whole listing is refused instead of being cut in silence."""
+    blob = git("hash-object", "-w", "--stdin", stdin=b"x")
+    inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_001)))
+    commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))
+    with pytest.raises(Stalled, match="more than 10,000"):
+        await source.revision(commit, None, DEFAULT_FOLDERS)

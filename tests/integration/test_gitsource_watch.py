@@ -1,0 +1,223 @@
+"""The watcher: pushes by the real Git are noticed, work is not, and places that change are watched anew."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from waterflowd.gitsource import mounts
+from waterflowd.gitsource.local import LocalSource
+from waterflowd.gitsource.watch import DirectoryWatch
+
+#: Long enough for a busy machine; what is awaited comes within milliseconds.
+DEADLINE_S = 20.0
+#: How long nothing must happen for a test that says so.
+QUIET_S = 0.3
+
+
+def git(path: Path, *arguments: str) -> str:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(path.parent),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_AUTHOR_NAME": "Ada",
+        "GIT_AUTHOR_EMAIL": "ada@example.org",
+        "GIT_COMMITTER_NAME": "Ada",
+        "GIT_COMMITTER_EMAIL": "ada@example.org",
+    }
+    done = subprocess.run(["git", *arguments], cwd=path, env=environment, capture_output=True, check=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A clone with one commit that is pushed to a bare repository beside it."""
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch", "main", "ops.git")
+    git(tmp_path, "clone", "--quiet", "ops.git", "work")
+    commit(tmp_path / "work")
+    git(tmp_path / "work", "push", "--quiet", "origin", "HEAD:main")
+    return tmp_path / "work"
+
+
+def commit(work: Path) -> str:
+    git(work, "commit", "--quiet", "--allow-empty", "--message", "change")
+    return git(work, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+async def source(work: Path) -> AsyncIterator[LocalSource]:
+    source = LocalSource("ops", work.parent / "ops.git")
+    yield source
+    await source.close()
+
+
+async def armed(source: LocalSource) -> None:
+    """Waits for the hint that comes with the arming, and for silence after it."""
+    assert await source.wait_for_change(DEADLINE_S)
+    while await source.wait_for_change(QUIET_S):
+        pass
+    assert source.watching().is_watching
+
+
+async def becomes(source: LocalSource, ref: str, expected: str) -> None:
+    """Follows hints alone until the ref stands where it should."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await source.refs()).tips.get(ref) != expected:
+            assert await source.wait_for_change(DEADLINE_S), "no hint came"
+
+
+async def test_arming_gives_a_hint(source: LocalSource) -> None:
+    """Whatever happened before the watch was armed is looked at once it is."""
+    assert source.watching().code == "starting"
+    assert await source.wait_for_change(DEADLINE_S)
+    assert source.watching().is_watching
+
+
+@pytest.mark.parametrize("branch", ["main", "feature/a/b"])
+async def test_a_push_is_noticed(source: LocalSource, work: Path, branch: str) -> None:
+    """To a branch that is there, and to one in folders that are not there yet."""
+    await armed(source)
+    pushed = commit(work)
+    git(work, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
+    await becomes(source, f"refs/heads/{branch}", pushed)
+
+
+async def test_pushes_after_packing_are_noticed(source: LocalSource, work: Path) -> None:
+    """`git gc` moves refs into one file and removes folders; the next push makes them again."""
+    pushed = commit(work)
+    git(work, "push", "--quiet", "origin", "HEAD:refs/heads/feature/a")
+    await armed(source)
+    git(work.parent / "ops.git", "pack-refs", "--all")
+    await armed_again(source)
+    for branch in ("main", "feature/a", "feature/b"):
+        pushed = commit(work)
+        git(work, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
+        await becomes(source, f"refs/heads/{branch}", pushed)
+
+
+async def armed_again(source: LocalSource) -> None:
+    while await source.wait_for_change(QUIET_S):
+        pass
+
+
+async def test_another_default_branch_is_noticed(source: LocalSource, work: Path) -> None:
+    """HEAD lies beside the refs."""
+    await armed(source)
+    git(work.parent / "ops.git", "symbolic-ref", "HEAD", "refs/heads/trunk")
+    assert await source.wait_for_change(DEADLINE_S)
+    assert (await source.refs()).head == "refs/heads/trunk"
+
+
+async def test_a_commit_in_a_work_tree_is_noticed_and_its_files_are_not(tmp_path: Path) -> None:
+    """A repository that is not bare: editing is nobody's business, committing is."""
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main", "plain")
+    source = LocalSource("ops", tmp_path / "plain")
+    await armed(source)
+    (tmp_path / "plain" / "file.txt").write_text("x")
+    (tmp_path / "plain" / "folder").mkdir()
+    git(tmp_path / "plain", "add", "--all")
+    assert not await source.wait_for_change(QUIET_S)
+    await becomes(source, "refs/heads/main", commit(tmp_path / "plain"))
+    await source.close()
+
+
+async def test_a_repository_made_anew_is_watched_anew(source: LocalSource, work: Path) -> None:
+    """The old watch is deaf by then, and the next push to the new one is noticed."""
+    await armed(source)
+    shutil.rmtree(work.parent / "ops.git")
+    assert await source.wait_for_change(DEADLINE_S)
+    git(work.parent, "init", "--quiet", "--bare", "--initial-branch", "main", "ops.git")
+    await armed_again(source)
+    pushed = commit(work)
+    git(work, "push", "--quiet", "origin", "HEAD:main")
+    await becomes(source, "refs/heads/main", pushed)
+
+
+async def test_a_link_that_is_swapped_is_watched_anew(work: Path) -> None:
+    """The configuration names a symbolic link, and somebody points it elsewhere."""
+    link = work.parent / "current"
+    link.symlink_to("ops.git")
+    source = LocalSource("ops", link)
+    await armed(source)
+    git(work.parent, "clone", "--quiet", "--bare", "ops.git", "other.git")
+    (work.parent / "next").symlink_to("other.git")
+    (work.parent / "next").rename(link)
+    await armed_again(source)
+    pushed = commit(work)
+    git(work, "push", "--quiet", "../other.git", "HEAD:main")
+    await becomes(source, "refs/heads/main", pushed)
+    await source.close()
+
+
+async def test_a_repository_that_comes_late_is_noticed(tmp_path: Path) -> None:
+    """Nothing at the path yet, not even the folder above it."""
+    source = LocalSource("ops", tmp_path / "later" / "ops.git")
+    assert await source.wait_for_change(DEADLINE_S)
+    (tmp_path / "later").mkdir()
+    git(tmp_path / "later", "init", "--quiet", "--bare", "--initial-branch", "main", "ops.git")
+    async with asyncio.timeout(DEADLINE_S):
+        while not (tmp_path / "later" / "ops.git" / "refs").is_dir() or not await source.wait_for_change(DEADLINE_S):
+            pass
+    assert (await source.refs()).head == "refs/heads/main"
+    await source.close()
+
+
+async def test_without_inotify_watches_it_says_so(work: Path) -> None:
+    """The condition has a code and names the setting; the refs are read all the same."""
+
+    def refuse(paths: list[str]) -> DirectoryWatch:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = LocalSource("ops", work.parent / "ops.git", refuse)
+    assert await source.wait_for_change(DEADLINE_S)
+    watching = source.watching()
+    assert (watching.is_watching, watching.code) == (False, "watch-failed")
+    assert "fs.inotify.max_user_watches" in watching.text
+    assert "refs/heads/main" in (await source.refs()).tips
+    await source.close()
+
+
+async def test_closing_ends_the_threads(work: Path) -> None:
+    """Nothing goes on after `close`, which may be called twice."""
+    source = LocalSource("closing", work.parent / "ops.git")
+    await source.refs()
+    await armed(source)
+    await source.close()
+    await source.close()
+    for thread in threading.enumerate():
+        if thread.name in ("git closing", "watch ops.git"):
+            await asyncio.to_thread(thread.join, DEADLINE_S)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/srv/git/ops.git", "nfs4"),
+        ("/srv/gitlab", "ext4"),
+        ("/mnt/with space/x", "cifs"),
+        ("/over/x", "tmpfs"),
+        ("/", "ext4"),
+    ],
+)
+def test_the_longest_and_latest_mount_holds_a_path(path: str, expected: str) -> None:
+    """The mount table's last entry of the longest mount point counts, spaces are escaped in it."""
+    table = "\n".join(
+        [
+            "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
+            "40 22 0:40 / /srv/git rw - nfs4 server:/git rw",
+            "41 22 0:41 / /mnt/with\\040space rw - cifs //server/share rw",
+            "42 22 0:42 / /over rw - ext4 /dev/vdb rw",
+            "43 22 0:43 / /over rw - tmpfs tmpfs rw",
+            "rubbish",
+        ]
+    )
+    assert mounts.file_system_type(path, table) == expected

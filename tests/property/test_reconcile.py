@@ -1,0 +1,92 @@
+"""Patterns against an oracle, and the fold against the trees it came from."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflowd.reconcile import diff, globs, movement, state, triggers
+from waterflowd.reconcile.events import FileApplied
+from waterflowd.reconcile.source import Changes, Commit, FileSeen, Revision
+
+MAIN = "refs/heads/main"
+_PIECES = {
+    "a": "a",
+    "b": "b",
+    "/": "/",
+    ".": r"\.",
+    "*": "[^/]*",
+    "**": ".*",
+    "a+": "a+",
+    "b?": "b?",
+    "[ab]": "[ab]",
+    "[a-c]+": "[a-c]+",
+    "\\*": r"\*",
+    "\\[": r"\[",
+}
+
+
+def _join(pieces: list[str]) -> tuple[str, str] | None:
+    """The pattern and a regular expression for it; None where pieces would merge into other ones."""
+    pattern = "".join(pieces)
+    if re.search(r"(^|/)\*\*/", pattern):
+        return None
+    if any(first in ("*", "**") and second in ("*", "**") for first, second in pairwise(pieces)):
+        return None
+    return pattern, "".join(_PIECES[piece] for piece in pieces)
+
+
+@given(st.lists(st.sampled_from(sorted(_PIECES)), max_size=6), st.text("ab/c.*[", max_size=8))
+def test_patterns_agree_with_regular_expressions(pieces: list[str], text: str) -> None:
+    """Where a pattern can be written as a regular expression, both say the same."""
+    joined = _join(pieces)
+    if joined is not None:
+        pattern, expression = joined
+        assert globs.is_match(pattern, text) is (re.fullmatch(expression, text) is not None)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_pattern_and_no_text_raise(pattern: str, text: str) -> None:
+    """Whatever stands in a file or a repository is matched or not."""
+    assert globs.is_match(pattern, text) in (True, False)
+
+
+_trees = st.dictionaries(st.sampled_from(["a.yml", "b.yml", "c.yml"]), st.sampled_from("1234"), max_size=3)
+
+
+@given(st.lists(_trees, max_size=8))
+def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[str, str]]) -> None:
+    """Applying differences one after the other gives the tree itself, from whatever it came; objects ending in 4 are bad."""
+    held = state.RepositoryState(name="ops", refs={})
+    keys: list[str] = []
+    recorded = []
+    for number, tree in enumerate(trees, start=1):
+        before = held.refs.get(MAIN)
+        seen = [FileSeen(path=path, blob=blob) for path, blob in sorted(tree.items())]
+        difference = diff.difference(before.files if before else {}, seen)
+        became = {file.path: _became(file) for file in difference.files}
+        moved = triggers.Movement(
+            ref=MAIN, number=number, is_first_sight=False, changes=Changes(), files=frozenset(became)
+        )
+        commit = Commit(id=f"{number:040}", tree=f"{number:040}", author="", message="")
+        revision = Revision(commit=commit, files=tuple(seen), changes=Changes())
+        shared = movement.pushed("ops", moved, None, commit, commit.id)
+        changes = movement.file_changes(difference, became)
+        facts = movement.facts(number, moved, revision, shared, changes)
+        keys += [triggers.trigger_key("ops", moved, path) for path in tree]
+        recorded += facts
+        for fact in facts:
+            state.evolve(held, fact)
+        assert {path: file.newest.blob for path, file in held.refs[MAIN].files.items()} == tree
+        assert diff.difference(held.refs[MAIN].files, seen) == diff.Difference()
+    assert len(keys) == len(set(keys))
+    assert state.fold("ops", recorded) == held
+
+
+def _became(file: FileSeen) -> FileApplied:
+    if file.blob == "4":
+        return movement.file_refused(file, [])
+    return FileApplied(path=file.path, blob=file.blob, plan_hash=f"hash-{file.blob}")

@@ -1,0 +1,51 @@
+"""Conditions and how text of others is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd.reconcile.conditions import Conditions, ConditionType
+from waterflowd.reconcile.shown import shown
+
+
+def test_nothing_is_claimed_before_the_first_look() -> None:
+    """Unknown is neither true nor false."""
+    assert {condition.is_true for condition in Conditions(1).all()} == {None}
+
+
+def test_ready_follows_from_the_others() -> None:
+    """The most important one that does not hold gives its code and sentence."""
+    conditions = Conditions(1)
+    conditions.set(ConditionType.FETCHED, True, "fetched", "read", 2)
+    conditions.set(ConditionType.APPLIED, True, "applied", "main is applied at abc", 3)
+    conditions.set(ConditionType.FILES_VALID, False, "files-broken", "1 workflow file has errors", 4)
+    ready = conditions.get(ConditionType.READY)
+    assert (ready.is_true, ready.code, ready.since_at) == (False, "files-broken", 4)
+    conditions.set(ConditionType.FILES_VALID, True, "files-valid", "none", 5)
+    conditions.set(ConditionType.WATCHING, False, "watch-failed", "no watches left", 6)
+    assert conditions.get(ConditionType.READY).is_true
+
+
+def test_since_moves_only_with_status_or_code() -> None:
+    """How old a trouble is does not depend on how often it is seen."""
+    conditions = Conditions(1)
+    conditions.set(ConditionType.FETCHED, False, "WF503", "gone", 2)
+    conditions.set(ConditionType.FETCHED, False, "WF503", "still gone", 9)
+    assert conditions.get(ConditionType.FETCHED).since_at == 2
+    assert conditions.get(ConditionType.FETCHED).text == "still gone"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
+        ("\u202egnp", "\\u202egnp"),
+        ('"><script>', '"><script>'),
+        ("x" * 300, "x" * 199 + "…"),
+        ("\n" * 300, "\\n" * 99 + "\\…"),
+    ],
+)
+def test_what_does_not_print_is_shown_escaped_and_bounded(text: str, expected: str) -> None:
+    """One line, no terminal codes, no bidirectional tricks; HTML is the page's business."""
+    assert shown(text) == expected

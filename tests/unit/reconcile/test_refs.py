@@ -1,0 +1,57 @@
+"""Which refs are watched."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd.reconcile import refs
+from waterflowd.reconcile.source import Refs
+
+TIPS = {
+    "refs/heads/main": "1",
+    "refs/heads/trunk": "2",
+    "refs/heads/release/1": "3",
+    "refs/tags/v1": "4",
+    "refs/tags/w1": "5",
+}
+
+
+@pytest.mark.parametrize(
+    ("head", "patterns", "expected"),
+    [
+        ("refs/heads/trunk", (), ["refs/heads/trunk"]),
+        ("refs/heads/trunk", ("*",), ["refs/heads/trunk", "refs/heads/main"]),
+        ("refs/heads/main", ("main",), ["refs/heads/main"]),
+        ("refs/heads/main", ("release/*",), ["refs/heads/release/1"]),
+        ("refs/heads/main", ("**", "!trunk"), ["refs/heads/main", "refs/heads/release/1"]),
+        ("refs/heads/main", ("tags/v*",), ["refs/tags/v1"]),
+        ("refs/heads/main", ("main", "tags/*", "!tags/w*"), ["refs/heads/main", "refs/tags/v1"]),
+        ("refs/heads/none", (), []),
+        (None, (), []),
+    ],
+)
+def test_patterns_choose_the_refs_and_head_the_default(
+    head: str | None, patterns: tuple[str, ...], expected: list[str]
+) -> None:
+    """Without patterns HEAD decides; the default ref comes first; tags are named with `tags/`."""
+    assert refs.watched(Refs(head=head, tips=TIPS), patterns) == expected
+
+
+def test_the_only_branch_takes_the_place_of_a_head_that_does_not_exist() -> None:
+    """A new bare repository says `master`, and somebody pushes `main`."""
+    found = Refs(head="refs/heads/master", tips={"refs/heads/main": "1", "refs/tags/v1": "2"})
+    assert refs.watched(found, ()) == ["refs/heads/main"]
+
+
+@pytest.mark.parametrize(
+    ("found", "patterns", "words"),
+    [
+        (Refs(head="refs/heads/main", tips={}), (), "the repository is empty"),
+        (Refs(head="refs/heads/x", tips=TIPS), (), "HEAD names refs/heads/x, which does not exist"),
+        (Refs(head=None, tips=TIPS), (), "HEAD names no branch"),
+        (Refs(head=None, tips=TIPS), ("nope",), "no ref matches nope: the repository has main, release/1, trunk"),
+    ],
+)
+def test_nothing_to_watch_has_a_sentence(found: Refs, patterns: tuple[str, ...], words: str) -> None:
+    """Each way to watch nothing says why, and what there is."""
+    assert words in refs.nothing_watched(found, patterns)

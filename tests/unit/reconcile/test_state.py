@@ -1,0 +1,93 @@
+"""The fold of a repository's facts, and the difference to a tree."""
+
+from __future__ import annotations
+
+from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.model.plan import Triggers
+from waterflowd.reconcile import diff, events, state
+from waterflowd.reconcile.events import FileApplied
+from waterflowd.reconcile.source import FileSeen
+
+MAIN = "refs/heads/main"
+
+
+def good(path: str, blob: str) -> FileApplied:
+    return FileApplied(path=path, blob=blob, plan_hash=f"hash-{blob}", name=path, triggers=Triggers(on_change=True))
+
+
+def broken(path: str, blob: str) -> FileApplied:
+    error = Diagnostic(code="WF101", path=path, line=1, column=1, message="not YAML")
+    return FileApplied(path=path, blob=blob, errors=(error,))
+
+
+def applied(movement: int, *files: FileApplied, removed: tuple[str, ...] = ()) -> events.RevisionApplied:
+    commit = f"c{movement}"
+    return events.RevisionApplied(
+        at=movement, ref=MAIN, movement=movement, commit=commit, tree=f"t{movement}", files=files, removed=removed
+    )
+
+
+def test_a_broken_file_keeps_its_last_good_version_known() -> None:
+    """What was good stays visible, while the file counts as broken."""
+    folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, broken("a.yml", "2"))])
+    file = folded.refs[MAIN].files["a.yml"]
+    assert file.is_broken
+    assert file.good is not None
+    assert file.good.plan_hash == "hash-1"
+    assert file.commit == "c2"
+
+
+def test_a_file_that_was_never_good_has_no_good_version() -> None:
+    """A first version with errors leaves nothing to fall back on."""
+    folded = state.fold("ops", [applied(1, broken("a.yml", "1"))])
+    assert folded.refs[MAIN].files["a.yml"].good is None
+
+
+def test_a_removed_file_is_gone_and_a_removed_ref_keeps_its_movements() -> None:
+    """Movement numbers go on after a ref came back, so that no trigger key is used twice."""
+    gone = events.RefRemoved(at=3, ref=MAIN, commit="c2")
+    folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, removed=("a.yml",)), gone])
+    ref = folded.refs[MAIN]
+    assert (ref.files, ref.is_removed, ref.movement) == ({}, True, 2)
+    state.evolve(folded, applied(3))
+    assert not ref.is_removed
+
+
+def test_further_files_of_a_movement_join_it() -> None:
+    """A first commit with thousands of files is several facts and one state."""
+    more = events.FilesApplied(at=1, ref=MAIN, files=(good("b.yml", "2"),), removed=("a.yml",))
+    folded = state.fold("ops", [applied(1, good("a.yml", "1")), more])
+    assert list(folded.refs[MAIN].files) == ["b.yml"]
+    assert folded.refs[MAIN].files["b.yml"].commit == "c1"
+
+
+def test_a_known_object_is_found_on_any_ref_and_among_good_versions() -> None:
+    """Going back to an older version, or bringing it to another branch, needs no compiling."""
+    folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, broken("a.yml", "2"))])
+    assert folded.known("a.yml", "1") == good("a.yml", "1")
+    assert folded.known("a.yml", "2") == broken("a.yml", "2")
+    assert folded.known("b.yml", "1") is None
+
+
+def test_suspending_survives_the_fold() -> None:
+    """The last of suspend and resume counts."""
+    suspended = events.RepositorySuspended(at=1, by="token:ops")
+    assert state.fold("ops", [suspended]).is_suspended
+    assert not state.fold("ops", [suspended, events.RepositoryResumed(at=2, by="token:ops")]).is_suspended
+    assert not state.fold("ops", [suspended]).was_empty
+
+
+def test_the_difference_is_by_path_and_object() -> None:
+    """Added, changed and removed files, and nothing about those that stayed."""
+    folded = state.fold("ops", [applied(1, good("a.yml", "1"), good("b.yml", "2"), broken("c.yml", "3"))])
+    tree = [FileSeen(path="a.yml", blob="1"), FileSeen(path="c.yml", blob="4"), FileSeen(path="d.yml", blob="1")]
+    found = diff.difference(folded.refs[MAIN].files, tree)
+    assert [file.path for file in found.added] == ["d.yml"]
+    assert [file.path for file in found.changed] == ["c.yml"]
+    assert found.removed == ("b.yml",)
+
+
+def test_a_name_that_stands_twice_in_a_damaged_tree_counts_once() -> None:
+    """The first one is taken."""
+    tree = [FileSeen(path="a.yml", blob="1"), FileSeen(path="a.yml", blob="2")]
+    assert [file.blob for file in diff.difference({}, tree).files] == ["1"]

@@ -123,7 +123,8 @@ def _recognise(path: Path) -> None:
         raise Stalled(
             "WF311",
             f"{path} was written by a newer release ({found.release}, format {found.format}); "
-            f"this one is {waterflowd.__version__} and knows format {layout.FORMAT_VERSION}; nothing was changed, upgrade Waterflow",
+            f"this one is {waterflowd.__version__} and knows format {layout.FORMAT_VERSION}; "
+            "nothing was changed, upgrade Waterflow",
         )
 
 

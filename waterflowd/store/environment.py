@@ -61,6 +61,11 @@ class Environment:
         """The version of the LMDB engine at work."""
         return ".".join(map(str, self._lmdb.lib_version()))
 
+    @property
+    def transactions(self) -> int:
+        """Number of the newest transaction."""
+        return self._lmdb.info()["last_txnid"]
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         """A snapshot of what is durable; never hold it across an `await`."""
@@ -72,7 +77,7 @@ class Environment:
         return self._lmdb.begin(write=True)
 
     def grow(self) -> bool:
-        """Doubles the map as far as the file system could ever fill it; False when it cannot grow. No transaction may be open."""
+        """Doubles the map as far as the file system could ever fill it; False if it cannot grow. Outside transactions only."""
         size = self._lmdb.info()["map_size"]
         wanted = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
         if wanted <= size:

@@ -37,6 +37,11 @@ class Store:
         self._environment = environment
         self._undo = undo
 
+    @property
+    def transactions(self) -> int:
+        """How many transactions the log has seen in its whole life."""
+        return self._environment.transactions
+
     def backup(self, path: Path) -> None:
         """Writes a backup of the log into the new directory `path`; runs beside the daemon, on a thread of its own.
 

@@ -10,7 +10,7 @@ Rules of this file:
   middle. Names are flushed too, when a file is made.
 - After a crash the tail may be torn or empty: whole frames are kept, the rest is cut. Nothing of it was acknowledged.
 - Beside each file, `.index` has the place of a frame every 256 KiB, so that neither recovery nor a reader in the middle goes
-  through the whole file. It is a hint, never flushed: an entry counts only if a frame with that offset is found there.
+  through the whole file. It is a hint, never flushed: an entry counts only if it names a frame of that offset.
 """
 
 from __future__ import annotations
@@ -190,14 +190,13 @@ class OutputFiles:
                 # Cut off before its first flush, so nothing in it was acknowledged; kept for a person to look at.
                 path.rename(path.with_name(path.name + ".damaged"))
                 return None
-            places = _places(path, file)
-            start = places[-1] if places else (base, _HEADER.size)
-            end, place = _find_end(file, start)
-            size = os.fstat(file).st_size
-            if size > place:
+            places = _indexed_places(path, file)
+            end, place = _find_end(file, base, places)
+            if os.fstat(file).st_size > place:
                 os.ftruncate(file, place)
             os.fsync(file)
-        return OutputFile(path, base=base, end=end, places=places or _first_place(base, place), size_bytes=place)
+        _write_index(path, places)
+        return OutputFile(path, base=base, end=end, places=places, size_bytes=place)
 
     def _path(self, name: AttemptName) -> Path:
         text = ".".join((_quoted(name.job), _quoted(name.step), str(name.attempt)))
@@ -236,10 +235,6 @@ def _unpack_header(packed: bytes) -> int | None:
     return base if packed == _pack_header(base) else None
 
 
-def _first_place(base: int, size: int) -> list[tuple[int, int]]:
-    return [(base, _HEADER.size)] if size > _HEADER.size else []
-
-
 def _frame(packed: bytes, place: int) -> _Frame | None:
     """The frame whose header is `packed`; None when that is no header."""
     if len(packed) < _FRAME_BYTES or zlib.crc32(packed[: _FRAME.size]) != _CRC.unpack_from(packed, _FRAME.size)[0]:
@@ -263,26 +258,37 @@ def _frames(file: int, place: int, end: int) -> Iterator[_Frame]:
         place = frame.next_place
 
 
-def _find_end(file: int, start: tuple[int, int]) -> tuple[int, int]:
-    """Offset and place behind the last whole frame, from a frame's place on; checks the bytes of each."""
-    offset, place = start
+def _find_end(file: int, base: int, places: list[tuple[int, int]]) -> tuple[int, int]:
+    """Offset and place behind the last whole frame; goes on behind the index, checks the bytes, and completes the index."""
+    offset, place = places[-1] if places else (base, _HEADER.size)
     for frame in _frames(file, place, os.fstat(file).st_size):
         if frame.offset != offset or zlib.crc32(os.pread(file, frame.length, frame.place + _FRAME_BYTES)) != frame.crc:
             break
+        if not places or frame.place - places[-1][1] >= INDEX_EVERY_BYTES:
+            places.append((frame.offset, frame.place))
         offset, place = frame.offset + frame.length, frame.next_place
     return offset, place
 
 
-def _places(path: Path, file: int) -> list[tuple[int, int]]:
-    """The index as far as it tells the truth: its last entry must name a frame that is there."""
+def _indexed_places(path: Path, file: int) -> list[tuple[int, int]]:
+    """The entries of the index up to the first that does not name a frame."""
     try:
         packed = _index_path(path).read_bytes()
     except FileNotFoundError:
         return []
-    places = list(_ENTRY.iter_unpack(packed[: len(packed) // _ENTRY.size * _ENTRY.size]))
-    while places:
-        frame = _frame(os.pread(file, _FRAME_BYTES, places[-1][1]), places[-1][1])
-        if frame is not None and frame.offset == places[-1][0]:
+    size = os.fstat(file).st_size
+    places: list[tuple[int, int]] = []
+    for offset, place in _ENTRY.iter_unpack(packed[: len(packed) // _ENTRY.size * _ENTRY.size]):
+        if place > size or (places and place <= places[-1][1]):
             break
-        places.pop()
-    return places if places == sorted(places) else []
+        frame = _frame(os.pread(file, _FRAME_BYTES, place), place)
+        if frame is None or frame.offset != offset:
+            break
+        places.append((offset, place))
+    return places
+
+
+def _write_index(path: Path, places: list[tuple[int, int]]) -> None:
+    """Replaces the index; a disk without space for it is no harm."""
+    with contextlib.suppress(OSError):
+        _index_path(path).write_bytes(b"".join(_ENTRY.pack(*place) for place in places))

@@ -1,0 +1,153 @@
+"""Output logs on a real disk: growth out of LMDB, torn tails, damage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from waterflowd.errors import Stalled
+from waterflowd.model import ids
+from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.store import layout, outputs
+from waterflowd.store.opening import Store, open_store
+
+NAME = AttemptName(run=ids.run_id(1_700_000_000_000, 7), job="deploy", step="build", attempt=1)
+OTHER = AttemptName(run=NAME.run, job="deploy", step="other", attempt=1)
+
+
+async def add(store: Store, *printed: bytes, to: AttemptName = NAME) -> int:
+    offset = store.outputs.size(to)
+    pieces = []
+    for data in printed:
+        pieces.append(OutputPiece(offset=offset, at=offset, stream=1, data=data))
+        offset += len(data)
+    return (await store.outputs.append([OutputAppend(name=to, pieces=pieces)]))[0]
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(
+        file for file in (path / layout.OUTPUT_DIRECTORY).rglob("*") if file.is_file() and file.suffix != ".index"
+    )
+
+
+def text(store: Store, offset: int = 0) -> bytes:
+    return b"".join(piece.data for piece in store.outputs.read(NAME, offset, 1 << 30))
+
+
+async def test_a_small_log_costs_no_file(tmp_path: Path) -> None:
+    """Up to 64 KiB a log lives in LMDB, and is flushed with the events."""
+    with open_store(tmp_path, {}) as store:
+        for _ in range(8):
+            await add(store, b"x" * 4096, b"y" * 4096)
+        assert store.outputs.size(NAME) == outputs.SMALL_BYTES_MAX
+        assert files(tmp_path) == []
+
+
+async def test_a_log_that_outgrows_lmdb_goes_on_in_a_file(tmp_path: Path) -> None:
+    """What is in LMDB stays there; the file begins at that offset and holds the rest."""
+    with open_store(tmp_path, {}) as store:
+        await add(store, b"a" * 60_000)
+        await add(store, b"b" * 10_000)
+        await add(store, b"c")
+        (file,) = files(tmp_path)
+        assert file == tmp_path / "output" / NAME.run / "deploy.build.1"
+        assert b"a" not in file.read_bytes().partition(b"b" * 10_000)[2]
+        assert text(store) == b"a" * 60_000 + b"b" * 10_000 + b"c"
+        assert text(store, 59_999)[:60_001].endswith(b"b")
+
+
+@pytest.mark.parametrize("cut", [1, 20, 29, 30, 5_000, 9_000, 20_000])
+async def test_a_torn_tail_is_cut_after_a_crash(tmp_path: Path, cut: int) -> None:
+    """Whole frames stay, half a frame goes, and the log goes on from there without a gap."""
+    whole = [bytes([number]) * 8_000 for number in range(65, 85)]
+    with open_store(tmp_path, {}) as store:
+        await add(store, b"first" * 100)
+        await add(store, *whole)
+    (file,) = files(tmp_path)
+    os.truncate(file, file.stat().st_size - cut)
+    with open_store(tmp_path, {}) as store:
+        kept = (cut - 1) // 8_029 + 1
+        assert store.outputs.size(NAME) == 500 + 8_000 * (20 - kept)
+        assert await add(store, *whole[-kept:]) == 500 + 160_000
+        assert text(store, 500) == b"".join(whole)
+
+
+@pytest.mark.parametrize("garbage", [b"\x00" * 100, b"\xff" * 3, b"\x00" * 200_000])
+async def test_a_tail_that_was_never_written_is_cut(tmp_path: Path, garbage: bytes) -> None:
+    """A power cut may leave a file longer than its content: zeros and rubbish are no frames."""
+    with open_store(tmp_path, {}) as store:
+        await add(store, b"x" * 70_000, b"y" * 70_000)
+    (file,) = files(tmp_path)
+    with file.open("ab") as stream:
+        stream.write(garbage)
+    with open_store(tmp_path, {}) as store:
+        assert await add(store, b"z") == 140_001
+        assert text(store)[-2:] == b"yz"
+
+
+async def test_a_file_without_a_whole_header_is_put_aside(tmp_path: Path) -> None:
+    """It was cut off before its first flush: nothing of it was acknowledged, so the log ends where LMDB says."""
+    with open_store(tmp_path, {}) as store:
+        await add(store, b"x" * 60_000)
+    path = tmp_path / "output" / NAME.run / "deploy.build.1"
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"WFOUT")
+    with open_store(tmp_path, {}) as store:
+        assert store.outputs.size(NAME) == 60_000
+        assert await add(store, b"y" * 60_000) == 120_000
+        assert text(store)[-1:] == b"y"
+    assert path.with_name("deploy.build.1.damaged").exists()
+
+
+async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
+    """What is before it can be read, and it is never shown."""
+    with open_store(tmp_path, {}) as store:
+        await add(store, *[bytes([number]) * 60_000 for number in range(65, 85)])
+    (file,) = files(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"C" * 60_000, b"C" * 59_999 + b"c"))
+    with open_store(tmp_path, {}) as store:
+        assert store.outputs.read(NAME, 0, 100_000)[-1].data[:1] == b"B"
+        with pytest.raises(Stalled, match="WF304"):
+            store.outputs.read(NAME, 125_000, 100)
+        assert store.outputs.read(NAME, 300_000, 1)[0].data[:1] == b"F"
+
+
+@pytest.mark.parametrize("index", ["missing", "cut", "wrong"])
+async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) -> None:
+    """Without it, with half of it, or with rubbish in it, the same bytes are found."""
+    whole = [b"%05d" % number * 2_000 for number in range(300)]
+    with open_store(tmp_path, {}) as store:
+        for start in range(0, 300, 30):
+            await add(store, *whole[start : start + 30])
+    (path,) = (tmp_path / layout.OUTPUT_DIRECTORY).rglob("*.index")
+    assert path.stat().st_size > 100
+    if index == "missing":
+        path.unlink()
+    elif index == "cut":
+        os.truncate(path, path.stat().st_size - 7)
+    else:
+        path.write_bytes(os.urandom(16 * 9))
+    with open_store(tmp_path, {}) as store:
+        assert store.outputs.size(NAME) == 3_000_000
+        for number in (0, 7, 150, 299):
+            assert store.outputs.read(NAME, number * 10_000 + 5, 1)[0].data == whole[number]
+        await add(store, b"!")
+        assert text(store)[-3:] == b"99!"
+
+
+async def test_a_group_may_turn_a_small_log_into_a_large_one(tmp_path: Path) -> None:
+    """Small rows and the file behind them, all asked for at once: the file follows rows that are durable."""
+    with open_store(tmp_path, {}) as store:
+        calls, offset = [], 0
+        for size in (30_000, 30_000, 30_000, 200_000, 5):
+            piece = OutputPiece(offset=offset, at=1, stream=1, data=b"%d" % (size % 7) * size)
+            calls.append(store.outputs.append([OutputAppend(name=NAME, pieces=[piece])]))
+            offset += size
+            calls.append(store.outputs.append([OutputAppend(name=OTHER, pieces=[])]))
+        assert [(await call)[0] for call in calls][-2:] == [offset, 0]
+    with open_store(tmp_path, {}) as store:
+        assert store.outputs.size(NAME) == offset
+        assert len(text(store)) == offset

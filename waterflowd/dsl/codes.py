@@ -19,7 +19,7 @@ CYCLE = "WF108"
 WRONG_ID = "WF109"
 WRONG_INPUT = "WF110"
 RENDERED_VALUE = "WF111"
-NOT_BUILT = "WF112"
+LARGE_OUTPUTS = "WF112"
 GITHUB_ONLY = "WF113"
 UNKNOWN_NODE = "WF114"
 WRONG_PARAMETER = "WF115"
@@ -31,6 +31,7 @@ COMPILER_STOPPED = "WF130"
 TAB = "WF131"
 OUTSIDE_PATH = "WF132"
 LOST_NEWLINES = "WF133"
+NOT_BUILT = "WF134"
 
 #: Every code of the language and what it means.
 CODES: dict[str, str] = {
@@ -46,7 +47,7 @@ CODES: dict[str, str] = {
     WRONG_ID: "the id of a job or step is malformed or taken",
     WRONG_INPUT: "an input is declared or given wrongly",
     RENDERED_VALUE: "an expression gave a value that its key does not take",
-    NOT_BUILT: "known, not built yet",
+    LARGE_OUTPUTS: "a job's outputs are larger than 1 MiB",
     GITHUB_ONLY: "GitHub has this, Waterflow does not",
     UNKNOWN_NODE: "`uses` names a node that does not exist",
     WRONG_PARAMETER: "`with` does not fit the node",
@@ -59,4 +60,5 @@ CODES: dict[str, str] = {
     TAB: "a tab in the indentation",
     OUTSIDE_PATH: "a path that leaves the job's working directory",
     LOST_NEWLINES: "the file's newlines were lost on the way",
+    NOT_BUILT: "known, not built yet",
 }

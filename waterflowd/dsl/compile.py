@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.dsl import build, reader, validation
+from waterflowd.dsl.bounds import CONTENT_BYTES_MAX, oversized
 from waterflowd.dsl.diagnostics import Compiled
 from waterflowd.dsl.report import Report
 from waterflowd.dsl.tree import Lines
@@ -11,6 +12,8 @@ from waterflowd.model import plan
 
 def compile_workflow(path: str, content: bytes) -> Compiled:
     """Compiles the file that stands at `path` of its repository. Pure: equal arguments give equal bytes."""
+    if len(content) > CONTENT_BYTES_MAX:
+        return Compiled(plan=None, diagnostics=[oversized(path, len(content))])
     report = Report()
     try:
         text = reader.decode(content, report)

@@ -182,14 +182,13 @@ class Expressions:
         if _OPEN not in text:
             return expr.Script(text=text)
         try:
-            if not unsafe and (errors := expr.check_script(text, shell)):
-                for error in errors:
-                    self._add(path, text, error)
-                return None
             return expr.lower_script(text, shell, unsafe=unsafe)
-        except expr.ExpressionError as error:
+        except expr.ExpressionError as first:
+            # Lowering stops at the first place; people want to see all of them.
+            errors = [first] if first.code != expression_errors.UNSAFE_PLACE else expr.check_script(text, shell)
+        for error in errors:
             self._add(path, text, error)
-            return None
+        return None
 
     def _check(self, path: Path, text: str, node: expr.Node, place: Place, scope: expr.Scope) -> None:
         errors = expr.check(node, scope)

@@ -64,7 +64,7 @@ class Nodes:
         for name in missing:
             text = f"{node.name} needs the parameter {quoted(name)}"
             self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
-        if node.name == "sleep" and not missing:
+        if node.name == "sleep" and len(result) == len(given):
             self._sleep(path, result)
         return result
 

@@ -19,14 +19,13 @@ import yaml
 from yaml._yaml import CParser
 
 from waterflowd.dsl import codes
+from waterflowd.dsl.bounds import CONTENT_BYTES_MAX
 from waterflowd.dsl.lostlines import lost_newlines
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report
-from waterflowd.dsl.scalars import CORE_TAG, ScalarError, plain_value, tagged_value
+from waterflowd.dsl.scalars import CORE_TAG, ScalarError, TagError, plain_value, tagged_value
 from waterflowd.dsl.tree import Document, Entry, Lines, Mapping, Node, Scalar, Sequence
 
-#: Far above any workflow that people maintain, far below what hurts: 1 MiB of YAML takes about a second.
-CONTENT_BYTES_MAX = 1024 * 1024
 NODES_MAX = 50_000
 ALIASES_MAX = 100
 DEPTH_MAX = 64
@@ -49,10 +48,6 @@ def decode(content: bytes, report: Report) -> str:
 
     Offsets in the report count from the text as far as it could be decoded, which `prefix` gives.
     """
-    if len(content) > CONTENT_BYTES_MAX:
-        text = f"the file has {len(content):,} bytes, a workflow may have {CONTENT_BYTES_MAX:,}"
-        report.add(0, codes.BOUND, text, "split it into several workflows")
-        raise Unreadable
     if content.startswith(_UTF16_MARKS) or b"\x00" in content[:4]:
         report.add(0, codes.ENCODING, "the file is UTF-16 or UTF-32, expected UTF-8", "save it as UTF-8")
         raise Unreadable
@@ -236,7 +231,7 @@ class _Builder:
             elif event.implicit[0]:
                 value = plain_value(text)
         except ScalarError as error:
-            code = codes.WRONG_VALUE if event.tag is None or event.tag.startswith(CORE_TAG) else codes.UNSUPPORTED_YAML
+            code = codes.UNSUPPORTED_YAML if isinstance(error, TagError) else codes.WRONG_VALUE
             self._report.add(start, code, str(error))
         if "\0" in text:
             self._report.add(start, codes.ENCODING, "a text may not hold NUL", "remove the \\0")

@@ -19,7 +19,9 @@ def render_diagnostic(diagnostic: Diagnostic, colour: bool = False) -> str:
     number = str(diagnostic.line)
     lines.append(f"  {number} | {diagnostic.snippet}")
     indent = "  " + " " * len(number) + " | " + " " * width(diagnostic.snippet[: diagnostic.caret - 1])
-    lines.append(f"{indent}{cyan}^{' ' + hints[0] if hints else ''}{reset}")
+    if len(hints) == 1:
+        return "\n".join([*lines, f"{indent}{cyan}^ {hints[0]}{reset}"])
     margin = " " * (len(number) + 5)
-    lines.extend(f"{margin}{hint}" for hint in hints[1:])
+    lines.append(f"{indent}{cyan}^{reset}")
+    lines.extend(f"{margin}{cyan}{hint}{reset}" for hint in hints)
     return "\n".join(lines)

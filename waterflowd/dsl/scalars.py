@@ -30,6 +30,10 @@ class ScalarError(ValueError):
     """A plain scalar that no JSON value stands for; the text says what to do."""
 
 
+class TagError(ScalarError):
+    """A tag that is not of the core schema."""
+
+
 def plain_value(text: str) -> Json:
     """The value of a plain scalar; raises ScalarError."""
     if text in _NULLS:
@@ -60,7 +64,7 @@ def tagged_value(tag: str, text: str) -> Json:
         "null": value is None,
     }
     if not tag.startswith(CORE_TAG) or kind not in fits:
-        raise ScalarError("tags are not part of workflow files; remove it")
+        raise TagError("tags are not part of workflow files; remove it")
     if not fits[kind]:
         raise ScalarError(f"the tag says !!{kind}, the text does not")
     return value

@@ -22,6 +22,7 @@ from waterflowd.model.plan import Json, OnLost, RetryPolicy, StepPlan, StopPolic
 #: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
 _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
+_EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -177,9 +178,8 @@ class Steps:
 def _default_name(step: schema.Step) -> str:
     """GitHub's rule: the first line of the script, or the node."""
     if step.run is None:
-        return step.uses or ""
+        return (step.uses or "").removesuffix("@v1")
     first = next((line.strip() for line in step.run.splitlines() if line.strip()), "")
-    if "${{" in first:
-        # A name is rendered; the script's own text would be pasted there with its values.
-        return "Run a script"
-    return f"Run {first}"[:_SCRIPT_NAME_CHARACTERS_MAX]
+    # A name is rendered, which must not happen to a piece of a script: expressions are shown by their source.
+    shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
+    return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")

@@ -60,13 +60,15 @@ _OTHER_NAMES = {
 def validate(document: Document, report: Report) -> schema.Workflow | None:
     """The workflow that the document says, repaired where it is broken; None when nothing can be made of it."""
     content = to_json(document.root)
-    for _ in range(_ROUNDS_MAX):
+    for number in range(_ROUNDS_MAX):
         try:
             return schema.Workflow.model_validate(content)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
-            _report(document, detail, report)
+            # What a repair has emptied was not empty in the file.
+            if number == 0 or detail["type"] != "too_short":
+                _report(document, detail, report)
         # From the back, so that positions in lists still hold.
         for detail in reversed(details):
             if not _repair(content, detail):

@@ -146,12 +146,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: tuple[JobPlan, ...]
 
 
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Plan)
 
 
 def encode(plan: Plan) -> bytes:
-    """The plan's bytes: equal plans give equal bytes."""
+    """The plan's bytes: the same file gives the same bytes. Mappings keep the file's order, in which `vars` are evaluated."""
     return _encoder.encode(plan)
 
 

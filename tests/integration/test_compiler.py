@@ -1,0 +1,199 @@
+"""Claims about the compiler process: it answers, it is replaced, and it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from waterflowd.compiler import CompilerProcess
+from waterflowd.dsl import compile_workflow
+
+HELLO = b"jobs: {j: {runs-on: g, steps: [{run: echo hello}]}}"
+BROKEN = b"jobs: {j: {runs-on: g, needs: k, steps: [{run: echo hello}]}}"
+
+
+async def until(condition: object, seconds: float = 30) -> None:
+    """Waits for a condition, a callable, with a deadline."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists that is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the open descriptors of a process are."""
+    return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def environment(pid: int) -> bytes:
+    """The environment that a process was started with."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_the_child_answers_as_the_package_does() -> None:
+    """A plan or diagnostics, in the order of the calls."""
+    async with CompilerProcess() as compiler:
+        files = [("a.yml", HELLO), ("b.yml", BROKEN), ("c.yml", b"\xff")] * 5
+        answers = await asyncio.gather(*(compiler.compile(path, content) for path, content in files))
+        assert answers == [compile_workflow(path, content) for path, content in files]
+
+
+async def test_a_file_that_is_too_large_is_never_sent() -> None:
+    """The same answer as the child's, without the child."""
+    compiler = CompilerProcess()
+    content = b"x" * (1024 * 1024 + 1)
+    assert await compiler.compile("w.yml", content) == compile_workflow("w.yml", content)
+    assert compiler.pid is None
+
+
+async def test_a_child_that_was_killed_is_replaced() -> None:
+    """Between two files nobody notices."""
+    async with CompilerProcess() as compiler:
+        await compiler.compile("w.yml", HELLO)
+        first = compiler.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        assert (await compiler.compile("w.yml", HELLO)).plan is not None
+        assert compiler.pid != first
+
+
+async def test_a_child_that_dies_under_a_file_is_replaced() -> None:
+    """The file is tried again in the new child."""
+    async with CompilerProcess() as compiler:
+        await compiler.compile("w.yml", HELLO)
+        first = compiler.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        answer = asyncio.create_task(compiler.compile("w.yml", HELLO))
+        await asyncio.sleep(0)
+        os.kill(first, signal.SIGKILL)
+        assert (await answer).plan is not None
+
+
+async def test_a_child_that_hangs_is_replaced_and_the_file_is_told() -> None:
+    """A diagnostic says so, and the next file compiles."""
+    async with CompilerProcess(file_timeout_s=0.5) as compiler:
+        await compiler.compile("w.yml", HELLO)
+        first = compiler.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
+        assert error.code == "WF130"
+        assert "took longer" in error.message
+        assert not is_alive(first)
+        assert (await compiler.compile("w.yml", HELLO)).plan is not None
+
+
+async def test_a_child_that_cannot_live_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even an exhausted machine raises for a file."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    async with CompilerProcess() as compiler:
+        (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
+        assert error.code == "WF130"
+        assert "could not be started" in error.message
+
+
+async def test_a_file_that_needs_too_much_memory_is_a_diagnostic() -> None:
+    """The child may not take more than its limit; it is replaced, and the next file compiles."""
+    async with CompilerProcess(memory_bytes=1024) as compiler:
+        large = b"vars: {a: [" + b"x," * 40_000 + b"]}\n" + HELLO
+        (error,) = (await compiler.compile("w.yml", large)).diagnostics
+        assert error.code == "WF130"
+        assert (await compiler.compile("w.yml", HELLO)).plan is not None
+
+
+async def test_a_caller_that_goes_away_changes_nothing_for_the_next() -> None:
+    """Answers are never mixed up."""
+    async with CompilerProcess() as compiler:
+        await compiler.compile("w.yml", HELLO)
+        tasks = [asyncio.create_task(compiler.compile("gone.yml", BROKEN)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        assert (await compiler.compile("w.yml", HELLO)).plan is not None
+
+
+async def test_closing_ends_the_child_and_answers_whoever_waits() -> None:
+    """No process is left, no caller hangs."""
+    compiler = CompilerProcess()
+    await compiler.start()
+    await compiler.compile("w.yml", HELLO)
+    pid = compiler.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    waiting = [asyncio.create_task(compiler.compile("w.yml", HELLO)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await compiler.close()
+    assert {answer.diagnostics[0].code for answer in await asyncio.gather(*waiting)} == {"WF130"}
+    assert not is_alive(pid)
+    assert (await compiler.compile("w.yml", HELLO)).diagnostics[0].code == "WF130"
+
+
+async def test_closing_while_the_child_starts_leaves_nothing() -> None:
+    """Nor does it raise."""
+    compiler = CompilerProcess()
+    await compiler.start()
+    await asyncio.sleep(0)
+    await compiler.close()
+    assert compiler.pid is None
+
+
+async def test_the_child_holds_no_descriptor_of_its_parent() -> None:
+    """Not even an inheritable socket: standard streams are all it has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.set_inheritable(True)
+        async with CompilerProcess() as compiler:
+            await compiler.compile("w.yml", HELLO)
+            assert compiler.pid is not None
+            links = descriptors(compiler.pid)
+            assert f"socket:[{os.fstat(server.fileno()).st_ino}]" not in links
+            assert len(links) == 3
+
+
+async def test_the_child_sees_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's variables stay with the daemon."""
+    monkeypatch.setenv("WATERFLOW_SECRET_X", "very-secret")
+    async with CompilerProcess() as compiler:
+        await compiler.compile("w.yml", HELLO)
+        assert compiler.pid is not None
+        assert b"very-secret" not in environment(compiler.pid)
+
+
+async def test_the_child_ends_with_its_parent() -> None:
+    """Also when the parent is killed."""
+    script = (
+        "import asyncio\n"
+        "from waterflowd.compiler import CompilerProcess\n"
+        "async def main():\n"
+        "    compiler = CompilerProcess()\n"
+        "    await compiler.start()\n"
+        f"    await compiler.compile('w.yml', {HELLO!r})\n"
+        "    print(compiler.pid, flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert parent.stdout is not None
+        child = int(await parent.stdout.readline())
+        assert is_alive(child)
+    finally:
+        parent.kill()
+        await parent.wait()
+    await until(lambda: not is_alive(child))

@@ -1,0 +1,26 @@
+"""Claims about codes: each is documented and says something else than the others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from waterflowd.dsl import bounds, codes
+
+DOCS = Path(__file__).parents[3] / "docs" / "errors.md"
+
+
+def test_every_code_of_the_language_is_documented() -> None:
+    """docs/errors.md has a row for each, with a cause and a next action."""
+    rows = dict(re.findall(r"^\| (WF1\d\d) \| (.+ \| .+) \|$", DOCS.read_text(), re.MULTILINE))
+    assert set(rows) == set(codes.CODES)
+
+
+def test_titles_differ() -> None:
+    """Two codes with one meaning would be one code."""
+    assert len(set(codes.CODES.values())) == len(codes.CODES)
+
+
+def test_the_bound_has_the_code_of_bounds() -> None:
+    """The diagnostic that is made without reading uses the same code as the reader."""
+    assert bounds.oversized("w.yml", 2_000_000).code == codes.BOUND

@@ -1,0 +1,216 @@
+"""Claims about plans: what a good file becomes."""
+
+from __future__ import annotations
+
+from waterflowd.dsl import compile_workflow
+from waterflowd.model import plan
+
+HELLO = b"""\
+name: hello-world
+jobs:
+  greet:
+    runs-on: web-servers
+    steps:
+      - name: Say hello
+        uses: shell
+        with:
+          run: echo "Hello from Waterflow!"
+"""
+
+
+def compiled(content: str | bytes, path: str = "workflows/w.yml") -> plan.Plan:
+    result = compile_workflow(path, content.encode() if isinstance(content, str) else content)
+    assert not result.diagnostics
+    assert result.plan is not None
+    return plan.decode(result.plan)
+
+
+def step(lines: str) -> plan.StepPlan:
+    """The plan of the last step of a job whose steps are `lines`."""
+    return compiled(f"jobs: {{j: {{runs-on: g, steps: [{lines}]}}}}").jobs[0].steps[-1]
+
+
+def test_the_smallest_file_becomes_a_plan() -> None:
+    """Nothing but a job with a step is needed."""
+    assert compiled(HELLO) == plan.Plan(
+        name="hello-world",
+        path="workflows/w.yml",
+        triggers=plan.Triggers(on_change=True, push=None, dispatch=True),
+        jobs=(
+            plan.JobPlan(
+                id="greet",
+                name="greet",
+                group="web-servers",
+                line=3,
+                steps=(
+                    plan.StepPlan(
+                        id="1", name="Say hello", node="shell", params={"run": 'echo "Hello from Waterflow!"'}, line=6
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+def test_the_same_content_gives_the_same_bytes() -> None:
+    """A plan is pinned by the hash of its bytes."""
+    assert compile_workflow("w.yml", HELLO).plan == compile_workflow("w.yml", HELLO).plan
+
+
+def test_a_file_without_a_name_is_called_by_its_stem() -> None:
+    """`workflows/deploy.yml` is `deploy`."""
+    content = b"jobs: {j: {runs-on: g, steps: [{run: x}]}}"
+    assert compiled(content, ".waterflow/workflows/deploy.yml").name == "deploy"
+
+
+def test_all_spellings_of_a_trigger_mean_the_same() -> None:
+    """A text, a list and a mapping."""
+    for on in ("push", "[push]", "{push: }", "{push: {}}"):
+        triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
+        assert triggers == plan.Triggers(push=plan.PushTrigger(), dispatch=False)
+
+
+def test_manual_is_workflow_dispatch() -> None:
+    """The alias carries the same inputs."""
+    for name in ("manual", "workflow_dispatch"):
+        text = f"on: {{{name}: {{inputs: {{n: {{type: number, default: 2}}}}}}}}"
+        result = compiled(f"{text}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}")
+        assert result.triggers == plan.Triggers(dispatch=True)
+        assert result.inputs == (plan.InputSpec(name="n", type=plan.InputType.NUMBER, default=2),)
+
+
+def test_inputs_at_the_top_allow_a_start_by_hand() -> None:
+    """The shorthand adds `workflow_dispatch` to what `on` says."""
+    result = compiled("on: push\ninputs: {who: }\njobs: {j: {runs-on: g, steps: [{run: x}]}}")
+    assert result.triggers.dispatch
+    assert result.inputs == (plan.InputSpec(name="who"),)
+
+
+def test_vars_keep_the_order_of_the_file() -> None:
+    """A variable may refer to earlier ones, so a plan must not sort them."""
+    text = "vars: {b: 1, a: '${{ vars.b }}', c: [1.50, {x: 2}]}\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
+    assert list(compiled(text).vars.items()) == [("b", 1), ("a", "${{ vars.b }}"), ("c", [1.5, {"x": 2}])]
+
+
+def test_a_job_has_all_its_keys() -> None:
+    """Minutes stay minutes or expressions, conditions stay text."""
+    text = """
+timeout-minutes: 90
+jobs:
+  a: {runs-on: g, steps: [{run: x}]}
+  b:
+    name: B ${{ needs.a.result }}
+    runs-on: {group: "${{ vars.group }}"}
+    needs: a
+    if: needs.a.outputs.ok
+    timeout-minutes: ${{ vars.minutes }}
+    start-timeout-minutes: 0.5
+    continue-on-error: ${{ vars.lax }}
+    env: {A: '${{ env.B }}'}
+    outputs: {x: '${{ steps.s.outputs.x }}'}
+    steps: [{id: s, run: x}]
+"""
+    result = compiled(text)
+    assert result.timeout_ms == 90 * 60_000
+    job = result.jobs[1]
+    assert job.name == "B ${{ needs.a.result }}"
+    assert job.group == "${{ vars.group }}"
+    assert job.needs == ("a",)
+    assert job.condition == "needs.a.outputs.ok"
+    assert job.timeout_minutes == "${{ vars.minutes }}"
+    assert job.start_timeout_ms == 30_000
+    assert job.continue_on_error == "${{ vars.lax }}"
+    assert job.env == {"A": "${{ env.B }}"}
+    assert job.outputs == {"x": "${{ steps.s.outputs.x }}"}
+    assert job.line == 5
+
+
+def test_a_step_has_all_its_keys() -> None:
+    """Durations are milliseconds, the retry's other name means the same."""
+    built = step(
+        "{id: s, run: 'make', shell: sh, if: true, env: {A: 1.20}, working-directory: sub, timeout-minutes: 5, "
+        "retry-strategy: {max-attempts: 3, initial-interval: 1s, backoff-coefficient: 3, max-interval: 1h30m, "
+        "jitter: 0, on: [failure, exit:75], never-on: exit:1}, on-lost: retry, stop: {signal: int, grace: 500ms}, "
+        "continue-on-error: true}"
+    )
+    assert built == plan.StepPlan(
+        id="s",
+        is_named=True,
+        name="Run make",
+        node="shell",
+        params={"run": "make", "shell": "sh"},
+        env={"A": "1.20"},
+        condition="true",
+        working_directory="sub",
+        timeout_minutes=5.0,
+        continue_on_error=True,
+        retry=plan.RetryPolicy(
+            max_attempts=3,
+            initial_interval_ms=1_000,
+            backoff_coefficient=3.0,
+            max_interval_ms=5_400_000,
+            jitter=0.0,
+            on=("failure", "exit:75"),
+            never_on=("exit:1",),
+        ),
+        on_lost=plan.OnLost.RETRY,
+        stop=plan.StopPolicy(signal="SIGINT", grace_ms=500),
+        line=1,
+    )
+
+
+def test_an_expression_in_a_script_becomes_an_environment_variable() -> None:
+    """It is data, whoever filled it in; both ways to write a script are the same."""
+    for text in ("{run: 'echo ${{ run.id }}'}", "{uses: shell, with: {run: 'echo ${{ run.id }}'}}"):
+        built = step(text)
+        assert built.params == {"run": "echo ${WF_EXPR_1}"}
+        assert built.env == {"WF_EXPR_1": "${{ run.id }}"}
+
+
+def test_unsafe_interpolation_keeps_the_text() -> None:
+    """The author asked for pasting."""
+    built = step("{run: 'echo ${{ run.id }}', unsafe-interpolation: true}")
+    assert built.params == {"run": "echo ${{ run.id }}"}
+    assert built.env == {}
+
+
+def test_a_step_without_a_name_is_called_by_its_script_or_node() -> None:
+    """An expression in a name would be rendered, so a script's name shows its source."""
+    assert step("{run: 'echo hi'}").name == "Run echo hi"
+    assert step("{run: 'echo ${{ run.id }} x'}").name == "Run echo {run.id} x"
+    assert step(f"{{run: '{'x' * 100}'}}").name == "Run " + "x" * 60 + "..."
+    assert step("{uses: log@v1, with: {message: x}}").name == "log"
+
+
+def test_numbers_are_taken_as_text_where_a_node_wants_text() -> None:
+    """As they are written."""
+    assert step("{uses: log, with: {message: 1.20}}").params == {"message": "1.20"}
+    assert step("{uses: sleep, with: {duration: 5}}").params == {"duration": 5}
+
+
+def test_a_node_is_known_by_its_alias_and_version() -> None:
+    """The plan names the node itself."""
+    assert step("{uses: exec/shell@v1, with: {run: x}}").node == "shell"
+
+
+def test_names_in_expressions_are_compared_without_case() -> None:
+    """As at GitHub."""
+    assert step("{id: One, run: x}, {run: 'echo ${{ STEPS.one.outputs.x }}'}").id == "2"
+
+
+def test_an_anchor_serves_several_steps() -> None:
+    """Aliases and merge keys are plain YAML."""
+    built = compiled(
+        "jobs:\n  j:\n    runs-on: g\n    steps:\n"
+        "      - &base {run: a, env: {A: x}}\n      - *base\n      - {<<: *base, run: b}\n"
+    )
+    assert [(each.params["run"], each.env) for each in built.jobs[0].steps] == [
+        ("a", {"A": "x"}),
+        ("a", {"A": "x"}),
+        ("b", {"A": "x"}),
+    ]
+
+
+def test_vars_that_a_file_does_not_declare_come_with_the_start() -> None:
+    """Only a file with `vars` says which variables there are."""
+    assert compiled("jobs: {j: {runs-on: '${{ vars.group }}', steps: [{run: x}]}}").jobs[0].group == "${{ vars.group }}"

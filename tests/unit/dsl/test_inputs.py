@@ -1,0 +1,109 @@
+"""Claims about inputs: what a start by hand may give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from waterflowd.dsl.inputs import check_inputs
+from waterflowd.errors import Rejected
+from waterflowd.model.plan import InputSpec, InputType
+
+SPECS = (
+    InputSpec(name="who", required=True, pattern="[a-z]+"),
+    InputSpec(name="count", type=InputType.NUMBER, default=3),
+    InputSpec(name="loud", type=InputType.BOOLEAN),
+    InputSpec(name="place", type=InputType.CHOICE, options=("dev", "prod")),
+    InputSpec(name="more", type=InputType.JSON),
+)
+
+
+def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
+    """The CLI sends text; a run sees numbers, booleans and JSON."""
+    given = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
+    assert check_inputs(SPECS, given) == {
+        "who": "bob",
+        "count": 2.5,
+        "loud": True,
+        "place": "prod",
+        "more": {"a": [1, None]},
+    }
+
+
+def test_typed_values_are_taken_as_they_are() -> None:
+    """The API sends JSON."""
+    given = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
+    assert check_inputs(SPECS, given) == given
+
+
+def test_what_is_not_given_has_its_default_or_is_empty() -> None:
+    """As at GitHub: false, the first option, and null for JSON."""
+    assert check_inputs(SPECS, {"who": "bob"}) == {
+        "who": "bob",
+        "count": 3,
+        "loud": False,
+        "place": "dev",
+        "more": None,
+    }
+
+
+def test_a_whole_number_stays_whole() -> None:
+    """`3` is 3, and a 64-bit id keeps its digits."""
+    specs = (InputSpec(name="n", type=InputType.NUMBER),)
+    for text in ("3", "9007199254740993"):
+        value = check_inputs(specs, {"n": text})["n"]
+        assert value == int(text)
+        assert isinstance(value, int)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({}, "who"),
+        ({"who": None}, "who"),
+        ({"who": "BOB"}, "who"),
+        ({"who": "bob\nx"}, "who"),
+        ({"who": ["bob"]}, "who"),
+        ({"who": "bob", "count": "many"}, "count"),
+        ({"who": "bob", "count": True}, "count"),
+        ({"who": "bob", "count": "nan"}, "count"),
+        ({"who": "bob", "count": float("inf")}, "count"),
+        ({"who": "bob", "count": "9" * 5_000}, "count"),
+        ({"who": "bob", "count": 2**70}, "count"),
+        ({"who": "bob", "loud": "yes"}, "loud"),
+        ({"who": "bob", "loud": 1}, "loud"),
+        ({"who": "bob", "place": "prd"}, "place"),
+        ({"who": "bob", "more": "{bad"}, "more"),
+        ({"who": "bob", "more": "[NaN]"}, "more"),
+        ({"who": "bob", "more": "[" * 5_000}, "more"),
+        ({"who": "bob", "more": "[" * 100 + "]" * 100}, "more"),
+        ({"who": "bob", "whom": "x"}, "whom"),
+    ],
+)
+def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) -> None:
+    """WF110 names the input in `where` and in the text."""
+    with pytest.raises(Rejected) as caught:
+        check_inputs(SPECS, given)
+    assert caught.value.code == "WF110"
+    assert caught.value.where == where
+    assert where in caught.value.text
+
+
+def test_a_misspelt_input_gets_a_suggestion() -> None:
+    """The nearest name is in the text."""
+    with pytest.raises(Rejected, match='did you mean "count"'):
+        check_inputs(SPECS, {"who": "bob", "cuont": 1})
+
+
+def test_too_many_bytes_are_rejected() -> None:
+    """All inputs together have a bound."""
+    with pytest.raises(Rejected, match="larger than"):
+        check_inputs((InputSpec(name="a"),), {"a": "x" * 70_000})
+
+
+def test_a_hostile_pattern_takes_linear_time() -> None:
+    """Patterns run on an engine without backtracking."""
+    specs = (InputSpec(name="a", pattern="(a+)+"),)
+    with pytest.raises(Rejected):
+        check_inputs(specs, {"a": "a" * 50_000 + "!"})

@@ -1,0 +1,86 @@
+"""Claims about how a place is shown."""
+
+from __future__ import annotations
+
+from waterflowd.dsl import Diagnostic, render_diagnostic
+from waterflowd.dsl.places import SNIPPET_CHARACTERS_MAX, quoted, snippet, width
+
+
+def test_a_diagnostic_is_shown_with_its_line_and_a_caret() -> None:
+    """The shape that the documentation promises."""
+    diagnostic = Diagnostic(
+        code="WF104",
+        path="workflows/deploy.yml",
+        line=14,
+        column=12,
+        message='unknown job "biuld" in needs',
+        snippet="    needs: biuld",
+        caret=12,
+        suggestion='did you mean "build"?',
+    )
+    assert render_diagnostic(diagnostic) == (
+        'workflows/deploy.yml:14:12: error WF104: unknown job "biuld" in needs\n'
+        "  14 |     needs: biuld\n"
+        '     |            ^ did you mean "build"?'
+    )
+
+
+def test_a_suggestion_of_several_lines_stands_below_the_caret() -> None:
+    """Lines to write keep their own indentation."""
+    diagnostic = Diagnostic(
+        code="WF128", path="w.yml", line=3, column=1, message="m", snippet="x", caret=1, suggestion="env:\n  A: 1"
+    )
+    assert render_diagnostic(diagnostic).splitlines()[2:] == ["    | ^", "      env:", "        A: 1"]
+
+
+def test_a_diagnostic_without_a_place_has_no_caret() -> None:
+    """A file that was never read has no line to show."""
+    diagnostic = Diagnostic(code="WF130", path="w.yml", line=1, column=1, message="m", suggestion="try again")
+    assert render_diagnostic(diagnostic) == "w.yml:1:1: error WF130: m\n  try again"
+
+
+def test_colour_adds_nothing_but_colour() -> None:
+    """Without the escapes the text is the same."""
+    diagnostic = Diagnostic(code="WF104", path="w", line=1, column=1, message="m", snippet="x", caret=1, suggestion="s")
+    shown = render_diagnostic(diagnostic, colour=True)
+    for code in ("\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"):
+        assert code in shown
+        shown = shown.replace(code, "")
+    assert shown == render_diagnostic(diagnostic)
+
+
+def test_a_long_line_is_cut_around_the_place() -> None:
+    """The caret still points at the character."""
+    line = "a" * 5_000 + "X" + "b" * 5_000
+    text, caret = snippet(line, 5_001)
+    assert text[caret - 1] == "X"
+    assert len(text) <= SNIPPET_CHARACTERS_MAX + 6
+    assert text.startswith("...")
+    assert text.endswith("...")
+
+
+def test_control_characters_are_shown_escaped() -> None:
+    """Escapes, tabs and marks of writing direction cannot reach a terminal, and the caret moves along."""
+    text, caret = snippet("\t\x1b\u202eX", 4)
+    assert text == "\\t\\x1b\\u202eX"
+    assert text[caret - 1] == "X"
+
+
+def test_a_message_cannot_smuggle_escapes() -> None:
+    """Neither the path nor the message nor the suggestion is trusted."""
+    diagnostic = Diagnostic(
+        code="WF104", path="\x1b]0;x\x07", line=1, column=1, message="\x1b[2J", snippet="", caret=1, suggestion="\x1b[H"
+    )
+    assert "\x1b" not in render_diagnostic(diagnostic)
+
+
+def test_a_caret_counts_wide_characters_twice() -> None:
+    """Below Chinese text the caret stands below its character."""
+    assert width("部署: x") == 7
+    assert width("e\u0301") == 1
+
+
+def test_a_quoted_name_is_short_and_printable() -> None:
+    """Names in messages are bounded."""
+    assert quoted("x" * 500) == '"' + "x" * 57 + '..."'
+    assert quoted("a\nb") == '"a\\nb"'

@@ -1,0 +1,74 @@
+"""The compiler's side of the pipe: reads files from standard input, answers on standard output, one after the other.
+
+Rules of this file: the process exists so that a hostile file can stop nothing. It has no sockets, no secrets and no
+files of the daemon; it limits itself before the first file: memory, and no core dump. An alarm
+ends it when a file takes too long, so even without a parent it cannot run on. End of input (the parent closed, or is
+gone) ends it.
+
+A frame is its length as four bytes, big-endian, then msgpack. First an empty frame says that the child is warm. Then
+for each request `[path, content]` comes one `Compiled`.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import struct
+import sys
+from typing import BinaryIO
+
+import msgspec
+
+from waterflowd import dsl
+
+LENGTH = struct.Struct(">I")
+
+#: A warm child needs about 60 MB of addresses beyond its libraries; a megabyte of YAML a few hundred.
+MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+
+#: Compiled once, so that the first real file does not pay for what loads late.
+_WARM_UP = b"jobs: {warm: {runs-on: up, steps: [{run: 'echo ${{ run.id }}', if: success()}]}}"
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """One file to compile."""
+
+    path: str
+    content: bytes
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """The payload with its length in front."""
+    return LENGTH.pack(len(payload)) + payload
+
+
+def limit(memory_bytes: int) -> None:
+    """Bounds what this process may take; only what it already has stays usable."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:
+    """Answers requests until the input ends."""
+    decoder = msgspec.msgpack.Decoder(Request)
+    encoder = msgspec.msgpack.Encoder()
+    answers.write(encode_frame(b""))
+    answers.flush()
+    while len(head := requests.read(LENGTH.size)) == LENGTH.size:
+        request = decoder.decode(requests.read(LENGTH.unpack(head)[0]))
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        compiled = dsl.compile_workflow(request.path, request.content)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(encode_frame(encoder.encode(compiled)))
+        answers.flush()
+
+
+def main(memory_bytes: int, timeout_s: float) -> None:
+    """Runs as the child until its input ends."""
+    # A terminal's Ctrl-C and the service manager's SIGTERM are for the parent, whose end ends the input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    dsl.compile_workflow("warm-up.yml", _WARM_UP)
+    limit(memory_bytes)
+    serve(sys.stdin.buffer, sys.stdout.buffer, timeout_s)

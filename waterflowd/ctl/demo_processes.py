@@ -1,0 +1,147 @@
+"""The demo's processes: a daemon and its agents in one temporary directory, and their end.
+
+Rules of this file: everything is started in a session of its own, so that Ctrl-C reaches the demo alone, which then ends the
+agents, their step runners and the daemon in this order. A process belongs to the demo when the demo has started it, or when it
+is one of Waterflow's and works in the demo's directory (step runners; a daemon that the user has started again).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from waterflowd.ctl.failures import RUN_FAILED, Failure
+
+_END_S = 8.0
+_POLL_S = 0.05
+_MODULES = (b"waterflow_agent", b"waterflowd")
+
+
+def free_port(wanted: int = 0) -> int:
+    """A port of the loopback that nobody listens on: `wanted` if possible."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found: int = probe.getsockname()[1]
+                return found
+    raise Failure(RUN_FAILED, "no port of 127.0.0.1 is free", "ip addr show lo")
+
+
+class Processes:
+    """What the demo has started in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, module: str, configuration: str) -> subprocess.Popen[bytes]:
+        """Starts `python -m module run` with a configuration that is written to the folder."""
+        path = self._folder / f"{name}.toml"
+        path.write_text(configuration, "utf-8")
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command(name, module),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(),
+            )
+        self._started.append((name, process))
+        return process
+
+    def command(self, name: str, module: str) -> list[str]:
+        """What starts the process of that name."""
+        return [sys.executable, "-m", module, "run", "--config", str(self._folder / f"{name}.toml")]
+
+    def command_text(self, name: str, module: str) -> str:
+        """The same for a person to type."""
+        return shlex.join(self.command(name, module))
+
+    def wait_until(self, is_true: Callable[[], bool], what: str, seconds: float) -> None:
+        """Waits for something of the started processes; `Failure` with the end of a log when it does not come."""
+        end = time.monotonic() + seconds
+        while not is_true():
+            for name, process in self._started:
+                if process.poll() is not None:
+                    raise self._failure(f"{name} ended with {process.returncode}", name)
+            if time.monotonic() > end:
+                raise self._failure(f"{what} took more than {seconds:.0f} s", self._started[-1][0])
+            time.sleep(_POLL_S)
+
+    def _failure(self, text: str, name: str) -> Failure:
+        log = (self._folder / f"{name}.log").read_text("utf-8", "replace").splitlines()[-15:]
+        return Failure(
+            RUN_FAILED, "\n  ".join([text, *log]).replace("\n", " | "), "waterflowctl demo --keep, then read its *.log"
+        )
+
+    def end(self) -> None:
+        """Ends everything: the agents first, then the step runners, then the daemon."""
+        for _, process in reversed(self._started[1:]):
+            _end([process.pid], process)
+        self._end_others()
+        for _, process in self._started[:1]:
+            _end([process.pid], process)
+        self._end_others()
+
+    def _end_others(self) -> None:
+        daemons = {process.pid for _, process in self._started[:1] if process.poll() is None}
+        others = [pid for pid in _waterflow_processes_in(self._folder) if pid not in daemons]
+        if others:
+            _end(others, None)
+
+
+def _environment() -> dict[str, str]:
+    """This environment without what would configure another daemon or agent."""
+    prefixes = ("WATERFLOWD_", "WATERFLOW_", "SERVER_GROUP")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+def _end(pids: list[int], process: subprocess.Popen[bytes] | None) -> None:
+    """SIGTERM, and SIGKILL for what is still there after a while."""
+    for number, seconds in ((signal.SIGTERM, _END_S), (signal.SIGKILL, 2.0)):
+        for pid in pids:
+            if _is_there(pid, process):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+        end = time.monotonic() + seconds
+        while any(_is_there(pid, process) for pid in pids):
+            if time.monotonic() > end:
+                break
+            time.sleep(_POLL_S)
+
+
+def _is_there(pid: int, process: subprocess.Popen[bytes] | None) -> bool:
+    if process is not None:
+        return process.poll() is None
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+def _waterflow_processes_in(folder: Path) -> list[int]:
+    """Processes of this user that run one of our modules with an argument below `folder`."""
+    prefix = os.fsencode(folder) + b"/"
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            arguments = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        is_ours = any(word.startswith(_MODULES) for word in arguments)
+        if is_ours and any(word.startswith(prefix) for word in arguments):
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,83 @@
+"""Where the daemon is and who we are: `--server`, `WATERFLOW_SERVER`, the current context, then the unix socket."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from waterflowd.ctl.failures import USAGE, Failure
+
+DEFAULT_SERVER = "unix:/run/waterflow/waterflowd.sock"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to reach the daemon."""
+
+    #: `http://host:port`, `https://...` or `unix:/path`.
+    server: str
+    token: str | None
+
+    @property
+    def socket(self) -> str | None:
+        """Path of the unix socket; None when the server is an address."""
+        if not self.server.startswith("unix:"):
+            return None
+        return "/" + self.server.removeprefix("unix:").lstrip("/")
+
+
+def configuration_path() -> Path:
+    """The file with the contexts."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(folder) / "waterflow" / "config.toml"
+
+
+def load(server: str | None) -> Settings:
+    """The settings in force; `server` is what the command line or the environment said."""
+    token = os.environ.get("WATERFLOW_TOKEN") or None
+    if server:
+        return Settings(_checked(server), token)
+    context = _context(configuration_path())
+    address = context.get("server") or DEFAULT_SERVER
+    if token is None:
+        token = context.get("token") or _file_text(context.get("token-file"))
+    return Settings(_checked(address), token)
+
+
+def _checked(server: str) -> str:
+    if server.startswith(("http://", "https://", "unix:")):
+        return server.rstrip("/") if server.startswith("http") else server
+    if server.startswith("/"):
+        return f"unix:{server}"
+    if "://" not in server and server.rpartition(":")[2].isdecimal():
+        return f"http://{server}"
+    raise Failure(USAGE, f"{server!r} is no server", "waterflowctl --server http://localhost:8080 status")
+
+
+def _context(path: Path) -> dict[str, Any]:
+    """The current context of the configuration; empty without one."""
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise Failure(USAGE, f"{path} cannot be read: {error}", f"edit {path}") from None
+    name = content.get("context")
+    if name is None:
+        return {}
+    found = content.get("contexts", {}).get(name)
+    if not isinstance(found, dict):
+        raise Failure(USAGE, f'{path} has no context "{name}"', f"edit {path}")
+    return found
+
+
+def _file_text(path: object) -> str | None:
+    if not isinstance(path, str):
+        return None
+    try:
+        return Path(path).expanduser().read_text("utf-8").strip()
+    except OSError as error:
+        raise Failure(USAGE, f"the token file cannot be read: {error}", f"look at {path}") from None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +239,50 @@ def enrolled(data_dir: Path, daemon: ScriptedDaemon) -> None:
         server_key=daemon.server_key, work_endpoint=daemon.endpoint, name="scripted", groups=["tests"]
     )
     keys.write_private(data_dir / "server.json", msgspec.json.encode(server))
+
+
+async def end_runner(data_dir: Path) -> None:
+    """Ends the step runner of an agent's data directory and every step that it still has."""
+    for pid in runner_pids(data_dir):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            # The second one ends the steps without their grace.
+            os.kill(pid, signal.SIGTERM)
+            await asyncio.sleep(0.01)
+            os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(10):
+                await _readable(pidfd)
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def runner_pids(data_dir: Path) -> list[int]:
+    """The processes that serve as the step runner of an agent's data directory: one, or none."""
+    directory = os.fsencode(os.path.realpath(data_dir / "runner"))
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            arguments = Path("/proc", entry, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"waterflow_agent.runner" in arguments and directory in arguments:
+            found.append(int(entry))
+    return found
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)

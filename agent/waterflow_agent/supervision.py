@@ -129,6 +129,8 @@ class Supervisor:
             self._flush()
             await self._connection.finish()
             self._connection = None
+        for waiter in self._held_waiters:
+            waiter.cancel()
         if self._remover is not None:
             await self._remover
         self._has_reports.set()

@@ -483,3 +483,42 @@ async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Ben
 
     for number in range(50):
         assert (await bench.result(f"a{number}")).exit_code == 0
+
+
+async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -> None:
+    """A full daemon with another environment is found by nothing but its group, and is gone before the result is told."""
+    script = (
+        "cat /proc/self/cgroup; env -i setsid bash -c 'echo $$ > daemon; exec sleep 300 </dev/null >/dev/null 2>&1' & "
+    )
+    script += "while [ ! -s daemon ]; do sleep 0.01; done"
+
+    await bench.run("a", script)
+
+    pid = int((bench.data_dir / "daemon").read_text())
+    if b"/waterflow-" not in bench.output("a", STDOUT):
+        os.kill(pid, signal.SIGKILL)
+        pytest.skip("no control group is delegated to this test")
+    assert not is_alive(pid)
+
+
+async def test_steps_never_share_a_control_group(bench: Bench) -> None:
+    """Each step that runs at the same time has a group of its own, and the runner is in none of them for long."""
+    for number in range(5):
+        bench.start(f"a{number}", "cat /proc/self/cgroup; while [ ! -e go ]; do sleep 0.01; done")
+    for number in range(5):
+        await bench.printed(f"a{number}", b"\n")
+    (bench.data_dir / "go").touch()
+    for number in range(5):
+        await bench.result(f"a{number}")
+
+    groups = {line for number in range(5) for line in bench.output(f"a{number}", STDOUT).split() if b"/step-" in line}
+    assert len(groups) in (0, 5)
+
+
+async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
+    """A machine that offers no limits never runs a limited step without them."""
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 300 & done; echo forked; kill $(jobs -p)"
+
+    result = await bench.run("a", script, pids_max=4)
+
+    assert result.reason == "spawn-failed" or b"forked" not in bench.output("a", STDOUT)

@@ -13,6 +13,7 @@ Rules of this package
 - An outcome nobody can know is `lost`, never a success.
 
 Modules, in reading order: `protocol` (frames and requests), `spool` (output on disk), `directory` (an attempt's files),
-`processes` and `cgroup` (finding and signalling what a step left), `spawn`, `step` (the life of one step), `link` (the
-agent's connection), `service` (the loop), `recovery` (after the runner itself was killed), `__main__`.
+`processes` and `cgroup` (finding and signalling what a step left), `spawn`, `step` (the life of one step), `loop`, `link`
+(the agent's connection), `service`, `recovery` (after the runner itself was killed), `__main__`. For the agent's process
+only: `reports` (typed messages) and `attempts` (directories made and used again).
 """

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 from waterflow_agent.runner import directory
@@ -112,9 +113,12 @@ def _empty(path: str) -> bool:
 def remove(paths: Iterable[str]) -> None:
     """Remove directories, whatever is in them; takes as long as that takes, and reports what stays."""
     for path in paths:
-        shutil.rmtree(path, onerror=_report)
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(path, onexc=_report)
+        else:
+            shutil.rmtree(path, onerror=lambda function, path, failure: _report(function, path, failure[1]))
 
 
-def _report(_function: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        logger.warning("cannot remove %s: %s", path, failure[1])
+def _report(_function: object, path: str, failure: BaseException) -> None:
+    if not isinstance(failure, FileNotFoundError):
+        logger.warning("cannot remove %s: %s", path, failure)

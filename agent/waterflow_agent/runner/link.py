@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Shorter than anyone notices in a log, longer than a trivial step takes.
 LAZY_MS = 20
-UNSENT_BYTES_MAX = 16 * 1024 * 1024
-_RECEIVE_BYTES = 262_144
+UNSENT_BYTES_MAX = 4 * 1024 * 1024
+_RECEIVE_BYTES = 65_536
 _CREDENTIALS = struct.Struct("3i")
 
 

@@ -1,7 +1,4 @@
-"""The runner's loop: one thread that waits for children, pipes, the agent and the next due time, and for nothing else.
-
-A turn: wait; reap every child that has ended; serve what is readable; act on what is due; send what was said. Children
-come first, so a step that has ended by itself is not taken for cancelled by a message of the same turn.
+"""The runner: holds the steps, serves the agent's messages, records how steps end.
 
 What is told to the agent is on disk before. When the disk refuses an result, the result is told from memory and
 written again until it succeeds, as the step's end is a fact whether or not there is room for it.
@@ -9,29 +6,24 @@ written again until it succeeds, as the step's end is a fact whether or not ther
 
 from __future__ import annotations
 
-import heapq
 import os
-import select
 import signal
-import socket
 import sys
 
 from waterflow_agent.runner import directory, link, processes, protocol, step
 from waterflow_agent.runner.directory import AttemptDirectory
+from waterflow_agent.runner.loop import Loop
 from waterflow_agent.runner.spawn import Spawner, SpawnFailed
 from waterflow_agent.runner.step import Step, boot_ms, wall_ms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
 
     from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.protocol import Message, StartRequest
 
-_READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
-_EVENTS_MAX = 256
-#: The wait of epoll does not count a suspended machine; a time-out that passed meanwhile is noticed this much late.
-_WAIT_S_MAX = 10.0
 #: Between tries to write a result to a full disk, and between looks for strays.
 _RETRY_MS = 1_000
 _STRAYS_MS = 250
@@ -52,14 +44,11 @@ class Service:
         self._release = release
         self._boot_id = processes.boot_id()
         self._spawner = Spawner()
-        self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[], None]] = {}
+        self._loop = Loop(self._on_children, self._on_stop)
         self._steps: dict[str, Step] = {}
         self._pids: dict[int, Step] = {}
         self._ended: set[str] = set(ended)
         self._unwritten: dict[str, Message] = {}
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
-        self._sequence = 0
         self._agent: link.AgentLink | None = None
         self._awaits_writable = False
         self._looks_for_strays = False
@@ -67,25 +56,15 @@ class Service:
         self._idle_ms: int | None = None
         self._idle_since = boot_ms()
         self._is_stopping = False
-        self._wakeup, wakeup_end = socket.socketpair()
-        self._wakeup_end = wakeup_end
-        self._is_told_to_stop = False
 
     def run(self, *, idle_s: int | None = None) -> None:
         """Serve until stopped by SIGTERM, by a `stop` while idle, or by `idle_s` seconds without agent and steps."""
-        self._listen_to_signals()
         self.watch(self._listener.fileno(), self._accept)
         self._idle_ms = None if idle_s is None else idle_s * 1_000
         self._check_idle()
         while not (self._is_stopping and not self._steps):
-            events = self._epoll.poll(self._wait_s(), _EVENTS_MAX)
-            if any(fd == self._wakeup.fileno() for fd, _ in events):
-                self._reap()
-            for fd, _ in events:
-                ready = self._ready.get(fd)
-                if ready is not None:
-                    ready()
-            self._run_due()
+            agent = self._agent
+            self._loop.turn(None if agent is None or self._awaits_writable else agent.flush_due)
             self._flush()
         self._listener.close()
 
@@ -93,23 +72,15 @@ class Service:
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` when `fd` is readable."""
-        self._ready[fd] = ready
-        self._epoll.register(fd, _READABLE)
+        self._loop.watch(fd, ready)
 
     def unwatch(self, fd: int) -> None:
         """Forget and close `fd`."""
-        if self._ready.pop(fd, None) is not None:
-            # No other process has it, so closing it takes it out of the epoll as well.
-            os.close(fd)
+        self._loop.unwatch(fd)
 
     def wake_at(self, one: Step, due: int) -> None:
         """Wake `one` at `due`, unless it has armed another time by then."""
-
-        def wake() -> None:
-            if one.due == due:
-                one.on_due()
-
-        self._call_at(due, wake)
+        self._loop.wake_at(one, due, len(self._steps))
 
     def has_grown(self, one: Step) -> None:
         """Tell the agent that there is more output."""
@@ -123,7 +94,7 @@ class Service:
         self._record_end(one.directory, result)
         if self._tree is None and not self._looks_for_strays:
             self._looks_for_strays = True
-            self._call_at(boot_ms() + _STRAYS_MS, self._end_strays)
+            self._loop.call_at(boot_ms() + _STRAYS_MS, self._end_strays)
         self._check_idle()
 
     # Messages of the agent.
@@ -252,7 +223,7 @@ class Service:
         if not self._will_move:
             # A step that is over by then was born and ended without any move.
             self._will_move = True
-            self._call_at(boot_ms() + _MOVE_MS, self._move_on)
+            self._loop.call_at(boot_ms() + _MOVE_MS, self._move_on)
         return group
 
     def _move_on(self) -> None:
@@ -342,7 +313,7 @@ class Service:
         except OSError as error:
             _say(f"{place.name}: cannot write its result, will try again: {error.strerror}")
             if not self._unwritten:
-                self._call_at(boot_ms() + _RETRY_MS, self._write_again)
+                self._loop.call_at(boot_ms() + _RETRY_MS, self._write_again)
             self._unwritten[place.name] = result
         if self._agent is not None:
             self._agent.drop_hint(place.name)
@@ -356,35 +327,18 @@ class Service:
                 # Its directory is gone, or never was: the next runner has nothing to be wrong about.
                 del self._unwritten[name]
             except OSError:
-                self._call_at(boot_ms() + _RETRY_MS, self._write_again)
+                self._loop.call_at(boot_ms() + _RETRY_MS, self._write_again)
                 return
             else:
                 del self._unwritten[name]
 
-    def _reap(self) -> None:
-        """Reap every child that has ended, the steps' own and adopted ones; then obey a signal to stop."""
-        try:
-            self._wakeup.recv(4096)
-        except BlockingIOError:
-            return
-        ended: list[tuple[int, int]] = []
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            ended.append((pid, status))
+    def _on_children(self, ended: list[tuple[int, int]]) -> None:
         for pid, status in ended:
             one = self._pids.pop(pid, None)
             if one is not None:
                 one.on_exit(status)
-        if self._is_told_to_stop:
-            self._is_told_to_stop = False
-            self._stop_now()
 
-    def _stop_now(self) -> None:
+    def _on_stop(self) -> None:
         """SIGTERM or SIGINT: the first ends the steps with their grace, the second at once."""
         is_second, self._is_stopping = self._is_stopping, True
         for one in tuple(self._steps.values()):
@@ -407,43 +361,14 @@ class Service:
                 if pidfd >= 0:
                     os.close(pidfd)
 
-    # The loop's own.
-
-    def _listen_to_signals(self) -> None:
-        self._wakeup.setblocking(False)
-        self._wakeup_end.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.signal(signal.SIGTERM, self._on_stop_signal)
-        signal.signal(signal.SIGINT, self._on_stop_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.watch(self._wakeup.fileno(), self._reap)
-
-    def _on_stop_signal(self, _number: int, _frame: object) -> None:
-        self._is_told_to_stop = True
-
-    def _call_at(self, due: int, call: Callable[[], None]) -> None:
-        self._sequence += 1
-        heapq.heappush(self._due, (due, self._sequence, call))
-
-    def _wait_s(self) -> float:
-        due = self._due[0][0] if self._due else None
-        if self._agent is not None and self._agent.flush_due is not None and not self._awaits_writable:
-            due = min(self._agent.flush_due, due) if due is not None else self._agent.flush_due
-        if due is None:
-            return -1
-        return min(max(0, due - boot_ms()) / 1_000, _WAIT_S_MAX)
-
-    def _run_due(self) -> None:
-        now = boot_ms()
-        while self._due and self._due[0][0] <= now:
-            heapq.heappop(self._due)[2]()
+    # The agent's connection.
 
     def _flush(self) -> None:
         agent = self._agent
         if agent is None:
             return
-        if agent.flush_due is not None and not agent.is_broken and agent.flush_due <= boot_ms():
+        is_due = agent.flush_due is not None and agent.flush_due <= boot_ms()
+        if (is_due or self._awaits_writable) and not agent.is_broken:
             self._flush_agent(agent)
         if agent.is_broken:
             self._drop_agent()
@@ -452,20 +377,13 @@ class Service:
         agent.flush()
         if agent.has_unsent != self._awaits_writable and not agent.is_broken:
             self._awaits_writable = agent.has_unsent
-            self._epoll.modify(agent.fileno(), _READABLE | (select.EPOLLOUT if agent.has_unsent else 0))
-            self._ready[agent.fileno()] = self._receive_and_flush if agent.has_unsent else self._receive
-
-    def _receive_and_flush(self) -> None:
-        self._receive()
-        if self._agent is not None:
-            self._flush_agent(self._agent)
+            self._loop.watch_both_ways(agent.fileno(), agent.has_unsent)
 
     def _drop_agent(self) -> None:
         agent, self._agent = self._agent, None
         if agent is not None:
             self._awaits_writable = False
-            del self._ready[agent.fileno()]
-            self._epoll.unregister(agent.fileno())
+            self._loop.release(agent.fileno())
             agent.close()
             self._check_idle()
 
@@ -483,7 +401,7 @@ class Service:
             else:
                 self._is_stopping = True
 
-        self._call_at(since + self._idle_ms, end_if_idle)
+        self._loop.call_at(since + self._idle_ms, end_if_idle)
 
 
 def lost_result(error: str, started_at: int | None = None) -> Message:

@@ -1,0 +1,602 @@
+"""The whole way from `git push` to `Runs.apply`: real Git, the real compiler, the log's in-memory twin."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.errors import Rejected, Retryable, WaterflowError
+from waterflowd.gitsource.local import open_source
+from waterflowd.model import ids, plan
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
+from waterflowd.reconcile import codes, events
+from waterflowd.reconcile.conditions import ConditionType
+from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_log import MemoryLog
+
+DEADLINE_S = 30.0
+SMALLEST = "name: {0}\njobs:\n  j:\n    runs-on: web\n    steps:\n      - run: echo {0}\n"
+ON_PUSH = "on: push\n" + SMALLEST
+
+
+class LogRuns:
+    """`ports.Runs` over a log, as far as repositories go: one transaction, and each trigger key once."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.log = log
+        self.started: list[StartRequest] = []
+        #: Raised instead of the next calls of `apply`, or after them.
+        self.faults: list[WaterflowError] = []
+        self.faults_after: list[WaterflowError] = []
+
+    async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
+        if self.faults:
+            raise self.faults.pop(0)
+        batch = Batch(
+            appends=[StreamAppend(stream=stream, expected=self.log.head(stream), at=facts[0].at, events=list(facts))],
+            plans={},
+            keys={},
+        )
+        fresh = [s for s in starts if s.trigger.key is not None and self.log.run_for_key(s.trigger.key) is None]
+        for start in fresh:
+            batch.plans[plan.content_hash(start.plan)] = start.plan
+            batch.keys[start.trigger.key or ""] = ids.run_id(1, len(self.started) + len(batch.keys))
+        await self.log.append(batch)
+        self.started += fresh
+        if self.faults_after:
+            raise self.faults_after.pop(0)
+        return list(batch.keys.values())
+
+    async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        await self.apply(stream, facts, ())
+
+    async def start(self, request: StartRequest) -> RunSummary:
+        raise AssertionError("repositories start runs with their facts only")
+
+    async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
+        raise AssertionError("repositories cancel nothing")
+
+
+@dataclass
+class RealCompiler:
+    """The language's compiler, in this process; remembers what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+    #: Raised for files whose content holds these words.
+    fault: Callable[[bytes], None] = lambda content: None
+
+    async def compile(self, path: str, content: bytes) -> Compiled:
+        self.asked.append(path)
+        self.fault(content)
+        return compile_workflow(path, content)
+
+
+class TickingClock:
+    """Each look at it is a millisecond later than the one before."""
+
+    def __init__(self) -> None:
+        self._now = 1_000
+
+    def now(self) -> int:
+        self._now += 1
+        return self._now
+
+
+class Work:
+    """A clone whose pushes go to a bare repository beside it."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.bare = root / f"{name}.git"
+        self.path = root / f"{name}-work"
+        self.root = root
+        self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.bare), cwd=root)
+        self.git("init", "--quiet", "--initial-branch", "main", str(self.path), cwd=root)
+        self.git("remote", "add", "origin", str(self.bare))
+
+    def git(self, *arguments: str, cwd: Path | None = None, author: str = "Ada") -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.root),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": author,
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+        done = subprocess.run(
+            ["git", *arguments], cwd=cwd or self.path, env=environment, capture_output=True, check=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str | None], message: str = "change", author: str = "Ada") -> str:
+        """Writes (None: removes) files and commits."""
+        for name, content in files.items():
+            target = self.path / name
+            if content is None:
+                target.unlink()
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message, author=author)
+        return self.git("rev-parse", "HEAD")
+
+    def push(self, refspec: str = "HEAD:refs/heads/main") -> None:
+        self.git("push", "--quiet", "--force", "origin", refspec)
+
+    def pushed(self, files: dict[str, str | None], message: str = "change", author: str = "Ada") -> str:
+        commit = self.commit(files, message, author)
+        self.push()
+        return commit
+
+
+class Daemon:
+    """The reconciler with its ports; can be stopped and started again over the same log."""
+
+    def __init__(self, *settings: RepositorySettings) -> None:
+        self.settings = settings
+        self.log = MemoryLog(Codec({"repo": events.Fact}))
+        self.runs = LogRuns(self.log)
+        self.compiler = RealCompiler()
+        self.task: asyncio.Task[None] | None = None
+        self.build()
+
+    def build(self) -> None:
+        ports = LoopPorts(
+            log=self.log,
+            runs=self.runs,
+            compiler=self.compiler,
+            clock=TickingClock(),
+            shelf=PlanShelf(self.log),
+            random=lambda: 0.0,
+        )
+        self.reconciler = Reconciler(self.settings, open_source, ports)
+        self.desk = RepositoryDesk(self.reconciler)
+
+    async def start(self) -> None:
+        self.task = asyncio.create_task(self.reconciler.run())
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            self.task = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.build()
+        await self.start()
+
+    async def sync(self, name: str = "ops") -> str | None:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.reconciler.sync(name)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Waits for what comes by itself."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
+                await asyncio.sleep(0.005)
+
+    def started(self) -> list[tuple[str, str]]:
+        """Path and revision of every run that was started, in order; and forgets them."""
+        started = [(plan.decode(s.plan).path, (s.revision or "")[:40]) for s in self.runs.started]
+        self.runs.started.clear()
+        return started
+
+    def facts(self, name: str = "ops") -> list[events.Fact]:
+        return [record.event for record in self.log.read(ids.repository_stream(name))]
+
+    def condition(self, type_: ConditionType, name: str = "ops") -> tuple[bool | None, str]:
+        condition = self.reconciler.loop(name).conditions.get(type_)
+        return condition.is_true, condition.code
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, "ops")
+
+
+def settings_of(work: Work, name: str = "ops", **more: Any) -> RepositorySettings:
+    return RepositorySettings(name=name, url=str(work.bare), interval_ms=20_000, **more)
+
+
+@pytest.fixture
+async def daemons() -> AsyncIterator[Callable[..., Daemon]]:
+    made: list[Daemon] = []
+
+    def make(*settings: RepositorySettings) -> Daemon:
+        made.append(Daemon(*settings))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        await daemon.stop()
+
+
+@pytest.fixture
+async def daemon(work: Work, daemons: Callable[..., Daemon]) -> Daemon:
+    daemon = daemons(settings_of(work))
+    await daemon.start()
+    return daemon
+
+
+async def test_g6_the_first_sight_of_history_records_it_and_starts_nothing(
+    work: Work, daemons: Callable[..., Daemon]
+) -> None:
+    """A repository that was there before the daemon is known at once, and nobody is surprised by runs."""
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
+    daemon = daemons(settings_of(work))
+    await daemon.start()
+    assert await daemon.sync() == commit
+    assert daemon.started() == []
+    assert [row.path for row in daemon.desk.definitions()] == ["workflows/a.yml", "workflows/b.yml"]
+    (row,) = daemon.desk.status()
+    assert (row.is_ready, row.revision_fetched, row.revision_applied) == (True, commit, commit)
+
+
+async def test_g6_the_first_push_to_an_empty_repository_starts_its_files(work: Work, daemon: Daemon) -> None:
+    """The smallest file runs on the push that brings it, with no `sync` and nothing else to do."""
+    assert await daemon.sync() is None
+    assert daemon.condition(ConditionType.APPLIED) == (True, "no-ref")
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.until(lambda: bool(daemon.runs.started))
+    assert daemon.started() == [("workflows/a.yml", commit)]
+
+
+async def test_an_empty_repository_is_remembered_over_a_restart(work: Work, daemon: Daemon) -> None:
+    """The first push counts as added even if the daemon was down when it came."""
+    await daemon.sync()
+    await daemon.stop()
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.restart()
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", commit)]
+
+
+async def test_a_push_starts_what_it_changed_and_what_asks_for_every_push(work: Work, daemon: Daemon) -> None:
+    """A file without `on` runs when it changes; `on: push` runs each time; path filters ask what changed."""
+    filtered = "on: {push: {paths: ['docs/**']}}\n" + SMALLEST.format("c")
+    await daemon.sync()
+    work.pushed(
+        {"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b"), "workflows/c.yml": filtered}
+    )
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/a.yml", "workflows/b.yml"]
+    work.pushed({"README": "1"})
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/b.yml"]
+    work.pushed({"docs/x/y.md": "1", "workflows/a.yml": SMALLEST.format("changed")})
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/a.yml", "workflows/b.yml", "workflows/c.yml"]
+
+
+async def test_g6_ten_commits_while_down_are_one_movement(work: Work, daemon: Daemon) -> None:
+    """One run per workflow, for the newest commit, with everything that changed since the last one applied."""
+    await daemon.sync()
+    first = work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
+    await daemon.sync()
+    daemon.started()
+    await daemon.stop()
+    for number in range(10):
+        last = work.pushed({f"file-{number}": "x"})
+    await daemon.restart()
+    await daemon.sync()
+    (start,) = daemon.runs.started
+    assert start.revision == last
+    assert start.trigger.payload["before"] == first
+    assert start.trigger.payload["changed"] == [f"file-{number}" for number in range(10)]
+    assert start.trigger.key == "push:ops:refs/heads/main:2:workflows/b.yml"
+
+
+async def test_g6_a_push_back_to_an_older_commit_runs_again(work: Work, daemon: Daemon) -> None:
+    """The movement is new although the commit is not, and nothing needs compiling."""
+    await daemon.sync()
+    older = work.pushed({"workflows/a.yml": SMALLEST.format("one")})
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("two")})
+    await daemon.sync()
+    daemon.started()
+    compiled = len(daemon.compiler.asked)
+    for expected in (older, work.git("rev-parse", "HEAD")):
+        work.push(f"{expected}:refs/heads/main")
+        await daemon.sync()
+        assert daemon.started() == [("workflows/a.yml", expected)]
+    # Only the version before the last one is forgotten: the log keeps the newest and the last good one.
+    assert len(daemon.compiler.asked) - compiled <= 2
+
+
+async def test_a_restart_starts_nothing_and_compiles_what_the_log_does_not_hold(work: Work, daemon: Daemon) -> None:
+    """What is applied stays applied; a plan that no run has brought into the log is made again from its blob."""
+    by_hand = "on: workflow_dispatch\n" + SMALLEST.format("b")
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": by_hand})
+    await daemon.sync()
+    daemon.started()
+    before = daemon.desk.plan("workflows/b.yml", None)
+    daemon.compiler.asked.clear()
+    await daemon.restart()
+    await daemon.sync()
+    await daemon.until(lambda: bool(daemon.compiler.asked))
+    await daemon.sync()
+    assert daemon.started() == []
+    assert daemon.compiler.asked == ["workflows/b.yml"]
+    assert daemon.desk.plan("workflows/b.yml", None) == before
+
+
+async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon: Daemon) -> None:
+    """Its errors are shown, its last good version is known, the other files run, and a repair starts it."""
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
+    await daemon.sync()
+    daemon.started()
+    broken = work.pushed({"workflows/a.yml": "jobs: [unclosed"})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/b.yml", broken)]
+    row = next(row for row in daemon.desk.definitions() if row.path == "workflows/a.yml")
+    assert (row.name, row.is_ready, bool(row.errors)) == ("a", False, True)
+    assert daemon.condition(ConditionType.FILES_VALID) == (False, "files-broken")
+    with pytest.raises(Rejected) as caught:
+        daemon.desk.plan("workflows/a.yml", "ops")
+    assert (caught.value.code, caught.value.status) == (codes.BROKEN_WORKFLOW, 409)
+    repaired = work.pushed({"workflows/a.yml": SMALLEST.format("repaired")})
+    await daemon.sync()
+    assert ("workflows/a.yml", repaired) in daemon.started()
+    assert daemon.condition(ConditionType.READY) == (True, "ready")
+
+
+async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> None:
+    """Nothing starts from it, and nobody can start it by hand."""
+    await daemon.sync()
+    work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
+    await daemon.sync()
+    daemon.started()
+    work.pushed({"workflows/b.yml": None})
+    await daemon.sync()
+    assert daemon.started() == []
+    with pytest.raises(Rejected) as caught:
+        daemon.desk.plan("workflows/b.yml", None)
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
+    work: Work, daemon: Daemon, is_after: bool
+) -> None:
+    """Whether the log took it before the failure or not: the log is asked, and each key starts one run."""
+    await daemon.sync()
+    faults = daemon.runs.faults_after if is_after else daemon.runs.faults
+    faults.append(Retryable("WF302", "the disk is full", after_s=0.01))
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.until(lambda: not faults)
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", commit)]
+    moved = [fact for fact in daemon.facts() if isinstance(fact, events.RevisionApplied)]
+    assert len(moved) == 1
+
+
+async def test_a_failure_is_shown_and_told_to_who_waits(work: Work, daemon: Daemon) -> None:
+    """The condition has the code and sentence of the error, and `sync` raises it."""
+    await daemon.sync()
+    work.commit({"workflows/a.yml": SMALLEST.format("a")})
+    daemon.runs.faults += [Retryable("WF302", "the disk is full", after_s=60)] * 20
+    work.push()
+    with pytest.raises(Retryable, match="the disk is full"):
+        await daemon.sync()
+    assert daemon.condition(ConditionType.READY) == (False, "WF302")
+
+
+async def test_one_repository_does_not_block_another(
+    work: Work, tmp_path: Path, daemons: Callable[..., Daemon]
+) -> None:
+    """One is missing, one is no repository, one makes the compiler fall over; the fourth goes its way."""
+    bad = Work(tmp_path, "bad")
+    bad.pushed({"workflows/a.yml": "name: crash"})
+    missing = RepositorySettings(name="missing", url=str(tmp_path / "nowhere"))
+    folder = RepositorySettings(name="folder", url=str(tmp_path))
+    daemon = daemons(missing, folder, settings_of(bad, "bad"), settings_of(work))
+
+    def fault(content: bytes) -> None:
+        if b"crash" in content:
+            raise ZeroDivisionError("a bug")
+
+    daemon.compiler.fault = fault
+    await daemon.start()
+    await daemon.sync()
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", commit)]
+    expected = {"missing": codes.NOT_THERE, "folder": codes.NOT_A_REPOSITORY, "bad": codes.INTERNAL}
+    for name, code in expected.items():
+        with pytest.raises(WaterflowError) as caught:
+            await daemon.sync(name)
+        assert caught.value.code == code
+        assert daemon.condition(ConditionType.READY, name) == (False, code)
+    assert [row.is_ready for row in daemon.desk.status()] == [False, False, False, True]
+
+
+async def test_a_ref_that_cannot_be_read_does_not_hold_up_another(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """Two branches move, and an object of one of them is missing."""
+    daemon = daemons(settings_of(work, refs=("*",)))
+    await daemon.start()
+    await daemon.sync()
+    first = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", first)]
+    second = work.commit({"workflows/a.yml": SMALLEST.format("b")})
+    work.push("HEAD:refs/tags/not-watched")
+    # Git itself refuses pushes beside a damaged ref, so both are moved by hand, the damaged one first.
+    (work.bare / "refs/heads/bad").write_text("e" * 40 + "\n")
+    (work.bare / "refs/heads/main").write_text(second + "\n")
+    with pytest.raises(Retryable) as caught:
+        await daemon.sync()
+    assert caught.value.code == codes.OBJECT_UNREADABLE
+    assert daemon.started() == [("workflows/a.yml", second)]
+
+
+async def test_a_ref_that_is_removed_and_comes_back_moves_on(work: Work, daemon: Daemon) -> None:
+    """Its movements are counted on, so its keys are new, and its files are compared with what was there."""
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
+    await daemon.sync()
+    daemon.started()
+    work.git("update-ref", "-d", "refs/heads/main", cwd=work.bare)
+    await daemon.sync()
+    assert daemon.desk.definitions() == []
+    work.push()
+    await daemon.sync()
+    assert [start.trigger.key for start in daemon.runs.started] == ["push:ops:refs/heads/main:2:workflows/b.yml"]
+
+
+async def test_a_repository_that_vanished_and_was_made_anew_recovers(work: Work, daemon: Daemon) -> None:
+    """Missing is an error and no removal of refs; what is pushed to the new one is a movement."""
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.sync()
+    daemon.started()
+    shutil.rmtree(work.bare)
+    await daemon.until(lambda: daemon.condition(ConditionType.FETCHED) == (False, codes.NOT_THERE))
+    assert [row.path for row in daemon.desk.definitions()] == ["workflows/a.yml"]
+    work.git("init", "--quiet", "--bare", "--initial-branch", "main", str(work.bare), cwd=work.root)
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("again")})
+    await daemon.until(lambda: bool(daemon.runs.started))
+    assert daemon.started() == [("workflows/a.yml", commit)]
+    await daemon.until(lambda: daemon.condition(ConditionType.READY)[0] is True)
+
+
+async def test_a_suspended_repository_is_left_alone_and_catches_up(work: Work, daemon: Daemon) -> None:
+    """It survives a restart, `sync` is refused, and resuming is one movement."""
+    await daemon.sync()
+    work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
+    await daemon.sync()
+    daemon.started()
+    await daemon.desk.suspend("ops", "token:ada")
+    await daemon.restart()
+    await daemon.until(lambda: daemon.condition(ConditionType.READY) == (False, codes.SUSPENDED))
+    work.pushed({"x": "1"})
+    last = work.pushed({"x": "2"})
+    with pytest.raises(Rejected) as caught:
+        await daemon.sync()
+    assert caught.value.code == codes.SUSPENDED
+    assert daemon.started() == []
+    await daemon.desk.resume("ops", "token:ada")
+    await daemon.sync()
+    assert daemon.started() == [("workflows/b.yml", last)]
+
+
+async def test_tags_are_followed_where_the_configuration_names_them(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """An annotated tag leads to its commit, and a moved one is a movement; looking again changes nothing."""
+    daemon = daemons(settings_of(work, refs=("tags/v*",)))
+    await daemon.start()
+    await daemon.sync()
+    first = work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
+    work.git("tag", "--annotate", "v1", "--message", "one")
+    work.push("refs/tags/v1")
+    await daemon.sync()
+    await daemon.sync()
+    second = work.pushed({"x": "1"})
+    work.git("tag", "--annotate", "--force", "v1", "--message", "two")
+    work.push("refs/tags/v1")
+    await daemon.sync()
+    tags = [(start.trigger.git["tag"], start.trigger.git["branch"]) for start in daemon.runs.started]
+    # Main came first, so the repository was not empty any more when the tag was seen: its first sight starts nothing.
+    assert first != second
+    assert daemon.started()[-1] == ("workflows/b.yml", second)
+    assert set(tags) == {("v1", None)}
+
+
+async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Shell words in a branch and a message, HTML in a file name, a newline in another: carried, shown, never run."""
+    daemon = daemons(settings_of(work, refs=("*",)))
+    await daemon.start()
+    await daemon.sync()
+    message = "`touch pwn` $(touch pwn) '; touch pwn #\n\n\x1b]0;title\x07"
+    work.commit(
+        {
+            "workflows/<img onerror=x>.yml": SMALLEST.format("a"),
+            "workflows/new\nline.yml": SMALLEST.format("b"),
+            "workflows/${{ secrets.x }}.yml": ON_PUSH.format("c"),
+        },
+        message,
+        author='">script `id`',
+    )
+    work.push("HEAD:refs/heads/x$(id)")
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == [
+        "workflows/${{ secrets.x }}.yml",
+        "workflows/<img onerror=x>.yml",
+    ]
+    broken = [row for row in daemon.desk.definitions() if not row.is_ready]
+    assert [row.path for row in broken] == ["workflows/new\\nline.yml"]
+    assert [error["code"] for error in broken[0].errors] == [codes.UNSAFE_NAME]
+    found = daemon.desk.plan("workflows/<img onerror=x>.yml", None)
+    assert found.git["branch"] == "x$(id)"
+    assert found.git["message"].startswith("`touch pwn`")
+    assert not list(tmp_path.rglob("pwn"))  # noqa: ASYNC240
+
+
+async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """The configuration, not the repository, says which groups its workflows may use."""
+    daemon = daemons(settings_of(work, groups=("db-*",)))
+    await daemon.start()
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.sync()
+    assert daemon.started() == []
+    (row,) = daemon.desk.definitions()
+    assert [error["code"] for error in row.errors] == [codes.GROUP_NOT_ALLOWED]
+
+
+async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: Work, daemon: Daemon) -> None:
+    """More files than one fact holds, and one commit of the log."""
+    await daemon.sync()
+    count = events.FILES_PER_FACT + 20
+    commits = len(daemon.log.commits)
+    work.pushed({f"workflows/{number:04}.yml": SMALLEST.format("a") for number in range(count)})
+    await daemon.sync()
+    assert len(daemon.log.commits) == commits + 1
+    assert len(daemon.desk.definitions()) == count
+    assert len(daemon.started()) == count
+
+
+async def test_a_new_bare_repository_that_says_master_follows_the_branch_that_is_pushed(
+    work: Work, daemon: Daemon
+) -> None:
+    """The only branch there is takes the place of one that HEAD names and nobody made."""
+    work.git("symbolic-ref", "HEAD", "refs/heads/master", cwd=work.bare)
+    await daemon.sync()
+    commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", commit)]
+
+
+async def test_an_unknown_repository_is_a_404(daemon: Daemon) -> None:
+    """`sync` says which repositories there are."""
+    with pytest.raises(Rejected, match="there are: ops") as caught:
+        await daemon.sync("nope")
+    assert (caught.value.code, caught.value.status) == (codes.UNKNOWN_REPOSITORY, 404)
+
+
+async def test_whoever_waits_is_told_when_the_daemon_stops(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """No caller of `sync` hangs."""
+    daemon = daemons(settings_of(work))
+    await daemon.start()
+    await daemon.sync()
+    waiting = asyncio.ensure_future(daemon.sync())
+    await asyncio.sleep(0)
+    await daemon.stop()
+    with pytest.raises(Retryable, match="stopping"):
+        await waiting

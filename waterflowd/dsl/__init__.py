@@ -9,7 +9,8 @@ Rules of the package: pure (no file, clock, socket, thread); the same content un
 bytes; whatever the content is, the answer is a plan or diagnostics, never an exception. Bounds stand where they are
 enforced: size, nesting and aliases in `reader`, jobs and steps in `build`, expressions in `waterflowd.expr`.
 
-Importing the package is cheap; pydantic and PyYAML load with the first compilation.
+Importing the package is cheap; pydantic and PyYAML load with the first compilation. `dsl.inputs` checks what somebody
+gives for the inputs of a plan.
 """
 
 from __future__ import annotations

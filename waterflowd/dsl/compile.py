@@ -5,7 +5,7 @@ from __future__ import annotations
 from waterflowd.dsl import build, reader, validation
 from waterflowd.dsl.bounds import CONTENT_BYTES_MAX, oversized
 from waterflowd.dsl.diagnostics import Compiled
-from waterflowd.dsl.report import Report
+from waterflowd.dsl.report import Report, TooMany
 from waterflowd.dsl.tree import Lines
 from waterflowd.model import plan
 
@@ -21,14 +21,16 @@ def compile_workflow(path: str, content: bytes) -> Compiled:
         return _failed(path, Lines(reader.prefix(content)), report)
     try:
         document = reader.read(text, report)
-    except reader.Unreadable:
+    except (reader.Unreadable, TooMany):
         return _failed(path, Lines(text), report)
-    workflow = validation.validate(document, report)
-    if workflow is not None:
-        built = build.build(path, workflow, document, report)
-        if not report:
-            return Compiled(plan=plan.encode(built), diagnostics=[])
-    return _failed(path, document.lines, report)
+    try:
+        workflow = validation.validate(document, report)
+        built = build.build(path, workflow, document, report) if workflow is not None else None
+    except TooMany:
+        built = None
+    if built is None or report:
+        return _failed(path, document.lines, report)
+    return Compiled(plan=plan.encode(built), diagnostics=[])
 
 
 def _failed(path: str, lines: Lines, report: Report) -> Compiled:

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
-from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
-
-from waterflowd.dsl import codes, ids, schema
+from waterflowd.dsl import codes
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report, did_you_mean
-from waterflowd.dsl.tree import Document, Path, plain
-from waterflowd.dsl.written import as_text, describe, has_expression
+from waterflowd.dsl.report import did_you_mean
+from waterflowd.dsl.tree import plain
+from waterflowd.dsl.values import as_text, describe
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec, InputType, Json
 
 #: All inputs of a start as JSON; GitHub's bound.
 INPUTS_BYTES_MAX = 65_535
-PATTERN_CHARACTERS_MAX = 500
 
 #: What an input that nobody gives and that has no default is, as at GitHub.
 _EMPTY: dict[InputType, Json] = {
@@ -55,7 +51,7 @@ def check_inputs(specs: Sequence[InputSpec], given: Mapping[str, Json]) -> dict[
 def _value(spec: InputSpec, given: Mapping[str, Json]) -> Json:
     if spec.name in given and not (given[spec.name] is None and spec.type is not InputType.JSON):
         try:
-            return _typed(spec, given[spec.name])
+            return typed(spec, given[spec.name])
         except ValueError as error:
             raise _rejected(spec.name, f"input {quoted(spec.name)}: {error}") from None
     if spec.required and spec.default is None:
@@ -69,7 +65,7 @@ def _rejected(name: str, text: str) -> Rejected:
     return Rejected(codes.WRONG_INPUT, text, where=name, status=422)
 
 
-def _typed(spec: InputSpec, value: Json) -> Json:
+def typed(spec: InputSpec, value: Json) -> Json:
     """The value as the type says; raises ValueError with what was expected."""
     match spec.type:
         case InputType.STRING:
@@ -168,90 +164,16 @@ def _bounded(value: Json, height: int = _HEIGHT_MAX) -> Json:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether the whole of `text` matches; raises ValueError for a pattern that is none."""
-    try:
-        _matcher(pattern).validate_python(text)
-    except ValidationError:
-        return False
-    return True
+    return _matcher(pattern)(text)
 
 
 @lru_cache(maxsize=256)
-def _matcher(pattern: str) -> SchemaValidator:
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    from pydantic_core import SchemaError, SchemaValidator, core_schema
+
     try:
-        return SchemaValidator(core_schema.str_schema(pattern=rf"\A(?:{pattern})\z", regex_engine="rust-regex"))
+        validator = SchemaValidator(core_schema.str_schema(pattern=rf"\A(?:{pattern})\z", regex_engine="rust-regex"))
     except SchemaError:
-        raise ValueError(
-            f"{quoted(pattern)} is not a regular expression (look-around and back references are not known)"
-        ) from None
-
-
-def specs(
-    declared: Mapping[str, schema.Input], base: Path, document: Document, report: Report
-) -> tuple[InputSpec, ...]:
-    """The inputs that a file declares under the path `base`; what is wrong with them is reported."""
-    checked = _Declarations(base, document, report)
-    return tuple(checked.spec(name, wanted) for name, wanted in declared.items())
-
-
-class _Declarations:
-    """Checks the declarations of one file."""
-
-    def __init__(self, base: Path, document: Document, report: Report) -> None:
-        self._base = base
-        self._document = document
-        self._report = report
-        self._ids = ids.Ids("input", report)
-
-    def spec(self, name: str, wanted: schema.Input) -> InputSpec:
-        self._ids.take(name, self._document.key_start((*self._base, name)))
-        spec = InputSpec(
-            name=name,
-            type=InputType(wanted.type),
-            description=wanted.description,
-            required=wanted.required,
-            options=tuple(wanted.options),
-            pattern=wanted.pattern,
-        )
-        is_choice = spec.type is InputType.CHOICE
-        if is_choice and not spec.options:
-            self._add(name, "options", "a choice needs options, a list of texts")
-            spec = _replaced(spec, options=("",))
-        if not is_choice and spec.options:
-            self._add(name, "options", f"options belong to the type choice, not to {wanted.type}")
-        if spec.pattern is not None and not self._is_pattern(name, spec):
-            spec = _replaced(spec, pattern=None)
-        if wanted.default is None:
-            return spec
-        if has_expression(wanted.default):
-            self._add(name, "default", "a default is a value, not an expression")
-            return spec
-        try:
-            return _replaced(spec, default=_typed(spec, wanted.default))
-        except ValueError as error:
-            self._add(name, "default", str(error))
-            return spec
-
-    def _is_pattern(self, name: str, spec: InputSpec) -> bool:
-        assert spec.pattern is not None
-        if spec.type is not InputType.STRING:
-            self._add(name, "pattern", f"a pattern belongs to the type string, not to {spec.type.value}")
-            return False
-        if len(spec.pattern) > PATTERN_CHARACTERS_MAX:
-            self._add(name, "pattern", f"a pattern may have {PATTERN_CHARACTERS_MAX} characters")
-            return False
-        try:
-            matches(spec.pattern, "")
-        except ValueError as error:
-            self._add(name, "pattern", str(error))
-            return False
-        return True
-
-    def _add(self, name: str, key: str, text: str) -> None:
-        self._report.add(
-            self._document.value_start((*self._base, name, key)), codes.WRONG_INPUT, f"input {quoted(name)}: {text}"
-        )
-
-
-def _replaced(spec: InputSpec, **changes: Any) -> InputSpec:
-    fields: dict[str, Any] = {name: getattr(spec, name) for name in InputSpec.__struct_fields__}
-    return InputSpec(**(fields | changes))
+        hint = "look-around and back references are not known"
+        raise ValueError(f"{quoted(pattern)} is not a regular expression ({hint})") from None
+    return validator.isinstance_python

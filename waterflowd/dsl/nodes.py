@@ -18,7 +18,7 @@ from waterflowd.dsl import codes, schema
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report, did_you_mean
 from waterflowd.dsl.tree import Document, Path, plain
-from waterflowd.dsl.written import as_text
+from waterflowd.dsl.values import as_text
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 

@@ -17,6 +17,13 @@ from waterflowd.dsl.tree import Lines
 #: More than anybody repairs before looking again.
 ERRORS_MAX = 100
 
+#: Where checking ends: a file with so many errors is not a slip but an attack on the time of the check.
+FOUND_MAX = 1_000
+
+
+class TooMany(Exception):
+    """The report is full; checking on would only cost time."""
+
 
 class Report:
     """Collects the errors of a file; truthy when there are any."""
@@ -25,8 +32,10 @@ class Report:
         self._found: dict[tuple[int, str, str], str] = {}
 
     def add(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
-        """Records an error at an offset of the text; a repetition changes nothing."""
+        """Records an error at an offset of the text; a repetition changes nothing. Raises TooMany once it is full."""
         self._found.setdefault((offset, code, message), suggestion)
+        if len(self._found) >= FOUND_MAX:
+            raise TooMany
 
     def has_within(self, start: int, end: int) -> bool:
         """Whether an error lies in this part of the text, so that what is missing there need not be said again."""
@@ -41,7 +50,8 @@ class Report:
         shown = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
         if len(found) > ERRORS_MAX:
             offset = found[ERRORS_MAX][0][0]
-            message = f"{len(found) - ERRORS_MAX} more errors from here on are not shown"
+            count = "hundreds of" if len(found) == FOUND_MAX else f"{len(found) - ERRORS_MAX} more"
+            message = f"{count} errors from here on are not shown"
             shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "repair the ones above first"))
         return shown
 

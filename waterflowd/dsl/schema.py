@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waterflowd.dsl.places import quoted
+from waterflowd.dsl.values import as_text, describe
 from waterflowd.dsl.written import (
     Attempts,
     Boolean,
@@ -31,8 +32,6 @@ from waterflowd.dsl.written import (
     StaticText,
     Text,
     Texts,
-    as_text,
-    describe,
     wrong,
 )
 

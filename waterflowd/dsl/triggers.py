@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl import codes, inputs, schema
+from waterflowd.dsl import codes, declarations, schema
 from waterflowd.dsl.report import Report
 from waterflowd.dsl.tree import Document, Path
 from waterflowd.model.plan import InputSpec, PushTrigger, Triggers
@@ -65,4 +65,4 @@ def build_inputs(workflow: schema.Workflow, document: Document, report: Report) 
     if on is not None and on.workflow_dispatch is not None and on.manual is not None:
         text = "manual is another name of workflow_dispatch; both are given"
         report.add(document.key_start(_MANUAL), codes.EXCLUSIVE_KEYS, text, "remove one of the two")
-    return tuple(spec for path, declared in places for spec in inputs.specs(declared, path, document, report))
+    return tuple(spec for path, declared in places for spec in declarations.specs(declared, path, document, report))

@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from waterflowd.dsl import codes, schema
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report, did_you_mean
-from waterflowd.dsl.tree import Document, Path, to_json
-from waterflowd.dsl.written import READY, describe
+from waterflowd.dsl.tree import Document, Mapping, Path, to_json
+from waterflowd.dsl.values import describe
+from waterflowd.dsl.written import READY
 
 #: A repair can uncover one more layer of errors; more rounds than layers of models find nothing.
 _ROUNDS_MAX = 8
@@ -82,6 +83,8 @@ def _report(document: Document, detail: ErrorDetails, report: Report) -> None:
     start = document.value_start(path)
     if kind == "extra_forbidden":
         _report_unknown_key(document, path, report)
+    elif kind == "missing" and _calls_workflow(document, path[:-1]):
+        return
     elif kind == "missing":
         place = document.key_start(path[:-1])
         title = schema.concept_at(path[:-1]).TITLE
@@ -102,6 +105,12 @@ def _report(document: Document, detail: ErrorDetails, report: Report) -> None:
         expected = _EXPECTED.get(kind, "something else")
         text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
         report.add(start, codes.WRONG_VALUE, text)
+
+
+def _calls_workflow(document: Document, path: Path) -> bool:
+    """Whether this is a job that calls a reusable workflow: it is reported as not built, and needs nothing else."""
+    node, _ = document.find(path)
+    return schema.concept_at(path) is schema.Job and isinstance(node, Mapping) and "uses" in node.entries
 
 
 def _subject(path: Path) -> str:

@@ -13,15 +13,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from waterflowd.dsl.places import quoted
-from waterflowd.dsl.tree import WrittenFloat, WrittenInt
+from waterflowd.dsl.values import EXPRESSION, as_text, describe, has_expression
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 
 #: Type of an error whose message is ready to be shown.
 READY = "waterflow"
-
-EXPRESSION = "${{"
 
 #: Longer names are a pasted script or an attack on whoever shows them.
 NAME_CHARACTERS_MAX = 1_000
@@ -36,39 +33,6 @@ DURATION_MS_MAX = 366 * 86_400_000
 def wrong(message: str) -> PydanticCustomError:
     """An error that is shown as it is."""
     return PydanticCustomError(READY, "{message}", {"message": message})
-
-
-def describe(value: object) -> str:
-    """A value from a file in a few words."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case WrittenInt() | WrittenFloat():
-            return f"the number {quoted(value.text)[1:-1]}"
-        case int() | float():
-            return f"the number {value}"
-        case str():
-            return quoted(value)
-        case list():
-            return "a list"
-    return "a mapping"
-
-
-def has_expression(value: object) -> bool:
-    """Whether a value is text with an expression in it."""
-    return isinstance(value, str) and EXPRESSION in value
-
-
-def as_text(value: object) -> object:
-    """Numbers and booleans as they were written, everything else unchanged."""
-    match value:
-        case WrittenInt() | WrittenFloat():
-            return value.text
-        case bool():
-            return "true" if value else "false"
-    return value
 
 
 def _text(value: object) -> str:

@@ -85,6 +85,7 @@ def only_error(text: str) -> Diagnostic:
         ("jobs: {j: {runs-on: all-servers, steps: [{run: x}]}}", "WF134", "not built yet"),
         (workflow(steps="{uses: docker/exec, with: {command: x}}"), "WF134", "not built yet"),
         (workflow(steps="{uses: ./steps/deploy}"), "WF134", "not built yet"),
+        ("jobs: {j: {uses: ./other.yml}}", "WF134", "not built yet"),
         (workflow(steps="{run: 'echo ${{ secrets.X }}'}"), "WF134", "secrets"),
         (workflow(steps="{run: 'echo ${{ matrix.x }}'}"), "WF134", "matrix"),
         (workflow(steps="{run: \"echo ${{ hashFiles('x') }}\"}"), "WF134", "hashFiles"),
@@ -201,6 +202,8 @@ def test_a_broken_job_can_still_be_needed() -> None:
 def test_errors_are_sorted_and_bounded() -> None:
     """The last one says how many more there are."""
     errors = errors_of(workflow(top="\n".join(f"key{number}: 1" for number in range(300))))
+    endless = errors_of(workflow(top="\n".join(f"key{number}: 1" for number in range(5_000))))
+    assert endless[-1].message.startswith("hundreds of errors")
     assert len(errors) == ERRORS_MAX + 1
     assert [error.line for error in errors] == sorted(error.line for error in errors)
     assert errors[-1].code == "WF119"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
+from waterflowd.gitsource import urls
+from waterflowd.gitsource.local import LocalSource
 from waterflowd.host.agents import Agents
 from waterflowd.host.batch import World
 from waterflowd.host.clock import LogClock
@@ -35,7 +38,10 @@ from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.reconcile import events as repository_events
-from waterflowd.reconcile.loop import Repositories
+from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.source import Source
 from waterflowd.store.opening import Store, open_store
 
 #: The events that each kind of stream may hold.
@@ -77,7 +83,7 @@ class Parts:
     enrolment: Enrolment
     dispatch: Dispatch
     compiler: CompilerProcess
-    repositories: Repositories
+    reconciler: Reconciler
     api: ApiServer
 
 
@@ -118,7 +124,10 @@ def _build(config: Config, data_dir: Path, store: Store) -> Parts:
     dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
-    repositories = Repositories(config.repository_settings, log=log, runs=driver, compiler=compiler, clock=clock)
+    loop_ports = LoopPorts(
+        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random
+    )
+    reconciler = Reconciler(config.repository_settings, _open_source, loop_ports)
     services = Services(
         log=log,
         outputs=store.outputs,
@@ -127,7 +136,7 @@ def _build(config: Config, data_dir: Path, store: Store) -> Parts:
         compiler=compiler,
         reader=desks.RunReader(queries, driver),
         agents=desks.AgentsDesk(registry, placement, enrolment),
-        repositories=desks.RepositoriesDesk(repositories, log),
+        repositories=RepositoryDesk(reconciler),
         clock=clock,
         access=access,
         version=waterflowd.__version__,
@@ -146,6 +155,11 @@ def _build(config: Config, data_dir: Path, store: Store) -> Parts:
         enrolment=enrolment,
         dispatch=dispatch,
         compiler=compiler,
-        repositories=repositories,
+        reconciler=reconciler,
         api=ApiServer(build_app(services), config.api.listen or None, socket_path),
     )
+
+
+def _open_source(settings: RepositorySettings) -> Source:
+    """The source of a repository; this version has local ones, the others are refused with a sentence."""
+    return LocalSource(settings.name, urls.local_path(settings.url))

@@ -76,7 +76,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     )
     watch(parts.driver.run(), "driver")
     watch(parts.outputs.run(), "output logs")
-    watch(parts.repositories.run(), "repositories")
+    watch(parts.reconciler.run(), "repositories")
     if parts.config.api.socket:
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()
@@ -105,7 +105,6 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await parts.repositories.close()
     await parts.dispatch.close()
     await parts.compiler.close()
     parts.store.close()

@@ -33,6 +33,8 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
+            # Without repositories it runs too: whoever supervises it takes an end for a failure.
+            await asyncio.Event().wait()
 
     def loop(self, name: str) -> RepositoryLoop:
         """The loop of a repository; `Rejected` WF507 (404) for an unknown name."""

@@ -1,0 +1,311 @@
+"""A world of real processes: a daemon, agents, a Git repository, on loopback and in a folder of its own.
+
+Everything that a test starts is ended with the world, runners and steps included; nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+Answer = TypeVar("Answer")
+
+#: How long a test waits for something that should take far less.
+PATIENCE_S = 30.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now; the daemon takes them at once, and again after a kill."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+
+
+def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
+    """The first true answer of `claim`; fails the test with `what` when there is none in time."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = claim()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s:g} s in vain for {what}")
+        time.sleep(0.02)
+
+
+class World:
+    """See the file's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "d.sock"
+        self.repository = folder / "ops.git"
+        self.log = folder / "daemon.log"
+        self.config = folder / "waterflowd.toml"
+        self.api_port, self.work_port, self.enroll_port = free_ports(3)
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        self._client: httpx.Client | None = None
+        self.write_config()
+
+    # The daemon -------------------------------------------------------------------------------------------------------
+
+    def write_config(self, repositories: str = "", agents: str = "") -> None:
+        """Writes the daemon's configuration; `agents` are more lines of that table."""
+        self.config.write_text(
+            f"""data-dir = "{self.folder / "daemon"}"
+[api]
+listen = "127.0.0.1:{self.api_port}"
+open = true
+socket = "{self.socket}"
+[agents]
+listen = "tcp://127.0.0.1:{self.work_port}"
+enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
+{agents}
+{repositories}
+"""
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What every process of the world gets: nothing of the developer's own settings."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "WATERFLOW_SERVER": f"unix:{self.socket}",
+            **{name: value for name, value in os.environ.items() if name in ("VIRTUAL_ENV", "PYTHONPATH")},
+        }
+
+    def _spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment(),
+                cwd=self.folder,
+            )
+
+    def start_daemon(self) -> None:
+        """Starts the daemon and waits until it is ready."""
+        self._daemon = self._spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
+        wait_until(self._is_ready, "the daemon to be ready")
+
+    def _is_ready(self) -> bool:
+        assert self._daemon is not None
+        if self._daemon.poll() is not None:
+            raise AssertionError(f"the daemon ended: {self.log.read_text()[-2000:]}")
+        with contextlib.suppress(httpx.HTTPError):
+            return self.api("GET", "/ready").status_code == 200
+        return False
+
+    @property
+    def daemon_pid(self) -> int:
+        """The daemon's process."""
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    def kill_daemon(self) -> None:
+        """`kill -9`, and waits until it is gone."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait()
+        self._drop_client()
+
+    def stop_daemon(self) -> int:
+        """SIGTERM; gives the exit code."""
+        assert self._daemon is not None
+        self._daemon.terminate()
+        self._drop_client()
+        return self._daemon.wait(PATIENCE_S)
+
+    # Agents -----------------------------------------------------------------------------------------------------------
+
+    def token(self, *groups: str, uses: int = 1) -> str:
+        """A join token for these groups."""
+        body = {"groups": list(groups), "ttl": "1h", "uses": uses}
+        answer = self.api("POST", "/v1/agents/tokens", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        return str(answer.json()["token"])
+
+    def add_agent(self, name: str, *groups: str, slots: int = 4) -> None:
+        """Enrols an agent of these groups and waits until it is connected."""
+        token = self.folder / f"{name}.token"
+        token.write_text(self.token(*groups) + "\n")
+        (self.folder / f"{name}.toml").write_text(
+            f'name = "{name}"\njoin-token-file = "{token}"\nslots = {slots}\ndata-dir = "{self.agent_dir(name)}"\n'
+        )
+        self.start_agent(name)
+
+    def agent_dir(self, name: str) -> Path:
+        """The agent's data directory."""
+        return self.folder / f"agent-{name}"
+
+    def start_agent(self, name: str) -> None:
+        """Starts an agent that has been added, and waits until it is connected."""
+        config = self.folder / f"{name}.toml"
+        self._agents[name] = self._spawn("waterflow_agent", "run", "--config", str(config), log=self.agent_log(name))
+        wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
+
+    def agent_log(self, name: str) -> Path:
+        """What the agent says of itself."""
+        return self.folder / f"{name}.log"
+
+    def kill_agent(self, name: str) -> None:
+        """`kill -9`; its runner and steps go on."""
+        process = self._agents.pop(name)
+        process.kill()
+        process.wait()
+
+    def agent_process(self, name: str) -> subprocess.Popen[bytes]:
+        """The agent's process."""
+        return self._agents[name]
+
+    def connected(self) -> set[str]:
+        """Names of the connected agents."""
+        rows = self.api("GET", "/v1/agents").json()["agents"]
+        return {row["name"] for row in rows if row["status"] == "connected"}
+
+    # The API ----------------------------------------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request over TCP, where this world's daemon needs no token."""
+        if self._client is None:
+            self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.api_port}", timeout=PATIENCE_S)
+        return self._client.request(method, path, **options)
+
+    def _drop_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def start(self, workflow: str) -> str:
+        """Posts a workflow and gives the run's id."""
+        answer = self.api(
+            "POST", "/v1/workflows", content=workflow.encode(), headers={"content-type": "application/yaml"}
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def run(self, run: str) -> dict[str, Any]:
+        """The run as the API shows it."""
+        answer = self.api("GET", f"/v1/runs/{run}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def wait_for(self, run: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+        """The run once it is completed."""
+
+        def completed() -> dict[str, Any] | None:
+            found = self.run(run)
+            return found if found["status"] == "completed" else None
+
+        return wait_until(completed, f"run {run} to end", patience_s)
+
+    def lines(self, run: str, count: int | None = None) -> list[str]:
+        """What the run's steps printed; waits for `count` lines when it is given."""
+
+        def read() -> list[str]:
+            answer = self.api("GET", f"/v1/runs/{run}/logs")
+            assert answer.status_code == 200, answer.text
+            return [json.loads(line)["text"] for line in answer.text.splitlines()]
+
+        if count is not None:
+            wait_until(lambda: len(read()) >= count, f"{count} lines of run {run}")
+        return read()
+
+    # Git --------------------------------------------------------------------------------------------------------------
+
+    def git(self, *arguments: str, cwd: Path | None = None) -> str:
+        """Runs git with an identity of its own and no settings of this machine."""
+        environment = {
+            **self.environment(),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+        return subprocess.run(
+            ["git", *arguments], cwd=cwd or self.folder, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    def make_repository(self) -> Path:
+        """A bare repository and a clone of it; gives the clone. The configuration watches it from the next start on."""
+        self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.repository))
+        clone = self.folder / "clone"
+        self.git("clone", "--quiet", str(self.repository), str(clone))
+        self.git("checkout", "--quiet", "-B", "main", cwd=clone)
+        self.write_config(f'[[repositories]]\nname = "ops"\nurl = "{self.repository}"\n')
+        return clone
+
+    def push(self, clone: Path, files: dict[str, str], message: str = "change") -> str:
+        """Commits the files and pushes; gives the commit."""
+        for name, content in files.items():
+            path = clone / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        self.git("add", "--all", cwd=clone)
+        self.git("commit", "--quiet", "--message", message, cwd=clone)
+        self.git("push", "--quiet", "origin", "main", cwd=clone)
+        return self.git("rev-parse", "HEAD", cwd=clone).strip()
+
+    # The CLI ----------------------------------------------------------------------------------------------------------
+
+    def ctl(self, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Runs waterflowctl to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "waterflowd.ctl", *arguments],
+            env=self.environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends everything that belongs to this world: all processes whose command line or folder is in it."""
+        self._drop_client()
+        for process in (self._daemon, *self._agents.values()):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+        for _ in range(3):
+            for pid in self._leftovers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _leftovers(self) -> Iterator[int]:
+        """Runners and steps: their working directory or their arguments are in the world's folder."""
+        mark = os.fsencode(self.folder)
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                arguments = (entry / "cmdline").read_bytes()
+                place = os.fsencode(os.readlink(entry / "cwd"))
+            except OSError:
+                continue
+            if mark in arguments or place == mark or place.startswith(mark + b"/"):
+                yield int(entry.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -143,3 +144,28 @@ async def test_the_enrolment_port_takes_what_the_table_permits_and_nothing_else(
     assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]
     assert host.calls == (["request"] if is_permitted else [])
     assert refusals.total == (0 if is_permitted else 1)
+
+
+async def test_an_agent_whose_frames_are_costly_to_read_is_cut() -> None:
+    """Well-formed frames that eat the processor end the session and are not read further; another agent is not touched."""
+    host = Host()
+    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+    processor_s = itertools.count(0, 60)
+    terms = Terms(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    sessions = Sessions(host, host, lambda route, payload: Sent.QUEUED, terms, refusals, lambda: next(processor_s))
+    opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
+    sessions.take(inbound(frame(opening, TOKEN)))
+
+    while fingerprint(PUBLIC_KEY) in sessions.connected:
+        sessions.take(inbound(codec.encode_frame(TOKEN, 0, 1, [], [])))
+
+    assert refusals.counts["WF218"] == 1
+    assert host.calls == ["settle", "connected", "disconnected"]
+    read = next(processor_s)
+    sessions.take(inbound(frame(opening, TOKEN)))
+    assert next(processor_s) == read + 60
+    assert fingerprint(PUBLIC_KEY) not in sessions.connected
+    other = zmq.curve_keypair()[0].decode()
+    sessions.take(Inbound(b"other", other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
+    assert sessions.connected == {fingerprint(other)}
+    sessions.close()

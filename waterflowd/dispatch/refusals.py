@@ -29,12 +29,24 @@ class TokenBucket:
 
     def take(self, now: int) -> bool:
         """Whether one more event fits now; if so it is counted."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_ms)
-        self._at = now
+        self._refill(now)
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def is_spent(self, now: int) -> bool:
+        """Whether nothing is left now; for costs that are known only afterwards."""
+        self._refill(now)
+        return self._tokens <= 0
+
+    def spend(self, cost: float) -> None:
+        """Takes a cost that has arisen already, even below zero: the debt is paid by time."""
+        self._tokens -= cost
+
+    def _refill(self, now: int) -> None:
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_ms)
+        self._at = now
 
 
 class BucketPerName:
@@ -48,6 +60,10 @@ class BucketPerName:
 
     def take(self, name: Hashable, now: int) -> bool:
         """Whether one more event of `name` fits now; if so it is counted."""
+        return self.bucket(name, now).take(now)
+
+    def bucket(self, name: Hashable, now: int) -> TokenBucket:
+        """The bucket of `name`, a full one if it has none yet."""
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = TokenBucket(self._per_s, self._burst, now)
@@ -55,7 +71,7 @@ class BucketPerName:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(name)
-        return bucket.take(now)
+        return bucket
 
 
 class Refusals:

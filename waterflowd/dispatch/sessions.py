@@ -7,6 +7,7 @@ Rules:
 - What a peer may send is `messages.PERMITTED`, by its state; nothing else is looked at (default deny).
 - One agent has one session. A newer `Hello` of the same process replaces it; a `Hello` of another process under the same key
   waits until the older one has proven to be gone, and is refused for good when the older one goes on talking: a clone.
+- Reading an agent's frames has a budget of processor time, since what is costly to read need not be malformed.
 - A peer's fault ends its session, nothing else. The agent opens another and what was in flight is settled there.
 - A session ends with exactly one `desk.disconnected`, whatever the cause; nothing reaches the desk from it afterwards.
   The desk never hears of it from inside its own call of `send` or `revoke`.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +43,10 @@ HELLO_RETRY_MS = 5_000
 #: When an agent may try again after its session ended by its own fault, and a clone after it was found out.
 FAULT_RETRY_MS = 5_000
 CLONE_RETRY_MS = 60_000
+#: Processor time that reading one agent's frames may take: at once, and per second. A busy agent (20,000 results a second)
+#: needs 10 ms a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
+READING_MS_BURST = 2_000
+READING_MS_PER_S = 200.0
 _AGENTS_MAX = 4_096
 
 _logger = logging.getLogger("waterflow.dispatch")
@@ -105,6 +111,7 @@ class Sessions:
         send: Callable[[bytes, bytes], Sent],
         terms: Terms,
         refusals: Refusals,
+        cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self.sessions_opened = 0
         self.sessions_closed = 0
@@ -117,10 +124,12 @@ class Sessions:
         self._send_frame = send
         self._terms = terms
         self._refusals = refusals
+        self._cpu_s = cpu_s
         self._loop = asyncio.get_running_loop()
         self._by_agent: dict[AgentId, _Live] = {}
         self._by_route: dict[bytes, _Live] = {}
         self._hellos = BucketPerName(HELLOS_PER_S, HELLOS_BURST, _AGENTS_MAX)
+        self._reading = BucketPerName(READING_MS_PER_S, READING_MS_BURST, _AGENTS_MAX)
         self._dirty: dict[_Live, None] = {}
         self._flush_handle: asyncio.Handle | None = None
 
@@ -212,7 +221,7 @@ class Sessions:
         return int(self._loop.time() * 1000)
 
     def _take(self, agent: AgentId, inbound: Inbound, live: _Live | None) -> None:
-        frame = codec.decode_frame(inbound.payload, codec.Side.AGENT)
+        frame = self._read(agent, inbound.payload)
         hello = next((message for message in frame.loose if isinstance(message, messages.Hello)), None)
         state = messages.PeerState.CONNECTED if live is None or hello is not None else messages.PeerState.SETTLED
         allowed = messages.PERMITTED[state]
@@ -225,6 +234,16 @@ class Sessions:
             self._greet(agent, inbound, frame, hello)
         elif live is not None:
             self._take_settled(live, frame)
+
+    def _read(self, agent: AgentId, payload: memoryview) -> codec.Frame:
+        budget = self._reading.bucket(agent, self._now())
+        if budget.is_spent(self._now()):
+            raise RemoteProtocolError("WF218", "its frames take too much of the daemon's processor to read")
+        began = self._cpu_s()
+        try:
+            return codec.decode_frame(payload, codec.Side.AGENT)
+        finally:
+            budget.spend((self._cpu_s() - began) * 1000)
 
     def _take_settled(self, live: _Live, frame: codec.Frame) -> None:
         now = self._now()

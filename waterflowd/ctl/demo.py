@@ -123,7 +123,7 @@ class _Demo:
 
     def _are_connected(self) -> bool:
         rows = self._client.get("/v1/agents")["agents"]
-        return sum(row["status"] == "connected" for row in rows) == len(_AGENTS)
+        return bool(sum(row["status"] == "connected" for row in rows) == len(_AGENTS))
 
     def _first_run(self) -> dict[str, Any]:
         began = time.monotonic()

@@ -1,0 +1,429 @@
+"""The API over memory: what each resource answers, and that nothing that is sent makes it a 500."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from waterflowd.api import shapes
+from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow
+from waterflowd.testing.api_world import VERSION, ApiWorld
+
+HELLO = """\
+name: hello
+inputs:
+  who: {default: you}
+jobs:
+  greet:
+    runs-on: web
+    steps:
+      - name: Say hello
+        run: |
+          print hello
+          printerr careful
+"""
+FAILING = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n          print no\n          exit 7\n"
+HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
+YAML = {"Content-Type": "application/yaml"}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[ApiWorld]:
+    async with ApiWorld() as made:
+        made.connect("web-1", "web")
+        yield made
+
+
+@pytest.fixture
+async def client(world: ApiWorld) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
+        yield made
+
+
+async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) -> dict[str, Any]:
+    response = await client.post("/v1/runs", content=text, headers={**YAML, **headers})
+    assert response.status_code == 201, response.text
+    return response.json()
+
+
+async def test_a_started_run_is_durable_and_found_at_the_address_that_the_answer_names(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """201 holds id, name, status and url, and the url shows the run until it is completed."""
+    response = await client.post("/v1/runs", content=HELLO, headers=YAML)
+    started = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == started["url"] == f"/v1/runs/{started['id']}"
+    assert (started["name"], started["number"]) == ("hello", 1)
+    assert world.log.run(started["id"]) is not None
+    await world.completed(started["id"])
+    run = (await client.get(started["url"])).json()
+    assert (run["status"], run["conclusion"], run["trigger"]["kind"]) == ("completed", "success", "api")
+    step = run["jobs"][0]["steps"][0]
+    assert (step["name"], step["exit_code"], step["attempts"][0]["agent"]) == ("Say hello", 0, "web-1")
+    assert run["completed_at"].endswith("Z")
+    assert run["completed_at"][19] == "."
+
+
+async def test_the_older_name_starts_and_lists_too(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """`/v1/workflows` is the same resource; its list has its own key."""
+    started = (await client.post("/v1/workflows", content=HELLO, headers=YAML)).json()
+    listed = (await client.get("/v1/workflows")).json()
+    assert [row["id"] for row in listed["workflows"]] == [started["id"]]
+    assert (await client.get(f"/v1/workflows/{started['id']}")).status_code == 200
+    await world.completed(started["id"])
+    assert (await client.get(f"/v1/workflows/{started['id']}/logs")).status_code == 200
+
+
+async def test_answers_have_the_shapes_that_the_openapi_document_promises(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """Every rendered answer passes its strict model: no field is missing, none is undocumented."""
+    started = await start(client)
+    await world.completed(started["id"])
+    world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
+    world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+    world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
+    await client.post("/v1/tokens", json={"role": "viewer"})
+    for path, shape in [
+        ("/v1/runs", shapes.RunList),
+        (started["url"], shapes.RunShape),
+        (started["url"] + "/events", shapes.EventList),
+        ("/v1/agents", shapes.AgentList),
+        ("/v1/groups", shapes.GroupList),
+        ("/v1/nodes", shapes.NodeList),
+        ("/v1/repositories", shapes.RepositoryList),
+        ("/v1/definitions", shapes.DefinitionList),
+        ("/v1/definitions/workflows/hello.yml", shapes.DefinitionShape),
+        ("/v1/tokens", shapes.TokenList),
+        ("/v1/status", shapes.StatusShape),
+        ("/health", shapes.Health),
+        ("/version", shapes.Version),
+    ]:
+        response = await client.get(path)
+        assert response.status_code == 200, (path, response.text)
+        shape.model_validate(response.json())
+    document = (await client.get("/openapi.json")).json()
+    assert document["info"]["version"] == VERSION
+    assert {"/v1/runs", "/v1/runs/{run_id}/logs", "/v1/events"} <= set(document["paths"])
+    assert (await client.get("/docs")).status_code == 404
+
+
+async def test_a_workflow_with_errors_is_a_422_with_every_place(client: httpx.AsyncClient) -> None:
+    """The problem document holds each error with code, line and column, for a start and for a validation."""
+    broken = HELLO.replace("runs-on", "runs-onn").replace("run: |", "runn: |")
+    for path in ("/v1/runs", "/v1/validate"):
+        response = await client.post(path, content=broken, headers=YAML)
+        problem = response.json()
+        assert response.status_code == 422
+        assert response.headers["content-type"] == "application/problem+json"
+        assert {"type", "title", "status", "detail", "instance", "code"} <= set(problem)
+        assert {error["line"] for error in problem["errors"]} >= {6, 9}
+        assert all(error["code"].startswith("WF1") and error["column"] > 0 for error in problem["errors"])
+    listed = (await client.get("/v1/runs")).json()
+    assert listed == {"runs": [], "next": None}
+
+
+async def test_a_file_whose_newlines_were_lost_is_told_just_that(client: httpx.AsyncClient) -> None:
+    """What `curl -d @file` makes of a file is a 422 that names the slip."""
+    response = await client.post("/v1/runs", content=HELLO.replace("\n", ""), headers=YAML)
+    assert response.status_code == 422
+    assert "newlines were lost" in response.text
+
+
+async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Inputs are checked and typed, a dry run starts nothing, unknown inputs are refused."""
+    dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
+    assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
+    assert (await client.get("/v1/runs")).json()["runs"] == []
+    started = (await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "vars": {"a": [1]}})).json()
+    await world.completed(started["id"])
+    run = (await client.get(started["url"])).json()
+    assert (run["inputs"], run["vars"]) == ({"who": "me"}, {"a": [1]})
+    wrong = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"whoo": "me"}})
+    assert (wrong.status_code, wrong.json()["where"]) == (422, "whoo")
+
+
+async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """The same key gives the first run again; with another workflow it is a conflict."""
+    first = await start(client, HELLO, **{"Idempotency-Key": "k1"})
+    again = await start(client, HELLO, **{"Idempotency-Key": "k1"})
+    other = await client.post("/v1/runs", content=HOLDING, headers={**YAML, "Idempotency-Key": "k1"})
+    assert first["id"] == again["id"]
+    assert (other.status_code, other.json()["code"]) == (409, "WF606")
+    assert len((await client.get("/v1/runs")).json()["runs"]) == 1
+    bad = await client.post("/v1/runs", content=HELLO, headers={**YAML, "Idempotency-Key": "x" * 201})
+    assert bad.status_code == 400
+
+
+async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Pages follow each other without a gap while new runs come, and filters work on every field."""
+    started = [await start(client, HELLO) for _ in range(5)] + [await start(client, FAILING)]
+    for row in started:
+        await world.completed(row["id"])
+    newest = [row["id"] for row in reversed(started)]
+    first = (await client.get("/v1/runs", params={"limit": 2})).json()
+    await start(client, HELLO)
+    second = (await client.get("/v1/runs", params={"limit": 100, "cursor": first["next"]})).json()
+    assert [row["id"] for row in first["runs"] + second["runs"]] == newest
+    failed = (await client.get("/v1/runs", params={"status": "failure"})).json()["runs"]
+    assert [row["id"] for row in failed] == newest[:1]
+    assert (await client.get("/v1/runs", params={"name": "nothing"})).json()["runs"] == []
+    since = (await client.get("/v1/runs", params={"since": failed[0]["created_at"]})).json()["runs"]
+    assert len(since) == 2
+    assert (await client.get("/v1/runs", params={"trigger": "push"})).json()["runs"] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=101", "limit=x", "status=odd", "since=yesterday", "cursor=..", "cursor=%00", "since=" + "9" * 400,
+     "since=0001-01-01", "since=9999-12-31T23:59:59%2B23:00"],
+)  # fmt: skip
+async def test_a_bad_query_is_a_400_that_says_what_is_right(client: httpx.AsyncClient, query: str) -> None:
+    """Bad parameters are the client's mistake, and never a 500."""
+    response = await client.get(f"/v1/runs?{query}")
+    assert response.status_code == (200 if query.startswith("since=0001") or "9999" in query and "T23" in query else 400)
+    assert response.headers["content-type"].startswith("application/")
+
+
+async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A beginning of an id finds its run in any case of letters; an ambiguous one names the candidates."""
+    one, two = await start(client), await start(client)
+    ambiguous = await client.get("/v1/runs/0")
+    assert ambiguous.status_code == 409
+    assert one["id"] in ambiguous.json()["detail"]
+    assert (await client.get(f"/v1/runs/{two['id'][:24].lower()}")).json()["id"] == two["id"]
+    assert (await client.get("/v1/runs/ZZZZ")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "identity",
+    ["..%2f..%2fetc", "%00", "x" * 10_000, "-1", "%F0%9F%98%80", "%ED%A0%80", "a%0d%0aSet-Cookie:x", "~", "0" * 26, "8" * 26],
+)
+@pytest.mark.parametrize("rest", ["", "/logs", "/events", "/events?follow=true", "/logs?follow=true"])
+async def test_hostile_ids_are_simply_not_found(client: httpx.AsyncClient, identity: str, rest: str) -> None:
+    """Traversal, NUL, ten thousand characters, surrogates: 404 with a problem document."""
+    response = await client.get(f"/v1/runs/{identity}{rest}")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert len(response.text) < 1_500
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", "application/yaml", 400),
+        (b"", "application/json", 400),
+        (b"{", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"yaml": 5}', "application/json", 400),
+        (b'{"yaml": "a", "odd": 1}', "application/json", 400),
+        (b'{"yaml": "\\ud800"}', "application/json", 400),
+        (b'{"yaml": "a: 1", "vars": {"n": 99999999999999999999999}}', "application/json", 400),
+        (b'{"yaml": "a: 1", "vars": {"n": ' + b"[" * 60 + b"]" * 60 + b"}}", "application/json", 400),
+        (b'{"yaml": "a: 1", "inputs": []}', "application/json", 400),
+        (b'{"yaml": "a: 1", "path": "../x"}', "application/json", 400),
+        (b"\xff\xfe\x00", "application/yaml", 422),
+        (b"a: 1\x00", "application/yaml", 422),
+        (b"name: x", "application/x-www-form-urlencoded", 415),
+        (b"name: x", "text/plain", 415),
+        (b"name: x", "", 415),
+        (b"x" * ((2 << 20) + 1), "application/yaml", 413),
+        (b"x: " + b"y" * (1 << 20), "application/yaml", 422),
+    ],
+)
+async def test_a_hostile_body_is_refused_with_the_status_that_fits(
+    client: httpx.AsyncClient, body: bytes, kind: str, status: int
+) -> None:
+    """Empty, broken, deep, large, mistyped: each has its answer."""
+    for path in ("/v1/runs", "/v1/validate"):
+        response = await client.post(path, content=body, headers={"Content-Type": kind} if kind else {})
+        assert response.status_code == status, response.text
+        assert response.json()["status"] == status
+
+
+async def test_a_body_in_pieces_without_a_length_is_limited_too(client: httpx.AsyncClient) -> None:
+    """The limit counts what arrives, not what is stated."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"x" * (1 << 16)
+
+    response = await client.post("/v1/runs", content=pieces(), headers=YAML)
+    assert response.status_code == 413
+
+
+async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncClient) -> None:
+    """404 and 405 come as problem documents that say where to look."""
+    missing, method = await client.get("/v1/nothing"), await client.put("/v1/runs")
+    assert (missing.status_code, method.status_code) == (404, 405)
+    for response in (missing, method):
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "openapi" in response.json()["detail"]
+    overridden = await client.post("/v1/runs", headers={"X-HTTP-Method-Override": "DELETE", **YAML})
+    assert overridden.status_code == 400
+
+
+async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Time travel: after its first event the run is queued; beyond its end there is nothing."""
+    started = await start(client)
+    await world.completed(started["id"])
+    first = (await client.get(started["url"], params={"at": 1})).json()
+    last = (await client.get(started["url"])).json()
+    assert (first["status"], first["seq"]) == ("queued", 1)
+    assert last["status"] == "completed"
+    beyond = await client.get(started["url"], params={"at": last["seq"] + 1})
+    assert (beyond.status_code, beyond.json()["where"]) == (404, "at")
+    for wrong in ("0", "-1", "x", "9" * 30):
+        assert (await client.get(started["url"], params={"at": wrong})).status_code == 400
+
+
+async def test_events_are_paged_without_a_gap_and_come_as_lines_when_asked(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """Positions run from 1 without gaps over pages; NDJSON gives the whole history."""
+    started = await start(client)
+    await world.completed(started["id"])
+    found: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        params = {"limit": "2"} | ({"cursor": cursor} if cursor else {})
+        page = (await client.get(started["url"] + "/events", params=params)).json()
+        found += page["events"]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert [row["seq"] for row in found] == list(range(1, len(found) + 1))
+    assert (found[0]["type"], found[-1]["type"]) == ("run-created", "run-completed")
+    lines = await client.get(started["url"] + "/events", headers={"Accept": "application/x-ndjson"})
+    assert [json.loads(line) for line in lines.text.splitlines()] == found
+
+
+async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Each line of output is an object; job and step choose, unknown ones are told what there is."""
+    started = await start(client)
+    await world.completed(started["id"])
+    response = await client.get(started["url"] + "/logs")
+    assert response.headers["content-type"] == "application/x-ndjson"
+    rows = [json.loads(line) for line in response.text.splitlines()]
+    assert [(row["text"], row["stream"], row["offset"]) for row in rows] == [
+        ("hello", "stdout", 0),
+        ("careful", "stderr", 6),
+    ]
+    assert {(row["job"], row["step"], row["attempt"]) for row in rows} == {("greet", "1", 1)}
+    rest = await client.get(started["url"] + "/logs", params={"from": rows[0]["cursor"]})
+    assert [json.loads(line)["text"] for line in rest.text.splitlines()] == ["careful"]
+    missing = await client.get(started["url"] + "/logs", params={"job": "x"})
+    assert (missing.status_code, "greet" in missing.json()["detail"]) == (404, True)
+    for wrong in ("x", "c", "c1;", "c-1", "1e3", "c1;2=3=4", "9" * 40):
+        assert (await client.get(started["url"] + "/logs", params={"from": wrong})).status_code == 400
+
+
+async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """A cancel of a run at work ends it; a second one after the end is a 409."""
+    started = await start(client, HOLDING)
+    await world.held()
+    response = await client.post(started["url"] + "/cancel")
+    assert response.status_code == 202
+    await world.completed(started["id"])
+    assert (await client.get(started["url"])).json()["conclusion"] == "cancelled"
+    again = await client.post(started["url"] + "/cancel", json={"force": True})
+    assert again.status_code == 409
+    fact = world.audit()[-1]
+    assert (fact.what, fact.target, fact.by) == ("cancel-run", started["id"], "anonymous")
+    assert (await client.post(started["url"] + "/cancel", json={"forse": True})).status_code == 400
+    assert (await client.post(started["url"] + "/cancel", content=b"force", headers=YAML)).status_code == 415
+
+
+async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A known workflow starts with its repository and revision, and the start is in the audit trail."""
+    world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+    listed = (await client.get("/v1/definitions")).json()["definitions"]
+    assert [(row["path"], row["inputs"][0]["name"]) for row in listed] == [("workflows/hello.yml", "who")]
+    for name in ("workflows/hello.yml", "hello", "workflows%2Fhello.yml"):
+        response = await client.post(f"/v1/definitions/{name}/run", json={"inputs": {"who": name}})
+        assert response.status_code == 201, response.text
+        run = (await client.get(response.json()["url"])).json()
+        assert (run["repository"], run["revision"], run["trigger"]["kind"]) == ("ops", "a" * 40, "manual")
+        assert world.audit()[-1].facts == {"run": run["id"]}
+    assert (await client.post("/v1/definitions/nope/run")).status_code == 404
+    assert (await client.get("/v1/definitions/..%2f..%2fetc%2fpasswd")).status_code == 404
+
+
+async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Sync reaches the desk; an unknown name is told the known ones."""
+    world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is away"))
+    response = await client.post("/v1/repositories/ops/sync", params={"wait": "true"})
+    assert (response.status_code, response.json()["status"]) == (202, "degraded")
+    assert world.repositories.synced == [("ops", True)]
+    missing = await client.post("/v1/repositories/opps/sync")
+    assert (missing.status_code, "ops" in missing.json()["detail"]) == (404, True)
+    status = (await client.get("/v1/status")).json()
+    assert status["status"] == "degraded"
+    assert status["problems"] == ["repository ops: the remote is away"]
+
+
+async def test_agents_are_let_in_and_put_out(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Join tokens, approval by fingerprint (with a slash in it) and revocation, each with its audit entry."""
+    fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
+    world.agents.waiting.append(PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5))
+    made = await client.post("/v1/agents/tokens", json={"groups": ["web"], "ttl": "2h", "uses": 3})
+    assert (made.status_code, made.json()["token"]) == (201, "wfj_1")
+    assert world.agents.tokens == [(("web",), 7_200_000, 3, "anonymous")]
+    listed = (await client.get("/v1/agents")).json()
+    assert [row["fingerprint"] for row in listed["pending"]] == [fingerprint]
+    path = f"/v1/agents/{fingerprint.replace('/', '%2F')}"
+    approved = await client.post(f"{path}/approve", json={"groups": ["db", "db"]})
+    assert (approved.status_code, approved.json()["groups"]) == (200, ["db"])
+    assert (await client.post(f"{path}/revoke")).status_code == 200
+    assert (await client.delete(path)).status_code == 404
+    assert (await client.post("/v1/agents/web-1/revoke")).status_code == 200
+    assert [fact.what for fact in world.audit()] == ["create-join-token", "approve-agent", "revoke-agent", "revoke-agent"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"groups": []}, {"groups": ["a b"]}, {"groups": ["all-servers"]}, {"groups": ["g"], "ttl": "never"}, {"groups": [1]},
+     {"groups": ["g"], "ttl": 0}, {"groups": ["g"], "uses": 0}, {"groups": ["g"] * 51}, {"groups": ["x" * 64]}, {}],
+)  # fmt: skip
+async def test_a_join_token_for_nonsense_is_refused(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """No group, a bad name, a bad time: 400."""
+    assert (await client.post("/v1/agents/tokens", json=body)).status_code == 400
+
+
+async def test_ready_says_no_once_the_daemon_stops(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A load balancer sees the stop before the sockets close."""
+    assert (await client.get("/ready")).status_code == 200
+    world.api.stop()
+    assert (await client.get("/ready")).status_code == 503
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A job without a server is in the list with the sentence that says so."""
+    text = HOLDING.replace("runs-on: web", "runs-on: nobody")
+    started = await start(client, text)
+    status = (await client.get("/v1/status")).json()
+    assert [(row["run"], row["job"]) for row in status["waiting"]] == [(started["id"], "a")]
+    assert "nobody" in status["waiting"][0]["reason"]["text"]
+
+
+async def test_agents_page_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Pages of lists in memory are by key as well."""
+    world.agents.agents += [
+        AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")
+        for number in range(5)
+    ]
+    first = (await client.get("/v1/agents", params={"limit": 4})).json()
+    second = (await client.get("/v1/agents", params={"limit": 4, "cursor": first["next"]})).json()
+    names = [row["name"] for row in first["agents"] + second["agents"]]
+    assert names == ["n0", "n1", "n2", "n3", "n4", "web-1"]
+    assert second["next"] is None

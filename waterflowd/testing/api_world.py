@@ -1,0 +1,351 @@
+"""A whole API over memory: the real driver, engine and feed, an in-memory log, and agents that do as the script says.
+
+Rules of this file: no socket, no file, no thread. What an agent does with a shell step is in its script, so that a workflow
+file tells the whole test: `print TEXT` prints a line, `printerr TEXT` to the other stream, `exit N` ends with that code,
+`hold` stays at work until `release`. Everything else is ignored. `log` prints its message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from waterflow_agent.nodes import schema
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Outcome
+
+from waterflowd.api import access_events
+from waterflowd.api.access import Access, Role, hash_secret
+from waterflowd.api.app import Api, build_app
+from waterflowd.api.services import AgentRow, DefinitionPlan, DefinitionRow, PendingRow, RepositoryRow, Services
+from waterflowd.desks import RunReader
+from waterflowd.dispatch import lowering
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.engine import inputs
+from waterflowd.errors import Rejected
+from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.placement import Placement, Server
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.batch import World
+from waterflowd.host.driver import Driver
+from waterflowd.host.feed import Feed
+from waterflowd.host.queries import Queries
+from waterflowd.host.timers import Timers
+from waterflowd.model import plan as plans
+from waterflowd.model.ids import AUDIT, AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.testing.memory_log import MemoryLog
+from waterflowd.testing.memory_outputs import MemoryOutputLogs
+
+VERSION = "0.0.0-test"
+
+
+class WallClock:
+    """Milliseconds of the wall clock, never twice the same."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        #: Added to the time, to let tokens expire.
+        self.ahead_ms = 0
+
+    def now(self) -> int:
+        """Milliseconds."""
+        self._last = max(self._last + 1, time.time_ns() // 1_000_000 + self.ahead_ms)
+        return self._last
+
+
+class DirectCompiler:
+    """Compiles in this process."""
+
+    async def compile(self, path: str, content: bytes) -> Compiled:
+        """See `ports.Compiler`."""
+        return compile_workflow(path, content)
+
+
+class ScriptedAgents:
+    """The link to agents that do at once what a script says. Implements `ports.Link`."""
+
+    def __init__(self, outputs: MemoryOutputLogs, feed: Feed, clock: WallClock) -> None:
+        self._outputs = outputs
+        self._feed = feed
+        self._clock = clock
+        self.driver: Driver | None = None
+        self.held: dict[messages.TaskKey, AgentId] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
+        """See `ports.Link`."""
+        for message in outgoing:
+            match message:
+                case messages.Offer(task=task):
+                    self._spawn(self._play(agent, task))
+                case messages.Cancel(key=key):
+                    if self.held.pop(key, None) is not None:
+                        self._finish(agent, key, Outcome.CANCELLED, None)
+                case _:
+                    pass
+
+    def revoke(self, agent: AgentId) -> None:
+        """See `ports.Link`."""
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _play(self, agent: AgentId, task: messages.Task) -> None:
+        assert self.driver is not None
+        key = task.key
+        started = inputs.TaskStarted(started_at=self._clock.now(), **_names(agent, key))
+        self.driver.submit([(RunId(key.run), started)])
+        if task.node == "log":
+            await self.print(key, task.params["message"].encode() + b"\n")
+            self._finish(agent, key, Outcome.SUCCESS, None)
+            return
+        code = 0
+        for line in str(task.params.get("run", "")).splitlines():
+            word, _, text = line.strip().partition(" ")
+            if word in ("print", "printerr"):
+                await self.print(key, text.encode() + b"\n", stream=1 if word == "print" else 2)
+            elif word == "exit":
+                code = int(text)
+            elif word == "hold":
+                self.held[key] = agent
+                return
+        self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
+
+    async def print(self, key: messages.TaskKey, data: bytes, stream: int = 1) -> None:
+        """Something is printed by an attempt."""
+        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        piece = OutputPiece(offset=self._outputs.size(name), at=self._clock.now(), stream=stream, data=data)
+        await self._outputs.append([OutputAppend(name=name, pieces=[piece])])
+        self._feed.output_published(name.run)
+
+    def release(self, key: messages.TaskKey, code: int = 0) -> None:
+        """An attempt that was held ends."""
+        agent = self.held.pop(key)
+        self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
+
+    def _finish(self, agent: AgentId, key: messages.TaskKey, outcome: Outcome, code: int | None) -> None:
+        assert self.driver is not None
+        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        now = self._clock.now()
+        finished = inputs.TaskFinished(
+            outcome=outcome,
+            exit_code=code,
+            started_at=now,
+            finished_at=now,
+            output_bytes=self._outputs.size(name),
+            **_names(agent, key),
+        )
+        self.driver.submit([(RunId(key.run), finished)])
+
+
+def _names(agent: AgentId, key: messages.TaskKey) -> dict[str, Any]:
+    return {
+        "job": JobId(key.job),
+        "step": StepId(key.step),
+        "attempt": AttemptNo(key.attempt),
+        "epoch": key.epoch,
+        "agent": agent,
+    }
+
+
+@dataclass
+class MemoryAgentsDesk:
+    """`api.services.AgentsDesk` over lists."""
+
+    agents: list[AgentRow] = field(default_factory=list)
+    waiting: list[PendingRow] = field(default_factory=list)
+    tokens: list[tuple[tuple[str, ...], int, int | None, str]] = field(default_factory=list)
+
+    def rows(self) -> Sequence[AgentRow]:
+        """See the protocol."""
+        return sorted(self.agents, key=lambda row: row.name)
+
+    def pending(self) -> Sequence[PendingRow]:
+        """See the protocol."""
+        return self.waiting
+
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
+        """See the protocol."""
+        self.tokens.append((tuple(groups), ttl_ms, uses, by))
+        return f"wfj_{len(self.tokens)}"
+
+    async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """See the protocol."""
+        for row in self.waiting:
+            if row.fingerprint == fingerprint:
+                self.waiting.remove(row)
+                name, text = row.name, f"approved by {by}"
+                made = AgentRow(fingerprint=fingerprint, name=name, groups=tuple(groups), is_connected=False, text=text)
+                self.agents.append(made)
+                return made
+        raise Rejected("WF604", "no such key has asked", status=404)
+
+    async def revoke(self, fingerprint: str, by: str) -> None:
+        """See the protocol."""
+        if all(row.fingerprint != fingerprint for row in self.agents):
+            raise Rejected("WF604", "there is no such agent", status=404)
+        self.agents = [row for row in self.agents if row.fingerprint != fingerprint]
+
+
+@dataclass
+class MemoryRepositoriesDesk:
+    """`api.services.RepositoriesDesk` over lists."""
+
+    repositories: list[RepositoryRow] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    synced: list[tuple[str, bool]] = field(default_factory=list)
+
+    def status(self) -> Sequence[RepositoryRow]:
+        """See the protocol."""
+        return self.repositories
+
+    def definitions(self) -> Sequence[DefinitionRow]:
+        """See the protocol."""
+        return [
+            DefinitionRow(
+                path=path,
+                name=found.name,
+                repository="ops",
+                revision="a" * 40,
+                inputs=found.inputs,
+                triggers=("push", "dispatch"),
+            )
+            for path in sorted(self.files)
+            for found in [plans.decode(self.plan(path, None).plan)]
+        ]
+
+    def plan(self, path: str, repository: str | None) -> DefinitionPlan:
+        """See the protocol."""
+        compiled = compile_workflow(path, self.files[path])
+        assert compiled.plan is not None, compiled.diagnostics
+        return DefinitionPlan(plan=compiled.plan, repository="ops", revision="a" * 40, ref="refs/heads/main")
+
+    async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
+        """See the protocol."""
+        self.synced.append((name, is_awaited))
+        return next(row for row in self.repositories if row.name == name)
+
+
+class ApiWorld:
+    """An API and everything under it; `async with ApiWorld() as world` runs the driver."""
+
+    def __init__(self, *, is_open: bool = True, listen: str | None = "127.0.0.1:8080") -> None:
+        self.clock = WallClock()
+        self.log = MemoryLog()
+        self.outputs = MemoryOutputLogs()
+        self.feed = Feed(self.log)
+        self.agents = MemoryAgentsDesk()
+        self.repositories = MemoryRepositoriesDesk()
+        self.fleet = ScriptedAgents(self.outputs, self.feed, self.clock)
+        registry = Registry()
+        self._placement = Placement(registry)
+        self._registry = registry
+        world = World(
+            runs={},
+            stalled={},
+            placement=self._placement,
+            registry=registry,
+            timers=Timers(),
+            lower=lowering.lower,
+            epoch=self.log.generation,
+        )
+        self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed)
+        self.fleet.driver = self.driver
+        self.access = Access()
+        self.services = Services(
+            log=self.log,
+            outputs=self.outputs,
+            runs=self.driver,
+            feed=self.feed,
+            compiler=DirectCompiler(),
+            reader=RunReader(Queries(self.log), self.driver),
+            agents=self.agents,
+            repositories=self.repositories,
+            clock=self.clock,
+            access=self.access,
+            version=VERSION,
+            started_at=self.clock.now(),
+            is_open=is_open,
+            listen=listen,
+        )
+        self.api: Api = build_app(self.services)
+
+    async def __aenter__(self) -> ApiWorld:
+        self._task = asyncio.create_task(self.driver.run(), name="driver")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.api.stop()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    def connect(self, name: str, *groups: str) -> None:
+        """An agent of these groups is there."""
+        agent = AgentId(f"SHA256:{name:x<43}")
+        now = self.clock.now()
+        self._registry.apply(
+            fleet_events.AgentApproved(at=now, by="test", agent=agent, public_key=name, name=name, groups=groups)
+        )
+        nodes = frozenset(known for known, node in schema.BUILT_IN.items() if node.runs_in is not schema.RunsIn.ENGINE)
+        server = Server(agent=agent, instance="i", boot_id="b", slots=4, nodes=nodes, facts={"hostname": name})
+        self._placement.connect(server)
+        row = AgentRow(
+            fingerprint=agent, name=name, groups=groups, is_connected=True, text="connected", slots=4, seen_at=now
+        )
+        self.agents.agents.append(row)
+        self.driver.wake()
+
+    def token(self, role: Role, *, name: str | None = None, groups: tuple[str, ...] = (), ttl_ms: int = 60_000) -> str:
+        """An API token with this role, as if an admin had made it."""
+        name = name or role.word
+        secret = f"wf_{name:0<43}"
+        now = self.clock.now()
+        self.access.apply(
+            access_events.TokenCreated(
+                at=now,
+                by="test",
+                token=f"t-{name}",
+                name=name,
+                role=role.word,
+                secret_sha256=hash_secret(secret),
+                groups=groups,
+                expires_at=now + ttl_ms,
+            )
+        )
+        return secret
+
+    def audit(self) -> list[object]:
+        """The facts of the audit stream."""
+        return [record.event for record in self.log.read(AUDIT)]
+
+    async def held(self, count: int = 1) -> list[messages.TaskKey]:
+        """Waits until so many attempts are held, and gives them in the order in which they came."""
+        await until(lambda: len(self.fleet.held) >= count)
+        return list(self.fleet.held)
+
+    async def completed(self, run: str) -> None:
+        """Waits until the run is completed."""
+
+        def is_completed() -> bool:
+            row = self.log.run(RunId(run))
+            return row is not None and row.completed_at is not None
+
+        await until(is_completed)
+
+
+async def until(is_true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits for a condition, with a deadline."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not is_true():
+        assert loop.time() < end, "the condition did not come true in time"
+        await asyncio.sleep(0.002)

@@ -1,0 +1,57 @@
+# Everything that is done with a checkout. Needs GNU make and Python 3.11 or newer with venv; the rest is installed into
+# a virtual environment, from the lock in requirements/, when it is missing or out of date.
+#
+#   VENV=DIR      the virtual environment (.venv)
+#   PYTHON=FILE   the Python that makes it (python3, or the first newer one that will do)
+#   ARGS=...      passed on: to pytest (test), to waterflowctl demo (demo), to the benchmark (bench), to the lock (lock)
+
+VENV ?= .venv
+ARGS ?=
+bin = $(VENV)/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check golden bench dist lock clean environment environment-dev
+
+help: ## Show this list
+	@echo "make TARGET [ARGS=...]"; echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+demo: environment ## See it work: a repository, a daemon, three agents and a first run on this machine
+	@$(bin)/waterflowctl demo $(ARGS)
+
+test: environment-dev ## Run the whole test suite; ARGS="-k name" narrows it
+	@$(bin)/python -m pytest -n auto $(ARGS)
+
+check: environment-dev ## Check format, lint, types, and the quick tests: half a minute
+	@$(bin)/ruff format --check --quiet .
+	@$(bin)/ruff check --quiet .
+	@$(bin)/mypy
+	@$(bin)/python -m pytest -q -n auto -m "not slow" tests/tidy tests/unit tests/golden $(ARGS)
+
+golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
+	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
+
+bench: environment-dev ## Measure this machine
+	@$(bin)/python -m bench $(ARGS)
+
+# A build folder that is left over would put modules into the wheels that are gone from the source.
+dist: environment ## Build the wheels of both distributions into dist/
+	@rm -rf build agent/build dist
+	@$(bin)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist ./agent .
+	@rm -rf build agent/build
+	@ls -1 dist
+
+lock: ## Pin all dependencies anew; ARGS=--upgrade takes the newest
+	@requirements/lock.sh $(ARGS)
+
+clean: ## Remove everything that make has made
+	rm -rf $(VENV) build agent/build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info agent/*.egg-info
+	find agent bench tests waterflowd -name __pycache__ -prune -exec rm -rf {} +
+
+environment:
+	@requirements/environment.sh "$(VENV)" runtime
+
+environment-dev:
+	@requirements/environment.sh "$(VENV)" dev

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Makes the virtual environment DIR hold what the lock files name, and both distributions of this checkout, editable.
+# Does nothing when DIR is up to date. Needs a Python from 3.11 on with venv, and nothing else.
+#
+#     environment.sh DIR runtime|dev
+set -eu
+
+directory=$1
+level=$2
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+cd "$root"
+
+# What an environment was made from. The path is part of it: a checkout that was moved needs a new one.
+state_of() {
+    {
+        echo "$root"
+        cat requirements/environment.sh requirements/runtime.txt pyproject.toml agent/pyproject.toml
+        if [ "$1" = dev ]; then cat requirements/dev.txt; fi
+    } | cksum
+}
+
+is_current() {
+    [ "$(cat "$directory/.made-for-$level" 2>/dev/null)" = "$(state_of "$level")" ] && is_usable
+}
+
+is_usable() {
+    [ "$(cat "$directory/.made-in" 2>/dev/null || echo "$root")" = "$root" ] &&
+        "$directory/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+# Sets `python`, or `reason` when there is none that will do.
+find_python() {
+    reason="no Python 3 was found"
+    for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if ! version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+            continue
+        elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            reason="$python is Python $version, which is too old"
+        elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+            reason="$python (Python $version) lacks its venv or ensurepip module"
+        else
+            return 0
+        fi
+    done
+    return 1
+}
+
+install() {
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+}
+
+if is_current; then exit 0; fi
+
+if ! is_usable; then
+    if ! find_python; then
+        echo "Waterflow needs Python 3.11 or newer with venv: $reason." >&2
+        echo "On Debian and Ubuntu: apt install python3-venv. To name another Python: make PYTHON=/path/to/python3 ..." >&2
+        exit 1
+    fi
+    echo "making the virtual environment $directory with Python $version ..."
+    "$python" -m venv --clear "$directory"
+    echo "$root" >"$directory/.made-in"
+fi
+
+echo "installing into $directory what requirements/ names; the first time takes a minute ..."
+rm -f "$directory"/.made-for-*
+install --require-hashes -r requirements/runtime.txt
+if [ "$level" = dev ]; then install --require-hashes -r requirements/dev.txt; fi
+# The lock is complete and holds the build backend, so nothing else may be fetched.
+install --no-build-isolation --no-deps --editable ./agent --editable .
+if [ "$level" = dev ]; then state_of dev >"$directory/.made-for-dev"; fi
+state_of runtime >"$directory/.made-for-runtime"

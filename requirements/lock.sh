@@ -1,0 +1,23 @@
+#!/bin/sh
+# Writes runtime.txt and dev.txt: exact versions with hashes, for every Python from 3.11 on and every platform.
+# Keeps the versions that are pinned already and still fit; `lock.sh --upgrade` takes the newest that fit.
+set -eu
+
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT INT TERM
+
+"${PYTHON:-python3}" -m venv "$scratch/venv"
+"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+
+# Where packages come from is the business of each machine, so no address stands in the files.
+compile() {
+    output=$1
+    shift
+    "$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-annotate --no-emit-package waterflow --no-emit-package waterflow-agent \
+        --output-file "$output" "$@" >"$scratch/out"
+}
+
+compile requirements/runtime.txt "$@" requirements/runtime.in
+compile requirements/dev.txt "$@" --constraints requirements/runtime.txt --group pyproject.toml:dev

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import zmq
+from waterflow_agent.wire import messages
 from zmq.utils import z85
 
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket, printable
+from waterflowd.dispatch.rivals import CLONE_RETRY_MS, Rival
 from waterflowd.errors import Stalled
 
 
@@ -110,6 +112,32 @@ def test_refusals_are_counted_in_full_and_told_in_part(caplog: pytest.LogCapture
     assert len(caplog.messages) == 21
     assert "980 more refusals" in caplog.messages[-1]
     assert all(message.isprintable() for message in caplog.messages)
+
+
+def _newcomer() -> Rival:
+    hello = messages.Hello("0123456789abcdef", 1, 1, "0", "newer", "m", "b", 1, "h", "linux", "arm", {}, [], [])
+    return Rival(hello, 1_000, 6_000)
+
+
+def test_a_newcomer_is_let_in_when_the_older_process_stays_silent() -> None:
+    """It waits for two keep-alives, and is told for how long."""
+    rival = _newcomer()
+
+    assert [refusal.after_ms if (refusal := rival.refusal(now)) else 0 for now in (1_000, 4_000, 5_000)] == [
+        4_000,
+        1_000,
+        0,
+    ]
+
+
+def test_a_newcomer_is_a_clone_once_the_older_process_speaks() -> None:
+    """The first frame that cannot have been on the way before decides, for good, and is told once."""
+    rival = _newcomer()
+
+    assert [rival.is_exposed(now) for now in (1_001, 1_999, 2_000, 2_001)] == [False, False, True, False]
+    refusal = rival.refusal(100_000)
+    assert refusal is not None
+    assert (refusal.code, refusal.after_ms) == ("WF211", CLONE_RETRY_MS)
 
 
 def test_shown_text_is_printable_and_bounded() -> None:

@@ -30,6 +30,7 @@ from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import greeting
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import BucketPerName, Refusals, printable
+from waterflowd.dispatch.rivals import Rival
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
@@ -40,9 +41,8 @@ PAUSE_MS = 1_000
 HELLOS_BURST = 20
 HELLOS_PER_S = 1.0
 HELLO_RETRY_MS = 5_000
-#: When an agent may try again after its session ended by its own fault, and a clone after it was found out.
+#: When an agent may try again after its session ended by its own fault.
 FAULT_RETRY_MS = 5_000
-CLONE_RETRY_MS = 60_000
 #: Processor time that reading one agent's frames may take: at once, and per second. A busy agent (20,000 results a second)
 #: needs 10 ms a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
 READING_MS_BURST = 2_000
@@ -64,25 +64,6 @@ class Terms:
     cloned: Callable[[AgentId, messages.Hello], None]
     silence_ms: int = SILENCE_MS
 
-    @property
-    def rival_ms(self) -> int:
-        """How long an older process has to speak when another one comes with its key: two keep-alives."""
-        return self.silence_ms * 2 // 3
-
-    @property
-    def echo_ms(self) -> int:
-        """Frames of the older process so soon may have been on the way before: no proof that it lives."""
-        return self.silence_ms // 6
-
-
-@dataclass(slots=True, kw_only=True)
-class _Rival:
-    """Another process under the same key: its `Hello`, when it came, and whether the older one has spoken since."""
-
-    hello: messages.Hello
-    since: int
-    is_clone: bool = False
-
 
 class _Live:
     """One open session of one agent."""
@@ -95,7 +76,7 @@ class _Live:
         self.routing_id = inbound.routing_id
         self.instance = instance
         self.session = session
-        self.rival: _Rival | None = None
+        self.rival: Rival | None = None
         self.is_over = False
         self.wake: asyncio.TimerHandle | None = None
         self.wake_at = 0
@@ -297,25 +278,18 @@ class Sessions:
             return None
         rival = older.rival
         if rival is None or rival.hello.instance != hello.instance:
-            rival = older.rival = _Rival(hello=hello, since=now)
-        if rival.is_clone:
-            text = (
-                "another server uses this agent's key and is connected: a copy of its state directory? "
-                "Remove the key here and enroll again"
-            )
-            return greeting.reject(hello, "WF211", text, after_ms=CLONE_RETRY_MS)
-        left = rival.since + self._terms.rival_ms - now
-        if left > 0:
-            text = "an older process with this agent's key may still be connected; try again in a moment"
-            return greeting.reject(hello, "WF211", text, after_ms=left)
-        self.end(older, "it did not speak while a new process of it connected")
-        return None
+            rival = Rival(hello, now, self._terms.silence_ms)
+        rival.hello = hello
+        older.rival = rival
+        refusal = rival.refusal(now)
+        if refusal is None:
+            self.end(older, "it did not speak while a new process of it connected")
+        return refusal
 
     def _listen_for_clone(self, live: _Live, now: int) -> None:
         rival = live.rival
-        if rival is None or rival.is_clone or now < rival.since + self._terms.echo_ms:
+        if rival is None or not rival.is_exposed(now):
             return
-        rival.is_clone = True
         host = printable(rival.hello.hostname)
         _logger.error(
             "agent %s: two live processes use its key; the newer one, on %s, is refused [WF211]", live.agent, host

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
+from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.engine import events
 from waterflowd.model import ids, records
@@ -41,7 +42,7 @@ def event(number: int) -> events.AttemptFinished:
         job=ids.JobId("deploy"),
         step=ids.StepId("restart"),
         attempt=ids.AttemptNo(1),
-        outcome="success",
+        outcome=Outcome.SUCCESS,
         exit_code=0,
         started_at=1_700_000_000_000,
         finished_at=1_700_000_000_000 + number,

@@ -102,6 +102,14 @@ async def test_a_gap_is_refused(world: World) -> None:
     assert text(world.outputs) == b"abc"
 
 
+async def test_odd_times_and_streams_stop_nothing(world: World) -> None:
+    """They come from an agent, so whatever they are, the bytes are taken."""
+    assert await add(world.outputs, piece(0, b"a", at=-7, stream=-1), piece(1, b"b", at=1 << 70, stream=999)) == 2
+    assert world.outputs.read(name(), 0, 10) == [piece(0, b"a", 0, 0), piece(1, b"b", (1 << 63) - 1, 255)]
+    assert await add(world.outputs, piece(-5, b"12345ab-c")) == 4
+    assert text(world.outputs) == b"ab-c"
+
+
 async def test_logs_are_apart(world: World) -> None:
     """Attempts, steps, jobs and runs do not see each other, whatever their ids look like."""
     other_run = AttemptName(run=ids.run_id(1_700_000_000_000, 8), job="deploy", step="build", attempt=1)

@@ -10,17 +10,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration import store_child
+from tests.integration.file_faults import files_replaced
 from waterflowd.engine import events
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, Record, StreamAppend
 from waterflowd.store import layout
-from waterflowd.store.codec import Codec
+from waterflowd.store.codec import Codec, Upcaster
 from waterflowd.store.opening import Store, open_store
 
 UNIONS = store_child.UNIONS
@@ -70,8 +72,10 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) 
                 acknowledged[kind, int(number)] = int(position)
             process.send_signal(signal.SIGKILL)
             rest, _ = process.communicate()
-        for kind, number, position in (text.split() for text in rest.splitlines() if text.count(" ") == 2):
-            acknowledged[kind, int(number)] = int(position) if position.isdigit() else 0
+        for said in rest.splitlines(keepends=True):
+            if said.endswith("\n"):  # The last line may be torn.
+                kind, number, position = said.split()
+                acknowledged[kind, int(number)] = int(position)
         with open_store(tmp_path, UNIONS) as store:
             _check_acknowledged(store, acknowledged)
 
@@ -291,11 +295,14 @@ def test_an_older_schema_is_led_through_the_upcasters(tmp_path: Path) -> None:
     with open_store(tmp_path, UNIONS) as store:
         store.log.append_blocking(batch(1, 0, 1, text="old"))
 
-    def louder(event: dict[str, object]) -> dict[str, object]:
-        reason = dict(event["reason"])  # type: ignore[call-overload]
-        return event | {"reason": reason | {"text": reason["text"] + "!"}}
+    def louder(event: dict[str, Any]) -> dict[str, Any]:
+        return event | {"reason": event["reason"] | {"text": event["reason"]["text"] + "!"}}
 
-    upcasters = {("run", "run-started", 1): louder, ("run", "run-started", 2): louder, ("run", "job-ready", 1): dict}
+    upcasters: dict[tuple[str, str, int], Upcaster] = {
+        ("run", "run-started", 1): louder,
+        ("run", "run-started", 2): louder,
+        ("run", "job-ready", 1): dict,
+    }
     with open_store(tmp_path, Codec(UNIONS, schema=3, upcasters=upcasters)) as store:
         assert store.log.read(stream(1))[0].event.reason.text == "old!!"
         store.log.append_blocking(batch(1, 1, 1, text="new"))
@@ -309,28 +316,6 @@ def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
             store.log.append_blocking(batch(1, expected, 1_000))
         assert len(store.log.read(stream(1))) == 10_000
         assert store.verify().records == 10_000
-
-
-@contextlib.contextmanager
-def files_replaced(path: str, wanted: str = "data.mdb") -> Iterator[None]:
-    """Puts another file in the place of the log's, below LMDB: `/dev/full` has no space, `/dev/null` opened read-only fails."""
-    ours = [
-        int(entry)
-        for entry in os.listdir("/proc/self/fd")
-        if (Path("/proc/self/fd") / entry).is_symlink() and os.readlink(f"/proc/self/fd/{entry}").endswith(wanted)
-    ]
-    assert ours
-    saved = [(descriptor, os.dup(descriptor)) for descriptor in ours]
-    other = os.open(path, os.O_WRONLY if path == "/dev/full" else os.O_RDONLY)
-    try:
-        for descriptor in ours:
-            os.dup2(other, descriptor, inheritable=False)
-        yield
-    finally:
-        for descriptor, copy in saved:
-            os.dup2(copy, descriptor, inheritable=False)
-            os.close(copy)
-        os.close(other)
 
 
 async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:

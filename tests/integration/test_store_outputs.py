@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from waterflowd.errors import Stalled
+from tests.integration.file_faults import files_replaced
+from waterflowd.errors import Retryable, Stalled
 from waterflowd.model import ids
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 from waterflowd.store import layout, outputs
@@ -136,6 +137,42 @@ async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) ->
             assert store.outputs.read(NAME, number * 10_000 + 5, 1)[0].data == whole[number]
         await add(store, b"!")
         assert text(store)[-3:] == b"99!"
+
+
+async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path) -> None:
+    """When the rows of a group fail and its file does not, what is sent again, cut otherwise, is there once."""
+    with open_store(tmp_path, {}, ballast_bytes=0) as store:
+        await add(store, b"x" * 70_000)
+        with files_replaced("/dev/full"):
+            group = [
+                OutputAppend(name=OTHER, pieces=[OutputPiece(offset=0, at=1, stream=1, data=b"small")]),
+                OutputAppend(name=NAME, pieces=[OutputPiece(offset=70_000, at=1, stream=1, data=b"abcdef")]),
+            ]
+            with pytest.raises(Retryable, match="WF302"):
+                await store.outputs.append(group)
+        pieces = [
+            OutputPiece(offset=70_000, at=1, stream=1, data=b"abc"),
+            OutputPiece(offset=70_003, at=1, stream=1, data=b"defg"),
+        ]
+        again = [OutputAppend(name=NAME, pieces=pieces), group[0]]
+        assert await store.outputs.append(again) == [70_007, 5]
+        assert text(store)[70_000:] == b"abcdefg"
+    with open_store(tmp_path, {}) as store:
+        assert (text(store)[70_000:], store.outputs.size(OTHER)) == (b"abcdefg", 5)
+
+
+async def test_a_file_of_a_failed_try_does_not_hide_rows(tmp_path: Path) -> None:
+    """A file that was made and got nothing is removed when the log went on in LMDB."""
+    with open_store(tmp_path, {}) as store:
+        await add(store, b"x" * 100)
+        await add(store, b"y" * 100_000, to=OTHER)
+    other = tmp_path / "output" / NAME.run / "deploy.other.1"
+    with open_store(tmp_path, {}) as store:
+        stale = store.outputs._files.create(NAME, base=50)
+        assert stale.path.exists()
+    with open_store(tmp_path, {}) as store:
+        assert store.outputs.size(NAME) == 100
+        assert (stale.path.exists(), other.exists()) == (False, True)
 
 
 async def test_a_group_may_turn_a_small_log_into_a_large_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from waterflowd.model.statuses import Status
 from waterflowd.ports import Log, OutputLogs
 from waterflowd.store import layout, record
 from waterflowd.store.codec import Codec
+from waterflowd.store.log import LmdbLog
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -72,9 +73,9 @@ def built(log: Log, plan: tuple) -> Batch:  # type: ignore[type-arg]
     return Batch(appends=wanted, plans=plan[1], summaries=plan[2], keys=plan[3], counters=plan[4])
 
 
-def outcome(log: MemoryLog | object, batch: Batch) -> int | str:
+def outcome(log: MemoryLog | LmdbLog, batch: Batch) -> int | str:
     try:
-        return int(log.append_blocking(batch))  # type: ignore[attr-defined]
+        return int(log.append_blocking(batch))
     except Stalled as error:
         return str(error)
 

@@ -1,7 +1,8 @@
 """Disk space kept back for the day the disk is full, so that what is already under way can still be committed.
 
 LMDB needs fresh pages even to delete something. The file is given up at the first "no space left", which lets the
-transaction at hand through; from then on the disk counts as low, until there is room to make the file again.
+transaction at hand through; from then on the disk counts as low, until there is room to make the file again. It exists
+while a daemon runs: an orderly end takes it away, for its successor to make.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class Ballast:
 
     @property
     def is_there(self) -> bool:
-        """False while the disk is low."""
-        return self._is_there
+        """False while the disk is low. A ballast of no bytes is always there."""
+        return self._is_there or self._bytes == 0
 
     def make(self) -> bool:
         """Sets the space aside if there is plenty; tells whether the ballast is there now. Never raises for a full disk."""
-        if self._is_there:
+        if self.is_there:
             return True
         disk = os.statvfs(self._path.parent)
         if disk.f_bavail * disk.f_frsize < FREE_TIMES * self._bytes:

@@ -48,6 +48,8 @@ class BatchWork:
         self.size_bytes = 0
         for append in batch.appends:
             codec.check(append.stream)
+            if not 0 <= append.at < 1 << 63:
+                raise ValueError(f"no time in milliseconds: {append.at}")
             bodies = list(map(codec.encode, append.events))
             self._appends.append(
                 _Append(append.stream, layout.stream_key(append.stream), append.expected, append.at, bodies)

@@ -68,9 +68,12 @@ class Environment:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
-        """A snapshot of what is durable; never hold it across an `await`."""
-        with self._lock, self._lmdb.begin() as transaction:
-            yield transaction
+        """A snapshot of what is durable; never hold it across an `await`. Raises `Stalled` WF304 when LMDB cannot read."""
+        try:
+            with self._lock, self._lmdb.begin() as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise Stalled("WF304", f"the log cannot be read ({error}); stop waterflowd and restore a backup") from error
 
     def begin_write(self) -> lmdb.Transaction[bytes]:
         """Opens the write transaction; the caller commits or aborts it."""

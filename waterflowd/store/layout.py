@@ -4,7 +4,7 @@ Files of a data directory::
 
     FORMAT          format version, LMDB engine and release that wrote here; read before anything else is touched
     owner           process id of the daemon that holds the directory (a hint for people; the lock is what counts)
-    ballast         disk space kept back for the day the disk is full
+    ballast         disk space kept back for the day the disk is full; there while a daemon runs
     log.mdb/        the LMDB environment
     output/<run>/   output logs that outgrew LMDB, one append-only file an attempt
 

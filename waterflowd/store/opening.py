@@ -92,6 +92,7 @@ def open_store(
         undo.callback(environment.close)
         last_seq, last_at = event_log.newest(environment)
         ballast = Ballast(held.path, size_bytes=ballast_bytes)
+        undo.callback(ballast.release)
         generation = _next_generation(environment, ballast)
         latch = Latch(on_poison)
         writer = Writer(environment, generation, ballast=ballast, latch=latch)

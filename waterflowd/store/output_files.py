@@ -198,6 +198,11 @@ class OutputFiles:
         _write_index(path, places)
         return OutputFile(path, base=base, end=end, places=places, size_bytes=place)
 
+    def remove(self, file: OutputFile) -> None:
+        """Removes a file that nothing was acknowledged of."""
+        _index_path(file.path).unlink(missing_ok=True)
+        file.path.unlink(missing_ok=True)
+
     def _path(self, name: AttemptName) -> Path:
         text = ".".join((_quoted(name.job), _quoted(name.step), str(name.attempt)))
         if len(text) > FILE_NAME_BYTES_MAX:

@@ -37,6 +37,8 @@ from waterflowd.store.writer import Writer
 SMALL_BYTES_MAX = 64 << 10
 #: Appends that are flushed together; also what a crash can leave unflushed at the end of a file.
 GROUP_BYTES_MAX = 8 << 20
+#: What the fields of a stored piece hold.
+AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
 #: Ends of logs that are kept in memory, some hundred bytes each.
 TAILS_MAX = 4096
 
@@ -65,6 +67,7 @@ class LmdbOutputLogs:
         self._files = files
         self._latch = latch
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._submitting = threading.Lock()
         self._lock = threading.Lock()
         self._is_closed = False
         self._tails: dict[AttemptName, _Tail] = {}
@@ -73,7 +76,12 @@ class LmdbOutputLogs:
         self._thread.start()
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """Makes output durable; see `ports.OutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again."""
+        """Makes output durable; see `ports.OutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again.
+
+        Raises `ValueError` at once for a name that is none; a time or a stream out of range is put into range.
+        """
+        for append in pieces:
+            log_prefix(append.name)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[int]] = loop.create_future()
 
@@ -89,7 +97,7 @@ class LmdbOutputLogs:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, sizes, error)
 
-        with self._lock:
+        with self._submitting:
             self._latch.check()
             if self._is_closed:
                 raise Stalled("WF303", "the store is closed")
@@ -112,12 +120,15 @@ class LmdbOutputLogs:
             pieces = self._rows(name, max(offset, 0), bytes_max)
         left = bytes_max - sum(len(piece.data) for piece in pieces)
         if tail.file is not None and (not pieces or left > 0):
-            pieces += tail.file.read(max(offset, tail.file.base), left, end=tail.size)
+            try:
+                pieces += tail.file.read(max(offset, tail.file.base), left, end=tail.size)
+            except OSError as problem:
+                raise Stalled("WF304", f"the output log {tail.file.path} cannot be read: {problem}") from problem
         return pieces
 
     def close(self) -> None:
         """Writes what is queued and ends the thread; the writer must still be there."""
-        with self._lock:
+        with self._submitting:
             if not self._is_closed:
                 self._is_closed = True
                 self._queue.put(None)
@@ -136,15 +147,23 @@ class LmdbOutputLogs:
 
     def _recover(self, name: AttemptName) -> _Tail:
         """Where the log ends on the disk; cuts what a crash left half written."""
-        file = self._files.recover(name)
-        if file is not None:
-            return _Tail(file.end, file)
-        prefix = log_prefix(name)
+        try:
+            prefix = log_prefix(name)
+        except ValueError:
+            return _Tail(0, None)
         with self._environment.reading() as transaction:
             row = last_before(self._environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
-        if row is None:
-            return _Tail(0, None)
-        return _Tail(layout.unpack_u64(row[0][len(prefix) :]) + len(row[1]) - _PIECE.size, None)
+        end = 0
+        if row is not None:
+            end = layout.unpack_u64(row[0][len(prefix) :]) + len(row[1]) - _PIECE.size
+        file = self._files.recover(name)
+        if file is None:
+            return _Tail(end, None)
+        if file.end == file.base or end > file.base:
+            # Left by a try that failed: nothing in it was acknowledged, and the rows may have gone on since.
+            self._files.remove(file)
+            return _Tail(end, None)
+        return _Tail(file.end, file)
 
     def _trim(self) -> None:
         """Forgets the ends that were looked up first; under the lock."""
@@ -242,7 +261,7 @@ class LmdbOutputLogs:
                 if file is None and end > SMALL_BYTES_MAX:
                     if append.name in small.names:
                         # The file may only follow rows that are durable, or a crash would leave a gap.
-                        self._tails.update(self._commit_rows(small, ends))
+                        self._commit_rows(small, ends)
                         small = _SmallWork()
                     file = self._files.create(append.name, base=tail.size)
                 if file is None:
@@ -252,7 +271,7 @@ class LmdbOutputLogs:
                     file.add(fresh)
                 ends[append.name] = _Tail(end, file)
                 sizes.append(end)
-            self._make_durable(small, files)
+            self._make_durable(small, files, ends)
         except BaseException:
             for file in files.values():
                 file.drop()
@@ -260,22 +279,25 @@ class LmdbOutputLogs:
         self._tails.update(ends)
         return sizes
 
-    def _commit_rows(self, small: _SmallWork, ends: dict[AttemptName, _Tail]) -> dict[AttemptName, _Tail]:
-        """Commits the rows alone and gives the ends that are durable by it."""
+    def _commit_rows(self, small: _SmallWork, ends: dict[AttemptName, _Tail]) -> None:
         self._writer.run(small).result()
-        return {name: ends[name] for name in small.names}
+        self._tails.update((name, ends[name]) for name in small.names)
 
-    def _make_durable(self, small: _SmallWork, files: dict[AttemptName, OutputFile]) -> None:
-        """Rows by the writer, files by this thread meanwhile."""
+    def _make_durable(
+        self, small: _SmallWork, files: dict[AttemptName, OutputFile], ends: dict[AttemptName, _Tail]
+    ) -> None:
+        """Rows by the writer, files by this thread meanwhile. Each end moves as soon as it is durable, whatever fails next."""
         rows = self._writer.run(small) if small.rows else None
         try:
             for file in files.values():
                 file.write()
-            for file in files.values():
+            for name, file in files.items():
                 self._files.sync(file)
+                self._tails[name] = _Tail(file.end, file)
         finally:
             if rows is not None:
                 rows.result()
+                self._tails.update((name, ends[name]) for name in small.names)
 
     def _disk_error(self, problem: OSError) -> WaterflowError:
         if health.is_disk_full(problem, self._files.path):
@@ -283,8 +305,9 @@ class LmdbOutputLogs:
         return self._latch.set(health.poisoned(problem))
 
     def _refuse(self, group: list[_Request]) -> None:
-        with self._lock:
-            self._is_closed = True
+        """Ends everything that was not written; nothing is left after an orderly close."""
+        with self._submitting:
+            is_orderly, self._is_closed = self._is_closed, True
         left = list(group)
         while True:
             try:
@@ -293,8 +316,10 @@ class LmdbOutputLogs:
                 break
             if request is not None:
                 left.append(request)
-        for request in left:
-            request.done(None, Stalled("WF303", "the output logs are not written any more; restart waterflowd"))
+        if left or not is_orderly:
+            error = self._latch.set(health.poisoned(RuntimeError("the output thread has ended")))
+            for request in left:
+                request.done(None, Stalled(error.code, error.text))
 
 
 class _SmallWork:
@@ -321,12 +346,17 @@ class _SmallWork:
 
 def log_prefix(name: AttemptName) -> bytes:
     """What the keys of one log's rows begin with: its run, a hash of job and step, the attempt."""
+    if not 0 <= name.attempt < 1 << 32:
+        raise ValueError(f"no number of an attempt: {name.attempt}")
     step = hashlib.blake2b(f"{name.job}\0{name.step}".encode(), digest_size=16).digest()
     return layout.run_key(name.run) + step + name.attempt.to_bytes(4, "big")
 
 
 def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:
-    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is cut."""
+    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is cut.
+
+    Time and stream come from an agent and are forced into their fields' range, so that no agent can stop the writing.
+    """
     fresh: list[OutputPiece] = []
     for piece in pieces:
         end = piece.offset + len(piece.data)
@@ -334,9 +364,10 @@ def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:
             break
         if end <= size:
             continue
-        if piece.offset < size:
-            data = piece.data[size - piece.offset :]
-            piece = OutputPiece(offset=size, at=piece.at, stream=piece.stream, data=data)
+        at = min(max(piece.at, 0), AT_MAX)
+        stream = min(max(piece.stream, 0), STREAM_MAX)
+        if (piece.offset, piece.at, piece.stream) != (size, at, stream):
+            piece = OutputPiece(offset=size, at=at, stream=stream, data=piece.data[size - piece.offset :])
         fresh.append(piece)
         size = end
     return fresh

@@ -8,6 +8,9 @@ from typing import Any
 from waterflowd.errors import WaterflowError
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 
+#: What the fields of a stored piece hold; the same as in the store.
+AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
+
 
 class _Settled(Awaitable[list[int]]):
     """An awaitable whose result is there already; needs no loop."""
@@ -43,7 +46,10 @@ class MemoryOutputLogs:
                 end = piece.offset + len(piece.data)
                 if end > size:
                     fresh = OutputPiece(
-                        offset=size, at=piece.at, stream=piece.stream, data=piece.data[size - piece.offset :]
+                        offset=size,
+                        at=min(max(piece.at, 0), AT_MAX),
+                        stream=min(max(piece.stream, 0), STREAM_MAX),
+                        data=piece.data[size - piece.offset :],
                     )
                     self._logs.setdefault(append.name, []).append(fresh)
                     size = end

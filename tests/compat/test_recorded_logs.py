@@ -1,0 +1,59 @@
+"""Data directories of every release, opened by this one (G10)."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import waterflowd
+from tests.compat import record_log
+from waterflowd.model.records import Batch, StreamAppend
+from waterflowd.store.opening import Store, open_store
+
+RECORDINGS = sorted(path.name.removesuffix(".tar.gz") for path in record_log.LOGS.glob("*.tar.gz"))
+
+
+def unpacked(release: str, directory: Path) -> Path:
+    with tarfile.open(record_log.LOGS / f"{release}.tar.gz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+@pytest.mark.parametrize("release", RECORDINGS)
+def test_a_recorded_data_directory_reads_as_it_was_written(release: str, tmp_path: Path) -> None:
+    """Every event, row, key, counter and plan, and every byte of output."""
+    expected = msgspec.json.decode(gzip.decompress((record_log.LOGS / f"{release}.json.gz").read_bytes()))
+    with open_store(unpacked(release, tmp_path), record_log.UNIONS) as store:
+        found = record_log.view(store)
+        assert store.verify().records == len(expected["feed"])
+    assert found.keys() >= expected.keys()
+    for part, wanted in expected.items():
+        assert found[part] == wanted, part
+
+
+@pytest.mark.parametrize("release", RECORDINGS)
+def test_a_recorded_data_directory_goes_on(release: str, tmp_path: Path) -> None:
+    """This release appends to it, and what is old and new is one chain."""
+    directory = unpacked(release, tmp_path)
+    with open_store(directory, record_log.UNIONS) as store:
+        before = store.log.last_seq
+        _go_on(store)
+    with open_store(directory, record_log.UNIONS) as store:
+        assert store.log.last_seq == before + 1
+        assert store.verify().records == before + 1
+
+
+def _go_on(store: Store) -> None:
+    stream = record_log.STREAMS["fleet"]
+    facts = record_log.samples(record_log.UNIONS["fleet"])[:1]
+    append = StreamAppend(stream=stream, expected=store.log.head(stream), at=5_000, events=facts)
+    store.log.append_blocking(Batch(appends=[append]))
+
+
+def test_there_is_a_recording_of_this_release() -> None:
+    """A release without one could not be checked by the next."""
+    assert waterflowd.__version__ in RECORDINGS

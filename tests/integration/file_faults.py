@@ -1,0 +1,30 @@
+"""Faults below a file that is open already, without root, mounts or a fake: another file takes its descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def files_replaced(path: str, wanted: str = "data.mdb") -> Iterator[None]:
+    """Puts another file in the place of the log's, below LMDB: `/dev/full` has no space, `/dev/null` opened read-only fails."""
+    ours = [
+        int(entry)
+        for entry in os.listdir("/proc/self/fd")
+        if (Path("/proc/self/fd") / entry).is_symlink() and os.readlink(f"/proc/self/fd/{entry}").endswith(wanted)
+    ]
+    assert ours
+    saved = [(descriptor, os.dup(descriptor)) for descriptor in ours]
+    other = os.open(path, os.O_WRONLY if path == "/dev/full" else os.O_RDONLY)
+    try:
+        for descriptor in ours:
+            os.dup2(other, descriptor, inheritable=False)
+        yield
+    finally:
+        for descriptor, copy in saved:
+            os.dup2(copy, descriptor, inheritable=False)
+            os.close(copy)
+        os.close(other)

@@ -63,7 +63,7 @@ _SOCKET_PATH_BYTES_MAX = 107
 _STATUS = protocol.encode({"type": "status"})
 _STOP = protocol.encode({"type": "stop"})
 #: What the runner needs of this process's environment; steps get their own.
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
 
 
 class Supervisor:
@@ -243,6 +243,9 @@ class Supervisor:
         command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", self._data_dir, "--detach"]
         command += ["--idle-exit-s", str(self._idle_exit_s), *self._runner_options]
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        if search := os.environ.get("PYTHONPATH"):
+            # The runner does not run in this process's directory.
+            environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, search.split(os.pathsep)))
         try:
             # Its output goes to a file, as a pipe would stay open with the detached process.
             with open(f"{self._data_dir}/runner.log", "ab") as log:

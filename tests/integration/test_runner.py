@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -370,7 +371,8 @@ async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
     for number in range(20):
         await bench.result(f"a{number}")
 
-    assert children(bench.runner_pid()) == []
+    runner = bench.runner_pid()
+    await eventually(lambda: children(runner) == [])
 
 
 async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
@@ -522,3 +524,29 @@ async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
     result = await bench.run("a", script, pids_max=4)
 
     assert result.reason == "spawn-failed" or b"forked" not in bench.output("a", STDOUT)
+
+
+async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
+    """It says so with a status of its own, and the first one goes on."""
+    command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(bench.data_dir)]
+    second = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+
+    _, errors = await second.communicate()
+
+    assert second.returncode == 3
+    assert b"another runner serves" in errors
+    assert (await bench.run("a", "exit 0")).exit_code == 0
+
+
+async def test_the_socket_is_for_this_user_alone_and_its_path_may_be_long(tmp_path: Path) -> None:
+    """A path over the kernel's limit for sockets works all the same."""
+    data_dir = tmp_path / ("x" * 120)
+    data_dir.mkdir()
+    bench = Bench(data_dir, ["--no-cgroup"])
+    try:
+        async with bench.supervisor:
+            assert (await bench.run("a", "exit 2")).exit_code == 2
+            assert (data_dir / "runner.sock").stat().st_mode & 0o777 == 0o600
+            assert (data_dir / "attempts").stat().st_mode & 0o777 == 0o700
+    finally:
+        await end_runner(data_dir)

@@ -124,9 +124,18 @@ class GroupTree:
         """Step into an unused group, which may take milliseconds; raises `OSError`."""
         if self.is_ready:
             return
-        group = self._unused.pop() if self._unused else self._make()
-        _write(f"{group.path}/cgroup.procs", "0")
-        self._doorway, self._is_used = group, False
+        while True:
+            is_new = not self._unused
+            group = self._make() if is_new else self._unused.pop()
+            try:
+                _write(f"{group.path}/cgroup.procs", "0")
+            except FileNotFoundError:
+                # Somebody tidied up empty groups; a new one that is not there is another matter.
+                if is_new:
+                    raise
+                continue
+            self._doorway, self._is_used = group, False
+            return
 
     def take(self) -> StepGroup:
         """The group in which everything is born that this process spawns until it calls `make_ready`. Raises `OSError`."""

@@ -587,7 +587,7 @@ async def test_an_unknown_repository_is_a_404(daemon: Daemon) -> None:
     """`sync` says which repositories there are."""
     with pytest.raises(Rejected, match="there are: ops") as caught:
         await daemon.sync("nope")
-    assert (caught.value.code, caught.value.status) == (codes.UNKNOWN_REPOSITORY, 404)
+    assert (caught.value.code, caught.value.status) == (codes.NOT_FOUND, 404)
 
 
 async def test_whoever_waits_is_told_when_the_daemon_stops(work: Work, daemons: Callable[..., Daemon]) -> None:

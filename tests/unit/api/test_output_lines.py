@@ -1,0 +1,111 @@
+"""Lines out of torn pieces, and cursors: whatever the tears and wherever one resumes, the lines are the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from waterflowd.api import output_lines
+from waterflowd.api.output_lines import Cursor, Line, LineCutter, entry, parse_cursor, ranges_of
+from waterflowd.errors import Rejected
+from waterflowd.model.records import OutputPiece
+
+_TEXT = st.lists(
+    st.sampled_from([b"a", b"\n", "ä".encode(), b"\r\n", b"\xff", b"", b"xyz", "😀".encode()]), max_size=12
+)
+_WRITES = st.lists(st.tuples(st.integers(1, 2), _TEXT.map(b"".join)), max_size=12)
+
+
+def pieces_of(writes: list[tuple[int, bytes]], sizes: list[int]) -> list[OutputPiece]:
+    """The writes as pieces, each torn at the given sizes in turn."""
+    found: list[OutputPiece] = []
+    offset = 0
+    turn = 0
+    for stream, data in writes:
+        while data:
+            size = sizes[turn % len(sizes)]
+            turn += 1
+            found.append(OutputPiece(offset=offset, at=offset, stream=stream, data=data[:size]))
+            offset += len(found[-1].data)
+            data = data[size:]
+    return found
+
+
+def cut(pieces: list[OutputPiece], positions: tuple[int, int] = (0, 0)) -> list[Line]:
+    """All lines from the positions on, read as a reader of the store would: from the piece that holds the offset."""
+    cutter = LineCutter(positions)
+    found: list[Line] = []
+    for piece in pieces:
+        if piece.offset + len(piece.data) > cutter.next_offset:
+            found += cutter.feed(piece)
+    return found + list(cutter.finish())
+
+
+def shown(lines: list[Line]) -> list[tuple[int, int, str, bool]]:
+    return [(line.offset, line.stream, line.text, line.is_cut) for line in lines]
+
+
+@settings(max_examples=200, deadline=None)
+@given(_WRITES, st.lists(st.integers(1, 4), min_size=1, max_size=5), st.sampled_from([4, 7, 1 << 16]))
+def test_lines_do_not_depend_on_tears_and_any_line_is_a_place_to_resume(
+    writes: list[tuple[int, bytes]], sizes: list[int], line_bytes: int
+) -> None:
+    """Torn or whole, the same lines per stream; from each line's positions on exactly the rest, no gap and no repeat."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_lines, "LINE_BYTES_MAX", line_bytes)
+        whole = cut(pieces_of(writes, [1 << 20]))
+        pieces = pieces_of(writes, sizes)
+        torn = cut(pieces)
+        for stream in (1, 2):
+            of_stream = [row for row in shown(torn) if row[1] == stream]
+            assert of_stream == [row for row in shown(whole) if row[1] == stream]
+        for index, line in enumerate(torn):
+            rest = cut(pieces, line.positions)
+            assert sorted(shown(rest)) == sorted(shown(torn[index + 1 :]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(_WRITES)
+def test_the_lines_hold_every_byte_that_was_printed(writes: list[tuple[int, bytes]]) -> None:
+    """Joined again, the lines of a stream are what went into it, as text."""
+    lines = cut(pieces_of(writes, [3]))
+    for stream in (1, 2):
+        printed = b"".join(data for number, data in writes if number == stream)
+        expected = printed.removesuffix(b"\n").split(b"\n") if printed else []
+        # A carriage return belongs to the newline after it; a last line without one keeps it.
+        whole = [part.removesuffix(b"\r") for part in expected[:-1]]
+        last = [part.removesuffix(b"\r") if printed.endswith(b"\n") else part for part in expected[-1:]]
+        decoded = [part.decode("utf-8", "replace") for part in whole + last]
+        assert [line.text for line in lines if line.stream == stream] == decoded
+
+
+def test_a_long_line_is_cut_between_characters_and_says_so() -> None:
+    """64 KiB of two-byte characters behind one byte: no half characters, all parts but the last are marked."""
+    text = "x" + "ä" * 100_000
+    lines = cut(pieces_of([(1, text.encode() + b"\nnext\n")], [1000]))
+    assert "".join(line.text for line in lines[:-1]) == text
+    assert [line.is_cut for line in lines] == [True, True, True, False, False]
+    assert all(len(line.text.encode()) <= output_lines.LINE_BYTES_MAX for line in lines)
+
+
+@given(
+    st.integers(0, 99),
+    st.lists(st.integers(100, 130), unique=True),
+    st.dictionaries(st.integers(131, 150), st.tuples(st.integers(0, 9), st.integers(0, 9))),
+)
+def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], positions: dict[int, tuple[int, int]]) -> None:
+    """Text and back, ranges included."""
+    cursor = Cursor(done=done, ranges=ranges_of(sorted(closed)), positions=positions)
+    read = parse_cursor(cursor.text() + entry(200, (5, 6)))
+    assert read.positions == positions | {200: (5, 6)}
+    assert [number for number in range(131) if read.is_done(number)] == sorted({*range(done), *closed})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "c", "x1", "c1;", "c1;2", "c1;2=", "c1;2=3=4", "c1;2=3.4.5", "c٣", "c1" + ";1=1" * 20_000]
+)
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    """Hostile cursors are a 400, whatever they hold."""
+    with pytest.raises(Rejected):
+        parse_cursor(text)

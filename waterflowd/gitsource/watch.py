@@ -109,8 +109,13 @@ class Watcher:
                 self._wait_unwatched("watch-failed", text)
 
     def _network_type(self) -> str:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-            kind = mounts.file_system_type(os.path.realpath(self._path), file.read())
+        try:
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+                table = file.read()
+        except OSError:
+            # Without the table nothing is known, and the regular reading of the refs covers a wrong guess.
+            return ""
+        kind = mounts.file_system_type(os.path.realpath(self._path), table)
         return kind if kind in mounts.NETWORK_TYPES else ""
 
     def _watch(self, places: Places) -> None:

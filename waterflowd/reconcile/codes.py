@@ -8,12 +8,9 @@ NOT_THERE = "WF503"
 NOT_A_REPOSITORY = "WF504"
 TOO_SLOW = "WF505"
 OBJECT_UNREADABLE = "WF506"
-UNKNOWN_REPOSITORY = "WF507"
 LIMIT = "WF508"
 SUSPENDED = "WF509"
-UNKNOWN_WORKFLOW = "WF510"
 BROKEN_WORKFLOW = "WF511"
-AMBIGUOUS_WORKFLOW = "WF512"
 PLAN_NOT_READY = "WF513"
 INTERNAL = "WF514"
 SYMLINK = "WF520"
@@ -24,6 +21,10 @@ FILE_TOO_LARGE = "WF524"
 UNKNOWN_MODE = "WF525"
 GROUP_NOT_ALLOWED = "WF526"
 
+#: What the API says for whatever is not there, or there more than once.
+NOT_FOUND = "WF604"
+AMBIGUOUS = "WF606"
+
 #: Every code of repositories and what it means.
 CODES: dict[str, str] = {
     URL_NOT_BUILT: "a form of repository url that is known and not built yet",
@@ -32,12 +33,9 @@ CODES: dict[str, str] = {
     NOT_A_REPOSITORY: "what is at the repository's path is not a Git repository that can be read",
     TOO_SLOW: "the repository did not answer in time",
     OBJECT_UNREADABLE: "an object of the repository is missing, damaged or too large",
-    UNKNOWN_REPOSITORY: "no repository of the configuration has this name",
     LIMIT: "the repository holds more workflow files, or deeper ones, than are read",
     SUSPENDED: "somebody has suspended the repository",
-    UNKNOWN_WORKFLOW: "no repository holds a workflow at this path",
     BROKEN_WORKFLOW: "the workflow's newest version has errors, so it cannot be started",
-    AMBIGUOUS_WORKFLOW: "more than one repository holds a workflow at this path",
     PLAN_NOT_READY: "the workflow is being compiled again after a restart",
     INTERNAL: "a fault in Waterflow itself while it looked at the repository",
     SYMLINK: "a workflow file is a symbolic link, which is never followed",

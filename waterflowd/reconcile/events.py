@@ -36,7 +36,7 @@ class FileApplied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     plan_hash: str | None = None
     name: str = ""
     triggers: Triggers | None = None
-    #: Groups that its jobs name as plain text.
+    #: Groups that its jobs name, as they stand in the file.
     groups: tuple[str, ...] = ()
     errors: tuple[Diagnostic, ...] = ()
 

@@ -14,7 +14,7 @@ import msgspec
 from waterflowd.dsl.diagnostics import Compiled, Diagnostic
 from waterflowd.model import plan as plans
 from waterflowd.model.records import StartRequest, Trigger
-from waterflowd.reconcile import codes, events, globs, refs, triggers
+from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
 from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, FileApplied
 from waterflowd.reconcile.settings import RepositorySettings
@@ -41,7 +41,7 @@ def file_applied(seen: FileSeen, compiled: Compiled) -> FileApplied:
         plan_hash=plans.content_hash(compiled.plan),
         name=plan.name,
         triggers=plan.triggers,
-        groups=tuple(sorted({job.group for job in plan.jobs if "${{" not in job.group})),
+        groups=tuple(sorted({job.group for job in plan.jobs})),
     )
 
 
@@ -132,7 +132,7 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
             suggestion=f"name one of its groups ({', '.join(settings.groups)}), or allow it in the configuration",
         )
         for group in file.groups
-        if not any(globs.is_match(pattern.replace("*", "**"), group) for pattern in settings.groups)
+        if not settings.may_use(group)
     )
 
 

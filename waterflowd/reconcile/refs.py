@@ -59,7 +59,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _is_selected(ref: str, patterns: Sequence[str]) -> bool:
+def _is_selected(ref: str, written: Sequence[str]) -> bool:
+    patterns = [pattern.replace(BRANCH, "", 1).replace(TAG, _TAG_PATTERN, 1) for pattern in written]
     tag = tag_of(ref)
     if tag is not None:
         of_tags = [p.replace(_TAG_PATTERN, "", 1) for p in patterns if p.lstrip("!").startswith(_TAG_PATTERN)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 #: Where workflows are looked for when the configuration names no folders.
@@ -22,3 +24,14 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 30_000
     #: Which groups its workflows may use, as patterns of which `*` is the only special character.
     groups: tuple[str, ...] = ("*",)
+
+    def may_use(self, group: str) -> bool:
+        """Tells whether the repository's workflows may name the group. One that only a run decides is not known here,
+        so nothing less than `*` allows it."""
+        if "*" in self.groups:
+            return True
+        return "${{" not in group and any(_is_match(pattern, group) for pattern in self.groups)
+
+
+def _is_match(pattern: str, group: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), group, re.DOTALL) is not None

@@ -26,6 +26,7 @@ TIPS = {
         ("refs/heads/main", ("**", "!trunk"), ["refs/heads/main", "refs/heads/release/1"]),
         ("refs/heads/main", ("tags/v*",), ["refs/tags/v1"]),
         ("refs/heads/main", ("main", "tags/*", "!tags/w*"), ["refs/heads/main", "refs/tags/v1"]),
+        ("refs/heads/main", ("refs/heads/t*", "refs/tags/v*"), ["refs/heads/trunk", "refs/tags/v1"]),
         ("refs/heads/none", (), []),
         (None, (), []),
     ],

@@ -60,11 +60,11 @@ class RepositoryDesk:
         ]
         if not found:
             text = f'there is no workflow "{shown(path)}"'
-            raise Rejected(codes.UNKNOWN_WORKFLOW, text, where="path", status=404)
+            raise Rejected(codes.NOT_FOUND, text, where="path", status=404)
         if len(found) > 1:
             names = ", ".join(loop.settings.name for loop, _, _ in found)
             text = f'the workflow "{shown(path)}" is in several repositories: {names}; say which'
-            raise Rejected(codes.AMBIGUOUS_WORKFLOW, text, where="repository", status=409)
+            raise Rejected(codes.AMBIGUOUS, text, where="repository", status=409)
         return self._plan(*found[0])
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:

@@ -33,16 +33,18 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
+            # Without any repository this is a task that waits as well, not one that has ended.
+            await asyncio.Event().wait()
             # Without repositories it runs too: whoever supervises it takes an end for a failure.
             await asyncio.Event().wait()
 
     def loop(self, name: str) -> RepositoryLoop:
-        """The loop of a repository; `Rejected` WF507 (404) for an unknown name."""
+        """The loop of a repository; `Rejected` WF604 (404) for an unknown name."""
         loop = self.loops.get(name)
         if loop is None:
             known = ", ".join(self.loops) or "none"
             text = f'there is no repository "{shown(name, 60)}"; there are: {known}'
-            raise Rejected(codes.UNKNOWN_REPOSITORY, text, where="name", status=404)
+            raise Rejected(codes.NOT_FOUND, text, where="name", status=404)
         return loop
 
     async def sync(self, name: str) -> str | None:

@@ -1,0 +1,46 @@
+"""The thread that reads: one call at a time, given up when it hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from waterflowd.errors import Retryable
+from waterflowd.gitsource.worker import Worker
+from waterflowd.reconcile import codes
+
+
+async def test_results_and_errors_come_back() -> None:
+    """What a function gives or raises reaches whoever awaits it, from another thread."""
+    worker = Worker("reads")
+    assert await worker.call(lambda: threading.current_thread().name, 20) == "reads"
+    with pytest.raises(ZeroDivisionError):
+        await worker.call(lambda: 1 // 0, 20)
+    worker.close()
+
+
+async def test_a_call_that_hangs_is_given_up_and_holds_off_the_next_one() -> None:
+    """Calls do not pile up behind a dead disk, and go on when it comes back."""
+    worker = Worker("reads")
+    disk = threading.Event()
+    with pytest.raises(Retryable) as caught:
+        await worker.call(disk.wait, 0.01)
+    assert caught.value.code == codes.TOO_SLOW
+    with pytest.raises(Retryable, match="still hangs"):
+        await worker.call(lambda: 1, 20)
+    disk.set()
+    async with asyncio.timeout(20):
+        # A refused call does not wait, so the loop gets its turn here, in which the thread tells it.
+        while await is_refused(worker):
+            await asyncio.sleep(0)
+    worker.close()
+    worker.close()
+
+
+async def is_refused(worker: Worker) -> bool:
+    try:
+        return await worker.call(lambda: False, 20)
+    except Retryable:
+        return True

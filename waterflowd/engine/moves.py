@@ -139,8 +139,10 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     if run.is_forced or run.is_timed_out or job.is_timed_out:
         conclusion = Conclusion.CANCELLED if run.is_forced else Conclusion.SKIPPED
         return _complete_step(step, job, conclusion, run.reason if run.is_forced else _out_of_time(run, job), now)
-    env = contexts.for_step(run, job, now)
     try:
+        is_static = step.plan.condition is None and step.runs_in is not schema.RunsIn.ENGINE
+        known = None if is_static else rendering.known_environment(run, job, step, now)
+        env = contexts.for_step(run, job, now, known)
         if not _holds(step.plan.condition, env):
             return _complete_step(step, job, Conclusion.SKIPPED, _skip_reason(run, job, step, env), now)
         if step.runs_in is schema.RunsIn.ENGINE:

@@ -55,6 +55,11 @@ def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
     return {name: text(value) for name, value in layers.items()}
 
 
+def known_environment(run: Run, job: Job, step: Step, now: int) -> dict[str, str]:
+    """What the `env` context of a step holds before it has its server, such as in its `if`. Raises `ExpressionError`."""
+    return _rendered_environment(run, job, step, {}, now)
+
+
 def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
     known: dict[str, str] = {}
     for layer in (run.plan.env, job.plan.env, job.env, step.plan.env):
@@ -81,7 +86,7 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
             params=None,
             env=None,
             working_directory=None,
-            timeout_ms=_timeout_ms(run, job, step, now),
+            timeout_ms=_timeout_ms(run, job, step, server, now),
         )
     known = environment(run, job, step) if is_env_static else _rendered_environment(run, job, step, server, now)
     env = contexts.for_step(run, job, now, known, server)
@@ -90,7 +95,7 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
         params=None if is_params_static else _object(expr.render(plan.params, env)),
         env=None if is_env_static else known,
         working_directory=None if is_directory_static else text(expr.render(plan.working_directory, env)),
-        timeout_ms=_timeout_ms(run, job, step, now),
+        timeout_ms=_timeout_ms(run, job, step, server, now),
     )
 
 
@@ -99,11 +104,15 @@ def _object(value: object) -> dict[str, Any]:
     return value
 
 
-def _timeout_ms(run: Run, job: Job, step: Step, now: int) -> int | None:
+_NOTHING = expr.Env()
+
+
+def _timeout_ms(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> int | None:
     minutes = step.plan.timeout_minutes
     if not isinstance(minutes, str):
-        return minutes_ms(minutes, expr.Env(), "timeout-minutes")
-    return minutes_ms(minutes, contexts.for_step(run, job, now), "timeout-minutes")
+        return minutes_ms(minutes, _NOTHING, "timeout-minutes")
+    known = _rendered_environment(run, job, step, server, now)
+    return minutes_ms(minutes, contexts.for_step(run, job, now, known, server), "timeout-minutes")
 
 
 def is_continued(value: bool | str, env: expr.Env) -> bool:

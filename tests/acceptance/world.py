@@ -59,6 +59,8 @@ class World:
         self.api_port, self.work_port, self.enroll_port = free_ports(3)
         self._daemon: subprocess.Popen[bytes] | None = None
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        #: What is run as an agent; the benchmark measures inside of it.
+        self.agent_module = "waterflow_agent"
         self._client: httpx.Client | None = None
         self.write_config()
 
@@ -88,7 +90,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
             "WATERFLOW_SERVER": f"unix:{self.socket}",
-            **{name: value for name, value in os.environ.items() if name in ("VIRTUAL_ENV", "PYTHONPATH")},
+            **{name: value for name, value in os.environ.items() if name in ("VIRTUAL_ENV", "PYTHONPATH", "BENCH_INSTANTS")},
         }
 
     def _spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
@@ -160,7 +162,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     def start_agent(self, name: str) -> None:
         """Starts an agent that has been added, and waits until it is connected."""
         config = self.folder / f"{name}.toml"
-        self._agents[name] = self._spawn("waterflow_agent", "run", "--config", str(config), log=self.agent_log(name))
+        self._agents[name] = self._spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
         wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
 
     def agent_log(self, name: str) -> Path:

@@ -1,0 +1,48 @@
+"""`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
+
+`python -m bench [NAME ...]` measures only the named ones: one-run many-runs processes push ready memory cli.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import restart, steps
+from bench.figures import Row, table
+
+SECONDS = 3.0
+
+BENCHES: dict[str, Callable[[Path], list[Row]]] = {
+    "one-run": lambda folder: steps.one_run(folder, SECONDS),
+    "many-runs": lambda folder: steps.many_runs(folder, SECONDS),
+    "processes": lambda folder: steps.processes(folder, SECONDS),
+    "push": lambda folder: steps.push(folder, 20),
+    "ready": restart.ready,
+    "memory": restart.memory,
+    "cli": lambda folder: steps.command_line(),
+}
+
+
+def main(names: list[str]) -> int:
+    """Measures and prints the table; ends 0 whatever the figures are."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    for name in names or BENCHES:
+        print(f"measuring {name} ...", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="waterflow-bench-") as folder:
+            rows += BENCHES[name](Path(folder))
+    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

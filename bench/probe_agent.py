@@ -1,0 +1,34 @@
+"""A real agent whose `log` node notes the instant of each call, so that step to step times are known to the microsecond.
+
+The log's own times are whole milliseconds. The noted instants (perf_counter_ns) go to the file in BENCH_INSTANTS on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from waterflow_agent.cli import main
+from waterflow_agent.nodes import instant, schema
+from waterflow_agent.nodes.outcome import Ended
+
+_instants: list[int] = []
+
+
+def _install() -> None:
+    real = instant.run
+
+    def noted(parameters: schema.Parameters) -> Ended:
+        _instants.append(time.perf_counter_ns())
+        return real(parameters)
+
+    instant.run = noted
+
+
+if __name__ == "__main__":
+    _install()
+    try:
+        main()
+    finally:
+        Path(os.environ["BENCH_INSTANTS"]).write_text("\n".join(map(str, _instants)))

@@ -1,0 +1,154 @@
+"""Restart and size: how soon a daemon with a long past is ready, and how much memory everything takes at rest."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from bench.figures import Row
+from tests.acceptance.world import World, wait_until
+from waterflow_agent.wire.messages import Outcome
+from waterflowd import bootstrap
+from waterflowd.dsl import compile_workflow
+from waterflowd.engine import Run, commands, inputs, step
+from waterflowd.host.batch import summary
+from waterflowd.model import ids, plan
+from waterflowd.model.ids import AgentId
+from waterflowd.model.records import Batch, StreamAppend, Trigger
+from waterflowd.store.opening import open_store
+
+STEPS = 5
+_AGENT = AgentId("SHA256:" + "A" * 43)
+
+
+def _history(plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_open: bool) -> tuple[Run, list[object]]:
+    """A run's events as the engine makes them: all its steps done, or stopped before the last one."""
+    run = Run(ids.run_id(at, number), compiled)
+    start = inputs.StartRun(
+        plan_hash=plan_hash,
+        number=number,
+        trigger=Trigger(kind="api", by="bench"),
+        repository=None,
+        revision=None,
+        inputs={},
+        vars={},
+    )
+    progress = step(run, start, at)
+    happened: list[object] = list(progress.events)
+    waiting = list(progress.commands)
+    done = 0
+    while waiting:
+        command = waiting.pop(0)
+        if isinstance(command, commands.Place):
+            names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
+            given: inputs.Input = inputs.Placed(
+                **names, agent=_AGENT, agent_name="bench", boot_id="boot", facts={"hostname": "bench"}
+            )
+        elif isinstance(command, commands.SendTask):
+            if is_open and done == STEPS - 1:
+                break
+            done += 1
+            names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
+            given = inputs.TaskFinished(
+                **names, agent=_AGENT, outcome=Outcome.SUCCESS, exit_code=0, started_at=at, finished_at=at
+            )
+        else:
+            continue
+        progress = step(run, given, at)
+        happened += progress.events
+        waiting += progress.commands
+    return run, happened
+
+
+def fill(data_dir: Path, finished: int, opened: int) -> int:
+    """Writes a log with that many runs; gives the number of events of an open one."""
+    lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(STEPS))
+    source = f"name: past\njobs:\n  one:\n    runs-on: web\n    steps:\n{lines}\n"
+    content = compile_workflow("past.yml", source.encode()).plan
+    assert content is not None
+    compiled, plan_hash = plan.decode(content), plan.content_hash(content)
+    at = time.time_ns() // 1_000_000 - 10_000_000
+    events_of_open = 0
+    import asyncio
+
+    async def write() -> None:
+        nonlocal events_of_open
+        with open_store(data_dir, bootstrap.UNIONS) as store:
+            batch = Batch(appends=[], plans={plan_hash: content}, summaries=[], keys={}, counters={})
+            for number in range(finished + opened):
+                run, happened = _history(plan_hash, compiled, number + 1, at + number, is_open=number >= finished)
+                events_of_open = len(happened)
+                batch.appends.append(
+                    StreamAppend(stream=ids.run_stream(run.id), expected=0, at=at + number, events=happened)
+                )
+                batch.summaries.append(summary(run))
+                if len(batch.appends) == 500:
+                    await store.log.append(batch)
+                    batch = Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
+            if batch.appends:
+                await store.log.append(batch)
+
+    asyncio.run(write())
+    return events_of_open
+
+
+def anonymous_mb(pid: int) -> float:
+    """RssAnon of a process in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no RssAnon")
+
+
+def ready(folder: Path, finished: int = 100_000, opened: int = 1_000) -> list[Row]:
+    """From the start of the process to `/ready` with a long past."""
+    world = World(folder)
+    count = fill(folder / "daemon", finished, opened)
+    try:
+        began = time.perf_counter()
+        world.start_daemon()
+        took = time.perf_counter() - began
+        memory = anonymous_mb(world.daemon_pid)
+    finally:
+        world.close()
+    return [
+        Row(
+            f"ready with {finished:,} finished and {opened:,} open runs of {count} events",
+            f"{took:.2f} s",
+            "3 s",
+            took <= 3,
+            f"RssAnon then {memory:.0f} MB",
+        )
+    ]
+
+
+def memory(folder: Path) -> list[Row]:
+    """Anonymous memory at rest: daemon with 10,000 finished runs, agent, runner."""
+    world = World(folder)
+    fill(folder / "daemon", 10_000, 0)
+    try:
+        world.start_daemon()
+        world.add_agent("web-1", "web")
+        world.wait_for(world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"))
+        time.sleep(3)
+        runner = wait_until(lambda: _runner_of(world.agent_dir("web-1")), "the runner")
+        sizes = [anonymous_mb(pid) for pid in (world.daemon_pid, world.agent_process("web-1").pid, runner)]
+    finally:
+        world.close()
+    goals = (100, 40, 12)
+    return [
+        Row(f"RssAnon of the {name} at rest", f"{size:.0f} MB", f"{goal} MB", size <= goal)
+        for name, size, goal in zip(("daemon (10,000 finished runs)", "agent", "runner"), sizes, goals, strict=True)
+    ]
+
+
+def _runner_of(data_dir: Path) -> int | None:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"waterflow_agent.runner" in arguments and str(data_dir).encode() in arguments:
+                return int(entry.name)
+    return None

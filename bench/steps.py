@@ -1,0 +1,195 @@
+"""Steps: how many a second, and how long from one to the next, through the daemon, the link and real agents."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+from bench import bare_loop
+from bench.figures import Latencies, Row
+from tests.acceptance.world import World, wait_until
+
+STEPS = 200
+RUNS_AT_ONCE = 100
+
+
+def _no_op(steps: int) -> str:
+    lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(steps))
+    return f"name: no-op\njobs:\n  one:\n    runs-on: web\n    steps:\n{lines}\n"
+
+
+def _elapsed(run: dict[str, str]) -> float:
+    began, ended = (datetime.fromisoformat(run[name].replace("Z", "+00:00")) for name in ("created_at", "completed_at"))
+    return (ended - began).total_seconds()
+
+
+def one_run(folder: Path, seconds: float) -> list[Row]:
+    """One run of sequential no-op steps at a time, on one agent."""
+    bare = bare_loop.measure(1, seconds)
+    world = World(folder)
+    instants = folder / "instants"
+    os.environ["BENCH_INSTANTS"] = str(instants)
+    try:
+        world.agent_module = "bench.probe_agent"
+        world.start_daemon()
+        world.add_agent("web-1", "web", slots=4)
+        workflow, total, count = _no_op(STEPS), 0.0, 0
+        for number in range(7):
+            run = world.wait_for(world.start(workflow))
+            assert run["conclusion"] == "success", run["reason"]
+            if number:
+                # The first run warms the processes up.
+                total += _elapsed(run)
+                count += STEPS
+        agent = world.agent_process("web-1")
+        agent.terminate()
+        agent.wait()
+        times = [int(line) for line in instants.read_text().split()]
+    finally:
+        world.close()
+    latencies = Latencies()
+    for begin in range(STEPS, len(times), STEPS):
+        of_run = times[begin : begin + STEPS]
+        for before, after in zip(of_run, of_run[1:], strict=False):
+            latencies.add((after - before) / 1e9)
+    rate = count / total
+    share = rate / bare.per_second
+    p50, p99, bare_p99 = latencies.median_ms, latencies.quantile_ms(0.99), bare.quantile_ms(0.99)
+    return [
+        Row(
+            "no-op steps a second, 1 run, 1 agent",
+            f"{rate:,.0f} ({share:.2f} of bare)",
+            "0.4 of bare",
+            share >= 0.4,
+            f"bare loop {bare.per_second:,.0f}",
+        ),
+        Row("step to step, 1 run, p50", f"{p50:.2f} ms", "1.8 ms", p50 <= 1.8, f"bare {bare.median_ms:.2f} ms"),
+        Row(
+            "step to step, 1 run, p99",
+            f"{p99:.2f} ms",
+            f"5 x bare = {5 * bare_p99:.1f} ms",
+            p99 <= 5 * bare_p99,
+            f"bare {bare_p99:.2f} ms",
+        ),
+    ]
+
+
+def many_runs(folder: Path, seconds: float) -> list[Row]:
+    """A hundred runs of sequential no-op steps at once, on two agents."""
+    bare = bare_loop.measure(RUNS_AT_ONCE, seconds)
+    world = World(folder)
+    try:
+        world.start_daemon()
+        for name in ("web-1", "web-2"):
+            world.add_agent(name, "web", slots=RUNS_AT_ONCE)
+        world.wait_for(world.start(_no_op(STEPS)))
+        workflow = _no_op(STEPS)
+        with ThreadPoolExecutor(4) as threads:
+            runs = list(threads.map(lambda _: world.start(workflow), range(RUNS_AT_ONCE)))
+        wait_until(
+            lambda: not world.api("GET", "/v1/runs?status=running&limit=1").json()["runs"], "all runs to end", 120
+        )
+        found = [world.run(run) for run in runs]
+    finally:
+        world.close()
+    began = min(datetime.fromisoformat(run["created_at"].replace("Z", "+00:00")) for run in found)
+    ended = max(datetime.fromisoformat(run["completed_at"].replace("Z", "+00:00")) for run in found)
+    rate = RUNS_AT_ONCE * STEPS / (ended - began).total_seconds()
+    share = rate / bare.per_second
+    return [
+        Row(
+            "no-op steps a second, 100 runs, 2 agents",
+            f"{rate:,.0f} ({share:.2f} of bare)",
+            "0.1 of bare",
+            share >= 0.1,
+            f"bare loop {bare.per_second:,.0f}",
+        )
+    ]
+
+
+def _spawn_limit(seconds: float) -> float:
+    """`sh -c true` with pipes, 16 at once, by threads and Popen: what the machine gives."""
+
+    def one(_: int) -> None:
+        subprocess.run(["sh", "-c", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+
+    began, count = time.perf_counter(), 0
+    with ThreadPoolExecutor(16) as threads:
+        while time.perf_counter() - began < seconds:
+            list(threads.map(one, range(64)))
+            count += 64
+    return count / (time.perf_counter() - began)
+
+
+def processes(folder: Path, seconds: float) -> list[Row]:
+    """Steps that are real processes, 16 at once on one agent."""
+    limit = _spawn_limit(seconds)
+    rows = []
+    for shell in ("bash", "sh"):
+        steps = "\n".join(f"      - {{run: 'true', shell: {shell}}}" for _ in range(60))
+        jobs = "\n".join(f"  j{number}:\n    runs-on: web\n    steps:\n{steps}" for number in range(16))
+        world = World(folder / shell)
+        world.folder.mkdir()
+        try:
+            world.write_config()
+            world.start_daemon()
+            world.add_agent("web-1", "web", slots=16)
+            run = world.wait_for(world.start(f"name: processes\njobs:\n{jobs}\n"), 120)
+            assert run["conclusion"] == "success", run["reason"]
+        finally:
+            world.close()
+        rate = 16 * 60 / _elapsed(run)
+        share = rate / limit
+        note = f"`sh -c true` with pipes {limit:,.0f}" + ("; bash is the default shell" if shell == "bash" else "")
+        rows.append(
+            Row(
+                f"`run: true` with {shell}, 16 at once, a second",
+                f"{rate:,.0f} ({share:.2f} of spawning)",
+                "0.5",
+                share >= 0.5,
+                note,
+            )
+        )
+    return rows
+
+
+def push(folder: Path, pushes: int) -> list[Row]:
+    """From the end of `git push` to the first step's process."""
+    world = World(folder)
+    latencies = Latencies()
+    try:
+        clone = world.make_repository()
+        world.start_daemon()
+        world.add_agent("web-1", "web")
+        marker = folder / "started"
+        for number in range(pushes + 2):
+            marker.unlink(missing_ok=True)
+            text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: date +%s%N > {marker}.new; mv {marker}.new {marker} # {number}\n"
+            world.push(clone, {"workflows/push.yml": text}, f"push {number}")
+            pushed = time.time_ns()
+            wait_until(marker.exists, "the step")
+            if number > 1:
+                latencies.add((int(marker.read_text()) - pushed) / 1e9)
+    finally:
+        world.close()
+    p50 = latencies.median_ms
+    worst = latencies.quantile_ms(1)
+    return [Row("end of `git push` to first step, p50", f"{p50:.0f} ms", "150 ms", p50 <= 150, f"worst {worst:.0f} ms")]
+
+
+def command_line() -> list[Row]:
+    """What `waterflowctl --help` takes, wall clock."""
+    latencies = Latencies()
+    for _ in range(10):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "waterflowd.ctl", "--help"], capture_output=True, check=True)
+        latencies.add(time.perf_counter() - began)
+    p50 = latencies.median_ms
+    return [Row("`waterflowctl --help`", f"{p50:.0f} ms", "150 ms", p50 <= 150)]
+
+

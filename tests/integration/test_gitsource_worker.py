@@ -33,7 +33,7 @@ async def test_a_call_that_hangs_is_given_up_and_holds_off_the_next_one() -> Non
     disk.set()
     async with asyncio.timeout(20):
         # A refused call does not wait, so the loop gets its turn here, in which the thread tells it.
-        while await is_refused(worker):
+        while await is_refused(worker):  # noqa: ASYNC110
             await asyncio.sleep(0)
     worker.close()
     worker.close()

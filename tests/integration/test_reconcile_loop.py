@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.dsl.diagnostics import Compiled, Diagnostic
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
@@ -78,10 +78,15 @@ class RealCompiler:
     asked: list[str] = field(default_factory=list)
     #: Raised for files whose content holds these words.
     fault: Callable[[bytes], None] = lambda content: None
+    #: Words that this version of the language refuses.
+    refused: bytes | None = None
 
     async def compile(self, path: str, content: bytes) -> Compiled:
         self.asked.append(path)
         self.fault(content)
+        if self.refused is not None and self.refused in content:
+            error = Diagnostic(code="WF103", path=path, line=1, column=1, message="unknown key")
+            return Compiled(plan=None, diagnostics=[error])
         return compile_workflow(path, content)
 
 
@@ -356,6 +361,26 @@ async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon
     await daemon.sync()
     assert ("workflows/a.yml", repaired) in daemon.started()
     assert daemon.condition(ConditionType.READY) == (True, "ready")
+
+
+@pytest.mark.parametrize("is_pushed", [False, True])
+async def test_a_file_that_a_newer_version_refuses_blocks_nobody(work: Work, daemon: Daemon, is_pushed: bool) -> None:
+    """Its plan is in no log, and compiling it again after an upgrade fails: it is broken then, and the others run."""
+    old = "on: {push: {paths: ['docs/**']}}\n" + SMALLEST.format("old")
+    await daemon.sync()
+    work.pushed({"workflows/a.yml": ON_PUSH.format("a")})
+    await daemon.sync()
+    work.pushed({"workflows/old.yml": old})
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/a.yml"] * 2
+    await daemon.stop()
+    daemon.compiler.refused = b"name: old"
+    commit = work.pushed({"docs/x": "1"}) if is_pushed else ""
+    await daemon.restart()
+    await daemon.sync()
+    await daemon.until(lambda: not all(row.is_ready for row in daemon.desk.definitions()))
+    assert daemon.started() == ([("workflows/a.yml", commit)] if is_pushed else [])
+    assert [row.path for row in daemon.desk.definitions() if not row.is_ready] == ["workflows/old.yml"]
 
 
 async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> None:

@@ -99,6 +99,14 @@ def file_changes(difference: Difference, applied: Mapping[str, FileApplied]) -> 
     return FileChanges(files=files, removed=difference.removed)
 
 
+def with_files(changes: FileChanges, files: Sequence[FileApplied]) -> FileChanges:
+    """The changes with some files replaced or added, by path."""
+    if not files:
+        return changes
+    by_path = {file.path: file for file in (*changes.files, *files)}
+    return FileChanges(files=tuple(by_path[path] for path in sorted(by_path)), removed=changes.removed)
+
+
 def started(
     movement: triggers.Movement, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
 ) -> list[FileApplied]:

@@ -40,6 +40,8 @@ class RefState(msgspec.Struct, kw_only=True):
     message: str = ""
     applied_at: int = 0
     is_removed: bool = False
+    #: Grows with each fact about the ref, for caches of what was read here.
+    version: int = 0
     files: dict[str, FileState] = {}
 
 
@@ -100,6 +102,7 @@ def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
 
 
 def _evolve_files(ref: RefState, files: Iterable[FileApplied], removed: Iterable[str]) -> None:
+    ref.version += 1
     for path in removed:
         ref.files.pop(path, None)
     for file in files:

@@ -29,7 +29,7 @@ class _Described(msgspec.Struct, frozen=True):
 
 
 _described = msgspec.msgpack.Decoder(_Described)
-#: What the rows of one ref were made from: ref, movement, version of the shelf.
+#: What the rows of one ref were made from: ref, version of its files, version of the shelf.
 _RowsKey = tuple[str, int, int]
 
 
@@ -95,7 +95,7 @@ class RepositoryDesk:
             raise Rejected(codes.BROKEN_WORKFLOW, text, where="path", status=409)
         plan = self._reconciler.ports.shelf.get(file.newest.plan_hash or "")
         if plan is None:
-            loop.request_plan(file.newest)
+            loop.request_plan(ref.ref, file.newest)
             text = f'the workflow "{shown(file.newest.path)}" is compiled again after a restart; try again in a moment'
             raise Rejected(codes.PLAN_NOT_READY, text, where="path", status=409)
         name = loop.settings.name
@@ -107,7 +107,7 @@ class RepositoryDesk:
         if not watched:
             return []
         ref = watched[0]
-        key = (ref.ref, ref.movement, self._reconciler.ports.shelf.version)
+        key = (ref.ref, ref.version, self._reconciler.ports.shelf.version)
         held = self._rows.get(loop.settings.name)
         if held is None or held[0] != key:
             rows = [self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from waterflowd.dsl import codes as dsl_codes
 from waterflowd.dsl.diagnostics import Diagnostic
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.model.ids import repository_stream
+from waterflowd.model.records import StartRequest
 from waterflowd.ports import Clock, Compiler, Log, Runs
 from waterflowd.reconcile import codes, diff, events, movement, refs, state, triggers
 from waterflowd.reconcile.conditions import Conditions, ConditionType
@@ -82,8 +84,8 @@ class RepositoryLoop:
         self._waiters: list[asyncio.Future[None]] = []
         self._failures = 0
         self._is_folded = False
-        #: Files whose plans a restart has lost; None until they were counted.
-        self._missing: deque[FileApplied] | None = None
+        #: Refs and files whose plans a restart has lost; None until they were counted.
+        self._missing: deque[tuple[str, FileApplied]] | None = None
 
     async def run(self) -> None:
         """Runs until it is cancelled; then the source is closed and whoever waits for a `sync` is told."""
@@ -98,10 +100,10 @@ class RepositoryLoop:
             _settle(self._waiters, Retryable(codes.NOT_THERE, "the daemon is stopping"))
             await self._source.close()
 
-    def request_plan(self, file: FileApplied) -> None:
+    def request_plan(self, ref: str, file: FileApplied) -> None:
         """Asks for the plan of a good file that is neither in memory nor in the log."""
-        if self._missing is not None and file not in self._missing:
-            self._missing.append(file)
+        if self._missing is not None and (ref, file) not in self._missing:
+            self._missing.append((ref, file))
             self._wake.set()
 
     def request_look(self) -> None:
@@ -227,7 +229,15 @@ class RepositoryLoop:
         # Many files with many patterns over many paths are seconds of work; the loop goes on meanwhile.
         begun = await asyncio.to_thread(movement.started, moved, files, changes, self.settings)
         shared = movement.pushed(name, moved, before.commit if before else None, revision.commit, tip)
-        starts = [movement.start_request(await self._plan(file), file.path, moved, revision, shared) for file in begun]
+        starts: list[StartRequest] = []
+        refused: list[FileApplied] = []
+        for file in begun:
+            plan = await self._plan(file)
+            if isinstance(plan, FileApplied):
+                refused.append(plan)
+            else:
+                starts.append(movement.start_request(plan, file.path, moved, revision, shared))
+        changes = movement.with_files(changes, refused)
         facts = movement.facts(self._ports.clock.now(), moved, revision, shared, changes)
         await self._ports.runs.apply(self.stream, facts, starts)
         for fact in facts:
@@ -273,42 +283,62 @@ class RepositoryLoop:
             applied[seen.path] = file
         return applied
 
-    async def _plan(self, file: FileApplied) -> bytes:
-        """The plan of a good file, compiled again if it is neither in memory nor in the log."""
+    async def _plan(self, file: FileApplied) -> bytes | FileApplied:
+        """The plan of a good file, or what it became now if it had to be compiled again and is good no more."""
         plan = self._ports.shelf.get(file.plan_hash or "")
-        if plan is None:
-            await self._compile_again([file])
-            plan = self._ports.shelf.get(file.plan_hash or "")
-        if plan is None:
-            text = f"{shown(file.path)} compiled before and does not any more: change the file"
-            raise Stalled(codes.BROKEN_WORKFLOW, text)
-        return plan
+        if plan is not None:
+            return plan
+        refused = await self._compile_again([file])
+        return refused[0] if refused else self._ports.shelf.get(file.plan_hash or "") or b""
 
-    async def _compile_again(self, files: Sequence[FileApplied]) -> None:
+    async def _compile_again(self, files: Sequence[FileApplied]) -> list[FileApplied]:
+        """Brings the plans of good files back; gives those that a newer version of the language refuses."""
         contents = await self._source.blobs([file.blob for file in files])
+        refused: list[FileApplied] = []
         for file in files:
-            content = contents[file.blob]
-            if content is not None:
-                compiled = await self._ports.compiler.compile(file.path, content)
-                if compiled.plan is not None and file.plan_hash is not None:
-                    self._ports.shelf.put(file.plan_hash, compiled.plan)
+            seen = FileSeen(path=file.path, blob=file.blob)
+            compiled = await self._ports.compiler.compile(file.path, contents[file.blob] or b"")
+            if compiled.plan is not None and file.plan_hash is not None:
+                self._ports.shelf.put(file.plan_hash, compiled.plan)
+            else:
+                refused.append(movement.file_refused(seen, compiled.diagnostics))
+        return refused
 
     async def _restock(self) -> bool:
         """Compiles a few files whose plans a restart has lost; True when there may be more of them."""
         if self._missing is None:
-            files = [file.newest for ref in self.watched() for file in ref.files.values()]
+            files = [(ref.ref, file.newest) for ref in self.watched() for file in ref.files.values()]
             shelf = self._ports.shelf
-            self._missing = deque(file for file in files if file.plan_hash and shelf.get(file.plan_hash) is None)
+            self._missing = deque(item for item in files if item[1].plan_hash and shelf.get(item[1].plan_hash) is None)
         if not self._missing or self.state.is_suspended:
             return False
-        # One that compiles no more, or cannot be read now, is not tried again here; whoever starts it asks for it.
-        batch = [self._missing.popleft() for _ in range(min(_RESTOCK_AT_ONCE, len(self._missing)))]
+        ref, _ = self._missing[0]
+        batch: list[FileApplied] = []
+        # One that cannot be read now is not tried again here; whoever starts it asks for it.
+        while self._missing and self._missing[0][0] == ref and len(batch) < _RESTOCK_AT_ONCE:
+            batch.append(self._missing.popleft()[1])
         try:
-            await self._compile_again(batch)
+            refused = self._still_newest(ref, await self._compile_again(batch))
+            if refused:
+                now = self._ports.clock.now()
+                await self._record(events.FilesApplied(at=now, ref=ref, files=refused))
         except WaterflowError as error:
+            self._is_folded = False
             _logger.warning("repository %s: plans are not compiled again yet: %s", self.settings.name, error)
             return False
         return bool(self._missing)
+
+    def _still_newest(self, ref: str, files: Iterable[FileApplied]) -> tuple[FileApplied, ...]:
+        """Those that a movement has not replaced since they were found missing, and that the compiler did judge."""
+        held = self.state.refs[ref].files
+        return tuple(
+            file
+            for file in files
+            if file.path in held
+            and held[file.path].newest.blob == file.blob
+            # A compiler that was killed says nothing against a file that was good before.
+            and all(error.code != dsl_codes.COMPILER_STOPPED for error in file.errors)
+        )
 
     # Waiting
 

@@ -23,7 +23,7 @@ from waterflowd.model import ids
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, Record, StreamAppend
 from waterflowd.store import layout
 from waterflowd.store.codec import Codec, Upcaster
-from waterflowd.store.opening import Store, open_store
+from waterflowd.store.opening import Store, examine, open_store
 
 UNIONS = store_child.UNIONS
 CHILD = Path(store_child.__file__)
@@ -426,11 +426,35 @@ async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
 
 
 async def test_a_backup_is_a_directory_that_opens(tmp_path: Path) -> None:
-    """What was durable at the copy is in it; the original goes on."""
+    """What was durable at the copy is in it; the original goes on; its generation is one that no daemon has had."""
     with open_store(tmp_path / "data", UNIONS) as store:
         await store.log.append(batch(1, 0, 3))
         await asyncio.to_thread(store.backup, tmp_path / "backup")
         await store.log.append(batch(1, 3, 1))
+    for _ in range(3):
+        with open_store(tmp_path / "data", UNIONS) as store:
+            newest = store.log.generation
     with open_store(tmp_path / "backup", UNIONS) as store:
         assert store.log.head(stream(1)) == 3
         assert store.verify().records == 3
+        generation = store.log.generation
+        assert generation > newest + 1_000
+    with open_store(tmp_path / "backup", UNIONS) as store:
+        assert store.log.generation == generation + 1
+
+
+def test_a_directory_is_examined_while_no_daemon_holds_it(tmp_path: Path) -> None:
+    """Every record is counted, damage is named, and a running daemon is not disturbed."""
+    data = tmp_path / "data"
+    with open_store(data, UNIONS) as store:
+        store.log.append_blocking(batch(1, 0, 3))
+        store.log.append_blocking(batch(2, 0, 1, text="the one that is damaged"))
+        with pytest.raises(Stalled, match="WF310"):
+            examine(data)
+    assert examine(data) == (4, 2)
+    _replace(data, b"the one that is damaged", b"the one that is damaged".swapcase())
+    with pytest.raises(Stalled, match=r"record 4 .*WF304"):
+        examine(data)
+    with pytest.raises(Stalled, match="WF311"):
+        examine(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -33,13 +33,16 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     lmdb: int
     #: The release that made the directory.
     release: str = ""
+    #: The directory is a backup that no daemon has opened yet: time has gone on without it.
+    is_backup: bool = False
 
 
 class Directory:
     """A data directory that this process holds until `close`."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, found: Format) -> None:
         self.path = path
+        self.format = found
         self._descriptor = descriptor
 
     def close(self) -> None:
@@ -59,13 +62,13 @@ def open_directory(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Directory:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(path, descriptor, wait_s)
-        _recognise(path)
+        found = _recognise(path)
         os.fchmod(descriptor, 0o700)
         (path / layout.OWNER_FILE).write_text(f"{os.getpid()}\n")
     except BaseException:
         os.close(descriptor)
         raise
-    return Directory(path, descriptor)
+    return Directory(path, descriptor, found)
 
 
 def make_directory(path: Path) -> None:
@@ -107,7 +110,7 @@ def _owner(path: Path) -> str:
     return f"another waterflowd (process {pid})"
 
 
-def _recognise(path: Path) -> None:
+def _recognise(path: Path) -> Format:
     """Reads `FORMAT`, or writes it into a directory that has no log yet."""
     file = path / layout.FORMAT_FILE
     try:
@@ -115,8 +118,7 @@ def _recognise(path: Path) -> None:
     except FileNotFoundError:
         if (path / layout.ENVIRONMENT_DIRECTORY / "data.mdb").exists():
             raise Stalled("WF311", f"{path} holds a log but no file {file.name}, so its format is unknown") from None
-        write_format(path)
-        return
+        return write_format(path)
     except msgspec.DecodeError as error:
         raise Stalled("WF311", f"{file} cannot be read ({error}), so the format of the log is unknown") from error
     if found.format > layout.FORMAT_VERSION or found.lmdb != layout.LMDB_ENGINE:
@@ -126,11 +128,14 @@ def _recognise(path: Path) -> None:
             f"this one is {waterflowd.__version__} and knows format {layout.FORMAT_VERSION}; "
             "nothing was changed, upgrade Waterflow",
         )
+    return found
 
 
-def write_format(path: Path) -> None:
+def write_format(path: Path, *, is_backup: bool = False) -> Format:
     """Writes `FORMAT` into a directory, durably and whole or not at all."""
-    wanted = Format(format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__)
+    wanted = Format(
+        format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, is_backup=is_backup
+    )
     file = path / layout.FORMAT_FILE
     fresh = file.with_name(file.name + ".new")
     with fresh.open("wb") as stream:
@@ -139,3 +144,4 @@ def write_format(path: Path) -> None:
         os.fsync(stream.fileno())
     fresh.rename(file)
     sync_directory(path)
+    return wanted

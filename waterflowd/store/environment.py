@@ -97,6 +97,12 @@ class Environment:
         """Writes a compacted copy of everything durable into the empty directory `path`, while the daemon goes on."""
         with self._copying:
             self._lmdb.copy(os.fspath(path), compact=True)
+        descriptor = os.open(path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Closes the environment; no transaction may be open."""

@@ -39,7 +39,7 @@ class LmdbLog:
 
     @property
     def generation(self) -> int:
-        """Grows by one each time the data directory is opened."""
+        """Grows by one each time the data directory is opened, by more when it was restored from a backup."""
         return self._generation
 
     @property

@@ -7,6 +7,7 @@ it, so that a second try finds a free directory.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,16 @@ class Store:
         return self._environment.transactions
 
     def backup(self, path: Path) -> None:
-        """Writes a backup of the log into the new directory `path`; runs beside the daemon, on a thread of its own.
+        """Writes a backup of the log into the new directory `path`, durably; call it on a thread beside the loop's.
 
-        Output logs that are files are not in it; they are plain files that may be copied at any time.
+        The backup is a data directory itself, and knows that it is a backup: whoever opens it first gets a generation that
+        no daemon has had. Large output logs are not in it; `output/` holds plain files that may be copied at any time.
         """
         path.mkdir(mode=0o700, parents=True)
         (path / layout.ENVIRONMENT_DIRECTORY).mkdir(mode=0o700)
         self._environment.backup(path / layout.ENVIRONMENT_DIRECTORY)
-        directory.write_format(path)
+        directory.sync_directory(path / layout.ENVIRONMENT_DIRECTORY)
+        directory.write_format(path, is_backup=True)
 
     def verify(self) -> check.Findings:
         """Reads and checks the whole log. Raises `Stalled` WF304 that names the first wrong record."""
@@ -93,7 +96,9 @@ def open_store(
         last_seq, last_at = event_log.newest(environment)
         ballast = Ballast(held.path, size_bytes=ballast_bytes)
         undo.callback(ballast.release)
-        generation = _next_generation(environment, ballast)
+        generation = _next_generation(environment, ballast, is_backup=held.format.is_backup)
+        if held.format.is_backup:
+            directory.write_format(held.path)
         latch = Latch(on_poison)
         writer = Writer(environment, generation, ballast=ballast, latch=latch)
         writer.start(last_seq, last_at)
@@ -107,14 +112,36 @@ def open_store(
         return Store(log, outputs, environment=environment, undo=undo.pop_all())
 
 
-def _next_generation(environment: Environment, ballast: Ballast) -> int:
-    """Takes the next generation, durably; gives up the ballast for it if it must."""
+def examine(path: Path) -> check.Findings:
+    """Checks every page and every record of a data directory that no daemon holds.
+
+    Raises `Stalled` WF310 when one does, WF304 with the first thing that is wrong.
+    """
+    if not (path / layout.FORMAT_FILE).exists():
+        raise Stalled("WF311", f"{path} is no data directory: it has no file {layout.FORMAT_FILE}")
+    with contextlib.ExitStack() as undo:
+        held = directory.open_directory(path, wait_s=0)
+        undo.callback(held.close)
+        check.check_in_child(held.path, is_thorough=True)
+        environment = Environment(held.path / layout.ENVIRONMENT_DIRECTORY)
+        undo.callback(environment.close)
+        return check.verify(environment)
+
+
+def _next_generation(environment: Environment, ballast: Ballast, *, is_backup: bool) -> int:
+    """Takes the next generation, durably; gives up the ballast for it if it must.
+
+    The daemon whose backup this is has gone on to generations that the backup does not know. Counted from the wall clock's
+    seconds the number is above all of them, because a daemon takes at most one generation a second.
+    """
     while True:
         try:
             with environment.begin_write() as transaction:
                 meta = environment.database("meta")
                 sealed = transaction.get(GENERATION_KEY, db=meta)
                 generation = 1 if sealed is None else int(layout.unseal("meta", GENERATION_KEY, sealed)) + 1
+                if is_backup:
+                    generation = max(generation, int(time.time()))
                 for key, text in ((GENERATION_KEY, str(generation)), (b"release", waterflowd.__version__)):
                     transaction.put(key, layout.seal(key, text.encode()), db=meta)
             # Only now the number is durable.

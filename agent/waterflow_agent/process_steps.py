@@ -72,7 +72,7 @@ class ProcessSteps:
         self.agent_name = ""
         self._runner = runner
         self._workspaces = workspaces
-        self._environment = os.environ if environment is None else environment
+        self._environment = shell.inherited(os.environ if environment is None else environment)
         self._keys: dict[str, TaskKey] = {}
         self._names: dict[TaskKey, str] = {}
         self._begun: dict[TaskKey, _Begun] = {}
@@ -103,7 +103,9 @@ class ProcessSteps:
         cwd = workdir.resolve(workspace, task.working_directory)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
-        place = shell.Place(files=self._runner.prepare(name) / "files", workspace=workspace, agent=self.agent_name)
+        place = shell.Place(
+            files=f"{self._runner.prepare(name)}/files", workspace=str(workspace), agent=self.agent_name
+        )
         command = shell.prepare(parameters, task, place, self._environment)
         spec = StepSpec(
             name=name,
@@ -144,7 +146,7 @@ class ProcessSteps:
         if name is None:
             return
         del self._keys[name]
-        files = self._runner.directory(name) / "files"
+        files = f"{self._runner.directory(name)}/files"
         for file in shell.FILE_NAMES:
             # An empty directory can be used again, which is a lot cheaper than a new one.
             with contextlib.suppress(OSError):
@@ -159,8 +161,8 @@ class ProcessSteps:
         """Ends an attempt that the journal does not know: nobody would ever ask for its result."""
         self._runner.cancel(name)
 
-    def _files(self, key: TaskKey) -> Path:
-        return self._runner.directory(self.adopt(key)) / "files"
+    def _files(self, key: TaskKey) -> str:
+        return f"{self._runner.directory(self.adopt(key))}/files"
 
 
 def attempt_name(key: TaskKey) -> str:

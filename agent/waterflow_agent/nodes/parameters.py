@@ -9,7 +9,6 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 
-
 _WORDS = (
     ("Object contains unknown field", "unknown key"),
     ("Object missing required field", "missing key"),

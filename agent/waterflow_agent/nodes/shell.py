@@ -14,13 +14,13 @@ script for bash or sh finds it in the shell variable `NAME` as well (which is no
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -60,7 +60,7 @@ _SHELLS: dict[str, tuple[str, ...]] = {
     "pwsh": ("pwsh", "-NoLogo", "-NoProfile", "-NonInteractive", "-File", "{0}"),
 }
 #: What `prepare` leaves in an attempt's own directory, large values aside.
-FILE_NAMES = ("script", "output", "env", "summary")
+FILE_NAMES = ("script", "script.py", "script.ps1", "output", "env", "summary")
 _SUFFIXES = {"python": ".py", "pwsh": ".ps1"}
 
 
@@ -73,21 +73,31 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an attempt runs, and for whom: the names that its environment tells."""
+    """Where an attempt runs, and for whom: the names that its environment tells. Paths are absolute."""
 
     #: Directory of the attempt's own files; exists, and is empty.
-    files: Path
-    workspace: Path
+    files: str
+    workspace: str
     agent: str
 
 
-def prepare(parameters: schema.Shell, task: messages.Task, place: Place, own: Mapping[str, str]) -> Command:
-    """Writes the script and its files, and gives the command. `own` is the agent's environment.
+def inherited(own: Mapping[str, str]) -> dict[str, str]:
+    """What every step gets of the agent's environment `own`, completed where it is bare."""
+    env = {name: own[name] for name in INHERITED if name in own}
+    env.setdefault("PATH", DEFAULT_PATH)
+    if not env.keys() >= {"HOME", "USER", "LOGNAME"}:
+        env = _account() | env
+    env["CI"] = "true"
+    return env
+
+
+def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: Mapping[str, str]) -> Command:
+    """Writes the script and its files, and gives the command. `start` is what `inherited` gave.
 
     Raises `Rejected` WF705 (an environment that no process can have) or WF706 (a shell that is none); `OSError` when the
     disk refuses.
     """
-    env = _environment(task, place, own)
+    env = _environment(task, place, start)
     template, suffix = _template(parameters.shell, env["PATH"])
     files = stepfiles.create(place.files)
     env |= {
@@ -129,27 +139,22 @@ def finish(end: Ended, files: StepFiles) -> Ended:
     return msgspec.structs.replace(end, outputs=dict(written.outputs), env=written.env, printed=printed)
 
 
-def _environment(task: messages.Task, place: Place, own: Mapping[str, str]) -> dict[str, str]:
-    env = {name: own[name] for name in INHERITED if name in own}
-    env.setdefault("PATH", DEFAULT_PATH)
-    if not env.keys() >= {"HOME", "USER", "LOGNAME"}:
-        env = _account() | env
-    env["CI"] = "true"
+def _environment(task: messages.Task, place: Place, start: Mapping[str, str]) -> dict[str, str]:
     for name, value in task.env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise Rejected("WF705", f"env: {name!r} is not a variable's name, or its value has a NUL byte")
-    env |= task.env
     key = task.key
-    env |= {
+    return {
+        **start,
+        **task.env,
         "WATERFLOW_RUN_ID": key.run,
         "WATERFLOW_JOB": key.job,
         "WATERFLOW_STEP": key.step,
         "WATERFLOW_STEP_NAME": task.step_name,
         "WATERFLOW_ATTEMPT": str(key.attempt),
         "WATERFLOW_AGENT": place.agent,
-        "WATERFLOW_WORKSPACE": str(place.workspace),
+        "WATERFLOW_WORKSPACE": place.workspace,
     }
-    return env
 
 
 def _account() -> dict[str, str]:
@@ -162,7 +167,7 @@ def _account() -> dict[str, str]:
 
 def _template(shell: str | None, path: str) -> tuple[tuple[str, ...], str]:
     if shell is None:
-        return (_BASH if shutil.which("bash", path=path) else _SH), ""
+        return (_BASH if _has_bash(path) else _SH), ""
     known = _SHELLS.get(shell)
     if known is not None:
         return known, _SUFFIXES.get(shell, "")
@@ -177,7 +182,13 @@ def _template(shell: str | None, path: str) -> tuple[tuple[str, ...], str]:
     return parts, ""
 
 
-def _move_large_values(env: dict[str, str], directory: Path, program: str) -> str:
+@functools.lru_cache(maxsize=64)
+def _has_bash(path: str) -> bool:
+    # Remembered: looking costs more than the rest of the preparation, and a shell does not come and go.
+    return shutil.which("bash", path=path) is not None
+
+
+def _move_large_values(env: dict[str, str], directory: str, program: str) -> str:
     """Puts large values into files; gives the start of a script's first line that reads them back, "" for none."""
     # len is a lower bound of the encoded size, and a quarter of the upper one: most values are settled by it.
     large = [

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path
 
 import msgspec
 
@@ -53,12 +52,12 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     denied: list[str]
 
 
-def locate(directory: Path) -> StepFiles:
+def locate(directory: str) -> StepFiles:
     """Where the files of the attempt whose own directory this is are."""
     return StepFiles(output=f"{directory}/output", env=f"{directory}/env", summary=f"{directory}/summary")
 
 
-def create(directory: Path) -> StepFiles:
+def create(directory: str) -> StepFiles:
     """Makes the empty files in `directory`."""
     files = locate(directory)
     for path in (files.output, files.env, files.summary):

@@ -1,0 +1,108 @@
+"""Where settings come from, in which order, and what an error says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from waterflow_agent import config
+from waterflow_agent.errors import Rejected
+
+
+def load(tmp_path: Path, text: str = "", **more: object) -> config.Config:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return config.load(path, environment=more.pop("environment", {}), **more)  # type: ignore[arg-type]
+
+
+def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
+    """The documented file."""
+    loaded = load(
+        tmp_path,
+        """
+        name = "web-1"
+        server = "tcp://waterflow.example.org:7233"
+        join-token-file = "/etc/waterflow/join-token"
+        groups = ["web-servers"]
+        slots = 8
+        data-dir = "/var/lib/waterflow-agent"
+        labels = { zone = "a" }
+        """,
+    )
+
+    assert (loaded.name, loaded.slots, loaded.groups, loaded.labels) == ("web-1", 8, ["web-servers"], {"zone": "a"})
+    assert config.enroll_endpoint(loaded) == "tcp://waterflow.example.org:7234"
+
+
+def test_order_of_precedence(tmp_path: Path) -> None:
+    """Command line, environment, file, default."""
+    text = 'name = "file"\nslots = 2\ndata-dir = "/file"\n'
+    environment = {"WATERFLOW_AGENT_NAME": "environment", "WATERFLOW_AGENT_SLOTS": "3"}
+
+    loaded = load(tmp_path, text, environment=environment, overrides={"name": "line", "server": None})
+
+    assert (loaded.name, loaded.slots, loaded.data_dir, loaded.log_level) == ("line", 3, "/file", "info")
+
+
+def test_lists_come_from_the_environment(tmp_path: Path) -> None:
+    """Groups and labels with commas; SERVER_GROUP is the short name."""
+    environment = {"SERVER_GROUP": "web-servers", "WATERFLOW_AGENT_LABELS": "zone=a, rack=7"}
+
+    loaded = load(tmp_path, environment=environment)
+    both = load(tmp_path, environment=environment | {"WATERFLOW_AGENT_GROUPS": "a,b"})
+
+    assert (loaded.groups, loaded.labels) == (["web-servers"], {"zone": "a", "rack": "7"})
+    assert both.groups == ["a", "b"]
+
+
+def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
+    """For services without a command line of their own."""
+    path = tmp_path / "other.toml"
+    path.write_text("slots = 9\n")
+
+    assert config.load(environment={"WATERFLOW_AGENT_CONFIG": str(path)}).slots == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "a"\n\nslot = 3\n', ':3: unknown key "slot" (did you mean "slots"?)'),
+        ("[section]\nx = 1\n", ':1: unknown key "section"'),
+        ('name = "a"\nslots = "many"\n', ":2: "),
+        ("slots = 0\n", "slots: expected 1 to"),
+        ('server = "example.org"\n', "server: expected tcp://host:port"),
+        ('name = "no spaces please"\n', "name: expected"),
+        ('runner = "other"\n', "runner: expected"),
+        ('server-key = "short"\n', "server-key: expected"),
+        ("name = \n", "agent.toml: "),
+        ('log-level = "loud"\n', "log-level: expected"),
+    ],
+)
+def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    """The line where there is one, the key always."""
+    with pytest.raises(Rejected) as caught:
+        load(tmp_path, text)
+
+    assert said in caught.value.text
+    assert caught.value.code == "WF620"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WATERFLOW_AGENT_SLOTS": "many"},
+        {"WATERFLOW_AGENT_LABELS": "zone"},
+        {"WATERFLOW_AGENT_CONFIG": "/no/such/file"},
+    ],
+)
+def test_mistake_in_the_environment_names_the_variable(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Or the file that it names."""
+    with pytest.raises(Rejected) as caught:
+        config.load(environment=environment)
+
+    assert any(part in caught.value.text for part in (*environment, "/no/such/file"))
+
+
+def test_name_defaults_to_the_host(tmp_path: Path) -> None:
+    """Something that is always valid."""
+    assert load(tmp_path).name

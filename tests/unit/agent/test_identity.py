@@ -1,0 +1,89 @@
+"""Keys, fingerprints and join tokens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+from waterflow_agent import join_token, keys
+from waterflow_agent.errors import Rejected, Stalled
+from waterflow_agent.join_token import JoinToken
+
+TOKEN = JoinToken(
+    enroll_endpoint="tcp://[::1]:7234",
+    work_endpoint="tcp://[::1]:7233",
+    server_key="A" * 40,
+    token_id="t1",
+    secret="s" * 43,
+)
+
+
+def test_key_is_made_once(tmp_path: Path) -> None:
+    """And is a real pair, for this user alone."""
+    before = os.umask(0)
+    try:
+        first, second = keys.load_or_create(tmp_path), keys.load_or_create(tmp_path)
+    finally:
+        os.umask(before)
+
+    assert first == second
+    assert zmq.curve_public(first.secret.encode()) == first.public.encode()
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "keys" / "agent.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_secret_is_not_shown(tmp_path: Path) -> None:
+    """Neither by repr nor by an error of a log line that shows the pair."""
+    pair = keys.load_or_create(tmp_path)
+
+    assert pair.secret not in repr(pair)
+    assert pair.fingerprint in repr(pair)
+
+
+def test_fingerprint_is_that_of_the_daemon() -> None:
+    """`SHA256:` and 43 characters over the key's 32 bytes."""
+    from waterflowd.dispatch import keys as daemon_keys
+
+    public, _ = zmq.curve_keypair()
+
+    assert keys.fingerprint(public.decode()) == daemon_keys.fingerprint(public.decode())
+    assert len(keys.fingerprint(public.decode())) == len("SHA256:") + 43
+
+
+def test_damaged_key_is_told(tmp_path: Path) -> None:
+    """It is not replaced in silence: the daemon knows the old one."""
+    keys.load_or_create(tmp_path)
+    (tmp_path / "keys" / "agent.key").write_text("{}")
+
+    with pytest.raises(Stalled, match="damaged"):
+        keys.load_or_create(tmp_path)
+
+
+def test_token_is_one_line_that_comes_back() -> None:
+    """Whatever white space was copied with it."""
+    text = TOKEN.encode()
+
+    assert text.startswith("wfj1.")
+    assert text.isascii()
+    assert text.split() == [text]
+    assert join_token.decode(f"  {text}\n") == TOKEN
+
+
+@given(st.text())
+def test_any_text_is_a_token_or_an_error(text: str) -> None:
+    """And the error does not show it."""
+    with pytest.raises(Rejected) as caught:
+        join_token.decode(join_token.PREFIX + text)
+
+    assert caught.value.code == "WF230"
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_token_that_was_not_copied_whole_is_refused(cut: int) -> None:
+    """With a sentence that says so."""
+    with pytest.raises(Rejected, match="damaged"):
+        join_token.decode(TOKEN.encode()[:-cut])

@@ -1,0 +1,185 @@
+"""The journal: what is written is there again, whatever happened to the process or to the last write."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from waterflow_agent.errors import Retryable, Stalled
+from waterflow_agent.journal import Journal
+from waterflow_agent.ledger import records
+from waterflow_agent.wire.messages import TaskKey
+
+
+def accepted(number: int) -> records.Accepted:
+    return records.Accepted(TaskKey("run", "job", f"s{number}", 1, 1), "shell", "", number)
+
+
+def reread(directory: Path) -> tuple[str, list[records.Fact | records.Released]]:
+    journal = Journal(directory)
+    try:
+        return journal.read()
+    finally:
+        journal.close()
+
+
+def test_records_come_back_in_order(tmp_path: Path) -> None:
+    """What was appended is read by the next one, after the snapshot's facts."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [accepted(1)])
+    journal.append([accepted(2), records.Started(accepted(2).key, 5)])
+    journal.append([records.Released(accepted(1).key)])
+    journal.close()
+
+    assert reread(tmp_path) == (
+        "boot",
+        [accepted(1), accepted(2), records.Started(accepted(2).key, 5), records.Released(accepted(1).key)],
+    )
+
+
+def test_new_journal_is_empty(tmp_path: Path) -> None:
+    """There is no boot and no fact before the first one."""
+    assert reread(tmp_path / "journal") == ("", [])
+
+
+def test_directory_has_one_owner(tmp_path: Path) -> None:
+    """A second agent in the same directory is told so."""
+    journal = Journal(tmp_path)
+    with pytest.raises(Stalled, match="another agent"):
+        Journal(tmp_path)
+    journal.close()
+    Journal(tmp_path).close()
+
+
+def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
+    """Wherever the last write stopped, what was whole before it is read, and later writes do not lie behind the tear."""
+    journal = Journal(tmp_path / "whole")
+    journal.begin("boot", [accepted(1)])
+    journal.append([accepted(2)])
+    whole = (tmp_path / "whole" / "journal.1").read_bytes()
+    journal.append([accepted(3)])
+    longer = (tmp_path / "whole" / "journal.1").read_bytes()
+    journal.close()
+
+    for end in range(len(whole), len(longer)):
+        directory = tmp_path / f"torn{end}"
+        directory.mkdir()
+        (directory / "journal.1").write_bytes(longer[:end])
+        torn = Journal(directory)
+        boot_id, facts = torn.read()
+        torn.begin(boot_id, [fact for fact in facts if isinstance(fact, records.Accepted)])
+        torn.append([accepted(4)])
+        torn.close()
+
+        assert facts == [accepted(1), accepted(2)]
+        assert reread(directory)[1] == [accepted(1), accepted(2), accepted(4)]
+
+
+def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
+    """An older segment goes only when the new one is on disk; until then either is enough."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [accepted(1)])
+    journal.begin("boot", [accepted(2)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.1", "journal.2"]
+    second = tmp_path / "journal.2"
+    os.truncate(second, second.stat().st_size - 1)
+
+    _, facts = journal.read()
+
+    assert facts == [accepted(1)]
+
+
+def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
+    """After a flush one segment is left, and it has everything."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [accepted(1)])
+    journal.append([accepted(2)])
+    journal.begin("boot", [accepted(1), accepted(2)])
+    journal.append([accepted(3)])
+    journal.flush()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.2"]
+    assert journal.read()[1] == [accepted(1), accepted(2), accepted(3)]
+    journal.close()
+
+
+def test_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """A record whose checksum does not hold ends the reading; it is never believed."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [])
+    journal.append([accepted(1)])
+    journal.close()
+    path = next(tmp_path.iterdir())
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    assert reread(tmp_path) == ("boot", [])
+
+
+def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
+    """A journal of a newer agent stops this one instead of being misread."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [])
+    journal.close()
+    from waterflow_agent import journal as module
+
+    (tmp_path / "journal.9").write_bytes(module._frame(records.Snapshot(records.VERSION + 1, "boot", [])))
+
+    with pytest.raises(Stalled, match="newer"):
+        reread(tmp_path)
+
+
+def test_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that stops in the middle is taken back, and the next one fits."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [accepted(1)])
+    real_write = os.write
+    calls = 0
+
+    def full(fd: int, content: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return real_write(fd, content[:7])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Retryable, match="no space left"):
+        journal.append([accepted(2)])
+    monkeypatch.undo()
+    journal.append([accepted(3)])
+    journal.close()
+
+    assert reread(tmp_path)[1] == [accepted(1), accepted(3)]
+
+
+def test_failing_disk_stops_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an I/O error nobody knows what is on the disk."""
+    journal = Journal(tmp_path)
+    journal.begin("boot", [])
+
+    def broken(fd: int, content: bytes) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "write", broken)
+    with pytest.raises(Stalled, match="Input/output error"):
+        journal.append([accepted(1)])
+    monkeypatch.undo()
+    journal.close()
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    """Whatever the umask is."""
+    before = os.umask(0)
+    try:
+        journal = Journal(tmp_path / "journal")
+        journal.begin("boot", [])
+        journal.close()
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "journal" / "journal.1").stat().st_mode & 0o777 == 0o600

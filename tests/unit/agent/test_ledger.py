@@ -1,0 +1,255 @@
+"""What the ledger decides, input by input."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from waterflow_agent.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import HeldState, Outcome, TaskKey
+
+NOW = 1_000
+
+
+def key(step: str = "s", attempt: int = 1, epoch: int = 1) -> TaskKey:
+    return TaskKey("run", "job", step, attempt, epoch)
+
+
+def task(which: TaskKey, **fields: object) -> messages.Task:
+    made = messages.Task(
+        key=which,
+        node="shell",
+        params={},
+        env={},
+        step_name="a step",
+        working_directory=None,
+        timeout_ms=1_000,
+        stop_signal="SIGTERM",
+        grace_ms=100,
+        output_bytes_max=1_000,
+        boot_id="boot",
+        instance="instance",
+    )
+    return msgspec.structs.replace(made, **fields)
+
+
+def finished(which: TaskKey, output_bytes: int = 0) -> messages.Finished:
+    return messages.Finished(which, Outcome.SUCCESS, 0, "", "", {}, {}, NOW, NOW, output_bytes, 0)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(boot_id="boot", instance="instance", slots=2)
+
+
+def started(ledger: Ledger, which: TaskKey) -> None:
+    """Takes the attempt all the way to a process that runs."""
+    assert isinstance(ledger.offer(task(which), NOW), Start)
+    ledger.given(which)
+    assert ledger.started(which, NOW)
+
+
+def outcome_of(move: object) -> Outcome:
+    assert isinstance(move, Report)
+    return move.record.result.outcome
+
+
+def test_offer_is_started_once(ledger: Ledger) -> None:
+    """A key that is held is acknowledged and nothing else."""
+    first, second = ledger.offer(task(key()), NOW), ledger.offer(task(key()), NOW)
+
+    assert isinstance(first, Start)
+    assert second is None
+
+
+def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -> None:
+    """Also after the daemon has taken the result and the entry is gone."""
+    started(ledger, key())
+    ledger.finish(finished(key()))
+    assert ledger.result_taken(key()) == Release(key())
+
+    assert ledger.offer(task(key()), NOW) is None
+    assert len(ledger) == 0
+
+
+@pytest.mark.parametrize("fields", [{"boot_id": "other"}, {"instance": "other"}])
+def test_offer_for_another_start_is_refused(ledger: Ledger, fields: dict[str, object]) -> None:
+    """Offers bind to the boot and the start of the agent."""
+    assert outcome_of(ledger.offer(task(key(), **fields), NOW)) is Outcome.REFUSED
+
+
+def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
+    """A duplicate of what an earlier start accepted is a duplicate, not a stranger."""
+    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
+
+    assert ledger.offer(task(key(), instance="the one before"), NOW) is None
+
+
+@pytest.mark.parametrize("second", [key(attempt=2), key(epoch=2), key(attempt=0)])
+def test_second_attempt_of_a_step_is_refused_while_the_first_lives(ledger: Ledger, second: TaskKey) -> None:
+    """Two attempts of one step never run at the same time."""
+    started(ledger, key())
+
+    assert outcome_of(ledger.offer(task(second), NOW)) is Outcome.REFUSED
+
+
+def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
+    """Even if the daemon has not acknowledged the first one's result."""
+    started(ledger, key())
+    ledger.finish(finished(key()))
+
+    assert isinstance(ledger.offer(task(key(attempt=2)), NOW), Start)
+
+
+def test_attempt_older_than_one_that_was_here_is_refused(ledger: Ledger) -> None:
+    """A daemon restored from a backup may offer what was done already."""
+    started(ledger, key(epoch=3))
+    ledger.finish(finished(key(epoch=3)))
+
+    assert outcome_of(ledger.offer(task(key(epoch=2)), NOW)) is Outcome.REFUSED
+
+
+def test_offers_beyond_the_slots_are_refused(ledger: Ledger) -> None:
+    """The agent grants slots, and takes no more."""
+    started(ledger, key("a"))
+    started(ledger, key("b"))
+
+    assert outcome_of(ledger.offer(task(key("c")), NOW)) is Outcome.REFUSED
+
+
+def test_end_frees_the_slot_at_once(ledger: Ledger) -> None:
+    """A result that waits for its acknowledgement holds no slot."""
+    started(ledger, key("a"))
+    started(ledger, key("b"))
+    ledger.finish(finished(key("a")))
+
+    assert isinstance(ledger.offer(task(key("c")), NOW), Start)
+
+
+def test_cancel_of_a_running_attempt_stops_it_once(ledger: Ledger) -> None:
+    """A second cancel changes nothing, a forced one does."""
+    started(ledger, key())
+    polite, forced = messages.Cancel(key(), False, "why"), messages.Cancel(key(), True, "why")
+
+    moves = [ledger.cancel(cancel, NOW) for cancel in (polite, polite, forced, forced, polite)]
+
+    assert moves == [Stop(key(), False, "why"), None, Stop(key(), True, "why"), None, None]
+
+
+def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
+    """What the runner never heard of is cancelled without it."""
+    ledger.offer(task(key()), NOW)
+
+    assert outcome_of(ledger.cancel(messages.Cancel(key(), False, ""), NOW)) is Outcome.CANCELLED
+    assert ledger.live_count == 0
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_cancel_of_what_is_unknown_or_over_is_ignored(ledger: Ledger, is_finished: bool) -> None:
+    """The daemon learns of it by the settlement or the result."""
+    if is_finished:
+        started(ledger, key())
+        ledger.finish(finished(key()))
+
+    assert ledger.cancel(messages.Cancel(key(), False, ""), NOW) is None
+
+
+def test_result_is_final(ledger: Ledger) -> None:
+    """A second end of an attempt changes nothing."""
+    started(ledger, key())
+    first = ledger.finish(finished(key()))
+    second = ledger.finish(msgspec.structs.replace(finished(key()), outcome=Outcome.LOST))
+
+    assert outcome_of(first) is Outcome.SUCCESS
+    assert second is None
+
+
+@pytest.mark.parametrize("order", ["result first", "output first"])
+def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order: str) -> None:
+    """Whichever comes first, the attempt goes with the second."""
+    started(ledger, key())
+    ledger.finish(finished(key(), output_bytes=5), has_spool=True)
+    steps = [ledger.result_taken, ledger.output_taken]
+    if order == "output first":
+        steps.reverse()
+
+    moves = [step(key()) for step in steps]
+
+    assert moves == [None, Release(key())]
+
+
+def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
+    """Results without an acknowledgement and starts that are known, but nothing twice."""
+    started(ledger, key("a"))
+    started(ledger, key("b"))
+    ledger.finish(finished(key("a"), output_bytes=5))
+
+    assert ledger.owed() == [finished(key("a"), output_bytes=5), messages.Started(key("b"), NOW)]
+    assert [held.state for held in ledger.held()] == [HeldState.FINISHED, HeldState.STARTED]
+
+    ledger.result_taken(key("a"))
+
+    assert ledger.owed() == [messages.Started(key("b"), NOW)]
+    assert [held.key for held in ledger.held()] == [key("b")]
+
+
+def test_forgotten_attempt_is_killed_and_not_reported(ledger: Ledger) -> None:
+    """What is over for the daemon goes: a result at once, a process when it has ended."""
+    started(ledger, key("a"))
+    started(ledger, key("b"))
+    ledger.finish(finished(key("a")))
+
+    moves = ledger.forget([key("a"), key("b"), key("unknown")])
+
+    assert moves[0] == Release(key("a"))
+    assert isinstance(moves[1], Stop)
+    assert ledger.held() == []
+    assert ledger.finish(finished(key("b"))) == Release(key("b"))
+
+
+@pytest.mark.parametrize(
+    ("view", "is_same_boot", "expected"),
+    [
+        (RunnerView.UNKNOWN, True, Outcome.REFUSED),
+        (RunnerView.UNKNOWN, False, Outcome.LOST),
+        (RunnerView.RUNNING, True, None),
+        (RunnerView.ENDED, True, None),
+        (RunnerView.PENDING, True, None),
+    ],
+)
+def test_accepted_attempt_after_a_restart(
+    ledger: Ledger, view: RunnerView, is_same_boot: bool, expected: Outcome | None
+) -> None:
+    """What the runner never heard of did not run, if the machine did not restart in between."""
+    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
+
+    moves = ledger.settle({key(): view}, NOW, is_same_boot=is_same_boot)
+
+    assert [outcome_of(move) for move in moves] == ([] if expected is None else [expected])
+
+
+def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -> None:
+    """It ran, and nobody can know how it ended: never a success, never "not run"."""
+    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
+    ledger.replay(records.Started(key(), NOW))
+
+    (move,) = ledger.settle({}, NOW)
+
+    assert outcome_of(move) is Outcome.LOST
+    assert isinstance(move, Report)
+    assert move.record.result.reason_code == "outcome-unknown"
+
+
+def test_facts_rebuild_the_ledger(ledger: Ledger) -> None:
+    """A snapshot says all that the records said."""
+    started(ledger, key("a"))
+    ledger.offer(task(key("b")), NOW)
+    ledger.finish(finished(key("a"), output_bytes=3), [messages.Chunk(NOW, 1, b"abc")])
+
+    again = Ledger(boot_id="boot", instance="later", slots=2)
+    for fact in ledger.facts():
+        again.replay(fact)
+
+    assert again.held() == ledger.held()
+    assert again.owed() == ledger.owed()
+    assert again.facts() == ledger.facts()

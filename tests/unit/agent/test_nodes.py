@@ -1,0 +1,86 @@
+"""Nodes inside the agent, their parameters, and what the end of a process means."""
+
+from __future__ import annotations
+
+import pytest
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import exits, instant, parameters, schema
+from waterflow_agent.runner.reports import Result
+from waterflow_agent.wire.messages import Outcome
+
+
+def result(reason: str = "exited", exit_code: int | None = 0, signal: int | None = None) -> Result:
+    return Result(
+        exit_code=exit_code, signal=signal, reason=reason, started_at=1, finished_at=2, output_bytes=0, output_dropped=0
+    )
+
+
+def test_log_prints_one_line() -> None:
+    """The message and a line's end, once."""
+    assert instant.run(schema.Log(message="hi")).printed == [(1, b"hi\n")]
+    assert instant.run(schema.Log(message="hi\n")).printed == [(1, b"hi\n")]
+
+
+def test_fail_has_its_exit_code_and_message() -> None:
+    """As a process that failed would."""
+    end = instant.run(schema.Fail(message="why", exit_code=75))
+
+    assert (end.outcome, end.exit_code, end.reason_text) == (Outcome.FAILURE, 75, "why")
+
+
+def test_outputs_of_any_type_are_set() -> None:
+    """As they were given, within the bound of all outputs."""
+    values = {"n": 1, "list": [None, 1.5], "map": {"a": "b"}}
+
+    assert instant.run(schema.SetOutputs(outputs=values)).outputs == values
+    assert instant.run(schema.SetOutputs(outputs={"a": "x" * (1 << 20)})).outcome is Outcome.FAILURE
+
+
+@pytest.mark.parametrize("name", ["shell", "exec/shell", "log", "log@v1"])
+def test_nodes_are_found_by_name_alias_and_version(name: str) -> None:
+    """What runs here."""
+    assert parameters.find(name).runs_in is not schema.RunsIn.ENGINE
+
+
+@pytest.mark.parametrize("name", ["sleep", "no/such", "docker/run", ""])
+def test_node_that_does_not_run_here_is_refused(name: str) -> None:
+    """Unknown ones, and those of the engine."""
+    with pytest.raises(Rejected, match="WF701"):
+        parameters.find(name)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({}, "missing key message"),
+        ({"message": 1}, "with.message: expected text, got a whole number"),
+        ({"message": "x", "mesage": "y"}, "unknown key mesage"),
+    ],
+)
+def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
+    """The field and what was expected, in words."""
+    with pytest.raises(Rejected) as caught:
+        parameters.convert(schema.BUILT_IN["log"], params)
+
+    assert said in caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "code", "said"),
+    [
+        (result(), Outcome.SUCCESS, "", ""),
+        (result(exit_code=3), Outcome.FAILURE, "exit-code", "exit code 3"),
+        (result(exit_code=None, signal=9), Outcome.FAILURE, "signal", "SIGKILL"),
+        (result("timed-out", None, 15), Outcome.TIMED_OUT, "timeout", "time-out of 2 min"),
+        (result("cancelled", None, 15), Outcome.CANCELLED, "cancel-requested", "somebody"),
+        (result("spawn-failed", None), Outcome.FAILURE, "spawn-failed", "could not be started"),
+        (result("lost", None), Outcome.LOST, "outcome-unknown", "not known"),
+        (result("from the future", 0), Outcome.LOST, "outcome-unknown", "not known"),
+    ],
+)
+def test_end_of_a_process_is_an_outcome(ended: Result, outcome: Outcome, code: str, said: str) -> None:
+    """Only an exit with 0 is a success; what this version does not understand is lost."""
+    end = exits.interpret(ended, timeout_ms=120_000, cancel_reason="somebody")
+
+    assert (end.outcome, end.reason_code) == (outcome, code)
+    assert said in end.reason_text

@@ -1,0 +1,219 @@
+"""Output on its way: offsets without gaps, a window over all attempts, and going back to what is acknowledged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from waterflow_agent.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
+from waterflow_agent.runner.spool import SpoolWriter
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+
+
+def key(number: int = 1) -> TaskKey:
+    return TaskKey("run", "job", f"s{number}", 1, 1)
+
+
+def spooled(path: Path, pieces: list[bytes], cap: int = 1 << 20, *, is_over: bool = True) -> str:
+    """A spool that holds these writes."""
+    writer = SpoolWriter(str(path), cap)
+    for number, piece in enumerate(pieces):
+        writer.append(1 + number % 2, memoryview(piece), number)
+    if is_over:
+        writer.close(99)
+    return str(path)
+
+
+def text(outputs: list[messages.Output]) -> bytes:
+    return b"".join(chunk.data for output in outputs for chunk in output.chunks)
+
+
+def everything(log: OutputLog, size: int = 1_000) -> bytes:
+    parts: list[bytes] = []
+    while chunks := log.read(sum(map(len, parts)), size, is_over=True):
+        parts += [chunk.data for chunk in chunks]
+    return b"".join(parts)
+
+
+def test_spool_comes_first_and_the_agent_last(tmp_path: Path) -> None:
+    """One log of both, without a seam in the offsets."""
+    log = OutputLog(spooled(tmp_path / "output", [b"one\n", b"two\n"]))
+    log.append(chunks_of([(2, b"from the agent\n")], 5))
+
+    assert everything(log) == b"one\ntwo\nfrom the agent\n"
+    assert log.size() == 23
+
+
+def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
+    """The line counts the bytes, and the log's size counts the line."""
+    path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 1_000, b"c" * 100], cap=400)
+
+    log = everything(OutputLog(path))
+
+    assert log.startswith(b"a" * 100)
+    assert log.endswith(b"c" * 100)
+    kept = sum(log.count(letter) for letter in (b"aaaaa", b"bbbbb", b"ccccc")) * 5
+    assert b"bytes of output are left out here" in log
+    assert 0 < kept <= 400
+    assert OutputLog(path).size() == len(log)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(20, 400), st.data())
+def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: st.DataObject) -> None:
+    """Wherever reading goes on, the bytes at an offset are the same: the daemon may have any prefix."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = spooled(Path(directory, "output"), pieces, cap)
+        log = OutputLog(path, chunks_of([(2, b"the end")], 1))
+        whole = everything(log, 7)
+        offset = data.draw(st.integers(0, len(whole)))
+        size = data.draw(st.integers(1, 100))
+
+        piece = b"".join(chunk.data for chunk in OutputLog(path, log._printed).read(offset, size, is_over=True))
+
+    assert whole[offset:].startswith(piece)
+    assert piece or offset == len(whole)
+
+
+def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
+    """What lies behind may still be taken out of the middle, so it waits for the end."""
+    path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_over=False)
+    log = OutputLog(path)
+
+    running = b"".join(chunk.data for chunk in log.read(0, 1_000, is_over=False))
+
+    assert running == b"a" * 100
+
+
+def test_window_is_over_all_attempts(tmp_path: Path) -> None:
+    """Two floods share it, in turns, and go on as acknowledgements come."""
+    pump = Pump(window_bytes=150_000)
+    for number in (1, 2):
+        pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 60_000] * 10))
+        pump.finish(key(number), [], 600_000)
+
+    first, _ = pump.take(0)
+    again, _ = pump.take(1)
+    pump.acknowledge(key(1), 50_000, 2)
+    more, _ = pump.take(3)
+
+    assert {output.key for output in first} == {key(1), key(2)}
+    assert len(text(first)) == 150_000
+    assert again == []
+    assert len(text(more)) == 50_000
+    assert pump.in_flight == 150_000
+
+
+def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
+    """Only for an attempt that is over."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"text"]))
+    pump.take(0)
+
+    early = pump.acknowledge(key(), 4, 0)
+    pump.finish(key(), chunks_of([(2, b"!")], 0), 5)
+    rest, _ = pump.take(0)
+
+    assert not early
+    assert [(output.offset, output.chunks[0].data) for output in rest] == [(4, b"!")]
+    assert not pump.acknowledge(key(), 4, 0)
+    assert pump.acknowledge(key(), 5, 0)
+
+
+def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
+    """What was on the way is sent again."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
+    pump.take(0)
+    pump.acknowledge(key(), 3, 0)
+    pump.finish(key(), [], 6)
+
+    pump.rewind(0)
+    outputs, _ = pump.take(0)
+
+    assert [(output.offset, text([output])) for output in outputs] == [(3, b"two")]
+
+
+def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
+    """After a restart of the agent the first acknowledgement tells how far the daemon's log reaches."""
+    pump = Pump(window_bytes=1)
+    pump.open(key(), spooled(tmp_path / "output", [b"0123456789"]))
+    pump.finish(key(), [], 10)
+    pump.take(0)
+
+    pump.acknowledge(key(), 7, 0)
+    outputs, _ = pump.take(0)
+
+    assert [(output.offset, text([output])) for output in outputs] == [(7, b"7")]
+
+
+def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
+    """The same acknowledgement again means that a piece is missing there; it is not sent once per repetition."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
+    pump.finish(key(), [], 6)
+    pump.take(0)
+
+    pump.acknowledge(key(), 0, 0)
+    once, _ = pump.take(0)
+    pump.acknowledge(key(), 0, 0)
+    twice, _ = pump.take(0)
+
+    assert text(once) == b"onetwo"
+    assert twice == []
+
+
+def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
+    """After `RESEND_MS`, not before."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"one"]))
+    pump.finish(key(), [], 3)
+    pump.take(1_000)
+
+    assert pump.next_wake_at() == 1_000 + RESEND_MS
+    assert pump.take(999 + RESEND_MS) == ([], [])
+    assert text(pump.take(1_000 + RESEND_MS)[0]) == b"one"
+
+
+def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
+    """The attempt must not be held for ever for bytes that are gone."""
+    pump = Pump()
+    pump.open(key(), str(tmp_path / "nothing"))
+    pump.finish(key(), [], 10)
+
+    assert pump.take(0) == ([], [key()])
+
+
+def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
+    """Nobody waits for an acknowledgement of what nobody wants."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"one"]))
+    pump.take(0)
+
+    pump.drop(key())
+
+    assert pump.in_flight == 0
+    assert pump.take(0) == ([], [])
+
+
+def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
+    """Marks and the agent's own lines included."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"x" * 50_000] * 9, cap=200_000))
+    printed = chunks_of([(2, b"y" * 300_000)], 0)
+    total = OutputLog(str(tmp_path / "output")).size() + 300_000
+    pump.finish(key(), printed, total)
+    sizes: list[int] = []
+    offset = 0
+
+    while not pump.acknowledge(key(), offset, 0):
+        for output in pump.take(0)[0]:
+            assert output.offset == offset
+            sizes.append(sum(len(chunk.data) for chunk in output.chunks))
+            offset += sizes[-1]
+
+    assert max(sizes) <= messages.OUTPUT_CHUNK_BYTES_MAX
+    assert len(missing_line(10**15)) < 100

@@ -1,0 +1,144 @@
+"""From a script to a command line and an environment."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import schema, shell
+from waterflow_agent.nodes.shell import Command, Place
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+
+OWN = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/home/x",
+    "USER": "x",
+    "LOGNAME": "x",
+    "SECRET_OF_THE_AGENT": "no",
+    "LANG": "C",
+}
+
+
+def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | None = None) -> Command:
+    task = messages.Task(
+        key=TaskKey("01RUN", "build", "test", 2, 7),
+        node="shell",
+        params={},
+        env=env or {},
+        step_name="the tests",
+        working_directory=None,
+        timeout_ms=1,
+        stop_signal="TERM",
+        grace_ms=1,
+        output_bytes_max=1,
+        boot_id="",
+        instance="",
+    )
+    place = Place(files=str(tmp_path), workspace="/work/space", agent="web-1")
+    return shell.prepare(parameters, task, place, shell.inherited(OWN))
+
+
+def run(command: Command) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command.argv, env=command.env, capture_output=True, check=False, timeout=30)
+
+
+def test_environment_is_reduced_and_named(tmp_path: Path) -> None:
+    """Only known names of the agent come through; the step's own and Waterflow's are there."""
+    env = prepared(tmp_path, schema.Shell(run="true"), {"MINE": "1", "CI": "no", "WATERFLOW_RUN_ID": "forged"}).env
+
+    assert "SECRET_OF_THE_AGENT" not in env
+    assert (env["PATH"], env["HOME"], env["MINE"], env["CI"]) == ("/usr/bin:/bin", "/home/x", "1", "no")
+    assert env["WATERFLOW_RUN_ID"] == "01RUN"
+    assert (env["WATERFLOW_JOB"], env["WATERFLOW_STEP"], env["WATERFLOW_ATTEMPT"]) == ("build", "test", "2")
+    assert (env["WATERFLOW_AGENT"], env["WATERFLOW_WORKSPACE"]) == ("web-1", "/work/space")
+    assert env["GITHUB_OUTPUT"] == env["WATERFLOW_OUTPUT"] == f"{tmp_path}/output"
+    assert env["GITHUB_ENV"] == env["WATERFLOW_ENV"] == f"{tmp_path}/env"
+    assert env["GITHUB_STEP_SUMMARY"] == env["WATERFLOW_SUMMARY"] == f"{tmp_path}/summary"
+
+
+def test_bare_environment_is_completed() -> None:
+    """Without PATH, HOME and USER, as some init systems start services, steps have them all the same."""
+    env = shell.inherited({})
+
+    assert env["PATH"] == shell.DEFAULT_PATH
+    assert env["HOME"].startswith("/")
+    assert env["CI"] == "true"
+
+
+def test_default_shell_stops_at_the_first_failure(tmp_path: Path) -> None:
+    """bash with `-eo pipefail`."""
+    done = run(prepared(tmp_path, schema.Shell(run="false | true\necho not here")))
+
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_line_numbers_are_the_scripts(tmp_path: Path) -> None:
+    """What is put before a script stays on its first line."""
+    command = prepared(tmp_path, schema.Shell(run="true\necho $LINENO"), {"BIG": "x" * 200_000})
+
+    assert run(command).stdout == b"2\n"
+
+
+@pytest.mark.parametrize("which", ["bash", "sh"])
+@pytest.mark.parametrize("value", ["x" * 120_000, "x" * 120_000 + "\n\n", "ü'\"$(id)`\\" * 20_000])
+def test_large_values_come_through_files(tmp_path: Path, which: str, value: str) -> None:
+    """A variable that no process can have is a shell variable and a file, byte for byte."""
+    command = prepared(tmp_path, schema.Shell(run='printf %s "$BIG"', shell=which), {"BIG": value})
+
+    assert "BIG" not in command.env
+    assert Path(command.env["BIG_FILE"]).read_text() == value
+    assert run(command).stdout == value.encode()
+
+
+def test_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None:
+    """Before anything starts, with the name of the largest variable."""
+    env = {f"V{number}": "x" * 90_000 for number in range(30)} | {"LARGEST": "x" * 99_000}
+
+    with pytest.raises(Rejected, match="LARGEST"):
+        prepared(tmp_path, schema.Shell(run="true"), env)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "argv"),
+    [
+        (schema.Shell(run="x"), ["bash", "--noprofile", "--norc", "-eo", "pipefail", "{}"]),
+        (schema.Shell(run="x", shell="sh", args=["a b"]), ["sh", "-e", "{}", "a b"]),
+        (schema.Shell(run="x", shell="python"), ["python3", "{}.py"]),
+        (schema.Shell(run="x", shell="pwsh"), ["pwsh", "-NoLogo", "-NoProfile", "-NonInteractive", "-File", "{}.ps1"]),
+        (schema.Shell(run="x", shell="perl -w {0}"), ["perl", "-w", "{}"]),
+        (schema.Shell(run="x", shell="env 'A=b c' sh {0} -x"), ["env", "A=b c", "sh", "{}", "-x"]),
+    ],
+)
+def test_command_lines(tmp_path: Path, parameters: schema.Shell, argv: list[str]) -> None:
+    """Each known shell, and a template; arguments come last and are never split."""
+    expected = [part.replace("{}", f"{tmp_path}/script") for part in argv]
+
+    assert prepared(tmp_path, parameters).argv == expected
+
+
+@pytest.mark.parametrize("text", ["zsh", "perl -w", "'open {0}"])
+def test_shell_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    """Neither known nor a command with a place for the script."""
+    with pytest.raises(Rejected, match=r"with\.shell"):
+        prepared(tmp_path, schema.Shell(run="x", shell=text))
+
+
+@pytest.mark.parametrize("env", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}])
+def test_variable_that_is_none_is_refused(tmp_path: Path, env: dict[str, str]) -> None:
+    """With its name, never with its value."""
+    with pytest.raises(Rejected, match="env: ") as caught:
+        prepared(tmp_path, schema.Shell(run="x"), env)
+
+    assert "y" not in caught.value.text.replace("byte", "").replace("any", "")
+
+
+def test_script_is_private(tmp_path: Path) -> None:
+    """The script and its files are for this user alone."""
+    command = prepared(tmp_path, schema.Shell(run="x"))
+
+    paths = (tmp_path / "script", *msgspec.structs.astuple(command.files))
+    assert {Path(path).stat().st_mode & 0o777 for path in paths} == {0o600}

@@ -1,0 +1,134 @@
+"""Files that scripts write: entries, bounds, and what is not taken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import stepfiles
+from waterflow_agent.nodes.stepfiles import StepFiles, Written
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> StepFiles:
+    return stepfiles.create(str(tmp_path))
+
+
+def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> Written:
+    Path(files.output).write_bytes(output)
+    Path(files.env).write_bytes(env)
+    return stepfiles.collect(files)
+
+
+@pytest.mark.parametrize(
+    ("content", "outputs"),
+    [
+        (b"", {}),
+        (b"\n\n", {}),
+        (b"a=1", {"a": "1"}),
+        (b"a=1\nb=2\n", {"a": "1", "b": "2"}),
+        (b"a=1\na=2\n", {"a": "2"}),
+        (b"a=\n", {"a": ""}),
+        (b"a=b=c<<d\n", {"a": "b=c<<d"}),
+        (b"a=1\r\nb=2\r\n", {"a": "1", "b": "2"}),
+        (b"a<<E\none\ntwo\nE\nb=2\n", {"a": "one\ntwo", "b": "2"}),
+        (b"a<<E\nE\n", {"a": ""}),
+        (b"a<<E\n\n\nE\n", {"a": "\n"}),
+        (b"a<<E\nx E\n E\nE\n", {"a": "x E\n E"}),
+        (b"a<<E=F\nb=1\nE=F", {"a": "b=1"}),
+        ("wörter=no\n".encode(), None),
+        ("word=größe\u2028x\n".encode(), {"word": "größe\u2028x"}),
+        (b"my-output_2=x", {"my-output_2": "x"}),
+    ],
+)
+def test_entries(files: StepFiles, content: bytes, outputs: dict[str, str] | None) -> None:
+    """`name=value` and blocks, as the documentation says."""
+    if outputs is None:
+        with pytest.raises(Rejected, match="line 1"):
+            collected(files, content)
+    else:
+        assert collected(files, content).outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"just words", "line 1: expected name=value"),
+        (b"ok=1\n=x", "line 2: expected name=value"),
+        (b"1a=x", "line 1: expected"),
+        (b"a b=x", "line 1: expected"),
+        (b"a<b=c", "line 1: expected"),
+        (b"a<<\nx\n", "delimiter is missing"),
+        (b"a<<E\nx\n", "does not come again"),
+        (b"ok=1\na=\xff", "line 2: not UTF-8"),
+        (b"a=x\0y", "NUL byte"),
+        (b"".join(b"a%d=1\n" % number for number in range(6000)), "more than 5000 names"),
+    ],
+)
+def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, said: str) -> None:
+    """The error tells the place and never the content, which may be a secret."""
+    with pytest.raises(Rejected, match=said) as caught:
+        collected(files, content)
+
+    assert "x" not in caught.value.text.removeprefix("WATERFLOW_OUTPUT").replace("expected", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV", "ENV", "PYTHONPATH", "PYTHONSTARTUP", "NODE_OPTIONS"),
+        *("GIT_SSH_COMMAND", "WF_EXPR_1", "WATERFLOW_RUN_ID", "GITHUB_OUTPUT", "IFS", "PS4", "SHELLOPTS"),
+    ],
+)
+def test_names_that_steer_programs_are_not_taken(files: StepFiles, name: str) -> None:
+    """They are left out and told, whichever way they are written; as outputs they do no harm."""
+    content = f"{name}=evil\nGOOD=yes\n".encode()
+    written = collected(files, content, content)
+
+    assert written.env == {"GOOD": "yes"}
+    assert written.denied == [name]
+    assert written.outputs[name] == "evil"
+
+
+def test_both_files_share_one_bound(files: StepFiles) -> None:
+    """1 MiB together; one byte more fails."""
+    half = b"a=" + b"x" * ((1 << 19) - 3) + b"\n"
+
+    assert collected(files, half, half).outputs["a"] == "x" * ((1 << 19) - 3)
+    with pytest.raises(Rejected, match="too large"):
+        collected(files, half, half + b"\n")
+
+
+def test_missing_files_are_empty(files: StepFiles) -> None:
+    """A script may remove them."""
+    os.unlink(files.output)
+    os.unlink(files.env)
+
+    assert stepfiles.collect(files) == Written(outputs={}, env={}, denied=[])
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,9}", fullmatch=True),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0\r")),
+    )
+)
+def test_blocks_carry_any_text(values: dict[str, str]) -> None:
+    """What is written as a block with a delimiter of its own comes back as it was."""
+    content = "".join(f"{name}<<~END~\n{value}\n~END~\n" for name, value in values.items() if "~END~" not in value)
+
+    parsed = stepfiles._parse(content.encode(), "WATERFLOW_OUTPUT", stepfiles._OUTPUT_NAME)
+
+    assert parsed == {name: value for name, value in values.items() if "~END~" not in value}
+
+
+@given(st.binary())
+def test_any_bytes_are_entries_or_an_error(content: bytes) -> None:
+    """Nothing else ever happens."""
+    with contextlib.suppress(Rejected):
+        stepfiles._parse(content, "WATERFLOW_OUTPUT", stepfiles._OUTPUT_NAME)

@@ -1,0 +1,132 @@
+"""Working directories: who may be where, and that they go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from waterflow_agent import workdir
+from waterflow_agent.errors import Rejected
+from waterflow_agent.workdir import Workspaces
+
+
+def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
+    """The same job gets the same one again, with what was in it."""
+    workspaces = Workspaces(tmp_path / "work")
+    first, second = workspaces.enter("run", "a", 0), workspaces.enter("run", "b", 0)
+    (first / "file").write_text("x")
+
+    assert first != second
+    assert (workspaces.enter("run", "a", 1) / "file").read_text() == "x"
+
+
+def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
+    """The next step of the job has a place to run."""
+    workspaces = Workspaces(tmp_path / "work")
+    workspaces.enter("run", "a", 0).rmdir()
+
+    assert workspaces.enter("run", "a", 1).is_dir()
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_names_are_safe_and_different(one: str, two: str) -> None:
+    """Whatever a job is called, its directory is one component, and no other job's."""
+    name = workdir.directory_name(one)
+
+    assert "/" not in name
+    assert "\0" not in name
+    assert name not in ("", ".", "..", ".trash")
+    assert len(os.fsencode(name)) < 255
+    assert (name == workdir.directory_name(two)) == (one == two)
+
+
+def test_relative_directory_stays_inside(tmp_path: Path) -> None:
+    """By name and by link."""
+    inside = tmp_path / "job"
+    (inside / "sub").mkdir(parents=True)
+    (inside / "link").symlink_to(inside / "sub")
+    (inside / "out").symlink_to("/")
+
+    assert workdir.resolve(inside, None) == inside
+    assert workdir.resolve(inside, "sub/../sub") == inside / "sub"
+    assert workdir.resolve(inside, "link") == inside / "sub"
+    for wanted in ("..", "../job2", "sub/../../..", "out", "out/etc", "missing", "a\0b"):
+        with pytest.raises(Rejected, match="working-directory"):
+            workdir.resolve(inside, wanted)
+
+
+def test_absolute_directory_is_used_as_given(tmp_path: Path) -> None:
+    """If it is there: the author named a place on the server."""
+    assert workdir.resolve(tmp_path / "job", "/") == Path("/")
+    with pytest.raises(Rejected, match="not a directory"):
+        workdir.resolve(tmp_path / "job", "/no/such/place")
+
+
+def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
+    """Not before the time, not while something is held; at the start at once."""
+    workspaces = Workspaces(tmp_path / "work")
+    used, held = workspaces.enter("used", "a", 0), workspaces.enter("held", "a", 0)
+
+    workspaces.remove_unused({"held"}, 599, keep_s=600)
+    assert used.exists()
+    workspaces.remove_unused({"held"}, 600, keep_s=600)
+    assert not used.exists()
+    assert held.exists()
+    Workspaces(tmp_path / "work").remove_unused(set(), 0, keep_s=600)
+    assert not held.exists()
+    assert list((tmp_path / "work" / ".trash").iterdir()) == []
+
+
+def test_hostile_tree_is_removed(tmp_path: Path) -> None:
+    """Closed directories, links out of it, pipes, deep nesting; what a link points to stays."""
+    kept = tmp_path / "kept"
+    kept.write_text("x")
+    tree = tmp_path / "tree"
+    deep = tree
+    for _ in range(200):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    (tree / "closed").mkdir()
+    (tree / "closed" / "file").write_text("x")
+    (tree / "link").symlink_to(kept)
+    (tree / "up").symlink_to(tmp_path)
+    os.mkfifo(tree / "pipe")
+    (tree / "closed").chmod(0)
+
+    assert workdir.remove_tree(tree)
+
+    assert not tree.exists()
+    assert kept.read_text() == "x"
+
+
+def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
+    """Never what it points to."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+
+    assert workdir.remove_tree(tmp_path / "link")
+    assert (tmp_path / "kept").is_dir()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a file immutable")
+def test_immutable_file_is_removed(tmp_path: Path) -> None:
+    """A step with root's rights may have left one."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    path = tree / "fixed"
+    path.write_text("x")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.ioctl(fd, workdir._SET_FLAGS, (0x10).to_bytes(8, "little"))
+    except OSError:
+        pytest.skip("this file system has no immutable files")
+    finally:
+        os.close(fd)
+
+    assert workdir.remove_tree(tree)

@@ -130,7 +130,7 @@ class RepositoryDesk:
             triggers=movement.trigger_names(shown_file.triggers),
             inputs=described.inputs,
             is_ready=not errors,
-            text=f"{len(errors)} errors; the first: {errors[0].message}" if errors else "ready",
+            text=f"errors: {len(errors)}; the first: {errors[0].message}" if errors else "ready",
             errors=tuple(_error(diagnostic) for diagnostic in errors),
         )
 

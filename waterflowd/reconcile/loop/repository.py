@@ -243,7 +243,7 @@ class RepositoryLoop:
         for fact in facts:
             state.evolve(self.state, fact)
         where = f"{name} {shown(moved.ref)}"
-        _logger.info("%s moved to %s: %d runs started", where, revision.commit.id[:12], len(starts))
+        _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts))
 
     async def _record(self, *facts: events.Fact) -> None:
         await self._ports.runs.record(self.stream, facts)
@@ -381,7 +381,7 @@ class RepositoryLoop:
         broken = [path for ref in self.watched() for path, file in ref.files.items() if self.errors(file.newest)]
         if broken:
             some = ", ".join(sorted(set(broken))[:3]) + (", ..." if len(set(broken)) > 3 else "")
-            text = f"{len(set(broken))} workflow files have errors: {some}"
+            text = f"workflow files with errors: {len(set(broken))} ({some})"
             self._set(ConditionType.FILES_VALID, False, "files-broken", text)
         else:
             self._set(ConditionType.FILES_VALID, True, "files-valid", "no workflow file has errors")

@@ -161,11 +161,14 @@ class OutputFiles:
         self.path = path
         directory.make_directory(path)
         self._unsynced_names: set[Path] = set()
+        #: Runs that have a file, so that the many small logs ask the file system nothing.
+        self._runs = {entry.name for entry in os.scandir(path) if entry.is_dir()}
 
     def create(self, name: AttemptName, *, base: int) -> OutputFile:
         """Makes the file of a log that goes on from offset `base`; an unacknowledged one of a failed try is replaced."""
         path = self._path(name)
         directory.make_directory(path.parent)
+        self._runs.add(path.parent.name)
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
             os.pwrite(file, _pack_header(base), 0)
         _index_path(path).unlink(missing_ok=True)
@@ -181,6 +184,8 @@ class OutputFiles:
 
     def recover(self, name: AttemptName) -> OutputFile | None:
         """The file of a log as the disk has it, without the torn tail; None when the log has none."""
+        if _quoted(name.run) not in self._runs:
+            return None
         path = self._path(name)
         if not path.exists():
             return None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import hashlib
 import queue
 import struct
@@ -169,7 +170,8 @@ class LmdbOutputLogs:
         """Forgets the ends that were looked up first; under the lock."""
         surplus = len(self._tails) - TAILS_MAX
         if surplus > 0:
-            for name in [name for name in self._tails if name not in self._busy][:surplus]:
+            idle = (name for name in self._tails if name not in self._busy)
+            for name in list(itertools.islice(idle, surplus)):
                 del self._tails[name]
 
     def _rows(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:

@@ -7,6 +7,7 @@ can fail becomes a `Failure` with its exit code. A stream that breaks is taken u
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ class Client:
             if self.settings.token:
                 headers["Authorization"] = f"Bearer {self.settings.token}"
             path = self.settings.socket
+            if path is not None:
+                self._try_socket(path)
             self._http = httpx.Client(
                 transport=httpx.HTTPTransport(uds=path) if path is not None else httpx.HTTPTransport(),
                 base_url="http://localhost" if path is not None else self.settings.server,
@@ -51,16 +54,30 @@ class Client:
             )
         return self._http
 
-    def get(self, path: str, **parameters: Any) -> Any:
+    def _try_socket(self, path: str) -> None:
+        """Looks whether anybody listens there, since httpx leaves the socket of a failed try open."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_CONNECT_S)
+            try:
+                probe.connect(path)
+            except OSError as error:
+                raise self._unreachable(error) from None
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if self._http is not None:
+            self._http.close()
+
+    def get(self, path: str, /, **parameters: Any) -> Any:
         """The JSON at `path`; parameters that are None are left out."""
         return self._ask("GET", path, parameters, {}, None)
 
-    def post(self, path: str, content: dict[str, Any] | None = None, **parameters: Any) -> Any:
+    def post(self, path: str, content: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         """Posts JSON and gives the answer's JSON."""
         body = json.dumps(content or {}).encode()
         return self._ask("POST", path, parameters, {"Content-Type": "application/json"}, body)
 
-    def start(self, path: str, content: dict[str, Any], **parameters: Any) -> Any:
+    def start(self, path: str, content: dict[str, Any], /, **parameters: Any) -> Any:
         """Posts a start under a key of its own, so that it can be tried again when the answer was lost."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         body = json.dumps(content).encode()
@@ -86,21 +103,21 @@ class Client:
             raise refused(response.status_code, response.content)
         return json.loads(response.content) if response.content else None
 
-    def pages(self, path: str, name: str, limit: int | None = None, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, key: str, limit: int | None = None, /, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Rows of a list over all its pages, at most `limit`."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
             size = 100 if left is None else min(left, 100)
             answered = self.get(path, limit=size, cursor=cursor, **parameters)
-            yield from answered[name]
+            yield from answered[key]
             if left is not None:
-                left -= len(answered[name])
+                left -= len(answered[key])
             cursor = answered["next"]
             if cursor is None:
                 return
 
-    def lines(self, path: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def lines(self, path: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Objects of an NDJSON answer."""
         import httpx
 
@@ -116,7 +133,9 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
 
-    def follow(self, path: str, on_lost: Callable[[str], None], **parameters: Any) -> Iterator[dict[str, Any] | None]:
+    def follow(
+        self, path: str, on_lost: Callable[[str], None], /, **parameters: Any
+    ) -> Iterator[dict[str, Any] | None]:
         """Items of a stream of server-sent events until its end; None for a heartbeat.
 
         A broken connection is taken up again after the last item; `on_lost` is told once per break.
@@ -160,6 +179,8 @@ class Client:
                 f"this user may not use {self.settings.server} ({text})",
                 "sudo waterflowctl status, or --server http://HOST:PORT with WATERFLOW_TOKEN",
             )
+        if "without sending" in text or "disconnected" in text:
+            return Unreachable(f"the connection to {self.settings.server} broke off", _NEXT)
         return Unreachable(f"no daemon answers at {self.settings.server} ({text})", _NEXT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -37,13 +38,16 @@ def demo(context: click.Context, keep: bool) -> None:
     Makes a Git repository, a daemon and three agents in two groups, pushes a workflow and watches it run. On a terminal it
     stays up until Ctrl-C; without one it ends after the first run, with that run's exit code. No root, no network.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    # SIGINT too: whoever starts this in the background of a script may have it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="waterflow-demo-"))
     world = Processes(folder)
     code = RUN_FAILED
     try:
-        code = _Demo(folder, world).play()
+        play = _Demo(folder, world)
+        context.call_on_close(play.close)
+        code = play.play()
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -93,6 +97,10 @@ class _Demo:
             self._stay()
         return code
 
+    def close(self) -> None:
+        """Closes the connection to the daemon."""
+        self._client.close()
+
     def _start_daemon(self, bare: Path) -> None:
         _say("a Git repository, a daemon and three agents, all in " + str(self._folder))
         work_port, enroll_port = free_port(), free_port()
@@ -138,19 +146,20 @@ class _Demo:
         return rows[0]
 
     def _print_output(self, run: str) -> None:
-        _say(f"\n$ waterflowctl logs {run}")
+        _say(f"\n$ {_own_command()} logs {run}")
         for row in self._client.lines(f"/v1/runs/{run}/logs"):
             _say(f"{row['job']}/{row['step']} | {clean_line(row['text'], has_colors=False)}")
 
     def _say_what_next(self, work: Path, run: str) -> None:
         address = f"http://127.0.0.1:{self._port}"
-        command = self._world.command_text("waterflowd", "waterflowd")
+        restart = self._world.command_text("waterflowd", "waterflowd")
+        ctl = _own_command()
         _say(f"""
 {style("Try next, in another terminal:", is_bold=True)}
   export WATERFLOW_SERVER={address}
-  waterflowctl status                                   one screen
-  waterflowctl run deploy                               again, by hand
-  waterflowctl show {run}
+  {ctl} status
+  {ctl} run deploy
+  {ctl} show {run}
   curl {address}/v1/runs
   curl {address}/v1/runs/{run}/logs
   curl -H 'Content-Type: application/yaml' --data-binary @{work / demo_repository.WORKFLOW_PATH} {address}/v1/runs
@@ -158,11 +167,11 @@ class _Demo:
 {style("Change it:", is_bold=True)} a push starts it; an error has its line and a caret
   cd {work}
   $EDITOR {demo_repository.WORKFLOW_PATH} && git commit -am 'Change' && git push
-  waterflowctl workflows
+  {ctl} workflows
 
 {style("Break it:", is_bold=True)} start a run, kill the daemon in the middle, start it again: the run goes on
-  waterflowctl run deploy --detach && kill -9 {self.daemon.pid}
-  {command}
+  {ctl} run deploy --detach && kill -9 {self.daemon.pid}
+  {restart}
 """)
 
     def _stay(self) -> None:
@@ -176,6 +185,14 @@ class _Demo:
                 _say("  " + self._world.command_text("waterflowd", "waterflowd"))
             elif is_up and not was_up:
                 _say("the daemon is back; what ran goes on: waterflowctl runs")
+
+
+def _own_command() -> str:
+    """What to type for this command: its name where the shell finds it, else how it was started."""
+    if shutil.which("waterflowctl") is not None:
+        return "waterflowctl"
+    beside = Path(sys.executable).with_name("waterflowctl")
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m waterflowd.ctl.main"
 
 
 def _daemon_configuration(folder: Path, port: int, work_port: int, enroll_port: int, bare: Path) -> str:

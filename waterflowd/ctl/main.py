@@ -101,6 +101,7 @@ def cli(context: click.Context, server: str | None) -> None:
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 no daemon answers, 5 the daemon refused.
     """
     context.obj = Lazy(server)
+    context.call_on_close(context.obj.close)
 
 
 class Lazy:
@@ -118,6 +119,11 @@ class Lazy:
 
             self._client = Client(settings.load(self._server))
         return self._client
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        if self._client is not None:
+            self._client.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

@@ -23,7 +23,7 @@ from waterflowd.ctl.failures import CANCELLED, REFUSED, RUN_FAILED, USAGE, Failu
 from waterflowd.ctl.logs import say_lost
 from waterflowd.ctl.options import client_of, find_run, pairs, print_json
 from waterflowd.ctl.runs import now_ms
-from waterflowd.ctl.terminal import clean, clean_line, glyph, has_colors, is_terminal, time_text
+from waterflowd.ctl.terminal import clean, clean_line, glyph, has_colors, is_terminal, span_text, time_text
 
 _REDRAW_S = 0.25
 _TAIL_LINES = 10
@@ -171,6 +171,9 @@ def _follow(client: Client, run: str) -> _Changes:
             changes.put(None)
         except click.ClickException as failure:
             changes.put(failure)
+        except RuntimeError:
+            # The command ends and has closed its client under this thread; nobody waits for it any more.
+            changes.put(None)
 
     threading.Thread(target=read, name="events", daemon=True).start()
     return changes
@@ -204,6 +207,8 @@ def _redraw(client: Client, run: str, changes: _Changes) -> None:
             live.update(picture(is_short=is_tall and not is_over), refresh=True)
 
 
+_BEGINNINGS = frozenset({"run-started", "attempt-dispatched", "step-sleeping"})
+_WAITS = frozenset({"attempt-waiting", "step-sleeping", "retry-scheduled", "step-held"})
 #: Events that a plain watch shows.
 _SHOWN = frozenset(
     {"run-started", "attempt-waiting", "attempt-started", "retry-scheduled", "step-sleeping", "step-held",
@@ -213,25 +218,51 @@ _SHOWN = frozenset(
 
 def _print_changes(client: Client, run: str, changes: _Changes) -> None:
     """Prints each change as a line until the run ends."""
-    found = _look(client, run)
-    names = {(job["id"], step["id"]): step["name"] for job in found["jobs"] for step in job["steps"]}
+    lines = _ChangeLines(_look(client, run))
     while (event := changes.get()) is not None:
-        if event["type"] in _SHOWN:
-            click.echo(_change_text(event, found, names))
+        text = lines.text(event)
+        if text is not None:
+            click.echo(text)
 
 
-def _change_text(event: dict[str, Any], run: dict[str, Any], names: dict[tuple[str, str], str]) -> str:
-    job, step = event.get("job"), event.get("step")
-    place = str(job) if job is not None else run["name"]
-    if job is not None and step is not None:
-        name = names.get((job, step), step)
-        place = f"{job}/{step}" + (f" ({name})" if name != step else "")
-    status = "waiting" if event["type"] in ("attempt-waiting", "step-sleeping", "retry-scheduled") else "running"
-    ended = event.get("conclusion")
-    why = (event.get("reason") or {}).get("text", "")
-    is_plain = event["type"] in ("attempt-started", "run-started")
-    text = "started" if is_plain else " ".join(part for part in (ended or "", why) if part)
-    return f"{time_text(event['at'])} {glyph(status, ended)} {clean(place)}: {clean(text or event['type'])}"
+class _ChangeLines:
+    """Events as lines; remembers when things began, so that their ends can say how long they took."""
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        self._run = run
+        self._names = {(job["id"], step["id"]): step["name"] for job in run["jobs"] for step in job["steps"]}
+        self._began: dict[tuple[str | None, str | None], str] = {}
+
+    def text(self, event: dict[str, Any]) -> str | None:
+        """The line of one event; None when it is not shown."""
+        job, step = event.get("job"), event.get("step")
+        if event["type"] in _BEGINNINGS:
+            self._began.setdefault((job, step), event["at"])
+            self._began.setdefault((job, None), event["at"])
+        if event["type"] not in _SHOWN:
+            return None
+        status = "waiting" if event["type"] in _WAITS else "running"
+        sign = glyph(status, event.get("conclusion"))
+        return f"{time_text(event['at'])} {sign} {clean(self._place(job, step))}: {clean(self._what(event, job, step))}"
+
+    def _place(self, job: str | None, step: str | None) -> str:
+        if job is None:
+            return str(self._run["name"])
+        if step is None:
+            return job
+        name = self._names.get((job, step), step)
+        return f"{job}/{step}" + (f" ({name})" if name != step else "")
+
+    def _what(self, event: dict[str, Any], job: str | None, step: str | None) -> str:
+        if event["type"] in ("attempt-started", "run-started"):
+            return "started"
+        why = str((event.get("reason") or {}).get("text") or event["type"])
+        ended = event.get("conclusion")
+        if ended is None:
+            return why
+        took = span_text(self._began.get((job, step)), event["at"])
+        text = f"{ended} in {took}" if took else str(ended)
+        return text if ended == "success" else f"{text}: {why}"
 
 
 def _say_failure(client: Client, run: dict[str, Any]) -> None:

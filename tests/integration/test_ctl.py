@@ -1,0 +1,292 @@
+"""The command line against a real server over memory: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from click.testing import CliRunner, Result
+
+from waterflowd.api.server import ApiServer
+from waterflowd.api.services import PendingRow, RepositoryRow
+from waterflowd.ctl.main import cli
+from waterflowd.testing.api_world import ApiWorld, until
+
+HELLO = """\
+name: hello
+inputs:
+  who: {default: you}
+jobs:
+  greet:
+    runs-on: web
+    steps:
+      - name: "Say \\e]0;pwn\\a hello"
+        run: print hello
+"""
+FAILING = """\
+name: failing
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: break
+        run: |
+          print about to break
+          exit 7
+  b: {runs-on: web, needs: a, steps: [{run: print never}]}
+"""
+HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
+
+
+class Server:
+    """A world that is served from a thread of its own, since the command line blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loop = asyncio.new_event_loop()
+        self.world: ApiWorld | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._up = asyncio.run_coroutine_threadsafe
+        self._thread.start()
+        self.call(self._wait_up())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._stop is not None
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+        self.loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        async with ApiWorld(is_open=False, listen="127.0.0.1:0") as world:
+            world.connect("web-1", "web")
+            world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+            world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
+            server = ApiServer(world.api, "127.0.0.1:0", self.path)
+            await server.start()
+            self.port = server.port
+            self.world = world
+            await self._stop.wait()
+            await server.stop()
+
+    async def _wait_up(self) -> None:
+        await until(lambda: self.world is not None)
+
+    def call(self, coroutine: object) -> object:
+        """Runs something in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)  # type: ignore[arg-type]
+
+    def ctl(self, *arguments: str, **environment: str) -> Result:
+        """One command over the unix socket."""
+        return CliRunner().invoke(cli, ["--server", f"unix:{self.path}", *arguments], env=environment)
+
+    async def release_all(self) -> None:
+        """Lets every held attempt end."""
+        assert self.world is not None
+        for key in await self.world.held():
+            self.world.fleet.release(key)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "s.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    made = {}
+    for name, text in {"hello": HELLO, "failing": FAILING, "holding": HOLDING}.items():
+        path = tmp_path / f"{name}.yml"
+        path.write_text(text)
+        made[name] = str(path)
+    return made
+
+
+def started_id(result: Result) -> str:
+    return result.output.partition(": ")[2].split()[0]
+
+
+def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
+    """0 for success, 1 for failure, and what failed with its last lines and the next command."""
+    good = server.ctl("run", files["hello"])
+    assert good.exit_code == 0, good.output
+    assert "hello: success" in good.output
+    assert "\x1b" not in good.output
+    bad = server.ctl("run", files["failing"])
+    assert bad.exit_code == 1
+    assert "a/break | about to break" in bad.output
+    assert "next: waterflowctl logs" in bad.output
+
+
+def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> None:
+    """`-i k=v` reaches the run; an unknown input is refused with exit code 5, a malformed one with 2."""
+    done = server.ctl("run", "hello", "-i", "who=me")
+    assert done.exit_code == 0
+    shown = json.loads(server.ctl("show", started_id(done), "--json").stdout)
+    assert shown["inputs"] == {"who": "me"}
+    assert server.ctl("run", "hello", "-i", "whoo=me").exit_code == 5
+    assert server.ctl("run", "hello", "-i", "who").exit_code == 2
+    missing = server.ctl("run", "nothing.yml")
+    assert (missing.exit_code, "next: waterflowctl workflows" in missing.output) == (5, True)
+    assert server.ctl("run", "hello", "--dry-run").exit_code == 0
+
+
+def test_a_file_with_errors_is_refused_with_its_places(server: Server, tmp_path: Path) -> None:
+    """Exit code 5, the place and the caret."""
+    path = tmp_path / "bad.yml"
+    path.write_text(HELLO.replace("runs-on", "runs-onn"))
+    result = server.ctl("run", str(path))
+    assert result.exit_code == 5
+    assert "bad.yml:6:5" in result.output
+    assert 'did you mean "runs-on"?' in result.output
+
+
+def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
+    """A detached run goes on; cancelled, its watch ends with 3; a second cancel is refused with 5."""
+    started = server.ctl("run", files["holding"], "--detach")
+    run = started_id(started)
+    assert f"next: waterflowctl watch {run}" in started.output
+    assert server.world is not None
+    server.call(server.world.held())
+    cancelled = server.ctl("cancel", run)
+    assert cancelled.exit_code == 0, cancelled.output
+    assert server.ctl("watch", run).exit_code == 3
+    again = server.ctl("cancel", run, "--force")
+    assert (again.exit_code, "error: " in again.output) == (5, True)
+
+
+def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, str]) -> None:
+    """Prefixed lines for people, one object per line for programs; following a run that has ended ends at once."""
+    run = started_id(server.ctl("run", files["failing"]))
+    assert server.ctl("logs", run).output == "a/break | about to break\n"
+    assert server.ctl("logs", run, "a/break").output == "about to break\n"
+    assert server.ctl("logs", "-f", run, "a").output == "a/break | about to break\n"
+    assert server.ctl("logs", run, "zzz").exit_code == 5
+    rows = [json.loads(line) for line in server.ctl("events", run, "--json").stdout.splitlines()]
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    followed = [json.loads(line) for line in server.ctl("events", "-f", run, "--json").stdout.splitlines()]
+    assert followed == rows
+    text = server.ctl("events", run).output
+    assert "run-created" in text
+    assert "exit code 7" in text
+
+
+def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> None:
+    """What failed and what was skipped, each with its sentence; by the workflow's name too."""
+    server.ctl("run", files["failing"])
+    result = server.ctl("why", "failing")
+    assert result.exit_code == 0
+    assert "a/break: failure: " in result.output
+    assert "b: skipped: " in result.output
+    shown = server.ctl("show", "failing").output
+    assert shown.splitlines()[0].split()[1:3] == ["failing", "#1"]
+    early = server.ctl("show", "failing", "--at", "1").output
+    assert "queued" in early
+    assert server.ctl("show", "failing", "--at", "9999").exit_code == 5
+    server.ctl("run", files["hello"])
+    assert "ended well" in server.ctl("why", "hello").output
+    assert server.ctl("show", "no-such-run").exit_code == 5
+
+
+def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[str, str]) -> None:
+    """A step's name with an escape sequence is shown, not obeyed."""
+    server.ctl("run", files["hello"])
+    shown = server.ctl("show", "hello").output
+    assert "\x1b" not in shown
+    assert "pwn" in shown
+
+
+def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -> None:
+    """Every list is one JSON array."""
+    server.ctl("run", files["hello"])
+    server.ctl("run", files["failing"])
+    for command, key in [
+        ("runs", "id"), ("workflows", "path"), ("agents", "fingerprint"), ("groups", "name"), ("nodes", "name"),
+    ]:  # fmt: skip
+        result = server.ctl(command, "--json")
+        rows = json.loads(result.stdout)
+        assert rows, command
+        assert all(key in row for row in rows)
+        assert server.ctl(command).exit_code == 0
+    assert len(json.loads(server.ctl("runs", "--json", "--limit", "1").stdout)) == 1
+    assert json.loads(server.ctl("runs", "--json", "--status", "failure").stdout)[0]["name"] == "failing"
+    assert server.ctl("runs", "--status", "odd").exit_code == 5
+
+
+def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
+    """One screen with the sentence of what is wrong."""
+    healthy = server.ctl("status")
+    assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
+    assert server.world is not None
+    server.world.repositories.repositories[0] = RepositoryRow(
+        name="ops", url="/r", is_ready=False, text="the remote is away"
+    )
+    degraded = server.ctl("status")
+    assert (degraded.exit_code, "the remote is away" in degraded.output) == (1, True)
+    assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
+
+
+def test_tokens_open_tcp_for_their_role(server: Server) -> None:
+    """The secret is the last line; with it TCP works, without it exit code 5 and the next command."""
+    made = server.ctl("tokens", "create", "--role", "viewer", "--name", "ci")
+    secret = made.stdout.splitlines()[-1]
+    assert secret.startswith("wf_")
+    address = f"http://127.0.0.1:{server.port}"
+    with_token = CliRunner().invoke(cli, ["runs", "--server", address], env={"WATERFLOW_TOKEN": secret})
+    assert with_token.exit_code == 0, with_token.output
+    without = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": ""})
+    assert (without.exit_code, "WATERFLOW_TOKEN" in without.output) == (5, True)
+    denied = CliRunner().invoke(cli, ["--server", address, "tokens"], env={"WATERFLOW_TOKEN": secret})
+    assert denied.exit_code == 5
+    assert secret not in server.ctl("tokens").output
+    assert server.ctl("tokens", "revoke", "ci").exit_code == 0
+    gone = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": secret})
+    assert gone.exit_code == 5
+
+
+def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
+    """The join token is the last line that is printed; approval and revocation name the agent."""
+    assert server.world is not None
+    fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
+    waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
+    server.world.agents.waiting.append(waiting)
+    made = server.ctl("agents", "token", "--group", "web", "--uses", "0")
+    assert made.stdout.splitlines()[-1] == "wfj_1"
+    assert server.world.agents.tokens[-1][2] is None
+    assert f"agents approve {fingerprint}" in server.ctl("agents").output
+    assert server.ctl("agents", "approve", fingerprint, "--group", "db").exit_code == 0
+    assert server.ctl("agents", "revoke", "db-1").exit_code == 0
+    assert server.ctl("agents", "revoke", "db-1").exit_code == 5
+    assert server.ctl("agents", "token").exit_code == 2
+
+
+def test_sync_reaches_every_repository(server: Server) -> None:
+    """Without a name all of them; `--wait` waits."""
+    result = server.ctl("sync", "--wait")
+    assert (result.exit_code, "ops: ready" in result.output) == (0, True)
+    assert server.world is not None
+    assert server.world.repositories.synced == [("ops", True)]
+    assert server.ctl("sync", "zzz").exit_code == 5
+
+
+def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[str, str]) -> None:
+    """The stream gives history first and then what comes."""
+    run = started_id(server.ctl("run", files["holding"], "--detach"))
+    asyncio.run_coroutine_threadsafe(server.release_all(), server.loop)
+    result = server.ctl("watch", run, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["conclusion"] == "success"

@@ -1,0 +1,138 @@
+"""What the command line does without a daemon: help, usage, settings, validation, and how it says that nobody is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from waterflowd.ctl import settings
+from waterflowd.ctl.failures import Failure
+from waterflowd.ctl.main import COMMANDS, cli
+
+VALID = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WATERFLOW_SERVER", raising=False)
+    monkeypatch.delenv("WATERFLOW_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def ctl(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """The modules that make a start slow are not loaded for `--help`."""
+    code = (
+        "import sys; from waterflowd.ctl import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'httpx', 'rich', 'pydantic', 'fastapi', 'starlette', 'yaml', 'msgspec', 'dulwich', 'zmq', 'lmdb'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    """Each one imports, and says what it does."""
+    result = ctl(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
+    """Exit code 2 and the probable name."""
+    result = ctl("stauts")
+    assert (result.exit_code, 'did you mean "status"?' in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "server", ["unix:/nonexistent/s.sock", "/nonexistent/s.sock", "http://127.0.0.1:1", "127.0.0.1:1"]
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(server: str, place: int) -> None:
+    """`--server` may stand before or after the command."""
+    words = ["runs", "--limit", "5"]
+    result = ctl(*words[:place], "--server", server, *words[place:]) if place == 0 else ctl(*words, "--server", server)
+    assert result.exit_code == 4
+    assert "no daemon answers at" in result.output
+    assert "next: " in result.output
+
+
+def test_a_server_that_is_none_is_a_usage_error() -> None:
+    """Nothing is guessed."""
+    assert ctl("--server", "nonsense", "runs").exit_code == 2
+    assert ctl("--server", "ftp://x", "runs").exit_code == 2
+
+
+def test_the_context_of_the_configuration_is_used_after_command_line_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Command line, then context; the token from a file, then the environment's over it."""
+    assert settings.load(None) == settings.Settings("unix:/run/waterflow/waterflowd.sock", None)
+    secret = tmp_path / "token"
+    secret.write_text("wf_file\n")
+    path = settings.configuration_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(f'context = "a"\n[contexts.a]\nserver = "https://a.example/"\ntoken-file = "{secret}"\n')
+    assert settings.load(None) == settings.Settings("https://a.example", "wf_file")
+    monkeypatch.setenv("WATERFLOW_TOKEN", "wf_env")
+    assert settings.load(None).token == "wf_env"
+    assert settings.load("unix:/x").socket == "/x"
+    assert settings.load("unix:///x/y").socket == "/x/y"
+    for broken in ('context = "b"\n', "context = [", 'context = "a"\n[contexts.a]\ntoken-file = "/nonexistent"\n'):
+        path.write_text(broken)
+        monkeypatch.delenv("WATERFLOW_TOKEN", raising=False)
+        with pytest.raises(Failure) as caught:
+            settings.load(None)
+        assert caught.value.exit_code == 2
+
+
+def test_validate_ends_0_for_valid_files_and_1_with_every_error(tmp_path: Path) -> None:
+    """Files and directories; with `--json` the `errors[]` of a 422."""
+    (tmp_path / "good.yml").write_text(VALID)
+    assert ctl("validate", str(tmp_path)).exit_code == 0
+    bad = tmp_path / "sub" / "bad.yaml"
+    bad.parent.mkdir()
+    bad.write_text(VALID.replace("runs-on", "runs-onn").replace("run:", "runn:"))
+    result = ctl("validate", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{bad}:3:5: " in result.output
+    assert "^" in result.output
+    assert f"{tmp_path / 'good.yml'}: valid" in result.output
+    rows = json.loads(ctl("validate", "--json", str(bad)).stdout)
+    assert {"code", "path", "line", "column", "message", "snippet", "suggestion"} <= set(rows[0])
+    assert {row["line"] for row in rows} >= {3, 5}
+    assert json.loads(ctl("validate", "--json", str(tmp_path / "good.yml")).stdout) == []
+
+
+def test_validate_says_what_it_cannot_read(tmp_path: Path) -> None:
+    """A missing file and an empty directory are usage errors."""
+    assert ctl("validate", str(tmp_path / "none.yml")).exit_code == 2
+    assert ctl("validate", str(tmp_path)).exit_code == 2
+    assert ctl("validate").exit_code == 2
+
+
+def test_a_hostile_file_name_is_shown_escaped(tmp_path: Path) -> None:
+    """An escape sequence in a name does nothing to the terminal."""
+    path = tmp_path / "a\x1b]0;pwn\x07.yml"
+    path.write_text(VALID)
+    result = ctl("validate", str(path))
+    assert "\x1b" not in result.output
+    assert "\\x1b]0;pwn\\x07" in result.output
+
+
+def test_version_is_printed() -> None:
+    """Both spellings."""
+    assert ctl("version").output.startswith("waterflowctl ")
+    assert ctl("--version").output.startswith("waterflowctl ")

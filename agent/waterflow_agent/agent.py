@@ -129,6 +129,7 @@ class Agent:
     def _status(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk) -> status.Status:
         return status.Status(
             pid=os.getpid(),
+            process_started=status.process_started(os.getpid()),
             at=time.time_ns() // 1_000_000,
             name=server.name,
             fingerprint=pair.fingerprint,

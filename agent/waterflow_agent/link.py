@@ -123,7 +123,7 @@ class Link:
         self._keys = keys
         self._desk = desk
         self._new_token = new_token
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.asyncio.Context | None = None
         self._connection: _Connection | None = None
         self._random = random.Random()
 
@@ -135,6 +135,7 @@ class Link:
     async def run(self) -> None:
         """Connects for ever; returns when the daemon said that trying again is useless."""
         failures = 0
+        context = self._context = zmq.asyncio.Context()
         try:
             while True:
                 connection = self._connection = _Connection(self)
@@ -146,7 +147,7 @@ class Link:
                 await asyncio.sleep(self._delay_s(ended, failures))
         finally:
             self._connection = None
-            self._context.destroy(linger=LINGER_MS)
+            context.destroy(linger=LINGER_MS)
 
     def send(self, message: messages.AgentMessage) -> None:
         """Queues a message of the open session for the end of this turn; without a session it is owed, not queued."""
@@ -179,6 +180,7 @@ class Link:
 
     def open_socket(self) -> zmq.asyncio.Socket:
         """A DEALER with this agent's keys, not connected yet."""
+        assert self._context is not None, "a connection is made by `run` alone"
         sock = self._context.socket(zmq.DEALER)
         secure(sock, server_key=self._server_key, keys=self._keys)
         return sock

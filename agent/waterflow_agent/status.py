@@ -28,6 +28,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The running agent at `at` (ms)."""
 
     pid: int
+    #: Of the process, in ticks since boot: a number may be used again, but not in the same tick.
+    process_started: int
     at: int
     name: str
     fingerprint: str
@@ -58,11 +60,13 @@ def read(data_dir: Path) -> Status | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise Retryable("WF344", f"cannot read {path}: {error}") from error
-    return status if _is_agent(status.pid) else None
+    return status if process_started(status.pid) == status.process_started else None
 
 
-def _is_agent(pid: int) -> bool:
+def process_started(pid: int) -> int:
+    """When the process began, in ticks since boot; -1 when there is none."""
     try:
-        return b"waterflow" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+        # Field 22, counted behind the name, which may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return -1

@@ -56,6 +56,9 @@ class ScriptedDaemon:
         self.is_taking_output = True
         self.silence_ms = 6_000
         self.forget: list[TaskKey] = []
+        #: Code, text and time for a `Reject` in place of a welcome.
+        self.rejection: tuple[str, str, int] | None = None
+        self._is_mute = False
         # What was heard.
         self.refused_handshakes = 0
         self.hellos: list[messages.Hello] = []
@@ -92,6 +95,10 @@ class ScriptedDaemon:
         """Asks for the end of an attempt."""
         self._open_session().queue(messages.Cancel(key, force, reason))
         self._flush()
+
+    def mute(self) -> None:
+        """Says nothing more to this session, as if the way back were cut; the next hello ends it."""
+        self._is_mute = True
 
     def reset(self) -> None:
         """Forgets the session, as a daemon does that was restarted."""
@@ -190,7 +197,12 @@ class ScriptedDaemon:
     def _note(self, frame: codec.Frame) -> None:
         self.frames.append([type(message).__name__ for message in (*frame.numbered, *frame.loose)])
         for message in frame.loose:
-            if isinstance(message, messages.Hello):
+            if isinstance(message, messages.Hello) and self.rejection is not None:
+                self.hellos.append(message)
+                reject = codec.encode_message(messages.Reject(message.session, *self.rejection))
+                self._send(codec.encode_frame(message.session, 0, 1, [], [reject]))
+            elif isinstance(message, messages.Hello):
+                self._is_mute = False
                 self.hellos.append(message)
                 self._session = Session(message.session, Side.AGENT, _now_ms())
                 welcome = messages.Welcome(message.session, 1, 1, "scripted", ["tests"], self.silence_ms, self.forget)
@@ -222,6 +234,8 @@ class ScriptedDaemon:
                 self._send(frame)
 
     def _send(self, frame: bytes) -> None:
+        if self._is_mute:
+            return
         with contextlib.suppress(zmq.Again):
             self._socket.send_multipart([self._routing_id, frame], flags=zmq.NOBLOCK)
 

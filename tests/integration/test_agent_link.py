@@ -1,0 +1,303 @@
+"""The agent's link and its enrolment: refused keys, silence, pauses, tokens and approval, as a process and in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+from waterflow_agent import enrol, keys, link, status
+from waterflow_agent.agent import Agent
+from waterflow_agent.config import Config
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.join_token import JoinToken
+from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled
+from waterflow_agent.wire import codec, messages
+
+DEADLINE_S = 30
+
+
+@pytest.fixture
+async def daemon() -> AsyncIterator[ScriptedDaemon]:
+    async with ScriptedDaemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def data_dir(tmp_path: Path) -> AsyncIterator[Path]:
+    """Of an agent that may have started a runner."""
+    path = tmp_path / "agent"
+    path.mkdir()
+    yield path
+    await end_runner(path)
+
+
+@contextlib.asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(agent.run())
+    try:
+        yield task
+    finally:
+        agent.stop()
+        await task
+
+
+async def eventually(is_true: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        # What is waited for happens in other processes, so there is no event to wait on.
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_refused_key_is_said_and_tried_again(
+    daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that the server does not know is told in plain words; the agent comes back when it is approved."""
+    monkeypatch.setattr(link, "REFUSED_S_MIN", 0.05)
+    monkeypatch.setattr(link, "REFUSED_S_MAX", 0.1)
+    enrolled(data_dir, daemon)
+    daemon.is_approving = False
+
+    async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
+        await daemon.until(lambda: daemon.refused_handshakes >= 3)
+        await eventually(lambda: (shown := status.read(data_dir)) and "refused this key" in shown.link)
+        daemon.is_approving = True
+        await daemon.session_opened()
+        await eventually(lambda: (shown := status.read(data_dir)) and shown.is_connected)
+
+
+async def test_back_off_of_a_refused_key_is_long() -> None:
+    """Only a person can change it: seconds, growing to half a minute, with jitter."""
+    keys_pair = keys.KeyPair(public="x" * 40, secret="y" * 40)
+    one = link.Link(endpoint="", server_key="", keys=keys_pair, desk=None, new_token=str)  # type: ignore[arg-type]
+    refused = link.Ended(link.Ending.REFUSED, "no")
+
+    delays = [[one._delay_s(refused, failures) for _ in range(50)] for failures in (1, 3, 20)]
+
+    assert all(1 <= delay <= 30 for many in delays for delay in many)
+    assert max(delays[0]) <= 2
+    assert max(delays[2]) > 15
+    assert len(set(delays[2])) > 1
+
+
+async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """When nothing comes for the agreed time the agent makes a new connection."""
+    daemon.silence_ms = 300
+    enrolled(data_dir, daemon)
+
+    async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
+        await daemon.session_opened()
+        daemon.mute()
+        await daemon.until(lambda: len(daemon.hellos) >= 2)
+
+
+async def test_agent_that_was_stopped_starts_nothing_old(
+    daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path
+) -> None:
+    """An offer that waited while the agent stood still is not started when it goes on."""
+    daemon.silence_ms = 500
+    enrolled(data_dir, daemon)
+    marker = tmp_path / "ran"
+    command = [sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(data_dir), "--name", "a"]
+    process = await asyncio.create_subprocess_exec(*command, cwd="/")
+    try:
+        await daemon.session_opened()
+        await daemon.run(daemon.task(0, node="log", params={"message": "the session is open there too"}))
+        os.kill(process.pid, signal.SIGSTOP)
+        daemon.offer(daemon.task(1, run=f"echo ran > {marker}"))
+        # The session's own time has to pass while the agent stands still.
+        await asyncio.sleep(0.6)
+        os.kill(process.pid, signal.SIGCONT)
+        await daemon.session_opened(2)
+        await daemon.run(daemon.task(2, node="log", params={"message": "new session"}))
+    finally:
+        process.terminate()
+        await process.wait()
+
+    assert not marker.exists()
+    assert daemon.task(1).key not in [held.key for held in daemon.hellos[1].held]
+
+
+async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """A daemon that says "never" is believed; the agent goes on with its steps and says why."""
+    enrolled(data_dir, daemon)
+    daemon.rejection = ("WF215", "another agent uses this key", 0)
+
+    async with running(Agent(Config(name="a", data_dir=str(data_dir)))) as task:
+        await eventually(lambda: (shown := status.read(data_dir)) and "another agent uses this key" in shown.link)
+        assert len(daemon.hellos) == 1
+        assert not task.done()
+
+
+async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """Two processes never share a journal."""
+    enrolled(data_dir, daemon)
+
+    async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
+        await daemon.session_opened()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(data_dir)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"another agent uses" in said
+
+
+class Enrolment:
+    """An enrolment port that answers as it is told."""
+
+    def __init__(self, answers: list[messages.EnrollAnswer]) -> None:
+        public, secret = zmq.curve_keypair()
+        self.server_key = public.decode()
+        self.answers = answers
+        self.requests: list[messages.EnrollRequest] = []
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.curve_server = True
+        self._socket.curve_publickey = public
+        self._socket.curve_secretkey = secret
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.endpoint = f"tcp://127.0.0.1:{port}"
+
+    async def __aenter__(self) -> Enrolment:
+        self._task = asyncio.create_task(self._answer())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    def token(self, work: str = "tcp://127.0.0.1:1") -> JoinToken:
+        return JoinToken(
+            enroll_endpoint=self.endpoint, work_endpoint=work, server_key=self.server_key, token_id="t", secret="s"
+        )
+
+    async def _answer(self) -> None:
+        while True:
+            routing_id, part = await self._socket.recv_multipart()
+            self.requests.append(codec.decode_enroll_request(part))
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            await self._socket.send_multipart([routing_id, bytes(codec.encode_message(answer))])
+
+
+def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 1) -> messages.EnrollAnswer:
+    return messages.EnrollAnswer(state, text, "SHA256:x", "given", ["web"], work_endpoint, after_ms)
+
+
+async def test_token_makes_an_agent(data_dir: Path) -> None:
+    """The token's credential travels, the answer is kept, and the token is not needed again."""
+    async with Enrolment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
+        door = enrol.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+        pair = keys.load_or_create(data_dir)
+        server = await enrol.enrol(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
+
+    assert (port.requests[0].token, port.requests[0].name, port.requests[0].groups) == ("t.s", "wish", ["web"])
+    assert (server.name, server.groups, server.work_endpoint) == ("given", ["web"], "tcp://127.0.0.1:7233")
+    assert enrol.load(data_dir) == server
+    assert (data_dir / "server.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_agent_enrols_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
+    """With a token file in its configuration it goes all the way to an open session."""
+    async with Enrolment([answer("approved")]) as port:
+        # The scripted daemon has a key of its own, as one daemon has one for both ports.
+        token = JoinToken(
+            enroll_endpoint=port.endpoint,
+            work_endpoint=daemon.endpoint,
+            server_key=port.server_key,
+            token_id="t",
+            secret="s",
+        )
+        path = tmp_path / "token"
+        path.write_text(token.encode() + "\n")
+        config = Config(name="a", data_dir=str(data_dir), join_token_file=str(path))
+        async with running(Agent(config)):
+            await eventually(lambda: enrol.load(data_dir) is not None)
+
+    assert len(port.requests) == 1
+
+
+async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
+    """Without a token the agent shows what the person has to type, and asks until it is approved."""
+    said: list[str] = []
+    async with Enrolment([answer("pending"), answer("pending"), answer("approved")]) as port:
+        config = Config(
+            groups=["web"],
+            server="tcp://127.0.0.1:9",
+            enroll_server=port.endpoint,
+            server_key=port.server_key,
+            data_dir=str(data_dir),
+        )
+        pair = keys.load_or_create(data_dir)
+        server = await enrol.enrol(config, enrol.find_door(config, {}), pair, said.append)
+
+    assert f"waterflowctl agents approve {pair.fingerprint} --group web" in said[0]
+    assert [request.token for request in port.requests] == ["", "", ""]
+    assert server.work_endpoint == "tcp://127.0.0.1:9"
+
+
+async def test_refused_enrolment_ends(data_dir: Path) -> None:
+    """With what the server said."""
+    async with Enrolment([answer("refused", "the token is used up")]) as port:
+        door = enrol.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+
+        with pytest.raises(Rejected, match="the token is used up"):
+            await enrol.enrol(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
+
+
+async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key in the token is the only one that is spoken to."""
+    monkeypatch.setattr(enrol, "ANSWER_S_MAX", 0.3)
+    other, _ = zmq.curve_keypair()
+    async with Enrolment([answer("approved")]) as port:
+        door = enrol.Door(endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint="")
+        request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
+
+        with pytest.raises(Retryable, match="another key"):
+            await enrol.ask(door, keys.load_or_create(data_dir), request)
+
+    assert port.requests == []
+
+
+async def test_command_line_enrols_and_shows(tmp_path: Path, data_dir: Path) -> None:
+    """`enroll --token-file`, `status` and `version`, with their exit codes; the token is in no argument and no output."""
+    async with Enrolment([answer("approved")]) as port:
+        token = tmp_path / "token"
+        token.write_text(port.token().encode())
+
+        none = await command("status", "--data-dir", str(data_dir))
+        way = await command("run", "--data-dir", str(data_dir))
+        done = await command("enroll", "--data-dir", str(data_dir), "--token-file", str(token))
+        again = await command("enroll", "--data-dir", str(data_dir), "--token-file", str(token))
+        shown = await command("version")
+
+    assert (none[0], "no agent runs" in none[1]) == (4, True)
+    assert (way[0], "not enrolled" in way[1]) == (5, True)
+    assert (done[0], "enrolled as given in web" in done[1]) == (0, True)
+    assert (again[0], "already enrolled" in again[1]) == (0, True)
+    assert shown == (0, "waterflow-agent 0.1.0\n")
+    assert "wfj1." not in done[1]
+    assert len(port.requests) == 1
+
+
+async def command(*arguments: str) -> tuple[int, str]:
+    """Runs `waterflow-agent` and gives its exit code and all that it said."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WATERFLOW")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "waterflow_agent", *arguments),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()

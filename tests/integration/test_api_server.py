@@ -422,3 +422,20 @@ async def test_output_that_was_announced_and_never_comes_does_not_hold_a_stream_
         async with asyncio.timeout(10), client.stream("GET", started["url"] + "/logs?follow=true") as response:
             rows = [row for _, row in await collect_all(response)]
         assert [(row["text"], row["cut"]) for row in rows] == [("first", False), ("half", True)]
+
+
+async def test_a_reader_who_comes_right_after_the_result_gets_the_output_that_it_announced(served: Served) -> None:
+    """Output may be behind its result; whoever reads then waits for it instead of missing it."""
+    async with served.unix() as client:
+        started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
+        key = (await served.world.held())[0]
+        size = served.world.outputs.size
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(served.world.outputs, "size", lambda name: size(name) + 5)
+            served.world.fleet.release(key)
+            await served.world.completed(started["id"])
+        reading = asyncio.create_task(client.get(started["url"] + "/logs"))
+        await until(lambda: served.world.api.streams.count == 1)
+        await served.world.fleet.print(key, b"late\n")
+        rows = [json.loads(line) for line in (await reading).text.splitlines()]
+        assert [row["text"] for row in rows] == ["first", "late"]

@@ -112,6 +112,11 @@ class RunOutput:
         """True when every byte that finished attempts have announced is given out, and no other is waited for."""
         return all(attempt.is_left for attempt in self._open)
 
+    @property
+    def is_owed(self) -> bool:
+        """True while a finished attempt has announced output that is not there yet."""
+        return any(attempt.is_finished and not attempt.is_left for attempt in self._open)
+
     def read_some(self, *, is_last: bool) -> Iterator[dict[str, Any]]:
         """Gives new lines, a bounded number; nothing when there is nothing new. Must be consumed to its end.
 

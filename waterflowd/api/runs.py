@@ -228,7 +228,7 @@ async def run_logs(
     output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=begin)
     opened = streams.admit(request)
     if not follow:
-        return streams.Stream(opened, streams.read_output(output), streams.NDJSON)
+        return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON)
     is_ndjson = streams.wants_ndjson(request)
     frame = streams.ndjson_frame if is_ndjson else streams.sse_frame
     content = streams.follow_output(services, opened, principal, run, output, frame)

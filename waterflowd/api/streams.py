@@ -34,6 +34,8 @@ from waterflowd.model.records import Record
 HEARTBEAT_S = 15.0
 #: Output that was announced and does not come: the agent is gone for good.
 _STRAGGLERS_S = 10.0
+#: The same for a reader who does not follow.
+_ANNOUNCED_S = 2.0
 #: Each costs a task or two; a fleet of dashboards stays far below.
 STREAMS_MAX = 256
 #: A few milliseconds of rendering.
@@ -228,14 +230,27 @@ async def read_events(services: Services, run: RunId, after: int) -> AsyncGenera
         await asyncio.sleep(0)
 
 
-async def read_output(output: RunOutput) -> AsyncGenerator[bytes, None]:
-    """The output that is there now, as lines of JSON."""
+async def read_output(services: Services, run: RunId, output: RunOutput) -> AsyncGenerator[bytes, None]:
+    """The output that is there now, as lines of JSON.
+
+    Output may come after the result of its attempt; what a result has announced is waited for, for a moment.
+    """
+    loop = asyncio.get_running_loop()
+    patience_end = loop.time() + _ANNOUNCED_S
     output.learn()
     while not output.is_drained:
-        lines = [ndjson_frame("", row) for row in output.read_some(is_last=True)]
-        if lines:
-            yield b"".join(lines)
-        await asyncio.sleep(0)
+        grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
+        try:
+            # The waiter is registered before anything is read: what comes in between wakes it.
+            await asyncio.sleep(0)
+            left_s = patience_end - loop.time()
+            lines = [ndjson_frame("", row) for row in output.read_some(is_last=left_s <= 0 or not output.is_owed)]
+            if lines:
+                yield b"".join(lines)
+            elif output.is_owed and left_s > 0:
+                await asyncio.wait([grown], timeout=left_s)
+        finally:
+            await _end(grown)
 
 
 async def follow_output(

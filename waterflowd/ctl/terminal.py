@@ -86,8 +86,9 @@ def glyph(status: str, conclusion: str | None) -> str:
     """One sign for how something stands."""
     word = conclusion or status
     sign, color = GLYPHS.get(word, ("?", "white"))
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
-    if encoding not in ("utf8", "utf16", "utf32"):
+    # While a tree is redrawn, rich stands in for standard output and tells no encoding.
+    encoding = getattr(sys.stdout, "encoding", None) or getattr(sys.__stdout__, "encoding", None) or "ascii"
+    if encoding.lower().replace("-", "") not in ("utf8", "utf16", "utf32"):
         sign = _ASCII_GLYPHS.get(word, "?")
     return style(sign, color)
 

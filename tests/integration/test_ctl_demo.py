@@ -1,0 +1,90 @@
+"""The demo: it works without a terminal, ends with its run's result, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dulwich.repo import Repo
+
+from waterflowd.ctl import demo_repository
+from waterflowd.ctl.demo_processes import free_port
+from waterflowd.dsl import compile_workflow
+
+pytestmark = pytest.mark.slow
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "waterflowd.ctl.main", "demo"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def processes_in(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(folder) in line:
+                found.append(line.decode(errors="replace"))
+    return found
+
+
+def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: Path) -> None:
+    """A push starts the run, it is watched to its end, what to try next is printed; no process and no file is left."""
+    with start(tmp_path) as process:
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, output
+    assert "deploy: success" in output
+    assert "frontend runs on schema 7" in output
+    assert "kill -9" in output
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signal.Signals) -> None:
+    """In the middle of the first run, with steps at work."""
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "(Back up): started" in line:
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == 130, rest
+    assert "ending the demo" in rest
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == []
+
+
+def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the program Python commits and pushes; the remote then holds the workflow on its branch."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bare, work = demo_repository.create(tmp_path)
+    assert "no git here" in demo_repository.push_first(bare, work)
+    with Repo(str(bare)) as repository:
+        assert repository.refs[b"refs/heads/main"] == repository.head()
+    compiled = compile_workflow(demo_repository.WORKFLOW_PATH, (work / demo_repository.WORKFLOW_PATH).read_bytes())
+    assert compiled.plan is not None, compiled.diagnostics
+
+
+def test_a_taken_port_is_gone_around() -> None:
+    """When somebody listens on the wanted port another one is found."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = taken.getsockname()[1]
+        assert free_port(wanted) != wanted

@@ -1,0 +1,24 @@
+"""What holds for every test: nothing of the developer's own settings reaches in, and examples are not timed."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it.
+hypothesis.settings.register_profile("waterflow", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("waterflow")
+
+#: Settings of Waterflow and of Git that a developer may have exported.
+_PREFIXES = ("WATERFLOW_", "WATERFLOWD_", "GIT_")
+#: What tests are steered by.
+_STEERING = frozenset({"WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SEED"})
+
+
+@pytest.fixture(autouse=True)
+def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if (name.startswith(_PREFIXES) or name == "SERVER_GROUP") and name not in _STEERING:
+            monkeypatch.delenv(name)

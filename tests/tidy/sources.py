@@ -1,0 +1,140 @@
+"""The repository as the tidy tests see it: its files, its modules, and what a module imports."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Where each distribution's package hangs.
+PACKAGE_ROOTS = {"waterflowd": ROOT, "waterflow_agent": ROOT / "agent"}
+#: Made by tools, never part of the repository. `.git` may be missing: a source archive has none.
+_MADE = frozenset(
+    {
+        ".git",
+        "__pycache__",
+        "build",
+        "dist",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        "node_modules",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One Python file."""
+
+    #: Dotted, as imported; a package's `__init__` has the package's name.
+    module: str
+    #: From the root of the repository.
+    path: str
+    text: str
+    is_package: bool = False
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        """The file parsed."""
+        return ast.parse(self.text, self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One name that a module imports. `from a import b` is `a.b`, for `b` may be a module."""
+
+    name: str
+    line: int
+
+    def is_in(self, *packages: str) -> bool:
+        """Whether it is one of the packages, or inside of one."""
+        return is_in(self.name, *packages)
+
+    @property
+    def top(self) -> str:
+        """The first part of the name."""
+        return self.name.partition(".")[0]
+
+
+def is_in(name: str, *packages: str) -> bool:
+    """Whether a dotted name is one of the packages, or inside of one."""
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@functools.cache
+def files() -> tuple[Path, ...]:
+    """Every file that a person wrote."""
+    return tuple(sorted(_walk(ROOT)))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        name = entry.name
+        if name in _MADE or name.startswith(".venv") or name.endswith((".egg-info", ".pyc")) or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        elif entry.is_file() and name != ".coverage":
+            yield entry
+
+
+@functools.cache
+def modules(package: str) -> tuple[Source, ...]:
+    """The modules of one of the two packages."""
+    return tuple(
+        _source(file, PACKAGE_ROOTS[package]) for file in sorted((PACKAGE_ROOTS[package] / package).rglob("*.py"))
+    )
+
+
+@functools.cache
+def shipped() -> tuple[Source, ...]:
+    """The modules of both packages."""
+    return modules("waterflowd") + modules("waterflow_agent")
+
+
+@functools.cache
+def python_files() -> tuple[Source, ...]:
+    """Every Python file of the repository."""
+    others = [file for file in files() if file.suffix == ".py" and not _is_shipped(file)]
+    return shipped() + tuple(_source(file, ROOT) for file in others)
+
+
+def _is_shipped(file: Path) -> bool:
+    return any((root / package) in file.parents for package, root in PACKAGE_ROOTS.items())
+
+
+def _source(file: Path, root: Path) -> Source:
+    parts = list(file.relative_to(root).with_suffix("").parts)
+    is_package = parts[-1] == "__init__"
+    return Source(
+        module=".".join(parts[:-1] if is_package else parts),
+        path=str(file.relative_to(ROOT)),
+        text=file.read_text("utf-8"),
+        is_package=is_package,
+    )
+
+
+def imports(source: Source) -> list[Import]:
+    """All imports, wherever they stand: inside of functions and for type checkers too."""
+    found: list[Import] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            found += [Import(name=alias.name, line=node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(source, node)
+            found += [Import(name=f"{origin}.{alias.name}", line=node.lineno) for alias in node.names]
+    return found
+
+
+def _origin(source: Source, node: ast.ImportFrom) -> str:
+    """The absolute name of what a `from ... import` takes from."""
+    if not node.level:
+        return node.module or ""
+    parts = source.module.split(".")
+    parts = parts[: len(parts) - node.level + source.is_package]
+    return ".".join([*parts, *([node.module] if node.module else [])])

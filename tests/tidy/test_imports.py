@@ -1,0 +1,315 @@
+"""Who may know whom. The tables below are the architecture; each rule is shown to bite.
+
+Pure packages list what they may import besides the pure part of the standard library; shells list what they never import.
+A rule that has to change is changed here first, in a commit that says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.tidy import sources
+from tests.tidy.sources import Import, Source
+
+#: What records are made of, in every package that has some.
+RECORDS = "msgspec"
+#: Package: what it may import besides itself, `ERRORS` and `PURE_LIBRARY`.
+PURE: dict[str, frozenset[str]] = {
+    "waterflowd.model": frozenset({RECORDS}),
+    "waterflowd.expr": frozenset({"waterflowd.model"}),
+    "waterflowd.dsl": frozenset(
+        {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}
+    ),
+    "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", RECORDS}),
+    "waterflowd.fleet": frozenset({"waterflowd.model", RECORDS}),
+    "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
+    "waterflow_agent.wire": frozenset({RECORDS}),
+    "waterflow_agent.ledger": frozenset({"waterflow_agent.wire", RECORDS}),
+    "waterflow_agent.nodes.schema": frozenset({RECORDS}),
+}
+#: Modules of pure packages that may import more, or are no part of the pure package.
+MAY_BESIDES = {"waterflowd.dsl.reader": frozenset({"yaml"})}
+NOT_PURE = ("waterflowd.reconcile.loop",)
+#: The vocabulary of errors: leaves that import nothing themselves.
+ERRORS = {"waterflowd": "waterflowd.errors", "waterflow_agent": "waterflow_agent.errors"}
+#: The modules of the standard library without sockets, files, clocks, threads, randomness, processes and logging.
+PURE_LIBRARY = (
+    *("__future__", "abc", "array", "base64", "binascii", "bisect", "collections", "contextlib", "copy", "dataclasses"),
+    *("datetime", "decimal", "difflib", "enum", "fractions", "functools", "graphlib", "hashlib", "heapq", "hmac"),
+    *("ipaddress", "itertools", "json", "keyword", "math", "numbers", "operator", "re", "shlex", "string", "struct"),
+    *(
+        "textwrap",
+        "types",
+        "typing",
+        "unicodedata",
+        "zlib",
+        "pathlib.PurePath",
+        "pathlib.PurePosixPath",
+        "urllib.parse",
+    ),
+)
+#: Functions that reach outside without an import.
+IMPURE_BUILTINS = frozenset({"open", "input", "print", "exec", "eval", "compile", "breakpoint", "__import__"})
+#: Methods of `datetime` and `date` that read the clock, or the machine's zone when they have too few arguments.
+CLOCK_READS = frozenset({"now", "utcnow", "today"})
+ZONE_READS = {"fromtimestamp": 2, "astimezone": 1}
+
+#: Shell: what it never imports.
+NEVER: dict[str, tuple[str, ...]] = {
+    "waterflowd.host": ("lmdb", "zmq", "waterflowd.api"),
+    "waterflowd.store": ("zmq", "waterflowd.api", "waterflowd.host"),
+    "waterflowd.dispatch": ("lmdb", "waterflowd.api"),
+    "waterflowd.gitsource": ("lmdb", "zmq"),
+    "waterflowd.api": ("lmdb", "zmq"),
+    "waterflow_agent": ("waterflowd",),
+}
+#: What the command line may import of the daemon: the API's types, the language, and what has no parts.
+CTL_MAY = ("waterflowd.ctl", "waterflowd.api.shapes", "waterflowd.dsl", "waterflowd.errors", "waterflowd.__version__")
+#: The runner outlives every upgrade of the agent, so it stands alone; the package's name and version come with it.
+RUNNER_MAY = ("waterflow_agent.runner", "waterflow_agent.errors", "waterflow_agent.__version__")
+#: The concrete classes behind the ports, and who may name them.
+ADAPTERS = ("waterflowd.store", "waterflowd.dispatch", "waterflowd.gitsource", "waterflowd.api", "waterflowd.compiler")
+#: What the API shows: records and protocols that others implement.
+API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.shapes")
+#: The composition root; `testing` composes the worlds that tests run in.
+COMPOSITION = ("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing")
+
+
+def pure_findings(source: Source) -> Iterator[str]:
+    """What a module of a pure package does that it may not."""
+    package = next((name for name in PURE if sources.is_in(source.module, name)), None)
+    if package is None or sources.is_in(source.module, *NOT_PURE):
+        return
+    may = {package, ERRORS[package.partition(".")[0]], *PURE[package], *MAY_BESIDES.get(source.module, ())}
+    for found in sources.imports(source):
+        if found.is_in(*NOT_PURE) or not found.is_in(*may, *PURE_LIBRARY):
+            yield _text(source, found.line, f"a module of {package}, which is pure, imports {found.name}")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_BUILTINS:
+            yield _text(source, node.lineno, f"a module of {package}, which is pure, calls {node.func.id}()")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _reads_the_clock(node, node.func):
+            yield _text(
+                source, node.lineno, f"a module of {package}, which is pure, reads the clock: .{node.func.attr}()"
+            )
+
+
+def _reads_the_clock(call: ast.Call, method: ast.Attribute) -> bool:
+    owner = method.value
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    if method.attr in CLOCK_READS:
+        return name in ("datetime", "date")
+    return len(call.args) + len(call.keywords) < ZONE_READS.get(method.attr, 0)
+
+
+def shell_findings(source: Source) -> Iterator[str]:
+    """What a module of a shell imports that it never may."""
+    for package, never in NEVER.items():
+        if not sources.is_in(source.module, package):
+            continue
+        for found in sources.imports(source):
+            if found.is_in(*never):
+                yield _text(source, found.line, f"a module of {package} imports {found.name}")
+
+
+def ctl_findings(source: Source) -> Iterator[str]:
+    """What a module of the command line knows of the daemon beyond the API's types and the language."""
+    if sources.is_in(source.module, "waterflowd.ctl"):
+        for found in sources.imports(source):
+            if found.top in ("waterflowd", "waterflow_agent", "lmdb", "zmq") and not found.is_in(*CTL_MAY):
+                yield _text(source, found.line, f"the command line imports {found.name}")
+
+
+def runner_findings(source: Source) -> Iterator[str]:
+    """What the runner imports besides the standard library."""
+    if sources.is_in(source.module, "waterflow_agent.runner"):
+        for found in sources.imports(source):
+            is_library = found.top in sys.stdlib_module_names
+            if not is_library and found.name != "waterflow_agent" and not found.is_in(*RUNNER_MAY):
+                yield _text(source, found.line, f"the runner imports {found.name}")
+
+
+def adapter_findings(source: Source) -> Iterator[str]:
+    """Which adapters a module names that is neither the composition root nor part of that adapter."""
+    if not sources.is_in(source.module, "waterflowd") or sources.is_in(source.module, *COMPOSITION):
+        return
+    for found in sources.imports(source):
+        adapter = next((name for name in ADAPTERS if found.is_in(name)), None)
+        is_contract = found.is_in(*API_CONTRACTS)
+        if adapter and not is_contract and not sources.is_in(source.module, adapter):
+            yield _text(source, found.line, f"{source.module} names the adapter {found.name}")
+
+
+def errors_findings(source: Source) -> Iterator[str]:
+    """What the vocabulary of errors imports: it is everybody's, so it may bring nothing along."""
+    if source.module in ERRORS.values():
+        for found in sources.imports(source):
+            if found.top not in PURE_LIBRARY:
+                yield _text(source, found.line, f"{source.module} imports {found.name}")
+
+
+def relative_findings(source: Source) -> Iterator[str]:
+    """Relative imports and stars: neither is seen by a search for the module's name."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or any(alias.name == "*" for alias in node.names)):
+            yield _text(source, node.lineno, "a relative or a star import")
+
+
+def _text(source: Source, line: int, sentence: str) -> str:
+    return f"{source.path}:{line}: {sentence}"
+
+
+RULES: list[Callable[[Source], Iterator[str]]] = [
+    pure_findings,
+    shell_findings,
+    ctl_findings,
+    runner_findings,
+    adapter_findings,
+    errors_findings,
+    relative_findings,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__.removesuffix("_findings"))
+def test_the_rule_holds_in_every_module(rule: Callable[[Source], Iterator[str]]) -> None:
+    """Each finding names the file, the line and what was imported."""
+    findings = [finding for source in sources.shipped() for finding in rule(source)]
+    assert not findings, "\n".join(["", *findings])
+
+
+@pytest.mark.parametrize("package", [*PURE, *NEVER, "waterflowd.ctl", "waterflow_agent.runner", *COMPOSITION])
+def test_a_rule_is_about_something_that_exists(package: str) -> None:
+    """A package that was renamed would leave its rule without anything to watch."""
+    assert [source for source in sources.shipped() if sources.is_in(source.module, package)]
+
+
+BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
+    *(
+        (f"{package}.part", f"import {module}", pure_findings)
+        for package in PURE
+        for module in (
+            "socket",
+            "os",
+            "time",
+            "threading",
+            "random",
+            "logging",
+            "asyncio",
+            "subprocess",
+            "secrets",
+            "uuid",
+        )
+    ),
+    *((f"{package}.part", "from pathlib import Path", pure_findings) for package in PURE),
+    *((f"{package}.part", "import zmq", pure_findings) for package in PURE),
+    *((f"{package}.part", "def f():\n    return open('x')", pure_findings) for package in PURE),
+    ("waterflowd.model.part", "from waterflowd.engine import state", pure_findings),
+    ("waterflowd.expr.part", "from waterflowd import dsl", pure_findings),
+    ("waterflowd.dsl.build", "import yaml", pure_findings),
+    ("waterflowd.dsl.build", "from waterflowd.engine import events", pure_findings),
+    ("waterflowd.dsl.build", "from waterflow_agent.nodes import shell", pure_findings),
+    ("waterflowd.engine.decide", "from waterflowd.host import driver", pure_findings),
+    ("waterflowd.engine.decide", "from waterflow_agent.wire import messages", pure_findings),
+    ("waterflowd.engine.decide", "def f():\n    import time", pure_findings),
+    ("waterflowd.engine.decide", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lmdb", pure_findings),
+    ("waterflowd.engine.decide", "import datetime\nx = datetime.datetime.now()", pure_findings),
+    ("waterflowd.engine.decide", "from datetime import date\nx = date.today()", pure_findings),
+    ("waterflowd.engine.decide", "import datetime\nx = datetime.datetime.fromtimestamp(1)", pure_findings),
+    ("waterflowd.engine.decide", "def f(at):\n    return at.astimezone()", pure_findings),
+    ("waterflowd.engine.decide", "print('x')", pure_findings),
+    ("waterflowd.engine.decide", "x = __import__('os')", pure_findings),
+    ("waterflowd.fleet.placement", "from waterflowd.engine import state", pure_findings),
+    ("waterflowd.reconcile.diff", "from waterflowd.reconcile import loop", pure_findings),
+    ("waterflowd.reconcile.diff", "from waterflowd import ports", pure_findings),
+    ("waterflow_agent.wire.codec", "from waterflow_agent import link", pure_findings),
+    ("waterflow_agent.ledger.ledger", "from waterflow_agent import journal", pure_findings),
+    ("waterflow_agent.nodes.schema", "from waterflow_agent.nodes import shell", pure_findings),
+    *(
+        (f"{package}.part", f"from {module} import name", shell_findings)
+        for package, never in NEVER.items()
+        for module in never
+    ),
+    ("waterflow_agent.link", "import waterflowd", shell_findings),
+    ("waterflowd.ctl.runs", "from waterflowd.host import driver", ctl_findings),
+    ("waterflowd.ctl.runs", "from waterflowd.api import app", ctl_findings),
+    ("waterflowd.ctl.runs", "from waterflowd import store", ctl_findings),
+    ("waterflowd.ctl.runs", "import zmq", ctl_findings),
+    ("waterflow_agent.runner.service", "import msgspec", runner_findings),
+    ("waterflow_agent.runner.service", "from waterflow_agent import config", runner_findings),
+    ("waterflow_agent.runner.service", "from waterflow_agent.wire import messages", runner_findings),
+    ("waterflowd.host.driver", "from waterflowd.store import log", adapter_findings),
+    ("waterflowd.host.driver", "from waterflowd import dispatch", adapter_findings),
+    ("waterflowd.reconcile.loop.desk", "from waterflowd.gitsource.local import LocalSource", adapter_findings),
+    ("waterflowd.cli", "from waterflowd.api.server import serve", adapter_findings),
+    ("waterflowd.errors", "import msgspec", errors_findings),
+    ("waterflow_agent.errors", "from waterflow_agent import wire", errors_findings),
+    ("waterflowd.host.driver", "from . import clock", relative_findings),
+    ("waterflowd.host.driver", "from waterflowd.model import *", relative_findings),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "rule"), BROKEN, ids=[f"{module}: {text.splitlines()[-1].strip()}" for module, text, _ in BROKEN]
+)
+def test_a_broken_rule_is_found(module: str, text: str, rule: Callable[[Source], Iterator[str]]) -> None:
+    """A module that breaks the rule gives a finding with its place."""
+    findings = list(rule(Source(module=module, path="made/up.py", text=text)))
+    assert findings
+    assert findings[0].startswith("made/up.py:")
+
+
+ALLOWED: list[tuple[str, str]] = [
+    ("waterflowd.model.plan", "import msgspec\nfrom collections.abc import Mapping\nfrom waterflowd.model import ids"),
+    ("waterflowd.dsl.reader", "import yaml\nfrom waterflowd.errors import Rejected"),
+    ("waterflowd.dsl.build", "from pathlib import PurePosixPath\nfrom waterflow_agent.nodes.schema import find"),
+    ("waterflowd.engine.decide", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(1, UTC)"),
+    ("waterflowd.reconcile.loop.repository", "import asyncio\nfrom waterflowd.api.services import RepositoryRow"),
+    ("waterflowd.ctl.validating", "import httpx\nfrom waterflowd import __version__\nfrom waterflowd import dsl"),
+    ("waterflow_agent.runner.service", "import os\nimport waterflow_agent\nfrom waterflow_agent.runner import spool"),
+    ("waterflowd.bootstrap", "from waterflowd.store.opening import open_store"),
+    ("waterflowd.store.log", "import lmdb\nfrom waterflowd.store import layout"),
+]
+
+
+@pytest.mark.parametrize(("module", "text"), ALLOWED, ids=[module for module, _ in ALLOWED])
+def test_what_the_tables_allow_gives_no_finding(module: str, text: str) -> None:
+    """The rules do not bite what they are not about."""
+    source = Source(module=module, path="made/up.py", text=text)
+    assert [finding for rule in RULES for finding in rule(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "is_package", "text", "name"),
+    [
+        ("a.b.c", False, "from . import d", "a.b.d"),
+        ("a.b.c", False, "from ..e import d", "a.e.d"),
+        ("a.b", True, "from . import d", "a.b.d"),
+        ("a.b", True, "from .e import d", "a.b.e.d"),
+    ],
+)
+def test_a_relative_import_is_read_as_the_absolute_one(module: str, is_package: bool, text: str, name: str) -> None:
+    """No spelling of an import gets past the tables."""
+    source = Source(module=module, path="made/up.py", text=text, is_package=is_package)
+    assert sources.imports(source) == [Import(name=name, line=1)]
+
+
+def test_the_runner_starts_with_the_standard_library_alone() -> None:
+    """A real interpreter that cannot see any installed package imports every module of the runner."""
+    names = [source.module for source in sources.modules("waterflow_agent")]
+    wanted = [name for name in names if sources.is_in(name, "waterflow_agent.runner") and not name.endswith("__main__")]
+    code = f"""
+import importlib, sys
+sys.path.insert(0, {str(sources.PACKAGE_ROOTS["waterflow_agent"])!r})
+for name in {wanted!r}:
+    importlib.import_module(name)
+tops = {{name.partition('.')[0] for name in sys.modules}}
+print(sorted(tops - sys.stdlib_module_names - {{'__main__', 'waterflow_agent'}}))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")

@@ -145,7 +145,8 @@ class Agent:
         await desk.settled.wait()
         while True:
             runs = {entry.key.run for entry in desk.ledger}
-            await asyncio.to_thread(workspaces.remove_unused, runs, time.monotonic())
+            workspaces.retire_unused(runs, time.monotonic())
+            await asyncio.to_thread(workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)
 
     async def _unless_stopped(self, work: Coroutine[None, None, enrol.Server]) -> enrol.Server | None:

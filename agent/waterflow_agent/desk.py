@@ -233,6 +233,9 @@ class Desk:
         self._commit()
 
     def _finish_process(self, entry: Entry, result: reports.Result, end: Ended, spool_size: int) -> None:
+        if self.ledger.get(entry.key) is not entry or not entry.is_live:
+            # Told twice, or dropped while its output was measured.
+            return
         now = _wall_ms()
         printed = chunks_of(end.printed, now)
         total = spool_size + sum(len(chunk.data) for chunk in printed)

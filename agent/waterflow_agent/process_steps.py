@@ -127,7 +127,10 @@ class ProcessSteps:
             self._runner.start(begun.spec)
 
     def stop(self, key: TaskKey) -> None:
-        """Ends the process by its policy; its end comes back as a report."""
+        """Ends the process by its policy; its end comes back as a report.
+
+        A forced stop goes this way too: the runner knows no stop without the grace, which bounds it all the same.
+        """
         self._runner.cancel(self.adopt(key))
 
     def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:

@@ -53,11 +53,8 @@ class Workspaces:
             self._made.add((run, job))
         return path
 
-    def remove_unused(self, held_runs: Collection[str], now: float, *, keep_s: float = KEEP_S) -> None:
-        """Removes what nobody needs any more; takes as long as it takes, so it is for a thread.
-
-        Not to be called twice at the same time. `enter` may be called meanwhile: a run that it touched is kept.
-        """
+    def retire_unused(self, held_runs: Collection[str], now: float, *, keep_s: float = KEEP_S) -> None:
+        """Moves what nobody needs any more out of the way, at once. For the thread of `enter`, so neither meets the other."""
         held = {directory_name(run) for run in held_runs}
         for name in os.listdir(self._root):
             if name == _TRASH:
@@ -66,6 +63,9 @@ class Workspaces:
                 self._used_at[name] = now
             elif now - self._used_at.get(name, now - keep_s) >= keep_s:
                 self._discard(name)
+
+    def empty_trash(self) -> None:
+        """Removes what was moved away; takes as long as it takes, so it is for a thread, one at a time."""
         for name in os.listdir(self._trash):
             remove_tree(self._trash / name)
 

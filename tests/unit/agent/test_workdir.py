@@ -70,13 +70,16 @@ def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path / "work")
     used, held = workspaces.enter("used", "a", 0), workspaces.enter("held", "a", 0)
 
-    workspaces.remove_unused({"held"}, 599, keep_s=600)
+    workspaces.retire_unused({"held"}, 599, keep_s=600)
     assert used.exists()
-    workspaces.remove_unused({"held"}, 600, keep_s=600)
+    workspaces.retire_unused({"held"}, 600, keep_s=600)
     assert not used.exists()
     assert held.exists()
-    Workspaces(tmp_path / "work").remove_unused(set(), 0, keep_s=600)
+    later = Workspaces(tmp_path / "work")
+    later.retire_unused(set(), 0, keep_s=600)
     assert not held.exists()
+    assert len(list((tmp_path / "work" / ".trash").iterdir())) == 2
+    later.empty_trash()
     assert list((tmp_path / "work" / ".trash").iterdir()) == []
 
 

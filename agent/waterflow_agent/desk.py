@@ -25,8 +25,9 @@ from typing import Protocol
 import waterflow_agent
 from waterflow_agent import machine, status
 from waterflow_agent.config import Config
-from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected
 from waterflow_agent.journal import Journal
+from waterflow_agent.journal_writer import JournalWriter
 from waterflow_agent.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.nodes import instant, parameters, schema
 from waterflow_agent.nodes.outcome import Ended, failure
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 #: An attempt that ends within this needs no `Started`.
 STARTED_LAZY_MS = 50
-#: From a journal's write to its flush.
-FLUSH_S = 0.05
 #: A runner that is about to be replaced refuses to start; the next one answers within this.
 START_AGAIN_S = 0.2
 
@@ -75,7 +74,7 @@ class Desk:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.groups: list[str] = []
         self._config = config
-        self._journal = journal
+        self._journal = JournalWriter(journal, ledger, self._spawn)
         self._steps = steps
         self._pump = Pump()
         # What this turn has to do, in this order.
@@ -84,10 +83,7 @@ class Desk:
         self._outgoing: list[messages.Started | messages.Finished] = []
         self._released: list[TaskKey] = []
         self._is_same_boot = True
-        #: A full disk kept something from the journal: a new segment has to be begun.
-        self._is_behind = False
         self._young: deque[tuple[int, TaskKey]] = deque()
-        self._flush: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
 
@@ -303,7 +299,7 @@ class Desk:
             return
         # The ledger has all of it: one snapshot takes the place of what the journal said before.
         self._facts.clear()
-        self._journal.begin(self.ledger.boot_id, self.ledger.facts())
+        self._journal.begin()
         self._is_same_boot = True
         self.settled.set()
 
@@ -366,7 +362,7 @@ class Desk:
             starts, self._starts = self._starts, []
             outgoing, self._outgoing = self._outgoing, []
             released, self._released = self._released, []
-            is_written = self._write(facts)
+            is_written = self._journal.write(facts)
             for task, shell_parameters in starts:
                 self._start(task, shell_parameters, may_start=is_written)
             for message in outgoing:
@@ -397,33 +393,6 @@ class Desk:
             self.ledger.given(task.key)
             self._pump.open(task.key, self._steps.spool_path(task.key))
 
-    def _write(self, facts: list[records.Fact | records.Released]) -> bool:
-        """Brings the journal up to date; False when the disk is full: then results go out without it, and nothing starts."""
-        try:
-            if self._is_behind or self._journal.is_large:
-                self._journal.begin(self.ledger.boot_id, self.ledger.facts())
-                if self._is_behind:
-                    logger.warning("the journal is complete again")
-                self._is_behind = False
-            else:
-                self._journal.append(facts)
-        except Retryable as error:
-            if not self._is_behind:
-                logger.error("%s: nothing new is started until there is room", error)
-            self._is_behind = True
-        if self._flush is None and facts:
-            self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._begin_flush)
-        return not self._is_behind
-
-    def _begin_flush(self) -> None:
-        self._spawn(self._flush_journal(), "journal-flush")
-
-    async def _flush_journal(self) -> None:
-        try:
-            await asyncio.to_thread(self._journal.flush)
-        finally:
-            self._flush = None
-
     def _send(self, message: messages.AgentMessage) -> None:
         if self.link is not None:
             self.link.send(message)
@@ -447,8 +416,7 @@ class Desk:
 
     async def close(self) -> None:
         """Waits for what is on its way in the background, so that the journal may be closed."""
-        if self._flush is not None:
-            self._flush.cancel()
+        self._journal.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:

@@ -1,0 +1,246 @@
+"""The desk with a runner that does what a test says: full disks, lazy starts, and what only a runner's trouble shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from waterflow_agent.config import Config
+from waterflow_agent.desk import Desk
+from waterflow_agent.errors import Retryable
+from waterflow_agent.journal import Journal
+from waterflow_agent.ledger import Ledger
+from waterflow_agent.process_steps import ProcessSteps, attempt_name
+from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Outcome, TaskKey
+from waterflow_agent.wire.session import Received
+from waterflow_agent.workdir import Workspaces
+
+
+class FakeRunner:
+    """Remembers what it was asked for; starts nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+        self.forgotten: list[str] = []
+
+    def directory(self, name: str) -> Path:
+        return self.root / name
+
+    def prepare(self, name: str) -> Path:
+        (self.root / name / "files").mkdir(parents=True, exist_ok=True)
+        return self.root / name
+
+    def start(self, spec: StepSpec) -> None:
+        self.started.append(spec.name)
+
+    def cancel(self, name: str) -> None:
+        self.cancelled.append(name)
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
+
+    async def receive(self) -> list[Report]:
+        return []
+
+
+class FakeLink:
+    """Remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[messages.AgentMessage] = []
+        self.acknowledged = 0
+
+    def send(self, message: messages.AgentMessage) -> None:
+        self.sent.append(message)
+
+    def acknowledge(self, number: int) -> None:
+        self.acknowledged = number
+
+    def wake(self) -> None:
+        return
+
+    def results(self) -> list[messages.Finished]:
+        return [message for message in self.sent if isinstance(message, messages.Finished)]
+
+
+class Bench:
+    """A desk and all around it."""
+
+    def __init__(self, root: Path) -> None:
+        self.runner = FakeRunner(root / "attempts")
+        self.link = FakeLink()
+        self.journal = Journal(root / "journal")
+        self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
+        steps = ProcessSteps(self.runner, Workspaces(root / "work"), {})
+        self.desk = Desk(config=Config(name="a"), ledger=self.ledger, journal=self.journal, steps=steps)
+        self.desk.link = self.link
+
+    def restore(self) -> None:
+        self.desk.restore(*self.journal.read())
+
+    def offer(self, key: TaskKey, **params: object) -> None:
+        node = "log" if "message" in params else "shell"
+        task = messages.Task(
+            key, node, dict(params), {}, "", None, 1_000, "TERM", 1, 1_000, self.ledger.boot_id, self.ledger.instance
+        )
+        self.desk.received(Received(numbered=[(self.link.acknowledged + 1, messages.Offer(task))]))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A desk that is settled and holds nothing."""
+    bench = Bench(tmp_path)
+    bench.restore()
+    bench.desk.on_reports([Held(())])
+    yield bench
+    await bench.desk.close()
+    bench.journal.close()
+
+
+async def eventually(is_true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        # The desk has timers of its own, and tells nobody when they have fired.
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def key(number: int = 1) -> TaskKey:
+    return TaskKey("run", "job", f"s{number}", 1, 1)
+
+
+def exited(reason: str = "exited", exit_code: int | None = 0) -> Result:
+    return Result(
+        exit_code=exit_code, signal=None, reason=reason, started_at=1, finished_at=2, output_bytes=0, output_dropped=0
+    )
+
+
+def no_space(*_: object) -> None:
+    raise Retryable("WF302", "no space left", after_s=1)
+
+
+async def test_journal_has_the_attempt_before_the_runner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the daemon's message is acknowledged after both."""
+    order: list[str] = []
+
+    def note(place: object, method: str, name: str) -> None:
+        real = getattr(place, method)
+
+        def noted(argument: object) -> None:
+            order.append(name)
+            real(argument)
+
+        monkeypatch.setattr(place, method, noted)
+
+    note(bench.journal, "append", "journal")
+    note(bench.runner, "start", "runner")
+    note(bench.link, "acknowledge", "acknowledge")
+
+    bench.offer(key(), run="true")
+
+    assert order == ["journal", "runner", "acknowledge"]
+
+
+async def test_full_disk_starts_nothing_and_loses_no_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers are refused, results go out, and the journal is complete again when there is room."""
+    bench.offer(key(1), run="true")
+    with monkeypatch.context() as full:
+        full.setattr(bench.journal, "append", no_space)
+        full.setattr(bench.journal, "begin", no_space)
+        bench.offer(key(2), run="true")
+        bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+    bench.offer(key(3), run="true")
+
+    outcomes = {result.key: result.outcome for result in bench.link.results()}
+    assert outcomes == {key(2): Outcome.REFUSED, key(1): Outcome.SUCCESS}
+    assert bench.runner.started == [attempt_name(key(1)), attempt_name(key(3))]
+    _, facts = bench.journal.read()
+    again = Ledger(boot_id="boot", instance="", slots=4)
+    for fact in facts:
+        again.replay(fact)
+    assert again.held() == bench.ledger.held()
+
+
+async def test_start_is_told_only_of_what_goes_on(bench: Bench) -> None:
+    """An attempt that ends at once has a result and no `Started`."""
+    bench.offer(key(1), run="true")
+    bench.offer(key(2), run="sleep 60")
+    bench.desk.on_reports([Started(attempt_name(key(1)), 1, 5), Started(attempt_name(key(2)), 2, 6)])
+    bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+
+    await eventually(lambda: any(isinstance(message, messages.Started) for message in bench.link.sent))
+
+    assert [message for message in bench.link.sent if isinstance(message, messages.Started)] == [
+        messages.Started(key(2), 6)
+    ]
+
+
+async def test_runner_that_is_about_to_end_is_asked_again(bench: Bench) -> None:
+    """A start that it refused for that alone is repeated."""
+    bench.offer(key(), run="true")
+    name = attempt_name(key())
+
+    bench.desk.on_reports([Refused(name, "start: the runner is stopping")])
+
+    await eventually(lambda: bench.runner.started == [name, name])
+    assert bench.link.results() == []
+
+
+async def test_name_that_was_used_before_is_lost(bench: Bench) -> None:
+    """Something may have run under it, so it is neither started again nor called refused."""
+    bench.offer(key(), run="true")
+
+    bench.desk.on_reports([Refused(attempt_name(key()), "start: this name was used before")])
+
+    assert [result.outcome for result in bench.link.results()] == [Outcome.LOST]
+
+
+async def test_runner_that_came_back_without_a_start_is_asked_by_its_client(bench: Bench) -> None:
+    """What was asked for and not answered yet is left alone; what ran and is unknown now is lost."""
+    bench.offer(key(1), run="true")
+    bench.offer(key(2), run="true")
+    bench.desk.on_reports([Started(attempt_name(key(2)), 1, 5)])
+
+    bench.desk.on_reports([Held(())])
+
+    assert [(result.key, result.outcome) for result in bench.link.results()] == [(key(2), Outcome.LOST)]
+
+
+async def test_attempts_of_nobody_are_ended(bench: Bench) -> None:
+    """What runs without a journal entry is stopped, what has ended is forgotten."""
+    running = HeldAttempt(name="a", state="running", pid=1, at=1, output_bytes=0, result=None)
+    ended = HeldAttempt(name="b", state="ended", pid=None, at=1, output_bytes=0, result=exited())
+
+    bench.desk.on_reports([Held((running, ended))])
+    bench.desk.on_reports([Exited("a", exited("cancelled", None))])
+
+    assert bench.runner.cancelled == ["a"]
+    assert bench.runner.forgotten == ["b", "a"]
+
+
+async def test_second_end_of_an_attempt_changes_nothing(bench: Bench) -> None:
+    """A report that comes twice is normal."""
+    bench.offer(key(), run="true")
+    bench.desk.on_reports([Exited(attempt_name(key()), exited())])
+    bench.desk.on_reports([Exited(attempt_name(key()), exited(exit_code=1))])
+
+    assert [result.exit_code for result in bench.link.results()] == [0]
+
+
+async def test_printed_line_over_the_cap_is_cut(bench: Bench) -> None:
+    """Also a node inside the agent keeps to the attempt's bound, and counts what it left out."""
+    bench.offer(key(), message="x" * 5_000)
+
+    (result,) = bench.link.results()
+    bench.desk.fill(0)
+    sent = b"".join(
+        chunk.data for message in bench.link.sent if isinstance(message, messages.Output) for chunk in message.chunks
+    )
+    assert result.output_dropped == 4_001
+    assert result.output_bytes == len(sent)
+    assert b"4001 bytes of output are left out" in sent

@@ -74,7 +74,7 @@ async def _serve(runs: int, seconds: float, folder: str) -> Latencies:
     port = router.bind_to_random_port("tcp://127.0.0.1")
     worker = multiprocessing.get_context("spawn").Process(target=_answer, args=(f"tcp://127.0.0.1:{port}", public))
     worker.start()
-    while not router.poll(10):
+    while not router.poll(10):  # noqa: ASYNC110  the authenticator needs the loop meanwhile
         await asyncio.sleep(0.01)
     peer, _ = router.recv_multipart()
     log, thread, loop = _Log(folder), ThreadPoolExecutor(1), asyncio.get_running_loop()

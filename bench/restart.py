@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from waterflow_agent.wire.messages import Outcome
+
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
-from waterflow_agent.wire.messages import Outcome
 from waterflowd import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step

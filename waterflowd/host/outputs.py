@@ -23,6 +23,8 @@ from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
+#: Output is collected for this long before it goes to disk: each flush of its own would stand in the way of a step's events.
+COLLECT_S = 0.025
 #: How long to wait after a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
@@ -70,6 +72,7 @@ class Outputs:
         """Writes output for ever."""
         while True:
             await self._wake.wait()
+            await asyncio.sleep(COLLECT_S)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
             try:

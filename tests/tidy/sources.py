@@ -138,3 +138,11 @@ def _origin(source: Source, node: ast.ImportFrom) -> str:
     parts = source.module.split(".")
     parts = parts[: len(parts) - node.level + source.is_package]
     return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def text_of(file: Path) -> str:
+    """A file's text; empty for one that is not text."""
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError:
+        return ""

@@ -1,0 +1,191 @@
+"""The documentation names everything that a user can write, type, call or meet. A failure lists what is missing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import click
+import msgspec
+import pytest
+import waterflow_agent.cli
+import waterflow_agent.config
+from starlette.routing import Route
+
+import waterflowd.cli
+import waterflowd.config
+from tests.tidy import sources
+from waterflowd import api
+from waterflowd.ctl.main import cli as waterflowctl
+from waterflowd.dsl import schema
+
+_CODE = re.compile(r"\bWF[0-9]{3}\b")
+_PARAMETER = re.compile(r"\{[^}]*\}")
+
+
+def _page(name: str) -> str:
+    file = sources.ROOT / "docs" / name
+    return file.read_text("utf-8") if file.exists() else ""
+
+
+def _report(page: str, missing: list[str]) -> str:
+    return "\n".join(["", f"docs/{page} does not name:", *(f"  {name}" for name in missing)])
+
+
+# Error codes ----------------------------------------------------------------------------------------------------------
+
+
+def _codes_in_code() -> dict[str, str]:
+    """Each error code, and a place where it is used. Docstrings do not count: they only speak of it."""
+    codes: dict[str, str] = {}
+    for source in sources.shipped():
+        docstrings = {id(node) for node in _docstrings(source.tree)}
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                codes.update((code, f"{source.path}:{node.lineno}") for code in _CODE.findall(node.value))
+    return codes
+
+
+def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield node.value
+
+
+def _codes_on_page() -> list[str]:
+    return re.findall(r"^\| (WF[0-9]{3}) \|", _page("errors.md"), re.MULTILINE)
+
+
+def test_every_error_code_has_a_row() -> None:
+    """With its cause and the next action, in docs/errors.md."""
+    found = _codes_in_code()
+    missing = [f"{code} ({found[code]})" for code in sorted(found.keys() - set(_codes_on_page()))]
+    assert not missing, _report("errors.md", missing)
+
+
+def test_every_row_is_about_a_code_that_exists_and_stands_once() -> None:
+    """A code that went out of use leaves the page too."""
+    rows = _codes_on_page()
+    assert sorted(rows) == sorted(set(rows))
+    assert not set(rows) - _codes_in_code().keys()
+
+
+# Configuration --------------------------------------------------------------------------------------------------------
+
+
+def _keys(table: type, prefix: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(table):
+        kinds = [field.type, *getattr(field.type, "__args__", ())]
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+        if inner is None:
+            yield f"{prefix}{field.encode_name}"
+        else:
+            yield from _keys(inner, f"{prefix}{field.encode_name}.")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "table"), [("waterflowd: ", waterflowd.config.Config), ("agent: ", waterflow_agent.config.Config)]
+)
+def test_every_configuration_key_is_described(prefix: str, table: type) -> None:
+    """In docs/configuration.md, as `key` or `table.key`, or as a line of TOML."""
+    text = _page("configuration.md")
+    missing = []
+    for key in _keys(table):
+        last = re.escape(key.rpartition(".")[2])
+        if not re.search(rf"`(?:[a-z-]+\.)*{last}`|^#? ?{last} = ", text, re.MULTILINE):
+            missing.append(prefix + key)
+    assert not missing, _report("configuration.md", missing)
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """A command with its full name, and all below it."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from _commands(found, f"{name} {inner}")
+
+
+@pytest.mark.parametrize(
+    ("name", "root"),
+    [
+        ("waterflowctl", waterflowctl),
+        ("waterflowd", waterflowd.cli.main),
+        ("waterflow-agent", waterflow_agent.cli.main),
+    ],
+)
+def test_every_command_and_option_is_described(name: str, root: click.Command) -> None:
+    """In docs/commands.md: the command with its whole name, each option as it is typed."""
+    text = _page("commands.md")
+    missing = []
+    for full_name, command in _commands(root, name):
+        if not re.search(rf"(?<![\w-]){re.escape(full_name)}(?![\w-])", text):
+            missing.append(full_name)
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        for option in {spelling for parameter in options for spelling in parameter.opts}:
+            if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text):
+                missing.append(f"{full_name} {option}")
+    assert not missing, _report("commands.md", sorted(missing))
+
+
+# The API --------------------------------------------------------------------------------------------------------------
+
+
+def _routes() -> set[tuple[str, str]]:
+    """Method and path of every route, a parameter's name left out: the page may call it as it likes."""
+    modules = [importlib.import_module(f"waterflowd.api.{found.name}") for found in pkgutil.iter_modules(api.__path__)]
+    found = {
+        (method, _PARAMETER.sub("{}", route.path))
+        for module in modules
+        if hasattr(module, "router")
+        for route in module.router.routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    # The application itself serves its description.
+    return {*found, ("GET", "/openapi.json")}
+
+
+def test_routes_are_found() -> None:
+    """The test below looks at what is served, not at nothing."""
+    assert {("GET", "/health"), ("POST", "/v1/runs"), ("GET", "/v1/runs/{}")} <= _routes()
+
+
+def test_every_route_is_described() -> None:
+    """In docs/api.md: on one line the method and the path."""
+    lines = [_PARAMETER.sub("{}", line) for line in _page("api.md").splitlines()]
+    missing = [
+        f"{method} {path}"
+        for method, path in sorted(_routes())
+        if not any(method in line and re.search(rf"{re.escape(path)}(?![\w/{{-])", line) for line in lines)
+    ]
+    assert not missing, _report("api.md", missing)
+
+
+# The language ---------------------------------------------------------------------------------------------------------
+
+
+def _concepts(concept: type[schema.Concept] = schema.Concept) -> Iterator[type[schema.Concept]]:
+    for inner in concept.__subclasses__():
+        yield inner
+        yield from _concepts(inner)
+
+
+def test_every_key_of_the_language_is_described() -> None:
+    """In docs/workflows.md, as `key`; keys that are known and not built yet too."""
+    text = _page("workflows.md")
+    missing = [
+        schema.named(concept, key)
+        for concept in _concepts()
+        for key in [*schema.keys(concept), *sorted(concept.NOT_BUILT)]
+        if not re.search(rf"`(?:[a-z_-]+\.)*{re.escape(key)}(?:: [^`]*)?`", text)
+    ]
+    assert not missing, _report("workflows.md", missing)

@@ -1,0 +1,102 @@
+"""The repository stands on its own: nothing in it knows the machine or the circumstances that it was written in."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tidy import sources
+
+#: Folders that exist on somebody's machine. A path inside of another one (`<data-dir>/work/...`) is none of them.
+_PRIVATE_PATH = re.compile(r"(?<![\w>}*.~-])/(?:work|root|home/\w+|Users/\w+)/")
+#: Where packages are fetched from is the business of each machine. In two parts, so that this file does not find itself.
+_REGISTRIES = re.compile(
+    r"|".join(
+        [
+            r"\bpypi\." + "org",
+            "python" + "hosted",
+            r"registry\.npm" + "js",
+            r"deb\.debian\." + "org",
+            "--index" + "-url",
+        ]
+    )
+)
+#: Words about how a text came to be; the text itself has to be enough.
+_CIRCUMSTANCES = re.compile(
+    r"\b(?:br" + r"ief|work" + r"place|sub-?ag" + r"ents?|language mo" + r"dels?)\b", re.IGNORECASE
+)
+
+#: File: pattern that is fine there, and why.
+EXCEPTIONS: dict[str, tuple[re.Pattern[str], str]] = {
+    "tests/unit/agent/test_shell.py": (_PRIVATE_PATH, "a made-up workspace that nothing is read from"),
+}
+
+
+def findings(path: str, text: str) -> list[str]:
+    """Each place of a text that speaks of a machine, a registry or the circumstances."""
+    fine = EXCEPTIONS.get(path, (None, ""))[0]
+    patterns = [pattern for pattern in (_PRIVATE_PATH, _REGISTRIES, _CIRCUMSTANCES) if pattern is not fine]
+    return [
+        f"{path}:{number}: {found.group()}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for pattern in patterns
+        for found in pattern.finditer(line)
+    ]
+
+
+def test_no_file_knows_where_or_how_it_was_written() -> None:
+    """No developer's path, no registry's host name, no word about the circumstances."""
+    found = [
+        finding
+        for file in sources.files()
+        for finding in findings(str(file.relative_to(sources.ROOT)), sources.text_of(file))
+    ]
+    assert not found, "\n".join(["", *found])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "open('/ro" + "ot/x')",
+        "see /wo" + "rk/main",
+        "/ho" + "me/ada/x",
+        "https://py" + "pi.org/simple",
+        "as the bri" + "ef says",
+    ],
+)
+def test_what_does_not_belong_is_found(text: str) -> None:
+    """Each pattern bites."""
+    assert findings("made/up.md", text)
+
+
+@pytest.mark.parametrize("text", ["<data-dir>/work/<run>", "{folder}/root/x", "briefly", "~/work/ops"])
+def test_what_is_harmless_is_not_found(text: str) -> None:
+    """The patterns leave other paths and words alone."""
+    assert not findings("made/up.md", text)
+
+
+def test_the_checkout_itself_is_not_named() -> None:
+    """No file holds the path of the folder that it is in."""
+    here = f"{sources.ROOT}/"
+    found = [str(file) for file in sources.files() if here in sources.text_of(file)]
+    assert not found
+
+
+def _tests_of(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(file.read_text("utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds) and node.name.startswith("test_")]
+
+
+def test_every_test_says_what_it_claims() -> None:
+    """The name is the claim, the docstring the sentence that explains it."""
+    found = [
+        f"{file.relative_to(sources.ROOT)}:{node.lineno}: {node.name} has no docstring"
+        for file in sorted((sources.ROOT / "tests").rglob("test_*.py"))
+        for node in _tests_of(file)
+        if not ast.get_docstring(node)
+    ]
+    assert not found, "\n".join(["", *found])

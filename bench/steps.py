@@ -155,10 +155,10 @@ def processes(folder: Path, seconds: float) -> list[Row]:
     for shell in ("bash", "sh"):
         steps = "\n".join(f"      - {{run: 'true', shell: {shell}}}" for _ in range(60))
         jobs = "\n".join(f"  j{number}:\n    runs-on: web\n    steps:\n{steps}" for number in range(16))
-        world = World(folder / shell)
-        world.folder.mkdir()
+        place = folder / shell
+        place.mkdir()
+        world = World(place)
         try:
-            world.write_config()
             world.start_daemon()
             world.add_agent("web-1", "web", slots=16)
             run = _completed(world, world.start(f"name: processes\njobs:\n{jobs}\n"))

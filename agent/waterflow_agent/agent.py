@@ -25,6 +25,7 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.ledger import Ledger
 from waterflow_agent.link import Link
 from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.supervision import Supervisor
 from waterflow_agent.workdir import Workspaces
 
@@ -73,7 +74,8 @@ class Agent:
         runner_dir.mkdir(mode=0o700, exist_ok=True)
         supervisor = Supervisor(runner_dir, starts_runner=self._config.runner == "own")
         workspaces = Workspaces(self._data_dir / "work")
-        steps = ProcessSteps(supervisor, workspaces, self._environment)
+        directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
+        steps = ProcessSteps(supervisor, workspaces, directories, self._environment)
         steps.agent_name = server.name
         ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
         desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps)

@@ -96,10 +96,12 @@ class Desk:
             self.ledger.replay(fact)
         for entry in self.ledger:
             if entry.result is None or entry.has_spool:
-                self._steps.adopt(entry.key)
+                # A finished one's directory may be another attempt's by now.
+                self._steps.adopt(entry.key, entry.place if entry.result is None else 0)
             if entry.result is not None and entry.result.output_bytes:
                 self._pump.open(entry.key, self._steps.spool_path(entry.key) if entry.has_spool else None)
                 self._pump.finish(entry.key, entry.printed, entry.result.output_bytes)
+        self._steps.ready()
 
     # The link's desk.
 
@@ -332,7 +334,7 @@ class Desk:
             self._finish_unstarted(task.key, end)
             return
         if isinstance(converted, schema.Shell):
-            self._facts.append(records.Accepted(task.key, task.node, task.step_name, _wall_ms()))
+            self._facts.append(self.ledger.placed(task.key, self._steps.reserve(task.key), _wall_ms()))
             self._starts.append((task, converted))
         else:
             self._finish_unstarted(task.key, instant.run(converted), task.output_bytes_max)
@@ -367,6 +369,8 @@ class Desk:
                 self._start(task, shell_parameters, may_start=is_written)
             for message in outgoing:
                 self._send(message)
+                if is_written and isinstance(message, messages.Finished):
+                    self._steps.collected(message.key)
             for key in released:
                 self._pump.drop(key)
                 self._steps.release(key)

@@ -6,7 +6,6 @@ alone, so a later process of the agent finds its steps again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import exits, schema, shell, stepfiles
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.runner.reports import Report, Result, StepSpec
+from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.workdir import Workspaces
@@ -33,11 +33,7 @@ class Runner(Protocol):
     """What is asked of the step runner; `supervision.Supervisor` is the real one."""
 
     def directory(self, name: str) -> Path:
-        """Where the attempt's files are: `output`, and `files/` for the step's own."""
-        ...
-
-    def prepare(self, name: str) -> Path:
-        """Makes the directory before the start. Raises `OSError`."""
+        """Where the runner keeps the attempt's `output`."""
         ...
 
     def start(self, spec: StepSpec) -> None:
@@ -67,7 +63,13 @@ class _Begun(msgspec.Struct, frozen=True):
 class ProcessSteps:
     """All attempts of this agent that are processes."""
 
-    def __init__(self, runner: Runner, workspaces: Workspaces, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        workspaces: Workspaces,
+        directories: StepDirectories,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         #: What steps see in `WATERFLOW_AGENT`.
         self.agent_name = ""
         self._runner = runner
@@ -76,13 +78,27 @@ class ProcessSteps:
         self._keys: dict[str, TaskKey] = {}
         self._names: dict[TaskKey, str] = {}
         self._begun: dict[TaskKey, _Begun] = {}
+        self._directories = directories
+        self._places: dict[TaskKey, int] = {}
 
     def key_of(self, name: str) -> TaskKey | None:
         """The attempt that the runner knows by `name`."""
         return self._keys.get(name)
 
-    def adopt(self, key: TaskKey) -> str:
-        """Takes notice of an attempt that the runner may have, and gives its name there."""
+    def ready(self) -> None:
+        """Every attempt of an earlier start was adopted: what nobody has may be used again."""
+        self._directories.sweep()
+
+    def reserve(self, key: TaskKey) -> int:
+        """Takes a directory for the attempt's files, and gives its number for the journal."""
+        place = self._places[key] = self._directories.take()
+        return place
+
+    def adopt(self, key: TaskKey, place: int = 0) -> str:
+        """Takes notice of an attempt that the runner may have, and gives its name there; `place` is the journal's number."""
+        if place:
+            self._places[key] = place
+            self._directories.adopt(place)
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = attempt_name(key)
@@ -103,9 +119,8 @@ class ProcessSteps:
         cwd = workdir.resolve(workspace, task.working_directory)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
-        place = shell.Place(
-            files=f"{self._runner.prepare(name)}/files", workspace=str(workspace), agent=self.agent_name
-        )
+        files = self._directories.path(self._places[task.key])
+        place = shell.Place(files=files, workspace=str(workspace), agent=self.agent_name)
         command = shell.prepare(parameters, task, place, self._environment)
         spec = StepSpec(
             name=name,
@@ -138,22 +153,25 @@ class ProcessSteps:
         begun = self._begun.get(key)
         timeout_ms = None if begun is None else begun.timeout_ms
         end = exits.interpret(result, timeout_ms=timeout_ms, cancel_reason=cancel_reason)
-        if result.reason not in exits.RAN:
+        place = self._places.get(key)
+        if result.reason not in exits.RAN or place is None:
             return end
-        return shell.finish(end, stepfiles.locate(self._files(key)))
+        return shell.finish(end, stepfiles.locate(self._directories.path(place)))
+
+    def collected(self, key: TaskKey) -> None:
+        """The result is in the journal: the step's own files may go."""
+        place = self._places.pop(key, None)
+        if place is not None:
+            self._directories.release(place)
 
     def release(self, key: TaskKey) -> None:
-        """The attempt's files may go; nothing happens for one that never was a process here."""
+        """The daemon has all of it; nothing happens for an attempt that never was a process here."""
+        self.collected(key)
         self._begun.pop(key, None)
         name = self._names.pop(key, None)
         if name is None:
             return
         del self._keys[name]
-        files = f"{self._runner.directory(name)}/files"
-        for file in shell.FILE_NAMES:
-            # An empty directory can be used again, which is a lot cheaper than a new one.
-            with contextlib.suppress(OSError):
-                os.unlink(f"{files}/{file}")
         self._runner.forget(name)
 
     def forget_unknown(self, name: str) -> None:
@@ -163,9 +181,6 @@ class ProcessSteps:
     def stop_unknown(self, name: str) -> None:
         """Ends an attempt that the journal does not know: nobody would ever ask for its result."""
         self._runner.cancel(name)
-
-    def _files(self, key: TaskKey) -> str:
-        return f"{self._runner.directory(self.adopt(key))}/files"
 
 
 def attempt_name(key: TaskKey) -> str:

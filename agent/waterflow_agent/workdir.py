@@ -62,21 +62,26 @@ class Workspaces:
             if name in held:
                 self._used_at[name] = now
             elif now - self._used_at.get(name, now - keep_s) >= keep_s:
-                self._discard(name)
+                self._retire(name)
+
+    def discard(self, path: Path) -> None:
+        """Moves any directory below the agent's own away, to be removed with the rest."""
+        try:
+            os.rename(path, self._trash / f"{path.name}.{os.urandom(6).hex()}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            logger.warning("cannot move %s away: %s", path, error.strerror)
 
     def empty_trash(self) -> None:
         """Removes what was moved away; takes as long as it takes, so it is for a thread, one at a time."""
         for name in os.listdir(self._trash):
             remove_tree(self._trash / name)
 
-    def _discard(self, name: str) -> None:
+    def _retire(self, name: str) -> None:
         self._used_at.pop(name, None)
         self._made = {(run, job) for run, job in self._made if directory_name(run) != name}
-        target = self._trash / f"{name}.{os.urandom(6).hex()}"
-        try:
-            os.rename(self._root / name, target)
-        except OSError as error:
-            logger.warning("cannot move %s away: %s", self._root / name, error.strerror)
+        self.discard(self._root / name)
 
 
 def resolve(workspace: Path, wanted: str | None) -> Path:

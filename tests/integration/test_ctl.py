@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -114,6 +118,10 @@ def files(tmp_path: Path) -> dict[str, str]:
         path.write_text(text)
         made[name] = str(path)
     return made
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def started_id(result: Result) -> str:
@@ -290,3 +298,26 @@ def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[s
     result = server.ctl("watch", run, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["conclusion"] == "success"
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, files: dict[str, str]) -> None:
+    """The run goes on; the next command is printed."""
+    run = started_id(server.ctl("run", files["holding"], "--detach"))
+    words = [sys.executable, "-m", "waterflowd.ctl.main", "--server", f"unix:{server.path}", "watch", run]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Whoever runs the tests in the background may have the signal ignored.
+        preexec_fn=_heed_interrupts,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        assert "started" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        told = watching.stderr.read()
+        assert watching.wait(timeout=20) == 130
+    assert f"come back with: waterflowctl watch {run}" in told
+    assert json.loads(server.ctl("show", run, "--json").stdout)["status"] == "running"

@@ -90,6 +90,7 @@ class Entry:
         "is_unwanted",
         "key",
         "node",
+        "place",
         "printed",
         "result",
         "started_at",
@@ -106,6 +107,8 @@ class Entry:
         self.result: messages.Finished | None = None
         self.printed: list[messages.Chunk] = []
         self.has_spool = False
+        #: Number of the directory with its files; 0 for none.
+        self.place = 0
         #: The runner may have heard of it.
         self.is_given = False
         self.is_result_taken = False
@@ -178,7 +181,7 @@ class Ledger:
             if entry.result is not None:
                 facts.append(records.Finished(entry.result, entry.printed, entry.has_spool))
                 continue
-            facts.append(records.Accepted(entry.key, entry.node, entry.step_name, 0))
+            facts.append(records.Accepted(entry.key, entry.node, entry.step_name, 0, entry.place))
             if entry.started_at is not None:
                 facts.append(records.Started(entry.key, entry.started_at))
         return facts
@@ -255,6 +258,12 @@ class Ledger:
 
     # What happens here.
 
+    def placed(self, key: TaskKey, place: int, now: int) -> records.Accepted:
+        """The attempt will be a process, whose files are in this directory; gives the record to write before its start."""
+        entry = self._entries[key]
+        entry.place = place
+        return records.Accepted(key, entry.node, entry.step_name, now, place)
+
     def given(self, key: TaskKey) -> None:
         """The task is about to be handed to the runner: from here on only the runner knows whether it began."""
         self._entries[key].is_given = True
@@ -288,6 +297,7 @@ class Ledger:
         """Takes over one record of the journal, in order."""
         if isinstance(record, records.Accepted):
             entry = Entry(record.key, record.node, record.step_name)
+            entry.place = record.place
             self._entries[record.key] = entry
             step = (record.key.run, record.key.job, record.key.step)
             self._live[step] = record.key

@@ -22,6 +22,8 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     node: str
     step_name: str
     at: int
+    #: Number of the directory with the step's files; 0 for none.
+    place: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):

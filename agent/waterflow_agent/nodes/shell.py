@@ -59,8 +59,6 @@ _SHELLS: dict[str, tuple[str, ...]] = {
     "python": ("python3", "{0}"),
     "pwsh": ("pwsh", "-NoLogo", "-NoProfile", "-NonInteractive", "-File", "{0}"),
 }
-#: What `prepare` leaves in an attempt's own directory, large values aside.
-FILE_NAMES = ("script", "script.py", "script.ps1", "output", "env", "summary")
 _SUFFIXES = {"python": ".py", "pwsh": ".ps1"}
 
 
@@ -75,7 +73,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where an attempt runs, and for whom: the names that its environment tells. Paths are absolute."""
 
-    #: Directory of the attempt's own files; exists, and is empty.
+    #: Directory for the attempt's own files; as good as new, or not there yet.
     files: str
     workspace: str
     agent: str
@@ -224,6 +222,9 @@ def _size(text: str) -> int:
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    content = text.encode("utf-8", "surrogateescape")
+    # Written over and cut: emptying a file first takes a file system twenty times as long.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb") as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+        file.write(content)
+        file.truncate(len(content))

@@ -24,6 +24,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 #: Nobody needs more, and reading must not hold the agent up.
 NAMES_MAX = 5_000
 
@@ -58,10 +59,16 @@ def locate(directory: str) -> StepFiles:
 
 
 def create(directory: str) -> StepFiles:
-    """Makes the empty files in `directory`."""
+    """Makes the directory and the empty files in it, as far as they are not there. Raises `OSError`."""
     files = locate(directory)
     for path in (files.output, files.env, files.summary):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        try:
+            is_there = os.lstat(path).st_size == 0
+        except FileNotFoundError:
+            is_there = False
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        if not is_there:
+            os.close(os.open(path, _MAKE, 0o600))
     return files
 
 
@@ -85,6 +92,8 @@ def is_denied(name: str) -> bool:
 
 def _read(path: str, label: str, bytes_max: int) -> bytes:
     try:
+        if _is_empty(path):
+            return b""
         # Without O_NONBLOCK a pipe would hold the agent until somebody writes.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
@@ -106,6 +115,11 @@ def _read(path: str, label: str, bytes_max: int) -> bytes:
     if len(content) > bytes_max:
         raise _too_large(label)
     return content
+
+
+def _is_empty(path: str) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _too_large(label: str) -> Rejected:

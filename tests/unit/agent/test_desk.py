@@ -14,6 +14,7 @@ from waterflow_agent.journal import Journal
 from waterflow_agent.ledger import Ledger
 from waterflow_agent.process_steps import ProcessSteps, attempt_name
 from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
+from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 from waterflow_agent.wire.session import Received
@@ -30,10 +31,6 @@ class FakeRunner:
         self.forgotten: list[str] = []
 
     def directory(self, name: str) -> Path:
-        return self.root / name
-
-    def prepare(self, name: str) -> Path:
-        (self.root / name / "files").mkdir(parents=True, exist_ok=True)
         return self.root / name
 
     def start(self, spec: StepSpec) -> None:
@@ -77,7 +74,8 @@ class Bench:
         self.link = FakeLink()
         self.journal = Journal(root / "journal")
         self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
-        steps = ProcessSteps(self.runner, Workspaces(root / "work"), {})
+        workspaces = Workspaces(root / "work")
+        steps = ProcessSteps(self.runner, workspaces, StepDirectories(root / "steps", workspaces.discard), {})
         self.desk = Desk(config=Config(name="a"), ledger=self.ledger, journal=self.journal, steps=steps)
         self.desk.link = self.link
 
@@ -230,6 +228,49 @@ async def test_second_end_of_an_attempt_changes_nothing(bench: Bench) -> None:
     bench.desk.on_reports([Exited(attempt_name(key()), exited(exit_code=1))])
 
     assert [result.exit_code for result in bench.link.results()] == [0]
+
+
+async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the next process of the agent would need is not given to another step before."""
+    bench.offer(key(1), run="true")
+    output = tmp_path / "steps" / "1" / "output"
+    output.write_text("a=1\n")
+    with monkeypatch.context() as full:
+        full.setattr(bench.journal, "append", no_space)
+        full.setattr(bench.journal, "begin", no_space)
+        bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+
+    assert bench.link.results()[0].outputs == {"a": "1"}
+    assert output.read_text() == "a=1\n"
+
+    bench.offer(key(2), run="true")
+    assert output.read_text() == "a=1\n"
+
+
+async def test_directory_of_a_finished_step_belongs_to_the_next(bench: Bench, tmp_path: Path) -> None:
+    """Also for the next process of the agent, when the daemon has not taken the first one's result yet."""
+    bench.offer(key(1), run="true")
+    bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+    bench.offer(key(2), run="true")
+    bench.journal.close()
+
+    later = Bench(tmp_path)
+    later.restore()
+    (tmp_path / "steps" / "1" / "output").write_text("second=yes\n")
+    attempts = tuple(
+        HeldAttempt(name=attempt_name(key(number)), state="ended", pid=None, at=1, output_bytes=0, result=exited())
+        for number in (1, 2)
+    )
+    later.desk.received(Received(acknowledged=[bench.link.results()[0]]))
+    later.desk.on_reports([Held(attempts)])
+    later.desk.opened(messages.Welcome("s", 1, 1, "a", [], 6_000, []))
+
+    assert {result.key: result.outputs for result in later.link.results()} == {key(2): {"second": "yes"}}
+    await later.desk.close()
+    later.journal.close()
+    bench.journal = Journal(tmp_path / "journal")
 
 
 async def test_printed_line_over_the_cap_is_cut(bench: Bench) -> None:

@@ -1,0 +1,5 @@
+"""`python -m waterflowd.ctl` is `waterflowctl`."""
+
+from waterflowd.ctl.main import main
+
+main(prog_name="waterflowctl")

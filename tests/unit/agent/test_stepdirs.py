@@ -1,0 +1,83 @@
+"""Directories that are used again: only when they are as good as new."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from waterflow_agent.nodes import stepfiles
+from waterflow_agent.stepdirs import StepDirectories
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.fixture
+def discarded() -> list[Path]:
+    return []
+
+
+@pytest.fixture
+def directories(tmp_path: Path, discarded: list[Path]) -> StepDirectories:
+    def discard(path: Path) -> None:
+        discarded.append(path)
+        path.rename(tmp_path / f"away{len(discarded)}")
+
+    return StepDirectories(tmp_path / "steps", discard)
+
+
+def test_directory_is_emptied_and_used_again(directories: StepDirectories, discarded: list[Path]) -> None:
+    """What a step wrote is gone for the next one."""
+    first = directories.take()
+    files = stepfiles.create(directories.path(first))
+    Path(files.output).write_text("a=1\n")
+    directories.release(first)
+    directories.release(first)
+
+    second, third = directories.take(), directories.take()
+
+    assert (second, third != second) == (first, True)
+    assert stepfiles.collect(stepfiles.create(directories.path(second))).outputs == {}
+    assert discarded == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: (path / "more").write_text("x"),
+        lambda path: ((path / "output").unlink(), (path / "output").symlink_to("/etc/passwd")),
+        lambda path: replace_by_pipe(path / "env"),
+        lambda path: os.link(path / "output", path.parent / "kept"),
+        lambda path: (path / "output").chmod(0o666),
+        lambda path: ((path / "summary").unlink(), (path / "summary").mkdir()),
+    ],
+)
+def test_spoiled_directory_is_not_used_again(
+    directories: StepDirectories, discarded: list[Path], spoil: Callable[[Path], object]
+) -> None:
+    """Another file, a link, a pipe, a second name, another mode, a directory."""
+    number = directories.take()
+    path = Path(directories.path(number))
+    stepfiles.create(str(path))
+    spoil(path)
+
+    directories.release(number)
+
+    assert discarded == [path]
+    assert directories.take() != number
+
+
+def test_later_start_keeps_what_attempts_have(tmp_path: Path, directories: StepDirectories) -> None:
+    """And frees the rest, without giving out a number that is taken."""
+    for _ in range(3):
+        stepfiles.create(directories.path(directories.take()))
+    later = StepDirectories(tmp_path / "steps", lambda path: None)
+
+    later.adopt(2)
+    later.sweep()
+
+    assert sorted(later.take() for _ in range(4)) == [1, 3, 4, 5]

@@ -2,4 +2,4 @@
 
 from waterflowd.ctl.main import main
 
-main(prog_name="waterflowctl")
+main()

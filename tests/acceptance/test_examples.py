@@ -1,0 +1,109 @@
+"""Each example runs on a real daemon and real agents, and ends as its comments say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.world import World
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way to run an example."""
+
+    file: str
+    #: Options of `waterflowctl run`.
+    options: tuple[str, ...] = ()
+    #: What the command ends with: 0 for a run that succeeded, 1 for one that failed.
+    code: int = 0
+    #: Lines that the steps print, among others.
+    prints: tuple[str, ...] = ()
+    #: Lines that they must not print.
+    never_prints: tuple[str, ...] = ()
+
+
+CASES = [
+    Case(file="hello-world.yml", prints=("Hello from Waterflow!",)),
+    Case(
+        file="deploy.yml",
+        prints=("42 tables are safe", "frontend for schema 7", "backend for schema 7", "shop is up"),
+    ),
+    Case(file="on-push.yml", prints=("event:  cli", "commit: none no commit"), never_prints=("this would publish",)),
+    Case(
+        file="inputs.yml",
+        options=("-i", "version=1.4.2", "-i", 'hosts=["a","b"]'),
+        prints=("image:    registry.example.org/shop:1.4.2", "replicas: 4 on a, b", "this was a dry run"),
+        never_prints=("releasing to staging",),
+    ),
+    Case(
+        file="inputs.yml",
+        options=("-i", "version=1.4.2", "-i", "environment=production", "-i", "dry-run=false"),
+        prints=("releasing to production",),
+        never_prints=("this was a dry run",),
+    ),
+    Case(file="inputs.yml", options=("-i", "version=latest"), code=5),
+    Case(
+        file="environment.yml",
+        prints=("shop-eu at debug", "ports: 16161", "shop-eu-build-17 on port 8080", "first line", "second line"),
+    ),
+    Case(
+        file="clean-up.yml",
+        prints=("worked", "published", "cleaned up", "test ended with success"),
+        never_prints=("the work ended with exit code 3",),
+    ),
+    Case(
+        file="clean-up.yml",
+        options=("-i", "break=true"),
+        code=1,
+        prints=("the work ended with exit code 3", "cleaned up", "test ended with failure"),
+        never_prints=("published",),
+    ),
+    Case(
+        file="continue-on-error.yml",
+        prints=("outcome:    failure", "conclusion: success", "the check found something", "went on"),
+    ),
+    Case(file="retry.yml", prints=("attempt 1", "attempt 2", "attempt 3", "it took 3 attempts")),
+    Case(file="timeouts.yml", prints=("serving", "closing files", "failure")),
+    Case(
+        file="nightly-backup.yml",
+        options=("--var", "settle=200ms"),
+        prints=("the copy is good", "keeping the last 7"),
+        never_prints=("no backup tonight",),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One world for all examples, with the groups that they use."""
+    made = World(tmp_path_factory.mktemp("examples"))
+    try:
+        made.start_daemon()
+        made.add_agent("web-1", "web-servers")
+        made.add_agent("db-1", "db-servers")
+        yield made
+    finally:
+        made.close()
+
+
+def test_every_example_is_run() -> None:
+    """A new example gets a case."""
+    assert {case.file for case in CASES} == {file.name for file in EXAMPLES.glob("*.yml")}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
+def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
+    """Started as its comment shows, it ends with the code and prints the lines that it should."""
+    ended = world.ctl("run", str(EXAMPLES / case.file), *case.options)
+    assert ended.returncode == case.code, ended.stdout + ended.stderr
+    if case.prints or case.never_prints:
+        run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
+        lines = world.lines(run)
+        assert set(case.prints) <= set(lines), lines
+        assert not set(case.never_prints) & set(lines), lines

@@ -1,0 +1,86 @@
+"""The examples are what newcomers copy: each compiles, is listed, and teaches; the configuration files hold every key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import waterflow_agent.config
+
+import waterflowd.config
+from waterflowd import dsl
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WORKFLOWS = sorted(EXAMPLES.glob("*.yml"))
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_an_example_compiles(file: Path) -> None:
+    """Without an error and without a warning."""
+    compiled = dsl.compile_workflow(f"workflows/{file.name}", file.read_bytes())
+    assert [dsl.render_diagnostic(found) for found in compiled.diagnostics] == []
+    assert compiled.plan is not None
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_an_example_says_what_it_shows(file: Path) -> None:
+    """It opens with a comment, and has a row in the table."""
+    assert file.read_text("utf-8").startswith("# ")
+    assert f"| [{file.name}]({file.name}) |" in (EXAMPLES / "README.md").read_text("utf-8")
+
+
+def test_the_table_lists_nothing_that_is_gone() -> None:
+    """Every link of the page leads to a file."""
+    linked = re.findall(r"\]\(([^)#]+)\)", (EXAMPLES / "README.md").read_text("utf-8"))
+    assert linked
+    assert all((EXAMPLES / name).exists() for name in linked)
+
+
+def _keys(table: type) -> Iterator[str]:
+    for field in msgspec.structs.fields(table):
+        kinds = [field.type, *getattr(field.type, "__args__", ())]
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+        yield field.encode_name
+        yield from _keys(inner) if inner is not None else ()
+
+
+def _with_every_key(name: str) -> str:
+    """The file with what is commented out switched on."""
+    return re.sub(r"^#(?=\[|[a-z-]+ = )", "", (EXAMPLES / name).read_text("utf-8"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("waterflowd.toml", waterflowd.config.Config), ("agent.toml", waterflow_agent.config.Config)]
+)
+def test_a_configuration_file_has_every_key(name: str, table: type) -> None:
+    """Set or commented out."""
+    text = _with_every_key(name)
+    missing = [key for key in _keys(table) if not re.search(rf"^\[*{re.escape(key)}(?: = |\])", text, re.MULTILINE)]
+    assert not missing
+
+
+def test_the_daemon_takes_its_configuration_file(tmp_path: Path) -> None:
+    """As it is, and with everything switched on; what is commented out is the default."""
+    switched_on = tmp_path / "waterflowd.toml"
+    switched_on.write_text(_with_every_key("waterflowd.toml"))
+    plain = waterflowd.config.load(EXAMPLES / "waterflowd.toml", environment={})
+    full = waterflowd.config.load(switched_on, environment={})
+    assert full.agents.address
+    # The one key without a value that could stand there.
+    assert plain == msgspec.structs.replace(full, agents=msgspec.structs.replace(full.agents, address=""))
+
+
+def test_the_agent_takes_its_configuration_file(tmp_path: Path) -> None:
+    """As it is, and with everything switched on."""
+    plain = waterflow_agent.config.load(EXAMPLES / "agent.toml", environment={})
+    assert plain.join_token_file
+    settings = tomllib.loads(_with_every_key("agent.toml"))
+    switched_on = tmp_path / "agent.toml"
+    switched_on.write_text(re.sub('"the 40 characters[^"]*"', f'"{"k" * 40}"', _with_every_key("agent.toml")))
+    full = waterflow_agent.config.load(switched_on, environment={})
+    assert full.labels == settings["labels"]
+    assert (full.slots, full.data_dir, full.runner) == (plain.slots, plain.data_dir, plain.runner)

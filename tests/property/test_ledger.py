@@ -51,7 +51,11 @@ class Agents(RuleBasedStateMachine):
         elif isinstance(move, Report):
             self.journal.append(move.record)
             result = move.record.result
-            assert self.results.setdefault(result.key, result) == result, "a result is final"
+            # A daemon that offers again what it has dropped may hear that nobody knows any more.
+            first = self.results.setdefault(result.key, result)
+            assert result == first or result.outcome is Outcome.LOST, "a result is final"
+            if result.outcome is Outcome.REFUSED:
+                assert self.starts[result.key] == 0, "refused says that nothing of it ran"
         elif isinstance(move, Release):
             self.journal.append(records.Released(move.key))
         elif isinstance(move, Stop):

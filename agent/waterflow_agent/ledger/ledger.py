@@ -197,12 +197,15 @@ class Ledger:
         newest = self._seen.get(step)
         if newest == (key.epoch, key.attempt):
             return None
-        refusal = self._refusal(task, step, newest)
+        if newest is not None and (key.epoch, key.attempt) < newest:
+            return self._stale(task, newest, now)
+        refusal = self._refusal(task, step)
         entry = self._entries[key] = Entry(key, task.node, task.step_name)
+        # A refused one as well: its result is final, so it is not started by a better offer either.
+        self._remember(step, (key.epoch, key.attempt))
         if refusal is not None:
             return self._report(entry, ended(key, Outcome.REFUSED, now, reason_code="refused", reason_text=refusal))
         self._live[step] = key
-        self._remember(step, (key.epoch, key.attempt))
         return Start(task)
 
     def cancel(self, cancel: messages.Cancel, now: int) -> Stop | Report | None:
@@ -334,8 +337,13 @@ class Ledger:
                 moves.append(move)
         return moves
 
-    def _refusal(self, task: messages.Task, step: _StepKey, newest: tuple[int, int] | None) -> str | None:
-        key = task.key
+    def _stale(self, task: messages.Task, newest: tuple[int, int], now: int) -> Report:
+        """An attempt older than one that was here is never started; whether it ran before is not known any more."""
+        entry = self._entries[task.key] = Entry(task.key, task.node, task.step_name)
+        text = f"a newer attempt of this step was here before (attempt {newest[1]}, epoch {newest[0]})"
+        return self._report(entry, ended(task.key, Outcome.LOST, now, reason_code="outcome-unknown", reason_text=text))
+
+    def _refusal(self, task: messages.Task, step: _StepKey) -> str | None:
         if task.boot_id != self.boot_id:
             return "the offer was made for an earlier boot of this server"
         if task.instance != self.instance:
@@ -343,8 +351,6 @@ class Ledger:
         live = self._live.get(step)
         if live is not None:
             return f"attempt {live.attempt} of this step (epoch {live.epoch}) still runs here"
-        if newest is not None and (key.epoch, key.attempt) < newest:
-            return f"a newer attempt of this step was here before (attempt {newest[1]}, epoch {newest[0]})"
         if len(self._live) >= self.slots:
             return f"all {self.slots} slots of this server are taken"
         if len(self._entries) >= HELD_MAX:
@@ -369,7 +375,7 @@ class Ledger:
             del self._live[step]
 
     def _remember(self, step: _StepKey, newest: tuple[int, int]) -> None:
-        self._seen[step] = newest
+        self._seen[step] = max(newest, self._seen.get(step, newest))
         self._seen.move_to_end(step)
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)

@@ -78,6 +78,14 @@ def test_offer_for_another_start_is_refused(ledger: Ledger, fields: dict[str, ob
     assert outcome_of(ledger.offer(task(key(), **fields), NOW)) is Outcome.REFUSED
 
 
+def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> None:
+    """Its result is final, also after the daemon has taken it."""
+    ledger.offer(task(key(), instance="other"), NOW)
+    ledger.result_taken(key())
+
+    assert ledger.offer(task(key()), NOW) is None
+
+
 def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
     """A duplicate of what an earlier start accepted is a duplicate, not a stranger."""
     ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
@@ -85,12 +93,17 @@ def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
     assert ledger.offer(task(key(), instance="the one before"), NOW) is None
 
 
-@pytest.mark.parametrize("second", [key(attempt=2), key(epoch=2), key(attempt=0)])
-def test_second_attempt_of_a_step_is_refused_while_the_first_lives(ledger: Ledger, second: TaskKey) -> None:
+@pytest.mark.parametrize(
+    ("second", "outcome"),
+    [(key(attempt=2), Outcome.REFUSED), (key(epoch=2), Outcome.REFUSED), (key(attempt=0), Outcome.LOST)],
+)
+def test_second_attempt_of_a_step_does_not_start_while_the_first_lives(
+    ledger: Ledger, second: TaskKey, outcome: Outcome
+) -> None:
     """Two attempts of one step never run at the same time."""
     started(ledger, key())
 
-    assert outcome_of(ledger.offer(task(second), NOW)) is Outcome.REFUSED
+    assert outcome_of(ledger.offer(task(second), NOW)) is outcome
 
 
 def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
@@ -101,12 +114,12 @@ def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
     assert isinstance(ledger.offer(task(key(attempt=2)), NOW), Start)
 
 
-def test_attempt_older_than_one_that_was_here_is_refused(ledger: Ledger) -> None:
-    """A daemon restored from a backup may offer what was done already."""
+def test_attempt_older_than_one_that_was_here_is_not_started(ledger: Ledger) -> None:
+    """Whether it ran before nobody knows any more, so it is lost and not refused."""
     started(ledger, key(epoch=3))
     ledger.finish(finished(key(epoch=3)))
 
-    assert outcome_of(ledger.offer(task(key(epoch=2)), NOW)) is Outcome.REFUSED
+    assert outcome_of(ledger.offer(task(key(epoch=2)), NOW)) is Outcome.LOST
 
 
 def test_offers_beyond_the_slots_are_refused(ledger: Ledger) -> None:

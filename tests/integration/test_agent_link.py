@@ -18,7 +18,7 @@ from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
-from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled
+from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
 
 DEADLINE_S = 30
@@ -223,6 +223,8 @@ async def test_agent_enrols_itself_at_its_first_start(daemon: ScriptedDaemon, da
         config = Config(name="a", data_dir=str(data_dir), join_token_file=str(path))
         async with running(Agent(config)):
             await eventually(lambda: enrol.load(data_dir) is not None)
+            # The runner is there, so that it can be ended with the test.
+            await eventually(lambda: runner_pids(data_dir) and (data_dir / "runner" / "runner.sock").exists())
 
     assert len(port.requests) == 1
 

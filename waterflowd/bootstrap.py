@@ -117,7 +117,7 @@ def _build(config: Config, data_dir: Path, store: Store) -> Parts:
         epoch=log.generation,
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
-    driver = Driver(world, log, link, clock, feed)
+    driver = Driver(world, log, link, clock, feed, queries)
     outputs = Outputs(world, store.outputs, link, feed, queries)
     agents = Agents(driver, link, clock, outputs, config.agents.lost_after_ms)
     enrolment = Enrolment(registry, driver, agents, link, clock, keys.fingerprint)

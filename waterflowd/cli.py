@@ -76,6 +76,23 @@ def check_config(file: str | None) -> None:
 
 
 @main.command()
+@_FILE
+@click.option("--data-dir", help="The directory to check.")
+def fsck(file: str | None, data_dir: str | None) -> None:
+    """Reads and checks the whole event log of a daemon that is stopped; ends 0 when it is sound."""
+    from waterflowd.errors import WaterflowError
+    from waterflowd.store.opening import examine
+
+    config = _load(file, **{"data-dir": data_dir})
+    try:
+        found = examine(Path(config.data_dir))
+    except WaterflowError as error:
+        click.echo(f"waterflowd: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"sound: {found.records} records in {found.streams} streams of {config.data_dir}")
+
+
+@main.command()
 def version() -> None:
     """Prints the version."""
     click.echo(f"waterflowd {waterflowd.__version__}")

@@ -179,8 +179,8 @@ class Agents:
                 return
             if run_id in self._world.runs:
                 given.append((run_id, _report(agent, report)))
-            else:
-                logger.info("agent %s reports on %s, which is not open; nothing to do", agent, report.key)
+            elif isinstance(report, messages.Finished):
+                self._driver.record_evidence(run_id, _report(agent, report))
         self._driver.submit(given, durable)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:

@@ -26,9 +26,11 @@ import msgspec
 
 from waterflowd import ports
 from waterflowd.engine import Run, commands, fold, inputs
+from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.host.batch import Batch, World, drop, owe, summary
 from waterflowd.host.feed import Feed
+from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import RunId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
@@ -58,8 +60,11 @@ class _Item(msgspec.Struct, frozen=True):
 class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
-    def __init__(self, world: World, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed) -> None:
+    def __init__(
+        self, world: World, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed, queries: Queries
+    ) -> None:
         self.world = world
+        self._queries = queries
         self._log = log
         self._link = link
         self._clock = clock
@@ -198,6 +203,19 @@ class Driver:
                 batch.feed(run_id, item)
 
         self._submit(apply, durable)
+
+    def record_evidence(self, run_id: RunId, given: inputs.Input) -> None:
+        """Records what a report says about a run that is completed, if it is news. The run itself never changes again."""
+
+        def apply(batch: Batch) -> None:
+            if self._log.run(run_id) is None:
+                return
+            run = self._queries.run(run_id)
+            evidence = decide(run, given, self._clock.now()) if run.is_completed else ()
+            if evidence:
+                batch.record(run_stream(run_id), run.seq, evidence)
+
+        self._submit(apply)
 
     def wake(self) -> None:
         """Servers or groups have changed: look for slots again."""

@@ -192,7 +192,7 @@ def _own_command() -> str:
     if shutil.which("waterflowctl") is not None:
         return "waterflowctl"
     beside = Path(sys.executable).with_name("waterflowctl")
-    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m waterflowd.ctl.main"
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m waterflowd.ctl"
 
 
 def _daemon_configuration(folder: Path, port: int, work_port: int, enroll_port: int, bare: Path) -> str:

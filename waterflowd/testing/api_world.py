@@ -257,7 +257,8 @@ class ApiWorld:
             lower=lowering.lower,
             epoch=self.log.generation,
         )
-        self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed)
+        queries = Queries(self.log)
+        self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
         self.access = Access()
         self.services = Services(
@@ -266,7 +267,7 @@ class ApiWorld:
             runs=self.driver,
             feed=self.feed,
             compiler=DirectCompiler(),
-            reader=RunReader(Queries(self.log), self.driver),
+            reader=RunReader(queries, self.driver),
             agents=self.agents,
             repositories=self.repositories,
             clock=self.clock,

@@ -234,17 +234,19 @@ def _step_completed(run: Run, event: events.StepCompleted) -> None:
         job.failed_step = step
 
 
-def _stop_current(job: Job, stop: Stop) -> None:
+def _stop_current(job: Job, stop: Stop, why: Reason) -> None:
     step = job.current
-    if job.status is not Status.COMPLETED and step is not None and step.status is not Status.QUEUED:
-        step.stop = max(step.stop, stop)
+    if job.status is Status.COMPLETED or step is None or step.status is Status.QUEUED or step.stop >= stop:
+        return
+    step.stop = stop
+    step.stop_reason = why
 
 
 def _job_timed_out(run: Run, event: events.JobTimedOut) -> None:
     job = run.jobs_by_id[event.job]
     job.is_timed_out = True
     job.reason = event.reason
-    _stop_current(job, Stop.ASKED)
+    _stop_current(job, Stop.ASKED, event.reason)
 
 
 def _job_completed(run: Run, event: events.JobCompleted) -> None:
@@ -271,14 +273,14 @@ def _cancel_requested(run: Run, event: events.CancelRequested) -> None:
     for job in run.jobs:
         if job.status in (Status.WAITING, Status.RUNNING):
             job.is_cancelled = True
-        _stop_current(job, Stop.FORCED if event.is_forced else Stop.ASKED)
+        _stop_current(job, Stop.FORCED if event.is_forced else Stop.ASKED, event.reason)
 
 
 def _run_timed_out(run: Run, event: events.RunTimedOut) -> None:
     run.is_timed_out = True
     run.reason = event.reason
     for job in run.jobs:
-        _stop_current(job, Stop.ASKED)
+        _stop_current(job, Stop.ASKED, event.reason)
 
 
 def _late_report(run: Run, event: events.LateReport) -> None:

@@ -10,6 +10,7 @@ cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, w
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import UTC, datetime
 
@@ -205,7 +206,7 @@ def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | 
     attempt = step.last
     if attempt is None or step.retry_at is not None or step.is_held:
         # Nothing of it runs: it sleeps, waits for its next attempt, or for a person.
-        return _complete_step(step, job, Conclusion.CANCELLED, _stop_reason(run, job), now) if step.stop else None
+        return _complete_step(step, job, Conclusion.CANCELLED, step.stop_reason, now) if step.stop else None
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)
     if step.stop is Stop.FORCED or (step.stop and attempt.status is AttemptStatus.PENDING):
@@ -216,13 +217,9 @@ def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | 
             step=step.id,
             attempt=attempt.number,
             outcome=Outcome.TIMED_OUT if is_late and not run.is_cancelled else Outcome.CANCELLED,
-            reason=_stop_reason(run, job),
+            reason=step.stop_reason,
         )
     return None
-
-
-def _stop_reason(run: Run, job: Job) -> Reason:
-    return job.reason if job.is_timed_out else run.reason
 
 
 def _after_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent:
@@ -230,11 +227,11 @@ def _after_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -
     assert outcome is not None
     conclusion = CONCLUSIONS[outcome]
     if not step.stop and conclusion in FAILURES:
-        seed = f"{run.id}/{job.id}/{step.id}"
-        delay_ms = retry.delay_ms(step.plan, outcome, attempt.exit_code, len(step.attempts), seed)
+        delay_ms = _delay_ms(run, job, step, attempt)
         if delay_ms is not None:
             number = AttemptNo(len(step.attempts) + 1)
-            text = f"attempt {attempt.number} ended {conclusion.value} ({attempt.reason.text}); next in {duration(delay_ms)}"
+            ended = "was refused" if outcome is Outcome.REFUSED else f"ended {conclusion.value}"
+            text = f"attempt {attempt.number} {ended} ({attempt.reason.text}); next in {duration(delay_ms)}"
             why = reason(ReasonCode.RETRY, text, attempt=number)
             return events.RetryScheduled(
                 at=now, job=job.id, step=step.id, attempt=number, due_at=now + delay_ms, reason=why
@@ -246,6 +243,16 @@ def _after_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -
             )
             return events.StepHeld(at=now, job=job.id, step=step.id, reason=reason(ReasonCode.HELD, text))
     return _complete_step(step, job, conclusion, attempt.reason, now, run)
+
+
+def _delay_ms(run: Run, job: Job, step: Step, attempt: Attempt) -> int | None:
+    outcome = attempt.outcome
+    assert outcome is not None
+    if outcome is Outcome.REFUSED:
+        in_a_row = itertools.takewhile(lambda past: past.outcome is Outcome.REFUSED, reversed(step.attempts))
+        return retry.refused_delay_ms(sum(1 for _ in in_a_row))
+    ran = sum(past.outcome is not Outcome.REFUSED for past in step.attempts)
+    return retry.delay_ms(step.plan, outcome, attempt.exit_code, ran, f"{run.id}/{job.id}/{step.id}")
 
 
 def _complete_step(

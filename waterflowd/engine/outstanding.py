@@ -62,7 +62,6 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
     send = commands.SendTask(job=job.id, step=step.id, attempt=attempt.number, epoch=attempt.epoch, agent=attempt.agent)
     owed.append(send)
     if step.stop:
-        why = job.reason if job.is_timed_out else run.reason
         owed.append(
             commands.CancelTask(
                 job=job.id,
@@ -71,7 +70,7 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
                 epoch=attempt.epoch,
                 agent=attempt.agent,
                 is_forced=step.stop is Stop.FORCED,
-                reason=why.text,
+                reason=step.stop_reason.text,
             )
         )
     return tuple(owed)

@@ -12,6 +12,10 @@ from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
 
+#: Attempts in a row that agents may refuse, for reasons that pass, before the step fails.
+REFUSALS_MAX = 6
+REFUSED_DELAY_MS = 100
+
 #: Attempts in all of a step that says `on-lost: retry` and has no `retry` of its own.
 LOST_ATTEMPTS_MAX = 3
 
@@ -31,6 +35,15 @@ def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: 
     if attempts >= policy.max_attempts or _matches(policy.never_on, word, exit_code):
         return None
     return _interval_ms(policy, attempts, seed)
+
+
+def refused_delay_ms(refusals: int) -> int | None:
+    """Milliseconds until the next attempt after `refusals` of them in a row that no agent has begun, or None at the bound.
+
+    An attempt that never ran may be made again without being asked: nothing is done twice. It does not count as one of the
+    author's `max-attempts`.
+    """
+    return None if refusals >= REFUSALS_MAX else REFUSED_DELAY_MS << (refusals - 1)
 
 
 def _matches(words: tuple[str, ...], word: str, exit_code: int | None) -> bool:

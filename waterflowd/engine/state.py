@@ -80,7 +80,7 @@ class Step:
 
     __slots__ = (
         "attempts", "completed_at", "conclusion", "due_at", "id", "is_held", "name", "outcome", "plan", "reason",
-        "retry_at", "runs_in", "started_at", "status", "stop",
+        "retry_at", "runs_in", "started_at", "status", "stop", "stop_reason",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan) -> None:
@@ -101,6 +101,8 @@ class Step:
         self.is_held = False
         #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not concerned.
         self.stop = Stop.NO
+        #: Why it must end: the first reason, or the one that made it urgent.
+        self.stop_reason: Reason = _CREATED
         self.started_at: int | None = None
         self.completed_at: int | None = None
 

@@ -209,6 +209,18 @@ async def run_events(
     return answer({"events": [record_json(record) for record in shown], "next": following})
 
 
+class OutputWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a run's output."""
+
+    job: str | None
+    step: str | None
+    start: str | None
+
+
+async def _output_wanted(job: Text = None, step: Text = None, start: Start = None) -> OutputWanted:
+    return OutputWanted(job=job, step=step, start=start)
+
+
 @router.get("/v1/runs/{run_id}/logs", response_class=Response, responses={200: {"content": {streams.NDJSON: {}}}})
 @router.get("/v1/workflows/{run_id}/logs", include_in_schema=False)
 async def run_logs(
@@ -216,16 +228,14 @@ async def run_logs(
     services: Ports,
     principal: Viewer,
     run_id: str,
-    job: Text = None,
-    step: Text = None,
-    start: Start = None,
+    wanted: Annotated[OutputWanted, Depends(_output_wanted)],
     follow: bool = False,
 ) -> Response:
     """What the steps printed: one JSON object per line; with `follow` as server-sent events until the run is completed."""
     run = resolve(services, run_id)
-    _check_names(read_run(services, run), job, step)
-    begin = _start(streams.last_event_id(request) or start)
-    output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=begin)
+    _check_names(read_run(services, run), wanted.job, wanted.step)
+    begin = _start(streams.last_event_id(request) or wanted.start)
+    output = RunOutput(services.log, services.outputs, run, job=wanted.job, step=wanted.step, start=begin)
     opened = streams.admit(request)
     if not follow:
         return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON)

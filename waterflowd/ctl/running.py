@@ -43,34 +43,28 @@ _SUFFIXES = (".yml", ".yaml")
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     workflow: str,
     inputs: tuple[str, ...],
     variables: tuple[str, ...],
     repository: str | None,
-    *,
-    detach: bool,
-    dry_run: bool,
-    as_json: bool,
+    **flags: bool,
 ) -> None:
     """Start a workflow by name, or a file, and wait for its result."""
     client = client_of(context)
-    given: dict[str, Any] = {"inputs": pairs(inputs, "-i"), "vars": pairs(variables, "--var"), "dry_run": dry_run}
+    is_dry, is_json, is_detached = flags["dry_run"], flags["as_json"], flags["detach"]
+    given: dict[str, Any] = {"inputs": pairs(inputs, "-i"), "vars": pairs(variables, "--var"), "dry_run": is_dry}
     started = _start(client, workflow, given, repository)
-    if dry_run:
-        if as_json:
-            print_json([started])
-        else:
-            click.echo(f"{clean(workflow)} is valid; start it: waterflowctl run {clean(workflow)}")
-        return
-    if as_json:
+    if is_json:
         print_json([started])
-    elif detach or not is_terminal():
+    elif is_dry:
+        click.echo(f"{clean(workflow)} is valid; start it: waterflowctl run {clean(workflow)}")
+    elif is_detached or not is_terminal():
         click.echo(f"started {clean(started['name'])} #{started['number']}: {started['id']}")
-    if detach:
-        if not as_json:
-            click.echo(f"next: waterflowctl watch {started['id']}")
-        return
-    context.exit(see_through(client, started["id"], as_json=as_json))
+    if is_detached and not (is_json or is_dry):
+        click.echo(f"next: waterflowctl watch {started['id']}")
+    if not (is_dry or is_detached):
+        context.exit(see_through(client, started["id"], as_json=is_json))
 
 
 def _start(client: Client, workflow: str, given: dict[str, Any], repository: str | None) -> Any:

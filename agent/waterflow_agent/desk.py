@@ -318,7 +318,7 @@ class Desk:
             self._facts.append(records.Released(move.key))
             self._released.append(move.key)
         elif isinstance(move, Stop):
-            self._steps.stop(move.key)
+            self._steps.stop(move.key, is_forced=move.is_forced)
 
     def _begin(self, task: messages.Task) -> None:
         try:

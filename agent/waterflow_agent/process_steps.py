@@ -40,8 +40,8 @@ class Runner(Protocol):
         """Starts the step, once, whatever happens to the connection."""
         ...
 
-    def cancel(self, name: str) -> None:
-        """Stops the step by its policy."""
+    def cancel(self, name: str, *, is_forced: bool = False) -> None:
+        """Stops the step by its policy, or at once."""
         ...
 
     def forget(self, name: str) -> None:
@@ -141,12 +141,9 @@ class ProcessSteps:
         if begun is not None:
             self._runner.start(begun.spec)
 
-    def stop(self, key: TaskKey) -> None:
-        """Ends the process by its policy; its end comes back as a report.
-
-        A forced stop goes this way too: the runner knows no stop without the grace, which bounds it all the same.
-        """
-        self._runner.cancel(self.adopt(key))
+    def stop(self, key: TaskKey, *, is_forced: bool) -> None:
+        """Ends the process by its policy, or at once; its end comes back as a report."""
+        self._runner.cancel(self.adopt(key), is_forced=is_forced)
 
     def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:
         """What the end of the process means, with what the script handed back."""

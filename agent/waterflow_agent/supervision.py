@@ -156,9 +156,12 @@ class Supervisor:
         self._starts[spec.name] = message
         self._send(message)
 
-    def cancel(self, name: str, reason: str = "cancelled") -> None:
-        """Have the step stopped: its stop signal, its grace, then the end. `Exited` tells when nothing is left."""
-        message = protocol.encode({"type": "cancel", "name": name, "reason": reason})
+    def cancel(self, name: str, reason: str = "cancelled", *, is_forced: bool = False) -> None:
+        """Have the step stopped: its stop signal, its grace, then the end, or by force at once.
+
+        `Exited` tells when nothing is left.
+        """
+        message = protocol.encode({"type": "cancel", "name": name, "reason": reason, "force": is_forced})
         self._cancels[name] = message
         self._send(message)
 

@@ -242,6 +242,18 @@ async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
     assert bench.output("a", STDOUT) == b"ready\nbye\n"
 
 
+async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None:
+    """The step ignores its stop signal and has ten minutes of grace; by force it is gone at once, reported as cancelled."""
+    bench.start("a", "trap '' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=600_000)
+    await bench.printed("a", b"ready\n")
+
+    bench.supervisor.cancel("a")
+    bench.supervisor.cancel("a", is_forced=True)
+
+    result = await bench.result("a")
+    assert (result.reason, result.signal) == ("cancelled", signal.SIGKILL)
+
+
 async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
     """A process that was stopped is continued so that it can act on the signal."""
     bench.start("a", "echo ready; kill -STOP $$; sleep 300", grace_ms=30_000)

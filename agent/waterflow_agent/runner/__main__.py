@@ -88,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _serve(options: Options, root: str, listener: socket.socket) -> None:
     os.chdir("/")
+    # What steps make is as readable as anywhere else, whatever the agent's own mask was.
+    os.umask(0o022)
     processes.become_reaper()
     label = hashlib.sha256(os.fsencode(options.data_directory)).hexdigest()[:12]
     tree = cgroup.find_tree(label) if options.uses_groups else None

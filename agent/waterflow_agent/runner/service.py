@@ -141,7 +141,7 @@ class Service:
         elif kind == "start":
             self._start(name, message)
         elif kind == "cancel":
-            self._cancel(name, message.get("reason"))
+            self._cancel(name, message.get("reason"), message.get("force") is True)
         elif kind == "forget":
             self._forget(name)
         else:
@@ -235,11 +235,14 @@ class Service:
         except OSError as error:
             _say(f"cannot prepare a control group: {error.strerror}")
 
-    def _cancel(self, name: str, reason: object) -> None:
+    def _cancel(self, name: str, reason: object, is_forced: bool) -> None:
         if reason not in ("cancelled", "timed-out"):
             self._refuse(name, f"cancel: {reason!r} is no reason")
         elif name in self._steps:
-            self._steps[name].cancel(str(reason))
+            if is_forced:
+                self._steps[name].kill(str(reason))
+            else:
+                self._steps[name].cancel(str(reason))
         elif name in self._ended:
             self._tell_state(name)
         else:

@@ -36,7 +36,7 @@ class FakeRunner:
     def start(self, spec: StepSpec) -> None:
         self.started.append(spec.name)
 
-    def cancel(self, name: str) -> None:
+    def cancel(self, name: str, *, is_forced: bool = False) -> None:
         self.cancelled.append(name)
 
     def forget(self, name: str) -> None:

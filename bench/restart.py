@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from waterflow_agent.wire.messages import Outcome
-
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
 from waterflowd import bootstrap
@@ -16,6 +14,7 @@ from waterflowd.host.batch import summary
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Batch, StreamAppend, Trigger
+from waterflowd.model.statuses import Outcome
 from waterflowd.store.opening import open_store
 
 STEPS = 5

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
-from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.engine import events
 from waterflowd.model import ids, records
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.model.statuses import Conclusion, Outcome, Status
 from waterflowd.store.opening import Store, open_store
 
 UNIONS = {"run": events.RunEvent}

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from waterflow_agent.wire import messages
-
 import waterflowd
+from waterflow_agent.wire import messages
 from waterflowd import desks, ports
 from waterflowd.api import access_events
 from waterflowd.api.access import Access
@@ -42,7 +41,7 @@ from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
-from waterflowd.store.opening import Store, open_store
+from waterflowd.store import opening
 
 #: The events that each kind of stream may hold.
 UNIONS = {
@@ -75,7 +74,7 @@ class Parts:
     """The daemon's parts, put together and not yet started."""
 
     config: Config
-    store: Store
+    store: opening.Store
     keys: keys.ServerKeys
     driver: Driver
     agents: Agents
@@ -90,7 +89,7 @@ class Parts:
 def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
     """Opens the data directory and puts the daemon together. Raises `Stalled` with a sentence when that cannot be."""
     data_dir = Path(config.data_dir)
-    store = open_store(data_dir, UNIONS, on_poison=on_poison)
+    store = opening.open_store(data_dir, UNIONS, on_poison=on_poison)
     try:
         return _build(config, data_dir, store)
     except BaseException:
@@ -98,7 +97,7 @@ def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
         raise
 
 
-def _build(config: Config, data_dir: Path, store: Store) -> Parts:
+def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     log = store.log
     clock = LogClock(data_dir / "clock.json", log.last_at)
     server_keys = keys.load_server_keys(data_dir)
@@ -158,6 +157,12 @@ def _build(config: Config, data_dir: Path, store: Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(build_app(services), config.api.listen or None, socket_path),
     )
+
+
+def examine(config: Config) -> str:
+    """Reads and checks the whole log of a stopped daemon, and says so in one sentence. Raises `Stalled` for a damaged one."""
+    found = opening.examine(Path(config.data_dir))
+    return f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"
 
 
 def _open_source(settings: RepositorySettings) -> Source:

@@ -80,16 +80,15 @@ def check_config(file: str | None) -> None:
 @click.option("--data-dir", help="The directory to check.")
 def fsck(file: str | None, data_dir: str | None) -> None:
     """Reads and checks the whole event log of a daemon that is stopped; ends 0 when it is sound."""
+    from waterflowd import bootstrap
     from waterflowd.errors import WaterflowError
-    from waterflowd.store.opening import examine
 
     config = _load(file, **{"data-dir": data_dir})
     try:
-        found = examine(Path(config.data_dir))
+        click.echo(bootstrap.examine(config))
     except WaterflowError as error:
         click.echo(f"waterflowd: {error}", err=True)
         sys.exit(1)
-    click.echo(f"sound: {found.records} records in {found.streams} streams of {config.data_dir}")
 
 
 @main.command()

@@ -28,8 +28,9 @@ def _workflow(marker: Path) -> str:
           echo end {number}"""
         for number in range(STEPS)
     )
-    return f"jobs:\n  one:\n    runs-on: web\n    steps:\n{steps}\n  two:\n    runs-on: web\n    steps:\n" + steps.replace(
-        str(marker), f"{marker}-2"
+    return (
+        f"jobs:\n  one:\n    runs-on: web\n    steps:\n{steps}\n  two:\n    runs-on: web\n    steps:\n"
+        + steps.replace(str(marker), f"{marker}-2")
     )
 
 

@@ -90,7 +90,11 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
             "WATERFLOW_SERVER": f"unix:{self.socket}",
-            **{name: value for name, value in os.environ.items() if name in ("VIRTUAL_ENV", "PYTHONPATH", "BENCH_INSTANTS")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name in ("VIRTUAL_ENV", "PYTHONPATH", "BENCH_INSTANTS")
+            },
         }
 
     def _spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.wire import codec, messages
 
 FRAMES = Path(__file__).parent / "frames"

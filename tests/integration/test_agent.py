@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids

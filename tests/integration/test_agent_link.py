@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 import zmq.asyncio
+
 from waterflow_agent import enrol, keys, link, status
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config

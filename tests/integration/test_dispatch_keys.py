@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from waterflow_agent.wire import messages
 from zmq.utils import z85
 
+from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket, printable
 from waterflowd.dispatch.rivals import CLONE_RETRY_MS, Rival

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 import zmq
 import zmq.asyncio
+
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
-
 from waterflowd.dispatch import enrol, keys
 from waterflowd.dispatch.link import Dispatch
 from waterflowd.model.ids import AgentId

@@ -9,8 +9,8 @@ from typing import get_args
 
 import pytest
 import zmq
-from waterflow_agent.wire import codec, messages
 
+from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch.enrol import Enrolment
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import Refusals

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.runner.reports import Exited, Held, Refused, Report, Result, Started, StepSpec
 from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader
 from waterflow_agent.supervision import Supervisor

@@ -9,12 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
 import waterflow_agent.cli
 import waterflow_agent.config
-from waterflow_agent.runner.__main__ import Options
-
 import waterflowd.cli
 import waterflowd.config
+from waterflow_agent.runner.__main__ import Options
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ["waterflowd.service", "waterflow-agent.service", "waterflow-runner.service"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflow_agent.wire.messages import Outcome
 from waterflowd.engine import commands, events, fold, outstanding
 from waterflowd.engine.evolve import evolve
 from waterflowd.engine.state import Run
-from waterflowd.model.statuses import Status
+from waterflowd.model.statuses import Outcome, Status
 from waterflowd.testing.scenario import RUN, Scenario, dump
 
 _CONDITIONS = ["", "always()", "failure()", "cancelled()", "success() || failure()", "needs.j0.result == 'success'"]
@@ -62,10 +61,7 @@ def steps(draw: st.DrawFn) -> list[str]:
 
 def _open_attempts(run: Run) -> list[str]:
     return [
-        f"{job.id}/{step.id}"
-        for job in run.jobs
-        for step in job.steps
-        if step.last is not None and step.last.is_open
+        f"{job.id}/{step.id}" for job in run.jobs for step in job.steps if step.last is not None and step.last.is_open
     ]
 
 

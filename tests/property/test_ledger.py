@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from waterflow_agent.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey

@@ -7,6 +7,7 @@ import contextlib
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waterflow_agent.errors import RemoteProtocolError
 from waterflow_agent.wire import codec, messages
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import click
 import msgspec
 import pytest
-import waterflow_agent.cli
-import waterflow_agent.config
 from starlette.routing import Route
 
+import waterflow_agent.cli
+import waterflow_agent.config
 import waterflowd.cli
 import waterflowd.config
 from tests.tidy import sources

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import waterflow_agent.config
 
+import waterflow_agent.config
 import waterflowd.config
 from waterflowd import dsl
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from waterflow_agent.nodes import schema
 
+from waterflow_agent.nodes import schema
 from waterflowd.api.audit import note
 from waterflowd.api.auth import Approver, Ports, Viewer
 from waterflowd.api.bodies import answer, read_json

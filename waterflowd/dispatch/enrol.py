@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable
 
 import msgspec
+
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages
-
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket
 from waterflowd.dispatch.router import Inbound, Sent

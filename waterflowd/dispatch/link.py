@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import zmq.asyncio
+
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
-
 from waterflowd.dispatch.enrol import Enrolment
 from waterflowd.dispatch.keys import ServerKeys
 from waterflowd.dispatch.refusals import Refusals

@@ -7,7 +7,6 @@ task as often as it is offered. Only `instance` is the session's: an offer holds
 from __future__ import annotations
 
 from waterflow_agent.wire import messages
-
 from waterflowd.engine import commands, rendering
 from waterflowd.engine.state import Run
 

@@ -8,7 +8,6 @@ waits for two keep-alives of the older one. Silence lets it in; a frame means th
 from __future__ import annotations
 
 from waterflow_agent.wire import messages
-
 from waterflowd.dispatch import greeting
 
 #: When a clone may ask again: a person has to act first, on either server.

@@ -21,8 +21,8 @@ from typing import NamedTuple, cast
 
 import zmq
 import zmq.asyncio
-from waterflow_agent.wire import messages
 
+from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 
 #: Frames handled before the loop gets a turn for others.

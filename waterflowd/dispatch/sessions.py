@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
-
 from waterflowd.dispatch import greeting
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import BucketPerName, Refusals, printable

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 
 import msgspec
-from waterflow_agent.nodes import schema as node_schema
 
+from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import codes, schema
 from waterflowd.dsl.places import quoted

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from waterflow_agent.nodes import schema as node_schema
-
 from waterflowd import expr
 from waterflowd.dsl import codes, schema
 from waterflowd.dsl.environment import check_environment

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from waterflow_agent.wire.messages import Outcome
-
 from waterflowd import expr
 from waterflowd.engine import contexts, events, flags, inputs, rendering
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import Trigger
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Status
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
 #: A run without `timeout-minutes` has 30 days.
 RUN_TIMEOUT_MS = 30 * 24 * 3_600_000

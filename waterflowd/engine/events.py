@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Trigger
-from waterflowd.model.statuses import Conclusion
+from waterflowd.model.statuses import Conclusion, Outcome
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):

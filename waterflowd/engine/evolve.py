@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from waterflow_agent.wire.messages import Outcome
-
 from waterflowd.engine import events, flags
 from waterflowd.engine.state import Attempt, Job, Run, Step, Stop
 from waterflowd.errors import Stalled
@@ -27,6 +25,7 @@ from waterflowd.model.statuses import (
     TRANSITIONS,
     AttemptStatus,
     Conclusion,
+    Outcome,
     Status,
 )
 

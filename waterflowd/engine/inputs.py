@@ -10,11 +10,11 @@ from enum import Enum
 from typing import Any
 
 import msgspec
-from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Trigger
+from waterflowd.model.statuses import Outcome
 
 
 class TimerKind(Enum):

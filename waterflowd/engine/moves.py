@@ -11,27 +11,23 @@ cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, w
 from __future__ import annotations
 
 import itertools
-import math
 from datetime import UTC, datetime
 
 import msgspec
-from waterflow_agent.nodes import schema
-from waterflow_agent.wire.messages import OUTPUTS_BYTES_MAX, Outcome
 
 from waterflowd import expr
-from waterflowd.engine import contexts, events, rendering, retry
+from waterflowd.engine import contexts, events, rendering, retry, sleep
 from waterflowd.engine.decide import duration
 from waterflowd.engine.evolve import CONCLUSIONS
 from waterflowd.engine.state import Attempt, Job, Run, Step, Stop
 from waterflowd.errors import Rejected
-from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import OnLost
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Status, worst
+from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status, worst
 
-#: The longest sleep: 366 days. A longer one is a slip of units.
-SLEEP_MS_MAX = 366 * 24 * 3_600_000
+#: A job's outputs, as JSON.
+OUTPUTS_BYTES_MAX = 1 << 20
 
 #: What a step's conclusion is when a cancel has kept it from its end or its start.
 _CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
@@ -141,12 +137,12 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
         conclusion = Conclusion.CANCELLED if run.is_forced else Conclusion.SKIPPED
         return _complete_step(step, job, conclusion, run.reason if run.is_forced else _out_of_time(run, job), now)
     try:
-        is_static = step.plan.condition is None and step.runs_in is not schema.RunsIn.ENGINE
+        is_static = step.plan.condition is None and not step.is_sleep
         known = None if is_static else rendering.known_environment(run, job, step, now)
         env = contexts.for_step(run, job, now, known)
         if not _holds(step.plan.condition, env):
             return _complete_step(step, job, Conclusion.SKIPPED, _skip_reason(run, job, step, env), now)
-        if step.runs_in is schema.RunsIn.ENGINE:
+        if step.is_sleep:
             return _sleep(run, job, step, env, now)
     except Rejected as error:
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
@@ -172,34 +168,14 @@ def _skip_reason(run: Run, job: Job, step: Step, env: expr.Env) -> Reason:
 
 
 def _sleep(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.RunEvent:
-    rendered = expr.render(step.plan.params, env)
     try:
-        wanted = msgspec.convert(rendered, schema.Sleep)
-        due_at = _due_at(wanted, now)
-    except (msgspec.ValidationError, ValueError) as error:
+        due_at = sleep.due_at(expr.render(step.plan.params, env), now)
+    except ValueError as error:
         why = reason(ReasonCode.NODE_ERROR, f"sleep: {error}")
         return _complete_step(step, job, Conclusion.FAILURE, why, now)
     shown = datetime.fromtimestamp(due_at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     why = reason(ReasonCode.SLEEPING, f"sleeps {duration(due_at - now)}, until {shown}", until=due_at)
     return events.StepSleeping(at=now, job=job.id, step=step.id, due_at=due_at, reason=why)
-
-
-def _due_at(wanted: schema.Sleep, now: int) -> int:
-    if (wanted.duration is None) == (wanted.until is None):
-        raise ValueError("needs either duration or until")
-    if wanted.duration is not None:
-        value = wanted.duration
-        if isinstance(value, str):
-            wait_ms = durations.parse(value)
-        else:
-            if not math.isfinite(value):
-                raise ValueError("duration is not a number")
-            wait_ms = round(value * 1000)
-    else:
-        wait_ms = durations.instant(wanted.until) - now if wanted.until is not None else 0
-    if wait_ms > SLEEP_MS_MAX:
-        raise ValueError("longer than 366 days")
-    return now + max(0, wait_ms)
 
 
 def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
-from waterflow_agent.wire.messages import Outcome
-
 from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
+from waterflowd.model.statuses import Outcome
 
 #: Attempts in a row that agents may refuse, for reasons that pass, before the step fails.
 REFUSALS_MAX = 6

@@ -12,16 +12,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from waterflow_agent.nodes.schema import RunsIn, find
-from waterflow_agent.wire.messages import Outcome
-
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import JobPlan, Plan, StepPlan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import Trigger
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Status
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
 _CREATED = reason(ReasonCode.CREATED, "created")
+
+
+#: The node that holds no server.
+SLEEP = "sleep"
 
 
 class Stop(IntEnum):
@@ -80,15 +81,13 @@ class Step:
 
     __slots__ = (
         "attempts", "completed_at", "conclusion", "due_at", "id", "is_held", "name", "outcome", "plan", "reason",
-        "retry_at", "runs_in", "started_at", "status", "stop", "stop_reason",
+        "retry_at", "started_at", "status", "stop", "stop_reason",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan) -> None:
         self.id: StepId = plan.id
         self.plan = plan
         self.name = plan.name
-        schema = find(plan.node)
-        self.runs_in = schema.runs_in if schema is not None else RunsIn.PROCESS
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None
         self.outcome: Conclusion | None = None
@@ -105,6 +104,11 @@ class Step:
         self.stop_reason: Reason = _CREATED
         self.started_at: int | None = None
         self.completed_at: int | None = None
+
+    @property
+    def is_sleep(self) -> bool:
+        """True for the node that the engine runs itself: a timer in the log, without a server."""
+        return self.plan.node == SLEEP
 
     @property
     def last(self) -> Attempt | None:

@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Iterator
 
 import msgspec
-from waterflow_agent.wire.messages import Outcome
 
 from waterflowd.engine import commands, events, inputs, moves
 from waterflowd.engine.decide import decide
@@ -20,7 +19,7 @@ from waterflowd.engine.outstanding import owed_to_job, owed_to_run
 from waterflowd.engine.state import Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.reasons import ReasonCode
-from waterflowd.model.statuses import Status
+from waterflowd.model.statuses import Outcome, Status
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from waterflow_agent.wire import messages
-
 from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
@@ -31,6 +30,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.statuses import Outcome
 
 logger = logging.getLogger("waterflow.host")
 
@@ -220,7 +220,7 @@ def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inp
         attempt=AttemptNo(key.attempt),
         epoch=key.epoch,
         agent=agent,
-        outcome=report.outcome,
+        outcome=Outcome(report.outcome.value),
         exit_code=report.exit_code,
         reason_code=report.reason_code,
         reason_text=report.reason_text,

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from waterflow_agent.wire import messages
 
+from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
 from waterflowd.fleet.registry import Registry

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
+
 from waterflow_agent.join_token import JoinToken as TokenText
 from waterflow_agent.wire import messages
-
 from waterflowd import ports
 from waterflowd.errors import Rejected
 from waterflowd.fleet import events

@@ -11,7 +11,6 @@ import asyncio
 import logging
 
 from waterflow_agent.wire import messages
-
 from waterflowd import ports
 from waterflowd.engine import Run
 from waterflowd.errors import Retryable, WaterflowError

@@ -54,6 +54,23 @@ class AttemptStatus(Enum):
     FINISHED = "finished"
 
 
+class Outcome(Enum):
+    """How one try of a step ended, as its agent saw it. The words are those of the wire."""
+
+    #: The node did what it should.
+    SUCCESS = "success"
+    #: It ran and failed.
+    FAILURE = "failure"
+    #: Its time was over; it was stopped.
+    TIMED_OUT = "timed-out"
+    #: It was stopped because somebody asked for it.
+    CANCELLED = "cancelled"
+    #: Nobody can know.
+    LOST = "lost"
+    #: It never ran, and never will.
+    REFUSED = "refused"
+
+
 #: Allowed moves of runs, jobs and steps.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.WAITING, Status.RUNNING, Status.COMPLETED}),

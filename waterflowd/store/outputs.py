@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import hashlib
+import itertools
 import queue
 import struct
 import threading

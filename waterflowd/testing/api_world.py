@@ -16,8 +16,6 @@ from typing import Any
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
-
 from waterflowd.api import access_events
 from waterflowd.api.access import Access, Role, hash_secret
 from waterflowd.api.app import Api, build_app
@@ -39,6 +37,7 @@ from waterflowd.host.timers import Timers
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AUDIT, AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.statuses import Outcome
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 

@@ -25,9 +25,8 @@ from enum import Enum
 from typing import Any
 
 import msgspec
-from waterflow_agent.nodes import schema
-from waterflow_agent.wire.messages import Outcome
 
+from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.inputs import check_inputs
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
@@ -41,6 +40,7 @@ from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger
+from waterflowd.model.statuses import Outcome
 
 RUN = RunId("01J00000000000000000000000")
 START_AT = 1_700_000_000_000
@@ -120,9 +120,13 @@ class Scenario:
         job, found, attempt = self._open(words[0])
         self._feed(
             inputs.TaskStarted(
-                job=job.id, step=found.id, attempt=attempt.number, epoch=attempt.epoch, agent=_agent(attempt),
+                job=job.id,
+                step=found.id,
+                attempt=attempt.number,
+                epoch=attempt.epoch,
+                agent=_agent(attempt),
                 started_at=self.now,
-            )  # fmt: skip
+            )
         )
 
     def _do_finish(self, words: list[str]) -> None:
@@ -157,7 +161,12 @@ class Scenario:
         why = reason(ReasonCode.OUTCOME_UNKNOWN, f"server {attempt.agent_name} was rebooted while the step ran")
         self._feed(
             inputs.TaskLost(
-                job=job.id, step=found.id, attempt=attempt.number, epoch=attempt.epoch, agent=_agent(attempt), reason=why
+                job=job.id,
+                step=found.id,
+                attempt=attempt.number,
+                epoch=attempt.epoch,
+                agent=_agent(attempt),
+                reason=why,
             )
         )
 
@@ -269,7 +278,9 @@ class Scenario:
 
 def dump(run: Run) -> Any:
     """The whole state of a run as plain values, for comparison."""
-    return {name: _plain(getattr(run, name)) for name in Run.__slots__ if name not in ("plan", "dependents", "jobs_by_id")}
+    return {
+        name: _plain(getattr(run, name)) for name in Run.__slots__ if name not in ("plan", "dependents", "jobs_by_id")
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -310,5 +321,3 @@ def _fields(record: msgspec.Struct) -> Iterator[str]:
             yield f" {name}={value.value}"
         else:
             yield f" {name}={value!r}"
-
-

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.config import Config
 from waterflow_agent.desk import Desk
 from waterflow_agent.errors import Retryable

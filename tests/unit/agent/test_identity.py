@@ -9,6 +9,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waterflow_agent import join_token, keys
 from waterflow_agent.errors import Rejected, Stalled
 from waterflow_agent.join_token import JoinToken

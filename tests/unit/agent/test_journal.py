@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.journal import Journal
 from waterflow_agent.ledger import records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import exits, instant, parameters, schema
 from waterflow_agent.runner.reports import Result

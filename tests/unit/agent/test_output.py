@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waterflow_agent.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.wire import messages

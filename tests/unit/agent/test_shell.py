@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, shell
 from waterflow_agent.nodes.shell import Command, Place

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.nodes import stepfiles
 from waterflow_agent.stepdirs import StepDirectories
 

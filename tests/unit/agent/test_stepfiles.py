@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import stepfiles
 from waterflow_agent.nodes.stepfiles import StepFiles, Written

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waterflow_agent import workdir
 from waterflow_agent.errors import Rejected
 from waterflow_agent.workdir import Workspaces

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.runner import directory
 from waterflow_agent.runner.attempts import AttemptStore, remove
 from waterflow_agent.runner.directory import AttemptDirectory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from waterflow_agent.runner import protocol
 from waterflow_agent.runner.protocol import BadMessage, Decoder, StartRequest
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from waterflow_agent.runner import spool
 from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader, SpoolWriter, UnknownFormat
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages, session
 from waterflow_agent.wire.session import Session

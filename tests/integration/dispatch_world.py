@@ -1,0 +1,210 @@
+"""A daemon's link on loopback for tests: recording desks, and a scripted peer over a real DEALER."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from waterflow_agent.wire import codec, messages
+from waterflow_agent.wire.session import Session
+from waterflowd.dispatch import keys
+from waterflowd.dispatch.link import Dispatch
+from waterflowd.model.ids import AgentId
+
+KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+TASK = messages.Task(
+    KEY, "run", {"script": "true"}, {}, "build", None, 60_000, "TERM", 5_000, 1 << 20, "boot", "instance"
+)
+STARTED = messages.Started(key=KEY, at=1)
+FINISHED = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0)
+#: A deadline for conditions, far beyond what any of them takes.
+PATIENCE_S = 20
+#: Short, so that a silent peer costs a test little time; an agent under test speaks when it is told to.
+SILENCE_MS = 900
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.005)
+
+
+class Desk:
+    """Records what the link tells, in order; answers as a host that makes everything durable at once."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, AgentId]] = []
+        self.texts: list[str] = []
+        self.reports: list[messages.Started | messages.Finished] = []
+        self.outputs: list[messages.Output] = []
+        self.clones: list[AgentId] = []
+        self.forget: list[messages.TaskKey] = []
+        self.on_connected: Callable[[AgentId], None] = lambda agent: None
+        self.on_received: Callable[[Callable[[], None]], None] = lambda durable: durable()
+
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+        self.calls.append(("settle", agent))
+        return self.forget
+
+    def connected(self, agent: AgentId) -> None:
+        self.calls.append(("connected", agent))
+        self.on_connected(agent)
+
+    def disconnected(self, agent: AgentId, text: str) -> None:
+        self.calls.append(("disconnected", agent))
+        self.texts.append(text)
+
+    def received(
+        self, agent: AgentId, reports: Sequence[messages.Started | messages.Finished], durable: Callable[[], None]
+    ) -> None:
+        self.calls.append(("received", agent))
+        self.reports += reports
+        self.on_received(durable)
+
+    def output(self, agent: AgentId, output: messages.Output) -> None:
+        self.outputs.append(output)
+
+
+class Enrolments:
+    """Approves what it is told to approve; a token makes an agent at once."""
+
+    def __init__(self) -> None:
+        self.approved: set[str] = set()
+        self.requests: list[messages.EnrollRequest] = []
+
+    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
+        self.requests.append(wanted)
+        if wanted.token != "join":
+            return messages.EnrollAnswer("pending", "wait for approval", "", "", [], "", 5_000)
+        self.approved.add(public_key)
+        return messages.EnrollAnswer("approved", "welcome", "", wanted.name, ["web"], "", 0)
+
+    def is_approved(self, public_key: str) -> bool:
+        return public_key in self.approved
+
+
+class Peer:
+    """A DEALER with a key of its own that says what the test tells it to."""
+
+    _tokens = itertools.count()
+
+    def __init__(self, world: World, pair: tuple[bytes, bytes] | None = None) -> None:
+        self._world = world
+        self.public, self.secret = pair or zmq.curve_keypair()
+        self.agent = keys.fingerprint(self.public.decode())
+        self.session = Session("not-open-yet", codec.Side.DAEMON, 0)
+        self.socket: zmq.asyncio.Socket = world.socket()
+
+    def connect(self, endpoint: str, *, identity: bytes = b"") -> Peer:
+        self.socket.curve_publickey, self.socket.curve_secretkey = self.public, self.secret
+        self.socket.curve_serverkey = self._world.keys.public.encode()
+        if identity:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.connect(endpoint)
+        return self
+
+    async def say(self, *said: messages.AgentMessage) -> None:
+        for message in said:
+            self.session.queue(message)
+        for frame in self.session.frames(0):
+            await self.socket.send(frame)
+
+    async def hello(self, *, instance: str = "instance", slots: int = 4, protocol: int = 1) -> None:
+        token = f"a-fresh-token-{next(self._tokens)}"
+        self.session = Session(token, codec.Side.DAEMON, 0)
+        await self.say(
+            messages.Hello(
+                token,
+                protocol,
+                protocol,
+                "0.1.0",
+                instance,
+                "machine",
+                "boot",
+                slots,
+                "host",
+                "linux",
+                "arm",
+                {},
+                ["run"],
+                [],
+            )
+        )
+
+    async def hear(self, kind: type[msgspec.Struct]) -> list[messages.Message]:
+        """The messages of the first frame that has one of this kind."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                received = self.session.receive(await self.socket.recv(), 0)
+                heard = [*received.loose, *(message for _, message in received.numbered), *received.acknowledged]
+                if any(isinstance(message, kind) for message in heard):
+                    return heard
+
+    async def open(self, *, instance: str = "instance") -> messages.Welcome:
+        await self.hello(instance=instance)
+        welcome = (await self.hear(messages.Welcome))[0]
+        assert isinstance(welcome, messages.Welcome)
+        return welcome
+
+    async def beat(self) -> None:
+        """A frame that says nothing but that this peer lives."""
+        await self.socket.send(codec.encode_frame(self.session.token, 0, 1, [], []))
+
+
+class World:
+    """A started link, its desks, and the sockets that a test opens."""
+
+    def __init__(self, data_dir: Path, *, silence_ms: int) -> None:
+        self.keys = keys.load_server_keys(data_dir)
+        self.desk = Desk()
+        self.enrolments = Enrolments()
+        self.context = zmq.asyncio.Context()
+        self._sockets: list[zmq.asyncio.Socket] = []
+        self.dispatch = Dispatch(
+            self.desk,
+            self.enrolments,
+            self.keys,
+            7,
+            lambda agent: ("web-1", ["web"]),
+            cloned=lambda agent, hello: self.desk.clones.append(agent),
+            silence_ms=silence_ms,
+        )
+
+    def socket(self) -> zmq.asyncio.Socket:
+        made: zmq.asyncio.Socket = self.context.socket(zmq.DEALER)
+        made.linger = 0
+        self._sockets.append(made)
+        return made
+
+    def peer(self, *, pair: tuple[bytes, bytes] | None = None) -> Peer:
+        """An agent with an approved key, connected to the work port."""
+        peer = Peer(self, pair)
+        self.enrolments.approved.add(peer.public.decode())
+        return peer.connect(self.dispatch.endpoints.work)
+
+    def names(self, agent: AgentId) -> list[str]:
+        return [name for name, whose in self.desk.calls if whose == agent]
+
+    async def proves_alive(self, peer: Peer) -> None:
+        """A good agent's result still gets through."""
+        await peer.say(FINISHED)
+        assert FINISHED in await peer.hear(messages.Finished)
+
+
+@asynccontextmanager
+async def started(data_dir: Path, *, silence_ms: int = 60_000) -> AsyncIterator[World]:
+    world = World(data_dir, silence_ms=silence_ms)
+    await world.dispatch.start("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+    try:
+        yield world
+        assert not any(task.done() for task in world.dispatch.tasks)
+    finally:
+        await world.dispatch.close()
+        world.context.destroy(linger=0)

@@ -1,0 +1,207 @@
+"""A repository and a reconcile loop over a log in memory, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.diagnostics import Compiled, Diagnostic
+from waterflowd.errors import WaterflowError
+from waterflowd.gitsource.local import open_source
+from waterflowd.model import ids, plan
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
+from waterflowd.reconcile import events
+from waterflowd.reconcile.conditions import ConditionType
+from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_log import MemoryLog
+
+DEADLINE_S = 30.0
+SMALLEST = "name: {0}\njobs:\n  j:\n    runs-on: web\n    steps:\n      - run: echo {0}\n"
+ON_PUSH = "on: push\n" + SMALLEST
+
+
+class LogRuns:
+    """`ports.Runs` over a log, as far as repositories go: one transaction, and each trigger key once."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.log = log
+        self.started: list[StartRequest] = []
+        #: Raised instead of the next calls of `apply`, or after them.
+        self.faults: list[WaterflowError] = []
+        self.faults_after: list[WaterflowError] = []
+
+    async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
+        if self.faults:
+            raise self.faults.pop(0)
+        batch = Batch(
+            appends=[StreamAppend(stream=stream, expected=self.log.head(stream), at=facts[0].at, events=list(facts))],
+            plans={},
+            keys={},
+        )
+        fresh = [s for s in starts if s.trigger.key is not None and self.log.run_for_key(s.trigger.key) is None]
+        for start in fresh:
+            batch.plans[plan.content_hash(start.plan)] = start.plan
+            batch.keys[start.trigger.key or ""] = ids.run_id(1, len(self.started) + len(batch.keys))
+        await self.log.append(batch)
+        self.started += fresh
+        if self.faults_after:
+            raise self.faults_after.pop(0)
+        return list(batch.keys.values())
+
+    async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        await self.apply(stream, facts, ())
+
+    async def start(self, request: StartRequest) -> RunSummary:
+        raise AssertionError("repositories start runs with their facts only")
+
+    async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
+        raise AssertionError("repositories cancel nothing")
+
+
+@dataclass
+class RealCompiler:
+    """The language's compiler, in this process; remembers what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+    #: Raised for files whose content holds these words.
+    fault: Callable[[bytes], None] = lambda content: None
+    #: Words that this version of the language refuses.
+    refused: bytes | None = None
+
+    async def compile(self, path: str, content: bytes) -> Compiled:
+        self.asked.append(path)
+        self.fault(content)
+        if self.refused is not None and self.refused in content:
+            error = Diagnostic(code="WF103", path=path, line=1, column=1, message="unknown key")
+            return Compiled(plan=None, diagnostics=[error])
+        return compile_workflow(path, content)
+
+
+class TickingClock:
+    """Each look at it is a millisecond later than the one before."""
+
+    def __init__(self) -> None:
+        self._now = 1_000
+
+    def now(self) -> int:
+        self._now += 1
+        return self._now
+
+
+class Work:
+    """A clone whose pushes go to a bare repository beside it."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.bare = root / f"{name}.git"
+        self.path = root / f"{name}-work"
+        self.root = root
+        self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.bare), cwd=root)
+        self.git("init", "--quiet", "--initial-branch", "main", str(self.path), cwd=root)
+        self.git("remote", "add", "origin", str(self.bare))
+
+    def git(self, *arguments: str, cwd: Path | None = None, author: str = "Ada") -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.root),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": author,
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+        done = subprocess.run(
+            ["git", *arguments], cwd=cwd or self.path, env=environment, capture_output=True, check=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str | None], message: str = "change", author: str = "Ada") -> str:
+        """Writes (None: removes) files and commits."""
+        for name, content in files.items():
+            target = self.path / name
+            if content is None:
+                target.unlink()
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message, author=author)
+        return self.git("rev-parse", "HEAD")
+
+    def push(self, refspec: str = "HEAD:refs/heads/main") -> None:
+        self.git("push", "--quiet", "--force", "origin", refspec)
+
+    def pushed(self, files: dict[str, str | None], message: str = "change", author: str = "Ada") -> str:
+        commit = self.commit(files, message, author)
+        self.push()
+        return commit
+
+
+class Daemon:
+    """The reconciler with its ports; can be stopped and started again over the same log."""
+
+    def __init__(self, *settings: RepositorySettings) -> None:
+        self.settings = settings
+        self.log = MemoryLog(Codec({"repo": events.Fact}))
+        self.runs = LogRuns(self.log)
+        self.compiler = RealCompiler()
+        self.task: asyncio.Task[None] | None = None
+        self.build()
+
+    def build(self) -> None:
+        ports = LoopPorts(
+            log=self.log,
+            runs=self.runs,
+            compiler=self.compiler,
+            clock=TickingClock(),
+            shelf=PlanShelf(self.log),
+            random=lambda: 0.0,
+        )
+        self.reconciler = Reconciler(self.settings, open_source, ports)
+        self.desk = RepositoryDesk(self.reconciler)
+
+    async def start(self) -> None:
+        self.task = asyncio.create_task(self.reconciler.run())
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            self.task = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.build()
+        await self.start()
+
+    async def sync(self, name: str = "ops") -> str | None:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.reconciler.sync(name)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Waits for what comes by itself."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
+                await asyncio.sleep(0.005)
+
+    def started(self) -> list[tuple[str, str]]:
+        """Path and revision of every run that was started, in order; and forgets them."""
+        started = [(plan.decode(s.plan).path, (s.revision or "")[:40]) for s in self.runs.started]
+        self.runs.started.clear()
+        return started
+
+    def facts(self, name: str = "ops") -> list[events.Fact]:
+        return [record.event for record in self.log.read(ids.repository_stream(name))]
+
+    def condition(self, type_: ConditionType, name: str = "ops") -> tuple[bool | None, str]:
+        condition = self.reconciler.loop(name).conditions.get(type_)
+        return condition.is_true, condition.code

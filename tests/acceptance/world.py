@@ -54,6 +54,7 @@ class World:
         self.folder = folder
         self.socket = folder / "d.sock"
         self.repository = folder / "ops.git"
+        self.clone = folder / "clone"
         self.log = folder / "daemon.log"
         self.config = folder / "waterflowd.toml"
         self.api_port, self.work_port, self.enroll_port = free_ports(3)
@@ -97,7 +98,8 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             },
         }
 
-    def _spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """Starts a module as a process of this world; what it says goes to `log`."""
         with log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -110,7 +112,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def start_daemon(self) -> None:
         """Starts the daemon and waits until it is ready."""
-        self._daemon = self._spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
+        self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
         wait_until(self._is_ready, "the daemon to be ready")
 
     def _is_ready(self) -> bool:
@@ -166,7 +168,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     def start_agent(self, name: str) -> None:
         """Starts an agent that has been added, and waits until it is connected."""
         config = self.folder / f"{name}.toml"
-        self._agents[name] = self._spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
+        self._agents[name] = self.spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
         wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
 
     def agent_log(self, name: str) -> Path:
@@ -254,13 +256,12 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         ).stdout
 
     def make_repository(self) -> Path:
-        """A bare repository and a clone of it; gives the clone. The configuration watches it from the next start on."""
+        """A bare repository and a `clone` of it. The configuration watches it from the next start on."""
         self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.repository))
-        clone = self.folder / "clone"
-        self.git("clone", "--quiet", str(self.repository), str(clone))
-        self.git("checkout", "--quiet", "-B", "main", cwd=clone)
+        self.git("clone", "--quiet", str(self.repository), str(self.clone))
+        self.git("checkout", "--quiet", "-B", "main", cwd=self.clone)
         self.write_config(f'[[repositories]]\nname = "ops"\nurl = "{self.repository}"\n')
-        return clone
+        return self.clone
 
     def push(self, clone: Path, files: dict[str, str], message: str = "change") -> str:
         """Commits the files and pushes; gives the commit."""

@@ -18,7 +18,7 @@ from waterflowd import bootstrap
 from waterflowd.config import Config, advertised
 from waterflowd.errors import Stalled
 from waterflowd.host.enrolment import Endpoints
-from waterflowd.notify import notify
+from waterflowd.notify import notify, watchdog_interval_s
 
 logger = logging.getLogger("waterflow.daemon")
 
@@ -81,10 +81,21 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()
     watch(parts.api.wait(), "api")
+    interval_s = watchdog_interval_s()
+    if interval_s is not None:
+        watch(_feed_watchdog(parts, interval_s), "watchdog")
     # What lives as long as the daemon is not looked at by the collector again: fewer and shorter pauses.
     gc.collect()
     gc.freeze()
     return count
+
+
+async def _feed_watchdog(parts: bootstrap.Parts, interval_s: float) -> None:
+    """Tells the service manager that the daemon lives, and only while the driver really takes work and finishes it."""
+    while True:
+        await parts.driver.pass_through()
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
 
 
 async def _until_stopped(stop: asyncio.Future[None], tasks: list[asyncio.Task[None]]) -> None:

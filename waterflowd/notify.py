@@ -21,3 +21,14 @@ def notify(*lines: str) -> None:
             sender.sendto("\n".join(lines).encode(), address)
         except OSError:
             return
+
+
+def watchdog_interval_s() -> float | None:
+    """How often the service manager wants `WATCHDOG=1`: half of its time, in seconds; None when it does not ask.
+
+    Source: sd_watchdog_enabled(3), WATCHDOG_USEC and WATCHDOG_PID.
+    """
+    text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not text.isdigit() or int(text) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(text) / 2_000_000

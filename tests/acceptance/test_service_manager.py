@@ -1,0 +1,39 @@
+"""What the daemon tells a service manager (sd_notify): that it is ready, that it lives, that it stops."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+from tests.acceptance.world import World
+
+
+def _received(manager: socket.socket, wanted: str, count: int = 1) -> None:
+    """Waits for `count` messages that hold the line; the socket's own time-out fails the test."""
+    while count:
+        if wanted in manager.recv(4096).decode().splitlines():
+            count -= 1
+
+
+def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_world: World) -> None:
+    """READY=1 once its doors are open, WATCHDOG=1 while the driver makes progress, STOPPING=1 at SIGTERM."""
+    path = empty_world.folder / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "waterflowd", "run", "--config", str(empty_world.config)],
+            env=empty_world.environment() | {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _received(manager, "READY=1")
+            assert empty_world.api("GET", "/ready").status_code == 200
+            _received(manager, "WATCHDOG=1", count=3)
+            daemon.terminate()
+            _received(manager, "STOPPING=1")
+            assert daemon.wait(20) == 0
+        finally:
+            daemon.kill()
+            daemon.wait()

@@ -123,12 +123,13 @@ def test_the_directories_are_the_defaults_of_the_configuration() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_denied_that_the_programs_need(name: str) -> None:
-    """ZeroMQ needs netlink and resource limits, the clock needs the boot's id, and nobody feeds a watchdog."""
+    """ZeroMQ needs netlink and resource limits, the clock needs the boot's id; the daemon alone feeds a watchdog."""
     unit = _settings(UNITS / name)
     assert "AF_NETLINK" in unit["RestrictAddressFamilies"][0].split()
     denied = " ".join(value for value in unit["SystemCallFilter"] if value.startswith("~"))
     assert "@resources" not in denied
-    assert not unit.keys() & {"ProcSubset", "WatchdogSec"}
+    assert "ProcSubset" not in unit
+    assert ("WatchdogSec" in unit) is (name == "waterflowd.service")
 
 
 def test_a_unit_is_told_when_its_program_is_ready() -> None:

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.diagnostics import Diagnostic, as_row
 from waterflowd.errors import Rejected, Retryable, Stalled
 
 _encoder = msgspec.json.Encoder()
@@ -66,22 +66,8 @@ def problem(
     if where is not None:
         content["where"] = where
     if errors is not None:
-        content["errors"] = [diagnostic_row(error) for error in errors]
+        content["errors"] = [as_row(error) for error in errors]
     return Response(_encoder.encode(content), status_code=status, headers=headers, media_type=MEDIA_TYPE)
-
-
-def diagnostic_row(error: Diagnostic) -> dict[str, Any]:
-    """One entry of `errors[]`; the CLI's `validate --json` prints the same."""
-    return {
-        "code": error.code,
-        "path": error.path,
-        "line": error.line,
-        "column": error.column,
-        "message": error.message,
-        "snippet": error.snippet,
-        "caret": error.caret,
-        "suggestion": error.suggestion,
-    }
 
 
 async def _rejected(request: Request, error: Exception) -> Response:

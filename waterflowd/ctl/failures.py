@@ -53,16 +53,15 @@ class Refused(Failure):
         super().show(file)
 
 
-def diagnostic_text(error: dict[str, Any]) -> str:
-    """One error of a workflow file: place, sentence, code, the line with a caret, a suggestion."""
-    place = f"{error.get('path', '')}:{error.get('line', 0)}:{error.get('column', 0)}"
-    text = clean(f"{place}: {error.get('message', '')} [{error.get('code', '')}]")
-    snippet = str(error.get("snippet") or "")
-    if snippet:
-        caret = max(0, int(error.get("caret") or 0) - 1)
-        text += f"\n    {clean(snippet)}"
-        if error.get("caret"):
-            text += f"\n    {' ' * caret}^"
-    if error.get("suggestion"):
-        text += "".join(f"\n    {clean(line)}" for line in str(error["suggestion"]).splitlines())
-    return text
+def diagnostic_text(error: object) -> str:
+    """One error of a workflow file as `validate` prints it: place, sentence, code, the line with a caret, a suggestion."""
+    import msgspec
+
+    from waterflowd.dsl import render_diagnostic
+    from waterflowd.dsl.diagnostics import from_row
+
+    try:
+        return "\n".join(clean(line) for line in render_diagnostic(from_row(error)).split("\n"))
+    except msgspec.ValidationError:
+        # From a daemon of another version: better as it came than not at all.
+        return clean(str(error))

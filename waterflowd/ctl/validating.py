@@ -61,6 +61,7 @@ def _files(paths: tuple[str, ...]) -> Iterator[str]:
 
 def _check(path: str) -> list[dict[str, Any]]:
     from waterflowd.dsl import compile_workflow
+    from waterflowd.dsl.diagnostics import as_row
 
     try:
         # Only a regular file or a pipe that is named ends; what a symlink leads to is the user's own choice here.
@@ -70,18 +71,4 @@ def _check(path: str) -> list[dict[str, Any]]:
         raise Failure(
             USAGE, f"{path} cannot be read: {error.strerror}", "ls " + (os.path.dirname(path) or ".")
         ) from None
-    return [diagnostic_row(error) for error in compile_workflow(path, content).diagnostics]
-
-
-def diagnostic_row(error: Any) -> dict[str, Any]:
-    """One entry of `errors[]`, as a 422 of the API holds it."""
-    return {
-        "code": error.code,
-        "path": error.path,
-        "line": error.line,
-        "column": error.column,
-        "message": error.message,
-        "snippet": error.snippet,
-        "caret": error.caret,
-        "suggestion": error.suggestion,
-    }
+    return [as_row(error) for error in compile_workflow(path, content).diagnostics]

@@ -23,6 +23,16 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     suggestion: str = ""
 
 
+def as_row(diagnostic: Diagnostic) -> dict[str, str | int]:
+    """The diagnostic as one entry of `errors[]`, every field in it: what the API answers and the CLI prints as JSON."""
+    return {field.name: getattr(diagnostic, field.name) for field in msgspec.structs.fields(diagnostic)}
+
+
+def from_row(row: object) -> Diagnostic:
+    """The diagnostic that a row is. Raises `msgspec.ValidationError` for anything else; unknown fields are left out."""
+    return msgspec.convert(row, Diagnostic)
+
+
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a file: the bytes of a plan, or why there is none. Never both, never neither."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.diagnostics import as_row
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec
 from waterflowd.reconcile import codes, movement
@@ -131,7 +131,7 @@ class RepositoryDesk:
             inputs=described.inputs,
             is_ready=not errors,
             text=f"errors: {len(errors)}; the first: {errors[0].message}" if errors else "ready",
-            errors=tuple(_error(diagnostic) for diagnostic in errors),
+            errors=tuple(as_row(diagnostic) for diagnostic in errors),
         )
 
 
@@ -161,16 +161,4 @@ def _condition(condition: Condition) -> dict[str, Any]:
         "reason": condition.code,
         "text": condition.text,
         "at": condition.since_at,
-    }
-
-
-def _error(diagnostic: Diagnostic) -> dict[str, Any]:
-    return {
-        "code": diagnostic.code,
-        "path": diagnostic.path,
-        "line": diagnostic.line,
-        "column": diagnostic.column,
-        "message": diagnostic.message,
-        "snippet": diagnostic.snippet,
-        "suggestion": diagnostic.suggestion,
     }

@@ -172,20 +172,25 @@ class Agents:
     ) -> None:
         """See `ports.AgentDesk`."""
         given: list[tuple[RunId, inputs.Input]] = []
+        is_all_taken = True
         for report in reports:
             run_id = RunId(report.key.run)
             if run_id in self._world.stalled:
-                # Not acknowledged: the result stays with the agent until the run can take it.
-                return
-            if run_id in self._world.runs:
+                # Not acknowledged: the result stays with the agent until the run can take it, and comes again.
+                is_all_taken = False
+            elif run_id in self._world.runs:
                 given.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
                 self._driver.record_evidence(run_id, _report(agent, report))
-        self._driver.submit(given, durable)
+        self._driver.submit(given, durable if is_all_taken else _not_durable)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentDesk`."""
         self._outputs.received(agent, output)
+
+
+def _not_durable() -> None:
+    """The acknowledgement of reports of which one was not taken: none."""
 
 
 def _task_key(name: AttemptKey, epoch: int) -> messages.TaskKey:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from waterflowd.dsl import compile_workflow
+from waterflowd.dsl import compile_workflow, render_diagnostic
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
@@ -84,6 +84,32 @@ def test_every_relative_link_leads_to_a_file_and_a_heading() -> None:
         if not target.exists() or is_heading_missing:
             broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert not broken, "\n".join(["", *broken])
+
+
+def test_errors_look_as_the_tutorial_shows_them() -> None:
+    """The tutorial's own workflow, broken as it says, gives word for word what the tutorial and the readme print."""
+    tutorial = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
+    workflow = next(found.content for found in _blocks() if found.content.startswith("name: deploy\n"))
+    broken = workflow.replace("needs: backup", "needs: bakup")
+    errors = [
+        render_diagnostic(error) for error in compile_workflow("workflows/deploy.yml", broken.encode()).diagnostics
+    ]
+    assert errors
+    for error in errors:
+        assert error in tutorial, error
+    assert errors[0] in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    """A promise whose proof was renamed or removed would be a promise alone."""
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text("utf-8"))
+    assert named
+    missing = []
+    for file, name in named:
+        path = ROOT / "tests" / file
+        if not path.exists() or not re.search(rf"^(async )?def {name}\(", path.read_text("utf-8"), re.MULTILINE):
+            missing.append(f"{file}::{name}")
+    assert not missing, "\n".join(["", *missing])
 
 
 def test_the_readme_stays_short() -> None:

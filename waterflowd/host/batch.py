@@ -6,6 +6,7 @@ Rules of this file:
 - Placement is answered in here: `Place` goes to the fleet, and its answer is fed back as an input of the same batch.
 - Outgoing messages are made now, from the state that they belong to, and leave only after the commit.
 - A run whose step raises is stalled alone: it leaves the driver, its place in the log and the error are shown.
+- What the log could not hold never gets into a batch: it would fail together with everybody else's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
+from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.timers import Timers
@@ -26,6 +28,8 @@ from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
 
 logger = logging.getLogger("waterflow.host")
+
+_encode = msgspec.msgpack.Encoder().encode
 
 Lower = Callable[[Run, commands.SendTask, str], messages.Task]
 
@@ -61,7 +65,7 @@ class Batch:
         self._now = now
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
-        self._indexed: dict[RunId, Run] = {}
+        self._rows: dict[RunId, records.RunSummary] = {}
         self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
         self.completed: list[RunId] = []
         self.touched: dict[RunId, None] = {}
@@ -83,10 +87,10 @@ class Batch:
         before = run.seq
         progress = step(run, given, self._now)
         if progress.events:
-            self.touched[run.id] = None
             self._append(run_stream(run.id), before, progress.events)
+            self.touched[run.id] = None
             if any(isinstance(event, _INDEXED) for event in progress.events):
-                self._indexed[run.id] = run
+                self._rows[run.id] = summary(run)
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
         if isinstance(given, inputs.Placed) and not any(
@@ -98,6 +102,7 @@ class Batch:
             self._carry_out(run, command, waiting)
 
     def _append(self, stream: StreamName, before: int, happened: Sequence[Any]) -> None:
+        check_storable(happened)
         append = self._appends.get(stream)
         if append is None:
             append = records.StreamAppend(stream=stream, expected=before, at=self._now, events=[])
@@ -133,6 +138,12 @@ class Batch:
     def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
         self.outbox.setdefault(agent, []).append(message)
 
+    def ask(self, places: Sequence[tuple[RunId, commands.Place]]) -> None:
+        """Asks for the slots that are owed to runs since they were folded from the log."""
+        for run_id, command in places:
+            if run_id in self._world.runs:
+                self.feed(run_id, self.place(run_id, command))
+
     def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
         """Asks the fleet for a slot and gives the answer as an input."""
         want = Want(_key(run_id, command), command.group, command.node, command.agent)
@@ -165,8 +176,8 @@ class Batch:
             self.feed(key.run, given)
 
     def seal(self) -> records.Batch:
-        """The batch's contents, complete: index rows are made from the state after the last step."""
-        self.contents.summaries.extend(summary(run) for run in self._indexed.values())
+        """The batch's contents, complete."""
+        self.contents.summaries.extend(self._rows.values())
         return self.contents
 
     def _stall(self, run: Run, error: Exception) -> None:
@@ -179,6 +190,14 @@ class Batch:
 
 def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot | commands.Withdraw) -> AttemptKey:
     return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
+
+
+def check_storable(content: Sequence[Any]) -> None:
+    """Raises `Rejected` WF605 for what has no bytes: a number of more than 64 bits, half a character, endless nesting."""
+    try:
+        _encode(content)
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise Rejected("WF605", f"a value cannot be stored: {error}") from error
 
 
 def drop(world: World, run: RunId) -> None:

@@ -7,8 +7,9 @@ The only order allowed, for every batch:
 3. when it is on disk: wake the feed, answer callers, acknowledge agents, send messages.
 
 Nothing is acknowledged, sent or shown before 2 is done. When a commit fails because the disk is full, nothing of the batch
-has happened: the touched runs are folded from the log again, callers get the error, agents send their reports again. Any other
-failure of a commit ends the daemon, which starts again and verifies.
+has happened: the touched runs are folded from the log again, callers get the error, and what nobody would say a second time
+(reports, whose acknowledgements are cumulative, and what the host itself has found out) is tried again before anything newer.
+Any other failure of a commit ends the daemon, which starts again and verifies.
 
 There is no shutdown work: stopping is the same as crashing at a good moment.
 """
@@ -26,10 +27,10 @@ from typing import Any
 import msgspec
 
 from waterflowd import ports
-from waterflowd.engine import Run, commands, fold, inputs
+from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.host.batch import Batch, World, drop, owe, summary
+from waterflowd.host.batch import Batch, World, check_storable, drop, owe, summary
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
@@ -51,11 +52,14 @@ WAKE_S_MAX = 30.0
 
 
 class _Item(msgspec.Struct, frozen=True):
-    """Work for the next batch. `apply` fills the batch; then one of the other two is called, after the commit."""
+    """Work for the next batch. `apply` fills the batch; after the commit `done` is called, or `failed` if there was none.
 
-    apply: Callable[[Batch], None]
+    Without `failed` nobody is there to ask again: the item is kept until it is durable.
+    """
+
+    apply: Callable[[Batch], object]
     done: Callable[[], None]
-    failed: Callable[[WaterflowError], None]
+    failed: Callable[[WaterflowError], None] | None
 
 
 class Driver:
@@ -73,7 +77,6 @@ class Driver:
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}
-        self._counters: dict[str, int] = {}
         #: Why nothing can be written at the moment; empty when all is well.
         self.read_only = ""
 
@@ -81,28 +84,30 @@ class Driver:
 
     def recover(self) -> int:
         """Folds all open runs and takes up what is owed to them; gives their number. Called once, before `run`."""
-        places: list[tuple[RunId, commands.Place]] = []
-        for run_id in list(self._log.open_runs()):
-            run = self._fold(run_id)
-            if run is not None:
-                places.extend((run_id, place) for place in owe(self.world, run))
-        if places:
-            self._submit(lambda batch: [batch.feed(run, batch.place(run, place)) for run, place in places])
+        self._take_up(list(self._log.open_runs()))
         return len(self.world.runs)
 
-    def _fold(self, run_id: RunId) -> Run | None:
-        try:
-            history = [record.event for record in self._log.read(run_stream(run_id))]
-            compiled = self._log.plan(history[0].plan_hash) if history else None
-            if compiled is None:
-                raise Stalled("WF305", "its first event or its plan is missing from the store; run waterflowd fsck")
-            run = fold(run_id, self._decode(history[0].plan_hash, compiled), history)
-        except (WaterflowError, msgspec.MsgspecError) as error:
-            # One run's log that cannot be understood must not keep the others from going on.
-            logger.error("run %s is stalled: %s", run_id, error)
-            self.world.stalled[run_id] = str(error)
-            return None
-        self.world.runs[run_id] = run
+    def _take_up(self, run_ids: Sequence[RunId]) -> None:
+        """Folds runs from the log, takes up what is owed to them, and asks for their places in the next batch."""
+        places: list[tuple[RunId, commands.Place]] = []
+        for run_id in run_ids:
+            try:
+                places.extend((run_id, place) for place in owe(self.world, self._fold(run_id)))
+            except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
+                logger.error("run %s is stalled: %s", run_id, error)
+                drop(self.world, run_id)
+                self.world.stalled[run_id] = str(error)
+        if places:
+            self._submit(lambda batch: batch.ask(places))
+
+    def _fold(self, run_id: RunId) -> Run:
+        history = [record.event for record in self._log.read(run_stream(run_id))]
+        created = history[0] if history else None
+        compiled = self._log.plan(created.plan_hash) if isinstance(created, events.RunCreated) else None
+        if not isinstance(created, events.RunCreated) or compiled is None:
+            raise Stalled("WF305", "its first event or its plan is missing from the store; run waterflowd fsck")
+        run = self.world.runs[run_id] = fold(run_id, self._decode(created.plan_hash, compiled), history)
+        self.world.stalled.pop(run_id, None)
         return run
 
     def _decode(self, plan_hash: str, compiled: bytes) -> plan.Plan:
@@ -144,7 +149,10 @@ class Driver:
             try:
                 item.apply(batch)
             except WaterflowError as error:
-                item.failed(error)
+                if item.failed is None:
+                    logger.error("dropped: %s", error)
+                else:
+                    item.failed(error)
             else:
                 items.append(item)
         batch.assign()
@@ -155,7 +163,7 @@ class Driver:
             except Retryable as error:
                 await self._undo(batch, items, error)
                 return
-        self.read_only = ""
+            self.read_only = ""
         self._publish(batch, items)
 
     def _publish(self, batch: Batch, items: list[_Item]) -> None:
@@ -171,19 +179,18 @@ class Driver:
         """Nothing of the batch has happened: takes the touched runs back to what the log says."""
         self.read_only = error.text
         logger.error("read-only: %s", error.text)
-        self._counters.clear()
-        places: list[tuple[RunId, commands.Place]] = []
+        kept = [item for item in items if item.failed is None]
+        for item in items:
+            if item.failed is not None:
+                item.failed(error)
+        # In their order and before whatever has come meanwhile: an acknowledgement says so of everything before it.
+        self._items.extendleft(reversed(kept))
         for run_id in batch.touched:
             drop(self.world, run_id)
-            if self._log.head(run_stream(run_id)):
-                run = self._fold(run_id)
-                if run is not None:
-                    places.extend((run_id, place) for place in owe(self.world, run))
-        for item in items:
-            item.failed(error)
+            self.world.stalled.pop(run_id, None)
+        # At once: who looks during the pause must find these runs open.
+        self._take_up([run_id for run_id in batch.touched if self._log.head(run_stream(run_id))])
         await asyncio.sleep(DISK_FULL_PAUSE_S)
-        if places:
-            self._submit(lambda batch: [batch.feed(run, batch.place(run, place)) for run, place in places])
 
     # Work from outside ------------------------------------------------------------------------------------------------
 
@@ -191,13 +198,13 @@ class Driver:
         self,
         apply: Callable[[Batch], object],
         done: Callable[[], None] = lambda: None,
-        failed: Callable[[WaterflowError], None] = lambda error: None,
+        failed: Callable[[WaterflowError], None] | None = None,
     ) -> None:
-        self._items.append(_Item(lambda batch: (apply(batch), None)[1], done, failed))
+        self._items.append(_Item(apply, done, failed))
         self._wake.set()
 
     def submit(self, given: Sequence[tuple[RunId, inputs.Input]], durable: Callable[[], None] = lambda: None) -> None:
-        """Feeds inputs in the next batch; `durable` is called once they are in the log, and never if that fails."""
+        """Feeds inputs in the next batch; `durable` is called once they are in the log, however long that takes."""
 
         def apply(batch: Batch) -> None:
             for run_id, item in given:
@@ -246,18 +253,17 @@ class Driver:
 
     async def start(self, request: StartRequest) -> RunSummary:
         """See `ports.Runs`."""
-        run_id = await self._commit(lambda batch: self._start(batch, request))
+        (run_id,) = await self._commit(lambda batch: self._start_all(batch, [request]))
         found = self._log.run(run_id)
-        assert found is not None, "a started run has its row"
+        if found is None:
+            raise Stalled("WF403", self.world.stalled.pop(run_id, f"run {run_id} could not begin"))
         return found
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
         """See `ports.Runs`."""
 
         def apply(batch: Batch) -> list[RunId]:
-            if facts:
-                batch.record(stream, self._log.head(stream), facts)
-            return [self._start(batch, request) for request in starts]
+            return self._start_all(batch, starts, lambda: batch.record(stream, self._log.head(stream), facts))
 
         started: list[RunId] = await self._commit(apply)
         return started
@@ -266,22 +272,40 @@ class Driver:
         """See `ports.Runs`."""
         await self._commit(lambda batch: batch.record(stream, self._log.head(stream), facts))
 
-    def _start(self, batch: Batch, request: StartRequest) -> RunId:
-        key = request.trigger.key
-        if key is not None:
-            known = batch.contents.keys.get(key) or self._log.run_for_key(key)
-            if known is not None:
-                return known
-        if len(self.world.runs) >= OPEN_RUNS_MAX:
+    def _start_all(
+        self, batch: Batch, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None
+    ) -> list[RunId]:
+        """Starts all of the runs and records, or raises `Rejected` before anything of it is in the batch."""
+        for request in requests:
+            self._check(request)
+        fresh = sum(self._known(batch, request) is None for request in requests)
+        if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
                 "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
             )
+        record()
+        return [self._known(batch, request) or self._start(batch, request) for request in requests]
+
+    def _check(self, request: StartRequest) -> None:
+        try:
+            self._decode(plan.content_hash(request.plan), request.plan)
+        except msgspec.MsgspecError as error:
+            raise Rejected("WF605", f"the plan cannot be read: {error}", where="plan") from error
+        check_storable([request.trigger, request.repository, request.revision, request.inputs, request.vars])
+
+    def _known(self, batch: Batch, request: StartRequest) -> RunId | None:
+        """The run that the request's trigger key has started before."""
+        key = request.trigger.key
+        return None if key is None else batch.contents.keys.get(key) or self._log.run_for_key(key)
+
+    def _start(self, batch: Batch, request: StartRequest) -> RunId:
+        key = request.trigger.key
         plan_hash = plan.content_hash(request.plan)
         compiled = self._decode(plan_hash, request.plan)
         run_id = ids.run_id(self._clock.now(), secrets.randbits(80))
         counter = f"{request.repository or ''}:{compiled.path}"
-        number = self._counters.get(counter) or self._log.counter(counter)
-        self._counters[counter] = batch.contents.counters[counter] = number + 1
+        counters = batch.contents.counters
+        number = counters[counter] = (counters.get(counter) or self._log.counter(counter)) + 1
         batch.contents.plans[plan_hash] = request.plan
         if key is not None:
             batch.contents.keys[key] = run_id
@@ -290,7 +314,7 @@ class Driver:
             run_id,
             inputs.StartRun(
                 plan_hash=plan_hash,
-                number=number + 1,
+                number=number,
                 trigger=request.trigger,
                 repository=request.repository,
                 revision=request.revision,
@@ -298,6 +322,9 @@ class Driver:
                 vars=request.vars,
             ),
         )
+        if key is not None and run_id not in batch.touched:
+            # A bug has kept the run from its first event: the key has started nothing.
+            del batch.contents.keys[key]
         return run_id
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:

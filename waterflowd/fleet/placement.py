@@ -5,8 +5,9 @@ Rules of this file:
 - A slot is held per attempt, from the moment it is placed until the engine says it is over (`FreeSlot`), whether or not the
   agent is connected: an agent never gets more than it granted (credits).
 - A job keeps its server. The steps of started jobs (wants that name their agent) go before new jobs; within each kind the
-  oldest goes first.
+  oldest that the server can take goes first, whichever of its groups it is of.
 - A new job goes to the connected server of its group with the most free slots.
+- An agent that is enrolled no more gets nothing, even while its session is still open.
 - A want that cannot be placed stays here with a reason; `assign` looks again after slots came free or servers came back, and
   `news` gives the wants whose reason has changed.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,6 +75,10 @@ class Placement:
         self._registry = registry
         self.servers: dict[AgentId, Server] = {}
         self._wants: dict[AttemptKey, Want] = {}
+        #: Who came when, and whose attempts want or hold slots (the holder, or None).
+        self._numbers = count()
+        self._came: dict[AttemptKey, int] = {}
+        self._of_runs: dict[RunId, dict[AttemptKey, AgentId | None]] = {}
         self._sticky: dict[AgentId, OrderedDict[AttemptKey, Want]] = {}
         self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
         self._told: dict[AttemptKey, Reason] = {}
@@ -119,17 +125,32 @@ class Placement:
 
     def place(self, want: Want) -> Server | Reason:
         """A slot for the want, taken from now on; or why there is none yet, and the want is kept."""
-        if want.agent is not None:
-            server = self.server(want.agent)
-            if server.free > 0 and want.agent not in self._sticky:
-                server.taken[want.key] = None
-                return server
-        elif want.group not in self._by_group and (found := self._best(want)) is not None:
-            found.taken[want.key] = None
-            return found
+        found = self._best(want) if want.agent is None else self._own(want.agent)
+        if found is not None:
+            # Nobody is overtaken: behind a queue the want waits for `assign`, which asks the queue in its order.
+            if want.agent is not None or want.group not in self._by_group:
+                self._take(found, want.key)
+                return found
+            self._roomy[found.agent] = None
         self._keep(want)
         why = self._told[want.key] = self._reason(want)
         return why
+
+    def _own(self, agent: AgentId) -> Server | None:
+        server = self.server(agent)
+        return server if self._room(server) > 0 and agent not in self._sticky else None
+
+    def _room(self, server: Server) -> int:
+        return server.free if server.agent in self._registry.agents else 0
+
+    def _take(self, server: Server, key: AttemptKey) -> None:
+        server.taken[key] = None
+        self._of_runs.setdefault(key.run, {})[key] = server.agent
+
+    def _leave(self, key: AttemptKey) -> None:
+        of_run = self._of_runs.get(key.run)
+        if of_run is not None and of_run.pop(key, self) is not self and not of_run:
+            del self._of_runs[key.run]
 
     def _best(self, want: Want) -> Server | None:
         best: Server | None = None
@@ -144,6 +165,8 @@ class Placement:
 
     def _keep(self, want: Want) -> None:
         self._wants[want.key] = want
+        self._came[want.key] = next(self._numbers)
+        self._of_runs.setdefault(want.key.run, {})[want.key] = None
         if want.agent is not None:
             self._sticky.setdefault(want.agent, OrderedDict())[want.key] = want
         else:
@@ -155,6 +178,8 @@ class Placement:
         if want is None:
             return
         self._told.pop(key, None)
+        del self._came[key]
+        self._leave(key)
         queues: dict[Any, OrderedDict[AttemptKey, Want]] = self._sticky if want.agent is not None else self._by_group
         name = want.agent if want.agent is not None else want.group
         queue = queues[name]
@@ -164,47 +189,47 @@ class Placement:
 
     def hold(self, agent: AgentId, key: AttemptKey) -> None:
         """The attempt has the agent's slot already: what recovery finds in the log."""
-        self.server(agent).taken[key] = None
+        self._take(self.server(agent), key)
 
     def free(self, agent: AgentId, key: AttemptKey) -> None:
         """The attempt is over."""
         server = self.server(agent)
         if server.taken.pop(key, self) is None:
+            self._leave(key)
             self._roomy[agent] = None
 
     def forget(self, run: RunId) -> None:
         """None of the run's attempts wants or holds a slot any more."""
-        for key in [key for key in self._wants if key.run == run]:
-            self.withdraw(key)
-        for server in self.servers.values():
-            for key in [key for key in server.taken if key.run == run]:
-                self.free(server.agent, key)
+        for key, holder in list(self._of_runs.get(run, {}).items()):
+            if holder is None:
+                self.withdraw(key)
+            else:
+                self.free(holder, key)
 
     def assign(self) -> Iterator[tuple[Want, Server]]:
         """Gives the slots that came free to the wants in the queue; each one that comes out has its slot."""
         while self._roomy:
             agent = next(iter(self._roomy))
             server = self.servers.get(agent)
-            want = self._next_for(server) if server is not None and server.free > 0 else None
+            want = self._next_for(server) if server is not None and self._room(server) > 0 else None
             if want is None or server is None:
                 del self._roomy[agent]
                 continue
             self.withdraw(want.key)
-            server.taken[want.key] = None
+            self._take(server, want.key)
             yield want, server
 
     def _next_for(self, server: Server) -> Want | None:
         sticky = self._sticky.get(server.agent)
         if sticky:
             return next(iter(sticky.values()))
-        entry = self._registry.agents.get(server.agent)
-        if entry is None:
-            return None
-        for group in entry.groups:
-            for want in self._by_group.get(group, {}).values():
-                if want.node in server.nodes:
-                    return want
-        return None
+        oldest: Want | None = None
+        for group in self._registry.agents[server.agent].groups:
+            fitting = (want for want in self._by_group.get(group, {}).values() if want.node in server.nodes)
+            first = next(fitting, None)
+            if first is not None and (oldest is None or self._came[first.key] < self._came[oldest.key]):
+                oldest = first
+        return oldest
 
     def news(self) -> list[tuple[Want, Reason]]:
         """The wants whose reason has changed since it was last told."""
@@ -239,7 +264,10 @@ class Placement:
 
     def _sticky_reason(self, agent: AgentId) -> Reason:
         entry = self._registry.agents.get(agent)
-        name = entry.name if entry is not None else agent
+        if entry is None:
+            text = f"the job's server {agent} is enrolled no more; cancel the run, or let the server in again"
+            return reason(ReasonCode.SERVER_LOST, text, agent=agent)
+        name = entry.name
         server = self.server(agent)
         if not server.is_connected:
             return reason(ReasonCode.SERVER_UNREACHABLE, f'the job\'s server "{name}" is not connected', agent=name)

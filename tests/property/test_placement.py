@@ -1,0 +1,154 @@
+"""Placement against a model that is too simple to be wrong: sets of wants and slots, looked through anew each time."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from waterflowd.fleet import events
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.registry import Registry
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+
+AGENTS = [AgentId(name) for name in ("one", "two", "three")]
+GROUPS = ["web", "db"]
+NODES = ["shell", "docker"]
+
+
+class PlacementMachine(RuleBasedStateMachine):
+    """The rules are what the host does; the model is `connected`, `enrolled`, `wants` and `held`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry = Registry()
+        self.placement = Placement(self.registry)
+        self.enrolled: dict[AgentId, tuple[str, ...]] = {}
+        self.connected: dict[AgentId, tuple[int, frozenset[str]]] = {}
+        #: Attempts that wait, in the order in which they came; and attempts that have a slot.
+        self.wants: dict[AttemptKey, Want] = {}
+        self.held: dict[AttemptKey, AgentId] = {}
+        self.count = 0
+
+    # The model's questions --------------------------------------------------------------------------------------------
+
+    def room(self, agent: AgentId) -> int:
+        slots, _ = self.connected.get(agent, (0, frozenset()))
+        taken = sum(holder == agent for holder in self.held.values())
+        return slots - taken if agent in self.enrolled else 0
+
+    def may_have(self, want: Want, agent: AgentId) -> bool:
+        if self.room(agent) <= 0:
+            return False
+        if want.agent is not None:
+            return want.agent == agent
+        return want.group in self.enrolled[agent] and want.node in self.connected[agent][1]
+
+    # What the host does -----------------------------------------------------------------------------------------------
+
+    @rule(agent=st.sampled_from(AGENTS), groups=st.lists(st.sampled_from(GROUPS), min_size=1, max_size=2, unique=True))
+    def approve(self, agent: AgentId, groups: list[str]) -> None:
+        fact = events.AgentApproved(
+            at=1, by="test", agent=agent, public_key=agent, name=agent, groups=tuple(groups)
+        )  # fmt: skip
+        self.registry.apply(fact)
+        self.placement.enrolment_changed(agent, tuple(groups))
+        self.enrolled[agent] = tuple(groups)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def revoke(self, agent: AgentId) -> None:
+        groups = self.enrolled.pop(agent, ())
+        self.registry.apply(events.AgentRevoked(at=1, by="test", agent=agent))
+        self.placement.enrolment_changed(agent, groups)
+
+    @rule(
+        agent=st.sampled_from(AGENTS),
+        slots=st.integers(0, 3),
+        nodes=st.frozensets(st.sampled_from(NODES)),
+    )
+    def connect(self, agent: AgentId, slots: int, nodes: frozenset[str]) -> None:
+        if agent in self.enrolled:
+            self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
+            self.connected[agent] = (slots, nodes)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def disconnect(self, agent: AgentId) -> None:
+        self.placement.disconnect(agent, 1, "cut")
+        self.connected.pop(agent, None)
+
+    @rule(
+        run=st.integers(0, 3),
+        group=st.sampled_from(GROUPS),
+        node=st.sampled_from(NODES),
+        agent=st.none() | st.sampled_from(AGENTS),
+    )
+    def place(self, run: int, group: str, node: str, agent: AgentId | None) -> None:
+        self.count += 1
+        key = AttemptKey(RunId(f"run-{run}"), JobId("a"), StepId(str(self.count)), AttemptNo(1))
+        want = Want(key, group, node, agent)
+        answer = self.placement.place(want)
+        if isinstance(answer, Server):
+            assert self.may_have(want, answer.agent)
+            self.held[key] = answer.agent
+        else:
+            self.wants[key] = want
+
+    @precondition(lambda self: self.held)
+    @rule(draw=st.data())
+    def free(self, draw: st.DataObject) -> None:
+        key = draw.draw(st.sampled_from(sorted(self.held)))
+        self.placement.free(self.held.pop(key), key)
+
+    @precondition(lambda self: self.wants)
+    @rule(draw=st.data())
+    def withdraw(self, draw: st.DataObject) -> None:
+        key = draw.draw(st.sampled_from(sorted(self.wants)))
+        self.placement.withdraw(key)
+        del self.wants[key]
+
+    @rule(run=st.integers(0, 3))
+    def forget(self, run: int) -> None:
+        name = RunId(f"run-{run}")
+        self.placement.forget(name)
+        self.wants = {key: want for key, want in self.wants.items() if key.run != name}
+        self.held = {key: agent for key, agent in self.held.items() if key.run != name}
+
+    @rule()
+    def assign(self) -> None:
+        for want, server in self.placement.assign():
+            assert self.wants[want.key] == want
+            assert self.may_have(want, server.agent)
+            older = [
+                other
+                for other in list(self.wants.values())[: list(self.wants).index(want.key)]
+                if (other.agent is None) == (want.agent is None) and self.may_have(other, server.agent)
+            ]
+            assert not older, "an older want of the same kind could have had the slot"
+            if want.agent is None:
+                assert not any(other.agent == server.agent for other in self.wants.values()), "started jobs go first"
+            del self.wants[want.key]
+            self.held[want.key] = server.agent
+        for want in self.wants.values():
+            for agent in self.connected:
+                assert not self.may_have(want, agent), "whatever can be placed is placed"
+        self.placement.news()
+
+    # What always holds ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def slots_are_what_the_model_says(self) -> None:
+        taken = {key: server.agent for server in self.placement.servers.values() for key in server.taken}
+        assert taken == self.held
+        assert self.placement.waiting == len(self.wants)
+        assert not self.held.keys() & self.wants.keys()
+
+    @invariant()
+    def nothing_is_given_beyond_what_was_granted(self) -> None:
+        for server in self.placement.servers.values():
+            assert server.free >= 0 or len(server.taken) > server.slots
+            if server.is_connected and server.agent in self.enrolled:
+                assert server.free == self.room(server.agent)
+
+
+TestPlacement = PlacementMachine.TestCase
+TestPlacement.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -1,0 +1,225 @@
+"""Placement: jobs keep their server, the oldest goes first, nobody gets more than it granted."""
+
+from __future__ import annotations
+
+from waterflowd.fleet import events
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.registry import Registry
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.reasons import Reason, ReasonCode
+
+NODES = frozenset({"shell", "log"})
+
+
+class World:
+    """A registry and a placement, with short names."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.placement = Placement(self.registry)
+
+    def enrol(self, name: str, *groups: str) -> AgentId:
+        agent = AgentId(name)
+        self.registry.apply(
+            events.AgentApproved(at=1, by="test", agent=agent, public_key=name, name=name, groups=groups)
+        )
+        self.placement.enrolment_changed(agent, groups)
+        return agent
+
+    def connect(self, name: str, *groups: str, slots: int = 1, nodes: frozenset[str] = NODES) -> AgentId:
+        agent = self.enrol(name, *groups) if groups else AgentId(name)
+        self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
+        return agent
+
+    def place(self, want: Want) -> str:
+        """The name of the server, or the code of the reason."""
+        answer = self.placement.place(want)
+        return answer.code.value if isinstance(answer, Reason) else answer.agent
+
+    def assigned(self) -> list[tuple[str, str]]:
+        """Which runs got a slot, and where."""
+        return [(want.key.run, server.agent) for want, server in self.placement.assign()]
+
+
+def want(run: str, group: str = "web", *, agent: str | None = None, node: str = "shell", step: str = "1") -> Want:
+    return Want(key(run, step), group, node, None if agent is None else AgentId(agent))
+
+
+def key(run: str, step: str = "1") -> AttemptKey:
+    return AttemptKey(RunId(run), JobId("a"), StepId(step), AttemptNo(1))
+
+
+def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
+    """Least loaded, among the connected servers of the group."""
+    world = World()
+    world.connect("small", "web", slots=2)
+    world.connect("large", "web", slots=3)
+    world.connect("other", "db", slots=9)
+    assert [world.place(want(run)) for run in "abcde"] == ["large", "small", "large", "small", "large"]
+    assert world.place(want("f")) == "no-free-slot"
+
+
+def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
+    """The job keeps its server although another one has more room."""
+    world = World()
+    world.connect("mine", "web", slots=1)
+    world.connect("roomy", "web", slots=9)
+    assert world.place(want("a", agent="mine")) == "mine"
+    assert world.place(want("b", agent="mine")) == "no-free-slot"
+
+
+def test_steps_of_started_jobs_go_before_new_jobs() -> None:
+    """A slot that comes free goes to the job that waits for this very server, even if a new job has waited longer."""
+    world = World()
+    mine = world.connect("mine", "web")
+    assert world.place(want("running")) == mine
+    world.place(want("new"))
+    world.place(want("running", agent="mine", step="2"))
+    world.placement.free(mine, key("running"))
+    assert world.assigned() == [("running", mine)]
+
+
+def test_a_new_job_does_not_overtake_a_started_one() -> None:
+    """While a step of a started job waits for a server, that server has no room for a new job."""
+    world = World()
+    mine = world.connect("mine", "web")
+    world.place(want("a"))
+    world.place(want("a", agent="mine", step="2"))
+    world.placement.free(mine, key("a"))
+    assert world.place(want("new")) == "no-free-slot"
+    assert world.assigned() == [("a", mine)]
+
+
+def test_within_a_kind_the_oldest_goes_first() -> None:
+    """Wants of one group get their slots in the order in which they came."""
+    world = World()
+    for run in ("first", "second", "third"):
+        world.place(want(run))
+    mine = world.connect("mine", "web", slots=2)
+    assert world.assigned() == [("first", mine), ("second", mine)]
+    assert world.placement.waiting == 1
+
+
+def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
+    """A server in two groups takes the want that has waited longest, whichever group it is of: none starves the other."""
+    world = World()
+    world.enrol("mine", "web", "db")
+    world.place(want("older", "db"))
+    world.place(want("newer", "web"))
+    mine = world.connect("mine")
+    assert world.assigned() == [("older", mine)]
+
+
+def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
+    """A want for a node that nobody has waits with that reason, and those behind it get their slots."""
+    world = World()
+    mine = world.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
+    assert world.place(want("docker", node="docker")) == "no-server-with-node"
+    world.place(want("behind"))
+    assert world.assigned() == [("behind", mine)]
+    assert world.placement.waiting == 1
+
+
+def test_the_reason_says_what_is_missing() -> None:
+    """Nobody enrolled, nobody connected, nobody with the node, nobody with a slot: four reasons."""
+    world = World()
+    assert world.place(want("a")) == "no-server-in-group"
+    world.enrol("mine", "web")
+    assert world.place(want("b")) == "no-server-connected"
+    world.connect("mine", nodes=frozenset({"log"}))
+    assert world.place(want("c")) == "no-server-with-node"
+    world.connect("mine", slots=0)
+    assert world.place(want("d")) == "no-free-slot"
+
+
+def test_news_tells_each_changed_reason_once() -> None:
+    """What waits hears when its reason changes, and only then."""
+    world = World()
+    world.place(want("a"))
+    assert world.placement.news() == []
+    world.enrol("mine", "web")
+    told = world.placement.news()
+    assert [(item.key.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
+    assert world.placement.news() == []
+
+
+def test_slots_are_held_over_a_disconnection() -> None:
+    """What runs goes on: a server that comes back has no more room than before."""
+    world = World()
+    mine = world.connect("mine", "web", slots=1)
+    world.place(want("a"))
+    world.placement.disconnect(mine, 5, "cut")
+    assert world.place(want("b")) == "no-server-connected"
+    world.connect("mine", slots=1)
+    assert world.assigned() == []
+    world.placement.free(mine, key("a"))
+    assert world.assigned() == [("b", mine)]
+
+
+def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_room() -> None:
+    """Credits are what the server grants now."""
+    world = World()
+    mine = world.connect("mine", "web", slots=2)
+    world.place(want("a"))
+    world.place(want("b"))
+    world.connect("mine", slots=1)
+    world.placement.free(mine, key("a"))
+    assert world.place(want("c")) == "no-free-slot"
+    world.placement.free(mine, key("b"))
+    assert world.assigned() == [("c", mine)]
+
+
+def test_a_withdrawn_want_gets_nothing() -> None:
+    """A want that is taken back is in no queue; taking it back twice does no harm."""
+    world = World()
+    world.place(want("a"))
+    world.placement.withdraw(key("a"))
+    world.placement.withdraw(key("a"))
+    world.connect("mine", "web")
+    assert world.assigned() == []
+    assert world.placement.waiting == 0
+
+
+def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
+    """All of the run's and nothing of the others'."""
+    world = World()
+    mine = world.connect("mine", "web", slots=1)
+    world.place(want("a"))
+    world.place(want("a", agent="mine", step="2"))
+    world.place(want("b"))
+    world.placement.forget(RunId("a"))
+    assert world.assigned() == [("b", mine)]
+    assert list(world.placement.server(mine).taken) == [key("b")]
+
+
+def test_what_recovery_holds_is_taken() -> None:
+    """An attempt that is on a server by the log has its slot before the server is back."""
+    world = World()
+    world.placement.hold(AgentId("mine"), key("a"))
+    mine = world.connect("mine", "web", slots=1)
+    assert world.place(want("b")) == "no-free-slot"
+    world.placement.free(mine, key("a"))
+    assert world.assigned() == [("b", mine)]
+
+
+def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> None:
+    """Neither new jobs nor the next steps of its own: its session ends a moment after the fact."""
+    world = World()
+    mine = world.connect("mine", "web", slots=2)
+    world.place(want("a"))
+    world.registry.apply(events.AgentRevoked(at=2, by="test", agent=mine))
+    world.placement.enrolment_changed(mine, ("web",))
+    assert world.place(want("a", agent="mine", step="2")) == "server-lost"
+    assert world.place(want("b")) == "no-server-in-group"
+    world.placement.free(mine, key("a"))
+    assert world.assigned() == []
+
+
+def test_freeing_what_is_not_held_gives_no_slot() -> None:
+    """A second `free` of an attempt changes nothing."""
+    world = World()
+    mine = world.connect("mine", "web", slots=1)
+    world.place(want("a"))
+    world.placement.free(mine, key("b"))
+    assert world.place(want("c")) == "no-free-slot"
+    assert world.assigned() == []

@@ -123,6 +123,7 @@ class Desk:
             labels=self._config.labels,
             nodes=parameters.runnable(),
             held=self.ledger.held(),
+            jobs=self._steps.jobs(),
         )
 
     def opened(self, welcome: messages.Welcome) -> None:
@@ -152,6 +153,8 @@ class Desk:
                 self._carry_out(self.ledger.offer(message.task, _wall_ms()))
             elif isinstance(message, messages.Cancel):
                 self._carry_out(self.ledger.cancel(message, _wall_ms()))
+            elif isinstance(message, messages.Release):
+                self._steps.release_job(message.run, message.job)
         self._commit()
         if received.numbered and self.link is not None:
             self.link.acknowledge(received.numbered[-1][0])

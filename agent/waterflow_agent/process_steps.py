@@ -175,6 +175,14 @@ class ProcessSteps:
         """Drops an ended attempt that the journal does not know."""
         self._runner.forget(name)
 
+    def jobs(self) -> list[tuple[str, str]]:
+        """Run and job of each working directory that is there."""
+        return self._workspaces.jobs()
+
+    def release_job(self, run: str, job: str) -> None:
+        """The job is over: its working directory goes. A process that is about to end may still stand in it."""
+        self._workspaces.release(run, job)
+
     def stop_unknown(self, name: str) -> None:
         """Ends an attempt that the journal does not know: nobody would ever ask for its result."""
         self._runner.cancel(name)

@@ -1,14 +1,17 @@
 """The working directories of jobs: `<data-dir>/work/<run>/<job>`, made when a job's first step comes.
 
-A run's directory goes when the agent has held nothing of the run for `KEEP_S`, and at the agent's start for runs of which it
-holds nothing. It is renamed into `work/.trash` first, so a removal that takes long or fails never meets a new step; what
-could not be removed is tried again later. Removal runs in a thread, follows no link and enters no mounted file system.
+A job's directory goes when the daemon says that the job is over: between two of its steps the agent may hold nothing of it for
+days, and may be started anew. What the daemon never speaks of goes after `KEEP_S` without use. A directory is renamed into
+`work/.trash` first, so a removal that takes long or fails never meets a new step; what could not be removed is tried again
+later. Removal runs in a thread, follows no link and enters no mounted file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -22,8 +25,10 @@ from waterflow_agent.errors import Rejected
 
 logger = logging.getLogger(__name__)
 
-#: A job's next step comes within seconds; a person who looks at a failed job needs some minutes.
-KEEP_S = 600
+#: Longer than the longest run; only what a daemon has forgotten, such as by a restored backup, waits for it.
+KEEP_S = 40 * 24 * 3600
+#: Directories that `Hello` tells of; more of them are told of at a later connection.
+JOBS_MAX = 10_000
 _TRASH = ".trash"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _UNMOUNT_S_MAX = 10
@@ -53,6 +58,20 @@ class Workspaces:
             self._made.add((run, job))
         return path
 
+    def jobs(self) -> list[tuple[str, str]]:
+        """Run and job of each directory that is there, `JOBS_MAX` at most."""
+        runs = (name for name in os.listdir(self._root) if name != _TRASH)
+        return list(itertools.islice(((run, job) for run in runs for job in _names(self._root / run)), JOBS_MAX))
+
+    def release(self, run: str, job: str) -> None:
+        """Moves a job's directory out of the way, at once; its run's directory with it when it was the last."""
+        self._made.discard((run, job))
+        path = self._root / directory_name(run)
+        self.discard(path / directory_name(job))
+        with contextlib.suppress(OSError):
+            path.rmdir()
+            self._used_at.pop(path.name, None)
+
     def retire_unused(self, held_runs: Collection[str], now: float, *, keep_s: float = KEEP_S) -> None:
         """Moves what nobody needs any more out of the way, at once. For the thread of `enter`, so neither meets the other."""
         held = {directory_name(run) for run in held_runs}
@@ -61,7 +80,7 @@ class Workspaces:
                 continue
             if name in held:
                 self._used_at[name] = now
-            elif now - self._used_at.get(name, now - keep_s) >= keep_s:
+            elif now - self._used_at.setdefault(name, now) >= keep_s:
                 self._retire(name)
 
     def discard(self, path: Path) -> None:
@@ -82,6 +101,13 @@ class Workspaces:
         self._used_at.pop(name, None)
         self._made = {(run, job) for run, job in self._made if directory_name(run) != name}
         self.discard(self._root / name)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except (NotADirectoryError, FileNotFoundError):
+        return []
 
 
 def resolve(workspace: Path, wanted: str | None) -> Path:

@@ -53,11 +53,12 @@ _chunks = st.builds(messages.Chunk, at=_numbers, stream=st.sampled_from([1, 2]),
 _outputs = st.builds(messages.Output, key=_keys, offset=_numbers, chunks=st.lists(_chunks, max_size=3))
 _offers = st.builds(messages.Offer, task=_tasks)
 _cancels = st.builds(messages.Cancel, key=_keys, force=st.booleans(), reason=_texts)
+_releases = st.builds(messages.Release, run=_texts, job=_texts)
 _output_acks = st.builds(messages.OutputAck, key=_keys, offset=_numbers)
 
 _SIDES = {
     codec.Side.AGENT: (_started | _finished, _outputs),
-    codec.Side.DAEMON: (_offers | _cancels, _output_acks),
+    codec.Side.DAEMON: (_offers | _cancels | _releases, _output_acks),
 }
 
 

@@ -66,6 +66,13 @@ class FreeSlot(Command, frozen=True, kw_only=True):
     agent: AgentId
 
 
+class ReleaseJob(Command, frozen=True, kw_only=True):
+    """The job is over: tell its agent that the working directory may go. Said again when the agent connects."""
+
+    job: JobId
+    agent: AgentId
+
+
 class ArmTimer(Command, frozen=True, kw_only=True):
     """Feed `TimerFired(timer)` at `timer.due_at`."""
 

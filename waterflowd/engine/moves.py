@@ -38,7 +38,7 @@ _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps succeeded")
 def of_run(run: Run, now: int) -> events.RunEvent | None:
     """What follows for the run itself, once nothing follows for its jobs."""
     if run.status is Status.QUEUED and run.seq:
-        return events.RunStarted(at=now, reason=reason(ReasonCode.STARTED, "its jobs may start"))
+        return events.RunStarted(at=now, reason=reason(ReasonCode.STARTED, "started"))
     if run.open_jobs == 0 and run.status is not Status.COMPLETED:
         conclusion, why = _run_end(run)
         return events.RunCompleted(at=now, conclusion=conclusion, reason=why)
@@ -257,7 +257,7 @@ def _job_end(run: Run, job: Job, now: int) -> events.JobCompleted:
             outputs = rendered
             if len(msgspec.json.encode(outputs)) > OUTPUTS_BYTES_MAX:
                 outputs = {}
-                raise Rejected("WF102", "the job's outputs are larger than 1 MiB")
+                raise Rejected("WF112", "the job's outputs are larger than 1 MiB")
         if outcome in FAILURES and rendering.is_continued(job.plan.continue_on_error, env):
             conclusion = Conclusion.SUCCESS
             why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")

@@ -44,7 +44,7 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
         _apply(run, event, owed, happened, waiting)
     while (following := _next(run, owed, waiting, now)) is not None:
         _apply(run, following, owed, happened, waiting)
-    return Progress(happened, list(owed.difference()))
+    return Progress(happened, [*owed.difference(), *_released(run, happened)])
 
 
 def _next(run: Run, owed: _Owed, waiting: list[int], now: int) -> events.RunEvent | None:
@@ -116,6 +116,14 @@ def _difference(
     for command in after:
         if command not in before:
             yield command
+
+
+def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Command]:
+    for event in happened:
+        if isinstance(event, events.JobCompleted):
+            agent = run.jobs_by_id[event.job].agent
+            if agent is not None:
+                yield commands.ReleaseJob(job=event.job, agent=agent)
 
 
 #: Ends that the agent has not reported itself: it must be told.

@@ -30,7 +30,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
 
@@ -47,7 +47,7 @@ class Agents:
         self._clock = clock
         self._outputs = outputs
         self._lost_after_ms = lost_after_ms
-        self._held: dict[AgentId, list[messages.Held]] = {}
+        self._hellos: dict[AgentId, messages.Hello] = {}
         self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
 
     def recovered(self) -> None:
@@ -79,7 +79,7 @@ class Agents:
         if timer is not None:
             timer.cancel()
         self._world.placement.connect(server)
-        self._held[agent] = hello.held
+        self._hellos[agent] = hello
         return [
             held.key
             for held in hello.held
@@ -88,7 +88,8 @@ class Agents:
 
     def connected(self, agent: AgentId) -> None:
         """See `ports.AgentDesk`."""
-        held = {item.key: item.state for item in self._held.pop(agent, [])}
+        hello = self._hellos.pop(agent)
+        held = {item.key: item.state for item in hello.held}
         server = self._world.placement.server(agent)
         outgoing: list[messages.DaemonMessage] = []
         lost: list[tuple[RunId, inputs.Input]] = []
@@ -105,11 +106,20 @@ class Agents:
         for key, state in held.items():
             if state is messages.HeldState.STARTED:
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
+        outgoing.extend(messages.Release(run, job) for run, job in hello.jobs if self._is_over(run, job))
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:
             self._driver.submit(lost)
         self._driver.wake()
+
+    def _is_over(self, run_id: str, job_id: str) -> bool:
+        """Whether nothing of the job will come any more. What the log does not know, and what is stalled, stays as it is."""
+        run = self._world.runs.get(RunId(run_id))
+        if run is None:
+            return RunId(run_id) not in self._world.stalled and self._driver.knows(run_id)
+        job = run.jobs_by_id.get(JobId(job_id))
+        return job is None or job.status is Status.COMPLETED
 
     def _owed(self, run: Run, key: messages.TaskKey, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
         for command in owed_to_job(run, run.jobs_by_id[JobId(key.job)]):

@@ -126,6 +126,8 @@ class Batch:
             case commands.CancelTask(agent=agent):
                 key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
+            case commands.ReleaseJob(agent=agent, job=job):
+                self._send(agent, messages.Release(run.id, job))
             case commands.FreeSlot(agent=agent):
                 world.placement.free(agent, _key(run.id, command))
             case commands.Withdraw():

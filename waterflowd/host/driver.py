@@ -251,6 +251,10 @@ class Driver:
         self._submit(lambda batch: result.append(apply(batch)), done, failed)
         return await future
 
+    def knows(self, run_id: str) -> bool:
+        """Whether the log has a run with this id, open or completed."""
+        return ids.is_run_id(run_id) and self._log.run(RunId(run_id)) is not None
+
     async def start(self, request: StartRequest) -> RunSummary:
         """See `ports.Runs`."""
         (run_id,) = await self._commit(lambda batch: self._start_all(batch, [request]))

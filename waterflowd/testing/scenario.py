@@ -230,6 +230,8 @@ class Scenario:
                 self.placement.free(agent, AttemptKey(RUN, job, name, number))
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
+            case commands.ReleaseJob():
+                self._lines.append(f"  ! {_shown(command)}")
             case commands.ArmTimer(timer=timer):
                 self.timers.arm(RUN, timer)
                 self.owed[command] = None

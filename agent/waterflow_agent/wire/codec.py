@@ -61,7 +61,7 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
     session: _Token
     ack: _Number
     first_number: _Number
-    numbered: list[messages.Offer | messages.Cancel]
+    numbered: list[messages.Offer | messages.Cancel | messages.Release]
     loose: list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck]
 
 

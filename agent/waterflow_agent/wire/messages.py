@@ -114,6 +114,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     labels: dict[str, str]
     nodes: list[str]
     held: list[Held]
+    #: Run and job of each working directory that is there; the daemon releases those that are over.
+    jobs: list[tuple[str, str]] = []
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
@@ -158,6 +160,13 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     key: TaskKey
     force: bool
     reason: str
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Daemon, numbered: the job is over, and its working directory may go."""
+
+    run: str
+    job: str
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
@@ -236,12 +245,12 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
 
 
 AgentMessage = Hello | Started | Finished | Output
-DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | OutputAck
-Numbered = Offer | Cancel | Started | Finished
+DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck
+Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 
 #: The types that a session numbers, acknowledges and sends again.
-NUMBERED: tuple[type, ...] = (Offer, Cancel, Started, Finished)
+NUMBERED: tuple[type, ...] = (Offer, Cancel, Release, Started, Finished)
 
 
 class PeerState(Enum):

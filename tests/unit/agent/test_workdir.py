@@ -67,7 +67,7 @@ def test_absolute_directory_is_used_as_given(tmp_path: Path) -> None:
 
 
 def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
-    """Not before the time, not while something is held; at the start at once."""
+    """Not before the time, not while something is held; a new agent counts anew, and what was moved away is removed."""
     workspaces = Workspaces(tmp_path / "work")
     used, held = workspaces.enter("used", "a", 0), workspaces.enter("held", "a", 0)
 
@@ -77,11 +77,31 @@ def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
     assert not used.exists()
     assert held.exists()
     later = Workspaces(tmp_path / "work")
-    later.retire_unused(set(), 0, keep_s=600)
+    later.retire_unused(set(), 1000, keep_s=600)
+    assert held.exists()
+    later.retire_unused(set(), 1600, keep_s=600)
     assert not held.exists()
     assert len(list((tmp_path / "work" / ".trash").iterdir())) == 2
     later.empty_trash()
     assert list((tmp_path / "work" / ".trash").iterdir()) == []
+
+
+def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> None:
+    """What is there is told by run and job, also by a new agent; a release of what is not there is nothing."""
+    workspaces = Workspaces(tmp_path / "work")
+    for job in ("a", "b"):
+        workspaces.enter("run", job, 0)
+    assert sorted(Workspaces(tmp_path / "work").jobs()) == [("run", "a"), ("run", "b")]
+
+    workspaces.release("run", "a")
+    workspaces.release("run", "a")
+    workspaces.release("other", "a")
+
+    assert workspaces.jobs() == [("run", "b")]
+    assert workspaces.enter("run", "a", 1).is_dir()
+    workspaces.release("run", "a")
+    workspaces.release("run", "b")
+    assert not (tmp_path / "work" / "run").exists()
 
 
 def test_hostile_tree_is_removed(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         repositories=RepositoryDesk(reconciler),
         clock=clock,
         access=access,
+        metrics=desks.MetricsDesk(driver, lambda: dispatch.counters),
         version=waterflowd.__version__,
         started_at=clock.now(),
         is_open=config.api.open,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.api import agents, problems, repositories, runs, system, tokens, validate
+from waterflowd.api import agents, metrics, problems, repositories, runs, system, tokens, validate
 from waterflowd.api.auth import Gate
 from waterflowd.api.services import Services
 from waterflowd.api.streams import Streams
@@ -45,6 +45,6 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     app.state.services = services
     app.state.streams = streams
     problems.install(app)
-    for resource in (system, validate, runs, agents, repositories, tokens):
+    for resource in (system, metrics, validate, runs, agents, repositories, tokens):
         app.include_router(resource.router)
     return app

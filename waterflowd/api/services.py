@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from waterflowd.api.access import Access
+from waterflowd.api.samples import MetricsDesk
 from waterflowd.engine.state import Run
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
@@ -172,6 +173,7 @@ class Services:
     repositories: RepositoriesDesk
     clock: Clock
     access: Access
+    metrics: MetricsDesk
     version: str
     #: When the daemon came up, ms.
     started_at: int

@@ -80,6 +80,9 @@ class Agents:
             timer.cancel()
         self._world.placement.connect(server)
         self._hellos[agent] = hello
+        if self._driver.is_ahead:
+            # What is over in memory alone may be open again after a crash. `_settle` says it once it is durable.
+            return []
         return [
             held.key
             for held in hello.held
@@ -88,7 +91,14 @@ class Agents:
 
     def connected(self, agent: AgentId) -> None:
         """See `ports.AgentDesk`."""
-        hello = self._hellos.pop(agent)
+        hello = self._hellos[agent]
+        self._driver.when_durable(lambda: self._settle(agent, hello))
+
+    def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
+        """Says what the log owes the agent that said `hello`, unless that session is over by now."""
+        if self._hellos.get(agent) is not hello:
+            return
+        del self._hellos[agent]
         held = {item.key: item.state for item in hello.held}
         server = self._world.placement.server(agent)
         outgoing: list[messages.DaemonMessage] = []
@@ -104,7 +114,8 @@ class Agents:
                 continue
             outgoing.extend(self._owed(run, key, is_held=state is not None))
         for key, state in held.items():
-            if state is messages.HeldState.STARTED:
+            if state is not messages.HeldState.FINISHED:
+                # Nothing happens for one that was forgotten with the `Welcome`.
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
         outgoing.extend(messages.Release(run, job) for run, job in hello.jobs if self._is_over(run, job))
         if outgoing:
@@ -131,6 +142,7 @@ class Agents:
 
     def disconnected(self, agent: AgentId, text: str) -> None:
         """See `ports.AgentDesk`."""
+        self._hellos.pop(agent, None)
         self._world.placement.disconnect(agent, self._clock.now(), text)
         self._await_return(agent)
         self._driver.wake()

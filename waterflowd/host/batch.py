@@ -20,6 +20,7 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
+from waterflowd.engine.outstanding import owed_to_job
 from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
 from waterflowd.fleet.registry import Registry
@@ -143,7 +144,11 @@ class Batch:
     def ask(self, places: Sequence[tuple[RunId, commands.Place]]) -> None:
         """Asks for the slots that are owed to runs since they were folded from the log."""
         for run_id, command in places:
-            if run_id in self._world.runs:
+            run = self._world.runs.get(run_id)
+            # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
+            if run is None or command not in owed_to_job(run, run.jobs_by_id[command.job]):
+                continue
+            if not self._world.placement.knows(_key(run_id, command)):
                 self.feed(run_id, self.place(run_id, command))
 
     def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:

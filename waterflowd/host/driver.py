@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.host.batch import Batch, World, check_storable, drop, owe, summary
+from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
@@ -74,9 +76,13 @@ class Driver:
         self._link = link
         self._clock = clock
         self._feed = feed
+        self.counts = Counts()
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}
+        #: The runs know more than the log: a commit is on its way.
+        self.is_ahead = False
+        self._waiting: list[Callable[[], None]] = []
         #: Why nothing can be written at the moment; empty when all is well.
         self.read_only = ""
 
@@ -158,11 +164,14 @@ class Driver:
         batch.assign()
         contents = batch.seal()
         if not contents.is_empty:
+            began = time.monotonic()
+            self.is_ahead = True
             try:
                 await self._log.append(contents)
             except Retryable as error:
                 await self._undo(batch, items, error)
                 return
+            self.counts.add(contents, time.monotonic() - began)
             self.read_only = ""
         self._publish(batch, items)
 
@@ -172,8 +181,15 @@ class Driver:
         self._feed.published(append.stream for append in batch.contents.appends)
         for item in items:
             item.done()
+        self._caught_up()
         for agent, outgoing in batch.outbox.items():
             self._link.send(agent, outgoing)
+
+    def _caught_up(self) -> None:
+        self.is_ahead = False
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     async def _undo(self, batch: Batch, items: list[_Item], error: Retryable) -> None:
         """Nothing of the batch has happened: takes the touched runs back to what the log says."""
@@ -190,6 +206,7 @@ class Driver:
             self.world.stalled.pop(run_id, None)
         # At once: who looks during the pause must find these runs open.
         self._take_up([run_id for run_id in batch.touched if self._log.head(run_stream(run_id))])
+        self._caught_up()
         await asyncio.sleep(DISK_FULL_PAUSE_S)
 
     # Work from outside ------------------------------------------------------------------------------------------------
@@ -224,6 +241,13 @@ class Driver:
                 batch.record(run_stream(run_id), run.seq, evidence)
 
         self._submit(apply)
+
+    def when_durable(self, call: Callable[[], None]) -> None:
+        """Calls back when the runs are as the log says: at once, or when the commit that is on its way has ended."""
+        if self.is_ahead:
+            self._waiting.append(call)
+        else:
+            call()
 
     async def pass_through(self) -> None:
         """Returns when the driver has taken an item and finished its batch: the proof that it makes progress."""

@@ -20,7 +20,7 @@ from waterflowd.api import access_events
 from waterflowd.api.access import Access, Role, hash_secret
 from waterflowd.api.app import Api, build_app
 from waterflowd.api.services import AgentRow, DefinitionPlan, DefinitionRow, PendingRow, RepositoryRow, Services
-from waterflowd.desks import RunReader
+from waterflowd.desks import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.diagnostics import Compiled
@@ -262,6 +262,7 @@ class ApiWorld:
         self.access = Access()
         self.services = Services(
             log=self.log,
+            metrics=MetricsDesk(self.driver, dict),
             outputs=self.outputs,
             runs=self.driver,
             feed=self.feed,

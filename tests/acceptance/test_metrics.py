@@ -1,0 +1,52 @@
+"""`GET /metrics`: what is there is documented, labels are bounded, and the numbers are those of what happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.acceptance.world import World
+from waterflowd.api.samples import SAMPLES
+
+_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def _values(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_metric_is_on_its_page_and_the_page_names_no_other() -> None:
+    """The page's table is the list; a counter is shown with its ending."""
+    shown = {f"{name}_total" if kind.is_counter else name for name, kind in SAMPLES.items()}
+
+    assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
+
+
+def test_a_run_is_counted(empty_world: World) -> None:
+    """Started by its trigger, completed by its conclusion, its events and its slot; the link counts its frames."""
+    empty_world.start_daemon()
+    empty_world.add_agent("web-1", "web", slots=3)
+    run = empty_world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 1\n")
+    empty_world.wait_for(run)
+
+    answer = empty_world.api("GET", "/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    values = _values(answer.text)
+    assert values["waterflow_runs_started_total", "api"] == 1
+    assert values["waterflow_runs_completed_total", "failure"] == 1
+    assert values["waterflow_runs_open",] == 0
+    assert values["waterflow_agents", "connected"] == 1
+    assert values["waterflow_slots", "free"] == 3
+    assert values["waterflow_log_events_total",] >= 9
+    assert values["waterflow_link_total", "sessions_opened"] == 1
+    assert values["process_resident_memory_bytes",] > 1e7
+    known = {f"{name}_total" if kind.is_counter else name for name, kind in SAMPLES.items()}
+    assert {name for name, *_ in values if name.startswith("waterflow_")} <= known
+    assert run not in answer.text

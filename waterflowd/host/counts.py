@@ -1,0 +1,34 @@
+"""Counts: what the driver has made durable since the daemon is up, for the metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from waterflowd.engine import events
+from waterflowd.model.records import Batch
+
+
+class Counts:
+    """Running totals; read them at any time."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        #: Seconds that batches waited for the disk, added up.
+        self.commit_s = 0.0
+        self.events = 0
+        #: Runs started, by kind of trigger.
+        self.started: Counter[str] = Counter()
+        #: Runs completed, by conclusion.
+        self.completed: Counter[str] = Counter()
+
+    def add(self, batch: Batch, took_s: float) -> None:
+        """One durable batch."""
+        self.commits += 1
+        self.commit_s += took_s
+        for append in batch.appends:
+            self.events += len(append.events)
+            if append.expected == 0 and isinstance(append.events[0], events.RunCreated):
+                self.started[append.events[0].trigger.kind] += 1
+        for row in batch.summaries:
+            if row.conclusion is not None:
+                self.completed[row.conclusion.value] += 1

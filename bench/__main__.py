@@ -1,6 +1,7 @@
 """`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
 
-`python -m bench [NAME ...]` measures only the named ones: one-run many-runs processes push ready memory cli.
+`python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
+output memory cli.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ SECONDS = 3.0
 BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "one-run": lambda folder: steps.one_run(folder, SECONDS),
     "many-runs": lambda folder: steps.many_runs(folder, SECONDS),
+    "busy-api": lambda folder: steps.busy_api(folder),
     "processes": lambda folder: steps.processes(folder, SECONDS),
     "push": lambda folder: steps.push(folder, 20),
     "ready": restart.ready,
+    "many-open": restart.many_open,
+    "output": restart.output,
     "memory": restart.memory,
     "cli": lambda folder: steps.command_line(),
 }

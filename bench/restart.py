@@ -122,6 +122,38 @@ def ready(folder: Path, finished: int = 100_000, opened: int = 1_000) -> list[Ro
     ]
 
 
+def many_open(folder: Path) -> list[Row]:
+    """From the start of the process to `/ready` with 10,000 open runs."""
+    return [
+        Row(row.name, row.measured, "5 s", float(row.measured.split()[0]) <= 5, row.note)
+        for row in ready(folder, finished=0, opened=10_000)
+    ]
+
+
+def output(folder: Path) -> list[Row]:
+    """A step that prints 1 GB without a newline: what it does to the daemon's memory."""
+    world = World(folder)
+    try:
+        world.start_daemon()
+        world.add_agent("web-1", "web")
+        world.wait_for(world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo warm\n"))
+        before = most = anonymous_mb(world.daemon_pid)
+        began = time.perf_counter()
+        run = world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: head -c 1G /dev/zero | tr '\\0' a\n")
+        while world.run(run)["status"] != "completed":
+            most = max(most, anonymous_mb(world.daemon_pid))
+            time.sleep(0.1)
+        took = time.perf_counter() - began
+        step = world.run(run)["jobs"][0]["steps"][0]["attempts"][0]
+    finally:
+        world.close()
+    kept = step["output_bytes"] / 2**20
+    note = f"in {took:.1f} s; {kept:.0f} MiB kept, {step['output_dropped'] / 2**20:.0f} MiB counted as missing"
+    return [
+        Row("1 GB of output: daemon's RssAnon grows by", f"{most - before:.0f} MB", "64 MB", most - before <= 64, note)
+    ]
+
+
 def memory(folder: Path) -> list[Row]:
     """Anonymous memory at rest: daemon with 10,000 finished runs, agent, runner."""
     world = World(folder)

@@ -6,10 +6,13 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+
+import httpx
 
 from bench import bare_loop
 from bench.figures import Latencies, Row
@@ -68,17 +71,10 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
                 # The first run warms the processes up.
                 total += _elapsed(run)
                 count += STEPS
-        agent = world.agent_process("web-1")
-        agent.terminate()
-        agent.wait()
-        times = [int(line) for line in instants.read_text().split()]
+        world.stop_agent("web-1")
     finally:
         world.close()
-    latencies = Latencies()
-    for begin in range(STEPS, len(times), STEPS):
-        of_run = times[begin : begin + STEPS]
-        for before, after in itertools.pairwise(of_run):
-            latencies.add((after - before) / 1e9)
+    latencies = _latencies(instants)
     rate = count / total
     share = rate / bare.per_second
     p50, p99, bare_p99 = latencies.median_ms, latencies.quantile_ms(0.99), bare.quantile_ms(0.99)
@@ -98,6 +94,66 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
             p99 <= 5 * bare_p99,
             f"bare {bare_p99:.2f} ms",
         ),
+    ]
+
+
+def _latencies(instants: Path) -> Latencies:
+    """Times from one step to the next, without the first run, which warms the processes up."""
+    times = [int(line) for line in instants.read_text().split()]
+    latencies = Latencies()
+    for begin in range(STEPS, len(times), STEPS):
+        for before, after in itertools.pairwise(times[begin : begin + STEPS]):
+            latencies.add((after - before) / 1e9)
+    return latencies
+
+
+def _load(world: World, stop: threading.Event) -> None:
+    """50 requests and 5 validations a second, evenly."""
+    source = (Path(__file__).parents[1] / "examples" / "deploy.yml").read_bytes()
+    with httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=10) as client:
+        for number in itertools.count():
+            if stop.wait(0.02):
+                return
+            client.get("/v1/runs?limit=20")
+            if number % 10 == 0:
+                client.post("/v1/validate", content=source, headers={"content-type": "application/yaml"})
+
+
+def busy_api(folder: Path) -> list[Row]:
+    """Step to step under 50 API requests and 5 validations a second, against the same at rest."""
+    world = World(folder)
+    os.environ["BENCH_INSTANTS"] = str(folder / "instants")
+    p99: list[float] = []
+    try:
+        world.agent_module = "bench.probe_agent"
+        world.start_daemon()
+        world.add_agent("web-1", "web")
+        for is_busy in (False, True):
+            stop = threading.Event()
+            load = threading.Thread(target=_load, args=(world, stop))
+            if is_busy:
+                load.start()
+            for _ in range(6):
+                _completed(world, world.start(_no_op(STEPS)))
+            stop.set()
+            if is_busy:
+                load.join()
+            world.stop_agent("web-1")
+            p99.append(_latencies(folder / "instants").quantile_ms(0.99))
+            if not is_busy:
+                world.start_agent("web-1")
+    finally:
+        world.close()
+    at_rest, busy = p99
+    goal = f"2 x at rest = {2 * at_rest:.1f} ms"
+    return [
+        Row(
+            "step to step, 1 run, p99, busy API",
+            f"{busy:.2f} ms",
+            goal,
+            busy <= 2 * at_rest,
+            f"at rest {at_rest:.2f} ms",
+        )
     ]
 
 

@@ -181,6 +181,12 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         process.kill()
         process.wait()
 
+    def stop_agent(self, name: str) -> None:
+        """SIGTERM, and waits until it is gone; its runner and steps go on."""
+        process = self._agents.pop(name)
+        process.terminate()
+        process.wait(PATIENCE_S)
+
     def agent_process(self, name: str) -> subprocess.Popen[bytes]:
         """The agent's process."""
         return self._agents[name]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from waterflowd import expr
-from waterflowd.engine import contexts, events, flags, inputs, rendering
+from waterflowd.engine import contexts, events, flags, inputs, rendering, report
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -142,7 +142,7 @@ def _task_started(run: Run, given: inputs.TaskStarted, now: int) -> Events:
         return ()
     return (
         events.AttemptStarted(
-            at=now, job=given.job, step=given.step, attempt=given.attempt, started_at=given.started_at
+            at=now, job=given.job, step=given.step, attempt=given.attempt, started_at=report.instant(given.started_at)
         ),
     )
 
@@ -151,6 +151,7 @@ def _task_finished(run: Run, given: inputs.TaskFinished, now: int) -> Events:
     _, step, attempt = _named(run, given.job, given.step, given.attempt)
     if step is None or attempt is None:
         return ()
+    given = report.sound(given)
     if not _is_lease_holder(attempt, given):
         return _evidence(attempt, given, now)
     return (

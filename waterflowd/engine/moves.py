@@ -13,8 +13,6 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 
-import msgspec
-
 from waterflowd import expr
 from waterflowd.engine import contexts, events, rendering, retry, sleep
 from waterflowd.engine.decide import duration
@@ -26,8 +24,10 @@ from waterflowd.model.plan import OnLost
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status, worst
 
-#: A job's outputs, as JSON.
+#: A job's outputs, encoded.
 OUTPUTS_BYTES_MAX = 1 << 20
+#: The same as for a group that the file names.
+GROUP_LENGTH_MAX = 100
 
 #: What a step's conclusion is when a cancel has kept it from its end or its start.
 _CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
@@ -83,8 +83,8 @@ def _queued_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
     try:
         if not _holds(job.plan.condition, env):
             return _skipped_job(run, job, env, now)
-        name = rendering.text(expr.render(job.plan.name, env))
-        group = rendering.text(expr.render(job.plan.group, env))
+        name = rendering.label(expr.render(job.plan.name, env))
+        group = _group(rendering.text(expr.render(job.plan.group, env)))
         timeout_ms = rendering.minutes_ms(job.plan.timeout_minutes, env, "timeout-minutes") or 1
     except Rejected as error:
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
@@ -98,6 +98,14 @@ def _queued_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
         start_deadline_at=now + job.plan.start_timeout_ms,
         reason=reason(ReasonCode.STARTED, f'waits for a server of group "{group}"', group=group),
     )
+
+
+def _group(name: str) -> str:
+    if not 1 <= len(name) <= GROUP_LENGTH_MAX:
+        raise Rejected(
+            "WF111", f"runs-on is a text of {len(name)} characters; a group's name has 1 to {GROUP_LENGTH_MAX}"
+        )
+    return name
 
 
 def _holds(condition: str | None, env: expr.Env) -> bool:
@@ -254,10 +262,8 @@ def _job_end(run: Run, job: Job, now: int) -> events.JobCompleted:
         if job.plan.outputs:
             rendered = expr.render(job.plan.outputs, env)
             assert isinstance(rendered, dict)
+            rendering.check_size("the job's outputs", rendered, OUTPUTS_BYTES_MAX)
             outputs = rendered
-            if len(msgspec.json.encode(outputs)) > OUTPUTS_BYTES_MAX:
-                outputs = {}
-                raise Rejected("WF112", "the job's outputs are larger than 1 MiB")
         if outcome in FAILURES and rendering.is_continued(job.plan.continue_on_error, env):
             conclusion = Conclusion.SUCCESS
             why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")

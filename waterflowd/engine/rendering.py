@@ -16,8 +16,16 @@ from waterflowd.engine import contexts
 from waterflowd.engine.state import Job, Run, Step
 from waterflowd.errors import Rejected
 
+#: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
+VALUES_BYTES_MAX = (2 << 20) - (64 << 10)
+#: A name is for people: it stands in lists, and in the process's environment.
+NAME_LENGTH_MAX = 500
+
 #: The longest time-out that is accepted: 35 days, as GitHub's longest.
 MINUTES_MAX = 50_400.0
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,29 +82,44 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
 
 
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
-    """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`."""
+    """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`, also for what no agent would take."""
     plan = step.plan
     is_env_static = all(expr.is_static(layer) for layer in (run.plan.env, job.plan.env, plan.env))
     is_name_static = "${{" not in plan.name
     is_params_static = expr.is_static(plan.params)
     is_directory_static = plan.working_directory is None or "${{" not in plan.working_directory
-    if is_env_static and is_name_static and is_params_static and is_directory_static:
-        return Rendered(
-            name=None,
-            params=None,
-            env=None,
-            working_directory=None,
-            timeout_ms=_timeout_ms(run, job, step, server, now),
-        )
     known = environment(run, job, step) if is_env_static else _rendered_environment(run, job, step, server, now)
-    env = contexts.for_step(run, job, now, known, server)
+    if is_env_static and is_name_static and is_params_static and is_directory_static:
+        env = _NOTHING
+    else:
+        env = contexts.for_step(run, job, now, known, server)
+    params = None if is_params_static else _object(expr.render(plan.params, env))
+    directory = None if is_directory_static else text(expr.render(plan.working_directory, env))
+    values = (plan.params if params is None else params, known, directory)
+    check_size("the step's parameters and environment", values, VALUES_BYTES_MAX)
     return Rendered(
-        name=None if is_name_static else text(expr.render(plan.name, env)),
-        params=None if is_params_static else _object(expr.render(plan.params, env)),
+        name=None if is_name_static else label(expr.render(plan.name, env)),
+        params=params,
         env=None if is_env_static else known,
-        working_directory=None if is_directory_static else text(expr.render(plan.working_directory, env)),
+        working_directory=directory,
         timeout_ms=_timeout_ms(run, job, step, server, now),
     )
+
+
+def label(value: object) -> str:
+    """A rendered name, bounded."""
+    shown = text(value)
+    return shown if len(shown) <= NAME_LENGTH_MAX else shown[: NAME_LENGTH_MAX - 1] + "…"
+
+
+def check_size(what: str, value: object, bytes_max: int) -> None:
+    """Raises `Rejected` WF112 for what is larger than its bound or has no bytes, such as a number of more than 64 bits."""
+    try:
+        size = len(_encode(value))
+    except (ValueError, OverflowError) as error:
+        raise Rejected("WF112", f"{what} hold what cannot be stored or sent: {error}") from error
+    if size > bytes_max:
+        raise Rejected("WF112", f"{what} have {size} bytes; the limit is {bytes_max}")
 
 
 def _object(value: object) -> dict[str, Any]:

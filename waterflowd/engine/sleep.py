@@ -29,7 +29,10 @@ def due_at(parameters: Json, now: int) -> int:
 def _milliseconds(duration: Json) -> int:
     if isinstance(duration, str):
         return durations.parse(duration)
-    if isinstance(duration, bool) or not isinstance(duration, int | float) or not math.isfinite(duration):
+    if isinstance(duration, bool) or not isinstance(duration, int | float):
+        raise ValueError("duration is neither a number of seconds nor a text such as 30s")
+    # An integer is not asked: one of hundreds of digits has no float.
+    if isinstance(duration, float) and not math.isfinite(duration):
         raise ValueError("duration is neither a number of seconds nor a text such as 30s")
     return round(duration * 1000)
 

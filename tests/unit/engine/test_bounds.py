@@ -1,0 +1,90 @@
+"""What a workflow can make large: tasks, outputs, names. Each becomes a failure with a reason, of that step or job alone."""
+
+from __future__ import annotations
+
+from waterflow_agent.wire import codec, messages
+from waterflowd.dispatch import lowering
+from waterflowd.engine import commands, outstanding
+from waterflowd.engine.rendering import NAME_LENGTH_MAX
+from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.scenario import Scenario
+
+#: Doubles as often as there are `&`: each expression is within its own bound of 1 MiB.
+MEGABYTE = "${{ join(range(0, 9999), '0123456789012345678901234567890123456789012345678901234567890123456789012345') }}"
+
+
+def play(workflow: str, script: str = "connect web-1 web\nstart") -> Scenario:
+    world = Scenario(workflow)
+    world.play(script)
+    return world
+
+
+def write(world: Scenario, step: str, name: str, size: int) -> None:
+    """The step ends and has written a variable of this size."""
+    job, found, attempt = world._open(f"a/{step}")
+    world._feed(world._report(job, found, attempt, [f"env.{name}={'x' * size}"]))
+
+
+def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
+    """Three texts of almost 1 MiB are more than a task may have: the step fails and says so, nothing is dispatched."""
+    lines = "\n".join(f"              {name}: {MEGABYTE}" for name in "ABC")
+    world = play(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: 'true'\n        env:\n{lines}\n")
+    assert world.run.conclusion is Conclusion.FAILURE
+    failed = world.run.jobs[0].steps[0]
+    assert "the limit is" in failed.reason.text
+    assert not world.placement.server(world.registry.agents.popitem()[0]).taken
+
+
+def test_the_environment_that_steps_wrote_counts_for_the_task_too() -> None:
+    """What earlier steps wrote to `WATERFLOW_ENV` adds up over the job; the step that it is too much for fails."""
+    world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}, {run: x}]}}")
+    for number, step in enumerate("123"):
+        write(world, step, f"V{number}", 900_000)
+    assert world.run.jobs[0].steps[3].conclusion is Conclusion.FAILURE
+    assert "environment" in world.run.jobs[0].steps[3].reason.text
+
+
+def test_the_largest_task_fits_on_the_wire() -> None:
+    """Whatever passes the engine's bound can be queued: it never costs an agent its session."""
+    world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}]}}")
+    for number, step in enumerate("12"):
+        write(world, step, f"V{number}", 950_000)
+    (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
+    task = lowering.lower(world.run, send, "instance")
+    assert len(memoryview(codec.encode_message(messages.Offer(task)))) <= messages.TASK_BYTES_MAX
+
+
+def test_a_number_without_bytes_fails_its_step_or_job() -> None:
+    """An integer of more than 64 bits is fine in an expression, and a failure with a reason where it would be stored."""
+    number = "${{ fromJSON('100000000000000000000') }}"
+    world = play(f'jobs: {{a: {{runs-on: web, steps: [{{uses: log, with: {{message: "{number}"}}}}]}}}}')
+    assert world.run.conclusion is Conclusion.FAILURE
+    assert "stored" in world.run.jobs[0].steps[0].reason.text
+    workflow = f'jobs: {{a: {{runs-on: web, outputs: {{n: "{number}"}}, steps: [{{run: x}}]}}}}'
+    world = play(workflow, "connect web-1 web\nstart\nfinish a/1")
+    assert world.run.conclusion is Conclusion.FAILURE
+    assert "stored" in world.run.jobs[0].reason.text
+
+
+def test_names_are_cut() -> None:
+    """A rendered name of almost 1 MiB is for nobody."""
+    world = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
+    assert len(world.run.jobs[0].name) == NAME_LENGTH_MAX
+    assert len(world.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX
+
+
+def test_a_group_that_cannot_be_fails_the_job() -> None:
+    """No server will ever be of a group without a name, or with one of 1 MiB: the job says so at once."""
+    for group in ("${{ '' }}", MEGABYTE):
+        world = play(f'jobs: {{a: {{runs-on: "{group}", steps: [{{run: x}}]}}}}')
+        assert world.run.conclusion is Conclusion.FAILURE
+        assert "group" in world.run.jobs[0].reason.text
+
+
+def test_a_sleep_that_overflows_fails_its_step() -> None:
+    """A duration of four hundred digits is longer than 366 days, not a stalled run."""
+    digits = "1" + "0" * 400
+    world = play(
+        f"jobs: {{a: {{runs-on: web, steps: [{{uses: sleep, with: {{duration: \"${{{{ fromJSON('{digits}') }}}}\"}}}}]}}}}"
+    )
+    assert world.run.conclusion is Conclusion.FAILURE

@@ -1,0 +1,66 @@
+"""Behaviour flags: a number that this version does not know stops the run that carries it, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd.engine import events, flags, fold
+from waterflowd.engine.state import Run
+from waterflowd.errors import Stalled
+from waterflowd.model import plan
+from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.reasons import ReasonCode, reason
+from waterflowd.model.records import Trigger
+from waterflowd.testing.host import ONE_STEP, HostWorld, request
+
+RUN = RunId("01J00000000000000000000000")
+
+
+def created(numbers: tuple[int, ...]) -> events.RunCreated:
+    return events.RunCreated(
+        at=1,
+        plan_hash="h",
+        number=1,
+        trigger=Trigger(kind="cli"),
+        flags=numbers,
+        deadline_at=2,
+        reason=reason(ReasonCode.CREATED, "created"),
+    )
+
+
+def test_an_unknown_number_is_refused_by_name() -> None:
+    """The text says which numbers and what to do."""
+    with pytest.raises(Stalled, match=r"flags 7, 9\); upgrade") as refused:
+        flags.check((9, 7))
+    assert refused.value.code == "WF402"
+
+
+def test_what_this_version_records_it_knows() -> None:
+    """A run of this version is never stalled by its own flags."""
+    flags.check(flags.CURRENT)
+    assert set(flags.CURRENT) <= flags.KNOWN
+
+
+def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
+    """Guessing would be worse than waiting; the state stays untouched."""
+    compiled = plan.decode(request(ONE_STEP).plan)
+    with pytest.raises(Stalled):
+        fold(RUN, compiled, [created((1_000_000,))])
+    assert fold(RUN, compiled, [created(flags.CURRENT)]).seq == 1
+    assert Run(RUN, compiled).seq == 0
+
+
+async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
+    """After a downgrade the other runs go on; the stalled one says that an upgrade is needed."""
+    async with HostWorld() as world:
+        newer, other = await world.start(), await world.start()
+    again = world.crashed()
+    records = again.log._streams[run_stream(newer.id)]
+    event = records[0].event
+    changed = type(event)(**{name: getattr(event, name) for name in event.__struct_fields__} | {"flags": (42,)})
+    records[0] = type(records[0])(
+        seq=records[0].seq, stream=records[0].stream, position=1, at=records[0].at, event=changed
+    )
+    async with again:
+        assert list(again.world.runs) == [other.id]
+        assert "WF402" in again.world.stalled[newer.id]

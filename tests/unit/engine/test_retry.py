@@ -1,0 +1,91 @@
+"""The arithmetic of trying again: when, how long after, and when not."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd.engine import retry
+from waterflowd.model.ids import StepId
+from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
+from waterflowd.model.statuses import Outcome
+
+STEADY = RetryPolicy(max_attempts=5, initial_interval_ms=100, backoff_coefficient=2.0, max_interval_ms=500, jitter=0.0)
+
+
+def step(policy: RetryPolicy | None, on_lost: OnLost = OnLost.FAIL) -> StepPlan:
+    return StepPlan(id=StepId("1"), name="s", node="shell", retry=policy, on_lost=on_lost)
+
+
+def delays(policy: RetryPolicy, count: int) -> list[int | None]:
+    return [retry.delay_ms(step(policy), Outcome.FAILURE, 1, attempts, "seed") for attempts in range(1, count + 1)]
+
+
+def test_intervals_grow_up_to_the_maximum_and_end_with_the_attempts() -> None:
+    """100, 200, 400, 500 milliseconds, and nothing after the fifth attempt."""
+    assert delays(STEADY, 6) == [100, 200, 400, 500, None, None]
+
+
+def test_without_a_policy_nothing_is_tried_again() -> None:
+    """Running a step twice is the author's decision alone."""
+    for outcome in Outcome:
+        assert retry.delay_ms(step(None), outcome, 1, 1, "seed") is None
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.CANCELLED, Outcome.REFUSED])
+def test_only_failures_are_tried_again(outcome: Outcome) -> None:
+    """A success or a cancel is an end; what was refused has a rule of its own."""
+    assert retry.delay_ms(step(STEADY), outcome, None, 1, "seed") is None
+
+
+def test_a_lost_attempt_is_tried_again_only_where_the_file_says_so() -> None:
+    """By `on-lost: retry`, or by `lost` in the policy's `on`; three attempts in all without a policy."""
+    lost = Outcome.LOST
+    assert retry.delay_ms(step(STEADY), lost, None, 1, "seed") is None
+    named = RetryPolicy(max_attempts=2, on=("lost",), jitter=0.0)
+    assert retry.delay_ms(step(named), lost, None, 1, "seed") == 1000
+    plain = step(None, OnLost.RETRY)
+    assert [retry.delay_ms(plain, lost, None, attempts, "seed") is None for attempts in (1, 2, 3)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("on", "never_on", "exit_code", "is_tried"),
+    [
+        (("failure",), (), 7, True),
+        (("exit:7",), (), 7, True),
+        (("exit:7",), (), 8, False),
+        (("timeout",), (), 7, False),
+        (("failure",), ("exit:7",), 7, False),
+        (("failure",), ("failure",), 7, False),
+    ],
+)
+def test_words_and_exit_codes_choose(
+    on: tuple[str, ...], never_on: tuple[str, ...], exit_code: int, is_tried: bool
+) -> None:
+    """`on` admits, `never-on` forbids, and the latter is stronger."""
+    policy = RetryPolicy(max_attempts=3, on=on, never_on=never_on)
+    delay = retry.delay_ms(step(policy), Outcome.FAILURE, exit_code, 1, "seed")
+    assert (delay is not None) == is_tried
+
+
+def test_jitter_spreads_within_its_share_and_repeats_itself() -> None:
+    """The same seed gives the same delay; other seeds give others, none outside of the share."""
+    policy = RetryPolicy(max_attempts=2, initial_interval_ms=1000, jitter=0.5)
+    found = [retry.delay_ms(step(policy), Outcome.FAILURE, 1, 1, f"run-{number}") for number in range(100)]
+    assert found == [retry.delay_ms(step(policy), Outcome.FAILURE, 1, 1, f"run-{number}") for number in range(100)]
+    assert len(set(found)) > 50
+    assert all(delay is not None and 500 <= delay <= 1500 for delay in found)
+
+
+def test_a_large_exponent_is_the_maximum_and_no_overflow() -> None:
+    """The thousandth attempt of a steep policy waits the maximum."""
+    policy = RetryPolicy(max_attempts=10_000, backoff_coefficient=1000.0, max_interval_ms=777, jitter=0.0)
+    assert retry.delay_ms(step(policy), Outcome.FAILURE, 1, 9_000, "seed") == 777
+
+
+def test_refusals_in_a_row_double_their_delay_and_end() -> None:
+    """A refused attempt never ran, so it is made again; at the bound the step fails."""
+    assert [retry.refused_delay_ms(count) for count in range(1, 8)] == [100, 200, 400, 800, 1600, None, None]

@@ -1,0 +1,74 @@
+"""Durations and the instants at which sleeps end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from waterflowd.engine import sleep
+from waterflowd.engine.decide import duration
+from waterflowd.model import durations
+
+NOW = 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wait_ms"),
+    [
+        ({"duration": "1h30m"}, 5_400_000),
+        ({"duration": 1.5}, 1_500),
+        ({"duration": 0}, 0),
+        ({"duration": -5}, 0),
+        ({"until": NOW + 7}, 7),
+        ({"until": NOW - 7}, 0),
+        ({"until": "2023-11-14T22:13:21Z"}, 1_000),
+        ({"until": None, "duration": "1s"}, 1_000),
+        ({"duration": "366d"}, sleep.SLEEP_MS_MAX),
+    ],
+)
+def test_a_sleep_ends_at_its_instant_and_never_before_now(parameters: dict[str, Any], wait_ms: int) -> None:
+    """Durations count from now; instants that have passed are now."""
+    assert sleep.due_at(parameters, NOW) == NOW + wait_ms
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"duration": "1s", "until": NOW},
+        {"duration": "soon"},
+        {"duration": True},
+        {"duration": []},
+        {"duration": float("inf")},
+        {"duration": float("nan")},
+        {"duration": 10**400},
+        {"duration": "367d"},
+        {"until": "tomorrow"},
+        {"until": "2030-01-01T00:00:00"},
+        {"until": 1.5},
+        {"until": 10**30},
+        {"other": 1},
+    ],
+)
+def test_what_is_no_sleep_is_a_sentence(parameters: dict[str, Any]) -> None:
+    """Whatever an expression yields, the answer is an instant or `ValueError`."""
+    with pytest.raises(ValueError):
+        sleep.due_at(parameters, NOW)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0, "0ms"), (999, "999ms"), (1_000, "1s"), (90_000, "1m30s"), (3_600_000, "1h"), (90_061_000, "1d1h1m1s")],
+)
+def test_durations_read_as_they_are_written(milliseconds: int, text: str) -> None:
+    """What is shown parses to what it was."""
+    assert duration(milliseconds) == text
+    assert durations.parse(text) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "1w", "1h 30m", "-1s", "1e3s", "١s", "9" * 13 + "s", "1h\n"])
+def test_other_texts_are_no_durations(text: str) -> None:
+    """Neither a bare number nor another alphabet's digits."""
+    with pytest.raises(ValueError, match="is not a duration"):
+        durations.parse(text)

@@ -1,0 +1,85 @@
+"""Reports: what of an agent's word about an attempt may enter the log.
+
+Rules of this file: an agent is authenticated, not trusted. How the attempt ended is its to say; numbers are kept within what
+everybody behind the log can show, and outputs are plain values within bounds. Results whose outputs are not to be had are
+failures: what follows would go by values that are not there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waterflowd.engine import inputs
+from waterflowd.model.statuses import Outcome
+
+#: Outputs and environment of one attempt. Agents keep to 1 MiB as the step wrote it; encoded it is never twice of that.
+RESULT_BYTES_MAX = 2 << 20
+#: As deep as values of expressions nest.
+HEIGHT_MAX = 128
+#: The last millisecond of the year 9999, the last that dates can show.
+AT_MAX = 253_402_300_799_999
+#: More bytes than any disk has, and still exact in every JSON reader.
+BYTES_MAX = (1 << 53) - 1
+#: Exit codes are 8 or, elsewhere, 32 bits.
+EXIT_CODE_MIN, EXIT_CODE_MAX = -(1 << 31), (1 << 32) - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def instant(at: int) -> int:
+    """An agent's time in ms, within what a date can be."""
+    return min(max(at, 0), AT_MAX)
+
+
+def sound(given: inputs.TaskFinished) -> inputs.TaskFinished:
+    """The result as it may be recorded: the same one, if nothing is wrong with it."""
+    fault = _fault(given) if given.outputs or given.env else ""
+    code = given.exit_code
+    sound = msgspec.structs.replace(
+        given,
+        exit_code=None if code is None else min(max(code, EXIT_CODE_MIN), EXIT_CODE_MAX),
+        started_at=instant(given.started_at),
+        finished_at=instant(given.finished_at),
+        output_bytes=min(max(given.output_bytes, 0), BYTES_MAX),
+        output_dropped=min(max(given.output_dropped, 0), BYTES_MAX),
+    )
+    if not fault:
+        return sound
+    if given.outcome is not Outcome.SUCCESS:
+        return msgspec.structs.replace(sound, outputs={}, env={})
+    return msgspec.structs.replace(
+        sound, outcome=Outcome.FAILURE, reason_code="node-error", reason_text=fault, outputs={}, env={}
+    )
+
+
+def _fault(given: inputs.TaskFinished) -> str:
+    if not _is_plain(given.outputs):
+        return "its outputs hold what no expression could read"
+    try:
+        size = len(_encode((given.outputs, given.env)))
+    except (ValueError, OverflowError):
+        return "its outputs hold a number or a text that cannot be stored"
+    return "" if size <= RESULT_BYTES_MAX else f"its outputs of {size} bytes are over the limit of {RESULT_BYTES_MAX}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the value is one that JSON knows, nested no deeper than expressions go."""
+    level = [value]
+    for _ in range(HEIGHT_MAX + 1):
+        inner: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                if not all(type(name) is str for name in item):
+                    return False
+                inner += item.values()
+            elif kind is list:
+                inner += item
+            elif item is not None and kind not in (str, int, float, bool):
+                return False
+        if not inner:
+            return True
+        level = inner
+    return False

@@ -112,8 +112,9 @@ class Batch:
         append.events.extend(happened)
 
     def record(self, stream: StreamName, head: int, facts: Sequence[Any]) -> None:
-        """Adds facts to a stream that is no run's and stands at `head` on disk."""
-        self._append(stream, head, facts)
+        """Adds facts to a stream that is no run's and stands at `head` on disk; without facts nothing is added."""
+        if facts:
+            self._append(stream, head, facts)
 
     def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
         world = self._world

@@ -297,6 +297,15 @@ def _fact() -> repository_events.Fact:
     return repository_events.RepositoryResumed(at=1, by="test")
 
 
+async def test_starts_without_facts_leave_their_stream_alone() -> None:
+    """An empty list of facts is no record."""
+    async with HostWorld() as world:
+        await world.driver.apply(StreamName("repo/ops"), [], [request()])
+        assert all(append.events for commit in world.log.commits for append in commit.appends)
+        assert world.log.head(StreamName("repo/ops")) == 0
+        assert world.is_alive
+
+
 async def test_facts_of_one_batch_follow_each_other() -> None:
     """Concurrent records to one stream stand in it one behind the other."""
     async with HostWorld() as world:

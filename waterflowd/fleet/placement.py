@@ -84,7 +84,7 @@ class Placement:
         self._told: dict[AttemptKey, Reason] = {}
         #: Agents that may have room for a want, and groups and agents whose wants may have another reason now.
         self._roomy: dict[AgentId, None] = {}
-        self._doubted: set[str] = set()
+        self._doubted: dict[str, None] = {}
 
     def server(self, agent: AgentId) -> Server:
         """The server of this agent, made at its first use."""
@@ -114,14 +114,14 @@ class Placement:
     def enrolment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
         """The agent was approved, revoked or moved: wants of these groups may have another answer."""
         self._roomy[agent] = None
-        self._doubted.update(groups)
+        self._doubted.update(dict.fromkeys(groups))
         self._doubt(agent)
 
     def _doubt(self, agent: AgentId) -> None:
-        self._doubted.add(agent)
+        self._doubted[agent] = None
         entry = self._registry.agents.get(agent)
         if entry is not None:
-            self._doubted.update(entry.groups)
+            self._doubted.update(dict.fromkeys(entry.groups))
 
     def place(self, want: Want) -> Server | Reason:
         """A slot for the want, taken from now on; or why there is none yet, and the want is kept."""
@@ -198,6 +198,10 @@ class Placement:
             self._leave(key)
             self._roomy[agent] = None
 
+    def knows(self, key: AttemptKey) -> bool:
+        """Whether the attempt waits for a slot or has one."""
+        return key in self._of_runs.get(key.run, ())
+
     def forget(self, run: RunId) -> None:
         """None of the run's attempts wants or holds a slot any more."""
         for key, holder in list(self._of_runs.get(run, {}).items()):
@@ -235,7 +239,7 @@ class Placement:
         """The wants whose reason has changed since it was last told."""
         if not self._doubted:
             return []
-        doubted, self._doubted = self._doubted, set()
+        doubted, self._doubted = self._doubted, {}
         changed: list[tuple[Want, Reason]] = []
         for name in doubted:
             sticky, others = self._sticky.get(AgentId(name)), self._by_group.get(name)

@@ -241,11 +241,13 @@ class Desk:
         printed = chunks_of(end.printed, now)
         total = spool_size + sum(len(chunk.data) for chunk in printed)
         self._pump.open(entry.key, self._steps.spool_path(entry.key))
-        self._pump.finish(entry.key, printed, total)
+        is_output_taken = self._pump.finish(entry.key, printed, total)
         started_at = result.started_at if result.started_at is not None else entry.started_at
         times = (started_at if started_at is not None else now, result.finished_at)
         finished = _finished(entry.key, end, times, (total, result.output_dropped))
         self._carry_out(self.ledger.finish(finished, printed, has_spool=True))
+        if is_output_taken:
+            self._carry_out(self.ledger.output_taken(entry.key))
 
     def _on_refused(self, report: reports.Refused) -> None:
         key = None if report.name is None else self._steps.key_of(report.name)

@@ -159,12 +159,16 @@ class Pump:
         if key in self._streams:
             self._ready[key] = None
 
-    def finish(self, key: TaskKey, printed: Sequence[Chunk], total: int) -> None:
-        """The attempt is over and its whole log has `total` bytes, `printed` at its end."""
+    def finish(self, key: TaskKey, printed: Sequence[Chunk], total: int) -> bool:
+        """The attempt is over and its whole log has `total` bytes, `printed` at its end; True when the daemon has them all.
+
+        Then no acknowledgement is to come that would say so.
+        """
         stream = self._streams[key]
         stream.log.append(printed)
         stream.total = total
         self._ready[key] = None
+        return stream.acked >= total
 
     def acknowledge(self, key: TaskKey, offset: int, now: int) -> bool:
         """The daemon has the first `offset` bytes; True when that is the whole log of an attempt that is over."""

@@ -124,6 +124,16 @@ def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
     assert pump.acknowledge(key(), 5, 0)
 
 
+def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> None:
+    """All that a step printed was acknowledged while it still ran: nothing is to come that would say so."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"all"]))
+    pump.take(0)
+    assert not pump.acknowledge(key(), 3, 0)
+
+    assert pump.finish(key(), [], 3)
+
+
 def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
     """What was on the way is sent again."""
     pump = Pump()

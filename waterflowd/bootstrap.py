@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.gitsource import urls
-from waterflowd.gitsource.local import LocalSource
+from waterflowd.gitsource.opening import Opener
 from waterflowd.host.agents import Agents
 from waterflowd.host.batch import World
 from waterflowd.host.clock import LogClock
@@ -39,8 +39,6 @@ from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
-from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Source
 from waterflowd.store import opening
 
 #: The events that each kind of stream may hold.
@@ -126,7 +124,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     loop_ports = LoopPorts(
         log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random
     )
-    reconciler = Reconciler(config.repository_settings, _open_source, loop_ports)
+    sources = Opener(data_dir / "repositories", os.environ)
+    reconciler = Reconciler(config.repository_settings, sources.open, loop_ports)
     services = Services(
         log=log,
         outputs=store.outputs,
@@ -164,8 +163,3 @@ def examine(config: Config) -> str:
     """Reads and checks the whole log of a stopped daemon, and says so in one sentence. Raises `Stalled` for a damaged one."""
     found = opening.examine(Path(config.data_dir))
     return f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"
-
-
-def _open_source(settings: RepositorySettings) -> Source:
-    """The source of a repository; this version has local ones, the others are refused with a sentence."""
-    return LocalSource(settings.name, urls.local_path(settings.url))

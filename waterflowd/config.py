@@ -73,6 +73,17 @@ class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     interval: str = "1m"
     #: Which groups its workflows may use.
     groups: tuple[str, ...] = ("*",)
+    #: Files for remotes: a token or `user:token` for https; the private key and the trusted hosts' keys for ssh.
+    credentials_file: str = ""
+    ssh_key_file: str = ""
+    known_hosts_file: str = ""
+    #: Certificates of authorities for https; default: the system's.
+    ca_file: str = ""
+    #: Takes http from a server on this machine, for tests.
+    allow_http: bool = False
+    #: What one fetch may take.
+    fetch_timeout: str = "2m"
+    fetch_max_bytes: int = 1 << 30
 
 
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -95,6 +106,13 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
                 paths=item.paths,
                 interval_ms=durations.parse(item.interval),
                 groups=item.groups,
+                credentials_file=item.credentials_file,
+                ssh_key_file=item.ssh_key_file,
+                known_hosts_file=item.known_hosts_file,
+                ca_file=item.ca_file,
+                allow_http=item.allow_http,
+                fetch_timeout_ms=durations.parse(item.fetch_timeout),
+                fetch_bytes_max=item.fetch_max_bytes,
             )
             for item in self.repositories
         ]
@@ -215,12 +233,16 @@ def _checked(config: Config) -> Config:
     for key, text in [
         ("agents.lost-after", config.agents.lost_after),
         *((f"repositories.{item.name}.interval", item.interval) for item in config.repositories),
+        *((f"repositories.{item.name}.fetch-timeout", item.fetch_timeout) for item in config.repositories),
     ]:
         try:
             if durations.parse(text) < 100:
                 raise ValueError(f'"{text}" is too short')
         except ValueError as error:
             raise Rejected("WF620", f"{key}: {error}") from None
+    for item in config.repositories:
+        if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
+            raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:

@@ -9,33 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 from dulwich.refs import DiskRefsContainer, Ref
 
-from waterflowd.errors import Retryable, Stalled
-from waterflowd.gitsource import commits, layout, objects, urls
-from waterflowd.gitsource.objects import Objects
-from waterflowd.gitsource.trees import Trees
+from waterflowd.errors import Retryable
+from waterflowd.gitsource import layout, reading, urls
 from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directories
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Refs, Revision, Watching
+from waterflowd.reconcile.source import Refs, Revision, Watching
 
 Result = TypeVar("Result")
 
 #: 10,000 files take under a second; a disk that is this slow is worth a word.
 _CALL_TIMEOUT_S = 60.0
-_COMMIT_BYTES_MAX = 1 << 20
-#: Tags of tags; nobody makes them on purpose.
-_TAGS_DEEP_MAX = 5
 
 
 def open_source(settings: RepositorySettings, relative_to: Path | None = None) -> LocalSource:
-    """The source for a configured repository; raises `Rejected` WF501 or WF502 for a url that this version does not open."""
+    """The source for a repository on this machine; raises `Rejected` WF502 for a url that is no local path."""
     return LocalSource(settings.name, urls.local_path(settings.url, relative_to))
 
 
@@ -123,25 +117,10 @@ class LocalSource:
         return Refs(head=head, tips=tips)
 
     def _read_revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
-        with closing(Objects(layout.find(self._path).objects)) as store:
-            commit = _read_commit(store, object_id)
-            trees = Trees(store)
-            files = trees.files(commit.tree, folders)
-            return Revision(commit=commit, files=files, changes=trees.changes(previous_tree, commit.tree))
+        return reading.revision(layout.find(self._path).objects, object_id, previous_tree, folders)
 
     def _read_blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
-        contents: dict[str, bytes | None] = {}
-        with closing(Objects(layout.find(self._path).objects)) as store:
-            for object_id in ids:
-                try:
-                    kind, content = store.read(object_id, FILE_BYTES_MAX)
-                except objects.TooLarge:
-                    contents[object_id] = None
-                    continue
-                if kind != objects.BLOB:
-                    raise objects.unreadable(object_id, "is no file")
-                contents[object_id] = content
-        return contents
+        return reading.blobs(layout.find(self._path).objects, ids)
 
 
 def _add_tip(tips: dict[str, str], base: str, name: bytes, object_id: bytes) -> None:
@@ -150,19 +129,3 @@ def _add_tip(tips: dict[str, str], base: str, name: bytes, object_id: bytes) -> 
     except UnicodeDecodeError:
         # No pattern of the configuration can name such a ref.
         return
-
-
-def _read_commit(store: Objects, object_id: str) -> Commit:
-    for _ in range(_TAGS_DEEP_MAX):
-        try:
-            kind, content = store.read(object_id, _COMMIT_BYTES_MAX)
-            if kind == objects.COMMIT:
-                return commits.parse_commit(object_id, content)
-            if kind != objects.TAG:
-                break
-            object_id = commits.tagged(content)
-        except objects.TooLarge as error:
-            raise Stalled(codes.LIMIT, f"commit {object_id[:12]} is larger than {_COMMIT_BYTES_MAX:,} bytes") from error
-        except ValueError as error:
-            raise objects.unreadable(object_id, f"is damaged: {error}") from error
-    raise objects.unreadable(object_id, "is no commit")

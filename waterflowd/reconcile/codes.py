@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-URL_NOT_BUILT = "WF501"
 URL_REFUSED = "WF502"
 NOT_THERE = "WF503"
 NOT_A_REPOSITORY = "WF504"
 TOO_SLOW = "WF505"
 OBJECT_UNREADABLE = "WF506"
+ACCESS = "WF507"
 LIMIT = "WF508"
 SUSPENDED = "WF509"
+HOST_KEY = "WF510"
 BROKEN_WORKFLOW = "WF511"
+FETCH_LIMIT = "WF512"
 PLAN_NOT_READY = "WF513"
 INTERNAL = "WF514"
 SYMLINK = "WF520"
@@ -25,17 +27,22 @@ GROUP_NOT_ALLOWED = "WF526"
 NOT_FOUND = "WF604"
 AMBIGUOUS = "WF606"
 
+#: Those that mean that the refs could not be read.
+NOT_FETCHED = frozenset({URL_REFUSED, NOT_THERE, NOT_A_REPOSITORY, TOO_SLOW, ACCESS, HOST_KEY, FETCH_LIMIT})
+
 #: Every code of repositories and what it means.
 CODES: dict[str, str] = {
-    URL_NOT_BUILT: "a form of repository url that is known and not built yet",
     URL_REFUSED: "a repository url that is never accepted",
-    NOT_THERE: "the repository's path does not exist or cannot be read now",
-    NOT_A_REPOSITORY: "what is at the repository's path is not a Git repository that can be read",
+    NOT_THERE: "the repository does not exist or cannot be reached or read now",
+    NOT_A_REPOSITORY: "what is at the repository's url is not a Git repository that can be read",
     TOO_SLOW: "the repository did not answer in time",
     OBJECT_UNREADABLE: "an object of the repository is missing, damaged or too large",
+    ACCESS: "the remote does not let the daemon in, cannot be trusted, or a file with secrets cannot be used",
     LIMIT: "the repository holds more workflow files, or deeper ones, than are read",
     SUSPENDED: "somebody has suspended the repository",
+    HOST_KEY: "the ssh host key of the remote is unknown or another one",
     BROKEN_WORKFLOW: "the workflow's newest version has errors, so it cannot be started",
+    FETCH_LIMIT: "a fetch takes more than its limits allow",
     PLAN_NOT_READY: "the workflow is being compiled again after a restart",
     INTERNAL: "a fault in Waterflow itself while it looked at the repository",
     SYMLINK: "a workflow file is a symbolic link, which is never followed",

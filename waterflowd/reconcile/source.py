@@ -74,6 +74,8 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True):
     is_watching: bool
     code: str
     text: str
+    #: True when a look is a connection to a remote, which is made at the configured interval and no oftener.
+    is_remote: bool = False
 
 
 class Source(Protocol):

@@ -42,6 +42,7 @@ _RESTOCK_AT_ONCE = 16
 _UNWATCHED_INTERVAL_S = 2.0
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 60.0
+_STALLED_INTERVAL_MAX_S = 600.0
 
 _logger = logging.getLogger("waterflow.reconcile")
 
@@ -172,6 +173,10 @@ class RepositoryLoop:
             self._show_suspended()
             return
         found = await self._source.refs()
+        if self.state.is_suspended:
+            # Somebody did it while a slow remote was being asked.
+            self._show_suspended()
+            return
         watched = refs.watched(found, self.settings.refs)
         self.progress.fetched = {ref: found.tips[ref] for ref in watched}
         self.progress.fetched_at = self._ports.clock.now()
@@ -345,15 +350,22 @@ class RepositoryLoop:
     async def _pause(self, failure: WaterflowError | None) -> None:
         """Waits for a reason to look again."""
         interval_s = self.settings.interval_ms / 1_000
+        watching = self._source.watching()
+        if watching.is_remote:
+            # Repositories of one server are asked one after the other, not all in the same moment.
+            interval_s *= 0.9 + 0.2 * self._ports.random()
         if failure is None and await self._restock():
             interval_s = 0.0
         elif isinstance(failure, Stalled):
-            pass
+            if watching.is_remote:
+                # A server may lock out whoever knocks with a wrong token again and again.
+                slower_s = interval_s * 2 ** min(self._failures - 1, 10)
+                interval_s = max(interval_s, min(slower_s, _STALLED_INTERVAL_MAX_S))
         elif failure is not None:
             backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 10))
             asked_s = failure.after_s if isinstance(failure, Retryable) else 0.0
             interval_s = max(backoff_s, asked_s) * (0.75 + 0.5 * self._ports.random())
-        elif not self._source.watching().is_watching:
+        elif not watching.is_watching and not watching.is_remote:
             interval_s = min(interval_s, _UNWATCHED_INTERVAL_S)
         hint = asyncio.ensure_future(self._source.wait_for_change(interval_s))
         wake = asyncio.ensure_future(self._wake.wait())
@@ -391,7 +403,7 @@ class RepositoryLoop:
         return file.errors or movement.group_errors(file, self.settings)
 
     def _show_failure(self, failure: WaterflowError) -> None:
-        is_reading = failure.code in (codes.NOT_THERE, codes.NOT_A_REPOSITORY, codes.TOO_SLOW)
+        is_reading = failure.code in codes.NOT_FETCHED
         self._set(ConditionType.FETCHED if is_reading else ConditionType.APPLIED, False, failure.code, failure.text)
         watching = self._source.watching()
         self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)

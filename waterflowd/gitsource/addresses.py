@@ -1,0 +1,57 @@
+"""Which addresses a fetch may connect to.
+
+Theory: the url comes from the daemon's own configuration, so its owner may name a server in the private network or on this
+machine, and those are allowed. But a name's address is its owner's to choose, whoever that is, and a cloud's metadata
+service gives credentials to whoever asks from this machine. So the addresses at which such services live are refused after
+the name was resolved, together with those that are no server's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Metadata services outside of the link-local networks.
+_METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def refusal(text: str) -> str | None:
+    """Why nothing connects to an address, or None when it may be connected to. The zone of an address does not matter."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    for meant in _meanings(address):
+        if meant in _METADATA:
+            return "is a cloud's metadata service"
+        if meant.is_link_local:
+            return "is link-local, where metadata services live"
+        if (
+            meant.is_unspecified
+            or meant.is_multicast
+            or (isinstance(meant, ipaddress.IPv4Address) and meant.is_reserved)
+        ):
+            return "is no server's address"
+    return None
+
+
+def is_loopback(text: str) -> bool:
+    """True for an address of this machine's loopback, in any spelling."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _meanings(address: Address) -> Iterator[Address]:
+    """The address, and the IPv4 addresses that it stands for."""
+    yield address
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    for meant in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())):
+        if meant is not None:
+            yield meant
+    if address in _NAT64:
+        yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)

@@ -1,0 +1,72 @@
+"""Opens the source of a configured repository: in place when it is local, through a mirror when it is remote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from waterflowd.errors import Rejected
+from waterflowd.gitsource import addresses, urls
+from waterflowd.gitsource.fetches import Fetches
+from waterflowd.gitsource.local import LocalSource
+from waterflowd.gitsource.mirror import Mirror
+from waterflowd.gitsource.remote import RemoteSource
+from waterflowd.gitsource.urls import RemoteUrl
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.source import Source
+
+
+class Opener:
+    """Opens sources. Mirrors lie in `directory`, as `<name>.git`; tokens may be in `environment`."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._environment = environment
+        self._fetches = Fetches()
+
+    def open(self, settings: RepositorySettings) -> Source:
+        """The source of one repository; raises `Rejected` WF502 for what can never be opened."""
+        place = check(settings)
+        if isinstance(place, Path):
+            return LocalSource(settings.name, place)
+        mirror = Mirror(self._directory / f"{settings.name}.git", _identity(place))
+        return RemoteSource(settings, place, mirror, self._fetches, self._environment)
+
+
+def check(settings: RepositorySettings) -> Path | RemoteUrl:
+    """Where the repository is; raises `Rejected` WF502 for a url that is never opened, or that lacks what it needs."""
+    place = urls.parse(settings.url, allow_http=settings.allow_http)
+    if isinstance(place, Path):
+        return place
+    try:
+        why = addresses.refusal(place.host)
+    except ValueError:
+        # A name; its addresses are looked at when it is fetched.
+        why = None
+    if why is not None:
+        raise _rejected(settings, f"the address {place.host} {why}")
+    if place.scheme == "ssh":
+        for key, value in (("ssh-key-file", settings.ssh_key_file), ("known-hosts-file", settings.known_hosts_file)):
+            if not value:
+                raise _rejected(settings, f"ssh needs {key}: {_HINTS[key]}")
+    elif settings.ssh_key_file:
+        raise _rejected(settings, f"ssh-key-file is for ssh, and this is {place.scheme}")
+    if settings.credentials_file and place.scheme not in ("https", "http"):
+        raise _rejected(settings, f"credentials-file is for https, and this is {place.scheme}")
+    return place
+
+
+_HINTS = {
+    "ssh-key-file": "make a key with ssh-keygen -t ed25519 -N '' -f FILE, and allow FILE.pub to read the repository",
+    "known-hosts-file": "make one with ssh-keyscan HOST > FILE, and compare the fingerprint with the host's owner's",
+}
+
+
+def _identity(place: RemoteUrl) -> str:
+    return f"{place.scheme}://{place.user}@{place.host}:{place.port}/{place.path.lstrip('/')}"
+
+
+def _rejected(settings: RepositorySettings, why: str) -> Rejected:
+    text = f'repository "{settings.name}": {why}'
+    return Rejected(codes.URL_REFUSED, text, where="url", status=422)

@@ -1,0 +1,62 @@
+"""Reads commits, workflow files and blobs from a directory of objects, wherever it is: a local repository's or a mirror's.
+
+The functions block, and open the objects for each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from waterflowd.errors import Stalled
+from waterflowd.gitsource import commits, objects
+from waterflowd.gitsource.objects import Objects
+from waterflowd.gitsource.trees import Trees
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision
+
+_COMMIT_BYTES_MAX = 1 << 20
+#: Tags of tags; nobody makes them on purpose.
+_TAGS_DEEP_MAX = 5
+
+
+def revision(directory: str, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
+    """See `Source.revision`."""
+    with closing(Objects(directory)) as store:
+        found = commit(store, object_id)
+        trees = Trees(store)
+        files = trees.files(found.tree, folders)
+        return Revision(commit=found, files=files, changes=trees.changes(previous_tree, found.tree))
+
+
+def blobs(directory: str, ids: Sequence[str]) -> dict[str, bytes | None]:
+    """See `Source.blobs`."""
+    contents: dict[str, bytes | None] = {}
+    with closing(Objects(directory)) as store:
+        for object_id in ids:
+            try:
+                kind, content = store.read(object_id, FILE_BYTES_MAX)
+            except objects.TooLarge:
+                contents[object_id] = None
+                continue
+            if kind != objects.BLOB:
+                raise objects.unreadable(object_id, "is no file")
+            contents[object_id] = content
+    return contents
+
+
+def commit(store: Objects, object_id: str) -> Commit:
+    """The commit that the id of a commit or of a tag leads to."""
+    for _ in range(_TAGS_DEEP_MAX):
+        try:
+            kind, content = store.read(object_id, _COMMIT_BYTES_MAX)
+            if kind == objects.COMMIT:
+                return commits.parse_commit(object_id, content)
+            if kind != objects.TAG:
+                break
+            object_id = commits.tagged(content)
+        except objects.TooLarge as error:
+            raise Stalled(codes.LIMIT, f"commit {object_id[:12]} is larger than {_COMMIT_BYTES_MAX:,} bytes") from error
+        except ValueError as error:
+            raise objects.unreadable(object_id, f"is damaged: {error}") from error
+    raise objects.unreadable(object_id, "is no commit")

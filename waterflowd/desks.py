@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import waterflowd
 from waterflowd.api.samples import Sample
-from waterflowd.api.services import AgentRow, PendingRow
+from waterflowd.api.services import AgentRow, PendingRow, ServerRow
 from waterflowd.engine import Run
 from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import Placement
@@ -73,6 +73,16 @@ class AgentsDesk:
             )
             for item in self._enrolment.pending()
         ]
+
+    def server(self) -> ServerRow:
+        """See the protocol."""
+        endpoints = self._enrolment.endpoints
+        return ServerRow(
+            key=endpoints.server_key,
+            fingerprint=self._enrolment.fingerprint(endpoints.server_key),
+            work=endpoints.work,
+            enroll=endpoints.enroll,
+        )
 
     async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
         """See the protocol."""

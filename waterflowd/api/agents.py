@@ -19,14 +19,13 @@ from waterflowd.api.rendering import agent_json, groups_json, pending_json, time
 from waterflowd.api.services import AgentRow, Services
 from waterflowd.api.shapes import AgentList, GroupList, NodeList, Problem
 from waterflowd.errors import Rejected
+from waterflowd.fleet.registry import check_groups
 
 router = APIRouter(tags=["agents"])
 
-_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 #: Shorter pieces of a fingerprint are too easily somebody else's.
 _PREFIX_LENGTH_MIN = len("SHA256:") + 6
-_GROUPS_MAX = 50
 _TOKEN_TTL_MS = 3_600_000
 _USES_MAX = 100_000
 
@@ -45,21 +44,6 @@ class GroupsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Groups of an agent."""
 
     groups: list[str]
-
-
-def checked_groups(groups: list[str]) -> tuple[str, ...]:
-    """The groups without repetitions; `Rejected` 400 for none, too many, or a name that is none."""
-    if not 1 <= len(groups) <= _GROUPS_MAX:
-        raise Rejected("WF605", f"`groups` holds 1 to {_GROUPS_MAX} names", where="groups")
-    for name in groups:
-        if not _GROUP.fullmatch(name):
-            shown = printable(name, 70)
-            raise Rejected(
-                "WF605", f'"{shown}" is no group: letters, digits, `.`, `_`, `-`, at most 63', where="groups"
-            )
-        if name == "all-servers":
-            raise Rejected("WF605", '"all-servers" is built in and holds every agent', where="groups")
-    return tuple(dict.fromkeys(groups))
 
 
 def find_fingerprint(services: Services, text: str) -> str:
@@ -81,9 +65,10 @@ def find_fingerprint(services: Services, text: str) -> str:
 
 @router.get("/v1/agents", responses={200: {"model": AgentList}})
 async def list_agents(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
-    """Approved agents by name, and in `pending` the keys that wait for a person."""
+    """Approved agents by name, in `pending` the keys that wait for a person, and where agents find this `server`."""
     answered = page("agents", services.agents.rows(), _place, agent_json, limit=limit, cursor=cursor)
     answered["pending"] = [pending_json(row) for row in list(services.agents.pending())[:ROWS_MAX]]
+    answered["server"] = msgspec.to_builtins(services.agents.server())
     return answer(answered)
 
 
@@ -123,7 +108,7 @@ def _node_json(known: schema.NodeSchema, agents: Any) -> dict[str, Any]:
 async def create_join_token(request: Request, services: Ports, principal: Approver) -> Response:
     """Makes a join token; it is shown this once."""
     body = await read_json(request, JoinTokenBody)
-    groups = checked_groups(body.groups)
+    groups = check_groups(tuple(body.groups))
     if body.uses is not None and not 1 <= body.uses <= _USES_MAX:
         raise Rejected("WF605", f"`uses` is 1 to {_USES_MAX}, or null", where="uses")
     ttl_ms = lifetime_ms(body.ttl, default_ms=_TOKEN_TTL_MS)
@@ -137,7 +122,7 @@ async def create_join_token(request: Request, services: Ports, principal: Approv
 async def approve_agent(request: Request, services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Makes the key an agent of these groups."""
     body = await read_json(request, GroupsBody)
-    groups = checked_groups(body.groups)
+    groups = check_groups(tuple(body.groups))
     found = find_fingerprint(services, fingerprint)
     row = await services.agents.approve(found, groups, principal.name)
     await note(services, principal, "approve-agent", found, groups=list(groups))

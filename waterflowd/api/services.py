@@ -52,6 +52,17 @@ class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: int
 
 
+class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent must know of this daemon to enrol without a token."""
+
+    #: The public key, Z85; goes into the agent's `server-key`.
+    key: str
+    fingerprint: str
+    #: The ports, as `tcp://host:port`.
+    work: str
+    enroll: str
+
+
 class AgentsDesk(Protocol):
     """Who is an agent, and who may become one."""
 
@@ -61,6 +72,10 @@ class AgentsDesk(Protocol):
 
     def pending(self) -> Sequence[PendingRow]:
         """Keys that wait for approval, oldest first; bounded."""
+        ...
+
+    def server(self) -> ServerRow:
+        """Where agents find this daemon, and by which key they know it."""
         ...
 
     async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:

@@ -256,12 +256,22 @@ class PendingShape(Shape):
     requested_at: str | None
 
 
+class ServerShape(Shape):
+    """Where agents find this daemon, and by which key they know it."""
+
+    key: str
+    fingerprint: str
+    work: str
+    enroll: str
+
+
 class AgentList(Shape):
     """A page of agents."""
 
     agents: list[AgentShape]
     next: str | None
     pending: list[PendingShape]
+    server: ServerShape
 
 
 class GroupShape(Shape):

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 
 from waterflowd.api.access import ROLES, TOKEN_PREFIX, hash_secret
 from waterflowd.api.access_events import TokenCreated, TokenRevoked
-from waterflowd.api.agents import checked_groups
 from waterflowd.api.auth import Admin, Ports
 from waterflowd.api.bodies import answer, read_json
 from waterflowd.api.lifetimes import lifetime_ms
@@ -19,6 +18,7 @@ from waterflowd.api.problems import printable
 from waterflowd.api.rendering import token_json
 from waterflowd.api.shapes import Problem, TokenList
 from waterflowd.errors import Rejected
+from waterflowd.fleet.registry import check_groups
 from waterflowd.model.ids import AUDIT
 
 router = APIRouter(tags=["tokens"])
@@ -56,7 +56,7 @@ async def create_token(request: Request, services: Ports, principal: Admin) -> R
     """Makes a token; its secret is in this answer and nowhere else."""
     body = await read_json(request, TokenBody)
     role = one_of(body.role, list(ROLES), "role")
-    groups = checked_groups(body.groups) if body.groups else ()
+    groups = check_groups(tuple(body.groups)) if body.groups else ()
     now = services.clock.now()
     token = "t" + secrets.token_hex(5)
     name = body.name if body.name is not None else f"{role}-{token[1:5]}"

@@ -73,6 +73,21 @@ def token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, 
     click.echo(made["token"])
 
 
+@agents.command("key")
+@json_option
+@click.pass_context
+def key(context: click.Context, as_json: bool) -> None:
+    """Print this server's public key, for an agent's `server-key`; it is the last line."""
+    server = client_of(context).get("/v1/agents", limit=1)["server"]
+    if as_json:
+        print_json([server])
+        return
+    click.echo(
+        f"agents find it at {clean(server['work'])}, its fingerprint is {clean(server['fingerprint'])}", err=True
+    )
+    click.echo(clean(server["key"]))
+
+
 @agents.command("approve")
 @click.argument("fingerprint")
 @_GROUPS

@@ -70,7 +70,7 @@ class Enrolment:
         self._agents = agents
         self._link = link
         self._clock = clock
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._pending: OrderedDict[AgentId, Pending] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
         self.endpoints = Endpoints(work="", enroll="", server_key="")
@@ -86,7 +86,7 @@ class Enrolment:
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
         """See `ports.EnrolmentDesk`."""
-        agent = self._fingerprint(public_key)
+        agent = self.fingerprint(public_key)
         entry = self._registry.agents.get(agent)
         if entry is not None:
             return self._answer("approved", agent, f"welcome, {entry.name}")

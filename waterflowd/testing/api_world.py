@@ -19,7 +19,15 @@ from waterflow_agent.wire import messages
 from waterflowd.api import access_events
 from waterflowd.api.access import Access, Role, hash_secret
 from waterflowd.api.app import Api, build_app
-from waterflowd.api.services import AgentRow, DefinitionPlan, DefinitionRow, PendingRow, RepositoryRow, Services
+from waterflowd.api.services import (
+    AgentRow,
+    DefinitionPlan,
+    DefinitionRow,
+    PendingRow,
+    RepositoryRow,
+    ServerRow,
+    Services,
+)
 from waterflowd.desks import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
@@ -170,6 +178,10 @@ class MemoryAgentsDesk:
     def pending(self) -> Sequence[PendingRow]:
         """See the protocol."""
         return self.waiting
+
+    def server(self) -> ServerRow:
+        """See the protocol."""
+        return ServerRow(key="k" * 40, fingerprint="SHA256:" + "A" * 43, work="tcp://h:7233", enroll="tcp://h:7234")
 
     async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
         """See the protocol."""

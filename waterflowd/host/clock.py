@@ -8,9 +8,15 @@ the wall clock's difference, never a negative one. So a sleep of 30 days survive
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
+
+logger = logging.getLogger("waterflow.host")
+
+#: Run ids hold 48 bits of milliseconds: a clock beyond them, until the year 10889, comes from a damaged file.
+AT_MAX = (1 << 48) - 1
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -22,11 +28,9 @@ class LogClock:
         boot_id = _BOOT_ID.read_text().strip()
         offset = _stored_offset(path, boot_id)
         boot_now = _boot_ms()
-        if offset is None or boot_now + offset < last_at:
-            offset = max(last_at, time.time_ns() // 1_000_000) - boot_now
-            temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps({"boot_id": boot_id, "offset_ms": offset}))
-            os.replace(temporary, path)
+        if offset is None or not last_at <= boot_now + offset <= AT_MAX:
+            offset = max(last_at, _wall_ms()) - boot_now
+            _store_offset(path, boot_id, offset)
         self._offset = offset
 
     def now(self) -> int:
@@ -38,10 +42,24 @@ def _boot_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def _stored_offset(path: Path, boot_id: str) -> int | None:
     try:
         stored = json.loads(path.read_text())
         return int(stored["offset_ms"]) if stored["boot_id"] == boot_id else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         # Lost or damaged: the last logged time still bounds the clock from below.
         return None
+
+
+def _store_offset(path: Path, boot_id: str, offset: int) -> None:
+    temporary = path.with_suffix(".new")
+    try:
+        temporary.write_text(json.dumps({"boot_id": boot_id, "offset_ms": offset}))
+        os.replace(temporary, path)
+    except OSError as error:
+        # A full disk must not keep the daemon from its start: then a restart in this boot goes by the wall clock's difference.
+        logger.warning("cannot keep the clock in %s: %s", path, error.strerror)

@@ -41,7 +41,7 @@ from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
 
-#: Work items in one batch; bounds the time that a batch holds the loop (about 0.2 s of small steps).
+#: Work items in one batch, and timers; bounds the time that a batch holds the loop (about 0.2 s of small steps).
 BATCH_ITEMS_MAX = 1000
 #: Open runs at a time; beyond it a start is refused.
 OPEN_RUNS_MAX = 20_000
@@ -147,7 +147,7 @@ class Driver:
     async def _make_batch(self) -> None:
         now = self._clock.now()
         batch = Batch(self.world, now)
-        for run_id, timer in self.world.timers.due(now):
+        for run_id, timer in self.world.timers.due(now, BATCH_ITEMS_MAX):
             batch.feed(run_id, inputs.TimerFired(timer=timer))
         items: list[_Item] = []
         while self._items and len(items) < BATCH_ITEMS_MAX:

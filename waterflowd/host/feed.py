@@ -1,13 +1,15 @@
 """The feed: durable records as they come, for streams of the API.
 
 Rules of this file: subscribers pull from the log by position, so history and tail are one, there is no gap between them, and a
-slow subscriber costs no memory here. All that is pushed is a wake-up.
+slow subscriber costs no memory here. All that is pushed is a wake-up; who waits keeps its event alive, so nothing is left of
+those that went away, whatever they asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from weakref import WeakValueDictionary
 
 from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName
@@ -23,8 +25,8 @@ class Feed:
     def __init__(self, log: ports.Log) -> None:
         self._log = log
         self._any = asyncio.Event()
-        self._streams: dict[StreamName, asyncio.Event] = {}
-        self._outputs: dict[RunId, asyncio.Event] = {}
+        self._streams: WeakValueDictionary[StreamName, asyncio.Event] = WeakValueDictionary()
+        self._outputs: WeakValueDictionary[RunId, asyncio.Event] = WeakValueDictionary()
 
     def published(self, streams: Iterable[StreamName]) -> None:
         """New records of these streams are durable."""

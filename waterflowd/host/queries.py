@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from waterflowd import ports
 from waterflowd.engine import Run, evolve, fold
-from waterflowd.errors import Rejected, Stalled
+from waterflowd.errors import Rejected, Stalled, WaterflowError
 from waterflowd.model import plan
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
 
@@ -53,14 +53,19 @@ class Queries:
             if len(self._cache) > CACHED_RUNS:
                 self._cache.popitem(last=False)
         elif at is None:
-            for record in self._log.read(run_stream(run_id), cached.seq + 1):
-                evolve(cached, record.event)
+            try:
+                for record in self._log.read(run_stream(run_id), cached.seq + 1):
+                    evolve(cached, record.event)
+            except WaterflowError:
+                # What could not be applied whole may have been applied in part.
+                del self._cache[run_id]
+                raise
             self._cache.move_to_end(run_id)
         return cached
 
     def _fold(self, run_id: RunId, at: int | None) -> Run:
-        records = self._log.read(run_stream(run_id), 1, at)
-        if not records or (at is not None and at < 1):
+        records = self._log.read(run_stream(run_id), 1, at) if at is None or at >= 1 else []
+        if not records or (at is not None and len(records) < at):
             where = f"run {run_id}" if at is None else f"event {at} of run {run_id}"
             raise Rejected("WF604", f"there is no {where}", status=404)
         compiled = self._log.plan(records[0].event.plan_hash)

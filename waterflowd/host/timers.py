@@ -50,10 +50,10 @@ class Timers:
         _, number, run, timer = entry
         return self._armed.get(run, {}).get(timer) == number
 
-    def due(self, now: int) -> list[tuple[RunId, Timer]]:
-        """Takes the timers whose instant has come, oldest first."""
-        fired = []
-        while self._heap and self._heap[0][0] <= now:
+    def due(self, now: int, limit: int = 1 << 30) -> list[tuple[RunId, Timer]]:
+        """Takes the timers whose instant has come, oldest first, `limit` at most."""
+        fired: list[tuple[RunId, Timer]] = []
+        while self._heap and self._heap[0][0] <= now and len(fired) < limit:
             entry = heapq.heappop(self._heap)
             if self._is_armed(entry):
                 _, _, run, timer = entry

@@ -1,14 +1,16 @@
 """Outputs: takes what steps print from the link to the output logs, and acknowledges it once it is durable.
 
-Rules of this file: only the agent that has (or had) the attempt may add to its output log. Output is collected while an append
-is on its way and goes to disk in one go; the agents' windows bound what can be collected. What nobody can place (a run that
-is not in the log) is acknowledged and dropped with a line in the daemon's log: else its agent would offer it for ever.
+Rules of this file: only the agent that has (or had) the attempt may add to its output log, and only up to a log's cap. Output
+is collected while an append is on its way and goes to disk in one go; the agents' windows bound what is collected, and a bound
+of our own where one does not keep to its window. What nobody can place (a run that is not in the log) is acknowledged and
+dropped with a line in the daemon's log: else its agent would offer it for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
@@ -17,13 +19,17 @@ from waterflowd.errors import Retryable, WaterflowError
 from waterflowd.host.batch import World
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, is_run_id
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
 #: Output is collected for this long before it goes to disk: each flush of its own would stand in the way of a step's events.
 COLLECT_S = 0.025
+#: No log is larger: the cap of every task (64 MiB) and room for the marks of what was left out.
+LOG_BYTES_MAX = 65 << 20
+#: What is collected of one agent; a few times of the window that it should keep to. Beyond it must send again.
+WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
 #: How long to wait after a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
@@ -38,17 +44,23 @@ class Outputs:
         self._feed = feed
         self._queries = queries
         self._waiting: list[tuple[AgentId, messages.TaskKey, OutputAppend]] = []
+        self._waiting_bytes: Counter[AgentId] = Counter()
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
         """Output has come from an agent."""
         key = output.key
-        if not self._is_owner(agent, key):
-            logger.warning("agent %s sends output of %s, which is not its own; dropped", agent, key)
-            size = sum(len(chunk.data) for chunk in output.chunks)
-            self._link.send(agent, [messages.OutputAck(key, output.offset + size)])
+        size = sum(len(chunk.data) for chunk in output.chunks)
+        fault = self._fault(agent, key, output.offset, size)
+        if fault:
+            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault)
+            self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
+            self._link.send(agent, [messages.OutputAck(key, self._logs.size(name))])
+            return
+        self._waiting_bytes[agent] += size
         pieces = []
         offset = output.offset
         for chunk in output.chunks:
@@ -57,9 +69,17 @@ class Outputs:
         self._waiting.append((agent, key, OutputAppend(name=name, pieces=pieces)))
         self._wake.set()
 
+    def _fault(self, agent: AgentId, key: messages.TaskKey, offset: int, size: int) -> str:
+        """Why the output has no place, or nothing."""
+        if not self._is_owner(agent, key):
+            return "which is not its own"
+        return "" if 0 <= offset <= LOG_BYTES_MAX - size else "which is outside of what a log holds"
+
     def _is_owner(self, agent: AgentId, key: messages.TaskKey) -> bool:
         run: Run | None = self._world.runs.get(RunId(key.run))
         if run is None:
+            if not is_run_id(key.run):
+                return False
             try:
                 run = self._queries.run(RunId(key.run))
             except WaterflowError:
@@ -74,6 +94,7 @@ class Outputs:
             await asyncio.sleep(COLLECT_S)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
+            self._waiting_bytes.clear()
             try:
                 sizes = await self._logs.append([append for _, _, append in waiting])
             except Retryable as error:
@@ -84,3 +105,8 @@ class Outputs:
             for (agent, key, append), size in zip(waiting, sizes, strict=True):
                 self._link.send(agent, [messages.OutputAck(key, size)])
                 self._feed.output_published(append.name.run)
+
+
+def _shown(key: messages.TaskKey) -> str:
+    """The attempt's name for the daemon's log; its parts are the agent's text."""
+    return ascii("/".join((key.run, key.job, key.step, str(key.attempt)))[:200])

@@ -1,0 +1,178 @@
+"""Output: durable before it is acknowledged, only from the agent whose attempt it is, and never more than its cap."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from waterflow_agent.wire import messages
+from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
+from waterflowd.errors import Retryable
+from waterflowd.host import outputs as outputs_module
+from waterflowd.model.ids import AgentId, RunId
+from waterflowd.model.records import AttemptName
+from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, until
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs_module, "DISK_FULL_PAUSE_S", 0.0)
+    monkeypatch.setattr(outputs_module, "COLLECT_S", 0.0)
+
+
+def output(key: messages.TaskKey, offset: int, *texts: bytes) -> messages.Output:
+    return messages.Output(key, offset, [messages.Chunk(1, 1, text) for text in texts])
+
+
+def name_of(key: messages.TaskKey) -> AttemptName:
+    return AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+
+
+def acks(world: HostWorld) -> list[int]:
+    return [message.offset for _, message in world.link.sent if isinstance(message, messages.OutputAck)]
+
+
+async def running(world: HostWorld) -> tuple[AgentId, messages.TaskKey]:
+    """An agent that runs an attempt."""
+    agent = world.enrol("web-1", "web")
+    world.hello(agent)
+    await world.start(ONE_STEP)
+    key = world.link.offers()[-1]
+    world.link.take()
+    return agent, key
+
+
+async def test_output_is_durable_before_it_is_acknowledged() -> None:
+    """The acknowledgement says how much is on disk, and whoever waits for it is woken."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        grown = asyncio.create_task(_wait(world, key))
+        await asyncio.sleep(0)
+        world.agents.output(agent, output(key, 0, b"one\n", b"two\n"))
+        assert acks(world) == []
+        await until(lambda: acks(world) == [8])
+        assert world.output_logs.size(name_of(key)) == 8
+        await asyncio.wait_for(grown, 5)
+
+
+async def _wait(world: HostWorld, key: messages.TaskKey) -> None:
+    await world.feed.output_grew(RunId(key.run))
+
+
+async def test_what_is_there_already_is_acknowledged_again() -> None:
+    """A repetition after a cut adds nothing; the answer tells where to go on."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        for _ in range(2):
+            world.agents.output(agent, output(key, 0, b"hello\n"))
+            await until(lambda: bool(acks(world)))
+            assert acks(world) == [6]
+            world.link.take()
+        assert [piece.data for piece in world.output_logs.read(name_of(key), 0, 100)] == [b"hello\n"]
+
+
+async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
+    """What would leave a gap is not stored."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        world.agents.output(agent, output(key, 0, b"12345"))
+        world.agents.output(agent, output(key, 9, b"x"))
+        await until(lambda: len(acks(world)) == 2)
+        assert acks(world) == [5, 5]
+        assert world.output_logs.size(name_of(key)) == 5
+
+
+@pytest.mark.parametrize("change", [{"epoch": 99}, {"attempt": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
+async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, object]) -> None:
+    """It is acknowledged, else it would be offered for ever, and stored nowhere."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        fields = {name: getattr(key, name) for name in key.__struct_fields__} | change
+        foreign = messages.TaskKey(**fields)
+        world.agents.output(agent, output(foreign, 7, b"abc"))
+        assert [message for _, message in world.link.sent] == [messages.OutputAck(foreign, 10)]
+        await asyncio.sleep(0)
+        assert world.output_logs.size(name_of(foreign)) == 0
+
+
+async def test_another_agent_cannot_add_to_an_output_log() -> None:
+    """Nor can an attempt of a completed run be written to by anybody but the agent that had it."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        intruder = world.enrol("web-2", "web")
+        world.agents.output(intruder, output(key, 0, b"lies\n"))
+        world.finished(agent, key)
+        await until(lambda: not world.world.runs)
+        world.agents.output(intruder, output(key, 0, b"lies\n"))
+        world.agents.output(agent, output(key, 0, b"late\n"))
+        await until(lambda: world.output_logs.size(name_of(key)) > 0)
+        assert [piece.data for piece in world.output_logs.read(name_of(key), 0, 100)] == [b"late\n"]
+
+
+@pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
+async def test_a_name_that_is_no_run_is_dropped(run: str) -> None:
+    """Whatever the text is, it costs the daemon nothing."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        foreign = messages.TaskKey(run, key.job, key.step, 1, 1)
+        world.agents.output(agent, output(foreign, 0, b"x"))
+        world.finished(agent, foreign)
+        await world.settle()
+        assert acks(world) == [1]
+        assert world.is_alive
+
+
+async def test_after_a_full_disk_the_sizes_tell_where_to_go_on() -> None:
+    """What was not stored is asked for again; what came meanwhile and would leave a gap is refused the same way."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        world.agents.output(agent, output(key, 0, b"12345"))
+        await until(lambda: acks(world) == [5])
+        world.link.take()
+        world.output_logs.fail_next(Retryable("WF302", "the disk is full"))
+        world.agents.output(agent, output(key, 5, b"678"))
+        await until(lambda: bool(acks(world)))
+        assert acks(world) == [5]
+        world.agents.output(agent, output(key, 5, b"678"))
+        await until(lambda: acks(world) == [5, 8])
+        assert world.is_alive
+
+
+async def test_output_beyond_the_cap_is_not_stored() -> None:
+    """An agent that does not keep to the cap of its task fills no disk: what is beyond is acknowledged and dropped."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        beyond = 2 * OUTPUT_BYTES_MAX
+        world.agents.output(agent, output(key, beyond, b"x" * 10))
+        await until(lambda: bool(acks(world)))
+        assert acks(world) == [beyond + 10]
+        assert world.output_logs.size(name_of(key)) == 0
+
+
+async def test_odd_offsets_and_times_do_no_harm() -> None:
+    """Numbers that an agent made up are bounded or refused."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        world.agents.output(agent, output(key, -5, b"abc"))
+        world.agents.output(agent, messages.Output(key, 0, [messages.Chunk(-1, 999, b"ok")]))
+        await until(lambda: world.output_logs.size(name_of(key)) == 2)
+        assert world.is_alive
+
+
+async def test_what_is_collected_for_one_agent_is_bounded() -> None:
+    """An agent that ignores its window has its output dropped, to be sent again, instead of filling the memory."""
+    async with HostWorld() as world:
+        agent, key = await running(world)
+        piece = b"x" * 100_000
+        for number in range(2_000):
+            world.agents.output(agent, output(key, number * len(piece), piece))
+        waiting = sum(len(p.data) for _, _, append in world.outputs._waiting for p in append.pieces)
+        assert waiting <= outputs_module.WAITING_BYTES_MAX + len(piece)
+        await until(lambda: bool(acks(world)))
+        assert world.is_alive
+
+
+def test_the_agent_ids_of_these_tests_differ() -> None:
+    """The intruder is another one."""
+    assert agent_id("web-1") != agent_id("web-2")

@@ -3,16 +3,18 @@
 #
 #   VENV=DIR      the virtual environment (.venv)
 #   PYTHON=FILE   the Python that makes it (python3, or the first newer one that will do)
+#   SEEDS=N       how many worlds (sim); SEED=N is one of them, with its whole trace; MUTANTS=1 kills mutants instead
 #   ARGS=...      passed on: to pytest (test), to waterflowctl demo (demo), to the benchmark (bench), to the lock (lock)
 
 VENV ?= .venv
 ARGS ?=
+SEEDS ?= 1000
 bin = $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check golden bench dist lock clean environment environment-dev
+.PHONY: help demo test check golden sim mutants bench dist lock clean environment environment-dev
 
 help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
@@ -32,6 +34,12 @@ check: environment-dev ## Check format, lint, types, and the quick tests: half a
 
 golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
+
+sim: environment-dev ## Simulate worlds in which everything goes wrong that may: SEEDS=N of them, or SEED=N again
+	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m waterflowd.testing.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
+
+mutants: ## Break the product in many small ways; the simulator must notice each of them
+	@$(MAKE) --no-print-directory sim MUTANTS=1
 
 bench: environment-dev ## Measure this machine
 	@$(bin)/python -m bench $(ARGS)

@@ -1,0 +1,72 @@
+"""Worlds in which everything goes wrong that may go wrong: every promise is kept in each of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from waterflowd.testing.sim import campaign, simulate
+
+#: Worlds of one test; several tests, so that they run at the same time.
+WORLDS = 40
+KEPT = campaign.kept_seeds(Path(__file__).parent / "seeds.txt")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_promise_is_kept(part: int) -> None:
+    """A bounded number of worlds; `make sim SEEDS=N` lives through as many as there is time for."""
+    totals = campaign.run(range(part * WORLDS, (part + 1) * WORLDS))
+
+    assert not totals.failed, "\n\n".join(campaign.explained(report) for report in totals.failed[:3])
+
+
+@pytest.mark.parametrize("seed", KEPT)
+def test_seed_that_found_something_finds_it_no_more(seed: int) -> None:
+    """See seeds.txt."""
+    report = simulate(seed)
+
+    assert report.violation is None, campaign.explained(report)
+
+
+def test_worlds_meet_what_they_are_for() -> None:
+    """Runs really complete, each fault really happens, and each kind of event is really seen."""
+    totals = campaign.run(range(10_000, 10_200))
+
+    assert totals.conclusions["success"] > 20
+    assert set(totals.conclusions) >= {"success", "failure", "cancelled", "timed-out", "lost"}
+    assert len(totals.faults) >= 24
+    seen = {
+        "AttemptStarted",
+        "RetryScheduled",
+        "StepSleeping",
+        "StepHeld",
+        "JobTimedOut",
+        "CancelRequested",
+        "LateReport",
+    }
+    assert seen <= set(totals.events)
+
+
+def test_same_seed_gives_the_same_trace() -> None:
+    """In this process twice, and in others, whatever order their sets have."""
+    seed = 4711
+    first, second = simulate(seed, has_whole_trace=True), simulate(seed, has_whole_trace=True)
+    assert first.trace == second.trace
+
+    code = f"from waterflowd.testing.sim import simulate; print(simulate({seed}).digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=60,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert digests == {str(first.digest)}

@@ -1,0 +1,71 @@
+"""Chance: which faults a world has, and how often. All of it follows from the seed.
+
+Rules of this file: a world has a few kinds of faults, not all of them at once, so that one does not hide what another would
+show; which ones, the seed decides. Every fault that happens is counted under its name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+#: Faults that come at moments of their own, as (name, mean seconds between two).
+MOMENTS: dict[str, float] = {
+    "daemon killed": 8.0,
+    "daemon frozen": 12.0,
+    "daemon disk full": 12.0,
+    "agent killed": 5.0,
+    "agent frozen": 10.0,
+    "agent disk full": 12.0,
+    "runner killed": 12.0,
+    "server rebooted": 14.0,
+    "link cut": 7.0,
+    "link cut for long": 14.0,
+    "link cut one way": 7.0,
+    "connection closed": 6.0,
+    "stale report": 4.0,
+    "wall clock jumped": 6.0,
+}
+#: Faults that something meets with this probability, such as a frame or a commit.
+CHANCES: dict[str, float] = {
+    "commit: killed before": 0.03,
+    "commit: killed after": 0.04,
+    "commit slow": 0.10,
+    "output: killed before": 0.04,
+    "output: killed after": 0.04,
+    "frame lost": 0.02,
+    "frame repeated": 0.05,
+    "frame late": 0.05,
+    "journal: killed before": 0.02,
+    "journal: killed after": 0.03,
+    "journal tail lost": 0.6,
+    "spawn failed": 0.03,
+    "step slow": 0.10,
+}
+NAMES = (*MOMENTS, *CHANCES)
+
+
+class Chance:
+    """The dice of one world."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        #: What the world is like: plans, servers, times of starts.
+        self.shape = random.Random(f"{seed}/shape")
+        #: What goes wrong, and how long things take.
+        self.dice = random.Random(f"{seed}/dice")
+        kinds = self.shape.choice((0, 1, 2, 3, 5, 8, len(NAMES)))
+        self.active = frozenset(self.shape.sample(NAMES, kinds))
+        self.counts: Counter[str] = Counter()
+        self.is_healed = False
+
+    def happens(self, name: str) -> bool:
+        """Whether this fault happens here and now; if so it is counted."""
+        if name not in self.active or self.is_healed or self.dice.random() >= CHANCES[name]:
+            return False
+        self.counts[name] += 1
+        return True
+
+    def delay_s(self, least_s: float, most_s: float) -> float:
+        """How long something takes: mostly near the least."""
+        return least_s + (most_s - least_s) * self.dice.random() ** 3

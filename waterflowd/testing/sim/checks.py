@@ -1,0 +1,347 @@
+"""The checkers: what is promised, compared with what happened. The first broken promise ends the world.
+
+Rules of this file:
+
+- Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon; never
+  at what the parts say about themselves.
+- The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the driver's
+  own run must be the same, and what it keeps for the run (timers, slots, wants) must be what `outstanding` says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from waterflow_agent.wire import messages
+from waterflowd.engine import Run, commands, events, evolve, outstanding
+from waterflowd.fleet.placement import AttemptKey
+from waterflowd.model import plan as plans
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, run_stream
+from waterflowd.model.plan import OnLost
+from waterflowd.model.records import AttemptName, Batch, Record
+from waterflowd.model.statuses import Outcome
+from waterflowd.testing.scenario import dump
+
+if TYPE_CHECKING:
+    from waterflowd.testing.sim.server import Server
+    from waterflowd.testing.sim.truth import Execution
+    from waterflowd.testing.sim.world import World
+
+#: Only every so many commits the whole state is compared: it costs more than all the rest.
+COMPARED_EVERY = 1
+#: What a forged or stale report claims; it must never be seen anywhere.
+FORGED = "forged"
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+class Checks:
+    """All checkers of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.shadows: dict[RunId, Run] = {}
+        self.events: Counter[str] = Counter()
+        #: What somebody was told, and must be true after every crash.
+        self.acknowledged_starts: dict[str, RunId] = {}
+        self._acknowledged_cancels: set[RunId] = set()
+        self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
+        self._acknowledged_output: dict[AttemptName, int] = {}
+        self._commits = 0
+        self._followed = 0
+
+    def fail(self, text: str, error: BaseException | None = None) -> None:
+        """A promise is broken: the world ends with this sentence."""
+        if self._world.violation is None:
+            self._world.note(f"VIOLATION: {text}")
+            self._world.violation = Violation(text)
+            self._world.violation.__cause__ = error
+
+    def expect(self, is_kept: object, text: str) -> None:
+        """Fails unless it is so."""
+        if not is_kept:
+            self.fail(text)
+
+    # The log ----------------------------------------------------------------------------------------------------------
+
+    def committed(self, batch: Batch) -> None:
+        """A batch is durable: the shadows follow, and the driver must agree with them (G2, G5)."""
+        touched = []
+        for append in batch.appends:
+            if not append.stream.startswith("run/"):
+                continue
+            run_id = RunId(append.stream[4:])
+            shadow = self._shadow(run_id, append.events)
+            self.expect(shadow.seq == append.expected, f"G2: {append.stream} has a gap at {append.expected}")
+            for event in append.events:
+                self._check_event(shadow, event)
+                self._evolve(shadow, event)
+            touched.append(shadow)
+        self._commits += 1
+        self._world.check_driver(touched, is_whole=self._commits % COMPARED_EVERY == 0)
+
+    def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
+        shadow = self.shadows.get(run_id)
+        if shadow is None:
+            compiled = self._world.memory.plan(happened[0].plan_hash)
+            assert compiled is not None, "a created run's plan is in the same batch"
+            shadow = self.shadows[run_id] = Run(run_id, plans.decode(compiled))
+        return shadow
+
+    def _evolve(self, shadow: Run, event: Any) -> None:
+        self.events[type(event).__name__] += 1
+        self._world.note(f"  {shadow.id[-6:]} {_shown(event)}")
+        try:
+            evolve(shadow, event)
+        except Exception as error:  # noqa: BLE001  whatever it is, the log holds what cannot be folded
+            self.fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
+
+    def _check_event(self, shadow: Run, event: Any) -> None:
+        if shadow.is_completed:
+            self.expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
+        elif isinstance(event, events.AttemptFinished):
+            self._check_finished(shadow, event)
+        elif isinstance(event, events.JobCompleted):
+            job = shadow.jobs_by_id[event.job]
+            self.expect(job.conclusion is None, f"G5: job {event.job} of {shadow.id} completes twice")
+        elif isinstance(event, events.StepCompleted):
+            step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+            self.expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
+
+    def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
+        """The outcome of an attempt is what really happened, and nobody's word (G3, G4, G5)."""
+        attempt = shadow.attempt(event.job, event.step, event.attempt)
+        name = f"{shadow.id[-6:]} {event.job}/{event.step}#{event.attempt}"
+        if attempt is None:
+            self.fail(f"G5: {name} ends and was never made")
+            return
+        self.expect(attempt.outcome is None, f"G5: {name} ends twice")
+        self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
+        step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        if step.plan.node != "shell":
+            return
+        executions = self._world.truth.by_attempt.get((shadow.id, event.job, event.step, event.attempt), [])
+        execution = executions[0] if executions else None
+        problem = _contradiction(event, execution)
+        if problem:
+            self.fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
+        if execution is not None and event.outcome is Outcome.SUCCESS:
+            handed_back = execution.outputs if _hands_back(step.plan.params) else {}
+            self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
+
+    def followed(self, record: Record, number: int) -> None:
+        """A subscriber was shown a record: durable, and the next one."""
+        self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
+
+    # What was told ----------------------------------------------------------------------------------------------------
+
+    def leaves(self, agent: AgentId, message: messages.DaemonMessage) -> None:
+        """A message is about to leave the daemon: what it rests on must be durable (G1)."""
+        if isinstance(message, messages.Offer):
+            key = message.task.key
+            attempt = self._durable_attempt(key)
+            is_known = attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
+            self.expect(is_known, f"G1: {key} is offered and its dispatch is not in the log")
+        elif isinstance(message, messages.OutputAck):
+            size = self._world.outputs.size(_name(message.key))
+            self.expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
+
+    def _durable_attempt(self, key: messages.TaskKey) -> Any:
+        shadow = self.shadows.get(RunId(key.run))
+        return shadow.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if shadow is not None else None
+
+    def acknowledged(self, server: Server, message: messages.Numbered) -> None:
+        """An agent was told that a report of it is durable (G1)."""
+        if isinstance(message, messages.Finished):
+            self._acknowledged_results[message.key] = message
+            self._check_result(message)
+        elif isinstance(message, messages.Started):
+            attempt = self._durable_attempt(message.key)
+            is_there = attempt is not None and attempt.status.value in ("started", "finished")
+            self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
+
+    def _check_result(self, message: messages.Finished) -> None:
+        attempt = self._durable_attempt(message.key)
+        is_there = attempt is not None and attempt.outcome is not None
+        self.expect(is_there, f"G1: the result of {message.key} is acknowledged and not in the log")
+
+    def output_acknowledged(self, message: messages.OutputAck) -> None:
+        """An agent was told how much of an attempt's output is durable (G1)."""
+        name = _name(message.key)
+        self._acknowledged_output[name] = max(message.offset, self._acknowledged_output.get(name, 0))
+
+    def start_acknowledged(self, key: str, run: RunId) -> None:
+        """A client was told that its run has started (G1, G6)."""
+        known = self.acknowledged_starts.setdefault(key, run)
+        self.expect(known == run, f"G6: the key {key} started {known} and {run}")
+        self.expect(run in self.shadows, f"G1: the start of {run} is acknowledged and not in the log")
+
+    def cancel_acknowledged(self, run: RunId) -> None:
+        """A client was told that its cancel is taken (G1)."""
+        shadow = self.shadows[run]
+        if not shadow.is_completed:
+            # A run that ended by itself meanwhile has no cancel.
+            self._acknowledged_cancels.add(run)
+            self.expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
+
+    def daemon_crashed(self) -> None:
+        """The log that is left: everything that was told is in it, and it folds to the shadows (G1, G2)."""
+        memory = self._world.memory
+        for run_id, shadow in self.shadows.items():
+            records = memory.read(run_stream(run_id))
+            self.expect(
+                [record.position for record in records] == list(range(1, shadow.seq + 1)),
+                f"G2: the log of {run_id} has {len(records)} events without gap, not {shadow.seq}",
+            )
+        for key, run_id in self.acknowledged_starts.items():
+            self.expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
+        for run_id in self._acknowledged_cancels:
+            self.expect(self.shadows[run_id].is_cancelled, f"G1: the cancel of {run_id} is lost")
+        for message in self._acknowledged_results.values():
+            self._check_result(message)
+        for name, size in self._acknowledged_output.items():
+            self.expect(self._world.outputs.size(name) >= size, f"G1: output of {name} was acknowledged and is lost")
+
+    # The driver's own state -------------------------------------------------------------------------------------------
+
+    def check_run(self, live: Run | None, shadow: Run) -> None:
+        """The driver's run is the fold of the log (G2)."""
+        if live is None:
+            self.fail(f"G2: the driver has dropped {shadow.id}, which is open")
+        elif live.seq != shadow.seq or dump(live) != dump(shadow):
+            self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
+
+    def check_owed(self, shadow: Run, timers: set[Any], wants: set[AttemptKey], taken: set[AttemptKey]) -> None:
+        """Timers, wants and slots of a run are what its state owes, no more and no less."""
+        owed_timers, owed_wants, owed_slots = set(), set(), set()
+        for command in outstanding(shadow):
+            if isinstance(command, commands.ArmTimer):
+                owed_timers.add(command.timer)
+            elif isinstance(command, commands.Place):
+                owed_wants.add(AttemptKey(shadow.id, command.job, command.step, command.attempt))
+            elif isinstance(command, commands.SendTask):
+                owed_slots.add(AttemptKey(shadow.id, command.job, command.step, command.attempt))
+        for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
+            self.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
+        self.expect(
+            taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
+        )
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    def process_started(self, server: Server, execution: Execution) -> None:
+        """A step's process begins: at most once for its attempt, alone for its step, allowed by the file, in a slot (G3)."""
+        key, truth = execution.key, self._world.truth
+        name = f"{key.run[-6:]} {key.job}/{key.step}#{key.attempt}"
+        self.expect(
+            len(server.steps) <= server.slots, f"{server.name} runs {len(server.steps)} in {server.slots} slots"
+        )
+        attempt = self._durable_attempt(key)
+        self.expect(
+            attempt is not None and attempt.status.value != "pending",
+            f"G1: {name} runs, its dispatch is not in the log",
+        )
+        self.expect(len(truth.by_attempt[key.run, key.job, key.step, key.attempt]) == 1, f"G3: {name} is started twice")
+        executions = truth.by_step[key.run, key.job, key.step]
+        for earlier in executions[:-1]:
+            self.expect(earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt} runs")
+            self._check_allowed(earlier, name)
+        shadow = self.shadows.get(RunId(key.run))
+        if shadow is not None:
+            plan = shadow.jobs_by_id[JobId(key.job)].steps_by_id[StepId(key.step)].plan
+            most = plan.retry.max_attempts if plan.retry is not None else 3 if plan.on_lost is OnLost.RETRY else 1
+            self.expect(
+                len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
+            )
+
+    def _check_allowed(self, earlier: Execution, name: str) -> None:
+        """The earlier attempt did run: the file must say that its outcome is tried again."""
+        attempt = self._durable_attempt(earlier.key)
+        shadow = self.shadows[RunId(earlier.key.run)]
+        plan = shadow.jobs_by_id[JobId(earlier.key.job)].steps_by_id[StepId(earlier.key.step)].plan
+        outcome = attempt.outcome
+        words = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
+        word = words.get(outcome, "")
+        policy = plan.retry
+        is_listed = policy is not None and (
+            word in policy.on or (word == "failure" and f"exit:{attempt.exit_code}" in policy.on)
+        )
+        is_denied = policy is not None and word == "failure" and f"exit:{attempt.exit_code}" in policy.never_on
+        is_allowed = bool(word) and not is_denied and (is_listed or (word == "lost" and plan.on_lost is OnLost.RETRY))
+        self.expect(is_allowed, f"G3: {name} runs again after attempt {earlier.key.attempt} ended {outcome}")
+
+    def released(self, run: str, job: str) -> None:
+        """An agent removes a job's working directory: nothing of the job may come any more."""
+        shadow = self.shadows.get(RunId(run))
+        is_over = shadow is not None and shadow.jobs_by_id[JobId(job)].conclusion is not None
+        self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def at_the_end(self) -> None:
+        """All runs are over: output is whole, and nothing is left anywhere (G5, G7, G9)."""
+        for shadow in self.shadows.values():
+            self.expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
+            for job in shadow.jobs:
+                for step in job.steps:
+                    for attempt in step.attempts:
+                        self._check_output(shadow, job.id, step, attempt)
+        self.daemon_crashed()
+
+    def _check_output(self, shadow: Run, job: JobId, step: Any, attempt: Any) -> None:
+        name = AttemptName(run=shadow.id, job=job, step=step.id, attempt=attempt.number)
+        pieces = self._world.outputs.read(name, 0, 1 << 30)
+        data = b"".join(piece.data for piece in pieces)
+        self.expect(attempt.outcome is not None, f"G5: {name} has no end")
+        executions = self._world.truth.by_attempt.get((shadow.id, job, step.id, attempt.number), [])
+        if step.plan.node == "shell":
+            printed = executions[0].printed if executions else b""
+            self.expect(printed.startswith(data), f"G9: output of {name} is not what was printed")
+        is_reported = attempt.finished_at is not None
+        if is_reported and attempt.outcome is not Outcome.LOST:
+            text = f"G9: {len(data)} bytes of output of {name}, its result says {attempt.output_bytes}"
+            self.expect(len(data) == attempt.output_bytes, text)
+        if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
+            self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
+
+
+def _contradiction(event: events.AttemptFinished, execution: Execution | None) -> str:
+    """What speaks against the outcome; empty when nothing does."""
+    outcome = event.outcome
+    if outcome is Outcome.REFUSED:
+        return "it ran" if execution is not None else ""
+    if outcome is Outcome.SUCCESS:
+        if execution is None or execution.ended_at is None:
+            return "it did not run to its end"
+        return "" if (execution.how, execution.exit_code) == ("exited", 0) else f"{execution.how} {execution.exit_code}"
+    if outcome is Outcome.FAILURE and event.exit_code is not None:
+        if execution is None or execution.ended_at is None:
+            return "it did not run to its end"
+        return "" if execution.exit_code == event.exit_code else f"its exit code was {execution.exit_code}"
+    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and event.finished_at is not None and execution is not None:
+        return "" if execution.ended_at is not None else "it still runs"
+    return ""
+
+
+def _hands_back(params: dict[str, Any]) -> bool:
+    return "o" in params["run"].split()
+
+
+def _name(key: messages.TaskKey) -> AttemptName:
+    return AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+
+
+def _shown(event: Any) -> str:
+    place = "/".join(str(getattr(event, name)) for name in ("job", "step") if getattr(event, name, None) is not None)
+    number = getattr(event, "attempt", None)
+    end = getattr(event, "outcome", None) or getattr(event, "conclusion", None)
+    why = getattr(event, "reason", None)
+    words = [type(event).__name__, place + (f"#{number}" if number is not None else "")]
+    if end is not None:
+        words.append(end.value)
+    if why is not None:
+        words.append(f"[{why.text}]")
+    return " ".join(word for word in words if word)

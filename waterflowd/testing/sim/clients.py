@@ -1,0 +1,76 @@
+"""The people: they start runs, cancel some, and try again until somebody has told them that it is done."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.model.ids import RunId
+from waterflowd.model.records import StartRequest, Trigger
+
+if TYPE_CHECKING:
+    from waterflowd.testing.sim.world import World
+
+#: A client without an answer asks again after this long.
+PATIENCE_S = 3.0
+
+
+class Start:
+    """One wish for a run, with a key that makes asking again safe; perhaps somebody cancels the run later."""
+
+    def __init__(self, world: World, number: int, compiled: bytes, dice: random.Random) -> None:
+        self.key = f"start/{number}"
+        self.run: RunId | None = None
+        self._world = world
+        self._request = StartRequest(plan=compiled, trigger=Trigger(kind="api", by="token:ci", key=self.key))
+        self._cancel_after_s = dice.choice((None, None, None, dice.uniform(0.0, 4.0)))
+        self._is_forced = dice.random() < 0.4
+        self._is_cancelled = False
+
+    def ask(self) -> None:
+        """Asks the daemon, if it lives, and looks again later."""
+        world = self._world
+        if self.run is not None:
+            return
+        if world.daemon is not None:
+            world.loop.spawn(world.daemon.process, self._ask(), f"client {self.key}")
+        world.loop.outside(PATIENCE_S, self.ask)
+
+    async def _ask(self) -> None:
+        world = self._world
+        assert world.daemon is not None, "it is its own task"
+        try:
+            summary = await world.daemon.driver.start(self._request)
+        except Retryable:
+            return
+        world.checks.start_acknowledged(self.key, summary.id)
+        if self.run is None:
+            self.run = summary.id
+            world.note(f"client: {self.key} is run {summary.id[-6:]}")
+            if self._cancel_after_s is not None:
+                world.loop.outside(self._cancel_after_s, self.cancel)
+
+    def cancel(self) -> None:
+        """Asks for the run's end until somebody confirms it."""
+        world = self._world
+        if self._is_cancelled:
+            return
+        if world.daemon is not None:
+            world.loop.spawn(world.daemon.process, self._cancel(), f"client cancels {self.key}")
+        world.loop.outside(PATIENCE_S, self.cancel)
+
+    async def _cancel(self) -> None:
+        world = self._world
+        assert world.daemon is not None
+        assert self.run is not None
+        try:
+            await world.daemon.driver.cancel(self.run, "somebody", is_forced=self._is_forced)
+        except Retryable:
+            return
+        except Rejected as error:
+            # Over already; anything else would be a broken promise.
+            world.checks.expect(error.status == 409, f"a cancel was refused: {error}")
+        else:
+            world.checks.cancel_acknowledged(self.run)
+        self._is_cancelled = True

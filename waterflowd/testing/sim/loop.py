@@ -1,0 +1,222 @@
+"""An event loop whose time is a number: nothing waits, and the same calls run in the same order for ever.
+
+Rules of this file:
+
+- Time moves only when nothing is ready, straight to the next timer. What runs takes no time.
+- Everything that is scheduled belongs to the process in whose context it was scheduled, or to the world (no process).
+- A killed process runs nothing any more: what it had scheduled is dropped, its coroutines are closed. Code in their `finally`
+  still runs, but whatever that schedules is dropped as well: the shell around a process takes its ports away first.
+- A paused process (SIGSTOP) keeps what is due for later; time goes on without it.
+- There are no threads: what is sent to one runs at once, in the place of the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from asyncio import events as asyncio_events
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+#: Callbacks in one instant; beyond it something goes in circles.
+TURNS_MAX = 50_000
+#: A coroutine that awaits in its `finally` has to be closed more than once.
+_CLOSES_MAX = 20
+
+_current: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simulated process", default=None)
+
+
+class Killed(BaseException):
+    """Takes a process that was killed out of the middle of what it did."""
+
+
+class Process:
+    """One process of the simulated machines: a name for all that runs on its behalf."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_dead = False
+        self.is_paused = False
+        self.backlog: list[asyncio.Handle] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        #: For handles; use `run` to call something at once.
+        self.context = contextvars.Context()
+        self.context.run(_current.set, self)
+
+    def run(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Calls something now on behalf of this process."""
+        return self.context.copy().run(call, *args)
+
+
+class _Handle(asyncio.Handle):
+    __slots__ = ("owner",)
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    __slots__ = ("owner",)
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """See the file's docstring. `advance` is what moves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._time = 0.0
+        self._numbers = 0
+        self._instant: deque[asyncio.Handle] = deque()
+        self._timers: list[tuple[float, int, asyncio.Handle]] = []
+        self._dying: list[Process] = []
+        self._nobody = contextvars.Context()
+        #: What nobody caught: texts with the error, in order.
+        self.failures: list[tuple[str, BaseException | None]] = []
+
+    def time(self) -> float:
+        """Seconds since the beginning of the world."""
+        return self._time
+
+    @property
+    def now_ms(self) -> int:
+        """The same in whole milliseconds."""
+        return int(self._time * 1000)
+
+    # Scheduling -------------------------------------------------------------------------------------------------------
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
+        """As asyncio's."""
+        handle = _Handle(callback, args, self, context)
+        handle.owner = _current.get() if context is None else context.get(_current)  # type: ignore[attr-defined]
+        self._instant.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
+        """There is one thread."""
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """As asyncio's."""
+        return self.call_at(self._time + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """As asyncio's."""
+        handle = _TimerHandle(when, callback, args, self, context)
+        handle.owner = _current.get() if context is None else context.get(_current)  # type: ignore[attr-defined]
+        self._numbers += 1
+        heapq.heappush(self._timers, (when, self._numbers, handle))
+        return handle
+
+    def outside(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> Any:
+        """A timer of the world itself, whoever sets it: no process's death or pause keeps it from firing."""
+        return self.call_at(self._time + delay_s, callback, *args, context=self._nobody)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Dropped when its time comes."""
+
+    def create_task(  # type: ignore[override]
+        self, coro: Any, *, name: str | None = None, context: Any = None, **_: Any
+    ) -> asyncio.Task[Any]:
+        """As asyncio's; the task dies with its process."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
+        owner = _current.get()
+        if owner is not None:
+            if len(owner.tasks) > 64:
+                owner.tasks = [known for known in owner.tasks if not known.done()]
+            owner.tasks.append(task)
+        return task
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Runs it at once: a thread that is infinitely fast."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001  what a thread raises goes to whoever awaits it
+            future.set_exception(error)
+        return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Remembers what nobody caught."""
+        if isinstance(context.get("exception"), Killed):
+            return
+        self.failures.append((str(context.get("message")), context.get("exception")))
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    def spawn(self, process: Process, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A task of the process."""
+        task: asyncio.Task[Any] = process.run(lambda: self.create_task(work, name=name))
+        return task
+
+    def kill(self, process: Process) -> None:
+        """From now on nothing of the process runs, not even the rest of this instant."""
+        if not process.is_dead:
+            process.is_dead = True
+            process.backlog.clear()
+            self._dying.append(process)
+
+    def pause(self, process: Process) -> None:
+        """SIGSTOP."""
+        process.is_paused = True
+
+    def resume(self, process: Process) -> None:
+        """SIGCONT: all that became due in between runs now, in order."""
+        process.is_paused = False
+        backlog, process.backlog = process.backlog, []
+        if not process.is_dead:
+            self._instant.extend(backlog)
+
+    def _bury(self) -> None:
+        dying, self._dying = self._dying, []
+        for process in dying:
+            for task in process.tasks:
+                if task.done():
+                    continue
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                coroutine = task.get_coro()
+                for _ in range(_CLOSES_MAX):
+                    try:
+                        process.run(coroutine.close)
+                    except RuntimeError:
+                        # It awaits in a `finally`: go on behind that.
+                        continue
+                    break
+            process.tasks.clear()
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def advance(self, until: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Runs everything up to this time, or until `is_over` says so between two instants."""
+        previous = asyncio_events._get_running_loop()
+        asyncio_events._set_running_loop(self)
+        try:
+            while True:
+                self._run_instant()
+                if is_over() or not self._timers or self._timers[0][0] > until:
+                    break
+                when, _, handle = heapq.heappop(self._timers)
+                self._time = max(self._time, when)
+                self._instant.append(handle)
+            self._time = max(self._time, min(until, self._time if is_over() else until))
+        finally:
+            asyncio_events._set_running_loop(previous)
+
+    def _run_instant(self) -> None:
+        instant = self._instant
+        turns = 0
+        while instant:
+            handle = instant.popleft()
+            if handle._cancelled:
+                continue
+            owner: Process | None = handle.owner  # type: ignore[attr-defined]
+            if owner is not None:
+                if owner.is_dead:
+                    continue
+                if owner.is_paused:
+                    owner.backlog.append(handle)
+                    continue
+            handle._run()
+            if self._dying:
+                self._bury()
+            turns += 1
+            if turns > TURNS_MAX:
+                raise RuntimeError(f"{TURNS_MAX} callbacks in one instant: something goes in circles")

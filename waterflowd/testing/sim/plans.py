@@ -1,0 +1,89 @@
+"""Workflows of a world, made from its seed: jobs with needs and conditions, retries, time-outs, sleeps, and what is lost.
+
+Plans are made directly, not compiled from a file: the language has tests of its own, and a plan costs a hundredth of it.
+"""
+
+from __future__ import annotations
+
+import random
+
+from waterflowd.model.ids import JobId, StepId
+from waterflowd.model.plan import JobPlan, OnLost, Plan, RetryPolicy, StepPlan, StopPolicy
+
+_CONDITIONS = (None, None, None, None, "always()", "failure()", "success()", "cancelled()", "always()")
+
+
+def make(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
+    """One workflow."""
+    jobs: list[JobPlan] = []
+    for index in range(dice.choice((1, 1, 2, 2, 3, 4))):
+        known = [job.id for job in jobs]
+        needs = tuple(dice.sample(known, min(len(known), dice.choice((0, 1, 1, 2))))) if known else ()
+        jobs.append(_job(dice, index, needs, groups))
+    return Plan(
+        name=f"workflow {number}",
+        path=f"workflows/{number}.yml",
+        timeout_ms=dice.choice((25_000, 60_000, 60_000, 90_000)),
+        jobs=tuple(jobs),
+    )
+
+
+def _job(dice: random.Random, index: int, needs: tuple[JobId, ...], groups: tuple[str, ...]) -> JobPlan:
+    steps = tuple(_step(dice, number) for number in range(1, dice.choice((1, 2, 2, 3, 4)) + 1))
+    return JobPlan(
+        id=JobId(f"j{index}"),
+        name=f"job {index}",
+        group=dice.choice(groups),
+        needs=needs,
+        condition=dice.choice(_CONDITIONS) if needs else None,
+        timeout_minutes=dice.choice((0.1, 0.4, 0.4, 1.0, 1.0)),
+        start_timeout_ms=dice.choice((8_000, 40_000, 40_000)),
+        continue_on_error=dice.random() < 0.15,
+        outputs={"made": "${{ steps['1'].outputs.made }}"} if dice.random() < 0.2 else {},
+        steps=steps,
+    )
+
+
+def _step(dice: random.Random, number: int) -> StepPlan:
+    kind = dice.random()
+    node, params = "shell", {"run": _script(dice)}
+    if kind < 0.10:
+        node, params = "sleep", {"duration": f"{dice.choice((300, 1500, 4000))}ms"}
+    elif kind < 0.18:
+        node, params = "log", {"message": f"step {number} says {dice.random()}"}
+    elif kind < 0.21:
+        node, params = "fail", {"message": "as written"}
+    return StepPlan(
+        id=StepId(str(number)),
+        is_named=True,
+        name=f"step {number}",
+        node=node,
+        params=params,
+        condition=dice.choice(_CONDITIONS) if dice.random() < 0.3 else None,
+        timeout_minutes=dice.choice((None, None, 0.02, 0.1)),
+        continue_on_error=dice.random() < 0.15,
+        retry=_retry(dice) if dice.random() < 0.4 else None,
+        on_lost=dice.choice((OnLost.FAIL, OnLost.FAIL, OnLost.RETRY, OnLost.RETRY, OnLost.HOLD)),
+        stop=StopPolicy(grace_ms=dice.choice((0, 200, 1_500))),
+    )
+
+
+def _script(dice: random.Random) -> str:
+    duration_ms = dice.choice((1, 10, 30, 80, 200, 700, 2_000, 5_000))
+    words = [f"d={duration_ms}", f"p={dice.choice((0, 0, 1, 3, 8))}"]
+    codes = dice.choice(("0", "0", "0", "0", "0", "1", "1,0", "1,1,0", "7"))
+    words.append(f"x={codes}")
+    if dice.random() < 0.15:
+        words.append("stubborn")
+    if dice.random() < 0.5:
+        words.append("o")
+    return " ".join(words)
+
+
+def _retry(dice: random.Random) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=dice.choice((2, 3, 5)),
+        initial_interval_ms=dice.choice((0, 100, 1_500)),
+        on=dice.choice((("failure", "timeout"), ("failure",), ("lost", "failure"), ("exit:1", "lost"), ("timeout",))),
+        never_on=dice.choice(((), (), ("exit:7",))),
+    )

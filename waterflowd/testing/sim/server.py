@@ -1,0 +1,303 @@
+"""A server: its disk, its runner, and one agent process after the other, made of the real parts.
+
+Rules of this file: what survives an agent (disk, runner) and what survives a reboot (disk) are attributes of the server. All
+the rest is made anew by each start, in the order of `waterflow_agent.agent`. A service manager starts an agent that has ended.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from waterflow_agent import process_steps
+from waterflow_agent.config import Config
+from waterflow_agent.desk import Desk
+from waterflow_agent.keys import KeyPair
+from waterflow_agent.ledger import Ledger
+from waterflow_agent.link import Link
+from waterflow_agent.nodes import exits, schema
+from waterflow_agent.nodes.outcome import Ended
+from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.runner.reports import Result, StepSpec
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.session import Received
+from waterflowd.testing.sim.loop import Process
+from waterflowd.testing.sim.network import Dealer
+from waterflowd.testing.sim.runner import Runner, SimSupervisor
+from waterflowd.testing.sim.storage import Disk, Journal
+
+if TYPE_CHECKING:
+    from waterflowd.testing.sim.world import World
+
+#: From the end of an agent to its next start by the service manager, and of a whole boot; seconds.
+RESTART_S = (0.2, 2.0)
+BOOT_S = (2.0, 8.0)
+
+
+class Server:
+    """One server of a world."""
+
+    def __init__(self, world: World, name: str, groups: tuple[str, ...], slots: int) -> None:
+        self.name = name
+        self.groups = groups
+        self.slots = slots
+        #: Z85 text: any forty of its characters whose groups of five are small enough.
+        self.public_key = (name * 40)[:4].rjust(40, "0")
+        self.disk = Disk()
+        self.runner: Runner | None = None
+        self.agent: Agent | None = None
+        self.boots = 0
+        #: What the runner has: running steps, and the results of all names that were claimed (None while open).
+        self.steps: dict[str, Any] = {}
+        self.results: dict[str, dict[str, object] | None] = {}
+        #: Which attempt a name at the runner is; which directory its files are in; what is in the directories.
+        self.names: dict[str, TaskKey] = {}
+        self.places: dict[str, int] = {}
+        self.files: dict[int, dict[str, Any]] = {}
+        #: Jobs that have a working directory here.
+        self.workspaces: dict[tuple[str, str], None] = {}
+        self._world = world
+        self._is_booting = False
+
+    @property
+    def boot_id(self) -> str:
+        """Of the current boot."""
+        return f"{self.name}-boot-{self.boots}"
+
+    def spool_path(self, name: str) -> str:
+        """Where the runner keeps what an attempt printed."""
+        return f"/simulated/{self.name}/attempts/{name}/output"
+
+    def start_runner(self) -> None:
+        """A new runner, which settles what the one before has left."""
+        if self.runner is None or self.runner.is_dead:
+            self.runner = Runner(self._world, self)
+
+    def start_agent(self) -> None:
+        """The service manager starts the agent, unless it runs or the machine is down."""
+        if self.agent is None and not self._is_booting:
+            self.agent = Agent(self._world, self)
+
+    def kill_agent(self, why: str) -> None:
+        """SIGKILL; it is started again some time later."""
+        agent, self.agent = self.agent, None
+        if agent is None:
+            return
+        world = self._world
+        world.note(f"{self.name}: agent killed {why}")
+        world.loop.kill(agent.process)
+        world.network.agent_died(agent.process)
+        agent.supervisor_died()
+        world.loop.outside(world.chance.delay_s(*RESTART_S), self.start_agent)
+
+    def reboot(self) -> None:
+        """The power goes, and comes back."""
+        if self._is_booting:
+            return
+        world = self._world
+        self._is_booting = True
+        world.note(f"{self.name}: power lost")
+        self.kill_agent("by a power cut")
+        if self.runner is not None:
+            self.runner.power_lost()
+            self.runner = None
+        self.disk.lose_power(loses_tail=world.chance.happens("journal tail lost"))
+        world.loop.outside(world.chance.delay_s(*BOOT_S), self._booted)
+
+    def _booted(self) -> None:
+        self.boots += 1
+        self._is_booting = False
+        self._world.note(f"{self.name}: booted")
+        self.start_agent()
+
+
+class Agent:
+    """One process of the agent."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self.process = Process(f"agent of {server.name}")
+        self._world = world
+        self._server = server
+        world.agents_started += 1
+        self.instance = f"{server.name}-{world.agents_started}"
+        world.note(f"{server.name}: agent {self.instance} starts")
+        self.desk: Desk | None = None
+        self.supervisor: SimSupervisor | None = None
+        self.process.run(self._build)
+
+    def _build(self) -> None:
+        world, server = self._world, self._server
+        journal = Journal(world, self.process, server.disk)
+        self.supervisor = SimSupervisor(world, server, self.process)
+        directories = _Directories(server)
+        workspaces = _Workspaces(world, server)
+        steps = _Steps(self.supervisor, workspaces, directories, {})  # type: ignore[arg-type]
+        steps.server, steps.workspaces = server, workspaces
+        ledger = Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots)
+        desk = self.desk = Desk(
+            config=Config(name=server.name, slots=server.slots), ledger=ledger, journal=journal, steps=steps
+        )
+        desk.restore(*journal.read())
+        link = _Link(
+            endpoint="tcp://daemon:7600",
+            server_key="",
+            keys=KeyPair(public=server.public_key, secret=""),
+            desk=_HeardDesk(desk, world, server),
+            new_token=world.new_token,
+        )
+        link.new_dealer = lambda: Dealer(world.network, server.name, server.public_key, self.process)
+        link._random = random.Random(f"{world.chance.seed}/{self.instance}")
+        desk.link = link
+        self._watch(self._listen(self.supervisor, desk), "runner-reports")
+        self._watch(self._talk(link, desk), "link")
+        desk.failure.add_done_callback(self._failed)
+
+    async def _listen(self, supervisor: SimSupervisor, desk: Desk) -> None:
+        await supervisor.connect()
+        while batch := await supervisor.receive():
+            desk.on_reports(batch)
+
+    async def _talk(self, link: Link, desk: Desk) -> None:
+        await desk.settled.wait()
+        await link.run()
+        self._world.checks.fail(f"the link of {self.instance} gave up: {link.state}")
+
+    def _watch(self, work: Any, name: str) -> None:
+        self._world.loop.create_task(work, name=name).add_done_callback(self._failed)
+
+    def _failed(self, ended: Any) -> None:
+        """A task ended or failed: the agent's process ends with it."""
+        if self.process.is_dead or ended.cancelled():
+            return
+        error = ended.exception()
+        if _code(error) == "WF302":
+            # A full disk at its start: the process ends and is started again.
+            self._server.kill_agent(f"by itself: {error}")
+            return
+        self._world.checks.fail(f"{self.process.name} ended: {error!r}", error)
+
+    def supervisor_died(self) -> None:
+        """The kernel closes the runner's socket."""
+        connection = self.supervisor._connection if self.supervisor is not None else None
+        if connection is not None and connection._transport is not None:
+            connection._transport.close()
+
+
+def _code(error: BaseException | None) -> str:
+    return getattr(error, "code", "")
+
+
+class _Link(Link):
+    new_dealer: Callable[[], Dealer]
+
+    def open_socket(self) -> Any:
+        """A simulated socket in place of a DEALER."""
+        return self.new_dealer()
+
+
+class _HeardDesk:
+    """The desk of the link, with an ear for what the daemon acknowledged."""
+
+    def __init__(self, desk: Desk, world: World, server: Server) -> None:
+        self._desk = desk
+        self._world = world
+        self._server = server
+        self.hello = desk.hello
+        self.opened = desk.opened
+        self.fill = desk.fill
+        self.closed = desk.closed
+
+    def received(self, received: Received) -> None:
+        """A frame; what it acknowledges must be durable at the daemon."""
+        checks = self._world.checks
+        for message in received.acknowledged:
+            checks.acknowledged(self._server, message)
+        for loose in received.loose:
+            if isinstance(loose, messages.OutputAck):
+                checks.output_acknowledged(loose)
+        self._desk.received(received)
+
+
+class _Steps(ProcessSteps):
+    """The real steps without files: a script goes to the simulated runner as it is."""
+
+    server: Server
+    workspaces: _Workspaces
+
+    def begin(self, task: messages.Task, parameters: schema.Shell, now_s: float) -> None:
+        """Has the step started."""
+        self.workspaces.enter(task.key.run, task.key.job)
+        name = self.adopt(task.key)
+        self.server.names[name] = task.key
+        self.server.places[name] = self._places[task.key]
+        spec = StepSpec(
+            name=name,
+            argv=["simulated", parameters.run],
+            cwd="/",
+            env={},
+            timeout_ms=task.timeout_ms,
+            stop_signal=process_steps._signal_number(task.stop_signal),
+            grace_ms=task.grace_ms,
+            output_bytes_max=task.output_bytes_max,
+        )
+        self._runner.start(spec)
+        self._begun[task.key] = process_steps._Begun(spec, task.timeout_ms)
+
+    def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:
+        """What the end of the process means, with what it handed back."""
+        end = exits.interpret(result, cancel_reason=cancel_reason)
+        place = self._places.get(key)
+        if result.reason not in exits.RAN or place is None:
+            return end
+        return msgspec.structs.replace(end, outputs=dict(self.server.files.get(place, {})))
+
+
+class _Directories:
+    """`stepdirs.StepDirectories` without files: numbers that are used again, with what is in them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._taken: set[int] = set()
+
+    def adopt(self, number: int) -> None:
+        self._taken.add(number)
+
+    def sweep(self) -> None:
+        for number in list(self._server.files):
+            if number not in self._taken:
+                del self._server.files[number]
+
+    def take(self) -> int:
+        number = next(number for number in range(1, 1_000_000) if number not in self._taken)
+        self._taken.add(number)
+        return number
+
+    def path(self, number: int) -> str:
+        return f"/simulated/{self._server.name}/steps/{number}"
+
+    def release(self, number: int) -> None:
+        if number in self._taken:
+            self._taken.discard(number)
+            self._server.files.pop(number, None)
+
+
+class _Workspaces:
+    """`workdir.Workspaces` without files: which jobs have a directory on the server."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._jobs = server.workspaces
+
+    def enter(self, run: str, job: str) -> None:
+        self._jobs[run, job] = None
+
+    def jobs(self) -> list[tuple[str, str]]:
+        return list(self._jobs)
+
+    def release(self, run: str, job: str) -> None:
+        self._world.checks.released(run, job)
+        self._jobs.pop((run, job), None)

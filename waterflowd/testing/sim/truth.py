@@ -1,0 +1,41 @@
+"""The truth: what really ran where and when, as nobody inside the world can know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflow_agent.wire.messages import TaskKey
+
+StepKey = tuple[str, str, str]
+
+
+class Execution:
+    """One process that was started for an attempt. Times are the world's milliseconds, unless they say wall."""
+
+    def __init__(self, key: TaskKey, server: str, started_at: int, started_wall_ms: int) -> None:
+        self.key = key
+        self.server = server
+        self.started_at = started_at
+        self.started_wall_ms = started_wall_ms
+        self.ended_at: int | None = None
+        self.exit_code: int | None = None
+        #: `exited`, or what ended it.
+        self.how = ""
+        self.printed = b""
+        #: What it hands back if it succeeds; no two attempts hand back the same.
+        self.outputs: dict[str, Any] = {"made": f"{key.run}/{key.job}/{key.step}#{key.attempt}"}
+
+
+class Truth:
+    """All processes of steps, by attempt and by step."""
+
+    def __init__(self) -> None:
+        self.by_attempt: dict[tuple[str, str, str, int], list[Execution]] = {}
+        self.by_step: dict[StepKey, list[Execution]] = {}
+
+    def started(self, key: TaskKey, server: str, now: int, wall_ms: int) -> Execution:
+        """A process exists."""
+        execution = Execution(key, server, now, wall_ms)
+        self.by_attempt.setdefault((key.run, key.job, key.step, key.attempt), []).append(execution)
+        self.by_step.setdefault((key.run, key.job, key.step), []).append(execution)
+        return execution

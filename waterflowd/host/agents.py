@@ -1,7 +1,8 @@
 """Agents: settles with each one that connects, hears their reports, and gives up those that stay away too long.
 
 Rules of this file: who an agent is comes from the link (the key that ZeroMQ reports). The log says what an agent should have
-(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent:
+(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent. While a commit is on its way the runs know more
+than the log, so the settlement waits for its end:
 
 | the log says | the agent says | then |
 |---|---|---|
@@ -9,7 +10,7 @@ Rules of this file: who an agent is comes from the link (the key that ZeroMQ rep
 | open, this boot | nothing | it never accepted the offer: offer again |
 | open | accepted, started | goes on; a cancel that is wanted is said again |
 | open | finished | its report follows |
-| over | accepted | forget it |
+| over | accepted | forget it, or end it by force when that became known too late for the `Welcome` |
 | over | started | end it by force; its report is evidence |
 | over | finished | its report is acknowledged |
 """

@@ -1,0 +1,88 @@
+"""What is said to an agent that connects rests on the log alone, however far ahead of it the driver's runs are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Held, HeldState
+from waterflowd.errors import Retryable
+from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
+
+
+async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_durable() -> None:
+    """An offer, a cancel or a release that left earlier could rest on what a crash takes away."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        world.log.hold()
+        starting = asyncio.create_task(world.driver.start(request()))
+        await until(lambda: world.driver.is_ahead)
+
+        world.hello(agent, session="1" * 32)
+        assert world.link.sent == []
+
+        world.log.release()
+        await starting
+        await world.settle()
+        assert len(set(world.link.offers())) == 1
+
+
+async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
+    """The next one asks for itself."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        world.log.hold()
+        starting = asyncio.create_task(world.driver.start(request()))
+        await until(lambda: world.driver.is_ahead)
+        world.hello(agent, session="1" * 32)
+        world.agents.disconnected(agent, "cut")
+        sent: Counter[type] = Counter()
+        world.link.watch = lambda agent, message: sent.update([type(message)])
+
+        world.log.release()
+        await starting
+        await world.settle()
+
+        # The batch's own offer is dropped by the link, which has no session.
+        assert sent == {messages.Offer: 1}
+
+
+async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
+    """After a crash it is open again, and an agent that was told to forget it would never take it a second time."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        run = await world.start(ONE_STEP)
+        (key,) = world.link.offers()
+        world.log.hold()
+        cancelling = asyncio.create_task(world.driver.cancel(run.id, "test", is_forced=True))
+        await until(lambda: world.driver.is_ahead)
+        world.link.take()
+
+        assert world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)]) == []
+
+        world.log.release()
+        await cancelling
+        await world.settle()
+        assert any(isinstance(message, messages.Cancel) and message.key == key for message in world.link.take())
+
+
+async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> None:
+    """Each fold after a full disk asks again; a slot that was taken twice would never be freed."""
+    async with HostWorld() as world:
+        run = await world.start(ONE_STEP)
+        world.log.fail_next(*[Retryable("WF302", "no space left", after_s=1.0)] * 2)
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        await until(lambda: bool(world.link.offers()), seconds=10.0)
+        (key,) = set(world.link.offers())
+
+        world.finished(agent, key)
+        await world.settle()
+
+        assert world.kinds(run.id)[-1] == "RunCompleted"
+        assert world.placed() == {}
+        assert world.world.placement.waiting == 0

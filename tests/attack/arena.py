@@ -1,0 +1,209 @@
+"""A world that is attacked: processes under strace, faults at chosen calls, runs that are started through it all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.acceptance.world import World, wait_until
+from tests.attack.injection import Fault, is_alive, started_with
+from tests.attack.judge import Judge, workflow
+
+GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
+
+
+class Arena(World):
+    """See the file's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.daemon_dir = folder / "daemon"
+        super().__init__(folder)
+        self.markers = folder / "markers"
+        self.judge = Judge(self, self.markers)
+        self._keys = itertools.count()
+        #: Put in front of the next process that is started.
+        self._wrapper: list[str] = []
+
+    def write_config(self, repositories: str = "", agents: str = "") -> None:
+        """As the world's, with the data directory that is attacked."""
+        super().write_config(repositories, agents)
+        text = self.config.read_text()
+        self.config.write_text(text.replace(f'"{self.folder / "daemon"}"', f'"{self.daemon_dir}"'))
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """As the world's, under `started_under`'s fault."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [*self._wrapper, sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment(),
+                cwd=self.folder,
+            )
+
+    @contextlib.contextmanager
+    def started_under(self, fault: Fault) -> Iterator[None]:
+        """What is started inside of the block is struck by the fault."""
+        self._wrapper = started_with(fault)
+        try:
+            yield
+        finally:
+            self._wrapper = []
+
+    def spawn_daemon(self) -> subprocess.Popen[bytes]:
+        """Starts the daemon without waiting for anything."""
+        self._drop_client()
+        self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
+        return self._daemon
+
+    def spawn_agent(self, name: str) -> subprocess.Popen[bytes]:
+        """Starts an agent without waiting for anything."""
+        config = self.folder / f"{name}.toml"
+        self._agents[name] = self.spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
+        return self._agents[name]
+
+    def configure_agent(self, name: str, *groups: str, slots: int = 4) -> None:
+        """Writes an agent's configuration, with a token for one use."""
+        token = self.folder / f"{name}.token"
+        token.write_text(self.token(*groups) + "\n")
+        (self.folder / f"{name}.toml").write_text(
+            f'name = "{name}"\njoin-token-file = "{token}"\nslots = {slots}\ndata-dir = "{self.agent_dir(name)}"\n'
+        )
+
+    def agent_rows(self) -> list[dict[str, Any]]:
+        """The agents as the API shows them, up to a hundred."""
+        rows: list[dict[str, Any]] = self.api("GET", "/v1/agents", params={"limit": 100}).json()["agents"]
+        return rows
+
+    def is_daemon_ready(self) -> bool:
+        """Whether it answers, without a claim about it."""
+        try:
+            return self.api("GET", "/ready").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def runner_pid(self, name: str) -> int:
+        """The agent's step runner."""
+        return wait_until(lambda: self._find_runner(name), f"the runner of {name}")
+
+    def _find_runner(self, name: str) -> int | None:
+        wanted = os.fsencode(str((self.agent_dir(name) / "runner").resolve()))
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"waterflow_agent.runner" in arguments and wanted in arguments and is_alive(int(entry.name)):
+                return int(entry.name)
+        return None
+
+    def steps(self) -> set[int]:
+        """Processes of steps, by the mark that the runner puts into their environment."""
+        mark = b"WATERFLOW_ATTEMPT_DIRECTORY=" + os.fsencode(self.folder)
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes() and is_alive(int(entry.name)):
+                    found.add(int(entry.name))
+        return found
+
+    def freeze(self, pid: int) -> None:
+        """SIGSTOP."""
+        os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, pid: int) -> None:
+        """SIGCONT."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    # Runs -------------------------------------------------------------------------------------------------------------
+
+    def key(self) -> str:
+        """A new key of a start."""
+        return f"key-{next(self._keys)}"
+
+    def post(self, key: str, text: str | None = None) -> str | None:
+        """Starts a run under a key; the answered id, or None when there was no answer."""
+        headers = {"content-type": "application/yaml", "idempotency-key": key}
+        content = (text or workflow(self.markers)).encode()
+        try:
+            answer = self.api("POST", "/v1/runs", content=content, headers=headers)
+        except httpx.HTTPError:
+            self._drop_client()
+            return None
+        if answer.status_code in (503, 507):
+            return None
+        assert answer.status_code in (200, 201), answer.text
+        return str(answer.json()["id"])
+
+    def is_over(self, run: str) -> bool:
+        """Whether the run is completed, as far as the daemon answers."""
+        try:
+            return bool(self.api("GET", f"/v1/runs/{run}").json()["status"] == "completed")
+        except httpx.HTTPError:
+            self._drop_client()
+            return False
+
+    def count_runs(self) -> int:
+        """All runs that the daemon knows."""
+        rows, cursor = 0, None
+        while True:
+            page = self.api("GET", "/v1/runs", params={"limit": 100, **({"cursor": cursor} if cursor else {})}).json()
+            rows += len(page["runs"])
+            cursor = page["next"]
+            if cursor is None:
+                return rows
+
+    def latency_s(self, text: str = GOOD) -> float:
+        """How long a small run takes from its start to its end."""
+        began = time.monotonic()
+        self.wait_for(self.start(text))
+        return time.monotonic() - began
+
+
+def memory_bytes(pid: int, field: str = "RssAnon") -> int:
+    """A figure of the process's memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no {field} of process {pid}")
+
+
+def descriptors(pid: int) -> int:
+    """How many files the process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Peak:
+    """The largest value of a figure over the time of a block, read by whoever calls `look`."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self.before = self.highest = read()
+
+    def look(self) -> bool:
+        """Reads it once; always false, to be asked among the claims of a `wait_until`."""
+        self.highest = max(self.highest, self._read())
+        return False
+
+    @property
+    def growth(self) -> int:
+        """Above what it was at the beginning."""
+        return self.highest - self.before

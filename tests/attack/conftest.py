@@ -1,0 +1,45 @@
+"""Fixtures of the attacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.attack.arena import Arena
+from tests.attack.sweep import IS_FULL
+
+
+@pytest.fixture
+def empty_arena(tmp_path: Path) -> Iterator[Arena]:
+    """Nothing started."""
+    made = Arena(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def arena(empty_arena: Arena) -> Arena:
+    """A daemon and two agents of the group `web`."""
+    empty_arena.start_daemon()
+    empty_arena.add_agent("web-1", "web")
+    empty_arena.add_agent("web-2", "web")
+    return empty_arena
+
+
+@pytest.fixture
+def nightly() -> None:
+    """Skips what takes too long for every day."""
+    if not IS_FULL:
+        pytest.skip("part of `make nightly` (WATERFLOW_SWEEP=full)")
+
+
+@pytest.fixture
+def root() -> None:
+    """Skips where this is not root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")

@@ -1,0 +1,175 @@
+"""The judge: knows nothing but the public API and the marker files that steps leave behind.
+
+Each step of the judged workflow appends `RUN JOB STEP ATTEMPT begin` to a file when it starts and the same with `end` when it
+is done, and prints two lines. From these and from what the API says, the judge decides whether the promises were kept:
+
+- every id that was answered exists, and its run ends;
+- no attempt began twice, whatever is called a success began and ended once, and what was refused never began;
+- the history of each run has no gap and one end;
+- the output of what succeeded is complete, in order, and without repetition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.world import World, wait_until
+
+#: Shell steps of each job.
+STEPS = 3
+#: After faults are over, a run ends within this.
+_PATIENCE_S = 60.0
+
+
+def workflow(markers: Path) -> str:
+    """Two jobs at once and one that needs both: shell steps with markers, a step inside of the agent, an output."""
+    return "jobs:\n" + _job("one", markers) + _job("two", markers) + _job("three", markers, "[one, two]")
+
+
+def _job(name: str, markers: Path, needs: str = "[]") -> str:
+    mark = '"$WATERFLOW_RUN_ID $WATERFLOW_JOB $WATERFLOW_STEP $WATERFLOW_ATTEMPT'
+    steps = "".join(
+        f"""      - id: s{number}
+        run: |
+          echo {mark} begin" >> {markers}
+          echo "begin {name} {number}"
+          sleep 0.03
+          echo "kept={number}" >> "$WATERFLOW_OUTPUT"
+          echo "end {name} {number}" >&2
+          echo {mark} end" >> {markers}
+"""
+        for number in range(STEPS)
+    )
+    return (
+        f"  {name}:\n    runs-on: web\n    needs: {needs}\n"
+        f"    outputs: {{kept: '${{{{ steps.s{STEPS - 1}.outputs.kept }}}}'}}\n    steps:\n{steps}"
+        f"      - uses: log\n        with: {{message: 'said {name}'}}\n"
+    )
+
+
+def _brief(event: dict[str, Any]) -> str:
+    words = ("seq", "at", "type", "job", "step", "attempt", "epoch", "agent_name", "outcome", "conclusion")
+    reason = event.get("reason", {}).get("text", "")
+    return " ".join([*(str(event[word]) for word in words if word in event), reason])
+
+
+class Judge:
+    """Judges the runs of one world; `markers` is the file that the steps wrote."""
+
+    def __init__(self, world: World, markers: Path) -> None:
+        self._world = world
+        self._markers = markers
+
+    def run(self, run: str, *, may_be_lost: bool = False) -> dict[str, Any]:
+        """Waits for the run's end and judges it; with `may_be_lost` steps may have ended `lost` and the rest been skipped."""
+        try:
+            found = self._world.wait_for(run, _PATIENCE_S)
+        except AssertionError as error:
+            events = "\n".join(map(_brief, self.events(run)))
+            agents = self._world.api("GET", "/v1/agents").text
+            raise AssertionError(f"{error}: {agents}\n{events}") from None
+        events = self.events(run)
+        said = "\n".join(["", json.dumps(found["jobs"]), *map(_brief, events)])
+        if not may_be_lost:
+            assert found["conclusion"] == "success", f"the run ended {found['conclusion']}: {said}"
+        self._judge_history(found, events, said)
+        self._judge_markers(found, said, may_be_lost)
+        self._judge_output(found, said)
+        if found["conclusion"] == "success":
+            for job in found["jobs"]:
+                assert job["outputs"] == {"kept": str(STEPS - 1)}, said
+        return found
+
+    def events(self, run: str) -> list[dict[str, Any]]:
+        """The whole history."""
+        rows: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self._world.api("GET", f"/v1/runs/{run}/events", params={"cursor": cursor} if cursor else {})
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            rows += page["events"]
+            if page["next"] is None:
+                return rows
+            cursor = page["next"]
+
+    def _judge_history(self, found: dict[str, Any], events: list[dict[str, Any]], said: str) -> None:
+        assert [row["seq"] for row in events] == list(range(1, len(events) + 1)), f"a gap: {said}"
+        assert found["seq"] == len(events), f"the run stands at another place than its history: {said}"
+        numbers = [row["log_seq"] for row in events]
+        assert numbers == sorted(set(numbers)), f"out of order: {said}"
+        times = [row["at"] for row in events]
+        assert times == sorted(times), f"time runs backwards: {said}"
+        ends = Counter((row["type"], row.get("job"), row.get("step"), row.get("attempt")) for row in events)
+        for (kind, *_), count in ends.items():
+            if kind in ("run-completed", "job-completed", "step-completed", "attempt-finished", "attempt-lost"):
+                assert count == 1, f"{count} ends by {kind}: {said}"
+        assert events[-1]["type"] == "run-completed", said
+        dispatched = Counter(
+            (row["job"], row["step"], row["attempt"]) for row in events if row["type"] == "attempt-dispatched"
+        )
+        assert all(count == 1 for count in dispatched.values()), f"an attempt was dispatched twice: {said}"
+
+    def _judge_markers(self, found: dict[str, Any], said: str, may_be_lost: bool) -> None:
+        marks = self._marks(found["id"])
+        for job in found["jobs"]:
+            for step in job["steps"]:
+                if step["node"] != "shell":
+                    continue
+                attempts = [
+                    (attempt, marks.pop((job["id"], step["id"], str(attempt["attempt"])), []))
+                    for attempt in step["attempts"]
+                ]
+                for attempt, left in attempts:
+                    assert left in ([], ["begin"], ["begin", "end"]), f"{step['id']}: {left}: {said}"
+                    if attempt["outcome"] == "success":
+                        assert left == ["begin", "end"], f"{job['id']}.{step['id']} succeeded with {left}: {said}"
+                    elif attempt["outcome"] == "refused":
+                        assert not left, f"{job['id']}.{step['id']} was refused and ran: {said}"
+                    else:
+                        assert may_be_lost, said
+                        assert attempt["outcome"] in ("lost", None), f"neither lost nor a success: {said}"
+        assert not marks, f"attempts that the history does not know began: {marks}: {said}"
+
+    def _marks(self, run: str) -> dict[tuple[str, str, str], list[str]]:
+        marks: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        lines = self._markers.read_text().splitlines() if self._markers.exists() else []
+        for line in lines:
+            of_run, job, step, attempt, word = line.split(" ")
+            if of_run == run:
+                marks[job, step, attempt].append(word)
+        return marks
+
+    def _judge_output(self, found: dict[str, Any], said: str) -> None:
+        expected = self._expected(found)
+        printed: dict[str, list[dict[str, Any]]] = {}
+
+        def complete() -> bool:
+            printed.clear()
+            answer = self._world.api("GET", f"/v1/runs/{found['id']}/logs")
+            assert answer.status_code == 200, answer.text
+            for text in answer.text.splitlines():
+                line = json.loads(text)
+                printed.setdefault(f"{line['job']}.{line['step']}.{line['attempt']}", []).append(line)
+            return all(len(printed.get(place, [])) >= len(lines) for place, lines in expected.items())
+
+        wait_until(complete, f"the output of run {found['id']}; expected {expected}, there are {printed}")
+        for place, lines in expected.items():
+            texts = [line["text"] for line in printed[place]]
+            assert texts == lines, f"{place} printed {texts}: {said}"
+
+    def _expected(self, found: dict[str, Any]) -> dict[str, list[str]]:
+        """What each attempt that succeeded must have printed."""
+        lines: dict[str, list[str]] = {}
+        for job in found["jobs"]:
+            for number, step in enumerate(job["steps"]):
+                for attempt in step["attempts"]:
+                    if attempt["outcome"] == "success":
+                        name = job["id"]
+                        texts = [f"begin {name} {number}", f"end {name} {number}"]
+                        place = f"{name}.{step['id']}.{attempt['attempt']}"
+                        lines[place] = texts if step["node"] == "shell" else [f"said {name}"]
+        return lines

@@ -1,0 +1,55 @@
+"""Which faults a sweep tries: a few by chance every day, all of them in the night.
+
+The seed is printed with every fault that is tried; `WATERFLOW_SEED` repeats a sweep, `WATERFLOW_FAULT=rename:8`
+one fault. `WATERFLOW_SWEEP=full` counts from 1 up, for each system call in turn, until the process outlives the work.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+
+from tests.attack.injection import Fault
+
+IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
+SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32))))
+#: `CALL:COUNT`, to try one fault alone.
+ONE = os.environ.get("WATERFLOW_FAULT", "")
+#: Of each kind of process, every day.
+ROUNDS = 8
+#: One more than any process made of one call under the work of a sweep; to end a sweep that would not end.
+_COUNT_MAX = 400
+
+
+def sweep(calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool]) -> list[Fault]:
+    """Tries faults with `strike`, which tells whether the fault struck; gives those that did.
+
+    `calls` are the system calls with a count that they usually reach, within which chance chooses.
+    """
+    struck: list[Fault] = []
+
+    def tried(call: str, count: int) -> bool:
+        fault = Fault(call, count)
+        print(fault, flush=True)
+        if not strike(fault):
+            return False
+        struck.append(fault)
+        return True
+
+    if ONE:
+        call, _, count = ONE.partition(":")
+        tried(call, int(count))
+        return struck
+    if IS_FULL:
+        for call, _ in calls:
+            for count in range(1, _COUNT_MAX):
+                if not tried(call, count):
+                    break
+        return struck
+    print(f"WATERFLOW_SEED={SEED}")
+    dice = random.Random(SEED)
+    for _ in range(ROUNDS):
+        call, usual = dice.choice(calls)
+        tried(call, dice.randint(1, usual))
+    return struck

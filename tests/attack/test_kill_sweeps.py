@@ -1,0 +1,240 @@
+"""`kill -9` at a chosen system call of the daemon, of an agent and of its runner: at work, and at the first start."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import Arena
+from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
+from tests.attack.sweep import IS_FULL, sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 180)]
+
+#: What each process does to the world outside of it, with a count that is reached at the work of one round.
+DAEMON_CALLS = [
+    ("pwrite64", 30),
+    ("fdatasync", 12),
+    ("write", 25),
+    ("writev", 8),
+    ("sendto", 20),
+    ("recvfrom", 10),
+    ("futex", 40),
+]
+AGENT_CALLS = [
+    ("write", 20),
+    ("fdatasync", 5),
+    ("sendto", 20),
+    ("recvfrom", 15),
+    ("rename", 8),
+    ("mkdir", 4),
+    ("openat", 30),
+    ("truncate", 6),
+    ("pread64", 20),
+]
+RUNNER_CALLS = [
+    ("write", 16),
+    ("openat", 40),
+    ("sendto", 8),
+    ("recvfrom", 8),
+    ("wait4", 5),
+    ("readv", 10),
+    ("writev", 4),
+    ("pipe2", 8),
+    ("clone3", 4),
+    ("close", 40),
+]
+#: How long a process may outlive the work that it is to be killed in.
+_WORK_S = 30.0
+
+
+def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str | None]]:
+    """Starts two runs and waits for their end or the process's; gives their keys and what was answered."""
+    keys = [arena.key(), arena.key()]
+    answers = {key: arena.post(key) for key in keys}
+    known = [run for run in answers.values() if run is not None]
+
+    def is_done() -> bool:
+        return not is_alive(pid) or (len(known) == len(keys) and all(arena.is_over(run) for run in known))
+
+    wait_until(is_done, "the end of the work, or of the process", _WORK_S)
+    return keys, answers
+
+
+def _settle(arena: Arena, answers: dict[str, str | None], *, may_be_lost: bool = False) -> None:
+    """Repeats the starts, which must give the runs that were answered, and judges all."""
+    runs: list[str] = []
+    for key, answered in answers.items():
+        run = arena.post(key)
+        assert run is not None, "a daemon without faults answers"
+        assert answered in (None, run), f"{key} was answered with {answered}, and now {run}"
+        runs.append(run)
+    for run in runs:
+        arena.judge.run(run, may_be_lost=may_be_lost)
+
+
+def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena) -> None:
+    """Answered starts exist and end in success; each attempt began once; history and output have no gap (G1 to G5, G9)."""
+    requires_strace()
+    total = 0
+
+    def strike(fault: Fault) -> bool:
+        nonlocal total
+        pid = arena.daemon_pid
+        with Attached(pid, fault):
+            _, answers = _work_until_killed(arena, pid)
+        is_struck = not is_alive(pid)
+        if is_struck:
+            arena.kill_daemon()
+            arena.start_daemon()
+        _settle(arena, answers)
+        total += len(answers)
+        assert arena.count_runs() == total, "a start became two runs"
+        return is_struck
+
+    assert sweep(DAEMON_CALLS, strike), "no fault struck"
+
+
+def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena) -> None:
+    """Runs end in success all the same: the next agent finds what its runner went on with (G3, G9)."""
+    requires_strace()
+
+    def strike(fault: Fault) -> bool:
+        pid = arena.agent_process("web-1").pid
+        with Attached(pid, fault):
+            _, answers = _work_until_killed(arena, pid)
+        is_struck = not is_alive(pid)
+        if is_struck:
+            arena.kill_agent("web-1")
+            arena.start_agent("web-1")
+        _settle(arena, answers)
+        return is_struck
+
+    assert sweep(AGENT_CALLS, strike), "no fault struck"
+
+
+def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(arena: Arena) -> None:
+    """Its steps end `lost` and are gone, everything else succeeds, nothing begins twice (G3)."""
+    requires_strace()
+
+    def strike(fault: Fault) -> bool:
+        arena.latency_s("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo warm\n")
+        pid = arena.runner_pid("web-1")
+        # One thread, and its children are steps, which are not to be struck.
+        with Attached(pid, fault, threads=False):
+            _, answers = _work_until_killed(arena, pid)
+        is_struck = not is_alive(pid)
+        _settle(arena, answers, may_be_lost=is_struck)
+        wait_until(lambda: not arena.steps(), "no step to be left behind")
+        return is_struck
+
+    assert sweep(RUNNER_CALLS, strike), "no fault struck"
+
+
+FIRST_DAEMON_CALLS = [
+    ("pwrite64", 12),
+    ("fdatasync", 6),
+    ("fsync", 8),
+    ("write", 12),
+    ("rename", 4),
+    ("mkdir", 4),
+    ("fallocate", 1),
+    ("ftruncate", 2),
+    ("bind", 4),
+    ("listen", 3),
+    ("flock", 1),
+    ("fchmod", 2),
+    ("unlink", 3),
+]
+FIRST_AGENT_CALLS = [
+    ("write", 12),
+    ("fsync", 4),
+    ("fdatasync", 2),
+    ("rename", 4),
+    ("mkdir", 8),
+    ("sendto", 10),
+    ("recvfrom", 10),
+    ("connect", 2),
+    ("fchmod", 2),
+    ("link", 1),
+]
+
+
+def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
+    """Whether the process ended before `is_up` held."""
+    assert callable(is_up)
+    deadline = time.monotonic() + _WORK_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return True
+        if is_up():
+            return False
+        time.sleep(0.02)
+    raise AssertionError("neither up nor gone")
+
+
+def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(empty_arena: Arena) -> None:
+    """No half-made data directory, key or socket ever needs a person."""
+    requires_strace()
+    arena = empty_arena
+    rounds = 0
+
+    def strike(fault: Fault) -> bool:
+        nonlocal rounds
+        rounds += 1
+        arena.daemon_dir = arena.folder / f"daemon-{rounds}"
+        arena.write_config()
+        with arena.started_under(fault):
+            process = arena.spawn_daemon()
+        is_struck = _dies(process, arena.is_daemon_ready)
+        if not is_struck:
+            arena.kill_daemon()
+        arena.start_daemon()
+        assert arena.post(arena.key()) is not None
+        arena.kill_daemon()
+        return is_struck
+
+    assert sweep(FIRST_DAEMON_CALLS, strike), "no fault struck"
+
+
+def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in(empty_arena: Arena) -> None:
+    """A token for one use is enough, however often the agent dies on the way; the agent is one and not two."""
+    requires_strace()
+    arena = empty_arena
+    arena.start_daemon()
+    rounds = 0
+
+    def strike(fault: Fault) -> bool:
+        nonlocal rounds
+        rounds += 1
+        name = f"web-{rounds}"
+        arena.configure_agent(name, "web")
+        with arena.started_under(fault):
+            process = arena.spawn_agent(name)
+        is_struck = _dies(process, lambda: name in arena.connected())
+        arena.kill_agent(name)
+        arena.start_agent(name)
+        names = [row["name"] for row in arena.agent_rows()]
+        assert names.count(name) == 1
+        assert len(names) == len(set(names)) == rounds, names
+        arena.kill_agent(name)
+        return is_struck
+
+    assert sweep(FIRST_AGENT_CALLS, strike), "no fault struck"
+
+
+def test_a_process_that_is_killed_is_noticed() -> None:
+    """The sweeps rest on it: strace kills at the call, and not before."""
+    requires_strace()
+    fault = Fault("getppid", 3)
+    from tests.attack.injection import started_with
+
+    script = "import os\nfor n in range(5): os.getppid(); print(n, flush=True)"
+    command = [*started_with(fault), "python3", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        said, _ = process.communicate(timeout=30)
+    assert wait_for_end(process.pid, 5)
+    assert said.split() == ["0", "1"]

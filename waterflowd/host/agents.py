@@ -1,8 +1,8 @@
 """Agents: settles with each one that connects, hears their reports, and gives up those that stay away too long.
 
 Rules of this file: who an agent is comes from the link (the key that ZeroMQ reports). The log says what an agent should have
-(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent. While a commit is on its way the runs know more
-than the log, so the settlement waits for its end:
+(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent. While a commit is on its
+way the runs know more than the log, so the settlement waits for its end:
 
 | the log says | the agent says | then |
 |---|---|---|

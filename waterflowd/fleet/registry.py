@@ -54,6 +54,8 @@ class Registry:
     def __init__(self) -> None:
         self.agents: dict[AgentId, Enrolled] = {}
         self.tokens: dict[str, JoinToken] = {}
+        #: Keys that were agents and must not come back by a token that they still know.
+        self.revoked: set[AgentId] = set()
         self._keys: dict[str, AgentId] = {}
         self._groups: dict[str, dict[AgentId, Enrolled]] = {}
 
@@ -63,8 +65,10 @@ class Registry:
             case events.AgentApproved():
                 self._remove(fact.agent)
                 self._add(fact)
+                self.revoked.discard(fact.agent)
             case events.AgentRevoked(agent=agent):
                 self._remove(agent)
+                self.revoked.add(agent)
             case events.JoinTokenCreated():
                 self.tokens[fact.token] = JoinToken(
                     token=fact.token,

@@ -99,23 +99,29 @@ class Enrolment:
             machine_id=wanted.machine_id[:64],
             asked_at=self._clock.now(),
         )
-        if not wanted.token:
-            self._pending[agent] = pending
-            self._pending.move_to_end(agent)
-            if len(self._pending) > PENDING_MAX:
-                self._pending.popitem(last=False)
-            text = f"waits for a person: waterflowctl agents approve {agent} --group GROUP"
-            return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
+        if not wanted.token or agent in self._registry.revoked:
+            return self._wait(pending)
         try:
-            token = self._registry.check_token(wanted.token, self._clock.now())
-        except Rejected as error:
-            return self._answer("refused", agent, error.text)
-        approved = self._approval(pending, token.groups, f"token:{token.token}", token.token)
-        try:
-            await self._record(approved)
+            await self._record(lambda: self._joined(pending, wanted.token))
         except Rejected as error:
             return self._answer("refused", agent, error.text)
         return self._answer("approved", agent, "welcome")
+
+    def _wait(self, pending: Pending) -> messages.EnrollAnswer:
+        agent = pending.agent
+        self._pending[agent] = pending
+        self._pending.move_to_end(agent)
+        if len(self._pending) > PENDING_MAX:
+            self._pending.popitem(last=False)
+        text = f"waits for a person: waterflowctl agents approve {agent} --group GROUP"
+        return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
+
+    def _joined(self, pending: Pending, text: str) -> events.AgentApproved | None:
+        """The approval by a token; None when the key is an agent already, by another request of the same one."""
+        if pending.agent in self._registry.agents:
+            return None
+        token = self._registry.check_token(text, self._clock.now())
+        return self._approval(pending, token.groups, f"token:{token.token}", token.token)
 
     def _answer(self, state: str, agent: AgentId, text: str, after_ms: int = 0) -> messages.EnrollAnswer:
         name, groups = self.describe(agent)
@@ -134,26 +140,30 @@ class Enrolment:
             token=token,
         )
 
-    async def _record(self, fact: events.Fact) -> None:
+    async def _record(self, make: Callable[[], events.Fact | None]) -> None:
         # A caller that goes away in the middle must not part the durable fact from the registry.
-        await asyncio.shield(asyncio.create_task(self._record_alone(fact)))
+        await asyncio.shield(asyncio.create_task(self._record_alone(make)))
 
-    async def _record_alone(self, fact: events.Fact) -> None:
-        """Makes the fact durable and folds it; one fact at a time, so that a token's uses are counted right."""
+    async def _record_alone(self, make: Callable[[], events.Fact | None]) -> None:
+        """Makes the fact durable and folds it, unless there is none to be made."""
         async with self._one_at_a_time:
-            if isinstance(fact, events.AgentApproved) and fact.token is not None:
-                token = self._registry.tokens[fact.token]
-                if token.uses is not None and token.used >= token.uses:
-                    raise Rejected("WF224", "the join token is used up")
-            await self._driver.record(FLEET, [fact])
-            self._applied(fact)
+            fact = make()
+            if fact is not None:
+                await self._driver.record(FLEET, [fact])
+                self._applied(fact)
 
     def _applied(self, fact: events.Fact) -> None:
+        if isinstance(fact, events.JoinTokenCreated):
+            self._registry.apply(fact)
+            return
+        before = self._registry.agents.get(fact.agent)
         self._registry.apply(fact)
-        if isinstance(fact, events.AgentApproved):
+        after = self._registry.agents.get(fact.agent)
+        if after is not None:
             self._pending.pop(fact.agent, None)
-            self._driver.world.placement.enrolment_changed(fact.agent, fact.groups)
-            self._driver.wake()
+        groups = {group: None for entry in (before, after) if entry is not None for group in entry.groups}
+        self._driver.world.placement.enrolment_changed(fact.agent, tuple(groups))
+        self._driver.wake()
 
     # What people do ---------------------------------------------------------------------------------------------------
 
@@ -166,17 +176,16 @@ class Enrolment:
             raise Rejected("WF226", "a join token has at least one use")
         name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = self._clock.now()
-        await self._record(
-            events.JoinTokenCreated(
-                at=now,
-                by=by,
-                token=name,
-                secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
-                groups=groups,
-                expires_at=now + ttl_ms,
-                uses=uses,
-            )
+        fact = events.JoinTokenCreated(
+            at=now,
+            by=by,
+            token=name,
+            secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+            groups=groups,
+            expires_at=now + ttl_ms,
+            uses=uses,
         )
+        await self._record(lambda: fact)
         return TokenText(
             enroll_endpoint=self.endpoints.enroll,
             work_endpoint=self.endpoints.work,
@@ -202,7 +211,8 @@ class Enrolment:
                 asked_at=entry.approved_at,
             )
         assert pending is not None, "find gives only known agents"
-        await self._record(self._approval(pending, groups, by, None))
+        known = pending
+        await self._record(lambda: self._approval(known, groups, by, None))
         return agent
 
     async def revoke(self, fingerprint: str, by: str) -> None:
@@ -210,7 +220,7 @@ class Enrolment:
         agent = self.find(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
-        await self._record(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))
+        await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))
         self._link.revoke(agent)
         self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
 

@@ -1,0 +1,228 @@
+"""Enrolment: a token lets in as many as it says, a person whom they mean, and every answer is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from waterflow_agent import join_token
+from waterflow_agent.wire import messages
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.fleet import events
+from waterflowd.host import driver as driver_module
+from waterflowd.host.enrolment import PENDING_MAX, Endpoints
+from waterflowd.model.ids import FLEET
+from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.testing.host import ONE_STEP, TWO_STEPS, HostWorld, agent_id, until
+
+FULL = Retryable("WF302", "the disk is full")
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "DISK_FULL_PAUSE_S", 0.0)
+
+
+def ask(token: str = "", **changes: Any) -> messages.EnrollRequest:
+    fields: dict[str, Any] = {
+        "protocol": 1,
+        "token": token,
+        "name": "web",
+        "groups": ["wanted"],
+        "hostname": "host",
+        "machine_id": "machine",
+        "agent_version": "0",
+    }
+    return messages.EnrollRequest(**{**fields, **changes})
+
+
+async def make_token(world: HostWorld, *, uses: int | None = 1, ttl_ms: int = 60_000) -> str:
+    """A token for group `web`, as the agent sends it."""
+    world.enrolment.endpoints = Endpoints(
+        work="tcp://127.0.0.1:7233", enroll="tcp://127.0.0.1:7234", server_key="x" * 40
+    )
+    return join_token.decode(await world.enrolment.create_token(("web",), ttl_ms, uses, "uid:0")).credential
+
+
+async def test_a_token_lets_in_at_once_and_into_its_own_groups() -> None:
+    """The groups are the token's, never those that the agent asks for; the fact is durable before the answer."""
+    async with HostWorld() as world:
+        answer = await world.enrolment.request("one", ask(await make_token(world)))
+        assert (answer.state, answer.groups, answer.fingerprint) == ("approved", ["web"], agent_id("one"))
+        assert world.enrolment.is_approved("one")
+        assert isinstance(world.log.read(FLEET)[-1].event, events.AgentApproved)
+        again = world.crashed()
+        assert again.enrolment.is_approved("one")
+
+
+async def test_a_token_for_one_lets_in_one_of_many_at_once() -> None:
+    """Concurrent requests cannot use it twice."""
+    async with HostWorld() as world:
+        token = await make_token(world, uses=1)
+        answers = await asyncio.gather(*(world.enrolment.request(f"key-{n}", ask(token)) for n in range(8)))
+        assert sorted(answer.state for answer in answers) == ["approved"] + ["refused"] * 7
+        assert len(world.registry.agents) == 1
+
+
+async def test_one_key_that_asks_twice_at_once_is_approved_twice_by_one_use() -> None:
+    """An agent that repeats its request is not refused because its first one has used the token up."""
+    async with HostWorld() as world:
+        token = await make_token(world, uses=1)
+        answers = await asyncio.gather(*(world.enrolment.request("one", ask(token)) for _ in range(3)))
+        assert [answer.state for answer in answers] == ["approved"] * 3
+        assert [entry.used for entry in world.registry.tokens.values()] == [1]
+
+
+async def test_names_given_at_once_differ() -> None:
+    """Two servers that both call themselves `web` can be told apart."""
+    async with HostWorld() as world:
+        token = await make_token(world, uses=None)
+        await asyncio.gather(*(world.enrolment.request(f"key-{n}", ask(token)) for n in range(4)))
+        assert sorted(entry.name for entry in world.registry.agents.values()) == ["web", "web-2", "web-3", "web-4"]
+
+
+async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
+    """And the key does not wait for a person: somebody meant it to come in by the token."""
+    async with HostWorld() as world:
+        token = await make_token(world, ttl_ms=5_000)
+        world.clock.at += 5_000
+        for text in (token, "nonsense", "x.y"):
+            answer = await world.enrolment.request("one", ask(text))
+            assert answer.state == "refused"
+            assert "waterflowctl agents token" in answer.text
+        assert world.enrolment.pending() == []
+
+
+async def test_without_a_token_a_key_waits_for_a_person() -> None:
+    """It may ask as often as it likes, and is told to ask again until somebody approves it, into that person's groups."""
+    async with HostWorld() as world:
+        for _ in range(3):
+            answer = await world.enrolment.request("one", ask())
+            assert (answer.state, answer.after_ms > 0) == ("pending", True)
+        assert [item.groups for item in world.enrolment.pending()] == [("wanted",)]
+        await world.enrolment.approve(agent_id("one"), ("db",), "uid:0")
+        assert world.enrolment.pending() == []
+        answer = await world.enrolment.request("one", ask())
+        assert (answer.state, answer.groups) == ("approved", ["db"])
+
+
+async def test_those_that_wait_are_bounded() -> None:
+    """Strangers can push each other out and nothing else; texts are cut."""
+    async with HostWorld() as world:
+        for number in range(PENDING_MAX + 20):
+            await world.enrolment.request(
+                f"key-{number}", ask(name="n" * 999, groups=["g" * 999] * 99, hostname="h" * 999)
+            )
+        waiting = world.enrolment.pending()
+        assert len(waiting) == PENDING_MAX
+        assert waiting[-1].agent == agent_id(f"key-{PENDING_MAX + 19}")
+        assert len(waiting[0].name) + len(waiting[0].hostname) + sum(map(len, waiting[0].groups)) < 2_000
+        assert world.log.last_seq == 0
+
+
+async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name() -> None:
+    """With or without `SHA256:`; at least six characters of it."""
+    async with HostWorld() as world:
+        await world.enrolment.request("abcdefgh", ask())
+        await world.enrolment.request("abcdefzz", ask())
+        for text in (agent_id("abcdefgh"), "SHA256:abcdefg", "abcdefg"):
+            assert world.enrolment.find(text) == agent_id("abcdefgh")
+        for text in ("abcdef", "abcd", "", "SHA256:", "nobody", "*"):
+            with pytest.raises(Rejected) as refused:
+                world.enrolment.find(text)
+            assert (refused.value.code, refused.value.status) == ("WF227", 404)
+        await world.enrolment.approve("abcdefg", ("web",), "uid:0")
+        name = world.registry.agents[agent_id("abcdefgh")].name
+        await world.enrolment.revoke(name, "uid:0")
+        assert not world.enrolment.is_approved("abcdefgh")
+
+
+async def test_a_caller_that_goes_away_does_not_part_the_fact_from_the_registry() -> None:
+    """The fact becomes durable, so the registry has it too, although nobody waits for the answer any more."""
+    async with HostWorld() as world:
+        await world.enrolment.request("one", ask())
+        world.log.hold()
+        caller = asyncio.create_task(world.enrolment.approve(agent_id("one"), ("web",), "uid:0"))
+        await until(lambda: bool(world.log._held))
+        caller.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await caller
+        assert not world.enrolment.is_approved("one")
+        world.log.release()
+        await until(lambda: world.enrolment.is_approved("one"))
+        assert world.enrolment.pending() == []
+
+
+async def test_a_full_disk_lets_nobody_in() -> None:
+    """The request fails, the registry does not know the key, and asking again works with the same token."""
+    async with HostWorld() as world:
+        token = await make_token(world, uses=1)
+        world.log.fail_next(FULL)
+        with pytest.raises(Retryable):
+            await world.enrolment.request("one", ask(token))
+        assert not world.enrolment.is_approved("one")
+        assert (await world.enrolment.request("one", ask(token))).state == "approved"
+
+
+async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
+    """Not even by one with uses left: a person decides."""
+    async with HostWorld() as world:
+        token = await make_token(world, uses=None)
+        await world.enrolment.request("one", ask(token))
+        await world.enrolment.revoke(agent_id("one"), "uid:0")
+        assert (await world.enrolment.request("one", ask(token))).state == "pending"
+        await world.enrolment.approve(agent_id("one"), ("web",), "uid:0")
+        assert (await world.enrolment.request("one", ask(token))).state == "approved"
+
+
+async def test_revoking_a_key_that_waits_forgets_it() -> None:
+    """It was never an agent, so nothing is recorded."""
+    async with HostWorld() as world:
+        await world.enrolment.request("one", ask())
+        await world.enrolment.revoke(agent_id("one"), "uid:0")
+        assert world.enrolment.pending() == []
+        assert world.log.last_seq == 0
+
+
+async def test_what_runs_on_a_revoked_server_is_lost_at_once() -> None:
+    """Its session is cut, its attempts are lost, and the daemon goes on: also with steps that waited for it."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent, slots=1)
+        first, second = await world.start(TWO_STEPS), await world.start(ONE_STEP)
+        await world.enrolment.revoke("web-1", "uid:0")
+        assert world.link.revoked == [agent]
+        await until(lambda: (row := world.log.run(first.id)) is not None and row.status is Status.COMPLETED)
+        row = world.log.run(first.id)
+        assert row is not None
+        assert row.conclusion is Conclusion.LOST
+        await world.settle()
+        waiting = world.world.runs[second.id].jobs[0].reason
+        assert waiting.code.value == "no-server-in-group"
+        assert world.is_alive
+
+
+async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
+    """Approving it again moves it; what waits in either group hears of it."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "db")
+        world.hello(agent)
+        summary = await world.start(ONE_STEP)
+        await world.settle()
+        assert world.world.runs[summary.id].jobs[0].reason.code.value == "no-server-in-group"
+        await world.enrolment.approve("web-1", ("web",), "uid:0")
+        await until(lambda: bool(world.link.offers()))
+
+
+@pytest.mark.parametrize(
+    ("ttl_ms", "uses"), [(999, 1), (31 * 86_400_000, 1), (60_000, 0), (60_000, -1), (60_000, 1 << 70)]
+)
+async def test_tokens_that_cannot_be_are_refused(ttl_ms: int, uses: int) -> None:
+    """Out of bounds is the caller's fault."""
+    async with HostWorld() as world:
+        with pytest.raises(Rejected):
+            await world.enrolment.create_token(("web",), ttl_ms, uses, "uid:0")
+        assert world.is_alive

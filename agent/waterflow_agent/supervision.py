@@ -243,7 +243,7 @@ class Supervisor:
 
     def _start_runner(self) -> None:
         """Run the runner's command, which returns when the runner answers (or another one does already)."""
-        command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", self._data_dir, "--detach"]
+        command = [sys.executable, "-P", "-m", "waterflow_agent.runner", "--data-dir", self._data_dir, "--detach"]
         command += ["--idle-exit-s", str(self._idle_exit_s), *self._runner_options]
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         if search := os.environ.get("PYTHONPATH"):

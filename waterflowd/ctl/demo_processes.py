@@ -62,7 +62,7 @@ class Processes:
 
     def command(self, name: str, module: str) -> list[str]:
         """What starts the process of that name."""
-        return [sys.executable, "-m", module, "run", "--config", str(self._folder / f"{name}.toml")]
+        return [sys.executable, "-P", "-m", module, "run", "--config", str(self._folder / f"{name}.toml")]
 
     def command_text(self, name: str, module: str) -> str:
         """The same for a person to type."""

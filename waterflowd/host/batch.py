@@ -67,6 +67,7 @@ class Batch:
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
         self._rows: dict[RunId, records.RunSummary] = {}
+        self._late: set[AttemptKey] = set()
         self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
         self.completed: list[RunId] = []
         self.touched: dict[RunId, None] = {}
@@ -115,6 +116,15 @@ class Batch:
         """Adds facts to a stream that is no run's and stands at `head` on disk; without facts nothing is added."""
         if facts:
             self._append(stream, head, facts)
+
+    def record_evidence(self, run: Run, evidence: Sequence[events.RunEvent]) -> None:
+        """Adds late reports to the stream of a completed run, one for each attempt: those of this batch count already."""
+        for event in evidence:
+            assert isinstance(event, events.LateReport), "nothing else happens to a completed run"
+            attempt = AttemptKey(run.id, event.job, event.step, event.attempt)
+            if attempt not in self._late:
+                self._late.add(attempt)
+                self._append(run_stream(run.id), run.seq, [event])
 
     def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
         world = self._world

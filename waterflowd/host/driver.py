@@ -237,8 +237,7 @@ class Driver:
                 return
             run = self._queries.run(run_id)
             evidence = decide(run, given, self._clock.now()) if run.is_completed else ()
-            if evidence:
-                batch.record(run_stream(run_id), run.seq, evidence)
+            batch.record_evidence(run, evidence)
 
         self._submit(apply)
 

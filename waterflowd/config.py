@@ -140,7 +140,10 @@ def load(
     try:
         config = msgspec.convert(settings, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise Rejected("WF620", f"the configuration is wrong: {error}") from error
+        place, _, key = _place(error)
+        variable = _variable(".".join((*place, key)))
+        where = variable if variable in environment else "the configuration is wrong"
+        raise Rejected("WF620", f"{where}: {error}") from error
     return _checked(config)
 
 
@@ -152,8 +155,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise Rejected("WF620", f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Rejected("WF620", f"{path}: {error}") from error
-    for place, key, known in _unknown(settings, Config, ()):
-        line = _line_of(text, place, key)
+    for place, number, key, known in _unknown(settings, Config, ()):
+        line = _line_of(text, place, number, key)
         if key in NOT_BUILT_YET:
             raise Rejected("WF621", f"{path}:{line}: {key}: known, not built yet in this version")
         close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
@@ -162,9 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
-        found = re.search(r"`\$\.([a-z.-]+)(?:\[\.\.\.\])?(?:\.([a-z-]+))?`", str(error))
-        keys = [part for part in ([*found.group(1).split("."), found.group(2) or ""]) if part] if found else []
-        line_text = f":{_line_of(text, tuple(keys[:-1]), keys[-1])}" if keys else ""
+        line_text = f":{_line_of(text, *_place(error))}" if "`$." in str(error) else ""
         raise Rejected("WF620", f"{path}{line_text}: {error}") from error
     return settings
 
@@ -174,33 +175,56 @@ def _fields(table: type) -> dict[str, Any]:
 
 
 def _unknown(
-    settings: dict[str, Any], table: type, place: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    settings: dict[str, Any], table: type, place: tuple[str, ...], number: int = 0
+) -> Iterator[tuple[tuple[str, ...], int, str, list[str]]]:
+    """Table, its number among those of its name, key, and the keys that are known there."""
     fields = _fields(table)
     for key, value in settings.items():
         if key not in fields:
-            yield place, key, list(fields)
+            yield place, number, key, list(fields)
             continue
         inner = Repository if key == "repositories" else fields[key]
-        for item in value if isinstance(value, list) else [value]:
+        for position, item in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(item, dict) and isinstance(inner, type) and issubclass(inner, _Table):
-                yield from _unknown(item, inner, (*place, key))
+                yield from _unknown(item, inner, (*place, key), position)
 
 
-def _line_of(text: str, place: tuple[str, ...], key: str) -> int:
-    """The line of a key: the first one in its table, else that of the table, else 1."""
-    table: tuple[str, ...] = ()
-    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
+def _place(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
+    """Table, its number among those of its name, and key that an error of msgspec names; the key is empty for the table."""
+    found = re.search(r"`\$\.([a-z-]+)(?:\[(\d+|\.\.\.)\])?(?:\.([a-z-]+))?", str(error))
+    if found is None:
+        return (), 0, ""
+    first, number, second = found.groups()
+    if number is None and second is None:
+        return (), 0, first
+    return (first,), int(number) if number and number.isdigit() else 0, second or ""
+
+
+def _line_of(text: str, place: tuple[str, ...], number: int, key: str) -> int:
+    """The line of a key in the `number`-th table of that name, else that of the table, else 1."""
+    name = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
+    dotted = re.compile(rf"""\s*{re.escape(".".join((*place, key)))}\s*[.=]""")
+    inline = re.compile(rf"""\s*{re.escape(".".join(place))}\s*=""") if place else None
     header = re.compile(r"\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}")
-    for number, line in enumerate(text.splitlines(), 1):
-        found = header.match(line)
+    table: tuple[str, ...] = ()
+    fallback, seen = 1, 0
+    for line, content in enumerate(text.splitlines(), 1):
+        found = header.match(content)
         if found:
             table = tuple(part.strip(" \"'") for part in found.group(1).split("."))
             if table == (*place, key):
-                return number
-        elif table == place and pattern.match(line):
-            return number
-    return 1
+                return line
+            seen += table == place
+            fallback = line if table == place and seen == number + 1 else fallback
+        elif (table == place and seen in (0, number + 1) and name.match(content)) or (not table and dotted.match(content)):
+            return line
+        elif not table and inline is not None and inline.match(content):
+            fallback = line
+    return fallback
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", name).upper()
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
@@ -212,7 +236,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any
         else:
             names = [key]
         for name in names:
-            variable = ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", name).upper()
+            variable = _variable(name)
             if variable in environment:
                 yield name, environment[variable]
 
@@ -225,10 +249,12 @@ def _set(settings: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _checked(config: Config) -> Config:
-    if config.api.listen and not _LISTEN.fullmatch(config.api.listen):
+    if not config.data_dir:
+        raise Rejected("WF620", "data-dir: expected the path of a directory, found an empty text")
+    if config.api.listen and not (_LISTEN.fullmatch(config.api.listen) and _is_port(config.api.listen)):
         raise Rejected("WF620", f"api.listen: expected host:port, found {config.api.listen!r}")
     for key, endpoint in (("listen", config.agents.listen), ("enroll-listen", config.agents.enroll_listen)):
-        if not _ENDPOINT.fullmatch(endpoint):
+        if not (_ENDPOINT.fullmatch(endpoint) and _is_port(endpoint)):
             raise Rejected("WF620", f"agents.{key}: expected tcp://host:port, found {endpoint!r}")
     for key, text in [
         ("agents.lost-after", config.agents.lost_after),
@@ -252,6 +278,11 @@ def _checked(config: Config) -> Config:
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise Rejected("WF620", f"log-level: expected debug, info, warning or error, found {config.log_level!r}")
     return config
+
+
+def _is_port(address: str) -> bool:
+    port = address.rpartition(":")[2]
+    return port == "*" or int(port) < 1 << 16
 
 
 def advertised(endpoint: str, address: str) -> str:

@@ -178,5 +178,5 @@ def test_recovery_equals_what_was_before_the_crash_and_every_run_ends(seed: int,
     """G2 and G7 over the real driver: state, slots and timers are those of the log, and after healing nothing is left open."""
     with pytest.MonkeyPatch.context() as patch:
         # Ids are part of the dice: a failing seed repeats itself.
-        patch.setattr(driver_module.secrets, "randbits", random.Random(seed).getrandbits)
+        patch.setattr("secrets.randbits", random.Random(seed).getrandbits)
         asyncio.run(_play(seed, lives, acts))

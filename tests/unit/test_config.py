@@ -1,0 +1,213 @@
+"""The configuration: four sources in order, and every mistake told with its place and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from waterflowd import config
+from waterflowd.errors import Rejected
+
+WHOLE = """
+data-dir = "/data"
+log-level = "debug"
+
+[api]
+listen = "127.0.0.1:9000"
+open = true
+socket = ""
+
+[agents]
+listen = "tcp://0.0.0.0:7000"
+enroll-listen = "tcp://0.0.0.0:7001"
+lost-after = "1h30m"
+address = "wf.example"
+
+[[repositories]]
+name = "ops"
+url = "file:///srv/ops.git"
+refs = ["main"]
+paths = ["workflows"]
+interval = "30s"
+groups = ["web", "db"]
+
+[[repositories]]
+name = "apps"
+url = "/srv/apps.git"
+"""
+
+
+def load(text: str, tmp_path: Path, environment: dict[str, str] | None = None, **overrides: Any) -> config.Config:
+    file = tmp_path / "waterflowd.toml"
+    file.write_text(text)
+    return config.load(file, overrides=overrides, environment=environment or {})
+
+
+def refusal(text: str, tmp_path: Path, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(Rejected) as refused:
+        load(text, tmp_path, environment)
+    assert refused.value.code in ("WF620", "WF621")
+    return refused.value.text
+
+
+def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
+    """All tables, with hyphens in keys."""
+    found = load(WHOLE, tmp_path)
+    assert (found.data_dir, found.log_level) == ("/data", "debug")
+    assert (found.api.listen, found.api.open, found.api.socket) == ("127.0.0.1:9000", True, "")
+    assert found.agents.lost_after_ms == 5_400_000
+    ops, apps = found.repository_settings
+    assert (ops.name, ops.refs, ops.paths, ops.interval_ms, ops.groups) == (
+        "ops",
+        ("main",),
+        ("workflows",),
+        30_000,
+        ("web", "db"),
+    )
+    assert (apps.interval_ms, apps.groups) == (60_000, ("*",))
+
+
+def test_nothing_at_all_is_a_configuration(tmp_path: Path) -> None:
+    """Every key has a default, and the defaults pass their own checks."""
+    assert load("", tmp_path) == config.Config()
+
+
+def test_command_line_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    """Each source wins over the ones behind it; a command line option that was not given is none."""
+    environment = {"WATERFLOWD_DATA_DIR": "/environment", "WATERFLOWD_API_LISTEN": "127.0.0.1:1"}
+    text = 'data-dir = "/file"\nlog-level = "error"\n[api]\nlisten = "127.0.0.1:2"\nsocket = "/file.sock"\n'
+    found = load(text, tmp_path, environment, **{"data-dir": "/command", "api.listen": None})
+    assert found.data_dir == "/command"
+    assert found.api.listen == "127.0.0.1:1"
+    assert found.api.socket == "/file.sock"
+    assert found.log_level == "error"
+    assert found.agents == config.Agents()
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)])
+def test_the_environment_may_say_yes_and_no(tmp_path: Path, text: str, value: bool) -> None:
+    """The environment has only texts."""
+    assert load("", tmp_path, {"WATERFLOWD_API_OPEN": text}).api.open is value
+
+
+def test_a_wrong_value_in_the_environment_names_its_variable(tmp_path: Path) -> None:
+    """The file is not to blame."""
+    assert "WATERFLOWD_API_OPEN" in refusal("", tmp_path, {"WATERFLOWD_API_OPEN": "perhaps"})
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    """`WATERFLOWD_CONFIG` is used without an argument, and must be there."""
+    file = tmp_path / "other.toml"
+    file.write_text('data-dir = "/other"')
+    assert config.load(environment={"WATERFLOWD_CONFIG": str(file)}).data_dir == "/other"
+    with pytest.raises(Rejected, match="cannot read"):
+        config.load(environment={"WATERFLOWD_CONFIG": str(tmp_path / "none.toml")})
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "meant"),
+    [
+        ('data-dri = "/x"\n', 1, "data-dir"),
+        ('data_dir = "/x"\n', 1, "data-dir"),
+        ('\n[api]\nlisten = "127.0.0.1:1"\nopn = true\n', 4, "open"),
+        ('[agents]\n\nlost-aftre = "1m"\n', 3, "lost-after"),
+        (
+            '[[repositories]]\nname = "a"\nurl = "/a"\n[[repositories]]\nname = "b"\nurl = "/b"\nintreval = "1m"\n',
+            7,
+            "interval",
+        ),
+        ("[agent]\n", 1, "agents"),
+        ("[[repository]]\n", 1, "repositories"),
+        ("api = {opn = true}\n", 1, "open"),
+        ("\n\napi.opn = true\n", 3, "open"),
+        ('\n"lsiten" = 1\n[api]\n', 2, ""),
+    ],
+)
+def test_an_unknown_key_is_told_with_its_line_and_what_was_meant(
+    tmp_path: Path, text: str, line: int, meant: str
+) -> None:
+    """In every table, written in every way."""
+    told = refusal(text, tmp_path)
+    assert f"waterflowd.toml:{line}: unknown key" in told
+    assert not meant or f'did you mean "{meant}"' in told
+
+
+def test_what_is_not_built_yet_says_so(tmp_path: Path) -> None:
+    """A key of the design is not a typing error."""
+    assert "not built yet" in refusal("[secrets]\nx = 1\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("data-dir = 5\n", ":1"),
+        ("\n[api]\nopen = 'yes'\n", ":3"),
+        ("api = 7\n", ":1"),
+        ("[[repositories]]\nname = 'a'\nurl = '/a'\nrefs = 'main'\n", ":4"),
+        ("[repositories]\n", ":1"),
+        ("[[repositories]]\nname = 'a'\n", ":1"),
+        ("= nonsense", "waterflowd.toml"),
+        ("data-dir = '\x00'", "waterflowd.toml"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_its_place(tmp_path: Path, text: str, place: str) -> None:
+    """A text where a list belongs, a missing key, no TOML at all."""
+    assert place in refusal(text, tmp_path)
+
+
+def test_bytes_that_are_no_text_are_a_sentence(tmp_path: Path) -> None:
+    """A file in another encoding."""
+    file = tmp_path / "waterflowd.toml"
+    file.write_bytes(b"data-dir = '\xff'")
+    with pytest.raises(Rejected, match=re.escape(str(file))):
+        config.load(file, environment={})
+    with pytest.raises(Rejected, match="cannot read"):
+        config.load(tmp_path, environment={})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[api]\nlisten = '8080'\n", "api.listen"),
+        ("[api]\nlisten = '127.0.0.1:99999'\n", "api.listen"),
+        ("[agents]\nlisten = '0.0.0.0:7233'\n", "agents.listen"),
+        ("[agents]\nenroll-listen = 'tcp://0.0.0.0:70000'\n", "agents.enroll-listen"),
+        ("[agents]\nlost-after = 'soon'\n", "agents.lost-after"),
+        ("[agents]\nlost-after = '1ms'\n", "too short"),
+        ("[[repositories]]\nname = 'a'\nurl = '/a'\ninterval = '1x'\n", "repositories.a.interval"),
+        ("[[repositories]]\nname = 'a b'\nurl = '/a'\n", "cannot be a name"),
+        ("log-level = 'loud'\n", "log-level"),
+        ("data-dir = ''\n", "data-dir"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    """Before anything is opened."""
+    assert said in refusal(text, tmp_path)
+
+
+def test_two_repositories_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their streams would be one."""
+    one = "[[repositories]]\nname = 'ops'\nurl = '/a'\n"
+    assert '"ops" is used twice' in refusal(one + one, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "told"),
+    [
+        ("tcp://127.0.0.1:7233", "", "tcp://127.0.0.1:7233"),
+        ("tcp://0.0.0.0:7233", "wf.example", "tcp://wf.example:7233"),
+        ("tcp://0.0.0.0:7233", "", f"tcp://{socket.gethostname()}:7233"),
+        ("tcp://*:7233", "", f"tcp://{socket.gethostname()}:7233"),
+        ("tcp://[::]:7233", "", f"tcp://{socket.gethostname()}:7233"),
+        ("tcp://[::]:7233", "2001:db8::1", "tcp://[2001:db8::1]:7233"),
+        ("tcp://[::]:7233", "[2001:db8::1]", "tcp://[2001:db8::1]:7233"),
+        ("tcp://[2001:db8::2]:7233", "", "tcp://[2001:db8::2]:7233"),
+    ],
+)
+def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, told: str) -> None:
+    """The configured one, else the one that is listened on, else this host's name; always the real port."""
+    assert config.advertised(endpoint, address) == told

@@ -2,7 +2,7 @@
 
 Rules of this file: who an agent is comes from the link (the key that ZeroMQ reports). The log says what an agent should have
 (`taken`), its `Hello` says what it has; the difference is settled before anything new is sent. While a commit is on its
-way the runs know more than the log, so the settlement waits for its end:
+way the runs know more than the log, and a report may wait for its turn, so the settlement comes behind both:
 
 | the log says | the agent says | then |
 |---|---|---|
@@ -93,7 +93,7 @@ class Agents:
     def connected(self, agent: AgentId) -> None:
         """See `ports.AgentDesk`."""
         hello = self._hellos[agent]
-        self._driver.when_durable(lambda: self._settle(agent, hello))
+        self._driver.settle(agent, lambda: self._settle(agent, hello))
 
     def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
         """Says what the log owes the agent that said `hello`, unless that session is over by now."""

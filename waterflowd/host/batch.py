@@ -69,6 +69,8 @@ class Batch:
         self._rows: dict[RunId, records.RunSummary] = {}
         self._late: set[AttemptKey] = set()
         self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
+        #: Agents that hear what is owed to them by their settlement, right after the commit.
+        self.settled: set[AgentId] = set()
         self.completed: list[RunId] = []
         self.touched: dict[RunId, None] = {}
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
@@ -36,7 +37,7 @@ from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
-from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, RunId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -82,7 +83,6 @@ class Driver:
         self._plans: dict[str, plan.Plan] = {}
         #: The runs know more than the log: a commit is on its way.
         self.is_ahead = False
-        self._waiting: list[Callable[[], None]] = []
         #: Why nothing can be written at the moment; empty when all is well.
         self.read_only = ""
 
@@ -176,20 +176,20 @@ class Driver:
         self._publish(batch, items)
 
     def _publish(self, batch: Batch, items: list[_Item]) -> None:
+        self.is_ahead = False
         for run_id in batch.completed:
             drop(self.world, run_id)
         self._feed.published(append.stream for append in batch.contents.appends)
         for item in items:
             item.done()
-        self._caught_up()
         for agent, outgoing in batch.outbox.items():
-            self._link.send(agent, outgoing)
-
-    def _caught_up(self) -> None:
-        self.is_ahead = False
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
+            if agent in batch.settled:
+                # Its settlement has just said all that is owed.
+                continue
+            # An offer for an earlier start of the agent would be refused; the settlement with the present one makes it again.
+            instance = self.world.placement.server(agent).instance
+            fresh = [one for one in outgoing if not isinstance(one, messages.Offer) or one.task.instance == instance]
+            self._link.send(agent, fresh)
 
     async def _undo(self, batch: Batch, items: list[_Item], error: Retryable) -> None:
         """Nothing of the batch has happened: takes the touched runs back to what the log says."""
@@ -206,7 +206,7 @@ class Driver:
             self.world.stalled.pop(run_id, None)
         # At once: who looks during the pause must find these runs open.
         self._take_up([run_id for run_id in batch.touched if self._log.head(run_stream(run_id))])
-        self._caught_up()
+        self.is_ahead = False
         await asyncio.sleep(DISK_FULL_PAUSE_S)
 
     # Work from outside ------------------------------------------------------------------------------------------------
@@ -241,12 +241,9 @@ class Driver:
 
         self._submit(apply)
 
-    def when_durable(self, call: Callable[[], None]) -> None:
-        """Calls back when the runs are as the log says: at once, or when the commit that is on its way has ended."""
-        if self.is_ahead:
-            self._waiting.append(call)
-        else:
-            call()
+    def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
+        """Calls back once all that was given so far is in the log and the runs are as it says; `call` says what is owed."""
+        self._submit(lambda batch: batch.settled.add(agent), call)
 
     async def pass_through(self) -> None:
         """Returns when the driver has taken an item and finished its batch: the proof that it makes progress."""

@@ -86,3 +86,42 @@ async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> Non
         assert world.kinds(run.id)[-1] == "RunCompleted"
         assert world.placed() == {}
         assert world.world.placement.waiting == 0
+
+
+async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> None:
+    """A refusal that the agent's next start knows nothing of: the attempt is over, and not offered to that one."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        run = await world.start(ONE_STEP)
+        (key,) = world.link.offers()
+        world.log.hold()
+        starting = asyncio.create_task(world.driver.start(request()))
+        await until(lambda: world.driver.is_ahead)
+        world.link.take()
+
+        world.finished(agent, key, outcome=messages.Outcome.REFUSED, exit_code=None)
+        world.hello(agent, session="1" * 32, instance="instance-2")
+        world.log.release()
+        await starting
+        await world.settle()
+
+        assert "AttemptFinished" in world.kinds(run.id)
+        assert key not in world.link.offers()
+
+
+async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
+    """It would be refused; the settlement makes it again."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        world.log.hold()
+        starting = asyncio.create_task(world.driver.start(request()))
+        await until(lambda: world.driver.is_ahead)
+        world.hello(agent, session="1" * 32, instance="instance-2")
+        world.log.release()
+        await starting
+        await world.settle()
+
+        offers = [message.task.instance for _, message in world.link.sent if isinstance(message, messages.Offer)]
+        assert offers == ["instance-2"]

@@ -20,7 +20,7 @@ from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, run_stream
 from waterflowd.model.plan import OnLost
 from waterflowd.model.records import AttemptName, Batch, Record
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import Conclusion, Outcome
 from waterflowd.testing.scenario import dump
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from waterflowd.testing.sim.truth import Execution
     from waterflowd.testing.sim.world import World
 
-#: Only every so many commits the whole state is compared: it costs more than all the rest.
-COMPARED_EVERY = 1
+#: What may pass after a job's time, or after the healing, until it has ended: the link is found dead, opened again, the
+#: stop is said, and the grace is over.
+JOB_GRACE_MS = 40_000
 #: What a forged or stale report claims; it must never be seen anywhere.
 FORGED = "forged"
 
@@ -50,8 +51,6 @@ class Checks:
         self._acknowledged_cancels: set[RunId] = set()
         self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
         self._acknowledged_output: dict[AttemptName, int] = {}
-        self._commits = 0
-        self._followed = 0
 
     def fail(self, text: str, error: BaseException | None = None) -> None:
         """A promise is broken: the world ends with this sentence."""
@@ -80,8 +79,7 @@ class Checks:
                 self._check_event(shadow, event)
                 self._evolve(shadow, event)
             touched.append(shadow)
-        self._commits += 1
-        self._world.check_driver(touched, is_whole=self._commits % COMPARED_EVERY == 0)
+        self._world.check_driver(touched)
 
     def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
         shadow = self.shadows.get(run_id)
@@ -104,12 +102,32 @@ class Checks:
             self.expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
         elif isinstance(event, events.AttemptFinished):
             self._check_finished(shadow, event)
+        elif isinstance(event, events.JobReady):
+            open_needs = [need for need in shadow.jobs_by_id[event.job].plan.needs if not _is_over(shadow, need)]
+            self.expect(not open_needs, f"job {event.job} of {shadow.id} begins before {open_needs}")
+        elif isinstance(event, events.RunTimedOut):
+            self.expect(event.at >= shadow.deadline_at, f"G7: {shadow.id} is timed out too early")
+        elif isinstance(event, events.JobTimedOut):
+            job = shadow.jobs_by_id[event.job]
+            due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
+            self.expect(due_at is not None and event.at >= due_at, f"G7: job {job.id} of {shadow.id} ends too early")
         elif isinstance(event, events.JobCompleted):
             job = shadow.jobs_by_id[event.job]
+            self._check_job_time(shadow, job, event.at)
             self.expect(job.conclusion is None, f"G5: job {event.job} of {shadow.id} completes twice")
         elif isinstance(event, events.StepCompleted):
             step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
             self.expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
+            has_slept = step.due_at is None or event.conclusion is not Conclusion.SUCCESS or event.at >= step.due_at
+            self.expect(has_slept, f"{event.job}/{event.step} of {shadow.id} slept too short")
+
+    def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
+        """A job is over within its own time, once daemon and agents can talk (G7)."""
+        healed_at = self._world.healed_at
+        due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
+        if healed_at is not None and due_at is not None:
+            late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
+            self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
     def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
         """The outcome of an attempt is what really happened, and nobody's word (G3, G4, G5)."""
@@ -324,6 +342,10 @@ def _contradiction(event: events.AttemptFinished, execution: Execution | None) -
     if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and event.finished_at is not None and execution is not None:
         return "" if execution.ended_at is not None else "it still runs"
     return ""
+
+
+def _is_over(shadow: Run, job: JobId) -> bool:
+    return shadow.jobs_by_id[job].conclusion is not None
 
 
 def _hands_back(params: dict[str, Any]) -> bool:

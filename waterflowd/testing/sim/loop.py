@@ -22,6 +22,8 @@ from typing import Any
 
 #: Callbacks in one instant; beyond it something goes in circles.
 TURNS_MAX = 50_000
+#: Callbacks in the life of a world; an ordinary one has some thousands.
+TURNS_IN_ALL_MAX = 1_000_000
 #: A coroutine that awaits in its `finally` has to be closed more than once.
 _CLOSES_MAX = 20
 
@@ -65,6 +67,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._time = 0.0
         self._numbers = 0
+        self._turns = 0
         self._instant: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.Handle]] = []
         self._dying: list[Process] = []
@@ -218,5 +221,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if self._dying:
                 self._bury()
             turns += 1
-            if turns > TURNS_MAX:
-                raise RuntimeError(f"{TURNS_MAX} callbacks in one instant: something goes in circles")
+            if turns > TURNS_MAX or self._turns + turns > TURNS_IN_ALL_MAX:
+                raise RuntimeError(f"{turns} callbacks in one instant: something goes in circles")
+        self._turns += turns

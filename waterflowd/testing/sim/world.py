@@ -80,6 +80,8 @@ class World:
         self.agents_started = 0
         self.is_daemon_disk_full = False
         self.wall_offset_ms = 0
+        #: When everything was healed, by the log's clock; None before.
+        self.healed_at: int | None = None
         self.release = waterflow_agent.__version__
         self._nemesis = Nemesis(self)
         self._tokens = 0
@@ -234,6 +236,7 @@ class World:
 
     def _heal(self) -> None:
         self.note("healed")
+        self.healed_at = self.log_ms()
         self._nemesis.stop()
         self.chance.is_healed = True
         self.network.heal()
@@ -306,7 +309,7 @@ class World:
         for server in placement.servers.values():
             self.checks.expect(not server.taken, f"slots are left: {list(server.taken)}")
 
-    def check_driver(self, touched: list[Run], *, is_whole: bool) -> None:
+    def check_driver(self, touched: list[Run]) -> None:
         """Right after a commit: the driver against the shadows."""
         if self.daemon is None:
             return
@@ -314,8 +317,6 @@ class World:
         for server in world.placement.servers.values():
             if server.slots and len(server.taken) > server.slots:
                 self.checks.fail(f"{server.agent} has {len(server.taken)} attempts in {server.slots} slots")
-        if not is_whole:
-            return
         taken: dict[str, set[AttemptKey]] = {}
         for server in world.placement.servers.values():
             for key in server.taken:

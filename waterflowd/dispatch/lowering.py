@@ -31,7 +31,7 @@ def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
         params=attempt.params if attempt.params is not None else plan.params,
         env=attempt.env if attempt.env is not None else rendering.environment(run, job, step),
         step_name=step.name,
-        working_directory=attempt.working_directory or plan.working_directory,
+        working_directory=plan.working_directory if attempt.working_directory is None else attempt.working_directory,
         timeout_ms=attempt.timeout_ms,
         stop_signal=plan.stop.signal,
         grace_ms=plan.stop.grace_ms,

@@ -69,6 +69,12 @@ class Arena(World):
         self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
         return self._daemon
 
+    @property
+    def daemon_process(self) -> subprocess.Popen[bytes]:
+        """The daemon's process."""
+        assert self._daemon is not None
+        return self._daemon
+
     def spawn_agent(self, name: str) -> subprocess.Popen[bytes]:
         """Starts an agent without waiting for anything."""
         config = self.folder / f"{name}.toml"
@@ -94,6 +100,11 @@ class Arena(World):
             return self.api("GET", "/ready").status_code == 200
         except httpx.HTTPError:
             return False
+
+    def lose_agent(self, name: str) -> None:
+        """`kill -9`, and waits until the daemon gives it no work any more."""
+        self.kill_agent(name)
+        wait_until(lambda: name not in self.connected(), f"the daemon to notice that {name} is gone")
 
     def runner_pid(self, name: str) -> int:
         """The agent's step runner."""

@@ -32,18 +32,18 @@ class Fault(NamedTuple):
     """What happens, and when."""
 
     call: str
-    count: int
+    number: int
     #: What strace calls the tampering: `signal=SIGKILL`, `error=EIO`.
     effect: str = "signal=SIGKILL"
     #: Whether every further call is struck too.
     lasts: bool = False
 
     def __str__(self) -> str:
-        return f"{self.effect} at {self.call} number {self.count}{' and later' if self.lasts else ''}"
+        return f"{self.effect} at {self.call} number {self.number}{' and later' if self.lasts else ''}"
 
     def options(self) -> list[str]:
         """Of strace."""
-        when = f"{self.count}{'+' if self.lasts else ''}"
+        when = f"{self.number}{'+' if self.lasts else ''}"
         return ["-e", f"trace={self.call}", "-e", f"inject={self.call}:{self.effect}:when={when}"]
 
 
@@ -52,7 +52,7 @@ def _why_not() -> str | None:
     if sys.platform != "linux" or shutil.which("strace") is None:
         return "strace is not installed"
     tried = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", "-o", os.devnull, "-e", "inject=getppid:error=EIO:when=1", "true"],
+        ["strace", "-f", "-o", os.devnull, "-e", "inject=getppid:error=EIO:when=1", "true"],
         capture_output=True,
         text=True,
         check=False,
@@ -69,7 +69,7 @@ def requires_strace() -> None:
 
 def started_with(fault: Fault) -> list[str]:
     """What to put in front of a command so that the fault strikes it; the command keeps its process id."""
-    return ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, *fault.options()]
+    return ["strace", "-D", "-f", "-qq", "-o", os.devnull, *fault.options()]
 
 
 class Attached:

@@ -68,9 +68,9 @@ class Judge:
         try:
             found = self._world.wait_for(run, _PATIENCE_S)
         except AssertionError as error:
-            events = "\n".join(map(_brief, self.events(run)))
+            history = "\n".join(map(_brief, self.events(run)))
             agents = self._world.api("GET", "/v1/agents").text
-            raise AssertionError(f"{error}: {agents}\n{events}") from None
+            raise AssertionError(f"{error}: {agents}\n{history}") from None
         events = self.events(run)
         said = "\n".join(["", json.dumps(found["jobs"]), *map(_brief, events)])
         if not may_be_lost:

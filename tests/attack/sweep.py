@@ -22,10 +22,13 @@ ROUNDS = 8
 _COUNT_MAX = 400
 
 
-def sweep(calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool]) -> list[Fault]:
+def sweep(
+    calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool], found: Sequence[tuple[str, int]] = ()
+) -> list[Fault]:
     """Tries faults with `strike`, which tells whether the fault struck; gives those that did.
 
-    `calls` are the system calls with a count that they usually reach, within which chance chooses.
+    `calls` are the system calls with a count that they usually reach, within which chance chooses. `found` are faults that
+    once broke something: they are always tried.
     """
     struck: list[Fault] = []
 
@@ -38,8 +41,8 @@ def sweep(calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool]) -> 
         return True
 
     if ONE:
-        call, _, count = ONE.partition(":")
-        tried(call, int(count))
+        name, _, number = ONE.partition(":")
+        tried(name, int(number))
         return struck
     if IS_FULL:
         for call, _ in calls:
@@ -48,6 +51,8 @@ def sweep(calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool]) -> 
                     break
         return struck
     print(f"WATERFLOW_SEED={SEED}")
+    for call, count in found:
+        tried(call, count)
     dice = random.Random(SEED)
     for _ in range(ROUNDS):
         call, usual = dice.choice(calls)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,42 @@ from pathlib import Path
 import lmdb
 
 from waterflowd.errors import Stalled
-from waterflowd.store import layout
+from waterflowd.store import directory, layout
 
 #: One slot per thread that reads; the daemon reads on its loop, and tools may look from other processes.
 READERS_MAX = 126
 _PAGE_BYTES = 4096
+
+
+def make(path: Path) -> None:
+    """Makes an empty environment in the new directory `path`, durably, and whole or not at all; one that is there stays.
+
+    LMDB makes its file first and writes the two meta pages into it later. A crash between the two would leave a file that
+    cannot be told from a damaged one, so all of it happens under another name.
+    """
+    if path.exists():
+        return
+    fresh = path.with_name(path.name + ".new")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(fresh)
+    directory.make_directory(fresh)
+    try:
+        lmdb.open(os.fspath(fresh), map_size=1 << 20, mode=0o600, lock=False, lib_version=layout.LMDB_ENGINE).close()
+        _flush(fresh / "data.mdb")
+        directory.sync_directory(fresh)
+        fresh.rename(path)
+        directory.sync_directory(path.parent)
+    except (lmdb.Error, OSError) as error:
+        raise Stalled("WF303", f"cannot make the log {path}: {error}") from error
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Environment:
@@ -97,12 +129,7 @@ class Environment:
         """Writes a compacted copy of everything durable into the empty directory `path`, while the daemon goes on."""
         with self._copying:
             self._lmdb.copy(os.fspath(path), compact=True)
-        descriptor = os.open(path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.fchmod(descriptor, 0o600)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(path / "data.mdb")
 
     def close(self) -> None:
         """Closes the environment; no transaction may be open."""

@@ -17,6 +17,7 @@ import lmdb
 import waterflowd
 from waterflowd.errors import Stalled
 from waterflowd.store import check, directory, health, layout
+from waterflowd.store import environment as environment_files
 from waterflowd.store import log as event_log
 from waterflowd.store.ballast import Ballast
 from waterflowd.store.codec import Codec
@@ -90,7 +91,7 @@ def open_store(
         undo.callback(held.close)
         check.check_in_child(held.path)
         environment_path = held.path / layout.ENVIRONMENT_DIRECTORY
-        directory.make_directory(environment_path)
+        environment_files.make(environment_path)
         environment = Environment(environment_path, map_bytes=map_bytes)
         undo.callback(environment.close)
         last_seq, last_at = event_log.newest(environment)

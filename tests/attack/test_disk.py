@@ -1,0 +1,322 @@
+"""The daemon's disk: write errors at every call, no space, flipped bytes, files that are too short."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import GOOD, Arena
+from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
+from tests.attack.sweep import IS_FULL, SEED, sweep
+from tests.attack.test_hostile_steps import job
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 180)]
+
+_PAGE_BYTES = 4096
+_ENDS_S = 20.0
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
+    """EIO at the N-th write or flush of the log: exit 1 with WF303, and the next start has every answered run."""
+    requires_strace()
+
+    def strike(fault: Fault) -> bool:
+        fault = fault._replace(effect="error=EIO")
+        pid = arena.daemon_pid
+        said = arena.log.stat().st_size
+        answers: dict[str, str | None] = {}
+        with Attached(pid, fault):
+            for _ in range(3):
+                key = arena.key()
+                answers[key] = arena.post(key)
+            known = [run for run in answers.values() if run]
+            wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, known)), "an end")
+        is_struck = wait_for_end(pid, 0.3)
+        if is_struck:
+            code = arena.daemon_process.wait(_ENDS_S)
+            text = arena.log.read_text()[said:]
+            assert code == 1, f"it ended with {code}: {text[-3000:]}"
+            assert "WF303" in text.splitlines()[-1], text[-3000:]
+            assert "Traceback" not in text, text[-3000:]
+            arena.start_daemon()
+        for key, answered in answers.items():
+            run = arena.post(key)
+            assert run is not None
+            assert answered in (None, run)
+            arena.judge.run(run)
+        return is_struck
+
+    assert sweep([("fdatasync", 12), ("pwrite64", 30)], strike), "no fault struck"
+
+
+# Space ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
+    """A file system of this size; root's business."""
+    place = folder / "disk"
+    place.mkdir()
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "waterflow-attack", str(place)]
+    else:
+        image = folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(mib << 20)
+        made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], capture_output=True, text=True, check=False)
+        if made.returncode:
+            pytest.skip(f"no ext4 can be made here: {made.stderr}")
+        command = ["mount", "-o", "loop", str(image), str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+
+
+def _fill(place: Path) -> Path:
+    """Takes all the space that is left."""
+    filler = place / "filler"
+    with filler.open("ab", buffering=0) as file:
+        for size in (1 << 20, _PAGE_BYTES, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+    return filler
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.usefixtures("root")
+def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_arena: Arena, kind: str) -> None:
+    """507 with a sentence; what runs goes on; when there is space everything arrives without a restart."""
+    arena = empty_arena
+    with _small_disk(arena.folder, kind, 64) as place:
+        arena.daemon_dir = place / "daemon"
+        arena.write_config()
+        arena.start_daemon()
+        try:
+            arena.add_agent("web-1", "web")
+            assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
+            gate = arena.folder / "gate"
+            marker = arena.folder / "marker"
+            script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 5000\necho x >> {marker}"
+            run = arena.start(job(script, then="      - run: echo second\n"))
+            arena.lines(run, count=1)
+            filler = _fill(place)
+            refused = wait_until(lambda: _refusal(arena, place), "a start to be refused")
+            assert refused["status"] == 507, refused
+            assert refused["code"] == "WF302", refused
+            assert "full" in refused["detail"] or "space" in refused["detail"], refused
+            assert arena.api("GET", "/ready").status_code == 507
+            assert arena.api("GET", f"/v1/runs/{run}").status_code == 200, "reading goes on"
+            known = arena.count_runs()
+            gate.touch()
+            wait_until(marker.exists, "the step to go on")
+            filler.unlink()
+            wait_until(lambda: arena.api("GET", "/ready").status_code == 200, "new work to be taken again")
+            assert arena.wait_for(run)["conclusion"] == "success"
+            lines = arena.lines(run, count=5_002)
+            assert lines == ["begin", *map(str, range(1, 5_001)), "second"]
+            assert marker.read_text() == "x\n"
+            assert arena.count_runs() == known, "a refused start became a run"
+            assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
+            assert arena.stop_daemon() == 0
+        finally:
+            arena.close()
+
+
+def _refusal(arena: Arena, place: Path) -> dict[str, object] | None:
+    """The answer to a start once it is one that refuses; what space was freed meanwhile is taken."""
+    _fill(place)
+    headers = {"content-type": "application/yaml"}
+    answer = arena.api("POST", "/v1/runs", content=GOOD.encode(), headers=headers)
+    assert answer.status_code in (201, 507), answer.text
+    return None if answer.status_code == 201 else dict(answer.json())
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("root")
+def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena) -> None:
+    """It needs a little space for its generation, and has kept some back; else it says that the disk is full."""
+    arena = empty_arena
+    with _small_disk(arena.folder, "tmpfs", 64) as place:
+        arena.daemon_dir = place / "daemon"
+        arena.write_config()
+        arena.start_daemon()
+        try:
+            arena.add_agent("web-1", "web")
+            run = arena.start(GOOD)
+            arena.wait_for(run)
+            _fill(place)
+            for _ in range(3):
+                arena.kill_daemon()
+                process = arena.spawn_daemon()
+                wait_until(
+                    lambda: process.poll() is not None or _answers(arena), "the daemon to start or to say why not"
+                )
+                if process.poll() is not None:
+                    assert "WF302" in arena.log.read_text().splitlines()[-1], arena.log.read_text()[-2000:]
+                    break
+                assert arena.run(run)["conclusion"] == "success"
+                _fill(place)
+            (place / "filler").unlink()
+            if arena.daemon_process.poll() is None:
+                arena.kill_daemon()
+            arena.start_daemon()
+            assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
+        finally:
+            arena.close()
+
+
+def _answers(arena: Arena) -> bool:
+    import httpx
+
+    try:
+        return arena.api("GET", "/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def _history(arena: Arena) -> list[str]:
+    """A data directory with some work in it, stopped; the runs."""
+    arena.start_daemon()
+    arena.add_agent("web-1", "web")
+    runs = [arena.start(job("seq 300")) for _ in range(5)]
+    for run in runs:
+        arena.wait_for(run)
+    assert arena.stop_daemon() == 0
+    arena.kill_agent("web-1")
+    return runs
+
+
+def _starts(arena: Arena) -> bool:
+    """Whether the daemon starts; else it must have said WF304 and ended with 1, and not by a signal."""
+    said = arena.log.stat().st_size
+    process = arena.spawn_daemon()
+    wait_until(lambda: process.poll() is not None or arena.is_daemon_ready(), "the daemon to be ready or to refuse")
+    if process.poll() is None:
+        return True
+    text = arena.log.read_text()[said:]
+    assert process.returncode == 1, f"it ended with {process.returncode}: {text[-3000:]}"
+    assert "Traceback" not in text, text[-3000:]
+    assert "WF304" in text.splitlines()[-1], text[-3000:]
+    return False
+
+
+def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
+    """At every page boundary tried, and at nothing at all: exit 1 and WF304, never SIGBUS, never a false state."""
+    arena = empty_arena
+    runs = _history(arena)
+    file = arena.daemon_dir / "log.mdb" / "data.mdb"
+    whole = file.read_bytes()
+    pages = len(whole) // _PAGE_BYTES
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    lengths = range(pages) if IS_FULL else [0, 1, 2, *dice.sample(range(3, pages), 5), pages - 1]
+    refused = 0
+    for length in lengths:
+        file.write_bytes(whole[: length * _PAGE_BYTES])
+        if _starts(arena):
+            _same(arena, runs, f"cut to {length} of {pages} pages")
+            arena.kill_daemon()
+        else:
+            refused += 1
+    print(f"{refused} of {len(lengths)} lengths refused, the others lost nothing")
+    assert refused
+    file.write_bytes(whole)
+    arena.start_daemon()
+    _same(arena, runs, "restored")
+
+
+def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) -> None:
+    """Anywhere in the file: the start is refused, a read says WF304, or the byte was in nobody's data."""
+    arena = empty_arena
+    runs = _history(arena)
+    file = arena.daemon_dir / "log.mdb" / "data.mdb"
+    whole = file.read_bytes()
+    arena.start_daemon()
+    truth = _shown(arena, runs)
+    arena.kill_daemon()
+    whole = file.read_bytes()
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    counts = {"refused": 0, "told": 0, "untouched": 0}
+    for _ in range(300 if IS_FULL else 10):
+        at = dice.randrange(len(whole))
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << dice.randrange(8)
+        file.write_bytes(damaged)
+        if not _starts(arena):
+            counts["refused"] += 1
+            continue
+        shown = _shown(arena, runs)
+        counts["untouched" if shown == truth else "told"] += 1
+        for got, true in zip(shown, truth, strict=True):
+            assert got == true or "WF304" in got, f"byte {at} changed: {got[:2000]} is not {true[:2000]}"
+        if arena.daemon_process.poll() is None:
+            arena.kill_daemon()
+    print(counts)
+
+
+def _shown(arena: Arena, runs: list[str]) -> list[str]:
+    """What the API says about the runs, or the code of what it says instead."""
+    shown = []
+    for run in runs:
+        for part in ("", "/events", "/logs"):
+            answer = arena.api("GET", f"/v1/runs/{run}{part}")
+            shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
+    return shown
+
+
+def _same(arena: Arena, runs: list[str], what: str) -> None:
+    for run in runs:
+        assert arena.run(run)["conclusion"] == "success", what
+        assert arena.lines(run) == [str(number) for number in range(1, 301)], what
+
+
+def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_arena: Arena) -> None:
+    """An emptied, garbled or missing FORMAT, key or clock: a start that works, or exit 1 with a code."""
+    arena = empty_arena
+    _history(arena)
+    kept = arena.folder / "kept"
+    shutil.copytree(arena.daemon_dir, kept)
+    ends: dict[str, str] = {}
+    for name in ("FORMAT", "keys/server.key", "clock.json", "owner", "log.mdb/lock.mdb"):
+        for how, content in (("empty", b""), ("garbled", os.urandom(200)), ("gone", None)):
+            shutil.rmtree(arena.daemon_dir)
+            shutil.copytree(kept, arena.daemon_dir)
+            path = arena.daemon_dir / name
+            if content is None:
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                path.write_bytes(content)
+            said = arena.log.stat().st_size
+            process = arena.spawn_daemon()
+            wait_until(lambda p=process: p.poll() is not None or arena.is_daemon_ready(), f"{name} {how}: an end")
+            text = arena.log.read_text()[said:]
+            if process.poll() is None:
+                ends[f"{name} {how}"] = "started"
+                arena.kill_daemon()
+            else:
+                ends[f"{name} {how}"] = text.splitlines()[-1]
+                assert process.returncode == 1, text[-2000:]
+                assert "Traceback" not in text, text[-3000:]
+                assert "[WF" in text.splitlines()[-1], text[-2000:]
+    print("\n".join(f"{what}: {end}" for what, end in ends.items()))

@@ -1,0 +1,122 @@
+"""Peers that stand still: SIGSTOP of an agent, of a runner and of the daemon in the middle of steps, and SIGCONT."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import Arena
+from tests.attack.sweep import IS_FULL
+from tests.attack.test_hostile_steps import job
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+#: How long a peer stands still: in the night longer than heartbeats are waited for.
+FROZEN_S = 10.0 if IS_FULL else 3.0
+#: A small run on another agent; it takes a few hundredths of a second where nobody is frozen.
+_OTHERS_S = 2.0
+
+
+def _steady(arena: Arena, count: int = 40) -> str:
+    lines = f"for n in $(seq {count}); do echo line $n; sleep 0.1; done"
+    return arena.start(job(lines))
+
+
+def _sit_out(arena: Arena, until: float) -> float:
+    """Small runs until then; the slowest one."""
+    slowest = 0.0
+    while time.monotonic() < until:
+        slowest = max(slowest, arena.latency_s())
+    return slowest
+
+
+def test_a_frozen_agent_holds_up_nobody_and_finds_its_step_again(arena: Arena) -> None:
+    """Runs on the other agent go on at their pace; the step goes on, and its output arrives whole and once."""
+    run = _steady(arena)
+    arena.lines(run, count=1)
+    name = arena.run(run)["jobs"][0]["agent"]
+    pid = arena.agent_process(name).pid
+    arena.freeze(pid)
+    try:
+        # What was offered to the frozen one waits for it; two at once show that the rest goes elsewhere.
+        waiting = [arena.start(job("echo other")) for _ in range(6)]
+        wait_until(lambda: any(arena.is_over(run) for run in waiting), "a run on the other agent")
+        time.sleep(FROZEN_S)
+    finally:
+        arena.thaw(pid)
+    for other in waiting:
+        assert arena.wait_for(other)["conclusion"] == "success"
+        assert arena.lines(other, count=1) == ["other"]
+    assert arena.wait_for(run)["conclusion"] == "success"
+    assert arena.lines(run, count=40) == [f"line {n}" for n in range(1, 41)]
+    wait_until(lambda: arena.connected() == {"web-1", "web-2"}, "both agents")
+
+
+def test_a_frozen_agent_of_another_group_costs_others_nothing(arena: Arena) -> None:
+    """The latency of one group's runs while an agent of another group stands still with work on it."""
+    arena.add_agent("db-1", "db")
+    stuck = arena.start(job("for n in $(seq 200); do echo $n; done; sleep 1").replace("runs-on: web", "runs-on: db"))
+    pid = arena.agent_process("db-1").pid
+    arena.freeze(pid)
+    try:
+        slowest = _sit_out(arena, time.monotonic() + FROZEN_S)
+    finally:
+        arena.thaw(pid)
+    print(f"slowest run of the other group: {slowest:.3f} s")
+    assert slowest < _OTHERS_S
+    assert arena.wait_for(stuck)["conclusion"] == "success"
+    assert len(arena.lines(stuck, count=200)) == 200
+
+
+def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
+    """Steps go on and end meanwhile; when it goes on it learns of everything once."""
+    keys = {arena.key(): None for _ in range(4)}
+    runs = [arena.post(key) for key in keys]
+    long = _steady(arena, 15)
+    arena.lines(long, count=1)
+    arena.freeze(arena.daemon_pid)
+    try:
+        wait_until(lambda: not arena.steps(), "the steps to end by themselves")
+        time.sleep(FROZEN_S)
+    finally:
+        arena.thaw(arena.daemon_pid)
+    assert arena.wait_for(long)["conclusion"] == "success"
+    assert arena.lines(long, count=15) == [f"line {n}" for n in range(1, 16)]
+    for run in runs:
+        assert run is not None
+        arena.judge.run(run)
+    assert len(arena.run(long)["jobs"][0]["steps"][0]["attempts"]) == 1
+
+
+def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
+    """Its pipe fills and its steps wait; when it goes on everything arrives, in order."""
+    arena.lose_agent("web-2")
+    run = arena.start(job("echo begin; seq 50000; echo end"))
+    pid = arena.runner_pid("web-1")
+    arena.freeze(pid)
+    try:
+        time.sleep(FROZEN_S / 2)
+    finally:
+        arena.thaw(pid)
+    assert arena.wait_for(run)["conclusion"] == "success"
+    lines = arena.lines(run, count=50_002)
+    assert lines == ["begin", *map(str, range(1, 50_001)), "end"]
+
+
+def test_a_job_is_cancelled_while_its_agent_is_frozen(arena: Arena) -> None:
+    """The cancel is asked for again when the agent goes on; the step ends once and nothing is left."""
+    run = _steady(arena, 600)
+    arena.lines(run, count=1)
+    pid = arena.agent_process(arena.run(run)["jobs"][0]["agent"]).pid
+    arena.freeze(pid)
+    try:
+        arena.api("POST", f"/v1/runs/{run}/cancel", json={})
+        time.sleep(FROZEN_S / 2)
+        arena.kill_daemon()
+        arena.start_daemon()
+    finally:
+        arena.thaw(pid)
+    assert arena.wait_for(run)["conclusion"] == "cancelled"
+    wait_until(lambda: not arena.steps(), "the step to be gone")

@@ -1,0 +1,365 @@
+"""Steps from hell on real agents: whatever a script does, it ends as documented and nobody else notices."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import time
+from typing import Any
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
+from tests.attack.injection import is_alive
+from tests.attack.sweep import IS_FULL, SEED
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if IS_FULL else 240)]
+
+MIB = 1 << 20
+
+
+def job(script: str, *, keys: str = "", name: str = "a", then: str = "") -> str:
+    """A workflow of one job with one script; `keys` and `then` are more lines of the step and after it."""
+    lines = "".join(f"          {line}\n" for line in script.splitlines())
+    extra = "".join(f"        {line}\n" for line in keys.splitlines())
+    return f"jobs:\n  {name}:\n    runs-on: web\n    steps:\n      - id: s\n        run: |\n{lines}{extra}{then}"
+
+
+def step(found: dict[str, Any]) -> dict[str, Any]:
+    """The run's first step."""
+    first: dict[str, Any] = found["jobs"][0]["steps"][0]
+    return first
+
+
+def all_alive(arena: Arena) -> None:
+    """Both agents are connected, and a small run ends well."""
+    wait_until(lambda: arena.connected() == {"web-1", "web-2"}, "both agents")
+    assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+DEAF = "trap '' TERM INT HUP\necho ready\nwhile :; do sleep 0.2 || :; done"
+FORKS = """trap '' TERM
+(setsid sh -c 'trap "" TERM; while :; do sleep 0.2 || :; done' &)
+setsid sleep 998 &
+echo ready
+wait
+sleep 997"""
+
+
+@pytest.mark.parametrize(("script", "stop"), [(DEAF, "SIGTERM"), (FORKS, "SIGTERM"), (DEAF, "SIGINT")])
+def test_a_step_that_ignores_its_stop_signal_is_killed_with_all_it_made(arena: Arena, script: str, stop: str) -> None:
+    """After the grace everything is gone, whether it forked, left its session or ignores signals."""
+    run = arena.start(job(script, keys=f"stop: {{signal: {stop}, grace: 300ms}}"))
+    arena.lines(run, count=1)
+
+    answer = arena.api("POST", f"/v1/runs/{run}/cancel", json={})
+
+    assert answer.status_code in (200, 202), answer.text
+    assert arena.wait_for(run)["conclusion"] == "cancelled"
+    assert not arena.steps(), "processes were left behind"
+    all_alive(arena)
+
+
+def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: Arena) -> None:
+    """The step ends when its main process ends; the orphan is stopped and its last words count."""
+    script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
+    run = arena.start(job(script, keys="stop: {grace: 300ms}"))
+
+    found = arena.wait_for(run)
+
+    assert found["conclusion"] == "success"
+    assert arena.lines(run, count=1) == ["mine"]
+    assert not arena.steps(), "the orphan lives"
+
+
+def test_a_fork_bomb_is_ended_by_the_time_out(arena: Arena) -> None:
+    """A thousand processes that multiply while they are killed: nothing is left, the agent lives."""
+    script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
+    run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
+
+    found = arena.wait_for(run, 90)
+
+    assert step(found)["conclusion"] == "timed-out", step(found)
+    assert not arena.steps()
+    all_alive(arena)
+
+
+def test_a_step_that_kills_its_agent_goes_on_and_is_a_success(arena: Arena) -> None:
+    """The runner holds it; the next agent finds its result."""
+    arena.lose_agent("web-2")
+    pid = arena.agent_process("web-1").pid
+    run = arena.start(job(f"echo before\nkill -9 {pid}\nsleep 0.3\necho after"))
+    wait_until(lambda: not is_alive(pid), "the agent to be killed by its step")
+
+    arena.kill_agent("web-1")
+    arena.start_agent("web-1")
+
+    assert arena.wait_for(run)["conclusion"] == "success"
+    assert arena.lines(run, count=2) == ["before", "after"]
+    assert len(step(arena.run(run))["attempts"]) == 1
+
+
+def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
+    """Nobody can know how it ended, so it is `lost`, and nothing of it runs on."""
+    marker = arena.folder / "marker"
+    arena.lose_agent("web-2")
+    run = arena.start(job(f"echo x >> {marker}\nkill -9 $PPID\nsleep 5\necho y >> {marker}"))
+
+    found = arena.wait_for(run)
+
+    assert step(found)["outcome"] == "lost", step(found)
+    assert not arena.steps()
+    assert marker.read_text() == "x\n", "it went on after it was called lost"
+    assert arena.wait_for(arena.start(job("echo fine")))["conclusion"] == "success"
+
+
+def test_a_step_that_kills_agent_and_runner_is_lost_and_the_next_one_runs(arena: Arena) -> None:
+    """The agent that is started again starts a runner, which settles what the old one held."""
+    arena.lose_agent("web-2")
+    pid = arena.agent_process("web-1").pid
+    run = arena.start(job(f"kill -9 $PPID {pid}\nsleep 60"))
+    wait_until(lambda: not is_alive(pid), "the agent to be killed")
+
+    arena.kill_agent("web-1")
+    arena.start_agent("web-1")
+
+    assert step(arena.wait_for(run))["outcome"] == "lost"
+    assert not arena.steps()
+    assert arena.wait_for(arena.start(job("echo fine")))["conclusion"] == "success"
+
+
+def test_a_stopped_step_is_ended_by_its_time_out(arena: Arena) -> None:
+    """A step that stops itself (SIGSTOP) can neither act nor ignore; it is killed after the grace."""
+    run = arena.start(job("kill -STOP $$", keys="timeout-minutes: 0.01\nstop: {grace: 200ms}"))
+
+    assert step(arena.wait_for(run))["conclusion"] == "timed-out"
+    assert not arena.steps()
+
+
+def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
+    """Before the dispatch, while it starts, at its end: cancelled or done, one end, no process left."""
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    runs = []
+    for number in range(30):
+        run = arena.start(job(f"echo begin\nsleep {dice.uniform(0, 0.3):.3f}\necho end", name=f"j{number}"))
+        time.sleep(dice.uniform(0, 0.4))
+        answer = arena.api("POST", f"/v1/runs/{run}/cancel", json={"force": dice.random() < 0.3})
+        assert answer.status_code in (200, 202, 409), answer.text
+        runs.append(run)
+    for run in runs:
+        found = arena.wait_for(run)
+        assert found["conclusion"] in ("cancelled", "success"), found
+        events = arena.judge.events(run)
+        assert [row["type"] for row in events].count("run-completed") == 1
+        assert [row["seq"] for row in events] == list(range(1, len(events) + 1))
+        for attempt in step(found)["attempts"]:
+            assert attempt["status"] == "finished", attempt
+    assert not arena.steps()
+    rows = arena.agent_rows()
+    assert [row["slots_busy"] for row in rows] == [0, 0], "a slot was not given back"
+
+
+def test_a_time_out_strikes_while_the_daemon_is_down(arena: Arena) -> None:
+    """The agent enforces it; the daemon that comes back hears of it."""
+    run = arena.start(job("echo begin\nsleep 60", keys="timeout-minutes: 0.02\nstop: {grace: 200ms}"))
+    arena.lines(run, count=1)
+    arena.kill_daemon()
+
+    wait_until(lambda: not arena.steps(), "the agents to end the step by themselves")
+    arena.start_daemon()
+
+    found = arena.wait_for(run)
+    assert step(found)["conclusion"] == "timed-out"
+    assert arena.lines(run) == ["begin"]
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def _read_logs(arena: Arena, run: str) -> tuple[int, int]:
+    """Lines and characters of the run's whole output, read as a stream."""
+    import httpx
+
+    lines = characters = 0
+    url = f"http://127.0.0.1:{arena.api_port}/v1/runs/{run}/logs"
+    with httpx.stream("GET", url, timeout=60) as answer:
+        assert answer.status_code == 200
+        for text in answer.iter_lines():
+            if text:
+                lines += 1
+                characters += len(json.loads(text)["text"])
+    return lines, characters
+
+
+def test_a_gigabyte_without_a_newline_is_capped_and_marked_and_nobody_else_waits(arena: Arena) -> None:
+    """The bytes that are missing are counted, the daemon stays small, and other runs go on."""
+    size = 1 << 30
+    memory = Peak(lambda: memory_bytes(arena.daemon_pid))
+    run = arena.start(job(f"head -c {size} /dev/zero | tr '\\0' a\necho"))
+    slowest = 0.0
+    while not arena.is_over(run):
+        slowest = max(slowest, arena.latency_s())
+        memory.look()
+    found = arena.run(run)
+    attempt = step(found)["attempts"][0]
+    assert found["conclusion"] == "success", found
+    kept = attempt["output_bytes"]
+    # A line in the place of what is missing says how much that is; it counts as kept.
+    assert 0 <= kept + attempt["output_dropped"] - (size + 1) < 200, attempt
+    assert 0 < kept <= 64 * MIB + 64 * 1024, kept
+    _, characters = _read_logs(arena, run)
+    memory.look()
+    print(f"kept {kept}, daemon's RssAnon +{memory.growth / MIB:.1f} MiB, slowest other run {slowest:.3f} s")
+    assert characters <= kept
+    assert memory.growth <= 64 * MIB, f"the daemon grew by {memory.growth / MIB:.1f} MiB"
+
+
+def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
+    """In order, or missing by the cap with a count; the daemon stays small."""
+    count = 10_000_000 if IS_FULL else 1_000_000
+    memory = Peak(lambda: memory_bytes(arena.daemon_pid))
+    began = time.monotonic()
+    run = arena.start(job(f"seq {count}"))
+    slowest = 0.0
+    while not arena.is_over(run):
+        slowest = max(slowest, arena.latency_s())
+        memory.look()
+    took = time.monotonic() - began
+    found = arena.run(run)
+    attempt = step(found)["attempts"][0]
+    assert found["conclusion"] == "success", found
+    lines, characters = _read_logs(arena, run)
+    memory.look()
+    print(
+        f"{took:.1f} s, dropped {attempt['output_dropped']}, RssAnon +{memory.growth / MIB:.1f} MiB, other {slowest:.3f} s"
+    )
+    if attempt["output_dropped"] == 0:
+        assert lines == count
+        assert characters == sum(len(str(number)) for number in range(1, count + 1))
+    assert memory.growth <= 64 * MIB, f"the daemon grew by {memory.growth / MIB:.1f} MiB"
+
+
+def test_bytes_that_are_no_text_are_shown_and_harm_nobody(arena: Arena) -> None:
+    """0xff, NUL, escape sequences, carriage returns, markup, and commands of other systems stay what they are: text."""
+    script = (
+        r"printf '\377\376\n\0nul\0\n\033]0;title\007\n\033]8;;http://x\033\\link\n'"
+        "\n"
+        r"printf '::set-env name=PATH::/x\n::add-mask::x\na\rb\n<script>alert(1)</script>\n\342\200\256rtl\n'"
+    )
+    run = arena.start(job(script, then='      - run: echo "$PATH"\n'))
+
+    assert arena.wait_for(run)["conclusion"] == "success"
+    lines = arena.lines(run, count=10)
+
+    assert lines[0] == "\ufffd\ufffd"
+    assert lines[1] == "\0nul\0"
+    assert "/x" not in lines[-1].split(":"), "a line of output changed the environment"
+    assert "<script>alert(1)</script>" in lines
+    shown = arena.ctl("logs", run)
+    assert shown.returncode == 0, shown.stderr
+    assert "\033]" not in shown.stdout, "an escape sequence reached the terminal"
+
+
+# The environment and files --------------------------------------------------------------------------------------------
+
+
+def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(arena: Arena) -> None:
+    """A step removes the directory under itself: it goes on, the next one is told."""
+    script = 'rm -rf "$WATERFLOW_WORKSPACE"\necho gone'
+    run = arena.start(job(script, then="      - run: pwd\n"))
+
+    found = arena.wait_for(run)
+
+    assert step(found)["conclusion"] == "success"
+    following = found["jobs"][0]["steps"][1]
+    assert following["status"] == "completed"
+    assert following["reason"]["text"], following
+    all_alive(arena)
+
+
+def test_values_larger_than_the_kernel_takes_reach_the_script_whole(arena: Arena) -> None:
+    """128 KiB is the kernel's bound for one value of an environment, and not the workflow's."""
+    for size in (120_000, 131_000, 131_072, 200 * 1024):
+        run = arena.start(job('echo "${#BIG} ${#SMALL}"', keys=f"env: {{BIG: {'x' * size}, SMALL: y}}"))
+        assert arena.wait_for(run)["conclusion"] == "success", step(arena.run(run))
+        assert arena.lines(run, count=1) == [f"{size} 1"]
+    all_alive(arena)
+
+
+HOSTILE_OUTPUTS = {
+    "names that steer": ("printf 'PATH=/x\\nLD_PRELOAD=/x.so\\n' >> $WATERFLOW_ENV", "success"),
+    "not an entry": ("echo nonsense >> $WATERFLOW_OUTPUT", "failure"),
+    "a delimiter that never comes": ("printf 'a<<END\\nx\\nEN D\\n' >> $WATERFLOW_OUTPUT", "failure"),
+    "a delimiter inside": ("printf 'a<<END\\nEND x\\nEND\\n' >> $WATERFLOW_OUTPUT", "success"),
+    "an empty delimiter": ("printf 'a<<\\nx\\n\\n' >> $WATERFLOW_OUTPUT", "failure"),
+    "a gigabyte": ("truncate -s 1G $WATERFLOW_OUTPUT", "failure"),
+    "a link to a secret": ("ln -sf /etc/shadow $WATERFLOW_OUTPUT", "failure"),
+    "a link to a device": ("ln -sf /dev/zero $WATERFLOW_OUTPUT", "failure"),
+    "a pipe": ("rm $WATERFLOW_OUTPUT; mkfifo $WATERFLOW_OUTPUT", "failure"),
+    "a pipe with a writer": (
+        "rm $WATERFLOW_OUTPUT; mkfifo $WATERFLOW_OUTPUT; setsid sh -c 'yes > '$WATERFLOW_OUTPUT >/dev/null 2>&1 &",
+        "failure",
+    ),
+    "a directory": ("rm $WATERFLOW_OUTPUT; mkdir $WATERFLOW_OUTPUT", "failure"),
+    "gone": ("rm $WATERFLOW_OUTPUT", "success"),
+    "its directory gone": ("rm -r $(dirname $WATERFLOW_OUTPUT)", "success"),
+    "no rights": ("chmod 0 $WATERFLOW_OUTPUT; chmod 0 $(dirname $WATERFLOW_OUTPUT)", "success"),
+    "not UTF-8": (r"printf 'a=\377\n' >> $WATERFLOW_OUTPUT", "failure"),
+    "a NUL": (r"printf 'a=\0\n' >> $WATERFLOW_OUTPUT", "failure"),
+    "a hundred thousand names": ("seq -f 'n%.0f=x' 100000 >> $WATERFLOW_OUTPUT", "failure"),
+    "an expression": ("echo 'a=$''{{ run.id }}' >> $WATERFLOW_OUTPUT", "success"),
+    "a hard link elsewhere": (
+        "ln $WATERFLOW_OUTPUT $WATERFLOW_WORKSPACE/kept; echo a=1 >> $WATERFLOW_OUTPUT",
+        "success",
+    ),
+    "a script that is replaced": (
+        "rm $(dirname $WATERFLOW_OUTPUT)/script; ln -s /etc/shadow $(dirname $WATERFLOW_OUTPUT)/script",
+        "success",
+    ),
+    "deep directories": (
+        "cd $(dirname $WATERFLOW_OUTPUT); for n in $(seq 300); do mkdir d; cd d; done 2>/dev/null || :",
+        "success",
+    ),
+}
+
+
+def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Arena) -> None:
+    """A link, a pipe, a device, a gigabyte: read as nothing but a regular file, and the next step gets a clean one."""
+    arena.lose_agent("web-2")
+    before = descriptors(arena.agent_process("web-1").pid)
+    memory = Peak(lambda: memory_bytes(arena.agent_process("web-1").pid))
+    then = '      - if: always()\n        run: test -f "$WATERFLOW_OUTPUT" && test ! -s "$WATERFLOW_OUTPUT" && echo "$PATH"\n'
+    runs = {name: arena.start(job(script, then=then)) for name, (script, _) in HOSTILE_OUTPUTS.items()}
+    for name, (_, conclusion) in HOSTILE_OUTPUTS.items():
+        found = arena.wait_for(runs[name])
+        memory.look()
+        one, following = found["jobs"][0]["steps"]
+        assert one["conclusion"] == conclusion, (name, one)
+        assert following["conclusion"] == "success", (name, following)
+        assert "root:" not in json.dumps(found), name
+        assert "/x" not in arena.lines(runs[name], count=1)[-1].split(":"), name
+    assert memory.growth < 64 * MIB, f"the agent grew by {memory.growth / MIB:.1f} MiB"
+    wait_until(lambda: descriptors(arena.agent_process("web-1").pid) <= before + 4, "the agent to close what it opened")
+    assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
+
+
+def test_a_step_that_removes_its_agents_files_ends_somehow_and_the_daemon_lives(arena: Arena) -> None:
+    """A step of the agent's own user may ruin its agent, and nothing but it: the other agent works on."""
+    arena.lose_agent("web-2")
+    run = arena.start(job('rm -rf "$(dirname "$WATERFLOW_OUTPUT")/../../"*\necho done'))
+    wait_until(lambda: not any((arena.agent_dir("web-1")).glob("journal/*")), "the files to be gone")
+    arena.start_agent("web-2")
+
+    other = arena.start(GOOD)
+
+    assert arena.wait_for(other)["conclusion"] == "success"
+    with contextlib.suppress(AssertionError):
+        arena.wait_for(run, 3)
+    assert arena.is_daemon_ready()
+    assert os.path.isdir(arena.daemon_dir)

@@ -122,6 +122,32 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             )
         ],
     ),
+    "v1-release": (codec.Side.DAEMON, 3, 4, [messages.Release("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy")], []),
+    "v1-hello-with-jobs": (
+        codec.Side.AGENT,
+        0,
+        1,
+        [],
+        [
+            messages.Hello(
+                session=TOKEN,
+                protocol=1,
+                protocol_min=1,
+                agent_version="0.1.0",
+                instance="b7c1",
+                machine_id="",
+                boot_id="2c26b46b-68ff-c68f",
+                slots=4,
+                hostname="web-1.example",
+                os="linux",
+                arch="x86_64",
+                labels={},
+                nodes=["shell"],
+                held=[],
+                jobs=[("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy")],
+            )
+        ],
+    ),
     "v1-cancel-and-output-ack": (
         codec.Side.DAEMON,
         3,

@@ -71,7 +71,10 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) 
                 kind, number, position = line_of(process).split()
                 acknowledged[kind, int(number)] = int(position)
             process.send_signal(signal.SIGKILL)
-            rest, _ = process.communicate()
+            assert process.stdout is not None
+            # Not `communicate`, which would leave out what the lines above have read ahead.
+            rest = process.stdout.read()
+            process.wait()
         for said in rest.splitlines(keepends=True):
             if said.endswith("\n"):  # The last line may be torn.
                 kind, number, position = said.split()

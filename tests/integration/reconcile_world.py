@@ -22,6 +22,7 @@ from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.source import Source
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_log import MemoryLog
 
@@ -109,7 +110,7 @@ class Work:
         self.git("init", "--quiet", "--initial-branch", "main", str(self.path), cwd=root)
         self.git("remote", "add", "origin", str(self.bare))
 
-    def git(self, *arguments: str, cwd: Path | None = None, author: str = "Ada") -> str:
+    def git(self, *arguments: str, cwd: Path | None = None, author: str = "Ada", stdin: str = "") -> str:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.root),
@@ -120,7 +121,13 @@ class Work:
             "GIT_COMMITTER_EMAIL": "ada@example.org",
         }
         done = subprocess.run(
-            ["git", *arguments], cwd=cwd or self.path, env=environment, capture_output=True, check=True, text=True
+            ["git", *arguments],
+            cwd=cwd or self.path,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            check=True,
+            text=True,
         )
         return done.stdout.strip()
 
@@ -149,8 +156,11 @@ class Work:
 class Daemon:
     """The reconciler with its ports; can be stopped and started again over the same log."""
 
-    def __init__(self, *settings: RepositorySettings) -> None:
+    def __init__(
+        self, *settings: RepositorySettings, open_source: Callable[[RepositorySettings], Source] = open_source
+    ) -> None:
         self.settings = settings
+        self.open_source = open_source
         self.log = MemoryLog(Codec({"repo": events.Fact}))
         self.runs = LogRuns(self.log)
         self.compiler = RealCompiler()
@@ -166,7 +176,7 @@ class Daemon:
             shelf=PlanShelf(self.log),
             random=lambda: 0.0,
         )
-        self.reconciler = Reconciler(self.settings, open_source, ports)
+        self.reconciler = Reconciler(self.settings, self.open_source, ports)
         self.desk = RepositoryDesk(self.reconciler)
 
     async def start(self) -> None:

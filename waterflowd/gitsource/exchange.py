@@ -43,6 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     time_s: float = 120.0
     pack_bytes: int = 1 << 30
     objects: int = 2_000_000
+    #: Python with its libraries, and room for the index of a large pack. The pack itself is mapped, and comes on top.
+    memory_bytes: int = 1 << 30
 
 
 class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):

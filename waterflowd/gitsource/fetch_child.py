@@ -42,8 +42,6 @@ from waterflowd.gitsource.refusals import FetchRefused, no_repository, past_limi
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.shown import shown
 
-#: Python with its libraries, and room for the index of a large pack. The pack itself is mapped, and comes on top.
-_MEMORY_BYTES = 1 << 30
 #: Beside the pack: refs, and what the server says while it works.
 _TALK_BYTES_MAX = 64 << 20
 #: A tree's objects that the pack leans on are appended to it.
@@ -281,7 +279,7 @@ def _end_all() -> None:
 
 
 def _limit(request: FetchRequest) -> None:
-    memory = _MEMORY_BYTES + request.limits.pack_bytes
+    memory = request.limits.memory_bytes + request.limits.pack_bytes
     size = _FILE_BYTES_SPARE + request.limits.pack_bytes
     for kind, bound in (
         (resource.RLIMIT_AS, memory),

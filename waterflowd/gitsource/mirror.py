@@ -139,9 +139,11 @@ def _newest(ids: tuple[str, ...], count: int = _COMMITS_MAX) -> tuple[str, ...]:
 
 
 def _make(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in ("objects/pack", "objects/info", "refs/heads"):
-        (path / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The mode of a parent that is made along the way would be the usual one.
+    for folder in (path.parent, path):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("objects/pack", "objects/info", "refs/heads"):
+        (path / name).mkdir(parents=True, exist_ok=True)
     # Git takes it for a repository, for whoever wants to look; nothing here reads it.
     with suppress(FileExistsError), (path / "HEAD").open("x") as file:
         file.write("ref: refs/heads/main\n")

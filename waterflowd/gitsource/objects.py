@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -76,6 +77,8 @@ class Objects:
         except KeyError as error:
             raise unreadable(object_id, "is missing") from error
         except DAMAGE as error:
+            # The calls that failed still point into the pack, which could not be closed while they do.
+            traceback.clear_frames(error.__traceback__)
             raise unreadable(object_id, "is damaged") from error
         except OSError as error:
             # Such as a pack that another process is replacing.

@@ -1,0 +1,206 @@
+"""Remotes that hang, dribble, vanish, lie or send too much: an error with a sentence, in time, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import zlib
+from collections.abc import AsyncIterator
+from hashlib import sha1
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration import remote_world
+from tests.integration.remote_world import World, contents
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.gitsource.exchange import Access, FetchRequest, Limits
+from waterflowd.gitsource.fetches import Fetches
+from waterflowd.gitsource.urls import RemoteUrl
+from waterflowd.reconcile import codes
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    await world.close()
+
+
+def packet(content: bytes) -> bytes:
+    return f"{len(content) + 4:04x}".encode() + content
+
+
+def fetch_children() -> list[int]:
+    """Processes of this one that fetch, or that such a one has started: a child leads a session of its own."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if b"fetch_child" in line and parent == os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+async def test_a_remote_that_says_nothing_is_given_up(world: World) -> None:
+    """It accepts, and that is all."""
+    with world.served(lambda connection: connection.recv(1 << 16, socket.MSG_WAITALL)):
+        source = world.open(fetch_timeout_ms=1_000)
+        with pytest.raises(Retryable, match=r"did not finish in 1 s.*\(never fetched yet\)") as caught:
+            await source.refs()
+    assert caught.value.code == codes.TOO_SLOW
+    assert fetch_children() == []
+
+
+async def test_a_remote_that_dribbles_is_given_up(world: World) -> None:
+    """Each byte comes before anything that watches for silence would act."""
+    is_over = threading.Event()
+
+    def dribble(connection: socket.socket) -> None:
+        for byte in packet(b"version 2\n") * 100:
+            connection.sendall(bytes([byte]))
+            if is_over.wait(0.05):
+                return
+
+    with world.served(dribble):
+        source = world.open(fetch_timeout_ms=1_000)
+        with pytest.raises(Retryable, match="did not finish"):
+            await source.refs()
+        is_over.set()
+
+
+@pytest.mark.parametrize("count", [0, 3, 50, 1_000, 60_000])
+async def test_a_remote_that_vanishes_changes_nothing(world: World, count: int) -> None:
+    """In the middle of a number, of the refs, or of the pack; the next fetch is a whole one."""
+    world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(60_000).hex()})
+    with world.served(remote_world.cut_after(remote_world.git_daemon(world.root), count)):
+        source = world.open()
+        with pytest.raises(Retryable) as caught:
+            await source.refs()
+    assert caught.value.code in (codes.NOT_THERE, codes.OBJECT_UNREADABLE)
+    assert world.packs() == 0
+    with world.served():
+        source = world.open()
+        assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+    assert not list(world.mirror.glob("objects/tmp_*"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.0 400 Bad Request\r\n\r\n",
+        b"\0" * 64,
+        packet(b"version 3\n"),
+        packet(b"ERR access denied: \x1b[31m<b>\n"),
+        packet(b"version 2\n") + b"0000" + packet(b"0" * 40 + b" refs/heads/x") + b"0000",
+        packet(b"nonsense refs/heads/main\0caps\n") + b"0000",
+        packet(b"version 2\n") + packet(b"ls-refs\n") + packet(b"fetch=shallow\n") + b"0000" + packet(b"z" * 40 + b" HEAD")
+        + b"0000",
+        packet(b"version 2\n") + packet(b"fetch=shallow\n") + b"0000" + packet(b"a" * 64 + b" HEAD") + b"0000",
+        packet(b"version 2\n") + packet(b"fetch=shallow\n") + b"0000" + packet(b"a" * 40 + b" HEAD") + b"0000"
+        + packet(b"packfile\n") + packet(b"\1not a pack at all") + b"0000",
+        packet(b"version 2\n") + packet(b"fetch=shallow\n") + b"0000" + packet(b"a" * 40 + b" HEAD") + b"0000"
+        + packet(b"packfile\n") + packet(b"\1PACK\0\0\0\2\0\0\0\0" + sha1(b"PACK\0\0\0\2\0\0\0\0").digest()) + b"0000",
+    ],
+)  # fmt: skip
+async def test_nonsense_is_an_error_with_a_sentence(world: World, said: bytes) -> None:
+    """Whatever a port answers, nobody sees a traceback or a control character."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(said)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4_096):
+            pass
+
+    with world.served(answer):
+        source = world.open(fetch_timeout_ms=20_000)
+        with pytest.raises((Retryable, Stalled)) as caught:
+            await source.refs()
+    assert caught.value.code in (codes.NOT_THERE, codes.NOT_A_REPOSITORY, codes.OBJECT_UNREADABLE)
+    assert "\x1b" not in caught.value.text
+    assert "Traceback" not in caught.value.text
+
+
+def request(world: World, port: int, **limits: float) -> FetchRequest:
+    objects = world.root / "objects"
+    (objects / "pack").mkdir(parents=True)
+    return FetchRequest(
+        url=RemoteUrl(scheme="git", host="127.0.0.1", port=port, path="/ops.git"),
+        access=Access(),
+        limits=msgspec.convert(limits, Limits),
+        objects=str(objects),
+        patterns=(),
+    )
+
+
+async def test_a_pack_past_the_limit_is_not_taken(world: World) -> None:
+    """By its bytes, before they are on the disk."""
+    world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(1 << 20).hex()})
+    with world.served():
+        source = world.open(fetch_bytes_max=1 << 20)
+        with pytest.raises(Stalled, match=r"more than 1,048,576 bytes.*fetch-max-bytes") as caught:
+            await source.refs()
+    assert caught.value.code == codes.FETCH_LIMIT
+    assert world.packs() == 0
+
+
+async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
+    """By the number in its head."""
+    world.work.pushed({f"{number}": str(number) for number in range(20)})
+    with (
+        remote_world.serving(remote_world.git_daemon(world.root)) as port,
+        pytest.raises(Stalled, match="22 objects; at most 10") as caught,
+    ):
+        await Fetches().fetch(request(world, port, time_s=60, objects=10))
+    assert caught.value.code == codes.FETCH_LIMIT
+
+
+async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(world: World) -> None:
+    """A few hundred kilobytes on the wire that would be half a gigabyte."""
+    size = 512 << 20
+    piece = bytes(1 << 20)
+    digest, deflate = sha1(b"blob %d\0" % size), zlib.compressobj(1)
+    content = deflate.compress(b"blob %d\0" % size)
+    for _ in range(size // len(piece)):
+        digest.update(piece)
+        content += deflate.compress(piece)
+    content += deflate.flush()
+    folder = world.work.bare / "objects" / digest.hexdigest()[:2]
+    folder.mkdir()
+    (folder / digest.hexdigest()[2:]).write_bytes(content)
+    tree = world.work.git("mktree", cwd=world.work.bare, stdin=f"100644 blob {digest.hexdigest()}\tbomb\n")
+    commit = world.work.git("commit-tree", tree, "-m", "bomb", cwd=world.work.bare)
+    world.work.git("update-ref", "refs/heads/main", commit, cwd=world.work.bare)
+    with remote_world.serving(remote_world.git_daemon(world.root)) as port:
+        bounded = request(world, port, time_s=60, memory_bytes=300 << 20, pack_bytes=20 << 20)
+        with pytest.raises(Stalled, match="memory") as caught:
+            await Fetches().fetch(bounded)
+    assert caught.value.code == codes.FETCH_LIMIT
+
+
+async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
+    """The daemon stops while a remote hangs."""
+    is_asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(connection: socket.socket) -> None:
+        loop.call_soon_threadsafe(is_asked.set)
+        while connection.recv(4_096):
+            pass
+
+    with world.served(hang):
+        task = asyncio.ensure_future(world.open().refs())
+        async with asyncio.timeout(30):
+            await is_asked.wait()
+        assert len(fetch_children()) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert fetch_children() == []

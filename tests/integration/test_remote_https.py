@@ -1,0 +1,194 @@
+"""Remotes over https: certificates, tokens, redirects, and what a server may answer instead of a repository."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration import remote_world
+from tests.integration.remote_world import Https, World, contents
+from tests.integration.test_remote_hostile import fetch_children
+from waterflowd.errors import Rejected, Retryable, Stalled
+from waterflowd.reconcile import codes
+
+SECRET = "ghp_0123456789abcdefSECRET"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    world.work.pushed({"workflows/a.yml": "a: 1\n"})
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def server(world: World) -> Iterator[Https]:
+    with remote_world.https(world.root) as server:
+        world.settings = msgspec.structs.replace(world.settings, url=server.url(), ca_file=str(server.authority))
+        yield server
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(world: World, server: Https) -> None:
+    """The system's authorities do not know it, and the sentence says how to name one."""
+    with pytest.raises(Stalled, match=r"certificate of localhost:.* not trusted.*ca-file") as caught:
+        await world.open(ca_file="").refs()
+    assert caught.value.code == codes.ACCESS
+    assert server.seen == []
+
+
+async def test_a_certificate_for_another_name_is_refused(world: World, server: Https) -> None:
+    """It is for localhost, and not for the address."""
+    with pytest.raises(Stalled, match="not trusted") as caught:
+        await world.open(url=server.url().replace("localhost", "127.0.0.1")).refs()
+    assert caught.value.code == codes.ACCESS
+
+
+@pytest.mark.parametrize(
+    ("login", "text"),
+    [("ada:" + SECRET, f"ada:{SECRET}\n"), (f"x-access-token:{SECRET}", SECRET)],
+)
+async def test_a_token_comes_from_a_file_that_is_read_each_time(
+    world: World, server: Https, login: str, text: str
+) -> None:
+    """Alone or with its user; a new one counts at once."""
+    server.login = login
+    file = world.root / "token"
+    file.write_text("wrong")
+    file.chmod(0o600)
+    source = world.open(credentials_file=str(file))
+    with pytest.raises(Stalled, match="does not accept the token") as caught:
+        await source.refs()
+    assert caught.value.code == codes.ACCESS
+    file.write_text(text)
+    assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+
+
+async def test_a_token_in_the_environment_goes_before_the_file(world: World, server: Https) -> None:
+    """Its name is made from the repository's."""
+    server.login = f"x-access-token:{SECRET}"
+    world.environment["WATERFLOWD_GIT_TOKEN_OPS_A_B"] = SECRET
+    file = world.root / "token"
+    file.write_text("wrong")
+    file.chmod(0o600)
+    await world.open(name="ops-a.b", credentials_file=str(file)).refs()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+async def test_a_file_that_others_may_read_is_refused(world: World, server: Https, mode: int) -> None:
+    """The sentence has the command that makes it right, and not what is in it."""
+    file = world.root / "token"
+    file.write_text(SECRET)
+    file.chmod(mode)
+    with pytest.raises(Stalled, match="may be read by others: chmod 600") as caught:
+        await world.open(credentials_file=str(file)).refs()
+    assert caught.value.code == codes.ACCESS
+    assert SECRET not in str(caught.value)
+    assert server.seen == []
+
+
+async def test_without_a_token_the_server_says_that_it_wants_one(world: World, server: Https) -> None:
+    """It is told from a wrong one."""
+    server.login = "ada:x"
+    with pytest.raises(Stalled, match="wants a token, and there is none"):
+        await world.open().refs()
+
+
+async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a fetch hangs its process is looked at from outside; then its error and the log."""
+    caplog.set_level(logging.DEBUG)
+    is_asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(connection: socket.socket) -> None:
+        loop.call_soon_threadsafe(is_asked.set)
+        while connection.recv(4_096):
+            pass
+
+    world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
+    with remote_world.serving(hang) as port:
+        source = world.open(url=f"https://localhost:{port}/ops.git", fetch_timeout_ms=3_000)
+        asking = asyncio.ensure_future(source.refs())
+        async with asyncio.timeout(30):
+            await is_asked.wait()
+        [child] = fetch_children()
+        assert b"fetch_child" in remote_world.shown_of(child)
+        assert SECRET.encode() not in remote_world.shown_of(child)
+        with pytest.raises(Retryable) as caught:
+            await asking
+    texts = [str(caught.value), repr(caught.value.__cause__), caplog.text, *_files(world.root / "mirrors")]
+    assert not [text for text in texts if SECRET in text]
+
+
+def _files(root: Path) -> list[str]:
+    return [path.read_bytes().decode("latin-1") for path in root.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code", "words"),
+    [
+        (403, Stalled, codes.ACCESS, "forbids"),
+        (404, Stalled, codes.NOT_A_REPOSITORY, "no such repository"),
+        (429, Retryable, codes.NOT_THERE, "cannot answer now"),
+        (500, Retryable, codes.NOT_THERE, "cannot answer now"),
+        (204, Stalled, codes.NOT_A_REPOSITORY, "status 204"),
+        (200, Stalled, codes.NOT_A_REPOSITORY, "content type"),
+    ],
+)
+async def test_each_status_has_its_sentence(
+    world: World, server: Https, status: int, error: type[Exception], code: str, words: str
+) -> None:
+    """What may pass is tried again, the rest waits for a person."""
+    server.instead = (status, {"Content-Type": "text/html"})
+    with pytest.raises(error, match=words) as caught:
+        await world.open().refs()
+    assert getattr(caught.value, "code", None) == code
+
+
+@pytest.mark.parametrize(
+    "target", ["https://127.0.0.1:1/ops.git", "http://169.254.169.254/latest", "https://localhost/ops.git", "ext::sh"]
+)
+async def test_a_redirect_to_elsewhere_is_not_followed(world: World, server: Https, target: str) -> None:
+    """Another host, another port, another scheme: the sentence names the place, and no token goes there."""
+    server.instead = (302, {"Location": f"{target}/info/refs?service=git-upload-pack"})
+    world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
+    with pytest.raises(Stalled) as caught:
+        await world.open().refs()
+    assert caught.value.code in (codes.URL_REFUSED, codes.NOT_A_REPOSITORY)
+    assert len(server.seen) == 1 or target.startswith("ext")
+
+
+async def test_a_redirect_within_the_host_is_followed(world: World, server: Https) -> None:
+    """A repository that was renamed."""
+    world.work.bare.rename(world.root / "new.git")
+    server.moved = ("/ops.git/", "/new.git/")
+    source = world.open()
+    assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+
+
+async def test_a_circle_of_redirects_ends(world: World, server: Https) -> None:
+    """It is not followed for ever."""
+    server.instead = (302, {"Location": "/ops.git/info/refs?service=git-upload-pack"})
+    with pytest.raises(Stalled, match="in a circle"):
+        await world.open().refs()
+
+
+async def test_plain_http_is_for_this_machine_and_only_when_asked_for(world: World) -> None:
+    """Without the key it is refused when the configuration is read; with it, elsewhere, when the address is known."""
+    with remote_world.https(world.root, is_plain=True) as server:
+        url = server.url().replace("https:", "http:")
+        with pytest.raises(Rejected, match="use https"):
+            world.open(url=url)
+        source = world.open(url=url, allow_http=True)
+        assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+    with pytest.raises(Stalled, match="not on this machine") as caught:
+        await world.open(url="http://192.0.2.1/ops.git", allow_http=True).refs()
+    assert caught.value.code == codes.URL_REFUSED

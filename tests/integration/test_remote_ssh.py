@@ -1,0 +1,116 @@
+"""Remotes over ssh, with a real sshd: keys of hosts and of the daemon, and what each failure says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration import remote_world
+from tests.integration.remote_world import Sshd, World, contents
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.reconcile import codes
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    world.work.pushed({"workflows/a.yml": "a: 1\n"})
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def sshd(world: World) -> Iterator[Sshd]:
+    with remote_world.sshd(world.root / "ssh") as sshd:
+        world.settings = msgspec.structs.replace(
+            world.settings,
+            url=sshd.url(world.work.bare),
+            ssh_key_file=str(sshd.key),
+            known_hosts_file=str(sshd.known_hosts),
+        )
+        yield sshd
+
+
+async def test_another_host_key_is_shown_beside_the_known_one(world: World, sshd: Sshd) -> None:
+    """Both fingerprints, the line, and what to do; the daemon does not go on."""
+    other = remote_world.make_key(sshd.directory / "other")
+    sshd.trust(other)
+    with pytest.raises(Stalled) as caught:
+        await world.open().refs()
+    assert caught.value.code == codes.HOST_KEY
+    for part in (remote_world.fingerprint(sshd.host_key), remote_world.fingerprint(other), "line 1", "confirms"):
+        assert part in caught.value.text
+    assert f"offered ssh-ed25519 {remote_world.fingerprint(sshd.host_key)}" in caught.value.text
+    assert len(caught.value.text) < 500 + len(str(sshd.known_hosts))
+
+
+async def test_an_unknown_host_is_not_trusted(world: World, sshd: Sshd) -> None:
+    """Nobody is asked, nothing is written, and the sentence has the command."""
+    sshd.known_hosts.write_text("")
+    with pytest.raises(Stalled, match=r"is not known: offered ssh-ed25519 SHA256:.*ssh-keyscan -p") as caught:
+        await world.open().refs()
+    assert caught.value.code == codes.HOST_KEY
+    assert sshd.known_hosts.read_text() == ""
+
+
+async def test_hashed_host_names_are_found(world: World, sshd: Sshd) -> None:
+    """`ssh-keygen -H` was run on the file."""
+    sshd.hash_names()
+    source = world.open()
+    assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+
+
+async def test_a_key_that_is_not_let_in_is_named(world: World, sshd: Sshd) -> None:
+    """And none of the user's own keys or agents is tried in its place."""
+    stranger = remote_world.make_key(sshd.directory / "stranger")
+    with pytest.raises(Stalled, match=r"does not accept the key in ssh-key-file .*stranger") as caught:
+        await world.open(ssh_key_file=str(stranger)).refs()
+    assert caught.value.code == codes.ACCESS
+
+
+async def test_a_key_that_others_may_read_is_refused(world: World, sshd: Sshd) -> None:
+    """Before ssh is started."""
+    sshd.key.chmod(0o644)
+    with pytest.raises(Stalled, match="chmod 600") as caught:
+        await world.open().refs()
+    assert caught.value.code == codes.ACCESS
+
+
+async def test_a_path_without_a_repository_says_so(world: World, sshd: Sshd) -> None:
+    """It was let in, and found nothing."""
+    with pytest.raises(Stalled, match=r"gives no repository at .*none.git") as caught:
+        await world.open(url=sshd.url(world.root / "none.git")).refs()
+    assert caught.value.code == codes.NOT_A_REPOSITORY
+
+
+async def test_a_port_that_nobody_listens_on_may_come_back(world: World, sshd: Sshd) -> None:
+    """It is tried again."""
+    with remote_world.serving(lambda connection: None) as port:
+        pass
+    with pytest.raises(Retryable, match=r"cannot be reached by ssh: .*refused") as caught:
+        await world.open(url=f"ssh://{sshd.user}@127.0.0.1:{port}/ops.git").refs()
+    assert caught.value.code == codes.NOT_THERE
+
+
+@pytest.mark.parametrize("name", ["it's $(touch pwned) here.git", "a b;c.git", "%h.git"])
+async def test_a_path_is_data_for_the_remote_shell(world: World, sshd: Sshd, name: str) -> None:
+    """Quotes, blanks and commands in it are part of its name."""
+    place = world.root / name
+    os.rename(world.work.bare, place)
+    source = world.open(url=sshd.url(place).replace("%", "%25"))
+    assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
+    assert not list(world.root.rglob("pwned"))
+
+
+async def test_files_with_blanks_in_their_names_are_found(world: World, sshd: Sshd) -> None:
+    """ssh splits its options at blanks, and puts things in the place of percent signs."""
+    folder = world.root / "my %h files"
+    folder.mkdir()
+    for name in (sshd.key, sshd.known_hosts):
+        os.rename(name, folder / name.name)
+    source = world.open(ssh_key_file=str(folder / sshd.key.name), known_hosts_file=str(folder / sshd.known_hosts.name))
+    await source.refs()

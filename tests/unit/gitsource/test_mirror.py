@@ -1,0 +1,78 @@
+"""A mirror's note, and its place on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from waterflowd.gitsource import mirror
+from waterflowd.gitsource.exchange import Fetched
+from waterflowd.gitsource.mirror import Mirror
+
+
+def fetched(*commits: str, shallow: tuple[str, ...] = ()) -> Fetched:
+    return Fetched(head="refs/heads/main", tips={}, held=commits, commits=commits, shallow=shallow)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Mirror:
+    made = Mirror(tmp_path / "mirrors" / "ops.git", "git://host/ops")
+    made.open()
+    return made
+
+
+def test_what_is_noted_is_known_again(made: Mirror) -> None:
+    """By the next process; nobody but the owner may look."""
+    assert made.fetched_at is None
+    made.take(fetched("a", shallow=("a",)))
+    made.take(fetched("b"))
+    again = Mirror(made.path, "git://host/ops")
+    again.open()
+    assert (again.note.commits, again.note.shallow) == (("a", "b"), ("a",))
+    assert again.fetched_at is not None
+    assert made.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b'{"place": 7}', b"\xff", None])
+def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes | None) -> None:
+    """Nothing is claimed that may not be there."""
+    made.take(fetched("a"))
+    (made.path / "objects" / "pack" / "pack-x.pack").touch()
+    if note is None:
+        (made.path / "waterflow.json").unlink()
+    else:
+        (made.path / "waterflow.json").write_bytes(note)
+    made.open()
+    assert (made.note.held, made.packs()) == ((), 0)
+
+
+def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
+    """A child that was killed had no time for it."""
+    made.take(fetched("a"))
+    for name in ("objects/tmp_pack_x", "objects/tmp_fetch_y"):
+        (made.path / name).touch()
+    Path(made.begin_fresh(), "x").touch()
+    made.open()
+    assert sorted(path.name for path in (made.path / "objects").iterdir()) == ["info", "pack"]
+    assert [path.name for path in made.path.parent.iterdir()] == ["ops.git"]
+
+
+def test_only_the_newest_commits_are_kept_in_mind(made: Mirror) -> None:
+    """A server is not told of thousands."""
+    for number in range(400):
+        made.take(fetched(f"{number}", shallow=(f"{number}",)))
+    assert len(made.note.commits) == len(made.note.shallow) == 256
+    assert made.note.commits[-1] == "399"
+
+
+def test_the_age_is_said_in_the_largest_unit(made: Mirror) -> None:
+    """For people."""
+    assert mirror.ago(None) == "never fetched yet"
+    made.take(fetched())
+    for seconds, expected in ((90, "1 min"), (7_300, "2 h"), (200_000, "2 d")):
+        os.utime(made.path / "waterflow.json", (0, 0))
+        at = made.fetched_at
+        assert at == 0
+        assert mirror.ago(mirror.time.time() - seconds) == f"last fetched {expected} ago"

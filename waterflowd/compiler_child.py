@@ -11,6 +11,7 @@ for each request `[path, content]` comes one `Compiled`.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import struct
@@ -71,4 +72,8 @@ def main(memory_bytes: int, timeout_s: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     dsl.compile_workflow("warm-up.yml", _WARM_UP)
     limit(memory_bytes)
-    serve(sys.stdin.buffer, sys.stdout.buffer, timeout_s)
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer, timeout_s)
+    except BrokenPipeError:
+        # The daemon was killed: nobody reads answers any more, nor what Python would say about it at the end.
+        os._exit(0)

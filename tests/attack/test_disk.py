@@ -7,9 +7,11 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance.world import wait_until
@@ -139,13 +141,14 @@ def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_ar
             arena.close()
 
 
-def _refusal(arena: Arena, place: Path) -> dict[str, object] | None:
+def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
     """The answer to a start once it is one that refuses; what space was freed meanwhile is taken."""
     _fill(place)
     headers = {"content-type": "application/yaml"}
     answer = arena.api("POST", "/v1/runs", content=GOOD.encode(), headers=headers)
     assert answer.status_code in (201, 507), answer.text
-    return None if answer.status_code == 201 else dict(answer.json())
+    refused: dict[str, Any] = answer.json()
+    return None if answer.status_code == 201 else refused
 
 
 @pytest.mark.root
@@ -164,11 +167,8 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
             _fill(place)
             for _ in range(3):
                 arena.kill_daemon()
-                process = arena.spawn_daemon()
-                wait_until(
-                    lambda: process.poll() is not None or _answers(arena), "the daemon to start or to say why not"
-                )
-                if process.poll() is not None:
+                arena.spawn_daemon()
+                if not _is_up(arena, _answers):
                     assert "WF302" in arena.log.read_text().splitlines()[-1], arena.log.read_text()[-2000:]
                     break
                 assert arena.run(run)["conclusion"] == "success"
@@ -182,9 +182,14 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
             arena.close()
 
 
-def _answers(arena: Arena) -> bool:
-    import httpx
+def _is_up(arena: Arena, is_ready: Callable[[Arena], bool]) -> bool:
+    """Waits for the daemon that was spawned to be ready, or to end: false."""
+    process = arena.daemon_process
+    wait_until(lambda: process.poll() is not None or is_ready(arena), "the daemon to be ready or to end")
+    return process.poll() is None
 
+
+def _answers(arena: Arena) -> bool:
     try:
         return arena.api("GET", "/health").status_code == 200
     except httpx.HTTPError:
@@ -210,8 +215,7 @@ def _starts(arena: Arena) -> bool:
     """Whether the daemon starts; else it must have said WF304 and ended with 1, and not by a signal."""
     said = arena.log.stat().st_size
     process = arena.spawn_daemon()
-    wait_until(lambda: process.poll() is not None or arena.is_daemon_ready(), "the daemon to be ready or to refuse")
-    if process.poll() is None:
+    if _is_up(arena, Arena.is_daemon_ready):
         return True
     text = arena.log.read_text()[said:]
     assert process.returncode == 1, f"it ended with {process.returncode}: {text[-3000:]}"
@@ -280,8 +284,14 @@ def _shown(arena: Arena, runs: list[str]) -> list[str]:
     shown = []
     for run in runs:
         for part in ("", "/events", "/logs"):
-            answer = arena.api("GET", f"/v1/runs/{run}{part}")
-            shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
+            said = arena.log.stat().st_size
+            try:
+                answer = arena.api("GET", f"/v1/runs/{run}{part}")
+            except httpx.RemoteProtocolError:
+                # It had begun to answer when it met the damage.
+                shown.append(arena.log.read_text()[said:])
+            else:
+                shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
     return shown
 
 
@@ -309,9 +319,9 @@ def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_are
                 path.write_bytes(content)
             said = arena.log.stat().st_size
             process = arena.spawn_daemon()
-            wait_until(lambda p=process: p.poll() is not None or arena.is_daemon_ready(), f"{name} {how}: an end")
+            is_up = _is_up(arena, Arena.is_daemon_ready)
             text = arena.log.read_text()[said:]
-            if process.poll() is None:
+            if is_up:
                 ends[f"{name} {how}"] = "started"
                 arena.kill_daemon()
             else:

@@ -85,6 +85,8 @@ class Driver:
         self.is_ahead = False
         #: Why nothing can be written at the moment; empty when all is well.
         self.read_only = ""
+        #: Why nothing will be written any more.
+        self._ended: Stalled | None = None
 
     # Recovery ---------------------------------------------------------------------------------------------------------
 
@@ -171,6 +173,9 @@ class Driver:
             except Retryable as error:
                 await self._undo(batch, items, error)
                 return
+            except Stalled as error:
+                self._end(items, error)
+                raise
             self.counts.add(contents, time.monotonic() - began)
             self.read_only = ""
         self._publish(batch, items)
@@ -209,6 +214,14 @@ class Driver:
         self.is_ahead = False
         await asyncio.sleep(DISK_FULL_PAUSE_S)
 
+    def _end(self, items: list[_Item], error: Stalled) -> None:
+        """Nobody may wait for what will never come: the daemon's doors close once everybody was answered."""
+        self._ended = error
+        for item in (*items, *self._items):
+            if item.failed is not None:
+                item.failed(error)
+        self._items.clear()
+
     # Work from outside ------------------------------------------------------------------------------------------------
 
     def _submit(
@@ -217,6 +230,10 @@ class Driver:
         done: Callable[[], None] = lambda: None,
         failed: Callable[[WaterflowError], None] | None = None,
     ) -> None:
+        if self._ended is not None:
+            if failed is not None:
+                failed(self._ended)
+            return
         self._items.append(_Item(apply, done, failed))
         self._wake.set()
 

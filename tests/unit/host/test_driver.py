@@ -166,14 +166,17 @@ async def test_read_only_lasts_until_a_commit_has_succeeded() -> None:
 
 
 async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
-    """After an I/O error the driver stops with `Stalled`, so that the daemon ends and verifies."""
+    """After an I/O error the driver stops with `Stalled`, so that the daemon ends and verifies; nobody waits on."""
     world = HostWorld()
     world.log.fail_next(Stalled("WF303", "an I/O error"))
     task = asyncio.create_task(world.driver.run())
     start = asyncio.create_task(world.start())
     with pytest.raises(Stalled, match="I/O error"):
         await asyncio.wait_for(task, 10)
-    start.cancel()
+    with pytest.raises(Stalled, match="I/O error"):
+        await asyncio.wait_for(start, 10)
+    with pytest.raises(Stalled, match="I/O error"):
+        await asyncio.wait_for(world.start(), 10)
 
 
 async def test_a_run_that_raises_is_stalled_alone() -> None:

@@ -5,7 +5,7 @@ Rules of this file:
 - Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon; never
   at what the parts say about themselves.
 - The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the driver's
-  own run must be the same, and what it keeps for the run (timers, slots, wants) must be what `outstanding` says.
+  own run must be the same, and what it keeps for the run (timers, slots, wants) must be what that state needs.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from waterflow_agent.wire import messages
-from waterflowd.engine import Run, commands, events, evolve, outstanding
+from waterflowd.engine import Run, events, evolve
+from waterflowd.engine.inputs import Timer, TimerKind
+from waterflowd.engine.state import Step
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, run_stream
-from waterflowd.model.plan import OnLost
 from waterflowd.model.records import AttemptName, Batch, Record
-from waterflowd.model.statuses import Conclusion, Outcome
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
+from waterflowd.testing.sim import oracle
 
 if TYPE_CHECKING:
     from waterflowd.testing.sim.server import Server
@@ -48,6 +50,7 @@ class Checks:
         self.events: Counter[str] = Counter()
         #: What somebody was told, and must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
+        self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
         self._acknowledged_cancels: set[RunId] = set()
         self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
         self._acknowledged_output: dict[AttemptName, int] = {}
@@ -103,8 +106,10 @@ class Checks:
         elif isinstance(event, events.AttemptFinished):
             self._check_finished(shadow, event)
         elif isinstance(event, events.JobReady):
-            open_needs = [need for need in shadow.jobs_by_id[event.job].plan.needs if not _is_over(shadow, need)]
+            open_needs = [need for need in shadow.jobs_by_id[event.job].plan.needs if not oracle.is_over(shadow, need)]
             self.expect(not open_needs, f"job {event.job} of {shadow.id} begins before {open_needs}")
+        elif isinstance(event, events.StepSleeping):
+            self._sleeps[shadow.id, event.job, event.step] = event.due_at
         elif isinstance(event, events.RunTimedOut):
             self.expect(event.at >= shadow.deadline_at, f"G7: {shadow.id} is timed out too early")
         elif isinstance(event, events.JobTimedOut):
@@ -118,8 +123,17 @@ class Checks:
         elif isinstance(event, events.StepCompleted):
             step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
             self.expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
-            has_slept = step.due_at is None or event.conclusion is not Conclusion.SUCCESS or event.at >= step.due_at
-            self.expect(has_slept, f"{event.job}/{event.step} of {shadow.id} slept too short")
+            self._check_step_end(shadow, step, event)
+
+    def _check_step_end(self, shadow: Run, step: Step, event: events.StepCompleted) -> None:
+        """A sleep was as long as it said, and what the file wants tried again was tried again."""
+        name = f"{event.job}/{event.step} of {shadow.id}"
+        due_at = self._sleeps.get((shadow.id, event.job, event.step))
+        is_slept = due_at is not None and event.conclusion is Conclusion.SUCCESS
+        self.expect(not is_slept or event.at >= (due_at or 0), f"{name} slept too short")
+        if step.last is not None and step.last.outcome is not None and not step.stop and not step.is_held:
+            is_left = oracle.is_tried_again(step)
+            self.expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
 
     def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
         """A job is over within its own time, once daemon and agents can talk (G7)."""
@@ -143,11 +157,11 @@ class Checks:
             return
         executions = self._world.truth.by_attempt.get((shadow.id, event.job, event.step, event.attempt), [])
         execution = executions[0] if executions else None
-        problem = _contradiction(event, execution)
+        problem = oracle.contradiction(event, execution)
         if problem:
             self.fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
         if execution is not None and event.outcome is Outcome.SUCCESS:
-            handed_back = execution.outputs if _hands_back(step.plan.params) else {}
+            handed_back = execution.outputs if oracle.hands_back(step.plan.params) else {}
             self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
 
     def followed(self, record: Record, number: int) -> None:
@@ -232,16 +246,30 @@ class Checks:
         elif live.seq != shadow.seq or dump(live) != dump(shadow):
             self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
 
-    def check_owed(self, shadow: Run, timers: set[Any], wants: set[AttemptKey], taken: set[AttemptKey]) -> None:
-        """Timers, wants and slots of a run are what its state owes, no more and no less."""
-        owed_timers, owed_wants, owed_slots = set(), set(), set()
-        for command in outstanding(shadow):
-            if isinstance(command, commands.ArmTimer):
-                owed_timers.add(command.timer)
-            elif isinstance(command, commands.Place):
-                owed_wants.add(AttemptKey(shadow.id, command.job, command.step, command.attempt))
-            elif isinstance(command, commands.SendTask):
-                owed_slots.add(AttemptKey(shadow.id, command.job, command.step, command.attempt))
+    def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptKey], taken: set[AttemptKey]) -> None:
+        """Timers, wants and slots of a run are what its state needs, no more and no less; somebody owns each open job."""
+        owed_timers: set[Timer] = set()
+        owed_wants: set[AttemptKey] = set()
+        owed_slots: set[AttemptKey] = set()
+        if not shadow.is_completed and not shadow.is_timed_out:
+            owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
+        for job in shadow.jobs:
+            if job.status is Status.QUEUED:
+                is_next = all(oracle.is_over(shadow, need) for need in job.plan.needs)
+                self.expect(shadow.is_completed or not is_next, f"nobody begins job {job.id} of {shadow.id}")
+            if shadow.is_completed or job.status in (Status.QUEUED, Status.COMPLETED):
+                continue
+            owed_timers |= oracle.timers(job)
+            step = job.current
+            attempt = step.last if step is not None else None
+            if step is None or step.status is Status.QUEUED:
+                self.fail(f"nobody owns job {job.id} of {shadow.id}")
+            elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
+                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                (owed_wants if attempt.status is AttemptStatus.PENDING else owed_slots).add(key)
+            elif not step.is_held and step.retry_at is None and step.due_at is None:
+                self.fail(f"nobody owns step {job.id}/{step.id} of {shadow.id}")
+        owed_timers |= {timer for timer in timers if oracle.is_stopping(shadow, timer)}
         for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
             self.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
         self.expect(
@@ -269,8 +297,7 @@ class Checks:
             self._check_allowed(earlier, name)
         shadow = self.shadows.get(RunId(key.run))
         if shadow is not None:
-            plan = shadow.jobs_by_id[JobId(key.job)].steps_by_id[StepId(key.step)].plan
-            most = plan.retry.max_attempts if plan.retry is not None else 3 if plan.on_lost is OnLost.RETRY else 1
+            most = oracle.attempts_max(shadow.jobs_by_id[JobId(key.job)].steps_by_id[StepId(key.step)].plan)
             self.expect(
                 len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
             )
@@ -280,16 +307,8 @@ class Checks:
         attempt = self._durable_attempt(earlier.key)
         shadow = self.shadows[RunId(earlier.key.run)]
         plan = shadow.jobs_by_id[JobId(earlier.key.job)].steps_by_id[StepId(earlier.key.step)].plan
-        outcome = attempt.outcome
-        words = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
-        word = words.get(outcome, "")
-        policy = plan.retry
-        is_listed = policy is not None and (
-            word in policy.on or (word == "failure" and f"exit:{attempt.exit_code}" in policy.on)
-        )
-        is_denied = policy is not None and word == "failure" and f"exit:{attempt.exit_code}" in policy.never_on
-        is_allowed = bool(word) and not is_denied and (is_listed or (word == "lost" and plan.on_lost is OnLost.RETRY))
-        self.expect(is_allowed, f"G3: {name} runs again after attempt {earlier.key.attempt} ended {outcome}")
+        text = f"G3: {name} runs again after attempt {earlier.key.attempt} ended {attempt.outcome}"
+        self.expect(oracle.allows(plan, attempt), text)
 
     def released(self, run: str, job: str) -> None:
         """An agent removes a job's working directory: nothing of the job may come any more."""
@@ -324,32 +343,6 @@ class Checks:
             self.expect(len(data) == attempt.output_bytes, text)
         if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
             self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
-
-
-def _contradiction(event: events.AttemptFinished, execution: Execution | None) -> str:
-    """What speaks against the outcome; empty when nothing does."""
-    outcome = event.outcome
-    if outcome is Outcome.REFUSED:
-        return "it ran" if execution is not None else ""
-    if outcome is Outcome.SUCCESS:
-        if execution is None or execution.ended_at is None:
-            return "it did not run to its end"
-        return "" if (execution.how, execution.exit_code) == ("exited", 0) else f"{execution.how} {execution.exit_code}"
-    if outcome is Outcome.FAILURE and event.exit_code is not None:
-        if execution is None or execution.ended_at is None:
-            return "it did not run to its end"
-        return "" if execution.exit_code == event.exit_code else f"its exit code was {execution.exit_code}"
-    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and event.finished_at is not None and execution is not None:
-        return "" if execution.ended_at is not None else "it still runs"
-    return ""
-
-
-def _is_over(shadow: Run, job: JobId) -> bool:
-    return shadow.jobs_by_id[job].conclusion is not None
-
-
-def _hands_back(params: dict[str, Any]) -> bool:
-    return "o" in params["run"].split()
 
 
 def _name(key: messages.TaskKey) -> AttemptName:

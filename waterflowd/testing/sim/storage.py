@@ -6,7 +6,7 @@ may be full for a while; a power cut loses what the journal had not flushed. Rea
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from waterflow_agent import journal
@@ -14,101 +14,44 @@ from waterflow_agent.errors import Retryable as AgentRetryable
 from waterflow_agent.ledger import records as ledger_records
 from waterflow_agent.runner.spool import Chunk
 from waterflowd.errors import Retryable
-from waterflowd.model.records import Batch, OutputAppend, Record, RunSummary
+from waterflowd.model.records import Batch, OutputAppend
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.sim.loop import Killed, Process
 
 if TYPE_CHECKING:
-    from waterflowd.model.ids import RunId, StreamName
     from waterflowd.testing.sim.world import World
 
 #: Records after which a journal's segment is rewritten.
 SEGMENT_RECORDS = 30
 
 
-class Log:
+class Log(MemoryLog):
     """`ports.Log` of one process of the daemon, over a memory log that outlives it."""
 
     def __init__(self, world: World, process: Process, memory: MemoryLog) -> None:
-        self._world = world
-        self._process = process
-        self.memory = memory
+        # One log under two hands: whatever either writes, both have.
+        self.__dict__ = memory.__dict__
+        self._outside = (world, process)
 
-    async def append(self, batch: Batch) -> int:
+    def append(self, batch: Batch) -> Awaitable[int]:
         """Durable some milliseconds later, or never."""
-        world = self._world
+        return self._append(batch)
+
+    async def _append(self, batch: Batch) -> int:
+        world, process = self._outside
         await _commit_time(world)
         if world.is_daemon_disk_full:
             raise Retryable("WF302", "no space left for the log", after_s=1.0)
         if world.chance.happens("commit: killed before"):
-            world.kill_daemon(self._process, "before a commit")
+            world.kill_daemon(process, "before a commit")
             await world.never()
-        sequence = self.memory.append_blocking(batch)
+        sequence = self.append_blocking(batch)
         world.checks.committed(batch)
         if world.chance.happens("commit: killed after"):
-            world.kill_daemon(self._process, "after a commit")
+            world.kill_daemon(process, "after a commit")
             await world.never()
         return sequence
-
-    # Everything else is the memory log's own.
-
-    @property
-    def generation(self) -> int:
-        """See `ports.Log`."""
-        return self.memory.generation
-
-    @property
-    def last_seq(self) -> int:
-        """See `ports.Log`."""
-        return self.memory.last_seq
-
-    @property
-    def last_at(self) -> int:
-        """See `ports.Log`."""
-        return self.memory.last_at
-
-    def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
-        """See `ports.Log`."""
-        return self.memory.read(stream, first, limit)
-
-    def head(self, stream: StreamName) -> int:
-        """See `ports.Log`."""
-        return self.memory.head(stream)
-
-    def feed(self, after_seq: int, limit: int) -> list[Record]:
-        """See `ports.Log`."""
-        return self.memory.feed(after_seq, limit)
-
-    def plan(self, plan_hash: str) -> bytes | None:
-        """See `ports.Log`."""
-        return self.memory.plan(plan_hash)
-
-    def open_runs(self) -> Iterator[RunId]:
-        """See `ports.Log`."""
-        return self.memory.open_runs()
-
-    def run(self, run: RunId) -> RunSummary | None:
-        """See `ports.Log`."""
-        return self.memory.run(run)
-
-    def runs(
-        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
-    ) -> tuple[list[RunSummary], RunId | None]:
-        """See `ports.Log`."""
-        return self.memory.runs(before=before, limit=limit, accept=accept)
-
-    def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
-        """See `ports.Log`."""
-        return self.memory.runs_by_prefix(prefix, limit)
-
-    def run_for_key(self, key: str) -> RunId | None:
-        """See `ports.Log`."""
-        return self.memory.run_for_key(key)
-
-    def counter(self, name: str) -> int:
-        """See `ports.Log`."""
-        return self.memory.counter(name)
 
 
 class OutputLogs(MemoryOutputLogs):

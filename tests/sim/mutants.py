@@ -1,0 +1,299 @@
+"""Mutants: the product broken in many small ways. The simulator must notice each of them, or it watches nothing.
+
+A mutant changes a piece of one function's source; its new code takes the place of the old one inside the same function object,
+so whoever has imported the function gets the mutant. `python -m tests.sim.mutants` lets worlds live under each mutant until
+one breaks a promise, and prints the table. What no world can notice by design (a second line of defence behind a first) is
+not in it.
+"""
+
+from __future__ import annotations
+import __future__
+
+import contextlib
+import functools
+import importlib
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from waterflowd.testing.sim import simulate
+
+#: Worlds that a mutant may survive.
+SEEDS_MAX = 600
+
+
+class Mutant(NamedTuple):
+    """What is broken: the function, the piece of its source, what stands there instead, and what that means."""
+
+    where: str
+    old: str
+    new: str
+    meaning: str
+
+
+_DECIDE, _EVOLVE, _MOVES = "waterflowd.engine.decide", "waterflowd.engine.evolve", "waterflowd.engine.moves"
+_STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.retry"
+_DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
+_TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
+_PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
+_LEDGER, _DESK, _PUMP = "waterflow_agent.ledger.ledger", "waterflow_agent.desk", "waterflow_agent.output"
+_SESSION, _SUPERVISION = "waterflow_agent.wire.session", "waterflow_agent.supervision"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # The engine.
+    Mutant(
+        f"{_DECIDE}:_is_lease_holder", "attempt.epoch == given.epoch and ", "", "a report under another epoch counts"
+    ),
+    Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == given.agent", "", "another agent's report counts"),
+    Mutant(f"{_DECIDE}:_is_lease_holder", "attempt.is_open and ", "", "an attempt ends twice"),
+    Mutant(f"{_EVOLVE}:_job_completed", "dependent.open_needs -= 1", "pass", "needs never end"),
+    Mutant(f"{_EVOLVE}:_job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),
+    Mutant(f"{_EVOLVE}:_attempt_queued", "step.retry_at = None", "pass", "an attempt's wait never ends"),
+    Mutant(f"{_EVOLVE}:_step_sleeping", "step.due_at = event.due_at", "step.due_at = event.at", "a sleep is too short"),
+    Mutant(f"{_MOVES}:_queued_job", "if job.open_needs:", "if False:", "a job does not wait for its needs"),
+    Mutant(
+        f"{_MOVES}:_after_attempt",
+        "if delay_ms is not None:",
+        "if False:",
+        "no step is tried again, a refused one neither",
+    ),
+    Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is tried without end"),
+    Mutant(f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "what is lost is tried again unasked"),
+    Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
+    Mutant(f"{_OWED}:owed_to_job", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
+    Mutant(f"{_OWED}:owed_to_job", "if not job.is_timed_out:", "if False:", "no timer for a job's time"),
+    Mutant(f"{_OWED}:owed_to_run", "run.is_timed_out or ", "True or ", "no timer for a run's time"),
+    Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
+    Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer outlives its use"),
+    Mutant(f"{_STEP}:_settled", "yield commands.Withdraw(", "commands.Withdraw(", "a want outlives its attempt"),
+    Mutant(
+        f"{_STEP}:_touched",
+        "if isinstance(event, events.JobCompleted):",
+        "if False:",
+        "nobody looks at the jobs behind",
+    ),
+    # The host.
+    Mutant(
+        f"{_DRIVER}:Driver._make_batch",
+        "self.is_ahead = True",
+        "self._publish(batch, items)",
+        "said before it is durable",
+    ),
+    Mutant(
+        f"{_DRIVER}:Driver._make_batch",
+        "await self._undo(batch, items, error)",
+        "self._publish(batch, items)",
+        "said though the commit failed",
+    ),
+    Mutant(f"{_DRIVER}:Driver._undo", "drop(self.world, run_id)", "pass", "a failed batch is not undone"),
+    Mutant(
+        f"{_DRIVER}:Driver._undo",
+        "self._items.extendleft(reversed(kept))",
+        "pass",
+        "reports of a failed batch are dropped",
+    ),
+    Mutant(f"{_DRIVER}:Driver._take_up", "if places:", "if False:", "nobody asks for slots after a start"),
+    Mutant(f"{_DRIVER}:Driver._start", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
+    Mutant(
+        f"{_DRIVER}:Driver.settle",
+        "self._submit(lambda batch: batch.settled.add(agent), call)",
+        "call()",
+        "settled too early",
+    ),
+    Mutant(
+        f"{_BATCH}:Batch.ask", "if not self._world.placement.knows(_key(run_id, command)):", "if True:", "asked twice"
+    ),
+    Mutant(
+        f"{_BATCH}:Batch.ask",
+        "command not in owed_to_job(run, run.jobs_by_id[command.job])",
+        "False",
+        "asked for what is over",
+    ),
+    Mutant(f"{_BATCH}:owe", "world.placement.hold(", "(", "slots are free after a restart that are not"),
+    Mutant(f"{_BATCH}:owe", "world.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
+    Mutant(f"{_AGENTS}:Agents._settle", "if attempt.boot_id != server.boot_id:", "if False:", "a reboot loses nothing"),
+    Mutant(
+        f"{_AGENTS}:Agents._settle",
+        "outgoing.extend(self._owed(run, key, is_held=state is not None))",
+        "pass",
+        "what a lost offer or cancel said is not said again",
+    ),
+    Mutant(
+        f"{_AGENTS}:Agents.received",
+        "self._driver.submit(given, durable if is_all_taken else _not_durable)",
+        "durable(); self._driver.submit(given)",
+        "acknowledged too early",
+    ),
+    Mutant(f"{_AGENTS}:Agents._is_over", "job.status is Status.COMPLETED", "True", "directories go before their job"),
+    Mutant(f"{_AGENTS}:Agents.lose", "if lost:", "if False:", "a server that stays away loses nothing"),
+    Mutant(
+        f"{_OUTPUTS}:Outputs.received",
+        "self._wake.set()",
+        "self._wake.set(); self._link.send(agent, [messages.OutputAck(key, offset)])",
+        "output is acknowledged too early",
+    ),
+    Mutant(f"{_TIMERS}:Timers.due", "self._heap[0][0] <= now", "self._heap[0][0] <= now + 700", "timers fire early"),
+    Mutant(
+        f"{_TIMERS}:Timers.due",
+        "fired.append((run, timer))",
+        "len(self._heap) % 5 and fired.append((run, timer))",
+        "a timer in five never fires",
+    ),
+    Mutant(
+        f"{_TIMERS}:Timers.drop_run", "self._armed.pop(run, {})", "self._armed.get(run, {})", "timers outlive their run"
+    ),
+    # The fleet and the link.
+    Mutant(f"{_PLACEMENT}:Server.free", "- len(self.taken)", "- len(self.taken) + 1", "a slot too many"),
+    Mutant(f"{_PLACEMENT}:Placement.assign", "self._take(server, want.key)", "pass", "a slot is given and not taken"),
+    Mutant(
+        f"{_PLACEMENT}:Placement.connect",
+        "known.taken if known is not None else {}",
+        "{}",
+        "a connection empties the slots",
+    ),
+    Mutant(f"{_PLACEMENT}:Placement.free", "self._roomy[agent] = None", "pass", "nobody hears of a free slot"),
+    Mutant(
+        f"{_SESSIONS}:Sessions._take_settled",
+        "lambda: self._durable(live, number)",
+        "self._durable(live, number) or (lambda: None)",
+        "acknowledged as it comes",
+    ),
+    # The agent.
+    Mutant(
+        f"{_LEDGER}:Ledger.offer",
+        "if newest == (key.epoch, key.attempt):",
+        "if False:",
+        "an offer that comes again late is taken again",
+    ),
+    Mutant(
+        f"{_LEDGER}:Ledger._refusal",
+        "if task.boot_id != self.boot_id:",
+        "if False:",
+        "an offer for an earlier boot is taken",
+    ),
+    Mutant(f"{_LEDGER}:Ledger._refusal", "if len(self._live) >= self.slots:", "if False:", "more than its slots"),
+    Mutant(f"{_LEDGER}:Ledger._refusal", "if live is not None:", "if False:", "two attempts of one step"),
+    Mutant(f"{_LEDGER}:Ledger.owed", "owed.append(entry.result)", "pass", "results are sent once"),
+    Mutant(
+        f"{_LEDGER}:Ledger.result_taken", "if entry.is_output_taken else None", "", "output is dropped with the result"
+    ),
+    Mutant(
+        f"{_LEDGER}:Ledger.cancel", "if not entry.is_given:", "if True:", "a cancel is answered, the process runs on"
+    ),
+    Mutant(
+        f"{_LEDGER}:Ledger.facts",
+        "facts.append(records.Finished(entry.result, entry.printed, entry.has_spool))",
+        "pass",
+        "a new segment forgets results",
+    ),
+    Mutant(
+        f"{_LEDGER}:Ledger.replay",
+        "self._entries[record.key] = entry",
+        "pass",
+        "what was accepted is forgotten by a restart",
+    ),
+    Mutant(f"{_LEDGER}:_without_runner", " and not entry.is_given", "", "refused, though it may have run"),
+    Mutant(f"{_LEDGER}:_without_runner", "Outcome.LOST", "Outcome.SUCCESS", "what nobody knows is a success"),
+    Mutant(
+        f"{_DESK}:Desk._commit",
+        "is_written = self._journal.write(facts)",
+        "is_written = True",
+        "the journal is not written",
+    ),
+    Mutant(f"{_DESK}:Desk.opened", "self._outgoing += self.ledger.owed()", "pass", "a new session owes nothing"),
+    Mutant(f"{_DESK}:Desk._finish_process", "if is_output_taken:", "if False:", "an attempt is never released"),
+    Mutant(
+        f"{_PUMP}:Pump.take",
+        "if self._in_flight and now >= self._progress_at + RESEND_MS:",
+        "if False:",
+        "lost output is not sent again",
+    ),
+    Mutant(
+        f"{_PUMP}:Pump.rewind",
+        "self._go_back(key, stream)",
+        "pass",
+        "a new session does not send again what was on its way",
+    ),
+    Mutant(f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not seen"),
+    Mutant(
+        f"{_SESSION}:Session._due",
+        "if self._resend_at is not None and now >= self._resend_at:",
+        "if False:",
+        "nothing is sent again",
+    ),
+    Mutant(
+        f"{_SUPERVISION}:Supervisor._on_connected",
+        "*self._starts.values(), ",
+        "",
+        "a start that the runner never got is not repeated",
+    ),
+    Mutant(
+        f"{_SUPERVISION}:Supervisor._on_connected",
+        ", *self._cancels.values()",
+        "",
+        "a cancel that the runner never got is not repeated",
+    ),
+)
+
+
+@contextlib.contextmanager
+def alive(mutant: Mutant) -> Iterator[None]:
+    """The product is this mutant. Raises `LookupError` when the source has nothing to break any more."""
+    function = _function(mutant.where)
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(mutant.old) != 1:
+        raise LookupError(f"{mutant.where} has {source.count(mutant.old)} times: {mutant.old}")
+    code = _compiled(source.replace(mutant.old, mutant.new), function)
+    before = function.__code__
+    function.__code__ = code
+    try:
+        yield
+    finally:
+        function.__code__ = before
+
+
+def _function(where: str) -> types.FunctionType:
+    module, _, name = where.partition(":")
+    found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    if isinstance(found, property):
+        found = found.fget
+    assert isinstance(found, types.FunctionType), where
+    return found
+
+
+def _compiled(source: str, function: types.FunctionType) -> types.CodeType:
+    whole = compile(source, f"<mutant of {function.__qualname__}>", "exec", flags=__future__.annotations.compiler_flag)
+    codes = [constant for constant in whole.co_consts if isinstance(constant, types.CodeType)]
+    return next(code for code in codes if code.co_name == function.__name__)
+
+
+def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
+    """The first seed in whose world the mutant breaks a promise, and which; None when it survives all of them."""
+    with alive(mutant):
+        for seed in range(seeds):
+            try:
+                report = simulate(seed)
+            except Exception as error:  # noqa: BLE001  a mutant may break anything, and that is noticed too
+                return seed, f"the world broke: {error!r}"
+            if report.violation is not None:
+                return seed, report.violation
+    return None
+
+
+def main() -> int:
+    """Prints a line for each mutant; the number of survivors."""
+    survivors = 0
+    for number, mutant in enumerate(MUTANTS, 1):
+        found = hunt(mutant)
+        survivors += found is None
+        end = "SURVIVES" if found is None else f"killed by seed {found[0]}: {found[1][:110]}"
+        print(f"{number:3} {mutant.where.rpartition('.')[2]:42} {mutant.meaning:52} {end}", flush=True)
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants are killed")
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

@@ -148,6 +148,10 @@ class RunReader:
         except Rejected:
             return None
 
+    def stalled(self) -> Mapping[RunId, str]:
+        """See the protocol."""
+        return self._driver.world.stalled
+
     def read_only_text(self) -> str | None:
         """See the protocol."""
         return self._driver.read_only or None

@@ -31,6 +31,11 @@ class Log(Protocol):
         """Grows by one each time the data directory is opened or restored; attempts carry it as their epoch."""
         ...
 
+    @property
+    def is_disk_low(self) -> bool:
+        """True from the first full disk on until there is room again: what is open may end, nothing new may begin."""
+        ...
+
     def append(self, batch: Batch) -> Awaitable[int]:
         """Makes the whole batch durable in one transaction, or nothing of it; gives the last global sequence.
 

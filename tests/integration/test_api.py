@@ -420,7 +420,9 @@ async def test_agents_are_let_in_and_put_out(world: ApiWorld, client: httpx.Asyn
 @pytest.mark.parametrize(
     "body",
     [{"groups": []}, {"groups": ["a b"]}, {"groups": ["all-servers"]}, {"groups": ["g"], "ttl": "never"}, {"groups": [1]},
-     {"groups": ["g"], "ttl": 0}, {"groups": ["g"], "uses": 0}, {"groups": [f"g{n}" for n in range(33)]}, {"groups": ["x" * 65]}, {}],
+     {"groups": ["g"], "ttl": 0}, {"groups": ["g"], "uses": 0}, {"groups": [f"g{n}" for n in range(33)]},
+     {"groups": ["x" * 65]},
+     {}],
 )  # fmt: skip
 async def test_a_join_token_for_nonsense_is_refused(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
     """No group, a bad name, a bad time: 400."""

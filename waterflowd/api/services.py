@@ -6,7 +6,7 @@ do not block, and what they change is durable when they return. Errors are those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -157,6 +157,14 @@ class RepositoriesDesk(Protocol):
         """Fetches now; with `is_awaited` returns when it is applied. `Rejected` WF604 (404) for an unknown name."""
         ...
 
+    async def suspend(self, name: str, by: str) -> RepositoryRow:
+        """Stops looking at a repository until `resume`. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        ...
+
+    async def resume(self, name: str, by: str) -> RepositoryRow:
+        """Looks at a repository again, at once. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        ...
+
 
 class RunReader(Protocol):
     """Runs as the durable log tells them."""
@@ -167,6 +175,10 @@ class RunReader(Protocol):
 
     def run_at(self, run: RunId, position: int) -> Run | None:
         """The run after its first `position` events: time travel. Read it before the next `await`."""
+        ...
+
+    def stalled(self) -> Mapping[RunId, str]:
+        """Runs that cannot go on until a person looks at them, and why."""
         ...
 
     def read_only_text(self) -> str | None:

@@ -102,6 +102,7 @@ async def status(services: Ports, _: Viewer) -> Response:
 def _problems(services: Services) -> list[str]:
     found = [f"repository {row.name}: {row.text}" for row in services.repositories.status() if not row.is_ready]
     found += [f"agent {row.name}: {row.text}" for row in services.agents.rows() if not row.is_connected]
+    found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]
 

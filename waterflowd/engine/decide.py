@@ -11,6 +11,7 @@ from typing import Any
 
 from waterflowd import expr
 from waterflowd.engine import contexts, events, flags, inputs, rendering, report
+from waterflowd.engine.outstanding import stop_timer
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -254,7 +255,24 @@ def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
     if timer.kind is inputs.TimerKind.STEP_RETRY and step.retry_at == timer.due_at and not step.stop:
         number = type(step.attempts[-1].number)(len(step.attempts) + 1)
         return (events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=number),)
+    if timer.kind is inputs.TimerKind.STEP_STOP:
+        return _unanswered(job, step, timer, now)
     return ()
+
+
+def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
+    """The agent was told to end the attempt and has not said that it did: nobody can know, and the run must not wait."""
+    attempt = step.last
+    if attempt is None or not attempt.is_open or not step.stop or stop_timer(job, step) != timer:
+        return ()
+    waited = duration(timer.due_at - step.stop_at)
+    text = f"{attempt.agent_name} has not answered the stop in {waited} ({step.stop_reason.text})"
+    why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+    return (
+        events.AttemptFinished(
+            at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=Outcome.LOST, reason=why
+        ),
+    )
 
 
 def _job_timer(job: Job, timer: inputs.Timer, now: int) -> Events:

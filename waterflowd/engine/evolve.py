@@ -233,11 +233,12 @@ def _step_completed(run: Run, event: events.StepCompleted) -> None:
         job.failed_step = step
 
 
-def _stop_current(job: Job, stop: Stop, why: Reason) -> None:
+def _stop_current(job: Job, stop: Stop, why: Reason, at: int) -> None:
     step = job.current
     if job.status is Status.COMPLETED or step is None or step.status is Status.QUEUED or step.stop >= stop:
         return
     step.stop = stop
+    step.stop_at = at
     step.stop_reason = why
 
 
@@ -245,7 +246,7 @@ def _job_timed_out(run: Run, event: events.JobTimedOut) -> None:
     job = run.jobs_by_id[event.job]
     job.is_timed_out = True
     job.reason = event.reason
-    _stop_current(job, Stop.ASKED, event.reason)
+    _stop_current(job, Stop.ASKED, event.reason, event.at)
 
 
 def _job_completed(run: Run, event: events.JobCompleted) -> None:
@@ -272,14 +273,14 @@ def _cancel_requested(run: Run, event: events.CancelRequested) -> None:
     for job in run.jobs:
         if job.status in (Status.WAITING, Status.RUNNING):
             job.is_cancelled = True
-        _stop_current(job, Stop.FORCED if event.is_forced else Stop.ASKED, event.reason)
+        _stop_current(job, Stop.FORCED if event.is_forced else Stop.ASKED, event.reason, event.at)
 
 
 def _run_timed_out(run: Run, event: events.RunTimedOut) -> None:
     run.is_timed_out = True
     run.reason = event.reason
     for job in run.jobs:
-        _stop_current(job, Stop.ASKED, event.reason)
+        _stop_current(job, Stop.ASKED, event.reason, event.at)
 
 
 def _late_report(run: Run, event: events.LateReport) -> None:

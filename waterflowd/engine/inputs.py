@@ -30,6 +30,8 @@ class TimerKind(Enum):
     STEP_SLEEP = "step-sleep"
     #: The next attempt of a step.
     STEP_RETRY = "step-retry"
+    #: A stop that its agent has not answered.
+    STEP_STOP = "step-stop"
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):

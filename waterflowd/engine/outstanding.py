@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 from waterflowd.engine import commands
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state import Job, Run, Stop
+from waterflowd.engine.state import Job, Run, Step, Stop
 from waterflowd.model.statuses import AttemptStatus, Status
+
+#: What an agent has beyond the grace to report the end of a step that was told to stop.
+STOP_ANSWER_MS = 60_000
 
 
 def outstanding(run: Run) -> Iterator[commands.Command]:
@@ -62,6 +65,7 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
     send = commands.SendTask(job=job.id, step=step.id, attempt=attempt.number, epoch=attempt.epoch, agent=attempt.agent)
     owed.append(send)
     if step.stop:
+        owed.append(commands.ArmTimer(timer=stop_timer(job, step)))
         owed.append(
             commands.CancelTask(
                 job=job.id,
@@ -74,6 +78,12 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
             )
         )
     return tuple(owed)
+
+
+def stop_timer(job: Job, step: Step) -> Timer:
+    """When a stop counts as unanswered: its grace, and time for the way there and back."""
+    due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
+    return Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id)
 
 
 def _job_timer(job: Job) -> Timer:

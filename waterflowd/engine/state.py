@@ -81,7 +81,8 @@ class Step:
 
     __slots__ = (
         "attempts", "completed_at", "conclusion", "due_at", "id", "is_held", "name", "outcome", "plan", "reason",
-        "retry_at", "started_at", "status", "stop", "stop_reason",
+        "retry_at", "started_at", "status", "stop", "stop_at",
+        "stop_reason",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan) -> None:
@@ -100,6 +101,8 @@ class Step:
         self.is_held = False
         #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not concerned.
         self.stop = Stop.NO
+        #: When it was asked to end.
+        self.stop_at = 0
         #: Why it must end: the first reason, or the one that made it urgent.
         self.stop_reason: Reason = _CREATED
         self.started_at: int | None = None

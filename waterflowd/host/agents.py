@@ -8,6 +8,7 @@ way the runs know more than the log, and a report may wait for its turn, so the 
 |---|---|---|
 | open, other boot | not finished | lost: nobody can know how it ended |
 | open, this boot | nothing | it never accepted the offer: offer again |
+| started | nothing | lost: its memory of it is gone |
 | open | accepted, started | goes on; a cancel that is wanted is said again |
 | open | finished | its report follows |
 | over | accepted | forget it, or end it by force when that became known too late for the `Welcome` |
@@ -27,11 +28,12 @@ from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
 from waterflowd.engine.state import Attempt
 from waterflowd.fleet.placement import AttemptKey, Server
+from waterflowd.host.batch import stall
 from waterflowd.host.driver import Driver
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import Outcome, Status
+from waterflowd.model.statuses import AttemptStatus, Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
 
@@ -49,6 +51,8 @@ class Agents:
         self._outputs = outputs
         self._lost_after_ms = lost_after_ms
         self._hellos: dict[AgentId, messages.Hello] = {}
+        #: Agents of whose session nothing more is acknowledged: a report of a stalled run was in it.
+        self._unacknowledged: set[AgentId] = set()
         self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
 
     def recovered(self) -> None:
@@ -81,6 +85,7 @@ class Agents:
             timer.cancel()
         self._world.placement.connect(server)
         self._hellos[agent] = hello
+        self._unacknowledged.discard(agent)
         if self._driver.is_ahead:
             # What is over in memory alone may be open again after a crash. `_settle` says it once it is durable.
             return []
@@ -108,12 +113,21 @@ class Agents:
             state = held.pop(key, None)
             if state is messages.HeldState.FINISHED:
                 continue
+            if state is None and attempt.status is AttemptStatus.STARTED:
+                # It had begun, and the agent's memory of it is gone: an offer would run it twice.
+                text = f"{attempt.agent_name} does not know the step that it had started"
+                why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+                lost.append((run.id, _lost(agent, key, why)))
+                continue
             if attempt.boot_id != server.boot_id:
                 text = f"server {attempt.agent_name} was rebooted while the step ran"
                 why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
                 lost.append((run.id, _lost(agent, key, why)))
                 continue
-            outgoing.extend(self._owed(run, key, is_held=state is not None))
+            try:
+                outgoing.extend(self._owed(run, key, is_held=state is not None))
+            except Exception as error:  # noqa: BLE001  supervision point: one run must not keep the agent out
+                stall(self._world, run, error)
         for key, state in held.items():
             if state is not messages.HeldState.FINISHED:
                 # Nothing happens for one that was forgotten with the `Welcome`.
@@ -195,17 +209,17 @@ class Agents:
     ) -> None:
         """See `ports.AgentDesk`."""
         given: list[tuple[RunId, inputs.Input]] = []
-        is_all_taken = True
         for report in reports:
             run_id = RunId(report.key.run)
             if run_id in self._world.stalled:
-                # Not acknowledged: the result stays with the agent until the run can take it, and comes again.
-                is_all_taken = False
+                # The result stays with the agent until the run can take it. Acknowledgements are cumulative, so from here on
+                # none may be given in this session; what is taken meanwhile comes again, and is no news then.
+                self._unacknowledged.add(agent)
             elif run_id in self._world.runs:
                 given.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
                 self._driver.record_evidence(run_id, _report(agent, report))
-        self._driver.submit(given, durable if is_all_taken else _not_durable)
+        self._driver.submit(given, _not_durable if agent in self._unacknowledged else durable)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentDesk`."""

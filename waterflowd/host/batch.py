@@ -84,7 +84,7 @@ class Batch:
             while waiting:
                 self._step(run, waiting.popleft(), waiting)
         except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
-            self._stall(run, error)
+            stall(self._world, run, error)
         return True
 
     def _step(self, run: Run, given: inputs.Input, waiting: deque[inputs.Input]) -> None:
@@ -200,13 +200,6 @@ class Batch:
         self.contents.summaries.extend(self._rows.values())
         return self.contents
 
-    def _stall(self, run: Run, error: Exception) -> None:
-        text = f"stalled after event {run.seq}: {error}"
-        logger.exception("run %s is stalled; the other runs go on", run.id)
-        world = self._world
-        world.stalled[run.id] = text
-        drop(world, run.id)
-
 
 def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot | commands.Withdraw) -> AttemptKey:
     return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
@@ -218,6 +211,13 @@ def check_storable(content: Sequence[Any]) -> None:
         _encode(content)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Rejected("WF605", f"a value cannot be stored: {error}") from error
+
+
+def stall(world: World, run: Run, error: Exception) -> None:
+    """The run cannot go on until a person has looked: it leaves the live state, its place in the log stays, others go on."""
+    logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error)
+    world.stalled[run.id] = f"stalled after event {run.seq}: {error}"
+    drop(world, run.id)
 
 
 def drop(world: World, run: RunId) -> None:

@@ -32,7 +32,7 @@ from waterflowd import ports
 from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.host.batch import Batch, World, check_storable, drop, owe, summary
+from waterflowd.host.batch import Batch, World, check_storable, drop, owe
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries
@@ -320,6 +320,8 @@ class Driver:
         for request in requests:
             self._check(request)
         fresh = sum(self._known(batch, request) is None for request in requests)
+        if fresh and self._log.is_disk_low:
+            raise Retryable("WF302", "the disk is almost full: what is open goes on, nothing new begins; make room")
         if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
                 "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
@@ -382,7 +384,3 @@ class Driver:
         found = self._log.run(run)
         assert found is not None, "an open run has its row"
         return found
-
-    def summaries(self) -> list[RunSummary]:
-        """The rows of all open runs, for tests and the status page; they may be ahead of the disk by one batch."""
-        return [summary(run) for run in self.world.runs.values()]

@@ -291,6 +291,14 @@ def test_sync_reaches_every_repository(server: Server) -> None:
     assert server.ctl("sync", "zzz").exit_code == 5
 
 
+def test_a_repository_is_suspended_and_resumed(server: Server) -> None:
+    """Both say how it stands then; an unknown name is refused."""
+    result = server.ctl("suspend", "ops")
+    assert (result.exit_code, "ops: degraded" in result.output, "suspended by" in result.output) == (0, True, True)
+    assert json.loads(server.ctl("resume", "ops", "--json").stdout)["status"] == "ready"
+    assert server.ctl("suspend", "zzz").exit_code == 5
+
+
 def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[str, str]) -> None:
     """The stream gives history first and then what comes."""
     run = started_id(server.ctl("run", files["holding"], "--detach"))

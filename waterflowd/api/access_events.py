@@ -37,7 +37,8 @@ class TokenRevoked(AccessFact, frozen=True, kw_only=True, tag="token-revoked"):
 class ActionTaken(AccessFact, frozen=True, kw_only=True, tag="action-taken"):
     """Somebody did something that the run's or the fleet's own events do not name with its author."""
 
-    #: `approve-agent`, `revoke-agent`, `create-join-token`, `cancel-run`, `start-run`, `sync-repository`.
+    #: `approve-agent`, `revoke-agent`, `create-join-token`, `cancel-run`, `start-run`, `sync-repository`,
+    #: `suspend-repository`, `resume-repository`.
     what: str
     #: What it was done to: a run's id, a fingerprint, a path.
     target: str

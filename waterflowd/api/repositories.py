@@ -15,7 +15,7 @@ from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import definition_json, repository_json
 from waterflowd.api.runs import Text
-from waterflowd.api.services import DefinitionRow
+from waterflowd.api.services import DefinitionRow, Services
 from waterflowd.api.shapes import DefinitionList, Problem, RepositoryList, StartedShape
 from waterflowd.errors import Rejected
 from waterflowd.model.records import StartRequest, Trigger
@@ -35,13 +35,35 @@ async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX,
 @router.post("/v1/repositories/{name}/sync", status_code=202, responses={404: {"model": Problem}})
 async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
     """Looks at the remote now; with `wait` answers when what was found is applied."""
-    if all(row.name != name for row in services.repositories.status()):
-        known = ", ".join(row.name for row in services.repositories.status()) or "none"
-        shown = printable(name, 60)
-        raise Rejected("WF604", f'there is no repository "{shown}"; there are: {printable(known)}', status=404)
+    _check_known(services, name)
     row = await services.repositories.sync(name, is_awaited=wait)
     await note(services, principal, "sync-repository", name)
     return answer(repository_json(row), 202)
+
+
+@router.post("/v1/repositories/{name}/suspend", responses={404: {"model": Problem}})
+async def suspend_repository(services: Ports, principal: Approver, name: str) -> Response:
+    """Stops looking at a repository until it is resumed, across restarts too. Its runs go on."""
+    _check_known(services, name)
+    row = await services.repositories.suspend(name, principal.name)
+    await note(services, principal, "suspend-repository", name)
+    return answer(repository_json(row))
+
+
+@router.post("/v1/repositories/{name}/resume", responses={404: {"model": Problem}})
+async def resume_repository(services: Ports, principal: Approver, name: str) -> Response:
+    """Looks at a suspended repository again, at once: what was pushed meanwhile is handled as one movement."""
+    _check_known(services, name)
+    row = await services.repositories.resume(name, principal.name)
+    await note(services, principal, "resume-repository", name)
+    return answer(repository_json(row))
+
+
+def _check_known(services: Services, name: str) -> None:
+    names = [row.name for row in services.repositories.status()]
+    if name not in names:
+        text = f'there is no repository "{printable(name, 60)}"; there are: {printable(", ".join(names) or "none")}'
+        raise Rejected("WF604", text, status=404)
 
 
 @router.get("/v1/definitions", responses={200: {"model": DefinitionList}})

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "validate": ("validating", "validate", "Check workflow files; needs no daemon."),
     "workflows": ("repositories", "workflows", "List the workflows that the repositories hold."),
     "sync": ("repositories", "sync", "Look at the repositories' remotes now."),
+    "suspend": ("repositories", "suspend", "Stop looking at a repository until it is resumed."),
+    "resume": ("repositories", "resume", "Look at a suspended repository again."),
     "agents": ("agents", "agents", "List agents; make join tokens, approve and revoke."),
     "groups": ("agents", "groups", "List groups of servers."),
     "nodes": ("agents", "nodes", "List what a step can use."),

@@ -1,7 +1,8 @@
-"""`workflows` and `sync`: what the repositories hold."""
+"""`workflows`, `sync`, `suspend` and `resume`: what the repositories hold, and whether it is looked at."""
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -52,11 +53,35 @@ def sync(context: click.Context, repository: str | None, wait: bool, as_json: bo
     if not names:
         raise Failure(REFUSED, "the daemon watches no repository", "add [[repositories]] to waterflowd.toml")
     for name in names:
-        done = client.post(f"/v1/repositories/{quote(name, safe='')}/sync", wait="true" if wait else None)
-        if as_json:
-            print_json([done])
-            continue
-        applied = f"applied {done['revision_applied'][:10]}" if done["revision_applied"] else "nothing applied yet"
-        click.echo(
-            clean(f"{done['name']}: {done['status']}, {applied}" + (f": {done['text']}" if done["text"] else ""))
-        )
+        done = client.post(_address(name, "sync"), wait="true" if wait else None)
+        _show(done, as_json=as_json)
+
+
+@click.command()
+@click.argument("repository")
+@json_option
+@click.pass_context
+def suspend(context: click.Context, repository: str, as_json: bool) -> None:
+    """Stop looking at a repository until `resume`; nothing is started from it, and what runs goes on."""
+    _show(client_of(context).post(_address(repository, "suspend")), as_json=as_json)
+
+
+@click.command()
+@click.argument("repository")
+@json_option
+@click.pass_context
+def resume(context: click.Context, repository: str, as_json: bool) -> None:
+    """Look at a suspended repository again: what was pushed meanwhile counts as one push."""
+    _show(client_of(context).post(_address(repository, "resume")), as_json=as_json)
+
+
+def _address(repository: str, action: str) -> str:
+    return f"/v1/repositories/{quote(repository, safe='')}/{action}"
+
+
+def _show(row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json([row])
+        return
+    applied = f"applied {row['revision_applied'][:10]}" if row["revision_applied"] else "nothing applied yet"
+    click.echo(clean(f"{row['name']}: {row['status']}, {applied}" + (f": {row['text']}" if row["text"] else "")))

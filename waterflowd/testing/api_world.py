@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.api import access_events
@@ -243,6 +245,19 @@ class MemoryRepositoriesDesk:
         """See the protocol."""
         self.synced.append((name, is_awaited))
         return next(row for row in self.repositories if row.name == name)
+
+    async def suspend(self, name: str, by: str) -> RepositoryRow:
+        """See the protocol."""
+        return self._replaced(name, is_ready=False, text=f"suspended by {by}")
+
+    async def resume(self, name: str, by: str) -> RepositoryRow:
+        """See the protocol."""
+        return self._replaced(name, is_ready=True, text=f"resumed by {by}")
+
+    def _replaced(self, name: str, *, is_ready: bool, text: str) -> RepositoryRow:
+        index = next(index for index, row in enumerate(self.repositories) if row.name == name)
+        self.repositories[index] = msgspec.structs.replace(self.repositories[index], is_ready=is_ready, text=text)
+        return self.repositories[index]
 
 
 class ApiWorld:

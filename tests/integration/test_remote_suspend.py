@@ -1,0 +1,35 @@
+"""Suspending and resuming a repository through the API."""
+
+from __future__ import annotations
+
+import httpx
+
+from waterflowd.api.access import Role
+from waterflowd.api.services import RepositoryRow
+from waterflowd.testing.api_world import ApiWorld
+
+
+async def test_who_suspended_and_resumed_a_repository_is_on_record() -> None:
+    """The desk does it, the audit trail names it, and an unknown name is told the known ones."""
+    async with ApiWorld() as world:
+        transport = httpx.ASGITransport(world.api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+            world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+            for action, status in (("suspend", "degraded"), ("resume", "ready")):
+                response = await client.post(f"/v1/repositories/ops/{action}")
+                assert (response.status_code, response.json()["status"]) == (200, status)
+                assert (world.audit()[-1].what, world.audit()[-1].target) == (f"{action}-repository", "ops")
+                missing = await client.post(f"/v1/repositories/opps/{action}")
+                assert (missing.status_code, "ops" in missing.json()["detail"]) == (404, True)
+
+
+async def test_a_runner_may_not_suspend() -> None:
+    """It takes an approver, as for syncing."""
+    async with ApiWorld(is_open=False) as world:
+        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        transport = httpx.ASGITransport(world.api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+            for role, status in ((Role.RUNNER, 403), (Role.APPROVER, 200)):
+                headers = {"Authorization": f"Bearer {world.token(role)}"}
+                response = await client.post("/v1/repositories/ops/suspend", headers=headers)
+                assert response.status_code == status

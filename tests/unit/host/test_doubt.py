@@ -1,4 +1,4 @@
-"""What the host does in doubt: it runs no step twice, acknowledges nothing that it cannot keep, and waits for nobody for ever."""
+"""What the host does in doubt: it runs nothing twice, acknowledges nothing that it cannot keep, waits for nobody for ever."""
 
 from __future__ import annotations
 

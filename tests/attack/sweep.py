@@ -23,7 +23,10 @@ _COUNT_MAX = 400
 
 
 def sweep(
-    calls: Sequence[tuple[str, int]], strike: Callable[[Fault], bool], found: Sequence[tuple[str, int]] = ()
+    calls: Sequence[tuple[str, int]],
+    strike: Callable[[Fault], bool],
+    found: Sequence[tuple[str, int]] = (),
+    effect: str = "signal=SIGKILL",
 ) -> list[Fault]:
     """Tries faults with `strike`, which tells whether the fault struck; gives those that did.
 
@@ -33,7 +36,7 @@ def sweep(
     struck: list[Fault] = []
 
     def tried(call: str, count: int) -> bool:
-        fault = Fault(call, count)
+        fault = Fault(call, count, effect)
         print(fault, flush=True)
         if not strike(fault):
             return False

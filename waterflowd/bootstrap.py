@@ -25,7 +25,7 @@ from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource import opening as repository_opening
 from waterflowd.host.agents import Agents
 from waterflowd.host.batch import World
 from waterflowd.host.clock import LogClock
@@ -124,7 +124,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     loop_ports = LoopPorts(
         log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random
     )
-    sources = Opener(data_dir / "repositories", os.environ)
+    sources = repository_opening.Opener(data_dir / "repositories", os.environ)
     reconciler = Reconciler(config.repository_settings, sources.open, loop_ports)
     services = Services(
         log=log,
@@ -157,6 +157,12 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(build_app(services), config.api.listen or None, socket_path),
     )
+
+
+def check_repositories(config: Config) -> None:
+    """Raises `Rejected` WF502 for a repository that can never be opened as it is configured."""
+    for settings in config.repository_settings:
+        repository_opening.check(settings)
 
 
 def examine(config: Config) -> str:

@@ -71,7 +71,15 @@ def _loop_factory() -> Any:
 @_FILE
 def check_config(file: str | None) -> None:
     """Checks the configuration, and ends 0 when it is right."""
+    from waterflowd import bootstrap
+    from waterflowd.errors import WaterflowError
+
     config = _load(file)
+    try:
+        bootstrap.check_repositories(config)
+    except WaterflowError as error:
+        click.echo(f"waterflowd: {error}", err=True)
+        sys.exit(2)
     click.echo(f"the configuration is right: data in {config.data_dir}, {len(config.repositories)} repositories")
 
 

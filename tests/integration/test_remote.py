@@ -90,6 +90,21 @@ async def test_unwatched_refs_are_told_and_not_fetched(world: World) -> None:
         assert world.note().held == (refs.tips["refs/heads/main"],)
 
 
+async def test_a_tag_of_something_else_than_a_commit_stops_nothing(world: World) -> None:
+    """It has an error of its own, and is not fetched again and again."""
+    world.work.pushed({"workflows/a.yml": "a: 1\n"})
+    tree = world.work.git("rev-parse", "HEAD^{tree}")
+    world.work.git("tag", "--annotate", "--message", "tree", "of-tree", tree)
+    world.work.push("refs/tags/*:refs/tags/*")
+    with world.served():
+        source = world.open(refs=("main", "tags/*"))
+        refs = await source.refs()
+        assert await contents(source, refs) == {"workflows/a.yml": b"a: 1\n"}
+        assert set(world.note().held) == set(refs.tips.values())
+        with pytest.raises(Retryable, match="is no commit"):
+            await source.revision(refs.tips["refs/tags/of-tree"], None, DEFAULT_FOLDERS)
+
+
 async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
     """Nothing is there, and then something is."""
     with world.served():

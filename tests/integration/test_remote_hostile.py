@@ -17,6 +17,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.remote_world import World, contents
 from waterflowd.errors import Retryable, Stalled
+from waterflowd.gitsource import fetches
 from waterflowd.gitsource.exchange import Access, FetchRequest, Limits
 from waterflowd.gitsource.fetches import Fetches
 from waterflowd.gitsource.urls import RemoteUrl
@@ -183,6 +184,37 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
         with pytest.raises(Stalled, match="memory") as caught:
             await Fetches().fetch(bounded)
     assert caught.value.code == codes.FETCH_LIMIT
+
+
+async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than children may begin at once, and one more that does not hang."""
+    monkeypatch.setattr(fetches, "_AT_ONCE", 2)
+    monkeypatch.setattr(fetches, "_TURN_S", 0.2)
+    world.work.pushed({"workflows/a.yml": "a: 1\n"})
+
+    def hang(connection: socket.socket) -> None:
+        while connection.recv(4_096):
+            pass
+
+    with remote_world.serving(hang) as hanging, world.served():
+        opener = world.opener()
+        bad = [
+            opener.open(
+                msgspec.structs.replace(world.settings, name=f"bad{number}", url=f"git://127.0.0.1:{hanging}/ops.git")
+            )
+            for number in range(4)
+        ]
+        asking = [asyncio.ensure_future(source.refs()) for source in bad]
+        good = opener.open(world.settings)
+        async with asyncio.timeout(30):
+            assert (await good.refs()).head == "refs/heads/main"
+        assert not any(task.done() for task in asking)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        for source in [*bad, good]:
+            await source.close()
+    assert fetch_children() == []
 
 
 async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:

@@ -128,6 +128,16 @@ async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
     assert not [text for text in texts if SECRET in text]
 
 
+async def test_a_server_that_says_the_token_back_is_not_repeated(world: World, server: Https) -> None:
+    """What a server says is shown, without it."""
+    said = f"ERR your token is {SECRET}\n".encode()
+    packet = f"{len(said) + 4:04x}".encode() + said
+    server.edit = lambda path, body: packet if path.endswith("/git-upload-pack") else body
+    world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
+    with pytest.raises(Retryable, match=r"your token is \*\*\*"):
+        await world.open().refs()
+
+
 def _files(root: Path) -> list[str]:
     return [path.read_bytes().decode("latin-1") for path in root.rglob("*") if path.is_file()]
 

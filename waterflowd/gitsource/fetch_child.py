@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import IO, BinaryIO
 
 import msgspec
@@ -48,6 +48,7 @@ _TALK_BYTES_MAX = 64 << 20
 _FILE_BYTES_SPARE = 256 << 20
 _PACK_HEAD = struct.Struct(">4sII")
 _PROTOCOL = 2
+_TREE_BYTES_MAX = 16 << 20
 #: What dulwich raises for an answer that makes no sense, besides `objects.DAMAGE`.
 _NONSENSE = (*objects.DAMAGE, ApplyDeltaError, GitProtocolError, AttributeError, KeyError, TypeError)
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO})
@@ -188,40 +189,50 @@ class Fetch:
                 raise FetchRefused(codes.OBJECT_UNREADABLE, text, is_retryable=True) from error
 
     def _check_wants(self) -> list[str]:
-        """The commits that the new tips lead to; each of them and its tree were read."""
+        """The commits that the new tips lead to; each of them was read, with its tree."""
         commits = []
         with closing(objects.Objects(self._request.objects)) as store:
             for tip in self._wants:
-                found = reading.commit(store, tip)
-                kind, _ = store.read(found.tree, 16 << 20)
-                if kind != objects.TREE:
-                    raise objects.unreadable(found.tree, "is no tree")
-                commits.append(found.id)
+                # What is too large to be read is there all the same; whoever reads it says so, of this ref alone.
+                with suppress(objects.TooLarge):
+                    try:
+                        found = reading.commit(store, tip)
+                    except WaterflowError:
+                        # Such as the tag of a tree, which is no fault of the fetch as long as it is there.
+                        store.read(tip, _TREE_BYTES_MAX)
+                        continue
+                    commits.append(found.id)
+                    store.read(found.tree, _TREE_BYTES_MAX)
         return commits
 
 
 def answer(request: FetchRequest) -> Answer:
     """Does one fetch, and gives what came of it."""
+    try:
+        with tempfile.TemporaryFile(dir=request.objects, prefix="tmp_said_") as said:
+            return _answer(request, said)
+    except OSError as error:
+        return _os_error(request, error)
+
+
+def _answer(request: FetchRequest, said: IO[bytes]) -> Answer:
     host = request.url.authority
-    with tempfile.TemporaryFile(dir=request.objects, prefix="tmp_said_") as said:
-        try:
-            return Fetch(request, said).run()
-        except FetchRefused as refused:
-            return refused.answer
-        except WaterflowError as error:
-            return Refused(code=error.code, text=error.text)
-        except MemoryError:
-            return past_limit(f"what {host} sends takes more memory than a fetch may have").answer
-        except NotGitRepository:
-            return no_repository(f"{host} knows no such repository").answer
-        except OSError as error:
-            return _os_error(request, error)
-        except HangupException:
-            return _hangup(request, said)
-        except _NONSENSE as error:
-            if request.url.scheme == "ssh" and said.tell():
-                return ssh.explained(request.url, request.access, said).answer
-            return _nonsense(host, error)
+    try:
+        return Fetch(request, said).run()
+    except FetchRefused as refused:
+        return refused.answer
+    except WaterflowError as error:
+        return Refused(code=error.code, text=error.text)
+    except MemoryError:
+        return past_limit(f"what {host} sends takes more memory than a fetch may have").answer
+    except NotGitRepository:
+        return no_repository(f"{host} knows no such repository").answer
+    except HangupException:
+        return _hangup(request, said)
+    except _NONSENSE as error:
+        if request.url.scheme == "ssh" and said.tell():
+            return ssh.explained(request.url, request.access, said).answer
+        return _nonsense(host, error)
 
 
 def _hangup(request: FetchRequest, said: IO[bytes]) -> Answer:
@@ -289,6 +300,14 @@ def _limit(request: FetchRequest) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
+def _without_secret(given: Answer, request: FetchRequest) -> Answer:
+    """A server may say the token back, and what it says is shown."""
+    login = request.access.login
+    if login is None or not isinstance(given, Refused):
+        return given
+    return msgspec.structs.replace(given, text=given.text.replace(login.secret, "***"))
+
+
 def write(answers: BinaryIO, given: Answer) -> None:
     """Sends the one answer."""
     answers.write(encode_frame(msgspec.msgpack.encode(given)))
@@ -306,7 +325,7 @@ def main() -> None:
     _limit(request)
     _Clock(request, requests, answers).start()
     resolving.guard(loopback_only=request.url.scheme == "http")
-    given = answer(request)
+    given = _without_secret(answer(request), request)
     signal.setitimer(signal.ITIMER_REAL, 0)
     write(answers, given)
     os._exit(0)

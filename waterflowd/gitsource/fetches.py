@@ -2,8 +2,9 @@
 
 Rules of this file: the child gets its request on its input and nothing else, neither in arguments nor in its environment; it
 inherits no descriptor but its pipes. Whatever becomes of it, the caller gets an answer or an error within the time of the
-request and a few seconds. A few children run at once; the others wait for their turn, so that a daemon with many repositories
-does not start a hundred of them together.
+request and a few seconds. A few children begin at once and the others wait for their turn, so that a daemon with many
+repositories does not start a hundred of them together; a child that takes long gives its turn away, so remotes that hang
+hold up no others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from waterflowd.errors import Retryable, Stalled, WaterflowError
 from waterflowd.gitsource.exchange import ANSWER_BYTES_MAX, LENGTH, Answer, Fetched, FetchRequest, Refused, encode_frame
 from waterflowd.reconcile import codes
 
-_AT_ONCE = 16
+_AT_ONCE = 8
+_TURN_S = 5.0
 #: The child ends itself in time; this is for one that cannot.
 _GRACE_S = 5.0
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from waterflowd.gitsource import fetch_child as c; c.main()"
@@ -39,7 +41,14 @@ class Fetches:
     async def fetch(self, request: FetchRequest) -> Fetched:
         """Does one fetch. `Retryable` or `Stalled` with a sentence when nothing came of it; cancelling ends the child."""
         async with self._turns:
-            given = await _fetch(request)
+            work = asyncio.create_task(_fetch(request))
+            try:
+                await asyncio.wait((work,), timeout=_TURN_S)
+            except asyncio.CancelledError:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                raise
+        given = await work
         if isinstance(given, Refused):
             raise _error(given)
         return given

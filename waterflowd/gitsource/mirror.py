@@ -60,15 +60,21 @@ class Mirror:
             return None
 
     def open(self) -> None:
-        """Makes the mirror if it is not there, and clears what a fetch that was cut off has left."""
-        _remove(self._fresh)
+        """Makes the mirror if it is not there, and clears it."""
         note = self._read_note()
         if note is None or note.place != self._place:
             _remove(self.path)
             note = Note(place=self._place)
         self.note = note
         _make(self.path)
-        for left in (*self.path.glob("objects/tmp_*"), *self.path.glob("objects/pack/*.lock")):
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes what a fetch that was ended in the middle has left: it may be large."""
+        _remove(self._fresh)
+        packs = self.path / "objects" / "pack"
+        unindexed = [pack for pack in packs.glob("*.pack") if not pack.with_suffix(".idx").exists()]
+        for left in (*self.path.glob("objects/tmp_*"), *packs.glob("*.lock"), *unindexed):
             left.unlink(missing_ok=True)
 
     def packs(self) -> int:

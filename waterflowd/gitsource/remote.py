@@ -124,7 +124,7 @@ class RemoteSource:
         if self._is_suspect and self._replaced_at != self._tips:
             self._replaced_at = self._tips
             return await self._replaced("something in its mirror could not be read")
-        fetched = await self._fetches.fetch(await self._request(self._mirror.objects, self._mirror.note))
+        fetched = await self._fetch(self._mirror.objects, self._mirror.note)
         await self._disk(lambda: self._mirror.take(fetched))
         packs = await self._disk(self._mirror.packs)
         if packs > (_PACKS_MAX if not fetched.held else _PACKS_HARD_MAX):
@@ -139,10 +139,18 @@ class RemoteSource:
         """Fills a fresh mirror and puts it in the place of the old one."""
         _logger.info("repository %s: %s: it is fetched anew", self._settings.name, why)
         directory = await self._disk(self._mirror.begin_fresh)
-        fetched = await self._fetches.fetch(await self._request(directory, Note(place="")))
+        fetched = await self._fetch(directory, Note(place=""))
         await self._disk(lambda: self._mirror.swap(fetched))
         self._is_suspect = False
         return fetched
+
+    async def _fetch(self, objects: str, note: Note) -> Fetched:
+        request = await self._request(objects, note)
+        try:
+            return await self._fetches.fetch(request)
+        except WaterflowError:
+            await self._disk(self._mirror.clear)
+            raise
 
     async def _request(self, objects: str, note: Note) -> FetchRequest:
         settings = self._settings

@@ -110,14 +110,16 @@ def explained(url: RemoteUrl, access: Access, said: IO[bytes]) -> FetchRefused:
     """What was wrong, from what ssh said."""
     said.seek(0)
     text = said.read(_SAID_BYTES_MAX).decode("utf-8", "replace")
-    if "Host key verification failed" in text:
+    # Once it was let in, the remote's own words are among these.
+    is_in = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
+    if "Host key verification failed" in text and not is_in:
         return _host_key(url, access, text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
     last = shown(lines[-1], 200) if lines else "it closed the connection without a word"
-    if "Permission denied" in text:
+    if "Permission denied" in text and not is_in:
         who = f"{url.user}@{url.authority}" if url.user else url.authority
         return no_access(f"{who} does not accept the key in ssh-key-file {shown(access.ssh_key_file)}: {last}")
-    if "Authenticated to" in text or "Authentication succeeded" in text:
+    if is_in:
         return no_repository(f"{url.authority} gives no repository at {shown(url.path)}: {last}")
     return unreachable(f"{url.authority} cannot be reached by ssh: {last}")
 

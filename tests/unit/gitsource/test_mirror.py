@@ -51,11 +51,12 @@ def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes 
 def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
     """A child that was killed had no time for it."""
     made.take(fetched("a"))
-    for name in ("objects/tmp_pack_x", "objects/tmp_fetch_y"):
+    for name in ("objects/tmp_pack_x", "objects/tmp_fetch_y", "objects/pack/pack-without-index.pack"):
         (made.path / name).touch()
     Path(made.begin_fresh(), "x").touch()
     made.open()
     assert sorted(path.name for path in (made.path / "objects").iterdir()) == ["info", "pack"]
+    assert made.packs() == 0
     assert [path.name for path in made.path.parent.iterdir()] == ["ops.git"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 import zlib
 from collections.abc import AsyncIterator
@@ -236,3 +237,38 @@ async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert fetch_children() == []
+
+
+_LONE_DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from waterflowd.gitsource.opening import Opener
+from waterflowd.reconcile.settings import RepositorySettings
+settings = RepositorySettings(name="ops", url=sys.argv[1])
+async def main():
+    await Opener(Path(sys.argv[2]), {}).open(settings).refs()
+asyncio.run(main())
+"""
+
+
+async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
+    """Its input ends, so it does not go on to write a mirror that another daemon has."""
+    is_asked, is_over = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(connection: socket.socket) -> None:
+        loop.call_soon_threadsafe(is_asked.set)
+        while connection.recv(4_096):
+            pass
+        # The child's end closes its connection.
+        loop.call_soon_threadsafe(is_over.set)
+
+    with world.served(hang):
+        daemon = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _LONE_DAEMON, world.settings.url, str(world.root / "mirrors")
+        )
+        async with asyncio.timeout(60):
+            await is_asked.wait()
+            daemon.kill()
+            await daemon.wait()
+            await is_over.wait()

@@ -1,0 +1,71 @@
+"""Remotes in the configuration: what is taken over, and what `check-config` says of what cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from waterflowd import config
+from waterflowd.cli import main
+from waterflowd.errors import Rejected
+from waterflowd.gitsource import credentials
+
+
+def written(directory: Path, *lines: str) -> Path:
+    file = directory / "waterflowd.toml"
+    file.write_text("\n".join(["[[repositories]]", 'name = "ops"', *lines]))
+    return file
+
+
+def test_everything_of_a_remote_is_taken_over(tmp_path: Path) -> None:
+    """Each key reaches the source."""
+    file = written(
+        tmp_path,
+        'url = "git@host:ops.git"',
+        'ssh-key-file = "/k"',
+        'known-hosts-file = "/h"',
+        'credentials-file = "/c"',
+        'ca-file = "/a"',
+        "allow-http = true",
+        'fetch-timeout = "30s"',
+        "fetch-max-bytes = 2000000",
+    )
+    [found] = config.load(file, environment={}).repository_settings
+    assert (found.ssh_key_file, found.known_hosts_file, found.credentials_file, found.ca_file) == (
+        "/k",
+        "/h",
+        "/c",
+        "/a",
+    )
+    assert (found.allow_http, found.fetch_timeout_ms, found.fetch_bytes_max) == (True, 30_000, 2_000_000)
+
+
+@pytest.mark.parametrize("line", ['fetch-timeout = "soon"', "fetch-max-bytes = 1", "fetch-max-bytes = -1"])
+def test_limits_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
+    """With the key's name."""
+    with pytest.raises(Rejected, match=line.split()[0]):
+        config.load(written(tmp_path, 'url = "https://host/ops.git"', line), environment={})
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['url = "https://ada:geheim@host/ops.git"'], "credentials-file"),
+        (['url = "git@host:ops.git"'], "ssh-key-file"),
+        (['url = "http://host/ops.git"'], "use https"),
+        (['url = "ext::sh"'], "remote helpers"),
+    ],
+)
+def test_check_config_says_what_cannot_work(tmp_path: Path, lines: list[str], words: str) -> None:
+    """Before the daemon is started, and without the secret."""
+    done = CliRunner().invoke(main, ["check-config", "--config", str(written(tmp_path, *lines))])
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "geheim" not in done.output
+
+
+def test_a_repository_s_variable_is_its_name_in_capitals() -> None:
+    """With underscores for what a shell does not take."""
+    assert credentials.variable("ops-web.v2") == "WATERFLOWD_GIT_TOKEN_OPS_WEB_V2"

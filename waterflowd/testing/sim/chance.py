@@ -40,6 +40,7 @@ CHANCES: dict[str, float] = {
     "journal: killed after": 0.03,
     "journal tail lost": 0.6,
     "spawn failed": 0.03,
+    "power lost at a start": 0.02,
     "step slow": 0.10,
 }
 NAMES = (*MOMENTS, *CHANCES)

@@ -222,5 +222,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self._bury()
             turns += 1
             if turns > TURNS_MAX or self._turns + turns > TURNS_IN_ALL_MAX:
-                raise RuntimeError(f"{turns} callbacks in one instant: something goes in circles")
+                text = f"{turns} callbacks in one instant, {self._turns + turns} in all"
+                raise RuntimeError(f"{text}: something goes in circles")
         self._turns += turns

@@ -105,6 +105,7 @@ class Nemesis:
             return False
         self._world.note(f"{server.name}: its disk is full")
         server.disk.is_full = True
+        server.disk_full_at = self._world.now_ms
         self._world.loop.outside(self._dice.uniform(0.1, 6.0), self._world.empty_disk, server)
         return True
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: Attempts in a row that agents may refuse before the step fails, and attempts of `on-lost: retry` without a `retry`.
 REFUSALS_MAX = 6
 LOST_MAX = 3
-#: The timer of a stop that is not answered; what it needs is the engine's to say.
-STOP_TIMER = "step-stop"
+#: How long after the grace a stop that is not answered has an end.
+STOP_ANSWER_MS = 60_000
 _WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
 
 
@@ -38,13 +38,10 @@ def timers(job: Job) -> set[Timer]:
         needed.add(Timer(kind=TimerKind.STEP_SLEEP, due_at=step.due_at, job=job.id, step=step.id))
     if step is not None and step.retry_at is not None:
         needed.add(Timer(kind=TimerKind.STEP_RETRY, due_at=step.retry_at, job=job.id, step=step.id))
+    if step is not None and step.stop and step.last is not None and step.last.is_open:
+        due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
+        needed.add(Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id))
     return needed
-
-
-def is_stopping(run: Run, timer: Timer) -> bool:
-    """Whether it is a stop's timer, and its step has been told to stop and has not ended."""
-    step = run.jobs_by_id[timer.job].current if timer.job is not None else None
-    return timer.kind.value == STOP_TIMER and step is not None and step.id == timer.step and bool(step.stop)
 
 
 def is_over(run: Run, job: JobId) -> bool:

@@ -69,7 +69,7 @@ def _step(dice: random.Random, number: int) -> StepPlan:
 
 
 def _script(dice: random.Random) -> str:
-    duration_ms = dice.choice((1, 10, 30, 80, 200, 700, 2_000, 5_000))
+    duration_ms = dice.choice((1, 10, 30, 30, 80, 80, 200, 200, 700, 700, 2_000, 2_000, 5_000, 5_000, 25_000))
     words = [f"d={duration_ms}", f"p={dice.choice((0, 0, 1, 3, 8))}"]
     codes = dice.choice(("0", "0", "0", "0", "0", "1", "1,0", "1,1,0", "7"))
     words.append(f"x={codes}")

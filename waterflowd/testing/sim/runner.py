@@ -57,6 +57,8 @@ class Runner:
         self._world = world
         self._server = server
         self.is_dead = False
+        #: In the world's seconds.
+        self.answers_from = 0.0
         self._connection: _Pipe | None = None
         #: Results by name: on the disk of the server, as are the names that were claimed.
         for name, step in list(server.steps.items()):
@@ -158,6 +160,9 @@ class Runner:
         server.results[name] = None
         world.checks.process_started(server, execution)
         self._schedule(step)
+        if world.chance.happens("power lost at a start"):
+            # Perhaps before the journal was flushed, and before anybody has heard of it.
+            world.loop.outside(world.chance.delay_s(0.0, 0.06), server.reboot)
         self._tell({"type": "started", "name": name, "pid": 2, "at": execution.started_wall_ms})
 
     def _schedule(self, step: _Step) -> None:
@@ -342,7 +347,7 @@ class SimSupervisor(Supervisor):
         from waterflow_agent.supervision import _Connection
 
         runner = self._server.runner
-        if runner is None or runner.is_dead:
+        if runner is None or runner.is_dead or self._world.loop.time() < runner.answers_from:
             raise ConnectionRefusedError("no runner")
         connection = _Connection(self)
         pipe = _Pipe(self._world, self._server, self._process, connection)

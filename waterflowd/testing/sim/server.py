@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: From the end of an agent to its next start by the service manager, and of a whole boot; seconds.
 RESTART_S = (0.2, 2.0)
 BOOT_S = (2.0, 8.0)
+#: From the start of a runner until it answers: a Python process on an idle or a busy machine.
+RUNNER_START_S = (0.03, 2.0)
 
 
 class Server:
@@ -51,6 +53,12 @@ class Server:
         self.runner: Runner | None = None
         self.agent: Agent | None = None
         self.boots = 0
+        #: When the power went for the last time, in the world's time.
+        self.power_lost_at = -1
+        #: When its disk was full for the last time.
+        self.disk_full_at = -1
+        #: It never comes back.
+        self.is_scrapped = False
         #: What the runner has: running steps, and the results of all names that were claimed (None while open).
         self.steps: dict[str, Any] = {}
         self.results: dict[str, dict[str, object] | None] = {}
@@ -76,10 +84,11 @@ class Server:
         """A new runner, which settles what the one before has left."""
         if self.runner is None or self.runner.is_dead:
             self.runner = Runner(self._world, self)
+            self.runner.answers_from = self._world.loop.time() + self._world.chance.delay_s(*RUNNER_START_S)
 
     def start_agent(self) -> None:
         """The service manager starts the agent, unless it runs or the machine is down."""
-        if self.agent is None and not self._is_booting:
+        if self.agent is None and not self._is_booting and not self.is_scrapped:
             self.agent = Agent(self._world, self)
 
     def kill_agent(self, why: str) -> None:
@@ -101,12 +110,19 @@ class Server:
         world = self._world
         self._is_booting = True
         world.note(f"{self.name}: power lost")
+        self.power_lost_at = world.now_ms
         self.kill_agent("by a power cut")
         if self.runner is not None:
             self.runner.power_lost()
             self.runner = None
         self.disk.lose_power(loses_tail=world.chance.happens("journal tail lost"))
         world.loop.outside(world.chance.delay_s(*BOOT_S), self._booted)
+
+    def scrap(self) -> None:
+        """The power goes for good."""
+        self.is_scrapped = True
+        self._world.note(f"{self.name}: never comes back")
+        self.reboot()
 
     def _booted(self) -> None:
         self.boots += 1

@@ -40,6 +40,7 @@ class Log(MemoryLog):
 
     async def _append(self, batch: Batch) -> int:
         world, process = self._outside
+        world.check_queue()
         await _commit_time(world)
         if world.is_daemon_disk_full:
             raise Retryable("WF302", "no space left for the log", after_s=1.0)

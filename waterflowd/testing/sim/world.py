@@ -173,6 +173,8 @@ class World:
 
     def empty_disk(self, server: Server) -> None:
         """There is room again."""
+        if server.disk.is_full:
+            server.disk_full_at = self.now_ms
         server.disk.is_full = False
 
     # The life of a world ----------------------------------------------------------------------------------------------
@@ -241,6 +243,8 @@ class World:
         self.chance.is_healed = True
         self.network.heal()
         self.empty_daemon_disk()
+        if self.chance.shape.random() < 0.15:
+            self.chance.shape.choice(self.servers).scrap()
         for server in self.servers:
             self.empty_disk(server)
         for process in self._processes():
@@ -273,6 +277,8 @@ class World:
         if not all(shadow.is_completed for shadow in self.checks.shadows.values()):
             return False
         for server in self.servers:
+            if server.is_scrapped:
+                continue
             desk = server.agent.desk if server.agent is not None else None
             if (
                 desk is None
@@ -331,6 +337,18 @@ class World:
             self.checks.check_run(live, shadow)
             armed = set(world.timers._armed.get(shadow.id, {}))
             self.checks.check_owed(shadow, armed, wants.get(shadow.id, set()), taken.get(shadow.id, set()))
+
+    def check_queue(self) -> None:
+        """Right before a commit: no attempt waits for a slot that is free."""
+        if self.daemon is None:
+            return
+        placement, registry = self.daemon.world.placement, self.daemon.world.registry
+        for want in placement._wants.values():
+            agents = registry.group(want.group) if want.agent is None else (want.agent,)
+            for agent in agents:
+                server = placement.servers.get(agent)
+                if server is not None and want.node in server.nodes and server.free > 0:
+                    self.checks.fail(f"{want.key} waits, and {agent} has {server.free} free slots")
 
     def _report(self) -> Report:
         shadows = self.checks.shadows.values()

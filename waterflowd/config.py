@@ -216,7 +216,9 @@ def _line_of(text: str, place: tuple[str, ...], number: int, key: str) -> int:
                 return line
             seen += table == place
             fallback = line if table == place and seen == number + 1 else fallback
-        elif (table == place and seen in (0, number + 1) and name.match(content)) or (not table and dotted.match(content)):
+        elif (table == place and seen in (0, number + 1) and name.match(content)) or (
+            not table and dotted.match(content)
+        ):
             return line
         elif not table and inline is not None and inline.match(content):
             fallback = line

@@ -14,7 +14,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check golden sim mutants bench dist lock clean environment environment-dev
+.PHONY: help demo test check nightly golden sim mutants bench dist lock clean environment environment-dev
 
 help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
@@ -31,6 +31,9 @@ check: environment-dev ## Check format, lint, types, and the quick tests: half a
 	@$(bin)/ruff check --quiet .
 	@$(bin)/mypy
 	@$(bin)/python -m pytest -q -n auto -m "not slow" tests/tidy tests/unit tests/golden $(ARGS)
+
+nightly: environment-dev ## Attack the real binaries at every system call, with every fault: hours. ARGS="-k name" narrows it
+	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py $(ARGS)
 
 golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)

@@ -14,7 +14,7 @@ hypothesis.settings.load_profile("waterflow")
 #: Settings of Waterflow and of Git that a developer may have exported.
 _PREFIXES = ("WATERFLOW_", "WATERFLOWD_", "GIT_")
 #: What tests are steered by.
-_STEERING = frozenset({"WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SEED"})
+_STEERING = frozenset({"WATERFLOW_FAULT", "WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SEED", "WATERFLOW_SWEEP"})
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ import waterflow_agent
 from waterflow_agent import machine, status
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected
-from waterflow_agent.journal import Journal
+from waterflow_agent.journal import FULL, Journal
 from waterflow_agent.journal_writer import JournalWriter
 from waterflow_agent.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.nodes import instant, parameters, schema
@@ -396,8 +396,14 @@ class Desk:
         except Rejected as error:
             self._finish_unstarted(task.key, failure("node-error", error.text))
         except OSError as error:
-            text = f"cannot prepare the step's files: {error.strerror} ({error.filename})"
-            self._finish_unstarted(task.key, failure("spawn-failed", text))
+            place = f" ({error.filename})" if error.filename else ""
+            text = f"cannot prepare the step's files: {error.strerror}{place}"
+            if error.errno in FULL:
+                # Nothing ran, and nothing is wrong with the step: it is made again when there may be room.
+                end = Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text)
+            else:
+                end = failure("spawn-failed", text)
+            self._finish_unstarted(task.key, end)
         else:
             self.ledger.given(task.key)
             self._pump.open(task.key, self._steps.spool_path(task.key))

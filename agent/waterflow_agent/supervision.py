@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 #: Back-off between tries to reach a runner that does not answer, seconds.
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 2.0
+#: A connection that was lost sooner than this says that the runner ends as soon as it starts: then there is no hurry.
+STEADY_S = 5.0
 #: A detached runner without steps and agent ends after this; the next agent starts a new one.
 IDLE_EXIT_S = 600
 #: The runner's exit status when another one serves the directory.
@@ -92,6 +94,8 @@ class Supervisor:
         self._held_waiters: list[asyncio.Future[Held]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._connected_at = 0.0
+        self._pause_s = 0.0
         self._failure: errors.AgentError | None = None
         self._attempts = AttemptStore(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
@@ -273,6 +277,7 @@ class Supervisor:
     def _on_connected(self) -> None:
         self._outgoing = [_STATUS, *self._starts.values(), *self._cancels.values()]
         self._outgoing += [_STATUS] * len(self._held_waiters)
+        self._connected_at = asyncio.get_running_loop().time()
         self._awaits_held = True
         self._flush()
 
@@ -284,9 +289,12 @@ class Supervisor:
         self._outgoing.clear()
         if self._failure is None:
             logger.warning("connection to the step runner lost, connecting again")
+            is_steady = asyncio.get_running_loop().time() - self._connected_at > STEADY_S
+            self._pause_s = 0.0 if is_steady else min(max(2 * self._pause_s, RETRY_S_MIN), RETRY_S_MAX)
             self._keeper = asyncio.create_task(self._reconnect(), name="waterflow-runner-reconnect")
 
     async def _reconnect(self) -> None:
+        await asyncio.sleep(self._pause_s)
         while True:
             try:
                 await self.connect()

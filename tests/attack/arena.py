@@ -27,6 +27,8 @@ class Arena(World):
 
     def __init__(self, folder: Path) -> None:
         self.daemon_dir = folder / "daemon"
+        #: Data directories of agents that are elsewhere than in the world's folder.
+        self.agent_places: dict[str, Path] = {}
         super().__init__(folder)
         self.markers = folder / "markers"
         self.judge = Judge(self, self.markers)
@@ -80,6 +82,10 @@ class Arena(World):
         config = self.folder / f"{name}.toml"
         self._agents[name] = self.spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
         return self._agents[name]
+
+    def agent_dir(self, name: str) -> Path:
+        """The agent's data directory."""
+        return self.agent_places.get(name, super().agent_dir(name))
 
     def configure_agent(self, name: str, *groups: str, slots: int = 4) -> None:
         """Writes an agent's configuration, with a token for one use."""

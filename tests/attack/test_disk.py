@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
+from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import IS_FULL, SEED, sweep
 from tests.attack.test_hostile_steps import job
 
@@ -67,48 +66,13 @@ def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena:
 # Space ----------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
-    """A file system of this size; root's business."""
-    place = folder / "disk"
-    place.mkdir()
-    if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "waterflow-attack", str(place)]
-    else:
-        image = folder / "disk.img"
-        with image.open("wb") as file:
-            file.truncate(mib << 20)
-        made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], capture_output=True, text=True, check=False)
-        if made.returncode:
-            pytest.skip(f"no ext4 can be made here: {made.stderr}")
-        command = ["mount", "-o", "loop", str(image), str(place)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
-
-
-def _fill(place: Path) -> Path:
-    """Takes all the space that is left."""
-    filler = place / "filler"
-    with filler.open("ab", buffering=0) as file:
-        for size in (1 << 20, _PAGE_BYTES, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"x" * size)
-    return filler
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.usefixtures("root")
 def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_arena: Arena, kind: str) -> None:
     """507 with a sentence; what runs goes on; when there is space everything arrives without a restart."""
     arena = empty_arena
-    with _small_disk(arena.folder, kind, 64) as place:
+    with small_disk(arena.folder, kind, 64) as place:
         arena.daemon_dir = place / "daemon"
         arena.write_config()
         arena.start_daemon()
@@ -120,7 +84,7 @@ def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_ar
             script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 5000\necho x >> {marker}"
             run = arena.start(job(script, then="      - run: echo second\n"))
             arena.lines(run, count=1)
-            filler = _fill(place)
+            filler = fill(place)
             refused = wait_until(lambda: _refusal(arena, place), "a start to be refused")
             assert refused["status"] == 507, refused
             assert refused["code"] == "WF302", refused
@@ -145,7 +109,7 @@ def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_ar
 
 def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
     """The answer to a start once it is one that refuses; what space was freed meanwhile is taken."""
-    _fill(place)
+    fill(place)
     headers = {"content-type": "application/yaml"}
     answer = arena.api("POST", "/v1/runs", content=GOOD.encode(), headers=headers)
     assert answer.status_code in (201, 507), answer.text
@@ -158,7 +122,7 @@ def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
 def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena) -> None:
     """It needs a little space for its generation, and has kept some back; else it says that the disk is full."""
     arena = empty_arena
-    with _small_disk(arena.folder, "tmpfs", 64) as place:
+    with small_disk(arena.folder, "tmpfs", 64) as place:
         arena.daemon_dir = place / "daemon"
         arena.write_config()
         arena.start_daemon()
@@ -166,7 +130,7 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
             arena.add_agent("web-1", "web")
             run = arena.start(GOOD)
             arena.wait_for(run)
-            _fill(place)
+            fill(place)
             for _ in range(3):
                 arena.kill_daemon()
                 arena.spawn_daemon()
@@ -174,7 +138,7 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
                     assert "WF302" in arena.log.read_text().splitlines()[-1], arena.log.read_text()[-2000:]
                     break
                 assert arena.run(run)["conclusion"] == "success"
-                _fill(place)
+                fill(place)
             (place / "filler").unlink()
             if arena.daemon_process.poll() is None:
                 arena.kill_daemon()

@@ -211,8 +211,9 @@ def test_loss_in_one_direction_is_a_cut_like_any_other(two: TwoHosts, way: str) 
     run = two.start(_counted(count, 0.1))
     two.lines(run, count=5)
     two.hosts.deafen(name)
-    time.sleep(CUT_S)
     late = two.start(job("echo late"))
+    time.sleep(CUT_S)
+    assert two.run(late)["status"] != "completed", "the direction is not cut"
     two.hosts.mend(name)
     _whole(two, run, count)
     assert two.wait_for(late, 90)["conclusion"] == "success"

@@ -430,4 +430,8 @@ def _result(reason: str, error: str, started_at: int | None) -> Message:
 
 
 def _say(text: str) -> None:
-    print(f"waterflow-runner: {text}", file=sys.stderr, flush=True)
+    try:
+        print(f"waterflow-runner: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        # Its log is on the disk that it complains about: the steps that it holds are worth more than the words.
+        return

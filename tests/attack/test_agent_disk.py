@@ -1,0 +1,137 @@
+"""The disk of an agent's host: failed writes of its journal and of the runner's records, and no space at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import Arena
+from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
+from tests.attack.small_disk import fill, small_disk
+from tests.attack.sweep import IS_FULL, sweep
+from tests.attack.test_hostile_steps import job, step
+from waterflow_agent.runner.reports import Exited, StepSpec
+from waterflow_agent.supervision import Supervisor
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 180)]
+
+
+def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
+    """EIO at the N-th flush: it ends with WF303, or goes on where the error harms nothing; the next start settles all."""
+    requires_strace()
+
+    def strike(fault: Fault) -> bool:
+        pid = arena.agent_process("web-1").pid
+        said = arena.agent_log("web-1").stat().st_size
+        with Attached(pid, fault):
+            answers = {key: arena.post(key) for key in (arena.key(), arena.key())}
+            runs = [run for run in answers.values() if run]
+            wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, runs)), "an end")
+        is_struck = wait_for_end(pid, 0.3)
+        if is_struck:
+            code = arena.agent_process("web-1").wait(20)
+            text = arena.agent_log("web-1").read_text()[said:]
+            assert code > 0, f"it ended with {code}: {text[-3000:]}"
+            assert "[WF303]" in text, text[-3000:]
+            assert "Traceback" not in text, text[-3000:]
+            arena.start_agent("web-1")
+        for run in runs:
+            arena.judge.run(run)
+        return is_struck
+
+    assert sweep([("fdatasync", 5)], strike, [("fdatasync", 1)], effect="error=EIO"), "no fault struck"
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("root")
+def test_an_agent_without_space_keeps_results_and_goes_on_when_there_is_some(empty_arena: Arena) -> None:
+    """What runs ends; output that has no place is counted; nothing is called a success that did not happen."""
+    arena = empty_arena
+    arena.start_daemon()
+    with small_disk(arena.folder, "tmpfs", 24) as place:
+        arena.agent_places["web-1"] = place / "agent"
+        try:
+            arena.add_agent("web-1", "web")
+            assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
+            gate, marker = arena.folder / "gate", arena.folder / "marker"
+            script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 2000\necho x >> {marker}"
+            run = arena.start(job(script))
+            arena.lines(run, count=1)
+            filler = fill(place)
+            gate.touch()
+            wait_until(marker.exists, "the step to go on")
+            during = arena.start(job("echo during"))
+            wait_until(lambda: _has_said(arena, during), "the start on a full disk to be answered", 60)
+            filler.unlink()
+            found = arena.wait_for(run, 60)
+            attempt = step(found)["attempts"][0]
+            assert attempt["outcome"] == "success", attempt
+            assert marker.read_text() == "x\n"
+            shown = arena.lines(run)
+            assert shown[0] == "begin"
+            if attempt["output_dropped"] == 0:
+                assert shown == ["begin", *map(str, range(1, 2001))]
+            arena.wait_for(during, 60)
+            assert arena.wait_for(arena.start(job("echo after")), 60)["conclusion"] == "success"
+        finally:
+            arena.close()
+
+
+@pytest.fixture
+def mute_runner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A step runner that cannot write to its own log."""
+    command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(tmp_path)]
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
+    tmp_path: Path, mute_runner: subprocess.Popen[bytes]
+) -> None:
+    """What it cannot say about the disk must not end it: the other steps go on, and every start is answered."""
+    ends = {}
+    async with asyncio.timeout(30), Supervisor(tmp_path, starts_runner=False) as runner:
+        runner.start(_spec("good", "sleep 1; echo done"))
+        (tmp_path / "attempts" / "bad").write_text("in the way of a directory")
+        runner.start(_spec("bad", "echo never"))
+        async for report in runner.reports():
+            if isinstance(report, Exited):
+                ends[report.name] = report.result
+            if len(ends) == 2:
+                break
+    assert ends["bad"].reason == "spawn-failed"
+    assert ends["good"].exit_code == 0
+    assert mute_runner.poll() is None, "the runner has ended"
+
+
+def _spec(name: str, script: str) -> StepSpec:
+    return StepSpec(
+        name=name,
+        argv=["sh", "-c", script],
+        cwd="/",
+        env={"PATH": os.environ["PATH"]},
+        timeout_ms=None,
+        stop_signal=15,
+        grace_ms=100,
+        output_bytes_max=1 << 20,
+    )
+
+
+def _has_said(arena: Arena, run: str) -> bool:
+    """Whether there is an attempt with an end, or the agent has ended and is started again."""
+    if not is_alive(arena.agent_process("web-1").pid):
+        arena.agent_process("web-1").wait()
+        return True
+    return any(attempt["status"] == "finished" for attempt in step(arena.run(run))["attempts"])

@@ -123,7 +123,7 @@ class MetricsDesk:
         yield Sample("waterflow_log_events", counts.events)
         yield Sample("waterflow_log_commits", counts.commits)
         yield Sample("waterflow_log_commit_seconds", counts.commit_s)
-        yield Sample("waterflow_log_read_only", 1 if self._driver.read_only else 0)
+        yield Sample("waterflow_log_read_only", 1 if self._driver.refusal else 0)
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())
 
 
@@ -154,4 +154,4 @@ class RunReader:
 
     def read_only_text(self) -> str | None:
         """See the protocol."""
-        return self._driver.read_only or None
+        return self._driver.refusal or None

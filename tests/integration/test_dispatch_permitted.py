@@ -34,6 +34,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Reset("again"),
     messages.Offer(TASK),
     messages.Cancel(KEY, False, ""),
+    messages.Release("run", "job"),
     messages.OutputAck(KEY, 0),
     messages.EnrollRequest(1, "", "n", [], "h", "m", "v"),
     messages.EnrollAnswer("approved", "", "", "", [], "", 0),

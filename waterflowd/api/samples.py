@@ -34,7 +34,7 @@ SAMPLES: dict[str, Kind] = {
     "waterflow_log_events": Kind("Events made durable since the daemon is up", True),
     "waterflow_log_commits": Kind("Batches made durable since the daemon is up", True),
     "waterflow_log_commit_seconds": Kind("Time that batches waited for the disk, added up", True),
-    "waterflow_log_read_only": Kind("1 while nothing can be written because the disk is full", False),
+    "waterflow_log_read_only": Kind("1 while nothing new may begin because the disk is full or almost", False),
     "waterflow_link": Kind("What the ports for agents have counted since the daemon is up", True, "what"),
 }
 

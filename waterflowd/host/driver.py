@@ -46,6 +46,8 @@ logger = logging.getLogger("waterflow.host")
 BATCH_ITEMS_MAX = 1000
 #: Open runs at a time; beyond it a start is refused.
 OPEN_RUNS_MAX = 20_000
+#: Why nothing new begins before the disk is really full.
+DISK_LOW = "the disk is almost full: what is open goes on, nothing new begins; make room"
 #: How long the driver waits after a full disk before it tries again.
 DISK_FULL_PAUSE_S = 1.0
 #: Decoded plans that are kept; runs of one plan share it.
@@ -288,6 +290,11 @@ class Driver:
         self._submit(lambda batch: result.append(apply(batch)), done, failed)
         return await future
 
+    @property
+    def refusal(self) -> str:
+        """Why nothing new may begin at the moment; empty when all is well."""
+        return self.read_only or (DISK_LOW if self._log.is_disk_low else "")
+
     def knows(self, run_id: str) -> bool:
         """Whether the log has a run with this id, open or completed."""
         return ids.is_run_id(run_id) and self._log.run(RunId(run_id)) is not None
@@ -321,7 +328,7 @@ class Driver:
             self._check(request)
         fresh = sum(self._known(batch, request) is None for request in requests)
         if fresh and self._log.is_disk_low:
-            raise Retryable("WF302", "the disk is almost full: what is open goes on, nothing new begins; make room")
+            raise Retryable("WF302", DISK_LOW)
         if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
                 "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429

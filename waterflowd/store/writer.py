@@ -145,7 +145,7 @@ class Writer:
 
     def _is_last(self, group: list[_Ticket]) -> bool:
         """Fills `group` with the next items; True when there will be none."""
-        ticket = self._queue.get()
+        ticket = self._take()
         size = 0
         while ticket is not None:
             group.append(ticket)
@@ -158,6 +158,14 @@ class Writer:
                 return False
         self._queue.put(None)
         return not group
+
+    def _take(self) -> _Ticket | None:
+        """The next item; while the disk is low it looks for room meanwhile, as nothing new may come before there is some."""
+        while True:
+            try:
+                return self._queue.get(timeout=None if self._ballast.is_there else BALLAST_CHECK_S)
+            except queue.Empty:
+                self._look_around()
 
     def _commit(self, group: list[_Ticket]) -> list[_Outcome]:
         error = self._latch.error

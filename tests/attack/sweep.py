@@ -16,8 +16,8 @@ IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
 SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32))))
 #: `CALL:COUNT`, to try one fault alone.
 ONE = os.environ.get("WATERFLOW_FAULT", "")
-#: Of each kind of process, every day.
-ROUNDS = 8
+#: Of each kind of process, every day, unless a sweep says otherwise.
+ROUNDS = 6
 #: One more than any process made of one call under the work of a sweep; to end a sweep that would not end.
 _COUNT_MAX = 400
 
@@ -27,6 +27,7 @@ def sweep(
     strike: Callable[[Fault], bool],
     found: Sequence[tuple[str, int]] = (),
     effect: str = "signal=SIGKILL",
+    rounds: int = ROUNDS,
 ) -> list[Fault]:
     """Tries faults with `strike`, which tells whether the fault struck; gives those that did.
 
@@ -57,7 +58,7 @@ def sweep(
     for call, count in found:
         tried(call, count)
     dice = random.Random(SEED)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         call, usual = dice.choice(calls)
         tried(call, dice.randint(1, usual))
     return struck

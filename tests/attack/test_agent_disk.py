@@ -46,7 +46,7 @@ def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(ar
             arena.judge.run(run)
         return is_struck
 
-    assert sweep([("fdatasync", 5)], strike, [("fdatasync", 1)], effect="error=EIO"), "no fault struck"
+    assert sweep([("fdatasync", 5)], strike, [("fdatasync", 1)], effect="error=EIO", rounds=2), "no fault struck"
 
 
 @pytest.mark.root

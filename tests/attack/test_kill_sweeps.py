@@ -200,7 +200,7 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
         arena.kill_daemon()
         return is_struck
 
-    assert sweep(FIRST_DAEMON_CALLS, strike, FOUND), "no fault struck"
+    assert sweep(FIRST_DAEMON_CALLS, strike, FOUND, rounds=4), "no fault struck"
 
 
 def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in(empty_arena: Arena) -> None:
@@ -226,7 +226,7 @@ def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in
         arena.kill_agent(name)
         return is_struck
 
-    assert sweep(FIRST_AGENT_CALLS, strike), "no fault struck"
+    assert sweep(FIRST_AGENT_CALLS, strike, rounds=4), "no fault struck"
 
 
 def test_a_process_that_is_killed_is_noticed() -> None:

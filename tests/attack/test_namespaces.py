@@ -27,7 +27,7 @@ from tests.attack.test_hostile_steps import job
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(400)]
 
-#: How long the cable is cut: longer than the heartbeats of the link allow, shorter than `lost-after`.
+#: How long the cable is cut: in the night longer than the heartbeats of the link allow, and never as long as `lost-after`.
 CUT_S = 20.0 if IS_FULL else 8.0
 _names = itertools.count()
 

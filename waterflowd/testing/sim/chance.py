@@ -57,6 +57,10 @@ class Chance:
         self.dice = random.Random(f"{seed}/dice")
         kinds = self.shape.choice((0, 1, 2, 3, 5, 8, len(NAMES)))
         self.active = frozenset(self.shape.sample(NAMES, kinds))
+        #: Long steps, and cuts that are longer.
+        self.is_long = self.shape.random() < 0.12
+        if self.is_long:
+            self.active |= {"link cut for long"}
         self.counts: Counter[str] = Counter()
         self.is_healed = False
 

@@ -28,6 +28,24 @@ def make(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
     )
 
 
+def make_long(dice: random.Random, groups: tuple[str, ...]) -> Plan:
+    """A workflow whose step outlives a long cut, and is tried again when it is lost: its attempts must not meet."""
+    step = StepPlan(
+        id=StepId("1"),
+        is_named=True,
+        name="long",
+        node="shell",
+        params={"run": f"d={dice.choice((12_000, 30_000))} p=40 x=0 {dice.choice(('stubborn', ''))}"},
+        on_lost=OnLost.RETRY,
+        stop=StopPolicy(grace_ms=1_500),
+    )
+    jobs = tuple(
+        JobPlan(id=JobId(f"j{index}"), name="long", group=group, timeout_minutes=2.0, steps=(step,))
+        for index, group in enumerate(groups)
+    )
+    return Plan(name="long", path="workflows/long.yml", timeout_ms=150_000, jobs=jobs)
+
+
 def _job(dice: random.Random, index: int, needs: tuple[JobId, ...], groups: tuple[str, ...]) -> JobPlan:
     steps = tuple(_step(dice, number) for number in range(1, dice.choice((1, 2, 2, 3, 4)) + 1))
     return JobPlan(

@@ -21,6 +21,7 @@ from waterflowd.model import plan as plans
 from waterflowd.model.ids import FLEET
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.host import codec
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.sim import plans as workflows
@@ -74,7 +75,8 @@ class World:
         self.checks = Checks(self)
         self.truth = Truth()
         self.network = Network(self.loop, self.chance)
-        self.memory = MemoryLog()
+        # Events through bytes cost much and show little more: some worlds will do.
+        self.memory = MemoryLog(codec() if self.chance.shape.random() < 0.2 else None)
         self.outputs = MemoryOutputLogs()
         self.daemon: Daemon | None = None
         self.agents_started = 0
@@ -88,10 +90,18 @@ class World:
         shape = self.chance.shape
         groups = ("web", "db")[: shape.choice((1, 2))]
         self.servers = [
-            Server(self, f"s{number}", (groups[number % len(groups)],), shape.choice((1, 1, 2, 4)))
+            Server(
+                self,
+                f"s{number}",
+                (groups[number % len(groups)],),
+                shape.choice((2, 4) if self.chance.is_long else (1, 1, 2, 4)),
+            )
             for number in range(max(len(groups), shape.choice((1, 2, 3))))
         ]
-        compiled = [plans.encode(workflows.make(shape, number, groups)) for number in range(shape.choice((1, 2, 3)))]
+        made = [workflows.make(shape, number, groups) for number in range(shape.choice((1, 2, 3)))]
+        compiled = [
+            plans.encode(plan) for plan in (made if not self.chance.is_long else [workflows.make_long(shape, groups)])
+        ]
         self.starts = [
             Start(self, number, shape.choice(compiled), shape) for number in range(shape.choice((1, 2, 3, 4, 6)))
         ]
@@ -148,6 +158,9 @@ class World:
         self.checks.daemon_crashed()
         self.note(f"daemon starts, generation {self.memory.generation}")
         self.daemon = Daemon(self, self.memory)
+        for shadow in self.checks.shadows.values():
+            if not shadow.is_completed:
+                self.checks.check_run(self.daemon.world.runs.get(shadow.id), shadow)
 
     def kill_agent(self, process: Process, why: str) -> None:
         """SIGKILL of one process of an agent."""

@@ -87,10 +87,17 @@ class Attached:
         wait_until(lambda: self._is_attached(pid), f"strace to attach to {pid}", _PATIENCE_S)
 
     def _is_attached(self, pid: int) -> bool:
+        if not is_alive(pid):
+            # Struck by its first call, before this could be seen.
+            return True
         if self._strace.poll() is not None:
             assert self._strace.stderr is not None
             raise AssertionError(f"strace ended: {self._strace.stderr.read().decode()[-500:]}")
-        return all(_tracer(task) == self._strace.pid for task in Path(f"/proc/{pid}/task").iterdir())
+        try:
+            return all(_tracer(task) == self._strace.pid for task in Path(f"/proc/{pid}/task").iterdir())
+        except OSError:
+            # A thread, or the process, has just ended.
+            return False
 
     def close(self) -> None:
         """Lets the process go on without faults, if it is still there."""

@@ -91,9 +91,9 @@ async def _serve(runs: int, seconds: float, folder: str) -> Latencies:
 
     loop.add_reader(router.fileno(), drain)
     start = time.perf_counter()
-    sent = dict.fromkeys((str(number).encode() for number in range(runs)), start)
+    sent = dict.fromkeys(map(str, range(runs)), start)
     for run in sent:
-        router.send_multipart([peer, run])
+        router.send_multipart([peer, run.encode()])
     figures = Latencies()
     while time.perf_counter() - start < seconds:
         drain()
@@ -102,10 +102,11 @@ async def _serve(runs: int, seconds: float, folder: str) -> Latencies:
         batch, answers[:] = list(answers), []
         await loop.run_in_executor(thread, log.append, 2 * len(batch))
         now = time.perf_counter()
-        for run in batch:
+        for answer in batch:
+            run = answer.decode()
             figures.add(now - sent[run])
             sent[run] = now
-            router.send_multipart([peer, run], zmq.DONTWAIT)
+            router.send_multipart([peer, answer], zmq.DONTWAIT)
     figures.seconds = time.perf_counter() - start
     router.send_multipart([peer, _STOP])
     worker.join(5)

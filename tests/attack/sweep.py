@@ -61,4 +61,8 @@ def sweep(
     for _ in range(rounds):
         call, usual = dice.choice(calls)
         tried(call, dice.randint(1, usual))
+    for call, _ in calls:
+        # Chance may have chosen only calls that this process did not come to; the first one of some kind it does make.
+        if struck or tried(call, 1):
+            break
     return struck

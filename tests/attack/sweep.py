@@ -1,4 +1,4 @@
-"""Which faults a sweep tries: a few by chance every day, all of them in the night.
+"""Which faults a sweep tries: a few every day, the same ones, and all of them in the night.
 
 The seed is printed with every fault that is tried; `WATERFLOW_SEED` repeats a sweep, `WATERFLOW_FAULT=rename:8`
 one fault. `WATERFLOW_SWEEP=full` counts from 1 up, for each system call in turn, until the process outlives the work.
@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from tests.attack.injection import Fault
 
 IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
-SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32))))
+#: The same every day, so that a red day says something about the change; by chance in the night.
+SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32)) if IS_FULL else "2026"))
 #: `CALL:COUNT`, to try one fault alone.
 ONE = os.environ.get("WATERFLOW_FAULT", "")
 #: Of each kind of process, every day, unless a sweep says otherwise.

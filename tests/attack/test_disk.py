@@ -215,6 +215,7 @@ def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
     _same(arena, runs, "restored")
 
 
+@pytest.mark.usefixtures("nightly")
 def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) -> None:
     """Anywhere in the file: the start is refused, a read says WF304, or the byte was in nobody's data."""
     arena = empty_arena

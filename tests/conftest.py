@@ -7,8 +7,11 @@ import os
 import hypothesis
 import pytest
 
-# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it.
-hypothesis.settings.register_profile("waterflow", deadline=None, print_blob=True)
+# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it. In CI the examples are the
+# same every time, so that a red run says something about the change; elsewhere chance goes on looking.
+hypothesis.settings.register_profile(
+    "waterflow", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
 hypothesis.settings.load_profile("waterflow")
 
 #: Settings of Waterflow and of Git that a developer may have exported.

@@ -7,8 +7,8 @@ import os
 import hypothesis
 import pytest
 
-# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it. In CI the examples are the
-# same every time, so that a red run says something about the change; elsewhere chance goes on looking.
+# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it. In CI the examples are
+# the same every time, so that a red run says something about the change; elsewhere chance goes on looking.
 hypothesis.settings.register_profile(
     "waterflow", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
 )

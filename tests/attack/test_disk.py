@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -246,6 +247,26 @@ def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) 
     print(counts)
 
 
+def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
+    """503 with WF304 before anything of it is shown, and the daemon's log has no traceback; other runs are read as ever."""
+    arena = empty_arena
+    runs = _history(arena)
+    file = arena.daemon_dir / "log.mdb" / "data.mdb"
+    content = bytearray(file.read_bytes())
+    at = content.find(b"\n150\n151\n")
+    while at >= 0:
+        content[at] ^= 4
+        at = content.find(b"\n150\n151\n", at)
+    file.write_bytes(content)
+    arena.start_daemon()
+    for run in runs:
+        answer = arena.api("GET", f"/v1/runs/{run}/logs")
+        assert answer.status_code == 503, answer.text[:500]
+        assert answer.json()["code"] == "WF304"
+        assert arena.run(run)["conclusion"] == "success"
+    assert "Traceback" not in arena.log.read_text()
+
+
 def _shown(arena: Arena, runs: list[str]) -> list[str]:
     """What the API says about the runs, or the code of what it says instead."""
     shown = []
@@ -255,11 +276,17 @@ def _shown(arena: Arena, runs: list[str]) -> list[str]:
             try:
                 answer = arena.api("GET", f"/v1/runs/{run}{part}")
             except httpx.RemoteProtocolError:
-                # It had begun to answer when it met the damage.
-                shown.append(arena.log.read_text()[said:])
+                # It had begun to answer when it met the damage; its own log has the words, a moment later.
+                shown.append(wait_until(functools.partial(_told, arena, said), "the daemon to say what is wrong"))
             else:
                 shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
     return shown
+
+
+def _told(arena: Arena, start: int) -> str | None:
+    """What the daemon's log says from there on, once it names damage."""
+    text = arena.log.read_text()[start:]
+    return text if "WF304" in text else None
 
 
 def _same(arena: Arena, runs: list[str], what: str) -> None:

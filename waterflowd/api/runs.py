@@ -202,7 +202,8 @@ async def run_events(
         content = streams.follow_run_events(services, opened, principal, run, after, frame)
         return streams.Stream(opened, content, streams.NDJSON if is_ndjson else streams.SSE)
     if is_ndjson:
-        return streams.Stream(streams.admit(request), streams.read_events(services, run, after), streams.NDJSON)
+        content = streams.read_events(services, run, after)
+        return streams.Stream(streams.admit(request), content, streams.NDJSON, is_live=False)
     records = services.log.read(run_stream(run), after + 1, limit + 1)
     shown = records[:limit]
     following = str(shown[-1].position) if len(records) > limit else None
@@ -238,7 +239,7 @@ async def run_logs(
     output = RunOutput(services.log, services.outputs, run, job=wanted.job, step=wanted.step, start=begin)
     opened = streams.admit(request)
     if not follow:
-        return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON)
+        return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON, is_live=False)
     is_ndjson = streams.wants_ndjson(request)
     frame = streams.ndjson_frame if is_ndjson else streams.sse_frame
     content = streams.follow_output(services, opened, principal, run, output, frame)

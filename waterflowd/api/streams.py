@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -26,9 +27,11 @@ from waterflowd.api.output_reader import RunOutput
 from waterflowd.api.rendering import record_json
 from waterflowd.api.services import Services
 from waterflowd.engine import events
-from waterflowd.errors import Rejected
+from waterflowd.errors import Rejected, WaterflowError
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
+
+logger = logging.getLogger("waterflow.api")
 
 #: Shorter than the idle time-outs of common proxies (60 s).
 HEARTBEAT_S = 15.0
@@ -74,14 +77,21 @@ class Streams:
 
 
 class Stream(Response):
-    """A response whose body is a generator; closes the generator whatever ends it: its end, the client, or a cancel."""
+    """A response whose body is a generator; closes the generator whatever ends it: its end, the client, or a cancel.
 
-    def __init__(self, streams: Streams, content: AsyncGenerator[bytes, None], media_type: str) -> None:
+    One that is not live has its first piece soon, and waits for it with its status: an error until then is answered as any
+    other. Later there is no way to say it: the body is cut short, and the daemon's own log has the sentence.
+    """
+
+    def __init__(
+        self, streams: Streams, content: AsyncGenerator[bytes, None], media_type: str, *, is_live: bool = True
+    ) -> None:
         super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self.headers["x-accel-buffering"] = "no"
         self._streams = streams
         self._content = content
+        self._is_live = is_live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
@@ -100,9 +110,16 @@ class Stream(Response):
             await self._content.aclose()
 
     async def _send(self, send: Send) -> None:
+        first = None if self._is_live else await anext(self._content, None)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self._content:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if first is not None:
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+        try:
+            async for piece in self._content:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except WaterflowError as error:
+            logger.error("a response is cut short: %s", error)
+            return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import signal
@@ -86,6 +87,13 @@ class Arena(World):
     def agent_dir(self, name: str) -> Path:
         """The agent's data directory."""
         return self.agent_places.get(name, super().agent_dir(name))
+
+    def close(self) -> None:
+        """As the world's; and the control groups of runners that were killed go too, as nobody comes back to them."""
+        super().close()
+        for config in self.folder.glob("*.toml"):
+            runner = os.path.realpath(self.agent_dir(config.stem) / "runner")
+            _remove_groups(f"waterflow-{hashlib.sha256(os.fsencode(runner)).hexdigest()[:12]}")
 
     def configure_agent(self, name: str, *groups: str, slots: int = 4) -> None:
         """Writes an agent's configuration, with a token for one use."""
@@ -193,6 +201,16 @@ class Arena(World):
         began = time.monotonic()
         self.wait_for(self.start(text))
         return time.monotonic() - began
+
+
+def _remove_groups(name: str) -> None:
+    """Removes the empty control group of this name, below this process's own or at the top."""
+    own = [line.split(":", 2)[2].lstrip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+        for place in {root, *(root / path for path in own)}:
+            for folder, _, _ in os.walk(place / name, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
 
 
 def memory_bytes(pid: int, field: str = "RssAnon") -> int:

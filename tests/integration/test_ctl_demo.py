@@ -54,6 +54,17 @@ def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: 
     assert processes_in(tmp_path) == []
 
 
+def test_demos_that_start_at_once_do_not_take_each_other_s_ports(tmp_path: Path) -> None:
+    """All find a daemon of their own: a port that was free a moment ago may be somebody else's by now."""
+    folders = [tmp_path / str(number) for number in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    processes = [start(folder) for folder in folders]
+    outputs = [process.communicate(timeout=110)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert [list(folder.iterdir()) for folder in folders] == [[]] * 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signal.Signals) -> None:
     """In the middle of the first run, with steps at work."""

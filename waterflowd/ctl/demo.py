@@ -24,6 +24,10 @@ from waterflowd.ctl.terminal import clean_line, style
 
 #: Where people look first.
 _PORT = 8080
+#: How often the daemon is started on other ports when one was taken meanwhile.
+_PORT_TRIES = 5
+#: The codes of a port that cannot be had: the API's, and those for agents.
+_PORT_TAKEN = ("[WF610]", "[WF221]")
 _UP_S = 30.0
 _RUN_S = 30.0
 _AGENTS = (("web-1", "web-servers"), ("web-2", "web-servers"), ("db-1", "db-servers"))
@@ -77,7 +81,10 @@ class _Demo:
     def __init__(self, folder: Path, world: Processes) -> None:
         self._folder = folder
         self._world = world
-        self._port = free_port(_PORT)
+        self._choose_ports(_PORT)
+
+    def _choose_ports(self, wanted: int) -> None:
+        self._port, self._work_port, self._enroll_port = free_port(wanted), free_port(), free_port()
         self._client = Client(Settings(server=f"http://127.0.0.1:{self._port}", token=None))
 
     def play(self) -> int:
@@ -103,20 +110,26 @@ class _Demo:
 
     def _start_daemon(self, bare: Path) -> None:
         _say("a Git repository, a daemon and three agents, all in " + str(self._folder))
-        work_port, enroll_port = free_port(), free_port()
-        self.daemon = self._world.start("waterflowd", "waterflowd", _daemon_configuration(
-            self._folder, self._port, work_port, enroll_port, bare))  # fmt: skip
-        self._world.wait_until(self._is_up, "the daemon's start", _UP_S)
+        for tries_left in reversed(range(_PORT_TRIES)):
+            self.daemon = self._world.start("waterflowd", "waterflowd", _daemon_configuration(
+                self._folder, self._port, self._work_port, self._enroll_port, bare))  # fmt: skip
+            try:
+                self._world.wait_until(self._is_up, "the daemon's start", _UP_S)
+                break
+            except Failure:
+                # Somebody, such as another demo, may have taken a port between the look and the daemon's own try.
+                if not tries_left or not self._world.has_said("waterflowd", *_PORT_TAKEN):
+                    raise
+            self._world.forget("waterflowd")
+            self._client.close()
+            self._choose_ports(0)
         # An empty repository is seen before the first push, so that the push counts as one.
         self._client.post("/v1/repositories/ops/sync", wait="true")
         _say(f"daemon     http://127.0.0.1:{self._port}   (process {self.daemon.pid})")
 
     def _is_up(self) -> bool:
-        try:
-            self._client.get("/ready")
-        except Failure:
-            return False
-        return True
+        # Its own word, as the daemon of somebody else may answer on a port that was lost to it.
+        return self._world.has_said("waterflowd", '"event": "ready in ')
 
     def _start_agents(self) -> None:
         for name, group in _AGENTS:

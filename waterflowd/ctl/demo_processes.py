@@ -79,6 +79,16 @@ class Processes:
                 raise self._failure(f"{what} took more than {seconds:.0f} s", self._started[-1][0])
             time.sleep(_POLL_S)
 
+    def has_said(self, name: str, *texts: str) -> bool:
+        """Whether one of the texts is in what the process of that name has logged."""
+        log = (self._folder / f"{name}.log").read_text("utf-8", "replace")
+        return any(text in log for text in texts)
+
+    def forget(self, name: str) -> None:
+        """A process that has ended, and whose log is of no use any more: another may be started under its name."""
+        self._started = [(known, process) for known, process in self._started if known != name]
+        (self._folder / f"{name}.log").unlink()
+
     def _failure(self, text: str, name: str) -> Failure:
         log = (self._folder / f"{name}.log").read_text("utf-8", "replace").splitlines()[-15:]
         return Failure(

@@ -153,7 +153,11 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_goes_on(arena: Arena) -> 
     """A copied data directory is the same key twice: the one that came first stays, nothing runs twice."""
     arena.lose_agent("web-2")
     marker = arena.folder / "marker"
-    runs = [arena.start(job(f"sleep 0.2; echo $WATERFLOW_RUN_ID >> {marker}")) for _ in range(4)]
+    gate = arena.folder / "gate"
+    wait = f"echo begin; until test -e {gate}; do sleep 0.05; done"
+    runs = [arena.start(job(f"{wait}; echo $WATERFLOW_RUN_ID >> {marker}")) for _ in range(4)]
+    for run in runs:
+        arena.lines(run, count=1)
     copy = arena.folder / "agent-clone"
     shutil.copytree(
         arena.agent_dir("web-1"),
@@ -168,9 +172,11 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_goes_on(arena: Arena) -> 
     process = arena.spawn("waterflow_agent", "run", "--config", str(config), log=arena.folder / "clone.log")
     try:
         wait_until(lambda: "WF211" in (arena.folder / "clone.log").read_text(), "the clone to be refused")
+        gate.touch()
         runs += [arena.start(job(f"echo $WATERFLOW_RUN_ID >> {marker}")) for _ in range(10)]
         for run in runs:
-            assert arena.wait_for(run)["conclusion"] == "success"
+            found = arena.wait_for(run)
+            assert found["conclusion"] == "success", found
     finally:
         process.kill()
         process.wait()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -458,6 +459,31 @@ async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
     bench.start("a", "echo again >> runs")
     assert (await bench.result("a")).reason == "lost"
     assert not (bench.data_dir / "runs").exists()
+
+
+async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alone(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A cloned server's records name processes that are not its own; on the same machine they would be within reach."""
+    bench.start("a", "echo ready; until test -e go; do sleep 0.02; done; echo end")
+    await bench.printed("a", b"ready\n")
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(bench.data_dir / "attempts", copy / "attempts")
+    clone = Bench(copy, bench.options)
+    try:
+        await clone.supervisor.connect()
+        held = await clone.until(lambda report: isinstance(report, Held))
+        assert isinstance(held, Held)
+        assert [attempt.result.reason for attempt in held.attempts if attempt.result is not None] == ["lost"]
+    finally:
+        await clone.supervisor.close()
+        await end_runner(copy)
+
+    (bench.data_dir / "go").touch()
+
+    result = await bench.result("a")
+    assert (result.reason, result.exit_code) == ("exited", 0)
+    assert bench.output("a", STDOUT) == b"ready\nend\n"
 
 
 async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Bench) -> None:

@@ -54,6 +54,7 @@ class AttemptDirectory:
     def claim(self, request: StartRequest, boot_id: str) -> int:
         """Take the name for ever; returns the open record. Raises `FileExistsError` when it was taken before."""
         fd = self._open_record()
+        found = os.fstat(fd)
         spec: Message = {
             "argv": request.argv,
             "cwd": request.cwd,
@@ -62,9 +63,11 @@ class AttemptDirectory:
             "grace_ms": request.grace_ms,
             "output_bytes_max": request.output_bytes_max,
             "boot_id": boot_id,
+            # Which file this is: a copy of the directory has the same lines, and its processes are another runner's.
+            "inode": found.st_ino,
         }
         try:
-            if os.fstat(fd).st_size > len(EMPTY):
+            if found.st_size > len(EMPTY):
                 raise FileExistsError(f"{self.record_path} is not empty")
             _write(fd, spec)
         except OSError:
@@ -95,6 +98,11 @@ class AttemptDirectory:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return Record(content) if len(content) > len(EMPTY) else None
+
+    def is_copy(self, record: Record) -> bool:
+        """Whether the record was written into another file than the one that it is read from. Raises `OSError`."""
+        written = record.spec.get("inode") if record.spec is not None else None
+        return written is not None and written != os.stat(self.record_path).st_ino
 
     def read_result(self) -> Message | None:
         """The result, or None when there is none that can be read."""

@@ -3,7 +3,8 @@
 They were its children and wrote into its pipes; a new runner can neither learn their exit status nor read on. So each
 attempt that was begun and has no result is `lost`, and what still runs of it is killed first: "lost" must not mean
 "perhaps still at work". A process is only killed when it surely belongs to the attempt: it has the recorded number and
-time of birth in this same boot, or is in its session, or in the attempt's control group, or carries its mark.
+time of birth in this same boot, or is in its session, or in the attempt's control group, or carries its mark. The numbers
+in a copy of the directory are those of processes that another runner looks after; there they count for nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _leader(place: AttemptDirectory) -> int:
     record = place.read_record()
     if record is None or record.spec is None or record.process is None:
         return 0
-    if record.spec.get("boot_id") != processes.boot_id():
+    if record.spec.get("boot_id") != processes.boot_id() or place.is_copy(record):
         return 0
     pid, born_ms = record.process.get("pid"), record.process.get("born_ms")
     if not isinstance(pid, int) or pid <= 1 or not isinstance(born_ms, list) or len(born_ms) != 2:

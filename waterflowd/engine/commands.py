@@ -10,6 +10,7 @@ import msgspec
 
 from waterflowd.engine.inputs import Timer
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.plan import Queue
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,8 +24,40 @@ class Place(Command, frozen=True, kw_only=True):
     step: StepId
     attempt: AttemptNo
     group: str
+    labels: dict[str, str] = {}
     node: str
     agent: AgentId | None
+    #: Servers to leave out while there is another: earlier tries of the job failed there.
+    avoid: tuple[AgentId, ...] = ()
+    #: Secrets that must be there.
+    secrets: tuple[str, ...] = ()
+
+
+class Survey(Command, frozen=True, kw_only=True):
+    """Say which servers the group has; asked again when that changes, until the job has its instances."""
+
+    job: JobId
+    group: str
+    labels: dict[str, str] = {}
+
+
+class Lock(Command, frozen=True, kw_only=True):
+    """Ask for a place in a concurrency group; answered inside the batch, and again whenever the answer changes."""
+
+    job: JobId | None
+    group: str
+    limit: int
+    queue: Queue
+    cancel_in_progress: bool
+    #: They have it already; what recovery says.
+    is_held: bool = False
+
+
+class Unlock(Command, frozen=True, kw_only=True):
+    """The place is free, or not wanted any more."""
+
+    job: JobId | None
+    group: str
 
 
 class Withdraw(Command, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Trigger
 from waterflowd.model.statuses import Conclusion, Outcome
@@ -24,6 +25,56 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """Base of all events of a run."""
 
     at: int
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One instance of a job: what tells it from the others. Its id is `JOB[key]`."""
+
+    key: str
+    name: str = ""
+    matrix: dict[str, Any] = {}
+    #: The server that it must run on.
+    agent: AgentId | None = None
+    agent_name: str = ""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run takes over from the run that it is a re-run of, instead of doing it again."""
+
+    run: RunId
+    #: Finished jobs by id.
+    jobs: dict[str, KeptJob] = {}
+    #: Finished steps of jobs that are not kept as a whole, by job and step.
+    steps: dict[str, dict[str, KeptStep]] = {}
+    #: The servers of jobs with `target: each` that are done again, by job; jobs that are not named take all.
+    servers: dict[str, list[str]] = {}
+
+
+class KeptJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job of the earlier run."""
+
+    conclusion: Conclusion
+    outputs: dict[str, Any] = {}
+
+
+class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step of the earlier run."""
+
+    outcome: Conclusion
+    conclusion: Conclusion
+    outputs: dict[str, Any] = {}
+    env: dict[str, str] = {}
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the daemon's configuration asks of a job that enters an environment, as it was when the run was created."""
+
+    approvers: tuple[str, ...] = ()
+    minimum: int = 0
+    may_approve_own: bool = True
+    #: Patterns of refs that may enter; empty: any.
+    refs: tuple[str, ...] = ()
+    vars: dict[str, Any] = {}
 
 
 class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
@@ -39,6 +90,9 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     #: Numbers of the behaviour flags that hold for the run's whole life (flags.py).
     flags: tuple[int, ...] = ()
     deadline_at: int
+    kept: Kept | None = None
+    #: By the environment's name.
+    environments: dict[str, Policy] = {}
     reason: Reason
 
 
@@ -48,12 +102,191 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     reason: Reason
 
 
+class LockWanted(Event, frozen=True, kw_only=True, tag="lock-wanted"):
+    """The run, or the job, must have a place in this concurrency group before it goes on."""
+
+    job: JobId | None = None
+    group: str
+    limit: int
+    queue: Queue
+    cancel_in_progress: bool
+    reason: Reason
+
+
+class LockWaiting(Event, frozen=True, kw_only=True, tag="lock-waiting"):
+    """The group is full; recorded whenever the place in the queue changes."""
+
+    job: JobId | None = None
+    reason: Reason
+
+
+class LockGranted(Event, frozen=True, kw_only=True, tag="lock-granted"):
+    """The place is the run's or job's until it ends."""
+
+    job: JobId | None = None
+
+
+class LockRefused(Event, frozen=True, kw_only=True, tag="lock-refused"):
+    """There is no place: the group is full and says `reject`, or a newer one took the place in the queue."""
+
+    job: JobId | None = None
+    reason: Reason
+
+
+class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval-requested"):
+    """The job, or its step, waits for people. `due_at` is when `default` decides for them."""
+
+    job: JobId
+    step: StepId | None = None
+    #: The environment, for a job.
+    environment: str = ""
+    approvers: tuple[str, ...] = ()
+    minimum: int = 1
+    may_approve_own: bool = True
+    due_at: int | None = None
+    #: What happens at `due_at`: `approve`, or `reject`.
+    default: str = "reject"
+    reason: Reason
+
+
+class ApprovalGiven(Event, frozen=True, kw_only=True, tag="approval-given"):
+    """Somebody has decided."""
+
+    job: JobId
+    step: StepId | None = None
+    by: str
+    is_approved: bool
+    comment: str = ""
+    reason: Reason
+
+
+class JobExpanded(Event, frozen=True, kw_only=True, tag="job-expanded"):
+    """The job is these instances from now on, in this order. The list is fixed."""
+
+    job: JobId
+    instances: list[Instance]
+    #: How many are at work at a time; None: all.
+    max_parallel: int | None = None
+    #: Ends of the batches, as counts of instances from the first; the last is all of them.
+    batches: list[int] = []
+    pause_ms: int = 0
+    #: With more failures than this no new instance starts; None: however many.
+    max_failures: int | None = None
+    #: The first failure also ends those at work.
+    fail_fast: bool = False
+    reason: Reason
+
+
+class JobEntered(Event, frozen=True, kw_only=True, tag="job-entered"):
+    """The job is the jobs of the workflow that it calls from now on, with these values."""
+
+    job: JobId
+    name: str
+    inputs: dict[str, Any] = {}
+    vars: dict[str, Any] = {}
+    reason: Reason
+
+
+class JobHalted(Event, frozen=True, kw_only=True, tag="job-halted"):
+    """No new instance of the job starts; with `is_stopped` those at work end."""
+
+    job: JobId
+    is_stopped: bool
+    reason: Reason
+
+
+class JobCancelled(Event, frozen=True, kw_only=True, tag="job-cancelled"):
+    """The job must end, though its run goes on: another one took its place in its concurrency group."""
+
+    job: JobId
+    reason: Reason
+
+
+class BatchCompleted(Event, frozen=True, kw_only=True, tag="batch-completed"):
+    """All instances of the batch have ended; the next one begins at `resume_at`."""
+
+    job: JobId
+    #: From 1.
+    batch: int
+    resume_at: int
+    reason: Reason
+
+
+class BatchStarted(Event, frozen=True, kw_only=True, tag="batch-started"):
+    """The pause before this batch is over."""
+
+    job: JobId
+    #: From 1.
+    batch: int
+
+
+class JobWaiting(Event, frozen=True, kw_only=True, tag="job-waiting"):
+    """Why the job waits, as a whole: there is no server yet of which it could have an instance."""
+
+    job: JobId
+    reason: Reason
+
+
+class JobRetryScheduled(Event, frozen=True, kw_only=True, tag="job-retry-scheduled"):
+    """The job has failed and is tried again at `due_at`."""
+
+    job: JobId
+    #: The try that will be made then, from 2.
+    number: int
+    due_at: int
+    reason: Reason
+
+
+class JobRestarted(Event, frozen=True, kw_only=True, tag="job-restarted"):
+    """The job begins again with its first step, and waits for a server."""
+
+    job: JobId
+    number: int
+    start_deadline_at: int
+    reason: Reason
+
+
+class StepEntered(Event, frozen=True, kw_only=True, tag="step-entered"):
+    """The step's blocks may begin. `count` is how many there will be; None for a `while`, which is asked each time."""
+
+    job: JobId
+    step: StepId
+    name: str | None = None
+    count: int | None = None
+    #: Values of `items`, in order; empty for what is no loop over items.
+    items: list[Any] = []
+    #: The rendered inputs of a composite step.
+    inputs: dict[str, Any] = {}
+    max_parallel: int = 1
+    #: When its time is over.
+    deadline_at: int | None = None
+    reason: Reason
+
+
+class BlockStarted(Event, frozen=True, kw_only=True, tag="block-started"):
+    """The steps of one block of the step are queued. `number` counts the step's blocks from 0, `plan` is whose steps they are."""
+
+    job: JobId
+    step: StepId
+    number: int
+    plan: int = 0
+
+
+class StepTimedOut(Event, frozen=True, kw_only=True, tag="step-timed-out"):
+    """The time of a step with blocks is over: what runs in it is stopped."""
+
+    job: JobId
+    step: StepId
+    reason: Reason
+
+
 class JobReady(Event, frozen=True, kw_only=True, tag="job-ready"):
     """The job's needs are met and its condition holds: it waits for a server, or for nothing if it needs none."""
 
     job: JobId
     name: str
     group: str
+    labels: dict[str, str] = {}
     timeout_ms: int
     start_deadline_at: int
     reason: Reason
@@ -163,6 +396,10 @@ class StepCompleted(Event, frozen=True, kw_only=True, tag="step-completed"):
     step: StepId
     outcome: Conclusion
     conclusion: Conclusion
+    #: Of a step of the engine, or of one that was kept; None: those of its last attempt.
+    outputs: dict[str, Any] | None = None
+    #: What a kept step wrote to the environment.
+    env: dict[str, str] = {}
     reason: Reason
 
 
@@ -219,6 +456,21 @@ class RunCompleted(Event, frozen=True, kw_only=True, tag="run-completed"):
 RunEvent = (
     RunCreated
     | RunStarted
+    | LockWanted
+    | LockWaiting
+    | LockGranted
+    | LockRefused
+    | ApprovalRequested
+    | ApprovalGiven
+    | JobExpanded
+    | JobEntered
+    | JobHalted
+    | JobCancelled
+    | BatchCompleted
+    | BatchStarted
+    | JobWaiting
+    | JobRetryScheduled
+    | JobRestarted
     | JobReady
     | AttemptQueued
     | AttemptWaiting
@@ -226,6 +478,9 @@ RunEvent = (
     | AttemptStarted
     | AttemptFinished
     | RetryScheduled
+    | StepEntered
+    | BlockStarted
+    | StepTimedOut
     | StepSleeping
     | StepHeld
     | StepCompleted

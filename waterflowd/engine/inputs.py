@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from waterflowd.engine import events
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Trigger
@@ -32,6 +33,14 @@ class TimerKind(Enum):
     STEP_RETRY = "step-retry"
     #: A stop that its agent has not answered.
     STEP_STOP = "step-stop"
+    #: The time of a step with blocks is over.
+    STEP_TIMEOUT = "step-timeout"
+    #: Nobody has decided about an approval in time.
+    APPROVAL = "approval"
+    #: The next try of a job.
+    JOB_RETRY = "job-retry"
+    #: The pause between two batches.
+    BATCH_PAUSE = "batch-pause"
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +66,8 @@ class StartRun(Input, frozen=True, kw_only=True):
     revision: str | None
     inputs: dict[str, Any]
     vars: dict[str, Any]
+    kept: events.Kept | None = None
+    environments: dict[str, events.Policy] = {}
 
 
 class Placed(Input, frozen=True, kw_only=True):
@@ -79,6 +90,54 @@ class NotPlaced(Input, frozen=True, kw_only=True):
     job: JobId
     step: StepId
     attempt: AttemptNo
+    reason: Reason
+
+
+class Unplaceable(Input, frozen=True, kw_only=True):
+    """The host's third answer to `Place`: never, and why; such as a secret that no source has."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    reason: Reason
+
+
+class Surveyed(Input, frozen=True, kw_only=True):
+    """The answer to `Survey`: the servers of the group as they are now, by name; or why there is none."""
+
+    job: JobId
+    servers: list[tuple[AgentId, str]]
+    reason: Reason | None = None
+
+
+class Locked(Input, frozen=True, kw_only=True):
+    """The answer to `Lock`: the place is theirs."""
+
+    job: JobId | None
+
+
+class NotLocked(Input, frozen=True, kw_only=True):
+    """The other answers to `Lock`: not yet, or (`is_refused`) never."""
+
+    job: JobId | None
+    is_refused: bool = False
+    reason: Reason
+
+
+class Decision(Input, frozen=True, kw_only=True):
+    """A person decides about an approval. The host has checked that the person may."""
+
+    job: JobId
+    step: StepId | None = None
+    by: str
+    is_approved: bool
+    comment: str = ""
+
+
+class CancelJob(Input, frozen=True, kw_only=True):
+    """One job must end."""
+
+    job: JobId
     reason: Reason
 
 

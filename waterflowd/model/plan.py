@@ -89,8 +89,101 @@ class StopPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grace_ms: int = 10_000
 
 
+class Queue(Enum):
+    """What happens to those that find their concurrency group full."""
+
+    #: They wait in the order in which they came.
+    FIFO = "fifo"
+    #: The newest waits; an older one that waits is cancelled.
+    LATEST = "latest"
+    #: They are refused.
+    REJECT = "reject"
+
+
+class Offline(Enum):
+    """What happens to the instance of a job on a server that is not connected when its turn comes."""
+
+    #: It fails.
+    FAIL = "fail"
+    #: It is skipped.
+    SKIP = "skip"
+    #: It waits, for `wait_ms`.
+    WAIT = "wait"
+
+
+class ConcurrencyPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`concurrency`: how many runs or jobs of one name may be at work at a time. The name belongs to the repository."""
+
+    #: May be an expression.
+    group: str
+    limit: int = 1
+    queue: Queue = Queue.FIFO
+    #: Whether those at work are cancelled for the newcomer; may be an expression.
+    cancel_in_progress: bool | str = False
+
+
+class EnvironmentPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`environment`: the gate before a job. What the daemon's configuration asks for the same name comes on top."""
+
+    #: May be an expression.
+    name: str
+    #: Principals that may approve; empty: whoever has the role.
+    approvers: tuple[str, ...] = ()
+    #: How many approvals are needed; 0 when the file asks for none.
+    minimum: int = 0
+    #: Whether the one who started the run may approve it.
+    may_approve_own: bool = True
+
+
+class MatrixPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`strategy.matrix`. A dimension, `include` and `exclude` are each a list, or an expression that yields one."""
+
+    dimensions: dict[str, Json] = {}
+    include: Json = ()
+    exclude: Json = ()
+
+
+class StrategyPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`strategy`: a job as many instances."""
+
+    matrix: MatrixPlan | None = None
+    #: A number or an expression; None: all at once.
+    max_parallel: int | str | None = None
+    fail_fast: bool | str = True
+
+
+class TargetPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`runs-on` with `target: each`: an instance on every server of the group.
+
+    Sizes are a number of servers, or a share such as `25%`, rounded up; each may be an expression.
+    """
+
+    #: Sizes of the batches, one after the other; the last one repeats. Empty: one batch.
+    batch: tuple[int | str, ...] = ()
+    max_parallel: int | str | None = None
+    #: With more failures than this, no new server starts; None: however many.
+    max_failures: int | str | None = None
+    #: Between two batches.
+    pause_ms: int = 0
+    offline: Offline = Offline.FAIL
+    wait_ms: int = 600_000
+
+
+class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Steps inside of a step, in order: a branch, the body of a loop, a composite step."""
+
+    #: `then`, `else`, `steps`, or the branch's number.
+    name: str
+    steps: tuple["StepPlan", ...]
+
+
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One step. `params`, `env`, `condition` and the rest may hold expressions as text, unless a line says otherwise."""
+    """One step. `params`, `env`, `condition` and the rest may hold expressions as text, unless a line says otherwise.
+
+    Nodes of the engine: `condition` (`params.if`; blocks `then` and, if given, `else`), `loop` (`params.items`, `as`,
+    `max-parallel`, or `params.while`, `max-iterations`; one block), `parallel` (a block for each branch), `composite`
+    (`params` are its inputs, `outputs` its outputs; one block), `approval` and `sleep` (no block).
+    """
 
     id: StepId
     #: True when the file gave the id, so that expressions may name the step.
@@ -108,17 +201,59 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry: RetryPolicy | None = None
     on_lost: OnLost = OnLost.FAIL
     stop: StopPolicy = StopPolicy()
+    #: What is kept of an attempt's output; None: the agent's usual bound.
+    output_bytes_max: int | None = None
+    #: Names of the secrets that `env` and `params` refer to; nothing else is filled in for the step.
+    secrets: tuple[str, ...] = ()
+    #: The script has expressions pasted into it (`unsafe-interpolation`).
+    is_unsafe: bool = False
+    #: The steps inside of a node of the engine.
+    blocks: tuple[BlockPlan, ...] = ()
+    #: What a composite step gives out, over its own `steps`.
+    outputs: dict[str, Json] = {}
     #: Line of the step in its file, 1-based; 0 when unknown.
     line: int = 0
 
 
+class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A reusable workflow inside of the plan that calls it. Its jobs see its own inputs, vars and env, and one another."""
+
+    #: Of the file that is called.
+    path: str
+    name: str
+    inputs: tuple[InputSpec, ...] = ()
+    #: What the caller gives, by name; may hold expressions over the caller's contexts.
+    given: dict[str, Json] = {}
+    vars: dict[str, Json] = {}
+    env: dict[str, Json] = {}
+    #: Expressions over `jobs.<id>.outputs`.
+    outputs: dict[str, Json] = {}
+    #: The callee's name of a secret, and the caller's. None: all, under their own names.
+    secrets: dict[str, str] | None = {}
+    jobs: tuple["JobPlan", ...]
+
+
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One job: its steps run in order, on one server of `group`, in one working directory."""
+    """One job: its steps run in order, on one server of `group`, in one working directory.
+
+    With `strategy` or `target` it becomes instances of itself, with `call` it is the jobs of another workflow.
+    """
 
     id: JobId
     name: str
-    #: The group's name; may be an expression over `inputs` and `vars`.
-    group: str
+    #: The group's name; may be an expression over `inputs`, `vars`, `matrix` and `needs`. Empty for a call.
+    group: str = ""
+    #: Labels that a server must have beside the group; values may be expressions.
+    labels: dict[str, Json] = {}
+    target: TargetPlan | None = None
+    strategy: StrategyPlan | None = None
+    call: CallPlan | None = None
+    concurrency: ConcurrencyPlan | None = None
+    environment: EnvironmentPlan | None = None
+    #: The job starts again, from its first step and on another server if there is one.
+    retry: RetryPolicy | None = None
+    #: Whether the working directory holds the repository's tree, or the patterns of the paths that it holds.
+    checkout: bool | tuple[str, ...] = True
     needs: tuple[JobId, ...] = ()
     condition: str | None = None
     env: dict[str, Json] = {}
@@ -127,7 +262,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_timeout_ms: int = 3_600_000
     continue_on_error: bool | str = False
     outputs: dict[str, Json] = {}
-    steps: tuple[StepPlan, ...]
+    steps: tuple[StepPlan, ...] = ()
     line: int = 0
 
 
@@ -143,6 +278,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vars: dict[str, Json] = {}
     env: dict[str, Json] = {}
     timeout_ms: int | None = None
+    concurrency: ConcurrencyPlan | None = None
     jobs: tuple[JobPlan, ...]
 
 

@@ -79,6 +79,34 @@ class ReasonCode(Enum):
     HELD = "held"
     #: The run cannot go on: its log holds something that this version does not understand, or an invariant failed.
     STALLED = "stalled"
+    #: Waits for a place in its concurrency group.
+    WAITING_LOCK = "waiting-lock"
+    #: Its concurrency group is full and takes nobody who waits.
+    LOCK_REFUSED = "lock-refused"
+    #: A newer one took its place in the concurrency group.
+    SUPERSEDED = "superseded"
+    #: Waits for people to approve it.
+    WAITING_APPROVAL = "waiting-approval"
+    #: Approved.
+    APPROVED = "approved"
+    #: Rejected.
+    REJECTED = "rejected"
+    #: Its ref may not enter the environment.
+    REF_REFUSED = "ref-refused"
+    #: Taken over from the run that this one is a re-run of.
+    KEPT = "kept"
+    #: Enough instances have failed: no new one starts.
+    HALTED = "halted"
+    #: The pause between two batches.
+    BATCH_PAUSE = "batch-pause"
+    #: Waits until an earlier instance or batch has ended.
+    WAITING_TURN = "waiting-turn"
+    #: No server has the labels that are asked for.
+    NO_SERVER_WITH_LABELS = "no-server-with-labels"
+    #: A secret has no value in any source.
+    SECRET_MISSING = "secret-missing"
+    #: More than the bound allows.
+    BOUND = "bound"
     #: It failed, and `continue-on-error` lets what follows go on.
     CONTINUED = "continued"
 

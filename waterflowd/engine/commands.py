@@ -42,15 +42,13 @@ class Survey(Command, frozen=True, kw_only=True):
 
 
 class Lock(Command, frozen=True, kw_only=True):
-    """Ask for a place in a concurrency group; answered inside the batch, and again whenever the answer changes."""
+    """Hold a place in a concurrency group, or ask for one; answered inside the batch, and again whenever the answer changes."""
 
     job: JobId | None
     group: str
     limit: int
     queue: Queue
     cancel_in_progress: bool
-    #: They have it already; what recovery says.
-    is_held: bool = False
 
 
 class Unlock(Command, frozen=True, kw_only=True):

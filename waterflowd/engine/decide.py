@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from waterflowd import expr
-from waterflowd.engine import contexts, events, flags, inputs, rendering, report
-from waterflowd.engine.outstanding import stop_timer
+from waterflowd.engine import approvals, child_moves, contexts, events, flags, inputs, rendering, report
+from waterflowd.engine.outstanding import stop_timer, wants_lock, wants_survey
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
+from waterflowd.model import durations
+from waterflowd.model.ids import AttemptNo
+from waterflowd.model.plan import Offline
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.records import Trigger
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
 #: A run without `timeout-minutes` has 30 days.
@@ -37,7 +38,7 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
     plan = run.plan
     problem: Reason | None = None
     try:
-        values = resolve_vars(plan.vars | given.vars, given.inputs, given.trigger)
+        values = rendering.resolve_vars(plan.vars | given.vars, given.inputs, given.trigger)
     except Rejected as error:
         values = {}
         problem = reason(ReasonCode.EXPRESSION_ERROR, f"vars: {error.text}", error=error.code)
@@ -51,23 +52,14 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
         inputs=given.inputs,
         vars=values,
         flags=flags.CURRENT,
+        kept=given.kept,
+        environments=given.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
         reason=reason(ReasonCode.CREATED, f"started by {given.trigger.kind}", trigger=given.trigger.kind),
     )
     if problem is None:
         return (created,)
     return created, events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=problem)
-
-
-def resolve_vars(values: dict[str, Any], given: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
-    """The values of `vars` in order, each seeing those before it. Raises `Rejected`."""
-    known: dict[str, Any] = {}
-    for name, value in values.items():
-        if expr.is_static(value):
-            known[name] = value
-        else:
-            known[name] = expr.render(value, contexts.for_vars(given, dict(known), trigger.git, trigger.payload))
-    return known
 
 
 def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
@@ -118,11 +110,88 @@ def _failed(job: Any, step: Any, attempt: Attempt, why: Reason, now: int) -> eve
     )
 
 
-def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
+def _unplaceable(run: Run, given: inputs.Unplaceable, now: int) -> Events:
     _, _, attempt = _named(run, given.job, given.step, given.attempt)
-    if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.reason == given.reason:
+    if attempt is None or attempt.status is not AttemptStatus.PENDING:
+        return ()
+    return (_failed(given.job, given.step, attempt, given.reason, now),)
+
+
+def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
+    job, _, attempt = _named(run, given.job, given.step, given.attempt)
+    if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
+        return ()
+    if given.reason.code is ReasonCode.SERVER_UNREACHABLE and _may_not_wait(job):
+        return (_absent(job, given, attempt, now),)
+    if attempt.reason == given.reason:
         return ()
     return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
+
+
+def _may_not_wait(job: Job) -> bool:
+    """Whether the job is an instance on one server, which has begun nothing there, and does not wait for it."""
+    target = job.plan.target
+    return job.pinned is not None and job.agent is None and target is not None and target.offline is not Offline.WAIT
+
+
+def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> events.RunEvent:
+    assert job.plan.target is not None
+    text = f"server {job.pinned_name} is not connected"
+    why = reason(ReasonCode.SERVER_UNREACHABLE, text, agent=job.pinned_name)
+    if job.plan.target.offline is Offline.FAIL:
+        return _failed(given.job, given.step, attempt, why, now)
+    return events.JobSkipped(at=now, job=job.id, reason=why)
+
+
+def _surveyed(run: Run, given: inputs.Surveyed, now: int) -> Events:
+    job = run.jobs_by_id.get(given.job)
+    if job is None or not wants_survey(job):
+        return ()
+    if given.reason is not None:
+        if given.reason == job.reason:
+            return ()
+        return (events.JobWaiting(at=now, job=job.id, reason=given.reason),)
+    servers = given.servers
+    wanted = run.kept.servers.get(job.id) if run.kept is not None else None
+    if wanted is not None:
+        servers = [(agent, name) for agent, name in servers if name in wanted]
+    if not servers:
+        why = reason(
+            ReasonCode.NO_SERVER_IN_GROUP, "none of the servers that are to be done again is enrolled any more"
+        )
+        return (events.JobCompleted(
+            at=now, job=job.id, outcome=Conclusion.FAILURE, conclusion=Conclusion.FAILURE, reason=why
+        ),)  # fmt: skip
+    return (child_moves.expand_servers(run, job, servers, now),)
+
+
+def _owner(run: Run, job: Any) -> Run | Job | None:
+    return run if job is None else run.jobs_by_id.get(job)
+
+
+def _locked(run: Run, given: inputs.Locked, now: int) -> Events:
+    owner = _owner(run, given.job)
+    if owner is None or not wants_lock(owner):
+        return ()
+    return (events.LockGranted(at=now, job=given.job),)
+
+
+def _not_locked(run: Run, given: inputs.NotLocked, now: int) -> Events:
+    owner = _owner(run, given.job)
+    if owner is None or not wants_lock(owner):
+        return ()
+    if given.is_refused:
+        return (events.LockRefused(at=now, job=given.job, reason=given.reason),)
+    if owner.reason == given.reason:
+        return ()
+    return (events.LockWaiting(at=now, job=given.job, reason=given.reason),)
+
+
+def _cancel_job(run: Run, given: inputs.CancelJob, now: int) -> Events:
+    job = run.jobs_by_id.get(given.job)
+    if job is None or job.is_cancelled or job.status not in (Status.WAITING, Status.RUNNING):
+        return ()
+    return (events.JobCancelled(at=now, job=job.id, reason=given.reason),)
 
 
 def _named(run: Run, job: Any, step: Any, number: Any) -> tuple[Job | None, Step | None, Attempt | None]:
@@ -238,25 +307,34 @@ def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
     if timer.kind is inputs.TimerKind.RUN_TIMEOUT:
         if timer.due_at != run.deadline_at or run.is_timed_out:
             return ()
-        why = reason(ReasonCode.TIMEOUT, f"the run's time of {duration(timer.due_at - run.created_at)} is over")
+        why = reason(ReasonCode.TIMEOUT, f"the run's time of {durations.shown(timer.due_at - run.created_at)} is over")
         return (events.RunTimedOut(at=now, reason=why),)
     job = run.jobs_by_id.get(timer.job) if timer.job is not None else None
     if job is None or job.status is Status.COMPLETED:
         return ()
-    if timer.kind in (inputs.TimerKind.JOB_START, inputs.TimerKind.JOB_TIMEOUT):
-        return _job_timer(job, timer, now)
-    step = job.steps_by_id.get(timer.step) if timer.step is not None else None
-    if step is None:
-        return ()
-    if timer.kind is inputs.TimerKind.STEP_SLEEP and step.due_at == timer.due_at and not step.stop:
-        why = reason(ReasonCode.SLEPT, "the instant has come")
-        done = Conclusion.SUCCESS
-        return (events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=why),)
-    if timer.kind is inputs.TimerKind.STEP_RETRY and step.retry_at == timer.due_at and not step.stop:
-        number = type(step.attempts[-1].number)(len(step.attempts) + 1)
-        return (events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=number),)
-    if timer.kind is inputs.TimerKind.STEP_STOP:
-        return _unanswered(job, step, timer, now)
+    if timer.step is None:
+        return _job_timer(run, job, timer, now)
+    step = job.steps_by_id.get(timer.step)
+    return () if step is None or step.status is Status.COMPLETED else _step_timer(job, step, timer, now)
+
+
+def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
+    match timer.kind:
+        case inputs.TimerKind.STEP_SLEEP if step.due_at == timer.due_at and not step.stop:
+            why = reason(ReasonCode.SLEPT, "the instant has come")
+            done = Conclusion.SUCCESS
+            return (events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=why),)
+        case inputs.TimerKind.STEP_RETRY if step.retry_at == timer.due_at and not step.stop:
+            number = AttemptNo(len(step.attempts) + 1)
+            return (events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=number),)
+        case inputs.TimerKind.STEP_STOP:
+            return _unanswered(job, step, timer, now)
+        case inputs.TimerKind.STEP_TIMEOUT if step.deadline_at == timer.due_at:
+            took = durations.shown(timer.due_at - (step.started_at or timer.due_at))
+            why = reason(ReasonCode.TIMEOUT, f"the step's time of {took} is over")
+            return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=why),)
+        case inputs.TimerKind.APPROVAL if step.approval is not None and step.approval.due_at == timer.due_at:
+            return approvals.time_out(job, step, now)
     return ()
 
 
@@ -265,7 +343,7 @@ def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
     attempt = step.last
     if attempt is None or not attempt.is_open or not step.stop or stop_timer(job, step) != timer:
         return ()
-    waited = duration(timer.due_at - step.stop_at)
+    waited = durations.shown(timer.due_at - step.stop_at)
     text = f"{attempt.agent_name} has not answered the stop in {waited} ({step.stop_reason.text})"
     why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
     return (
@@ -275,32 +353,33 @@ def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
     )
 
 
-def _job_timer(job: Job, timer: inputs.Timer, now: int) -> Events:
-    if job.is_timed_out:
-        return ()
+def _job_timer(run: Run, job: Job, timer: inputs.Timer, now: int) -> Events:
+    match timer.kind:
+        case inputs.TimerKind.JOB_RETRY if job.retry_at == timer.due_at and not job.is_cancelled:
+            why = reason(ReasonCode.STARTED, f'try {job.number + 1}: waits for a server of group "{job.group}"')
+            deadline_at = now + job.plan.start_timeout_ms
+            restarted = events.JobRestarted(
+                at=now, job=job.id, number=job.number + 1, start_deadline_at=deadline_at, reason=why
+            )
+            return (restarted,)
+        case inputs.TimerKind.BATCH_PAUSE if job.children is not None and job.children.resume_at == timer.due_at:
+            return (events.BatchStarted(at=now, job=job.id, batch=job.children.batch + 1),)
+        case inputs.TimerKind.JOB_START | inputs.TimerKind.JOB_TIMEOUT if not job.is_timed_out:
+            return _job_time(job, timer, now)
+    return ()
+
+
+def _job_time(job: Job, timer: inputs.Timer, now: int) -> Events:
     if timer.kind is inputs.TimerKind.JOB_START:
-        if job.started_at is not None or timer.due_at != job.start_deadline_at:
+        if job.deadline_at is not None or timer.due_at != job.start_deadline_at:
             return ()
-        waited = duration(timer.due_at - (job.ready_at or timer.due_at))
+        waited = durations.shown(timer.due_at - (job.ready_at or timer.due_at))
         why = reason(ReasonCode.START_TIMEOUT, f"found no server in {waited}: {job.reason.text}")
         return (events.JobTimedOut(at=now, job=job.id, reason=why),)
     if timer.due_at != job.deadline_at:
         return ()
-    why = reason(ReasonCode.TIMEOUT, f"the job's time of {duration(job.timeout_ms)} is over")
+    why = reason(ReasonCode.TIMEOUT, f"the job's time of {durations.shown(job.timeout_ms)} is over")
     return (events.JobTimedOut(at=now, job=job.id, reason=why),)
-
-
-def duration(milliseconds: int) -> str:
-    """A duration for people: `90s` reads `1m30s`."""
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    seconds = round(milliseconds / 1000)
-    parts = []
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s")):
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts)
 
 
 def _cancel(run: Run, given: inputs.CancelRun, now: int) -> Events:
@@ -315,6 +394,12 @@ _DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {
     inputs.StartRun: _start,
     inputs.Placed: _placed,
     inputs.NotPlaced: _not_placed,
+    inputs.Unplaceable: _unplaceable,
+    inputs.Surveyed: _surveyed,
+    inputs.Locked: _locked,
+    inputs.NotLocked: _not_locked,
+    inputs.Decision: approvals.decide,
+    inputs.CancelJob: _cancel_job,
     inputs.TaskStarted: _task_started,
     inputs.TaskFinished: _task_finished,
     inputs.TaskLost: _task_lost,

@@ -72,8 +72,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     approvers: tuple[str, ...] = ()
     minimum: int = 0
     may_approve_own: bool = True
-    #: Patterns of refs that may enter; empty: any.
-    refs: tuple[str, ...] = ()
+    #: Whether the run's ref is one that may enter.
+    is_ref_allowed: bool = True
     vars: dict[str, Any] = {}
 
 
@@ -227,6 +227,13 @@ class JobWaiting(Event, frozen=True, kw_only=True, tag="job-waiting"):
     reason: Reason
 
 
+class JobSkipped(Event, frozen=True, kw_only=True, tag="job-skipped"):
+    """The job ends without having begun anything: its server is not there, and the file says not to wait for it."""
+
+    job: JobId
+    reason: Reason
+
+
 class JobRetryScheduled(Event, frozen=True, kw_only=True, tag="job-retry-scheduled"):
     """The job has failed and is tried again at `due_at`."""
 
@@ -264,7 +271,7 @@ class StepEntered(Event, frozen=True, kw_only=True, tag="step-entered"):
 
 
 class BlockStarted(Event, frozen=True, kw_only=True, tag="block-started"):
-    """The steps of one block of the step are queued. `number` counts the step's blocks from 0, `plan` is whose steps they are."""
+    """The steps of one block of the step are queued: of `plan`, one of its blocks. `number` counts those that began, from 0."""
 
     job: JobId
     step: StepId
@@ -469,6 +476,7 @@ RunEvent = (
     | BatchCompleted
     | BatchStarted
     | JobWaiting
+    | JobSkipped
     | JobRetryScheduled
     | JobRestarted
     | JobReady

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from waterflowd.engine import commands
+from waterflowd.engine.blocks import Step, Stop
+from waterflowd.engine.gates import Lock
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state import Job, Run, Step, Stop
+from waterflowd.engine.state import Job, Run
+from waterflowd.model.ids import JobId
 from waterflowd.model.statuses import AttemptStatus, Status
 
 #: What an agent has beyond the grace to report the end of a step that was told to stop.
@@ -26,9 +29,49 @@ def outstanding(run: Run) -> Iterator[commands.Command]:
 
 def owed_to_run(run: Run) -> tuple[commands.Command, ...]:
     """What the host owes the run apart from its jobs."""
-    if run.status is Status.COMPLETED or run.is_timed_out or run.seq == 0:
+    if run.status is Status.COMPLETED or run.seq == 0:
         return ()
-    return (commands.ArmTimer(timer=Timer(kind=TimerKind.RUN_TIMEOUT, due_at=run.deadline_at)),)
+    owed: tuple[commands.Command, ...] = ()
+    if not run.is_timed_out:
+        owed = (commands.ArmTimer(timer=Timer(kind=TimerKind.RUN_TIMEOUT, due_at=run.deadline_at)),)
+    lock = _lock(None, run.lock, is_ending=run.is_cancelled or run.is_timed_out)
+    return owed if lock is None else (*owed, lock)
+
+
+def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.Lock | None:
+    if lock is None or lock.refusal is not None or (is_ending and not lock.is_held):
+        return None
+    return commands.Lock(
+        job=job,
+        group=lock.group,
+        limit=lock.limit,
+        queue=lock.queue,
+        cancel_in_progress=lock.cancel_in_progress,
+    )
+
+
+def wants_lock(owner: Run | Job) -> bool:
+    """Whether a place in a concurrency group is asked for and not decided."""
+    lock = owner.lock
+    return (
+        owner.status is not Status.COMPLETED
+        and not owner.is_cancelled
+        and lock is not None
+        and not lock.is_held
+        and lock.refusal is None
+    )
+
+
+def wants_survey(job: Job) -> bool:
+    """Whether the job waits for the list of its servers."""
+    return (
+        job.is_template
+        and job.is_begun
+        and job.children is None
+        and job.status is Status.WAITING
+        and not job.is_cancelled
+        and not job.is_timed_out
+    )
 
 
 def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
@@ -36,31 +79,69 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
     if job.status is Status.COMPLETED or job.status is Status.QUEUED or run.status is Status.COMPLETED:
         return ()
     owed: list[commands.Command] = []
-    if not job.is_timed_out:
-        owed.append(commands.ArmTimer(timer=_job_timer(job)))
-    step = job.current
-    if step is None:
+    lock = _lock(job.id, job.lock, is_ending=job.is_cancelled)
+    if lock is not None:
+        owed.append(lock)
+    if job.children is not None:
+        if job.children.resume_at is not None:
+            owed.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))
         return tuple(owed)
+    if not job.is_begun:
+        return tuple(owed)
+    if wants_survey(job):
+        owed.append(commands.Survey(job=job.id, group=job.group, labels=job.labels))
+    if job.retry_at is not None:
+        owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
+        return tuple(owed)
+    is_paused = False
+    work: list[commands.Command] = []
+    for block in job.blocks.values():
+        step = block.current
+        if step is None or step.status is Status.QUEUED:
+            continue
+        if step.deadline_at is not None:
+            work.append(_arm(TimerKind.STEP_TIMEOUT, step.deadline_at, job, step))
+        if step.approval is not None:
+            is_paused = True
+            if step.approval.due_at is not None:
+                work.append(_arm(TimerKind.APPROVAL, step.approval.due_at, job, step))
+        elif not step.has_blocks:
+            _owed_to_step(job, step, work)
+    if not job.is_timed_out and not is_paused:
+        owed.append(commands.ArmTimer(timer=_job_timer(job)))
+    owed += work
+    return tuple(owed)
+
+
+def _arm(kind: TimerKind, due_at: int, job: Job, step: Step | None = None) -> commands.ArmTimer:
+    return commands.ArmTimer(
+        timer=Timer(kind=kind, due_at=due_at, job=job.id, step=step.id if step is not None else None)
+    )
+
+
+def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
+    """What the host owes a step that is at work on a server, or is a timer."""
     if step.due_at is not None:
-        timer = Timer(kind=TimerKind.STEP_SLEEP, due_at=step.due_at, job=job.id, step=step.id)
-        owed.append(commands.ArmTimer(timer=timer))
+        owed.append(_arm(TimerKind.STEP_SLEEP, step.due_at, job, step))
     if step.retry_at is not None:
-        timer = Timer(kind=TimerKind.STEP_RETRY, due_at=step.retry_at, job=job.id, step=step.id)
-        owed.append(commands.ArmTimer(timer=timer))
+        owed.append(_arm(TimerKind.STEP_RETRY, step.retry_at, job, step))
     attempt = step.last
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
-        return tuple(owed)
+        return
     if attempt.status is AttemptStatus.PENDING:
         place = commands.Place(
             job=job.id,
             step=step.id,
             attempt=attempt.number,
             group=job.group,
+            labels=job.labels,
             node=step.plan.node,
-            agent=job.agent,
+            agent=job.agent or job.pinned,
+            avoid=job.avoid,
+            secrets=step.plan.secrets,
         )
         owed.append(place)
-        return tuple(owed)
+        return
     assert attempt.agent is not None
     send = commands.SendTask(job=job.id, step=step.id, attempt=attempt.number, epoch=attempt.epoch, agent=attempt.agent)
     owed.append(send)
@@ -77,7 +158,6 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
                 reason=step.stop_reason.text,
             )
         )
-    return tuple(owed)
 
 
 def stop_timer(job: Job, step: Step) -> Timer:

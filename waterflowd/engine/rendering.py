@@ -15,6 +15,7 @@ from waterflowd import expr
 from waterflowd.engine import contexts
 from waterflowd.engine.state import Job, Run, Step
 from waterflowd.errors import Rejected
+from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
 VALUES_BYTES_MAX = (2 << 20) - (64 << 10)
@@ -43,6 +44,17 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else expr.to_text(value)
 
 
+def resolve_vars(values: dict[str, Any], given: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
+    """The values of `vars` in order, each seeing those before it. Raises `Rejected`."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if expr.is_static(value):
+            known[name] = value
+        else:
+            known[name] = expr.render(value, contexts.for_vars(given, dict(known), trigger.git, trigger.payload))
+    return known
+
+
 def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | None:
     """A number of minutes, or an expression that yields one, in milliseconds."""
     if value is None:
@@ -59,7 +71,7 @@ def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | No
 
 def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
     """The step's whole environment when every layer is static."""
-    layers = {**run.plan.env, **job.plan.env, **job.env, **step.plan.env}
+    layers = {**job.scope.env, **job.plan.env, **job.env, **step.plan.env}
     return {name: text(value) for name, value in layers.items()}
 
 
@@ -70,12 +82,12 @@ def known_environment(run: Run, job: Job, step: Step, now: int) -> dict[str, str
 
 def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
     known: dict[str, str] = {}
-    for layer in (run.plan.env, job.plan.env, job.env, step.plan.env):
+    for layer in (job.scope.env, job.plan.env, job.env, step.plan.env):
         # What a step wrote is data: it is never rendered, even if it looks like an expression.
         if layer is job.env or expr.is_static(layer):
             known.update({name: text(value) for name, value in layer.items()})
             continue
-        env = contexts.for_step(run, job, now, dict(known), server)
+        env = contexts.for_step(run, job, step.block, now, dict(known), server)
         for name, value in layer.items():
             known[name] = text(expr.render(value, env))
     return known
@@ -84,7 +96,7 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
     """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`, also for what no agent would take."""
     plan = step.plan
-    is_env_static = all(expr.is_static(layer) for layer in (run.plan.env, job.plan.env, plan.env))
+    is_env_static = all(expr.is_static(layer) for layer in (job.scope.env, job.plan.env, plan.env))
     is_name_static = "${{" not in plan.name
     is_params_static = expr.is_static(plan.params)
     is_directory_static = plan.working_directory is None or "${{" not in plan.working_directory
@@ -92,7 +104,7 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
     if is_env_static and is_name_static and is_params_static and is_directory_static:
         env = _NOTHING
     else:
-        env = contexts.for_step(run, job, now, known, server)
+        env = contexts.for_step(run, job, step.block, now, known, server)
     params = None if is_params_static else _object(expr.render(plan.params, env))
     directory = None if is_directory_static else text(expr.render(plan.working_directory, env))
     values = (plan.params if params is None else params, known, directory)
@@ -135,7 +147,7 @@ def _timeout_ms(run: Run, job: Job, step: Step, server: dict[str, object], now: 
     if not isinstance(minutes, str):
         return minutes_ms(minutes, _NOTHING, "timeout-minutes")
     known = _rendered_environment(run, job, step, server, now)
-    return minutes_ms(minutes, contexts.for_step(run, job, now, known, server), "timeout-minutes")
+    return minutes_ms(minutes, contexts.for_step(run, job, step.block, now, known, server), "timeout-minutes")
 
 
 def is_continued(value: bool | str, env: expr.Env) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import Conclusion, Outcome
 
 #: Attempts in a row that agents may refuse, for reasons that pass, before the step fails.
 REFUSALS_MAX = 6
@@ -19,6 +19,7 @@ REFUSED_DELAY_MS = 100
 LOST_ATTEMPTS_MAX = 3
 
 _WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
+_JOB_WORDS = {Conclusion.FAILURE: "failure", Conclusion.TIMED_OUT: "timeout", Conclusion.LOST: "lost"}
 
 
 def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: int, seed: str) -> int | None:
@@ -34,6 +35,14 @@ def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: 
     if attempts >= policy.max_attempts or _matches(policy.never_on, word, exit_code):
         return None
     return _interval_ms(policy, attempts, seed)
+
+
+def job_delay_ms(policy: RetryPolicy, conclusion: Conclusion, number: int, seed: str) -> int | None:
+    """Milliseconds until the next try of a job after `number` of them, or None when there is none."""
+    word = _JOB_WORDS[conclusion]
+    if number >= policy.max_attempts or word not in policy.on or word in policy.never_on:
+        return None
+    return _interval_ms(policy, number, seed)
 
 
 def refused_delay_ms(refusals: int) -> int | None:

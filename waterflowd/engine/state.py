@@ -3,163 +3,150 @@
 Rules of this file: data and questions about it. Only `evolve` (evolve.py) writes these objects, in place and at a cost that
 does not grow with the run; everybody else reads. Nothing here decides.
 
-A run has jobs (in the order of the file), a job has steps (in order), a step has attempts. A job's `cursor` is the index of
-the step whose turn it is: steps before it are completed, steps after it queued.
+A run has jobs, a job has blocks, a block has steps (blocks.py), a step has attempts. What is at work in a job is the current
+steps of its open blocks.
+
+A job is a leaf, with steps, or becomes other jobs when its turn comes: instances of itself (`strategy`, `target: each`), or the
+jobs of the workflow that it calls. These have ids below its own, and stand behind all others in `run.jobs`.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
+from waterflowd.engine.blocks import LOOP, PARALLEL, Attempt, Block, Step, Stop
+from waterflowd.engine.events import Kept, Policy
+from waterflowd.engine.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.plan import JobPlan, Plan, StepPlan
-from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
+from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.records import Trigger
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
+from waterflowd.model.statuses import Conclusion, Status
 
-_CREATED = reason(ReasonCode.CREATED, "created")
-
-
-#: The node that holds no server.
-SLEEP = "sleep"
+__all__ = ["Approval", "Attempt", "Block", "Children", "Job", "Lock", "Run", "Scope", "Step", "Stop"]
 
 
-class Stop(IntEnum):
-    """How urgently a step must end."""
+class Scope:
+    """What the jobs of one workflow see of it: the run's own, or one that a job calls."""
 
-    #: It may go on.
-    NO = 0
-    #: By its stop policy: signal, grace, kill.
-    ASKED = 1
-    #: At once, without waiting for its agent.
-    FORCED = 2
+    __slots__ = ("env", "inputs", "jobs", "name", "outer", "secrets", "vars")
 
+    def __init__(self, name: str, env: dict[str, Any], outer: Scope | None, secrets: dict[str, str] | None) -> None:
+        self.name = name
+        self.env = env
+        self.inputs: dict[str, Any] = {}
+        self.vars: dict[str, Any] = {}
+        #: By the id in the file.
+        self.jobs: dict[JobId, Job] = {}
+        self.outer = outer
+        #: Names of secrets here, and those outside; None: the same.
+        self.secrets = secrets
 
-class Attempt:
-    """One try of a step. Times are the log's clock except `started_at` and `finished_at`, which are the agent's."""
-
-    __slots__ = (
-        "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "facts",
-        "finished_at", "is_late_recorded", "number", "outcome", "output_bytes", "output_dropped", "outputs", "params",
-        "queued_at", "reason", "started_at", "status", "timeout_ms", "working_directory",
-    )  # fmt: skip
-
-    def __init__(self, number: AttemptNo, queued_at: int) -> None:
-        self.number = number
-        self.status = AttemptStatus.PENDING
-        self.queued_at = queued_at
-        self.dispatched_at: int | None = None
-        self.started_at: int | None = None
-        self.finished_at: int | None = None
-        self.epoch = 0
-        self.agent: AgentId | None = None
-        self.agent_name = ""
-        self.boot_id = ""
-        self.facts: dict[str, Any] = {}
-        self.outcome: Outcome | None = None
-        self.exit_code: int | None = None
-        self.reason: Reason = _CREATED
-        self.outputs: dict[str, Any] = {}
-        self.output_bytes = 0
-        self.output_dropped = 0
-        #: Rendered values; None where the plan's own are static.
-        self.params: dict[str, Any] | None = None
-        self.env: dict[str, str] | None = None
-        self.working_directory: str | None = None
-        self.timeout_ms = 0
-        self.is_late_recorded = False
-
-    @property
-    def is_open(self) -> bool:
-        """True while an agent holds its lease."""
-        return self.status is AttemptStatus.DISPATCHED or self.status is AttemptStatus.STARTED
+    def secret(self, name: str) -> str | None:
+        """The name under which the sources know a secret of this scope; None when the caller does not give it."""
+        scope: Scope | None = self
+        while scope is not None and scope.outer is not None:
+            if scope.secrets is not None:
+                if name not in scope.secrets:
+                    return None
+                name = scope.secrets[name]
+            scope = scope.outer
+        return name
 
 
-class Step:
-    """One step of a job."""
+class Children:
+    """The jobs that a job has become, and how they take turns."""
 
     __slots__ = (
-        "attempts", "completed_at", "conclusion", "due_at", "id", "is_held", "name", "outcome", "plan", "reason",
-        "retry_at", "started_at", "status", "stop", "stop_at",
-        "stop_reason",
+        "active", "batch", "batches", "fail_fast", "failures", "halted", "jobs", "max_failures", "max_parallel",
+        "next_index", "open", "pause_ms", "resume_at", "scope",
     )  # fmt: skip
 
-    def __init__(self, plan: StepPlan) -> None:
-        self.id: StepId = plan.id
-        self.plan = plan
-        self.name = plan.name
-        self.status = Status.QUEUED
-        self.conclusion: Conclusion | None = None
-        self.outcome: Conclusion | None = None
-        self.reason: Reason = _CREATED
-        self.attempts: list[Attempt] = []
-        #: When a sleeping step wakes.
-        self.due_at: int | None = None
-        #: When the next attempt is made.
-        self.retry_at: int | None = None
-        self.is_held = False
-        #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not concerned.
-        self.stop = Stop.NO
-        #: When it was asked to end.
-        self.stop_at = 0
-        #: Why it must end: the first reason, or the one that made it urgent.
-        self.stop_reason: Reason = _CREATED
-        self.started_at: int | None = None
-        self.completed_at: int | None = None
-
-    @property
-    def is_sleep(self) -> bool:
-        """True for the node that the engine runs itself: a timer in the log, without a server."""
-        return self.plan.node == SLEEP
-
-    @property
-    def last(self) -> Attempt | None:
-        """The newest attempt."""
-        return self.attempts[-1] if self.attempts else None
-
-    @property
-    def outputs(self) -> dict[str, Any]:
-        """Outputs of the newest attempt."""
-        return self.attempts[-1].outputs if self.attempts else {}
-
-    @property
-    def exit_code(self) -> int | None:
-        """Exit code of the newest attempt."""
-        return self.attempts[-1].exit_code if self.attempts else None
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        #: The workflow that is called; None for instances.
+        self.scope: Scope | None = None
+        #: How many are not completed, and how many of these have begun.
+        self.open = 0
+        self.active = 0
+        #: The first instance whose turn has not come.
+        self.next_index = 0
+        self.failures = 0
+        self.max_parallel: int | None = None
+        self.max_failures: int | None = None
+        self.fail_fast = False
+        #: Ends of the batches, and the one that runs, from 0.
+        self.batches: list[int] = []
+        self.batch = 0
+        self.pause_ms = 0
+        #: When the next batch may begin.
+        self.resume_at: int | None = None
+        #: Why no new instance starts.
+        self.halted: Reason | None = None
 
 
 class Job:
     """One job of a run."""
 
     __slots__ = (
-        "agent", "agent_facts", "agent_name", "completed_at", "conclusion", "cursor", "deadline_at", "env", "failed_step",
-        "group", "has_failure", "has_success", "id", "index", "is_cancelled", "is_timed_out", "name", "open_needs", "outcome",
-        "outputs", "plan", "ready_at", "reason", "start_deadline_at", "started_at", "status", "steps", "steps_by_id",
-        "timeout_ms",
+        "agent", "agent_facts", "agent_name", "approval", "avoid", "blocks", "blocks_made", "children",
+        "completed_at", "conclusion", "deadline_at", "env", "group", "has_failure", "has_success", "id", "index",
+        "is_admitted", "is_approved", "is_begun", "is_cancelled", "is_skipped", "is_timed_out", "key", "labels",
+        "lock", "matrix", "name", "number", "open_needs", "outcome", "outputs", "parent", "pinned", "pinned_name",
+        "plan", "position", "ready_at", "reason", "retry_at", "root", "scope", "start_deadline_at", "started_at",
+        "status", "steps_by_id", "stop_reason", "timeout_ms",
     )  # fmt: skip
 
-    def __init__(self, plan: JobPlan, index: int) -> None:
-        self.id: JobId = plan.id
+    def __init__(
+        self, plan: JobPlan, job_id: JobId, index: int, scope: Scope, parent: Job | None = None, key: str | None = None
+    ) -> None:
+        self.id = job_id
+        #: Its place in `run.jobs`.
         self.index = index
         self.plan = plan
+        self.scope = scope
+        #: The job that became this one and others.
+        self.parent = parent
+        #: Of an instance: what tells it from the others, its values, and its place among them.
+        self.key = key
+        self.matrix: dict[str, Any] = {}
+        self.position = 0
+        #: The one server that an instance may run on.
+        self.pinned: AgentId | None = None
+        self.pinned_name = ""
+        self.children: Children | None = None
         self.name = plan.name
         self.group = plan.group
+        self.labels: dict[str, str] = {}
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None
         self.outcome: Conclusion | None = None
-        self.reason: Reason = _CREATED
-        self.steps = [Step(step) for step in plan.steps]
-        self.steps_by_id = {step.id: step for step in self.steps}
-        self.cursor = 0
-        #: Needs that are not completed yet.
-        self.open_needs = len(plan.needs)
+        self.reason: Reason = CREATED
+        self.steps_by_id: dict[StepId, Step] = {}
+        self.blocks_made = 0
+        #: Blocks that are not at their end, by number.
+        self.blocks: dict[int, Block] = {}
+        self.root = self.new_root()
+        #: Needs that are not completed yet; an instance is made when there is none.
+        self.open_needs = 0 if key is not None else len(plan.needs)
+        #: The gates before it have been passed: what it consists of is at work.
+        self.is_begun = False
+        #: Of an instance: its turn among the instances has come.
+        self.is_admitted = False
+        self.approval: Approval | None = None
+        self.is_approved = False
+        self.lock: Lock | None = None
         #: What steps wrote to `WATERFLOW_ENV`.
         self.env: dict[str, str] = {}
         self.outputs: dict[str, Any] = {}
         self.agent: AgentId | None = None
         self.agent_name = ""
         self.agent_facts: dict[str, Any] = {}
+        #: Servers of earlier tries.
+        self.avoid: tuple[AgentId, ...] = ()
+        #: The try, from 1, and when the next one begins.
+        self.number = 1
+        self.retry_at: int | None = None
         self.timeout_ms = 0
         self.ready_at: int | None = None
         self.started_at: int | None = None
@@ -169,27 +156,78 @@ class Job:
         #: Set by the first dispatch.
         self.deadline_at: int | None = None
         self.is_timed_out = False
-        #: The run was cancelled while the job was active. Jobs that start after it, by their `if`, are not concerned.
+        #: It must end without having begun anything.
+        self.is_skipped = False
+        #: The run, or the job alone, was cancelled while the job was active. Jobs that start after it, by their `if`, are not
+        #: concerned.
         self.is_cancelled = False
+        self.stop_reason: Reason = CREATED
         #: What `success()` and `failure()` of the jobs behind this one go by: its own end and that of all before it.
         self.has_success = True
         self.has_failure = False
-        #: The first step that failed and was not continued.
-        self.failed_step: Step | None = None
 
     @property
-    def current(self) -> Step | None:
-        """The step whose turn it is; None when all are completed."""
-        return self.steps[self.cursor] if self.cursor < len(self.steps) else None
+    def is_instance(self) -> bool:
+        """True for one of the jobs that a job with `strategy` or `target` has become."""
+        return self.key is not None
+
+    @property
+    def is_template(self) -> bool:
+        """True for a job that becomes instances of itself."""
+        return self.key is None and (self.plan.strategy is not None or self.plan.target is not None)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps of the root block."""
+        return self.root.steps
+
+    @property
+    def failed_step(self) -> Step | None:
+        """The first step of the root block that failed and was not continued."""
+        return self.root.failed_step
+
+    def active_steps(self) -> list[Step]:
+        """The steps without blocks that are at work, in the order in which their blocks began."""
+        current = (block.current for block in self.blocks.values())
+        return [
+            step for step in current if step is not None and not step.has_blocks and step.status is not Status.QUEUED
+        ]
+
+    def new_root(self) -> Block:
+        """A root block with all its steps queued."""
+        self.blocks.clear()
+        self.root = self._new_block(None, 0, () if self.is_template else self.plan.steps, "")
+        return self.root
+
+    def new_block(self, owner: Step, plan: BlockPlan) -> Block:
+        """A block of a step of the engine, with its steps queued."""
+        index = len(owner.blocks)
+        is_many = owner.plan.node in (LOOP, PARALLEL)
+        block = self._new_block(owner, index, plan.steps, f"{owner.id}[{index}]/" if is_many else f"{owner.id}/")
+        owner.blocks.append(block)
+        return block
+
+    def _new_block(self, owner: Step | None, index: int, plans: tuple[StepPlan, ...], prefix: str) -> Block:
+        block = Block(self.blocks_made, owner, index)
+        self.blocks_made += 1
+        for plan in plans:
+            step_id = StepId(prefix + plan.id)
+            known = self.steps_by_id.get(step_id)
+            step = Step(plan, step_id, block, known.attempts if known is not None else [])
+            block.steps.append(step)
+            self.steps_by_id[step_id] = step
+        if block.steps:
+            self.blocks[block.number] = block
+        return block
 
 
 class Run:
     """One execution of a plan."""
 
     __slots__ = (
-        "cancel_by", "completed_at", "conclusion", "created_at", "deadline_at", "dependents", "flags", "id", "inputs",
-        "is_cancelled", "is_forced", "is_timed_out", "jobs", "jobs_by_id", "number", "open_jobs", "plan", "plan_hash",
-        "reason", "repository", "revision", "seq", "started_at", "status", "trigger", "vars",
+        "cancel_by", "completed_at", "conclusion", "created_at", "deadline_at", "dependents", "environments", "flags", "id",
+        "is_cancelled", "is_forced", "is_timed_out", "jobs", "jobs_by_id", "kept", "lock", "number", "open_jobs", "plan",
+        "plan_hash", "reason", "repository", "revision", "scope", "seq", "started_at", "status", "steps_made", "trigger",
     )  # fmt: skip
 
     def __init__(self, run_id: RunId, plan: Plan) -> None:
@@ -200,14 +238,15 @@ class Run:
         self.trigger = Trigger(kind="")
         self.repository: str | None = None
         self.revision: str | None = None
-        self.inputs: dict[str, Any] = {}
-        self.vars: dict[str, Any] = {}
         self.flags: frozenset[int] = frozenset()
+        self.kept: Kept | None = None
+        self.environments: dict[str, Policy] = {}
         #: Position of the newest event; 0 before the first.
         self.seq = 0
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None
-        self.reason: Reason = _CREATED
+        self.reason: Reason = CREATED
+        self.lock: Lock | None = None
         self.created_at = 0
         self.started_at: int | None = None
         self.completed_at: int | None = None
@@ -216,18 +255,49 @@ class Run:
         self.is_forced = False
         self.cancel_by = ""
         self.is_timed_out = False
-        self.jobs = [Job(job, index) for index, job in enumerate(plan.jobs)]
-        self.jobs_by_id = {job.id: job for job in self.jobs}
-        self.open_jobs = len(self.jobs)
+        self.scope = Scope(plan.name, plan.env, None, None)
+        #: All jobs: those of the file first, in its order, then those that they became.
+        self.jobs: list[Job] = []
+        self.jobs_by_id: dict[JobId, Job] = {}
         self.dependents: dict[JobId, list[Job]] = {}
-        for job in self.jobs:
-            for need in job.plan.needs:
-                self.dependents.setdefault(need, []).append(job)
+        #: Steps that blocks have brought beyond those of the file.
+        self.steps_made = 0
+        for job in plan.jobs:
+            self.scope.jobs[job.id] = self.add_job(job, job.id, self.scope)
+        self.connect(self.scope)
+        #: Jobs of the file that are not completed.
+        self.open_jobs = len(self.jobs)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The typed inputs of the start."""
+        return self.scope.inputs
+
+    @property
+    def vars(self) -> dict[str, Any]:
+        """The resolved `vars`."""
+        return self.scope.vars
 
     @property
     def is_completed(self) -> bool:
         """True once the run has its conclusion."""
         return self.status is Status.COMPLETED
+
+    def add_job(
+        self, plan: JobPlan, job_id: JobId, scope: Scope, parent: Job | None = None, key: str | None = None
+    ) -> Job:
+        """A new job, behind all others."""
+        assert job_id not in self.jobs_by_id, f"there is a job {job_id}"
+        job = Job(plan, job_id, len(self.jobs), scope, parent, key)
+        self.jobs.append(job)
+        self.jobs_by_id[job_id] = job
+        return job
+
+    def connect(self, scope: Scope) -> None:
+        """Notes which of the scope's jobs wait for which."""
+        for job in scope.jobs.values():
+            for need in job.plan.needs:
+                self.dependents.setdefault(scope.jobs[need].id, []).append(job)
 
     def step(self, job: JobId, step: StepId) -> Step | None:
         """The step of that name, or None."""

@@ -17,6 +17,19 @@ def parse(text: str) -> int:
     return round(sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(text)))
 
 
+def shown(milliseconds: int) -> str:
+    """A duration for people: 90 seconds read `1m30s`."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    seconds = round(milliseconds / 1000)
+    parts = []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
 def instant(value: str | int) -> int:
     """Milliseconds since 1970 of an instant: RFC 3339 with a zone, or the milliseconds themselves. Raises `ValueError`."""
     if isinstance(value, int):

@@ -174,7 +174,7 @@ class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     #: `then`, `else`, `steps`, or the branch's number.
     name: str
-    steps: tuple["StepPlan", ...]
+    steps: tuple[StepPlan, ...]
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -230,7 +230,7 @@ class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outputs: dict[str, Json] = {}
     #: The callee's name of a secret, and the caller's. None: all, under their own names.
     secrets: dict[str, str] | None = {}
-    jobs: tuple["JobPlan", ...]
+    jobs: tuple[JobPlan, ...]
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

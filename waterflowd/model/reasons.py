@@ -126,3 +126,7 @@ def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | list
     if not text.isprintable():
         text = "".join(character if character.isprintable() else " " for character in text)
     return Reason(code=code, text=text, facts=facts)
+
+
+#: The reason of what has just been made.
+CREATED = reason(ReasonCode.CREATED, "created")

@@ -1,0 +1,25 @@
+"""What an `if` says, and why it was false."""
+
+from __future__ import annotations
+
+from waterflowd import expr
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+
+def holds(condition: str | None, env: expr.Env) -> bool:
+    """What an `if` says; without one, `success()`. Raises `Rejected`."""
+    if condition is None:
+        assert env.status is not None
+        return env.status.success
+    return expr.evaluate_condition(expr.parse_condition(condition), env)
+
+
+def names_status(condition: str | None) -> bool:
+    """Whether the condition decides about failures by itself, rather than by the implied `success()`."""
+    return condition is not None and not expr.is_success_implied(expr.parse_condition(condition))
+
+
+def false(condition: str | None, env: expr.Env) -> Reason:
+    """Why an `if` was false."""
+    shown = expr.explain(expr.parse_condition(condition), env) if condition is not None else "success()"
+    return reason(ReasonCode.CONDITION_FALSE, f"if was false: {shown}", condition=condition)

@@ -1,0 +1,41 @@
+"""How a job ends, as an event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.engine import events, rendering
+from waterflowd.engine.state import Job
+from waterflowd.errors import Rejected
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.statuses import FAILURES, Conclusion, worst
+
+#: A job's outputs, encoded.
+OUTPUTS_BYTES_MAX = 1 << 20
+
+
+def complete(job: Job, conclusion: Conclusion, why: Reason, now: int) -> events.JobCompleted:
+    """The job's end, without outputs."""
+    return events.JobCompleted(at=now, job=job.id, outcome=conclusion, conclusion=conclusion, reason=why)
+
+
+def completed(
+    job: Job, outcome: Conclusion, why: Reason, wanted: dict[str, Any], env: expr.Env, now: int
+) -> events.JobCompleted:
+    """The job's end with its outputs, and whether the run goes on after a failure."""
+    outputs: dict[str, object] = {}
+    conclusion = outcome
+    try:
+        if wanted:
+            rendered = expr.render(wanted, env)
+            assert isinstance(rendered, dict)
+            rendering.check_size("the job's outputs", rendered, OUTPUTS_BYTES_MAX)
+            outputs = rendered
+        if outcome in FAILURES and not job.is_template and rendering.is_continued(job.plan.continue_on_error, env):
+            conclusion = Conclusion.SUCCESS
+            why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        outcome = conclusion = worst((outcome, Conclusion.FAILURE))
+    return events.JobCompleted(at=now, job=job.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=why)

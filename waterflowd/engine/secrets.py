@@ -1,0 +1,35 @@
+"""References to secrets: what stands in the log in place of a value that must not.
+
+Rules of this file: an expression never sees a secret's value. `${{ secrets.NAME }}` evaluates to a reference, which the host
+fills in on the way to the agent, and only for the names that the step's own plan lists. So a text from elsewhere that looks
+like a reference gives nothing that the step does not have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+# Characters of the private use area: no keyboard has them, and every store and wire keeps them.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_REFERENCE = re.compile(f"{_OPEN}([A-Za-z0-9_-]{{1,100}}){_CLOSE}")
+
+
+def reference(name: str) -> str:
+    """What stands for the secret."""
+    return f"{_OPEN}{name}{_CLOSE}"
+
+
+def fill(value: Any, names: frozenset[str], resolve: Callable[[str], str]) -> Any:
+    """The JSON value with the references to `names` replaced by what `resolve` gives for them; others stay."""
+    match value:
+        case str():
+            if _OPEN not in value:
+                return value
+            return _REFERENCE.sub(lambda found: resolve(found[1]) if found[1] in names else found[0], value)
+        case dict():
+            return {key: fill(item, names, resolve) for key, item in value.items()}
+        case list():
+            return [fill(item, names, resolve) for item in value]
+    return value

@@ -150,7 +150,7 @@ class RepositoriesDesk(Protocol):
         ...
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
-        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, (409) when it has errors or is ambiguous."""
+        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, WF606 (409) when it has errors or is ambiguous."""
         ...
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:

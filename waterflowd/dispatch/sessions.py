@@ -28,11 +28,12 @@ from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import greeting
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.refusals import BucketPerName, Refusals, printable
+from waterflowd.dispatch.refusals import Refusals, printable
 from waterflowd.dispatch.rivals import Rival
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
+from waterflowd.rates import BucketPerName
 
 #: A timer this late says that the daemon itself stood still, so silence proves nothing.
 PAUSE_MS = 1_000

@@ -331,7 +331,7 @@ class Driver:
             raise Retryable("WF302", DISK_LOW)
         if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
-                "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
+                "WF609", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
             )
         record()
         return [self._known(batch, request) or self._start(batch, request) for request in requests]
@@ -384,8 +384,8 @@ class Driver:
             if known is None:
                 raise Rejected("WF604", f"there is no run {run}", status=404)
             if run in self.world.stalled:
-                raise Rejected("WF604", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
-            raise Rejected("WF604", f"run {run} is completed; there is nothing to cancel", status=409)
+                raise Rejected("WF606", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
+            raise Rejected("WF606", f"run {run} is completed; there is nothing to cancel", status=409)
         given = inputs.CancelRun(by=by, is_forced=is_forced)
         await self._commit(lambda batch: batch.feed(run, given))
         found = self._log.run(run)

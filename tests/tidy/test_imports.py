@@ -33,7 +33,11 @@ PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
 }
 #: Modules of pure packages that may import more, or are no part of the pure package.
-MAY_BESIDES = {"waterflowd.dsl.reader": frozenset({"yaml"})}
+#: The tables of time zones are files of the system, the same for the whole life of a process: data, not the outside.
+MAY_BESIDES = {
+    "waterflowd.dsl.reader": frozenset({"yaml"}),
+    "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
+}
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The vocabulary of errors: leaves that import nothing themselves.
 ERRORS = {"waterflowd": "waterflowd.errors", "waterflow_agent": "waterflow_agent.errors"}

@@ -7,22 +7,34 @@ reference. Values that a run has not yet are null, never an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from waterflowd import expr
 from waterflowd.engine.state import Job, Run
 from waterflowd.model.statuses import Conclusion, result_word
 
 
+class _Place(NamedTuple):
+    """Where an expression stands; `server` is the one that the job's step is about to run on."""
+
+    run: Run
+    job: Job
+    server: dict[str, object] | None
+
+
+_Makers = Mapping[str, Callable[[_Place], object]]
+
+
 class Contexts(dict[str, object]):
     """Contexts by name; each is made at its first use."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], object]]) -> None:
+    def __init__(self, makers: _Makers, place: _Place) -> None:
         super().__init__()
         self._makers = makers
+        self._place = place
 
     def __missing__(self, name: str) -> object:
-        value = self[name] = self._makers[name]()
+        value = self[name] = self._makers[name](self._place)
         return value
 
 
@@ -87,15 +99,22 @@ def _payload(run: Run) -> dict[str, object]:
     return {"name": run.trigger.kind, **run.trigger.payload}
 
 
-def _run_makers(run: Run) -> dict[str, Callable[[], object]]:
-    return {
-        "run": lambda: _run(run),
-        "git": lambda: run.trigger.git,
-        "event": lambda: _payload(run),
-        "inputs": lambda: run.inputs,
-        "vars": lambda: run.vars,
-        "env": dict,
-    }
+_FOR_JOB: _Makers = {
+    "run": lambda place: _run(place.run),
+    "git": lambda place: place.run.trigger.git,
+    "event": lambda place: _payload(place.run),
+    "inputs": lambda place: place.run.inputs,
+    "vars": lambda place: place.run.vars,
+    "env": lambda place: {},
+    "needs": lambda place: _needs(place.run, place.job),
+}
+_FOR_STEP: _Makers = {
+    **_FOR_JOB,
+    "steps": lambda place: _steps(place.job),
+    "job": lambda place: _job_facts(place.job),
+    "agent": lambda place: place.server or _agent(place.job),
+    "runner": lambda place: place.server or _agent(place.job),
+}
 
 
 def job_status(run: Run, job: Job) -> expr.Status:
@@ -124,22 +143,14 @@ def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any],
 
 def for_job(run: Run, job: Job, now: int) -> expr.Env:
     """What the keys of a job can see before it has a server."""
-    makers = _run_makers(run) | {"needs": lambda: _needs(run, job)}
-    return expr.Env(contexts=Contexts(makers), status=job_status(run, job), now_at=now)
+    return expr.Env(contexts=Contexts(_FOR_JOB, _Place(run, job, None)), status=job_status(run, job), now_at=now)
 
 
 def for_step(
     run: Run, job: Job, now: int, env: dict[str, str] | None = None, server: dict[str, object] | None = None
 ) -> expr.Env:
     """What the keys of the current step can see; `env` is the environment so far, `server` the one it is about to run on."""
-    makers = _run_makers(run) | {
-        "needs": lambda: _needs(run, job),
-        "steps": lambda: _steps(job),
-        "job": lambda: _job_facts(job),
-        "agent": lambda: server or _agent(job),
-        "runner": lambda: server or _agent(job),
-    }
-    contexts = Contexts(makers)
+    contexts = Contexts(_FOR_STEP, _Place(run, job, server))
     if env is not None:
         contexts["env"] = env
     return expr.Env(contexts=contexts, status=step_status(job), now_at=now)

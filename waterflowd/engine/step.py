@@ -8,7 +8,7 @@ more and what it owes no longer. The host makes the events durable before it car
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -42,17 +42,15 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
     waiting: list[int] = []
     for event in first:
         _apply(run, event, owed, happened, waiting)
-    while (following := _next(run, owed, waiting, now)) is not None:
+    while (following := _next(run, waiting, now)) is not None:
         _apply(run, following, owed, happened, waiting)
     return Progress(happened, [*owed.difference(), *_released(run, happened)])
 
 
-def _next(run: Run, owed: _Owed, waiting: list[int], now: int) -> events.RunEvent | None:
+def _next(run: Run, waiting: list[int], now: int) -> events.RunEvent | None:
     """The next event that follows by itself: of the first touched job for which one does, else of the run."""
     while waiting and run.status is not Status.QUEUED:
-        job = run.jobs[waiting[0]]
-        owed.note(job.index)
-        event = moves.of_job(run, job, now)
+        event = moves.of_job(run, run.jobs[waiting[0]], now)
         if event is not None:
             return event
         heapq.heappop(waiting)
@@ -60,7 +58,7 @@ def _next(run: Run, owed: _Owed, waiting: list[int], now: int) -> events.RunEven
 
 
 def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: list[int]) -> None:
-    touched = list(_touched(run, event))
+    touched = _touched(run, event)
     for index in touched:
         owed.note(index)
     evolve(run, event)
@@ -73,17 +71,17 @@ def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.
 _WHOLE_RUN = (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut)
 
 
-def _touched(run: Run, event: events.RunEvent) -> Iterator[int]:
+def _touched(run: Run, event: events.RunEvent) -> Sequence[int]:
     """The jobs for which something may follow from the event."""
     if isinstance(event, _WHOLE_RUN):
-        yield from (job.index for job in run.jobs)
-        return
+        return range(len(run.jobs))
     if isinstance(event, events.RunCompleted):
-        return
+        return ()
     job: JobId = event.job
-    yield run.jobs_by_id[job].index
+    index = run.jobs_by_id[job].index
     if isinstance(event, events.JobCompleted):
-        yield from (dependent.index for dependent in run.dependents.get(job, ()))
+        return (index, *(dependent.index for dependent in run.dependents.get(job, ())))
+    return (index,)
 
 
 class _Owed:
@@ -110,6 +108,8 @@ class _Owed:
 def _difference(
     run: Run, before: tuple[commands.Command, ...], after: tuple[commands.Command, ...]
 ) -> Iterator[commands.Command]:
+    if before == after:
+        return
     for command in before:
         if command not in after:
             yield from _settled(run, command)

@@ -77,6 +77,7 @@ def unpack_u64(packed: bytes) -> int:
     return number
 
 
+@lru_cache(maxsize=4096)
 def run_key(run: RunId) -> bytes:
     """The 16 bytes of a run's id; they sort as the ids do. Raises `ValueError` for anything that is no run id."""
     if not is_run_id(run):

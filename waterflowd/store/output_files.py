@@ -217,7 +217,7 @@ class OutputFiles:
 
 def _quoted(text: str) -> str:
     """A part of a file name that holds no separator of ours or the file system's."""
-    return quote(text, safe="").replace(".", "%2E")
+    return text if text.isascii() and text.isalnum() else quote(text, safe="").replace(".", "%2E")
 
 
 def _index_path(path: Path) -> Path:

@@ -49,8 +49,8 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
     from waterflowd import daemon, logs
     from waterflowd.errors import WaterflowError
 
-    config = _load(file, **{"data-dir": data_dir, "log-level": log_level})
-    logs.configure(config.log_level)
+    config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
+    logs.configure(config.log.level, config.log.format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(daemon.serve(config))
@@ -76,6 +76,7 @@ def check_config(file: str | None) -> None:
 
     config = _load(file)
     try:
+        bootstrap.check_access(config)
         bootstrap.check_repositories(config)
     except WaterflowError as error:
         click.echo(f"waterflowd: {error}", err=True)

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.nodes import schema
-from waterflowd.api.audit import note
+from waterflowd.api import access
 from waterflowd.api.auth import Approver, Ports, Viewer
 from waterflowd.api.bodies import answer, read_json
 from waterflowd.api.lifetimes import lifetime_ms
@@ -18,6 +18,7 @@ from waterflowd.api.problems import printable
 from waterflowd.api.rendering import agent_json, groups_json, pending_json, time_text
 from waterflowd.api.services import AgentRow, Services
 from waterflowd.api.shapes import AgentList, GroupList, NodeList, Problem
+from waterflowd.api.trail import note
 from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
 
@@ -109,6 +110,7 @@ async def create_join_token(request: Request, services: Ports, principal: Approv
     """Makes a join token; it is shown this once."""
     body = await read_json(request, JoinTokenBody)
     groups = check_groups(tuple(body.groups))
+    access.check_groups(principal, groups)
     if body.uses is not None and not 1 <= body.uses <= _USES_MAX:
         raise Rejected("WF605", f"`uses` is 1 to {_USES_MAX}, or null", where="uses")
     ttl_ms = lifetime_ms(body.ttl, default_ms=_TOKEN_TTL_MS)
@@ -118,12 +120,21 @@ async def create_join_token(request: Request, services: Ports, principal: Approv
     return answer({"token": token, "groups": list(groups), "uses": body.uses, "expires_at": expires_at}, 201)
 
 
+def _check_agent(services: Services, principal: access.Principal, fingerprint: str) -> None:
+    """`Rejected` 403 for an agent that works for groups which the principal may not use."""
+    for row in services.agents.rows():
+        if row.fingerprint == fingerprint:
+            access.check_groups(principal, row.groups)
+
+
 @router.post("/v1/agents/{fingerprint:path}/approve", responses={404: {"model": Problem}})
 async def approve_agent(request: Request, services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Makes the key an agent of these groups."""
     body = await read_json(request, GroupsBody)
     groups = check_groups(tuple(body.groups))
+    access.check_groups(principal, groups)
     found = find_fingerprint(services, fingerprint)
+    _check_agent(services, principal, found)
     row = await services.agents.approve(found, groups, principal.name)
     await note(services, principal, "approve-agent", found, groups=list(groups))
     return answer(agent_json(row))
@@ -134,6 +145,7 @@ async def approve_agent(request: Request, services: Ports, principal: Approver, 
 async def revoke_agent(services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Ends the agent's session and refuses its key from now on."""
     found = find_fingerprint(services, fingerprint)
+    _check_agent(services, principal, found)
     await services.agents.revoke(found, principal.name)
     await note(services, principal, "revoke-agent", found)
     return answer({"fingerprint": found, "status": "revoked"})

@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from waterflowd.api import starting
-from waterflowd.api.audit import note
 from waterflowd.api.auth import Approver, Ports, Runner, Viewer
 from waterflowd.api.bodies import answer, check_values, read_json
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
@@ -17,6 +16,7 @@ from waterflowd.api.rendering import definition_json, repository_json
 from waterflowd.api.runs import Text
 from waterflowd.api.services import DefinitionRow, Services
 from waterflowd.api.shapes import DefinitionList, Problem, RepositoryList, StartedShape
+from waterflowd.api.trail import note
 from waterflowd.errors import Rejected
 from waterflowd.model.records import StartRequest, Trigger
 
@@ -123,5 +123,5 @@ async def run_definition(
     )
     answered = await starting.start(services, principal, wanted, is_dry_run=given.dry_run)
     if not given.dry_run:
-        await note(services, principal, "start-run", row.path, run=answered.headers["location"].rpartition("/")[2])
+        await note(services, principal, "start-run", row.path, run=starting.run_of(answered))
     return answered

@@ -395,6 +395,24 @@ class TokenList(Shape):
     next: str | None
 
 
+class AuditShape(Shape):
+    """What somebody did, or was refused."""
+
+    seq: int
+    at: str | None
+    by: str
+    what: str
+    target: str
+    facts: dict[str, Any]
+
+
+class AuditList(Shape):
+    """A page of the audit trail."""
+
+    audit: list[AuditShape]
+    next: str | None
+
+
 class Health(Shape):
     """Alive or ready."""
 

@@ -8,6 +8,7 @@ import secrets
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflowd.api import access
 from waterflowd.api.access import ROLES, TOKEN_PREFIX, hash_secret
 from waterflowd.api.access_events import TokenCreated, TokenRevoked
 from waterflowd.api.auth import Admin, Ports
@@ -57,6 +58,7 @@ async def create_token(request: Request, services: Ports, principal: Admin) -> R
     body = await read_json(request, TokenBody)
     role = one_of(body.role, list(ROLES), "role")
     groups = check_groups(tuple(body.groups)) if body.groups else ()
+    access.check_groups(principal, groups)
     now = services.clock.now()
     token = "t" + secrets.token_hex(5)
     name = body.name if body.name is not None else f"{role}-{token[1:5]}"
@@ -92,6 +94,7 @@ async def revoke_token(services: Ports, principal: Admin, name: str) -> Response
     token = services.access.find(name)
     if token is None:
         raise Rejected("WF604", f'there is no token "{printable(name, 60)}"; see `waterflowctl tokens`', status=404)
+    access.check_groups(principal, token.groups)
     now = services.clock.now()
     if token.revoked_at is None:
         fact = TokenRevoked(at=now, by=principal.name, token=token.id)

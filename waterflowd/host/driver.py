@@ -35,6 +35,7 @@ from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.host.batch import Batch, World, check_storable, drop, owe
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
+from waterflowd.host.narration import narrate
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, RunId, StreamName, run_stream
@@ -104,7 +105,7 @@ class Driver:
             try:
                 places.extend((run_id, place) for place in owe(self.world, self._fold(run_id)))
             except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
-                logger.error("run %s is stalled: %s", run_id, error)
+                logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
                 drop(self.world, run_id)
                 self.world.stalled[run_id] = str(error)
         if places:
@@ -179,6 +180,7 @@ class Driver:
                 self._end(items, error)
                 raise
             self.counts.add(contents, time.monotonic() - began)
+            narrate(contents)
             self.read_only = ""
         self._publish(batch, items)
 

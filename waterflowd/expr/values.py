@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any
 
 Number = int | float
 Value = object
@@ -118,6 +119,8 @@ def to_number(value: Value) -> Number:
 
 def to_text(value: Value) -> str:
     """Return a value as text: null is '', an array is 'Array', an object is 'Object'."""
+    if type(value) is str:
+        return value
     kind = kind_of(value)
     if kind is STRING:
         return str(value)
@@ -207,14 +210,12 @@ def _order(text: str) -> bytes:
     return text.encode("utf-16-be", "surrogatepass")
 
 
-def property_of(value: Value, key: Value) -> Value:
+def property_of(value: Any, key: Value) -> Value:
     """Return `value[key]`, null where there is none; an object's keys match without case, the exact one first."""
     kind = _KINDS.get(type(value)) or kind_of(value)
     if kind is OBJECT:
-        assert isinstance(value, Mapping)
         return _member(value, key)
     if kind is ARRAY:
-        assert isinstance(value, list | tuple)
         if isinstance(value, Filtered):
             return _each(value, key)
         position = _position(key)
@@ -247,16 +248,18 @@ def _position(key: Value) -> int | None:
 
 def _each(items: Filtered, key: Value) -> Filtered:
     result = Filtered()
-    position = _position(key)
+    position: int | None = -1
+    item: Any
     for item in items:
-        kind = kind_of(item)
+        kind = _KINDS.get(type(item)) or kind_of(item)
         if kind is OBJECT:
-            assert isinstance(item, Mapping)
             found = _member(item, key, _ABSENT)
             if found is not _ABSENT:
                 result.append(found)
         elif kind is ARRAY:
-            assert isinstance(item, list | tuple)
+            if position == -1:
+                # Only here, since a name costs time to find out that it is no number.
+                position = _position(key)
             if position is not None and position < len(item):
                 result.append(item[position])
     return result
@@ -269,12 +272,9 @@ def all_of(value: Value) -> Filtered:
     return Filtered(_items(value))
 
 
-def _items(value: Value) -> list[object]:
-    kind = kind_of(value)
+def _items(value: Any) -> Iterable[object]:
+    kind = _KINDS.get(type(value)) or kind_of(value)
     if kind is OBJECT:
-        assert isinstance(value, Mapping)
-        return list(value.values())
-    if kind is ARRAY:
-        assert isinstance(value, list | tuple)
-        return list(value)
-    return []
+        items: Iterable[object] = value.values()
+        return items
+    return value if kind is ARRAY else ()

@@ -18,8 +18,11 @@ import logging
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from waterflowd.rates import TokenBucket
 
 #: What every record has; all else of it was given as `extra`.
 _OWN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
@@ -46,8 +49,25 @@ def configure(level: str, style: str = "text") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").filters[:] = [Bounded()]
     # Its debug lines tell of every wait of the event loop.
     logging.getLogger("asyncio").setLevel(max(root.level, logging.INFO))
+
+
+class Bounded(logging.Filter):
+    """Lets a burst of lines through and then one a second: what strangers send to a port makes a line each."""
+
+    def __init__(self, per_s: float = 1.0, burst: float = 20) -> None:
+        super().__init__()
+        self._bucket = TokenBucket(per_s, burst, _monotonic_ms())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; errors always are."""
+        return record.levelno >= logging.ERROR or self._bucket.take(_monotonic_ms())
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def goes_to_journal(stream: TextIO) -> bool:
@@ -85,10 +105,10 @@ class TextFormatter(Formatter):
     """`TIME LEVEL logger: sentence run=... job=...`."""
 
     def _entry(self, record: logging.LogRecord) -> str:
-        time = "" if self._is_journal else f"{_time_text(record)} "
+        when = "" if self._is_journal else f"{_time_text(record)} "
         level = record.levelname.lower()
         pairs = "".join(f" {name}={_value_text(value)}" for name, value in _fields(record).items())
-        lines = [f"{time}{level:<7} {record.name}: {harmless(record.getMessage())}{pairs}", *self._traceback(record)]
+        lines = [f"{when}{level:<7} {record.name}: {harmless(record.getMessage())}{pairs}", *self._traceback(record)]
         return "\n    | ".join(lines)
 
 

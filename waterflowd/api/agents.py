@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request, Response
 from waterflow_agent.nodes import schema
 from waterflowd.api import access
 from waterflowd.api.auth import Approver, Ports, Viewer
-from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.bodies import answer, described, read_json
 from waterflowd.api.lifetimes import lifetime_ms
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import agent_json, groups_json, pending_json, time_text
 from waterflowd.api.services import AgentRow, Services
-from waterflowd.api.shapes import AgentList, GroupList, NodeList, Problem
+from waterflowd.api.shapes import AgentList, AgentShape, GroupList, JoinTokenShape, NodeList, Problem, RevokedAgent
 from waterflowd.api.trail import note
 from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
@@ -105,7 +105,12 @@ def _node_json(known: schema.NodeSchema, agents: Any) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/agents/tokens", status_code=201, responses={400: {"model": Problem}})
+@router.post(
+    "/v1/agents/tokens",
+    status_code=201,
+    openapi_extra=described(JoinTokenBody),
+    responses={201: {"model": JoinTokenShape}, 400: {"model": Problem}},
+)
 async def create_join_token(request: Request, services: Ports, principal: Approver) -> Response:
     """Makes a join token; it is shown this once."""
     body = await read_json(request, JoinTokenBody)
@@ -127,7 +132,9 @@ def _check_agent(services: Services, principal: access.Principal, fingerprint: s
             access.check_groups(principal, row.groups)
 
 
-@router.post("/v1/agents/{fingerprint:path}/approve", responses={404: {"model": Problem}})
+@router.post(
+    "/v1/agents/{fingerprint:path}/approve", openapi_extra=described(GroupsBody), responses={200: {"model": AgentShape}}
+)
 async def approve_agent(request: Request, services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Makes the key an agent of these groups."""
     body = await read_json(request, GroupsBody)
@@ -140,8 +147,8 @@ async def approve_agent(request: Request, services: Ports, principal: Approver, 
     return answer(agent_json(row))
 
 
-@router.post("/v1/agents/{fingerprint:path}/revoke", responses={404: {"model": Problem}})
-@router.delete("/v1/agents/{fingerprint:path}", responses={404: {"model": Problem}})
+@router.post("/v1/agents/{fingerprint:path}/revoke", responses={200: {"model": RevokedAgent}})
+@router.delete("/v1/agents/{fingerprint:path}", responses={200: {"model": RevokedAgent}})
 async def revoke_agent(services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Ends the agent's session and refuses its key from now on."""
     found = find_fingerprint(services, fingerprint)

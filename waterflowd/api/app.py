@@ -5,11 +5,14 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.api import agents, audit, metrics, problems, repositories, runs, system, tokens, validate
+from waterflowd.api import agents, audit, description, metrics, problems, repositories, runs, system, tokens, validate
 from waterflowd.api.auth import Gate
 from waterflowd.api.services import Services
 from waterflowd.api.streams import Streams
 from waterflowd.api.trail import Refusals
+
+#: All resources, in the order in which their routes are tried.
+ROUTERS = [resource.router for resource in (system, metrics, validate, runs, agents, repositories, tokens, audit)]
 
 
 class Api:
@@ -49,6 +52,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     app.state.services = services
     app.state.streams = streams
     problems.install(app)
-    for resource in (system, metrics, validate, runs, agents, repositories, tokens, audit):
-        app.include_router(resource.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    description.install(app, ROUTERS)
     return app

@@ -248,6 +248,15 @@ async def _admin(request: Request) -> Principal:
     return require(request, Role.ADMIN)
 
 
+#: What a route that takes one of these needs.
+ROLE_OF: dict[object, Role] = {
+    _viewer: Role.VIEWER,
+    _runner: Role.RUNNER,
+    _approver: Role.APPROVER,
+    _admin: Role.ADMIN,
+}
+
+
 async def _ports(request: Request) -> Services:
     return services_of(request)
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from waterflowd.api import starting, streams
 from waterflowd.api.access import check_plan
 from waterflowd.api.auth import Ports, Runner, Viewer
-from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.bodies import answer, described, read_json
 from waterflowd.api.instants import parse_instant
 from waterflowd.api.output_lines import Cursor, parse_cursor
 from waterflowd.api.output_reader import RunOutput
@@ -19,7 +19,16 @@ from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import record_json, run_json, summary_json
 from waterflowd.api.services import Services
-from waterflowd.api.shapes import WORKFLOW_BODY, EventList, Problem, RunList, RunRow, RunShape, StartedShape
+from waterflowd.api.shapes import (
+    WORKFLOW_BODY,
+    DryRunShape,
+    EventList,
+    Problem,
+    RunList,
+    RunRow,
+    RunShape,
+    StartedShape,
+)
 from waterflowd.api.trail import note
 from waterflowd.engine.state import Run
 from waterflowd.errors import Rejected
@@ -77,7 +86,7 @@ def read_run(services: Services, run: RunId) -> Run:
     "/v1/runs",
     status_code=201,
     openapi_extra=WORKFLOW_BODY,
-    responses={201: {"model": StartedShape}, 422: {"model": Problem}},
+    responses={200: {"model": DryRunShape}, 201: {"model": StartedShape}, 422: {"model": Problem}},
 )
 @router.post("/v1/workflows", status_code=201, openapi_extra=WORKFLOW_BODY, include_in_schema=False)
 async def start_run(request: Request, services: Ports, principal: Runner, path: Text = None) -> Response:
@@ -174,7 +183,10 @@ async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Re
     return answer(run_json(found))
 
 
-@router.get("/v1/runs/{run_id}/events", responses={200: {"model": EventList}})
+@router.get(
+    "/v1/runs/{run_id}/events",
+    responses={200: {"model": EventList, "content": {streams.NDJSON: {}, streams.SSE: {}}}},
+)
 async def run_events(
     request: Request,
     services: Ports,
@@ -214,7 +226,11 @@ async def _output_wanted(job: Text = None, step: Text = None, start: Start = Non
     return OutputWanted(job=job, step=step, start=start)
 
 
-@router.get("/v1/runs/{run_id}/logs", response_class=Response, responses={200: {"content": {streams.NDJSON: {}}}})
+@router.get(
+    "/v1/runs/{run_id}/logs",
+    response_class=Response,
+    responses={200: {"content": {streams.NDJSON: {}, streams.SSE: {}}}},
+)
 @router.get("/v1/workflows/{run_id}/logs", include_in_schema=False)
 async def run_logs(
     request: Request,
@@ -262,7 +278,12 @@ def _check_names(run: Run, job: str | None, step: str | None) -> None:
         )
 
 
-@router.post("/v1/runs/{run_id}/cancel", status_code=202, responses={202: {"model": RunRow}, 409: {"model": Problem}})
+@router.post(
+    "/v1/runs/{run_id}/cancel",
+    status_code=202,
+    openapi_extra=described(CancelBody),
+    responses={202: {"model": RunRow}},
+)
 @router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
 async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
     """Asks for the run's end; with `{"force": true}` nothing more is waited for."""

@@ -181,6 +181,16 @@ class StartedShape(Shape):
     url: str
 
 
+class DryRunShape(Shape):
+    """What a start would have begun."""
+
+    valid: bool
+    name: str
+    path: str
+    inputs: dict[str, Any]
+    status: str
+
+
 class ValidJob(Shape):
     """A job of a valid file."""
 
@@ -272,6 +282,22 @@ class AgentList(Shape):
     next: str | None
     pending: list[PendingShape]
     server: ServerShape
+
+
+class JoinTokenShape(Shape):
+    """A new join token; `token` is shown this once."""
+
+    token: str
+    groups: list[str]
+    uses: int | None
+    expires_at: str | None
+
+
+class RevokedAgent(Shape):
+    """An agent that is none any more."""
+
+    fingerprint: str
+    status: str
 
 
 class GroupShape(Shape):
@@ -386,6 +412,12 @@ class TokenShape(Shape):
     expires_at: str | None
     revoked_at: str | None
     used_at: str | None
+
+
+class NewTokenShape(TokenShape):
+    """A new API token; `secret` is shown this once."""
+
+    secret: str
 
 
 class TokenList(Shape):

@@ -41,6 +41,7 @@ from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.store import opening
+from waterflowd.store.check import Findings
 
 #: The events that each kind of stream may hold.
 UNIONS = {
@@ -175,7 +176,6 @@ def check_access(config: Config) -> None:
     PeerRoles.of(config.api.socket_role, config.api.socket_users)
 
 
-def examine(config: Config) -> str:
-    """Reads and checks the whole log of a stopped daemon, and says so in one sentence. Raises `Stalled` for a damaged one."""
-    found = opening.examine(Path(config.data_dir))
-    return f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"
+def examine(config: Config) -> Findings:
+    """Reads and checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
+    return opening.examine(Path(config.data_dir))

@@ -81,7 +81,11 @@ ADAPTERS = ("waterflowd.store", "waterflowd.dispatch", "waterflowd.gitsource", "
 #: What the API shows: records and protocols that others implement.
 API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.shapes")
 #: The composition root; `testing` composes the worlds that tests run in.
-COMPOSITION = ("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing")
+#: `rescue` joins the store's copies with the engine's events, while no daemon is there.
+COMPOSITION = (
+    *("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing"),
+    *("waterflowd.rescue", "waterflowd.rescue_words"),
+)
 
 
 def pure_findings(source: Source) -> Iterator[str]:

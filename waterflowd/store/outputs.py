@@ -46,6 +46,10 @@ AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
 #: Ends of logs that are kept in memory, some hundred bytes each.
 TAILS_MAX = 4096
 
+#: A run, the hash of job and step, an attempt; behind it stands the offset.
+PREFIX_BYTES = 16 + 16 + 4
+KEY_BYTES = PREFIX_BYTES + 8
+
 _PIECE = struct.Struct(">QB")
 _ROW_OVERHEAD_BYTES = 80
 
@@ -158,8 +162,7 @@ class LmdbOutputLogs:
             prefix = log_prefix(name)
         except ValueError:
             return 0
-        row = last_before(self._environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
-        return 0 if row is None else layout.unpack_u64(row[0][len(prefix) :]) + len(row[1]) - _PIECE.size
+        return rows_end(self._environment, transaction, prefix)
 
     def _recover(self, name: AttemptName, end: int) -> _Tail:
         """Where the log ends on the disk, its rows at `end`; cuts what a crash left half written."""
@@ -351,6 +354,22 @@ class _SmallWork:
         """Stages the rows; what they follow was checked by the only thread that moves a log's end."""
         for key, value in self.rows:
             staging.put("output", key, value)
+
+
+def rows_end(environment: Environment, transaction: lmdb.Transaction[bytes], prefix: bytes) -> int:
+    """Where the rows of one log end; its prefix is from `log_prefix`."""
+    row = last_before(environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
+    return 0 if row is None else row_end(row[0], row[1])
+
+
+def row_end(key: bytes, value: bytes) -> int:
+    """The offset behind the piece in an unsealed row."""
+    return row_offset(key) + len(value) - _PIECE.size
+
+
+def row_offset(key: bytes) -> int:
+    """The offset at which the piece in a row begins."""
+    return layout.unpack_u64(key[PREFIX_BYTES:])
 
 
 @lru_cache(maxsize=TAILS_MAX)

@@ -14,6 +14,7 @@ from waterflowd import desks, ports
 from waterflowd.api import access_events
 from waterflowd.api.access import Access
 from waterflowd.api.app import build_app
+from waterflowd.api.peers import PeerRoles
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
 from waterflowd.compiler import CompilerProcess
@@ -40,6 +41,7 @@ from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.store import opening
+from waterflowd.store.check import Findings
 
 #: The events that each kind of stream may hold.
 UNIONS = {
@@ -140,9 +142,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         metrics=desks.MetricsDesk(driver, lambda: dispatch.counters),
         version=waterflowd.__version__,
         started_at=clock.now(),
+        peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
+        requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
         listen=config.api.listen or None,
     )
+    api = build_app(services)
+    dispatch.refused = api.refusals.agent_refused
     socket_path = Path(config.api.socket) if config.api.socket else None
     return Parts(
         config=config,
@@ -155,7 +161,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,
-        api=ApiServer(build_app(services), config.api.listen or None, socket_path),
+        api=ApiServer(api, config.api.listen or None, socket_path),
     )
 
 
@@ -165,7 +171,11 @@ def check_repositories(config: Config) -> None:
         repository_opening.check(settings)
 
 
-def examine(config: Config) -> str:
-    """Reads and checks the whole log of a stopped daemon, and says so in one sentence. Raises `Stalled` for a damaged one."""
-    found = opening.examine(Path(config.data_dir))
-    return f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"
+def check_access(config: Config) -> None:
+    """Raises `Rejected` WF620 for a role or a user that does not exist."""
+    PeerRoles.of(config.api.socket_role, config.api.socket_users)
+
+
+def examine(config: Config) -> Findings:
+    """Reads and checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
+    return opening.examine(Path(config.data_dir))

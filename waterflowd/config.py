@@ -23,6 +23,8 @@ from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 
 DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
 #: Of the design, not of this version: using one is an error that says so.
 NOT_BUILT_YET = frozenset({"secrets"})
@@ -44,6 +46,12 @@ class Api(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fiel
     open: bool = False
     #: Path of the unix socket; empty for none.
     socket: str = "/run/waterflow/waterflowd.sock"
+    #: What those may do who may connect to the socket: a role, or `none`.
+    socket_role: str = "admin"
+    #: What single users may do there: name or uid, and a role or `none`.
+    socket_users: dict[str, str] = {}
+    #: Of one principal, or of one address without one; 0 for no bound.
+    requests_per_second: int = 200
 
 
 class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -86,11 +94,20 @@ class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     fetch_max_bytes: int = 1 << 30
 
 
+class Log(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The daemon's own log, on standard error."""
+
+    #: `debug`, `info`, `warning` or `error`.
+    level: str = "info"
+    #: `text` or `json`.
+    format: str = "text"
+
+
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Everything that can be set."""
 
     data_dir: str = "/var/lib/waterflow"
-    log_level: str = "info"
+    log: Log = Log()
     api: Api = Api()
     agents: Agents = Agents()
     repositories: tuple[Repository, ...] = ()
@@ -277,8 +294,12 @@ def _checked(config: Config) -> Config:
             raise Rejected("WF620", f'repositories: the name "{name}" is used twice')
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise Rejected("WF620", f'repositories: "{name[:64]}" cannot be a name: letters, digits, ".", "_", "-"')
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise Rejected("WF620", f"log-level: expected debug, info, warning or error, found {config.log_level!r}")
+    if not 0 <= config.api.requests_per_second <= 1_000_000:
+        raise Rejected("WF620", "api.requests-per-second: expected 0 to 1,000,000")
+    if config.log.level not in LOG_LEVELS:
+        raise Rejected("WF620", f"log.level: expected one of {', '.join(LOG_LEVELS)}, found {config.log.level!r}")
+    if config.log.format not in LOG_FORMATS:
+        raise Rejected("WF620", f"log.format: expected one of {', '.join(LOG_FORMATS)}, found {config.log.format!r}")
     return config
 
 

@@ -197,7 +197,7 @@ class Runs(Protocol):
         ...
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
-        """Asks for a run's end. Idempotent. `Rejected` WF604 (404) when there is no such run, (409) when it is completed."""
+        """Asks for a run's end. Idempotent. `Rejected` WF604 (404) for an unknown run, WF606 (409) for a completed one."""
         ...
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.api.access import Token
+from waterflowd.api import access_events
+from waterflowd.api.access import Access, Token
 from waterflowd.api.services import AgentRow, DefinitionRow, PendingRow, RepositoryRow
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.model.reasons import Reason
@@ -273,6 +274,26 @@ def definition_json(row: DefinitionRow) -> dict[str, Any]:
         ],
         "errors": list(row.errors),
     }
+
+
+def audit_json(record: Record, access: Access) -> dict[str, Any]:
+    """A record of the audit trail: who, what, to what, and when."""
+    fact = record.event
+    row: dict[str, Any] = {"seq": record.position, "at": time_text(fact.at), "by": fact.by}
+    match fact:
+        case access_events.TokenCreated():
+            groups, expires_at = list(fact.groups), time_text(fact.expires_at)
+            made = {"token": fact.token, "role": fact.role, "groups": groups, "expires_at": expires_at}
+            return {**row, "what": "create-token", "target": fact.name, "facts": made}
+        case access_events.TokenRevoked():
+            known = access.find(fact.token)
+            target = known.name if known is not None else fact.token
+            return {**row, "what": "revoke-token", "target": target, "facts": {"token": fact.token}}
+        case access_events.AccessRefused():
+            facts = {"door": fact.door, "code": fact.code, "left_out": fact.left_out}
+            return {**row, "what": "refused", "target": fact.target, "facts": facts}
+        case _:
+            return {**row, "what": fact.what, "target": fact.target, "facts": fact.facts}
 
 
 def token_json(token: Token, now: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from waterflowd.api.access import Access
+from waterflowd.api.peers import PeerRoles
 from waterflowd.api.samples import MetricsDesk
 from waterflowd.engine.state import Run
 from waterflowd.model.ids import RunId
@@ -150,7 +151,7 @@ class RepositoriesDesk(Protocol):
         ...
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
-        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, (409) when it has errors or is ambiguous."""
+        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, another code (409) when it is not ready."""
         ...
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
@@ -204,6 +205,10 @@ class Services:
     version: str
     #: When the daemon came up, ms.
     started_at: int
+    #: Who may do what on the unix socket.
+    peers: PeerRoles = field(default_factory=PeerRoles)
+    #: Requests a second of one principal, or of one address without one; 0 for no bound.
+    requests_per_s: int = 200
     #: No token is needed on TCP.
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.

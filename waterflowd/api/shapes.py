@@ -181,6 +181,16 @@ class StartedShape(Shape):
     url: str
 
 
+class DryRunShape(Shape):
+    """What a start would have begun."""
+
+    valid: bool
+    name: str
+    path: str
+    inputs: dict[str, Any]
+    status: str
+
+
 class ValidJob(Shape):
     """A job of a valid file."""
 
@@ -272,6 +282,22 @@ class AgentList(Shape):
     next: str | None
     pending: list[PendingShape]
     server: ServerShape
+
+
+class JoinTokenShape(Shape):
+    """A new join token; `token` is shown this once."""
+
+    token: str
+    groups: list[str]
+    uses: int | None
+    expires_at: str | None
+
+
+class RevokedAgent(Shape):
+    """An agent that is none any more."""
+
+    fingerprint: str
+    status: str
 
 
 class GroupShape(Shape):
@@ -388,10 +414,34 @@ class TokenShape(Shape):
     used_at: str | None
 
 
+class NewTokenShape(TokenShape):
+    """A new API token; `secret` is shown this once."""
+
+    secret: str
+
+
 class TokenList(Shape):
     """A page of tokens."""
 
     tokens: list[TokenShape]
+    next: str | None
+
+
+class AuditShape(Shape):
+    """What somebody did, or was refused."""
+
+    seq: int
+    at: str | None
+    by: str
+    what: str
+    target: str
+    facts: dict[str, Any]
+
+
+class AuditList(Shape):
+    """A page of the audit trail."""
+
+    audit: list[AuditShape]
     next: str | None
 
 

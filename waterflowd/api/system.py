@@ -44,7 +44,7 @@ async def ready(request: Request, services: Ports) -> Response:
     """New work is taken; 503 while the daemon stops, 507 under disk pressure."""
     opened: streams.Streams = request.app.state.streams
     if opened.stopping.is_set():
-        return problem(503, "the daemon is stopping", code="WF600", instance="/ready")
+        return problem(503, "the daemon is stopping", code="WF612", instance="/ready")
     text = services.reader.read_only_text()
     if text is not None:
         return problem(507, text, code="WF302", instance="/ready")

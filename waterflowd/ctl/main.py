@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "groups": ("agents", "groups", "List groups of servers."),
     "nodes": ("agents", "nodes", "List what a step can use."),
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
+    "audit": ("audit", "audit", "Show who did what, and who was refused."),
     "version": ("version", "version", "Print the version."),
     "demo": ("demo", "demo", "Everything on this machine in a temporary directory: see it work."),
 }

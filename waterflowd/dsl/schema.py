@@ -11,10 +11,12 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from waterflowd.dsl import cron
+from waterflowd.dsl.githubevents import GITHUB_EVENTS
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.values import as_text, describe
+from waterflowd.dsl.values import as_text, describe, has_expression
 from waterflowd.dsl.written import (
     Attempts,
     Boolean,
@@ -112,21 +114,65 @@ def _signal(value: object) -> str:
     return name
 
 
+def _cron(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise wrong(f"expected a cron expression in quotes such as '0 3 * * *', not {describe(value)}")
+    try:
+        return cron.check(value)
+    except cron.CronError as error:
+        raise wrong(str(error)) from None
+
+
+def _zone(value: object) -> str:
+    if not isinstance(value, str) or has_expression(value):
+        raise wrong(f"expected a time zone such as Europe/Berlin, not {describe(value)}")
+    try:
+        return cron.zone_of(value).key
+    except cron.CronError as error:
+        raise wrong(str(error)) from None
+
+
+def _schedule(value: object) -> object:
+    return value if isinstance(value, dict) else {"cron": value}
+
+
 Condition = Annotated[str, BeforeValidator(_condition)]
 RetryReasons = Annotated[list[str], BeforeValidator(_retry_reasons)]
 Signal = Annotated[str, BeforeValidator(_signal)]
 
 
 class Push(Concept):
-    """`on.push`: runs when a branch moves."""
+    """`on.push`: runs when a branch or a tag moves."""
 
     TITLE = "push"
-    NOT_BUILT = frozenset(["tags", "tags-ignore"])
 
     branches: Texts = []
     branches_ignore: Texts = []
+    tags: Texts = []
+    tags_ignore: Texts = []
     paths: Texts = []
     paths_ignore: Texts = []
+
+
+class Schedule(Concept):
+    """One entry of `on.schedule`: runs at the instants of a cron expression."""
+
+    TITLE = "a schedule"
+
+    cron: Annotated[str, PlainValidator(_cron, json_schema_input_type=str)]
+    timezone: Annotated[str, PlainValidator(_zone, json_schema_input_type=str)] = "UTC"
+    overlap: Literal["skip", "queue", "cancel"] | None = None
+    catch_up: Literal["none", "last", "all"] = "last"
+    vars: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
+
+
+#: More than any file needs; each of them is a timer.
+_SCHEDULES_MAX = 50
+Schedules = Annotated[
+    list[Annotated[Schedule, BeforeValidator(_schedule)]],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1, max_length=_SCHEDULES_MAX),
+]
 
 
 class Input(Concept):
@@ -159,17 +205,11 @@ class Triggers(Concept):
     """`on`: what starts the workflow."""
 
     TITLE = "on"
-    NOT_BUILT = frozenset(["schedule", "webhook", "workflow_run", "workflow_call"])
-    INSTEAD = {
-        "pull_request": "use push with branches, or start by hand with workflow_dispatch",
-        "pull_request_target": "use push with branches, or start by hand with workflow_dispatch",
-        "merge_group": "use push with branches",
-        "create": "use push",
-        "release": "use push on the release's branch, or start by hand with workflow_dispatch",
-        "repository_dispatch": "start by the API, with workflow_dispatch",
-    }
+    NOT_BUILT = frozenset(["webhook", "workflow_run", "workflow_call"])
+    INSTEAD = GITHUB_EVENTS
 
     push: Annotated[Push | None, BeforeValidator(_empty_is_all)] = None
+    schedule: Schedules = []
     workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(_empty_is_all)] = Field(
         default=None, alias="workflow_dispatch"
     )

@@ -23,7 +23,13 @@ from waterflowd.dsl.written import READY
 _ROUNDS_MAX = 8
 
 #: Stand-ins for required values, so that the checks after this one have a whole workflow.
-_STAND_INS: dict[str, Any] = {"runs-on": "unknown", "steps": [{"run": ":"}], "max-attempts": 1, "group": "unknown"}
+_STAND_INS: dict[str, Any] = {
+    "runs-on": "unknown",
+    "steps": [{"run": ":"}],
+    "max-attempts": 1,
+    "group": "unknown",
+    "cron": "0 0 1 1 *",
+}
 
 _EXPECTED = {
     "string_type": "text",
@@ -132,6 +138,8 @@ def _missing_hint(path: Path) -> str:
             return "add runs-on with the name of a group of servers"
         case ("jobs", _, "steps"):
             return "add steps, a list with at least one entry such as `- run: echo hello`"
+        case ("on", "schedule", _, "cron"):
+            return "add cron, such as `cron: '0 3 * * *'` for every day at three"
     return ""
 
 

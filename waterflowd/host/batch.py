@@ -35,12 +35,8 @@ _encode = msgspec.msgpack.Encoder().encode
 Lower = Callable[[Run, commands.SendTask, str], messages.Task]
 
 #: Events after which a run's row in the index is written anew.
-_INDEXED = (
-    events.RunCreated,
-    events.RunStarted,
-    events.CancelRequested,
-    events.RunTimedOut,
-    events.RunCompleted,
+_INDEXED = frozenset(
+    (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
 )
 
 
@@ -93,13 +89,11 @@ class Batch:
         if progress.events:
             self._append(run_stream(run.id), before, progress.events)
             self.touched[run.id] = None
-            if any(isinstance(event, _INDEXED) for event in progress.events):
+            if not _INDEXED.isdisjoint(map(type, progress.events)):
                 self._rows[run.id] = summary(run)
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
-        if isinstance(given, inputs.Placed) and not any(
-            isinstance(command, commands.SendTask) for command in progress.commands
-        ):
+        if isinstance(given, inputs.Placed) and commands.SendTask not in map(type, progress.commands):
             # The slot was taken for an attempt that does not want it any more.
             self._world.placement.free(given.agent, _key(run.id, given))
         for command in progress.commands:
@@ -137,15 +131,15 @@ class Batch:
             case commands.SendTask(agent=agent):
                 instance = world.placement.server(agent).instance
                 self._send(agent, messages.Offer(world.lower(run, command, instance)))
+            case commands.FreeSlot(agent=agent):
+                world.placement.free(agent, _key(run.id, command))
+            case commands.Withdraw():
+                world.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):
                 key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
             case commands.ReleaseJob(agent=agent, job=job):
                 self._send(agent, messages.Release(run.id, job))
-            case commands.FreeSlot(agent=agent):
-                world.placement.free(agent, _key(run.id, command))
-            case commands.Withdraw():
-                world.placement.withdraw(_key(run.id, command))
             case commands.ArmTimer(timer=timer):
                 world.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
@@ -215,7 +209,7 @@ def check_storable(content: Sequence[Any]) -> None:
 
 def stall(world: World, run: Run, error: Exception) -> None:
     """The run cannot go on until a person has looked: it leaves the live state, its place in the log stays, others go on."""
-    logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error)
+    logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error, extra={"run": run.id})
     world.stalled[run.id] = f"stalled after event {run.seq}: {error}"
     drop(world, run.id)
 

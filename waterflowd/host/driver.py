@@ -35,6 +35,7 @@ from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.host.batch import Batch, World, check_storable, drop, owe
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
+from waterflowd.host.narration import narrate
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, RunId, StreamName, run_stream
@@ -104,7 +105,7 @@ class Driver:
             try:
                 places.extend((run_id, place) for place in owe(self.world, self._fold(run_id)))
             except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
-                logger.error("run %s is stalled: %s", run_id, error)
+                logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
                 drop(self.world, run_id)
                 self.world.stalled[run_id] = str(error)
         if places:
@@ -179,6 +180,7 @@ class Driver:
                 self._end(items, error)
                 raise
             self.counts.add(contents, time.monotonic() - began)
+            narrate(contents)
             self.read_only = ""
         self._publish(batch, items)
 
@@ -331,7 +333,7 @@ class Driver:
             raise Retryable("WF302", DISK_LOW)
         if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
-                "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
+                "WF609", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
             )
         record()
         return [self._known(batch, request) or self._start(batch, request) for request in requests]
@@ -384,8 +386,8 @@ class Driver:
             if known is None:
                 raise Rejected("WF604", f"there is no run {run}", status=404)
             if run in self.world.stalled:
-                raise Rejected("WF604", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
-            raise Rejected("WF604", f"run {run} is completed; there is nothing to cancel", status=409)
+                raise Rejected("WF606", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
+            raise Rejected("WF606", f"run {run} is completed; there is nothing to cancel", status=409)
         given = inputs.CancelRun(by=by, is_forced=is_forced)
         await self._commit(lambda batch: batch.feed(run, given))
         found = self._log.run(run)

@@ -53,7 +53,8 @@ class Outputs:
         size = sum(len(chunk.data) for chunk in output.chunks)
         fault = self._fault(agent, key, output.offset, size)
         if fault:
-            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault)
+            about = {"run": key.run, "job": key.job, "step": key.step, "attempt": key.attempt, "agent": agent}
+            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault, extra=about)
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)

@@ -20,6 +20,9 @@ from waterflowd.model.plan import PushTrigger, Triggers
 from waterflowd.reconcile import globs, refs
 from waterflowd.reconcile.source import Changes
 
+#: Patterns that are wanted, and patterns that are not.
+_Filter = tuple[tuple[str, ...], tuple[str, ...]]
+
 #: A key of the log's index holds 511 bytes, and other parts of the program put a prefix before it.
 _KEY_BYTES_MAX = 400
 
@@ -56,15 +59,23 @@ def trigger_key(repository: str, movement: Movement, path: str) -> str:
 
 
 def _is_pushed(push: PushTrigger, movement: Movement) -> bool:
+    tag = refs.tag_of(movement.ref)
+    if tag is not None:
+        return _is_selected(tag, (push.tags, push.tags_ignore), (push.branches, push.branches_ignore))
     branch = refs.branch_of(movement.ref)
     if branch is None:
-        # As on GitHub: a filter for branches alone means that tags are not meant.
-        return not (push.branches or push.branches_ignore)
-    if push.branches and not globs.selects(push.branches, branch):
-        return False
-    if push.branches_ignore and globs.selects(push.branches_ignore, branch):
-        return False
-    return _is_path_pushed(push, movement.changes)
+        return not (push.branches or push.branches_ignore or push.tags or push.tags_ignore)
+    own, others = (push.branches, push.branches_ignore), (push.tags, push.tags_ignore)
+    return _is_selected(branch, own, others) and _is_path_pushed(push, movement.changes)
+
+
+def _is_selected(name: str, own: _Filter, others: _Filter) -> bool:
+    """Whether the filter for this kind of ref takes the name; `others` is the one for the other kind."""
+    wanted, ignored = own
+    if not (wanted or ignored):
+        # As on GitHub: a filter for branches alone means that tags are not meant, and the other way round.
+        return not any(others)
+    return (not wanted or globs.selects(wanted, name)) and not globs.selects(ignored, name)
 
 
 def _is_path_pushed(push: PushTrigger, changes: Changes) -> bool:

@@ -76,6 +76,8 @@ class RepositoryLoop:
     def __init__(self, settings: RepositorySettings, source: Source, ports: LoopPorts) -> None:
         self.settings = settings
         self.stream = repository_stream(settings.name)
+        #: Fields of every line of the daemon's own log.
+        self._about = {"repository": settings.name}
         self.state = state.RepositoryState(name=settings.name, refs={})
         self.conditions = Conditions(ports.clock.now())
         self.progress = Progress(fetched={}, attempted={})
@@ -152,7 +154,7 @@ class RepositoryLoop:
             failure = error
         except Exception as error:
             # The supervision point of repositories: a fault met in one of them must not end the others' loops.
-            _logger.exception("repository %s: a look failed", self.settings.name)
+            _logger.exception("repository %s: a look failed", self.settings.name, extra=self._about)
             failure = Stalled(codes.INTERNAL, f"a fault in Waterflow: {type(error).__name__}: {shown(str(error))}")
         else:
             self._failures = 0
@@ -248,7 +250,7 @@ class RepositoryLoop:
         for fact in facts:
             state.evolve(self.state, fact)
         where = f"{name} {shown(moved.ref)}"
-        _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts))
+        _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts), extra=self._about)
 
     async def _record(self, *facts: events.Fact) -> None:
         await self._ports.runs.record(self.stream, facts)
@@ -329,7 +331,9 @@ class RepositoryLoop:
                 await self._record(events.FilesApplied(at=now, ref=ref, files=refused))
         except WaterflowError as error:
             self._is_folded = False
-            _logger.warning("repository %s: plans are not compiled again yet: %s", self.settings.name, error)
+            _logger.warning(
+                "repository %s: plans are not compiled again yet: %s", self.settings.name, error, extra=self._about
+            )
             return False
         return bool(self._missing)
 
@@ -407,7 +411,7 @@ class RepositoryLoop:
         self._set(ConditionType.FETCHED if is_reading else ConditionType.APPLIED, False, failure.code, failure.text)
         watching = self._source.watching()
         self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
-        _logger.warning("repository %s: %s", self.settings.name, failure)
+        _logger.warning("repository %s: %s", self.settings.name, failure, extra=self._about)
 
     def _show_suspended(self) -> None:
         text = "the repository is suspended: nothing is looked at"

@@ -24,6 +24,7 @@ from waterflowd.dispatch.link import Dispatch
 from waterflowd.engine.events import RunEvent
 from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import opening as repository_opening
@@ -110,6 +111,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         runs={},
         stalled={},
         placement=placement,
+        locks=Locks(),
         registry=registry,
         timers=Timers(),
         lower=lowering.lower,

@@ -186,6 +186,11 @@ class Job:
         """The first step of the root block that failed and was not continued."""
         return self.root.failed_step
 
+    @property
+    def current(self) -> Step | None:
+        """The step of the root block whose turn it is."""
+        return self.root.current
+
     def active_steps(self) -> list[Step]:
         """The steps without blocks that are at work, in the order in which their blocks began."""
         current = (block.current for block in self.blocks.values())

@@ -29,10 +29,10 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, commands, events, fold, inputs
+from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.host.batch import Batch, World, check_storable, drop, owe
+from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
 from waterflowd.host.narration import narrate
@@ -99,17 +99,17 @@ class Driver:
         return len(self.world.runs)
 
     def _take_up(self, run_ids: Sequence[RunId]) -> None:
-        """Folds runs from the log, takes up what is owed to them, and asks for their places in the next batch."""
-        places: list[tuple[RunId, commands.Place]] = []
+        """Folds runs from the log, takes up what is owed to them, and asks for what they lack in the next batch."""
+        questions: list[tuple[RunId, Question]] = []
         for run_id in run_ids:
             try:
-                places.extend((run_id, place) for place in owe(self.world, self._fold(run_id)))
+                questions.extend((run_id, question) for question in owe(self.world, self._fold(run_id)))
             except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
                 logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
                 drop(self.world, run_id)
                 self.world.stalled[run_id] = str(error)
-        if places:
-            self._submit(lambda batch: batch.ask(places))
+        if questions:
+            self._submit(lambda batch: batch.ask(questions))
 
     def _fold(self, run_id: RunId) -> Run:
         history = [record.event for record in self._log.read(run_stream(run_id))]

@@ -37,6 +37,7 @@ from waterflowd.dsl.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.errors import Rejected
 from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.batch import World
@@ -278,6 +279,7 @@ class ApiWorld:
             runs={},
             stalled={},
             placement=self._placement,
+            locks=Locks(),
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,

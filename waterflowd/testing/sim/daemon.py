@@ -12,6 +12,7 @@ from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.errors import Stalled
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents
@@ -90,6 +91,7 @@ class Daemon:
             runs={},
             stalled={},
             placement=Placement(registry),
+            locks=Locks(),
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,

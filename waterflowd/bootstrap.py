@@ -21,7 +21,9 @@ from waterflowd.compiler import CompilerProcess
 from waterflowd.config import Config
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
+from waterflowd.engine import Run
 from waterflowd.engine.events import RunEvent
+from waterflowd.environments import Environments
 from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
@@ -37,10 +39,11 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import AUDIT, FLEET, AgentId
+from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.secrets import Secrets
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
 
@@ -107,6 +110,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         registry.apply(record.event)
     access = Access(record.event for record in log.read(AUDIT))
     placement = Placement(registry)
+    secrets = Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None)
     world = World(
         runs={},
         stalled={},
@@ -114,7 +118,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         locks=Locks(),
         registry=registry,
         timers=Timers(),
-        lower=lowering.lower,
+        lower=lambda run, command, instance: lowering.lower(run, command, instance, secrets.get),
+        has_secret=lambda run, job, name: _has_secret(secrets, run, job, name),
+        policies=Environments(config.environments).policies,
         epoch=log.generation,
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
@@ -165,6 +171,16 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, socket_path),
     )
+
+
+def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
+    outer = run.jobs_by_id[job].scope.secret(name)
+    return outer is not None and secrets.get(outer) is not None
+
+
+def check_secrets(config: Config) -> None:
+    """Raises `Rejected` WF622 for a file of secrets that cannot be used."""
+    Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None).check()
 
 
 def check_repositories(config: Config) -> None:

@@ -28,6 +28,7 @@ from waterflowd.fleet.registry import Enrolled, Registry
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.plan import Plan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 logger = logging.getLogger("waterflow.host")
@@ -55,6 +56,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     lower: Lower
     #: Whether some source has the secret that a job of the run knows by this name.
     has_secret: Callable[[Run, JobId, str], bool] = lambda run, job, name: False
+    #: What the configuration asks of the environments that a new run may enter.
+    policies: Callable[[records.StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory; the epoch of the leases that are given now.
     epoch: int
 

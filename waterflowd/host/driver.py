@@ -29,7 +29,7 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, events, fold, inputs
+from waterflowd.engine import Run, approvals, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe
@@ -38,7 +38,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.narration import narrate
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
-from waterflowd.model.ids import AgentId, RunId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -372,12 +372,32 @@ class Driver:
                 revision=request.revision,
                 inputs=request.inputs,
                 vars=request.vars,
+                kept=request.kept,
+                environments=self.world.policies(request, compiled),
             ),
         )
         if key is not None and run_id not in batch.touched:
             # A bug has kept the run from its first event: the key has started nothing.
             del batch.contents.keys[key]
         return run_id
+
+    async def decide(
+        self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
+    ) -> RunSummary:
+        """See `ports.Runs`."""
+        live = self.world.runs.get(run)
+        approval = approvals.find(live, job, step) if live is not None else None
+        if live is None or approval is None:
+            where = job if step is None else f"{job}/{step}"
+            raise Rejected("WF606", f"nothing of run {run} at {where} waits for an approval", status=409)
+        refusal = approvals.refusal(live, approval, by)
+        if refusal:
+            raise Rejected("WF603", refusal, status=403)
+        given = inputs.Decision(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
+        await self._commit(lambda batch: batch.feed(run, given))
+        found = self._log.run(run)
+        assert found is not None, "an open run is in the log"
+        return found
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         """See `ports.Runs`."""

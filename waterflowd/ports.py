@@ -199,7 +199,7 @@ class Runs(Protocol):
     async def decide(
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
     ) -> RunSummary:
-        """Approves or rejects what waits for people. `Rejected` WF606 (409) when nothing does, WF603 (403) for who may not."""
+        """Approves or rejects what waits for people. `Rejected` WF606 (409) when nothing does, WF602 (403) for who may not."""
         ...
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:

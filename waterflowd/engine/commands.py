@@ -41,6 +41,12 @@ class Survey(Command, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
+class DropSurvey(Command, frozen=True, kw_only=True):
+    """The list of servers is not wanted any more."""
+
+    job: JobId
+
+
 class Lock(Command, frozen=True, kw_only=True):
     """Hold a place in a concurrency group, or ask for one; answered inside the batch, and again whenever the answer changes."""
 

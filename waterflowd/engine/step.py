@@ -120,6 +120,8 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
     match command:
         case commands.ArmTimer(timer=timer):
             yield commands.DropTimer(timer=timer)
+        case commands.Survey(job=job):
+            yield commands.DropSurvey(job=job)
         case commands.Lock(job=job, group=group):
             yield commands.Unlock(job=job, group=group)
         case commands.Place(job=job, step=name, attempt=number):

@@ -140,6 +140,8 @@ class Batch:
                 waiting.append(answer)
             case commands.Survey(job=job, group=group, labels=labels):
                 waiting.append(self._survey(run.id, job, group, labels))
+            case commands.DropSurvey(job=job):
+                world.placement.drop_survey(Survey(run.id, job))
             case commands.Lock():
                 self._lock(run, command)
             case commands.Unlock(job=job):

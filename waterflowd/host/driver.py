@@ -392,7 +392,7 @@ class Driver:
             raise Rejected("WF606", f"nothing of run {run} at {where} waits for an approval", status=409)
         refusal = approvals.refusal(live, approval, by)
         if refusal:
-            raise Rejected("WF603", refusal, status=403)
+            raise Rejected("WF602", refusal, status=403)
         given = inputs.Decision(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
         await self._commit(lambda batch: batch.feed(run, given))
         found = self._log.run(run)

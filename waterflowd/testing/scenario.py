@@ -53,8 +53,10 @@ START_AT = 1_700_000_000_000
 class Scenario:
     """One run in a world of its own."""
 
-    def __init__(self, workflow: str) -> None:
-        compiled = compile_workflow("workflows/scenario.yml", workflow.encode())
+    def __init__(self, workflow: str, files: dict[str, str] | None = None) -> None:
+        """`files` are those that the workflow uses, by their path from the repository's root."""
+        others = {path: text.encode() for path, text in (files or {}).items()}
+        compiled = compile_workflow("workflows/scenario.yml", workflow.encode(), others)
         if compiled.plan is None:
             raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
         self.plan = plan.decode(compiled.plan)
@@ -202,9 +204,13 @@ class Scenario:
     # The host's part --------------------------------------------------------------------------------------------------
 
     def _named(self, place: str) -> tuple[Job, StepState]:
-        job, _, name = place.partition("/")
-        owner = self.run.jobs_by_id[JobId(job)]
-        return owner, owner.steps_by_id[StepId(name)]
+        # Ids of jobs may hold slashes themselves: the longest one that fits.
+        parts = place.split("/")
+        for end in range(len(parts) - 1, 0, -1):
+            owner = self.run.jobs_by_id.get(JobId("/".join(parts[:end])))
+            if owner is not None:
+                return owner, owner.steps_by_id[StepId("/".join(parts[end:]))]
+        raise ValueError(f"there is no job for {place}")
 
     def _open(self, place: str) -> tuple[Job, StepState, Attempt]:
         job, found = self._named(place)
@@ -244,6 +250,10 @@ class Scenario:
                 self.owed[command] = None
                 survey = Survey(RUN, command.job)
                 waiting.append(surveyed(survey, self.placement.survey(survey, command.group, command.labels)))
+            case commands.DropSurvey(job=job):
+                self.placement.drop_survey(Survey(RUN, job))
+                for asked in [asked for asked in self.owed if isinstance(asked, commands.Survey) and asked.job == job]:
+                    del self.owed[asked]
             case commands.Lock():
                 self.owed[command] = None
                 ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)

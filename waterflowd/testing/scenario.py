@@ -185,9 +185,9 @@ class Scenario:
         self._decide(words, False)
 
     def _decide(self, words: list[str], is_approved: bool) -> None:
-        job, _, step = words[0].partition("/")
-        name = StepId(step) if step else None
-        self._feed(inputs.Decision(job=JobId(job), step=name, by=words[1], is_approved=is_approved))
+        place, name = words
+        job, step = (JobId(place), None) if JobId(place) in self.run.jobs_by_id else self._names(place)
+        self._feed(inputs.Decision(job=job, step=step, by=name, is_approved=is_approved))
 
     def _do_cancel(self, words: list[str]) -> None:
         self._feed(inputs.CancelRun(by="uid:0", is_forced="force" in words))
@@ -202,6 +202,10 @@ class Scenario:
         self.now = end
 
     # The host's part --------------------------------------------------------------------------------------------------
+
+    def _names(self, place: str) -> tuple[JobId, StepId]:
+        job, found = self._named(place)
+        return job.id, found.id
 
     def _named(self, place: str) -> tuple[Job, StepState]:
         # Ids of jobs may hold slashes themselves: the longest one that fits.

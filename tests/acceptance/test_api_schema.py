@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
@@ -139,6 +139,8 @@ def _check(served: Served, principal: str, operation: Any) -> None:
     def conforms(asked: tuple[Any, bool]) -> None:
         case, is_about_something = asked
         case.headers.pop("Authorization", None)
+        # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is cut, with an answer or not.
+        assume(len(repr((case.query, case.path_parameters, dict(case.headers)))) < 4_000)
         for (name, beginning), value in served.known.items():
             if is_about_something and operation.path.startswith(beginning) and name in case.path_parameters:
                 case.path_parameters[name] = value

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi import checks
 
 from tests.acceptance.world import PATIENCE_S, World, wait_until
 
-EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 12
+EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 8
 CHECKS: list[Any] = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -112,8 +112,12 @@ def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]
     return st.tuples(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]), st.booleans())
 
 
-def _expected(principal: str, operation: Any, status: int) -> bool:
+def _expected(principal: str, operation: Any, response: Any) -> bool:
     """Whether the status fits who asks: nobody is told anything, and a role that is too low is told that."""
+    status = response.status_code
+    if principal != "nobody" and b"there is nothing at this address" in response.content:
+        # An address that no route takes, such as one with a line break: nobody's role is asked for.
+        return status == 404
     definition = operation.definition.raw
     if not definition["x-needs-token"]:
         return status not in (401, 403)
@@ -146,7 +150,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
                 case.path_parameters[name] = value
         response = case.call(base_url=served.address, headers=headers, timeout=PATIENCE_S)
         case.validate_response(response, checks=CHECKS)
-        assert _expected(principal, operation, response.status_code), (
+        assert _expected(principal, operation, response), (
             f"{operation.method} {operation.path} answers {response.status_code} to {principal}"
         )
 

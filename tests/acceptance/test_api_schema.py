@@ -77,7 +77,7 @@ def _serve(world: World) -> Served:
     }
     fingerprint = world.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
     world.stop_daemon()
-    text = world.config.read_text().replace("open = true", "open = false\nrequests-per-second = 0")
+    text = world.config.read_text().replace("open = true", "open = false")
     world.config.write_text(text)
     world.start_daemon()
     return Served(

@@ -193,7 +193,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
         yield "zero", page
     for page in pages if IS_FULL else [0, 1, 2, *dice.sample(pages[3:], 5)]:
         yield "cut", page
-    for _ in range(2_000 if IS_FULL else 12):
+    for _ in range(500 if IS_FULL else 12):
         yield "flip", dice.randrange(size)
 
 

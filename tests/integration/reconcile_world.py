@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,13 +134,18 @@ class TickingClock:
 
 
 class ManualWall:
-    """A wall clock that stands still until somebody sets it."""
+    """A wall clock that stands still until somebody sets it, or lets it go on."""
 
     def __init__(self, at: int) -> None:
         self.at = at
+        self._runs_since_s: float | None = None
+
+    def go_on(self) -> None:
+        self._runs_since_s = time.monotonic()
 
     def __call__(self) -> int:
-        return self.at
+        since_s = self._runs_since_s
+        return self.at if since_s is None else self.at + int((time.monotonic() - since_s) * 1_000)
 
 
 class Work:

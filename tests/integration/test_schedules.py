@@ -118,6 +118,15 @@ async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: 
     }  # fmt: skip
 
 
+async def test_an_instant_is_noticed_by_the_timer_alone(work: Work, daemon: Daemon) -> None:
+    """Nobody looks, nothing is pushed: the clock goes on, and the run starts."""
+    await armed(daemon, work, scheduled())
+    daemon.turn_to(MIDNIGHT + HOUR - 300)
+    daemon.wall.go_on()
+    await daemon.until(lambda: len(decided(daemon)) == 1)
+    assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
+
+
 async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon) -> None:
     """Whoever has the fact has the run: what the log does not hold has not happened."""
     await armed(daemon, work, scheduled())

@@ -105,7 +105,7 @@ class RepositoryLoop:
                 self._wake.clear()
                 waiters, self._waiters = self._waiters, []
                 failure = await self._guarded_look(waiters)
-                _settle(waiters, failure)
+                _settle(waiters, failure or self._suspension())
                 self.changed.set()
                 await self._compile_wanted()
                 await self._pause(failure)
@@ -131,13 +131,20 @@ class RepositoryLoop:
 
     async def sync(self) -> None:
         """Returns when the refs as they are now, or newer, are applied; raises what kept it from that."""
-        if self.state.is_suspended:
-            text = f'the repository "{self.settings.name}" is suspended: resume it first'
-            raise Rejected(codes.SUSPENDED, text, status=409)
+        suspension = self._suspension()
+        if suspension is not None:
+            raise suspension
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()
         await waiter
+
+    def _suspension(self) -> Rejected | None:
+        """Why nobody can have the refs applied now; also for who waited when somebody suspended the repository."""
+        if not self.state.is_suspended:
+            return None
+        text = f'the repository "{self.settings.name}" is suspended: resume it first'
+        return Rejected(codes.SUSPENDED, text, status=409)
 
     async def suspend(self, by: str) -> None:
         """Stops looking until `resume`; survives restarts. Idempotent."""

@@ -166,7 +166,8 @@ class _Closing:
             self._ended.runs.append(run_id)
 
     def _end(self, run: Run) -> list[events.RunEvent]:
-        happened = step(run, inputs.CancelRun(by=self._by, is_forced=True), self._now).events
+        """Asked first, so that what agents have ends as lost and not as cancelled; then by force, so that nothing cleans up."""
+        happened = list(step(run, inputs.CancelRun(by=self._by), self._now).events)
         why = reason(ReasonCode.OUTCOME_UNKNOWN, f"{self._by}: what came of it is not in the log")
         for job, each in [(owner, each) for owner in run.jobs for each in owner.steps]:
             attempt = each.last
@@ -180,6 +181,7 @@ class _Closing:
                     reason=why,
                 )
                 happened += step(run, given, self._now).events
+        happened += step(run, inputs.CancelRun(by=self._by, is_forced=True), self._now).events
         assert run.is_completed, "a run that is cancelled by force and has no attempt under way is over"
         return happened
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from tests.acceptance.world import PATIENCE_S, World, wait_until
 
-EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 12
+EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 8
 CHECKS: list[Any] = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -77,7 +77,7 @@ def _serve(world: World) -> Served:
     }
     fingerprint = world.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
     world.stop_daemon()
-    text = world.config.read_text().replace("open = true", "open = false\nrequests-per-second = 0")
+    text = world.config.read_text().replace("open = true", "open = false")
     world.config.write_text(text)
     world.start_daemon()
     return Served(
@@ -112,8 +112,12 @@ def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]
     return st.tuples(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]), st.booleans())
 
 
-def _expected(principal: str, operation: Any, status: int) -> bool:
+def _expected(principal: str, operation: Any, response: Any) -> bool:
     """Whether the status fits who asks: nobody is told anything, and a role that is too low is told that."""
+    status = response.status_code
+    if principal != "nobody" and b"there is nothing at this address" in response.content:
+        # An address that no route takes, such as one with a line break: nobody's role is asked for.
+        return status == 404
     definition = operation.definition.raw
     if not definition["x-needs-token"]:
         return status not in (401, 403)
@@ -139,12 +143,14 @@ def _check(served: Served, principal: str, operation: Any) -> None:
     def conforms(asked: tuple[Any, bool]) -> None:
         case, is_about_something = asked
         case.headers.pop("Authorization", None)
+        # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is cut, with an answer or not.
+        assume(len(repr((case.query, case.path_parameters, dict(case.headers)))) < 4_000)
         for (name, beginning), value in served.known.items():
             if is_about_something and operation.path.startswith(beginning) and name in case.path_parameters:
                 case.path_parameters[name] = value
         response = case.call(base_url=served.address, headers=headers, timeout=PATIENCE_S)
         case.validate_response(response, checks=CHECKS)
-        assert _expected(principal, operation, response.status_code), (
+        assert _expected(principal, operation, response), (
             f"{operation.method} {operation.path} answers {response.status_code} to {principal}"
         )
 

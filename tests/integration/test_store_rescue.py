@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import store_child
+from tests.integration.test_store import mounted
 from waterflowd.engine import events
 from waterflowd.errors import Stalled
 from waterflowd.model import ids
@@ -192,7 +193,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
         yield "zero", page
     for page in pages if IS_FULL else [0, 1, 2, *dice.sample(pages[3:], 5)]:
         yield "cut", page
-    for _ in range(2_000 if IS_FULL else 12):
+    for _ in range(500 if IS_FULL else 12):
         yield "flip", dice.randrange(size)
 
 
@@ -440,6 +441,26 @@ def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
     (made / layout.MANIFEST_FILE).write_text(manifest.replace(at, '"made_at": 32503680000000,'))
     with pytest.raises(Stalled, match=r"clock.*WF316"):
         restore(made, tmp_path / "target")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    """Backup, restore and salvage alike: WF315, and no half of anything."""
+    source, made, small = tmp_path / "source", tmp_path / "made", tmp_path / "small"
+    fill(source, rounds=80)
+    copying.back_up(source, made, nothing_known)
+    small.mkdir()
+    with mounted(small, "-t", "tmpfs", "-o", "size=400k", "tmpfs"):
+        with pytest.raises(Stalled, match="WF315"):
+            copying.back_up(source, small, nothing_known)
+        assert not any(small.iterdir())
+        with pytest.raises(Stalled, match="WF315"):
+            restore(made, small)
+        assert not any(small.iterdir())
+        with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, small):
+            pass
+        assert not any(small.iterdir())
 
 
 # What is no damage, and what is ----------------------------------------------------------------------------------------

@@ -5,14 +5,28 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.api import agents, audit, description, metrics, problems, repositories, runs, system, tokens, validate
+from waterflowd.api import (
+    agents,
+    audit,
+    description,
+    metrics,
+    problems,
+    repositories,
+    runs,
+    schedules,
+    system,
+    tokens,
+    validate,
+)
 from waterflowd.api.auth import Gate
 from waterflowd.api.services import Services
 from waterflowd.api.streams import Streams
 from waterflowd.api.trail import Refusals
 
 #: All resources, in the order in which their routes are tried.
-ROUTERS = [resource.router for resource in (system, metrics, validate, runs, agents, repositories, tokens, audit)]
+ROUTERS = [
+    resource.router for resource in (system, metrics, validate, runs, agents, repositories, schedules, tokens, audit)
+]
 
 
 class Api:

@@ -7,7 +7,7 @@ value is null, never a missing key. Secrets' hashes never leave.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ from waterflowd.model.statuses import Conclusion
 _HIDDEN = frozenset({"secret_sha256", "public_key"})
 #: The last instant that `datetime` can hold, in ms.
 _TIME_MAX = 253_402_300_799_999
+#: In UTC, as all that is shown.
+_EPOCH = datetime(1970, 1, 1)
 
 
 def time_text(at: int | None) -> str | None:
@@ -31,7 +33,7 @@ def time_text(at: int | None) -> str | None:
     if at is None:
         return None
     bounded = min(max(at, 0), _TIME_MAX)
-    return datetime.fromtimestamp(bounded // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{bounded % 1000:03d}Z"
+    return (_EPOCH + timedelta(milliseconds=bounded)).isoformat(timespec="milliseconds") + "Z"
 
 
 def reason_json(reason: Reason) -> dict[str, Any]:

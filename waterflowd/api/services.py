@@ -119,13 +119,39 @@ class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     revision: str
     description: str = ""
-    #: `push`, `change`, `dispatch`.
+    #: `push`, `change`, `dispatch`, `schedule`.
     triggers: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
     #: False when the newest file has errors; the last good version stays known but is not started.
     is_ready: bool = True
     text: str = ""
     errors: tuple[dict[str, Any], ...] = ()
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule of a workflow: when it comes, and what became of it last. Instants are ms in UTC."""
+
+    path: str
+    #: The workflow's.
+    name: str
+    repository: str
+    ref: str
+    revision: str
+    cron: str
+    timezone: str
+    overlap: str
+    catch_up: str
+    #: The next instant that is not decided yet; None when the calendar has no more.
+    next_at: int | None = None
+    #: Instants that have come and wait for an open run.
+    waiting: tuple[int, ...] = ()
+    last_instant: int | None = None
+    #: `started`, `queued`, `skipped`, `missed`.
+    last_outcome: str | None = None
+    #: The run that it started last.
+    last_run: RunId | None = None
+    #: One sentence.
+    text: str = ""
 
 
 class DefinitionPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +174,10 @@ class RepositoriesDesk(Protocol):
 
     def definitions(self) -> Sequence[DefinitionRow]:
         """All workflows known from the default ref of each repository, by path."""
+        ...
+
+    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+        """The schedules of each repository's default ref, by path, or those of one workflow (by path or name)."""
         ...
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:

@@ -478,6 +478,33 @@ class WaitingShape(Shape):
     reason: ReasonShape
 
 
+class ScheduleShape(Shape):
+    """A schedule of a workflow; all instants in UTC."""
+
+    path: str
+    name: str
+    repository: str
+    ref: str
+    revision: str
+    cron: str
+    timezone: str
+    overlap: str
+    catch_up: str
+    next: list[str]
+    waiting: list[str]
+    last_instant: str | None
+    last_outcome: str | None
+    last_run: str | None
+    text: str
+
+
+class ScheduleList(Shape):
+    """A page of schedules."""
+
+    schedules: list[ScheduleShape]
+    next: str | None
+
+
 class StatusShape(Shape):
     """The whole system in one screen."""
 
@@ -492,3 +519,4 @@ class StatusShape(Shape):
     running: list[RunRow]
     waiting: list[WaitingShape]
     failed: list[RunRow]
+    schedules: list[ScheduleShape]

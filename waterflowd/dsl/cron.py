@@ -11,9 +11,9 @@ time becomes an instant by these rules, which are those of Debian's cron:
 
 Theory: which local times match is a question of the calendar alone, and `cronsim` answers it; it is asked without a zone,
 because its own rules for zones lose or repeat times where the clocks change by half an hour or at midnight. Local times
-are made instants here. Where the offset from UTC is the same a day before and a day after, a local time is one instant and
-the order of both is the same. Elsewhere a time may be none, one or two instants, so what lies near a change is collected
-and sorted before any of it is given out.
+are made instants here. Where the offset from UTC does not change nearby, a local time is one instant and the order of both
+is the same. Elsewhere a time may be none, one or two instants, so what lies near a change is collected and sorted before
+any of it is given out. No zone changes twice within two days.
 
 Known impurity: the tables of zones are read from files, the system's or those of `tzdata`, once per zone and process.
 Instants are milliseconds since 1970 in UTC.
@@ -175,15 +175,14 @@ def _instants(fields: str, zone: ZoneInfo, after: int) -> Iterator[int]:
     is_interval = minute.startswith("*") or hour.startswith("*")
     start = (_EPOCH + timedelta(milliseconds=after)).replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None)
     if not _is_steady(start, zone):
-        start -= _CHANGE_MAX
+        start -= _margin(start, zone)
     last = after
     pending: list[int] = []
     for local in _matching(fields, start):
         if not _is_steady(local, zone):
             pending += _occurrences(local, zone, is_interval)
             continue
-        offset = local.replace(tzinfo=zone).utcoffset() or timedelta()
-        for instant in (*sorted(pending), _millis(local - offset)):
+        for instant in (*sorted(pending), _millis(local - _offset(local, zone))):
             # Several times of one gap are one instant, and so is what was given out before.
             if instant > last:
                 last = instant
@@ -206,15 +205,23 @@ def _matching(fields: str, start: datetime) -> Iterator[datetime]:
 
 
 def _is_steady(local: datetime, zone: ZoneInfo) -> bool:
-    """Whether the offset is the same around a local time, so that it is one instant, and those near it are too."""
-    around = (local - _CHANGE_MAX, local, local + _CHANGE_MAX)
-    return len({time.replace(tzinfo=zone).utcoffset() for time in around}) == 1
+    """Whether the offset is the same around a local time, so that it is one instant, and comes after all earlier ones."""
+    margin = _margin(local, zone)
+    return not margin or len({_offset(time, zone) for time in (local - margin, local, local + margin)}) == 1
+
+
+def _margin(local: datetime, zone: ZoneInfo) -> timedelta:
+    """How near a change of the offset concerns a local time: twice what the offset changes by in these days."""
+    return 2 * abs(_offset(local + _CHANGE_MAX, zone) - _offset(local - _CHANGE_MAX, zone))
+
+
+def _offset(local: datetime, zone: ZoneInfo, fold: int = 0) -> timedelta:
+    return local.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta()
 
 
 def _occurrences(local: datetime, zone: ZoneInfo, is_interval: bool) -> list[int]:
     """The instants that a local time near a change of the offset stands for."""
-    first = local.replace(tzinfo=zone, fold=0).utcoffset() or timedelta()
-    second = local.replace(tzinfo=zone, fold=1).utcoffset() or timedelta()
+    first, second = _offset(local, zone), _offset(local, zone, fold=1)
     if first < second:
         # In a gap: before it the first offset held, after it the second one does.
         return [] if is_interval else [_end_of_gap(local, zone, first, second)]

@@ -37,10 +37,10 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind` is `push`, `api`, `cli` or `manual`."""
+    """What started a run. `kind` is `push`, `schedule`, `api`, `cli` or `manual`."""
 
     kind: str
-    #: The principal: a token's name, `uid:N`, or the author of the push.
+    #: The principal: a token's name, `uid:N`, the author of the push, or `schedule`.
     by: str = ""
     #: Unique key of the trigger; a second start with it gives the first one's run.
     key: str | None = None

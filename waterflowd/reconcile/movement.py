@@ -210,6 +210,7 @@ def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
         (of.push is not None, "push"),
         (of.on_change, "change"),
         (of.dispatch, "dispatch"),
+        (bool(of.schedules), "schedule"),
     )
     return tuple(word for is_there, word in words if is_there)
 

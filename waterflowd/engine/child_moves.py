@@ -87,8 +87,8 @@ def _reason(job: Job, children: Children, conclusion: Conclusion) -> Reason:
         return reason(ReasonCode.CONDITION_FALSE, "all were skipped")
     if conclusion is Conclusion.CANCELLED:
         return alike[0].reason
-    others = f" and {len(alike) - 1} more of {count}" if len(alike) > 1 else ""
-    text = f'"{alike[0].id}"{others}: {alike[0].reason.text}'
+    more = f" and {len(alike) - 1} more of {count}" if len(alike) > 1 else ""
+    text = f'"{alike[0].id}"{more}: {alike[0].reason.text}'
     return reason(ReasonCode.FAILED, text, job=alike[0].id)
 
 

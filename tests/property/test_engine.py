@@ -129,8 +129,9 @@ def insides(draw: st.DrawFn, kind: str, depth: int) -> list[str]:
         for _ in range(2 if kind in ("condition", "parallel") else 1)
     ]
     if kind == "loop":
-        head = [f"items: {draw(st.sampled_from(['[]', '[1]', '[a, b, c]']))}", f"max-parallel: {draw(st.integers(1, 2))}", f"as: i{depth}"]
-        return [*head, "steps:", *("  " + line for line in blocks[0])]
+        items, parallel = draw(st.sampled_from(["[]", "[1]", "[a, b, c]"])), draw(st.integers(1, 2))
+        head = [f"items: {items}", f"max-parallel: {parallel}", f"as: i{depth}", "steps:"]
+        return [*head, *("  " + line for line in blocks[0])]
     if kind == "while":
         return ["while: loop.index < 2", "max-iterations: 3", "steps:", *("  " + line for line in blocks[0])]
     if kind == "condition":

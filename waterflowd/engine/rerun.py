@@ -1,8 +1,8 @@
 """Re-runs: what a new run takes over from an earlier one, and what it does again. Pure.
 
 Rules of this file: a re-run is a new run. A job is kept as a whole, with its outputs, when it succeeded and nothing that it
-needs is done again; of the job in which a re-run begins, the steps before that place are kept. Instances are kept one by one, so
-that a new one joins them where the matrix or the group has grown.
+needs is done again; of the job in which a re-run begins, the steps before that place are kept. Instances are kept one by one,
+so that a new one joins them where the matrix or the group has grown.
 """
 
 from __future__ import annotations

@@ -1,24 +1,35 @@
 """What people write: one model per concept of the language, its fields the keys of the file.
 
-Rules of this file: the models are the one source for validation, the JSON Schema and the reference page. Unknown keys
-are refused; `NOT_BUILT` holds the keys that the language knows and this version cannot do, `INSTEAD` what to do in
-place of a key that only GitHub has. Spellings (a text, a list, a mapping) are made one before validation. What one
-model cannot see alone (needs, ids, expressions, a node's parameters) is checked in `build` and its neighbours.
+Rules of this file: the models are the one source for validation, the JSON Schema and the reference page. Spellings (a
+text, a list, a mapping) are made one before validation. What one model cannot see alone (needs, ids, expressions, a
+node's parameters) is checked in `build` and its neighbours. Models of one noun stand in modules of their own: `rollout`
+for where and how often a job runs, `events` for what starts a workflow, `control` for steps inside of steps.
 """
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field, PlainValidator
 
-from waterflowd.dsl.places import quoted
+from waterflowd.dsl import concepts
+from waterflowd.dsl.concepts import Concept, empty_is_all, keys, named
+from waterflowd.dsl.events import Outputs, Secrets, Webhook, WorkflowRun
+from waterflowd.dsl.rollout import (
+    Concurrency,
+    Gate,
+    RunsOn,
+    Strategy,
+    concurrency_spelling,
+    environment_spelling,
+    group_spelling,
+)
 from waterflowd.dsl.values import as_text, describe
 from waterflowd.dsl.written import (
     Attempts,
     Boolean,
     BooleanOrExpression,
+    Bytes,
     Coefficient,
     Duration,
     Environment,
@@ -27,6 +38,7 @@ from waterflowd.dsl.written import (
     Minutes,
     MinutesOrExpression,
     Name,
+    PatternsOrBoolean,
     Share,
     StaticName,
     StaticText,
@@ -35,28 +47,7 @@ from waterflowd.dsl.written import (
     wrong,
 )
 
-
-def _key(field: str) -> str:
-    return field.rstrip("_").replace("_", "-")
-
-
-class Concept(BaseModel):
-    """Base of the models: keys with hyphens, unknown ones refused, values of the right kind only."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_key)
-
-    #: What the thing is called in messages.
-    TITLE: ClassVar[str] = ""
-    NOT_BUILT: ClassVar[frozenset[str]] = frozenset()
-    INSTEAD: ClassVar[dict[str, str]] = {}
-
-    def has(self, field: str) -> bool:
-        """Whether the file gives the field, be it with a null."""
-        return field in self.model_fields_set
-
-
-def _empty_is_all(value: object) -> object:
-    return {} if value is None else value
+__all__ = ["Concept", "concept_at", "keys", "named"]
 
 
 def _event_names(value: object) -> object:
@@ -67,12 +58,6 @@ def _event_names(value: object) -> object:
             raise wrong("a list in on holds names of events, such as push")
         return dict.fromkeys(value)
     return value
-
-
-def _group(value: object) -> object:
-    if isinstance(value, list):
-        raise wrong("a list of labels chooses a server at GitHub; here it is one group, such as web-servers")
-    return value if isinstance(value, dict) else {"group": value}
 
 
 def _condition(value: object) -> str:
@@ -112,6 +97,16 @@ def _signal(value: object) -> str:
     return name
 
 
+def _given_secrets(value: object) -> str | dict[str, str]:
+    if value == "inherit":
+        return "inherit"
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise wrong(
+            f"expected inherit, or a mapping such as {{TOKEN: '${{{{ secrets.TOKEN }}}}'}}, not {describe(value)}"
+        )
+    return value
+
+
 Condition = Annotated[str, BeforeValidator(_condition)]
 RetryReasons = Annotated[list[str], BeforeValidator(_retry_reasons)]
 Signal = Annotated[str, BeforeValidator(_signal)]
@@ -143,7 +138,7 @@ class Input(Concept):
 
 
 Inputs = Annotated[
-    dict[str, Annotated[Input, BeforeValidator(_empty_is_all)]], BeforeValidator(_empty_is_all), Field(max_length=100)
+    dict[str, Annotated[Input, BeforeValidator(empty_is_all)]], BeforeValidator(empty_is_all), Field(max_length=100)
 ]
 
 
@@ -155,25 +150,53 @@ class Dispatch(Concept):
     inputs: Inputs = {}
 
 
+class Call(Concept):
+    """`on.workflow_call`: another workflow's job may be this one."""
+
+    TITLE = "workflow_call"
+
+    inputs: Inputs = {}
+    outputs: Outputs = {}
+    secrets: Secrets = {}
+
+
+_BY_WEBHOOK = "let the forge send it to a webhook (on.webhook), or use push"
+
+
 class Triggers(Concept):
     """`on`: what starts the workflow."""
 
     TITLE = "on"
-    NOT_BUILT = frozenset(["schedule", "webhook", "workflow_run", "workflow_call"])
+    NOT_BUILT = frozenset(["schedule"])
     INSTEAD = {
         "pull_request": "use push with branches, or start by hand with workflow_dispatch",
         "pull_request_target": "use push with branches, or start by hand with workflow_dispatch",
         "merge_group": "use push with branches",
         "create": "use push",
         "release": "use push on the release's branch, or start by hand with workflow_dispatch",
-        "repository_dispatch": "start by the API, with workflow_dispatch",
+        "repository_dispatch": "start by the API with workflow_dispatch, or by a webhook (on.webhook)",
+        **dict.fromkeys(
+            (
+                *("branch_protection_rule", "check_run", "check_suite", "delete", "deployment", "deployment_status"),
+                *("discussion", "discussion_comment", "fork", "gollum", "image_version", "issue_comment", "issues"),
+                *("label", "milestone", "page_build", "project", "project_card", "project_column", "public"),
+                *("pull_request_comment", "pull_request_review", "pull_request_review_comment", "registry_package"),
+                *("status", "watch"),
+            ),
+            _BY_WEBHOOK,
+        ),
     }
 
-    push: Annotated[Push | None, BeforeValidator(_empty_is_all)] = None
-    workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(_empty_is_all)] = Field(
+    push: Annotated[Push | None, BeforeValidator(empty_is_all)] = None
+    workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(empty_is_all)] = Field(
         default=None, alias="workflow_dispatch"
     )
-    manual: Annotated[Dispatch | None, BeforeValidator(_empty_is_all)] = None
+    manual: Annotated[Dispatch | None, BeforeValidator(empty_is_all)] = None
+    webhook: Annotated[Webhook | None, BeforeValidator(empty_is_all)] = None
+    workflow_run: Annotated[WorkflowRun | None, BeforeValidator(empty_is_all)] = Field(
+        default=None, alias="workflow_run"
+    )
+    workflow_call: Annotated[Call | None, BeforeValidator(empty_is_all)] = Field(default=None, alias="workflow_call")
 
 
 class Retry(Concept):
@@ -199,22 +222,30 @@ class Stop(Concept):
     grace: Duration = 10_000
 
 
-class RunsOn(Concept):
-    """`runs-on`: where a job runs."""
+class DefaultsOfRun(Concept):
+    """`defaults.run`: what scripts take that do not say it themselves."""
 
-    TITLE = "runs-on"
-    NOT_BUILT = frozenset(
-        ["labels", "target", "batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes"]
-    )
+    TITLE = "defaults.run"
 
-    group: Text
+    shell: StaticText | None = None
+    working_directory: Text | None = None
+
+
+class Defaults(Concept):
+    """`defaults`: for all steps of the workflow or the job."""
+
+    TITLE = "defaults"
+
+    run: Annotated[DefaultsOfRun, BeforeValidator(empty_is_all)] = DefaultsOfRun()
 
 
 class Step(Concept):
     """One step."""
 
     TITLE = "a step"
-    INSTEAD = {"timeout": "write timeout-minutes"}
+    INSTEAD = {
+        "timeout": "write timeout-minutes",
+    }
 
     id: StaticText | None = None
     name: Name | None = None
@@ -222,7 +253,7 @@ class Step(Concept):
     run: Text | None = None
     shell: StaticText | None = None
     uses: StaticText | None = None
-    with_: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
+    with_: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
     env: Environment = {}
     working_directory: Text | None = None
     timeout_minutes: MinutesOrExpression | None = None
@@ -231,86 +262,68 @@ class Step(Concept):
     retry_strategy: Retry | None = None
     on_lost: Literal["fail", "retry", "hold"] = "fail"
     stop: Stop = Stop()
+    output_max_bytes: Bytes | None = None
     unsafe_interpolation: Boolean = False
 
 
+_PERMISSIONS = "the word is reserved: the daemon's configuration says what a repository may do; remove it"
+
+
 class Job(Concept):
-    """One job."""
+    """One job: `runs-on` and `steps`, or `uses`."""
 
     TITLE = "a job"
-    NOT_BUILT = frozenset(
-        ["strategy", "defaults", "concurrency", "retry", "checkout", "environment", "uses", "with", "secrets"]
-    )
     INSTEAD = {
         "container": "run the command in a container by `run: docker run ...`",
         "services": "start what the job needs in a step, by `run: docker run ...`",
-        "permissions": "the daemon's configuration says what a repository may do; remove it",
+        "permissions": _PERMISSIONS,
         "snapshot": "remove it",
     }
 
     name: Name | None = None
-    runs_on: Annotated[RunsOn, BeforeValidator(_group)]
+    runs_on: Annotated[RunsOn | None, BeforeValidator(group_spelling)] = None
     needs: Annotated[list[StaticText], BeforeValidator(_one_or_more)] = []
     if_: Condition | None = None
+    strategy: Annotated[Strategy | None, BeforeValidator(empty_is_all)] = None
+    concurrency: Annotated[Concurrency | None, BeforeValidator(concurrency_spelling)] = None
+    environment: Annotated[Gate | None, BeforeValidator(environment_spelling)] = None
     timeout_minutes: MinutesOrExpression = 360.0
     start_timeout_minutes: Minutes = 60.0
     continue_on_error: BooleanOrExpression = False
+    retry: Retry | None = None
+    checkout: PatternsOrBoolean = True
     outputs: Environment = {}
+    defaults: Annotated[Defaults, BeforeValidator(empty_is_all)] = Defaults()
     env: Environment = {}
-    steps: Annotated[list[Step], Field(min_length=1)]
+    uses: StaticText | None = None
+    with_: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
+    secrets: Annotated[
+        str | dict[str, str], PlainValidator(_given_secrets, json_schema_input_type=str | dict[str, str])
+    ] = {}
+    steps: Annotated[list[Step], Field(min_length=1)] | None = None
 
 
 class Workflow(Concept):
     """A workflow file."""
 
     TITLE = "a workflow"
-    NOT_BUILT = frozenset(["concurrency", "defaults", "permissions"])
-    INSTEAD = {"run-name": "write name"}
+    INSTEAD = {
+        "run-name": "write name; a run shows the name of its workflow and what started it",
+        "permissions": _PERMISSIONS,
+    }
 
     name: StaticName | None = None
     description: FreeText = ""
     on: Annotated[Triggers | None, BeforeValidator(_event_names)] = None
     inputs: Inputs = {}
-    vars: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
+    vars: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
     env: Environment = {}
+    defaults: Annotated[Defaults, BeforeValidator(empty_is_all)] = Defaults()
+    concurrency: Annotated[Concurrency | None, BeforeValidator(concurrency_spelling)] = None
     timeout_minutes: Minutes | None = None
     jobs: Annotated[dict[str, Job], Field(min_length=1)]
 
 
-def keys(concept: type[Concept]) -> list[str]:
-    """The keys of a concept, in the order of the model."""
-    return [str(field.alias) for field in concept.model_fields.values()]
-
-
 def concept_at(path: tuple[str | int, ...]) -> type[Concept]:
-    """The concept whose keys stand at a path of the file: the deepest model on the way there."""
-    found: type[Concept] = Workflow
-    place: Any = Workflow
-    for part in path:
-        place = _below(place, part)
-        if isinstance(place, type) and issubclass(place, Concept):
-            found = place
-    return found
-
-
-def _below(place: Any, part: str | int) -> Any:
-    """The annotation of what hangs at a key or position of a value with the annotation `place`."""
-    if isinstance(place, type) and issubclass(place, Concept):
-        field = next((field for field in place.model_fields.values() if field.alias == part), None)
-        return _model_or_container(field.annotation) if field is not None else None
-    origin, arguments = get_origin(place), get_args(place)
-    return _model_or_container(arguments[-1]) if origin in (dict, list) else None
-
-
-def _model_or_container(annotation: Any) -> Any:
-    if get_origin(annotation) is Annotated:
-        return _model_or_container(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return next((part for part in map(_model_or_container, get_args(annotation)) if part is not None), None)
-    is_model = isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, Concept)
-    return annotation if is_model or get_origin(annotation) in (dict, list) else None
-
-
-def named(concept: type[Concept], key: str) -> str:
-    """How a message names a key of a concept."""
-    return f"{quoted(key)} of {concept.TITLE}"
+    """The concept whose keys stand at a path of a workflow file."""
+    return concepts.concept_at(Workflow, path)

@@ -1,22 +1,42 @@
-"""One step: from what people write to its plan."""
+"""Steps: from what people write to their plans, one block after the other.
+
+Rules of this file: a step sees the named steps before it, in its own block and in those around it. Ids are taken for a
+whole block before its steps are built, so that no inner step has the name of an outer one.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import codes, schema
+from waterflowd.dsl import codes, control, schema, secretrefs, slips
+from waterflowd.dsl.contexts import Place
 from waterflowd.dsl.environment import check_environment
-from waterflowd.dsl.expressions import Expressions, Place
+from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
 from waterflowd.dsl.nodes import Nodes
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.tree import Document, Path
+from waterflowd.dsl.retries import retry_policy
+from waterflowd.dsl.session import Session
+from waterflowd.dsl.source import Source
+from waterflowd.dsl.tree import Path
 from waterflowd.model.ids import StepId
-from waterflowd.model.plan import Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+
+if TYPE_CHECKING:
+    from waterflowd.dsl.composite import Composites
+
+#: Blocks inside of one another.
+DEPTH_MAX = 16
+STEPS_PER_BLOCK_MAX = 1_000
+
+COMPOSITE = "composite"
 
 #: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
 _DEFAULT_SHELL = "bash"
@@ -25,50 +45,210 @@ _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+#: Keys of a step that only a process has, and why a node of the engine has not.
+_PROCESS_KEYS: dict[str, str] = {
+    "shell": "it runs no script",
+    "unsafe-interpolation": "it runs no script",
+    "working-directory": "it runs in no directory; give it to the steps that do",
+    "retry": "it is not tried again as a whole; give retry to the steps that can fail",
+    "retry-strategy": "it is not tried again as a whole; give retry to the steps that can fail",
+    "on-lost": "it holds no server, so nothing of it can be lost",
+    "stop": "it has no process to stop",
+    "output-max-bytes": "it prints nothing itself",
+}
+
+
+_NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
+_NO_SECRETS_INSIDE = "inputs of a composite step are values that are written down; give the secret by env of this step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptDefaults:
+    """`defaults.run`, workflow and job together."""
+
+    shell: str | None = None
+    working_directory: str | None = None
+
+    def over(self, defaults: schema.Defaults) -> ScriptDefaults:
+        """These, with what a narrower place says over them."""
+        run = defaults.run
+        return ScriptDefaults(
+            shell=run.shell or self.shell, working_directory=run.working_directory or self.working_directory
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a block stands in."""
+
+    #: What its expressions may use, but for the steps of the block itself.
+    place: Place
+    #: Named steps of the blocks around it that have run.
+    visible: tuple[str, ...] = ()
+    ids: Ids | None = None
+    #: What the loops around it call their items.
+    loops: tuple[str, ...] = ()
+    depth: int = 1
+    #: Secrets in the environment of everything around it.
+    secrets: tuple[str, ...] = ()
+    defaults: ScriptDefaults = ScriptDefaults()
+    #: The job's; None where it is not known.
+    timeout_minutes: float | str = "unknown"
+
+    def with_loop(self, contexts: Mapping[str, Any]) -> Surroundings:
+        """The surroundings of a loop's body."""
+        names = tuple(name for name in contexts if name != "loop")
+        return replace(self, place=self.place.within(contexts), loops=(*self.loops, *names))
+
+    def seeing(self, place: Place, steps: list[str]) -> Place:
+        """A place that sees more steps than those around it."""
+        return place.within({"steps": [*self.visible, *steps]})
+
+
 class Steps:
     """Builds the steps of one file."""
 
-    def __init__(self, document: Document, report: Report, expressions: Expressions) -> None:
-        self._document = document
-        self._report = report
+    def __init__(self, source: Source, session: Session, expressions: Expressions, composites: Composites) -> None:
+        self.source = source
+        self.expressions = expressions
+        self._document = source.document
+        self._report = source.report
         self._expressions = expressions
-        self._nodes = Nodes(document, report)
+        self._session = session
+        self._composites = composites
+        self._nodes = Nodes(source.document, source.report)
+        self._control = control.Control(self)
 
-    def build(self, path: Path, step: schema.Step, place: Place, ids: Ids) -> StepPlan | None:
+    def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
+        """A block inside of a step."""
+        return BlockPlan(name=name, steps=self.rows(path, steps, around))
+
+    def rows(self, path: Path, steps: list[schema.Step], around: Surroundings) -> tuple[StepPlan, ...]:
+        """The steps of one block, in order; those with errors are left out."""
+        if not self._is_within_bounds(path, steps, around):
+            return ()
+        ids = around.ids.inner() if around.ids is not None else Ids("step", self._report)
+        named = [(position, step.id) for position, step in enumerate(steps) if step.id]
+        for position, taken in named:
+            ids.take(taken, self._document.value_start((*path, position, "id")))
+        hidden: dict[tuple[str, str], str] = {}
+        place: Place | None = None
+        built: list[StepPlan] = []
+        for position, step in enumerate(steps):
+            if place is None:
+                visible = (*around.visible, *(name for at, name in named if at < position))
+                later = [name for at, name in named if at >= position]
+                place = around.place.within({"steps": visible}, {**hidden, **_not_yet(later)})
+                inside = replace(around, place=place, visible=visible, ids=ids, depth=around.depth + 1)
+            plan = self._build((*path, position), step, place, inside)
+            if plan is not None:
+                built.append(plan)
+                hidden |= _inner(plan)
+            if step.id or (plan is not None and plan.blocks):
+                place = None
+        return tuple(built)
+
+    def _is_within_bounds(self, path: Path, steps: list[schema.Step], around: Surroundings) -> bool:
+        if around.depth > DEPTH_MAX:
+            text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
+            self.source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
+            return False
+        if len(steps) > STEPS_PER_BLOCK_MAX:
+            what = "a job" if around.depth == 1 else "a block"
+            text = f"{len(steps):,} steps, {what} may have {STEPS_PER_BLOCK_MAX:,}"
+            self.source.at_key(path, codes.BOUND, text, "split the job")
+            return False
+        self._session.count(self.source, path, steps=len(steps))
+        return True
+
+    def _build(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
         """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
-        number = int(path[-1]) + 1
-        if step.id is not None:
-            ids.take(step.id, self._document.value_start((*path, "id")))
         self._check_expressions(path, step, place)
+        slips.warn_never(self.source, path, "step", step.if_)
+        slips.warn_timeout(self.source, path, step.timeout_minutes, inside.timeout_minutes)
+        own_secrets = secretrefs.names_in(dict(step.env))
+        inside = replace(inside, secrets=tuple(dict.fromkeys((*inside.secrets, *own_secrets))))
+        if step.uses is not None and step.run is None and step.uses.startswith("."):
+            return self._composite(path, step, place, inside)
         node = self._node(path, step)
         if node is None:
             return None
-        params, script_env = self._params(path, step, node, place)
-        return StepPlan(
-            id=StepId(step.id or str(number)),
-            is_named=step.id is not None,
-            name=step.name or _default_name(step),
-            node=node.name,
+        if node.name in control.MODELS:
+            self._check_engine_keys(path, step, node.name)
+            parts = self._control.parts(path, node.name, place.without_secrets(_NO_SECRETS), inside)
+            if parts is None:
+                return None
+            return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=parts[0], blocks=parts[1])
+        if node.runs_in is node_schema.RunsIn.ENGINE:
+            self._check_engine_keys(path, step, node.name)
+        is_engine = node.runs_in is node_schema.RunsIn.ENGINE
+        self._expressions.value(
+            (*path, "with"), step.with_, place.without_secrets(_NO_SECRETS) if is_engine else place.with_secrets
+        )
+        params, script_env = self._params(path, step, node, inside.defaults)
+        secrets = (*inside.secrets, *secretrefs.names_in(params), *secretrefs.names_in(dict(script_env)))
+        is_script = node.name == "shell"
+        plan = self._plain(path, step, node.name, inside)
+        return msgspec.structs.replace(
+            plan,
             params=params,
             env={**step.env, **script_env},
+            working_directory=plan.working_directory or (inside.defaults.working_directory if is_script else None),
+            secrets=tuple(dict.fromkeys(secrets)),
+            is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
+        )
+
+    def _composite(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+        assert step.uses is not None
+        self._expressions.value((*path, "with"), step.with_, place.without_secrets(_NO_SECRETS_INSIDE))
+        self._check_engine_keys(path, step, "a composite step")
+        parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
+        if parts is None:
+            return None
+        steps = tuple(with_secrets(inner, inside.secrets) for inner in parts.steps)
+        return msgspec.structs.replace(
+            self._plain(path, step, COMPOSITE, inside),
+            params=parts.inputs,
+            outputs=parts.outputs,
+            blocks=(BlockPlan(name="steps", steps=steps),),
+        )
+
+    def _plain(self, path: Path, step: schema.Step, node: str, inside: Surroundings) -> StepPlan:
+        """The plan of a step but for its node's own part."""
+        return StepPlan(
+            id=StepId(step.id or str(int(path[-1]) + 1)),
+            is_named=step.id is not None,
+            name=step.name or _default_name(step),
+            node=node,
+            env=dict(step.env),
             condition=step.if_,
-            working_directory=self._working_directory(path, step.working_directory),
+            working_directory=self.working_directory((*path, "working-directory"), step.working_directory),
             timeout_minutes=step.timeout_minutes,
             continue_on_error=step.continue_on_error,
             retry=self._retry(path, step),
             on_lost=OnLost(step.on_lost),
             stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
-            line=self._document.lines.position(self._document.value_start(path))[0],
+            output_bytes_max=step.output_max_bytes,
+            secrets=() if node in control.MODELS else inside.secrets,
+            line=self.source.line(path),
         )
+
+    def _check_engine_keys(self, path: Path, step: schema.Step, node: str) -> None:
+        for key in step.given():
+            reason = _PROCESS_KEYS.get(key)
+            if node == "approval" and key == "timeout-minutes":
+                reason = "it waits as long as its timeout says, under with"
+            if reason is not None:
+                text = f"{key} does not go with {node}: {reason}"
+                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _check_expressions(self, path: Path, step: schema.Step, place: Place) -> None:
         self._expressions.condition((*path, "if"), step.if_, place)
         check_environment((*path, "env"), step.env, self._document, self._report)
+        self._expressions.value((*path, "env"), dict(step.env), place.with_secrets)
+        self._expressions.value((*path, "run"), step.run, place if step.unsafe_interpolation else place.with_secrets)
         for key, value in (
             ("name", step.name),
-            ("run", step.run),
-            ("env", step.env),
-            ("with", step.with_),
             ("working-directory", step.working_directory),
             ("timeout-minutes", step.timeout_minutes),
             ("continue-on-error", step.continue_on_error),
@@ -93,11 +273,11 @@ class Steps:
         return None
 
     def _params(
-        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, place: Place
+        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
     ) -> tuple[dict[str, Json], dict[str, str]]:
         """The node's parameters, and the environment that a script needs for its expressions."""
         is_script = node.name == "shell"
-        if not is_script:
+        if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
             for key, is_given in (
                 ("shell", step.shell is not None),
                 ("unsafe-interpolation", step.unsafe_interpolation),
@@ -116,6 +296,8 @@ class Steps:
                 self._report.add(self._document.key_start((*path, "with")), codes.EXCLUSIVE_KEYS, text, hint)
         if not is_script:
             return params, {}
+        if defaults.shell is not None and step.shell is None and "shell" not in params:
+            params = {**params, "shell": defaults.shell}
         return self._script(path, step, params)
 
     def _script(self, path: Path, step: schema.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
@@ -148,20 +330,11 @@ class Steps:
             self._report.add(
                 self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
             )
-        retry = step.retry or step.retry_strategy
-        if retry is None:
-            return None
-        return RetryPolicy(
-            max_attempts=retry.max_attempts,
-            initial_interval_ms=retry.initial_interval,
-            backoff_coefficient=retry.backoff_coefficient,
-            max_interval_ms=retry.max_interval,
-            jitter=retry.jitter,
-            on=tuple(retry.on),
-            never_on=tuple(retry.never_on),
-        )
+        key = "retry" if step.retry is not None else "retry-strategy"
+        return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
 
-    def _working_directory(self, path: Path, directory: str | None) -> str | None:
+    def working_directory(self, path: Path, directory: str | None) -> str | None:
+        """The directory; one that is known to leave the job's is reported."""
         if directory is None or not expr.is_static(directory):
             return directory
         what = "absolute" if directory.startswith("/") else "above it" if ".." in directory.split("/") else ""
@@ -170,7 +343,7 @@ class Steps:
         if what:
             text = f"working-directory {quoted(directory)} is {what}; it is a path inside of the job's directory"
             hint = "use cd in the script to leave it" if what != "with a control character" else ""
-            self._report.add(self._document.value_start((*path, "working-directory")), codes.OUTSIDE_PATH, text, hint)
+            self.source.at_value(path, codes.OUTSIDE_PATH, text, hint)
         return directory
 
 
@@ -182,3 +355,43 @@ def _default_name(step: schema.Step) -> str:
     # A name is rendered, which must not happen to a piece of a script: expressions are shown by their source.
     shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
     return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")
+
+
+def _not_yet(names: list[str]) -> dict[tuple[str, str], str]:
+    return {
+        ("steps", name.lower()): f"the step {quoted(name)} has not run yet here; only earlier steps can be used"
+        for name in names
+    }
+
+
+def _inner(plan: StepPlan) -> dict[tuple[str, str], str]:
+    """What is said of the steps inside of a step when somebody after it names them."""
+    if plan.node == COMPOSITE:
+        return {}
+    below = f"steps.{plan.id}.outputs" + (".results" if plan.node == "loop" else "")
+    hint = f"use {below}" if plan.is_named else "give that step an id, and use its outputs"
+    sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
+    return {
+        ("steps", inner.id.lower()): sentence.format(quoted(inner.id), hint)
+        for inner in _all_inner(plan)
+        if inner.is_named
+    }
+
+
+def _all_inner(plan: StepPlan) -> Iterator[StepPlan]:
+    for block in plan.blocks:
+        for step in block.steps:
+            yield step
+            if step.node != COMPOSITE:
+                yield from _all_inner(step)
+
+
+def with_secrets(step: StepPlan, names: tuple[str, ...]) -> StepPlan:
+    """The step, and all inside of it, with the secrets of the environment around it."""
+    if not names:
+        return step
+    blocks = tuple(
+        msgspec.structs.replace(block, steps=tuple(with_secrets(inner, names) for inner in block.steps))
+        for block in step.blocks
+    )
+    return msgspec.structs.replace(step, blocks=blocks, secrets=tuple(dict.fromkeys((*names, *step.secrets))))

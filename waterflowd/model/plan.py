@@ -61,12 +61,33 @@ class PushTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     paths_ignore: tuple[str, ...] = ()
 
 
+class WebhookTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Runs on a signed request to `/v1/hooks/<name>`."""
+
+    name: str
+    #: Name of the secret that signs.
+    secret: str
+
+
+class WorkflowRunTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Runs after another workflow of the repository. Patterns as of a push; empty means any."""
+
+    #: Names or paths.
+    workflows: tuple[str, ...]
+    #: `success`, `failure`, ...; empty: however it ended.
+    conclusions: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+    branches_ignore: tuple[str, ...] = ()
+
+
 class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What starts the workflow. `on_change` is the meaning of a file without `on`: a push that adds or changes it."""
 
     on_change: bool = False
     push: PushTrigger | None = None
     dispatch: bool = True
+    webhook: WebhookTrigger | None = None
+    workflow_run: WorkflowRunTrigger | None = None
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,6 +162,8 @@ class MatrixPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dimensions: dict[str, Json] = {}
     include: Json = ()
     exclude: Json = ()
+    #: The whole matrix as one expression, in place of the three: a mapping of dimensions, with `include` and `exclude`.
+    expression: str | None = None
 
 
 class StrategyPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from waterflowd.dsl import calls, codes, schema
 from waterflowd.dsl.calls import Callee, Calls
 from waterflowd.dsl.composite import Composites
 from waterflowd.dsl.contexts import Names
+from waterflowd.dsl.directories import check_directory
 from waterflowd.dsl.environment import check_environment
 from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
@@ -155,6 +156,7 @@ class _Build:
         self._expressions.value(("env",), dict(workflow.env), names.for_workflow().with_secrets)
         directory = ("defaults", "run", "working-directory")
         self._expressions.value(directory, workflow.defaults.run.working_directory, names.for_workflow())
+        check_directory(self._source, directory, workflow.defaults.run.working_directory)
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
             return

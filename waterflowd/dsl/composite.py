@@ -25,7 +25,8 @@ from waterflowd.dsl.report import TooMany
 from waterflowd.dsl.schema import Inputs, Step
 from waterflowd.dsl.session import Session, local_path
 from waterflowd.dsl.source import Source
-from waterflowd.dsl.steps import DEPTH_MAX, Steps, Surroundings
+from waterflowd.dsl.steps import DEPTH_MAX, Steps
+from waterflowd.dsl.surroundings import Surroundings
 from waterflowd.dsl.tree import Path
 from waterflowd.dsl.validation import validate
 from waterflowd.dsl.written import FreeText, StaticName

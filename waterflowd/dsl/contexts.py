@@ -86,8 +86,8 @@ class Place:
 
     @property
     def with_secrets(self) -> Place:
-        """The same, for a value that is filled in on the way to the server."""
-        return replace(self, contexts={**self.contexts, SECRETS: None})
+        """The same, for a value that is filled in on the way to the server, unless none can be given here at all."""
+        return self if SECRETS in self.why_not else replace(self, contexts={**self.contexts, SECRETS: None})
 
     def without_secrets(self, sentence: str) -> Place:
         """The same, with its own sentence about why no secret can be given here."""

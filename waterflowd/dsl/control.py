@@ -32,7 +32,8 @@ from waterflowd.expr.functions import RANGE_ITEMS_MAX
 from waterflowd.model.plan import BlockPlan, Json
 
 if TYPE_CHECKING:
-    from waterflowd.dsl.steps import Steps, Surroundings
+    from waterflowd.dsl.steps import Steps
+    from waterflowd.dsl.surroundings import Surroundings
 
 BRANCHES_MAX = 100
 

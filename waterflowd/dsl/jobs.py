@@ -9,6 +9,7 @@ import msgspec
 
 from waterflowd.dsl import codes, schema, secretrefs, slips
 from waterflowd.dsl.contexts import Instances, Names, NeededJob, Place
+from waterflowd.dsl.directories import check_directory
 from waterflowd.dsl.environment import check_environment
 from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
@@ -18,7 +19,8 @@ from waterflowd.dsl.placing import ALL_SERVERS, Placing
 from waterflowd.dsl.retries import retry_policy
 from waterflowd.dsl.session import Session
 from waterflowd.dsl.source import Source
-from waterflowd.dsl.steps import ScriptDefaults, Steps, Surroundings
+from waterflowd.dsl.steps import Steps
+from waterflowd.dsl.surroundings import ScriptDefaults, Surroundings
 from waterflowd.dsl.tree import Mapping, Path
 from waterflowd.dsl.validation import missing_hint
 from waterflowd.model.ids import JobId
@@ -172,7 +174,7 @@ class Jobs:
         directory = defaults.run.working_directory
         at: Path = (*path, "defaults", "run", "working-directory")
         self._expressions.value(at, directory, names.for_job(*scope, has_env=True))
-        self._steps.working_directory(at, directory)
+        check_directory(self._source, at, directory)
 
     def _outputs(self, path: Path, job: schema.Job, place: Place) -> None:
         ids = Ids("output", self._source.report)

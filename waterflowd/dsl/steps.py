@@ -7,8 +7,7 @@ whole block before its steps are built, so that no inner step has the name of an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,14 +16,15 @@ from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import codes, control, schema, secretrefs, slips
 from waterflowd.dsl.contexts import Place
+from waterflowd.dsl.directories import check_directory
 from waterflowd.dsl.environment import check_environment
 from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
 from waterflowd.dsl.nodes import Nodes
-from waterflowd.dsl.places import quoted
 from waterflowd.dsl.retries import retry_policy
 from waterflowd.dsl.session import Session
 from waterflowd.dsl.source import Source
+from waterflowd.dsl.surroundings import COMPOSITE, ScriptDefaults, Surroundings, inner_names, not_yet, with_secrets
 from waterflowd.dsl.tree import Path
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
@@ -36,13 +36,10 @@ if TYPE_CHECKING:
 DEPTH_MAX = 16
 STEPS_PER_BLOCK_MAX = 1_000
 
-COMPOSITE = "composite"
-
 #: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
 _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 #: Keys of a step that only a process has, and why a node of the engine has not.
@@ -60,49 +57,6 @@ _PROCESS_KEYS: dict[str, str] = {
 
 _NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
 _NO_SECRETS_INSIDE = "inputs of a composite step are values that are written down; give the secret by env of this step"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScriptDefaults:
-    """`defaults.run`, workflow and job together."""
-
-    shell: str | None = None
-    working_directory: str | None = None
-
-    def over(self, defaults: schema.Defaults) -> ScriptDefaults:
-        """These, with what a narrower place says over them."""
-        run = defaults.run
-        return ScriptDefaults(
-            shell=run.shell or self.shell, working_directory=run.working_directory or self.working_directory
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a block stands in."""
-
-    #: What its expressions may use, but for the steps of the block itself.
-    place: Place
-    #: Named steps of the blocks around it that have run.
-    visible: tuple[str, ...] = ()
-    ids: Ids | None = None
-    #: What the loops around it call their items.
-    loops: tuple[str, ...] = ()
-    depth: int = 1
-    #: Secrets in the environment of everything around it.
-    secrets: tuple[str, ...] = ()
-    defaults: ScriptDefaults = ScriptDefaults()
-    #: The job's; None where it is not known.
-    timeout_minutes: float | str = "unknown"
-
-    def with_loop(self, contexts: Mapping[str, Any]) -> Surroundings:
-        """The surroundings of a loop's body."""
-        names = tuple(name for name in contexts if name != "loop")
-        return replace(self, place=self.place.within(contexts), loops=(*self.loops, *names))
-
-    def seeing(self, place: Place, steps: list[str]) -> Place:
-        """A place that sees more steps than those around it."""
-        return place.within({"steps": [*self.visible, *steps]})
 
 
 class Steps:
@@ -138,12 +92,12 @@ class Steps:
             if place is None:
                 visible = (*around.visible, *(name for at, name in named if at < position))
                 later = [name for at, name in named if at >= position]
-                place = around.place.within({"steps": visible}, {**hidden, **_not_yet(later)})
+                place = around.place.within({"steps": visible}, {**hidden, **not_yet(later)})
                 inside = replace(around, place=place, visible=visible, ids=ids, depth=around.depth + 1)
             plan = self._build((*path, position), step, place, inside)
             if plan is not None:
                 built.append(plan)
-                hidden |= _inner(plan)
+                hidden |= inner_names(plan)
             if step.id or (plan is not None and plan.blocks):
                 place = None
         return tuple(built)
@@ -222,7 +176,7 @@ class Steps:
             node=node,
             env=dict(step.env),
             condition=step.if_,
-            working_directory=self.working_directory((*path, "working-directory"), step.working_directory),
+            working_directory=step.working_directory,
             timeout_minutes=step.timeout_minutes,
             continue_on_error=step.continue_on_error,
             retry=self._retry(path, step),
@@ -245,6 +199,7 @@ class Steps:
     def _check_expressions(self, path: Path, step: schema.Step, place: Place) -> None:
         self._expressions.condition((*path, "if"), step.if_, place)
         check_environment((*path, "env"), step.env, self._document, self._report)
+        check_directory(self.source, (*path, "working-directory"), step.working_directory)
         self._expressions.value((*path, "env"), dict(step.env), place.with_secrets)
         self._expressions.value((*path, "run"), step.run, place if step.unsafe_interpolation else place.with_secrets)
         for key, value in (
@@ -333,19 +288,6 @@ class Steps:
         key = "retry" if step.retry is not None else "retry-strategy"
         return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
 
-    def working_directory(self, path: Path, directory: str | None) -> str | None:
-        """The directory; one that is known to leave the job's is reported."""
-        if directory is None or not expr.is_static(directory):
-            return directory
-        what = "absolute" if directory.startswith("/") else "above it" if ".." in directory.split("/") else ""
-        if _CONTROL.search(directory):
-            what = "with a control character"
-        if what:
-            text = f"working-directory {quoted(directory)} is {what}; it is a path inside of the job's directory"
-            hint = "use cd in the script to leave it" if what != "with a control character" else ""
-            self.source.at_value(path, codes.OUTSIDE_PATH, text, hint)
-        return directory
-
 
 def _default_name(step: schema.Step) -> str:
     """GitHub's rule: the first line of the script, or the node."""
@@ -355,43 +297,3 @@ def _default_name(step: schema.Step) -> str:
     # A name is rendered, which must not happen to a piece of a script: expressions are shown by their source.
     shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
     return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")
-
-
-def _not_yet(names: list[str]) -> dict[tuple[str, str], str]:
-    return {
-        ("steps", name.lower()): f"the step {quoted(name)} has not run yet here; only earlier steps can be used"
-        for name in names
-    }
-
-
-def _inner(plan: StepPlan) -> dict[tuple[str, str], str]:
-    """What is said of the steps inside of a step when somebody after it names them."""
-    if plan.node == COMPOSITE:
-        return {}
-    below = f"steps.{plan.id}.outputs" + (".results" if plan.node == "loop" else "")
-    hint = f"use {below}" if plan.is_named else "give that step an id, and use its outputs"
-    sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
-    return {
-        ("steps", inner.id.lower()): sentence.format(quoted(inner.id), hint)
-        for inner in _all_inner(plan)
-        if inner.is_named
-    }
-
-
-def _all_inner(plan: StepPlan) -> Iterator[StepPlan]:
-    for block in plan.blocks:
-        for step in block.steps:
-            yield step
-            if step.node != COMPOSITE:
-                yield from _all_inner(step)
-
-
-def with_secrets(step: StepPlan, names: tuple[str, ...]) -> StepPlan:
-    """The step, and all inside of it, with the secrets of the environment around it."""
-    if not names:
-        return step
-    blocks = tuple(
-        msgspec.structs.replace(block, steps=tuple(with_secrets(inner, names) for inner in block.steps))
-        for block in step.blocks
-    )
-    return msgspec.structs.replace(step, blocks=blocks, secrets=tuple(dict.fromkeys((*names, *step.secrets))))

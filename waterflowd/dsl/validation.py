@@ -34,6 +34,7 @@ _STAND_INS: dict[str, Any] = {
     "if": "true",
     "secret": "unknown",
     "workflows": ["unknown"],
+    "using": "composite",
 }
 #: Keys whose lists hold steps.
 _STEP_LISTS = ("steps", "then", "else")

@@ -17,6 +17,7 @@ from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
+from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
@@ -79,7 +80,7 @@ class RealCompiler:
     #: Words that this version of the language refuses.
     refused: bytes | None = None
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         self.asked.append(path)
         self.fault(content)
         if self.refused is not None and self.refused in content:

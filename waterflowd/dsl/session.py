@@ -22,6 +22,8 @@ from waterflowd.dsl.tree import Lines, Path
 Reader = Callable[[str], bytes | None]
 
 FILES_MAX = 100
+#: Content of all files of one compilation.
+BYTES_MAX = 4 * CONTENT_BYTES_MAX
 JOBS_MAX = 1_000
 STEPS_MAX = 10_000
 PATH_CHARACTERS_MAX = 400
@@ -54,14 +56,18 @@ class Session:
     #: Paths that were looked for, in order.
     looked_for: dict[str, bytes | None] = field(default_factory=dict)
     _opened: list[_Opened] = field(default_factory=list)
-    _oversized: list[Diagnostic] = field(default_factory=list)
+    _refused: list[Diagnostic] = field(default_factory=list)
+    _bytes: int = 0
     _steps: int = 0
     _jobs: int = 0
 
     def find(self, path: str) -> bytes | None:
         """The content of another file of the revision."""
         if path not in self.looked_for:
-            if len(self.looked_for) >= FILES_MAX or self.read is None:
+            if self.read is None:
+                return None
+            if len(self.looked_for) >= FILES_MAX:
+                self._refuse(path, f"a workflow may look for {FILES_MAX} other files, this is one more")
                 return None
             self.looked_for[path] = self.read(path)
         return self.looked_for[path]
@@ -69,7 +75,11 @@ class Session:
     def open(self, path: str, content: bytes) -> Source | None:
         """The tree of a file; None when it cannot be read, which is reported under its own path."""
         if len(content) > CONTENT_BYTES_MAX:
-            self._oversized.append(oversized(path, len(content)))
+            self._refused.append(oversized(path, len(content)))
+            return None
+        self._bytes += len(content)
+        if self._bytes > BYTES_MAX:
+            self._refuse(path, f"with this file, a workflow and those that it uses have more than {BYTES_MAX:,} bytes")
             return None
         report = Report()
         try:
@@ -84,6 +94,13 @@ class Session:
             return None
         self._opened.append(_Opened(path, document.lines, report))
         return Source(path, document, report)
+
+    def _refuse(self, path: str, message: str) -> None:
+        refused = Diagnostic(
+            code=codes.BOUND, path=path, line=1, column=1, message=message, suggestion="use fewer files"
+        )
+        if refused not in self._refused:
+            self._refused.append(refused)
 
     def count(self, source: Source, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
         """Counts what a use of a file, or a part of it, brings; too many end the compilation with an error at `path`."""
@@ -101,7 +118,7 @@ class Session:
     def errors(self) -> list[Diagnostic]:
         """The errors of all files, the first one's first."""
         found = [error for opened in self._opened for error in opened.report.diagnostics(opened.path, opened.lines)]
-        return [*found, *self._oversized]
+        return [*found, *self._refused]
 
     @property
     def warnings(self) -> list[Diagnostic]:

@@ -338,3 +338,16 @@ def test_a_file_that_is_too_large_is_an_error_of_its_own(language: Language) -> 
     """It is not read."""
     error = language.error("jobs: {j: {uses: ./a.yml}}", {"a.yml": "#" * (2 << 20)})
     assert (error.code, error.path) == ("WF102", "a.yml")
+
+
+def test_files_together_meet_a_bound(language: Language) -> None:
+    """In number and in size; each is said under its own path."""
+    step = "steps: [{run: x}]\n" + "#" * 1_000_000
+    uses = ", ".join(f"{{uses: ./{n}.yml}}" for n in range(6))
+    errors = language.compiled(
+        f"jobs: {{j: {{runs-on: g, steps: [{uses}]}}}}", dict.fromkeys((f"{n}.yml" for n in range(6)), step)
+    ).diagnostics
+    assert [(error.code, error.path) for error in errors] == [("WF102", "4.yml"), ("WF102", "5.yml")]
+    uses = ", ".join(f"{{uses: ./{n}}}" for n in range(26))
+    found = language.compiled(f"jobs: {{j: {{runs-on: g, steps: [{uses}]}}}}", {}).diagnostics
+    assert "WF102" in {error.code for error in found}

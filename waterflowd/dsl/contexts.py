@@ -200,7 +200,7 @@ def for_composite(inputs: Collection[str]) -> Place:
     sentence = "the steps of a composite step do not see {0}; declare an input, and give the value under with"
     why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
     why_not[SECRETS] = (
-        "the steps of a composite step do not see secrets; give the secret by env of the step that uses it"
+        "the steps of a composite step do not see secrets; declare an input, and give the secret under with"
     )
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
     return Place(contexts=contexts, why_not=why_not)

@@ -21,6 +21,7 @@ from waterflowd.dsl.tree import Path, plain
 from waterflowd.dsl.validation import validate
 from waterflowd.dsl.values import describe, has_expression
 from waterflowd.dsl.written import (
+    ApprovalsOrExpression,
     CountOrExpression,
     DurationOrExpression,
     JsonValue,
@@ -74,6 +75,7 @@ class ParallelWith(Concept):
     TITLE = "parallel"
 
     branches: Annotated[list[_Steps], BeforeValidator(_lists), Field(min_length=1, max_length=BRANCHES_MAX)]
+    max_parallel: CountOrExpression | None = None
 
 
 class ApprovalWith(Concept):
@@ -82,7 +84,7 @@ class ApprovalWith(Concept):
     TITLE = "approval"
 
     approvers: TextsOrExpressions = []
-    minimum: CountOrExpression = 1
+    minimum: ApprovalsOrExpression = 1
     message: Text | None = None
     timeout: DurationOrExpression | None = None
     default: Literal["approve", "reject"] = "reject"
@@ -122,13 +124,18 @@ class Control:
             case LoopWith():
                 return self._loop(at, found, place, around)
             case ParallelWith():
-                return {}, tuple(
-                    self._steps.block(str(number + 1), (*at, "branches", number), branch, around)
-                    for number, branch in enumerate(found.branches)
-                )
+                return self._parallel(at, found, place, around)
             case ApprovalWith():
                 return self._approval(at, found, place), ()
         return None
+
+    def _parallel(self, at: Path, wanted: ParallelWith, place: Place, around: Surroundings) -> Parts:
+        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
+        blocks = (
+            self._steps.block(str(number + 1), (*at, "branches", number), branch, around)
+            for number, branch in enumerate(wanted.branches)
+        )
+        return {} if wanted.max_parallel is None else {"max-parallel": wanted.max_parallel}, tuple(blocks)
 
     def _condition(self, at: Path, wanted: ConditionWith, place: Place, around: Surroundings) -> Parts:
         self._expressions.condition((*at, "if"), wanted.if_, place)

@@ -67,8 +67,8 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
         )
     if key == "servers" and not job.is_each:
         return f"the job {quoted(name)} has no target: each, so it has no servers", ""
-    if key == "instances" and not job.has_matrix:
-        return f"the job {quoted(name)} has no matrix, so it has no instances", ""
+    if key == "instances" and not job.has_matrix and not job.is_each:
+        return f"the job {quoted(name)} has neither a matrix nor target: each, so it has no instances", ""
     if key != "outputs" or job.outputs is None or len(used) < 4 or used[3] == ANY:
         return "", ""
     if used[3].lower() in {output.lower() for output in job.outputs}:

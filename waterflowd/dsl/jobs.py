@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -80,6 +81,9 @@ class Jobs:
         path: Path = ("jobs", name)
         # A need that does not exist is one error, and not one more for each expression that names it.
         wanted = tuple(job.needs)
+        if job.environment is not None:
+            # The daemon's configuration may give the environment variables of its own.
+            names = replace(names, variables=None)
         self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(wanted))
         strategy, instances = self._strategies.build(path, job, names.for_strategy(wanted))
         place = names.for_job(wanted, instances)

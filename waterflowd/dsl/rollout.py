@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from waterflowd.dsl.concepts import Concept
 from waterflowd.dsl.values import describe
 from waterflowd.dsl.written import (
+    Approvals,
     Boolean,
     BooleanOrExpression,
     Count,
@@ -98,5 +97,5 @@ class Gate(Concept):
 
     name: Text
     approvers: Texts = []
-    minimum: Annotated[Count | None, Field()] = None
+    minimum: Approvals | None = None
     may_approve_own: Boolean = True

@@ -56,7 +56,6 @@ _PROCESS_KEYS: dict[str, str] = {
 
 
 _NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
-_NO_SECRETS_INSIDE = "inputs of a composite step are values that are written down; give the secret by env of this step"
 
 
 class Steps:
@@ -154,12 +153,14 @@ class Steps:
 
     def _composite(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
         assert step.uses is not None
-        self._expressions.value((*path, "with"), step.with_, place.without_secrets(_NO_SECRETS_INSIDE))
+        # An input that holds a secret is a reference like the secret itself, so it is filled in where it ends up.
+        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
         self._check_engine_keys(path, step, "a composite step")
         parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
         if parts is None:
             return None
-        steps = tuple(with_secrets(inner, inside.secrets) for inner in parts.steps)
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secretrefs.names_in(parts.inputs))))
+        steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
             self._plain(path, step, COMPOSITE, inside),
             params=parts.inputs,

@@ -262,6 +262,12 @@ Sizes = Annotated[list[int | str], PlainValidator(_sizes, json_schema_input_type
 CountOrExpression = Annotated[
     int | str, PlainValidator(_count_or_expression(1, 10_000), json_schema_input_type=int | str)
 ]
+#: How many people must approve.
+ApprovalsOrExpression = Annotated[
+    int | str, PlainValidator(_count_or_expression(1, 20), json_schema_input_type=int | str)
+]
+#: The same, known before the run.
+Approvals = Annotated[int, PlainValidator(_whole_number(1, 20), json_schema_input_type=int)]
 #: How many at a time, known before the run.
 Count = Annotated[int, PlainValidator(_whole_number(1, 10_000), json_schema_input_type=int)]
 #: A duration as it was written, or an expression.

@@ -88,6 +88,7 @@ class Parallel(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unk
     """Runs `branches`, each a list of steps, at the same time, and ends when all have ended."""
 
     branches: Annotated[list[list[Any]], msgspec.Meta(min_length=1)]
+    max_parallel: str | int | None = None
 
 
 class Approval(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

@@ -50,6 +50,8 @@ def test_parallel_has_a_block_for_each_branch(language: Language) -> None:
     (step,) = language.steps("{uses: parallel, with: {branches: [[{run: a}, {run: b}], {run: c}]}}")
     assert [(block.name, len(block.steps)) for block in step.blocks] == [("1", 2), ("2", 1)]
     assert step.params == {}
+    (step,) = language.steps("{uses: parallel, with: {branches: [{run: a}], max-parallel: 2}}")
+    assert step.params == {"max-parallel": 2}
 
 
 def test_an_approval_keeps_its_parameters(language: Language) -> None:
@@ -127,6 +129,7 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         ("{uses: parallel, with: {branches: [[]]}}", "WF106", "at least one"),
         ("{uses: parallel, with: {branches: 3}}", "WF106", "a list"),
         ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "never"),
+        ("{uses: approval, with: {minimum: 21}}", "WF106", "to 20"),
         ("{uses: approval, with: {default: approve}}", "WF116", "timeout"),
         ("{uses: approval, with: {timeout: 5}}", "WF106", "5s"),
         ("{uses: approval, with: {message: x}, timeout-minutes: 5}", "WF116", "timeout"),

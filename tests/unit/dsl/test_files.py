@@ -261,10 +261,12 @@ runs:
 
 
 def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> None:
-    """By the environment of the step that uses it."""
-    text = "jobs: {j: {runs-on: g, steps: [{uses: ./s.yml, env: {T: '${{ secrets.T }}'}}]}}"
-    step = language.plan(text, {"s.yml": "steps: [{run: echo $T}]"}).jobs[0].steps[0]
-    assert step.blocks[0].steps[0].secrets == ("T",)
+    """By the environment of the step that uses it, or as an input."""
+    text = (
+        "jobs: {j: {runs-on: g, steps: [{uses: ./s.yml, env: {T: '${{ secrets.T }}'}, with: {u: '${{ secrets.U }}'}}]}}"
+    )
+    step = language.plan(text, {"s.yml": "inputs: {u: }\nsteps: [{run: 'echo $T ${{ inputs.u }}'}]"}).jobs[0].steps[0]
+    assert step.blocks[0].steps[0].secrets == ("T", "U")
 
 
 @pytest.mark.parametrize(
@@ -273,11 +275,11 @@ def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> 
         ("with: {to: dev, x: 1}", STEP, "WF110", "no input"),
         ("with: {to: stage}", STEP, "WF110", "one of"),
         ("name: x", STEP, "WF110", "needs the input"),
-        ("with: {to: '${{ secrets.A }}'}", STEP, "WF129", "by env"),
+        ("with: {to: '${{ secrets.A || 1 }}'}", STEP, "WF136", "alone"),
         ("with: {to: dev}, shell: sh", STEP, "WF116", "no script"),
         ("with: {to: dev}, retry: {max-attempts: 2}", STEP, "WF116", "tried again"),
         ("name: x", "steps: [{run: 'x ${{ vars.a }}'}]", "WF129", "declare an input"),
-        ("name: x", "steps: [{run: 'x ${{ secrets.a }}'}]", "WF129", "by env"),
+        ("name: x", "steps: [{run: 'x ${{ secrets.a }}'}]", "WF129", "declare an input"),
         ("name: x", "steps: [{run: 'x ${{ inputs.a }}'}]", "WF125", "input"),
         ("name: x", "steps: []", "WF106", "at least one"),
         ("name: x", "name: x", "WF105", "steps"),

@@ -111,6 +111,13 @@ def test_an_environment_is_a_name_or_a_mapping(language: Language) -> None:
     assert job.environment == EnvironmentPlan(name="prod", approvers=("ann", "bob"), minimum=1, may_approve_own=False)
 
 
+def test_an_environment_may_have_variables_of_its_own(language: Language) -> None:
+    """The daemon's configuration gives them, so that no name is surely wrong."""
+    text = "vars: {a: 1}\njobs: {j: {runs-on: g, %s steps: [{run: 'echo ${{ vars.b }}'}]}}"
+    assert language.plan(text % "environment: prod,").jobs
+    assert language.error(text % "").code == "WF125"
+
+
 def test_a_job_starts_again_and_says_what_it_checks_out(language: Language) -> None:
     """Keys that the plan keeps as they are."""
     job = language.job("runs-on: g, retry: {max-attempts: 2, on: lost}, checkout: ['app/**', '!app/tests/**']")

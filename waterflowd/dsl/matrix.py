@@ -69,7 +69,7 @@ class Strategies:
 
     def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, Collection[str] | None]:
         if has_expression(value):
-            if isinstance(value, str) and expr.parse_template(value).single is not None:
+            if isinstance(value, str) and _is_single(value):
                 return MatrixPlan(expression=value), None
             self._wrong(at, "a matrix is one expression, or a mapping", "write nothing around the ${{ }}")
         elif not isinstance(value, dict) or not value:
@@ -131,18 +131,16 @@ class Strategies:
 
     def _check_count(self, at: Path, matrix: MatrixPlan) -> None:
         lists = [items for items in matrix.dimensions.values() if isinstance(items, list)]
-        at_least = math.prod(len(items) for items in lists) if len(lists) == len(matrix.dimensions) else 0
         excluded = matrix.exclude if isinstance(matrix.exclude, tuple) else None
         included = matrix.include if isinstance(matrix.include, tuple) else None
-        if (
-            at_least <= _COUNTED_MAX
-            and excluded is not None
-            and included is not None
-            and expr.is_static([list(matrix.dimensions.values()), excluded, included])
-        ):
-            at_least = self._counted(at, matrix, excluded, included)
-        elif excluded != ():
-            at_least = at_least if at_least > _COUNTED_MAX else 0
+        if len(lists) < len(matrix.dimensions) or not all(lists):
+            return
+        at_least = math.prod(len(items) for items in lists) if lists else 0
+        is_decided = excluded is not None and included is not None and expr.is_static([lists, excluded, included])
+        if at_least <= _COUNTED_MAX and is_decided:
+            at_least = self._counted(at, matrix, excluded or (), included or ())
+        elif at_least <= _COUNTED_MAX and excluded != ():
+            return
         if at_least > INSTANCES_MAX:
             text = f"the matrix makes {at_least:,} instances, a job may have {INSTANCES_MAX}"
             self._source.at_key(at, codes.BOUND, text, "split the job, or loop over one of the dimensions in a step")
@@ -166,12 +164,20 @@ class Strategies:
             if isinstance(item, dict)
             and not any(all(one[key] == item[key] for key in item if key in one) for one in left)
         ]
-        if not left and not new and all(matrix.dimensions.values()):
+        if not left and not new:
             self._wrong(at, "the matrix has no instances: everything is excluded, or there is nothing")
         return len(left) + len(new)
 
     def _wrong(self, at: Path, message: str, suggestion: str = "") -> None:
         self._source.at_value(at, codes.WRONG_VALUE, f"matrix: {message}", suggestion)
+
+
+def _is_single(text: str) -> bool:
+    try:
+        return expr.parse_template(text).single is not None
+    except expr.ExpressionError:
+        # It has been reported where the expression was checked.
+        return True
 
 
 def _agrees(combination: dict[str, Json], wanted: dict[str, Json]) -> bool:

@@ -5,6 +5,9 @@ enough. The child is started by exec, never forked on, and inherits no descripto
 it, the caller gets a `Compiled`: a child that dies under a file is replaced and the file tried once more (an idle
 child may have been killed by somebody else), one that takes too long is killed, and then a diagnostic says so. A
 caller that goes away changes nothing for the next one.
+
+The child has no files. When a workflow uses others, it says which, and the caller's task (never the worker, so that a slow
+reader holds up nobody) reads them and asks again; each round names files that the one before did not know.
 """
 
 from __future__ import annotations
@@ -18,15 +21,19 @@ from typing import Self
 
 import msgspec
 
-from waterflowd.compiler_child import LENGTH, MEMORY_BYTES_MAX, Request, encode_frame
+from waterflowd.compiler_child import LENGTH, MEMORY_BYTES_MAX, Answer, Request, encode_frame
 from waterflowd.dsl.bounds import CONTENT_BYTES_MAX, oversized
 from waterflowd.dsl.diagnostics import Compiled, Diagnostic
+from waterflowd.ports import FileReader
 
 #: Far above what a file within the bounds takes, far below what a person waits for.
 FILE_TIMEOUT_S = 10.0
 
 #: A cold start takes half a second; a machine that is busy booting may take many times that.
 START_TIMEOUT_S = 60.0
+
+#: Other files that one workflow may bring along; the language allows no more.
+_FILES_MAX = 200
 
 #: Files that wait for their turn; further callers wait before they are queued.
 _WAITING_MAX = 64
@@ -58,7 +65,7 @@ class CompilerProcess:
         self._file_timeout_s = file_timeout_s
         self._memory_bytes = memory_bytes
         self._child: asyncio.subprocess.Process | None = None
-        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[Compiled]]] = asyncio.Queue(_WAITING_MAX)
+        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[Answer]]] = asyncio.Queue(_WAITING_MAX)
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -82,7 +89,7 @@ class CompilerProcess:
         await self._end_child()
         while not self._waiting.empty():
             request, answer = self._waiting.get_nowait()
-            _resolve(answer, _stopped(request.path, "the compiler was closed before this file's turn came"))
+            _resolve(answer, Answer(_stopped(request.path, "the compiler was closed before this file's turn came")))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -91,14 +98,28 @@ class CompilerProcess:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """Compiles one file; see the port."""
         if len(content) > CONTENT_BYTES_MAX:
             return Compiled(plan=None, diagnostics=[oversized(path, len(content))])
+        if files is None:
+            return _outcome(path, await self._ask(Request(path=path, content=content)))
+        known: dict[str, bytes | None] = {}
+        while True:
+            answer = await self._ask(Request(path=path, content=content, files=dict(known)))
+            wanted = [other for other in answer.wanted if other not in known]
+            if not wanted or len(known) >= _FILES_MAX:
+                return _outcome(path, answer)
+            for other in wanted:
+                found = await files(other)
+                # One byte too many is enough to be refused.
+                known[other] = found if found is None else found[: CONTENT_BYTES_MAX + 1]
+
+    async def _ask(self, request: Request) -> Answer:
         if self._worker is None:
-            return _stopped(path, "the compiler is not running")
-        answer: asyncio.Future[Compiled] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((Request(path=path, content=content), answer))
+            return Answer(_stopped(request.path, "the compiler is not running"))
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        await self._waiting.put((request, answer))
         return await answer
 
     async def _work(self) -> None:
@@ -111,20 +132,20 @@ class CompilerProcess:
             try:
                 _resolve(answer, await self._compiled(request))
             except asyncio.CancelledError:
-                _resolve(answer, _stopped(request.path, "the compiler was closed while it worked on this file"))
+                _resolve(answer, Answer(_stopped(request.path, "the compiler was closed while it worked on this file")))
                 raise
 
-    async def _compiled(self, request: Request) -> Compiled:
+    async def _compiled(self, request: Request) -> Answer:
         for is_last in (False, True):
             try:
                 return await self._exchange(request)
             except _ChildFailed as error:
                 await self._end_child()
                 if is_last or isinstance(error, _ChildTooSlow):
-                    return _stopped(request.path, str(error))
+                    return Answer(_stopped(request.path, str(error)))
         raise AssertionError("the last try returns")
 
-    async def _exchange(self, request: Request) -> Compiled:
+    async def _exchange(self, request: Request) -> Answer:
         child = await self._warm_child()
         assert child.stdin is not None
         try:
@@ -136,7 +157,7 @@ class CompilerProcess:
             raise _ChildTooSlow(f"compiling this file took longer than {self._file_timeout_s:g} s") from None
         except (OSError, EOFError):
             raise _ChildFailed("the compiler ended while it worked on this file") from None
-        return msgspec.msgpack.decode(payload, type=Compiled)
+        return msgspec.msgpack.decode(payload, type=Answer)
 
     async def _warm_child(self) -> asyncio.subprocess.Process:
         """The running child, or a new one once it has said that it is ready."""
@@ -187,9 +208,13 @@ async def _read_frame(child: asyncio.subprocess.Process) -> bytes:
     return await child.stdout.readexactly(size)
 
 
-def _resolve(answer: asyncio.Future[Compiled], compiled: Compiled) -> None:
-    if not answer.done():
-        answer.set_result(compiled)
+def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _outcome(path: str, answer: Answer) -> Compiled:
+    return answer.compiled or _stopped(path, "this file uses too many others")
 
 
 def _stopped(path: str, text: str) -> Compiled:

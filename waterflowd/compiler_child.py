@@ -6,7 +6,8 @@ An alarm ends it when a file takes too long, so even without a parent it cannot 
 gone) ends it.
 
 A frame is its length as four bytes, big-endian, then msgpack. First an empty frame says that the child is warm. Then
-for each request `[path, content]` comes one `Compiled`.
+for each request comes one `Answer`: the outcome, or the paths of the other files that the next request of the same file
+has to bring along, because this process can read none itself.
 """
 
 from __future__ import annotations
@@ -40,6 +41,23 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
     path: str
     content: bytes
+    #: Other files of its revision, None for those that do not exist; None for a file that came without its repository.
+    files: dict[str, bytes | None] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a request; exactly one of the two is there."""
+
+    compiled: dsl.Compiled | None = None
+    wanted: list[str] = []
+
+
+def compiled(request: Request) -> Answer:
+    """The answer to one request."""
+    if request.files is None:
+        return Answer(dsl.compile_workflow(request.path, request.content))
+    outcome = dsl.compile_knowing(request.path, request.content, request.files)
+    return Answer(outcome) if isinstance(outcome, dsl.Compiled) else Answer(None, outcome.paths)
 
 
 def encode_frame(payload: bytes) -> bytes:
@@ -63,9 +81,9 @@ def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:
     while len(head := requests.read(LENGTH.size)) == LENGTH.size:
         request = decoder.decode(requests.read(LENGTH.unpack(head)[0]))
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        compiled = dsl.compile_workflow(request.path, request.content)
+        answer = compiled(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        answers.write(encode_frame(encoder.encode(compiled)))
+        answers.write(encode_frame(encoder.encode(answer)))
         answers.flush()
 
 

@@ -26,8 +26,6 @@ DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
-#: Of the design, not of this version: using one is an error that says so.
-NOT_BUILT_YET: frozenset[str] = frozenset()
 
 #: As many people as one approval may ask for.
 APPROVALS_MAX = 20
@@ -204,8 +202,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise Rejected("WF620", f"{path}: {error}") from error
     for place, number, key, known in _unknown(settings, Config, ()):
         line = _line_of(text, place, number, key)
-        if key in NOT_BUILT_YET:
-            raise Rejected("WF621", f"{path}:{line}: {key}: known, not built yet in this version")
         close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
         hint = f' (did you mean "{close[0]}"?)' if close else f"; known here: {', '.join(known)}"
         raise Rejected("WF620", f'{path}:{line}: unknown key "{key}"{hint}')

@@ -173,11 +173,20 @@ class EnrolmentDesk(Protocol):
         ...
 
 
+#: Reads a file of one revision by its path from the root; None when there is none.
+FileReader = Callable[[str], Awaitable[bytes | None]]
+
+
 class Compiler(Protocol):
     """Turns files into plans in a warm child process with limits, so that a hostile file can stop nothing."""
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
-        """Compiles one file. Never raises for what is in the file: a crash or a time-out is a diagnostic too."""
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
+        """Compiles one file. Never raises for what is in the file: a crash or a time-out is a diagnostic too.
+
+        `files` reads other files of the same revision, those that a reusable workflow or a composite step names; what it
+        raises is raised here. Without it, a file that uses others has an error that says so. `Compiled.files` holds the
+        paths that were asked for, found or not: when one of them changes, the file must be compiled again.
+        """
         ...
 
 

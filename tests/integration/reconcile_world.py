@@ -23,6 +23,7 @@ from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
 from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
@@ -113,7 +114,7 @@ class RealCompiler:
     #: Words that this version of the language refuses.
     refused: bytes | None = None
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         self.asked.append(path)
         self.fault(content)
         if self.refused is not None and self.refused in content:

@@ -196,3 +196,55 @@ async def test_the_child_ends_with_its_parent() -> None:
         parent.kill()
         await parent.wait()
     await until(lambda: not is_alive(child))
+
+
+CALLER = b"jobs: {a: {uses: ./lib/a.yml}, s: {runs-on: g, steps: [{uses: ./steps/s}]}}"
+FILES: dict[str, bytes] = {
+    "lib/a.yml": b"on: workflow_call\njobs: {j: {uses: ./lib/b.yml}}",
+    "lib/b.yml": b"on: workflow_call\njobs: {j: {runs-on: g, steps: [{run: echo b}]}}",
+    "steps/s/step.yaml": b"steps: [{run: echo s}]",
+}
+
+
+async def test_other_files_are_read_by_the_caller() -> None:
+    """The child asks until it knows them; the answer is the package's own."""
+    asked: list[str] = []
+
+    async def files(path: str) -> bytes | None:
+        asked.append(path)
+        return FILES.get(path)
+
+    async with CompilerProcess() as compiler:
+        answer = await compiler.compile("w.yml", CALLER, files)
+        assert answer == compile_workflow("w.yml", CALLER, FILES)
+        assert answer.plan is not None
+        assert set(answer.files) <= set(asked)
+        assert len(asked) == len(set(asked))
+
+
+async def test_a_reader_that_fails_fails_the_call_and_nothing_else() -> None:
+    """Its error is the caller's; the next file compiles."""
+
+    async def files(path: str) -> bytes | None:
+        raise ConnectionError(path)
+
+    async with CompilerProcess() as compiler:
+        with pytest.raises(ConnectionError):
+            await compiler.compile("w.yml", CALLER, files)
+        assert (await compiler.compile("w.yml", HELLO)).plan is not None
+
+
+async def test_a_reader_that_waits_holds_up_no_other_file() -> None:
+    """The child is free while somebody reads."""
+    may_go_on = asyncio.Event()
+
+    async def files(path: str) -> bytes | None:
+        await may_go_on.wait()
+        return FILES.get(path)
+
+    async with CompilerProcess() as compiler:
+        waiting = asyncio.create_task(compiler.compile("w.yml", CALLER, files))
+        async with asyncio.timeout(60):
+            assert (await compiler.compile("w.yml", HELLO)).plan is not None
+        may_go_on.set()
+        assert (await waiting).plan is not None

@@ -139,11 +139,6 @@ def test_an_unknown_key_is_told_with_its_line_and_what_was_meant(
     assert not meant or f'did you mean "{meant}"' in told
 
 
-def test_what_is_not_built_yet_says_so(tmp_path: Path) -> None:
-    """A key of the design is not a typing error."""
-    assert "not built yet" in refusal("[secrets]\nx = 1\n", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,62 +11,105 @@ from waterflowd.ctl.failures import USAGE, Failure, diagnostic_text
 from waterflowd.ctl.options import json_option, print_json_list
 from waterflowd.ctl.terminal import clean
 
-_SUFFIXES = (".yml", ".yaml")
-#: The language refuses files beyond 1 MiB; nothing more needs to be read to say so.
-_READ_BYTES = (1 << 20) + 1
+if TYPE_CHECKING:
+    from waterflowd.ctl.validate_sources import Found
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option("--range", "commits", metavar="A..B", help="Check what these commits change, as it is in B.")
+@click.option("--root", metavar="DIR", help="The repository; default: the one that each file is in.")
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="SARIF 2.1.0, for forges and editors.")
 @json_option
 @click.pass_context
-def validate(context: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
+def validate(
+    context: click.Context,
+    paths: tuple[str, ...],
+    commits: str | None,
+    root: str | None,
+    strict: bool,
+    as_sarif: bool,
+    as_json: bool,
+) -> None:
     """Check workflow files, or all .yml and .yaml files below a directory; ends 1 when one has errors."""
-    count = 0
-    errors: list[dict[str, Any]] = []
-    for path in _files(paths):
-        found = _check(path)
-        count += 1
-        errors += found
-        if not as_json:
-            for error in found:
-                click.echo(diagnostic_text(error), err=True)
-            if not found:
-                click.echo(f"{clean(path)}: valid")
-    if as_json:
-        print_json_list(errors)
-    elif errors:
-        broken = len({error["path"] for error in errors})
-        click.echo(f"error: {len(errors)} errors in {broken} of {count} files", err=True)
-    context.exit(1 if errors else 0)
+    if not paths and commits is None:
+        raise Failure(USAGE, "name a file, a folder, or a range of commits", "waterflowctl validate workflows/")
+    if as_sarif and as_json:
+        raise Failure(USAGE, "--sarif and --json exclude each other", "waterflowctl validate --help")
+    is_plain = not as_sarif and not as_json
+    checked = _Checked()
+    for found, compiled in _compiled(paths, commits, root):
+        new = checked.add(found, compiled)
+        if is_plain:
+            for row in new:
+                click.echo(diagnostic_text(row), err=True)
+            if not compiled.diagnostics:
+                click.echo(f"{clean(found.shown(found.path))}: valid")
+    if as_sarif:
+        _print_sarif(checked.rows)
+    elif as_json:
+        print_json_list(checked.rows)
+    else:
+        checked.summarise()
+    context.exit(1 if checked.errors or (strict and checked.rows) else 0)
 
 
-def _files(paths: tuple[str, ...]) -> Iterator[str]:
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-            continue
-        found = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.endswith(_SUFFIXES)
-        )
-        if not found:
-            raise Failure(USAGE, f"there are no .yml or .yaml files below {path}", "waterflowctl validate FILE")
-        yield from found
-
-
-def _check(path: str) -> list[dict[str, Any]]:
+def _compiled(paths: tuple[str, ...], commits: str | None, root: str | None) -> Iterable[tuple[Found, Any]]:
+    from waterflowd.ctl.validate_sources import Range, on_disk
     from waterflowd.dsl import compile_workflow
-    from waterflowd.dsl.diagnostics import as_row
 
-    try:
-        # Only a regular file or a pipe that is named ends; what a symlink leads to is the user's own choice here.
-        with Path(path).open("rb") as file:
-            content = file.read(_READ_BYTES)
-    except OSError as error:
-        raise Failure(
-            USAGE, f"{path} cannot be read: {error.strerror}", "ls " + (os.path.dirname(path) or ".")
-        ) from None
-    return [as_row(error) for error in compile_workflow(path, content).diagnostics]
+    if commits is None:
+        for found in on_disk(paths, root):
+            yield found, compile_workflow(found.path, found.content, found.read)
+        return
+    wanted = Range(commits, root)
+    changed = wanted.changed()
+    for found in wanted.workflows(paths):
+        compiled = compile_workflow(found.path, found.content, found.read)
+        if changed is None or changed & {found.path, *compiled.files}:
+            yield found, compiled
+
+
+class _Checked:
+    """What was found so far; what several workflows share is said once."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.files = 0
+        self._broken: set[str] = set()
+
+    def add(self, found: Found, compiled: Any) -> list[dict[str, Any]]:
+        """Takes one answer over; gives what is new in it."""
+        from waterflowd.dsl.diagnostics import as_row
+
+        self.files += 1
+        if compiled.diagnostics:
+            self._broken.add(found.path)
+        rows = [as_row(each) for each in (*compiled.diagnostics, *compiled.warnings)]
+        shown = [row | {"path": found.shown(str(row["path"]))} for row in rows]
+        new = [row for row in shown if row not in self.rows]
+        self.rows += new
+        return new
+
+    @property
+    def errors(self) -> int:
+        """How many are no warnings."""
+        return sum(1 for row in self.rows if row.get("severity") != "warning")
+
+    def summarise(self) -> None:
+        """One line when something is wrong, or nothing was there."""
+        warnings = len(self.rows) - self.errors
+        if self.errors:
+            click.echo(f"error: {self.errors} errors in {len(self._broken)} of {self.files} files", err=True)
+        elif warnings:
+            click.echo(f"warning: {warnings} warnings in {self.files} files", err=True)
+        elif not self.files:
+            click.echo("no workflow is touched")
+
+
+def _print_sarif(rows: list[dict[str, Any]]) -> None:
+    from waterflowd.ctl.validate_sarif import sarif_text
+    from waterflowd.dsl.codes import CODES
+
+    click.echo(sarif_text(rows, CODES))

@@ -1,178 +1,176 @@
 """From the models to a plan: what one key cannot know alone is checked here, across the whole file.
 
 Rules of this file: everything is reported, nothing is raised. A plan is meaningful only when the report stays empty;
-then it holds each expression as text that was parsed once and whose names exist.
+then it holds each expression as text that was parsed once and whose names exist. A workflow that is called is built in
+the same way as one that is started; only its inputs and what is around its jobs differ.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from waterflowd import expr
-from waterflowd.dsl import codes, schema
+from waterflowd.dsl import calls, codes, schema
+from waterflowd.dsl.calls import Callee, Calls
+from waterflowd.dsl.composite import Composites
+from waterflowd.dsl.contexts import Names
+from waterflowd.dsl.directories import check_directory
 from waterflowd.dsl.environment import check_environment
-from waterflowd.dsl.expressions import Expressions, Names, Place
+from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
+from waterflowd.dsl.jobs import Jobs, needed_jobs, warn_of_slips, workflow_surroundings
 from waterflowd.dsl.needs import check_needs
-from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.steps import Steps
-from waterflowd.dsl.tree import Document, Path, plain
-from waterflowd.dsl.triggers import build_inputs, build_triggers
-from waterflowd.model.ids import JobId
-from waterflowd.model.plan import JobPlan, Json, Plan, StepPlan
+from waterflowd.dsl.placing import Placing
+from waterflowd.dsl.session import Session
+from waterflowd.dsl.source import Source
+from waterflowd.dsl.tree import plain
+from waterflowd.dsl.triggers import build_call_inputs, build_inputs, build_triggers
+from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan
 
 JOBS_MAX = 256
-STEPS_PER_JOB_MAX = 1_000
-STEPS_MAX = 10_000
-
-#: The built-in group of every server: known, not built yet.
-_ALL_SERVERS = "all-servers"
-_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def build(path: str, workflow: schema.Workflow, document: Document, report: Report) -> Plan:
-    """The plan of a workflow; only of use when the report is empty afterwards."""
-    return _Build(path, workflow, document, report).plan()
+class Project:
+    """Builds the first file of a compilation, and every workflow that it calls."""
 
+    def __init__(self, session: Session, path: str) -> None:
+        self._session = session
+        self._composites = Composites(session)
+        self._calls = Calls(session, path, self._callee)
 
-class _Build:
-    """One file on its way to a plan."""
-
-    def __init__(self, path: str, workflow: schema.Workflow, document: Document, report: Report) -> None:
-        self._path = path
-        self._workflow = workflow
-        self._document = document
-        self._report = report
-        self._expressions = Expressions(document, report)
-        self._steps = Steps(document, report, self._expressions)
-
-    def plan(self) -> Plan:
-        """Checks everything and builds what can be built."""
-        workflow = self._workflow
-        self._check_bounds()
-        triggers = build_triggers(workflow, self._document, self._report)
-        inputs = build_inputs(workflow, self._document, self._report)
-        names = Names(
-            inputs=[spec.name for spec in inputs],
-            variables=list(workflow.vars) if workflow.vars else None,
-            jobs=list(workflow.jobs),
-        )
-        variables = self._variables(names)
-        check_environment(("env",), workflow.env, self._document, self._report)
-        self._expressions.value(("env",), workflow.env, names.for_workflow())
-        needs = check_needs({job: wanted.needs for job, wanted in workflow.jobs.items()}, self._document, self._report)
+    def plan(self, source: Source, workflow: schema.Workflow) -> Plan:
+        """The plan of a workflow; only of use when no report has an error afterwards."""
+        triggers = build_triggers(source, workflow)
+        inputs = build_inputs(source, workflow)
+        called_with = build_call_inputs(source, workflow)
+        known = [spec.name for spec in (*inputs, *(called_with or ()))]
+        built = _Build(source, workflow, self._session, known)
+        jobs = built.jobs(self._composites, self._calls)
         return Plan(
-            name=workflow.name or PurePosixPath(self._path).stem,
-            path=self._path,
+            name=_name(source, workflow),
+            path=source.path,
             description=workflow.description,
             triggers=triggers,
             inputs=inputs,
-            vars=variables,
+            vars=built.variables(),
             env=dict(workflow.env),
             timeout_ms=_milliseconds(workflow.timeout_minutes),
-            jobs=self._jobs(names, needs),
+            concurrency=built.concurrency(),
+            jobs=jobs,
         )
+
+    def _callee(self, source: Source, workflow: schema.Workflow) -> Callee | None:
+        call = workflow.on.workflow_call if workflow.on is not None else None
+        if call is None:
+            hint = "add workflow_call to on of that file"
+            where = ("on",) if workflow.has("on") else ("jobs",)
+            source.at_key(where, codes.WRONG_CALL, "this workflow is called, and on has no workflow_call", hint)
+            return None
+        build_triggers(source, workflow)
+        own: Sequence[InputSpec] = build_inputs(source, workflow)
+        specs = build_call_inputs(source, workflow) or ()
+        built = _Build(source, workflow, self._session, [spec.name for spec in (*specs, *own)])
+        jobs = built.jobs(self._composites, self._calls)
+        if workflow.concurrency is not None:
+            text = "a workflow that is called has no concurrency of its own"
+            source.at_key(("concurrency",), codes.WRONG_CALL, text, "write it in the job that calls, or in jobs here")
+        job_count, step_count = calls.size_of(jobs)
+        plan = CallPlan(
+            path=source.path,
+            name=_name(source, workflow),
+            inputs=tuple(specs),
+            vars=built.variables(),
+            env=dict(workflow.env),
+            outputs={name: output.value for name, output in call.outputs.items()},
+            jobs=jobs,
+        )
+        return Callee(
+            call=plan,
+            declared_secrets=dict(call.secrets),
+            used_secrets=calls.used_secrets(jobs),
+            minutes=workflow.timeout_minutes,
+            height=calls.call_height(jobs),
+            jobs=job_count,
+            steps=step_count,
+        )
+
+
+class _Build:
+    """One workflow file on its way to a plan."""
+
+    def __init__(self, source: Source, workflow: schema.Workflow, session: Session, inputs: Sequence[str]) -> None:
+        self._source = source
+        self._workflow = workflow
+        self._session = session
+        self._expressions = Expressions(source.document, source.report)
+        self._names = Names(
+            inputs=list(dict.fromkeys(inputs)),
+            variables=list(workflow.vars) if workflow.vars else None,
+            jobs=needed_jobs(workflow),
+        )
+
+    def variables(self) -> dict[str, Json]:
+        """`vars`."""
+        ids = Ids("variable", self._source.report)
+        earlier: list[str] = []
+        for name, value in self._workflow.vars.items():
+            ids.take(name, self._source.document.key_start(("vars", name)))
+            if not expr.is_static(value):
+                self._expressions.value(("vars", name), value, self._names.for_variable(tuple(earlier)))
+            earlier.append(name)
+        return {name: plain(value) for name, value in self._workflow.vars.items()}
+
+    def concurrency(self) -> ConcurrencyPlan | None:
+        """`concurrency` of the run."""
+        placing = Placing(self._source, self._expressions)
+        return placing.concurrency(("concurrency",), self._workflow.concurrency, self._names.for_workflow())
+
+    def jobs(self, composites: Composites, called: Calls) -> tuple[JobPlan, ...]:
+        """The jobs, and what stands around them."""
+        workflow, source = self._workflow, self._source
+        self._check_bounds()
+        self._check_around()
+        wanted = {name: job.needs for name, job in workflow.jobs.items()}
+        needs: Mapping[str, tuple[str, ...]] = check_needs(wanted, source.document, source.report)
+        builder = Jobs(source, self._session, composites, called)
+        around = workflow_surroundings(workflow, self._names)
+        ids = Ids("job", source.report)
+        jobs: list[JobPlan] = []
+        for name, job in workflow.jobs.items():
+            ids.take(name, source.document.key_start(("jobs", name)))
+            jobs.append(builder.build(name, job, self._names, needs[name], around))
+        warn_of_slips(source, workflow, dict(needs))
+        return tuple(jobs)
 
     def _check_bounds(self) -> None:
         jobs = self._workflow.jobs
         if len(jobs) > JOBS_MAX:
             text = f"{len(jobs):,} jobs, a workflow may have {JOBS_MAX}"
-            self._report.add(self._document.key_start(("jobs",)), codes.BOUND, text, "split it into several workflows")
-        for name, job in jobs.items():
-            if len(job.steps) > STEPS_PER_JOB_MAX:
-                text = f"{len(job.steps):,} steps, a job may have {STEPS_PER_JOB_MAX:,}"
-                self._report.add(self._document.key_start(("jobs", name, "steps")), codes.BOUND, text, "split the job")
-        steps = sum(len(job.steps) for job in jobs.values())
-        if steps > STEPS_MAX:
-            text = f"{steps:,} steps, a workflow may have {STEPS_MAX:,}"
-            self._report.add(self._document.key_start(("jobs",)), codes.BOUND, text, "split it into several workflows")
+            self._source.at_key(("jobs",), codes.BOUND, text, "split it into several workflows")
+        self._session.count(self._source, ("jobs",), jobs=len(jobs))
 
-    def _variables(self, names: Names) -> dict[str, Json]:
-        ids = Ids("variable", self._report)
-        earlier: list[str] = []
-        for name, value in self._workflow.vars.items():
-            ids.take(name, self._document.key_start(("vars", name)))
-            if not expr.is_static(value):
-                self._expressions.value(("vars", name), value, names.for_variable(tuple(earlier)))
-            earlier.append(name)
-        return {name: plain(value) for name, value in self._workflow.vars.items()}
+    def _check_around(self) -> None:
+        workflow, names = self._workflow, self._names
+        check_environment(("env",), workflow.env, self._source.document, self._source.report)
+        self._expressions.value(("env",), dict(workflow.env), names.for_workflow().with_secrets)
+        directory = ("defaults", "run", "working-directory")
+        self._expressions.value(directory, workflow.defaults.run.working_directory, names.for_workflow())
+        check_directory(self._source, directory, workflow.defaults.run.working_directory)
+        call = workflow.on.workflow_call if workflow.on is not None else None
+        if call is None:
+            return
+        outputs, secrets = Ids("output", self._source.report), Ids("secret", self._source.report)
+        base = ("on", "workflow_call")
+        for name, output in call.outputs.items():
+            outputs.take(name, self._source.document.key_start((*base, "outputs", name)))
+            self._expressions.text((*base, "outputs", name, "value"), output.value, names.for_call_outputs())
+        for name in call.secrets:
+            secrets.take(name, self._source.document.key_start((*base, "secrets", name)))
 
-    def _jobs(self, names: Names, needs: Mapping[str, tuple[str, ...]]) -> tuple[JobPlan, ...]:
-        ids = Ids("job", self._report)
-        jobs: list[JobPlan] = []
-        for name, job in self._workflow.jobs.items():
-            ids.take(name, self._document.key_start(("jobs", name)))
-            jobs.append(self._job(name, job, names, needs[name]))
-        return tuple(jobs)
 
-    def _job(self, name: str, job: schema.Job, names: Names, needs: tuple[str, ...]) -> JobPlan:
-        path: Path = ("jobs", name)
-        # A need that does not exist is one error, and not one more for each expression that names it.
-        wanted = tuple(job.needs)
-        place = names.for_job(wanted)
-        self._expressions.condition((*path, "if"), job.if_, place)
-        for key, value in (
-            ("name", job.name),
-            ("timeout-minutes", job.timeout_minutes),
-            ("continue-on-error", job.continue_on_error),
-        ):
-            self._expressions.value((*path, key), value, place)
-        self._expressions.value((*path, "env"), job.env, names.for_job(wanted, has_env=True))
-        check_environment((*path, "env"), job.env, self._document, self._report)
-        steps = self._job_steps(path, job, names, wanted)
-        self._outputs(path, job, names.for_step(wanted, [step.id for step in job.steps if step.id], ()))
-        return JobPlan(
-            id=JobId(name),
-            name=job.name or name,
-            group=self._group(path, job, names.for_group()),
-            needs=tuple(JobId(need) for need in needs),
-            condition=job.if_,
-            env=dict(job.env),
-            timeout_minutes=job.timeout_minutes,
-            start_timeout_ms=round(job.start_timeout_minutes * 60_000),
-            continue_on_error=job.continue_on_error,
-            outputs=dict(job.outputs),
-            steps=steps,
-            line=self._document.lines.position(self._document.key_start(path))[0],
-        )
-
-    def _job_steps(self, path: Path, job: schema.Job, names: Names, needs: tuple[str, ...]) -> tuple[StepPlan, ...]:
-        ids = Ids("step", self._report)
-        named = [(position, step.id) for position, step in enumerate(job.steps) if step.id]
-        place: Place | None = None
-        steps: list[StepPlan] = []
-        for position, step in enumerate(job.steps[:STEPS_PER_JOB_MAX]):
-            if place is None:
-                earlier = [name for at, name in named if at < position]
-                place = names.for_step(needs, earlier, [name for at, name in named if at >= position])
-            built = self._steps.build((*path, "steps", position), step, place, ids)
-            if built is not None:
-                steps.append(built)
-            if step.id:
-                place = None
-        return tuple(steps)
-
-    def _outputs(self, path: Path, job: schema.Job, place: Place) -> None:
-        ids = Ids("output", self._report)
-        for name in job.outputs:
-            ids.take(name, self._document.key_start((*path, "outputs", name)))
-        self._expressions.value((*path, "outputs"), job.outputs, place)
-
-    def _group(self, path: Path, job: schema.Job, place: Place) -> str:
-        group = job.runs_on.group
-        at: Path = (*path, "runs-on", "group")
-        if not expr.is_static(group):
-            self._expressions.text(at, group, place)
-        elif group == _ALL_SERVERS:
-            text = f"the built-in group {_ALL_SERVERS} is known, not built yet"
-            self._report.add(self._document.value_start(at), codes.NOT_BUILT, text, "name one group of servers for now")
-        elif not _GROUP.fullmatch(group):
-            text = f"{quoted(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
-            self._report.add(self._document.value_start(at), codes.WRONG_VALUE, text)
-        return group
+def _name(source: Source, workflow: schema.Workflow) -> str:
+    return workflow.name or PurePosixPath(source.path).stem
 
 
 def _milliseconds(minutes: float | None) -> int | None:

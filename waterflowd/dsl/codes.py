@@ -1,6 +1,7 @@
 """The codes of the language, each with what it means. Codes are stable: one is never used for something else.
 
-Expressions have codes of their own (`waterflowd.expr.errors.CODES`, WF120 to WF129); `CODES` holds all of them.
+Expressions have codes of their own (`waterflowd.expr.errors.CODES`, WF120 to WF129); `CODES` holds all of them. WF137 to
+WF139 are warnings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ TAB = "WF131"
 OUTSIDE_PATH = "WF132"
 LOST_NEWLINES = "WF133"
 NOT_BUILT = "WF134"
+WRONG_CALL = "WF135"
+WRONG_SECRET = "WF136"
+NEVER_RUNS = "WF137"
+ALWAYS_NULL = "WF138"
+NO_EFFECT = "WF139"
 
 #: Every code of the language and what it means.
 CODES: dict[str, str] = {
@@ -61,4 +67,9 @@ CODES: dict[str, str] = {
     OUTSIDE_PATH: "a path that leaves the job's working directory",
     LOST_NEWLINES: "the file's newlines were lost on the way",
     NOT_BUILT: "known, not built yet",
+    WRONG_CALL: "another file that `uses` names cannot be used",
+    WRONG_SECRET: "a secret is used or given where it cannot be",
+    NEVER_RUNS: "a job or step that can never run (warning)",
+    ALWAYS_NULL: "an expression that is always null (warning)",
+    NO_EFFECT: "a value that has no effect (warning)",
 }

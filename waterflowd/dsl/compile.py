@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl import build, reader, validation
-from waterflowd.dsl.bounds import CONTENT_BYTES_MAX, oversized
+from collections.abc import Mapping
+
+import msgspec
+
+from waterflowd.dsl import schema, validation
+from waterflowd.dsl.build import Project
 from waterflowd.dsl.diagnostics import Compiled
-from waterflowd.dsl.report import Report, TooMany
-from waterflowd.dsl.tree import Lines
+from waterflowd.dsl.report import TooMany
+from waterflowd.dsl.session import Reader, Session
 from waterflowd.model import plan
 
 
-def compile_workflow(path: str, content: bytes) -> Compiled:
+class Wanted(msgspec.Struct, frozen=True):
+    """Files that a compilation has to see before it can answer; paths from the root of the repository."""
+
+    paths: list[str]
+
+
+def compile_workflow(path: str, content: bytes, files: Reader | Mapping[str, bytes | None] | None = None) -> Compiled:
     """Compiles the file that stands at `path` of its repository. Pure: equal arguments give equal bytes."""
-    if len(content) > CONTENT_BYTES_MAX:
-        return Compiled(plan=None, diagnostics=[oversized(path, len(content))])
-    report = Report()
+    session = Session(files.get if isinstance(files, Mapping) else files)
+    built = _built(session, path, content)
+    looked_for = list(session.looked_for)
+    errors = session.errors
+    encoded = plan.encode(built) if built is not None and not errors else None
+    return Compiled(plan=encoded, diagnostics=errors, warnings=session.warnings, files=looked_for)
+
+
+def compile_knowing(path: str, content: bytes, known: Mapping[str, bytes | None]) -> Compiled | Wanted:
+    """Compiles a file whose repository is elsewhere: the answer, or which files have to be known first.
+
+    None in `known` is a file that does not exist. Each round wants files that the round before did not know, and a
+    compilation looks at few, so this ends.
+    """
+    wanted: dict[str, None] = {}
+
+    def read(other: str) -> bytes | None:
+        if other not in known:
+            wanted.setdefault(other)
+        return known.get(other)
+
+    compiled = compile_workflow(path, content, read)
+    return Wanted(list(wanted)) if wanted else compiled
+
+
+def _built(session: Session, path: str, content: bytes) -> plan.Plan | None:
+    source = session.open(path, content)
+    if source is None:
+        return None
     try:
-        text = reader.decode(content, report)
-    except reader.Unreadable:
-        return _failed(path, Lines(reader.prefix(content)), report)
-    try:
-        document = reader.read(text, report)
-    except (reader.Unreadable, TooMany):
-        return _failed(path, Lines(text), report)
-    try:
-        workflow = validation.validate(document, report)
-        built = build.build(path, workflow, document, report) if workflow is not None else None
+        workflow = validation.validate(source.document, source.report, schema.Workflow)
+        return Project(session, path).plan(source, workflow) if workflow is not None else None
     except TooMany:
-        built = None
-    if built is None or report:
-        return _failed(path, document.lines, report)
-    return Compiled(plan=plan.encode(built), diagnostics=[])
-
-
-def _failed(path: str, lines: Lines, report: Report) -> Compiled:
-    return Compiled(plan=None, diagnostics=report.diagnostics(path, lines))
+        return None

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import msgspec
 
 
+class Severity(Enum):
+    """How bad it is."""
+
+    #: There is no plan.
+    ERROR = "error"
+    #: There may be a plan, and it is hardly what was meant.
+    WARNING = "warning"
+
+
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One error of a workflow file. Lines and columns are 1-based, columns count characters."""
+    """One error or warning of a workflow file. Lines and columns are 1-based, columns count characters."""
 
     #: Stable, `WF1xx`.
     code: str
@@ -21,11 +32,17 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     caret: int = 0
     #: What to do: `did you mean "build"?`, or the lines to write.
     suggestion: str = ""
+    severity: Severity = Severity.ERROR
 
 
 def as_row(diagnostic: Diagnostic) -> dict[str, str | int]:
-    """The diagnostic as one entry of `errors[]`, every field in it: what the API answers and the CLI prints as JSON."""
-    return {field.name: getattr(diagnostic, field.name) for field in msgspec.structs.fields(diagnostic)}
+    """The diagnostic as one entry of `errors[]`: what the API answers and the CLI prints as JSON.
+
+    Every field stands in it; `severity` only in that of a warning.
+    """
+    row: dict[str, str | int] = msgspec.to_builtins(diagnostic)
+    empty: dict[str, str | int] = {"snippet": "", "caret": 0, "suggestion": ""}
+    return {**row, **{name: row.get(name, value) for name, value in empty.items()}}
 
 
 def from_row(row: object) -> Diagnostic:
@@ -37,4 +54,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a file: the bytes of a plan, or why there is none. Never both, never neither."""
 
     plan: bytes | None
+    #: Errors, those of other files that it uses included, each with its own path.
     diagnostics: list[Diagnostic]
+    warnings: list[Diagnostic] = []
+    #: Paths of the other files that were looked for, whether they exist or not: a change of one means to compile again.
+    files: list[str] = []

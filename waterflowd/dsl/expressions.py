@@ -1,45 +1,25 @@
 """Checks the expressions of a file where they stand: their grammar, their names, and what may be used in which key.
 
 Rules of this file: an offset in a text becomes an offset in the file, also inside block scalars. What a key may see
-is a `Place`; contexts that exist but not there, and steps and jobs that exist but are out of reach, are errors that
-say so.
+is a `Place` (`contexts`); contexts that exist but not there, and steps and jobs that exist but are out of reach, are
+errors that say so. What can be known to be null is a warning.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from waterflowd import expr
-from waterflowd.dsl import codes
+from waterflowd.dsl import codes, secretrefs
+from waterflowd.dsl.contexts import KNOWN, NEED_FIELDS, NOT_BUILT_FUNCTIONS, SECRETS, STEP_FIELDS, NeededJob, Place
+from waterflowd.dsl.offsets import source_offset
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report
+from waterflowd.dsl.report import Report, did_you_mean
 from waterflowd.dsl.tree import Document, Path, Scalar
 from waterflowd.expr import errors as expression_errors
 from waterflowd.expr.nodes import IMPLIED
+from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
-
-#: What each context holds, where the language fixes it; None where data decides.
-_FIXED: dict[str, Collection[str] | None] = {
-    "run": ("id", "number", "attempt", "workflow", "url"),
-    "git": ("sha", "short-sha", "ref", "branch", "tag", "message", "author", "repository"),
-    "event": None,
-    "env": None,
-    "job": None,
-    "agent": None,
-    "runner": None,
-}
-
-_TRIGGER = ("inputs", "vars", "git", "event")
-_JOB = (*_TRIGGER, "run", "needs")
-_STEP = (*_JOB, "steps", "env", "job", "agent", "runner")
-
-NOT_BUILT_CONTEXTS = frozenset(["matrix", "strategy", "secrets"])
-NOT_BUILT_FUNCTIONS = frozenset(["hashFiles"])
-
-_FUNCTIONS = expr.PLAIN_FUNCTIONS - NOT_BUILT_FUNCTIONS
-_CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
 
 #: GitHub's context and ours.
 _GITHUB_NAMES = {
@@ -56,80 +36,45 @@ _GITHUB_NAMES = {
     "run_attempt": "run.attempt",
     "workflow": "run.workflow",
     "job": "job.id",
+    "token": "a secret of your own: secrets.NAME, in env",
+    "workspace": "$WATERFLOW_WORKSPACE in the script",
+    "repository_owner": "git.repository",
+    "triggering_actor": "git.author",
+    "ref_type": "git.tag, which is empty for a branch",
+    "base_ref": "git.branch",
+    "server_url": "the address itself, or a variable under vars",
+    "api_url": "the address itself, or a variable under vars",
+    "event_path": "${{ toJSON(event) }} in env",
+    "action_path": "the path of the composite step in the repository",
 }
+_GITHUB_TOKEN = "github_token"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _OPEN = "${{"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """What an expression may use where it stands, and what exists out of its reach, with a sentence about each."""
-
-    contexts: Mapping[str, Collection[str] | None]
-    out_of_reach: Mapping[tuple[str, str], str] = field(default_factory=dict)
-
-    @property
-    def scope(self) -> expr.Scope:
-        """The names for a value."""
-        return expr.Scope(contexts=self.contexts, functions=_FUNCTIONS)
-
-    @property
-    def condition_scope(self) -> expr.Scope:
-        """The names for an `if`."""
-        return expr.Scope(contexts=self.contexts, functions=_CONDITION_FUNCTIONS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    """The names of one file that expressions may use."""
-
-    inputs: Collection[str]
-    #: None when the file declares none: then the start request says which there are.
-    variables: Collection[str] | None
-    jobs: Collection[str]
-
-    def for_variable(self, earlier: Collection[str]) -> Place:
-        """A value of `vars` sees the ones before it."""
-        later = {
-            ("vars", name.lower()): f"the variable {quoted(name)} stands further down; a variable sees those before it"
-            for name in self.variables or ()
-            if name not in earlier
-        }
-        return Place(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=later)
-
-    def for_workflow(self) -> Place:
-        """The workflow's `env`, which is rendered for each step but belongs to no job."""
-        return Place(contexts=self._contexts((*_TRIGGER, "run")))
-
-    def for_group(self) -> Place:
-        """`runs-on`."""
-        return Place(contexts=self._contexts(_TRIGGER))
-
-    def for_job(self, needs: Collection[str], *, has_env: bool = False) -> Place:
-        """The keys of a job; its `env` may refer to the workflow's."""
-        contexts = self._contexts((*_JOB, "env") if has_env else _JOB) | {"needs": needs}
-        return Place(contexts=contexts, out_of_reach=self._other_jobs(needs))
-
-    def for_step(self, needs: Collection[str], earlier: Collection[str], later: Iterable[str]) -> Place:
-        """The keys of a step, and the outputs of a job, for which all steps are earlier ones."""
-        out_of_reach = {
-            ("steps", name.lower()): f"the step {quoted(name)} has not run yet here; only earlier steps can be used"
-            for name in later
-        }
-        contexts = self._contexts(_STEP) | {"needs": needs, "steps": earlier}
-        return Place(contexts=contexts, out_of_reach=out_of_reach | self._other_jobs(needs))
-
-    def _contexts(self, names: Iterable[str]) -> dict[str, Collection[str] | None]:
-        known = _FIXED | {"inputs": self.inputs, "vars": self.variables}
-        return {name: known.get(name) for name in names}
-
-    def _other_jobs(self, needs: Collection[str]) -> dict[tuple[str, str], str]:
-        return {
-            ("needs", name.lower()): f"the job {quoted(name)} is not in needs of this job; add it there"
-            for name in self.jobs
-            if name not in needs
-        }
+def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str, str]:
+    """Message and suggestion about a property of a needed job that is always null; empty for one that may have a value."""
+    key = used[2].lower()
+    if key not in NEED_FIELDS:
+        fields = ", ".join(NEED_FIELDS)
+        return f"a job has no {quoted(used[2])}", did_you_mean(key, NEED_FIELDS) or f"known: {fields}"
+    if key == "outputs" and (job.has_matrix or job.is_each):
+        below = "servers['NAME']" if job.is_each and not job.has_matrix else "instances[...]"
+        return f"the job {quoted(name)} is many instances, so it has no outputs of its own", (
+            f"read one: {used[0]}.{name}.{below}.outputs"
+        )
+    if key == "servers" and not job.is_each:
+        return f"the job {quoted(name)} has no target: each, so it has no servers", ""
+    if key == "instances" and not job.has_matrix and not job.is_each:
+        return f"the job {quoted(name)} has neither a matrix nor target: each, so it has no instances", ""
+    if key != "outputs" or job.outputs is None or len(used) < 4 or used[3] == ANY:
+        return "", ""
+    if used[3].lower() in {output.lower() for output in job.outputs}:
+        return "", ""
+    known = f"it has {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
+    return f"the job {quoted(name)} has no output {quoted(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
 class Expressions:
@@ -192,12 +137,46 @@ class Expressions:
 
     def _check(self, path: Path, text: str, node: expr.Node, place: Place, scope: expr.Scope) -> None:
         errors = expr.check(node, scope)
-        if not errors:
-            return
-        uses = {offset: used for used, offset in expr.references(node) if offset != IMPLIED}
+        references = [(used, offset) for used, offset in expr.references(node) if offset != IMPLIED]
+        uses = {offset: used for used, offset in references}
         for error in errors:
             used = next((uses[offset] for offset in sorted(uses, reverse=True) if offset <= error.offset), ())
             self._add_named(path, text, error, used, place)
+        for used, offset in references:
+            if used[0] == SECRETS and SECRETS in scope.contexts:
+                self._secret(path, text, used, offset)
+            elif not errors and len(used) > 2:
+                self._always_null(path, text, used, offset, place)
+        if SECRETS in scope.contexts:
+            for offset, message in secretrefs.misuses(node):
+                hint = "give it to the script by env, and compute there"
+                self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message, hint)
+
+    def _secret(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
+        if len(used) > 1 and used[1].lower() == _GITHUB_TOKEN:
+            message, hint = "there is no GITHUB_TOKEN here", "make a token at the forge, and keep it as a secret"
+            self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
+        elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
+            message = (
+                f"{quoted(used[1])} is no name of a secret: letters, digits and _ only, no digit first, at most 100"
+            )
+            self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
+
+    def _always_null(self, path: Path, text: str, used: tuple[str, ...], offset: int, place: Place) -> None:
+        """Warns of a property that no job or step ever has."""
+        name, context, key = used[1], used[0], used[2].lower()
+        message = hint = ""
+        if ANY in (name, key):
+            return
+        if context == "steps" and key not in STEP_FIELDS:
+            message, hint = f"a step has no {quoted(used[2])}", did_you_mean(key, STEP_FIELDS)
+        elif context in ("needs", "jobs") and (job := place.jobs.get(name.lower())) is not None:
+            message, hint = _null_of_job(name, job, used)
+        if message:
+            hint = hint or (f"known: {', '.join(STEP_FIELDS)}" if context == "steps" else "")
+            self._report.warn(
+                self._offset(path, text, offset), codes.ALWAYS_NULL, f"{message}: it is always null", hint
+            )
 
     def _add_named(
         self, path: Path, text: str, error: expr.ExpressionError, used: tuple[str, ...], place: Place
@@ -205,19 +184,19 @@ class Expressions:
         """Reports an error about a name, with what is known about the name beyond its place."""
         found = _NAME.match(text, error.offset)
         name = found.group() if found else ""
-        code, message, suggestion = error.code, error.text, None
+        code, message = error.code, error.text
+        suggestion: str | None = None
         if error.code == expression_errors.UNKNOWN_CONTEXT:
             lowered = name.lower()
-            if lowered in NOT_BUILT_CONTEXTS:
-                code, message, suggestion = codes.NOT_BUILT, f"the context {lowered} is known, not built yet", ""
-            elif lowered == "github":
+            if lowered == "github":
                 ours = _GITHUB_NAMES.get(used[1].lower()) if len(used) > 1 else None
                 code, message = codes.GITHUB_ONLY, "the context github does not exist here"
                 suggestion = f"write {ours}" if ours else "see git, event and run"
-            elif lowered in _FIXED or lowered in _STEP:
+            elif lowered in KNOWN:
                 code = expression_errors.NOT_HERE
-                known = ", ".join(sorted(place.contexts))
-                message, suggestion = f"the context {lowered} cannot be used here", f"known here: {known}"
+                why = place.reason_against(lowered)
+                message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
+                suggestion = "" if why else f"known here: {', '.join(sorted(place.contexts))}"
         elif error.code == expression_errors.UNKNOWN_FUNCTION:
             real = next((known for known in NOT_BUILT_FUNCTIONS if known.lower() == name.lower()), None)
             if real is not None:
@@ -238,37 +217,3 @@ class Expressions:
     def _offset(self, path: Path, text: str, offset: int) -> int:
         node, _ = self._document.find(path)
         return source_offset(self._document, node, text, offset) if isinstance(node, Scalar) else node.start
-
-
-def source_offset(document: Document, scalar: Scalar, value: str, offset: int) -> int:
-    """The offset in the file of character `offset` of a scalar's value, as near as can be told."""
-    offset = max(0, min(offset, len(value)))
-    source = document.text[scalar.start : scalar.end]
-    opening = 0 if not scalar.style else 1
-    if source[opening : opening + len(value)] == value:
-        return scalar.start + opening + offset
-    if scalar.style == "|" and value == scalar.value:
-        return _in_literal_block(document, scalar, value, offset)
-    return _by_expression(scalar, source, value, offset)
-
-
-def _in_literal_block(document: Document, scalar: Scalar, value: str, offset: int) -> int:
-    """A literal block keeps its lines, each without the indentation."""
-    header = document.lines.position(document.text.index("|", scalar.start))[0]
-    row = value.count("\n", 0, offset)
-    column = offset - (value.rfind("\n", 0, offset) + 1)
-    line = value.split("\n")[row]
-    source = document.lines.line(header + 1 + row)
-    indentation = len(source) - len(line) if source.endswith(line) else 0
-    return document.lines.start(header + 1 + row) + indentation + column
-
-
-def _by_expression(scalar: Scalar, source: str, value: str, offset: int) -> int:
-    """Quotes, escapes and folding change a text, but seldom an expression: counts the expressions up to the place."""
-    before = value.count(_OPEN, 0, offset + len(_OPEN))
-    start = opened = -1
-    for _ in range(before):
-        start, opened = source.find(_OPEN, start + 1), value.find(_OPEN, opened + 1)
-    if before == 0 or start < 0:
-        return scalar.start
-    return scalar.start + min(start + max(0, offset - opened), len(source))

@@ -7,8 +7,8 @@ would never run without anybody being told.
 
 from __future__ import annotations
 
-_BY_API = "start by hand with workflow_dispatch, from whatever sees it happen, by the API"
-_PULL_REQUEST = "use push with branches, or start by hand with workflow_dispatch"
+_BY_API = "let the forge send it to a webhook (on.webhook), or start by the API with workflow_dispatch"
+_PULL_REQUEST = "use push with branches, or let the forge send it to a webhook (on.webhook)"
 _TALK = f"issues and discussions are not part of Git; {_BY_API}"
 _HOUSEKEEPING = f"this is about the hosting of the repository, not about what is in it; {_BY_API}"
 _CHECKS = f"checks and deployments are GitHub's own; {_BY_API}"
@@ -26,7 +26,7 @@ GITHUB_EVENTS: dict[str, str] = {
     "release": "use push with tags, such as tags: ['v*'], or start by hand with workflow_dispatch",
     "registry_package": f"packages are not part of Git; use push with tags, or {_BY_API}",
     "image_version": f"images are not part of Git; {_BY_API}",
-    "repository_dispatch": "start by the API, with workflow_dispatch",
+    "repository_dispatch": "start by the API with workflow_dispatch, or by a webhook (on.webhook)",
     "gollum": "a wiki is a repository of its own: watch it, and use push",
     "page_build": "use push with the branch that the pages are built from",
     "issues": _TALK,

@@ -20,15 +20,29 @@ _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 class Ids:
     """The ids of one kind in one place; reports those that are malformed or taken."""
 
-    def __init__(self, kind: str, report: Report) -> None:
+    def __init__(self, kind: str, report: Report, outer: Ids | None = None) -> None:
         self._kind = kind
         self._report = report
         self._taken: dict[str, str] = {}
+        #: The ids of the place around this one, which are taken here too.
+        self._outer = outer
+
+    def inner(self) -> Ids:
+        """The ids of a place inside of this one."""
+        return Ids(self._kind, self._report, self)
+
+    def _first(self, lowered: str) -> str | None:
+        ids: Ids | None = self
+        while ids is not None:
+            if lowered in ids._taken:
+                return ids._taken[lowered]
+            ids = ids._outer
+        return None
 
     def take(self, name: str, offset: int) -> bool:
         """Takes an id that stands at `offset`; false when it cannot be taken, which is reported."""
         subject = f"the id {quoted(name)} of {'an' if self._kind[0] in 'aeiou' else 'a'} {self._kind}"
-        first = self._taken.get(name.lower())
+        first = self._first(name.lower())
         if len(name) > ID_CHARACTERS_MAX:
             text, hint = (
                 f"{subject} has more than {ID_CHARACTERS_MAX} characters",

@@ -56,6 +56,11 @@ def _value(spec: InputSpec, given: Mapping[str, Json]) -> Json:
             raise _rejected(spec.name, f"input {quoted(spec.name)}: {error}") from None
     if spec.required and spec.default is None:
         raise _rejected(spec.name, f"input {quoted(spec.name)} is required")
+    return default_of(spec)
+
+
+def default_of(spec: InputSpec) -> Json:
+    """What an input is that nobody gives."""
     if spec.default is not None:
         return spec.default
     return spec.options[0] if spec.type is InputType.CHOICE else _EMPTY[spec.type]

@@ -27,8 +27,9 @@ _VERSION = "@v1"
 
 #: What to do in place of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
-    "actions/checkout": "that a job finds the repository's files is known, not built yet; fetch what it needs with git",
+    "actions/checkout": "remove it: a job finds the repository's files in its directory, unless it says checkout: false",
     "actions/cache": "a server keeps its files between runs; use a directory outside of the job's",
+    "actions/github-script": "write what it does as run",
 }
 
 #: Keys of a step that people look for among a node's parameters.
@@ -120,8 +121,6 @@ def _unknown(name: str) -> tuple[str, str, str]:
     """Code, message and suggestion for a `uses` that names no node."""
     plain_name, _, version = name.partition("@")
     known = [*node_schema.BUILT_IN, *node_schema.NOT_BUILT_YET]
-    if name.startswith("./"):
-        return codes.NOT_BUILT, f"composite steps ({quoted(name)}) are known, not built yet", "write the steps out"
     if name.removesuffix(_VERSION) in node_schema.NOT_BUILT_YET:
         hint = "use run for now"
         return codes.NOT_BUILT, f"the node {quoted(name)} is known, not built yet", hint

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.diagnostics import Diagnostic, Severity
 from waterflowd.dsl.places import escaped, width
 
-_BOLD, _RED, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"
+_BOLD, _RED, _YELLOW, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
 
 
 def render_diagnostic(diagnostic: Diagnostic, colour: bool = False) -> str:
     """The place, the message, the source line and a caret with the suggestion; lines without an end at the last one."""
-    bold, red, cyan, reset = (_BOLD, _RED, _CYAN, _RESET) if colour else ("", "", "", "")
+    mark = _YELLOW if diagnostic.severity is Severity.WARNING else _RED
+    bold, mark, cyan, reset = (_BOLD, mark, _CYAN, _RESET) if colour else ("", "", "", "")
     place = f"{escaped(diagnostic.path)}:{diagnostic.line}:{diagnostic.column}"
-    lines = [f"{bold}{place}: {red}error {diagnostic.code}{reset}{bold}: {escaped(diagnostic.message)}{reset}"]
+    kind = diagnostic.severity.value
+    lines = [f"{bold}{place}: {mark}{kind} {diagnostic.code}{reset}{bold}: {escaped(diagnostic.message)}{reset}"]
     hints = [escaped(line) for line in diagnostic.suggestion.splitlines()]
     if not diagnostic.caret:
         return "\n".join([*lines, *(f"  {hint}" for hint in hints)])

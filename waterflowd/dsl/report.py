@@ -1,7 +1,8 @@
-"""The errors of one file as they are found, and their places.
+"""The errors and warnings of one file as they are found, and their places.
 
 Rules of this file: a check reports and goes on, so that a person sees all errors at once. A place is an offset in the
-text until the end; then the errors are sorted by it, said once each, and at most `ERRORS_MAX` are shown.
+text until the end; then the errors are sorted by it, said once each, and at most `ERRORS_MAX` are shown. A warning
+keeps no file from running; it is for what is surely a slip.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import msgspec
+
 from waterflowd.dsl import codes
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.diagnostics import Diagnostic, Severity
 from waterflowd.dsl.places import snippet
 from waterflowd.dsl.tree import Lines
 
@@ -26,10 +29,11 @@ class TooMany(Exception):
 
 
 class Report:
-    """Collects the errors of a file; truthy when there are any."""
+    """Collects the errors and warnings of a file; truthy when there are errors."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, str, str], str] = {}
+        self._warned: dict[tuple[int, str, str], str] = {}
 
     def add(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
         """Records an error at an offset of the text; a repetition changes nothing. Raises TooMany once it is full."""
@@ -37,12 +41,22 @@ class Report:
         if len(self._found) >= FOUND_MAX:
             raise TooMany
 
+    def warn(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
+        """Records a warning; those beyond `ERRORS_MAX` are left out."""
+        if len(self._warned) < ERRORS_MAX:
+            self._warned.setdefault((offset, code, message), suggestion)
+
     def has_within(self, start: int, end: int) -> bool:
         """Whether an error lies in this part of the text, so that what is missing there need not be said again."""
         return any(start <= offset < end for offset, _, _ in self._found)
 
     def __bool__(self) -> bool:
         return bool(self._found)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether checking has ended because of the number of errors."""
+        return len(self._found) >= FOUND_MAX
 
     def diagnostics(self, path: str, lines: Lines) -> list[Diagnostic]:
         """The errors in the order of the file, the last one saying how many more there are."""
@@ -54,6 +68,12 @@ class Report:
             message = f"{count} errors from here on are not shown"
             shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "repair the ones above first"))
         return shown
+
+    def warnings(self, path: str, lines: Lines) -> list[Diagnostic]:
+        """The warnings in the order of the file."""
+        found = sorted(self._warned.items())
+        shown = (_diagnostic(path, lines, *key, suggestion) for key, suggestion in found)
+        return [msgspec.structs.replace(diagnostic, severity=Severity.WARNING) for diagnostic in shown]
 
 
 def _diagnostic(path: str, lines: Lines, offset: int, code: str, message: str, suggestion: str) -> Diagnostic:

@@ -1,26 +1,37 @@
 """What people write: one model per concept of the language, its fields the keys of the file.
 
-Rules of this file: the models are the one source for validation, the JSON Schema and the reference page. Unknown keys
-are refused; `NOT_BUILT` holds the keys that the language knows and this version cannot do, `INSTEAD` what to do in
-place of a key that only GitHub has. Spellings (a text, a list, a mapping) are made one before validation. What one
-model cannot see alone (needs, ids, expressions, a node's parameters) is checked in `build` and its neighbours.
+Rules of this file: the models are the one source for validation, the JSON Schema and the reference page. Spellings (a
+text, a list, a mapping) are made one before validation. What one model cannot see alone (needs, ids, expressions, a
+node's parameters) is checked in `build` and its neighbours. Models of one noun stand in modules of their own: `rollout`
+for where and how often a job runs, `events` for what starts a workflow, `control` for steps inside of steps.
 """
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
-from waterflowd.dsl import cron
+from waterflowd.dsl import concepts
+from waterflowd.dsl.concepts import Concept, empty_is_all, keys, named
+from waterflowd.dsl.events import Outputs, Secrets, Webhook, WorkflowRun
 from waterflowd.dsl.githubevents import GITHUB_EVENTS
-from waterflowd.dsl.places import quoted
-from waterflowd.dsl.values import as_text, describe, has_expression
+from waterflowd.dsl.rollout import (
+    Concurrency,
+    Gate,
+    RunsOn,
+    Strategy,
+    concurrency_spelling,
+    environment_spelling,
+    group_spelling,
+)
+from waterflowd.dsl.timetable import Schedules
+from waterflowd.dsl.values import as_text, describe
 from waterflowd.dsl.written import (
     Attempts,
     Boolean,
     BooleanOrExpression,
+    Bytes,
     Coefficient,
     Duration,
     Environment,
@@ -29,6 +40,7 @@ from waterflowd.dsl.written import (
     Minutes,
     MinutesOrExpression,
     Name,
+    PatternsOrBoolean,
     Share,
     StaticName,
     StaticText,
@@ -37,28 +49,7 @@ from waterflowd.dsl.written import (
     wrong,
 )
 
-
-def _key(field: str) -> str:
-    return field.rstrip("_").replace("_", "-")
-
-
-class Concept(BaseModel):
-    """Base of the models: keys with hyphens, unknown ones refused, values of the right kind only."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_key)
-
-    #: What the thing is called in messages.
-    TITLE: ClassVar[str] = ""
-    NOT_BUILT: ClassVar[frozenset[str]] = frozenset()
-    INSTEAD: ClassVar[dict[str, str]] = {}
-
-    def has(self, field: str) -> bool:
-        """Whether the file gives the field, be it with a null."""
-        return field in self.model_fields_set
-
-
-def _empty_is_all(value: object) -> object:
-    return {} if value is None else value
+__all__ = ["Concept", "concept_at", "keys", "named"]
 
 
 def _event_names(value: object) -> object:
@@ -69,12 +60,6 @@ def _event_names(value: object) -> object:
             raise wrong("a list in on holds names of events, such as push")
         return dict.fromkeys(value)
     return value
-
-
-def _group(value: object) -> object:
-    if isinstance(value, list):
-        raise wrong("a list of labels chooses a server at GitHub; here it is one group, such as web-servers")
-    return value if isinstance(value, dict) else {"group": value}
 
 
 def _condition(value: object) -> str:
@@ -114,26 +99,14 @@ def _signal(value: object) -> str:
     return name
 
 
-def _cron(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise wrong(f"expected a cron expression in quotes such as '0 3 * * *', not {describe(value)}")
-    try:
-        return cron.check(value)
-    except cron.CronError as error:
-        raise wrong(str(error)) from None
-
-
-def _zone(value: object) -> str:
-    if not isinstance(value, str) or has_expression(value):
-        raise wrong(f"expected a time zone such as Europe/Berlin, not {describe(value)}")
-    try:
-        return cron.zone_of(value).key
-    except cron.CronError as error:
-        raise wrong(str(error)) from None
-
-
-def _schedule(value: object) -> object:
-    return value if isinstance(value, dict) else {"cron": value}
+def _given_secrets(value: object) -> str | dict[str, str]:
+    if value == "inherit":
+        return "inherit"
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise wrong(
+            f"expected inherit, or a mapping such as {{TOKEN: '${{{{ secrets.TOKEN }}}}'}}, not {describe(value)}"
+        )
+    return value
 
 
 Condition = Annotated[str, BeforeValidator(_condition)]
@@ -142,7 +115,7 @@ Signal = Annotated[str, BeforeValidator(_signal)]
 
 
 class Push(Concept):
-    """`on.push`: runs when a branch or a tag moves."""
+    """`on.push`: runs when a branch moves."""
 
     TITLE = "push"
 
@@ -152,27 +125,6 @@ class Push(Concept):
     tags_ignore: Texts = []
     paths: Texts = []
     paths_ignore: Texts = []
-
-
-class Schedule(Concept):
-    """One entry of `on.schedule`: runs at the instants of a cron expression."""
-
-    TITLE = "a schedule"
-
-    cron: Annotated[str, PlainValidator(_cron, json_schema_input_type=str)]
-    timezone: Annotated[str, PlainValidator(_zone, json_schema_input_type=str)] = "UTC"
-    overlap: Literal["skip", "queue", "cancel"] | None = None
-    catch_up: Literal["none", "last", "all"] = "last"
-    vars: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
-
-
-#: More than any file needs; each of them is a timer.
-_SCHEDULES_MAX = 50
-Schedules = Annotated[
-    list[Annotated[Schedule, BeforeValidator(_schedule)]],
-    BeforeValidator(_one_or_more),
-    Field(min_length=1, max_length=_SCHEDULES_MAX),
-]
 
 
 class Input(Concept):
@@ -189,7 +141,7 @@ class Input(Concept):
 
 
 Inputs = Annotated[
-    dict[str, Annotated[Input, BeforeValidator(_empty_is_all)]], BeforeValidator(_empty_is_all), Field(max_length=100)
+    dict[str, Annotated[Input, BeforeValidator(empty_is_all)]], BeforeValidator(empty_is_all), Field(max_length=100)
 ]
 
 
@@ -201,19 +153,33 @@ class Dispatch(Concept):
     inputs: Inputs = {}
 
 
+class Call(Concept):
+    """`on.workflow_call`: another workflow's job may be this one."""
+
+    TITLE = "workflow_call"
+
+    inputs: Inputs = {}
+    outputs: Outputs = {}
+    secrets: Secrets = {}
+
+
 class Triggers(Concept):
     """`on`: what starts the workflow."""
 
     TITLE = "on"
-    NOT_BUILT = frozenset(["webhook", "workflow_run", "workflow_call"])
     INSTEAD = GITHUB_EVENTS
 
-    push: Annotated[Push | None, BeforeValidator(_empty_is_all)] = None
+    push: Annotated[Push | None, BeforeValidator(empty_is_all)] = None
     schedule: Schedules = []
-    workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(_empty_is_all)] = Field(
+    workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(empty_is_all)] = Field(
         default=None, alias="workflow_dispatch"
     )
-    manual: Annotated[Dispatch | None, BeforeValidator(_empty_is_all)] = None
+    manual: Annotated[Dispatch | None, BeforeValidator(empty_is_all)] = None
+    webhook: Annotated[Webhook | None, BeforeValidator(empty_is_all)] = None
+    workflow_run: Annotated[WorkflowRun | None, BeforeValidator(empty_is_all)] = Field(
+        default=None, alias="workflow_run"
+    )
+    workflow_call: Annotated[Call | None, BeforeValidator(empty_is_all)] = Field(default=None, alias="workflow_call")
 
 
 class Retry(Concept):
@@ -239,22 +205,30 @@ class Stop(Concept):
     grace: Duration = 10_000
 
 
-class RunsOn(Concept):
-    """`runs-on`: where a job runs."""
+class DefaultsOfRun(Concept):
+    """`defaults.run`: what scripts take that do not say it themselves."""
 
-    TITLE = "runs-on"
-    NOT_BUILT = frozenset(
-        ["labels", "target", "batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes"]
-    )
+    TITLE = "defaults.run"
 
-    group: Text
+    shell: StaticText | None = None
+    working_directory: Text | None = None
+
+
+class Defaults(Concept):
+    """`defaults`: for all steps of the workflow or the job."""
+
+    TITLE = "defaults"
+
+    run: Annotated[DefaultsOfRun, BeforeValidator(empty_is_all)] = DefaultsOfRun()
 
 
 class Step(Concept):
     """One step."""
 
     TITLE = "a step"
-    INSTEAD = {"timeout": "write timeout-minutes"}
+    INSTEAD = {
+        "timeout": "write timeout-minutes",
+    }
 
     id: StaticText | None = None
     name: Name | None = None
@@ -262,7 +236,7 @@ class Step(Concept):
     run: Text | None = None
     shell: StaticText | None = None
     uses: StaticText | None = None
-    with_: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
+    with_: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
     env: Environment = {}
     working_directory: Text | None = None
     timeout_minutes: MinutesOrExpression | None = None
@@ -271,86 +245,68 @@ class Step(Concept):
     retry_strategy: Retry | None = None
     on_lost: Literal["fail", "retry", "hold"] = "fail"
     stop: Stop = Stop()
+    output_max_bytes: Bytes | None = None
     unsafe_interpolation: Boolean = False
 
 
+_PERMISSIONS = "the word is reserved: the daemon's configuration says what a repository may do; remove it"
+
+
 class Job(Concept):
-    """One job."""
+    """One job: `runs-on` and `steps`, or `uses`."""
 
     TITLE = "a job"
-    NOT_BUILT = frozenset(
-        ["strategy", "defaults", "concurrency", "retry", "checkout", "environment", "uses", "with", "secrets"]
-    )
     INSTEAD = {
         "container": "run the command in a container by `run: docker run ...`",
         "services": "start what the job needs in a step, by `run: docker run ...`",
-        "permissions": "the daemon's configuration says what a repository may do; remove it",
+        "permissions": _PERMISSIONS,
         "snapshot": "remove it",
     }
 
     name: Name | None = None
-    runs_on: Annotated[RunsOn, BeforeValidator(_group)]
+    runs_on: Annotated[RunsOn | None, BeforeValidator(group_spelling)] = None
     needs: Annotated[list[StaticText], BeforeValidator(_one_or_more)] = []
     if_: Condition | None = None
+    strategy: Annotated[Strategy | None, BeforeValidator(empty_is_all)] = None
+    concurrency: Annotated[Concurrency | None, BeforeValidator(concurrency_spelling)] = None
+    environment: Annotated[Gate | None, BeforeValidator(environment_spelling)] = None
     timeout_minutes: MinutesOrExpression = 360.0
     start_timeout_minutes: Minutes = 60.0
     continue_on_error: BooleanOrExpression = False
+    retry: Retry | None = None
+    checkout: PatternsOrBoolean = True
     outputs: Environment = {}
+    defaults: Annotated[Defaults, BeforeValidator(empty_is_all)] = Defaults()
     env: Environment = {}
-    steps: Annotated[list[Step], Field(min_length=1)]
+    uses: StaticText | None = None
+    with_: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
+    secrets: Annotated[
+        str | dict[str, str], PlainValidator(_given_secrets, json_schema_input_type=str | dict[str, str])
+    ] = {}
+    steps: Annotated[list[Step], Field(min_length=1)] | None = None
 
 
 class Workflow(Concept):
     """A workflow file."""
 
     TITLE = "a workflow"
-    NOT_BUILT = frozenset(["concurrency", "defaults", "permissions"])
-    INSTEAD = {"run-name": "write name"}
+    INSTEAD = {
+        "run-name": "write name; a run shows the name of its workflow and what started it",
+        "permissions": _PERMISSIONS,
+    }
 
     name: StaticName | None = None
     description: FreeText = ""
     on: Annotated[Triggers | None, BeforeValidator(_event_names)] = None
     inputs: Inputs = {}
-    vars: Annotated[dict[str, JsonValue], BeforeValidator(_empty_is_all)] = {}
+    vars: Annotated[dict[str, JsonValue], BeforeValidator(empty_is_all)] = {}
     env: Environment = {}
+    defaults: Annotated[Defaults, BeforeValidator(empty_is_all)] = Defaults()
+    concurrency: Annotated[Concurrency | None, BeforeValidator(concurrency_spelling)] = None
     timeout_minutes: Minutes | None = None
     jobs: Annotated[dict[str, Job], Field(min_length=1)]
 
 
-def keys(concept: type[Concept]) -> list[str]:
-    """The keys of a concept, in the order of the model."""
-    return [str(field.alias) for field in concept.model_fields.values()]
-
-
 def concept_at(path: tuple[str | int, ...]) -> type[Concept]:
-    """The concept whose keys stand at a path of the file: the deepest model on the way there."""
-    found: type[Concept] = Workflow
-    place: Any = Workflow
-    for part in path:
-        place = _below(place, part)
-        if isinstance(place, type) and issubclass(place, Concept):
-            found = place
-    return found
-
-
-def _below(place: Any, part: str | int) -> Any:
-    """The annotation of what hangs at a key or position of a value with the annotation `place`."""
-    if isinstance(place, type) and issubclass(place, Concept):
-        field = next((field for field in place.model_fields.values() if field.alias == part), None)
-        return _model_or_container(field.annotation) if field is not None else None
-    origin, arguments = get_origin(place), get_args(place)
-    return _model_or_container(arguments[-1]) if origin in (dict, list) else None
-
-
-def _model_or_container(annotation: Any) -> Any:
-    if get_origin(annotation) is Annotated:
-        return _model_or_container(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return next((part for part in map(_model_or_container, get_args(annotation)) if part is not None), None)
-    is_model = isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, Concept)
-    return annotation if is_model or get_origin(annotation) in (dict, list) else None
-
-
-def named(concept: type[Concept], key: str) -> str:
-    """How a message names a key of a concept."""
-    return f"{quoted(key)} of {concept.TITLE}"
+    """The concept whose keys stand at a path of a workflow file."""
+    return concepts.concept_at(Workflow, path)

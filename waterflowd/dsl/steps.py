@@ -1,74 +1,210 @@
-"""One step: from what people write to its plan."""
+"""Steps: from what people write to their plans, one block after the other.
+
+Rules of this file: a step sees the named steps before it, in its own block and in those around it. Ids are taken for a
+whole block before its steps are built, so that no inner step has the name of an outer one.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import codes, schema
+from waterflowd.dsl import codes, control, schema, secretrefs, slips
+from waterflowd.dsl.contexts import Place
+from waterflowd.dsl.directories import check_directory
 from waterflowd.dsl.environment import check_environment
-from waterflowd.dsl.expressions import Expressions, Place
+from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
 from waterflowd.dsl.nodes import Nodes
-from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.tree import Document, Path
+from waterflowd.dsl.retries import retry_policy
+from waterflowd.dsl.session import Session
+from waterflowd.dsl.source import Source
+from waterflowd.dsl.surroundings import COMPOSITE, ScriptDefaults, Surroundings, inner_names, not_yet, with_secrets
+from waterflowd.dsl.tree import Path
 from waterflowd.model.ids import StepId
-from waterflowd.model.plan import Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+
+if TYPE_CHECKING:
+    from waterflowd.dsl.composite import Composites
+
+#: Blocks inside of one another.
+DEPTH_MAX = 16
+STEPS_PER_BLOCK_MAX = 1_000
 
 #: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
 _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+#: Keys of a step that only a process has, and why a node of the engine has not.
+_PROCESS_KEYS: dict[str, str] = {
+    "shell": "it runs no script",
+    "unsafe-interpolation": "it runs no script",
+    "working-directory": "it runs in no directory; give it to the steps that do",
+    "retry": "it is not tried again as a whole; give retry to the steps that can fail",
+    "retry-strategy": "it is not tried again as a whole; give retry to the steps that can fail",
+    "on-lost": "it holds no server, so nothing of it can be lost",
+    "stop": "it has no process to stop",
+    "output-max-bytes": "it prints nothing itself",
+}
+
+
+_NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
 
 
 class Steps:
     """Builds the steps of one file."""
 
-    def __init__(self, document: Document, report: Report, expressions: Expressions) -> None:
-        self._document = document
-        self._report = report
+    def __init__(self, source: Source, session: Session, expressions: Expressions, composites: Composites) -> None:
+        self.source = source
+        self.expressions = expressions
+        self._document = source.document
+        self._report = source.report
         self._expressions = expressions
-        self._nodes = Nodes(document, report)
+        self._session = session
+        self._composites = composites
+        self._nodes = Nodes(source.document, source.report)
+        self._control = control.Control(self)
 
-    def build(self, path: Path, step: schema.Step, place: Place, ids: Ids) -> StepPlan | None:
+    def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
+        """A block inside of a step."""
+        return BlockPlan(name=name, steps=self.rows(path, steps, around))
+
+    def rows(self, path: Path, steps: list[schema.Step], around: Surroundings) -> tuple[StepPlan, ...]:
+        """The steps of one block, in order; those with errors are left out."""
+        if not self._is_within_bounds(path, steps, around):
+            return ()
+        ids = around.ids.inner() if around.ids is not None else Ids("step", self._report)
+        named = [(position, step.id) for position, step in enumerate(steps) if step.id]
+        for position, taken in named:
+            ids.take(taken, self._document.value_start((*path, position, "id")))
+        hidden: dict[tuple[str, str], str] = {}
+        place: Place | None = None
+        built: list[StepPlan] = []
+        for position, step in enumerate(steps):
+            if place is None:
+                visible = (*around.visible, *(name for at, name in named if at < position))
+                later = [name for at, name in named if at >= position]
+                place = around.place.within({"steps": visible}, {**hidden, **not_yet(later)})
+                inside = replace(around, place=place, visible=visible, ids=ids, depth=around.depth + 1)
+            plan = self._build((*path, position), step, place, inside)
+            if plan is not None:
+                built.append(plan)
+                hidden |= inner_names(plan)
+            if step.id or (plan is not None and plan.blocks):
+                place = None
+        return tuple(built)
+
+    def _is_within_bounds(self, path: Path, steps: list[schema.Step], around: Surroundings) -> bool:
+        if around.depth > DEPTH_MAX:
+            text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
+            self.source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
+            return False
+        if len(steps) > STEPS_PER_BLOCK_MAX:
+            what = "a job" if around.depth == 1 else "a block"
+            text = f"{len(steps):,} steps, {what} may have {STEPS_PER_BLOCK_MAX:,}"
+            self.source.at_key(path, codes.BOUND, text, "split the job")
+            return False
+        self._session.count(self.source, path, steps=len(steps))
+        return True
+
+    def _build(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
         """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
-        number = int(path[-1]) + 1
-        if step.id is not None:
-            ids.take(step.id, self._document.value_start((*path, "id")))
         self._check_expressions(path, step, place)
+        slips.warn_never(self.source, path, "step", step.if_)
+        slips.warn_timeout(self.source, path, step.timeout_minutes, inside.timeout_minutes)
+        own_secrets = secretrefs.names_in(dict(step.env))
+        inside = replace(inside, secrets=tuple(dict.fromkeys((*inside.secrets, *own_secrets))))
+        if step.uses is not None and step.run is None and step.uses.startswith("."):
+            return self._composite(path, step, place, inside)
         node = self._node(path, step)
         if node is None:
             return None
-        params, script_env = self._params(path, step, node, place)
-        return StepPlan(
-            id=StepId(step.id or str(number)),
-            is_named=step.id is not None,
-            name=step.name or _default_name(step),
-            node=node.name,
+        if node.name in control.MODELS:
+            self._check_engine_keys(path, step, node.name)
+            parts = self._control.parts(path, node.name, place.without_secrets(_NO_SECRETS), inside)
+            if parts is None:
+                return None
+            return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=parts[0], blocks=parts[1])
+        if node.runs_in is node_schema.RunsIn.ENGINE:
+            self._check_engine_keys(path, step, node.name)
+        is_engine = node.runs_in is node_schema.RunsIn.ENGINE
+        self._expressions.value(
+            (*path, "with"), step.with_, place.without_secrets(_NO_SECRETS) if is_engine else place.with_secrets
+        )
+        params, script_env = self._params(path, step, node, inside.defaults)
+        secrets = (*inside.secrets, *secretrefs.names_in(params), *secretrefs.names_in(dict(script_env)))
+        is_script = node.name == "shell"
+        plan = self._plain(path, step, node.name, inside)
+        return msgspec.structs.replace(
+            plan,
             params=params,
             env={**step.env, **script_env},
+            working_directory=plan.working_directory or (inside.defaults.working_directory if is_script else None),
+            secrets=tuple(dict.fromkeys(secrets)),
+            is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
+        )
+
+    def _composite(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+        assert step.uses is not None
+        # An input that holds a secret is a reference like the secret itself, so it is filled in where it ends up.
+        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+        self._check_engine_keys(path, step, "a composite step")
+        parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
+        if parts is None:
+            return None
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secretrefs.names_in(parts.inputs))))
+        steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
+        return msgspec.structs.replace(
+            self._plain(path, step, COMPOSITE, inside),
+            params=parts.inputs,
+            outputs=parts.outputs,
+            blocks=(BlockPlan(name="steps", steps=steps),),
+        )
+
+    def _plain(self, path: Path, step: schema.Step, node: str, inside: Surroundings) -> StepPlan:
+        """The plan of a step but for its node's own part."""
+        return StepPlan(
+            id=StepId(step.id or str(int(path[-1]) + 1)),
+            is_named=step.id is not None,
+            name=step.name or _default_name(step),
+            node=node,
+            env=dict(step.env),
             condition=step.if_,
-            working_directory=self._working_directory(path, step.working_directory),
+            working_directory=step.working_directory,
             timeout_minutes=step.timeout_minutes,
             continue_on_error=step.continue_on_error,
             retry=self._retry(path, step),
             on_lost=OnLost(step.on_lost),
             stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
-            line=self._document.lines.position(self._document.value_start(path))[0],
+            output_bytes_max=step.output_max_bytes,
+            secrets=() if node in control.MODELS else inside.secrets,
+            line=self.source.line(path),
         )
+
+    def _check_engine_keys(self, path: Path, step: schema.Step, node: str) -> None:
+        for key in step.given():
+            reason = _PROCESS_KEYS.get(key)
+            if node == "approval" and key == "timeout-minutes":
+                reason = "it waits as long as its timeout says, under with"
+            if reason is not None:
+                text = f"{key} does not go with {node}: {reason}"
+                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _check_expressions(self, path: Path, step: schema.Step, place: Place) -> None:
         self._expressions.condition((*path, "if"), step.if_, place)
         check_environment((*path, "env"), step.env, self._document, self._report)
+        check_directory(self.source, (*path, "working-directory"), step.working_directory)
+        self._expressions.value((*path, "env"), dict(step.env), place.with_secrets)
+        self._expressions.value((*path, "run"), step.run, place if step.unsafe_interpolation else place.with_secrets)
         for key, value in (
             ("name", step.name),
-            ("run", step.run),
-            ("env", step.env),
-            ("with", step.with_),
             ("working-directory", step.working_directory),
             ("timeout-minutes", step.timeout_minutes),
             ("continue-on-error", step.continue_on_error),
@@ -93,11 +229,11 @@ class Steps:
         return None
 
     def _params(
-        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, place: Place
+        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
     ) -> tuple[dict[str, Json], dict[str, str]]:
         """The node's parameters, and the environment that a script needs for its expressions."""
         is_script = node.name == "shell"
-        if not is_script:
+        if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
             for key, is_given in (
                 ("shell", step.shell is not None),
                 ("unsafe-interpolation", step.unsafe_interpolation),
@@ -116,6 +252,8 @@ class Steps:
                 self._report.add(self._document.key_start((*path, "with")), codes.EXCLUSIVE_KEYS, text, hint)
         if not is_script:
             return params, {}
+        if defaults.shell is not None and step.shell is None and "shell" not in params:
+            params = {**params, "shell": defaults.shell}
         return self._script(path, step, params)
 
     def _script(self, path: Path, step: schema.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
@@ -148,30 +286,8 @@ class Steps:
             self._report.add(
                 self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
             )
-        retry = step.retry or step.retry_strategy
-        if retry is None:
-            return None
-        return RetryPolicy(
-            max_attempts=retry.max_attempts,
-            initial_interval_ms=retry.initial_interval,
-            backoff_coefficient=retry.backoff_coefficient,
-            max_interval_ms=retry.max_interval,
-            jitter=retry.jitter,
-            on=tuple(retry.on),
-            never_on=tuple(retry.never_on),
-        )
-
-    def _working_directory(self, path: Path, directory: str | None) -> str | None:
-        if directory is None or not expr.is_static(directory):
-            return directory
-        what = "absolute" if directory.startswith("/") else "above it" if ".." in directory.split("/") else ""
-        if _CONTROL.search(directory):
-            what = "with a control character"
-        if what:
-            text = f"working-directory {quoted(directory)} is {what}; it is a path inside of the job's directory"
-            hint = "use cd in the script to leave it" if what != "with a control character" else ""
-            self._report.add(self._document.value_start((*path, "working-directory")), codes.OUTSIDE_PATH, text, hint)
-        return directory
+        key = "retry" if step.retry is not None else "retry-strategy"
+        return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
 
 
 def _default_name(step: schema.Step) -> str:

@@ -1,40 +1,53 @@
-"""`on` and the inputs of a start by hand."""
+"""`on`, and the inputs of a start by hand and of a call."""
 
 from __future__ import annotations
 
-from waterflowd import expr
-from waterflowd.dsl import codes, declarations, schema
+import re
+from pathlib import PurePosixPath
+
+from waterflowd.dsl import codes, declarations, events, schema, secretrefs
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report, did_you_mean
-from waterflowd.dsl.tree import Document, Path, plain
-from waterflowd.model.plan import CatchUp, InputSpec, Overlap, PushTrigger, ScheduleTrigger, Triggers
+from waterflowd.dsl.report import Report
+from waterflowd.dsl.source import Source
+from waterflowd.dsl.timetable import build_schedules
+from waterflowd.dsl.tree import Path
+from waterflowd.model.plan import InputSpec, PushTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
 
 _DISPATCH = ("on", "workflow_dispatch")
 _MANUAL = ("on", "manual")
+_CALL = ("on", "workflow_call")
+
+_HOOK_CHARACTERS_MAX = 100
+_HOOK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def build_triggers(workflow: schema.Workflow, document: Document, report: Report) -> Triggers:
+def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
     """What starts the workflow."""
     if not workflow.has("on"):
         return Triggers(on_change=True)
     on = workflow.on
     if on is None or not on.model_fields_set:
-        node, _ = document.find(("on",))
-        if not report.has_within(node.start, node.end + 1):
+        node, _ = source.document.find(("on",))
+        if not source.report.has_within(node.start, node.end + 1):
             hint = "name an event such as push, or remove the key: then pushes that change the file start it"
-            report.add(document.key_start(("on",)), codes.WRONG_VALUE, "on is empty", hint)
+            source.at_key(("on",), codes.WRONG_VALUE, "on is empty", hint)
         return Triggers()
     return Triggers(
-        push=_push(on.push, document, report) if on.push is not None else None,
+        push=_push(source, on.push),
         dispatch=on.workflow_dispatch is not None or on.manual is not None or bool(workflow.inputs),
-        schedules=_schedules(workflow, on.schedule, document, report),
+        webhook=_webhook(source, on.webhook),
+        workflow_run=_workflow_run(source, workflow, on.workflow_run),
+        schedules=build_schedules(source, list(workflow.vars), on.schedule),
     )
 
 
-def _push(push: schema.Push, document: Document, report: Report) -> PushTrigger:
-    _check_patterns("branches", push.branches, push.branches_ignore, document, report)
-    _check_patterns("tags", push.tags, push.tags_ignore, document, report)
-    _check_patterns("paths", push.paths, push.paths_ignore, document, report)
+def _push(source: Source, push: schema.Push | None) -> PushTrigger | None:
+    if push is None:
+        return None
+    _check_patterns(source, "push", "branches", push.branches, push.branches_ignore)
+    _check_patterns(source, "push", "tags", push.tags, push.tags_ignore)
+    _check_patterns(source, "push", "paths", push.paths, push.paths_ignore)
     return PushTrigger(
         branches=tuple(push.branches),
         branches_ignore=tuple(push.branches_ignore),
@@ -45,63 +58,56 @@ def _push(push: schema.Push, document: Document, report: Report) -> PushTrigger:
     )
 
 
-def _check_patterns(key: str, wanted: list[str], ignored: list[str], document: Document, report: Report) -> None:
-    if wanted and ignored:
-        place = document.key_start(("on", "push", f"{key}-ignore"))
-        hint = f"write the exceptions under {key}, each with a ! in front"
-        report.add(place, codes.EXCLUSIVE_KEYS, f"{key} and {key}-ignore exclude each other", hint)
-    if wanted and all(pattern.startswith("!") for pattern in wanted):
-        place = document.key_start(("on", "push", key))
-        hint = f"put what they are exceptions of in front, or use {key}-ignore"
-        report.add(place, codes.WRONG_VALUE, f"{key} holds exceptions only, so nothing ever matches", hint)
+def _webhook(source: Source, webhook: events.Webhook | None) -> WebhookTrigger | None:
+    if webhook is None:
+        return None
+    at: Path = ("on", "webhook")
+    name = webhook.name
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(source.path).stem).strip("-.")[:_HOOK_CHARACTERS_MAX]
+    if not _HOOK.fullmatch(name):
+        text = f"{quoted(name)} is no name of a webhook: letters, digits, _, - and . only, at most 100"
+        hint = "give it a name" if webhook.name is None else ""
+        source.at_value((*at, "name"), codes.WRONG_VALUE, text, hint)
+    secret = secretrefs.only_name(webhook.secret) or webhook.secret
+    if not _SECRET.fullmatch(secret):
+        text = f"secret: expected the name of a secret, not {quoted(webhook.secret)}"
+        source.at_value((*at, "secret"), codes.WRONG_SECRET, text, "letters, digits and _ only; never its value")
+    return WebhookTrigger(name=name, secret=secret)
 
 
-def _schedules(
-    workflow: schema.Workflow, written: list[schema.Schedule], document: Document, report: Report
-) -> tuple[ScheduleTrigger, ...]:
-    known: dict[tuple[str, str], int] = {}
-    for number, schedule in enumerate(written):
-        path: Path = ("on", "schedule", number)
-        _check_variables(workflow, schedule, path, document, report)
-        times = (schedule.cron, schedule.timezone)
-        node, _ = document.find(path)
-        if times in known and not report.has_within(node.start, node.end + 1):
-            text = f"schedule[{number}] says the same times as schedule[{known[times]}]"
-            report.add(node.start, codes.EXCLUSIVE_KEYS, text, "remove one of the two: an instant starts one run")
-        known.setdefault(times, number)
-    return tuple(_schedule(schedule) for schedule in written)
-
-
-def _schedule(schedule: schema.Schedule) -> ScheduleTrigger:
-    catch_up = CatchUp(schedule.catch_up)
-    # Whoever wants a run for each instant would lose all but the first of them by skipping what overlaps.
-    usual = Overlap.QUEUE if catch_up is CatchUp.ALL else Overlap.SKIP
-    return ScheduleTrigger(
-        cron=schedule.cron,
-        timezone=schedule.timezone,
-        overlap=Overlap(schedule.overlap) if schedule.overlap else usual,
-        catch_up=catch_up,
-        vars={name: plain(value) for name, value in schedule.vars.items()},
+def _workflow_run(
+    source: Source, workflow: schema.Workflow, wanted: events.WorkflowRun | None
+) -> WorkflowRunTrigger | None:
+    if wanted is None:
+        return None
+    _check_patterns(source, "workflow_run", "branches", wanted.branches, wanted.branches_ignore)
+    own = {source.path, workflow.name or PurePosixPath(source.path).stem}
+    for position, name in enumerate(wanted.workflows):
+        if name in own:
+            text = "a workflow that starts after itself would never end"
+            source.at_value(("on", "workflow_run", "workflows", position), codes.WRONG_VALUE, text, "name another one")
+    return WorkflowRunTrigger(
+        workflows=tuple(dict.fromkeys(wanted.workflows)),
+        conclusions=tuple(dict.fromkeys(wanted.conclusions)),
+        branches=tuple(wanted.branches),
+        branches_ignore=tuple(wanted.branches_ignore),
     )
 
 
-def _check_variables(
-    workflow: schema.Workflow, schedule: schema.Schedule, path: Path, document: Document, report: Report
-) -> None:
-    declared = {name.lower() for name in workflow.vars}
-    for name, value in schedule.vars.items():
-        place = document.key_start((*path, "vars", name))
-        if not expr.is_static(value):
-            text = f"vars of a schedule: {quoted(name)} holds an expression, and nothing is known yet that it could use"
-            report.add(place, codes.WRONG_VALUE, text, "write a value, or the expression in the vars of the file")
-        if declared and name.lower() not in declared:
-            text = f"vars of a schedule: the file has no variable {quoted(name)}"
-            hint = did_you_mean(name, workflow.vars) or "declare it in the vars of the file, with what a push shall see"
-            report.add(place, codes.UNKNOWN_KEY, text, hint)
+def _check_patterns(source: Source, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
+    if wanted and ignored:
+        hint = f"write the exceptions under {key}, each with a ! in front"
+        text = f"{key} and {key}-ignore exclude each other"
+        source.at_key(("on", event, f"{key}-ignore"), codes.EXCLUSIVE_KEYS, text, hint)
+    if wanted and all(pattern.startswith("!") for pattern in wanted):
+        hint = f"put what they are exceptions of in front, or use {key}-ignore"
+        text = f"{key} holds exceptions only, so nothing ever matches"
+        source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
 
 
-def build_inputs(workflow: schema.Workflow, document: Document, report: Report) -> tuple[InputSpec, ...]:
-    """The inputs, from the one place where the file declares them."""
+def build_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+    """The inputs of a start by hand, from the one place where the file declares them."""
     on = workflow.on
     places: list[tuple[Path, dict[str, schema.Input]]] = []
     if workflow.has("inputs"):
@@ -110,11 +116,30 @@ def build_inputs(workflow: schema.Workflow, document: Document, report: Report) 
         places.append(((*_DISPATCH, "inputs"), on.workflow_dispatch.inputs))
     if on is not None and on.manual is not None and on.manual.has("inputs"):
         places.append(((*_MANUAL, "inputs"), on.manual.inputs))
+    _check_one_place(source, places)
+    if on is not None and on.workflow_dispatch is not None and on.manual is not None:
+        text = "manual is another name of workflow_dispatch; both are given"
+        source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of the two")
+    return tuple(
+        spec for path, declared in places for spec in declarations.specs(declared, path, source.document, source.report)
+    )
+
+
+def build_call_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...] | None:
+    """The inputs of a call: those of `workflow_call`, or those at the top; None for a workflow that is not called."""
+    call = workflow.on.workflow_call if workflow.on is not None else None
+    if call is None:
+        return None
+    path: Path = (*_CALL, "inputs")
+    if not call.has("inputs"):
+        return declarations.specs(workflow.inputs, ("inputs",), source.document, Report())
+    if workflow.has("inputs"):
+        _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
+    return declarations.specs(call.inputs, path, source.document, source.report)
+
+
+def _check_one_place(source: Source, places: list[tuple[Path, dict[str, schema.Input]]]) -> None:
     for path, _ in places[1:]:
         first = ".".join(map(str, places[0][0]))
         text = f"inputs are declared twice: here and at {first}"
-        report.add(document.key_start(path), codes.EXCLUSIVE_KEYS, text, "move all of them to one place")
-    if on is not None and on.workflow_dispatch is not None and on.manual is not None:
-        text = "manual is another name of workflow_dispatch; both are given"
-        report.add(document.key_start(_MANUAL), codes.EXCLUSIVE_KEYS, text, "remove one of the two")
-    return tuple(spec for path, declared in places for spec in declarations.specs(declared, path, document, report))
+        source.at_key(path, codes.EXCLUSIVE_KEYS, text, "move all of them to one place")

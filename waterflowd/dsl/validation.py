@@ -1,4 +1,4 @@
-"""From a tree to the models of `schema`: pydantic's findings become errors with places.
+"""From a tree to the models of the language: pydantic's findings become errors with places.
 
 Rules of this file: one broken key must not hide what is wrong elsewhere. So what is broken is reported, taken out of
 a copy (a required one is replaced by something harmless), and the copy is validated again: the later checks see a
@@ -7,15 +7,16 @@ whole workflow, and never speak about what was taken out, because the report hol
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from waterflowd.dsl import codes, schema
+from waterflowd.dsl.concepts import Concept, concept_at, keys, named
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report, did_you_mean
-from waterflowd.dsl.tree import Document, Mapping, Path, to_json
+from waterflowd.dsl.tree import Document, Path, to_json
 from waterflowd.dsl.values import describe
 from waterflowd.dsl.written import READY
 
@@ -26,10 +27,18 @@ _ROUNDS_MAX = 8
 _STAND_INS: dict[str, Any] = {
     "runs-on": "unknown",
     "steps": [{"run": ":"}],
+    "then": [{"run": ":"}],
+    "branches": [[{"run": ":"}]],
     "max-attempts": 1,
     "group": "unknown",
+    "if": "true",
+    "secret": "unknown",
+    "workflows": ["unknown"],
+    "using": "composite",
     "cron": "0 0 1 1 *",
 }
+#: Keys whose lists hold steps.
+_STEP_LISTS = ("steps", "then", "else")
 
 _EXPECTED = {
     "string_type": "text",
@@ -56,7 +65,6 @@ _OTHER_NAMES = {
     "timeout": "timeout-minutes",
     "node": "uses",
     "group": "runs-on",
-    "image": "uses",
     "variables": "vars",
     "workingDirectory": "working-directory",
     "cwd": "working-directory",
@@ -64,18 +72,22 @@ _OTHER_NAMES = {
 }
 
 
-def validate(document: Document, report: Report) -> schema.Workflow | None:
-    """The workflow that the document says, repaired where it is broken; None when nothing can be made of it."""
-    content = to_json(document.root)
+Found = TypeVar("Found", bound=Concept)
+
+
+def validate(document: Document, report: Report, concept: type[Found], base: Path = ()) -> Found | None:
+    """What the document says at `base`, repaired where it is broken; None when nothing can be made of it."""
+    content = to_json(document.find(base)[0])
+    part = _Part(document, report, concept, base)
     for number in range(_ROUNDS_MAX):
         try:
-            return schema.Workflow.model_validate(content)
+            return concept.model_validate(content)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
             # What a repair has emptied was not empty in the file.
             if number == 0 or detail["type"] != "too_short":
-                _report(document, detail, report)
+                part.report(detail)
         # From the back, so that positions in lists still hold.
         for detail in reversed(details):
             if not _repair(content, detail):
@@ -83,40 +95,64 @@ def validate(document: Document, report: Report) -> schema.Workflow | None:
     return None
 
 
-def _report(document: Document, detail: ErrorDetails, report: Report) -> None:
-    path = document.existing(detail["loc"]) if detail["type"] == READY else detail["loc"]
-    kind = detail["type"]
-    start = document.value_start(path)
-    if kind == "extra_forbidden":
-        _report_unknown_key(document, path, report)
-    elif kind == "missing" and _calls_workflow(document, path[:-1]):
-        return
-    elif kind == "missing":
-        place = document.key_start(path[:-1])
-        title = schema.concept_at(path[:-1]).TITLE
-        report.add(place, codes.MISSING_KEY, f"{title} needs the key {quoted(str(path[-1]))}", _missing_hint(path))
-    elif kind == READY:
-        report.add(start, codes.WRONG_VALUE, f"{_subject(path)}: {detail['ctx']['message']}")
-    elif kind == "literal_error":
-        expected = detail["ctx"]["expected"].replace("'", "")
-        text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
-        names = expected.replace(" or ", ", ").split(", ")
-        report.add(start, codes.WRONG_VALUE, text, did_you_mean(str(detail["input"]), names))
-    elif kind in ("too_short", "too_long"):
-        place = document.key_start(path)
-        limits = detail["ctx"]
-        bound = "at least one entry" if kind == "too_short" else f"at most {limits['max_length']} entries"
-        report.add(place, codes.WRONG_VALUE, f"{_subject(path)}: expected {bound}")
-    else:
-        expected = _EXPECTED.get(kind, "something else")
-        text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
-        report.add(start, codes.WRONG_VALUE, text)
+class _Part:
+    """A part of a document that is one concept; reports what pydantic found in it."""
 
+    def __init__(self, document: Document, report: Report, concept: type[Concept], base: Path) -> None:
+        self._document = document
+        self._report = report
+        self._concept = concept
+        self._base = base
 
-def _calls_workflow(document: Document, path: Path) -> bool:
-    """Whether this is a job that calls a reusable workflow: it is reported as not built, and needs nothing else."""
-    node, _ = document.find(path)
-    return schema.concept_at(path) is schema.Job and isinstance(node, Mapping) and "uses" in node.entries
+    def report(self, detail: ErrorDetails) -> None:
+        whole: Path = (*self._base, *detail["loc"])
+        path = self._document.existing(whole) if detail["type"] == READY else whole
+        kind = detail["type"]
+        start = self._document.value_start(path)
+        if kind == "extra_forbidden":
+            self._unknown_key(detail["loc"])
+        elif kind == "missing":
+            place = self._document.key_start(path[:-1])
+            title = concept_at(self._concept, detail["loc"][:-1]).TITLE
+            hint = missing_hint(whole)
+            self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quoted(str(path[-1]))}", hint)
+        elif kind == READY:
+            self._report.add(start, codes.WRONG_VALUE, f"{_subject(path)}: {detail['ctx']['message']}")
+        elif kind == "literal_error":
+            expected = detail["ctx"]["expected"].replace("'", "")
+            text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
+            names = expected.replace(" or ", ", ").split(", ")
+            self._report.add(start, codes.WRONG_VALUE, text, did_you_mean(str(detail["input"]), names))
+        elif kind in ("too_short", "too_long"):
+            place = self._document.key_start(path)
+            limits = detail["ctx"]
+            bound = "at least one entry" if kind == "too_short" else f"at most {limits['max_length']} entries"
+            self._report.add(place, codes.WRONG_VALUE, f"{_subject(path)}: expected {bound}")
+        else:
+            expected = _EXPECTED.get(kind, "something else")
+            text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
+            self._report.add(start, codes.WRONG_VALUE, text)
+
+    def _unknown_key(self, path: Path) -> None:
+        place = self._document.key_start((*self._base, *path))
+        concept, name = concept_at(self._concept, path[:-1]), str(path[-1])
+        is_trigger = concept is schema.Triggers
+        what = f"the event {quoted(name)}" if is_trigger else named(concept, name)
+        known = keys(concept)
+        if name in concept.NOT_BUILT:
+            self._report.add(place, codes.NOT_BUILT, f"{what} is known, not built yet", "remove it for now")
+        elif name in concept.INSTEAD:
+            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
+        elif is_trigger:
+            hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or f"known events: {', '.join(known)}"
+            self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quoted(name)} in on", hint)
+        else:
+            other = _OTHER_NAMES.get(name)
+            hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or (
+                f'did you mean "{other}"?' if other in known else ""
+            )
+            hint = hint or f"known keys: {', '.join(known)}"
+            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quoted(name)} in {concept.TITLE}", hint)
 
 
 def _subject(path: Path) -> str:
@@ -130,7 +166,8 @@ def _subject(path: Path) -> str:
     return last if last.isprintable() and len(last) <= 60 else quoted(last)
 
 
-def _missing_hint(path: Path) -> str:
+def missing_hint(path: Path) -> str:
+    """What to write where the key at `path` is missing."""
     match path:
         case ("jobs",):
             return "add jobs, with at least one job that has runs-on and steps"
@@ -143,28 +180,6 @@ def _missing_hint(path: Path) -> str:
     return ""
 
 
-def _report_unknown_key(document: Document, path: Path, report: Report) -> None:
-    place = document.key_start(path)
-    concept, name = schema.concept_at(path[:-1]), str(path[-1])
-    is_trigger = concept is schema.Triggers
-    what = f"the event {quoted(name)}" if is_trigger else schema.named(concept, name)
-    known = schema.keys(concept)
-    if name in concept.NOT_BUILT:
-        report.add(place, codes.NOT_BUILT, f"{what} is known, not built yet", "remove it for now")
-    elif name in concept.INSTEAD:
-        report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
-    elif is_trigger:
-        hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or f"known events: {', '.join(known)}"
-        report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quoted(name)} in on", hint)
-    else:
-        other = _OTHER_NAMES.get(name)
-        hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or (
-            f'did you mean "{other}"?' if other in known else ""
-        )
-        hint = hint or f"known keys: {', '.join(known)}"
-        report.add(place, codes.UNKNOWN_KEY, f"unknown key {quoted(name)} in {concept.TITLE}", hint)
-
-
 def _repair(content: Any, detail: ErrorDetails) -> bool:
     """Takes what is broken out of `content`; false when nothing would be left to check."""
     path: Path = detail["loc"]
@@ -173,12 +188,16 @@ def _repair(content: Any, detail: ErrorDetails) -> bool:
         name = path[-1]
         if isinstance(parent, dict) and isinstance(name, str):
             return _repair_key(parent, path, detail)
-        if isinstance(parent, list) and isinstance(name, int) and path[-2:-1] == ("steps",):
+        if isinstance(parent, list) and isinstance(name, int) and _holds_steps(path[:-1]):
             parent[name] = {"run": ":"}
             return True
         # An entry of a plain list, or a name below a text: the key that holds it goes as a whole.
         path = path[:-1]
     return False
+
+
+def _holds_steps(path: Path) -> bool:
+    return path[-1] in _STEP_LISTS or path[-2:-1] == ("branches",)
 
 
 def _repair_key(parent: dict[str, Any], path: Path, detail: ErrorDetails) -> bool:
@@ -194,7 +213,12 @@ def _repair_key(parent: dict[str, Any], path: Path, detail: ErrorDetails) -> boo
 
 
 def _copy(value: Any) -> Any:
-    return [dict(item) for item in value] if isinstance(value, list) else value
+    match value:
+        case list():
+            return [_copy(item) for item in value]
+        case dict():
+            return dict(value)
+    return value
 
 
 def _at(content: Any, path: Path) -> Any:

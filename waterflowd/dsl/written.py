@@ -7,6 +7,7 @@ unchanged and is checked later.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -149,6 +150,72 @@ def _in_range(least: float, most: float) -> Callable[[object], float]:
     return check
 
 
+_SHARE = re.compile(r"([0-9]{1,3})%")
+_BYTES = re.compile(r"([0-9]{1,12})\s*(KiB|MiB|GiB|)")
+_BYTES_OF = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+#: Servers of one group that a number may speak of.
+SERVERS_MAX = 100_000
+
+#: What is kept of one attempt's output.
+OUTPUT_BYTES_LEAST, OUTPUT_BYTES_MAX = 1 << 10, 1 << 30
+
+
+def _size(least: int) -> Callable[[object], int | str]:
+    def check(value: object) -> int | str:
+        if has_expression(value):
+            return str(value)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= SERVERS_MAX:
+            return int(value)
+        share = _SHARE.fullmatch(value) if isinstance(value, str) else None
+        if share and least <= int(share.group(1)) <= 100:
+            return f"{int(share.group(1))}%"
+        raise wrong(f"expected a number of servers, or a share such as 25%, not {describe(value)}")
+
+    return check
+
+
+def _sizes(value: object) -> list[int | str]:
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise wrong("expected at least one size, such as 1 or 25%")
+    return [_size(1)(item) for item in items]
+
+
+def _count_or_expression(least: int, most: int) -> Callable[[object], int | str]:
+    whole = _whole_number(least, most)
+    return lambda value: str(value) if has_expression(value) else whole(value)
+
+
+def _duration_or_expression(value: object) -> str:
+    """The text as it was written, since the engine reads it when its turn comes."""
+    if not has_expression(value):
+        _duration(value)
+    return str(as_text(value))
+
+
+def _bytes(value: object) -> int:
+    found = _BYTES.fullmatch(written) if isinstance(written := as_text(value), str) else None
+    number = int(found.group(1)) * _BYTES_OF[found.group(2)] if found and not isinstance(value, bool) else 0
+    if not OUTPUT_BYTES_LEAST <= number <= OUTPUT_BYTES_MAX:
+        raise wrong(f"expected bytes from 1KiB to 1GiB, such as 16MiB, not {describe(value)}")
+    return number
+
+
+def _patterns_or_boolean(value: object) -> bool | list[str]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list) or not value:
+        raise wrong(f"expected true, false, or a list of path patterns, not {describe(value)}")
+    return [_static_text(item) for item in value]
+
+
+def _label_values(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise wrong(f"expected a mapping such as {{arch: arm64}}, not {describe(value)}")
+    return {name: _text(item) for name, item in value.items()}
+
+
 #: What a schema says of a value that may be a number or boolean in the file and is text for us.
 _TEXT_INPUT = str | int | float | bool
 
@@ -185,5 +252,41 @@ Attempts = Annotated[int, PlainValidator(_whole_number(1, 1_000), json_schema_in
 Coefficient = Annotated[float, PlainValidator(_in_range(1, 100), json_schema_input_type=float)]
 #: A share.
 Share = Annotated[float, PlainValidator(_in_range(0, 1), json_schema_input_type=float)]
+#: A number of servers, a share of them, or an expression.
+Size = Annotated[int | str, PlainValidator(_size(1), json_schema_input_type=int | str)]
+#: The same, none allowed.
+SizeOrNone = Annotated[int | str, PlainValidator(_size(0), json_schema_input_type=int | str)]
+#: One size or a growing list.
+Sizes = Annotated[list[int | str], PlainValidator(_sizes, json_schema_input_type=int | str | list[int | str])]
+#: How many at a time.
+CountOrExpression = Annotated[
+    int | str, PlainValidator(_count_or_expression(1, 10_000), json_schema_input_type=int | str)
+]
+#: How many people must approve.
+ApprovalsOrExpression = Annotated[
+    int | str, PlainValidator(_count_or_expression(1, 20), json_schema_input_type=int | str)
+]
+#: The same, known before the run.
+Approvals = Annotated[int, PlainValidator(_whole_number(1, 20), json_schema_input_type=int)]
+#: How many at a time, known before the run.
+Count = Annotated[int, PlainValidator(_whole_number(1, 10_000), json_schema_input_type=int)]
+#: A duration as it was written, or an expression.
+DurationOrExpression = Annotated[str, PlainValidator(_duration_or_expression, json_schema_input_type=str)]
+#: Bytes, as a number or such as `16MiB`.
+Bytes = Annotated[int, PlainValidator(_bytes, json_schema_input_type=int | str)]
+#: Everything, nothing, or the paths that match.
+PatternsOrBoolean = Annotated[
+    bool | list[str], PlainValidator(_patterns_or_boolean, json_schema_input_type=bool | list[str])
+]
+#: Names of labels to values with expressions.
+Labels = Annotated[dict[str, str], PlainValidator(_label_values, json_schema_input_type=dict[str, str])]
+#: One text or a list of them, with expressions.
+TextsOrExpressions = Annotated[
+    list[str],
+    PlainValidator(
+        lambda value: [_text(item) for item in (value if isinstance(value, list) else [value])],
+        json_schema_input_type=str | list[str],
+    ),
+]
 #: Any value that JSON can hold, expressions in its texts.
 JsonValue = Annotated[Json, Field()]

@@ -33,7 +33,7 @@ from waterflowd.api.services import (
 )
 from waterflowd.desks import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
-from waterflowd.dsl import compile_workflow
+from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.errors import Rejected
@@ -50,6 +50,7 @@ from waterflowd.model import plan as plans
 from waterflowd.model.ids import AUDIT, AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 from waterflowd.model.statuses import Outcome
+from waterflowd.ports import FileReader
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
@@ -73,9 +74,15 @@ class WallClock:
 class DirectCompiler:
     """Compiles in this process."""
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """See `ports.Compiler`."""
-        return compile_workflow(path, content)
+        if files is None:
+            return compile_workflow(path, content)
+        known: dict[str, bytes | None] = {}
+        while not isinstance(answer := compile_knowing(path, content, known), Compiled):
+            for other in answer.paths:
+                known[other] = await files(other)
+        return answer
 
 
 class ScriptedAgents:

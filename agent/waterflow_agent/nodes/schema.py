@@ -9,7 +9,7 @@ server while it waits).
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -63,6 +63,44 @@ class SetOutputs(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_u
     outputs: dict[str, Any]
 
 
+class Condition(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs the steps of `then` when the condition `if` holds, else those of `else`."""
+
+    if_: Annotated[str | bool, msgspec.Meta(description="A condition, as the `if` of a step.")] = msgspec.field(
+        name="if"
+    )
+    then: Annotated[list[Any], msgspec.Meta(min_length=1)]
+    else_: list[Any] = msgspec.field(name="else", default=[])
+
+
+class Loop(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs `steps` for each of `items`, or `while` a condition holds; `steps.<id>.outputs.results` has a result of each."""
+
+    items: str | list[Any] | None = None
+    as_: str = msgspec.field(name="as", default="item")
+    max_parallel: str | int = 1
+    while_: str | bool | None = msgspec.field(name="while", default=None)
+    max_iterations: str | int | None = None
+    steps: Annotated[list[Any], msgspec.Meta(min_length=1)]
+
+
+class Parallel(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs `branches`, each a list of steps, at the same time, and ends when all have ended."""
+
+    branches: Annotated[list[list[Any]], msgspec.Meta(min_length=1)]
+    max_parallel: str | int | None = None
+
+
+class Approval(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Waits for people: `minimum` of `approvers` approve, or one rejects. After `timeout` comes `default`."""
+
+    approvers: str | list[str] = []
+    minimum: str | int = 1
+    message: str = ""
+    timeout: str | None = None
+    default: Literal["approve", "reject"] = "reject"
+
+
 class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a node without running it."""
 
@@ -89,6 +127,10 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(name="log", parameters=Log, runs_in=RunsIn.AGENT),
         NodeSchema(name="fail", parameters=Fail, runs_in=RunsIn.AGENT),
         NodeSchema(name="set-outputs", parameters=SetOutputs, runs_in=RunsIn.AGENT),
+        NodeSchema(name="condition", parameters=Condition, runs_in=RunsIn.ENGINE),
+        NodeSchema(name="loop", parameters=Loop, runs_in=RunsIn.ENGINE, outputs=("results",)),
+        NodeSchema(name="parallel", parameters=Parallel, runs_in=RunsIn.ENGINE),
+        NodeSchema(name="approval", parameters=Approval, runs_in=RunsIn.ENGINE),
     )
 }
 
@@ -112,10 +154,6 @@ NOT_BUILT_YET: frozenset[str] = frozenset(
         "docker/compose-down",
         "systemd/unit",
         "notify/webhook",
-        "condition",
-        "loop",
-        "parallel",
-        "approval",
         "workflow/run",
     ]
 )

@@ -23,6 +23,7 @@ from waterflowd.dsl.diagnostics import Compiled, Diagnostic
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.model import plan as plans
 from waterflowd.model.plan import Plan, PushTrigger, Triggers
+from waterflowd.ports import FileReader
 from waterflowd.reconcile.loop import RepositoryLoop
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Changes, Commit, FileSeen, Refs, Revision, Watching
@@ -295,7 +296,7 @@ class Compiler:
         self._world = world
         self._repository = repository
 
-    async def compile(self, path: str, content: bytes) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """See the port."""
         await self._world.sleep(self._world.chance.delay_s(0.001, 0.05))
         plan = self._repository.compiled(path, content)

@@ -1,0 +1,162 @@
+"""What `waterflowctl validate` finds, on disk and in commits, and how it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from waterflowd.ctl.main import cli
+
+VALID = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
+BROKEN = VALID.replace("run:", "runn:")
+NEVER = VALID.replace("    steps", "    if: false\n    steps")
+CALLER = "jobs: {a: {uses: ./lib/b.yml}}\n"
+CALLEE = "on: workflow_call\n" + VALID
+USER = "jobs: {a: {runs-on: web, steps: [{uses: ./steps/s}]}}\n"
+
+
+def ctl(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["validate", *arguments])
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
+    environment = {**os.environ, **identity, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
+
+
+def commit(folder: Path, files: dict[str, str]) -> str:
+    write(folder, files)
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--allow-empty", "-m", "x")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    return folder
+
+
+def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path) -> None:
+    """Their errors have their own paths, and are said once."""
+    files = {"workflows/a.yml": CALLER, "workflows/b.yml": CALLER, "workflows/c.yml": USER, "lib/b.yml": CALLEE}
+    write(tmp_path, {**files, "steps/s/step.yml": "steps: [{run: x}]\n"})
+    assert ctl(str(tmp_path / "workflows")).exit_code == 0
+    write(tmp_path, {"lib/b.yml": CALLEE.replace("run:", "runn:")})
+    result = ctl(str(tmp_path / "workflows"))
+    assert result.exit_code == 1
+    assert result.output.count(f"{tmp_path / 'lib' / 'b.yml'}:6:9: error WF103") == 1
+    assert "error: 1 errors in 2 of 3 files" in result.output
+
+
+def test_the_root_may_be_named(tmp_path: Path) -> None:
+    """Where neither Git nor the folders say it."""
+    write(tmp_path, {"flows/deep/a.yml": CALLER, "flows/lib/b.yml": CALLEE})
+    file = str(tmp_path / "flows" / "deep" / "a.yml")
+    assert ctl(file).exit_code == 1
+    assert ctl("--root", str(tmp_path / "flows"), file).exit_code == 0
+
+
+def test_files_outside_of_the_repository_are_not_read(tmp_path: Path) -> None:
+    """Not even by a symlink."""
+    write(tmp_path, {"repo/workflows/a.yml": CALLER, "b.yml": CALLEE})
+    (tmp_path / "repo" / "lib").mkdir()
+    (tmp_path / "repo" / "lib" / "b.yml").symlink_to(tmp_path / "b.yml")
+    result = ctl(str(tmp_path / "repo" / "workflows"))
+    assert (result.exit_code, "no file" in result.output) == (1, True)
+
+
+def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> None:
+    """In JSON it has a severity."""
+    write(tmp_path, {"a.yml": NEVER})
+    file = str(tmp_path / "a.yml")
+    result = ctl(file)
+    assert result.exit_code == 0
+    assert f"{file}:4:9: warning WF137" in result.output
+    assert f"{file}: valid" in result.output
+    assert ctl("--strict", file).exit_code == 1
+    (row,) = json.loads(ctl("--json", file).stdout)
+    assert (row["code"], row["severity"]) == ("WF137", "warning")
+
+
+def test_a_range_is_checked_as_it_ends(repository: Path) -> None:
+    """What it does not touch is not looked at, and the working tree neither."""
+    first = commit(repository, {"workflows/old.yml": BROKEN, "workflows/a.yml": VALID})
+    last = commit(repository, {"workflows/a.yml": VALID + "\n", ".waterflow/workflows/b.yml": BROKEN, "c.yml": BROKEN})
+    write(repository, {"workflows/a.yml": BROKEN})
+    result = ctl("--root", str(repository), "--range", f"{first}..{last}")
+    assert result.exit_code == 1
+    assert "workflows/a.yml: valid" in result.output
+    assert ".waterflow/workflows/b.yml:5:9: error WF103" in result.output
+    assert "old.yml" not in result.output
+    assert "c.yml:" not in result.output
+    assert ctl("--root", str(repository), "--range", f"{first}..{last}", "workflows").exit_code == 0
+    assert ctl("--root", str(repository), "--range", f"{last}..{last}").output == "no workflow is touched\n"
+    zeros = "0" * 40
+    assert "old.yml" in ctl("--root", str(repository), "--range", f"{zeros}..{last}").output
+
+
+def test_a_workflow_is_checked_when_what_it_uses_changes(repository: Path) -> None:
+    """The file itself need not."""
+    first = commit(repository, {"workflows/a.yml": CALLER, "lib/b.yml": CALLEE, "workflows/c.yml": USER, "x": ""})
+    last = commit(repository, {"lib/b.yml": CALLEE.replace("run:", "runn:")})
+    result = ctl("--root", str(repository), "--range", f"{first}..{last}")
+    assert "lib/b.yml:6:9: error" in result.output
+    assert "c.yml" not in result.output
+
+
+@pytest.mark.parametrize("text", ["HEAD", "..HEAD", "HEAD..", "--all..HEAD", "nothing..HEAD"])
+def test_a_range_that_is_none_is_a_usage_error(repository: Path, text: str) -> None:
+    """With the next command to type."""
+    commit(repository, {"workflows/a.yml": VALID})
+    result = ctl("--root", str(repository), f"--range={text}")
+    assert (result.exit_code, "next: " in result.output) == (2, True)
+
+
+def test_sarif_has_a_result_for_each_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rule, a level and a place; a relative path is relative in it too."""
+    write(tmp_path, {"a b.yml": BROKEN, "n.yml": NEVER})
+    monkeypatch.chdir(tmp_path)
+    result = ctl("--sarif", "a b.yml", "n.yml")
+    assert result.exit_code == 1
+    log: dict[str, Any] = json.loads(result.stdout)
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    found = []
+    for item in run["results"]:
+        place = item["locations"][0]["physicalLocation"]
+        assert rules[item["ruleIndex"]]["id"] == item["ruleId"]
+        found.append((item["ruleId"], item["level"], place["artifactLocation"]["uri"], place["region"]["startLine"]))
+    assert found == [("WF103", "error", "a%20b.yml", 5), ("WF137", "warning", "n.yml", 4)]
+    assert ctl("--sarif", "--json", "n.yml").exit_code == 2
+
+
+def test_sarif_of_nothing_is_a_run_without_results(tmp_path: Path) -> None:
+    """A forge then closes what it has shown before."""
+    write(tmp_path, {"a.yml": VALID})
+    log = json.loads(ctl("--sarif", str(tmp_path / "a.yml")).stdout)
+    assert [run["results"] for run in log["runs"]] == [[]]

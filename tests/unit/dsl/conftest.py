@@ -1,0 +1,52 @@
+"""What the tests of the language share: compiling a text, with other files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from waterflowd.dsl import Compiled, Diagnostic, compile_workflow
+from waterflowd.model import plan as plans
+
+
+class Language:
+    """Compiles texts as the file `workflows/w.yml` of a repository that may hold other files."""
+
+    def compiled(self, text: str, files: Mapping[str, str] | None = None) -> Compiled:
+        known = None if files is None else {path: content.encode() for path, content in files.items()}
+        return compile_workflow("workflows/w.yml", text.encode(), known)
+
+    def plan(self, text: str, files: Mapping[str, str] | None = None) -> plans.Plan:
+        compiled = self.compiled(text, files)
+        assert not compiled.diagnostics
+        assert compiled.plan is not None
+        decoded = plans.decode(compiled.plan)
+        assert plans.encode(decoded) == compiled.plan
+        return decoded
+
+    def job(self, keys: str, top: str = "") -> plans.JobPlan:
+        """The last job of a workflow whose job has these keys beside its steps, written as in a flow mapping."""
+        return self.plan(f"{top}\njobs: {{j: {{{keys}, steps: [{{run: x}}]}}}}").jobs[-1]
+
+    def steps(self, steps: str, top: str = "") -> tuple[plans.StepPlan, ...]:
+        """The steps of a job, written as in a flow sequence."""
+        return self.plan(f"{top}\njobs: {{j: {{runs-on: g, steps: [{steps}]}}}}").jobs[0].steps
+
+    def error(self, text: str, files: Mapping[str, str] | None = None) -> Diagnostic:
+        """The only error of a text."""
+        compiled = self.compiled(text, files)
+        assert compiled.plan is None
+        (error,) = compiled.diagnostics
+        return error
+
+    def warnings(self, text: str, files: Mapping[str, str] | None = None) -> list[Diagnostic]:
+        """The warnings of a text that compiles."""
+        compiled = self.compiled(text, files)
+        assert not compiled.diagnostics
+        return compiled.warnings
+
+
+@pytest.fixture
+def language() -> Language:
+    return Language()

@@ -1,0 +1,289 @@
+"""Claims about steps inside of steps: what they become, what they see, and what is wrong with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.dsl.conftest import Language
+from waterflow_agent.nodes import schema as node_schema
+from waterflowd.dsl import control
+from waterflowd.dsl.concepts import keys
+from waterflowd.model.plan import BlockPlan, StepPlan
+
+RUN = "{run: x}"
+
+
+def test_a_condition_has_two_blocks(language: Language) -> None:
+    """`else` only when it is given."""
+    step, other = language.steps(
+        "{id: c, uses: condition, with: {if: run.number > 1, then: [{id: a, run: x}], else: [{id: a, run: y}]}}, "
+        "{uses: condition, with: {if: 'true', then: [{run: z}]}}"
+    )
+    assert (step.node, step.params) == ("condition", {"if": "run.number > 1"})
+    assert [block.name for block in step.blocks] == ["then", "else"]
+    assert [block.steps[0].params["run"] for block in step.blocks] == ["x", "y"]
+    assert [block.name for block in other.blocks] == ["then"]
+
+
+def test_a_loop_has_one_block_and_its_items(language: Language) -> None:
+    """The body sees the item and where the loop is."""
+    (step,) = language.steps(
+        "{id: l, uses: loop, with: {items: [1, {a: b}], as: host, max-parallel: 2, steps: "
+        "[{id: a, run: 'echo ${{ host.a }} ${{ loop.index }}/${{ loop.total }}'}, {run: 'echo ${{ steps.a.outcome }}'}]}}"
+    )
+    assert step.params == {"items": [1, {"a": "b"}], "as": "host", "max-parallel": 2}
+    (block,) = step.blocks
+    assert (block.name, [inner.id for inner in block.steps]) == ("steps", ["a", "2"])
+
+
+def test_a_loop_may_go_on_while_something_holds(language: Language) -> None:
+    """The condition looks back at the pass before."""
+    (step,) = language.steps(
+        "{uses: loop, with: {while: steps.a.outputs.more && loop.number < 5, max-iterations: 10, steps: "
+        "[{id: a, run: 'echo ${{ loop.number }}'}]}}"
+    )
+    assert step.params == {"while": "steps.a.outputs.more && loop.number < 5", "max-iterations": 10}
+
+
+def test_parallel_has_a_block_for_each_branch(language: Language) -> None:
+    """Numbered from 1; a branch of one step needs no list."""
+    (step,) = language.steps("{uses: parallel, with: {branches: [[{run: a}, {run: b}], {run: c}]}}")
+    assert [(block.name, len(block.steps)) for block in step.blocks] == [("1", 2), ("2", 1)]
+    assert step.params == {}
+    (step,) = language.steps("{uses: parallel, with: {branches: [{run: a}], max-parallel: 2}}")
+    assert step.params == {"max-parallel": 2}
+
+
+def test_an_approval_keeps_its_parameters(language: Language) -> None:
+    """As they are written; a time-out stays text."""
+    (step,) = language.steps(
+        "{uses: approval, with: {approvers: [ann, bob], minimum: 2, message: 'v${{ run.number }}', timeout: 2d, "
+        "default: approve}}"
+    )
+    assert step == StepPlan(
+        id=step.id,
+        name="approval",
+        node="approval",
+        params={
+            "approvers": ["ann", "bob"],
+            "minimum": 2,
+            "message": "v${{ run.number }}",
+            "timeout": "2d",
+            "default": "approve",
+        },
+        line=2,
+    )
+    assert language.steps("{uses: approval, with: {message: go}}")[0].params == {"message": "go"}
+
+
+def test_inner_steps_are_steps(language: Language) -> None:
+    """They have retries, scripts with data, defaults and their own inner steps."""
+    (step,) = language.steps(
+        "{uses: loop, env: {A: '${{ secrets.A }}'}, with: {items: '${{ range(3) }}', steps: [{uses: condition, with: "
+        "{if: item == 1, then: [{run: 'echo ${{ item }}', retry: {max-attempts: 2}}]}}]}}",
+        top="defaults: {run: {shell: sh, working-directory: sub}}",
+    )
+    inner = step.blocks[0].steps[0].blocks[0].steps[0]
+    assert inner.params == {"run": "echo ${WF_EXPR_1}", "shell": "sh"}
+    assert (inner.working_directory, inner.secrets) == ("sub", ("A",))
+    assert inner.retry is not None
+    assert step.working_directory is None
+
+
+def test_steps_around_are_visible_inside(language: Language) -> None:
+    """Those that have run."""
+    (_, step) = language.steps(
+        "{id: a, run: x}, {uses: parallel, with: {branches: [{run: 'echo ${{ steps.a.outcome }}'}]}}"
+    )
+    assert isinstance(step.blocks[0], BlockPlan)
+
+
+@pytest.mark.parametrize(
+    ("steps", "code", "words"),
+    [
+        ("{uses: condition}", "WF115", "needs its parameters"),
+        ("{uses: condition, with: {then: [{run: x}]}}", "WF105", "if"),
+        ("{uses: condition, with: {if: 'true'}}", "WF105", "then"),
+        ("{uses: condition, with: {if: 'true', then: []}}", "WF106", "at least one"),
+        ("{uses: condition, with: {if: 'true', thne: [], then: [{run: x}]}}", "WF103", 'did you mean "then"'),
+        ("{uses: condition, with: {if: 'a +', then: [{run: x}]}}", "WF120", ""),
+        ("{uses: condition, with: {if: 'true', then: [{runn: x}]}}", "WF103", 'did you mean "run"'),
+        ("{uses: condition, with: {if: 'true', then: [{run: 'x ${{ inputs.y }}'}]}}", "WF125", "input"),
+        ("{uses: loop, with: {steps: [{run: x}]}}", "WF115", "items"),
+        ("{uses: loop, with: {items: 3, steps: [{run: x}]}}", "WF115", "range(3)"),
+        ("{uses: loop, with: {items: [1]}}", "WF105", "steps"),
+        ("{uses: loop, with: {items: [1], while: 'true', steps: [{run: x}]}}", "WF116", "not both"),
+        ("{uses: loop, with: {while: 'true', steps: [{run: x}]}}", "WF115", "max-iterations"),
+        ("{uses: loop, with: {items: [1], max-iterations: 2, steps: [{run: x}]}}", "WF116", "while"),
+        ("{uses: loop, with: {while: 'true', max-iterations: 2, as: a, steps: [{run: x}]}}", "WF116", "items"),
+        ("{uses: loop, with: {items: [1], as: steps, steps: [{run: x}]}}", "WF109", "a context"),
+        ("{uses: loop, with: {items: [1], as: a b, steps: [{run: x}]}}", "WF109", "letters"),
+        (
+            "{uses: loop, with: {items: [1], steps: [{uses: loop, with: {items: [2], steps: [{run: x}]}}]}}",
+            "WF109",
+            "around",
+        ),
+        ("{run: 'echo ${{ item }}'}", "WF122", "item"),
+        ("{run: 'echo ${{ loop.index }}'}", "WF129", "loop"),
+        ("{uses: parallel, with: {branches: []}}", "WF106", "at least one"),
+        ("{uses: parallel, with: {branches: [[]]}}", "WF106", "at least one"),
+        ("{uses: parallel, with: {branches: 3}}", "WF106", "a list"),
+        ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "never"),
+        ("{uses: approval, with: {minimum: 21}}", "WF106", "to 20"),
+        ("{uses: approval, with: {default: approve}}", "WF116", "timeout"),
+        ("{uses: approval, with: {timeout: 5}}", "WF106", "5s"),
+        ("{uses: approval, with: {message: x}, timeout-minutes: 5}", "WF116", "timeout"),
+        ("{uses: approval, with: {message: x}, retry: {max-attempts: 2}}", "WF116", "tried again"),
+        ("{uses: sleep, with: {duration: 1s}, shell: sh}", "WF116", "no script"),
+        ("{uses: sleep, with: {duration: 1s}, on-lost: retry}", "WF116", "no server"),
+        ("{uses: parallel, with: {branches: [{run: x}]}, working-directory: a}", "WF116", "no directory"),
+        ("{uses: parallel, with: {branches: [{run: x}]}, stop: {grace: 1s}}", "WF116", "no process"),
+        ("{id: a, run: x}, {uses: parallel, with: {branches: [{id: a, run: x}]}}", "WF109", "taken"),
+        ("{uses: parallel, with: {branches: [{id: a, run: x}]}}, {id: a, run: x}", "WF109", "taken"),
+        (
+            "{id: p, uses: parallel, with: {branches: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
+            "WF129",
+            "steps.p.outputs",
+        ),
+        (
+            "{id: l, uses: loop, with: {items: [1], steps: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
+            "WF129",
+            "steps.l.outputs.results",
+        ),
+        (
+            "{uses: parallel, with: {branches: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
+            "WF129",
+            "an id",
+        ),
+        (
+            "{uses: parallel, with: {branches: [{id: a, run: x}, {run: 'echo ${{ steps.a.outcome }}'}]}}",
+            "WF125",
+            "step",
+        ),
+        ("{id: p, uses: parallel, with: {branches: [{run: 'echo ${{ steps.p.outcome }}'}]}}", "WF129", "not run yet"),
+    ],
+)
+def test_a_mistake_around_inner_steps_has_its_code(language: Language, steps: str, code: str, words: str) -> None:
+    """One mistake is one error with a next action."""
+    error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{steps}]}}}}")
+    assert error.code == code
+    assert words in f"{error.message} {error.suggestion}"
+
+
+def test_an_inner_error_has_its_place(language: Language) -> None:
+    """As deep as it stands."""
+    text = """\
+jobs:
+  j:
+    runs-on: g
+    steps:
+      - uses: loop
+        with:
+          items: [1]
+          steps:
+            - uses: condition
+              with:
+                if: item
+                then:
+                  - run: |
+                      echo ${{ item }}
+                      echo ${{ itme }}
+"""
+    error = language.error(text)
+    assert (error.code, error.line, error.column) == ("WF122", 15, 32)
+    assert 'did you mean "item"' in error.suggestion
+
+
+def nested(levels: int) -> str:
+    step = "{run: x}"
+    for _ in range(levels):
+        step = f"{{uses: condition, with: {{if: run.id, then: [{step}]}}}}"
+    return f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}"
+
+
+def test_blocks_nest_to_a_bound(language: Language) -> None:
+    """16 levels, the job's own included."""
+    assert language.plan(nested(15)).jobs
+    assert language.error(nested(16)).code == "WF102"
+
+
+def test_inner_steps_count(language: Language) -> None:
+    """10,000 in a file, wherever they stand."""
+    lists = ", ".join([f"{{uses: parallel, with: {{branches: [[{', '.join([RUN] * 900)}]]}}}}"] * 12)
+    error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{lists}]}}}}")
+    assert (error.code, "10,000" in error.message) == ("WF102", True)
+
+
+def test_the_records_of_the_nodes_name_the_same_parameters() -> None:
+    """What a page shows and what is checked are one."""
+    for name, model in control.MODELS.items():
+        fields = node_schema.BUILT_IN[name].parameters.__struct_encode_fields__
+        assert sorted(fields) == sorted(keys(model))
+
+
+def test_what_never_runs_is_a_warning(language: Language) -> None:
+    """A condition that nothing can make true, and what needs it; one that depends on something is none."""
+    text = """
+jobs:
+  a: {runs-on: g, if: false, steps: [{run: x}]}
+  b: {runs-on: g, needs: a, steps: [{run: x}]}
+  c: {runs-on: g, needs: b, if: always(), steps: [{run: x, if: false && run.id}, {run: x, if: "1 > 2"}, {run: x, if: true}]}
+  d: {runs-on: g, needs: b, steps: [{run: x}]}
+"""
+    found = [(warning.code, warning.line, warning.severity.value) for warning in language.warnings(text)]
+    assert found == [("WF137", 3, "warning"), ("WF137", 4, "warning"), ("WF137", 5, "warning"), ("WF137", 6, "warning")]
+
+
+def test_what_has_no_effect_is_a_warning(language: Language) -> None:
+    """One attempt, and a time-out that the job's comes before."""
+    text = "jobs: {j: {runs-on: g, steps: [{run: x, retry: {max-attempts: 1}}, {run: x, timeout-minutes: 600}]}}"
+    assert [warning.code for warning in language.warnings(text)] == ["WF139", "WF139"]
+    text = "jobs: {j: {runs-on: g, timeout-minutes: 900, steps: [{run: x, timeout-minutes: 600}]}}"
+    assert not language.warnings(text)
+
+
+def test_a_field_that_no_step_has_is_a_warning(language: Language) -> None:
+    """It would be null."""
+    text = "jobs: {j: {runs-on: g, steps: [{id: a, run: x}, {run: x, if: steps.a.outcom == 'success'}]}}"
+    (warning,) = language.warnings(text)
+    assert (warning.code, warning.suggestion) == ("WF138", 'did you mean "outcome"?')
+
+
+def test_output_is_bounded_in_bytes(language: Language) -> None:
+    """As a number or with a unit."""
+    steps = language.steps("{run: x, output-max-bytes: 2MiB}, {run: x, output-max-bytes: 4096}, {run: x}")
+    assert [step.output_bytes_max for step in steps] == [2 << 20, 4096, None]
+    error = language.error("jobs: {j: {runs-on: g, steps: [{run: x, output-max-bytes: 2MB}]}}")
+    assert (error.code, "16MiB" in error.message) == ("WF106", True)
+
+
+def test_defaults_go_to_scripts_only(language: Language) -> None:
+    """The step wins over the job, the job over the workflow."""
+    text = """
+defaults: {run: {shell: sh, working-directory: top}}
+jobs:
+  j:
+    runs-on: g
+    defaults: {run: {working-directory: "sub/${{ env.X }}"}}
+    steps:
+      - run: x
+      - {run: x, shell: bash, working-directory: own}
+      - {uses: log, with: {message: x}}
+"""
+    first, second, third = language.plan(text).jobs[0].steps
+    assert (first.params["shell"], first.working_directory) == ("sh", "sub/${{ env.X }}")
+    assert (second.params["shell"], second.working_directory) == ("bash", "own")
+    assert third.working_directory is None
+    assert language.error(text.replace("top", "/top")).code == "WF132"
+
+
+def test_a_default_shell_decides_what_is_safe(language: Language) -> None:
+    """The source of another interpreter takes no expression."""
+    text = "defaults: {run: {shell: python}}\njobs: {j: {runs-on: g, steps: [{run: 'print(${{ run.id }})'}]}}"
+    assert language.error(text).code == "WF128"
+
+
+def test_pasting_is_marked(language: Language) -> None:
+    """For whoever looks at the plan."""
+    steps = language.steps("{run: 'x ${{ run.id }}', unsafe-interpolation: true}, {run: x, unsafe-interpolation: true}")
+    assert [step.is_unsafe for step in steps] == [True, False]

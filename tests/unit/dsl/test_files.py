@@ -1,0 +1,355 @@
+"""Claims about other files: reusable workflows, composite steps, and how they are asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.dsl.conftest import Language
+from waterflowd.dsl import compile_knowing, compile_workflow
+from waterflowd.dsl.compile import Wanted
+from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.model.plan import InputSpec, InputType, StepPlan
+
+CALLEE = """\
+name: Build it
+on:
+  workflow_call:
+    inputs:
+      who: {required: true}
+      count: {type: number, default: 2}
+    outputs:
+      made: ${{ jobs.build.outputs.made }}
+      more: {description: x, value: '${{ jobs.build.result }}'}
+    secrets:
+      TOKEN: {required: true}
+      OTHER:
+timeout-minutes: 30
+vars: {a: "${{ inputs.who }}"}
+env: {E: x}
+jobs:
+  build:
+    runs-on: g
+    outputs: {made: '${{ steps.s.outputs.made }}'}
+    steps:
+      - {id: s, run: 'make ${{ inputs.count }}', env: {T: '${{ secrets.TOKEN }}'}}
+"""
+
+CALLER = """\
+jobs:
+  first:
+    uses: ./lib/build.yml
+    with: {who: "${{ vars.who }}"}
+    secrets: {TOKEN: '${{ secrets.FORGE }}'}
+  second:
+    runs-on: g
+    needs: first
+    steps: [{run: 'echo ${{ needs.first.outputs.made }}'}]
+"""
+
+FILES = {"lib/build.yml": CALLEE}
+
+STEP = """\
+name: Deploy
+description: Deploys
+inputs:
+  to: {type: choice, options: [dev, prod], required: true}
+  fast: {type: boolean}
+outputs:
+  url: {value: '${{ steps.go.outputs.url }}'}
+steps:
+  - {id: go, run: 'deploy "${{ inputs.to }}"', if: "!inputs.fast"}
+  - run: echo ${{ steps.go.outcome }}
+"""
+USER = "jobs: {j: {runs-on: g, steps: [{id: d, uses: ./steps/deploy, with: {to: dev}}, {run: 'x ${{ steps.d.outputs.url }}'}]}}"
+
+
+def called(call: str, callee: str = CALLEE) -> tuple[str, dict[str, str]]:
+    return f"jobs: {{j: {{uses: ./lib/build.yml, {call}}}}}", {"lib/build.yml": callee}
+
+
+def test_a_call_becomes_a_part_of_the_plan(language: Language) -> None:
+    """With what is declared and what is given."""
+    job = language.plan(CALLER, FILES).jobs[0]
+    call = job.call
+    assert call is not None
+    assert (call.path, call.name) == ("lib/build.yml", "Build it")
+    assert call.inputs == (
+        InputSpec(name="who", required=True),
+        InputSpec(name="count", type=InputType.NUMBER, default=2),
+    )
+    assert call.given == {"who": "${{ vars.who }}"}
+    assert call.secrets == {"TOKEN": "FORGE"}
+    assert call.outputs == {"made": "${{ jobs.build.outputs.made }}", "more": "${{ jobs.build.result }}"}
+    assert (call.vars, call.env) == ({"a": "${{ inputs.who }}"}, {"E": "x"})
+    assert [inner.id for inner in call.jobs] == ["build"]
+    assert call.jobs[0].steps[0].secrets == ("TOKEN",)
+    assert (job.group, job.steps, job.timeout_minutes) == ("", (), 30.0)
+
+
+def test_all_secrets_may_be_handed_on(language: Language) -> None:
+    """Under their own names."""
+    text, files = called("with: {who: x}, secrets: inherit")
+    call = language.plan(text, files).jobs[0].call
+    assert call is not None
+    assert call.secrets is None
+
+
+def test_a_call_may_be_many_instances(language: Language) -> None:
+    """Its `with` sees the matrix."""
+    text, files = called(
+        "strategy: {matrix: {a: [1, 2]}}, with: {who: '${{ matrix.a }}'}, secrets: inherit, timeout-minutes: 5"
+    )
+    job = language.plan(text, files).jobs[0]
+    assert job.strategy is not None
+    assert job.timeout_minutes == 5
+
+
+def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
+    """The shorthand for both."""
+    callee = "on: workflow_call\ninputs: {n: {type: number}}\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
+    text, files = called("with: {n: 3}", callee)
+    call = language.plan(text, files).jobs[0].call
+    assert call is not None
+    assert call.given == {"n": 3}
+
+
+def test_a_file_that_is_used_twice_is_said_to_be_wrong_once(language: Language) -> None:
+    """Under its own path, with its own line."""
+    text = "jobs: {a: {uses: ./lib/b.yml}, b: {uses: ./lib/b.yml}}"
+    error = language.error(text, {"lib/b.yml": "on: workflow_call\njobs:\n  j: {runs-on: g, steps: [{runn: x}]}"})
+    assert (error.code, error.path, error.line) == ("WF103", "lib/b.yml", 3)
+
+
+def test_errors_of_all_files_come_together() -> None:
+    """The first file's first."""
+    text = "nme: x\njobs: {a: {uses: ./lib/b.yml}}"
+    files = {"lib/b.yml": b"on: workflow_call\nnope: 1\njobs: {j: {runs-on: g, steps: [{run: x}]}}"}
+    found = [(e.path, e.line, e.code) for e in compile_workflow("workflows/w.yml", text.encode(), files).diagnostics]
+    assert found == [("workflows/w.yml", 1, "WF103"), ("lib/b.yml", 2, "WF103")]
+
+
+@pytest.mark.parametrize(
+    ("call", "callee", "code", "words"),
+    [
+        ("secrets: inherit", CALLEE, "WF110", "needs the input"),
+        ("with: {who: x, cuont: 3}, secrets: inherit", CALLEE, "WF110", 'did you mean "count"'),
+        ("with: {who: x, count: many}, secrets: inherit", CALLEE, "WF110", "a number"),
+        ("with: {who: x}", CALLEE, "WF136", "not given"),
+        ("with: {who: x}, secrets: {TOKEN: x}", CALLEE, "WF136", "exactly one"),
+        ("with: {who: x}, secrets: {TOKEN: '${{ secrets.A }}', B: '${{ secrets.B }}'}", CALLEE, "WF136", "takes no"),
+        ("with: {who: '${{ secrets.A }}'}, secrets: inherit", CALLEE, "WF129", "under secrets"),
+        ("with: {who: x}, secrets: all", CALLEE, "WF106", "inherit"),
+        ("with: {who: x}, secrets: inherit, runs-on: g", CALLEE, "WF116", "uses"),
+        ("with: {who: x}, secrets: inherit, env: {A: b}", CALLEE, "WF116", "with"),
+        ("with: {who: x}, secrets: inherit, retry: {max-attempts: 2}", CALLEE, "WF116", "uses"),
+        ("name: x", "jobs: {j: {runs-on: g, steps: [{run: x}]}}", "WF135", "workflow_call"),
+        ("name: x", CALLEE.replace("timeout-minutes: 30", "concurrency: x"), "WF135", "concurrency"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_an_error(
+    language: Language, call: str, callee: str, code: str, words: str
+) -> None:
+    """Held against what the called file declares."""
+    text, files = called(call, callee)
+    found = [error for error in language.compiled(text, files).diagnostics if error.code == code]
+    assert found
+    assert words in f"{found[0].message} {found[0].suggestion}"
+
+
+@pytest.mark.parametrize(
+    ("uses", "code", "words"),
+    [
+        ("./lib/none.yml", "WF135", "no file"),
+        ("./lib", "WF135", ".yml"),
+        ("../lib/a.yml", "WF135", "root of the repository"),
+        ("./lib/../../a.yml", "WF135", "root of the repository"),
+        ("/etc/passwd.yml", "WF135", "root"),
+        ("org/repo/.github/workflows/a.yml@main", "WF113", "into this repository"),
+        ("./workflows/w.yml", "WF135", "circle: workflows/w.yml -> workflows/w.yml"),
+    ],
+)
+def test_a_file_that_cannot_be_called_is_an_error(language: Language, uses: str, code: str, words: str) -> None:
+    """It is never guessed."""
+    error = language.error(f"jobs: {{j: {{uses: '{uses}'}}}}", {})
+    assert error.code == code
+    assert words in f"{error.message} {error.suggestion}"
+
+
+def chain(length: int, last: str) -> dict[str, str]:
+    """Files `1.yml` to `length.yml` that call one another; the last one is `last`."""
+    middle = "on: workflow_call\njobs: {{j: {{uses: ./{}.yml}}}}"
+    return {f"{n}.yml": middle.format(n + 1) for n in range(1, length)} | {f"{length}.yml": last}
+
+
+LEAF = "on: workflow_call\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
+
+
+def test_calls_nest_to_a_bound(language: Language) -> None:
+    """Four deep below the first."""
+    text = "jobs: {j: {uses: ./1.yml}}"
+    assert language.plan(text, chain(4, LEAF)).jobs
+    error = language.error(text, chain(5, LEAF))
+    assert (error.code, error.path, "4 deep" in error.message) == ("WF135", "4.yml", True)
+
+
+def test_a_depth_counts_whoever_compiled_the_file_first(language: Language) -> None:
+    """A file that was fine near the top may be too deep elsewhere."""
+    files = chain(4, LEAF) | {"a.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}"}
+    assert language.error("jobs: {b: {uses: ./1.yml}, j: {uses: ./a.yml}}", files).code == "WF135"
+
+
+def test_a_circle_of_calls_is_an_error_where_it_closes(language: Language) -> None:
+    """With the way around."""
+    files = {
+        "a.yml": "on: workflow_call\njobs: {j: {uses: ./b.yml}}",
+        "b.yml": "on: workflow_call\njobs: {j: {uses: ./a.yml}}",
+    }
+    error = language.error("jobs: {j: {uses: ./a.yml}}", files)
+    assert (error.path, error.message.partition(": ")[2]) == ("b.yml", "a.yml -> b.yml -> a.yml")
+
+
+def test_files_that_multiply_meet_a_bound(language: Language) -> None:
+    """Each calls the next many times."""
+    many = "on: workflow_call\njobs:\n" + "".join(f"  j{n}: {{uses: ./%s.yml}}\n" for n in range(100))
+    files = {"1.yml": many.replace("%s", "2"), "2.yml": many.replace("%s", "3"), "3.yml": LEAF}
+    errors = language.compiled("jobs: {j: {uses: ./1.yml}}", files).diagnostics
+    assert [error.code for error in errors] == ["WF102"]
+    steps = ", ".join("{uses: ./s/%s.yml}" for _ in range(100))
+    composites = {"s/1.yml": f"steps: [{steps.replace('%s', '2')}]", "s/2.yml": f"steps: [{steps.replace('%s', '3')}]"}
+    composites["s/3.yml"] = "steps: [{run: x}]"
+    errors = language.compiled(
+        "jobs: {j: {runs-on: g, steps: [{uses: ./s/1.yml}, {uses: ./s/1.yml}]}}", composites
+    ).diagnostics
+    assert [error.code for error in errors] == ["WF102"]
+
+
+def test_a_composite_step_becomes_a_block(language: Language) -> None:
+    """With a value for each input."""
+    job = language.plan(USER, {"steps/deploy/step.yml": STEP}).jobs[0]
+    step = job.steps[0]
+    assert (step.node, step.params) == ("composite", {"to": "dev", "fast": False})
+    assert step.outputs == {"url": "${{ steps.go.outputs.url }}"}
+    (block,) = step.blocks
+    assert block.name == "steps"
+    assert block.steps[0] == StepPlan(
+        id=block.steps[0].id,
+        is_named=True,
+        name='Run deploy "{inputs.to}"',
+        node="shell",
+        params={"run": 'deploy "${WF_EXPR_1}"'},
+        env={"WF_EXPR_1": "${{ inputs.to }}"},
+        condition="!inputs.fast",
+        line=9,
+    )
+
+
+def test_a_composite_action_of_github_is_taken(language: Language) -> None:
+    """`runs.using: composite`, and outputs with descriptions."""
+    action = """\
+name: x
+description: y
+inputs: {to: {description: where, default: dev}}
+outputs: {url: {description: z, value: '${{ steps.a.outputs.url }}'}}
+runs:
+  using: composite
+  steps: [{id: a, run: 'echo ${{ inputs.to }}', shell: bash}]
+"""
+    text = "jobs: {j: {runs-on: g, steps: [{uses: ./.github/actions/x}]}}"
+    assert language.plan(text, {".github/actions/x/action.yml": action}).jobs[0].steps[0].params == {"to": "dev"}
+    node = action.replace("composite", "node20")
+    assert language.error(text, {".github/actions/x/action.yml": node}).code == "WF106"
+
+
+def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> None:
+    """By the environment of the step that uses it, or as an input."""
+    text = (
+        "jobs: {j: {runs-on: g, steps: [{uses: ./s.yml, env: {T: '${{ secrets.T }}'}, with: {u: '${{ secrets.U }}'}}]}}"
+    )
+    step = language.plan(text, {"s.yml": "inputs: {u: }\nsteps: [{run: 'echo $T ${{ inputs.u }}'}]"}).jobs[0].steps[0]
+    assert step.blocks[0].steps[0].secrets == ("T", "U")
+
+
+@pytest.mark.parametrize(
+    ("step", "content", "code", "words"),
+    [
+        ("with: {to: dev, x: 1}", STEP, "WF110", "no input"),
+        ("with: {to: stage}", STEP, "WF110", "one of"),
+        ("name: x", STEP, "WF110", "needs the input"),
+        ("with: {to: '${{ secrets.A || 1 }}'}", STEP, "WF136", "alone"),
+        ("with: {to: dev}, shell: sh", STEP, "WF116", "no script"),
+        ("with: {to: dev}, retry: {max-attempts: 2}", STEP, "WF116", "tried again"),
+        ("name: x", "steps: [{run: 'x ${{ vars.a }}'}]", "WF129", "declare an input"),
+        ("name: x", "steps: [{run: 'x ${{ secrets.a }}'}]", "WF129", "declare an input"),
+        ("name: x", "steps: [{run: 'x ${{ inputs.a }}'}]", "WF125", "input"),
+        ("name: x", "steps: []", "WF106", "at least one"),
+        ("name: x", "name: x", "WF105", "steps"),
+        ("name: x", "steps: [{run: x}]\nbranding: {}", "WF113", "remove"),
+        ("name: x", "steps: [{run: x}]\nruns: {using: composite, steps: [{run: x}]}", "WF116", "both"),
+        ("name: x", "steps: [{run: x}]\noutputs: {a: '${{ steps.b.outputs.c }}'}", "WF125", "step"),
+        ("name: x", "steps: [{uses: ./steps/deploy}]", "WF135", "circle"),
+        ("name: x", "- a", "WF101", "a list"),
+    ],
+)
+def test_a_mistake_around_a_composite_step_has_its_code(
+    language: Language, step: str, content: str, code: str, words: str
+) -> None:
+    """In the file where it stands."""
+    text = f"jobs: {{j: {{runs-on: g, steps: [{{uses: ./steps/deploy, {step}}}]}}}}"
+    error = language.error(text, {"steps/deploy/step.yml": content})
+    assert error.code == code
+    assert words in f"{error.message} {error.suggestion}"
+
+
+def test_a_composite_step_that_is_not_there_is_an_error(language: Language) -> None:
+    """The text says where it would be."""
+    error = language.error(USER, {})
+    assert (error.code, "steps/deploy/step.yml" in error.suggestion) == ("WF135", True)
+
+
+def test_composite_steps_nest_to_a_bound(language: Language) -> None:
+    """As deep as blocks do, wherever they stand."""
+    files = {f"{n}.yml": f"steps: [{{uses: ./{n + 1}.yml}}]" for n in range(1, 40)} | {"40.yml": "steps: [{run: x}]"}
+    text = "jobs: {j: {runs-on: g, steps: [{uses: ./1.yml}]}}"
+    assert {error.code for error in language.compiled(text, files).diagnostics} == {"WF102"}
+    files |= {"14.yml": "steps: [{run: x}]"}
+    assert language.plan(text, files).jobs
+
+
+def test_the_answer_names_the_files_that_it_depends_on(language: Language) -> None:
+    """Those that are missing too, because adding one changes the answer."""
+    assert language.compiled(CALLER, FILES).files == ["lib/build.yml"]
+    found = language.compiled(USER, {"steps/deploy/action.yml": STEP}).files
+    assert found == ["steps/deploy/step.yml", "steps/deploy/step.yaml", "steps/deploy/action.yml"]
+
+
+def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
+    """The same answer as with all of them at hand."""
+    files = {path: content.encode() for path, content in chain(3, LEAF).items()}
+    text = b"jobs: {j: {uses: ./1.yml}}"
+    known: dict[str, bytes | None] = {}
+    rounds = 0
+    while isinstance(answer := compile_knowing("w.yml", text, known), Wanted):
+        rounds += 1
+        known |= {path: files.get(path) for path in answer.paths}
+    assert isinstance(answer, Compiled)
+    assert answer == compile_workflow("w.yml", text, files)
+    assert rounds == 3
+
+
+def test_a_file_that_is_too_large_is_an_error_of_its_own(language: Language) -> None:
+    """It is not read."""
+    error = language.error("jobs: {j: {uses: ./a.yml}}", {"a.yml": "#" * (2 << 20)})
+    assert (error.code, error.path) == ("WF102", "a.yml")
+
+
+def test_files_together_meet_a_bound(language: Language) -> None:
+    """In number and in size; each is said under its own path."""
+    step = "steps: [{run: x}]\n" + "#" * 1_000_000
+    uses = ", ".join(f"{{uses: ./{n}.yml}}" for n in range(6))
+    errors = language.compiled(
+        f"jobs: {{j: {{runs-on: g, steps: [{uses}]}}}}", dict.fromkeys((f"{n}.yml" for n in range(6)), step)
+    ).diagnostics
+    assert [(error.code, error.path) for error in errors] == [("WF102", "4.yml"), ("WF102", "5.yml")]
+    uses = ", ".join(f"{{uses: ./{n}}}" for n in range(26))
+    found = language.compiled(f"jobs: {{j: {{runs-on: g, steps: [{uses}]}}}}", {}).diagnostics
+    assert "WF102" in {error.code for error in found}

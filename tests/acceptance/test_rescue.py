@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from waterflowd.model.ids import RunId
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +41,18 @@ def gated(marker: Path, gate: Path) -> str:
         f"      - run: |\n          echo one >> {marker}\n          while [ ! -e {gate} ]; do sleep 0.05; done\n"
         f"      - run: echo two >> {marker}\n"
     )
+
+
+@contextlib.contextmanager
+def stopped(world: World) -> Iterator[None]:
+    """The daemon's end; until the block is left nobody else gets its ports."""
+    assert world.stop_daemon() == 0
+    with contextlib.ExitStack() as stack:
+        for port in (world.api_port, world.work_port, world.enroll_port):
+            keeper = stack.enter_context(socket.socket())
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keeper.bind(("127.0.0.1", port))
+        yield
 
 
 def start_both(world: World) -> None:
@@ -94,12 +109,11 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
     assert world.wait_for(runs["after"])["conclusion"] == "success"
     world.push(clone, {"more": "1"})
     wait_until(lambda: pushed.read_text() == "x\nx\n", "the second push to have run")
-    assert world.stop_daemon() == 0
-    # While nobody listens a step of the backup ends: its agent keeps the result.
-    gates["late"].touch()
-
-    (world.folder / "daemon").rename(world.folder / "daemon.old")
-    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
+    with stopped(world):
+        # While nobody listens a step of the backup ends: its agent keeps the result.
+        gates["late"].touch()
+        (world.folder / "daemon").rename(world.folder / "daemon.old")
+        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
     assert restored.returncode == 0, restored.stderr
     said = json.loads(restored.stdout)
     assert sorted(said["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
@@ -143,10 +157,10 @@ def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
     marker, gate = world.folder / "marker", world.folder / "gate"
     run = world.start(gated(marker, gate))
     begun(marker)
-    assert world.stop_daemon() == 0
-    assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
-    shutil.rmtree(world.folder / "daemon")
-    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
+    with stopped(world):
+        assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
+        shutil.rmtree(world.folder / "daemon")
+        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
     assert restored.returncode == 0, restored.stderr
     start_both(world)
     gate.touch()
@@ -169,24 +183,24 @@ def test_a_damaged_log_is_saved_and_goes_on(empty_world: World) -> None:
         begun(mark)
     lines = world.lines(over, count=300)
     numbers = {run: world.run(run)["number"] for run in [over, *runs]}
-    assert world.stop_daemon() == 0
-    file = world.folder / "daemon" / "log.mdb" / "data.mdb"
-    content = file.read_bytes()
-    dispatch = _dispatch_of(world.folder / "daemon", runs[1])
-    broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
-    assert broken != content
-    file.write_bytes(broken)
+    with stopped(world):
+        file = world.folder / "daemon" / "log.mdb" / "data.mdb"
+        content = file.read_bytes()
+        dispatch = _dispatch_of(world.folder / "daemon", runs[1])
+        broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
+        assert broken != content
+        file.write_bytes(broken)
 
-    assert waterflowd(world, "fsck").returncode == 1
-    saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
-    assert saved.returncode == 3, saved.stderr + saved.stdout
-    said = json.loads(saved.stdout)
-    assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
-    assert said["ended"]["runs"] == [runs[1]]
-    assert file.read_bytes() == broken, "the source is left as it is"
-    (world.folder / "daemon").rename(world.folder / "daemon.damaged")
-    (world.folder / "saved").rename(world.folder / "daemon")
-    assert waterflowd(world, "fsck").returncode == 0
+        assert waterflowd(world, "fsck").returncode == 1
+        saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+        assert saved.returncode == 3, saved.stderr + saved.stdout
+        said = json.loads(saved.stdout)
+        assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
+        assert said["ended"]["runs"] == [runs[1]]
+        assert file.read_bytes() == broken, "the source is left as it is"
+        (world.folder / "daemon").rename(world.folder / "daemon.damaged")
+        (world.folder / "saved").rename(world.folder / "daemon")
+        assert waterflowd(world, "fsck").returncode == 0
     start_both(world)
     gate.touch()
     for number in (0, 2):

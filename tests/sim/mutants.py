@@ -276,12 +276,6 @@ MUTANTS: tuple[Mutant, ...] = (
     # A backup.
     Mutant("waterflowd.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"),
     Mutant(
-        "waterflowd.rescue:_Closing._end",
-        "list(step(run, inputs.CancelRun(by=self._by), self._now).events)",
-        "step(run, inputs.CancelRun(by=self._by), self._now).events",
-        "a restore writes the events of one run into others",
-    ),
-    Mutant(
         "waterflowd.rescue:_Closing.suspend",
         "for name in dict.fromkeys(names):",
         "for name in ():",

@@ -3,9 +3,9 @@
 A value is what JSON can say: None, bool, int or float, str, a list or tuple, a Mapping with string keys. Mappings may
 be lazy. Anything else is a mistake of the host and raises TypeError.
 
-Numbers are JavaScript's, with one difference: an integer stays exact while it fits into 64 bits with a sign, so an id from
-a payload reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is `1`,
-`-0` is `0`), larger integers become floats; so whatever an expression yields can be stored.
+Numbers are JavaScript's, with one difference: an integer stays exact while it fits into 64 bits, so an id from a
+payload reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is
+`1`, `-0` is `0`), larger integers become floats; so whatever an expression yields can be stored.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any
 Number = int | float
 Value = object
 
-#: Larger integers are rounded to floats, as all of them are in JavaScript: neither the log nor most readers of JSON have
-#: room for more than 64 bits.
-INTEGER_MAX = 2**63 - 1
+#: Integers outside are rounded to floats, as all of them are in JavaScript: these are what the log and the wire have room for,
+#: and what a workflow file may hold.
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
 
 #: Largest float below which every integer has a float of its own.
 _FLOAT_EXACT = 2.0**53
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 #: Digits that an integer within the bound may have; more are read as a float at once, which never takes long.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _PREFIXED = {"x": (16, re.compile(r"[0-9a-fA-F]+")), "o": (8, re.compile(r"[0-7]+")), "b": (2, re.compile(r"[01]+"))}
 _INFINITE = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -76,7 +77,7 @@ def normal(number: Number) -> Number:
     """Return the one spelling of a number: whole floats as int, integers that are too large as float."""
     if isinstance(number, float):
         return int(number) if -_FLOAT_EXACT <= number <= _FLOAT_EXACT and number.is_integer() else number
-    if -INTEGER_MAX <= number <= INTEGER_MAX:
+    if INTEGER_MIN <= number <= INTEGER_MAX:
         return int(number)
     try:
         return float(number)

@@ -33,6 +33,8 @@ _WAKE_S_MAX = 30.0
 _WAITING_S = 1.0
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 60.0
+#: Schedules that are looked at before others have the loop.
+_AT_ONCE = 50
 #: `Rejected` with this status means too many open runs, which passes.
 _BUSY = 429
 
@@ -120,19 +122,21 @@ class Timetable:
         await self._compare()
         wait_s = _WAKE_S_MAX
         failures: list[WaterflowError] = []
-        for held in list(state.schedules.values()):
-            current = self._current(held)
-            if current is None:
-                continue
-            try:
-                if schedules.is_due(held, self._next_of(held), self._ports.wall()):
+        for number, held in enumerate(list(state.schedules.values()), start=1):
+            if number % _AT_ONCE == 0:
+                # Many schedules are much work, and others wait for the loop.
+                await asyncio.sleep(0)
+            if schedules.is_due(held, self._next_of(held), self._ports.wall()):
+                current = self._current(held)
+                if current is None:
+                    # Nothing names it any more; the next look will say so, and `_compare` drops it.
+                    continue
+                try:
                     await self._decide(held, *current)
-            except WaterflowError as error:
-                # One that cannot start now does not hold up the others.
-                failures.append(error)
+                except WaterflowError as error:
+                    # One that cannot start now does not hold up the others.
+                    failures.append(error)
             wait_s = min(wait_s, self._wait_s(held))
-            # Many schedules are much work, and others wait for the loop.
-            await asyncio.sleep(0)
         if failures:
             raise failures[0]
         return wait_s

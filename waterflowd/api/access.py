@@ -20,7 +20,7 @@ import msgspec
 
 from waterflowd.api.access_events import AccessRefused, ActionTaken, Fact, TokenCreated, TokenRevoked
 from waterflowd.errors import Rejected
-from waterflowd.model.plan import Plan
+from waterflowd.model.plan import Plan, leaf_jobs
 
 #: What every token begins with, so that scanners of leaked secrets can find it.
 TOKEN_PREFIX = "wf_"
@@ -156,7 +156,7 @@ def may_use(principal: Principal, group: str) -> bool:
 
 def check_plan(principal: Principal, plan: Plan) -> None:
     """`Rejected` WF602 (403) when the plan uses a group that the principal may not use."""
-    for job in plan.jobs:
+    for job in leaf_jobs(plan.jobs):
         if not may_use(principal, job.group):
             _refuse(principal, f'job "{job.id}" runs on "{job.group}"', f"jobs.{job.id}.runs-on")
 

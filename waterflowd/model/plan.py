@@ -8,6 +8,7 @@ milliseconds. A new field has a default, so that plans in old logs still load.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
@@ -339,6 +340,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_ms: int | None = None
     concurrency: ConcurrencyPlan | None = None
     jobs: tuple[JobPlan, ...]
+
+
+def leaf_jobs(jobs: tuple[JobPlan, ...]) -> Iterator[JobPlan]:
+    """The jobs that run on servers: those of the file, and those of the workflows that it calls."""
+    for job in jobs:
+        if job.call is None:
+            yield job
+        else:
+            yield from leaf_jobs(job.call.jobs)
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -41,7 +41,7 @@ def file_applied(seen: FileSeen, compiled: Compiled) -> FileApplied:
         plan_hash=plans.content_hash(compiled.plan),
         name=plan.name,
         triggers=plan.triggers,
-        groups=tuple(sorted({job.group for job in plan.jobs})),
+        groups=tuple(sorted({job.group for job in plans.leaf_jobs(plan.jobs)})),
     )
 
 

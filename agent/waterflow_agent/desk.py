@@ -79,7 +79,7 @@ class Desk:
         self._pump = Pump()
         # What this turn has to do, in this order.
         self._facts: list[records.Fact | records.Released] = []
-        self._starts: list[tuple[messages.Task, schema.Shell]] = []
+        self._starts: list[tuple[messages.Task, schema.Parameters]] = []
         self._outgoing: list[messages.Started | messages.Finished] = []
         self._released: list[TaskKey] = []
         self._is_same_boot = True
@@ -338,7 +338,7 @@ class Desk:
             )
             self._finish_unstarted(task.key, end)
             return
-        if isinstance(converted, schema.Shell):
+        if node.runs_in is not schema.RunsIn.AGENT:
             self._facts.append(self.ledger.placed(task.key, self._steps.reserve(task.key), _wall_ms()))
             self._starts.append((task, converted))
         else:
@@ -370,8 +370,8 @@ class Desk:
             outgoing, self._outgoing = self._outgoing, []
             released, self._released = self._released, []
             is_written = self._journal.write(facts)
-            for task, shell_parameters in starts:
-                self._start(task, shell_parameters, may_start=is_written)
+            for task, given in starts:
+                self._start(task, given, may_start=is_written)
             for message in outgoing:
                 self._send(message)
                 if is_written and isinstance(message, messages.Finished):
@@ -382,7 +382,7 @@ class Desk:
         if self.link is not None and self._pump.has_ready:
             self.link.wake()
 
-    def _start(self, task: messages.Task, shell_parameters: schema.Shell, *, may_start: bool) -> None:
+    def _start(self, task: messages.Task, given: schema.Parameters, *, may_start: bool) -> None:
         entry = self.ledger.get(task.key)
         if entry is None or not entry.is_live:
             # Cancelled, or not wanted any more, in the same turn.
@@ -392,7 +392,7 @@ class Desk:
             self._finish_unstarted(task.key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
             return
         try:
-            self._steps.begin(task, shell_parameters, time.monotonic())
+            self._steps.begin(task, given, time.monotonic())
         except Rejected as error:
             self._finish_unstarted(task.key, failure("node-error", error.text))
         except OSError as error:

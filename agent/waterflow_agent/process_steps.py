@@ -18,7 +18,7 @@ import msgspec
 
 from waterflow_agent import workdir
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import exits, schema, shell, stepfiles
+from waterflow_agent.nodes import exits, hosted, schema, shell, stepfiles
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.runner.reports import Report, Result, StepSpec
 from waterflow_agent.stepdirs import StepDirectories
@@ -113,7 +113,7 @@ class ProcessSteps:
         """Whether this process has asked for the start, so that the supervisor asks again after each reconnect."""
         return key in self._begun
 
-    def begin(self, task: messages.Task, parameters: schema.Shell, now_s: float) -> None:
+    def begin(self, task: messages.Task, parameters: schema.Parameters, now_s: float) -> None:
         """Has the step started. Raises `Rejected` or `OSError` when it cannot be; then nothing of it ran or will."""
         workspace = self._workspaces.enter(task.key.run, task.key.job, now_s)
         cwd = workdir.resolve(workspace, task.working_directory)
@@ -121,7 +121,10 @@ class ProcessSteps:
         name = self.adopt(task.key)
         files = self._directories.path(self._places[task.key])
         place = shell.Place(files=files, workspace=str(workspace), agent=self.agent_name)
-        command = shell.prepare(parameters, task, place, self._environment)
+        if isinstance(parameters, schema.Shell):
+            command = shell.prepare(parameters, task, place, self._environment)
+        else:
+            command = hosted.prepare(task, place, self._environment)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -153,7 +156,10 @@ class ProcessSteps:
         place = self._places.get(key)
         if result.reason not in exits.RAN or place is None:
             return end
-        return shell.finish(end, stepfiles.locate(self._directories.path(place)))
+        directory = self._directories.path(place)
+        if hosted.is_hosted(directory):
+            return hosted.finish(end, directory)
+        return shell.finish(end, stepfiles.locate(directory))
 
     def collected(self, key: TaskKey) -> None:
         """The result is in the journal: the step's own files may go."""

@@ -1,4 +1,4 @@
-"""For tests of an agent, of this project or of another: a daemon that does what a script says.
+"""For tests of an agent and of nodes, of this project or of another: a daemon that does what a script says, and `run_node`.
 
 `ScriptedDaemon` is the other end of the link: a real socket with CURVE and authentication, and a wire session, but no
 runs, no store and no decisions. It offers what it is told to and remembers what it hears.
@@ -11,9 +11,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import zmq
@@ -27,6 +27,17 @@ from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Session
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+
+
+class NodeRun(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node ended, and what it printed."""
+
+    outcome: messages.Outcome
+    exit_code: int | None
+    #: Why it failed.
+    text: str
+    outputs: dict[str, Any]
+    printed: str
 
 
 def _now_ms() -> int:
@@ -300,3 +311,59 @@ async def _readable(fd: int) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
+
+
+def run_node(
+    name: str, params: dict[str, Any], *, directory: Path, env: Mapping[str, str] | None = None, timeout_s: float = 60
+) -> NodeRun:
+    """Runs a node as an agent does, in a process of its own that stands in `directory`; gives how it ended.
+
+        ended = run_node("file/write", {"path": "a", "content": "b"}, directory=tmp_path)
+        assert ended.outcome is messages.Outcome.SUCCESS
+        assert ended.outputs["changed"]
+
+    A node that does not end in `timeout_s` is stopped, as a time-out does it.
+    """
+    import subprocess
+    import tempfile
+
+    from waterflow_agent.nodes import exits, hosted, shell
+    from waterflow_agent.runner.reports import Result
+
+    key = TaskKey("run", "job", "step", 1, 1)
+    task = messages.Task(
+        key=key, node=name, params=params, env=dict(env or {}), step_name=name, working_directory=None,
+        timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000, output_bytes_max=1 << 20,
+        boot_id="", instance="",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as files:
+        place = shell.Place(files=files, workspace=str(directory), agent="test")
+        command = hosted.prepare(task, place, shell.inherited(os.environ))
+        process = subprocess.Popen(
+            command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        reason = "exited"
+        try:
+            printed, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            printed, _ = process.communicate(timeout=30)
+            reason = "timed-out"
+        result = Result(
+            reason=reason,
+            exit_code=process.returncode if process.returncode >= 0 else None,
+            signal=-process.returncode if process.returncode < 0 else None,
+            started_at=None,
+            finished_at=0,
+            output_bytes=len(printed),
+            output_dropped=0,
+        )
+        end = hosted.finish(exits.interpret(result), files)
+    return NodeRun(
+        outcome=end.outcome,
+        exit_code=end.exit_code,
+        text=end.reason_text,
+        outputs=end.outputs,
+        printed=printed.decode("utf-8", "replace"),
+    )

@@ -19,6 +19,8 @@ class RunsIn(Enum):
 
     #: A process under the runner.
     PROCESS = "process"
+    #: A process of its own under the runner, with a class of ours in it.
+    HOST = "host"
     #: The agent's own process; only for what ends at once.
     AGENT = "agent"
     #: The engine: an entry in the log.
@@ -101,6 +103,176 @@ class Approval(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unk
     default: Literal["approve", "reject"] = "reject"
 
 
+class HttpRequest(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Sends one HTTP request; fails when the status is not an expected one."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1)]
+    method: str = "GET"
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    #: One of these three.
+    body: str | None = None
+    json: Any = None
+    form: dict[str, str] | None = None
+    timeout: str | int | float = "30s"
+    #: False takes any certificate; a text is the file of an authority's.
+    verify: bool | str = True
+    #: A status or several; `2xx` is all of them.
+    expect_status: int | str | list[int | str] = "2xx"
+    #: After these trying again can help.
+    retry_status: int | str | list[int | str] = "408, 429, 5xx"
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 34)] = 1 << 20
+    #: Puts the body of a good answer into this file.
+    save_to: str | None = None
+
+
+class HttpWait(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Asks an address until it answers with an expected status."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1)]
+    expect_status: int | str | list[int | str] = "2xx"
+    timeout: str | int | float = "2m"
+    interval: str | int | float = "1s"
+    verify: bool | str = True
+
+
+class NotifyWebhook(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Posts a message to a webhook: `template` is `slack`, `teams` or `discord`; or any `json`."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1)]
+    message: str = ""
+    template: Literal["slack", "teams", "discord"] | None = None
+    json: Any = None
+    #: Signs the body: HMAC-SHA256 in the header `X-Hub-Signature-256`.
+    secret: str | None = None
+    timeout: str | int | float = "30s"
+
+
+class FileWrite(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Makes a file with this content; `changed` says whether anything differed."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    content: str
+    #: Such as "0644"; default: that of the file, or 0644.
+    mode: str | None = None
+    #: `user`, `user:group` or `:group`.
+    owner: str | None = None
+    #: Keeps the old file beside it.
+    backup: bool = False
+    create_directories: bool = False
+    #: Writes the file that a link leads to, in place of refusing it.
+    follow: bool = False
+
+
+class FileTemplate(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Makes a file from a template in which `${name}` stands for one of `values`."""
+
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    values: dict[str, Any] = {}
+    mode: str | None = None
+    owner: str | None = None
+    backup: bool = False
+    create_directories: bool = False
+    follow: bool = False
+
+
+class FileRead(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Gives the content of a text file to later steps."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 256 << 10
+
+
+class FileDelete(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Removes a file, or with `recursive` a directory; `changed` says whether it was there."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    recursive: bool = False
+
+
+class SystemdUnit(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Starts, stops, enables or reloads a unit of systemd, if it is not as it should be."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    state: Literal["started", "stopped", "restarted", "reloaded"] | None = None
+    enabled: bool | None = None
+    #: Reloads the unit, or restarts it, when it runs.
+    reload: bool = False
+    #: Has systemd read its files again first.
+    daemon_reload: bool = False
+
+
+class DockerExec(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs a docker `command` line (no shell), or `run` inside of a `container`."""
+
+    command: str | None = None
+    container: str | None = None
+    run: str | None = None
+
+
+class DockerPull(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Gets an image; `changed` says whether it is a new one."""
+
+    image: Annotated[str, msgspec.Meta(min_length=1)]
+    #: False: an image that is there is good enough.
+    always: bool = True
+
+
+class DockerRun(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs a container to its end, or in the background with `detach`."""
+
+    image: Annotated[str, msgspec.Meta(min_length=1)]
+    command: str | list[str] | None = None
+    name: str | None = None
+    env: dict[str, str] = {}
+    #: As `host:container[:ro]`.
+    volumes: list[str] = []
+    #: Port of the container to port of the host, as the SDK takes them: `80/tcp`: 8080.
+    ports: dict[str, int | list[int]] = {}
+    network: str | None = None
+    user: str | None = None
+    working_dir: str | None = None
+    entrypoint: str | list[str] | None = None
+    labels: dict[str, str] = {}
+    restart: Literal["always", "on-failure", "unless-stopped"] | None = None
+    detach: bool = False
+    remove: bool = True
+
+
+class DockerStop(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Stops a container, if it runs."""
+
+    container: Annotated[str, msgspec.Meta(min_length=1)]
+    grace: str | int | float = "10s"
+    remove: bool = False
+
+
+class ComposeUp(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Brings the services of a compose file up."""
+
+    file: Annotated[str, msgspec.Meta(min_length=1)]
+    project: str | None = None
+    env: dict[str, str] = {}
+    profiles: list[str] = []
+    build: bool = False
+    #: Until all services run, or are healthy where they have a check.
+    wait: bool = True
+    pull: Literal["always", "missing", "never"] | None = None
+    remove_orphans: bool = False
+
+
+class ComposeDown(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Takes the services of a compose file down."""
+
+    file: Annotated[str, msgspec.Meta(min_length=1)]
+    project: str | None = None
+    env: dict[str, str] = {}
+    profiles: list[str] = []
+    volumes: bool = False
+    remove_orphans: bool = False
+
+
 class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a node without running it."""
 
@@ -123,6 +295,36 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(
             name="shell", parameters=Shell, runs_in=RunsIn.PROCESS, outputs=("exit-code",), aliases=("exec/shell",)
         ),
+        NodeSchema(
+            name="http/request",
+            parameters=HttpRequest,
+            runs_in=RunsIn.HOST,
+            outputs=("status", "headers", "body", "json", "elapsed-ms"),
+        ),
+        NodeSchema(name="http/wait", parameters=HttpWait, runs_in=RunsIn.HOST, outputs=("attempts", "status")),
+        NodeSchema(name="notify/webhook", parameters=NotifyWebhook, runs_in=RunsIn.HOST, outputs=("status",)),
+        NodeSchema(
+            name="file/write", parameters=FileWrite, runs_in=RunsIn.HOST, outputs=("changed", "path", "checksum")
+        ),
+        NodeSchema(
+            name="file/template", parameters=FileTemplate, runs_in=RunsIn.HOST, outputs=("changed", "path", "checksum")
+        ),
+        NodeSchema(
+            name="file/read", parameters=FileRead, runs_in=RunsIn.HOST, outputs=("content", "checksum", "bytes")
+        ),
+        NodeSchema(name="file/delete", parameters=FileDelete, runs_in=RunsIn.HOST, outputs=("changed",)),
+        NodeSchema(
+            name="systemd/unit",
+            parameters=SystemdUnit,
+            runs_in=RunsIn.HOST,
+            outputs=("changed", "active", "sub-state", "enabled"),
+        ),
+        NodeSchema(name="docker/exec", parameters=DockerExec, runs_in=RunsIn.HOST, outputs=("exit-code", "stdout")),
+        NodeSchema(name="docker/pull", parameters=DockerPull, runs_in=RunsIn.HOST, outputs=("image", "changed")),
+        NodeSchema(name="docker/run", parameters=DockerRun, runs_in=RunsIn.HOST, outputs=("id", "name", "exit-code")),
+        NodeSchema(name="docker/stop", parameters=DockerStop, runs_in=RunsIn.HOST, outputs=("changed",)),
+        NodeSchema(name="docker/compose-up", parameters=ComposeUp, runs_in=RunsIn.HOST, outputs=("services",)),
+        NodeSchema(name="docker/compose-down", parameters=ComposeDown, runs_in=RunsIn.HOST),
         NodeSchema(name="sleep", parameters=Sleep, runs_in=RunsIn.ENGINE),
         NodeSchema(name="log", parameters=Log, runs_in=RunsIn.AGENT),
         NodeSchema(name="fail", parameters=Fail, runs_in=RunsIn.AGENT),
@@ -139,21 +341,7 @@ NOT_BUILT_YET: frozenset[str] = frozenset(
     [
         "script",
         "exec/script",
-        "http/request",
-        "http/wait",
         "file/transfer",
-        "file/write",
-        "file/read",
-        "file/template",
-        "file/delete",
-        "docker/exec",
-        "docker/pull",
-        "docker/run",
-        "docker/stop",
-        "docker/compose-up",
-        "docker/compose-down",
-        "systemd/unit",
-        "notify/webhook",
         "workflow/run",
     ]
 )

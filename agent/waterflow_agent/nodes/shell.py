@@ -14,6 +14,7 @@ script for bash or sh finds it in the shell variable `NAME` as well (which is no
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pwd
@@ -49,6 +50,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VALUE_BYTES_MAX = 100 << 10
 #: Arguments and environment of one process; the kernel's own limit depends on the stack's, and is 2 MiB by default.
 ENVIRONMENT_BYTES_MAX = 1_900_000
+
+#: Where a node with a process of its own leaves what it gives; a script's directory has no such file.
+RESULT = "result"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BASH = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "{0}")
@@ -95,9 +99,12 @@ def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: 
     Raises `Rejected` WF705 (an environment that no process can have) or WF706 (a shell that is none); `OSError` when the
     disk refuses.
     """
-    env = _environment(task, place, start)
+    env = environment(task, place, start)
     template, suffix = _template(parameters.shell, env["PATH"])
     files = stepfiles.create(place.files)
+    # The directory may have been a node's before.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{place.files}/{RESULT}")
     env |= {
         "WATERFLOW_OUTPUT": files.output,
         "WATERFLOW_ENV": files.env,
@@ -108,7 +115,7 @@ def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: 
     }
     prelude = _move_large_values(env, place.files, template[0])
     script = f"{place.files}/script{suffix}"
-    _write(script, prelude + parameters.run.removesuffix("\n") + "\n")
+    write(script, prelude + parameters.run.removesuffix("\n") + "\n")
     argv = [part.replace("{0}", script) for part in template] + parameters.args
     _check_size(argv, env)
     return Command(argv=argv, env=env, files=files)
@@ -137,7 +144,8 @@ def finish(end: Ended, files: StepFiles) -> Ended:
     return msgspec.structs.replace(end, outputs=dict(written.outputs), env=written.env, printed=printed)
 
 
-def _environment(task: messages.Task, place: Place, start: Mapping[str, str]) -> dict[str, str]:
+def environment(task: messages.Task, place: Place, start: Mapping[str, str]) -> dict[str, str]:
+    """What the step's process has in its environment. Raises `Rejected` WF705."""
     for name, value in task.env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise Rejected("WF705", f"env: {name!r} is not a variable's name, or its value has a NUL byte")
@@ -195,7 +203,7 @@ def _move_large_values(env: dict[str, str], directory: str, program: str) -> str
     prelude = ""
     for number, name in enumerate(large):
         path = f"{directory}/value{number}"
-        _write(path, env.pop(name))
+        write(path, env.pop(name))
         env[f"{name}_FILE"] = path
         if _VARIABLE.fullmatch(name) and os.path.basename(program) == "bash":
             prelude += f'IFS= read -r -d "" {name} < {shlex.quote(path)} || :; '
@@ -221,7 +229,8 @@ def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """A file for the step alone, with this content. Raises `OSError`."""
     content = text.encode("utf-8", "surrogateescape")
     # Written over and cut: emptying a file first takes a file system twenty times as long.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,91 @@
+"""The process in which one node runs: `python -m waterflow_agent.nodes.host FILE`.
+
+FILE holds the node's name and parameters; it is read once and removed, since a parameter may be a secret. What the node gives
+goes to `result` beside it, in one piece: so the agent finds all of it or nothing. The exit code says how it ended, and is what
+counts: 0, or 75 when trying again can help, or 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import parameters, registry
+from waterflow_agent.nodes.node import FAILURE_EXIT_CODE, MAY_RETRY_EXIT_CODE, Context, NodeFailure
+
+#: As in shell.py, which this process does not need otherwise.
+RESULT = "result"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent wrote for the node."""
+
+    node: str
+    params: dict[str, Any]
+    workspace: str
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the node gave. `text` is why it failed."""
+
+    outputs: dict[str, Any] = {}
+    text: str = ""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the node that the file names; gives the exit code."""
+    file = Path(arguments[0])
+    request = msgspec.json.decode(file.read_bytes(), type=Request)
+    file.unlink()
+    result, code = asyncio.run(_run(request))
+    try:
+        content = msgspec.json.encode(result)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        content = msgspec.json.encode(Result(text=f"its outputs hold what JSON cannot: {error}"))
+        code = FAILURE_EXIT_CODE
+    _write(file.parent / RESULT, content)
+    if result.text:
+        print(result.text, file=sys.stderr, flush=True)
+    return code
+
+
+async def _run(request: Request) -> tuple[Result, int]:
+    task = asyncio.current_task()
+    assert task is not None
+    # The step's stop policy begins with this signal: the node may end what it has begun.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    context = Context(directory=Path.cwd(), workspace=Path(request.workspace), env=dict(os.environ))
+    try:
+        node = registry.load(request.node)
+        given = parameters.convert(parameters.find(request.node), request.params)
+        return Result(outputs=await node().run(context, given)), 0
+    except NodeFailure as failure:
+        code = MAY_RETRY_EXIT_CODE if failure.may_retry else FAILURE_EXIT_CODE
+        return Result(outputs=failure.outputs, text=failure.text), code
+    except Rejected as error:
+        return Result(text=error.text), FAILURE_EXIT_CODE
+    except asyncio.CancelledError:
+        return Result(text="stopped"), 128 + signal.SIGTERM
+    except Exception as error:  # noqa: BLE001  the supervision point of the process: a bug of a node is a failure with its place
+        traceback.print_exc()
+        return Result(text=f"{type(error).__name__}: {error}"), FAILURE_EXIT_CODE
+
+
+def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{RESULT}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+    new.rename(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""What a node is: a class with a parameter record and one coroutine, run in a process of its own.
+
+Rules of this file: a node sees its `Context` and nothing else of the agent. What it prints is the step's output log. It ends
+well by giving its outputs, and badly by raising `NodeFailure`, which says whether trying again can help; anything else that it
+raises is a bug of the node and is shown with its traceback. A cancel or a time-out cancels the coroutine; what it does not
+finish in its grace is killed with the process.
+"""
+
+from __future__ import annotations
+
+import abc
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+#: The exit code of a failure after which trying again can help: EX_TEMPFAIL of sysexits.h. `retry.on: exit:75` names it.
+MAY_RETRY_EXIT_CODE = 75
+FAILURE_EXIT_CODE = 1
+
+
+class NodeFailure(Exception):
+    """The node could not do what it should.
+
+    `text` is one sentence for people, without secrets. `outputs` are kept, so that later steps can look at them.
+    """
+
+    def __init__(self, text: str, *, may_retry: bool = False, outputs: Mapping[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.may_retry = may_retry
+        self.outputs: dict[str, Any] = dict(outputs or {})
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is given beside its parameters."""
+
+    #: Where relative paths start: the step's working directory, inside of the job's.
+    directory: Path
+    #: The job's working directory.
+    workspace: Path
+    #: The step's environment.
+    env: dict[str, str]
+
+    def log(self, text: str) -> None:
+        """Prints a line to the step's output log, at once."""
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """The same on the error stream."""
+        print(text, file=sys.stderr, flush=True)
+
+    def path(self, text: str) -> Path:
+        """A path that a parameter gives, as an absolute one."""
+        return self.directory / Path(text).expanduser()
+
+
+Given = TypeVar("Given", bound=msgspec.Struct)
+
+
+class Node(abc.ABC, Generic[Given]):
+    """Base of all nodes. The class is the whole of it: one instance is made for one step."""
+
+    #: The parameter record.
+    parameters: type[Given]
+
+    @abc.abstractmethod
+    async def run(self, context: Context, given: Given) -> dict[str, Any]:
+        """Does the work and gives the outputs. Raises `NodeFailure`."""

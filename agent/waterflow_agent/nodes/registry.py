@@ -1,0 +1,40 @@
+"""Which class is which node; imported when it is needed, so that a step pays for its own node alone."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Node
+
+#: Node: module and class.
+_CLASSES = {
+    "http/request": "waterflow_agent.nodes.http:Request",
+    "http/wait": "waterflow_agent.nodes.http:Wait",
+    "notify/webhook": "waterflow_agent.nodes.webhook:Webhook",
+    "file/write": "waterflow_agent.nodes.files:Write",
+    "file/read": "waterflow_agent.nodes.files:Read",
+    "file/template": "waterflow_agent.nodes.files:Template",
+    "file/delete": "waterflow_agent.nodes.files:Delete",
+    "systemd/unit": "waterflow_agent.nodes.systemd:Unit",
+    "docker/exec": "waterflow_agent.nodes.docker:Exec",
+    "docker/pull": "waterflow_agent.nodes.docker:Pull",
+    "docker/run": "waterflow_agent.nodes.docker:Run",
+    "docker/stop": "waterflow_agent.nodes.docker:Stop",
+    "docker/compose-up": "waterflow_agent.nodes.compose:Up",
+    "docker/compose-down": "waterflow_agent.nodes.compose:Down",
+}
+
+
+def load(name: str) -> type[Node[Any]]:
+    """The class of a node. Raises `Rejected` WF708 when what it needs is not installed."""
+    found = schema.find(name)
+    module, _, attribute = _CLASSES[found.name if found is not None else name].partition(":")
+    try:
+        loaded: type[Node[Any]] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        text = f'node "{name}" needs {error.name}; next: pip install "waterflow-agent[nodes]" on this server'
+        raise Rejected("WF708", text) from error
+    return loaded

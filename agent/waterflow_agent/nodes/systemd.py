@@ -1,0 +1,78 @@
+"""The node `systemd/unit`: a unit as it should be: started or stopped, enabled or not, and only changed when it is not so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflow_agent.nodes import commands, schema
+from waterflow_agent.nodes.node import Context, Node, NodeFailure
+
+_ACTIVE = ("active", "activating", "reloading")
+
+
+class Unit(Node[schema.SystemdUnit]):
+    """Talks to systemd by `systemctl`, as an operator would."""
+
+    parameters = schema.SystemdUnit
+
+    async def run(self, context: Context, given: schema.SystemdUnit) -> dict[str, Any]:
+        """See the base class."""
+        if given.name.startswith("-"):
+            raise NodeFailure(f'"{given.name}" is no name of a unit')
+        if given.daemon_reload:
+            await self._do(context, "daemon-reload")
+        before = await self._show(context, given.name)
+        if before["LoadState"] == "not-found":
+            raise NodeFailure(f"there is no unit {given.name} on this server", outputs={"changed": False})
+        changed = False
+        if given.enabled is not None:
+            is_enabled = before["UnitFileState"] in ("enabled", "enabled-runtime", "static", "alias")
+            if is_enabled != given.enabled:
+                await self._do(context, "enable" if given.enabled else "disable", given.name)
+                changed = True
+        is_active = before["ActiveState"] in _ACTIVE
+        verb = self._verb(given, is_active)
+        if verb is not None:
+            await self._do(context, verb, given.name)
+            changed = True
+        after = await self._show(context, given.name)
+        outputs = {
+            "changed": changed,
+            "active": after["ActiveState"],
+            "sub-state": after["SubState"],
+            "enabled": after["UnitFileState"],
+        }
+        wanted = given.state in ("started", "restarted", "reloaded")
+        if wanted and after["ActiveState"] == "failed":
+            await commands.run(["systemctl", "status", "--no-pager", "--", given.name], cwd=context.directory)
+            raise NodeFailure(f"{given.name} has failed; the log above says why", outputs=outputs)
+        context.log(
+            f"{given.name}: {after['ActiveState']} ({after['SubState']}), {'changed' if changed else 'as it should be'}"
+        )
+        return outputs
+
+    def _verb(self, given: schema.SystemdUnit, is_active: bool) -> str | None:
+        match given.state:
+            case "started":
+                return None if is_active and not given.reload else "reload-or-restart" if is_active else "start"
+            case "stopped":
+                return "stop" if is_active else None
+            case "restarted":
+                return "restart"
+            case "reloaded":
+                return "reload-or-restart"
+        return "reload-or-restart" if given.reload and is_active else None
+
+    async def _show(self, context: Context, name: str) -> dict[str, str]:
+        properties = ("LoadState", "ActiveState", "SubState", "UnitFileState")
+        argv = ["systemctl", "show", f"--property={','.join(properties)}", "--", name]
+        shown = await commands.run(argv, cwd=context.directory, is_shown=False)
+        if shown.exit_code:
+            raise NodeFailure("systemd does not answer on this server", may_retry=True)
+        values = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+        return {name: values.get(name, "") for name in properties}
+
+    async def _do(self, context: Context, verb: str, *names: str) -> None:
+        done = await commands.run(["systemctl", verb, *(["--", *names] if names else [])], cwd=context.directory)
+        if done.exit_code:
+            raise NodeFailure(f"systemctl {' '.join((verb, *names))} ended with exit code {done.exit_code}")

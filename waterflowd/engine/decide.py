@@ -75,6 +75,9 @@ def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
     job, step, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
+    if (job.agent or job.pinned or given.agent) != given.agent:
+        # Another branch of the job has got its server meanwhile, and the question is asked anew.
+        return ()
     is_first = job.agent is None
     why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
     deadline_at = job.deadline_at or now + job.timeout_ms
@@ -130,11 +133,15 @@ def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
     job, _, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
-    if given.reason.code is ReasonCode.SERVER_UNREACHABLE and _may_not_wait(job):
+    if given.reason.code in _ABSENT and _may_not_wait(job):
         return (_absent(job, given, attempt, now),)
     if attempt.reason == given.reason:
         return ()
     return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
+
+
+#: The server is not connected, or is enrolled no more.
+_ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
 
 
 def _may_not_wait(job: Job) -> bool:
@@ -145,8 +152,9 @@ def _may_not_wait(job: Job) -> bool:
 
 def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
-    text = f"server {job.pinned_name} is not connected"
-    why = reason(ReasonCode.SERVER_UNREACHABLE, text, agent=job.pinned_name)
+    is_lost = given.reason.code is ReasonCode.SERVER_LOST
+    text = f"server {job.pinned_name} is {'enrolled no more' if is_lost else 'not connected'}"
+    why = reason(given.reason.code, text, agent=job.pinned_name)
     if job.plan.target.offline is Offline.FAIL:
         return _failed(given.job, given.step, attempt, why, now)
     return events.JobSkipped(at=now, job=job.id, reason=why)

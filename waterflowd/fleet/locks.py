@@ -81,7 +81,7 @@ class Locks:
         self._enter(ask).holders[ask.holder] = None
 
     def wait(self, ask: Ask) -> None:
-        """They wait by the log: what recovery finds. Their turn among the others is that of `asked_at`; `news` has the answer."""
+        """They wait by the log: what recovery finds. Their turn is that of `asked_at`; `news` has the answer."""
         group = self._enter(ask)
         if ask.holder in group.holders or ask.holder in group.asks:
             return

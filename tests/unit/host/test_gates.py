@@ -1,4 +1,4 @@
-"""The host's part of branches, concurrency groups and jobs on each server: slots, queues, and what a restart must not change."""
+"""The host's part of branches, concurrency groups and jobs on each server: slots, queues, restarts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from waterflow_agent.wire import messages
 from waterflowd.engine import events
 from waterflowd.errors import Retryable
 from waterflowd.host import driver as driver_module
@@ -39,7 +40,7 @@ async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slot
             world.hello(agent, slots=count)
         await world.settle()
         run = await world.start(BRANCHES)
-        done = set()
+        done: set[messages.TaskKey] = set()
         while len(done) < 3:
             await world.settle()
             offers = [key for key in world.link.offers() if key not in done]

@@ -8,6 +8,7 @@ milliseconds. A new field has a default, so that plans in old logs still load.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
@@ -303,6 +304,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_ms: int | None = None
     concurrency: ConcurrencyPlan | None = None
     jobs: tuple[JobPlan, ...]
+
+
+def every_job(jobs: tuple[JobPlan, ...]) -> Iterator[JobPlan]:
+    """The jobs and those of the workflows that they call, at any depth."""
+    for job in jobs:
+        yield job
+        if job.call is not None:
+            yield from every_job(job.call.jobs)
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,11 +18,14 @@ from waterflowd.model.statuses import Outcome
 from waterflowd.store.opening import open_store
 
 STEPS = 5
+BOOT_ID = "boot"
 _AGENT = AgentId("SHA256:" + "A" * 43)
 
 
-def _history(plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_open: bool) -> tuple[Run, list[object]]:
-    """A run's events as the engine makes them: all its steps done, or stopped before the last one."""
+def history(
+    plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_open: bool, agent: AgentId = _AGENT
+) -> tuple[Run, list[object]]:
+    """A run's events as the engine makes them: all its steps done, or stopped before the last one, which is on `agent`."""
     run = Run(ids.run_id(at, number), compiled)
     start = inputs.StartRun(
         plan_hash=plan_hash,
@@ -42,7 +45,7 @@ def _history(plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_op
         if isinstance(command, commands.Place):
             names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
             given: inputs.Input = inputs.Placed(
-                **names, agent=_AGENT, agent_name="bench", boot_id="boot", facts={"hostname": "bench"}
+                **names, agent=agent, agent_name="bench", boot_id=BOOT_ID, facts={"hostname": "bench"}
             )
         elif isinstance(command, commands.SendTask):
             if is_open and done == STEPS - 1:
@@ -50,7 +53,7 @@ def _history(plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_op
             done += 1
             names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
             given = inputs.TaskFinished(
-                **names, agent=_AGENT, outcome=Outcome.SUCCESS, exit_code=0, started_at=at, finished_at=at
+                **names, agent=agent, outcome=Outcome.SUCCESS, exit_code=0, started_at=at, finished_at=at
             )
         else:
             continue
@@ -60,12 +63,18 @@ def _history(plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_op
     return run, happened
 
 
-def fill(data_dir: Path, finished: int, opened: int) -> int:
-    """Writes a log with that many runs; gives the number of events of an open one."""
+def past() -> bytes:
+    """The plan of the runs that are made up."""
     lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(STEPS))
     source = f"name: past\njobs:\n  one:\n    runs-on: web\n    steps:\n{lines}\n"
     content = compile_workflow("past.yml", source.encode()).plan
     assert content is not None
+    return content
+
+
+def fill(data_dir: Path, finished: int, opened: int) -> int:
+    """Writes a log with that many runs; gives the number of events of an open one."""
+    content = past()
     compiled, plan_hash = plan.decode(content), plan.content_hash(content)
     at = time.time_ns() // 1_000_000 - 10_000_000
     events_of_open = 0
@@ -76,7 +85,7 @@ def fill(data_dir: Path, finished: int, opened: int) -> int:
         with open_store(data_dir, bootstrap.UNIONS) as store:
             batch = Batch(appends=[], plans={plan_hash: content}, summaries=[], keys={}, counters={})
             for number in range(finished + opened):
-                run, happened = _history(plan_hash, compiled, number + 1, at + number, is_open=number >= finished)
+                run, happened = history(plan_hash, compiled, number + 1, at + number, is_open=number >= finished)
                 events_of_open = len(happened)
                 batch.appends.append(
                     StreamAppend(stream=ids.run_stream(run.id), expected=0, at=at + number, events=happened)

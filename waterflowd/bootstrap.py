@@ -14,15 +14,19 @@ from waterflowd import desks, ports
 from waterflowd.api import access_events
 from waterflowd.api.access import Access
 from waterflowd.api.app import build_app
+from waterflowd.api.peers import PeerRoles
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
 from waterflowd.compiler import CompilerProcess
 from waterflowd.config import Config
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
+from waterflowd.engine import Run
 from waterflowd.engine.events import RunEvent
+from waterflowd.environments import Environments
 from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import opening as repository_opening
@@ -35,11 +39,13 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import AUDIT, FLEET, AgentId
+from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.secrets import Secrets
 from waterflowd.store import opening
+from waterflowd.store.check import Findings
 
 #: The events that each kind of stream may hold.
 UNIONS = {
@@ -104,13 +110,17 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         registry.apply(record.event)
     access = Access(record.event for record in log.read(AUDIT))
     placement = Placement(registry)
+    secrets = Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None)
     world = World(
         runs={},
         stalled={},
         placement=placement,
+        locks=Locks(),
         registry=registry,
         timers=Timers(),
-        lower=lowering.lower,
+        lower=lambda run, command, instance: lowering.lower(run, command, instance, secrets.get),
+        has_secret=lambda run, job, name: _has_secret(secrets, run, job, name),
+        policies=Environments(config.environments).policies,
         epoch=log.generation,
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
@@ -140,9 +150,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         metrics=desks.MetricsDesk(driver, lambda: dispatch.counters),
         version=waterflowd.__version__,
         started_at=clock.now(),
+        peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
+        requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
         listen=config.api.listen or None,
     )
+    api = build_app(services)
+    dispatch.refused = api.refusals.agent_refused
     socket_path = Path(config.api.socket) if config.api.socket else None
     return Parts(
         config=config,
@@ -155,8 +169,18 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,
-        api=ApiServer(build_app(services), config.api.listen or None, socket_path),
+        api=ApiServer(api, config.api.listen or None, socket_path),
     )
+
+
+def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
+    outer = run.jobs_by_id[job].scope.secret(name)
+    return outer is not None and secrets.get(outer) is not None
+
+
+def check_secrets(config: Config) -> None:
+    """Raises `Rejected` WF622 for a file of secrets that cannot be used."""
+    Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None).check()
 
 
 def check_repositories(config: Config) -> None:
@@ -165,7 +189,11 @@ def check_repositories(config: Config) -> None:
         repository_opening.check(settings)
 
 
-def examine(config: Config) -> str:
-    """Reads and checks the whole log of a stopped daemon, and says so in one sentence. Raises `Stalled` for a damaged one."""
-    found = opening.examine(Path(config.data_dir))
-    return f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"
+def check_access(config: Config) -> None:
+    """Raises `Rejected` WF620 for a role or a user that does not exist."""
+    PeerRoles.of(config.api.socket_role, config.api.socket_users)
+
+
+def examine(config: Config) -> Findings:
+    """Reads and checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
+    return opening.examine(Path(config.data_dir))

@@ -1,8 +1,8 @@
 """The compiler's side of the pipe: reads files from standard input, answers on standard output, one after the other.
 
 Rules of this file: the process exists so that a hostile file can stop nothing. It has no sockets, no secrets and no
-files of the daemon; it limits itself before the first file: memory, and no core dump. An alarm
-ends it when a file takes too long, so even without a parent it cannot run on. End of input (the parent closed, or is
+files of the daemon; it limits itself before the first file: memory, no core dump, and behind the daemon's own work.
+An alarm ends it when a file takes too long, so even without a parent it cannot run on. End of input (the parent closed, or is
 gone) ends it.
 
 A frame is its length as four bytes, big-endian, then msgpack. First an empty frame says that the child is warm. Then
@@ -27,6 +27,10 @@ LENGTH = struct.Struct(">I")
 
 #: A warm child needs about 60 MB of addresses beyond its libraries; a megabyte of YAML a few hundred.
 MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+
+#: What runs has the first call on the processors: a push of many files, or an editor that validates at each key, must not
+#: stand in the way of steps. It leaves a child a quarter of a processor that somebody else would take whole.
+NICENESS = 5
 
 #: Compiled once, so that the first real file does not pay for what loads late.
 _WARM_UP = b"jobs: {warm: {runs-on: up, steps: [{run: 'echo ${{ run.id }}', if: success()}]}}"
@@ -65,6 +69,7 @@ def limit(memory_bytes: int) -> None:
     """Bounds what this process may take; only what it already has stays usable."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
 
 
 def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 
 DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
-#: Of the design, not of this version: using one is an error that says so.
-NOT_BUILT_YET = frozenset({"secrets"})
+
+#: As many people as one approval may ask for.
+APPROVALS_MAX = 20
 
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5}|\*)")
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -44,6 +47,12 @@ class Api(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fiel
     open: bool = False
     #: Path of the unix socket; empty for none.
     socket: str = "/run/waterflow/waterflowd.sock"
+    #: What those may do who may connect to the socket: a role, or `none`.
+    socket_role: str = "admin"
+    #: What single users may do there: name or uid, and a role or `none`.
+    socket_users: dict[str, str] = {}
+    #: Of one principal, or of one address without one; 0 for no bound.
+    requests_per_second: int = 200
 
 
 class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -86,13 +95,49 @@ class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     fetch_max_bytes: int = 1 << 30
 
 
+class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Where secrets come from; the sources are asked in this order."""
+
+    #: `DEPLOY_KEY` is the environment variable with this before its name.
+    env_prefix: str = "WATERFLOW_SECRET_"
+    #: A TOML file of `name = "value"` with mode 0600; empty for none.
+    file: str = ""
+
+
+class Environment(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What is asked of jobs that enter an environment; files cannot ask for less."""
+
+    name: str
+    #: Principals that may approve; empty: whoever has the role.
+    approvers: tuple[str, ...] = ()
+    #: How many approvals are needed; 1 when there are approvers.
+    minimum: int = 0
+    #: Whether the one who started the run may approve it.
+    self_approval: bool = True
+    #: Patterns of the refs whose runs may enter; empty: any.
+    refs: tuple[str, ...] = ()
+    #: Laid over the workflow's own `vars` for these jobs.
+    vars: dict[str, Any] = {}
+
+
+class Log(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The daemon's own log, on standard error."""
+
+    #: `debug`, `info`, `warning` or `error`.
+    level: str = "info"
+    #: `text` or `json`.
+    format: str = "text"
+
+
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Everything that can be set."""
 
     data_dir: str = "/var/lib/waterflow"
-    log_level: str = "info"
+    log: Log = Log()
     api: Api = Api()
     agents: Agents = Agents()
+    secrets: Secrets = Secrets()
+    environments: tuple[Environment, ...] = ()
     repositories: tuple[Repository, ...] = ()
 
     @property
@@ -157,8 +202,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise Rejected("WF620", f"{path}: {error}") from error
     for place, number, key, known in _unknown(settings, Config, ()):
         line = _line_of(text, place, number, key)
-        if key in NOT_BUILT_YET:
-            raise Rejected("WF621", f"{path}:{line}: {key}: known, not built yet in this version")
         close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
         hint = f' (did you mean "{close[0]}"?)' if close else f"; known here: {', '.join(known)}"
         raise Rejected("WF620", f'{path}:{line}: unknown key "{key}"{hint}')
@@ -174,6 +217,10 @@ def _fields(table: type) -> dict[str, Any]:
     return {field.encode_name: field.type for field in msgspec.structs.fields(table)}
 
 
+#: Keys that are lists of tables.
+_LISTS: dict[str, type] = {"repositories": Repository, "environments": Environment}
+
+
 def _unknown(
     settings: dict[str, Any], table: type, place: tuple[str, ...], number: int = 0
 ) -> Iterator[tuple[tuple[str, ...], int, str, list[str]]]:
@@ -183,7 +230,7 @@ def _unknown(
         if key not in fields:
             yield place, number, key, list(fields)
             continue
-        inner = Repository if key == "repositories" else fields[key]
+        inner = _LISTS.get(key, fields[key])
         for position, item in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(item, dict) and isinstance(inner, type) and issubclass(inner, _Table):
                 yield from _unknown(item, inner, (*place, key), position)
@@ -233,7 +280,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any
     for key, kind in _fields(Config).items():
         if isinstance(kind, type) and issubclass(kind, _Table):
             names = [f"{key}.{inner}" for inner in _fields(kind)]
-        elif key == "repositories":
+        elif key in _LISTS:
             continue
         else:
             names = [key]
@@ -271,14 +318,19 @@ def _checked(config: Config) -> Config:
     for item in config.repositories:
         if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
+    _check_environments(config.environments)
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:
             raise Rejected("WF620", f'repositories: the name "{name}" is used twice')
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise Rejected("WF620", f'repositories: "{name[:64]}" cannot be a name: letters, digits, ".", "_", "-"')
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise Rejected("WF620", f"log-level: expected debug, info, warning or error, found {config.log_level!r}")
+    if not 0 <= config.api.requests_per_second <= 1_000_000:
+        raise Rejected("WF620", "api.requests-per-second: expected 0 to 1,000,000")
+    if config.log.level not in LOG_LEVELS:
+        raise Rejected("WF620", f"log.level: expected one of {', '.join(LOG_LEVELS)}, found {config.log.level!r}")
+    if config.log.format not in LOG_FORMATS:
+        raise Rejected("WF620", f"log.format: expected one of {', '.join(LOG_FORMATS)}, found {config.log.format!r}")
     return config
 
 
@@ -295,3 +347,13 @@ def advertised(endpoint: str, address: str) -> str:
     elif host in ("0.0.0.0", "*", "[::]"):
         host = socket.gethostname()
     return f"tcp://{host}:{port}"
+
+
+def _check_environments(environments: Sequence[Environment]) -> None:
+    names = [item.name for item in environments]
+    for item in environments:
+        if not item.name or names.count(item.name) > 1:
+            raise Rejected("WF620", f'environments: the name "{item.name}" is empty or used twice')
+        most = len(item.approvers) or APPROVALS_MAX
+        if not 0 <= item.minimum <= most:
+            raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from waterflow_agent.wire import messages
 from waterflowd.dsl.diagnostics import Compiled
-from waterflowd.model.ids import AgentId, RunId, StreamName
+from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName
 from waterflowd.model.records import (
     AttemptName,
     Batch,
@@ -205,8 +205,14 @@ class Runs(Protocol):
         """Adds facts to a stream that is no run's."""
         ...
 
+    async def decide(
+        self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
+    ) -> RunSummary:
+        """Approves or rejects what waits for people. `Rejected` WF606 (409) when nothing does, WF602 (403) for who may not."""
+        ...
+
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
-        """Asks for a run's end. Idempotent. `Rejected` WF604 (404) when there is no such run, (409) when it is completed."""
+        """Asks for a run's end. Idempotent. `Rejected` WF604 (404) for an unknown run, WF606 (409) for a completed one."""
         ...
 
 

@@ -136,7 +136,7 @@ class Desk:
         for move in self.ledger.forget(welcome.forget):
             self._carry_out(move)
         self._outgoing += self.ledger.owed()
-        self._pump.rewind(_boot_ms())
+        self._pump.rewind()
         self._commit()
 
     def received(self, received: Received) -> None:

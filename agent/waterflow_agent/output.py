@@ -24,6 +24,8 @@ from waterflow_agent.wire.messages import Chunk, TaskKey
 #: Without any progress for this long the output goes out again from the last acknowledgement: far more than a slow commit.
 RESEND_MS = 10_000
 #: One message's output, less room for the lines that count what is missing.
+#: Nothing was acknowledged since a session was opened.
+_NOT_YET = -1
 _CHUNK_BYTES = messages.OUTPUT_CHUNK_BYTES_MAX - 4096
 
 
@@ -123,8 +125,8 @@ class _Stream:
         self.acked = 0
         #: Size of the log once the attempt is over.
         self.total: int | None = None
-        #: Where a repeated acknowledgement has already made us go back to.
-        self.rewound_at = -1
+        #: Where a repeated acknowledgement has already made us go back to; `_NOT_YET` before the first answer.
+        self.rewound_at = _NOT_YET
 
 
 class Pump:
@@ -136,7 +138,9 @@ class Pump:
         #: Attempts that may have something to send, the next one first.
         self._ready: OrderedDict[TaskKey, None] = OrderedDict()
         self._in_flight = 0
-        self._progress_at = 0
+        #: Since when each attempt has bytes on the way without an answer, the oldest first. One attempt's silence is its own:
+        #: the answers for another one do not help it.
+        self._unanswered: OrderedDict[TaskKey, int] = OrderedDict()
 
     @property
     def in_flight(self) -> int:
@@ -176,23 +180,31 @@ class Pump:
         if stream is None:
             return False
         if offset > stream.acked:
-            self._progress_at = now
             self._in_flight -= max(0, min(offset, stream.sent) - stream.acked)
             stream.acked = offset
             stream.sent = max(stream.sent, offset)
+            self._unanswered.pop(key, None)
+            if stream.sent > offset:
+                self._unanswered[key] = now
+            stream.rewound_at = max(stream.rewound_at, 0)
             if stream.total is None or stream.sent < stream.total:
                 self._ready[key] = None
         elif offset == stream.acked < stream.sent and stream.rewound_at != offset:
             # The daemon is missing a piece before what it got: once from here, not once for each piece on the way.
             stream.rewound_at = offset
             self._go_back(key, stream)
+        elif offset < stream.acked and stream.rewound_at == _NOT_YET:
+            # The first answer of a session is below what an earlier session heard: the daemon is an older one, restored from
+            # a backup, and only what follows `offset` has a place there. An answer that came late costs a repetition.
+            self._go_back(key, stream)
+            stream.acked = stream.sent = stream.rewound_at = offset
+            self._ready[key] = None
         return stream.total is not None and stream.acked >= stream.total
 
-    def rewind(self, now: int) -> None:
+    def rewind(self) -> None:
         """A new session: what was on the way is sent again."""
-        self._progress_at = now
         for key, stream in self._streams.items():
-            stream.rewound_at = -1
+            stream.rewound_at = _NOT_YET
             self._go_back(key, stream)
 
     def drop(self, key: TaskKey) -> None:
@@ -200,12 +212,15 @@ class Pump:
         stream = self._streams.pop(key, None)
         if stream is not None:
             self._in_flight -= stream.sent - stream.acked
+            self._unanswered.pop(key, None)
             self._ready.pop(key, None)
 
     def take(self, now: int) -> tuple[list[messages.Output], list[TaskKey]]:
         """What should be sent now, and the attempts whose spool has less than it should (somebody removed it)."""
-        if self._in_flight and now >= self._progress_at + RESEND_MS:
-            self.rewind(now)
+        while self._unanswered and now >= next(iter(self._unanswered.values())) + RESEND_MS:
+            key = next(iter(self._unanswered))
+            self._streams[key].rewound_at = _NOT_YET
+            self._go_back(key, self._streams[key])
         outputs: list[messages.Output] = []
         broken: list[TaskKey] = []
         while self._ready and self._in_flight < self._window_bytes:
@@ -218,8 +233,7 @@ class Pump:
                 if stream.total is not None and stream.sent < stream.total:
                     broken.append(key)
                 continue
-            if not self._in_flight:
-                self._progress_at = now
+            self._unanswered.setdefault(key, now)
             outputs.append(messages.Output(key, stream.sent, chunks))
             stream.sent += size
             self._in_flight += size
@@ -229,10 +243,11 @@ class Pump:
 
     def next_wake_at(self) -> int | None:
         """When to call `take` again if no acknowledgement comes; None when nothing is on the way."""
-        return self._progress_at + RESEND_MS if self._in_flight else None
+        return next(iter(self._unanswered.values())) + RESEND_MS if self._unanswered else None
 
     def _go_back(self, key: TaskKey, stream: _Stream) -> None:
         self._in_flight -= stream.sent - stream.acked
+        self._unanswered.pop(key, None)
         stream.sent = stream.acked
         if stream.total is None or stream.sent < stream.total:
             self._ready[key] = None

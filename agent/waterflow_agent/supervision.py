@@ -91,6 +91,8 @@ class Supervisor:
         self._reports: list[Report] = []
         self._has_reports = asyncio.Event()
         self._awaits_held = False
+        #: The runner is of another release and goes on only until it is idle.
+        self._is_outdated = False
         self._held_waiters: list[asyncio.Future[Held]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -335,6 +337,8 @@ class Supervisor:
                 name = message["name"]
                 self._starts.pop(name, None)
                 self._cancels.pop(name, None)
+                if self._is_outdated:
+                    self.stop_runner()
                 return Exited(name, Result.from_json(message["result"]))
             case "started":
                 self._starts.pop(message["name"], None)
@@ -357,8 +361,10 @@ class Supervisor:
         if message["protocol"] != protocol.PROTOCOL:
             text = f"the running step runner speaks protocol {message['protocol']}, this agent {protocol.PROTOCOL}"
             self._fail(errors.Stalled("WF343", f"{text}: stop it when no step runs"))
-        elif message["release"] != waterflow_agent.__version__:
-            # An idle runner of another release makes room for this one's; a busy one refuses and goes on.
+            return
+        self._is_outdated = message["release"] != waterflow_agent.__version__
+        if self._is_outdated:
+            # An idle runner of another release makes room for this one's. A busy one refuses and is asked after each step.
             self.stop_runner()
 
     def _on_held(self, held: Held) -> Held | None:

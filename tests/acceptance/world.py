@@ -74,6 +74,7 @@ class World:
 [api]
 listen = "127.0.0.1:{self.api_port}"
 open = true
+requests-per-second = 0
 socket = "{self.socket}"
 [agents]
 listen = "tcp://127.0.0.1:{self.work_port}"

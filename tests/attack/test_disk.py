@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.world import free_ports, wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
 from tests.attack.small_disk import fill, small_disk
@@ -247,6 +247,60 @@ def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) 
     print(counts)
 
 
+@pytest.mark.usefixtures("nightly")
+def test_what_is_saved_of_a_damaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> None:
+    """Zeroed pages and flipped bits: `fsck --salvage` ends with a verdict, and a daemon shows a true beginning of each run."""
+    arena = empty_arena
+    runs = _history(arena)
+    arena.start_daemon()
+    truth = {run: _events(arena, run) for run in runs}
+    arena.kill_daemon()
+    damaged = arena.folder / "damaged"
+    arena.daemon_dir.rename(damaged)
+    file = damaged / "log.mdb" / "data.mdb"
+    whole = file.read_bytes()
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    verdicts = {0: 0, 3: 0, 4: 0}
+    for number in range(40 if IS_FULL else 4):
+        content = bytearray(whole)
+        at = dice.randrange(len(whole))
+        if number % 2:
+            content[at] ^= 1 << dice.randrange(8)
+        else:
+            page = at // _PAGE_BYTES * _PAGE_BYTES
+            content[page : page + _PAGE_BYTES] = bytes(_PAGE_BYTES)
+        file.write_bytes(content)
+        command = ["fsck", "--data-dir", str(damaged), "--salvage", str(arena.daemon_dir)]
+        process = arena.spawn("waterflowd", *command, log=arena.folder / "salvage.log")
+        verdict = process.wait(_ENDS_S * 3)
+        verdicts[verdict] += 1
+        if verdict != 4:
+            # Nobody kept the old ones meanwhile.
+            arena.api_port, arena.work_port, arena.enroll_port = free_ports(3)
+            arena.write_config()
+            arena.start_daemon()
+            for run, true in truth.items():
+                if arena.api("GET", f"/v1/runs/{run}").status_code == 404:
+                    assert verdict == 3, f"byte {at}: {run} is gone without a word"
+                    continue
+                shown = _events(arena, run)
+                kept = [event for event in shown if event in true]
+                assert kept == true[: len(kept)], f"byte {at}: {run} has a false event"
+                assert shown == true or verdict == 3, f"byte {at}: {run} is cut without a word"
+            arena.kill_daemon()
+        shutil.rmtree(arena.daemon_dir, ignore_errors=True)
+    print(verdicts)
+
+
+def _events(arena: Arena, run: str) -> list[dict[str, Any]]:
+    """The events of a run, without their places in the whole log."""
+    answer = arena.api("GET", f"/v1/runs/{run}/events")
+    assert answer.status_code == 200, answer.text
+    events: list[dict[str, Any]] = answer.json()["events"]
+    return [{name: value for name, value in event.items() if name != "seq"} for event in events]
+
+
 def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
     """503 with WF304 before anything of it is shown, and the daemon's log has no traceback; other runs are read as ever."""
     arena = empty_arena
@@ -302,7 +356,7 @@ def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_are
     kept = arena.folder / "kept"
     shutil.copytree(arena.daemon_dir, kept)
     ends: dict[str, str] = {}
-    names = ["FORMAT", "keys/server.key", "clock.json", "owner", "log.mdb/lock.mdb"]
+    names = ["FORMAT", "keys/server.key", "clock.json", "owner", "log.mdb/lock.mdb", "log.mdb/data.mdb"]
     for name in names:
         ways = [("empty", b""), ("garbled", os.urandom(200)), ("gone", None)]
         for how, content in ways if IS_FULL else [ways[names.index(name) % 2]]:

@@ -1,5 +1,7 @@
 """Golden scenarios: each file under scenarios/ is a workflow, a script, and the whole trace that they must give.
 
+Files of the repository that the workflow uses stand in sections of their own: `--- file PATH`.
+
 `make golden` (or `WATERFLOW_GOLDEN=rewrite pytest tests/golden`) writes the traces anew; the diff is then what to review.
 """
 
@@ -33,7 +35,8 @@ def parts(path: Path) -> dict[str, str]:
 def test_scenario_gives_its_trace(path: Path) -> None:
     """The same workflow and the same inputs give the same events and commands, word for word."""
     sections = parts(path)
-    trace = Scenario(sections["workflow"]).play(sections["script"])
+    files = {name.removeprefix("file "): text for name, text in sections.items() if name.startswith("file ")}
+    trace = Scenario(sections["workflow"], files).play(sections["script"])
     if os.environ.get("WATERFLOW_GOLDEN") == "rewrite":
         sections["trace"] = trace
         text = sections.pop("about") + "".join(SEPARATOR.format(name) + body for name, body in sections.items())

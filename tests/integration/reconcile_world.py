@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.diagnostics import Compiled, Diagnostic
@@ -16,7 +20,9 @@ from waterflowd.errors import WaterflowError
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
+from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
@@ -41,6 +47,8 @@ class LogRuns:
         #: Raised instead of the next calls of `apply`, or after them.
         self.faults: list[WaterflowError] = []
         self.faults_after: list[WaterflowError] = []
+        self.cancelled: list[RunId] = []
+        self._numbers = itertools.count(1)
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
         if self.faults:
@@ -49,11 +57,13 @@ class LogRuns:
             appends=[StreamAppend(stream=stream, expected=self.log.head(stream), at=facts[0].at, events=list(facts))],
             plans={},
             keys={},
+            summaries=[],
         )
         fresh = [s for s in starts if s.trigger.key is not None and self.log.run_for_key(s.trigger.key) is None]
         for start in fresh:
             batch.plans[plan.content_hash(start.plan)] = start.plan
-            batch.keys[start.trigger.key or ""] = ids.run_id(1, len(self.started) + len(batch.keys))
+            run = batch.keys[start.trigger.key or ""] = ids.run_id(1, next(self._numbers))
+            batch.summaries.append(self.row(run, start, Status.RUNNING))
         await self.log.append(batch)
         self.started += fresh
         if self.faults_after:
@@ -67,7 +77,31 @@ class LogRuns:
         raise AssertionError("repositories start runs with their facts only")
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
-        raise AssertionError("repositories cancel nothing")
+        self.cancelled.append(run)
+        found = self.log.run(run)
+        assert found is not None
+        return found
+
+    async def end(self, run: RunId) -> None:
+        """The run is over."""
+        found = self.log.run(run)
+        assert found is not None
+        ended = msgspec.structs.replace(found, status=Status.COMPLETED, conclusion=Conclusion.SUCCESS)
+        await self.log.append(Batch(summaries=[ended]))
+
+    @staticmethod
+    def row(run: RunId, start: StartRequest, status: Status) -> RunSummary:
+        return RunSummary(
+            id=run,
+            number=1,
+            name="w",
+            path="w.yml",
+            trigger=start.trigger,
+            status=status,
+            reason=Reason(code=ReasonCode.STARTED, text="running"),
+            created_at=1,
+            seq=1,
+        )
 
 
 @dataclass
@@ -98,6 +132,21 @@ class TickingClock:
     def now(self) -> int:
         self._now += 1
         return self._now
+
+
+class ManualWall:
+    """A wall clock that stands still until somebody sets it, or lets it go on."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self._runs_since_s: float | None = None
+
+    def go_on(self) -> None:
+        self._runs_since_s = time.monotonic()
+
+    def __call__(self) -> int:
+        since_s = self._runs_since_s
+        return self.at if since_s is None else self.at + int((time.monotonic() - since_s) * 1_000)
 
 
 class Work:
@@ -166,6 +215,7 @@ class Daemon:
         self.runs = LogRuns(self.log)
         self.compiler = RealCompiler()
         self.task: asyncio.Task[None] | None = None
+        self.wall = ManualWall(0)
         self.build()
 
     def build(self) -> None:
@@ -176,6 +226,7 @@ class Daemon:
             clock=TickingClock(),
             shelf=PlanShelf(self.log),
             random=lambda: 0.0,
+            wall=self.wall,
         )
         self.reconciler = Reconciler(self.settings, self.open_source, ports)
         self.desk = RepositoryDesk(self.reconciler)
@@ -203,6 +254,11 @@ class Daemon:
         async with asyncio.timeout(DEADLINE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
                 await asyncio.sleep(0.005)
+
+    def turn_to(self, at: int, name: str = "ops") -> None:
+        """Sets the wall clock, and wakes the schedules as their own timer would."""
+        self.wall.at = at
+        self.reconciler.loop(name).changed.set()
 
     def started(self) -> list[tuple[str, str]]:
         """Path and revision of every run that was started, in order; and forgets them."""

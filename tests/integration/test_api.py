@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from waterflowd.api import shapes
-from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow
+from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.testing.api_world import VERSION, ApiWorld
 
 HELLO = """\
@@ -29,6 +30,22 @@ jobs:
 FAILING = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n          print no\n          exit 7\n"
 HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
 YAML = {"Content-Type": "application/yaml"}
+#: Next on 24 October 2026, the night before the clocks of Berlin go back.
+NIGHTLY = ScheduleRow(
+    path="workflows/backup.yml",
+    name="backup",
+    repository="ops",
+    ref="refs/heads/main",
+    revision="a" * 40,
+    cron="30 2 * * *",
+    timezone="Europe/Berlin",
+    overlap="skip",
+    catch_up="last",
+    next_at=1_792_801_800_000,
+    last_instant=1_792_715_400_000,
+    last_outcome="started",
+    text="started: started on time",
+)
 
 
 @pytest.fixture
@@ -87,6 +104,7 @@ async def test_answers_have_the_shapes_that_the_openapi_document_promises(
     await world.completed(started["id"])
     world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
     world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+    world.repositories.timetable.append(NIGHTLY)
     world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
     await client.post("/v1/tokens", json={"role": "viewer"})
     for path, shape in [
@@ -97,6 +115,7 @@ async def test_answers_have_the_shapes_that_the_openapi_document_promises(
         ("/v1/groups", shapes.GroupList),
         ("/v1/nodes", shapes.NodeList),
         ("/v1/repositories", shapes.RepositoryList),
+        ("/v1/schedules", shapes.ScheduleList),
         ("/v1/definitions", shapes.DefinitionList),
         ("/v1/definitions/workflows/hello.yml", shapes.DefinitionShape),
         ("/v1/tokens", shapes.TokenList),
@@ -360,6 +379,20 @@ async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
     assert (fact.what, fact.target, fact.by) == ("cancel-run", started["id"], "anonymous")
     assert (await client.post(started["url"] + "/cancel", json={"forse": True})).status_code == 400
     assert (await client.post(started["url"] + "/cancel", content=b"force", headers=YAML)).status_code == 415
+
+
+async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """In UTC, as many as asked for, and what waits comes first in the status."""
+    waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
+    world.repositories.timetable += [NIGHTLY, waiting]
+    for name in ("backup", "workflows/backup.yml"):
+        (row,) = (await client.get("/v1/schedules", params={"name": name, "next": 3})).json()["schedules"]
+        assert row["next"] == ["2026-10-24T00:30:00.000Z", "2026-10-25T00:30:00.000Z", "2026-10-26T01:30:00.000Z"]
+    listed = (await client.get("/v1/schedules")).json()["schedules"]
+    assert [(row["name"], len(row["next"]), len(row["waiting"])) for row in listed] == [("backup", 1, 0), ("z", 0, 1)]
+    assert [row["name"] for row in (await client.get("/v1/status")).json()["schedules"]] == ["z", "backup"]
+    assert (await client.get("/v1/schedules?name=nope")).status_code == 404
+    assert (await client.get("/v1/schedules?next=21")).status_code == 400
 
 
 async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWorld, client: httpx.AsyncClient) -> None:

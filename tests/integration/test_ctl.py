@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from waterflowd.api.server import ApiServer
-from waterflowd.api.services import PendingRow, RepositoryRow
+from waterflowd.api.services import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
 from waterflowd.testing.api_world import ApiWorld, until
 
@@ -233,6 +233,30 @@ def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -
     assert len(json.loads(server.ctl("runs", "--json", "--limit", "1").stdout)) == 1
     assert json.loads(server.ctl("runs", "--json", "--status", "failure").stdout)[0]["name"] == "failing"
     assert server.ctl("runs", "--status", "odd").exit_code == 5
+
+
+def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(server: Server) -> None:
+    """One line for each instant that is asked for; the status says what comes next."""
+    assert "no schedules yet" in server.ctl("schedules").output
+    assert server.world is not None
+    nightly = ScheduleRow(
+        path="workflows/backup.yml", name="backup", repository="ops", ref="refs/heads/main", revision="a" * 40,
+        cron="30 2 * * *", timezone="Europe/Berlin", overlap="skip", catch_up="last",
+        next_at=1_792_801_800_000, last_instant=1_792_715_400_000, last_outcome="started",
+    )  # fmt: skip
+    server.world.repositories.timetable.append(nightly)
+    lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()
+    assert len(lines) == 4
+    shown = [" ".join(line.split()) for line in lines]
+    assert shown[1] == (
+        "ops:workflows/backup.yml 30 2 * * * Sat 2026-10-24 00:30 Sat 2026-10-24 02:30 CEST skip last"
+        " started Fri 2026-10-23 02:30 CEST"
+    )
+    assert shown[3] == "Mon 2026-10-26 01:30 Mon 2026-10-26 02:30 CET"
+    (row,) = json.loads(server.ctl("schedules", "--json").stdout)
+    assert (row["next"], row["next_local"]) == (["2026-10-24T00:30:00.000Z"], ["2026-10-24T02:30:00+02:00"])
+    assert "scheduled next" in server.ctl("status").output
+    assert server.ctl("schedules", "nope").exit_code == 5
 
 
 def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:

@@ -14,9 +14,10 @@ from zmq.utils import z85
 
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
-from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket, printable
+from waterflowd.dispatch.refusals import Refusals, printable
 from waterflowd.dispatch.rivals import CLONE_RETRY_MS, Rival
 from waterflowd.errors import Stalled
+from waterflowd.rates import BucketPerName, TokenBucket
 
 
 def test_the_pair_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:

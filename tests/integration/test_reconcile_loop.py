@@ -349,10 +349,50 @@ async def test_tags_are_followed_where_the_configuration_names_them(work: Work, 
     work.push("refs/tags/v1")
     await daemon.sync()
     tags = [(start.trigger.git["tag"], start.trigger.git["branch"]) for start in daemon.runs.started]
-    # Main came first, so the repository was not empty any more when the tag was seen: its first sight starts nothing.
-    assert first != second
-    assert daemon.started()[-1] == ("workflows/b.yml", second)
+    assert daemon.started() == [("workflows/b.yml", first), ("workflows/b.yml", second)]
     assert set(tags) == {("v1", None)}
+
+
+async def test_a_tag_or_branch_that_is_made_while_its_pattern_is_watched_is_a_push(
+    work: Work, daemons: Callable[..., Daemon]
+) -> None:
+    """It starts what asks for it; a tag changes no file, and a new branch those that differ from the default one."""
+    tagged = "on: {push: {tags: ['v*', '!v*-rc']}}\n" + SMALLEST.format("t")
+    work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/t.yml": tagged, "x": "1"})
+    work.push("HEAD:refs/tags/v0")
+    daemon = daemons(settings_of(work, refs=("**", "tags/**")))
+    await daemon.start()
+    await daemon.sync()
+    assert daemon.started() == []
+    for tag in ("v1", "v2-rc", "other"):
+        work.push(f"HEAD:refs/tags/{tag}")
+    await daemon.sync()
+    assert [start.trigger.ref for start in daemon.runs.started] == ["refs/tags/v1"]
+    daemon.started()
+    work.push("HEAD:refs/heads/same")
+    await daemon.sync()
+    assert daemon.started() == []
+    work.commit({"workflows/a.yml": SMALLEST.format("other")})
+    work.push("HEAD:refs/heads/differs")
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/a.yml"]
+
+
+async def test_refs_that_a_new_configuration_watches_are_history(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """They were there before anybody looked at them, so their first sight starts nothing, and their next movement does."""
+    work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
+    work.push("HEAD:refs/heads/old")
+    daemon = daemons(settings_of(work, refs=("main",)))
+    await daemon.start()
+    await daemon.sync()
+    daemon.settings = (settings_of(work, refs=("main", "old")),)
+    await daemon.restart()
+    await daemon.sync()
+    assert daemon.started() == []
+    work.commit({"x": "2"})
+    work.push("HEAD:refs/heads/old")
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/b.yml"]
 
 
 async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -428,24 +428,6 @@ async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
         assert store.log.head(stream(1)) == 50
 
 
-async def test_a_backup_is_a_directory_that_opens(tmp_path: Path) -> None:
-    """What was durable at the copy is in it; the original goes on; its generation is one that no daemon has had."""
-    with open_store(tmp_path / "data", UNIONS) as store:
-        await store.log.append(batch(1, 0, 3))
-        await asyncio.to_thread(store.backup, tmp_path / "backup")
-        await store.log.append(batch(1, 3, 1))
-    for _ in range(3):
-        with open_store(tmp_path / "data", UNIONS) as store:
-            newest = store.log.generation
-    with open_store(tmp_path / "backup", UNIONS) as store:
-        assert store.log.head(stream(1)) == 3
-        assert store.verify().records == 3
-        generation = store.log.generation
-        assert generation > newest + 1_000
-    with open_store(tmp_path / "backup", UNIONS) as store:
-        assert store.log.generation == generation + 1
-
-
 def test_a_directory_is_examined_while_no_daemon_holds_it(tmp_path: Path) -> None:
     """Every record is counted, damage is named, and a running daemon is not disturbed."""
     data = tmp_path / "data"

@@ -5,13 +5,43 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflowd.engine import commands, events, fold, outstanding
+from waterflowd.engine import approvals, commands, events, fold, outstanding
 from waterflowd.engine.evolve import evolve
 from waterflowd.engine.state import Run
 from waterflowd.model.statuses import Outcome, Status
 from waterflowd.testing.scenario import RUN, Scenario, dump
 
 _CONDITIONS = ["", "always()", "failure()", "cancelled()", "success() || failure()", "needs.j0.result == 'success'"]
+_CONCURRENCY = ["deploy", "{group: deploy, queue: latest}", "{group: deploy, queue: reject}", "{group: d, limit: 2}"]
+_RUNS_ON = ["web", "db", "nowhere", "{group: web, labels: {zone: a}}"]
+_EACH = [
+    "{group: web, target: each}",
+    "{group: web, target: each, batch: [1, 50%], pause: 90s}",
+    "{group: web, target: each, max-parallel: 1, max-failures: 0, offline: skip}",
+    "{group: db, target: each, offline: wait, wait-minutes: 1}",
+    "all-servers",
+]
+#: Another file of the repository that jobs call.
+_FILES = {
+    "workflows/callee.yml": """
+on: {workflow_call: {inputs: {n: {type: number}}, outputs: {o: {value: "${{ jobs.inner.outputs.o }}"}}}}
+jobs:
+  inner:
+    runs-on: web
+    outputs: {o: "${{ inputs.n }}"}
+    steps: [{run: work}, {run: tidy, if: always()}]
+  again:
+    needs: inner
+    strategy: {matrix: {x: [1, 2]}}
+    runs-on: web
+    steps: [{run: work}]
+""",
+    "steps/own/step.yml": """
+inputs: {n: {default: x}}
+outputs: {o: {value: "${{ steps.s.outputs.o }}"}}
+steps: [{id: s, run: "work ${{ inputs.n }}"}, {run: tidy, if: always()}]
+""",
+}
 
 
 @st.composite
@@ -20,49 +50,107 @@ def workflows(draw: st.DrawFn) -> str:
     lines = ["jobs:"]
     if draw(st.booleans()):
         lines.insert(0, f"timeout-minutes: {draw(st.sampled_from([1, 30, 600]))}")
+    if draw(st.integers(0, 4)) == 0:
+        lines.insert(0, f"concurrency: {draw(st.sampled_from(_CONCURRENCY))}")
     for number in range(draw(st.integers(1, 4))):
-        lines += [f"  j{number}:", f"    runs-on: {draw(st.sampled_from(['web', 'db', 'nowhere']))}"]
+        lines.append(f"  j{number}:")
         needs = draw(st.lists(st.integers(0, number - 1), unique=True, max_size=2)) if number else []
         if needs:
             lines.append(f"    needs: [{', '.join(f'j{need}' for need in needs)}]")
         condition = draw(st.sampled_from(_CONDITIONS[: 6 if 0 in needs else 5]))
         if condition:
             lines.append(f"    if: {condition}")
+        if draw(st.integers(0, 4)) == 0:
+            lines.append(f"    concurrency: {draw(st.sampled_from(_CONCURRENCY))}")
+        kind = draw(st.sampled_from(["plain", "plain", "matrix", "each", "call"]))
+        if kind == "matrix":
+            lines.append(f"    strategy: {draw(st.sampled_from(_STRATEGIES))}")
+        if kind == "call":
+            lines += ["    uses: ./workflows/callee.yml", "    with: {n: 3}"]
+            continue
+        lines.append(f"    runs-on: {draw(st.sampled_from(_EACH if kind == 'each' else _RUNS_ON))}")
         if draw(st.booleans()):
             lines.append(f"    timeout-minutes: {draw(st.sampled_from([1, 10]))}")
         if draw(st.integers(0, 4)) == 0:
             lines.append("    continue-on-error: true")
+        if draw(st.integers(0, 5)) == 0:
+            lines.append("    environment: {name: prod, approvers: [alice]}")
+        if draw(st.integers(0, 4)) == 0:
+            lines.append("    retry: {max-attempts: 2, initial-interval: 30s}")
         lines.append("    steps:")
         for _ in range(draw(st.integers(1, 3))):
-            lines += draw(steps())
+            lines += ["      " + line for line in draw(steps())]
     return "\n".join(lines) + "\n"
 
 
+_STRATEGIES = ["{matrix: {x: [1, 2, 3]}, max-parallel: 2}", "{matrix: {x: [1, 2]}, fail-fast: false}"]
+
+
 @st.composite
-def steps(draw: st.DrawFn) -> list[str]:
-    """The lines of one step."""
-    kind = draw(st.sampled_from(["run", "run", "run", "log", "sleep"]))
-    if kind == "sleep":
-        lines = ["      - uses: sleep", "        with: {duration: 90s}"]
-    elif kind == "log":
-        lines = ["      - uses: log", "        with: {message: hello}"]
-    else:
-        lines = ["      - run: work"]
+def steps(draw: st.DrawFn, depth: int = 0) -> list[str]:
+    """The lines of one step; those of the engine have steps inside."""
+    kinds = ["run", "run", "run", "log", "sleep", "approval", "composite"]
+    if depth < 2:
+        kinds += ["loop", "while", "condition", "parallel"]
+    kind = draw(st.sampled_from(kinds))
+    lines = ["- run: work"] if kind == "run" else [f"- uses: {_NODES.get(kind, kind)}"]
+    if kind == "run":
         if draw(st.booleans()):
-            lines.append("        retry: {max-attempts: 2, initial-interval: 1s, on: [failure, lost]}")
-        lines.append(f"        on-lost: {draw(st.sampled_from(['fail', 'retry', 'hold']))}")
+            lines.append("  retry: {max-attempts: 2, initial-interval: 1s, on: [failure, lost]}")
+        lines.append(f"  on-lost: {draw(st.sampled_from(['fail', 'retry', 'hold']))}")
+    elif kind in _WITH:
+        lines.append(f"  with: {draw(st.sampled_from(_WITH[kind]))}")
+    elif kind != "composite":
+        lines.append("  with:")
+        lines += ["    " + line for line in draw(insides(kind, depth))]
     condition = draw(st.sampled_from(["", "", "always()", "failure()"]))
     if condition:
-        lines.append(f"        if: {condition}")
+        lines.append(f"  if: {condition}")
     if kind != "sleep" and draw(st.integers(0, 4)) == 0:
-        lines.append("        continue-on-error: true")
+        lines.append("  continue-on-error: true")
+    if kind in ("loop", "condition", "parallel") and draw(st.integers(0, 4)) == 0:
+        lines.append("  timeout-minutes: 1")
     return lines
+
+
+_NODES = {"while": "loop", "composite": "./steps/own"}
+_WITH = {
+    "sleep": ["{duration: 90s}"],
+    "log": ["{message: hello}"],
+    "approval": ["{approvers: [alice, bob]}", "{minimum: 2, timeout: 1h}", "{timeout: 1m, default: approve}"],
+}
+
+
+@st.composite
+def insides(draw: st.DrawFn, kind: str, depth: int) -> list[str]:
+    """The parameters of a step that has steps inside."""
+    blocks = [
+        [line for _ in range(draw(st.integers(1, 2))) for line in draw(steps(depth + 1))]
+        for _ in range(2 if kind in ("condition", "parallel") else 1)
+    ]
+    if kind == "loop":
+        items, parallel = draw(st.sampled_from(["[]", "[1]", "[a, b, c]"])), draw(st.integers(1, 2))
+        head = [f"items: {items}", f"max-parallel: {parallel}", f"as: i{depth}", "steps:"]
+        return [*head, *("  " + line for line in blocks[0])]
+    if kind == "while":
+        return ["while: loop.index < 2", "max-iterations: 3", "steps:", *("  " + line for line in blocks[0])]
+    if kind == "condition":
+        head = [f"if: {draw(st.sampled_from(['true', 'false']))}", "then:", *("  " + line for line in blocks[0])]
+        return [*head, "else:", *("  " + line for line in blocks[1])]
+    return ["branches:", *(("  - " if not at else "    ") + line for block in blocks for at, line in enumerate(block))]
 
 
 def _open_attempts(run: Run) -> list[str]:
     return [
-        f"{job.id}/{step.id}" for job in run.jobs for step in job.steps if step.last is not None and step.last.is_open
+        f"{job.id}/{step.id}"
+        for job in run.jobs
+        for step in job.steps_by_id.values()
+        if step.last is not None and step.last.is_open
     ]
+
+
+def _approvals(run: Run) -> list[str]:
+    return [f"{job.id}/{step.id}" if step is not None else job.id for job, step, _ in approvals.pending(run)]
 
 
 def _act(world: Scenario, draw: st.DataObject) -> str:
@@ -71,6 +159,9 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
     kinds = ["wait", "connect", "disconnect"]
     if places:
         kinds += ["finish", "finish", "finish", "started", "lost"]
+    waiting = _approvals(world.run)
+    if waiting:
+        kinds += ["approve", "reject"]
     if draw.draw(st.integers(0, 15)) == 0:
         kinds = ["cancel"]
     kind = draw.draw(st.sampled_from(kinds))
@@ -78,9 +169,12 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
         case "wait":
             return f"wait {draw.draw(st.sampled_from(['1s', '2m', '1h', '2d']))}"
         case "connect":
-            return draw.draw(st.sampled_from(["connect web-1 web slots=1", "connect web-2 web,db slots=2"]))
+            return draw.draw(st.sampled_from(["connect web-1 web slots=1 zone=a", "connect web-2 web,db slots=2"]))
         case "disconnect":
             return f"disconnect {draw.draw(st.sampled_from(['web-1', 'web-2']))}"
+        case "approve" | "reject":
+            who = draw.draw(st.sampled_from(["alice", "bob", "mallory"]))
+            return f"{kind} {draw.draw(st.sampled_from(waiting))} {who}"
         case "cancel":
             return draw.draw(st.sampled_from(["cancel", "cancel force"]))
         case "finish":
@@ -92,8 +186,8 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
 
 def _drain(world: Scenario) -> None:
     """Heals everything: servers are there, agents report, time passes; nobody rescues by hand."""
-    world.play("connect web-1 web slots=1\nconnect web-2 web,db slots=2")
-    for _ in range(200):
+    world.play("connect web-1 web slots=1 zone=a\nconnect web-2 web,db slots=2")
+    for _ in range(600):
         places = _open_attempts(world.run)
         if world.run.is_completed:
             return
@@ -105,7 +199,7 @@ def _drain(world: Scenario) -> None:
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 25))
 def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: st.DataObject, count: int) -> None:
     """After each input the fold of the log is the live run and owes what was handed out (checked by the scenario itself)."""
-    world = Scenario(workflow)
+    world = Scenario(workflow, _FILES)
     world.play("start")
     for _ in range(count):
         world.play(_act(world, draw))
@@ -114,6 +208,8 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
     assert len(ends) == 1
     for job in world.run.jobs:
         assert job.status is Status.COMPLETED
+        for step in job.steps_by_id.values():
+            assert step.status in (Status.COMPLETED, Status.QUEUED), "nothing of a job that is over goes on"
     assert not list(outstanding(world.run))
     assert len(world.timers) == 0
     assert all(not server.taken for server in world.placement.servers.values())
@@ -124,7 +220,7 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
 def test_a_log_cut_anywhere_folds_to_the_state_of_that_moment(workflow: str, draw: st.DataObject, count: int) -> None:
     """Every prefix of a run's events is a state, the same whether it is folded at once or event by event."""
-    world = Scenario(workflow)
+    world = Scenario(workflow, _FILES)
     world.play("start")
     for _ in range(count):
         world.play(_act(world, draw))
@@ -140,7 +236,7 @@ def test_each_attempt_is_dispatched_once_and_never_two_of_a_step_at_a_time(
     workflow: str, draw: st.DataObject, count: int
 ) -> None:
     """G3: an attempt starts at most once, and two attempts of one step never overlap."""
-    world = Scenario(workflow)
+    world = Scenario(workflow, _FILES)
     world.play("start")
     for _ in range(count):
         world.play(_act(world, draw))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.property import expr_scripts
 from waterflowd import expr
+
+#: Generated scripts for each shell; `WATERFLOW_ROUNDS` multiplies them.
+SCRIPTS = 100 * int(os.environ.get("WATERFLOW_ROUNDS", "1"))
+#: Scripts that one shell runs.
+BATCH = 100
 
 SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
@@ -183,3 +191,32 @@ def test_no_script_however_broken_runs_its_values(script: str, value: str) -> No
         return
 
     assert "canary" not in files
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 2 * SCRIPTS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_generated_scripts_print_their_values_and_never_run_them(shell: str, tmp_path: Path) -> None:
+    """Nested quotes, substitutions, here-documents, functions and loops, with hostile values in all of them."""
+    beyond_the_shell = 0
+    for seed in range(SCRIPTS // BATCH):
+        chance = random.Random(seed)
+        cases = [
+            expr_scripts.Writer(chance, shell).case({name: expr_scripts.value(chance, HOSTILE) for name in ("x", "y")})
+            for _ in range(BATCH)
+        ]
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+
+        for number, (case, (printed, files)) in enumerate(
+            zip(cases, expr_scripts.run(shell, cases, folder), strict=True)
+        ):
+            assert "canary" not in files, f"seed {seed}: {case}"
+            if printed != case.expected:
+                reference, again = case.reference(), folder / f"reference-{number}"
+                again.mkdir()
+                [(words, _)] = expr_scripts.run(shell, [reference], again)
+                assert words != reference.expected, f"seed {seed}: printed {printed} by {case}"
+                beyond_the_shell += 1
+        shutil.rmtree(folder)
+    assert beyond_the_shell <= SCRIPTS // 50

@@ -40,6 +40,7 @@ _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "w
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
 _LEDGER, _DESK, _PUMP = "waterflow_agent.ledger.ledger", "waterflow_agent.desk", "waterflow_agent.output"
+_LOOP, _TRIGGERS = "waterflowd.reconcile.loop.repository", "waterflowd.reconcile.triggers"
 _SESSION, _SUPERVISION = "waterflow_agent.wire.session", "waterflow_agent.supervision"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -191,8 +192,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_DESK}:Desk._finish_process", "if is_output_taken:", "if False:", "an attempt is never released"),
     Mutant(
         f"{_PUMP}:Pump.take",
-        "if self._in_flight and now >= self._progress_at + RESEND_MS:",
-        "if False:",
+        "while self._unanswered and now",
+        "while False and now",
         "lost output is not sent again",
     ),
     Mutant(
@@ -213,6 +214,72 @@ MUTANTS: tuple[Mutant, ...] = (
         "*self._starts.values(), ",
         "",
         "a start that the runner never got is not repeated",
+    ),
+    Mutant(
+        f"{_PUMP}:Pump.take",
+        "next(iter(self._unanswered.values()))",
+        "max(self._unanswered.values())",
+        "a chatty attempt keeps the lost output of another from being sent again",
+    ),
+    Mutant(
+        f"{_PUMP}:Pump.acknowledge",
+        "elif offset < stream.acked and stream.rewound_at == _NOT_YET:",
+        "elif False:",
+        "output waits for ever for a daemon that was restored",
+    ),
+    # The repository.
+    Mutant(f"{_LOOP}:RepositoryLoop._follow", "tip == before.tip", "True", "a ref that moved is not looked at"),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop._follow",
+        "before.movement + 1 if before",
+        "before.movement if before",
+        "numbers repeat",
+    ),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop.apply",
+        "await self._ports.runs.apply(self.stream, facts, starts)",
+        "await self._ports.runs.record(self.stream, facts); await self._ports.runs.apply(self.stream, (), starts)",
+        "a movement and its runs are two transactions",
+    ),
+    Mutant(f"{_LOOP}:RepositoryLoop._record_removed", "if gone:", "if False:", "a removed ref is not noticed"),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop._pause",
+        "self._source.wait_for_change(interval_s)",
+        "self._source.wait_for_change(86_400.0)",
+        "a hint that was lost is never made up for",
+    ),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop.sync", "await waiter", "waiter.cancel()", "a sync returns before anything was applied"
+    ),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop.run",
+        "failure or self._suspension()",
+        "failure",
+        "a sync of a repository that is suspended meanwhile succeeds",
+    ),
+    Mutant(f"{_TRIGGERS}:is_started", "if movement.is_first_sight:", "if False:", "history starts runs"),
+    Mutant(f"{_TRIGGERS}:is_started", "path in movement.files", "True", "a file that did not change starts"),
+    Mutant(
+        f"{_DRIVER}:Driver.apply",
+        "self._start_all(batch, starts, lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, starts[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
+        "of several files one is started",
+    ),
+    # People.
+    Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent goes on"),
+    Mutant(
+        "waterflowd.host.enrolment:Enrolment.revoke",
+        "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
+        "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
+        "a revocation is in no log",
+    ),
+    # A backup.
+    Mutant("waterflowd.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"),
+    Mutant(
+        "waterflowd.rescue:_Closing.suspend",
+        "for name in dict.fromkeys(names):",
+        "for name in ():",
+        "a restored repository is looked at at once",
     ),
 )
 

@@ -189,3 +189,43 @@ def test_every_key_of_the_language_is_described() -> None:
         if not re.search(rf"`(?:[a-z_-]+\.)*{re.escape(key)}(?:: [^`]*)?`", text)
     ]
     assert not missing, _report("workflows.md", missing)
+
+
+# Guarantees -----------------------------------------------------------------------------------------------------------
+
+
+def _named_tests(text: str) -> list[str]:
+    return re.findall(r"`([a-z0-9_/]+\.py(?:::\w+)?)`", text)
+
+
+def _fault_table() -> list[list[str]]:
+    """The cells of each row of the table of faults."""
+    _, _, table = _page("guarantees.md").partition("\n## Faults")
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[1:]]
+
+
+@pytest.mark.parametrize("page", ["guarantees.md", "bugs.md"])
+def test_every_named_test_exists(page: str) -> None:
+    """A promise whose test is gone or has another name now is only a sentence."""
+    named = _named_tests(_page(page))
+    missing = []
+    for name in sorted(set(named)):
+        path, _, function = name.partition("::")
+        file = sources.ROOT / "tests" / path
+        text = file.read_text("utf-8") if file.exists() else ""
+        if not text or not re.search(rf"^(?:async )?def {function}\(" if function else "", text, re.MULTILINE):
+            missing.append(name)
+    assert len(named) > 5
+    assert not missing, "\n".join(["", f"docs/{page} names tests that do not exist:", *missing])
+
+
+def test_every_fault_names_its_tests_or_says_that_it_has_none() -> None:
+    """No row of the table of faults is without its proof, and none is without what was seen."""
+    rows = _fault_table()
+    assert len(rows) >= 25
+    for row in rows:
+        assert len(row) == 5, row
+        fault, promise, mechanism, tests, seen = row
+        assert all((fault, promise, mechanism, seen)), row
+        assert _named_tests(tests) or tests == "none: not proven", fault

@@ -33,7 +33,11 @@ PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
 }
 #: Modules of pure packages that may import more, or are no part of the pure package.
-MAY_BESIDES = {"waterflowd.dsl.reader": frozenset({"yaml"})}
+#: The tables of time zones are files of the system, the same for the whole life of a process: data, not the outside.
+MAY_BESIDES = {
+    "waterflowd.dsl.reader": frozenset({"yaml"}),
+    "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
+}
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The vocabulary of errors: leaves that import nothing themselves.
 ERRORS = {"waterflowd": "waterflowd.errors", "waterflow_agent": "waterflow_agent.errors"}
@@ -77,7 +81,11 @@ ADAPTERS = ("waterflowd.store", "waterflowd.dispatch", "waterflowd.gitsource", "
 #: What the API shows: records and protocols that others implement.
 API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.shapes")
 #: The composition root; `testing` composes the worlds that tests run in.
-COMPOSITION = ("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing")
+#: `rescue` joins the store's copies with the engine's events, while no daemon is there.
+COMPOSITION = (
+    *("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing"),
+    *("waterflowd.rescue", "waterflowd.rescue_words"),
+)
 
 
 def pure_findings(source: Source) -> Iterator[str]:

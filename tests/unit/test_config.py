@@ -14,12 +14,15 @@ from waterflowd.errors import Rejected
 
 WHOLE = """
 data-dir = "/data"
-log-level = "debug"
+log = { level = "debug", format = "json" }
 
 [api]
 listen = "127.0.0.1:9000"
 open = true
 socket = ""
+socket-role = "none"
+socket-users = { "1000" = "viewer" }
+requests-per-second = 0
 
 [agents]
 listen = "tcp://0.0.0.0:7000"
@@ -57,7 +60,7 @@ def refusal(text: str, tmp_path: Path, environment: dict[str, str] | None = None
 def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
     """All tables, with hyphens in keys."""
     found = load(WHOLE, tmp_path)
-    assert (found.data_dir, found.log_level) == ("/data", "debug")
+    assert (found.data_dir, found.log.level) == ("/data", "debug")
     assert (found.api.listen, found.api.open, found.api.socket) == ("127.0.0.1:9000", True, "")
     assert found.agents.lost_after_ms == 5_400_000
     ops, apps = found.repository_settings
@@ -79,12 +82,12 @@ def test_nothing_at_all_is_a_configuration(tmp_path: Path) -> None:
 def test_command_line_before_environment_before_file_before_default(tmp_path: Path) -> None:
     """Each source wins over the ones behind it; a command line option that was not given is none."""
     environment = {"WATERFLOWD_DATA_DIR": "/environment", "WATERFLOWD_API_LISTEN": "127.0.0.1:1"}
-    text = 'data-dir = "/file"\nlog-level = "error"\n[api]\nlisten = "127.0.0.1:2"\nsocket = "/file.sock"\n'
+    text = 'data-dir = "/file"\nlog.level = "error"\n[api]\nlisten = "127.0.0.1:2"\nsocket = "/file.sock"\n'
     found = load(text, tmp_path, environment, **{"data-dir": "/command", "api.listen": None})
     assert found.data_dir == "/command"
     assert found.api.listen == "127.0.0.1:1"
     assert found.api.socket == "/file.sock"
-    assert found.log_level == "error"
+    assert found.log.level == "error"
     assert found.agents == config.Agents()
 
 
@@ -136,11 +139,6 @@ def test_an_unknown_key_is_told_with_its_line_and_what_was_meant(
     assert not meant or f'did you mean "{meant}"' in told
 
 
-def test_what_is_not_built_yet_says_so(tmp_path: Path) -> None:
-    """A key of the design is not a typing error."""
-    assert "not built yet" in refusal("[secrets]\nx = 1\n", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -180,7 +178,9 @@ def test_bytes_that_are_no_text_are_a_sentence(tmp_path: Path) -> None:
         ("[agents]\nlost-after = '1ms'\n", "too short"),
         ("[[repositories]]\nname = 'a'\nurl = '/a'\ninterval = '1x'\n", "repositories.a.interval"),
         ("[[repositories]]\nname = 'a b'\nurl = '/a'\n", "cannot be a name"),
-        ("log-level = 'loud'\n", "log-level"),
+        ("log.level = 'loud'\n", "log.level"),
+        ("[log]\nformat = 'xml'\n", "log.format"),
+        ("[api]\nrequests-per-second = -1\n", "api.requests-per-second"),
         ("data-dir = ''\n", "data-dir"),
     ],
 )

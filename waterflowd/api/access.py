@@ -4,7 +4,8 @@ Rules of this file: pure; the time is an argument. The registry is the fold of t
 secrets, which it never had: a token is looked up by the SHA-256 of its 256 random bits, compared in constant time.
 
 Roles are nested: a viewer reads, a runner starts and cancels, an approver lets agents in and syncs, an admin does all of it
-and makes tokens. A token may be bound to groups: then it starts and stops only what runs on these groups.
+and makes tokens. A token may be bound to groups: then it starts and stops only what runs on these groups, lets agents
+into no others, and makes no token that may more than itself. What it may see is its role's business alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import NoReturn
 
 import msgspec
 
-from waterflowd.api.access_events import ActionTaken, Fact, TokenCreated, TokenRevoked
+from waterflowd.api.access_events import AccessRefused, ActionTaken, Fact, TokenCreated, TokenRevoked
 from waterflowd.errors import Rejected
-from waterflowd.model.plan import Plan
+from waterflowd.model.plan import Plan, leaf_jobs
 
 #: What every token begins with, so that scanners of leaked secrets can find it.
 TOKEN_PREFIX = "wf_"
@@ -107,7 +109,7 @@ class Access:
                 token = self._tokens.get(fact.token)
                 if token is not None and token.revoked_at is None:
                     token.revoked_at = fact.at
-            case ActionTaken():
+            case ActionTaken() | AccessRefused():
                 pass
 
     def tokens(self) -> list[Token]:
@@ -147,16 +149,35 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def check_groups(principal: Principal, plan: Plan) -> None:
-    """`Rejected` WF602 (403) when the plan uses a group that the principal's token does not list."""
-    if not principal.groups or "*" in principal.groups:
-        return
-    for job in plan.jobs:
-        if job.group not in principal.groups:
-            raise Rejected(
-                "WF602",
-                f'job "{job.id}" runs on "{job.group}", and the token "{principal.name}" may use only '
-                f"{', '.join(principal.groups)}; ask an admin for a token with that group",
-                where=f"jobs.{job.id}.runs-on",
-                status=403,
-            )
+def may_use(principal: Principal, group: str) -> bool:
+    """Whether the principal may use a group: the one place that knows what a token's groups mean."""
+    return not principal.groups or "*" in principal.groups or group in principal.groups
+
+
+def check_plan(principal: Principal, plan: Plan) -> None:
+    """`Rejected` WF602 (403) when the plan uses a group that the principal may not use."""
+    for job in leaf_jobs(plan.jobs):
+        if not may_use(principal, job.group):
+            _refuse(principal, f'job "{job.id}" runs on "{job.group}"', f"jobs.{job.id}.runs-on")
+
+
+def check_groups(principal: Principal, groups: Iterable[str]) -> None:
+    """`Rejected` WF602 (403) when the principal would open a group to others that it may not use itself.
+
+    No group at all, or `*`, means every group, and that only a principal without bounds may give.
+    """
+    given = tuple(groups) or ("*",)
+    for group in given:
+        if not may_use(principal, group):
+            shown = "every group" if group == "*" else f'the group "{group}"'
+            _refuse(principal, f"this is about {shown}", "groups")
+
+
+def _refuse(principal: Principal, what: str, where: str) -> NoReturn:
+    raise Rejected(
+        "WF602",
+        f'{what}, and the token "{principal.name}" may use only {", ".join(principal.groups)}; '
+        "ask an admin for a token with that group",
+        where=where,
+        status=403,
+    )

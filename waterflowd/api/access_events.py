@@ -38,11 +38,26 @@ class ActionTaken(AccessFact, frozen=True, kw_only=True, tag="action-taken"):
     """Somebody did something that the run's or the fleet's own events do not name with its author."""
 
     #: `approve-agent`, `revoke-agent`, `create-join-token`, `cancel-run`, `start-run`, `sync-repository`,
-    #: `suspend-repository`, `resume-repository`.
+    #: `suspend-repository`, `resume-repository`; a verb and what it is done to.
     what: str
     #: What it was done to: a run's id, a fingerprint, a path.
     target: str
     facts: dict[str, str | int | bool | list[str] | None] = {}
 
 
-Fact = TokenCreated | TokenRevoked | ActionTaken
+class AccessRefused(AccessFact, frozen=True, kw_only=True, tag="access-refused"):
+    """Somebody was turned away. Strangers can make as many of these as there are packets, so few get a record.
+
+    `by` is the principal where one is known, else an address, or an agent's fingerprint.
+    """
+
+    #: `api`, or `agents` for the agents' ports.
+    door: str
+    code: str
+    #: What was asked for, or the sentence that was answered.
+    target: str
+    #: How many refusals since the last record have none of their own.
+    left_out: int = 0
+
+
+Fact = TokenCreated | TokenRevoked | ActionTaken | AccessRefused

@@ -9,15 +9,16 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.nodes import schema
-from waterflowd.api.audit import note
+from waterflowd.api import access
 from waterflowd.api.auth import Approver, Ports, Viewer
-from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.bodies import answer, described, read_json
 from waterflowd.api.lifetimes import lifetime_ms
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import agent_json, groups_json, pending_json, time_text
 from waterflowd.api.services import AgentRow, Services
-from waterflowd.api.shapes import AgentList, GroupList, NodeList, Problem
+from waterflowd.api.shapes import AgentList, AgentShape, GroupList, JoinTokenShape, NodeList, Problem, RevokedAgent
+from waterflowd.api.trail import note
 from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
 
@@ -104,11 +105,17 @@ def _node_json(known: schema.NodeSchema, agents: Any) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/agents/tokens", status_code=201, responses={400: {"model": Problem}})
+@router.post(
+    "/v1/agents/tokens",
+    status_code=201,
+    openapi_extra=described(JoinTokenBody),
+    responses={201: {"model": JoinTokenShape}, 400: {"model": Problem}},
+)
 async def create_join_token(request: Request, services: Ports, principal: Approver) -> Response:
     """Makes a join token; it is shown this once."""
     body = await read_json(request, JoinTokenBody)
     groups = check_groups(tuple(body.groups))
+    access.check_groups(principal, groups)
     if body.uses is not None and not 1 <= body.uses <= _USES_MAX:
         raise Rejected("WF605", f"`uses` is 1 to {_USES_MAX}, or null", where="uses")
     ttl_ms = lifetime_ms(body.ttl, default_ms=_TOKEN_TTL_MS)
@@ -118,22 +125,34 @@ async def create_join_token(request: Request, services: Ports, principal: Approv
     return answer({"token": token, "groups": list(groups), "uses": body.uses, "expires_at": expires_at}, 201)
 
 
-@router.post("/v1/agents/{fingerprint:path}/approve", responses={404: {"model": Problem}})
+def _check_agent(services: Services, principal: access.Principal, fingerprint: str) -> None:
+    """`Rejected` 403 for an agent that works for groups which the principal may not use."""
+    for row in services.agents.rows():
+        if row.fingerprint == fingerprint:
+            access.check_groups(principal, row.groups)
+
+
+@router.post(
+    "/v1/agents/{fingerprint:path}/approve", openapi_extra=described(GroupsBody), responses={200: {"model": AgentShape}}
+)
 async def approve_agent(request: Request, services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Makes the key an agent of these groups."""
     body = await read_json(request, GroupsBody)
     groups = check_groups(tuple(body.groups))
+    access.check_groups(principal, groups)
     found = find_fingerprint(services, fingerprint)
+    _check_agent(services, principal, found)
     row = await services.agents.approve(found, groups, principal.name)
     await note(services, principal, "approve-agent", found, groups=list(groups))
     return answer(agent_json(row))
 
 
-@router.post("/v1/agents/{fingerprint:path}/revoke", responses={404: {"model": Problem}})
-@router.delete("/v1/agents/{fingerprint:path}", responses={404: {"model": Problem}})
+@router.post("/v1/agents/{fingerprint:path}/revoke", responses={200: {"model": RevokedAgent}})
+@router.delete("/v1/agents/{fingerprint:path}", responses={200: {"model": RevokedAgent}})
 async def revoke_agent(services: Ports, principal: Approver, fingerprint: str) -> Response:
     """Ends the agent's session and refuses its key from now on."""
     found = find_fingerprint(services, fingerprint)
+    _check_agent(services, principal, found)
     await services.agents.revoke(found, principal.name)
     await note(services, principal, "revoke-agent", found)
     return answer({"fingerprint": found, "status": "revoked"})

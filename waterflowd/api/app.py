@@ -5,10 +5,28 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.api import agents, metrics, problems, repositories, runs, system, tokens, validate
+from waterflowd.api import (
+    agents,
+    audit,
+    description,
+    metrics,
+    problems,
+    repositories,
+    runs,
+    schedules,
+    system,
+    tokens,
+    validate,
+)
 from waterflowd.api.auth import Gate
 from waterflowd.api.services import Services
 from waterflowd.api.streams import Streams
+from waterflowd.api.trail import Refusals
+
+#: All resources, in the order in which their routes are tried.
+ROUTERS = [
+    resource.router for resource in (system, metrics, validate, runs, agents, repositories, schedules, tokens, audit)
+]
 
 
 class Api:
@@ -17,7 +35,9 @@ class Api:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.streams = Streams()
-        self._app: ASGIApp = Gate(_build(services, self.streams), services)
+        #: Who was turned away; the ports for agents tell it too.
+        self.refusals = Refusals(services)
+        self._app: ASGIApp = Gate(_build(services, self.streams), services, self.refusals)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -26,6 +46,7 @@ class Api:
     def stop(self) -> None:
         """Ends all streams and makes `/ready` say no."""
         self.streams.stop()
+        self.refusals.stop()
 
 
 def build_app(services: Services) -> Api:
@@ -45,6 +66,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     app.state.services = services
     app.state.streams = streams
     problems.install(app)
-    for resource in (system, metrics, validate, runs, agents, repositories, tokens):
-        app.include_router(resource.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    description.install(app, ROUTERS)
     return app

@@ -84,6 +84,14 @@ def parse_json(body: bytes, shape: type[_Shape]) -> _Shape:
         raise Rejected("WF605", f"the body is not what is expected here: {printable(str(error))}") from None
 
 
+def described(shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """The body that `read_json` takes for `shape`, for `openapi_extra` of its route."""
+    schema = msgspec.json.schema(shape)
+    content = {JSON_TYPE: {"schema": schema["$defs"][shape.__name__]}}
+    is_required = any(field.required for field in msgspec.structs.fields(shape))
+    return {"requestBody": {"required": is_required, "content": content}}
+
+
 def check_values(values: Any, where: str) -> None:
     """`Rejected` 400 when `values` are too deep, too many, or hold a number that 64 bits cannot."""
     count = 0

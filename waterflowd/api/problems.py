@@ -72,6 +72,8 @@ def problem(
 
 async def _rejected(request: Request, error: Exception) -> Response:
     assert isinstance(error, Rejected)
+    # For the audit trail; the gate looks at it when the answer has left.
+    request.state.refused_code = error.code
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
     path = request.url.path
     return problem(error.status, error.text, code=error.code, instance=path, where=error.where, headers=headers)

@@ -7,12 +7,13 @@ value is null, never a missing key. Secrets' hashes never leave.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from waterflowd.api.access import Token
+from waterflowd.api import access_events
+from waterflowd.api.access import Access, Token
 from waterflowd.api.services import AgentRow, DefinitionRow, PendingRow, RepositoryRow
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.model.reasons import Reason
@@ -23,6 +24,8 @@ from waterflowd.model.statuses import Conclusion
 _HIDDEN = frozenset({"secret_sha256", "public_key"})
 #: The last instant that `datetime` can hold, in ms.
 _TIME_MAX = 253_402_300_799_999
+#: In UTC, as all that is shown.
+_EPOCH = datetime(1970, 1, 1)
 
 
 def time_text(at: int | None) -> str | None:
@@ -30,7 +33,7 @@ def time_text(at: int | None) -> str | None:
     if at is None:
         return None
     bounded = min(max(at, 0), _TIME_MAX)
-    return datetime.fromtimestamp(bounded // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{bounded % 1000:03d}Z"
+    return (_EPOCH + timedelta(milliseconds=bounded)).isoformat(timespec="milliseconds") + "Z"
 
 
 def reason_json(reason: Reason) -> dict[str, Any]:
@@ -273,6 +276,26 @@ def definition_json(row: DefinitionRow) -> dict[str, Any]:
         ],
         "errors": list(row.errors),
     }
+
+
+def audit_json(record: Record, access: Access) -> dict[str, Any]:
+    """A record of the audit trail: who, what, to what, and when."""
+    fact = record.event
+    row: dict[str, Any] = {"seq": record.position, "at": time_text(fact.at), "by": fact.by}
+    match fact:
+        case access_events.TokenCreated():
+            groups, expires_at = list(fact.groups), time_text(fact.expires_at)
+            made = {"token": fact.token, "role": fact.role, "groups": groups, "expires_at": expires_at}
+            return {**row, "what": "create-token", "target": fact.name, "facts": made}
+        case access_events.TokenRevoked():
+            known = access.find(fact.token)
+            target = known.name if known is not None else fact.token
+            return {**row, "what": "revoke-token", "target": target, "facts": {"token": fact.token}}
+        case access_events.AccessRefused():
+            facts = {"door": fact.door, "code": fact.code, "left_out": fact.left_out}
+            return {**row, "what": "refused", "target": fact.target, "facts": facts}
+        case _:
+            return {**row, "what": fact.what, "target": fact.target, "facts": fact.facts}
 
 
 def token_json(token: Token, now: int) -> dict[str, Any]:

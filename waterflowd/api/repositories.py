@@ -8,15 +8,22 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from waterflowd.api import starting
-from waterflowd.api.audit import note
 from waterflowd.api.auth import Approver, Ports, Runner, Viewer
-from waterflowd.api.bodies import answer, check_values, read_json
+from waterflowd.api.bodies import answer, check_values, described, read_json
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import definition_json, repository_json
 from waterflowd.api.runs import Text
 from waterflowd.api.services import DefinitionRow, Services
-from waterflowd.api.shapes import DefinitionList, Problem, RepositoryList, StartedShape
+from waterflowd.api.shapes import (
+    DefinitionList,
+    DefinitionShape,
+    DryRunShape,
+    RepositoryList,
+    RepositoryShape,
+    StartedShape,
+)
+from waterflowd.api.trail import note
 from waterflowd.errors import Rejected
 from waterflowd.model.records import StartRequest, Trigger
 
@@ -32,7 +39,7 @@ async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX,
     return answer(page("repositories", rows, lambda row: row.name, repository_json, limit=limit, cursor=cursor))
 
 
-@router.post("/v1/repositories/{name}/sync", status_code=202, responses={404: {"model": Problem}})
+@router.post("/v1/repositories/{name}/sync", status_code=202, responses={202: {"model": RepositoryShape}})
 async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
     """Looks at the remote now; with `wait` answers when what was found is applied."""
     _check_known(services, name)
@@ -41,7 +48,7 @@ async def sync_repository(services: Ports, principal: Approver, name: str, wait:
     return answer(repository_json(row), 202)
 
 
-@router.post("/v1/repositories/{name}/suspend", responses={404: {"model": Problem}})
+@router.post("/v1/repositories/{name}/suspend", responses={200: {"model": RepositoryShape}})
 async def suspend_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Stops looking at a repository until it is resumed, across restarts too. Its runs go on."""
     _check_known(services, name)
@@ -50,7 +57,7 @@ async def suspend_repository(services: Ports, principal: Approver, name: str) ->
     return answer(repository_json(row))
 
 
-@router.post("/v1/repositories/{name}/resume", responses={404: {"model": Problem}})
+@router.post("/v1/repositories/{name}/resume", responses={200: {"model": RepositoryShape}})
 async def resume_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Looks at a suspended repository again, at once: what was pushed meanwhile is handled as one movement."""
     _check_known(services, name)
@@ -77,7 +84,7 @@ def _place(row: DefinitionRow) -> str:
     return f"{row.path} {row.repository}"
 
 
-@router.get("/v1/definitions/{path:path}", responses={404: {"model": Problem}})
+@router.get("/v1/definitions/{path:path}", responses={200: {"model": DefinitionShape}})
 async def show_definition(services: Ports, _: Viewer, path: str, repository: Text = None) -> Response:
     """One workflow, by its path or its name."""
     return answer(definition_json(find_definition(services.repositories.definitions(), path, repository)))
@@ -101,7 +108,8 @@ def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | 
 @router.post(
     "/v1/definitions/{path:path}/run",
     status_code=201,
-    responses={201: {"model": StartedShape}, 404: {"model": Problem}, 409: {"model": Problem}},
+    openapi_extra=described(starting.Given),
+    responses={200: {"model": DryRunShape}, 201: {"model": StartedShape}},
 )
 async def run_definition(
     request: Request, services: Ports, principal: Runner, path: str, repository: Text = None
@@ -123,5 +131,5 @@ async def run_definition(
     )
     answered = await starting.start(services, principal, wanted, is_dry_run=given.dry_run)
     if not given.dry_run:
-        await note(services, principal, "start-run", row.path, run=answered.headers["location"].rpartition("/")[2])
+        await note(services, principal, "start-run", row.path, run=starting.run_of(answered))
     return answered

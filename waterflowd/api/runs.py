@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from waterflowd.api import starting, streams
-from waterflowd.api.access import check_groups
-from waterflowd.api.audit import note
+from waterflowd.api.access import check_plan
 from waterflowd.api.auth import Ports, Runner, Viewer
-from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.bodies import answer, described, read_json
+from waterflowd.api.instants import parse_instant
 from waterflowd.api.output_lines import Cursor, parse_cursor
 from waterflowd.api.output_reader import RunOutput
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import record_json, run_json, summary_json
 from waterflowd.api.services import Services
-from waterflowd.api.shapes import WORKFLOW_BODY, EventList, Problem, RunList, RunRow, RunShape, StartedShape
+from waterflowd.api.shapes import (
+    WORKFLOW_BODY,
+    DryRunShape,
+    EventList,
+    Problem,
+    RunList,
+    RunRow,
+    RunShape,
+    StartedShape,
+)
+from waterflowd.api.trail import note
 from waterflowd.engine.state import Run
 from waterflowd.errors import Rejected
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
@@ -73,22 +82,11 @@ def read_run(services: Services, run: RunId) -> Run:
     return found
 
 
-def parse_instant(text: str) -> int:
-    """Milliseconds of an RFC 3339 time or of a number of milliseconds; `Rejected` 400 for anything else."""
-    if text.isascii() and text.isdecimal() and len(text) <= 15:
-        return int(text)
-    try:
-        instant = datetime.fromisoformat(text)
-        return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise Rejected("WF605", "since is a time like 2026-01-02T03:04:05Z, or milliseconds", where="since") from None
-
-
 @router.post(
     "/v1/runs",
     status_code=201,
     openapi_extra=WORKFLOW_BODY,
-    responses={201: {"model": StartedShape}, 422: {"model": Problem}},
+    responses={200: {"model": DryRunShape}, 201: {"model": StartedShape}, 422: {"model": Problem}},
 )
 @router.post("/v1/workflows", status_code=201, openapi_extra=WORKFLOW_BODY, include_in_schema=False)
 async def start_run(request: Request, services: Ports, principal: Runner, path: Text = None) -> Response:
@@ -97,7 +95,10 @@ async def start_run(request: Request, services: Ports, principal: Runner, path: 
     plan = await starting.compile_file(services, sent)
     trigger = starting.trigger_of(request, principal, starting.trigger_kind(request))
     wanted = StartRequest(plan=plan, trigger=trigger, inputs=sent.inputs, vars=sent.vars)
-    return await starting.start(services, principal, wanted, is_dry_run=sent.dry_run)
+    answered = await starting.start(services, principal, wanted, is_dry_run=sent.dry_run)
+    if not sent.dry_run:
+        await note(services, principal, "start-run", sent.path, run=starting.run_of(answered))
+    return answered
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +183,10 @@ async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Re
     return answer(run_json(found))
 
 
-@router.get("/v1/runs/{run_id}/events", responses={200: {"model": EventList}})
+@router.get(
+    "/v1/runs/{run_id}/events",
+    responses={200: {"model": EventList, "content": {streams.NDJSON: {}, streams.SSE: {}}}},
+)
 async def run_events(
     request: Request,
     services: Ports,
@@ -222,7 +226,11 @@ async def _output_wanted(job: Text = None, step: Text = None, start: Start = Non
     return OutputWanted(job=job, step=step, start=start)
 
 
-@router.get("/v1/runs/{run_id}/logs", response_class=Response, responses={200: {"content": {streams.NDJSON: {}}}})
+@router.get(
+    "/v1/runs/{run_id}/logs",
+    response_class=Response,
+    responses={200: {"content": {streams.NDJSON: {}, streams.SSE: {}}}},
+)
 @router.get("/v1/workflows/{run_id}/logs", include_in_schema=False)
 async def run_logs(
     request: Request,
@@ -270,13 +278,18 @@ def _check_names(run: Run, job: str | None, step: str | None) -> None:
         )
 
 
-@router.post("/v1/runs/{run_id}/cancel", status_code=202, responses={202: {"model": RunRow}, 409: {"model": Problem}})
+@router.post(
+    "/v1/runs/{run_id}/cancel",
+    status_code=202,
+    openapi_extra=described(CancelBody),
+    responses={202: {"model": RunRow}},
+)
 @router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
 async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
     """Asks for the run's end; with `{"force": true}` nothing more is waited for."""
     run = resolve(services, run_id)
     body = await read_json(request, CancelBody)
-    check_groups(principal, read_run(services, run).plan)
+    check_plan(principal, read_run(services, run).plan)
     row = await services.runs.cancel(run, principal.name, is_forced=body.force)
     await note(services, principal, "cancel-run", run, force=body.force)
     return answer(summary_json(row), 202)

@@ -34,17 +34,40 @@ _SOCKET_PATH_BYTES_MAX = 107
 _BACKLOG = 512
 #: Requests that are still at work after this are cut; streams end at once.
 _GRACE_S = 5
+#: Open connections; each stream is one, and every client of ours needs one at a time. Beyond it a new one is cut.
+CONNECTIONS_MAX = 512
+#: A connection on which no request begins for so long is closed at the next look, one such time later at most.
+HEAD_S_MAX = 30.0
 _UCRED = struct.Struct("3i")
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that knows who is at the other end of a unix socket."""
+    """HTTP/1.1 that knows who is at the other end of a unix socket, and does not wait for ever for a request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._seen: object = None
+        self._look = self.loop.call_later(HEAD_S_MAX, self._look_again)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+            return
         uid = _peer_uid(transport)
         if uid is not None:
             self.app_state = {**self.app_state, PEER_UID: uid}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        """Closes the connection when no request is at work and none has begun since the last look."""
+        # Each request has a cycle of its own; there is none before the first.
+        is_at_work = self.cycle is not None and not self.cycle.response_complete
+        if not is_at_work and self.cycle is self._seen:
+            self.transport.close()
+            return
+        self._seen = self.cycle
+        self._look = self.loop.call_later(HEAD_S_MAX, self._look_again)
 
 
 def _peer_uid(transport: asyncio.Transport) -> int | None:

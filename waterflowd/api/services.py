@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from waterflowd.api.access import Access
+from waterflowd.api.peers import PeerRoles
 from waterflowd.api.samples import MetricsDesk
 from waterflowd.engine.state import Run
 from waterflowd.model.ids import RunId
@@ -118,13 +119,39 @@ class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     revision: str
     description: str = ""
-    #: `push`, `change`, `dispatch`.
+    #: `push`, `change`, `dispatch`, `schedule`.
     triggers: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
     #: False when the newest file has errors; the last good version stays known but is not started.
     is_ready: bool = True
     text: str = ""
     errors: tuple[dict[str, Any], ...] = ()
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule of a workflow: when it comes, and what became of it last. Instants are ms in UTC."""
+
+    path: str
+    #: The workflow's.
+    name: str
+    repository: str
+    ref: str
+    revision: str
+    cron: str
+    timezone: str
+    overlap: str
+    catch_up: str
+    #: The next instant that is not decided yet; None when the calendar has no more.
+    next_at: int | None = None
+    #: Instants that have come and wait for an open run.
+    waiting: tuple[int, ...] = ()
+    last_instant: int | None = None
+    #: `started`, `queued`, `skipped`, `missed`.
+    last_outcome: str | None = None
+    #: The run that it started last.
+    last_run: RunId | None = None
+    #: One sentence.
+    text: str = ""
 
 
 class DefinitionPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,8 +176,12 @@ class RepositoriesDesk(Protocol):
         """All workflows known from the default ref of each repository, by path."""
         ...
 
+    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+        """The schedules of each repository's default ref, by path, or those of one workflow (by path or name)."""
+        ...
+
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
-        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, (409) when it has errors or is ambiguous."""
+        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, another code (409) when it is not ready."""
         ...
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
@@ -204,6 +235,10 @@ class Services:
     version: str
     #: When the daemon came up, ms.
     started_at: int
+    #: Who may do what on the unix socket.
+    peers: PeerRoles = field(default_factory=PeerRoles)
+    #: Requests a second of one principal, or of one address without one; 0 for no bound.
+    requests_per_s: int = 200
     #: No token is needed on TCP.
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.

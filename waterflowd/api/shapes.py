@@ -181,6 +181,16 @@ class StartedShape(Shape):
     url: str
 
 
+class DryRunShape(Shape):
+    """What a start would have begun."""
+
+    valid: bool
+    name: str
+    path: str
+    inputs: dict[str, Any]
+    status: str
+
+
 class ValidJob(Shape):
     """A job of a valid file."""
 
@@ -272,6 +282,22 @@ class AgentList(Shape):
     next: str | None
     pending: list[PendingShape]
     server: ServerShape
+
+
+class JoinTokenShape(Shape):
+    """A new join token; `token` is shown this once."""
+
+    token: str
+    groups: list[str]
+    uses: int | None
+    expires_at: str | None
+
+
+class RevokedAgent(Shape):
+    """An agent that is none any more."""
+
+    fingerprint: str
+    status: str
 
 
 class GroupShape(Shape):
@@ -388,10 +414,34 @@ class TokenShape(Shape):
     used_at: str | None
 
 
+class NewTokenShape(TokenShape):
+    """A new API token; `secret` is shown this once."""
+
+    secret: str
+
+
 class TokenList(Shape):
     """A page of tokens."""
 
     tokens: list[TokenShape]
+    next: str | None
+
+
+class AuditShape(Shape):
+    """What somebody did, or was refused."""
+
+    seq: int
+    at: str | None
+    by: str
+    what: str
+    target: str
+    facts: dict[str, Any]
+
+
+class AuditList(Shape):
+    """A page of the audit trail."""
+
+    audit: list[AuditShape]
     next: str | None
 
 
@@ -428,6 +478,33 @@ class WaitingShape(Shape):
     reason: ReasonShape
 
 
+class ScheduleShape(Shape):
+    """A schedule of a workflow; all instants in UTC."""
+
+    path: str
+    name: str
+    repository: str
+    ref: str
+    revision: str
+    cron: str
+    timezone: str
+    overlap: str
+    catch_up: str
+    next: list[str]
+    waiting: list[str]
+    last_instant: str | None
+    last_outcome: str | None
+    last_run: str | None
+    text: str
+
+
+class ScheduleList(Shape):
+    """A page of schedules."""
+
+    schedules: list[ScheduleShape]
+    next: str | None
+
+
 class StatusShape(Shape):
     """The whole system in one screen."""
 
@@ -442,3 +519,4 @@ class StatusShape(Shape):
     running: list[RunRow]
     waiting: list[WaitingShape]
     failed: list[RunRow]
+    schedules: list[ScheduleShape]

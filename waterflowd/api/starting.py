@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from waterflowd.api.access import Principal, check_groups
+from waterflowd.api.access import Principal, check_plan
 from waterflowd.api.bodies import (
     JSON_TYPE,
     YAML_TYPES,
@@ -106,7 +106,7 @@ def trigger_kind(request: Request) -> str:
 async def start(services: Services, principal: Principal, request: StartRequest, *, is_dry_run: bool) -> Response:
     """Checks the last things, starts the run, and answers when it is durable."""
     plan = plans.decode(request.plan)
-    check_groups(principal, plan)
+    check_plan(principal, plan)
     inputs = check_inputs(plan.inputs, request.inputs)
     request = msgspec.structs.replace(request, inputs=inputs)
     if is_dry_run:
@@ -117,6 +117,11 @@ async def start(services: Services, principal: Principal, request: StartRequest,
     if earlier is not None:
         _check_same(services, row, request)
     return answer(started_json(row), 201, {"Location": run_url(row.id)})
+
+
+def run_of(answered: Response) -> str:
+    """The id of the run that was started, from the answer."""
+    return answered.headers["location"].rpartition("/")[2]
 
 
 def started_json(row: RunSummary) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from waterflowd.api.rendering import (
     summary_json,
     time_text,
 )
-from waterflowd.api.services import Services
+from waterflowd.api.schedules import schedule_json
+from waterflowd.api.services import ScheduleRow, Services
 from waterflowd.api.shapes import Health, StatusShape, Version
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import FAILURES, Status
@@ -44,7 +45,7 @@ async def ready(request: Request, services: Ports) -> Response:
     """New work is taken; 503 while the daemon stops, 507 under disk pressure."""
     opened: streams.Streams = request.app.state.streams
     if opened.stopping.is_set():
-        return problem(503, "the daemon is stopping", code="WF600", instance="/ready")
+        return problem(503, "the daemon is stopping", code="WF612", instance="/ready")
     text = services.reader.read_only_text()
     if text is not None:
         return problem(507, text, code="WF302", instance="/ready")
@@ -95,8 +96,15 @@ async def status(services: Ports, _: Viewer) -> Response:
             "running": [summary_json(row) for row in running[:_ROWS]],
             "waiting": waiting,
             "failed": [summary_json(row) for row in failed],
+            "schedules": [schedule_json(row) for row in _next_schedules(services)],
         }
     )
+
+
+def _next_schedules(services: Services) -> list[ScheduleRow]:
+    """Those with instants that wait, then those that come next."""
+    rows = [row for row in services.repositories.schedules(None) if row.waiting or row.next_at is not None]
+    return sorted(rows, key=lambda row: min((*row.waiting, row.next_at or row.waiting[0])))[:_ROWS]
 
 
 def _problems(services: Services) -> list[str]:

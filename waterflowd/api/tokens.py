@@ -8,15 +8,16 @@ import secrets
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflowd.api import access
 from waterflowd.api.access import ROLES, TOKEN_PREFIX, hash_secret
 from waterflowd.api.access_events import TokenCreated, TokenRevoked
 from waterflowd.api.auth import Admin, Ports
-from waterflowd.api.bodies import answer, read_json
+from waterflowd.api.bodies import answer, described, read_json
 from waterflowd.api.lifetimes import lifetime_ms
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, one_of, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import token_json
-from waterflowd.api.shapes import Problem, TokenList
+from waterflowd.api.shapes import NewTokenShape, TokenList, TokenShape
 from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
 from waterflowd.model.ids import AUDIT
@@ -51,12 +52,15 @@ async def list_tokens(services: Ports, _: Admin, limit: Limit = ROWS_MAX, cursor
     )
 
 
-@router.post("/v1/tokens", status_code=201, responses={400: {"model": Problem}, 409: {"model": Problem}})
+@router.post(
+    "/v1/tokens", status_code=201, openapi_extra=described(TokenBody), responses={201: {"model": NewTokenShape}}
+)
 async def create_token(request: Request, services: Ports, principal: Admin) -> Response:
     """Makes a token; its secret is in this answer and nowhere else."""
     body = await read_json(request, TokenBody)
     role = one_of(body.role, list(ROLES), "role")
     groups = check_groups(tuple(body.groups)) if body.groups else ()
+    access.check_groups(principal, groups)
     now = services.clock.now()
     token = "t" + secrets.token_hex(5)
     name = body.name if body.name is not None else f"{role}-{token[1:5]}"
@@ -85,13 +89,14 @@ async def create_token(request: Request, services: Ports, principal: Admin) -> R
     return answer({**token_json(made, now), "secret": secret}, 201)
 
 
-@router.post("/v1/tokens/{name}/revoke", responses={404: {"model": Problem}})
-@router.delete("/v1/tokens/{name}", responses={404: {"model": Problem}})
+@router.post("/v1/tokens/{name}/revoke", responses={200: {"model": TokenShape}})
+@router.delete("/v1/tokens/{name}", responses={200: {"model": TokenShape}})
 async def revoke_token(services: Ports, principal: Admin, name: str) -> Response:
     """Revokes a token by its id or name; open streams that it opened end within 15 seconds."""
     token = services.access.find(name)
     if token is None:
         raise Rejected("WF604", f'there is no token "{printable(name, 60)}"; see `waterflowctl tokens`', status=404)
+    access.check_groups(principal, token.groups)
     now = services.clock.now()
     if token.revoked_at is None:
         fact = TokenRevoked(at=now, by=principal.name, token=token.id)

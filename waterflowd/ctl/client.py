@@ -27,6 +27,13 @@ _PAUSE_S = 0.5
 _CONNECT_S = 5.0
 #: Longer than the API's heartbeats.
 _READ_S = 60.0
+#: A connection over which nothing is said is asked by the system whether its other end is still there: gone after a minute.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
 
 
 class Client:
@@ -47,7 +54,9 @@ class Client:
             if path is not None:
                 self._try_socket(path)
             self._http = httpx.Client(
-                transport=httpx.HTTPTransport(uds=path) if path is not None else httpx.HTTPTransport(),
+                transport=httpx.HTTPTransport(uds=path)
+                if path is not None
+                else httpx.HTTPTransport(socket_options=_KEEPALIVE),
                 base_url="http://localhost" if path is not None else self.settings.server,
                 headers=headers,
                 timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S),
@@ -77,6 +86,13 @@ class Client:
         body = json.dumps(content or {}).encode()
         return self._ask("POST", path, parameters, {"Content-Type": "application/json"}, body)
 
+    def wait(self, path: str, /, **parameters: Any) -> Any:
+        """Posts what is answered when it is done, however long that takes: how long it may take is the daemon's to say."""
+        import httpx
+
+        timeout = httpx.Timeout(None, connect=_CONNECT_S)
+        return self._ask("POST", path, parameters, {"Content-Type": "application/json"}, b"{}", timeout=timeout)
+
     def start(self, path: str, content: dict[str, Any], /, **parameters: Any) -> Any:
         """Posts a start under a key of its own, so that it can be tried again when the answer was lost."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
@@ -88,13 +104,22 @@ class Client:
             return self._ask("POST", path, parameters, headers, body)
 
     def _ask(
-        self, method: str, path: str, parameters: dict[str, Any], headers: dict[str, str], body: bytes | None
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, Any],
+        headers: dict[str, str],
+        body: bytes | None,
+        *,
+        timeout: httpx.Timeout | None = None,
     ) -> Any:
         import httpx
 
         chosen = {name: value for name, value in parameters.items() if value is not None}
         try:
-            response = self._client().request(method, path, params=chosen, headers=headers, content=body)
+            client = self._client()
+            timeout = timeout or client.timeout
+            response = client.request(method, path, params=chosen, headers=headers, content=body, timeout=timeout)
         except httpx.InvalidURL as error:
             raise Unreachable(f"{self.settings.server!r} is no address: {error}", _NEXT) from None
         except httpx.TransportError as error:

@@ -129,7 +129,7 @@ class _Demo:
 
     def _is_up(self) -> bool:
         # Its own word, as the daemon of somebody else may answer on a port that was lost to it.
-        return self._world.has_said("waterflowd", '"event": "ready in ')
+        return self._world.has_said("waterflowd", "waterflow.daemon: ready in ")
 
     def _start_agents(self) -> None:
         for name, group in _AGENTS:

@@ -24,7 +24,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": ("runs", "why", "Say why a run is not going on, or why it failed."),
     "cancel": ("runs", "cancel", "Ask for a run's end."),
     "validate": ("validating", "validate", "Check workflow files; needs no daemon."),
+    "cron": ("schedules", "cron", "Show when a cron expression comes next; needs no daemon."),
     "workflows": ("repositories", "workflows", "List the workflows that the repositories hold."),
+    "schedules": ("schedules", "schedules", "List schedules with their next instants, in UTC and in their zones."),
     "sync": ("repositories", "sync", "Look at the repositories' remotes now."),
     "suspend": ("repositories", "suspend", "Stop looking at a repository until it is resumed."),
     "resume": ("repositories", "resume", "Look at a suspended repository again."),
@@ -32,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "groups": ("agents", "groups", "List groups of servers."),
     "nodes": ("agents", "nodes", "List what a step can use."),
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
+    "audit": ("audit", "audit", "Show who did what, and who was refused."),
     "version": ("version", "version", "Print the version."),
     "demo": ("demo", "demo", "Everything on this machine in a temporary directory: see it work."),
 }

@@ -53,7 +53,8 @@ def sync(context: click.Context, repository: str | None, wait: bool, as_json: bo
     if not names:
         raise Failure(REFUSED, "the daemon watches no repository", "add [[repositories]] to waterflowd.toml")
     for name in names:
-        done = client.post(_address(name, "sync"), wait="true" if wait else None)
+        address = _address(name, "sync")
+        done = client.wait(address, wait="true") if wait else client.post(address)
         _show(done, as_json=as_json)
 
 

@@ -41,6 +41,8 @@ def _print(found: dict[str, Any]) -> None:
     _section("running", [_run(row) for row in found["running"]])
     _section("waiting", [_waiting(row) for row in found["waiting"]])
     _section("failed last", [_run(row) for row in found["failed"]])
+    # A daemon of an older release does not say.
+    _section("scheduled next", [_schedule(row) for row in found.get("schedules", [])])
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -77,6 +79,12 @@ def _run(row: dict[str, Any]) -> str:
     span = span_text(row["started_at"], row["completed_at"], now_ms())
     text = clean(row["reason"]["text"])
     return f"{sign} {clean(row['name'])} #{row['number']}  {span}  {row['id']}  {style(text, 'bright_black')}"
+
+
+def _schedule(row: dict[str, Any]) -> str:
+    if row["waiting"]:
+        return f"{glyph('waiting', None)} {clean(row['name'])} of {time_text(row['waiting'][0])}: {clean(row['text'])}"
+    return f"{glyph('queued', None)} {clean(row['name'])}  {time_text(row['next'][0])}  {clean(row['cron'])}"
 
 
 def _waiting(row: dict[str, Any]) -> str:

@@ -16,10 +16,11 @@ import msgspec
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.refusals import BucketPerName, Refusals, TokenBucket
+from waterflowd.dispatch.refusals import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.ports import EnrolmentDesk
+from waterflowd.rates import BucketPerName, TokenBucket
 
 #: A waiting agent asks every few seconds; a hundred servers may be set up behind one address at once.
 PER_KEY_PER_S, PER_KEY_BURST = 0.5, 5

@@ -17,7 +17,7 @@ from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
 from waterflowd.dispatch.enrol import Enrolment
 from waterflowd.dispatch.keys import ServerKeys
-from waterflowd.dispatch.refusals import Refusals
+from waterflowd.dispatch.refusals import Refusals, tell_nobody
 from waterflowd.dispatch.router import Router
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
@@ -57,6 +57,8 @@ class Dispatch:
         self._enrolment_desk = enrolment
         self._keys = keys
         self._terms = Terms(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
+        #: Hears code, sentence and who of refusals, at a bounded rate; for the audit trail. To be set before `start`.
+        self.refused: Callable[[str, str, str], None] = tell_nobody
         self._context: zmq.asyncio.Context | None = None
         self._authenticator: Authenticator | None = None
         self._routers: list[Router] = []
@@ -74,7 +76,7 @@ class Dispatch:
             return int(loop.time() * 1000)
 
         context = self._context = zmq.asyncio.Context()
-        refusals = self._refusals = Refusals(_logger, clock)
+        refusals = self._refusals = Refusals(_logger, clock, self.refused)
         authenticator = self._authenticator = Authenticator(context, self._enrolment_desk.is_approved, refusals)
         work = Router(context, self._keys, WORK_DOMAIN)
         enroll = Router(context, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)

@@ -6,12 +6,23 @@ task as often as it is offered. Only `instance` is the session's: an offer holds
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from waterflow_agent.wire import messages
-from waterflowd.engine import commands, rendering
+from waterflowd.engine import commands, rendering, secrets
 from waterflowd.engine.state import Run
+from waterflowd.errors import Rejected
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.
 OUTPUT_BYTES_MAX = 64 << 20
+
+
+#: The value of a secret, by the name under which the sources know it.
+Secret = Callable[[str], str | None]
+
+
+def _no_secret(name: str) -> None:
+    return None
 
 
 def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskKey:
@@ -19,23 +30,40 @@ def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messag
     return messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
 
 
-def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-    """The task of an open attempt."""
+def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:
+    """The task of an open attempt, with the secrets that its step names filled in.
+
+    Raises `Rejected` WF623 when a secret has lost its value since the attempt was placed.
+    """
     job = run.jobs_by_id[command.job]
     step = job.steps_by_id[command.step]
     attempt = step.attempts[command.attempt - 1]
     plan = step.plan
+    params = attempt.params if attempt.params is not None else plan.params
+    env = attempt.env if attempt.env is not None else rendering.environment(run, job, step)
+    if plan.secrets:
+        names = frozenset(plan.secrets)
+
+        def resolve(name: str) -> str:
+            outer = job.scope.secret(name)
+            value = secret(outer) if outer is not None else None
+            if value is None:
+                raise Rejected("WF623", f"the secret {name} has no value any more in any source")
+            return value
+
+        params = secrets.fill(params, names, resolve)
+        env = secrets.fill(env, names, resolve)
     return messages.Task(
         key=key_of(run, command),
         node=plan.node,
-        params=attempt.params if attempt.params is not None else plan.params,
-        env=attempt.env if attempt.env is not None else rendering.environment(run, job, step),
+        params=params,
+        env=env,
         step_name=step.name,
         working_directory=plan.working_directory if attempt.working_directory is None else attempt.working_directory,
         timeout_ms=attempt.timeout_ms,
         stop_signal=plan.stop.signal,
         grace_ms=plan.stop.grace_ms,
-        output_bytes_max=OUTPUT_BYTES_MAX,
+        output_bytes_max=plan.output_bytes_max or OUTPUT_BYTES_MAX,
         boot_id=attempt.boot_id,
         instance=instance,
     )

@@ -28,11 +28,12 @@ from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import greeting
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.refusals import BucketPerName, Refusals, printable
+from waterflowd.dispatch.refusals import Refusals, printable
 from waterflowd.dispatch.rivals import Rival
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
+from waterflowd.rates import BucketPerName
 
 #: A timer this late says that the daemon itself stood still, so silence proves nothing.
 PAUSE_MS = 1_000
@@ -130,7 +131,7 @@ class Sessions:
         except LocalProtocolError as error:
             # Whatever was not queued is owed again at the next settlement. A task that is too large never comes this far:
             # lowering refuses it.
-            _logger.error("ending the session of %s: %s", agent, error)
+            _logger.error("ending the session of %s: %s", agent, error, extra={"agent": agent})
             # Not now: the host is in the middle of its own work and should not hear of a disconnection from inside a call.
             self._loop.call_soon(self.end, live, f"what it was sent could not be queued: {error.text}")
             return
@@ -166,7 +167,7 @@ class Sessions:
                 self._say(inbound.routing_id, "", fault)
         except Exception:
             # The supervision point per peer: a bug that one agent's frame brings out ends that agent's session only.
-            _logger.exception("a frame of %s could not be handled", agent)
+            _logger.exception("a frame of %s could not be handled", agent, extra={"agent": agent})
             broken = self._by_agent.get(agent)
             if broken is not None:
                 self.end(broken, "the daemon failed on one of its frames; see the daemon's log")
@@ -182,7 +183,7 @@ class Sessions:
         self._by_route.pop(live.routing_id, None)
         self._by_agent.pop(live.agent, None)
         self.sessions_closed += 1
-        _logger.info("agent %s disconnected: %s", live.agent, printable(text))
+        _logger.info("agent %s disconnected: %s", live.agent, printable(text), extra={"agent": live.agent})
         self._desk.disconnected(live.agent, text)
 
     def close(self) -> None:
@@ -291,7 +292,10 @@ class Sessions:
             return
         host = printable(rival.hello.hostname)
         _logger.error(
-            "agent %s: two live processes use its key; the newer one, on %s, is refused [WF211]", live.agent, host
+            "agent %s: two live processes use its key; the newer one, on %s, is refused [WF211]",
+            live.agent,
+            host,
+            extra={"agent": live.agent, "code": "WF211"},
         )
         self._terms.cloned(live.agent, rival.hello)
 
@@ -313,7 +317,13 @@ class Sessions:
         live = _Live(agent, inbound, hello.instance, session)
         self._by_agent[agent] = self._by_route[inbound.routing_id] = live
         self.sessions_opened += 1
-        _logger.info("agent %s (%s) connected from %s", agent, printable(name), printable(inbound.address))
+        _logger.info(
+            "agent %s (%s) connected from %s",
+            agent,
+            printable(name),
+            printable(inbound.address),
+            extra={"agent": agent},
+        )
         self._touch(live)
         self._desk.connected(agent)
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from waterflowd.dsl import concepts
 from waterflowd.dsl.concepts import Concept, empty_is_all, keys, named
 from waterflowd.dsl.events import Outputs, Secrets, Webhook, WorkflowRun
+from waterflowd.dsl.githubevents import GITHUB_EVENTS
 from waterflowd.dsl.rollout import (
     Concurrency,
     Gate,
@@ -24,6 +25,7 @@ from waterflowd.dsl.rollout import (
     environment_spelling,
     group_spelling,
 )
+from waterflowd.dsl.timetable import Schedules
 from waterflowd.dsl.values import as_text, describe
 from waterflowd.dsl.written import (
     Attempts,
@@ -116,10 +118,11 @@ class Push(Concept):
     """`on.push`: runs when a branch moves."""
 
     TITLE = "push"
-    NOT_BUILT = frozenset(["tags", "tags-ignore"])
 
     branches: Texts = []
     branches_ignore: Texts = []
+    tags: Texts = []
+    tags_ignore: Texts = []
     paths: Texts = []
     paths_ignore: Texts = []
 
@@ -160,34 +163,14 @@ class Call(Concept):
     secrets: Secrets = {}
 
 
-_BY_WEBHOOK = "let the forge send it to a webhook (on.webhook), or use push"
-
-
 class Triggers(Concept):
     """`on`: what starts the workflow."""
 
     TITLE = "on"
-    NOT_BUILT = frozenset(["schedule"])
-    INSTEAD = {
-        "pull_request": "use push with branches, or start by hand with workflow_dispatch",
-        "pull_request_target": "use push with branches, or start by hand with workflow_dispatch",
-        "merge_group": "use push with branches",
-        "create": "use push",
-        "release": "use push on the release's branch, or start by hand with workflow_dispatch",
-        "repository_dispatch": "start by the API with workflow_dispatch, or by a webhook (on.webhook)",
-        **dict.fromkeys(
-            (
-                *("branch_protection_rule", "check_run", "check_suite", "delete", "deployment", "deployment_status"),
-                *("discussion", "discussion_comment", "fork", "gollum", "image_version", "issue_comment", "issues"),
-                *("label", "milestone", "page_build", "project", "project_card", "project_column", "public"),
-                *("pull_request_comment", "pull_request_review", "pull_request_review_comment", "registry_package"),
-                *("status", "watch"),
-            ),
-            _BY_WEBHOOK,
-        ),
-    }
+    INSTEAD = GITHUB_EVENTS
 
     push: Annotated[Push | None, BeforeValidator(empty_is_all)] = None
+    schedule: Schedules = []
     workflow_dispatch: Annotated[Dispatch | None, BeforeValidator(empty_is_all)] = Field(
         default=None, alias="workflow_dispatch"
     )

@@ -175,6 +175,9 @@ def _child(node: Node, part: str | int) -> tuple[Node, Scalar | None] | None:
             return entry.value, entry.key
         case Sequence() if isinstance(part, int) and 0 <= part < len(node.items):
             return node.items[part], None
+        case Mapping() if part == 0:
+            # Where one may stand for a list of one, the only entry is the mapping itself.
+            return node, None
         case Sequence() if isinstance(part, str):
             named = (item for item in node.items if isinstance(item, Scalar) and item.text == part)
             return next(((item, None) for item in named), None)

@@ -9,6 +9,7 @@ from waterflowd.dsl import codes, declarations, events, schema, secretrefs
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report
 from waterflowd.dsl.source import Source
+from waterflowd.dsl.timetable import build_schedules
 from waterflowd.dsl.tree import Path
 from waterflowd.model.plan import InputSpec, PushTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
 
@@ -37,6 +38,7 @@ def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
         dispatch=on.workflow_dispatch is not None or on.manual is not None or bool(workflow.inputs),
         webhook=_webhook(source, on.webhook),
         workflow_run=_workflow_run(source, workflow, on.workflow_run),
+        schedules=build_schedules(source, list(workflow.vars), on.schedule),
     )
 
 
@@ -44,12 +46,15 @@ def _push(source: Source, push: schema.Push | None) -> PushTrigger | None:
     if push is None:
         return None
     _check_patterns(source, "push", "branches", push.branches, push.branches_ignore)
+    _check_patterns(source, "push", "tags", push.tags, push.tags_ignore)
     _check_patterns(source, "push", "paths", push.paths, push.paths_ignore)
     return PushTrigger(
         branches=tuple(push.branches),
         branches_ignore=tuple(push.branches_ignore),
         paths=tuple(push.paths),
         paths_ignore=tuple(push.paths_ignore),
+        tags=tuple(push.tags),
+        tags_ignore=tuple(push.tags_ignore),
     )
 
 

@@ -43,7 +43,7 @@ class Attempt:
     """One try of a step. Times are the log's clock except `started_at` and `finished_at`, which are the agent's."""
 
     __slots__ = (
-        "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "facts",
+        "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "exported", "facts",
         "finished_at", "is_late_recorded", "number", "outcome", "output_bytes", "output_dropped", "outputs", "params",
         "queued_at", "reason", "started_at", "status", "timeout_ms", "working_directory",
     )  # fmt: skip
@@ -64,6 +64,8 @@ class Attempt:
         self.exit_code: int | None = None
         self.reason: Reason = CREATED
         self.outputs: dict[str, Any] = {}
+        #: What it wrote to `WATERFLOW_ENV`.
+        self.exported: dict[str, str] = {}
         self.output_bytes = 0
         self.output_dropped = 0
         #: Rendered values; None where the plan's own are static.

@@ -79,14 +79,16 @@ def _end(run: Run, job: Job, children: Children, now: int) -> events.RunEvent:
 def _reason(job: Job, children: Children, conclusion: Conclusion) -> Reason:
     count = len(children.jobs)
     if conclusion is Conclusion.SUCCESS:
-        return reason(ReasonCode.SUCCEEDED, f"all {count} succeeded" if count > 1 else "succeeded")
+        others = sum(child.conclusion is not Conclusion.SUCCESS for child in children.jobs)
+        text = f"{count - others} of {count} succeeded, the others were skipped" if others else f"all {count} succeeded"
+        return reason(ReasonCode.SUCCEEDED, text if count > 1 else "succeeded")
     alike = [child for child in children.jobs if child.conclusion is conclusion]
     if conclusion is Conclusion.SKIPPED:
         return reason(ReasonCode.CONDITION_FALSE, "all were skipped")
     if conclusion is Conclusion.CANCELLED:
         return alike[0].reason
-    others = f" and {len(alike) - 1} more of {count}" if len(alike) > 1 else ""
-    text = f'"{alike[0].id}"{others}: {alike[0].reason.text}'
+    more = f" and {len(alike) - 1} more of {count}" if len(alike) > 1 else ""
+    text = f'"{alike[0].id}"{more}: {alike[0].reason.text}'
     return reason(ReasonCode.FAILED, text, job=alike[0].id)
 
 
@@ -117,9 +119,12 @@ def _matrix(job: Job, env: expr.Env) -> list[dict[str, Any]]:
     if strategy is None or strategy.matrix is None:
         return [{}]
     plan = strategy.matrix
-    dimensions = expr.render(plan.dimensions, env)
-    assert isinstance(dimensions, dict)
-    include, exclude = (expr.render(_listed(part), env) for part in (plan.include, plan.exclude))
+    whole = {**plan.dimensions, "include": _listed(plan.include), "exclude": _listed(plan.exclude)}
+    rendered = expr.render(whole if plan.expression is None else plan.expression, env)
+    if not isinstance(rendered, dict):
+        raise Rejected("WF111", "the matrix is no mapping of dimensions")
+    dimensions = dict(rendered)
+    include, exclude = dimensions.pop("include", ()), dimensions.pop("exclude", ())
     return matrix.instances(dimensions, include, exclude)
 
 

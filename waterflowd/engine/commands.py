@@ -24,7 +24,7 @@ class Place(Command, frozen=True, kw_only=True):
     step: StepId
     attempt: AttemptNo
     group: str
-    labels: dict[str, str] = {}
+    labels: tuple[tuple[str, str], ...] = ()
     node: str
     agent: AgentId | None
     #: Servers to leave out while there is another: earlier tries of the job failed there.
@@ -38,7 +38,13 @@ class Survey(Command, frozen=True, kw_only=True):
 
     job: JobId
     group: str
-    labels: dict[str, str] = {}
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class DropSurvey(Command, frozen=True, kw_only=True):
+    """The list of servers is not wanted any more."""
+
+    job: JobId
 
 
 class Lock(Command, frozen=True, kw_only=True):

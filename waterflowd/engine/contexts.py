@@ -7,7 +7,7 @@ reference. Values that a run has not yet are null, never an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from waterflowd import expr
 from waterflowd.engine import secrets
@@ -16,15 +16,41 @@ from waterflowd.engine.state import Job, Run, Scope
 from waterflowd.model.statuses import Conclusion, result_word
 
 
+class _Place(NamedTuple):
+    """Where an expression stands; `server` is the one that the job's step is about to run on."""
+
+    run: Run
+    scope: Scope
+    job: Job | None = None
+    block: Block | None = None
+    server: dict[str, object] | None = None
+
+    @property
+    def at_job(self) -> Job:
+        """The job, where there is one."""
+        assert self.job is not None
+        return self.job
+
+    @property
+    def at_block(self) -> Block:
+        """The block, where there is one."""
+        assert self.block is not None
+        return self.block
+
+
+_Makers = Mapping[str, Callable[[_Place], object]]
+
+
 class Contexts(dict[str, object]):
     """Contexts by name; each is made at its first use."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], object]]) -> None:
+    def __init__(self, makers: _Makers, place: _Place) -> None:
         super().__init__()
         self._makers = makers
+        self._place = place
 
     def __missing__(self, name: str) -> object:
-        value = self[name] = self._makers[name]()
+        value = self[name] = self._makers[name](self._place)
         return value
 
 
@@ -95,15 +121,6 @@ def _steps(block: Block) -> dict[str, object]:
     return result
 
 
-def _inputs(job: Job, block: Block) -> dict[str, Any]:
-    owner = block.owner
-    while owner is not None:
-        if owner.plan.node == COMPOSITE:
-            return owner.inputs
-        owner = owner.block.owner
-    return job.scope.inputs
-
-
 def _strategy(job: Job) -> dict[str, object]:
     if job.parent is None or job.parent.children is None or not job.is_instance:
         return {"job-index": 0, "job-total": 1, "fail-fast": False, "max-parallel": 1}
@@ -141,29 +158,51 @@ def _payload(run: Run) -> dict[str, object]:
     return {"name": run.trigger.kind, **run.trigger.payload}
 
 
-def _makers(run: Run, scope: Scope) -> dict[str, Callable[[], object]]:
-    return {
-        "run": lambda: _run(run),
-        "git": lambda: run.trigger.git,
-        "event": lambda: _payload(run),
-        "inputs": lambda: scope.inputs,
-        "vars": lambda: scope.vars,
-        "env": dict,
-    }
+def _vars(place: _Place) -> dict[str, Any]:
+    values = place.scope.vars
+    job = place.job
+    policy = (
+        place.run.environments.get(job.approval.environment) if job is not None and job.approval is not None else None
+    )
+    return values | policy.vars if policy is not None else values
 
 
-def _job_makers(run: Run, job: Job) -> dict[str, Callable[[], object]]:
-    makers = _makers(run, job.scope) | {
-        "needs": lambda: _needs(job),
-        "matrix": lambda: job.matrix,
-        "strategy": lambda: _strategy(job),
-        "secrets": _Secrets,
-    }
-    policy = run.environments.get(job.approval.environment) if job.approval is not None else None
-    if policy is not None and policy.vars:
-        values = job.scope.vars | policy.vars
-        makers["vars"] = lambda: values
-    return makers
+def _inputs(place: _Place) -> dict[str, Any]:
+    """Those of the composite step around, or of the workflow."""
+    owner = place.block.owner if place.block is not None else None
+    while owner is not None:
+        if owner.plan.node == COMPOSITE:
+            return owner.inputs
+        owner = owner.block.owner
+    return place.scope.inputs
+
+
+_FOR_RUN: _Makers = {
+    "run": lambda place: _run(place.run),
+    "git": lambda place: place.run.trigger.git,
+    "event": lambda place: _payload(place.run),
+    "inputs": lambda place: _inputs(place),
+    "vars": lambda place: _vars(place),
+    "env": lambda place: {},
+}
+_FOR_CALL: _Makers = {
+    **_FOR_RUN,
+    "jobs": lambda place: {name: _need(called) for name, called in place.scope.jobs.items()},
+}
+_FOR_JOB: _Makers = {
+    **_FOR_RUN,
+    "needs": lambda place: _needs(place.at_job),
+    "matrix": lambda place: place.at_job.matrix,
+    "strategy": lambda place: _strategy(place.at_job),
+    "secrets": lambda place: _Secrets(),
+}
+_FOR_STEP: _Makers = {
+    **_FOR_JOB,
+    "steps": lambda place: _steps(place.at_block),
+    "job": lambda place: _job_facts(place.at_job),
+    "agent": lambda place: place.server or _agent(place.at_job),
+    "runner": lambda place: place.server or _agent(place.at_job),
+}
 
 
 def job_status(run: Run, job: Job) -> expr.Status:
@@ -192,26 +231,26 @@ def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any],
 
 def for_run(run: Run, now: int) -> expr.Env:
     """What the keys of the run as a whole can see."""
-    return expr.Env(contexts=Contexts(_makers(run, run.scope)), now_at=now)
+    return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now)
 
 
 def for_job(run: Run, job: Job, now: int) -> expr.Env:
     """What the keys of a job can see before it has a server."""
-    return expr.Env(contexts=Contexts(_job_makers(run, job)), status=job_status(run, job), now_at=now)
+    place = _Place(run, job.scope, job)
+    return expr.Env(contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now)
 
 
 def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.Env:
     """What the name of an instance can see before there is one."""
-    makers = _job_makers(run, job) | {"matrix": lambda: values}
-    return expr.Env(contexts=Contexts(makers), status=job_status(run, job), now_at=now)
+    found = for_job(run, job, now)
+    assert isinstance(found.contexts, Contexts)
+    found.contexts["matrix"] = values
+    return found
 
 
 def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
     """What the outputs of a workflow that was called can see."""
-    makers = _makers(run, scope) | {
-        "jobs": lambda: {name: _need(called) for name, called in scope.jobs.items()},
-    }
-    return expr.Env(contexts=Contexts(makers), status=job_status(run, job), now_at=now)
+    return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, scope)), status=job_status(run, job), now_at=now)
 
 
 def for_step(
@@ -226,16 +265,9 @@ def for_step(
 
     `env` is the environment so far, `server` the one it is about to run on.
     """
-    makers = _job_makers(run, job) | {
-        "steps": lambda: _steps(block),
-        "job": lambda: _job_facts(job),
-        "agent": lambda: server or _agent(job),
-        "runner": lambda: server or _agent(job),
-    }
+    contexts = Contexts(_FOR_STEP, _Place(run, job.scope, job, block, server))
     if block.owner is not None:
-        makers["inputs"] = lambda: _inputs(job, block)
-    contexts = Contexts(makers)
-    _add_passes(contexts, block)
+        _add_passes(contexts, block)
     if env is not None:
         contexts["env"] = env
     return expr.Env(contexts=contexts, status=step_status(job, block), now_at=now)

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Kept, Trigger
 from waterflowd.model.statuses import Conclusion, Outcome
 
 
@@ -36,34 +36,6 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The server that it must run on.
     agent: AgentId | None = None
     agent_name: str = ""
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run takes over from the run that it is a re-run of, instead of doing it again."""
-
-    run: RunId
-    #: Finished jobs by id.
-    jobs: dict[str, KeptJob] = {}
-    #: Finished steps of jobs that are not kept as a whole, by job and step.
-    steps: dict[str, dict[str, KeptStep]] = {}
-    #: The servers of jobs with `target: each` that are done again, by job; jobs that are not named take all.
-    servers: dict[str, list[str]] = {}
-
-
-class KeptJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job of the earlier run."""
-
-    conclusion: Conclusion
-    outputs: dict[str, Any] = {}
-
-
-class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A step of the earlier run."""
-
-    outcome: Conclusion
-    conclusion: Conclusion
-    outputs: dict[str, Any] = {}
-    env: dict[str, str] = {}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -28,7 +28,7 @@ def _admit(job: Job) -> None:
 
 def lock_wanted(run: Run, event: events.LockWanted) -> None:
     """A place in a concurrency group is asked for."""
-    lock = Lock(event.group, event.limit, event.queue, event.cancel_in_progress)
+    lock = Lock(event.group, event.limit, event.queue, event.cancel_in_progress, event.at)
     owner: Run | Job = run
     if event.job is None:
         run.lock = lock

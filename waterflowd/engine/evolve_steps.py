@@ -91,6 +91,7 @@ def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
     attempt.reason = event.reason
     step.reason = event.reason
     if event.env:
+        attempt.exported = event.env
         job.env.update(event.env)
 
 

@@ -27,9 +27,10 @@ class Approval:
 class Lock:
     """A place in a concurrency group that a run or a job wants, or has."""
 
-    __slots__ = ("cancel_in_progress", "group", "is_held", "limit", "queue", "refusal")
+    __slots__ = ("cancel_in_progress", "group", "is_held", "limit", "queue", "refusal", "wanted_at")
 
-    def __init__(self, group: str, limit: int, queue: Queue, cancel_in_progress: bool) -> None:
+    def __init__(self, group: str, limit: int, queue: Queue, cancel_in_progress: bool, wanted_at: int) -> None:
+        self.wanted_at = wanted_at
         self.group = group
         self.limit = limit
         self.queue = queue

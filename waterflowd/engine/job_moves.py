@@ -89,8 +89,7 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
         gate = _environment(run, job, plan.environment, env, now)
         if gate is not None or (not job.is_approved and job.approval is not None):
             return gate
-    # Servers of `target: each` share one place, instances of a matrix have one each.
-    if plan.concurrency is not None and (plan.target is not None) != job.is_instance and not _is_bare_template(job):
+    if plan.concurrency is not None and _takes_lock(job):
         if job.lock is None:
             return lock_wanted(job.id, plan.concurrency, env, now)
         if job.lock.refusal is not None:
@@ -100,8 +99,9 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
     return _begin(run, job, env, now)
 
 
-def _is_bare_template(job: Job) -> bool:
-    return job.is_template and job.plan.target is None
+def _takes_lock(job: Job) -> bool:
+    """Servers of `target: each` share one place, instances of a matrix have one each."""
+    return not job.is_instance if job.plan.target is not None else not job.is_template
 
 
 def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted:

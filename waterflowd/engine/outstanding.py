@@ -89,7 +89,7 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
     if not job.is_begun:
         return tuple(owed)
     if wants_survey(job):
-        owed.append(commands.Survey(job=job.id, group=job.group, labels=job.labels))
+        owed.append(commands.Survey(job=job.id, group=job.group, labels=tuple(job.labels.items())))
     if job.retry_at is not None:
         owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
         return tuple(owed)
@@ -134,7 +134,7 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
             step=step.id,
             attempt=attempt.number,
             group=job.group,
-            labels=job.labels,
+            labels=tuple(job.labels.items()),
             node=step.plan.node,
             agent=job.agent or job.pinned,
             avoid=job.avoid,

@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 from waterflowd.engine.blocks import LOOP, PARALLEL, Attempt, Block, Step, Stop
-from waterflowd.engine.events import Kept, Policy
+from waterflowd.engine.events import Policy
 from waterflowd.engine.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Kept, Trigger
 from waterflowd.model.statuses import Conclusion, Status
 
 __all__ = ["Approval", "Attempt", "Block", "Children", "Job", "Lock", "Run", "Scope", "Step", "Stop"]
@@ -185,6 +185,11 @@ class Job:
     def failed_step(self) -> Step | None:
         """The first step of the root block that failed and was not continued."""
         return self.root.failed_step
+
+    @property
+    def current(self) -> Step | None:
+        """The step of the root block whose turn it is."""
+        return self.root.current
 
     def active_steps(self) -> list[Step]:
         """The steps without blocks that are at work, in the order in which their blocks began."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from waterflowd.expr.env import Env
 from waterflowd.expr.errors import (
@@ -125,11 +125,12 @@ def _logical(node: Logical) -> Evaluator:
 def _call(node: Call) -> Evaluator:
     function = find_function(node)
     arguments = [_compile(argument) for argument in node.arguments]
-    call, name, offset = function.call, function.name, max(node.offset, 0)
+    call, name, offset, is_lazy = function.call, function.name, max(node.offset, 0), function.is_lazy
 
     def answer(env: Env) -> object:
+        given = [partial(argument, env) if is_lazy else argument(env) for argument in arguments]
         try:
-            return call([argument(env) for argument in arguments], env)
+            return call(given, env)
         except Problem as problem:
             text = problem.text if problem.text.startswith(name) else f"{name}: {problem.text}"
             raise ExpressionError(problem.code, text, offset) from None
@@ -144,8 +145,9 @@ def find_function(node: Call) -> Function:
         names = (known.name for known in FUNCTIONS.values())
         text = f"unknown function {quoted(node.name)}"
         raise ExpressionError(UNKNOWN_FUNCTION, text, node.offset, suggestion=closest(node.name, names))
-    if not function.least <= len(node.arguments) <= function.most:
-        text = f"{function.name} takes {arity_text(function)}, found {len(node.arguments)}"
+    count = len(node.arguments)
+    if not function.least <= count <= function.most or (function.is_odd and count % 2 == 0):
+        text = f"{function.name} takes {arity_text(function)}, found {count}"
         raise ExpressionError(WRONG_ARITY, text, node.offset)
     return function
 

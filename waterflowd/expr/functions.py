@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from waterflowd.expr.env import Env, Status
 from waterflowd.expr.errors import BOUND, NOT_HERE, WRONG_VALUE
@@ -48,7 +49,8 @@ from waterflowd.expr.values import (
 )
 
 Arguments = list[object]
-Implementation = Callable[[Arguments, Env], object]
+LazyArguments = list[Callable[[], object]]
+Implementation = Callable[[list[Any], Env], object]
 
 #: A run has at most 10,000 inner steps, so a longer list has nothing to be looped over by.
 RANGE_ITEMS_MAX = 10_000
@@ -65,6 +67,10 @@ class Function:
     least: int
     most: int
     call: Implementation
+    #: Whether the number of arguments has to be odd: pairs, and one more.
+    is_odd: bool = False
+    #: Whether `call` gets functions that compute the arguments, so that it asks only for those that it needs.
+    is_lazy: bool = False
 
 
 def _text(name: str, value: Value) -> str:
@@ -241,6 +247,17 @@ def _always(arguments: Arguments, env: Env) -> bool:
     return _status(env, "always").always
 
 
+def _case(arguments: LazyArguments, env: Env) -> Value:
+    *pairs, otherwise = arguments
+    for predicate, value in zip(pairs[::2], pairs[1::2], strict=True):
+        decides = predicate()
+        if kind_of(decides) is not BOOLEAN:
+            raise Problem(WRONG_VALUE, f"case needs conditions that are true or false, found {kind_of(decides)}")
+        if decides:
+            return value()
+    return otherwise()
+
+
 def _table(*rows: tuple[str, int, int, Implementation]) -> dict[str, Function]:
     return {name.lower(): Function(name=name, least=least, most=most, call=call) for name, least, most, call in rows}
 
@@ -270,7 +287,7 @@ _PLAIN = _table(
     ("default", 2, ARGUMENTS_MAX, _default),
     ("range", 1, 3, _range),
     ("now", 0, 0, _now),
-)
+) | {"case": Function(name="case", least=3, most=ARGUMENTS_MAX, call=_case, is_odd=True, is_lazy=True)}
 
 #: Every function by its lower-case name.
 FUNCTIONS: dict[str, Function] = _PLAIN | _STATUS
@@ -286,6 +303,8 @@ def arity_text(function: Function) -> str:
     """Return how many arguments a function takes, for an error text."""
     if function.least == function.most:
         return f"{function.least} argument{'' if function.least == 1 else 's'}"
+    if function.is_odd:
+        return f"an odd number of arguments, at least {function.least}"
     if function.most == ARGUMENTS_MAX:
         return f"at least {function.least} argument{'' if function.least == 1 else 's'}"
     return f"{function.least} to {function.most} arguments"

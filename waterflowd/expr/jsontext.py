@@ -141,9 +141,7 @@ def from_json(text: str) -> Value:
     if text.count("[") + text.count("{") > VALUE_HEIGHT_MAX and _height(text) > VALUE_HEIGHT_MAX:
         raise Problem(BOUND, f"a value may nest {VALUE_HEIGHT_MAX} levels deep")
     try:
-        value: Value = json.loads(
-            text, parse_int=number_from_text, parse_float=number_from_text, parse_constant=_refuse_constant
-        )
+        value: Value = _DECODER.decode(text)
     except ValueError as error:
         where = f" at character {error.pos}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(WRONG_VALUE, f"fromJSON: the text is not JSON{where}") from None
@@ -154,6 +152,10 @@ def from_json(text: str) -> Value:
 
 def _refuse_constant(name: str) -> Number:
     raise ValueError(f"{name} is not JSON")
+
+
+#: Made once: it costs more than reading a short text does.
+_DECODER = json.JSONDecoder(parse_int=number_from_text, parse_float=number_from_text, parse_constant=_refuse_constant)
 
 
 def _height(text: str) -> int:

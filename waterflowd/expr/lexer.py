@@ -66,7 +66,12 @@ _HINTS = {
 
 def tokenize(source: str) -> list[Token]:
     """Return the tokens of `source` with an END at the end; raises ExpressionError at the first illegal symbol."""
-    if len(source) > SOURCE_BYTES_MAX or len(source.encode("utf-8", "surrogatepass")) > SOURCE_BYTES_MAX:
+    try:
+        is_too_long = len(source) > SOURCE_BYTES_MAX or len(source.encode()) > SOURCE_BYTES_MAX
+    except UnicodeEncodeError as error:
+        # Text with it could not be stored.
+        raise ExpressionError(SYNTAX, "half of a surrogate pair is no character", error.start) from None
+    if is_too_long:
         raise ExpressionError(BOUND, f"an expression may have {SOURCE_BYTES_MAX} bytes", 0)
     tokens: list[Token] = []
     offset, length = 0, len(source)

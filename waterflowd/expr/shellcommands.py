@@ -36,7 +36,7 @@ _INTERPRETERS = {
 }
 #: Clients that read their statements from the standard input whatever operands they have.
 _STATEMENT_READERS = frozenset({"psql", "mysql", "mariadb", "sqlite"})
-_STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0"})
+_STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 _SOURCE = frozenset({"source", "."})
 _FEEDERS = frozenset({"xargs", "parallel"})
 #: Commands that start the one that they get as arguments, behind options of their own.
@@ -44,6 +44,13 @@ _LAUNCHERS = frozenset(
     {"docker", "podman", "kubectl", "nsenter", "chroot", "runuser", "timeout", "flock", "stdbuf", "lxc"}
 )
 _AWKS = frozenset({"awk", "gawk", "mawk", "nawk"})
+#: Commands whose arguments are code, as a whole or in parts.
+_EVALUATORS = frozenset({"eval", "alias", "compgen", "complete", "watch"})
+#: Commands that pass what follows `-c` to a shell, whatever stands before it.
+_COMMAND_OPTIONS = frozenset({"script", "flock"})
+#: Variables whose value bash expands as code in a script, now or in one that it starts. `ENV` counts for interactive shells
+#: alone, and is what scripts call their environment.
+_CODE_VARIABLES = frozenset({"PS4", "BASH_ENV", "PROMPT_COMMAND"})
 _REMOTE = frozenset({"ssh", "rsh", "mosh"})
 _REMOTE_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=")
@@ -51,13 +58,21 @@ _PREFIXES = frozenset({"sudo", "exec", "command", "builtin", "nohup", "time", "e
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
 _TESTS = frozenset({"[", "test"})
 _DECLARATIONS = frozenset({"declare", "typeset", "local", "readonly"})
+#: Flags of declarations: an integer or a reference, whose values are evaluated; an array.
+_CALCULATED_FLAGS = frozenset("in")
+_ARRAY_FLAGS = frozenset("aA")
 _NAME_READERS = frozenset({"read", "unset", "mapfile", "readarray", "getopts"})
 
 #: Stands for an expression in the text of a word; no pattern of names matches it.
 VALUE = "\0"
 
+#: Stands for the parentheses of an array's list, `a=( )`.
+LIST = "\2"
+
 EVALUATED = "text that {} runs as code"
 CALCULATED = "arithmetic, in which bash runs the commands of a subscript"
+CODE_VARIABLE = "the value of {}, which bash expands as code"
+LISTED = "the value of an array's declaration, which bash reads as a list and runs the commands in it"
 NAMED = "the name of a variable, in which bash runs the commands of a subscript"
 
 
@@ -87,14 +102,42 @@ class Pipeline:
     fed: list[Placed] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a script says of its variables, wherever it says so: integers and references, and arrays."""
+
+    evaluated: frozenset[str]
+    arrays: frozenset[str]
+
+
+_DECLARATION = re.compile(
+    r"\b(?:declare|typeset|local|readonly)[ \t]((?:[ \t]*[-+]\w+[ \t])*[ \t]*-\w+)[ \t]([^;&|\n#]*)"
+)
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_ARRAY = re.compile(r"\b([A-Za-z_]\w*)(?:\+?=\(|\[[^\]\n]{0,200}\]\+?=)")
+
+
+def names_of(script: str) -> Names:
+    """Return what the text of a script says of its variables; it may say more than the truth."""
+    evaluated, arrays = set(), {found.group(1) for found in _ARRAY.finditer(script)}
+    for found in _DECLARATION.finditer(script):
+        flags, names = found.group(1), _NAME.findall(found.group(2))
+        if not _CALCULATED_FLAGS.isdisjoint(flags):
+            evaluated.update(names)
+        if not _ARRAY_FLAGS.isdisjoint(flags):
+            arrays.update(names)
+    return Names(frozenset(evaluated), frozenset(arrays))
+
+
 Finding = tuple[Placed, str]
 
 
-def findings(pipeline: Pipeline) -> Iterator[Finding]:
+def findings(pipeline: Pipeline, names: Names) -> Iterator[Finding]:
     """Yield the expressions of a pipeline whose value a command would read as code, each with a name for the place."""
     last_reader: tuple[int, str] | None = None
     for number, command in enumerate(pipeline.commands):
-        yield from _in_command(command)
+        yield from _in_command(command, names)
+        yield from _assigned(command, names)
         if name := reads_code(command):
             last_reader = (number, name)
             if command.here_string is not None:
@@ -103,7 +146,8 @@ def findings(pipeline: Pipeline) -> Iterator[Finding]:
         number, name = last_reader
         yield from ((placed, EVALUATED.format(name)) for placed in pipeline.fed)
         for command in pipeline.commands[:number]:
-            yield from _all(command.words, EVALUATED.format(name))
+            inputs = [command.here_string] if command.here_string is not None else []
+            yield from _all(command.words + inputs, EVALUATED.format(name))
 
 
 def pipeline_reads_code(pipeline: Pipeline) -> str | None:
@@ -156,6 +200,8 @@ def _launches(command: Command) -> bool:
 def _interpreter(word: Word) -> str | None:
     """Return the shell or interpreter that a word starts, without its version, or None."""
     name = _name(word)
+    if name in ("$SHELL", "$BASH"):
+        return "bash"
     if name in _SHELLS:
         return name
     name = name.rstrip("0123456789.")
@@ -187,15 +233,18 @@ def _arguments(command: Command) -> list[Word]:
     return words[position:]
 
 
-def _in_command(command: Command) -> Iterator[Finding]:
+def _in_command(command: Command, names: Names) -> Iterator[Finding]:
     words = _arguments(command)
     if not words:
         return
     name, rest = _name(words[0]), words[1:]
-    if name == "eval":
+    if name in _EVALUATORS:
         yield from _all(rest, EVALUATED.format(name))
     elif name == "trap":
-        yield from _all(rest[:1], EVALUATED.format(name))
+        first = 1 if rest and rest[0].text == "--" else 0
+        yield from _all(rest[first : first + 1], EVALUATED.format(name))
+    elif name in _COMMAND_OPTIONS:
+        yield from _after_option(rest, EVALUATED.format(name))
     elif name == "let":
         yield from _all(rest, CALCULATED)
     elif name == "[[":
@@ -203,11 +252,13 @@ def _in_command(command: Command) -> Iterator[Finding]:
     elif name in _TESTS:
         yield from _variable_tests(rest)
     elif name in _DECLARATIONS:
-        yield from _declared(rest)
+        yield from _declared(rest, names)
+    elif name == "export":
+        yield from _declared([word for word in rest if _ASSIGNMENT.match(word.text) or word.text[:1] == "-"], names)
     elif name in _NAME_READERS:
         yield from _all(rest, NAMED)
-    elif name == "printf" and rest and rest[0].text == "-v":
-        yield from _all(rest[1:2], NAMED)
+    elif name == "printf" and rest and rest[0].text.startswith("-v"):
+        yield from _all(rest[:1] if len(rest[0].text) > 2 else rest[1:2], NAMED)
     elif name in _REMOTE:
         yield from _all(_remote_code(words), EVALUATED.format(name))
     elif name in _SOURCE:
@@ -217,6 +268,30 @@ def _in_command(command: Command) -> Iterator[Finding]:
 
 def _all(words: list[Word], place: str) -> Iterator[Finding]:
     return ((placed, place) for word in words for placed in word.placed)
+
+
+def _after_option(words: list[Word], place: str) -> Iterator[Finding]:
+    """Yield what stands behind the first `-c`."""
+    for position, word in enumerate(words):
+        if _SHELL_CODE_OPTION.match(word.text):
+            yield from _all(words[position:], place)
+            return
+
+
+def _assigned(command: Command, names: Names) -> Iterator[Finding]:
+    """Yield what is assigned to a variable whose value is code, or is calculated at each assignment."""
+    for word in command.words:
+        name = _assigned_name(word)
+        if name in _CODE_VARIABLES:
+            yield from _all([word], CODE_VARIABLE.format(name))
+        elif name in names.evaluated:
+            yield from _all([word], CALCULATED)
+
+
+def _assigned_name(word: Word) -> str:
+    """Return the name in front of the `=` of an assignment, or ''."""
+    found = _ASSIGNMENT.match(word.text)
+    return re.split(r"[\[+=]", found.group(), maxsplit=1)[0] if found else ""
 
 
 def _tests(words: list[Word]) -> Iterator[Finding]:
@@ -232,13 +307,19 @@ def _variable_tests(words: list[Word]) -> Iterator[Finding]:
             yield from _all(words[position + 1 : position + 2], NAMED)
 
 
-def _declared(words: list[Word]) -> Iterator[Finding]:
-    is_evaluated = any(re.fullmatch(r"-[A-Za-z]*[in][A-Za-z]*", word.text) for word in words)
+def _declared(words: list[Word], names: Names) -> Iterator[Finding]:
+    """Yield what a declaration calculates, takes for a name, or reads as an array's list, in which commands run."""
+    flags = "".join(word.text[1:] for word in words if re.fullmatch(r"-\w+", word.text))
+    is_evaluated = not _CALCULATED_FLAGS.isdisjoint(flags)
+    is_array = not _ARRAY_FLAGS.isdisjoint(flags)
     for word in words:
-        if is_evaluated:
+        found = _ASSIGNMENT.match(word.text)
+        if is_evaluated or (found and VALUE in found.group()):
             yield from _all([word], CALCULATED)
-        elif not _ASSIGNMENT.match(word.text):
+        elif not found:
             yield from _all([word], NAMED)
+        elif (is_array or _assigned_name(word) in names.arrays) and word.text[found.end() :][:1] != LIST:
+            yield from _all([word], LISTED)
 
 
 def _remote_code(words: list[Word]) -> list[Word]:
@@ -268,9 +349,16 @@ def _code_values(name: str, words: list[Word]) -> Iterator[Finding]:
         if word.is_process:
             yield from _all([word], place)
         if option.fullmatch(word.text):
-            yield from _all(words[position + 1 : position + 2], place)
+            yield from _all(words[position + 1 : _operand_at(words, position + 1) + 1], place)
         elif option.match(word.text) and name not in _SHELLS:
             yield from _all([word], place)
+
+
+def _operand_at(words: list[Word], position: int) -> int:
+    """Return where the first word stands that is no option; `bash -c -o pipefail CODE` has some behind the `-c`."""
+    while position < len(words) and words[position].text.startswith(("-", "+")):
+        position += 2 if re.fullmatch(r"[-+]\w*[oO]", words[position].text) else 1
+    return position
 
 
 def _awk_program(name: str, words: list[Word]) -> Iterator[Finding]:

@@ -48,12 +48,16 @@ class Frame:
 
     kind: Kind
     closer: str = ""
+    #: Whether it opened inside of a subscript, `a["...` or `a[$(...`.
+    is_in_subscript: bool = False
 
     #: Commands: what has been read of them, and every expression so far.
     pipeline: Pipeline = field(default_factory=Pipeline)
     word: Word | None = None
     is_here_string: bool = False
     is_redirect: bool = False
+    #: Commands: whether the word that is read now is the target of `>&` or `<&`.
+    is_duplication: bool = False
     used: list[Placed] = field(default_factory=list)
     #: Commands: `subject`, `pattern` or `body` for each open `case`.
     cases: list[str] = field(default_factory=list)
@@ -105,7 +109,7 @@ class Frame:
         if word is None:
             return
         if self.is_redirect:
-            self.is_redirect = False
+            self.is_redirect = self.is_duplication = False
             if word.is_process:
                 self.command.here_string = word
         elif self.is_here_string:
@@ -137,12 +141,12 @@ class Frame:
     def end_command(self) -> None:
         """End a command of a pipeline; the next one is part of it as well."""
         self.end_word()
-        self.is_redirect = self.is_here_string = False
+        self.is_redirect = self.is_here_string = self.is_duplication = False
         self.pipeline.commands.append(Command())
 
     def end_pipeline(self) -> Pipeline:
         """End the pipeline that is being read and return it."""
         self.end_word()
-        self.is_redirect = self.is_here_string = False
+        self.is_redirect = self.is_here_string = self.is_duplication = False
         pipeline, self.pipeline = self.pipeline, Pipeline()
         return pipeline

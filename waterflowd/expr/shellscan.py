@@ -29,9 +29,11 @@ from waterflowd.expr.errors import BOUND, ExpressionError
 from waterflowd.expr.shellcommands import (
     CALCULATED,
     EVALUATED,
+    LIST,
     VALUE,
     Finding,
     findings,
+    names_of,
     pipeline_reads_code,
     reads_options_as_code,
 )
@@ -63,15 +65,17 @@ _PLAIN = {
 _IN_WORDS = frozenset({Kind.COMMANDS, Kind.SINGLE, Kind.DOUBLE, Kind.ANSI})
 
 _PARAMETER = re.compile(r"\$\{[!#]?(?:[A-Za-z_]\w*|[0-9]+|[@*#?$!-])(?:\[[^\]\n]{0,200}\])?")
+_NAMED_PARAMETER = re.compile(r"\$\{([A-Za-z_]\w*)")
 _WORD_OPERATOR = re.compile(r":?[-=+?]|##?|%%?|//?|\^\^?|,,?|@")
 _HERE_DOCUMENT = re.compile(r"<<(-?)[ \t]*((?:[^\s;&|<>()'\"\\]|\\.|'[^']*'|\"[^\"]*\")+)")
 _REDIRECTION = re.compile(r"[<>][<>&|]{0,2}|&>>?")
 _DEFINITION = re.compile(r"\([ \t]*\)")
-_SUBSCRIPT = re.compile(r"[A-Za-z_]\w*\[[^\]]*")
+_SUBSCRIPT = re.compile(r"\{?[A-Za-z_]\w*\[[^\]]*")
 _COMPOUND_ENDS = frozenset({"done", "fi", "}"})
 
 _BEHIND_DOLLAR = "a name behind `$`"
 _BEHIND_BACKSLASH = "the character behind a backslash"
+_DUPLICATION = "the target of `>&` or `<&`, which bash expands twice; write `&>` or `>` there"
 _DELIMITER = "the delimiter of a here-document"
 _QUOTED_DOCUMENT = "a here-document with a quoted delimiter, in which nothing is replaced"
 _UNQUOTED_TEST = "a substitution that `[` or `printf` may take for its option `-v`; put double quotes around that"
@@ -93,6 +97,7 @@ class Scanner:
         self._announced: list[Document] = []
         self._found: dict[int, Finding] = {}
         self._position = 0
+        self._names = names_of(text)
         self.references: dict[int, str] = {}
 
     @property
@@ -133,13 +138,24 @@ class Scanner:
                 outer.pipeline.fed.append(placed)
                 if outer.reader:
                     self._find(placed, EVALUATED.format(outer.reader))
-        word = frame.word.text if frame.kind is Kind.COMMANDS and frame.word else ""
-        if _SUBSCRIPT.fullmatch(word) or (word == "[" and frame.closer == ")"):
+            if outer.is_in_subscript:
+                self._find(placed, CALCULATED)
+            if outer.is_duplication:
+                self._find(placed, _DUPLICATION)
+        if self._is_at_subscript(frame):
             self._find(placed, CALCULATED)
         self._commands.used.append(placed)
         if commands := self._word_owner:
             commands.open_word().placed.append(placed)
             commands.add(VALUE)
+
+    @staticmethod
+    def _is_at_subscript(frame: Frame) -> bool:
+        """Return whether the word that a frame reads is in the middle of a subscript, `a[`, or `[` in an array's list."""
+        if frame.kind is not Kind.COMMANDS or frame.word is None:
+            return False
+        word = frame.word.text
+        return _SUBSCRIPT.fullmatch(word) is not None or (word == "[" and frame.closer == ")")
 
     def _reference(self, frame: Frame) -> str:
         if frame.kind is Kind.SINGLE:
@@ -188,7 +204,8 @@ class Scanner:
         if len(self._stack) > NESTING_MAX:
             text = f"quotes and substitutions of a script may nest {NESTING_MAX} levels deep"
             raise ExpressionError(BOUND, text, self._position)
-        frame = Frame(kind, closer)
+        outer = self._stack[-1] if self._stack else None
+        frame = Frame(kind, closer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
         self._stack.append(frame)
         return frame
 
@@ -215,7 +232,7 @@ class Scanner:
     def _end_pipeline(self, frame: Frame) -> None:
         """Keep what is unsafe in a pipeline that ends; a compound command hands on all that it printed."""
         pipeline = frame.end_pipeline()
-        for placed, place in findings(pipeline):
+        for placed, place in findings(pipeline, self._names):
             self._find(placed, place)
         first = pipeline.commands[0].words
         if first and first[0].text in _COMPOUND_ENDS and (reader := pipeline_reads_code(pipeline)):
@@ -297,6 +314,7 @@ class Scanner:
             self._announced.append(Document(delimiter, is_quoted, bool(found.group(1)), frame.pipeline))
             return found.end()
         frame.is_redirect = True
+        frame.is_duplication = self._text.startswith((">&", "<&"), position)
         redirection = _REDIRECTION.match(self._text, position)
         return redirection.end() if redirection else position + 1
 
@@ -312,6 +330,8 @@ class Scanner:
         if self._text.startswith("((", position) and frame.word is None and may_calculate:
             self._push(Kind.ARITHMETIC, "))")
             return position + 2
+        if frame.word is not None:
+            frame.add(LIST)
         self._push(Kind.COMMANDS, ")")
         return position + 1
 
@@ -360,6 +380,8 @@ class Scanner:
             self._push(Kind.COMMANDS, ")")
             return position + 2
         if text.startswith("${", position):
+            if frame.kind is Kind.COMMANDS and (named := _NAMED_PARAMETER.match(text, position)):
+                frame.add(f"${named.group(1)}")
             return self._read_parameter_start(position, frame)
         if is_unquoted and text.startswith(("$'", '$"'), position):
             quote = text[position + 1]

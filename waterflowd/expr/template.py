@@ -117,7 +117,8 @@ def _render(value: Value, env: Env, height: int) -> Value:
 
 def is_static(value: Value) -> bool:
     """Return whether a JSON value holds no expression anywhere, so that rendering would not change it."""
-    waiting = [value]
+    # An environment is asked for at each step of a run, and most are empty.
+    waiting = [value] if value else []
     while waiting:
         current = waiting.pop()
         if isinstance(current, str):

@@ -3,29 +3,33 @@
 A value is what JSON can say: None, bool, int or float, str, a list or tuple, a Mapping with string keys. Mappings may
 be lazy. Anything else is a mistake of the host and raises TypeError.
 
-Numbers are JavaScript's, with one difference: an integer stays exact up to `INTEGER_MAX`, so a 64-bit id from a payload
-reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is `1`, `-0` is
-`0`), larger integers become floats.
+Numbers are JavaScript's, with one difference: an integer stays exact while it fits into 64 bits, so an id from a
+payload reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is
+`1`, `-0` is `0`), larger integers become floats; so whatever an expression yields can be stored.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any
 
 Number = int | float
 Value = object
 
-#: From here on JavaScript writes a number with an exponent, so nothing is gained by exact digits.
-INTEGER_MAX = 10**21
+#: Integers outside are rounded to floats, as all of them are in JavaScript: these are what the log and the wire have room for,
+#: and what a workflow file may hold.
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
 
 #: Largest float below which every integer has a float of its own.
 _FLOAT_EXACT = 2.0**53
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,21}")
+#: Digits that an integer within the bound may have; more are read as a float at once, which never takes long.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _PREFIXED = {"x": (16, re.compile(r"[0-9a-fA-F]+")), "o": (8, re.compile(r"[0-7]+")), "b": (2, re.compile(r"[01]+"))}
 _INFINITE = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -73,7 +77,7 @@ def normal(number: Number) -> Number:
     """Return the one spelling of a number: whole floats as int, integers that are too large as float."""
     if isinstance(number, float):
         return int(number) if -_FLOAT_EXACT <= number <= _FLOAT_EXACT and number.is_integer() else number
-    if -INTEGER_MAX < number < INTEGER_MAX:
+    if INTEGER_MIN <= number <= INTEGER_MAX:
         return int(number)
     try:
         return float(number)
@@ -116,6 +120,8 @@ def to_number(value: Value) -> Number:
 
 def to_text(value: Value) -> str:
     """Return a value as text: null is '', an array is 'Array', an object is 'Object'."""
+    if type(value) is str:
+        return value
     kind = kind_of(value)
     if kind is STRING:
         return str(value)
@@ -205,14 +211,12 @@ def _order(text: str) -> bytes:
     return text.encode("utf-16-be", "surrogatepass")
 
 
-def property_of(value: Value, key: Value) -> Value:
+def property_of(value: Any, key: Value) -> Value:
     """Return `value[key]`, null where there is none; an object's keys match without case, the exact one first."""
     kind = _KINDS.get(type(value)) or kind_of(value)
     if kind is OBJECT:
-        assert isinstance(value, Mapping)
         return _member(value, key)
     if kind is ARRAY:
-        assert isinstance(value, list | tuple)
         if isinstance(value, Filtered):
             return _each(value, key)
         position = _position(key)
@@ -245,16 +249,18 @@ def _position(key: Value) -> int | None:
 
 def _each(items: Filtered, key: Value) -> Filtered:
     result = Filtered()
-    position = _position(key)
+    position: int | None = -1
+    item: Any
     for item in items:
-        kind = kind_of(item)
+        kind = _KINDS.get(type(item)) or kind_of(item)
         if kind is OBJECT:
-            assert isinstance(item, Mapping)
             found = _member(item, key, _ABSENT)
             if found is not _ABSENT:
                 result.append(found)
         elif kind is ARRAY:
-            assert isinstance(item, list | tuple)
+            if position == -1:
+                # Only here, since a name costs time to find out that it is no number.
+                position = _position(key)
             if position is not None and position < len(item):
                 result.append(item[position])
     return result
@@ -267,12 +273,9 @@ def all_of(value: Value) -> Filtered:
     return Filtered(_items(value))
 
 
-def _items(value: Value) -> list[object]:
-    kind = kind_of(value)
+def _items(value: Any) -> Iterable[object]:
+    kind = _KINDS.get(type(value)) or kind_of(value)
     if kind is OBJECT:
-        assert isinstance(value, Mapping)
-        return list(value.values())
-    if kind is ARRAY:
-        assert isinstance(value, list | tuple)
-        return list(value)
-    return []
+        items: Iterable[object] = value.values()
+        return items
+    return value if kind is ARRAY else ()

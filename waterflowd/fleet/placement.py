@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import count
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from waterflowd.fleet.registry import Registry
+from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
@@ -42,6 +43,17 @@ class Want(msgspec.Struct, frozen=True):
     group: str
     node: str
     agent: AgentId | None
+    #: Labels that the server must have.
+    labels: tuple[tuple[str, str], ...] = ()
+    #: Servers that are taken when there is no other.
+    avoid: tuple[AgentId, ...] = ()
+
+
+class Survey(NamedTuple):
+    """A job that wants to know which servers there are."""
+
+    run: RunId
+    job: JobId
 
 
 class Server(msgspec.Struct, kw_only=True):
@@ -61,6 +73,11 @@ class Server(msgspec.Struct, kw_only=True):
     #: Why it is not connected, one sentence.
     text: str = "not seen since the daemon started"
     taken: dict[AttemptKey, None] = {}
+
+    def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Whether the agent said that it has all of these labels."""
+        own = self.facts.get("labels") or {}
+        return all(own.get(name) == value for name, value in labels)
 
     @property
     def free(self) -> int:
@@ -82,6 +99,8 @@ class Placement:
         self._sticky: dict[AgentId, OrderedDict[AttemptKey, Want]] = {}
         self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
         self._told: dict[AttemptKey, Reason] = {}
+        #: Jobs that found no server, with what they ask for and what they were told.
+        self._surveys: dict[Survey, tuple[str, tuple[tuple[str, str], ...], Reason]] = {}
         #: Agents that may have room for a want, and groups and agents whose wants may have another reason now.
         self._roomy: dict[AgentId, None] = {}
         self._doubted: dict[str, None] = {}
@@ -119,6 +138,7 @@ class Placement:
 
     def _doubt(self, agent: AgentId) -> None:
         self._doubted[agent] = None
+        self._doubted[ALL_SERVERS] = None
         entry = self._registry.agents.get(agent)
         if entry is not None:
             self._doubted.update(dict.fromkeys(entry.groups))
@@ -154,13 +174,18 @@ class Placement:
 
     def _best(self, want: Want) -> Server | None:
         best: Server | None = None
+        best_free = 0.0
         for agent in self._registry.group(want.group):
             server = self.servers.get(agent)
             # An agent with steps of started jobs in the queue has no room for a new job.
-            if server is None or want.node not in server.nodes or agent in self._sticky:
+            if server is None or not _fits(want, server) or agent in self._sticky:
                 continue
-            if server.free > (best.free if best is not None else 0):
-                best = server
+            free: float = server.free
+            if free and agent in want.avoid:
+                # Better than nobody, worse than anybody else.
+                free = 0.5
+            if free > best_free:
+                best, best_free = server, free
         return best
 
     def _keep(self, want: Want) -> None:
@@ -204,6 +229,8 @@ class Placement:
 
     def forget(self, run: RunId) -> None:
         """None of the run's attempts wants or holds a slot any more."""
+        for survey in [survey for survey in self._surveys if survey.run == run]:
+            del self._surveys[survey]
         for key, holder in list(self._of_runs.get(run, {}).items()):
             if holder is None:
                 self.withdraw(key)
@@ -228,12 +255,43 @@ class Placement:
         if sticky:
             return next(iter(sticky.values()))
         oldest: Want | None = None
-        for group in self._registry.agents[server.agent].groups:
-            fitting = (want for want in self._by_group.get(group, {}).values() if want.node in server.nodes)
+        for group in (*self._registry.agents[server.agent].groups, ALL_SERVERS):
+            fitting = (want for want in self._by_group.get(group, {}).values() if _fits(want, server))
             first = next(fitting, None)
             if first is not None and (oldest is None or self._came[first.key] < self._came[oldest.key]):
                 oldest = first
         return oldest
+
+    def survey(self, survey: Survey, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
+        """The servers of the group that have the labels, by name; or why there is none, and the question is kept."""
+        found = self._survey(group, labels)
+        if isinstance(found, Reason):
+            self._surveys[survey] = (group, labels, found)
+        else:
+            self._surveys.pop(survey, None)
+        return found
+
+    def _survey(self, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
+        members = self._registry.group(group)
+        if not members:
+            return _nobody(group)
+        fitting = [entry for agent, entry in members.items() if not labels or self.server(agent).has(labels)]
+        if not fitting:
+            return _nobody_labelled(group, labels)
+        return sorted(fitting, key=lambda entry: natural(entry.name))
+
+    def drop_survey(self, survey: Survey) -> None:
+        """The job does not ask any more."""
+        self._surveys.pop(survey, None)
+
+    def surveyed(self) -> list[tuple[Survey, list[Enrolled] | Reason]]:
+        """New answers to kept questions."""
+        changed: list[tuple[Survey, list[Enrolled] | Reason]] = []
+        for survey, (group, labels, told) in list(self._surveys.items()):
+            found = self.survey(survey, group, labels)
+            if not isinstance(found, Reason) or found != told:
+                changed.append((survey, found))
+        return changed
 
     def news(self) -> list[tuple[Want, Reason]]:
         """The wants whose reason has changed since it was last told."""
@@ -256,11 +314,14 @@ class Placement:
         group = want.group
         members = self._registry.group(group)
         if not members:
-            text = f'no server of group "{group}" is enrolled; next: waterflowctl agents token --group {group}'
-            return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
+            return _nobody(group)
         connected = [server for agent in members if (server := self.servers.get(agent)) and server.is_connected]
         if not connected:
             return reason(ReasonCode.NO_SERVER_CONNECTED, f'no server in group "{group}" is connected', group=group)
+        if want.labels:
+            connected = [server for server in connected if server.has(want.labels)]
+            if not connected:
+                return _nobody_labelled(group, want.labels)
         if not any(want.node in server.nodes for server in connected):
             text = f'no connected server in group "{group}" has the node "{want.node}"'
             return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=want.node)
@@ -281,3 +342,25 @@ class Placement:
     def waiting(self) -> int:
         """How many attempts want a slot."""
         return len(self._wants)
+
+
+def _fits(want: Want, server: Server) -> bool:
+    return want.node in server.nodes and (not want.labels or server.has(want.labels))
+
+
+def _nobody(group: str) -> Reason:
+    text = f'no server of group "{group}" is enrolled; next: waterflowctl agents token --group {group}'
+    if group == ALL_SERVERS:
+        text = "no server is enrolled; next: waterflowctl agents token --group GROUP"
+    return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
+
+
+def _nobody_labelled(group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
+    wanted = ", ".join(f"{name}={value}" for name, value in labels)
+    text = f'no connected server in group "{group}" has the labels {wanted}'
+    return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=wanted)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts web-2 before web-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -115,8 +115,8 @@ class Registry:
         return self._keys.get(public_key)
 
     def group(self, name: str) -> dict[AgentId, Enrolled]:
-        """The agents of a group."""
-        return self._groups.get(name, {})
+        """The agents of a group; of the built-in group, all."""
+        return self.agents if name == ALL_SERVERS else self._groups.get(name, {})
 
     @property
     def groups(self) -> dict[str, dict[AgentId, Enrolled]]:

@@ -132,12 +132,18 @@ class RemoteSource:
                 return await self._replaced(f"its mirror has {packs} packs")
             except WaterflowError as error:
                 # The mirror that there is does as well; the next look tries again.
-                _logger.warning("repository %s: no fresh mirror: %s", self._settings.name, error)
+                _logger.warning(
+                    "repository %s: no fresh mirror: %s",
+                    self._settings.name,
+                    error,
+                    extra={"repository": self._settings.name},
+                )
         return fetched
 
     async def _replaced(self, why: str) -> Fetched:
         """Fills a fresh mirror and puts it in the place of the old one."""
-        _logger.info("repository %s: %s: it is fetched anew", self._settings.name, why)
+        name = self._settings.name
+        _logger.info("repository %s: %s: it is fetched anew", name, why, extra={"repository": name})
         directory = await self._disk(self._mirror.begin_fresh)
         fetched = await self._fetch(directory, Note(place=""))
         await self._disk(lambda: self._mirror.swap(fetched))

@@ -132,23 +132,30 @@ class Agents:
             if state is not messages.HeldState.FINISHED:
                 # Nothing happens for one that was forgotten with the `Welcome`.
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
-        outgoing.extend(messages.Release(run, job) for run, job in hello.jobs if self._is_over(run, job))
+        outgoing.extend(messages.Release(run, job) for run, job in hello.jobs if self._is_over(agent, run, job))
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:
             self._driver.submit(lost)
         self._driver.wake()
 
-    def _is_over(self, run_id: str, job_id: str) -> bool:
-        """Whether nothing of the job will come any more. What the log does not know, and what is stalled, stays as it is."""
+    def _is_over(self, agent: AgentId, run_id: str, job_id: str) -> bool:
+        """Whether nothing of the job will come to the agent any more. What is stalled, or not in the log, stays as it is."""
         run = self._world.runs.get(RunId(run_id))
         if run is None:
             return RunId(run_id) not in self._world.stalled and self._driver.knows(run_id)
         job = run.jobs_by_id.get(JobId(job_id))
-        return job is None or job.status is Status.COMPLETED
+        if job is None or job.status is Status.COMPLETED or job.retry_at is not None:
+            return True
+        # The job has begun again elsewhere.
+        return job.number > 1 and job.agent != agent
 
     def _owed(self, run: Run, key: messages.TaskKey, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
         for command in owed_to_job(run, run.jobs_by_id[JobId(key.job)]):
+            if not isinstance(command, commands.SendTask | commands.CancelTask):
+                continue
+            if (command.step, command.attempt) != (key.step, key.attempt):
+                continue
             if isinstance(command, commands.SendTask) and not is_held:
                 instance = self._world.placement.server(command.agent).instance
                 yield messages.Offer(self._world.lower(run, command, instance))

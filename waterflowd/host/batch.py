@@ -20,13 +20,16 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
-from waterflowd.engine.outstanding import owed_to_job
+from waterflowd.engine.outstanding import owed_to_job, owed_to_run
 from waterflowd.errors import Rejected
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
-from waterflowd.fleet.registry import Registry
+from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
+from waterflowd.fleet.registry import Enrolled, Registry
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.plan import Plan
+from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 logger = logging.getLogger("waterflow.host")
 
@@ -35,12 +38,8 @@ _encode = msgspec.msgpack.Encoder().encode
 Lower = Callable[[Run, commands.SendTask, str], messages.Task]
 
 #: Events after which a run's row in the index is written anew.
-_INDEXED = (
-    events.RunCreated,
-    events.RunStarted,
-    events.CancelRequested,
-    events.RunTimedOut,
-    events.RunCompleted,
+_INDEXED = frozenset(
+    (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
 )
 
 
@@ -51,9 +50,14 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     #: Runs that cannot go on, and why.
     stalled: dict[RunId, str]
     placement: Placement
+    locks: Locks
     registry: Registry
     timers: Timers
     lower: Lower
+    #: Whether some source has the secret that a job of the run knows by this name.
+    has_secret: Callable[[Run, JobId, str], bool] = lambda run, job, name: False
+    #: What the configuration asks of the environments that a new run may enter.
+    policies: Callable[[records.StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory; the epoch of the leases that are given now.
     epoch: int
 
@@ -72,6 +76,8 @@ class Batch:
         #: Agents that hear what is owed to them by their settlement, right after the commit.
         self.settled: set[AgentId] = set()
         self.completed: list[RunId] = []
+        #: What one run's turn has brought to others: they have theirs before the batch is sealed.
+        self._others: deque[tuple[RunId, inputs.Input]] = deque()
         self.touched: dict[RunId, None] = {}
 
     def feed(self, run_id: RunId, given: inputs.Input) -> bool:
@@ -93,13 +99,11 @@ class Batch:
         if progress.events:
             self._append(run_stream(run.id), before, progress.events)
             self.touched[run.id] = None
-            if any(isinstance(event, _INDEXED) for event in progress.events):
+            if not _INDEXED.isdisjoint(map(type, progress.events)):
                 self._rows[run.id] = summary(run)
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
-        if isinstance(given, inputs.Placed) and not any(
-            isinstance(command, commands.SendTask) for command in progress.commands
-        ):
+        if isinstance(given, inputs.Placed) and commands.SendTask not in map(type, progress.commands):
             # The slot was taken for an attempt that does not want it any more.
             self._world.placement.free(given.agent, _key(run.id, given))
         for command in progress.commands:
@@ -134,18 +138,26 @@ class Batch:
             case commands.Place():
                 answer = self.place(run.id, command)
                 waiting.append(answer)
+            case commands.Survey(job=job, group=group, labels=labels):
+                waiting.append(self._survey(run.id, job, group, labels))
+            case commands.DropSurvey(job=job):
+                world.placement.drop_survey(Survey(run.id, job))
+            case commands.Lock():
+                self._lock(run, command)
+            case commands.Unlock(job=job):
+                world.locks.release(Holder(run.id, job))
             case commands.SendTask(agent=agent):
                 instance = world.placement.server(agent).instance
                 self._send(agent, messages.Offer(world.lower(run, command, instance)))
+            case commands.FreeSlot(agent=agent):
+                world.placement.free(agent, _key(run.id, command))
+            case commands.Withdraw():
+                world.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):
                 key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
             case commands.ReleaseJob(agent=agent, job=job):
                 self._send(agent, messages.Release(run.id, job))
-            case commands.FreeSlot(agent=agent):
-                world.placement.free(agent, _key(run.id, command))
-            case commands.Withdraw():
-                world.placement.withdraw(_key(run.id, command))
             case commands.ArmTimer(timer=timer):
                 world.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
@@ -154,19 +166,68 @@ class Batch:
     def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
         self.outbox.setdefault(agent, []).append(message)
 
-    def ask(self, places: Sequence[tuple[RunId, commands.Place]]) -> None:
-        """Asks for the slots that are owed to runs since they were folded from the log."""
-        for run_id, command in places:
+    def ask(self, owed: Sequence[tuple[RunId, Question]]) -> None:
+        """Asks for what is owed to runs since they were folded from the log: slots, lists of servers, places in groups."""
+        for run_id, command in sorted(owed, key=self._asked_at):
             run = self._world.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
-            if run is None or command not in owed_to_job(run, run.jobs_by_id[command.job]):
+            if run is None or command not in _owed(run, command.job):
                 continue
-            if not self._world.placement.knows(_key(run_id, command)):
-                self.feed(run_id, self.place(run_id, command))
+            match command:
+                case commands.Place() if not self._world.placement.knows(_key(run_id, command)):
+                    self.feed(run_id, self.place(run_id, command))
+                case commands.Survey(job=job, group=group, labels=labels):
+                    self.feed(run_id, self._survey(run_id, job, group, labels))
+                case commands.Lock():
+                    self._lock(run, command)
+                case _:
+                    pass
+
+    def _asked_at(self, question: tuple[RunId, Question]) -> int:
+        """The queues of concurrency groups keep their order over a restart."""
+        run, command = self._world.runs.get(question[0]), question[1]
+        if run is None or not isinstance(command, commands.Lock):
+            return 0
+        lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
+        return lock.wanted_at if lock is not None else 0
+
+    def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
+        return surveyed(Survey(run_id, job), self._world.placement.survey(Survey(run_id, job), group, labels))
+
+    def _lock(self, run: Run, command: commands.Lock) -> None:
+        locks = self._world.locks
+        ask = asked(run, command)
+        before = [holder for holder in locks.holders(ask.repository, ask.group) if holder != ask.holder]
+        is_waiting = False
+        for answer in locks.ask(ask):
+            self._answer(answer)
+            is_waiting |= answer.holder == ask.holder and not answer.is_granted and not answer.is_refused
+        if is_waiting and command.cancel_in_progress:
+            self._cancel(before, ask)
+
+    def _cancel(self, holders: Sequence[Holder], ask: Ask) -> None:
+        who = f"run {ask.holder.run}"
+        for holder in holders:
+            if holder.job is None:
+                self._others.append((holder.run, inputs.CancelRun(by=who)))
+            else:
+                text = f'{who} takes its place in concurrency group "{ask.group}"'
+                why = reason(ReasonCode.SUPERSEDED, text, group=ask.group, run=ask.holder.run)
+                self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=why)))
+
+    def _answer(self, answer: Answer) -> None:
+        self._others.append((answer.holder.run, answered(answer)))
 
     def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
         """Asks the fleet for a slot and gives the answer as an input."""
-        want = Want(_key(run_id, command), command.group, command.node, command.agent)
+        missing = [
+            name for name in command.secrets if not self._world.has_secret(self._world.runs[run_id], command.job, name)
+        ]
+        if missing:
+            text = f"no source has the secret {', '.join(missing)}; next: give it a value in the daemon's secrets"
+            why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
+            return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
+        want = Want(_key(run_id, command), command.group, command.node, command.agent, command.labels, command.avoid)
         answer = self._world.placement.place(want)
         if isinstance(answer, Server):
             return self._placed(want, answer)
@@ -186,14 +247,28 @@ class Batch:
         )
 
     def assign(self) -> None:
-        """Gives free slots to waiting attempts, and tells those that wait on why, where that has changed."""
-        for want, server in self._world.placement.assign():
-            if not self.feed(want.key.run, self._placed(want, server)):
-                self._world.placement.free(server.agent, want.key)
-        for want, why in self._world.placement.news():
-            key = want.key
-            given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why)
-            self.feed(key.run, given)
+        """Gives what came free to those who wait, and tells those that wait on why, where that has changed."""
+        while True:
+            self._settle_others()
+            for want, server in self._world.placement.assign():
+                if not self.feed(want.key.run, self._placed(want, server)):
+                    self._world.placement.free(server.agent, want.key)
+            for want, why in self._world.placement.news():
+                key = want.key
+                given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why)
+                self.feed(key.run, given)
+            for survey, found in self._world.placement.surveyed():
+                self.feed(survey.run, surveyed(survey, found))
+            for answer in self._world.locks.news():
+                self._answer(answer)
+            if not self._others:
+                return
+
+    def _settle_others(self) -> None:
+        while self._others:
+            run_id, given = self._others.popleft()
+            if not self.feed(run_id, given) and isinstance(given, inputs.Locked):
+                self._world.locks.forget(run_id)
 
     def seal(self) -> records.Batch:
         """The batch's contents, complete."""
@@ -203,6 +278,30 @@ class Batch:
 
 def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot | commands.Withdraw) -> AttemptKey:
     return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
+
+
+def _owed(run: Run, job: JobId | None) -> tuple[commands.Command, ...]:
+    return owed_to_run(run) if job is None else owed_to_job(run, run.jobs_by_id[job])
+
+
+def surveyed(survey: Survey, found: Sequence[Enrolled] | Reason) -> inputs.Surveyed:
+    """The servers of a group, as an input."""
+    if isinstance(found, Reason):
+        return inputs.Surveyed(job=survey.job, servers=[], reason=found)
+    return inputs.Surveyed(job=survey.job, servers=[(entry.agent, entry.name) for entry in found])
+
+
+def answered(answer: Answer) -> inputs.Input:
+    """What a concurrency group says, as an input."""
+    if answer.is_granted:
+        return inputs.Locked(job=answer.holder.job)
+    assert answer.reason is not None
+    return inputs.NotLocked(job=answer.holder.job, is_refused=answer.is_refused, reason=answer.reason)
+
+
+def asked(run: Run, command: commands.Lock) -> Ask:
+    """What a run or job asks of its concurrency group."""
+    return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue)
 
 
 def check_storable(content: Sequence[Any]) -> None:
@@ -215,35 +314,46 @@ def check_storable(content: Sequence[Any]) -> None:
 
 def stall(world: World, run: Run, error: Exception) -> None:
     """The run cannot go on until a person has looked: it leaves the live state, its place in the log stays, others go on."""
-    logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error)
+    logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error, extra={"run": run.id})
     world.stalled[run.id] = f"stalled after event {run.seq}: {error}"
     drop(world, run.id)
 
 
 def drop(world: World, run: RunId) -> None:
-    """The run leaves the live state: its slots, wants and timers with it."""
+    """The run leaves the live state: its slots, wants, places and timers with it."""
     world.runs.pop(run, None)
     world.timers.drop_run(run)
     world.placement.forget(run)
+    world.locks.forget(run)
 
 
-def owe(world: World, run: Run) -> list[commands.Place]:
-    """Takes up what the host owes a run that was folded from the log; gives the places that are still to be asked for.
+#: What is asked in the batch after a run was folded.
+Question = commands.Place | commands.Survey | commands.Lock
+
+
+def owe(world: World, run: Run) -> list[Question]:
+    """Takes up what the host owes a run that was folded from the log; gives what is still to be asked for.
 
     Tasks that are on agents hold their slots; what the agents lack is sent when they connect.
     """
-    places: list[commands.Place] = []
+    questions: list[Question] = []
     for command in outstanding(run):
         match command:
             case commands.ArmTimer(timer=timer):
                 world.timers.arm(run.id, timer)
             case commands.SendTask(agent=agent, job=job, step=name, attempt=number):
                 world.placement.hold(agent, AttemptKey(run.id, job, name, number))
-            case commands.Place():
-                places.append(command)
+            case commands.Lock(job=job):
+                lock = run.lock if job is None else run.jobs_by_id[job].lock
+                if lock is not None and lock.is_held:
+                    world.locks.hold(asked(run, command))
+                else:
+                    questions.append(command)
+            case commands.Place() | commands.Survey():
+                questions.append(command)
             case _:
                 pass
-    return places
+    return questions
 
 
 def summary(run: Run) -> records.RunSummary:

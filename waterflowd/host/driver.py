@@ -29,15 +29,16 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, commands, events, fold, inputs
+from waterflowd.engine import Run, approvals, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.host.batch import Batch, World, check_storable, drop, owe
+from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
+from waterflowd.host.narration import narrate
 from waterflowd.host.queries import Queries
 from waterflowd.model import ids, plan
-from waterflowd.model.ids import AgentId, RunId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -98,17 +99,17 @@ class Driver:
         return len(self.world.runs)
 
     def _take_up(self, run_ids: Sequence[RunId]) -> None:
-        """Folds runs from the log, takes up what is owed to them, and asks for their places in the next batch."""
-        places: list[tuple[RunId, commands.Place]] = []
+        """Folds runs from the log, takes up what is owed to them, and asks for what they lack in the next batch."""
+        questions: list[tuple[RunId, Question]] = []
         for run_id in run_ids:
             try:
-                places.extend((run_id, place) for place in owe(self.world, self._fold(run_id)))
+                questions.extend((run_id, question) for question in owe(self.world, self._fold(run_id)))
             except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
-                logger.error("run %s is stalled: %s", run_id, error)
+                logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
                 drop(self.world, run_id)
                 self.world.stalled[run_id] = str(error)
-        if places:
-            self._submit(lambda batch: batch.ask(places))
+        if questions:
+            self._submit(lambda batch: batch.ask(questions))
 
     def _fold(self, run_id: RunId) -> Run:
         history = [record.event for record in self._log.read(run_stream(run_id))]
@@ -179,6 +180,7 @@ class Driver:
                 self._end(items, error)
                 raise
             self.counts.add(contents, time.monotonic() - began)
+            narrate(contents)
             self.read_only = ""
         self._publish(batch, items)
 
@@ -331,7 +333,7 @@ class Driver:
             raise Retryable("WF302", DISK_LOW)
         if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
-                "WF605", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
+                "WF609", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
             )
         record()
         return [self._known(batch, request) or self._start(batch, request) for request in requests]
@@ -370,12 +372,32 @@ class Driver:
                 revision=request.revision,
                 inputs=request.inputs,
                 vars=request.vars,
+                kept=request.kept,
+                environments=self.world.policies(request, compiled),
             ),
         )
         if key is not None and run_id not in batch.touched:
             # A bug has kept the run from its first event: the key has started nothing.
             del batch.contents.keys[key]
         return run_id
+
+    async def decide(
+        self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
+    ) -> RunSummary:
+        """See `ports.Runs`."""
+        live = self.world.runs.get(run)
+        approval = approvals.find(live, job, step) if live is not None else None
+        if live is None or approval is None:
+            where = job if step is None else f"{job}/{step}"
+            raise Rejected("WF606", f"nothing of run {run} at {where} waits for an approval", status=409)
+        refusal = approvals.refusal(live, approval, by)
+        if refusal:
+            raise Rejected("WF602", refusal, status=403)
+        given = inputs.Decision(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
+        await self._commit(lambda batch: batch.feed(run, given))
+        found = self._log.run(run)
+        assert found is not None, "an open run is in the log"
+        return found
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         """See `ports.Runs`."""
@@ -384,8 +406,8 @@ class Driver:
             if known is None:
                 raise Rejected("WF604", f"there is no run {run}", status=404)
             if run in self.world.stalled:
-                raise Rejected("WF604", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
-            raise Rejected("WF604", f"run {run} is completed; there is nothing to cancel", status=409)
+                raise Rejected("WF606", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
+            raise Rejected("WF606", f"run {run} is completed; there is nothing to cancel", status=409)
         given = inputs.CancelRun(by=by, is_forced=is_forced)
         await self._commit(lambda batch: batch.feed(run, given))
         found = self._log.run(run)

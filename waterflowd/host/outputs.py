@@ -53,7 +53,8 @@ class Outputs:
         size = sum(len(chunk.data) for chunk in output.chunks)
         fault = self._fault(agent, key, output.offset, size)
         if fault:
-            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault)
+            about = {"run": key.run, "job": key.job, "step": key.step, "attempt": key.attempt, "agent": agent}
+            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault, extra=about)
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
@@ -102,9 +103,13 @@ class Outputs:
                 await asyncio.sleep(DISK_FULL_PAUSE_S)
                 # Tells the agents from where to send again.
                 sizes = [self._logs.size(append.name) for _, _, append in waiting]
-            for (agent, key, append), size in zip(waiting, sizes, strict=True):
-                self._link.send(agent, [messages.OutputAck(key, size)])
-                self._feed.output_published(append.name.run)
+            acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
+            for (agent, key, _), size in zip(waiting, sizes, strict=True):
+                acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, size))
+            for agent, outgoing in acknowledgements.items():
+                self._link.send(agent, outgoing)
+            for run in dict.fromkeys(append.name.run for _, _, append in waiting):
+                self._feed.output_published(run)
 
 
 def _shown(key: messages.TaskKey) -> str:

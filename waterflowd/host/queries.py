@@ -27,7 +27,7 @@ class Queries:
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
 
     def find(self, text: str) -> RunId:
-        """The run that a whole or partial id names. `Rejected` WF604: no run (404), or several (409)."""
+        """The run that a whole or partial id names. `Rejected` WF604 (404) for no run, WF606 (409) for several."""
         wanted = text.upper()
         if is_run_id(wanted) and self._log.run(RunId(wanted)) is not None:
             return RunId(wanted)
@@ -39,7 +39,7 @@ class Queries:
                 "WF604", f'there is no run that begins with "{text}"; waterflowctl runs shows them', status=404
             )
         if len(found) > 1:
-            raise Rejected("WF604", f'"{text}" is the beginning of several runs; give more of it', status=409)
+            raise Rejected("WF606", f'"{text}" is the beginning of several runs; give more of it', status=409)
         return found[0]
 
     def run(self, run_id: RunId, at: int | None = None) -> Run:

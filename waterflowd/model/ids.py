@@ -22,6 +22,7 @@ AgentId = NewType("AgentId", str)
 StreamName = NewType("StreamName", str)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DIGITS = frozenset(_ALPHABET)
 _RANDOM_BITS = 80
 RUN_ID_LENGTH = 26
 
@@ -37,7 +38,7 @@ def run_id(at: int, randomness: int) -> RunId:
 
 def is_run_id(text: str) -> bool:
     """Tells whether `text` has the form of a whole run id."""
-    return len(text) == RUN_ID_LENGTH and text[0] <= "7" and all(character in _ALPHABET for character in text)
+    return len(text) == RUN_ID_LENGTH and text[0] <= "7" and _DIGITS.issuperset(text)
 
 
 def run_stream(run: RunId) -> StreamName:

@@ -41,6 +41,28 @@ class OnLost(Enum):
     HOLD = "hold"
 
 
+class Overlap(Enum):
+    """What happens when an instant of a schedule comes while a run of the same schedule is still open."""
+
+    #: Nothing is started for the instant.
+    SKIP = "skip"
+    #: It is started when the runs before it have ended.
+    QUEUE = "queue"
+    #: The open run is cancelled; the newest instant is started when it has ended.
+    CANCEL = "cancel"
+
+
+class CatchUp(Enum):
+    """What happens with the instants of a schedule that came while nobody could start them."""
+
+    #: Nothing is started for them.
+    NONE = "none"
+    #: One run, for the newest of them.
+    LAST = "last"
+    #: A run for each of them, up to a bound.
+    ALL = "all"
+
+
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One typed input of `workflow_dispatch`."""
 
@@ -60,6 +82,19 @@ class PushTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     branches_ignore: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     paths_ignore: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    tags_ignore: tuple[str, ...] = ()
+
+
+class ScheduleTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Runs at the instants of a cron expression in a time zone. Both are checked, and the expression has five fields."""
+
+    cron: str
+    timezone: str = "UTC"
+    overlap: Overlap = Overlap.SKIP
+    catch_up: CatchUp = CatchUp.LAST
+    #: Laid over the file's own `vars`; static.
+    vars: dict[str, Json] = {}
 
 
 class WebhookTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,6 +124,7 @@ class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dispatch: bool = True
     webhook: WebhookTrigger | None = None
     workflow_run: WorkflowRunTrigger | None = None
+    schedules: tuple[ScheduleTrigger, ...] = ()
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -306,12 +342,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: tuple[JobPlan, ...]
 
 
-def every_job(jobs: tuple[JobPlan, ...]) -> Iterator[JobPlan]:
-    """The jobs and those of the workflows that they call, at any depth."""
+def leaf_jobs(jobs: tuple[JobPlan, ...]) -> Iterator[JobPlan]:
+    """The jobs that run on servers: those of the file, and those of the workflows that it calls."""
     for job in jobs:
-        yield job
-        if job.call is not None:
-            yield from every_job(job.call.jobs)
+        if job.call is None:
+            yield job
+        else:
+            yield from leaf_jobs(job.call.jobs)
 
 
 _encoder = msgspec.msgpack.Encoder()

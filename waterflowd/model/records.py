@@ -37,10 +37,10 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind` is `push`, `api`, `cli` or `manual`."""
+    """What started a run. `kind` is `push`, `schedule`, `api`, `cli` or `manual`."""
 
     kind: str
-    #: The principal: a token's name, `uid:N`, or the author of the push.
+    #: The principal: a token's name, `uid:N`, the author of the push, or `schedule`.
     by: str = ""
     #: Unique key of the trigger; a second start with it gives the first one's run.
     key: str | None = None
@@ -91,6 +91,34 @@ class Batch(msgspec.Struct, kw_only=True):
         return not (self.appends or self.plans or self.summaries or self.keys or self.counters)
 
 
+class KeptJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job of the earlier run."""
+
+    conclusion: Conclusion
+    outputs: dict[str, Any] = {}
+
+
+class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step of the earlier run."""
+
+    outcome: Conclusion
+    conclusion: Conclusion
+    outputs: dict[str, Any] = {}
+    env: dict[str, str] = {}
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run takes over from the run that it is a re-run of, instead of doing it again."""
+
+    run: RunId
+    #: Finished jobs by id.
+    jobs: dict[str, KeptJob] = {}
+    #: Finished steps of jobs that are not kept as a whole, by job and step.
+    steps: dict[str, dict[str, KeptStep]] = {}
+    #: The servers of jobs with `target: each` that are done again, by job; jobs that are not named take all.
+    servers: dict[str, list[str]] = {}
+
+
 class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Start one run of a compiled plan. Inputs are checked and typed already."""
 
@@ -101,6 +129,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, Any] = {}
     #: Laid over the file's own `vars`.
     vars: dict[str, Any] = {}
+    #: Of a re-run: what it takes over.
+    kept: Kept | None = None
 
 
 class AttemptName(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 from enum import Enum
 
 
-class Status(Enum):
+class _Word(Enum):
+    """An enum whose members are hashed as what they are, singletons; an `Enum` runs Python code to hash its name."""
+
+    __hash__ = object.__hash__
+
+
+class Status(_Word):
     """Where a run, a job or a step is."""
 
     #: Known, nothing of it has begun; its turn has not come.
@@ -24,7 +30,7 @@ class Status(Enum):
     COMPLETED = "completed"
 
 
-class Conclusion(Enum):
+class Conclusion(_Word):
     """How a run, a job or a step ended."""
 
     #: Did what it should.
@@ -41,7 +47,7 @@ class Conclusion(Enum):
     LOST = "lost"
 
 
-class AttemptStatus(Enum):
+class AttemptStatus(_Word):
     """Where one try of a step is."""
 
     #: Ready to go; waits for a slot on a server. Owner: the fleet; deadline: the job's start and run time-outs.
@@ -54,7 +60,7 @@ class AttemptStatus(Enum):
     FINISHED = "finished"
 
 
-class Outcome(Enum):
+class Outcome(_Word):
     """How one try of a step ended, as its agent saw it. The words are those of the wire."""
 
     #: The node did what it should.

@@ -10,6 +10,8 @@ transaction, and a file `ERRORS_MAX` errors.
 
 from __future__ import annotations
 
+from enum import Enum
+
 import msgspec
 
 from waterflowd.dsl.diagnostics import Diagnostic
@@ -92,4 +94,67 @@ class RepositoryResumed(RepositoryFact, frozen=True, kw_only=True, tag="reposito
     by: str = ""
 
 
-Fact = RepositorySeen | RevisionApplied | FilesApplied | RefRemoved | RepositorySuspended | RepositoryResumed
+class RefsWatched(RepositoryFact, frozen=True, kw_only=True, tag="refs-watched"):
+    """Every ref that these patterns select is recorded. One that appears later was made since, so it counts as a push."""
+
+    patterns: tuple[str, ...] = ()
+
+
+class ScheduleOutcome(Enum):
+    """What was decided for an instant of a schedule."""
+
+    #: A run was started, in the transaction of this fact.
+    STARTED = "started"
+    #: It waits until the run before it has ended.
+    QUEUED = "queued"
+    #: Nothing is started for it, because of another run or instant of the same schedule.
+    SKIPPED = "skipped"
+    #: Nothing is started for it, because it came while nobody could start it.
+    MISSED = "missed"
+
+
+class ScheduleFact(RepositoryFact, frozen=True, kw_only=True):
+    """Base of the facts about one schedule, which is a file and the times that it names."""
+
+    path: str
+    cron: str
+    timezone: str
+
+
+class ScheduleArmed(ScheduleFact, frozen=True, kw_only=True, tag="schedule-armed"):
+    """The schedule's instants after `from_at` (wall clock, ms) count from now on. The file is the one at `ref`."""
+
+    ref: str
+    from_at: int
+
+
+class ScheduleDropped(ScheduleFact, frozen=True, kw_only=True, tag="schedule-dropped"):
+    """The schedule is no more, and nothing of it waits. `code` says why: `file-removed`, `file-broken`, `entry-removed`."""
+
+    code: str
+
+
+class ScheduleDecided(ScheduleFact, frozen=True, kw_only=True, tag="schedule-decided"):
+    """What became of an instant; for `missed`, of `count` instants of which it is the newest. `code` says why."""
+
+    #: Milliseconds of the wall clock.
+    instant_at: int
+    outcome: ScheduleOutcome
+    code: str
+    count: int = 1
+    #: There were more than `count`; nobody counted them all.
+    has_more: bool = False
+
+
+Fact = (
+    RepositorySeen
+    | RevisionApplied
+    | FilesApplied
+    | RefRemoved
+    | RepositorySuspended
+    | RepositoryResumed
+    | RefsWatched
+    | ScheduleArmed
+    | ScheduleDropped
+    | ScheduleDecided
+)

@@ -41,7 +41,7 @@ def file_applied(seen: FileSeen, compiled: Compiled) -> FileApplied:
         plan_hash=plans.content_hash(compiled.plan),
         name=plan.name,
         triggers=plan.triggers,
-        groups=tuple(sorted({job.group for job in plan.jobs})),
+        groups=tuple(sorted({job.group for job in plans.leaf_jobs(plan.jobs)})),
     )
 
 
@@ -210,6 +210,7 @@ def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
         (of.push is not None, "push"),
         (of.on_change, "change"),
         (of.dispatch, "dispatch"),
+        (bool(of.schedules), "schedule"),
     )
     return tuple(word for is_there, word in words if is_there)
 

@@ -31,7 +31,7 @@ def watched(refs: Refs, patterns: Sequence[str]) -> list[str]:
     if not patterns:
         default = default_ref(refs)
         return [default] if default else []
-    chosen = [ref for ref in refs.tips if _is_selected(ref, patterns)]
+    chosen = [ref for ref in refs.tips if is_selected(ref, patterns)]
     return sorted(chosen, key=lambda ref: (ref != refs.head, ref))
 
 
@@ -59,7 +59,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _is_selected(ref: str, written: Sequence[str]) -> bool:
+def is_selected(ref: str, written: Sequence[str]) -> bool:
+    """Whether the patterns take the ref, by its full name; those that begin with `tags/` are for tags."""
     patterns = [pattern.replace(BRANCH, "", 1).replace(TAG, _TAG_PATTERN, 1) for pattern in written]
     tag = tag_of(ref)
     if tag is not None:

@@ -45,6 +45,28 @@ class RefState(msgspec.Struct, kw_only=True):
     files: dict[str, FileState] = {}
 
 
+class ScheduleName(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What makes a schedule the same one over revisions: its file and the times that it names."""
+
+    path: str
+    cron: str
+    timezone: str
+
+
+class ScheduleState(msgspec.Struct, kw_only=True):
+    """A schedule of the default ref: up to where its instants are decided. Times are the wall clock's, in ms."""
+
+    name: ScheduleName
+    ref: str
+    #: Nothing at or before it is decided again.
+    handled_at: int
+    #: Instants that wait for an open run, oldest first.
+    queued: tuple[int, ...] = ()
+    #: The instant of the newest run.
+    started_at: int | None = None
+    last: events.ScheduleDecided | None = None
+
+
 class RepositoryState(msgspec.Struct, kw_only=True):
     """A repository: its refs by full name."""
 
@@ -53,6 +75,9 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     was_empty: bool = False
     is_suspended: bool = False
     refs: dict[str, RefState] = {}
+    #: The patterns whose refs are all recorded; None until some are.
+    patterns: tuple[str, ...] | None = None
+    schedules: dict[ScheduleName, ScheduleState] = {}
 
     def known(self, path: str, blob: str) -> FileApplied | None:
         """What this object at this path became before, on any ref; so that it is not compiled again."""
@@ -91,11 +116,15 @@ def evolve(state: RepositoryState, fact: events.Fact) -> None:
             state.is_suspended = False
         case events.RepositorySeen():
             state.was_empty = True
+        case events.RefsWatched():
+            state.patterns = fact.patterns
+        case events.ScheduleArmed() | events.ScheduleDropped() | events.ScheduleDecided():
+            _evolve_schedules(state.schedules, fact)
 
 
 def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
     """The state after these facts."""
-    state = RepositoryState(name=name, refs={})
+    state = RepositoryState(name=name, refs={}, schedules={})
     for fact in facts:
         evolve(state, fact)
     return state
@@ -109,3 +138,27 @@ def _evolve_files(ref: RefState, files: Iterable[FileApplied], removed: Iterable
         before = ref.files.get(file.path)
         good = file if file.plan_hash is not None else (before.good if before else None)
         ref.files[file.path] = FileState(newest=file, good=good, commit=ref.commit)
+
+
+def _evolve_schedules(
+    schedules: dict[ScheduleName, ScheduleState],
+    fact: events.ScheduleArmed | events.ScheduleDropped | events.ScheduleDecided,
+) -> None:
+    name = ScheduleName(path=fact.path, cron=fact.cron, timezone=fact.timezone)
+    held = schedules.get(name)
+    match fact:
+        case events.ScheduleArmed():
+            if held is None:
+                held = schedules[name] = ScheduleState(name=name, ref=fact.ref, handled_at=fact.from_at)
+            held.ref = fact.ref
+            held.handled_at = fact.from_at
+        case events.ScheduleDropped():
+            schedules.pop(name, None)
+        case events.ScheduleDecided() if held is not None:
+            held.handled_at = max(held.handled_at, fact.instant_at)
+            held.last = fact
+            held.queued = tuple(instant for instant in held.queued if instant != fact.instant_at)
+            if fact.outcome is events.ScheduleOutcome.QUEUED:
+                held.queued += (fact.instant_at,)
+            elif fact.outcome is events.ScheduleOutcome.STARTED:
+                held.started_at = fact.instant_at

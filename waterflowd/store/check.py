@@ -7,7 +7,8 @@ verifier where that is quick or called for, and last it opens the environment an
 A healthy file may be a little shorter than its meta page says: pages that were allocated and freed within one transaction
 at the very end are never written. So a short file is not refused for that; it is verified page by page.
 
-`verify` is the thorough check of the content, for `fsck` and tests: every record, every chain, every head.
+`verify` is the thorough check of the content, for `fsck` and tests: every record, every chain, every head, the
+checksum of every row.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ CHECK_TIMEOUT_S = 900.0
 #: Up to this size every page is verified at every start, in a quarter of a second; beyond it only a short file is.
 VERIFIED_BYTES = 64 << 20
 
+#: What a bad file does to whoever reads it by LMDB: too short, a wild address, a failed assertion. Others come from outside.
+_DAMAGE_SIGNALS = frozenset({signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+#: The child's exit code when it could not get the memory it needs.
+_NO_MEMORY = 3
+
 _META_MAGIC = 0xBEEFC0DE
 _META_VERSION = 1
 #: In a meta page behind the 16 bytes of its header: magic, version, address, map size, page size in the first database's row.
@@ -52,9 +58,13 @@ class Findings(NamedTuple):
 
 
 def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
-    """Raises `Stalled` WF304 when the log in `directory` must not be mapped by the daemon."""
+    """Raises `Stalled` WF304 when the log in `directory` must not be mapped by the daemon, WF306 when nobody knows.
+
+    Only what the file itself can bring about counts as damage: a child that somebody else has ended, as the kernel does when
+    there is no memory, has said nothing about the file.
+    """
     path = directory / layout.ENVIRONMENT_DIRECTORY
-    file = path / "data.mdb"
+    file = path / layout.LOG_FILE
     if not file.exists():
         return
     mode = "all" if is_thorough else "quick"
@@ -64,11 +74,19 @@ def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _refused(file, f"checking it takes more than {CHECK_TIMEOUT_S:.0f} s") from None
+        raise _unknown(file, f"it takes more than {CHECK_TIMEOUT_S:.0f} s") from None
+    judge(file, child)
+
+
+def judge(file: Path, child: subprocess.CompletedProcess[bytes]) -> None:
+    """What the end of a child says that has read the log: nothing, or raises `Stalled` WF304 or WF306."""
     if child.returncode < 0:
-        raise _refused(
-            file, f"it is cut short or damaged (reading it ends in {signal.Signals(-child.returncode).name})"
-        )
+        name = _signal_name(-child.returncode)
+        if -child.returncode not in _DAMAGE_SIGNALS:
+            raise _unknown(file, f"it was ended by {name}, perhaps for want of memory")
+        raise _refused(file, f"it is cut short or damaged (reading it ends in {name})")
+    if child.returncode == _NO_MEMORY:
+        raise _unknown(file, "there is not enough memory for it")
     if child.returncode:
         lines = (child.stdout or child.stderr).decode(errors="replace").strip().splitlines()
         raise _refused(file, lines[-1] if lines else f"its check ended with {child.returncode}")
@@ -94,6 +112,10 @@ def verify(environment: Environment) -> Findings:
             key: layout.unpack_head(layout.unseal("heads", key, sealed))
             for key, sealed in transaction.cursor(environment.database("heads"))
         }
+        for name in layout.DATABASES:
+            if name not in ("records", "heads"):
+                for key, sealed in transaction.cursor(environment.database(name)):
+                    layout.unseal(name, key, sealed)
     if heads != chains:
         raise Stalled(
             "WF304", "the table of heads does not agree with the records; restore a backup of the data directory"
@@ -103,6 +125,19 @@ def verify(environment: Environment) -> Findings:
 
 def _refused(file: Path, what: str) -> Stalled:
     return Stalled("WF304", f"the log {file} is not opened: {what}; restore a backup of the data directory")
+
+
+def _unknown(file: Path, what: str) -> Stalled:
+    return Stalled(
+        "WF306", f"the check of the log {file} did not come to its end: {what}; nothing was changed, try again"
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _meta_pages(file: Path) -> list[tuple[int, int, int]]:
@@ -125,7 +160,7 @@ def _meta_pages(file: Path) -> list[tuple[int, int, int]]:
 
 def _look(path: Path, mode: str) -> str | None:
     """What is wrong with the environment, in one clause; may die of a signal instead."""
-    file = path / "data.mdb"
+    file = path / layout.LOG_FILE
     size = file.stat().st_size
     pages = _meta_pages(file)
     if len(pages) < 2:
@@ -167,7 +202,10 @@ def _touch(path: Path) -> None:
 
 def main() -> int:
     """The child: `python -m waterflowd.store.check ENVIRONMENT MODE`; says on stdout what is wrong."""
-    problem = _look(Path(sys.argv[1]), sys.argv[2])
+    try:
+        problem = _look(Path(sys.argv[1]), sys.argv[2])
+    except MemoryError:
+        return _NO_MEMORY
     if problem is None:
         return 0
     print(problem)

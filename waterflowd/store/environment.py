@@ -40,7 +40,7 @@ def make(path: Path) -> None:
     directory.make_directory(fresh)
     try:
         lmdb.open(os.fspath(fresh), map_size=1 << 20, mode=0o600, lock=False, lib_version=layout.LMDB_ENGINE).close()
-        _flush(fresh / "data.mdb")
+        flush(fresh / layout.LOG_FILE)
         directory.sync_directory(fresh)
         fresh.rename(path)
         directory.sync_directory(path.parent)
@@ -48,7 +48,8 @@ def make(path: Path) -> None:
         raise Stalled("WF303", f"cannot make the log {path}: {error}") from error
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Makes LMDB's file durable, and this user's alone."""
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fchmod(descriptor, 0o600)
@@ -60,10 +61,10 @@ def _flush(file: Path) -> None:
 class Environment:
     """All databases of one data directory. Reading is safe on every thread, writing is the writer thread's alone."""
 
-    def __init__(self, path: Path, *, map_bytes: int = layout.MAP_BYTES) -> None:
+    def __init__(self, path: Path, *, map_bytes: int = layout.MAP_BYTES, is_readonly: bool = False) -> None:
+        """Opens it. To open one `is_readonly` is for a copy that nobody writes: it changes no byte and makes no lock."""
         self.path = path
         self._lock = threading.RLock()
-        self._copying = threading.Lock()
         size = max(min(map_bytes, self._disk_bytes()), 1 << 20) // _PAGE_BYTES * _PAGE_BYTES
         try:
             self._lmdb = lmdb.open(
@@ -75,10 +76,16 @@ class Environment:
                 sync=True,
                 metasync=True,
                 writemap=False,
+                readonly=is_readonly,
+                lock=not is_readonly,
+                create=not is_readonly,
                 lib_version=layout.LMDB_ENGINE,
             )
-            self._lmdb.reader_check()
-            self._databases = {name: self._lmdb.open_db(name.encode()) for name in layout.DATABASES}
+            if not is_readonly:
+                self._lmdb.reader_check()
+            self._databases = {
+                name: self._lmdb.open_db(name.encode(), create=not is_readonly) for name in layout.DATABASES
+            }
         except lmdb.Error as error:
             raise Stalled(
                 "WF304", f"cannot open the log in {path}: {error}; restore a backup of the data directory"
@@ -117,7 +124,7 @@ class Environment:
         wanted = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
         if wanted <= size:
             return False
-        with self._copying, self._lock:
+        with self._lock:
             self._lmdb.set_mapsize(wanted)
         return True
 
@@ -125,15 +132,9 @@ class Environment:
         """Frees the reader slots of processes that died."""
         self._lmdb.reader_check()
 
-    def backup(self, path: Path) -> None:
-        """Writes a compacted copy of everything durable into the empty directory `path`, while the daemon goes on."""
-        with self._copying:
-            self._lmdb.copy(os.fspath(path), compact=True)
-        _flush(path / "data.mdb")
-
     def close(self) -> None:
         """Closes the environment; no transaction may be open."""
-        with self._copying, self._lock:
+        with self._lock:
             self._lmdb.close()
 
     def _disk_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 Files of a data directory::
 
-    FORMAT          format version, LMDB engine and release that wrote here; read before anything else is touched
+    FORMAT          format version, LMDB engine, release that wrote here, and how far the directory is; read first of all
     owner           process id of the daemon that holds the directory (a hint for people; the lock is what counts)
     ballast         disk space kept back for the day the disk is full; there while a daemon runs
     log.mdb/        the LMDB environment
@@ -41,9 +41,12 @@ FORMAT_VERSION = 1
 LMDB_ENGINE = 0
 
 FORMAT_FILE = "FORMAT"
+MANIFEST_FILE = "backup.json"
 OWNER_FILE = "owner"
 BALLAST_FILE = "ballast"
 ENVIRONMENT_DIRECTORY = "log.mdb"
+#: LMDB's own name for its file.
+LOG_FILE = "data.mdb"
 OUTPUT_DIRECTORY = "output"
 
 DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output")
@@ -77,6 +80,7 @@ def unpack_u64(packed: bytes) -> int:
     return number
 
 
+@lru_cache(maxsize=4096)
 def run_key(run: RunId) -> bytes:
     """The 16 bytes of a run's id; they sort as the ids do. Raises `ValueError` for anything that is no run id."""
     if not is_run_id(run):

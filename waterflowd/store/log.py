@@ -77,18 +77,7 @@ class LmdbLog:
     def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """Durable records of a stream from position `first` on, checked."""
         self._latch.check()
-        first = max(first, 1)
-        with self._environment.reading() as transaction:
-            chain, walked = _Walk(self._environment, transaction, stream).records(first, limit)
-        decode = self._codec.decode
-        records = []
-        for stored in walked:
-            chain = record.chained(chain, stored.schema, stored.position, stored.at, stored.body)
-            if chain != stored.chain:
-                raise record.broken(stored.seq, f"the chain of {stream} does not lead to it")
-            event = decode(stream, stored.position, stored.schema, stored.body)
-            records.append(Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event))
-        return records
+        return read_stream(self._environment, self._codec, stream, first, limit)
 
     def feed(self, after_seq: int, limit: int) -> list[Record]:
         """Durable records of all streams with a sequence above `after_seq`, in order."""
@@ -106,6 +95,13 @@ class LmdbLog:
                 found.append(record.unpack(seq, cursor.value()))
                 more = cursor.next()
         return [self._record(stored) for stored in found]
+
+    def streams(self) -> list[StreamName]:
+        """Names of all streams that have an event."""
+        self._latch.check()
+        with self._environment.reading() as transaction:
+            keys = list(transaction.cursor(self._environment.database("heads")).iternext(keys=True, values=False))
+        return [record.stream_of(record.place_of(key)) for key in keys]
 
     def plan(self, plan_hash: str) -> bytes | None:
         """The plan with this hash."""
@@ -196,6 +192,23 @@ class LmdbLog:
         stream = record.stream_of(stored.place)
         event = self._codec.decode(stream, stored.position, stored.schema, stored.body)
         return Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event)
+
+
+def read_stream(
+    environment: Environment, codec: Codec, stream: StreamName, first: int = 1, limit: int | None = None
+) -> list[Record]:
+    """Durable records of a stream from position `first` on, checked; of any environment, written by somebody or not."""
+    first = max(first, 1)
+    with environment.reading() as transaction:
+        chain, walked = _Walk(environment, transaction, stream).records(first, limit)
+    records = []
+    for stored in walked:
+        chain = record.chained(chain, stored.schema, stored.position, stored.at, stored.body)
+        if chain != stored.chain:
+            raise record.broken(stored.seq, f"the chain of {stream} does not lead to it")
+        event = codec.decode(stream, stored.position, stored.schema, stored.body)
+        records.append(Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event))
+    return records
 
 
 class _Walk:

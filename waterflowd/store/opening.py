@@ -16,7 +16,7 @@ import lmdb
 
 import waterflowd
 from waterflowd.errors import Stalled
-from waterflowd.store import check, directory, health, layout
+from waterflowd.store import check, copying, directory, health, layout
 from waterflowd.store import environment as environment_files
 from waterflowd.store import log as event_log
 from waterflowd.store.ballast import Ballast
@@ -44,18 +44,6 @@ class Store:
         """How many transactions the log has seen in its whole life."""
         return self._environment.transactions
 
-    def backup(self, path: Path) -> None:
-        """Writes a backup of the log into the new directory `path`, durably; call it on a thread beside the loop's.
-
-        The backup is a data directory itself, and knows that it is a backup: whoever opens it first gets a generation that
-        no daemon has had. Large output logs are not in it; `output/` holds plain files that may be copied at any time.
-        """
-        path.mkdir(mode=0o700, parents=True)
-        (path / layout.ENVIRONMENT_DIRECTORY).mkdir(mode=0o700)
-        self._environment.backup(path / layout.ENVIRONMENT_DIRECTORY)
-        directory.sync_directory(path / layout.ENVIRONMENT_DIRECTORY)
-        directory.write_format(path, is_backup=True)
-
     def verify(self) -> check.Findings:
         """Reads and checks the whole log. Raises `Stalled` WF304 that names the first wrong record."""
         return check.verify(self._environment)
@@ -79,27 +67,30 @@ def open_store(
     wait_s: float = directory.LOCK_WAIT_S,
     map_bytes: int = layout.MAP_BYTES,
     ballast_bytes: int = layout.BALLAST_BYTES,
+    is_rescue: bool = False,
 ) -> Store:
     """Opens a data directory, making it when it is not there. Blocks; call it before the loop serves anybody.
 
     `unions` are the event unions by kind of stream. `on_poison` is called once, on the thread that found the error, when the
     store stops for good: the daemon should exit and start again. Raises `Stalled` WF310 when another daemon holds the
-    directory, WF311 when a newer release wrote it, WF304 when it is damaged.
+    directory, WF311 when a newer release wrote it, WF304 when it is damaged, WF306 when that could not be found out, and what
+    `directory.open_directory` refuses. A `rescue` opens the copy that it is making: the generation is then one that no daemon
+    of the original has had.
     """
     with contextlib.ExitStack() as undo:
-        held = directory.open_directory(path, wait_s=wait_s)
+        held = directory.open_directory(path, wait_s=wait_s, is_rescue=is_rescue)
         undo.callback(held.close)
         check.check_in_child(held.path)
         environment_path = held.path / layout.ENVIRONMENT_DIRECTORY
         environment_files.make(environment_path)
+        if held.format.state is directory.State.EMPTY:
+            directory.write_format(held.path, directory.State.DATA)
         environment = Environment(environment_path, map_bytes=map_bytes)
         undo.callback(environment.close)
         last_seq, last_at = event_log.newest(environment)
         ballast = Ballast(held.path, size_bytes=ballast_bytes)
         undo.callback(ballast.release)
-        generation = _next_generation(environment, ballast, is_backup=held.format.is_backup)
-        if held.format.is_backup:
-            directory.write_format(held.path)
+        generation = _next_generation(environment, ballast, is_rescue=is_rescue)
         latch = Latch(on_poison)
         writer = Writer(environment, generation, ballast=ballast, latch=latch)
         writer.start(last_seq, last_at)
@@ -114,26 +105,26 @@ def open_store(
 
 
 def examine(path: Path) -> check.Findings:
-    """Checks every page and every record of a data directory that no daemon holds.
+    """Checks every page and every record of a data directory that no daemon holds, or of a backup; changes nothing.
 
-    Raises `Stalled` WF310 when one does, WF304 with the first thing that is wrong.
+    Raises `Stalled` WF310 when a daemon holds it, WF304 with the first thing that is wrong, WF311 to WF314 for what is neither.
     """
-    if not (path / layout.FORMAT_FILE).exists():
-        raise Stalled("WF311", f"{path} is no data directory: it has no file {layout.FORMAT_FILE}")
+    found = directory.admit(path, may_be_backup=True)
     with contextlib.ExitStack() as undo:
-        held = directory.open_directory(path, wait_s=0)
-        undo.callback(held.close)
-        check.check_in_child(held.path, is_thorough=True)
-        environment = Environment(held.path / layout.ENVIRONMENT_DIRECTORY)
+        undo.enter_context(directory.held(path))
+        if found.state is directory.State.BACKUP:
+            copying.check_files(path)
+        check.check_in_child(path, is_thorough=True)
+        environment = Environment(path / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
         undo.callback(environment.close)
         return check.verify(environment)
 
 
-def _next_generation(environment: Environment, ballast: Ballast, *, is_backup: bool) -> int:
+def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: bool) -> int:
     """Takes the next generation, durably; gives up the ballast for it if it must.
 
-    The daemon whose backup this is has gone on to generations that the backup does not know. Counted from the wall clock's
-    seconds the number is above all of them, because a daemon takes at most one generation a second.
+    The daemon whose copy this is may have gone on to generations that the copy does not know. Counted from the wall clock's
+    milliseconds the number is above all of them: each start takes one, and no start takes less than a millisecond.
     """
     while True:
         try:
@@ -141,8 +132,8 @@ def _next_generation(environment: Environment, ballast: Ballast, *, is_backup: b
                 meta = environment.database("meta")
                 sealed = transaction.get(GENERATION_KEY, db=meta)
                 generation = 1 if sealed is None else int(layout.unseal("meta", GENERATION_KEY, sealed)) + 1
-                if is_backup:
-                    generation = max(generation, int(time.time()))
+                if is_rescue:
+                    generation = max(generation, time.time_ns() // 1_000_000)
                 for key, text in ((GENERATION_KEY, str(generation)), (b"release", waterflowd.__version__)):
                     transaction.put(key, layout.seal(key, text.encode()), db=meta)
             # Only now the number is durable.

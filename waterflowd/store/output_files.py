@@ -24,9 +24,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from waterflowd.errors import Stalled
+from waterflowd.model.ids import RunId, is_run_id
 from waterflowd.model.records import AttemptName, OutputPiece
 from waterflowd.store import directory
 
@@ -215,9 +216,50 @@ class OutputFiles:
         return self.path / _quoted(name.run) / text
 
 
+class Measured(NamedTuple):
+    """What a file holds, as far as its checksums say: the offsets of its begin and end, and its whole frames in bytes."""
+
+    base: int
+    end: int
+    size_bytes: int
+
+
+def base_of(path: Path) -> int | None:
+    """The offset at which a file takes over from LMDB; None for a file that has no header."""
+    with _opened(path, os.O_RDONLY) as file:
+        return _unpack_header(os.pread(file, _HEADER.size, 0))
+
+
+def measure(path: Path) -> Measured | None:
+    """Reads all of a file and checks every frame up to the first that is damaged; None for a file that has no header."""
+    with _opened(path, os.O_RDONLY) as file:
+        base = _unpack_header(os.pread(file, _HEADER.size, 0))
+        return None if base is None else Measured(base, *_find_end(file, base, []))
+
+
+def files_in(path: Path) -> Iterator[Path]:
+    """All output logs below the output directory `path`, without indexes and what was set aside."""
+    if not path.is_dir():
+        return
+    for run in sorted(path.iterdir()):
+        if run.is_dir():
+            yield from sorted(
+                file for file in run.iterdir() if file.suffix not in (".index", ".damaged") and file.is_file()
+            )
+
+
+def name_of(path: Path) -> AttemptName | None:
+    """Whose output log a file is; None when its name is only a hash."""
+    parts = [unquote(part) for part in path.name.split(".")]
+    run = RunId(unquote(path.parent.name))
+    if len(parts) != 3 or not parts[2].isdecimal() or not is_run_id(run):
+        return None
+    return AttemptName(run=run, job=parts[0], step=parts[1], attempt=int(parts[2]))
+
+
 def _quoted(text: str) -> str:
     """A part of a file name that holds no separator of ours or the file system's."""
-    return quote(text, safe="").replace(".", "%2E")
+    return text if text.isascii() and text.isalnum() else quote(text, safe="").replace(".", "%2E")
 
 
 def _index_path(path: Path) -> Path:

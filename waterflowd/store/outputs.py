@@ -22,8 +22,11 @@ import itertools
 import queue
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+import lmdb
 
 from waterflowd.errors import Stalled, WaterflowError
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
@@ -42,6 +45,10 @@ GROUP_BYTES_MAX = 8 << 20
 AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
 #: Ends of logs that are kept in memory, some hundred bytes each.
 TAILS_MAX = 4096
+
+#: A run, the hash of job and step, an attempt; behind it stands the offset.
+PREFIX_BYTES = 16 + 16 + 4
+KEY_BYTES = PREFIX_BYTES + 8
 
 _PIECE = struct.Struct(">QB")
 _ROW_OVERHEAD_BYTES = 80
@@ -136,27 +143,29 @@ class LmdbOutputLogs:
         self._thread.join()
 
     def _tail(self, name: AttemptName) -> _Tail:
-        tail = self._tails.get(name)
-        if tail is not None:
-            return tail
-        with self._lock:
-            tail = self._tails.get(name)
-            if tail is None:
-                tail = self._tails[name] = self._recover(name)
-                self._trim()
-            return tail
+        return self._tails.get(name) or self._look_up([name])[name]
 
-    def _recover(self, name: AttemptName) -> _Tail:
-        """Where the log ends on the disk; cuts what a crash left half written."""
+    def _look_up(self, names: Collection[AttemptName]) -> dict[AttemptName, _Tail]:
+        """Where the logs end; what is not in the table is recovered, with one look into LMDB for all of them."""
+        with self._lock:
+            unknown = [name for name in names if name not in self._tails]
+            if unknown:
+                with self._environment.reading() as transaction:
+                    ends = [self._end_of_rows(transaction, name) for name in unknown]
+                self._tails.update((name, self._recover(name, end)) for name, end in zip(unknown, ends, strict=True))
+            tails = {name: self._tails[name] for name in names}
+            self._trim()
+            return tails
+
+    def _end_of_rows(self, transaction: lmdb.Transaction[bytes], name: AttemptName) -> int:
         try:
             prefix = log_prefix(name)
         except ValueError:
-            return _Tail(0, None)
-        with self._environment.reading() as transaction:
-            row = last_before(self._environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
-        end = 0
-        if row is not None:
-            end = layout.unpack_u64(row[0][len(prefix) :]) + len(row[1]) - _PIECE.size
+            return 0
+        return rows_end(self._environment, transaction, prefix)
+
+    def _recover(self, name: AttemptName, end: int) -> _Tail:
+        """Where the log ends on the disk, its rows at `end`; cuts what a crash left half written."""
         file = self._files.recover(name)
         if file is None:
             return _Tail(end, None)
@@ -252,11 +261,12 @@ class LmdbOutputLogs:
         """Makes everything durable and gives the size of each log as the appends of the group left it."""
         sizes: list[int] = []
         small = _SmallWork()
+        tails = self._look_up({append.name for append in appends})
         ends: dict[AttemptName, _Tail] = {}
         files: dict[AttemptName, OutputFile] = {}
         try:
             for append in appends:
-                tail = ends.get(append.name) or self._tail(append.name)
+                tail = ends.get(append.name) or tails[append.name]
                 fresh = new_pieces(append.pieces, tail.size)
                 end = fresh[-1].offset + len(fresh[-1].data) if fresh else tail.size
                 file = tail.file
@@ -346,6 +356,23 @@ class _SmallWork:
             staging.put("output", key, value)
 
 
+def rows_end(environment: Environment, transaction: lmdb.Transaction[bytes], prefix: bytes) -> int:
+    """Where the rows of one log end; its prefix is from `log_prefix`."""
+    row = last_before(environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
+    return 0 if row is None else row_end(row[0], row[1])
+
+
+def row_end(key: bytes, value: bytes) -> int:
+    """The offset behind the piece in an unsealed row."""
+    return row_offset(key) + len(value) - _PIECE.size
+
+
+def row_offset(key: bytes) -> int:
+    """The offset at which the piece in a row begins."""
+    return layout.unpack_u64(key[PREFIX_BYTES:])
+
+
+@lru_cache(maxsize=TAILS_MAX)
 def log_prefix(name: AttemptName) -> bytes:
     """What the keys of one log's rows begin with: its run, a hash of job and step, the attempt."""
     if not 0 <= name.attempt < 1 << 32:

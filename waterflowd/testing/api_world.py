@@ -27,6 +27,7 @@ from waterflowd.api.services import (
     DefinitionRow,
     PendingRow,
     RepositoryRow,
+    ScheduleRow,
     ServerRow,
     Services,
 )
@@ -37,6 +38,7 @@ from waterflowd.dsl.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.errors import Rejected
 from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.batch import World
@@ -222,6 +224,7 @@ class MemoryRepositoriesDesk:
     repositories: list[RepositoryRow] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     synced: list[tuple[str, bool]] = field(default_factory=list)
+    timetable: list[ScheduleRow] = field(default_factory=list)
 
     def status(self) -> Sequence[RepositoryRow]:
         """See the protocol."""
@@ -241,6 +244,10 @@ class MemoryRepositoriesDesk:
             for path in sorted(self.files)
             for found in [plans.decode(self.plan(path, None).plan)]
         ]
+
+    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+        """See the protocol."""
+        return [row for row in self.timetable if name in (None, row.path, row.name)]
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """See the protocol."""
@@ -270,7 +277,7 @@ class MemoryRepositoriesDesk:
 class ApiWorld:
     """An API and everything under it; `async with ApiWorld() as world` runs the driver."""
 
-    def __init__(self, *, is_open: bool = True, listen: str | None = "127.0.0.1:8080") -> None:
+    def __init__(self, *, is_open: bool = True, listen: str | None = "127.0.0.1:8080", requests_per_s: int = 0) -> None:
         self.clock = WallClock()
         self.log = MemoryLog()
         self.outputs = MemoryOutputLogs()
@@ -285,6 +292,7 @@ class ApiWorld:
             runs={},
             stalled={},
             placement=self._placement,
+            locks=Locks(),
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,
@@ -308,6 +316,7 @@ class ApiWorld:
             access=self.access,
             version=VERSION,
             started_at=self.clock.now(),
+            requests_per_s=requests_per_s,
             is_open=is_open,
             listen=listen,
         )

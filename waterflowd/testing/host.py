@@ -19,6 +19,7 @@ from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine.events import RunEvent
 from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents
@@ -130,6 +131,7 @@ class HostWorld:
             runs={},
             stalled={},
             placement=Placement(self.registry),
+            locks=Locks(),
             registry=self.registry,
             timers=Timers(),
             lower=lower,

@@ -2,13 +2,15 @@
 
 A scenario drives the real compiler, engine and placement by hand, with a clock that only `wait` moves. Commands:
 
-    connect NAME GROUP[,GROUP] [slots=N]   the server is enrolled and connected
+    connect NAME GROUP[,GROUP] [slots=N] [LABEL=VALUE ...]
+                                           the server is enrolled and connected
     disconnect NAME                        its session ends
     start [INPUT=VALUE ...]                the run begins
     started JOB/STEP                       its agent reports the start
     finish JOB/STEP [OUTCOME] [exit=N] [out.NAME=VALUE] [env.NAME=VALUE]
     late JOB/STEP#N [OUTCOME]              the report of an older attempt arrives
     lost JOB/STEP                          nobody can know how it ended
+    approve JOB[/STEP] NAME                somebody approves; `reject` likewise
     cancel [force]
     wait DURATION                          time passes; due timers fire
 
@@ -30,11 +32,13 @@ from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.inputs import check_inputs
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
-from waterflowd.engine.state import Attempt, Job
+from waterflowd.engine.state import Approval, Attempt, Block, Children, Job, Lock, Scope
 from waterflowd.engine.state import Step as StepState
 from waterflowd.fleet import events as fleet_events
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.locks import Ask, Holder, Locks
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import Registry
+from waterflowd.host.batch import answered, surveyed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
@@ -49,8 +53,10 @@ START_AT = 1_700_000_000_000
 class Scenario:
     """One run in a world of its own."""
 
-    def __init__(self, workflow: str) -> None:
-        compiled = compile_workflow("workflows/scenario.yml", workflow.encode())
+    def __init__(self, workflow: str, files: dict[str, str] | None = None) -> None:
+        """`files` are those that the workflow uses, by their path from the repository's root."""
+        others = {path: text.encode() for path, text in (files or {}).items()}
+        compiled = compile_workflow("workflows/scenario.yml", workflow.encode(), others)
         if compiled.plan is None:
             raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
         self.plan = plan.decode(compiled.plan)
@@ -58,6 +64,7 @@ class Scenario:
         self.run = Run(RUN, self.plan)
         self.registry = Registry()
         self.placement = Placement(self.registry)
+        self.locks = Locks()
         self.timers = Timers()
         self.now = START_AT
         self.history: list[events.RunEvent] = []
@@ -79,7 +86,8 @@ class Scenario:
 
     def _do_connect(self, words: list[str]) -> None:
         name, groups, *options = words
-        slots = int(dict(option.split("=") for option in options).get("slots", "4"))
+        labels = dict(option.split("=") for option in options)
+        slots = int(labels.pop("slots", "4"))
         agent = AgentId(name)
         if agent not in self.registry.agents:
             approved = fleet_events.AgentApproved(
@@ -93,7 +101,7 @@ class Scenario:
             boot_id="boot-1",
             slots=slots,
             nodes=nodes,
-            facts={"hostname": f"{name}.example", "labels": {}},
+            facts={"hostname": f"{name}.example", "labels": labels},
         )
         self.placement.connect(server)
         self._assign()
@@ -170,6 +178,17 @@ class Scenario:
             )
         )
 
+    def _do_approve(self, words: list[str]) -> None:
+        self._decide(words, True)
+
+    def _do_reject(self, words: list[str]) -> None:
+        self._decide(words, False)
+
+    def _decide(self, words: list[str], is_approved: bool) -> None:
+        place, name = words
+        job, step = (JobId(place), None) if JobId(place) in self.run.jobs_by_id else self._names(place)
+        self._feed(inputs.Decision(job=job, step=step, by=name, is_approved=is_approved))
+
     def _do_cancel(self, words: list[str]) -> None:
         self._feed(inputs.CancelRun(by="uid:0", is_forced="force" in words))
 
@@ -184,10 +203,18 @@ class Scenario:
 
     # The host's part --------------------------------------------------------------------------------------------------
 
+    def _names(self, place: str) -> tuple[JobId, StepId]:
+        job, found = self._named(place)
+        return job.id, found.id
+
     def _named(self, place: str) -> tuple[Job, StepState]:
-        job, _, name = place.partition("/")
-        owner = self.run.jobs_by_id[JobId(job)]
-        return owner, owner.steps_by_id[StepId(name)]
+        # Ids of jobs may hold slashes themselves: the longest one that fits.
+        parts = place.split("/")
+        for end in range(len(parts) - 1, 0, -1):
+            owner = self.run.jobs_by_id.get(JobId("/".join(parts[:end])))
+            if owner is not None:
+                return owner, owner.steps_by_id[StepId("/".join(parts[end:]))]
+        raise ValueError(f"there is no job for {place}")
 
     def _open(self, place: str) -> tuple[Job, StepState, Attempt]:
         job, found = self._named(place)
@@ -215,7 +242,7 @@ class Scenario:
             case commands.Place():
                 self.owed[command] = None
                 key = AttemptKey(RUN, command.job, command.step, command.attempt)
-                want = Want(key, command.group, command.node, command.agent)
+                want = Want(key, command.group, command.node, command.agent, command.labels, command.avoid)
                 answer = self.placement.place(want)
                 if isinstance(answer, Server):
                     waiting.append(self._placed(want, answer))
@@ -223,6 +250,22 @@ class Scenario:
                     waiting.append(
                         inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
                     )
+            case commands.Survey():
+                self.owed[command] = None
+                survey = Survey(RUN, command.job)
+                waiting.append(surveyed(survey, self.placement.survey(survey, command.group, command.labels)))
+            case commands.DropSurvey(job=job):
+                self.placement.drop_survey(Survey(RUN, job))
+                for asked in [asked for asked in self.owed if isinstance(asked, commands.Survey) and asked.job == job]:
+                    del self.owed[asked]
+            case commands.Lock():
+                self.owed[command] = None
+                ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
+                waiting.extend(map(answered, self.locks.ask(ask)))
+            case commands.Unlock(job=job):
+                self.locks.release(Holder(RUN, job))
+                for owed in [owed for owed in self.owed if isinstance(owed, commands.Lock) and owed.job == job]:
+                    del self.owed[owed]
             case commands.Withdraw(job=job, step=name, attempt=number):
                 self.placement.withdraw(AttemptKey(RUN, job, name, number))
                 self._settle(commands.Place, job, name, number)
@@ -262,6 +305,10 @@ class Scenario:
         )
 
     def _assign(self) -> None:
+        for survey, found in self.placement.surveyed():
+            self._feed(surveyed(survey, found))
+        for answer in list(self.locks.news()):
+            self._feed(answered(answer))
         for want, server in list(self.placement.assign()):
             self._feed(self._placed(want, server))
         for want, why in self.placement.news():
@@ -280,20 +327,25 @@ class Scenario:
 
 def dump(run: Run) -> Any:
     """The whole state of a run as plain values, for comparison."""
-    return {
-        name: _plain(getattr(run, name)) for name in Run.__slots__ if name not in ("plan", "dependents", "jobs_by_id")
-    }
+    return _plain(run, set())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Job | StepState | Attempt):
-        return {
-            name: _plain(getattr(value, name)) if name != "failed_step" else getattr(value.failed_step, "id", None)  # type: ignore[union-attr]
-            for name in value.__slots__
-            if name not in ("plan", "steps_by_id")
-        }
+#: Parts of a plan, which the fold is given; and indexes over what is compared anyway.
+_LEFT_OUT = frozenset({"dependents", "jobs_by_id", "plan", "steps_by_id"})
+_PARTS = (Run, Job, Scope, Children, Block, StepState, Attempt, Approval, Lock)
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    if isinstance(value, _PARTS):
+        if id(value) in seen:
+            # The second way to the same part: its name is enough.
+            return f"{type(value).__name__} {getattr(value, 'id', getattr(value, 'number', ''))}"
+        seen.add(id(value))
+        return {name: _plain(getattr(value, name), seen) for name in value.__slots__ if name not in _LEFT_OUT}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, seen) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, seen) for key, item in value.items()}
     return value
 
 

@@ -10,6 +10,8 @@ Rules
   into another unused group. The kernel lets the first move after a while wait for a grace period (8 ms here, the next
   ones take 10 µs), so the step to the next doorway is put off until the loop has time, or the next start needs it.
 - A group that was found empty is used again: making one costs more than moving into it. One with limits is not.
+- Controllers are switched on for the first step with limits, not before: a group that hands controllers on takes no
+  processes of its own, so a service manager could not start a new runner while a step of a killed one is still there.
 - `cgroup.kill` ends a group at one stroke, fork bombs included.
 """
 
@@ -41,6 +43,7 @@ class StepGroup:
         for name, value in (("pids.max", pids_max), ("memory.max", memory_bytes_max)):
             if value is not None:
                 self.has_limits = True
+                self._tree.switch_on_controllers()
                 _write(f"{self.path}/{name}", str(value))
 
     def processes(self) -> set[int]:
@@ -88,11 +91,11 @@ class StepGroup:
 class GroupTree:
     """This runner's part of the tree; one per data directory."""
 
-    __slots__ = ("_doorway", "_home", "_is_used", "_number", "_origin", "_released", "_top", "_unused")
+    __slots__ = ("_base", "_doorway", "_home", "_is_used", "_number", "_origin", "_released", "_top", "_unused")
 
     def __init__(self, base: str, origin: str, label: str) -> None:
         """Build the part below `base` and move into its leaf; raises `OSError` when the kernel refuses."""
-        self._origin = origin
+        self._base, self._origin = base, origin
         self._top = f"{base}/waterflow-{label}"
         self._home = f"{self._top}/runner"
         for path in (self._top, self._home):
@@ -101,13 +104,6 @@ class GroupTree:
             except FileExistsError:
                 continue
         _write(f"{self._home}/cgroup.procs", "0")
-        for path in (base, self._top):
-            for controller in ("+pids", "+memory"):
-                try:
-                    _write(f"{path}/cgroup.subtree_control", controller)
-                except OSError:
-                    # Only the limits of a step need controllers; asking for one says so then.
-                    continue
         self._number = 0
         #: The group this process stands in, None at home; `_is_used` when a step was born there.
         self._doorway: StepGroup | None = None
@@ -143,6 +139,15 @@ class GroupTree:
         assert self._doorway is not None
         self._is_used = True
         return self._doorway
+
+    def switch_on_controllers(self) -> None:
+        """Have groups of steps take limits, as far as this machine delegates that; setting a limit tells if it does not."""
+        for path in (self._base, self._top):
+            for controller in ("+pids", "+memory"):
+                try:
+                    _write(f"{path}/cgroup.subtree_control", controller)
+                except OSError:
+                    continue
 
     def stands_in(self, group: StepGroup) -> bool:
         """Whether this process is in `group` now."""

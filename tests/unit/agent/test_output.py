@@ -142,7 +142,7 @@ def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
     pump.acknowledge(key(), 3, 0)
     pump.finish(key(), [], 6)
 
-    pump.rewind(0)
+    pump.rewind()
     outputs, _ = pump.take(0)
 
     assert [(output.offset, text([output])) for output in outputs] == [(3, b"two")]
@@ -228,3 +228,35 @@ def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
 
     assert max(sizes) <= messages.OUTPUT_CHUNK_BYTES_MAX
     assert len(missing_line(10**15)) < 100
+
+
+def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path) -> None:
+    """One attempt's silence is its own: another one that goes on printing does not keep it waiting."""
+    pump = Pump()
+    for number in (1, 2):
+        pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 100]))
+    pump.take(0)
+    pump.acknowledge(key(2), 50, RESEND_MS - 1)
+
+    again, _ = pump.take(RESEND_MS)
+
+    assert [(output.key, output.offset) for output in again] == [(key(1), 0)]
+    assert pump.next_wake_at() == 2 * RESEND_MS - 1
+
+
+def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> None:
+    """A restored backup has less of the output than was acknowledged: the first answer of a session counts."""
+    pump = Pump()
+    pump.open(key(), spooled(tmp_path / "output", [b"abcdefgh"]))
+    pump.take(0)
+    pump.acknowledge(key(), 6, 0)
+
+    pump.acknowledge(key(), 2, 1)
+    assert pump.in_flight == 2
+    pump.rewind()
+    pump.take(2)
+    pump.acknowledge(key(), 2, 3)
+    rest, _ = pump.take(4)
+
+    assert text(rest) == b"cdefgh"
+    assert pump.in_flight == 6

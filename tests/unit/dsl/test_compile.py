@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.githubevents import GITHUB_EVENTS
 from waterflowd.model import plan
 
 HELLO = b"""\
@@ -68,6 +71,42 @@ def test_all_spellings_of_a_trigger_mean_the_same() -> None:
     for on in ("push", "[push]", "{push: }", "{push: {}}"):
         triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
         assert triggers == plan.Triggers(push=plan.PushTrigger(), dispatch=False)
+
+
+def test_all_spellings_of_a_schedule_mean_the_same() -> None:
+    """A text, a mapping, and a list of either; words are written out as fields."""
+    spellings = ("'@daily'", "['@daily']", "{cron: '0 0 * * *'}", "[{cron: '0  0 * * *', timezone: UTC}]")
+    for schedule in spellings:
+        triggers = compiled(f"on: {{schedule: {schedule}}}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
+        expected = plan.ScheduleTrigger(cron="0 0 * * *")
+        assert triggers == plan.Triggers(schedules=(expected,), dispatch=False)
+
+
+def test_a_schedule_that_catches_up_on_all_queues_unless_the_file_says_otherwise() -> None:
+    """Skipping what overlaps would lose all but the first of them."""
+    text = "on: {{schedule: {{cron: '@daily', catch-up: all{}}}}}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
+    (usual,) = compiled(text.format("")).triggers.schedules
+    (other,) = compiled(text.format(", overlap: cancel, vars: {a: 1.50}")).triggers.schedules
+    assert (usual.overlap, usual.catch_up) == (plan.Overlap.QUEUE, plan.CatchUp.ALL)
+    assert (other.overlap, other.vars) == (plan.Overlap.CANCEL, {"a": 1.5})
+
+
+def test_push_takes_all_its_filters() -> None:
+    """Branches, tags and paths, wanted and not; a text is a list of one."""
+    on = "{push: {branches: main, tags: ['v*', '!v0*'], paths-ignore: [docs/**]}}"
+    triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
+    assert triggers.push == plan.PushTrigger(branches=("main",), tags=("v*", "!v0*"), paths_ignore=("docs/**",))
+
+
+@pytest.mark.parametrize("event", sorted(GITHUB_EVENTS))
+def test_an_event_that_only_github_has_is_an_error_with_a_sentence(event: str) -> None:
+    """Ignored, it would make a file that never runs, and nobody would be told."""
+    for on in (event, f"[push, {event}]", f"{{{event}: {{types: [opened]}}}}"):
+        text = f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
+        (error,) = compile_workflow("w.yml", text.encode()).diagnostics
+        assert error.code == "WF113"
+        assert f'"{event}" does not exist here' in error.message
+        assert error.suggestion == GITHUB_EVENTS[event]
 
 
 def test_manual_is_workflow_dispatch() -> None:

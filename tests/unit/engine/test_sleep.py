@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from waterflowd.engine import sleep
-from waterflowd.engine.decide import duration
 from waterflowd.model import durations
+from waterflowd.model.durations import shown as duration
 
 NOW = 1_700_000_000_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import pytest
 
 from waterflowd import expr
@@ -66,6 +67,11 @@ def test_functions_beyond_github_do_what_their_documentation_says(source: str, v
 @pytest.mark.parametrize(
     ("source", "code", "offset"),
     [
+        ("case(true, 1)", errors.WRONG_ARITY, 0),
+        ("case(true, 1, false, 2)", errors.WRONG_ARITY, 0),
+        ("1 == case('x', 1, 2)", errors.WRONG_VALUE, 5),
+        ("case(false, 1, 0, 2, 3)", errors.WRONG_VALUE, 0),
+        ("case(1 / 0 == 1, 1, 2)", errors.WRONG_VALUE, 7),
         ("1 + 'a'", errors.WRONG_VALUE, 2),
         ("1 + true", errors.WRONG_VALUE, 2),
         ("in.list * 2", errors.WRONG_VALUE, 8),
@@ -171,6 +177,13 @@ def test_an_object_without_that_name_has_the_property_null() -> None:
     assert failure("__import__('os')").code == errors.UNKNOWN_FUNCTION
 
 
+def test_case_computes_only_what_it_chooses() -> None:
+    """So a condition can guard the value behind it, as `&&` does."""
+    assert evaluated("case(in.n == 3, 'three', in.n == 4, fromJSON('no'), fromJSON('no'))") == "three"
+    assert evaluated("CASE(false, 1 / 0, true, in.list, null)") == ["a", "b"]
+    assert evaluated("case(false, 1 / 0, false, 1 / 0, in.none)") is None
+
+
 def test_integers_stay_exact_where_a_float_would_round_them() -> None:
     """A 64-bit id from a payload reaches text and JSON with all its digits."""
     env = expr.Env(contexts={"event": {"id": 2**63 - 1, "huge": 10**400}})
@@ -179,6 +192,42 @@ def test_integers_stay_exact_where_a_float_would_round_them() -> None:
     assert expr.evaluate(expr.parse("fromJSON(toJSON(event.id))"), env) == 2**63 - 1
     assert expr.evaluate(expr.parse("event.huge"), env) == float("inf")
     assert expr.evaluate(expr.parse("event.huge % 2 == 1"), env) is False
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "18446744073709551616",
+        "id + 1",
+        "id * id",
+        "0 - id",
+        "fromJSON('[18446744073709551616]')[0]",
+        "fromJSON('-9223372036854775809')",
+        "more",
+        "more + 1",
+        "0xfffffffffffffffff",
+        "range(id - 1, id + 1)[1] + 1",
+        "1e300",
+        "huge",
+    ],
+)
+def test_a_number_that_has_no_room_in_the_log_is_rounded(source: str) -> None:
+    """The log and the wire hold 64 bits; what is larger is a float, as all numbers are in JavaScript."""
+    env = expr.Env(contexts={"id": 2**64 - 1, "more": 2**64, "huge": 10**400})
+
+    found = expr.evaluate(expr.parse(source), env)
+
+    assert type(found) is float
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found)) == found
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, 2**63, -(2**63), 2**53 + 1])
+def test_a_number_that_has_room_in_the_log_stays_exact(number: int) -> None:
+    """From a payload, from JSON and from text."""
+    for source in ("n", "fromJSON(toJSON(n))", "fromJSON(format('{0}', n))", "n + 0"):
+        found = expr.evaluate(expr.parse(source), expr.Env(contexts={"n": number}))
+        assert (type(found), found) == (int, number)
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(found)) == number
 
 
 BIG = "x" * 1024 * 1024

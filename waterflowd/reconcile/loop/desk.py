@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow
+from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.dsl.diagnostics import as_row
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec
-from waterflowd.reconcile import codes, movement
+from waterflowd.reconcile import codes, movement, schedules
 from waterflowd.reconcile.conditions import Condition, ConditionType
+from waterflowd.reconcile.loop import timetable
 from waterflowd.reconcile.loop.reconciler import Reconciler
 from waterflowd.reconcile.loop.repository import RepositoryLoop
 from waterflowd.reconcile.shown import shown
@@ -48,6 +49,15 @@ class RepositoryDesk:
         """The workflows of each repository's default ref, by path."""
         rows = [row for loop in self._reconciler.loops.values() for row in self._definition_rows(loop)]
         return sorted(rows, key=lambda row: (row.path, row.repository))
+
+    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+        """The schedules of each repository's default ref, by path, or those of one workflow."""
+        found = [
+            _schedule_row(loop, row)
+            for loop in self._reconciler.loops.values()
+            for row in self._reconciler.timetables[loop.settings.name].rows(name)
+        ]
+        return sorted(found, key=lambda row: (row.path, row.repository, row.cron, row.timezone))
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """The plan of a definition, as of its ref's applied commit."""
@@ -152,6 +162,38 @@ def _repository_row(loop: RepositoryLoop) -> RepositoryRow:
         text=ready.text,
         conditions=tuple(_condition(condition) for condition in loop.conditions.all()),
     )
+
+
+def _schedule_row(loop: RepositoryLoop, row: timetable.Row) -> ScheduleRow:
+    held, last = row.held, row.held.last
+    ref = loop.state.refs[held.ref]
+    return ScheduleRow(
+        path=held.name.path,
+        name=row.file.newest.name,
+        repository=loop.settings.name,
+        ref=held.ref,
+        revision=ref.commit,
+        cron=held.name.cron,
+        timezone=held.name.timezone,
+        overlap=row.trigger.overlap.value,
+        catch_up=row.trigger.catch_up.value,
+        next_at=row.next_at,
+        waiting=held.queued,
+        last_instant=last.instant_at if last is not None else None,
+        last_outcome=last.outcome.value if last is not None else None,
+        last_run=row.run,
+        text=_schedule_text(loop, row),
+    )
+
+
+def _schedule_text(loop: RepositoryLoop, row: timetable.Row) -> str:
+    if loop.state.is_suspended:
+        return "the repository is suspended: nothing is started until it is resumed"
+    if row.held.queued:
+        return f"instants that wait for the run before them to end: {len(row.held.queued)}"
+    if row.held.last is None:
+        return "has not come yet"
+    return schedules.text_of(row.held.last)
 
 
 def _condition(condition: Condition) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from waterflowd.errors import Rejected
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.timetable import Timetable
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import Source
@@ -26,6 +27,7 @@ class Reconciler:
         self.loops = {
             settings.name: RepositoryLoop(settings, open_source(settings), ports) for settings in repositories
         }
+        self.timetables = {name: Timetable(loop, ports) for name, loop in self.loops.items()}
         self.ports = ports
 
     async def run(self) -> None:
@@ -33,8 +35,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
-            # Without any repository this is a task that waits as well, not one that has ended.
-            await asyncio.Event().wait()
+                tasks.create_task(self.timetables[name].run(), name=f"schedules of {name}")
             # Without repositories it runs too: whoever supervises it takes an end for a failure.
             await asyncio.Event().wait()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class LoopPorts:
     shelf: PlanShelf
     #: A number from 0 to 1, for jitter.
     random: Callable[[], float]
+    #: The wall clock in ms, for schedules alone: it may jump.
+    wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -76,6 +79,8 @@ class RepositoryLoop:
     def __init__(self, settings: RepositorySettings, source: Source, ports: LoopPorts) -> None:
         self.settings = settings
         self.stream = repository_stream(settings.name)
+        #: Fields of every line of the daemon's own log.
+        self._about = {"repository": settings.name}
         self.state = state.RepositoryState(name=settings.name, refs={})
         self.conditions = Conditions(ports.clock.now())
         self.progress = Progress(fetched={}, attempted={})
@@ -84,7 +89,12 @@ class RepositoryLoop:
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._failures = 0
-        self._is_folded = False
+        #: The state holds the facts of the log up to this position.
+        self._position = 0
+        #: Set when the state has changed, for who acts on it; whoever waits for it clears it.
+        self.changed = asyncio.Event()
+        #: Plans that somebody needs now, whatever a look says.
+        self._wanted: dict[str, tuple[str, FileApplied]] = {}
         #: Refs and files whose plans a restart has lost; None until they were counted.
         self._missing: deque[tuple[str, FileApplied]] | None = None
 
@@ -95,7 +105,9 @@ class RepositoryLoop:
                 self._wake.clear()
                 waiters, self._waiters = self._waiters, []
                 failure = await self._guarded_look(waiters)
-                _settle(waiters, failure)
+                _settle(waiters, failure or self._suspension())
+                self.changed.set()
+                await self._compile_wanted()
                 await self._pause(failure)
         finally:
             _settle(self._waiters, Retryable(codes.NOT_THERE, "the daemon is stopping"))
@@ -107,19 +119,32 @@ class RepositoryLoop:
             self._missing.append((ref, file))
             self._wake.set()
 
+    def want_plan(self, ref: str, file: FileApplied) -> None:
+        """Asks for the plan of a good file at once, even if the repository cannot be looked at; `changed` tells of it."""
+        if file.path not in self._wanted:
+            self._wanted[file.path] = (ref, file)
+            self._wake.set()
+
     def request_look(self) -> None:
         """Asks for a look as soon as possible."""
         self._wake.set()
 
     async def sync(self) -> None:
         """Returns when the refs as they are now, or newer, are applied; raises what kept it from that."""
-        if self.state.is_suspended:
-            text = f'the repository "{self.settings.name}" is suspended: resume it first'
-            raise Rejected(codes.SUSPENDED, text, status=409)
+        suspension = self._suspension()
+        if suspension is not None:
+            raise suspension
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()
         await waiter
+
+    def _suspension(self) -> Rejected | None:
+        """Why nobody can have the refs applied now; also for who waited when somebody suspended the repository."""
+        if not self.state.is_suspended:
+            return None
+        text = f'the repository "{self.settings.name}" is suspended: resume it first'
+        return Rejected(codes.SUSPENDED, text, status=409)
 
     async def suspend(self, by: str) -> None:
         """Stops looking until `resume`; survives restarts. Idempotent."""
@@ -138,12 +163,16 @@ class RepositoryLoop:
         known = (self.state.refs.get(ref) for ref in self.progress.fetched or self.state.refs)
         return [ref for ref in known if ref is not None and not ref.is_removed]
 
+    def default_ref(self) -> state.RefState | None:
+        """The ref whose schedules count, and whose workflows are started by hand; None when there is none."""
+        return next(iter(self.watched()), None)
+
     # One look
 
     async def _guarded_look(self, waiters: Sequence[asyncio.Future[None]]) -> WaterflowError | None:
         """A look whose failure is shown and given back."""
         try:
-            self._fold()
+            self.fold()
             await self._look()
         except asyncio.CancelledError:
             _settle(waiters, Retryable(codes.NOT_THERE, "the daemon is stopping"))
@@ -152,21 +181,21 @@ class RepositoryLoop:
             failure = error
         except Exception as error:
             # The supervision point of repositories: a fault met in one of them must not end the others' loops.
-            _logger.exception("repository %s: a look failed", self.settings.name)
+            _logger.exception("repository %s: a look failed", self.settings.name, extra=self._about)
             failure = Stalled(codes.INTERNAL, f"a fault in Waterflow: {type(error).__name__}: {shown(str(error))}")
         else:
             self._failures = 0
             return None
         self._failures += 1
-        self._is_folded = False
         self._show_failure(failure)
         return failure
 
-    def _fold(self) -> None:
-        if not self._is_folded:
-            facts = (record.event for record in self._ports.log.read(self.stream))
-            self.state = state.fold(self.settings.name, facts)
-            self._is_folded = True
+    def fold(self) -> None:
+        """Brings the state to where the log is, which is where a transaction has put it, even one that seemed to fail."""
+        for record in self._ports.log.read(self.stream, self._position + 1):
+            state.evolve(self.state, record.event)
+            self._position = record.position
+            self.changed.set()
 
     async def _look(self) -> None:
         if self.state.is_suspended:
@@ -191,9 +220,10 @@ class RepositoryLoop:
                 await self._follow(ref, found.tips[ref], is_first_push)
             except WaterflowError as error:
                 # The state may be behind the log now, so the next ref of this look must not be judged by it.
-                self._is_folded = False
-                self._fold()
+                self.fold()
                 failures.append(error)
+        if not failures and self.settings.refs and self.state.patterns != self.settings.refs:
+            await self._record(events.RefsWatched(at=self._ports.clock.now(), patterns=self.settings.refs))
         self._show(found, watched)
         if failures:
             raise failures[0]
@@ -210,16 +240,18 @@ class RepositoryLoop:
         if before is not None and not before.is_removed and tip == before.tip:
             return
         self.progress.attempted[ref] = tip
-        revision = await self._source.revision(tip, before.tree if before else None, self.settings.paths)
-        files = before.files if before else {}
-        difference = diff.difference(files, revision.files)
+        is_created = before is None and bool(self.settings.refs) and self.state.patterns == self.settings.refs
+        # What is new on a new ref is what the default one does not have.
+        base = before or (self.default_ref() if is_created else None)
+        revision = await self._source.revision(tip, base.tree if base else None, self.settings.paths)
+        difference = diff.difference(before.files if before else {}, revision.files)
         applied = await self._applied(difference.files)
         moved = triggers.Movement(
             ref=ref,
             number=before.movement + 1 if before else 1,
-            is_first_sight=before is None and not is_first_push,
+            is_first_sight=before is None and not (is_first_push or is_created),
             changes=revision.changes,
-            files=frozenset(applied),
+            files=triggers.new_files(ref, applied, before, base),
         )
         changes = movement.file_changes(difference, applied)
         await self._commit(moved, revision, tip, changes)
@@ -244,16 +276,18 @@ class RepositoryLoop:
                 starts.append(movement.start_request(plan, file.path, moved, revision, shared))
         changes = movement.with_files(changes, refused)
         facts = movement.facts(self._ports.clock.now(), moved, revision, shared, changes)
-        await self._ports.runs.apply(self.stream, facts, starts)
-        for fact in facts:
-            state.evolve(self.state, fact)
+        await self.apply(facts, starts)
         where = f"{name} {shown(moved.ref)}"
-        _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts))
+        _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts), extra=self._about)
+
+    async def apply(self, facts: Sequence[events.Fact], starts: Sequence[StartRequest]) -> None:
+        """Records facts and starts runs in one transaction; then the state holds them."""
+        await self._ports.runs.apply(self.stream, facts, starts)
+        self.fold()
 
     async def _record(self, *facts: events.Fact) -> None:
         await self._ports.runs.record(self.stream, facts)
-        for fact in facts:
-            state.evolve(self.state, fact)
+        self.fold()
 
     # Files and plans
 
@@ -322,16 +356,29 @@ class RepositoryLoop:
         # One that cannot be read now is not tried again here; whoever starts it asks for it.
         while self._missing and self._missing[0][0] == ref and len(batch) < _RESTOCK_AT_ONCE:
             batch.append(self._missing.popleft()[1])
+        return await self._is_compiled(ref, batch) and bool(self._missing)
+
+    async def _compile_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, {}
+        for ref, file in wanted.values():
+            if self._ports.shelf.get(file.plan_hash or "") is None:
+                await self._is_compiled(ref, [file])
+        if wanted:
+            self.changed.set()
+
+    async def _is_compiled(self, ref: str, files: Sequence[FileApplied]) -> bool:
+        """Compiles good files again and records those that are good no more. False when that cannot be done now."""
         try:
-            refused = self._still_newest(ref, await self._compile_again(batch))
+            refused = self._still_newest(ref, await self._compile_again(files))
             if refused:
                 now = self._ports.clock.now()
                 await self._record(events.FilesApplied(at=now, ref=ref, files=refused))
         except WaterflowError as error:
-            self._is_folded = False
-            _logger.warning("repository %s: plans are not compiled again yet: %s", self.settings.name, error)
+            _logger.warning(
+                "repository %s: plans are not compiled again yet: %s", self.settings.name, error, extra=self._about
+            )
             return False
-        return bool(self._missing)
+        return True
 
     def _still_newest(self, ref: str, files: Iterable[FileApplied]) -> tuple[FileApplied, ...]:
         """Those that a movement has not replaced since they were found missing, and that the compiler did judge."""
@@ -407,7 +454,7 @@ class RepositoryLoop:
         self._set(ConditionType.FETCHED if is_reading else ConditionType.APPLIED, False, failure.code, failure.text)
         watching = self._source.watching()
         self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
-        _logger.warning("repository %s: %s", self.settings.name, failure)
+        _logger.warning("repository %s: %s", self.settings.name, failure, extra=self._about)
 
     def _show_suspended(self) -> None:
         text = "the repository is suspended: nothing is looked at"

@@ -8,7 +8,8 @@ every machine.
     loop       time and processes            network, storage, runner   the outside
     server, daemon, clients                  the inside, composed
     chance, nemesis                          what goes wrong, and when
-    truth, checks                            what really happened, and what was promised
+    repository, backups                      what people push; a daemon that travels back in time
+    truth, checks, movements, oracle         what really happened, and what was promised
     world, campaign                          both phases of one world; many of them; `__main__` is the command
 """
 

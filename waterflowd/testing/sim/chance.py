@@ -44,6 +44,17 @@ CHANCES: dict[str, float] = {
     "step slow": 0.10,
 }
 NAMES = (*MOMENTS, *CHANCES)
+#: Whether a world has what only some have, and the faults that this brings with it; the same two kinds.
+HAS_REPOSITORY = 0.35
+HAS_REVOCATION = 0.10
+HAS_BACKUP = 0.12
+#: Chosen so that the seeds which once found something (tests/sim/seeds.txt) have none of it, and stay what they were.
+SALT = 459
+REPOSITORY_MOMENTS = {"repository away": 7.0}
+REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
+REVOCATION_MOMENTS = {"agent revoked": 12.0}
+MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
+CHANCES |= REPOSITORY_CHANCES
 
 
 class Chance:
@@ -61,6 +72,16 @@ class Chance:
         self.is_long = self.shape.random() < 0.12
         if self.is_long:
             self.active |= {"link cut for long"}
+        #: What only some worlds have, and its faults, from dice of its own.
+        self.more = random.Random(f"{seed}/more/{SALT}")
+        self.has_repository = self.more.random() < HAS_REPOSITORY
+        self.has_revocation = self.more.random() < HAS_REVOCATION
+        self.has_backup = self.more.random() < HAS_BACKUP
+        if self.has_repository:
+            names = (*REPOSITORY_MOMENTS, *REPOSITORY_CHANCES)
+            self.active |= set(self.more.sample(names, self.more.choice((0, 1, 2, len(names)))))
+        if self.has_revocation:
+            self.active |= set(REVOCATION_MOMENTS)
         self.counts: Counter[str] = Counter()
         self.is_healed = False
 

@@ -17,15 +17,19 @@ from waterflow_agent.wire import messages
 from waterflowd.engine import Run, events, evolve
 from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state import Attempt, Step
+from waterflowd.fleet.events import AgentRevoked
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, run_stream
+from waterflowd.model.ids import FLEET, AgentId, AttemptNo, JobId, RunId, StepId, run_stream
 from waterflowd.model.records import AttemptName, Batch, Record
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 from waterflowd.testing.sim import oracle
+from waterflowd.testing.sim.movements import Movements
 
 if TYPE_CHECKING:
+    from waterflowd.testing.memory_log import MemoryLog
+    from waterflowd.testing.sim.clients import Revocation
     from waterflowd.testing.sim.server import Server
     from waterflowd.testing.sim.truth import Execution
     from waterflowd.testing.sim.world import World
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 #: What may pass after a job's time, or after the healing, until it has ended: the link is found dead, opened again, the
 #: stop is said, and the grace is over.
 JOB_GRACE_MS = 40_000
+#: From the answer to a revocation until the daemon has settled what the agent had said, at the slowest: frozen, or its disk is
+#: full; then until what is held is lost, with a restart in between.
+REVOKED_MS = 30_000
+LOST_MS = 30_000
 #: What a forged or stale report claims; it must never be seen anywhere.
 FORGED = "forged"
 
@@ -47,6 +55,7 @@ class Checks:
     def __init__(self, world: World) -> None:
         self._world = world
         self.shadows: dict[RunId, Run] = {}
+        self.movements = Movements(world, world.repository)
         self.events: Counter[str] = Counter()
         #: What somebody was told, and must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
@@ -54,6 +63,8 @@ class Checks:
         self._acknowledged_cancels: set[RunId] = set()
         self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
         self._acknowledged_output: dict[AttemptName, int] = {}
+        #: Agents that work no more, and when somebody was told so.
+        self._revoked: dict[AgentId, int] = {}
 
     def fail(self, text: str, error: BaseException | None = None) -> None:
         """A promise is broken: the world ends with this sentence."""
@@ -82,7 +93,38 @@ class Checks:
                 self._check_event(shadow, event)
                 self._evolve(shadow, event)
             touched.append(shadow)
+        self.movements.committed(batch)
         self._world.check_driver(touched)
+
+    def restored(self, memory: MemoryLog) -> None:
+        """The log is an older one: the shadows are folded anew, and what people were told is forgotten where it is not true.
+
+        Agents have gone on: what a restored backup holds open must never begin again.
+        """
+        self.shadows.clear()
+        self.movements.forget()
+        self._acknowledged_results.clear()
+        self._acknowledged_output.clear()
+        for batch in memory.commits:
+            for append in batch.appends:
+                if append.stream.startswith("run/"):
+                    shadow = self._shadow(RunId(append.stream[4:]), append.events)
+                    for event in append.events:
+                        self._evolve(shadow, event, is_news=False)
+            self.movements.committed(batch)
+        self.movements.is_held = True
+        known = self.acknowledged_starts.items()
+        self.acknowledged_starts = {key: run for key, run in known if memory.run_for_key(key) == run}
+        self._acknowledged_cancels = {
+            run for run in self._acknowledged_cancels if run in self.shadows and self.shadows[run].is_cancelled
+        }
+        self._revoked = {agent: at for agent, at in self._revoked.items() if _is_revoked(memory, agent)}
+        for shadow in self.shadows.values():
+            self.expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
+
+    def is_undone(self, revocation: Revocation) -> bool:
+        """Whether a backup without the revocation was restored."""
+        return revocation.agent not in self._revoked
 
     def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
         shadow = self.shadows.get(run_id)
@@ -92,9 +134,10 @@ class Checks:
             shadow = self.shadows[run_id] = Run(run_id, plans.decode(compiled))
         return shadow
 
-    def _evolve(self, shadow: Run, event: Any) -> None:
-        self.events[type(event).__name__] += 1
-        self._world.note(f"  {shadow.id[-6:]} {_shown(event)}")
+    def _evolve(self, shadow: Run, event: Any, *, is_news: bool = True) -> None:
+        if is_news:
+            self.events[type(event).__name__] += 1
+            self._world.note(f"  {shadow.id[-6:]} {_shown(event)}")
         try:
             evolve(shadow, event)
         except Exception as error:  # noqa: BLE001  whatever it is, the log holds what cannot be folded
@@ -151,6 +194,7 @@ class Checks:
             self.fail(f"G5: {name} ends and was never made")
             return
         self.expect(attempt.outcome is None, f"G5: {name} ends twice")
+        self._check_revoked(attempt, event, name)
         self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
         if step.plan.node != "shell":
@@ -164,21 +208,36 @@ class Checks:
             handed_back = execution.outputs if oracle.hands_back(step.plan.params) else {}
             self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
 
+    def _check_revoked(self, attempt: Attempt, event: events.AttemptFinished, name: str) -> None:
+        """What a revoked agent held ends lost, whatever it says later; what it had said before may be on its way still."""
+        revoked_at = self._revoked.get(attempt.agent) if attempt.agent is not None else None
+        if revoked_at is not None and event.at > revoked_at + REVOKED_MS:
+            self.expect(
+                event.outcome is Outcome.LOST, f"{name} ends {event.outcome.value}, by an agent that was revoked"
+            )
+            self.expect(
+                event.at <= revoked_at + REVOKED_MS + LOST_MS, f"{name} was held by a revoked agent for too long"
+            )
+
     def followed(self, record: Record, number: int) -> None:
         """A subscriber was shown a record: durable, and the next one."""
         self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
 
     # What was told ----------------------------------------------------------------------------------------------------
 
-    def leaves(self, agent: AgentId, message: messages.DaemonMessage) -> None:
-        """A message is about to leave the daemon: what it rests on must be durable (G1)."""
+    def leaves(self, agent: AgentId, message: messages.DaemonMessage, *, is_connected: bool) -> None:
+        """A message is about to leave the daemon, if the agent is connected: what it rests on must be durable (G1)."""
         if isinstance(message, messages.Offer):
             key = message.task.key
             attempt = self._durable_attempt(key)
             is_known = attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
             self.expect(is_known, f"G1: {key} is offered and its dispatch is not in the log")
+            is_allowed = agent not in self._revoked or not is_connected
+            self.expect(is_allowed, f"{key} is offered to an agent that was revoked")
         elif isinstance(message, messages.OutputAck):
             size = self._world.outputs.size(_name(message.key))
+            if self._is_unknown(message.key):
+                return
             self.expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
 
     def _durable_attempt(self, key: messages.TaskKey) -> Any:
@@ -187,6 +246,8 @@ class Checks:
 
     def acknowledged(self, server: Server, message: messages.Numbered) -> None:
         """An agent was told that a report of it is durable (G1)."""
+        if isinstance(message, messages.Started | messages.Finished) and self._is_unknown(message.key):
+            return
         if isinstance(message, messages.Finished):
             self._acknowledged_results[message.key] = message
             self._check_result(message)
@@ -194,6 +255,11 @@ class Checks:
             attempt = self._durable_attempt(message.key)
             is_there = attempt is not None and attempt.status.value in ("started", "finished")
             self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
+
+    def _is_unknown(self, key: messages.TaskKey) -> bool:
+        """Whether a restored backup cannot know of the attempt: what is said of it is heard, and kept nowhere."""
+        attempt = self._durable_attempt(key)
+        return key.epoch < self._world.backups.epoch and (attempt is None or attempt.epoch != key.epoch)
 
     def _check_result(self, message: messages.Finished) -> None:
         attempt = self._durable_attempt(message.key)
@@ -203,6 +269,8 @@ class Checks:
     def output_acknowledged(self, message: messages.OutputAck) -> None:
         """An agent was told how much of an attempt's output is durable (G1)."""
         name = _name(message.key)
+        if self._is_unknown(message.key):
+            return
         self._acknowledged_output[name] = max(message.offset, self._acknowledged_output.get(name, 0))
 
     def start_acknowledged(self, key: str, run: RunId) -> None:
@@ -219,6 +287,13 @@ class Checks:
             self._acknowledged_cancels.add(run)
             self.expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
 
+    def revocation_acknowledged(self, agent: AgentId) -> None:
+        """A client was told that the agent works no more: from now on it is given nothing, whatever happens."""
+        self._revoked[agent] = self._world.log_ms()
+        self.expect(
+            _is_revoked(self._world.memory, agent), f"G1: the revocation of {agent} is acknowledged and not in the log"
+        )
+
     def daemon_crashed(self) -> None:
         """The log that is left: everything that was told is in it, and it folds to the shadows (G1, G2)."""
         memory = self._world.memory
@@ -228,6 +303,7 @@ class Checks:
                 [record.position for record in records] == list(range(1, shadow.seq + 1)),
                 f"G2: the log of {run_id} has {len(records)} events without gap, not {shadow.seq}",
             )
+        self.movements.daemon_crashed()
         for key, run_id in self.acknowledged_starts.items():
             self.expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
         for run_id in self._acknowledged_cancels:
@@ -285,15 +361,19 @@ class Checks:
             len(server.steps) <= server.slots, f"{server.name} runs {len(server.steps)} in {server.slots} slots"
         )
         attempt = self._durable_attempt(key)
+        is_older = key.epoch < self._world.backups.epoch
         self.expect(
-            attempt is not None and attempt.status.value != "pending",
+            is_older or (attempt is not None and attempt.status.value != "pending"),
             f"G1: {name} runs, its dispatch is not in the log",
         )
         self.expect(len(truth.by_attempt[key.run, key.job, key.step, key.attempt]) == 1, f"G3: {name} is started twice")
         executions = truth.by_step[key.run, key.job, key.step]
         for earlier in executions[:-1]:
             self.expect(earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt} runs")
-            self._check_allowed(earlier, name)
+            is_before = earlier.key.epoch < self._world.backups.epoch
+            self.expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
+            if not is_before:
+                self._check_allowed(earlier, name)
         shadow = self.shadows.get(RunId(key.run))
         if shadow is not None:
             most = oracle.attempts_max(shadow.jobs_by_id[JobId(key.job)].steps_by_id[StepId(key.step)].plan)
@@ -334,7 +414,8 @@ class Checks:
         dispatched_at = (attempt.dispatched_at or 0) - self._world.log_ms() + self._world.now_ms
         server = next(server for server in self._world.servers if server.name == attempt.agent_name)
         is_in_memory = step.plan.node != "shell" and server.disk_full_at >= dispatched_at
-        return server.power_lost_at < dispatched_at and not is_in_memory
+        is_older = dispatched_at <= self._world.backups.restored_at
+        return server.power_lost_at < dispatched_at and not (is_in_memory or server.is_revoked or is_older)
 
     def _check_output(self, shadow: Run, job: JobId, step: Any, attempt: Any) -> None:
         name = AttemptName(run=shadow.id, job=job, step=step.id, attempt=attempt.number)
@@ -351,6 +432,11 @@ class Checks:
             self.expect(len(data) == attempt.output_bytes, text)
         if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
             self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
+
+
+def _is_revoked(memory: MemoryLog, agent: AgentId) -> bool:
+    facts = (record.event for record in memory.read(FLEET))
+    return any(isinstance(fact, AgentRevoked) and fact.agent == agent for fact in facts)
 
 
 def _name(key: messages.TaskKey) -> AttemptName:

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from waterflowd.errors import Rejected, Retryable
-from waterflowd.model.ids import RunId
+from waterflowd.model.ids import AgentId, RunId
 from waterflowd.model.records import StartRequest, Trigger
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ class Start:
     def __init__(self, world: World, number: int, compiled: bytes, dice: random.Random) -> None:
         self.key = f"start/{number}"
         self.run: RunId | None = None
+        #: A restored backup knows nothing of the run.
+        self.is_gone = False
         self._world = world
         self._request = StartRequest(plan=compiled, trigger=Trigger(kind="api", by="token:ci", key=self.key))
         self._cancel_after_s = dice.choice((None, None, None, dice.uniform(0.0, 4.0)))
@@ -70,7 +72,40 @@ class Start:
             return
         except Rejected as error:
             # Over already; anything else would be a broken promise.
-            world.checks.expect(error.status == 409, f"a cancel was refused: {error}")
+            world.checks.expect(error.status == 409 or self.is_gone, f"a cancel was refused: {error}")
         else:
             world.checks.cancel_acknowledged(self.run)
         self._is_cancelled = True
+
+
+class Revocation:
+    """Somebody takes an agent's right to work away, and asks until it is confirmed."""
+
+    def __init__(self, world: World, agent: AgentId) -> None:
+        self.is_done = False
+        self._world = world
+        self.agent = agent
+
+    def ask(self) -> None:
+        """Asks the daemon, if it lives, and looks again later."""
+        world = self._world
+        if self.is_done:
+            return
+        if world.daemon is not None:
+            world.loop.spawn(world.daemon.process, self._ask(), f"client revokes {self.agent}")
+        world.loop.outside(PATIENCE_S, self.ask)
+
+    async def _ask(self) -> None:
+        world = self._world
+        assert world.daemon is not None, "it is its own task"
+        try:
+            await world.daemon.enrolment.revoke(self.agent, "somebody")
+        except Retryable:
+            return
+        except Rejected as error:
+            # An earlier try was durable, and its answer was lost.
+            world.checks.expect(error.code == "WF227", f"a revocation was refused: {error}")
+        if not self.is_done:
+            self.is_done = True
+            world.note(f"client: {self.agent} is revoked")
+            world.checks.revocation_acknowledged(self.agent)

@@ -12,6 +12,7 @@ from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.errors import Stalled
+from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents
@@ -23,9 +24,12 @@ from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.sim.loop import Process
 from waterflowd.testing.sim.network import Door
+from waterflowd.testing.sim.repository import Compiler, Source
 from waterflowd.testing.sim.storage import Log, OutputLogs
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class Clock:
 class _Silent:
     """A log that keeps nothing."""
 
-    def warning(self, *_: object) -> None:
+    def warning(self, *_: object, **__: object) -> None:
         """Dropped."""
 
 
@@ -60,8 +64,9 @@ class _CheckedLink:
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
         """What is said to an agent must be durable already."""
+        is_connected = self.sessions is not None and agent in self.sessions.connected
         for message in outgoing:
-            self._world.checks.leaves(agent, message)
+            self._world.checks.leaves(agent, message, is_connected=is_connected)
         if self.sessions is not None:
             self.sessions.send(agent, outgoing)
 
@@ -90,6 +95,7 @@ class Daemon:
             runs={},
             stalled={},
             placement=Placement(registry),
+            locks=Locks(),
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,
@@ -100,7 +106,7 @@ class Daemon:
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
         self.agents = Agents(self.driver, link, clock, outputs, LOST_AFTER_MS)
-        enrolment = Enrolment(registry, self.driver, self.agents, link, clock, fingerprint)
+        enrolment = self.enrolment = Enrolment(registry, self.driver, self.agents, link, clock, fingerprint)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
@@ -113,10 +119,29 @@ class Daemon:
         link.sessions = self.sessions
         self.driver.recover()
         self.agents.recovered()
-        simulated.network.open(Door(self.process, self.sessions.take))
+        simulated.network.open(Door(self.process, self.sessions.take, enrolment.is_approved))
+        self.repository = self._repository(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
+
+    def _repository(self, clock: Clock) -> RepositoryLoop | None:
+        """The loop of the world's repository, at work."""
+        simulated = self._simulated
+        repository = simulated.repository
+        if repository is None:
+            return None
+        loop_ports = LoopPorts(
+            log=self.log,
+            runs=self.driver,
+            compiler=Compiler(simulated, repository),
+            clock=clock,
+            shelf=PlanShelf(self.log),
+            random=simulated.chance.dice.random,
+        )
+        loop = RepositoryLoop(repository.settings, Source(simulated, repository, self.process), loop_ports)
+        self._watch(loop.run(), "repository")
+        return loop
 
     def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:
         # A false alarm, which a late `Hello` of a process that is dead may raise; it must not keep the live one out.

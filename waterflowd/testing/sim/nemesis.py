@@ -37,6 +37,8 @@ class Nemesis:
             "connection closed": self._close_connection,
             "stale report": self._forge,
             "wall clock jumped": self._jump,
+            "repository away": self._take_repository_away,
+            "agent revoked": self._revoke,
         }
 
     def begin(self) -> None:
@@ -142,6 +144,22 @@ class Nemesis:
 
     def _jump(self) -> bool:
         self._world.wall_offset_ms += self._dice.choice((-3_600_000, -5_000, 5_000, 3_600_000))
+        return True
+
+    def _take_repository_away(self) -> bool:
+        repository = self._world.repository
+        if repository is None or repository.is_away:
+            return False
+        self._world.note("repository: it is away")
+        repository.is_away = True
+        self._world.loop.outside(self._dice.uniform(0.1, 5.0), repository.come_back)
+        return True
+
+    def _revoke(self) -> bool:
+        server = self._server()
+        if server.is_revoked:
+            return False
+        self._world.revoke(server)
         return True
 
     def _forge(self) -> bool:

@@ -153,9 +153,13 @@ class Wire:
 class Door:
     """The daemon's work port while one process of it lives."""
 
-    def __init__(self, process: Process, take: Callable[[Inbound], None]) -> None:
+    def __init__(
+        self, process: Process, take: Callable[[Inbound], None], is_approved: Callable[[str], bool] = lambda key: True
+    ) -> None:
         self.process = process
         self.take = take
+        #: Asked for the key of each handshake.
+        self.is_approved = is_approved
 
 
 class Cut:
@@ -229,6 +233,9 @@ class Network:
     def _connected(self, dealer: Dealer) -> None:
         if self._door is None or dealer.host in self._cuts or dealer.process.is_dead:
             dealer.event(zmq.Event.CLOSED)
+            return
+        if not self._door.is_approved(dealer.public_key):
+            dealer.event(zmq.Event.HANDSHAKE_FAILED_AUTH)
             return
         self._numbers += 1
         wire = Wire(dealer, self._door, self._numbers.to_bytes(5, "big"))

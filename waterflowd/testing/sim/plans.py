@@ -46,6 +46,21 @@ def make_long(dice: random.Random, groups: tuple[str, ...]) -> Plan:
     return Plan(name="long", path="workflows/long.yml", timeout_ms=150_000, jobs=jobs)
 
 
+def make_pushed(dice: random.Random, groups: tuple[str, ...]) -> Plan:
+    """What the files of the repository say apart from their triggers: a short job, so that many may run."""
+    step = StepPlan(
+        id=StepId("1"),
+        is_named=True,
+        name="pushed",
+        node="shell",
+        params={"run": f"d={dice.choice((10, 80, 700))} p=1 x=0"},
+        on_lost=OnLost.FAIL,
+        stop=StopPolicy(grace_ms=200),
+    )
+    job = JobPlan(id=JobId("j0"), name="pushed", group=dice.choice(groups), timeout_minutes=1.0, steps=(step,))
+    return Plan(name="pushed", path="workflows/pushed.yml", timeout_ms=90_000, jobs=(job,))
+
+
 def _job(dice: random.Random, index: int, needs: tuple[JobId, ...], groups: tuple[str, ...]) -> JobPlan:
     steps = tuple(_step(dice, number) for number in range(1, dice.choice((1, 2, 2, 3, 4)) + 1))
     return JobPlan(

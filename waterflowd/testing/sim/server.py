@@ -59,6 +59,8 @@ class Server:
         self.disk_full_at = -1
         #: It never comes back.
         self.is_scrapped = False
+        #: Somebody wants it to work no more; what runs there runs to its end.
+        self.is_revoked = False
         #: What the runner has: running steps, and the results of all names that were claimed (None while open).
         self.steps: dict[str, Any] = {}
         self.results: dict[str, dict[str, object] | None] = {}
@@ -180,6 +182,9 @@ class Agent:
     async def _talk(self, link: Link, desk: Desk) -> None:
         await desk.settled.wait()
         await link.run()
+        if self._server.is_revoked:
+            self._server.kill_agent(f"by itself: {link.state}")
+            return
         self._world.checks.fail(f"the link of {self.instance} gave up: {link.state}")
 
     def _watch(self, work: Any, name: str) -> None:

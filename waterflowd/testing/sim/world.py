@@ -25,13 +25,15 @@ from waterflowd.testing.host import codec
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.sim import plans as workflows
+from waterflowd.testing.sim.backups import Backups
 from waterflowd.testing.sim.chance import Chance
 from waterflowd.testing.sim.checks import Checks, Violation
-from waterflowd.testing.sim.clients import Start
+from waterflowd.testing.sim.clients import Revocation, Start
 from waterflowd.testing.sim.daemon import LOST_AFTER_MS, Daemon
 from waterflowd.testing.sim.loop import Process, VirtualLoop
 from waterflowd.testing.sim.nemesis import Nemesis
 from waterflowd.testing.sim.network import Network
+from waterflowd.testing.sim.repository import Repository
 from waterflowd.testing.sim.server import Server
 from waterflowd.testing.sim.surroundings import installed
 from waterflowd.testing.sim.trace import Trace
@@ -72,7 +74,6 @@ class World:
         self.loop = VirtualLoop()
         self.trace = Trace(is_whole=has_whole_trace)
         self.violation: Violation | None = None
-        self.checks = Checks(self)
         self.truth = Truth()
         self.network = Network(self.loop, self.chance)
         # Events through bytes cost much and show little more: some worlds will do.
@@ -85,7 +86,6 @@ class World:
         #: When everything was healed, by the log's clock; None before.
         self.healed_at: int | None = None
         self.release = waterflow_agent.__version__
-        self._nemesis = Nemesis(self)
         self._tokens = 0
         shape = self.chance.shape
         groups = ("web", "db")[: shape.choice((1, 2))]
@@ -105,6 +105,13 @@ class World:
         self.starts = [
             Start(self, number, shape.choice(compiled), shape) for number in range(shape.choice((1, 2, 3, 4, 6)))
         ]
+        more = self.chance.more
+        pushed = workflows.make_pushed(more, groups)
+        self.repository = Repository(self, more, pushed) if self.chance.has_repository else None
+        self.revocations: list[Revocation] = []
+        self.backups = Backups(self)
+        self.checks = Checks(self)
+        self._nemesis = Nemesis(self)
 
     # Time -------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +123,10 @@ class World:
     def log_ms(self) -> int:
         """The log's clock."""
         return BEGAN_AT + self.loop.now_ms
+
+    def seconds(self, at: int) -> float:
+        """A time of the log as the loop counts it, to the end of its millisecond."""
+        return (at - BEGAN_AT + 1) / 1000
 
     def wall_ms(self) -> int:
         """What the servers' wall clocks show."""
@@ -154,13 +165,29 @@ class World:
         if self.daemon is not None:
             return
         self.checks.daemon_crashed()
-        self.memory = self.memory.reopened()
+        if self.backups.is_due:
+            self.memory = self.backups.restore()
+            self._travelled()
+        else:
+            self.memory = self.memory.reopened()
         self.checks.daemon_crashed()
         self.note(f"daemon starts, generation {self.memory.generation}")
         self.daemon = Daemon(self, self.memory)
         for shadow in self.checks.shadows.values():
             if not shadow.is_completed:
                 self.checks.check_run(self.daemon.world.runs.get(shadow.id), shadow)
+
+    def _travelled(self) -> None:
+        """The log is an older one: people find out what is not true any more, and see to it."""
+        self.checks.restored(self.memory)
+        for start in self.starts:
+            start.is_gone = start.run is not None and start.run not in self.checks.shadows
+        for revocation in self.revocations:
+            if revocation.is_done and self.checks.is_undone(revocation):
+                revocation.is_done = False
+                revocation.ask()
+        if self.repository is not None:
+            self.repository.restored()
 
     def kill_agent(self, process: Process, why: str) -> None:
         """SIGKILL of one process of an agent."""
@@ -173,6 +200,12 @@ class World:
         self.note(f"{process.name} frozen for {duration_s:.1f} s")
         self.loop.pause(process)
         self.loop.outside(duration_s, self.thaw, process)
+
+    def revoke(self, server: Server) -> None:
+        """Somebody ends the agent's right to work."""
+        server.is_revoked = True
+        self.revocations.append(Revocation(self, fingerprint(server.public_key)))
+        self.revocations[-1].ask()
 
     def thaw(self, process: Process) -> None:
         """SIGCONT."""
@@ -216,6 +249,10 @@ class World:
             self.loop.outside(shape.uniform(0.0, 1.0), server.start_agent)
         for start in self.starts:
             self.loop.outside(shape.uniform(0.0, 8.0), start.ask)
+        if self.repository is not None:
+            self.repository.begin()
+        if self.chance.has_backup:
+            self.backups.begin()
         self._nemesis.begin()
         self.loop.advance(shape.uniform(8.0, 25.0), self._is_over_early)
         self._heal()
@@ -256,6 +293,8 @@ class World:
         self.chance.is_healed = True
         self.network.heal()
         self.empty_daemon_disk()
+        if self.repository is not None:
+            self.repository.come_back()
         if self.chance.shape.random() < 0.15:
             self.chance.shape.choice(self.servers).scrap()
         for server in self.servers:
@@ -289,8 +328,11 @@ class World:
             return False
         if not all(shadow.is_completed for shadow in self.checks.shadows.values()):
             return False
+        is_wished = self.repository is not None and self.repository.wish
+        if is_wished or not self.checks.movements.is_current() or not all(one.is_done for one in self.revocations):
+            return False
         for server in self.servers:
-            if server.is_scrapped:
+            if server.is_scrapped or server.is_revoked:
                 continue
             desk = server.agent.desk if server.agent is not None else None
             if (
@@ -299,7 +341,7 @@ class World:
                 or len(desk.ledger)
                 or server.steps
                 or server.results
-                or server.workspaces
+                or any(run in self.checks.shadows for run, _ in server.workspaces)
             ):
                 return False
         return not self.daemon.world.runs
@@ -313,6 +355,8 @@ class World:
                     step = job.current
                     where = "" if step is None else f", step {step.id} {step.status.value}: {step.reason.text}"
                     return f"{shadow.id} is open: job {job.id} {job.status.value}: {job.reason.text}{where}"
+        if not self.checks.movements.is_current():
+            return self.checks.movements.what_is_open()
         left = []
         for server in self.servers:
             desk = server.agent.desk if server.agent is not None else None
@@ -360,7 +404,8 @@ class World:
             agents = registry.group(want.group) if want.agent is None else (want.agent,)
             for agent in agents:
                 server = placement.servers.get(agent)
-                if server is not None and want.node in server.nodes and server.free > 0:
+                is_free = server is not None and want.node in server.nodes and server.free > 0
+                if server is not None and is_free and agent in registry.agents:
                     self.checks.fail(f"{want.key} waits, and {agent} has {server.free} free slots")
 
     def _report(self) -> Report:

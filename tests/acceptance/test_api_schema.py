@@ -1,0 +1,168 @@
+"""The running daemon against its own `/openapi.json`: whatever is sent, the answer is one that the description names.
+
+Schemathesis makes requests of the description, sensible and broken ones. `WATERFLOW_SWEEP=full` makes many more of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from tests.acceptance.world import PATIENCE_S, World, wait_until
+
+EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 8
+CHECKS: list[Any] = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+ROLES = ["viewer", "runner", "approver", "admin"]
+WORKFLOW = """
+name: one
+inputs:
+  what: {default: hello}
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: echo hello; echo out=1 >>"$WATERFLOW_OUTPUT"
+        id: first
+      - uses: log
+        with: {message: done}
+"""
+
+
+class Served(NamedTuple):
+    """A daemon behind a closed door, with a bit of everything in it."""
+
+    address: str
+    #: Header by principal; None for nobody.
+    principals: dict[str, str | None]
+    #: Values of path parameters that exist: (parameter, beginning of the path), value.
+    known: dict[tuple[str, str], str]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A daemon with an agent, a repository, a workflow, a completed run, and a token for each principal."""
+    world = World(tmp_path_factory.mktemp("world"))
+    try:
+        yield _serve(world)
+    finally:
+        world.close()
+
+
+def _serve(world: World) -> Served:
+    clone = world.make_repository()
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    world.push(clone, {"workflows/one.yml": WORKFLOW})
+    wait_until(lambda: world.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
+    run = world.start(WORKFLOW)
+    world.wait_for(run)
+    made = {
+        role: world.api("POST", "/v1/tokens", json={"role": role, "name": f"the-{role}"}).json()["secret"]
+        for role in ("viewer", "admin")
+    }
+    fingerprint = world.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
+    world.stop_daemon()
+    text = world.config.read_text().replace("open = true", "open = false")
+    world.config.write_text(text)
+    world.start_daemon()
+    return Served(
+        address=f"http://127.0.0.1:{world.api_port}",
+        principals={"nobody": None, **{role: f"Bearer {secret}" for role, secret in made.items()}},
+        known={
+            ("run_id", "/v1/runs"): run,
+            ("path", "/v1/definitions"): "workflows/one.yml",
+            ("name", "/v1/repositories"): "ops",
+            ("fingerprint", "/v1/agents"): fingerprint,
+        },
+    )
+
+
+def _operations(served: Served) -> list[Any]:
+    document = httpx.get(f"{served.address}/openapi.json", timeout=PATIENCE_S).json()
+    # The one stream without an end has tests of its own.
+    del document["paths"]["/v1/events"]
+    # Who asks is this test's to say, or requests would be made with tokens that are none.
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            operation["x-needs-token"] = operation.pop("security", None) is not None
+    schema = schemathesis.openapi.from_dict(document)
+    return [found.ok() for found in schema.get_all_operations()]
+
+
+def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]]:
+    """Requests of the operation, sensible ones and broken ones, and whether they are about something that exists."""
+    modes = [schemathesis.GenerationMode.POSITIVE]
+    if operation.path_parameters or operation.query or operation.body:
+        modes.append(schemathesis.GenerationMode.NEGATIVE)
+    return st.tuples(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]), st.booleans())
+
+
+def _expected(principal: str, operation: Any, response: Any) -> bool:
+    """Whether the status fits who asks: nobody is told anything, and a role that is too low is told that."""
+    status = response.status_code
+    if principal != "nobody" and b"there is nothing at this address" in response.content:
+        # An address that no route takes, such as one with a line break: nobody's role is asked for.
+        return status == 404
+    definition = operation.definition.raw
+    if not definition["x-needs-token"]:
+        return status not in (401, 403)
+    if principal == "nobody":
+        return status == 401
+    is_allowed = ROLES.index(principal) >= ROLES.index(definition["x-role"])
+    return (status not in (401, 403)) if is_allowed else status == 403
+
+
+def _check(served: Served, principal: str, operation: Any) -> None:
+    """Sends requests of one operation and looks at the answers."""
+    header = served.principals[principal]
+    headers = {"Authorization": header} if header else {}
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(asked=_asked(served, operation))
+    def conforms(asked: tuple[Any, bool]) -> None:
+        case, is_about_something = asked
+        case.headers.pop("Authorization", None)
+        # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is cut, with an answer or not.
+        assume(len(repr((case.query, case.path_parameters, dict(case.headers)))) < 4_000)
+        for (name, beginning), value in served.known.items():
+            if is_about_something and operation.path.startswith(beginning) and name in case.path_parameters:
+                case.path_parameters[name] = value
+        response = case.call(base_url=served.address, headers=headers, timeout=PATIENCE_S)
+        case.validate_response(response, checks=CHECKS)
+        assert _expected(principal, operation, response), (
+            f"{operation.method} {operation.path} answers {response.status_code} to {principal}"
+        )
+
+    conforms()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600 if EXAMPLES > 10 else 240)
+@pytest.mark.parametrize("principal", ["nobody", "viewer", "admin"])
+def test_every_answer_is_one_that_the_description_names(served: Served, principal: str) -> None:
+    """Status, content type and shape of each answer to each operation; never a 5xx, and never more than the role allows."""
+    operations = _operations(served)
+    assert len(operations) > 25
+    for operation in operations:
+        _check(served, principal, operation)

@@ -1,0 +1,257 @@
+"""Backup, restore and salvage with a real daemon and its agents: nothing runs twice, and what is lost is said."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.world import PATIENCE_S, World, wait_until
+from waterflowd.model.ids import RunId
+from waterflowd.store import layout
+from waterflowd.store.environment import Environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "waterflowd", arguments[0], "--config", str(world.config), *arguments[1:]],
+        env=world.environment(),
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+        check=False,
+    )
+
+
+def gated(marker: Path, gate: Path) -> str:
+    """Two steps; the first waits for its gate."""
+    return (
+        "jobs:\n  a:\n    runs-on: web\n    steps:\n"
+        f"      - run: |\n          echo one >> {marker}\n          while [ ! -e {gate} ]; do sleep 0.05; done\n"
+        f"      - run: echo two >> {marker}\n"
+    )
+
+
+@contextlib.contextmanager
+def stopped(world: World) -> Iterator[None]:
+    """The daemon's end; until the block is left nobody else gets its ports."""
+    assert world.stop_daemon() == 0
+    with contextlib.ExitStack() as stack:
+        for port in (world.api_port, world.work_port, world.enroll_port):
+            keeper = stack.enter_context(socket.socket())
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keeper.bind(("127.0.0.1", port))
+        yield
+
+
+def start_both(world: World) -> None:
+    """The agent is started anew, for its pauses between tries have grown while there was no daemon; its steps go on."""
+    world.kill_agent("web-1")
+    world.start_daemon()
+    world.start_agent("web-1")
+
+
+def is_back(world: World) -> None:
+    """Waits for the agent, whose pauses between tries have grown while there was no daemon."""
+    wait_until(lambda: "web-1" in world.connected(), "the agent to be back", 4 * PATIENCE_S)
+
+
+def begun(marker: Path) -> None:
+    wait_until(lambda: marker.exists() and marker.read_text(), f"{marker.name} to be begun")
+
+
+def events_of(world: World, run: str) -> list[dict[str, Any]]:
+    answer = world.api("GET", f"/v1/runs/{run}/events")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["events"]
+    return found
+
+
+def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
+    """Backed up beside the running daemon, gone on, restored: open runs are over, results are evidence, pushes wait."""
+    world = empty_world
+    clone = world.make_repository()
+    world.start_daemon()
+    world.add_agent("web-1", "web", slots=8)
+    pushed = world.folder / "pushed"
+    world.push(
+        clone,
+        {"workflows/p.yml": f"on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo x >> {pushed}\n"},
+    )
+    begun(pushed)
+    marks = {name: world.folder / name for name in ("over", "open", "late", "running", "after")}
+    gates = {name: world.folder / f"gate-{name}" for name in marks}
+    gates["over"].touch()
+    runs = {"over": world.start(gated(marks["over"], gates["over"]))}
+    world.wait_for(runs["over"])
+    for name in ("open", "late", "running"):
+        runs[name] = world.start(gated(marks[name], gates[name]))
+        begun(marks[name])
+
+    backup = waterflowd(world, "backup", str(world.folder / "backup"))
+    assert backup.returncode == 0, backup.stderr
+    # The daemon goes on: a run of the backup ends, another begins, a push comes.
+    gates["open"].touch()
+    assert world.wait_for(runs["open"])["conclusion"] == "success"
+    gates["after"].touch()
+    runs["after"] = world.start(gated(marks["after"], gates["after"]))
+    assert world.wait_for(runs["after"])["conclusion"] == "success"
+    world.push(clone, {"more": "1"})
+    wait_until(lambda: pushed.read_text() == "x\nx\n", "the second push to have run")
+    with stopped(world):
+        # While nobody listens a step of the backup ends: its agent keeps the result.
+        gates["late"].touch()
+        (world.folder / "daemon").rename(world.folder / "daemon.old")
+        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
+    assert restored.returncode == 0, restored.stderr
+    said = json.loads(restored.stdout)
+    assert sorted(said["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
+    assert said["ended"]["repositories"] == ["ops"]
+    world.start_daemon()
+    is_back(world)
+
+    assert world.run(runs["over"])["conclusion"] == "success"
+    for name in ("open", "late", "running"):
+        found = world.run(runs[name])
+        assert found["conclusion"] == "cancelled"
+        assert "restore" in found["reason"]["text"]
+        assert found["jobs"][0]["steps"][0]["attempts"][0]["outcome"] == "lost"
+    assert world.api("GET", f"/v1/runs/{runs['after']}").status_code == 404
+    wait_until(
+        lambda: any(event["type"] == "late-report" for event in events_of(world, runs["late"])),
+        "the result that the agent kept to be recorded as evidence",
+    )
+    fresh = world.start(gated(world.folder / "fresh", gates["over"]))
+    assert world.wait_for(fresh)["conclusion"] == "success"
+    # The step of `running` has been stopped: its gate opens to nobody.
+    gates["running"].touch()
+    assert pushed.read_text() == "x\nx\n"
+    assert {name: mark.read_text() for name, mark in marks.items()} == {
+        "over": "one\ntwo\n",
+        "open": "one\ntwo\n",
+        "late": "one\n",
+        "running": "one\n",
+        "after": "one\ntwo\n",
+    }
+    # After a person has looked, what was pushed meanwhile counts as one push.
+    assert world.ctl("resume", "ops").returncode == 0
+    wait_until(lambda: pushed.read_text() == "x\nx\nx\n", "the push to count once it may")
+
+
+def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
+    """Stopped, backed up, restored with --go-on, started: the step that ran meanwhile is found again."""
+    world = empty_world
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    marker, gate = world.folder / "marker", world.folder / "gate"
+    run = world.start(gated(marker, gate))
+    begun(marker)
+    with stopped(world):
+        assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
+        shutil.rmtree(world.folder / "daemon")
+        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
+    assert restored.returncode == 0, restored.stderr
+    start_both(world)
+    gate.touch()
+    assert world.wait_for(run)["conclusion"] == "success"
+    assert marker.read_text() == "one\ntwo\n"
+
+
+def test_a_damaged_log_is_saved_and_goes_on(empty_world: World) -> None:
+    """Whole runs are as they were and go on; the run whose stream is cut is over, and its step does not run again."""
+    world = empty_world
+    world.start_daemon()
+    world.add_agent("web-1", "web", slots=8)
+    marks = [world.folder / f"marker-{number}" for number in range(3)]
+    gate = world.folder / "gate"
+    over = world.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
+    world.wait_for(over)
+    runs = []
+    for mark in marks:
+        runs.append(world.start(gated(mark, gate)))
+        begun(mark)
+    lines = world.lines(over, count=300)
+    numbers = {run: world.run(run)["number"] for run in [over, *runs]}
+    with stopped(world):
+        file = world.folder / "daemon" / "log.mdb" / "data.mdb"
+        content = file.read_bytes()
+        dispatch = _dispatch_of(world.folder / "daemon", runs[1])
+        broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
+        assert broken != content
+        file.write_bytes(broken)
+
+        assert waterflowd(world, "fsck").returncode == 1
+        saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+        assert saved.returncode == 3, saved.stderr + saved.stdout
+        said = json.loads(saved.stdout)
+        assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
+        assert said["ended"]["runs"] == [runs[1]]
+        assert file.read_bytes() == broken, "the source is left as it is"
+        (world.folder / "daemon").rename(world.folder / "daemon.damaged")
+        (world.folder / "saved").rename(world.folder / "daemon")
+        assert waterflowd(world, "fsck").returncode == 0
+    start_both(world)
+    gate.touch()
+    for number in (0, 2):
+        assert world.wait_for(runs[number])["conclusion"] == "success"
+        assert marks[number].read_text() == "one\ntwo\n"
+    assert world.run(runs[1])["conclusion"] == "cancelled"
+    assert marks[1].read_text() == "one\n"
+    assert world.lines(over) == lines
+    assert world.run(over)["name"] == "finished"
+    assert {run: world.run(run)["number"] for run in [over, *runs]} == numbers
+    fresh = world.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
+    assert world.wait_for(fresh)["number"] == max(numbers.values()) + 1
+
+
+def _dispatch_of(directory: Path, run: str) -> bytes:
+    """The record of the run that says where its attempt was sent, as it stands in the file."""
+    environment = Environment(directory / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
+    try:
+        with environment.reading() as transaction:
+            rows = transaction.cursor(environment.database("records"))
+            return next(
+                value for _, value in rows if layout.run_key(RunId(run)) in value and b"attempt-dispatched" in value
+            )
+    finally:
+        environment.close()
+
+
+def test_the_commands_end_with_a_sentence(empty_world: World) -> None:
+    """Nothing there, something in the way: exit 1, one line with a code, and no traceback."""
+    world = empty_world
+    nothing = waterflowd(world, "backup", str(world.folder / "backup"))
+    unknown = waterflowd(world, "restore", str(world.folder / "no-backup"))
+    empty = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"))
+    for answer in (nothing, unknown, empty):
+        assert answer.returncode == 1, answer.stderr
+        assert "[WF311]" in answer.stderr
+        assert len(answer.stderr.splitlines()) == 1
+    world.start_daemon()
+    made = waterflowd(world, "backup", str(world.folder / "backup"))
+    assert made.returncode == 0, made.stderr
+    assert "verified" in made.stdout
+    for answer in (
+        waterflowd(world, "restore", str(world.folder / "backup")),
+        waterflowd(world, "backup", str(world.folder / "backup")),
+    ):
+        assert answer.returncode == 1
+        assert "[WF315]" in answer.stderr
+    held = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"))
+    assert (held.returncode, "[WF310]" in held.stderr) == (1, True)
+    assert world.stop_daemon() == 0
+    (world.folder / "daemon" / "log.mdb" / "data.mdb").write_bytes(bytes(100_000))
+    lost = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+    assert lost.returncode == 4, lost.stderr
+    assert json.loads(lost.stdout)["verdict"] == "nothing"

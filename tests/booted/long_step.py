@@ -1,0 +1,74 @@
+"""A run whose first step goes on until it is told to end, and whose second one needs its result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.acceptance.world import wait_until
+from tests.booted.machine import PATIENCE_S, Machine
+
+#: Where steps of both profiles may write.
+_FOLDER = "/var/lib/waterflow-agent"
+_MARKS, _DOOR = f"{_FOLDER}/marks", f"{_FOLDER}/door"
+_WORKFLOW = f"""
+jobs:
+  dump:
+    runs-on: web
+    outputs:
+      rows: ${{{{ steps.long.outputs.rows }}}}
+    steps:
+      - id: long
+        run: |
+          echo begin >> {_MARKS}
+          echo first line
+          until test -e {_DOOR}; do sleep 0.1; done
+          echo "rows=4711" >> "$WATERFLOW_OUTPUT"
+          echo last line
+          echo end >> {_MARKS}
+  report:
+    runs-on: web
+    needs: dump
+    steps:
+      - run: echo "${{{{ needs.dump.outputs.rows }}}} rows"
+"""
+
+
+class LongStep:
+    """Starts it and waits until its process is at work."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._marks = machine.root.inside(_MARKS)
+        self._door = machine.root.inside(_DOOR)
+        self._marks.unlink(missing_ok=True)
+        self._door.unlink(missing_ok=True)
+        self.run = machine.start(_WORKFLOW)
+        wait_until(lambda: self.marks == ["begin"], "the step to begin", PATIENCE_S)
+
+    @property
+    def marks(self) -> list[str]:
+        """What the step has written of itself."""
+        return self._marks.read_text().split() if self._marks.exists() else []
+
+    def let_end(self) -> None:
+        """Tells it to end."""
+        self._door.touch()
+
+    def judge(self) -> None:
+        """It went on as if nothing had happened: one attempt, one begin, one end, its output, and its result."""
+        self.let_end()
+        found = self._machine.wait_for(self.run)
+        assert found["conclusion"] == "success", f"{found['jobs']}\n{self._machine.journal()}"
+        assert self.marks == ["begin", "end"]
+        assert [len(step["attempts"]) for job in found["jobs"] for step in job["steps"]] == [1, 1]
+        wait_until(lambda: len(self._machine.lines(self.run)) >= 3, "all output", PATIENCE_S)
+        assert self._machine.lines(self.run) == ["first line", "last line", "4711 rows"]
+
+    def judge_lost(self) -> dict[str, Any]:
+        """Nobody can know how it ended: it is lost, at once and for good, and never begun again. Gives the attempt."""
+        found = self._machine.wait_for(self.run)
+        assert found["conclusion"] == "lost", f"{found['jobs']}\n{self._machine.journal()}"
+        assert self.marks == ["begin"]
+        (attempt,) = found["jobs"][0]["steps"][0]["attempts"]
+        assert attempt["outcome"] == "lost"
+        return dict(attempt)

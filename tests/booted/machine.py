@@ -1,0 +1,259 @@
+"""A machine of its own: systemd as process 1 in namespaces (systemd-nspawn), with a network that ends at its own loopback.
+
+Commands run inside by `nsenter`; the API is asked over its unix socket, whose path is reached through process 1's root. The
+machine has control groups of its own, and what runs in it ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.world import wait_until
+from tests.booted.root import Root
+
+#: For what takes a second here, and may take long on a machine that is busy.
+PATIENCE_S = 60.0
+#: Where control groups may be mounted, new and old style; systemd uses those of the first and the last two.
+_HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
+#: Enters the control groups that are named before `--`, then becomes the command behind it.
+_ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit; shift; done; shift; exec "$@"'
+#: The exit code of a systemd-nspawn that leaves the reboot to whom started it, as it does with `--keep-unit`.
+_WANTS_TO_BE_STARTED_AGAIN = 133
+#: Where systemd-nspawn keeps a directory for each machine; it removes it only from a tmpfs.
+_PROPAGATION = Path("/run/systemd/nspawn/propagate")
+_numbers = itertools.count()
+
+
+class Machine:
+    """See the file's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = Root(folder)
+        self._console = folder / "console"
+        self._name = f"waterflow-booted-{os.getpid()}-{next(_numbers)}"
+        self._groups = [Path(place, self._name) for place in _HIERARCHIES if Path(place, "cgroup.procs").exists()]
+        self._process: subprocess.Popen[bytes] | None = None
+        #: Process 1 of the machine, by the number that it has out here.
+        self.leader = 0
+
+    # The machine ------------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Starts it, and waits until systemd has done what is enabled."""
+        for place in self._groups:
+            place.mkdir(exist_ok=True)
+        # A systemd of this machine allots the control group; where there is none, the one that was made here is kept.
+        keeps_group = [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
+        options = ["--quiet", "--register=no", *keeps_group, "--private-network", "--link-journal=no", "--console=pipe"]
+        nspawn = ["systemd-nspawn", *options, f"--machine={self._name}", f"--directory={self.root.path}"]
+        doors = [f"{place}/cgroup.procs" for place in self._groups]
+        with self._console.open("ab") as console:
+            self._process = subprocess.Popen(
+                ["sh", "-c", _ENTER, "sh", *doors, "--", *nspawn, *self.root.layers, "--boot"],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
+        self._await_boot()
+
+    def reboot(self, *options: str) -> None:
+        """Ends everything in it and starts it again, with the disk as it is; the options are those of `systemctl reboot`."""
+        before = self.leader
+        # A sudden reboot ends the command as well.
+        self.run("systemctl", "reboot", *options, check=False)
+        assert self._process is not None
+        process = self._process
+        wait_until(lambda: process.poll() is not None or self._find_leader() not in (0, before), "the end", PATIENCE_S)
+        if process.poll() == _WANTS_TO_BE_STARTED_AGAIN:
+            self.boot()
+        else:
+            self._await_boot()
+
+    def _await_boot(self) -> None:
+        self.leader = wait_until(self._find_leader, "process 1", PATIENCE_S)
+        wait_until(self._is_up, "the machine to be up", PATIENCE_S)
+
+    def _find_leader(self) -> int:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"it does not boot: {self._console.read_text(errors='replace')[-4000:]}")
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return next((int(child) for child in children if _is_process_1(int(child))), 0)
+
+    def _is_up(self) -> bool:
+        # "degraded": a unit of the image fails in here; that is not ours to judge.
+        return self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
+
+    def close(self) -> None:
+        """Ends it at once, and removes its control groups."""
+        if self._process is not None:
+            if self.leader:
+                with contextlib.suppress(ProcessLookupError):
+                    # With process 1 the kernel ends all others of its namespace, and systemd-nspawn tidies up after it.
+                    os.kill(self.leader, signal.SIGKILL)
+            else:
+                self._process.kill()
+            self._process.wait(PATIENCE_S)
+        for place in self._groups:
+            for folder, _, _ in os.walk(place, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+        shutil.rmtree(_PROPAGATION / self._name, ignore_errors=True)
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a command inside, as root, to its end."""
+        spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/"]
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.leader), *spaces, "--", *command],
+            env={"PATH": "/usr/bin:/usr/sbin:/bin:/sbin", "LANG": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command} ended {done.returncode}: {done.stdout}{done.stderr}\n{self.journal()}")
+        return done
+
+    def systemctl(self, *arguments: str) -> None:
+        """Runs systemctl, which has to agree."""
+        self.run("systemctl", *arguments)
+
+    def show(self, unit: str, key: str) -> str:
+        """A property of a unit as systemd has it."""
+        return self.run("systemctl", "show", f"--property={key}", "--value", unit).stdout.strip()
+
+    def pid(self, unit: str) -> int:
+        """The unit's main process, by the number that it has inside; 0 when there is none."""
+        return int(self.show(unit, "MainPID"))
+
+    def kill(self, unit: str, name: str) -> None:
+        """Sends a signal to the unit's main process."""
+        self.systemctl("kill", "--kill-who=main", f"--signal={name}", unit)
+
+    def change(self, unit: str, text: str) -> None:
+        """Adds a drop-in to a unit, as `systemctl edit` would."""
+        self.root.write(f"/etc/systemd/system/{unit}.service.d/of-the-test.conf", f"[Service]\n{text}\n")
+        self.systemctl("daemon-reload")
+
+    def journal(self) -> str:
+        """What systemd and the services have said, for messages of failures."""
+        done = self.run("journalctl", "--no-pager", "--quiet", "--lines=80", "--output=short-monotonic", check=False)
+        return done.stdout
+
+    # The product ------------------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """What an administrator does: users, configuration, a repository, the daemon, a token, the agent."""
+        self.run("systemd-sysusers")
+        self.root.write("/etc/waterflow/waterflowd.toml", CONFIG)
+        self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
+        self.systemctl("enable", "--now", "waterflowd.service")
+        token = self.run("waterflowctl", "agents", "token", "--group", "web").stdout
+        self.root.write("/etc/waterflow/join.token", token, 0o600)
+        self.run("chown", "waterflow-agent:", "/etc/waterflow/join.token")
+        self.root.write("/etc/waterflow/agent.toml", 'name = "web-1"\njoin-token-file = "/etc/waterflow/join.token"\n')
+        self.systemctl("enable", "--now", "waterflow-agent.service")
+        wait_until(self.is_connected, "the agent to be connected", PATIENCE_S)
+
+    def is_connected(self) -> bool:
+        """Whether the daemon answers and has its agent, and the agent's present process says the same."""
+        try:
+            rows = self.api("GET", "/v1/agents")["agents"]
+        except OSError:
+            return False
+        # What the daemon knows may be of the process before; what the agent knows may be of the daemon before.
+        said = self.run("waterflow-agent", "status", "--json", check=False).stdout
+        if [row["status"] for row in rows] != ["connected"] or not said:
+            return False
+        status = json.loads(said)
+        return bool(status["is_connected"]) and status["pid"] == self.pid("waterflow-agent")
+
+    def api(self, method: str, path: str, body: str = "", content_type: str = "application/json") -> Any:
+        """What a request to the unix socket is answered, which has to be a success. Raises `OSError` when nobody answers."""
+        connection = _Connection(f"/proc/{self.leader}/root/run/waterflow/waterflowd.sock")
+        try:
+            connection.request(method, path, body.encode(), {"content-type": content_type})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"the daemon left: {error!r}") from error
+        finally:
+            connection.close()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
+        return json.loads(text) if answer.headers.get_content_type() == "application/json" else text
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The runs, newest first."""
+        found: list[dict[str, Any]] = self.api("GET", "/v1/runs")["runs"]
+        return found
+
+    def start(self, workflow: str) -> str:
+        """Posts a workflow and gives the run's id."""
+        return str(self.api("POST", "/v1/workflows", workflow, "application/yaml")["id"])
+
+    def wait_for(self, run: str) -> dict[str, Any]:
+        """The run once it is completed; the daemon may be away meanwhile."""
+        found: dict[str, Any] = {}
+
+        def completed() -> bool:
+            with contextlib.suppress(OSError):
+                found.update(self.api("GET", f"/v1/runs/{run}"))
+            return found.get("status") == "completed"
+
+        try:
+            wait_until(completed, f"run {run} to end", PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {json.dumps(found)}\n{self.journal()}") from None
+        return found
+
+    def lines(self, run: str) -> list[str]:
+        """What the run's steps printed."""
+        return [json.loads(line)["text"] for line in self.api("GET", f"/v1/runs/{run}/logs").splitlines()]
+
+
+#: The daemon's, and the agents' address: the machine has no other network.
+CONFIG = """[agents]
+listen = "tcp://127.0.0.1:7233"
+enroll-listen = "tcp://127.0.0.1:7234"
+[[repositories]]
+name = "ops"
+url = "/srv/ops.git"
+"""
+
+
+def _is_process_1(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        is_systemd = os.readlink(f"/proc/{pid}/exe").endswith("/systemd")
+    except OSError:
+        return False
+    spaces = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+    return is_systemd and spaces.split()[1:][-1] == "1"
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=PATIENCE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

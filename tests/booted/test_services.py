@@ -1,0 +1,251 @@
+"""The services under a systemd that has booted: they start, they are denied what their units say, and steps outlive them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.booted.long_step import LongStep
+from tests.booted.machine import PATIENCE_S, Machine
+from tests.booted.root import PACKAGES, UNITS, copy_package
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
+
+SERVICES = ("waterflowd", "waterflow-agent", "waterflow-runner")
+#: Exposure as `systemd-analyze security` counts it, in tenths.
+EXPOSURE_MAX = 20
+GREETING = "name: greeting\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
+
+
+def _script(text: str) -> str:
+    """A workflow of one step."""
+    lines = "".join(f"          {line}\n" for line in text.splitlines())
+    return f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n{lines}"
+
+
+def _printed(machine: Machine, text: str) -> list[str]:
+    """What a step with this script prints; it has to succeed."""
+    run = machine.start(_script(text))
+    found = machine.wait_for(run)
+    assert found["conclusion"] == "success", f"{found['jobs']}: {machine.lines(run)}"
+    return machine.lines(run)
+
+
+# What starts -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
+    """The daemon says when it is ready and has its watchdog armed, the agent joins by a token, the runner is on its own."""
+    assert [machine.show(unit, "ActiveState") for unit in SERVICES] == ["active"] * 3
+    assert len({machine.pid(unit) for unit in SERVICES}) == 3
+    assert machine.show("waterflowd", "Type") == "notify"
+    assert machine.show("waterflowd", "WatchdogUSec") == "1min"
+    assert int(machine.show("waterflowd", "WatchdogTimestampMonotonic")) > 0
+    status = machine.run("waterflowctl", "status")
+    assert "healthy" in status.stdout
+    assert "web-1" in status.stdout
+
+    machine.run("git", "clone", "--quiet", "/srv/ops.git", "/srv/clone")
+    machine.root.write("/srv/clone/workflows/greeting.yml", GREETING)
+    git = ("git", "-C", "/srv/clone", "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    machine.run(*git, "add", "--all")
+    machine.run(*git, "commit", "--quiet", "--message=Greet")
+    machine.run(*git, "push", "--quiet", "origin", "HEAD:main")
+    runs = wait_until(machine.runs, "a run of the push", PATIENCE_S)
+    assert machine.wait_for(runs[0]["id"])["conclusion"] == "success"
+    assert machine.lines(runs[0]["id"]) == ["hello"]
+
+
+def test_after_a_boot_everything_is_there_again(machine: Machine) -> None:
+    """Enabled units start by themselves; the agent needs its token no more."""
+    machine.run("rm", "/etc/waterflow/join.token")
+    machine.reboot()
+    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    assert _printed(machine, "echo again") == ["again"]
+
+
+def test_a_daemon_that_was_started_without_a_configuration_can_read_one_later(bare_machine: Machine) -> None:
+    """The directory for it that systemd makes is not closed to the daemon, nor to the agent."""
+    bare_machine.run("systemd-sysusers")
+    bare_machine.systemctl("start", "waterflowd.service")
+    bare_machine.systemctl("stop", "waterflowd.service")
+    bare_machine.install()
+    assert "ops" in bare_machine.run("waterflowctl", "status").stdout
+
+
+def test_a_wrong_configuration_is_not_tried_again(bare_machine: Machine) -> None:
+    """Exit code 2 leaves the unit failed at its first start, with the reason in the journal."""
+    bare_machine.run("systemd-sysusers")
+    bare_machine.root.write("/etc/waterflow/waterflowd.toml", "data-dri = 1\n")
+    assert bare_machine.run("systemctl", "start", "waterflowd.service", check=False).returncode == 1
+    assert bare_machine.show("waterflowd", "ActiveState") == "failed"
+    assert bare_machine.show("waterflowd", "ExecMainStatus") == "2"
+    assert bare_machine.show("waterflowd", "NRestarts") == "0"
+    assert 'did you mean "data-dir"?' in bare_machine.journal()
+
+
+# What is denied --------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> None:
+    """`systemd-analyze verify` has no word to say, and `security` counts 2.0 at most for each running service."""
+    paths = [f"/etc/systemd/system/{unit}.service" for unit in SERVICES]
+    verified = machine.run("systemd-analyze", "verify", "--man=no", *paths, check=False)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    for unit in SERVICES:
+        judged = machine.run(
+            "systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE_MAX}", f"{unit}.service", check=False
+        )
+        assert judged.returncode == 0, judged.stdout
+
+
+def test_a_step_of_the_unprivileged_profile_may_little(machine: Machine) -> None:
+    """Its own user, no way up, no secrets of the system, nothing to write but its own place, and a control group of its own."""
+    printed = _printed(
+        machine,
+        """id --user --name
+grep -o 'NoNewPrivs:.*' /proc/self/status | tr '\t' ' '
+cat /etc/shadow 2>/dev/null || echo no shadow
+touch /etc/of-a-step /usr/of-a-step 2>/dev/null || echo no writing
+ls /var/lib/waterflow 2>/dev/null || echo no log
+unshare --user true 2>/dev/null || echo no namespaces
+sed -n 's/^0:://p' /proc/self/cgroup
+touch mine && echo written""",
+    )
+    group = printed.pop(-2)
+    denied = ["no shadow", "no writing", "no log", "no namespaces"]
+    assert printed == ["waterflow-agent", "NoNewPrivs: 1", *denied, "written"]
+    assert re.fullmatch(r"/system\.slice/waterflow-runner\.service/waterflow-\w+/step-\d+", group)
+
+
+def test_a_step_of_the_privileged_profile_is_root(bare_machine: Machine) -> None:
+    """With both drop-ins a step may read the shadow file, write to /etc and ask systemd; the agent itself may not."""
+    for name in ("waterflow-agent.service.d", "waterflow-runner.service.d"):
+        target = bare_machine.root.inside(f"/etc/systemd/system/{name}")
+        shutil.copytree(UNITS / "privileged" / name, target, dirs_exist_ok=True)
+    bare_machine.systemctl("daemon-reload")
+    bare_machine.install()
+    printed = _printed(
+        bare_machine,
+        """id --user
+grep -c ^root: /etc/shadow
+echo done > /etc/of-a-step && cat /etc/of-a-step
+systemctl is-active waterflow-agent.service
+mount -t tmpfs none /mnt 2>/dev/null || mkdir -p /run/of-a-step && echo mounted""",
+    )
+    assert printed == ["0", "1", "done", "active", "mounted"]
+    status = bare_machine.run("cat", f"/proc/{bare_machine.pid('waterflow-agent')}/status").stdout
+    assert "NoNewPrivs:\t1" in status
+
+
+# What steps outlive ----------------------------------------------------------------------------------------------------
+
+
+def _restart_agent(machine: Machine) -> None:
+    before = machine.pid("waterflow-agent")
+    machine.systemctl("restart", "waterflow-agent.service")
+    assert machine.pid("waterflow-agent") not in (0, before)
+
+
+def _kill_agent(machine: Machine) -> None:
+    machine.kill("waterflow-agent", "SIGKILL")
+    wait_until(lambda: machine.show("waterflow-agent", "NRestarts") == "1", "systemd to restart the agent", PATIENCE_S)
+
+
+def _restart_daemon(machine: Machine) -> None:
+    before = machine.pid("waterflowd")
+    machine.systemctl("restart", "waterflowd.service")
+    assert machine.pid("waterflowd") not in (0, before)
+
+
+def _kill_daemon(machine: Machine) -> None:
+    machine.kill("waterflowd", "SIGKILL")
+    wait_until(lambda: machine.show("waterflowd", "NRestarts") == "1", "systemd to restart the daemon", PATIENCE_S)
+
+
+def _restart_both(machine: Machine) -> None:
+    machine.systemctl("stop", "waterflow-agent.service", "waterflowd.service")
+    machine.systemctl("start", "waterflow-agent.service")
+    machine.systemctl("start", "waterflowd.service")
+
+
+@pytest.mark.parametrize("happens", [_restart_agent, _kill_agent, _restart_daemon, _kill_daemon, _restart_both])
+def test_a_step_goes_on_whatever_happens_to_the_services(machine: Machine, happens: Callable[[Machine], None]) -> None:
+    """Its process, its output and its result do not notice; the runner is the same one all the time."""
+    runner = machine.pid("waterflow-runner")
+    step = LongStep(machine)
+    happens(machine)
+    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    step.judge()
+    assert machine.pid("waterflow-runner") == runner
+
+
+def test_systemd_restarts_a_daemon_that_hangs(machine: Machine) -> None:
+    """A daemon that does not feed its watchdog is killed and started again, and the run goes on."""
+    machine.change("waterflowd", "WatchdogSec=5s")
+    machine.systemctl("restart", "waterflowd.service")
+    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    step = LongStep(machine)
+    hanging = machine.pid("waterflowd")
+    machine.kill("waterflowd", "SIGSTOP")
+    wait_until(lambda: machine.pid("waterflowd") not in (0, hanging), "systemd to start another one", PATIENCE_S)
+    assert "Watchdog timeout" in machine.run("journalctl", "--unit=waterflowd.service", "--no-pager").stdout
+    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    step.judge()
+
+
+def test_an_upgrade_of_the_agent_leaves_its_step_alone_and_then_renews_the_runner(machine: Machine) -> None:
+    """Stop, other files, start: the step goes on under the old runner, which makes room for the new one when it is idle."""
+    runner = machine.pid("waterflow-runner")
+    step = LongStep(machine)
+    machine.systemctl("stop", "waterflow-agent.service")
+    installed = machine.root.packages / "waterflow_agent"
+    shutil.rmtree(installed)
+    copy_package(PACKAGES["waterflow_agent"], installed)
+    code = (installed / "__init__.py").read_text()
+    (installed / "__init__.py").write_text(re.sub(r'__version__ = "[^"]+"', '__version__ = "99.0.0"', code))
+    machine.systemctl("start", "waterflow-agent.service")
+    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    assert machine.pid("waterflow-runner") == runner
+    step.judge()
+    wait_until(lambda: machine.pid("waterflow-runner") not in (0, runner), "another runner", PATIENCE_S)
+    assert _printed(machine, "echo upgraded") == ["upgraded"]
+
+
+def _kill_runner(machine: Machine) -> None:
+    machine.kill("waterflow-runner", "SIGKILL")
+
+
+def _restart_runner(machine: Machine) -> None:
+    machine.systemctl("restart", "waterflow-runner.service")
+
+
+@pytest.mark.parametrize("happens", [_kill_runner, _restart_runner])
+def test_a_runner_that_ends_comes_back_and_its_step_is_lost(
+    machine: Machine, happens: Callable[[Machine], None]
+) -> None:
+    """Nobody can know any more how the step ends, so it is ended; the next one is taken by the new runner."""
+    runner = machine.pid("waterflow-runner")
+    step = LongStep(machine)
+    happens(machine)
+    step.judge_lost()
+    assert machine.pid("waterflow-runner") not in (0, runner)
+    assert _printed(machine, "echo next") == ["next"]
+
+
+@pytest.mark.parametrize("way", [[], ["--force", "--force"]], ids=["orderly", "sudden"])
+def test_a_reboot_loses_what_ran_at_once(machine: Machine, way: list[str]) -> None:
+    """The attempt is `lost` as soon as the agent is back, long before `lost-after`, and a new run works.
+
+    A container shares the kernel of its host, and a service that has a /proc of its own (ProtectProc=) sees the kernel's boot
+    id there, which such a reboot leaves as it was. So here it is the runner that finds its step gone; that another id has the
+    same end is shown in `tests/sim` and `tests/unit/host/test_agents.py`.
+    """
+    step = LongStep(machine)
+    machine.reboot(*way)
+    step.judge_lost()
+    assert _printed(machine, "echo next") == ["next"]

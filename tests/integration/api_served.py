@@ -1,0 +1,46 @@
+"""An API over memory behind real listeners, TCP and unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from waterflowd.api.server import ApiServer
+from waterflowd.testing.api_world import ApiWorld
+
+
+class Served:
+    """A world behind real listeners."""
+
+    def __init__(self, world: ApiWorld, server: ApiServer, path: Path) -> None:
+        self.world = world
+        self.server = server
+        self.path = path
+        self.address = f"http://127.0.0.1:{server.port}"
+
+    def tcp(self, token: str | None = None) -> httpx.AsyncClient:
+        """A client over TCP."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.AsyncClient(base_url=self.address, headers=headers, timeout=10)
+
+    def unix(self) -> httpx.AsyncClient:
+        """A client of the unix socket."""
+        return httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(self.path)), base_url="http://x", timeout=10
+        )
+
+
+@contextlib.asynccontextmanager
+async def serve(tmp_path: Path, *, is_open: bool = False, requests_per_s: int = 0) -> AsyncIterator[Served]:
+    """Serves a world; `requests_per_s` of each principal, 0 for no bound."""
+    async with ApiWorld(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as world:
+        world.connect("web-1", "web")
+        server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "s.sock")
+        await server.start()
+        try:
+            yield Served(world, server, tmp_path / "s.sock")
+        finally:
+            await server.stop()

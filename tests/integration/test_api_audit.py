@@ -1,0 +1,178 @@
+"""The audit trail: who did what to what, and who was turned away; durable, bounded, and for admins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from waterflowd.api import trail
+from waterflowd.api.access import Role
+from waterflowd.api.access_events import AccessRefused
+from waterflowd.api.rendering import time_text
+from waterflowd.api.services import PendingRow, RepositoryRow
+from waterflowd.errors import Retryable
+from waterflowd.testing.api_world import ApiWorld, until
+
+WORKFLOW = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
+ASKING = "SHA256:" + "n" * 43
+
+
+def _client(world: ApiWorld, secret: str | None = None, address: str = "192.0.2.7") -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    transport = httpx.ASGITransport(world.api, client=(address, 1))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
+
+
+def _refused(world: ApiWorld) -> list[AccessRefused]:
+    return [fact for fact in world.audit() if isinstance(fact, AccessRefused)]
+
+
+async def test_everything_that_changes_something_is_in_the_trail_with_who_what_and_when() -> None:
+    """One row for each thing that was done, newest first, in the words of the documentation."""
+    async with ApiWorld(is_open=False) as world:
+        world.connect("web-1", "web")
+        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        world.repositories.files["one.yml"] = WORKFLOW.encode()
+        world.agents.waiting.append(PendingRow(fingerprint=ASKING, name="new", groups=(), hostname="h", requested_at=1))
+        began = world.clock.now()
+        async with _client(world, world.token(Role.ADMIN, name="ada")) as client:
+            runs = [
+                (await client.post("/v1/runs", json={"yaml": WORKFLOW, "path": "sent.yml"})).json()["id"],
+                (await client.post("/v1/definitions/one.yml/run", json={})).json()["id"],
+            ]
+            await client.post("/v1/runs", json={"yaml": WORKFLOW, "dry_run": True})
+            for path, body in [
+                (f"/v1/runs/{runs[0]}/cancel", {"force": True}),
+                ("/v1/agents/tokens", {"groups": ["web"], "uses": 2}),
+                (f"/v1/agents/{ASKING}/approve", {"groups": ["web"]}),
+                ("/v1/agents/new/revoke", {}),
+                ("/v1/repositories/ops/sync", {}),
+                ("/v1/repositories/ops/suspend", {}),
+                ("/v1/repositories/ops/resume", {}),
+                ("/v1/tokens", {"role": "viewer", "name": "ci", "ttl": "1h"}),
+                ("/v1/tokens/ci/revoke", {}),
+            ]:
+                answered = await client.post(path, json=body)
+                assert answered.is_success, answered.text
+            page = (await client.get("/v1/audit")).json()
+            rows: list[dict[str, Any]] = page["audit"]
+            assert page["next"] is None
+            assert [(row["what"], row["target"]) for row in reversed(rows)] == [
+                ("start-run", "sent.yml"),
+                ("start-run", "one.yml"),
+                ("cancel-run", runs[0]),
+                ("create-join-token", "web"),
+                ("approve-agent", ASKING),
+                ("revoke-agent", ASKING),
+                ("sync-repository", "ops"),
+                ("suspend-repository", "ops"),
+                ("resume-repository", "ops"),
+                ("create-token", "ci"),
+                ("revoke-token", "ci"),
+            ]
+            assert {row["by"] for row in rows} == {"ada"}
+            assert [row["facts"].get("run") for row in reversed(rows)][:2] == runs
+            assert rows[0]["seq"] == len(rows)
+            assert sorted(row["at"] for row in rows) == [row["at"] for row in reversed(rows)]
+            assert rows[-1]["at"] >= time_text(began)
+            assert "secret" not in str(rows)
+
+
+async def test_pages_and_filters_of_the_trail() -> None:
+    """Newest first without a gap; by who, by what, and since when."""
+    async with ApiWorld(is_open=False) as world:
+        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        ada, bob = (world.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
+        for number in range(7):
+            async with _client(world, ada if number % 2 else bob) as client:
+                await client.post(f"/v1/repositories/ops/{'suspend' if number < 3 else 'sync'}")
+        async with _client(world, ada) as client:
+
+            async def every(**filters: Any) -> list[int]:
+                found: list[int] = []
+                cursor: str | None = None
+                while True:
+                    asked = {"limit": 2, **filters} | ({"cursor": cursor} if cursor else {})
+                    page = (await client.get("/v1/audit", params=asked)).json()
+                    found += [row["seq"] for row in page["audit"]]
+                    cursor = page["next"]
+                    if cursor is None:
+                        return found
+
+            assert await every() == [7, 6, 5, 4, 3, 2, 1]
+            assert await every(by="ada") == [6, 4, 2]
+            assert await every(what="suspend-repository") == [3, 2, 1]
+            third = (await client.get("/v1/audit", params={"cursor": "4", "limit": 1})).json()["audit"][0]
+            assert await every(since=third["at"]) == [7, 6, 5, 4, 3]
+            assert (await client.get("/v1/audit", params={"cursor": "x"})).status_code == 400
+            assert (await client.get("/v1/audit", params={"since": "yesterday"})).status_code == 400
+
+
+async def test_who_is_refused_leaves_a_record() -> None:
+    """By the principal where one is known, else by the address; what was asked for cannot forge anything."""
+    async with ApiWorld(is_open=False) as world:
+        async with _client(world) as nobody:
+            await nobody.get("/v1/runs")
+            await nobody.get("/v1/%1b[31mred", headers={"Authorization": "Bearer wf_guess"})
+            await nobody.get("/health", headers={"Host": "evil.example"})
+        async with _client(world, world.token(Role.VIEWER)) as viewer:
+            await viewer.post("/v1/tokens", json={"role": "admin"})
+        await until(lambda: len(_refused(world)) == 4)
+        assert [(fact.by, fact.door, fact.code, fact.target) for fact in _refused(world)] == [
+            ("192.0.2.7", "api", "WF601", "GET /v1/runs"),
+            ("192.0.2.7", "api", "WF601", "GET /v1/\N{REPLACEMENT CHARACTER}[31mred"),
+            ("192.0.2.7", "api", "WF603", "GET /health"),
+            ("viewer", "api", "WF602", "POST /v1/tokens"),
+        ]
+
+
+async def test_a_flood_of_refusals_leaves_few_records_and_the_next_one_says_how_many() -> None:
+    """One source gets its few, many sources theirs in all, and time gives room again."""
+    async with ApiWorld(is_open=False) as world:
+        async with _client(world) as nobody:
+            for _ in range(50):
+                assert (await nobody.get("/v1/runs")).status_code == 401
+        assert len(_refused(world)) <= trail.SOURCE_BURST
+        for number in range(150):
+            async with _client(world, address=f"192.0.2.{number}") as nobody:
+                await nobody.get("/v1/runs")
+        await until(lambda: len(_refused(world)) >= trail.BURST)
+        assert len(_refused(world)) == trail.BURST
+        world.clock.ahead_ms += 120_000
+        async with _client(world, address="198.51.100.1") as nobody:
+            await nobody.get("/v1/runs")
+        await until(lambda: len(_refused(world)) == trail.BURST + 1)
+        assert sum(1 + fact.left_out for fact in _refused(world)) == 50 + 150 + 1
+
+
+async def test_refusals_of_the_agents_ports_are_in_the_trail_too() -> None:
+    """At the same bounded rate, with the fingerprint or the address."""
+    async with ApiWorld() as world:
+        for _ in range(100):
+            world.api.refusals.agent_refused("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
+        await until(lambda: len(_refused(world)) == trail.SOURCE_BURST)
+        first = _refused(world)[0]
+        assert (first.by, first.door, first.code) == ("192.0.2.9", "agents", "WF212")
+        assert "\x1b" not in first.target
+
+
+async def test_a_full_disk_does_not_turn_a_refusal_into_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is the same; the record is counted as left out and said later."""
+    async with ApiWorld(is_open=False) as world:
+        record = world.driver.record
+        tried: list[object] = []
+
+        async def full(*given: Any) -> None:
+            tried.append(given)
+            raise Retryable("WF302", "the disk is full")
+
+        async with _client(world) as nobody:
+            monkeypatch.setattr(world.driver, "record", full)
+            assert (await nobody.get("/v1/runs")).status_code == 401
+            await until(lambda: bool(tried))
+            monkeypatch.setattr(world.driver, "record", record)
+            assert (await nobody.get("/v1/status")).status_code == 401
+        await until(lambda: len(_refused(world)) == 1)
+        assert _refused(world)[0].left_out == 1

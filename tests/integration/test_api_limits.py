@@ -1,0 +1,214 @@
+"""Bounds of the API on real sockets: rates, sizes, depths, connections, time. Each has a named outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.api_served import Served, serve
+from waterflowd.api import bodies, server
+from waterflowd.api.access import Role
+from waterflowd.testing.api_world import until
+
+YAML = {"Content-Type": "application/yaml"}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serve(tmp_path, is_open=True) as made:
+        yield made
+
+
+def code(answered: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem."""
+    assert answered.headers["content-type"] == "application/problem+json"
+    return answered.status_code, answered.json()["code"]
+
+
+# Rates --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_each_principal_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    """Who is too fast gets a 429 that says when to come back; others, and nobody's probes, do not notice."""
+    async with serve(tmp_path, requests_per_s=1) as served:
+        fast, other = (served.world.token(Role.VIEWER, name=name) for name in ("fast", "other"))
+        async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
+            answers = [await client.get("/v1/groups") for _ in range(40)]
+            refused = [answered for answered in answers if answered.status_code != 200]
+            assert [answered.status_code for answered in answers[:5]] == [200] * 5
+            assert refused
+            assert {code(answered) for answered in refused} == {(429, "WF611")}
+            assert int(refused[0].headers["retry-after"]) >= 1
+            assert (await second.get("/v1/groups")).status_code == 200
+            assert (await nobody.get("/health")).status_code == 200
+            served.world.clock.ahead_ms += 10_000
+            assert (await client.get("/v1/groups")).status_code == 200
+
+
+async def test_an_open_address_has_a_rate_for_each_address(tmp_path: Path) -> None:
+    """Everybody there has one name, but not one rate; the unix socket has its own."""
+    async with (
+        serve(tmp_path, is_open=True, requests_per_s=1) as served,
+        served.tcp() as client,
+        served.unix() as socket,
+    ):
+        statuses = [(await client.get("/v1/groups")).status_code for _ in range(20)]
+        assert set(statuses) == {200, 429}
+        assert (await socket.get("/v1/groups")).status_code == 200
+
+
+async def test_wrong_tokens_are_slowed_down_and_a_right_one_is_not(served: Served) -> None:
+    """A search for tokens ends in 429; from the same address a right token goes on to open the door."""
+    served.world.services.is_open = False
+    async with served.tcp("wf_wrong") as guessing, served.tcp(served.world.token(Role.VIEWER)) as right:
+        statuses = [(await guessing.get("/v1/groups")).status_code for _ in range(60)]
+        assert statuses[0] == 401
+        assert 429 in statuses
+        assert (await right.get("/v1/groups")).status_code == 200
+
+
+# Bodies -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(served: Served) -> None:
+    """By its stated length before it is read, and by its bytes when it comes in pieces."""
+    large = b"a" * (bodies.BODY_BYTES_MAX + 1)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 1 << 16):
+            yield large[start : start + (1 << 16)]
+
+    for content in (large, pieces()):
+        async with served.unix() as client:
+            with contextlib.suppress(httpx.WriteError, httpx.ReadError):
+                assert code(await client.post("/v1/runs", content=content, headers=YAML)) == (413, "WF607")
+    async with served.unix() as client:
+        answered = await client.post("/v1/runs", content=large[: bodies.BODY_BYTES_MAX], headers=YAML)
+        assert answered.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"yaml": "a", "vars": ' + b'{"a":' * 100 + b"1" + b"}" * 100 + b"}", 400),
+        (b'{"yaml": "a", "inputs": {"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", 400),
+        (b"[" * 500_000, 400),
+        (b'{"yaml": "a", "vars": {"n": 99999999999999999999}}', 400),
+        (b'{"yaml": "a", "vars": {"n": [' + b"1," * 60_000 + b"1]}}", 400),
+        (b'{"yaml": "a", "yaml": "b", "odd": 1}', 400),
+        (b'{"yaml": "\\ud800"}', 400),
+        (b"\xff\xfe", 400),
+        (b"null", 400),
+    ],
+    ids=["deep vars", "deep inputs", "only brackets", "large number", "many", "odd key", "half", "bytes", "null"],
+)
+async def test_json_that_is_too_deep_too_much_or_none_is_400(served: Served, body: bytes, status: int) -> None:
+    """Never a 500, and the answer comes at once."""
+    async with served.unix() as client:
+        answered = await client.post("/v1/runs", content=body, headers=JSON)
+        assert code(answered)[0] == status, answered.text
+
+
+async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is not held for ever by somebody who promises a body."""
+    monkeypatch.setattr(bodies, "BODY_S_MAX", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+    writer.write(
+        b"POST /v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\nContent-Length: 9\r\n\r\na"
+    )
+    async with asyncio.timeout(30):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    writer.close()
+
+
+# Connections --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_without_a_request_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither silence nor half a head holds one; a stream stays."""
+    monkeypatch.setattr(server, "HEAD_S_MAX", 0.05)
+    async with served.tcp() as client, client.stream("GET", "/v1/events") as stream:
+        for content in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write(content)
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+            writer.close()
+        assert served.world.api.streams.count == 1
+        assert not stream.is_closed
+
+
+async def test_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than there may be is cut at once; when another goes there is room again."""
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(2)]
+
+    async def is_cut() -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        try:
+            async with asyncio.timeout(30):
+                return not await reader.read()
+        except ConnectionError:
+            return True
+        finally:
+            writer.close()
+
+    assert await is_cut()
+    for _, writer in held:
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(30):
+        while await is_cut():
+            pass
+
+
+# Paths --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "..%2f..%2fetc%2fpasswd",
+        "%00",
+        "a" * 10_000,
+        "-1",
+        "%F0%9F%98%80",
+        "%ff",
+        "..;/x",
+        "%252e%252e",
+        "01J%0d%0aX:%20y",
+    ],
+)
+async def test_ids_that_are_none_are_404_everywhere(served: Served, text: str) -> None:
+    """And come back neither as a path, nor as a header, nor as a control character."""
+    for path in ("/v1/runs/{}", "/v1/runs/{}/logs", "/v1/definitions/{}", "/v1/workflows/{}"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        writer.write(f"GET {path.format(text)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(30):
+            answered = await reader.read()
+        writer.close()
+        assert answered.startswith(b"HTTP/1.1 404"), answered[:300]
+        head, _, body = answered.partition(b"\r\n\r\n")
+        assert b"\nX:" not in head
+        assert all(byte >= 0x20 for byte in body)
+
+
+async def test_a_method_cannot_be_smuggled_in(served: Served) -> None:
+    """Headers and parameters that other servers take for another method mean nothing here."""
+    async with served.tcp(served.world.token(Role.VIEWER)) as client:
+        for headers in (
+            {"X-HTTP-Method-Override": "DELETE"},
+            {"X-HTTP-Method": "DELETE"},
+            {"X-Method-Override": "POST"},
+        ):
+            answered = await client.get("/v1/runs?_method=DELETE", headers=headers)
+            assert answered.status_code == 200
+        assert (await client.request("TRACE", "/v1/runs")).status_code == 405
+    await until(lambda: not served.world.api.streams.count)

@@ -1,0 +1,198 @@
+"""Every route against every role: a new route must take a stand here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+import pytest
+
+from waterflowd.api import description
+from waterflowd.api.access import Role
+from waterflowd.api.app import ROUTERS
+from waterflowd.api.auth import PEER_UID, PUBLIC
+from waterflowd.api.peers import PeerRoles
+from waterflowd.errors import Rejected
+from waterflowd.testing.api_world import ApiWorld
+
+#: Who may use a route at least. Routes of the older name have the role of their newer one.
+TABLE: dict[str, Role | None] = {
+    "GET /health": None,
+    "GET /ready": None,
+    "GET /version": None,
+    "GET /metrics": Role.VIEWER,
+    "GET /v1/status": Role.VIEWER,
+    "GET /v1/events": Role.VIEWER,
+    "POST /v1/validate": Role.VIEWER,
+    "GET /v1/runs": Role.VIEWER,
+    "POST /v1/runs": Role.RUNNER,
+    "GET /v1/runs/{run_id}": Role.VIEWER,
+    "GET /v1/runs/{run_id}/events": Role.VIEWER,
+    "GET /v1/runs/{run_id}/logs": Role.VIEWER,
+    "POST /v1/runs/{run_id}/cancel": Role.RUNNER,
+    "GET /v1/definitions": Role.VIEWER,
+    "GET /v1/definitions/{path}": Role.VIEWER,
+    "POST /v1/definitions/{path}/run": Role.RUNNER,
+    "GET /v1/repositories": Role.VIEWER,
+    "POST /v1/repositories/{name}/sync": Role.APPROVER,
+    "POST /v1/repositories/{name}/suspend": Role.APPROVER,
+    "POST /v1/repositories/{name}/resume": Role.APPROVER,
+    "GET /v1/schedules": Role.VIEWER,
+    "GET /v1/agents": Role.VIEWER,
+    "GET /v1/groups": Role.VIEWER,
+    "GET /v1/nodes": Role.VIEWER,
+    "POST /v1/agents/tokens": Role.APPROVER,
+    "POST /v1/agents/{fingerprint}/approve": Role.APPROVER,
+    "POST /v1/agents/{fingerprint}/revoke": Role.APPROVER,
+    "DELETE /v1/agents/{fingerprint}": Role.APPROVER,
+    "GET /v1/tokens": Role.ADMIN,
+    "POST /v1/tokens": Role.ADMIN,
+    "POST /v1/tokens/{name}/revoke": Role.ADMIN,
+    "DELETE /v1/tokens/{name}": Role.ADMIN,
+    "GET /v1/audit": Role.ADMIN,
+}
+ROUTES = list(description.routes(ROUTERS))
+ENDLESS = "/v1/events"
+
+
+def _newer(path: str) -> str:
+    return path.replace("/v1/workflows", "/v1/runs")
+
+
+def _client(world: ApiWorld, secret: str | None, state: dict[str, Any] | None = None) -> httpx.AsyncClient:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope.setdefault("state", {}).update(state or {})
+        await world.api(scope, receive, send)
+
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
+
+
+def test_every_route_has_its_role_in_the_table() -> None:
+    """A route that is new, gone, or has another role than the table says is noticed."""
+    found = {f"{method} {_newer(path)}": role for method, path, role in ROUTES}
+    assert found == TABLE
+    assert {f"GET {path}" for path in PUBLIC} - {"GET /openapi.json"} == {
+        n for n, role in TABLE.items() if role is None
+    }
+
+
+@pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))
+async def test_a_role_opens_what_the_table_says_and_nothing_else(method: str, path: str, needed: Role | None) -> None:
+    """Nobody gets a 401, a lower role a 403, a role that is enough neither; about things that are there or not."""
+    async with ApiWorld(is_open=False) as world:
+        url = path.replace("{", "").replace("}", "")
+        async with _client(world, None) as nobody:
+            answered = await nobody.request(method, url)
+            assert (answered.status_code == 401) == (needed is not None), answered.text
+        for role in Role:
+            if path == ENDLESS and needed is not None and role >= needed:
+                continue
+            async with _client(world, world.token(role)) as client:
+                answered = await client.request(method, url)
+            is_refused = needed is not None and role < needed
+            assert (answered.status_code == 403) == is_refused, (role, answered.text)
+            assert answered.status_code != 401
+            if is_refused:
+                assert answered.json()["code"] == "WF602"
+                assert role.word in answered.json()["detail"]
+
+
+async def test_the_unix_socket_has_roles_by_uid() -> None:
+    """Who is named has that role, the others the default one; `none` may connect and do nothing."""
+    roles = PeerRoles.of("viewer", {"1007": "runner", "1008": "none", "nobody": "approver"})
+    assert (roles.of_uid(1007), roles.of_uid(1008), roles.of_uid(4242)) == (Role.RUNNER, None, Role.VIEWER)
+    assert (roles.of_uid(0), roles.of_uid(os.geteuid())) == (Role.ADMIN, Role.ADMIN)
+    assert PeerRoles.of("admin", {"0": "viewer"}).of_uid(0) is Role.VIEWER
+    async with ApiWorld(is_open=True) as world:
+        world.services.peers = roles
+        for uid, method, path, status in [
+            (1007, "GET", "/v1/runs", 200),
+            (1007, "GET", "/v1/tokens", 403),
+            (1008, "GET", "/v1/runs", 403),
+            (4242, "POST", "/v1/runs", 403),
+            (0, "GET", "/v1/tokens", 200),
+        ]:
+            async with _client(world, None, {PEER_UID: uid}) as client:
+                answered = await client.request(method, path)
+            assert answered.status_code == status, (uid, path, answered.text)
+
+
+@pytest.mark.parametrize(("default", "users"), [("root", {}), ("viewer", {"no such user": "viewer"}), ("", {"0": "x"})])
+def test_a_role_or_a_user_that_does_not_exist_is_an_error_of_the_configuration(
+    default: str, users: dict[str, str]
+) -> None:
+    """With the key that is wrong."""
+    with pytest.raises(Rejected, match=r"api\.socket-"):
+        PeerRoles.of(default, users)
+
+
+# Groups -------------------------------------------------------------------------------------------------------------------
+
+JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n        with: {{message: m}}\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/runs", {"yaml": JOB.format(group="db")}),
+        ("POST", "/v1/runs", {"yaml": JOB.format(group="all")}),
+        ("POST", "/v1/runs", {"yaml": JOB.format(group="db"), "dry_run": True}),
+        ("POST", "/v1/definitions/on-db.yml/run", {}),
+        ("POST", "/v1/agents/tokens", {"groups": ["db"]}),
+        ("POST", "/v1/agents/tokens", {"groups": ["web", "db"]}),
+        ("POST", "/v1/agents/db-1/approve", {"groups": ["web"]}),
+        ("POST", "/v1/agents/web-1/approve", {"groups": ["db"]}),
+        ("POST", "/v1/agents/db-1/revoke", {}),
+        ("DELETE", "/v1/agents/db-1", None),
+        ("POST", "/v1/tokens", {"role": "viewer"}),
+        ("POST", "/v1/tokens", {"role": "admin", "groups": ["db"]}),
+        ("POST", "/v1/tokens/whole/revoke", {}),
+    ],
+)
+async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
+    """Not even an admin's: it starts nothing elsewhere, lets nobody in elsewhere, and makes no token that may more."""
+    async with ApiWorld(is_open=False) as world:
+        world.connect("web-1", "web")
+        world.connect("db-1", "db")
+        world.repositories.files["on-db.yml"] = JOB.format(group="db").encode()
+        world.token(Role.ADMIN, name="whole")
+        bound = world.token(Role.ADMIN, name="bound", groups=("web",))
+        async with _client(world, bound) as client:
+            answered = await client.request(method, path, json=body)
+        assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
+        assert "bound" in answered.json()["detail"]
+        assert {row.name for row in world.agents.rows()} == {"web-1", "db-1"}
+        assert world.agents.tokens == []
+        assert not [fact for fact in world.audit() if type(fact).__name__ != "AccessRefused"]
+
+
+async def test_a_token_for_a_group_does_what_is_of_that_group() -> None:
+    """It starts, lets in, and hands on what it has itself."""
+    async with ApiWorld(is_open=False) as world:
+        world.connect("web-1", "web")
+        async with _client(world, world.token(Role.ADMIN, name="bound", groups=("web",))) as client:
+            for path, body in [
+                ("/v1/runs", {"yaml": JOB.format(group="web")}),
+                ("/v1/agents/tokens", {"groups": ["web"]}),
+                ("/v1/tokens", {"role": "runner", "groups": ["web"]}),
+            ]:
+                answered = await client.post(path, json=body)
+                assert answered.status_code == 201, answered.text
+            assert (await client.get("/v1/runs")).status_code == 200
+            assert (await client.post("/v1/agents/web-1/revoke")).status_code == 200
+
+
+async def test_the_last_use_of_a_token_is_shown() -> None:
+    """Nothing before the first use; a refused use counts too, for it was the token that was used."""
+    async with ApiWorld(is_open=False) as world:
+        secret = world.token(Role.VIEWER)
+        async with _client(world, world.token(Role.ADMIN)) as admin, _client(world, secret) as viewer:
+            rows = {row["name"]: row for row in (await admin.get("/v1/tokens")).json()["tokens"]}
+            assert rows["viewer"]["used_at"] is None
+            assert rows["admin"]["used_at"] is not None
+            assert (await viewer.get("/v1/tokens")).status_code == 403
+            rows = {row["name"]: row for row in (await admin.get("/v1/tokens")).json()["tokens"]}
+            assert rows["viewer"]["used_at"] is not None

@@ -1,0 +1,448 @@
+"""Schedules from a push to the runs that they start: real Git, the real compiler, a wall clock that a test sets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tests.integration.reconcile_world import ON_PUSH, Daemon, Work
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.model import ids
+from waterflowd.model.ids import RunId
+from waterflowd.reconcile import events, schedules
+from waterflowd.reconcile.events import ScheduleOutcome
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.state import ScheduleName
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+#: Midnight in UTC, in winter.
+MIDNIGHT = 1_795_478_400_000
+FILE = "workflows/s.yml"
+BODY = "\njobs: {j: {runs-on: web, steps: [{run: echo hello}]}}\n"
+
+
+def scheduled(rest: str = "", cron: str = "0 * * * *") -> str:
+    """A file that runs every hour, with more keys of the schedule."""
+    return f"name: s\non: {{schedule: [{{cron: '{cron}'{rest}}}]}}{BODY}"
+
+
+def at(text: str, zone: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1_000)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, "ops")
+
+
+@pytest.fixture
+async def daemons(work: Work) -> AsyncIterator[Callable[[], Daemon]]:
+    made: list[Daemon] = []
+
+    def make(refs: tuple[str, ...] = ()) -> Daemon:
+        daemon = Daemon(RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000, refs=refs))
+        daemon.wall.at = MIDNIGHT
+        made.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in made:
+        await daemon.stop()
+
+
+async def armed(daemon: Daemon, work: Work, content: str) -> None:
+    """Pushes a file with one schedule and waits until it counts."""
+    work.pushed({FILE: content})
+    await daemon.sync()
+    daemon.started()
+    await daemon.until(lambda: len(daemon.reconciler.loop("ops").state.schedules) == 1)
+
+
+@pytest.fixture
+async def daemon(daemons: Callable[[], Daemon]) -> Daemon:
+    daemon = daemons()
+    await daemon.start()
+    await daemon.sync()
+    return daemon
+
+
+def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
+    """Instants in hours after midnight, what became of them, why, and of how many."""
+    return [
+        ((fact.instant_at - MIDNIGHT) // HOUR, fact.outcome, fact.code, fact.count)
+        for fact in daemon.facts()
+        if isinstance(fact, events.ScheduleDecided)
+    ]
+
+
+def instants(daemon: Daemon) -> list[int]:
+    """Of the runs that were started, in hours after midnight."""
+    keys = [start.trigger.key or "" for start in daemon.runs.started]
+    return [(int(key.split(":")[2]) - MIDNIGHT) // HOUR for key in keys]
+
+
+def newest_run(daemon: Daemon) -> RunId:
+    key = daemon.runs.started[-1].trigger.key
+    run = daemon.log.run_for_key(key or "")
+    assert run is not None
+    return run
+
+
+async def turned(daemon: Daemon, wall_at: int, count: int) -> None:
+    """Sets the clock and waits until so many instants are decided in all."""
+    daemon.turn_to(wall_at)
+    await daemon.until(lambda: len(decided(daemon)) >= count)
+
+
+async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: Work, daemon: Daemon) -> None:
+    """Nothing before the instant, one run at it, and none again; the run knows which instant it is."""
+    await armed(daemon, work, scheduled(", vars: {level: full}"))
+    daemon.turn_to(MIDNIGHT + HOUR - 1)
+    await daemon.sync()
+    assert decided(daemon) == []
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    daemon.turn_to(MIDNIGHT + HOUR + 1)
+    await daemon.sync()
+    (start,) = daemon.runs.started
+    assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
+    assert start.revision == work.git("rev-parse", "HEAD")
+    assert start.vars == {"level": "full"}
+    assert (start.trigger.kind, start.trigger.ref) == ("schedule", "refs/heads/main")
+    assert start.trigger.git["branch"] == "main"
+    assert start.trigger.payload == {
+        "name": "schedule", "schedule": "0 * * * *", "timezone": "UTC", "instant": "2026-11-24T01:00:00Z",
+    }  # fmt: skip
+
+
+async def test_an_instant_is_noticed_by_the_timer_alone(work: Work, daemon: Daemon) -> None:
+    """Nobody looks, nothing is pushed: the clock goes on, and the run starts."""
+    await armed(daemon, work, scheduled())
+    daemon.turn_to(MIDNIGHT + HOUR - 300)
+    daemon.wall.go_on()
+    await daemon.until(lambda: len(decided(daemon)) == 1)
+    assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
+
+
+async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon) -> None:
+    """Whoever has the fact has the run: what the log does not hold has not happened."""
+    await armed(daemon, work, scheduled())
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    (batch,) = [batch for batch in daemon.log.commits if batch.keys]
+    assert [type(fact) for append in batch.appends for fact in append.events] == [events.ScheduleDecided]
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "expected"),
+    [
+        ("none", [(4, ScheduleOutcome.MISSED, "catch-up-none", 4)]),
+        (
+            "last",
+            [(3, ScheduleOutcome.MISSED, "catch-up-last", 3), (4, ScheduleOutcome.STARTED, "caught-up", 1)],
+        ),
+        (
+            "all",
+            [
+                (1, ScheduleOutcome.STARTED, "caught-up", 1),
+                (2, ScheduleOutcome.QUEUED, "overlap", 1),
+                (3, ScheduleOutcome.QUEUED, "overlap", 1),
+                (4, ScheduleOutcome.QUEUED, "overlap", 1),
+            ],
+        ),
+    ],
+)
+async def test_g6_what_came_while_the_daemon_was_down_is_caught_up_by_the_policy(
+    work: Work, daemon: Daemon, catch_up: str, expected: list[tuple[int, ScheduleOutcome, str, int]]
+) -> None:
+    """Down from before one o'clock until half past four: nothing, one run for four o'clock, or a run for each."""
+    await armed(daemon, work, scheduled(f", catch-up: {catch_up}"))
+    await daemon.stop()
+    daemon.wall.at = MIDNIGHT + 4 * HOUR + 30 * MINUTE
+    await daemon.restart()
+    await daemon.until(lambda: len(decided(daemon)) >= len(expected))
+    await daemon.sync()
+    assert decided(daemon) == expected
+    # A second restart finds everything decided.
+    await daemon.restart()
+    await daemon.sync()
+    assert decided(daemon) == expected
+
+
+async def test_without_a_word_the_newest_missed_instant_is_caught_up(work: Work, daemon: Daemon) -> None:
+    """A nightly backup is made once when the daemon is back, however many nights it was away."""
+    await armed(daemon, work, scheduled(cron="0 3 * * *"))
+    await daemon.stop()
+    daemon.wall.at = MIDNIGHT + 30 * DAY
+    await daemon.restart()
+    await daemon.until(lambda: len(decided(daemon)) >= 2)
+    assert [outcome for _, outcome, _, _ in decided(daemon)] == [ScheduleOutcome.MISSED, ScheduleOutcome.STARTED]
+    assert instants(daemon) == [29 * 24 + 3]
+
+
+async def test_catching_up_is_bounded_and_says_so(work: Work, daemon: Daemon) -> None:
+    """A year of minutes: the newest hundred, and a fact that there were more."""
+    await armed(daemon, work, scheduled(", catch-up: all", cron="* * * * *"))
+    await daemon.stop()
+    daemon.wall.at = MIDNIGHT + 365 * DAY
+    await daemon.restart()
+    await daemon.until(lambda: len(decided(daemon)) >= 1 + schedules.CATCH_UP_MAX)
+    facts = [fact for fact in daemon.facts() if isinstance(fact, events.ScheduleDecided)]
+    assert (facts[0].outcome, facts[0].code, facts[0].has_more) == (ScheduleOutcome.MISSED, "too-many", True)
+    assert [fact.instant_at for fact in facts[1:]] == [
+        daemon.wall.at - back * MINUTE for back in reversed(range(schedules.CATCH_UP_MAX))
+    ]
+
+
+async def test_an_instant_within_the_minute_of_a_restart_is_on_time(work: Work, daemon: Daemon) -> None:
+    """Even where nothing is caught up, a short restart loses nothing."""
+    await armed(daemon, work, scheduled(", catch-up: none"))
+    await daemon.stop()
+    daemon.wall.at = MIDNIGHT + HOUR + 20_000
+    await daemon.restart()
+    await daemon.until(lambda: bool(decided(daemon)))
+    assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "expected"),
+    [
+        ("Europe/Berlin", "2026-03-28T12:00", ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]),
+        ("Europe/Berlin", "2026-10-24T12:00", ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]),
+        ("America/New_York", "2026-03-07T12:00", ["2026-03-08T07:00:00Z", "2026-03-09T06:30:00Z"]),
+        ("Australia/Lord_Howe", "2026-10-03T12:00", ["2026-10-03T15:30:00Z", "2026-10-04T15:30:00Z"]),
+    ],
+)
+async def test_a_nightly_run_comes_once_a_night_over_both_changes_of_the_clocks(
+    work: Work, daemon: Daemon, zone: str, start: str, expected: list[str]
+) -> None:
+    """Half past two, in the night that has none and in the night that has two; minute after minute of two days."""
+    daemon.wall.at = at(start, zone)
+    await armed(daemon, work, scheduled(f", timezone: {zone}, overlap: queue", cron="30 2 * * *"))
+    for number, instant in enumerate(expected, start=1):
+        due = at(instant.removesuffix("Z"), "UTC")
+        for minute in (-1, 0, 1, 60, 61):
+            daemon.turn_to(due + minute * MINUTE)
+            if minute >= 0:
+                await daemon.until(lambda number=number: len(daemon.runs.started) >= number)  # type: ignore[misc]
+            await daemon.sync()
+        await daemon.runs.end(newest_run(daemon))
+    assert [begun.trigger.payload["instant"] for begun in daemon.runs.started] == expected
+
+
+async def test_g6_no_instant_starts_twice_when_the_wall_clock_goes_back(work: Work, daemon: Daemon) -> None:
+    """Half an hour is waited for; after a jump back over hours the schedule counts anew, and a run is never repeated."""
+    await armed(daemon, work, scheduled())
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await daemon.runs.end(newest_run(daemon))
+    for back in (30 * MINUTE, 0):
+        daemon.turn_to(MIDNIGHT + HOUR - back)
+        await daemon.sync()
+    assert instants(daemon) == [1]
+    await turned(daemon, MIDNIGHT + 9 * HOUR, 2)
+    daemon.turn_to(MIDNIGHT + 30 * MINUTE)
+    await daemon.until(lambda: isinstance(daemon.facts()[-1], events.ScheduleArmed))
+    for hour in (1, 2):
+        for run in [run for start in daemon.runs.started if (run := daemon.log.run_for_key(start.trigger.key or ""))]:
+            await daemon.runs.end(run)
+        await turned(daemon, MIDNIGHT + hour * HOUR, len(decided(daemon)) + 1)
+    assert sorted(instants(daemon)) == [1, 2, 9]
+
+
+async def test_skip_starts_nothing_while_the_run_before_is_open(work: Work, daemon: Daemon) -> None:
+    """The instant is recorded with its reason, and the next one starts when the run has ended."""
+    await armed(daemon, work, scheduled(", overlap: skip"))
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
+    await daemon.runs.end(newest_run(daemon))
+    await turned(daemon, MIDNIGHT + 3 * HOUR, 3)
+    assert decided(daemon) == [
+        (1, ScheduleOutcome.STARTED, "on-time", 1),
+        (2, ScheduleOutcome.SKIPPED, "overlap", 1),
+        (3, ScheduleOutcome.STARTED, "on-time", 1),
+    ]
+
+
+async def test_queue_starts_what_waits_after_the_run_before_it_and_over_a_restart(work: Work, daemon: Daemon) -> None:
+    """In order, one at a time, and the log remembers what waits."""
+    await armed(daemon, work, scheduled(", overlap: queue"))
+    for hour in (1, 2, 3):
+        await turned(daemon, MIDNIGHT + hour * HOUR, hour)
+    (row,) = daemon.desk.schedules(None)
+    assert row.waiting == (MIDNIGHT + 2 * HOUR, MIDNIGHT + 3 * HOUR)
+    await daemon.restart()
+    for number in (2, 3):
+        await daemon.runs.end(newest_run(daemon))
+        await daemon.until(lambda number=number: len(daemon.runs.started) == number)  # type: ignore[misc]
+    assert instants(daemon) == [1, 2, 3]
+    assert decided(daemon)[-1] == (3, ScheduleOutcome.STARTED, "waited", 1)
+
+
+async def test_cancel_ends_the_open_run_and_starts_the_newest_instant_after_it(work: Work, daemon: Daemon) -> None:
+    """Two runs of the schedule are never open together, and of what waits only the newest is started."""
+    await armed(daemon, work, scheduled(", overlap: cancel"))
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    first = newest_run(daemon)
+    await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
+    await daemon.until(lambda: daemon.runs.cancelled == [first])
+    await turned(daemon, MIDNIGHT + 3 * HOUR, 4)
+    assert instants(daemon) == [1]
+    await daemon.runs.end(first)
+    await daemon.until(lambda: len(daemon.runs.started) == 2)
+    assert daemon.runs.cancelled == [first]
+    assert decided(daemon)[1:] == [
+        (2, ScheduleOutcome.QUEUED, "overlap", 1),
+        (2, ScheduleOutcome.SKIPPED, "replaced", 1),
+        (3, ScheduleOutcome.QUEUED, "overlap", 1),
+        (3, ScheduleOutcome.STARTED, "waited", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(None, "file-removed"), ("jobs: [", "file-broken"), (f"name: s\non: push{BODY}", "entry-removed")],
+)
+async def test_the_schedule_of_a_file_that_is_gone_stops_at_once(
+    work: Work, daemon: Daemon, content: str | None, code: str
+) -> None:
+    """Removed, broken, or without the entry: the next instant starts nothing, and what waited is forgotten."""
+    await armed(daemon, work, scheduled(", overlap: queue"))
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
+    work.pushed({FILE: content, "x": "1"})
+    await daemon.sync()
+    await daemon.runs.end(newest_run(daemon))
+    daemon.runs.started.clear()
+    daemon.turn_to(MIDNIGHT + 3 * HOUR)
+    await daemon.until(lambda: not daemon.reconciler.loop("ops").state.schedules)
+    await daemon.sync()
+    assert [start for start in daemon.runs.started if start.trigger.kind == "schedule"] == []
+    assert [fact.code for fact in daemon.facts() if isinstance(fact, events.ScheduleDropped)] == [code]
+    assert daemon.desk.schedules(None) == []
+
+
+async def test_a_change_beside_the_times_neither_loses_nor_repeats_an_instant(work: Work, daemon: Daemon) -> None:
+    """A schedule is its file and its times: the new version of the rest is what the next instant starts."""
+    await armed(daemon, work, scheduled())
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await daemon.runs.end(newest_run(daemon))
+    commit = work.pushed({FILE: scheduled(", catch-up: none") + "env: {A: b}\n"})
+    await daemon.sync()
+    await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
+    assert instants(daemon) == [1, 2]
+    assert daemon.runs.started[-1].revision == commit
+    assert sum(isinstance(fact, events.ScheduleArmed) for fact in daemon.facts()) == 1
+
+
+async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
+    """Nothing that lay before the push that brought them is caught up."""
+    await armed(daemon, work, scheduled())
+    daemon.wall.at = MIDNIGHT + 12 * HOUR
+    work.pushed({FILE: scheduled(cron="30 6 * * *")})
+    await daemon.sync()
+    await daemon.until(lambda: [name.cron for name in daemon.reconciler.loop("ops").state.schedules] == ["30 6 * * *"])
+    (row,) = daemon.desk.schedules("s")
+    assert row.next_at == MIDNIGHT + 30 * HOUR + 30 * MINUTE
+    assert instants(daemon) in ([], [12])
+
+
+async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[[tuple[str, ...]], Daemon]) -> None:
+    """A branch may hold another version of the file; it runs by push, never by the clock."""
+    daemon = daemons(("**",))
+    await daemon.start()
+    await daemon.sync()
+    await armed(daemon, work, scheduled())
+    work.commit({FILE: scheduled(cron="30 * * * *")})
+    work.push("HEAD:refs/heads/other")
+    await daemon.sync()
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    assert [(row.cron, row.ref) for row in daemon.desk.schedules(None)] == [("0 * * * *", "refs/heads/main")]
+    assert instants(daemon) == [1]
+
+
+async def test_schedules_go_on_while_the_repository_cannot_be_reached(
+    work: Work, daemon: Daemon, tmp_path: Path
+) -> None:
+    """They belong to the applied commit, which is known here."""
+    await armed(daemon, work, scheduled())
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await daemon.runs.end(newest_run(daemon))
+    await daemon.stop()
+    work.bare.rename(tmp_path / "away")
+    await daemon.restart()
+    daemon.turn_to(MIDNIGHT + 2 * HOUR)
+    await daemon.until(lambda: len(decided(daemon)) == 2)
+    assert instants(daemon) == [1, 2]
+
+
+async def test_a_plan_that_a_restart_has_lost_is_compiled_again_for_its_instant(work: Work, daemon: Daemon) -> None:
+    """The first instant comes after a restart, so no run has brought the plan into the log."""
+    await armed(daemon, work, scheduled())
+    await daemon.stop()
+    daemon.wall.at = MIDNIGHT + HOUR
+    await daemon.restart()
+    await daemon.until(lambda: len(decided(daemon)) == 1)
+    assert instants(daemon) == [1]
+
+
+async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed(work: Work, daemon: Daemon) -> None:
+    """Suspended is like being down: the policy of the schedule says what becomes of what was missed."""
+    await armed(daemon, work, scheduled())
+    await daemon.desk.suspend("ops", "token:ada")
+    daemon.turn_to(MIDNIGHT + 3 * HOUR + 30 * MINUTE)
+    await daemon.until(lambda: "suspended" in daemon.desk.schedules(None)[0].text)
+    assert decided(daemon) == []
+    await daemon.desk.resume("ops", "token:ada")
+    await daemon.until(lambda: len(decided(daemon)) == 2)
+    assert instants(daemon) == [3]
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
+    work: Work, daemon: Daemon, is_committed: bool
+) -> None:
+    """Whether the disk was full before the transaction or the answer was lost after it."""
+    await armed(daemon, work, scheduled())
+    fault = Retryable("WF302", "the disk is full")
+    (daemon.runs.faults_after if is_committed else daemon.runs.faults).append(fault)
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await daemon.sync()
+    assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
+    assert instants(daemon) == [1]
+
+
+async def test_a_run_that_is_refused_is_recorded_and_not_tried_for_ever(work: Work, daemon: Daemon) -> None:
+    """The next instant has its own chance."""
+    await armed(daemon, work, scheduled())
+    daemon.runs.faults.append(Rejected("WF605", "a value cannot be stored"))
+    await turned(daemon, MIDNIGHT + HOUR, 1)
+    await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
+    assert decided(daemon) == [(1, ScheduleOutcome.SKIPPED, "refused", 1), (2, ScheduleOutcome.STARTED, "on-time", 1)]
+
+
+async def test_two_schedules_of_a_file_are_two(work: Work, daemon: Daemon) -> None:
+    """Each has its own instants, its own variables and its own open run."""
+    on = "{schedule: [{cron: '0 * * * *', vars: {a: 1}}, {cron: '30 * * * *', vars: {a: 2}}]}"
+    work.pushed({FILE: f"name: s\non: {on}{BODY}", "workflows/p.yml": ON_PUSH.format("p")})
+    await daemon.sync()
+    daemon.started()
+    await daemon.until(lambda: len(daemon.desk.schedules("s")) == 2)
+    await turned(daemon, MIDNIGHT + 30 * MINUTE, 1)
+    await turned(daemon, MIDNIGHT + HOUR, 2)
+    assert [start.vars for start in daemon.runs.started] == [{"a": 2}, {"a": 1}]
+    assert daemon.desk.schedules("nothing") == []
+    (definition,) = [row for row in daemon.desk.definitions() if row.path == FILE]
+    assert definition.triggers == ("schedule",)
+
+
+def test_a_trigger_key_fits_the_index_whatever_the_names() -> None:
+    """Long paths end in a hash, and different instants and schedules have different keys."""
+    names = [
+        ScheduleName(path=f"workflows/{'x' * 900}{end}.yml", cron="0 * * * *", timezone="UTC") for end in ("a", "b")
+    ]
+    keys = {schedules.trigger_key("ops", name, MIDNIGHT + hour) for name in names for hour in (0, 1)}
+    assert len(keys) == 4
+    assert all(len(key.encode()) < 480 for key in keys)
+    assert ids.repository_stream("ops") == "repo/ops"

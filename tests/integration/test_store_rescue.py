@@ -1,0 +1,506 @@
+"""Backup, restore and salvage of the store, on real disks: nothing false is ever kept, and nothing is changed in the source."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import store_child
+from tests.integration.test_store import mounted
+from waterflowd.engine import events
+from waterflowd.errors import Stalled
+from waterflowd.model import ids
+from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, StreamAppend
+from waterflowd.store import check, copying, directory, layout, salvage
+from waterflowd.store.environment import Environment
+from waterflowd.store.opening import Store, examine, open_store
+
+UNIONS = store_child.UNIONS
+RUNS = 6
+PAGE_BYTES = 4096
+IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
+SEED = int(os.environ.get("WATERFLOW_SEED", "20"))
+
+
+def stream(number: int) -> ids.StreamName:
+    return ids.run_stream(store_child.run(number))
+
+
+def text(number: int, position: int) -> str:
+    """Of one event in five a text that needs overflow pages."""
+    return f"run {number} event {position} " + "x" * (5_000 if position % 5 == 4 else 40)
+
+
+def append(store: Store, number: int, count: int) -> None:
+    expected = store.log.head(stream(number))
+    facts = [
+        events.RunStarted(
+            at=each, reason=store_child.REASON.__class__(code=store_child.REASON.code, text=text(number, each))
+        )
+        for each in range(expected, expected + count)
+    ]
+    store.log.append_blocking(
+        Batch(appends=[StreamAppend(stream=stream(number), expected=expected, at=expected, events=facts)])
+    )
+
+
+def print_output(store: Store, number: int, size: int) -> None:
+    name = store_child.name(number)
+    offset = store.outputs.size(name)
+    piece = OutputPiece(offset=offset, at=1, stream=1, data=bytes([65 + number]) * size)
+
+    async def write() -> None:
+        await store.outputs.append([OutputAppend(name=name, pieces=[piece])])
+
+    asyncio.run(write())
+
+
+def fill(path: Path, rounds: int = 12) -> dict[ids.StreamName, list[str]]:
+    """A directory with interleaved runs, a plan, small and large output; the truth by stream."""
+    with open_store(path, UNIONS) as store:
+        store.log.append_blocking(Batch(plans={"plan-hash": b"the content of a plan " * 300}))
+        for each in range(rounds):
+            for number in range(RUNS):
+                append(store, number, 1 + (each + number) % 3)
+        for number in range(RUNS):
+            print_output(store, number, 1_000)
+        print_output(store, 0, 200_000)
+        (path / "keys").mkdir()
+        (path / "keys" / "server.key").write_bytes(b"a key")
+        return truth(store)
+
+
+def truth(store: Store) -> dict[ids.StreamName, list[str]]:
+    return {name: [record.event.reason.text for record in store.log.read(name)] for name in store.log.streams()}
+
+
+def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        os.fspath(file.relative_to(path)): (file.stat().st_mtime_ns, file.read_bytes())
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def nothing_known(_: Environment, __: AttemptName) -> bool:
+    return False
+
+
+# Salvage --------------------------------------------------------------------------------------------------------------
+
+
+def saved(source: Path, target: Path) -> tuple[salvage.Salvaged, dict[ids.StreamName, list[str]]]:
+    """Salvages, opens the result, checks all of it, and gives what it says."""
+    with salvage.salvaged(source, target) as found, open_store(target, UNIONS, is_rescue=True) as store:
+        assert store.verify().records == found.records
+        assert [record.seq for record in store.log.feed(0, 1 << 30)] == list(range(1, found.records + 1))
+    with open_store(target, UNIONS) as store:
+        return found, truth(store)
+
+
+def check_prefixes(
+    found: salvage.Salvaged, kept: dict[ids.StreamName, list[str]], whole: dict[ids.StreamName, list[str]]
+) -> None:
+    """Every stream is a prefix of the truth, and what is not said to be cut is all of it."""
+    cuts = {cut.stream: cut for cut in found.cuts}
+    for name, events_kept in kept.items():
+        assert events_kept == whole[name][: len(events_kept)], f"{name} has a false event"
+    for name, events_whole in whole.items():
+        count = len(kept.get(name, []))
+        if count < len(events_whole):
+            is_told = name in cuts or (name not in kept and found.records_lost != 0)
+            assert is_told, f"{name} lost {len(events_whole) - count} events without a word"
+        if name in cuts:
+            assert cuts[name].kept == count
+            lost = cuts[name].lost
+            assert lost is None or lost <= len(events_whole) - count
+
+
+def test_a_sound_directory_is_saved_whole_and_left_as_it_was(tmp_path: Path) -> None:
+    """All records, plans and output; the same chains; nothing in the source is touched."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    whole = fill(source)
+    before = snapshot(source)
+    found, kept = saved(source, target)
+    assert snapshot(source) == before
+    assert kept == whole
+    assert (found.cuts, found.records_lost, found.outputs_cut, found.plans) == ([], 0, [], 1)
+    assert found.is_whole
+    with open_store(source, UNIONS) as old, open_store(target, UNIONS) as new:
+        assert new.log.plan("plan-hash") == old.log.plan("plan-hash")
+        for number in range(RUNS):
+            name = store_child.name(number)
+            assert new.outputs.read(name, 0, 1 << 30) == old.outputs.read(name, 0, 1 << 30)
+        assert new.log.generation > old.log.generation + 1_000
+    assert (target / "keys" / "server.key").read_bytes() == b"a key"
+
+
+def test_a_flipped_byte_costs_one_stream_its_end_and_the_others_nothing(tmp_path: Path) -> None:
+    """The stream ends before the damaged event, the report says how many events that cost."""
+    source = tmp_path / "source"
+    whole = fill(source)
+    file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
+    content = file.read_bytes()
+    old = text(2, 7).encode()
+    assert old in content
+    file.write_bytes(content.replace(old, old.swapcase()))
+    found, kept = saved(source, tmp_path / "target")
+    assert kept.pop(stream(2)) == whole[stream(2)][:7]
+    assert kept == {name: texts for name, texts in whole.items() if name != stream(2)}
+    (cut,) = found.cuts
+    assert (cut.stream, cut.kept, cut.lost) == (stream(2), 7, len(whole[stream(2)]) - 7)
+    assert not found.is_whole
+
+
+def test_damaged_branches_and_meta_pages_cost_nothing(tmp_path: Path) -> None:
+    """Leaf pages that no tree leads to any more are found, and what the heads prove is whole."""
+    source = tmp_path / "source"
+    whole = fill(source, rounds=80)
+    file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
+    content = bytearray(file.read_bytes())
+    branches = 0
+    for page in range(len(content) // PAGE_BYTES):
+        if content[page * PAGE_BYTES + 10] == 1:  # The flags of a branch page.
+            content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
+            branches += 1
+    assert branches
+    file.write_bytes(content)
+    found, kept = saved(source, tmp_path / "branches")
+    assert kept == whole
+    assert found.damaged_pages
+    content[: 2 * PAGE_BYTES] = bytes(2 * PAGE_BYTES)
+    file.write_bytes(content)
+    found, kept = saved(source, tmp_path / "metas")
+    check_prefixes(found, kept, whole)
+    assert not found.is_whole
+
+
+def _damages(size: int) -> Iterator[tuple[str, int]]:
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    pages = range(size // PAGE_BYTES)
+    for page in pages if IS_FULL else [0, 1, *dice.sample(pages[2:], 8)]:
+        yield "zero", page
+    for page in pages if IS_FULL else [0, 1, 2, *dice.sample(pages[3:], 5)]:
+        yield "cut", page
+    for _ in range(500 if IS_FULL else 12):
+        yield "flip", dice.randrange(size)
+
+
+@pytest.mark.timeout(3600 if IS_FULL else 300)
+def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> None:
+    """Zeroed pages, cut files, flipped bits: never a false event, never a silent loss, never a signal."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    whole = fill(source)
+    file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
+    content = file.read_bytes()
+    for kind, place in _damages(len(content)):
+        damaged = bytearray(content)
+        if kind == "zero":
+            damaged[place * PAGE_BYTES : (place + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
+        elif kind == "cut":
+            del damaged[place * PAGE_BYTES :]
+        else:
+            damaged[place] ^= 1 << (place % 8)
+        file.write_bytes(damaged)
+        found, kept = saved(source, target)
+        try:
+            check_prefixes(found, kept, whole)
+        except AssertionError as error:
+            raise AssertionError(f"{kind} at {place}: {error}") from error
+        shutil.rmtree(target)
+
+
+def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    """Its directory says that it is unfinished, to the daemon, to restore, to backup and to itself."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    fill(source)
+    with pytest.raises(KeyError), salvage.salvaged(source, target):
+        raise KeyError
+    assert not any(target.iterdir()), "an error cleans up"
+    directory.make_copy_directory(target)
+    shutil.copytree(source / layout.ENVIRONMENT_DIRECTORY, target / layout.ENVIRONMENT_DIRECTORY)
+    with pytest.raises(Stalled, match="WF313"):
+        open_store(target, UNIONS)
+    with pytest.raises(Stalled, match="WF313"), copying.restored(target, tmp_path / "other"):
+        pass
+    with pytest.raises(Stalled, match="WF313"):
+        copying.back_up(target, tmp_path / "other", nothing_known)
+    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, target):
+        pass
+
+
+def test_salvage_keeps_its_hands_off(tmp_path: Path) -> None:
+    """A directory with a daemon in it, one of a newer release, a target with content, a target inside of the source."""
+    source = tmp_path / "source"
+    fill(source)
+    with open_store(source, UNIONS), pytest.raises(Stalled, match="WF310"), salvage.salvaged(source, tmp_path / "a"):
+        pass
+    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, source / "inside"):
+        pass
+    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, source):
+        pass
+    (source / "FORMAT").write_text('{"format": 99, "lmdb": 0, "release": "9.0"}')
+    with pytest.raises(Stalled, match="WF311"), salvage.salvaged(source, tmp_path / "b"):
+        pass
+    (source / "FORMAT").write_text("garbled")
+    with salvage.salvaged(source, tmp_path / "c") as found:
+        assert found.is_whole
+
+
+# Backup ---------------------------------------------------------------------------------------------------------------
+
+
+def restore(source: Path, target: Path) -> Store:
+    with copying.restored(source, target), open_store(target, UNIONS, is_rescue=True):
+        pass
+    return open_store(target, UNIONS)
+
+
+def test_a_backup_of_a_stopped_daemon_is_restored_whole(tmp_path: Path) -> None:
+    """Everything is there, the generation is one that no daemon has had, and the backup itself stays as it was."""
+    source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
+    whole = fill(source)
+    manifest = copying.back_up(source, made, nothing_known)
+    assert manifest.records == sum(map(len, whole.values()))
+    before = snapshot(made)
+    assert examine(made).records == manifest.records
+    with pytest.raises(Stalled, match=r"restore.*WF314"):
+        open_store(made, UNIONS)
+    for _ in range(3):
+        with open_store(source, UNIONS) as store:
+            newest = store.log.generation
+    with restore(made, target) as store, open_store(source, UNIONS) as old:
+        assert truth(store) == whole
+        assert store.log.generation > newest + 1_000
+        assert store.outputs.read(store_child.name(0), 0, 1 << 30) == old.outputs.read(store_child.name(0), 0, 1 << 30)
+    assert snapshot(made) == before
+    assert (target / "keys" / "server.key").stat().st_mode & 0o777 == 0o600
+    again = tmp_path / "again"
+    with restore(made, again) as second, open_store(target, UNIONS) as first:
+        assert second.log.generation > 0
+        assert second.log.generation != first.log.generation
+
+
+def test_a_copied_data_directory_is_restored_like_a_backup(tmp_path: Path) -> None:
+    """A plain copy of a stopped daemon's directory has no list of files, but every record is checked."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    whole = fill(source)
+    with open_store(source, UNIONS), pytest.raises(Stalled, match="WF310"):
+        restore(source, target)
+    with restore(source, target) as store:
+        assert truth(store) == whole
+        assert store.log.generation > 1_000
+
+
+def test_a_backup_under_load_is_a_prefix_with_the_output_of_its_events(tmp_path: Path) -> None:
+    """While another process writes as fast as it can; what is acknowledged before is in it."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    process = subprocess.Popen(
+        [sys.executable, store_child.__file__, "append", os.fspath(source)], stdout=subprocess.PIPE, text=True
+    )
+    acknowledged: dict[tuple[str, int], int] = {}
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("open")
+
+        def take(count: int) -> None:
+            assert process.stdout is not None
+            for _ in range(count):
+                kind, number, position = process.stdout.readline().split()
+                acknowledged[kind, int(number)] = int(position)
+
+        take(300)
+        before = dict(acknowledged)
+        reader = threading.Thread(target=lambda: process.stdout.read())  # type: ignore[union-attr]
+        reader.start()
+        copying.back_up(source, made, nothing_known)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    reader.join()
+    process.stdout.close()
+    with restore(made, tmp_path / "target") as store:
+        store.verify()
+        for (kind, number), position in before.items():
+            if kind == "event":
+                assert len(store.log.read(stream(number))) >= position
+            else:
+                assert store.outputs.size(store_child.name(number)) >= position
+        for number in range(store_child.LOGS):
+            name = store_child.name(number)
+            end = 0
+            for piece in store.outputs.read(name, 0, 1 << 30):
+                assert piece.offset == end
+                assert piece.data == store_child.line(number, piece.offset // 1000)
+                end += len(piece.data)
+            assert end == store.outputs.size(name)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.15, 0.3, 0.5])
+def test_a_backup_that_is_killed_is_refused(tmp_path: Path, after: float) -> None:
+    """At whatever moment: it is whole, or it says that it is not; a second try goes elsewhere."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    fill(source)
+    code = (
+        "import sys; from pathlib import Path; from waterflowd.store import copying;"
+        "print('begin', flush=True);"
+        "copying.back_up(Path(sys.argv[1]), Path(sys.argv[2]), lambda *_: False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, os.fspath(source), os.fspath(made)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+    if not (made / "FORMAT").exists():
+        assert not made.exists() or not any(made.glob("log.mdb/*"))
+        return
+    found = directory.read_format(made)
+    assert found is not None
+    if found.state is directory.State.BACKUP:
+        restore(made, tmp_path / "target").close()
+        return
+    with pytest.raises(Stalled, match="WF313"):
+        restore(made, tmp_path / "target")
+    with pytest.raises(Stalled, match="WF313"):
+        open_store(made, UNIONS)
+    with pytest.raises(Stalled, match=r"unfinished.*WF315"):
+        copying.back_up(source, made, nothing_known)
+
+
+def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
+    """A changed, cut or missing file of any kind: WF304 that names it, and an empty target for the next try."""
+    source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
+    fill(source)
+    manifest = copying.back_up(source, made, nothing_known)
+    for name in [*(file.path for file in manifest.files), layout.MANIFEST_FILE]:
+        content = (made / name).read_bytes()
+        changed = bytearray(content)
+        changed[len(changed) // 2] ^= 1
+        for damaged in (bytes(changed), content[: len(content) // 2], None):
+            (made / name).unlink()
+            if damaged is not None:
+                (made / name).write_bytes(damaged)
+            elif name.endswith(layout.LOG_FILE):
+                with pytest.raises(Stalled, match="WF312"):
+                    restore(made, target)
+                (made / name).write_bytes(content)
+                continue
+            with pytest.raises(Stalled, match="WF304"):
+                restore(made, target)
+            assert not target.exists() or not any(target.iterdir())
+            with pytest.raises(Stalled, match="WF304"):
+                examine(made)
+            (made / name).write_bytes(content)
+    restore(made, target).close()
+
+
+def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
+    """A backup that nobody could restore is none: WF304, and nothing in the target."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    fill(source)
+    file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
+    content = file.read_bytes()
+    file.write_bytes(content.replace(text(2, 7).encode(), text(2, 7).encode().swapcase()))
+    with pytest.raises(Stalled, match="WF304"):
+        copying.back_up(source, made, nothing_known)
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(Stalled, match="WF304"):
+        copying.back_up(source, made, nothing_known)
+    assert not any(made.iterdir())
+
+
+def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
+    """What is there is never overwritten, and a clock behind the backup could give generations that agents know."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    fill(source)
+    copying.back_up(source, made, nothing_known)
+    before = snapshot(source)
+    with pytest.raises(Stalled, match="WF315"):
+        restore(made, source)
+    with pytest.raises(Stalled, match="WF315"):
+        copying.back_up(source, made, nothing_known)
+    assert snapshot(source) == before
+    manifest = (made / layout.MANIFEST_FILE).read_text()
+    at = next(line for line in manifest.splitlines() if "made_at" in line)
+    (made / layout.MANIFEST_FILE).write_text(manifest.replace(at, '"made_at": 32503680000000,'))
+    with pytest.raises(Stalled, match=r"clock.*WF316"):
+        restore(made, tmp_path / "target")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    """Backup, restore and salvage alike: WF315, and no half of anything."""
+    source, made, small = tmp_path / "source", tmp_path / "made", tmp_path / "small"
+    fill(source, rounds=80)
+    copying.back_up(source, made, nothing_known)
+    small.mkdir()
+    with mounted(small, "-t", "tmpfs", "-o", "size=400k", "tmpfs"):
+        with pytest.raises(Stalled, match="WF315"):
+            copying.back_up(source, small, nothing_known)
+        assert not any(small.iterdir())
+        with pytest.raises(Stalled, match="WF315"):
+            restore(made, small)
+        assert not any(small.iterdir())
+        with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, small):
+            pass
+        assert not any(small.iterdir())
+
+
+# What is no damage, and what is ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [("SIGKILL", "WF306"), ("SIGTERM", "WF306"), ("SIGBUS", "WF304"), ("SIGSEGV", "WF304")]
+)
+def test_a_check_that_somebody_else_has_ended_says_nothing_of_the_log(tmp_path: Path, number: str, code: str) -> None:
+    """The kernel's out-of-memory killer is no damage; what a bad file brings about is."""
+    kill = f"import os, signal; os.kill(os.getpid(), signal.{number})"
+    child = subprocess.run([sys.executable, "-c", kill], capture_output=True, check=False)
+    with pytest.raises(Stalled, match=code):
+        check.judge(tmp_path / layout.LOG_FILE, child)
+
+
+def test_a_check_without_memory_says_nothing_of_the_log(tmp_path: Path) -> None:
+    """As under a limit of its service."""
+    child = subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], capture_output=True, check=False)
+    with pytest.raises(Stalled, match=r"memory.*WF306"):
+        check.judge(tmp_path / layout.LOG_FILE, child)
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_a_lost_log_is_never_begun_anew(tmp_path: Path, what: str) -> None:
+    """`FORMAT` says that there was one: WF312 names restore, and nothing is made."""
+    fill(tmp_path)
+    shutil.rmtree(tmp_path / layout.ENVIRONMENT_DIRECTORY)
+    if what == "file":
+        (tmp_path / layout.ENVIRONMENT_DIRECTORY).mkdir()
+    for _ in range(2):
+        with pytest.raises(Stalled, match=r"restore.*WF312"):
+            open_store(tmp_path, UNIONS)
+    assert not (tmp_path / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).exists()
+
+
+def test_a_first_start_that_was_killed_between_format_and_log_starts_again(tmp_path: Path) -> None:
+    """`FORMAT` says that there is no log yet."""
+    directory.write_format(tmp_path, directory.State.EMPTY)
+    open_store(tmp_path, UNIONS).close()
+    found = directory.read_format(tmp_path)
+    assert found is not None
+    assert found.state is directory.State.DATA

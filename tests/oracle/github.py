@@ -1,0 +1,120 @@
+"""GitHub's own evaluator of expressions (npm @actions/expressions) as a process that answers in batches.
+
+The package is pinned by version and hash in `package-lock.json` and installed with `npm ci` into pytest's cache, once for
+all workers. Outcomes are compared in one spelling (see `evaluate.mjs`), so that `1` and `'1'`, `{}` and `[]`, NaN and null
+can be told apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.expr.values import shortest
+
+HERE = Path(__file__).parent
+FILES = ("package.json", "package-lock.json", "evaluate.mjs")
+
+#: A registry that answers slowly on a busy machine is no reason to give up.
+INSTALL_S_MAX = 300
+
+
+class Unavailable(Exception):
+    """The evaluator cannot be had on this machine; the text says why."""
+
+
+def missing_program() -> str | None:
+    """Return which of the programs that the evaluator needs is not there."""
+    return next((program for program in ("node", "npm") if shutil.which(program) is None), None)
+
+
+def installed(cache: Path) -> Path:
+    """Return the folder that the evaluator is installed in; raises Unavailable."""
+    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in FILES)).hexdigest()
+    folder = cache / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            for name in FILES:
+                shutil.copy(HERE / name, folder / name)
+            _install(folder)
+            (folder / "complete").touch()
+    return folder
+
+
+def _install(folder: Path) -> None:
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=3"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"npm ci took longer than {INSTALL_S_MAX} s") from None
+    if done.returncode:
+        raise Unavailable(f"npm ci failed: {done.stderr.strip()[-500:]}")
+
+
+class GitHub:
+    """The running evaluator; use it as a context manager, one batch at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            ["node", "evaluate.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> GitHub:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(30)
+
+    def outcomes(self, sources: list[str], contexts: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Return `{"value": ...}` or `{"error": text}` for each source."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        question = {"contexts": {name: spelled(value) for name, value in contexts.items()}, "sources": sources}
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the evaluator ended with {self._process.poll()}"
+        outcomes: list[dict[str, Any]] = json.loads(answer)
+        return outcomes
+
+
+def spelled(value: object) -> object:
+    """Return a value in the spelling that both sides are compared in."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        number = float(value)
+        if math.isfinite(number):
+            return {"num": shortest(number)}
+        return {"num": "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"}
+    if isinstance(value, list):
+        return [spelled(item) for item in value]
+    assert isinstance(value, dict)
+    return {"obj": [[key, spelled(item)] for key, item in value.items()]}
+
+
+def our_outcome(source: str, contexts: Mapping[str, object]) -> dict[str, Any]:
+    """Return what our parser, checker and evaluator make of a source, in the same spelling."""
+    try:
+        node = expr.parse(source)
+        for error in expr.check(node, expr.Scope(contexts=dict.fromkeys(contexts))):
+            raise error
+        return {"value": spelled(expr.evaluate(node, expr.Env(contexts=contexts)))}
+    except expr.ExpressionError as error:
+        return {"error": str(error)}

@@ -1,0 +1,131 @@
+"""Our evaluator and GitHub's own agree, on the value and on its type, or both refuse.
+
+`WATERFLOW_ROUNDS` multiplies the number of generated expressions, 3,000 a round. Needs node and npm; the evaluator comes from
+the npm registry at the first use (see `github.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.oracle import github, grammar
+from waterflowd import expr
+from waterflowd.expr.nodes import Binary, Call, walk
+
+ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "1"))
+#: Expressions that share contexts and a line to the other process.
+BATCH = 10
+EXAMPLES = 300 * ROUNDS
+
+
+@pytest.fixture(scope="module")
+def evaluator(pytestconfig: pytest.Config) -> Iterator[github.GitHub]:
+    """GitHub's evaluator, running."""
+    if program := github.missing_program():
+        pytest.skip(f"{program} is not installed; it runs GitHub's evaluator")
+    assert pytestconfig.cache is not None
+    try:
+        folder = github.installed(pytestconfig.cache.mkdir("github-expressions"))
+    except github.Unavailable as error:
+        pytest.skip(str(error))
+    with github.GitHub(folder) as running:
+        yield running
+
+
+def difference(source: str, contexts: dict[str, object], theirs: dict[str, Any]) -> str | None:
+    """Return how the outcomes differ, None when they agree or when the difference is one of those that are meant."""
+    ours = github.our_outcome(source, contexts)
+    if ("error" in ours and "error" in theirs) or ours == theirs:
+        return None
+    if "error" in theirs and is_meant(source, contexts):
+        return None
+    return f"{source}\n  GitHub: {theirs}\n  we:     {ours}\n  in {contexts}"
+
+
+def is_meant(source: str, contexts: dict[str, object]) -> bool:
+    """Return whether GitHub's evaluator refuses because of our extensions, or since it computes what `case` does not choose."""
+    for node, _ in walk(expr.parse(source)):
+        if isinstance(node, Binary) and node.operator in "+-*/%":
+            return True
+        if isinstance(node, Call) and node.name.lower() == "case":
+            for argument in node.arguments:
+                try:
+                    expr.evaluate(argument, expr.Env(contexts=contexts))
+                except expr.ExpressionError:
+                    return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 60 * ROUNDS)
+def test_generated_expressions_have_the_outcome_that_github_gives_them(evaluator: github.GitHub) -> None:
+    """Literals, operators, coercions, indexes, filters, functions and their errors, over contexts of every shape."""
+    compared = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(grammar.CONTEXTS, st.lists(grammar.SOURCES, min_size=BATCH, max_size=BATCH))
+    def agree(contexts: dict[str, object], sources: list[str]) -> None:
+        nonlocal compared
+        for source, theirs in zip(sources, evaluator.outcomes(sources, contexts), strict=True):
+            assert (found := difference(source, contexts, theirs)) is None, found
+        compared += len(sources)
+
+    agree()
+    assert compared >= EXAMPLES * BATCH
+
+
+#: Source, contexts, what GitHub's evaluator makes of it, what we make of it, why. The documentation lists those that a person
+#: can meet (docs/expressions.md).
+DIFFERENCES: list[tuple[str, dict[str, object], object, object]] = [
+    # The npm package replaces only the first doubled quote of a literal; the runner all, as documented.
+    ("'a''b''c'", {}, "a'b''c", "a'b'c"),
+    # A trailing comma; the runner refuses it as well.
+    ("contains('a', 'a',)", {}, True, None),
+    # Text behind the number of a placeholder; the runner refuses it as well.
+    ("format('{0abc}', 1)", {}, "1", None),
+    # JavaScript's objects have names of their own, and sort keys that are numbers.
+    ("fromJSON('{\"constructor\": 1}').constructor", {}, None, 1),
+    ('toJSON(fromJSON(\'{"b": 1, "1": 2}\'))', {}, '{\n  "1": 2,\n  "b": 1\n}', '{\n  "b": 1,\n  "1": 2\n}'),
+    # Keys that differ only in case: GitHub keeps the first, we keep both and prefer the exact one.
+    ("a.X", {"a": {"x": 1, "X": 2}}, 1, 2),
+    # Whole numbers stay exact up to 64 bits.
+    ("format('{0}', 9007199254740993)", {}, "9007199254740992", "9007199254740993"),
+    # `case` computes only what it chooses.
+    ("case(true, 1, fromJSON('no'))", {}, None, 1),
+    # Half of a surrogate pair is no character, and could not be stored.
+    ("fromJSON('\"\\ud800\"')", {}, "\ud800", None),
+    # Arithmetic.
+    ("1 + 2", {}, None, 3),
+]
+
+
+@pytest.mark.parametrize(("source", "contexts", "theirs", "ours"), DIFFERENCES, ids=[row[0] for row in DIFFERENCES])
+def test_where_we_differ_from_github_both_outcomes_are_known(
+    evaluator: github.GitHub, source: str, contexts: dict[str, object], theirs: object, ours: object
+) -> None:
+    """None stands for an error, or for null; a difference that is gone leaves the list."""
+    (found,) = evaluator.outcomes([source], contexts)
+
+    assert found.get("value") == github.spelled(theirs)
+    assert github.our_outcome(source, contexts).get("value") == github.spelled(ours)
+
+
+def test_a_tree_deeper_than_github_allows_is_fine_up_to_our_own_bound(evaluator: github.GitHub) -> None:
+    """GitHub ends at 50 levels, we at 64; neither meets the end of its stack."""
+    sources = ["(" * depth + "1" + ")" * depth for depth in (49, 63, 10_000)]
+    theirs = [set(outcome) for outcome in evaluator.outcomes(sources, {})]
+    ours = [set(github.our_outcome(source, {})) for source in sources]
+
+    assert theirs == [{"value"}, {"error"}, {"error"}]
+    assert ours == [{"value"}, {"value"}, {"error"}]

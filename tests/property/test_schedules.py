@@ -1,0 +1,72 @@
+"""Schedules over any history of ticks, pauses, clocks that jump and runs that end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
+from waterflowd.reconcile import schedules, state
+from waterflowd.reconcile.events import Fact, ScheduleArmed, ScheduleDecided, ScheduleOutcome
+from waterflowd.reconcile.state import ScheduleName
+
+MINUTE = 60_000
+T0 = 1_795_478_400_000
+NAME = ScheduleName(path="s.yml", cron="*/10 * * * *", timezone="Europe/Berlin")
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["wait", "jump-back", "end", "restart"]), st.integers(0, 300)), min_size=1, max_size=25
+)
+
+
+@given(_STEPS, st.sampled_from(Overlap), st.sampled_from(CatchUp))
+def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
+    steps: list[tuple[str, int]], overlap: Overlap, catch_up: CatchUp
+) -> None:
+    """And the fold of the facts is the state that the decisions were made on."""
+    trigger = ScheduleTrigger(cron=NAME.cron, timezone=NAME.timezone, overlap=overlap, catch_up=catch_up)
+    armed = ScheduleArmed(at=1, path=NAME.path, cron=NAME.cron, timezone=NAME.timezone, ref="r", from_at=T0)
+    facts: list[Fact] = [armed]
+    held = state.fold("ops", facts)
+    keys: list[str] = []
+    wall_at, open_key = T0, None
+    for step, minutes in steps:
+        if step == "wait":
+            wall_at += minutes * MINUTE
+        elif step == "jump-back":
+            wall_at -= minutes * MINUTE
+        elif step == "end":
+            open_key = None
+        else:
+            held = state.fold("ops", facts)
+        schedule = held.schedules[NAME]
+        decision = schedules.decide(schedule, trigger, wall_at, 1, is_open=open_key is not None)
+        if decision.start is not None:
+            assert open_key is None
+            key = schedules.trigger_key("ops", NAME, decision.start)
+            if key not in keys:
+                # The log starts a key's run once; a clock that stood wrong may ask again.
+                keys.append(key)
+                open_key = key
+        for fact in decision.facts:
+            facts.append(fact)
+            state.evolve(held, fact)
+        assert len(held.schedules[NAME].queued) <= schedules.QUEUE_MAX
+        assert held == state.fold("ops", facts)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.sampled_from(CatchUp))
+def test_every_instant_is_decided_once_while_the_clock_goes_on(gaps: list[int], catch_up: CatchUp) -> None:
+    """Started, waiting, skipped or missed: the counts of what was decided are the instants that have come."""
+    trigger = ScheduleTrigger(cron=NAME.cron, timezone=NAME.timezone, overlap=Overlap.SKIP, catch_up=catch_up)
+    armed = ScheduleArmed(at=1, path=NAME.path, cron=NAME.cron, timezone=NAME.timezone, ref="r", from_at=T0)
+    held = state.fold("ops", [armed])
+    wall_at, count = T0, 0
+    for gap in gaps:
+        wall_at += gap * MINUTE
+        decision = schedules.decide(held.schedules[NAME], trigger, wall_at, 1, is_open=False)
+        for fact in decision.facts:
+            assert isinstance(fact, ScheduleDecided)
+            assert fact.outcome is not ScheduleOutcome.QUEUED
+            count += fact.count
+            state.evolve(held, fact)
+    assert count == (wall_at - T0) // (10 * MINUTE)

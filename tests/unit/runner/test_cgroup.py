@@ -1,0 +1,28 @@
+"""What a runner writes into its part of the control groups, seen on plain files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from waterflow_agent.runner.cgroup import GroupTree, StepGroup
+
+
+def test_controllers_stay_off_until_a_step_has_limits(tmp_path: Path) -> None:
+    """A unit's group that hands controllers on takes no processes: systemd could not start a new runner beside an old step."""
+    top = tmp_path / "waterflow-label"
+    for folder in (top / "runner", top / "step-1"):
+        folder.mkdir(parents=True)
+        (folder / "cgroup.procs").touch()
+    (top / "step-1" / "pids.max").touch()
+    switches = [place / "cgroup.subtree_control" for place in (tmp_path, top)]
+    for switch in switches:
+        switch.touch()
+
+    tree = GroupTree(str(tmp_path), str(tmp_path), "label")
+    group = StepGroup(str(top / "step-1"), tree)
+    group.limit(None, None)
+    assert [switch.read_text() for switch in switches] == ["", ""]
+
+    group.limit(100, None)
+    assert all("+memory" in switch.read_text() for switch in switches)
+    assert (top / "step-1" / "pids.max").read_text() == "100"

@@ -1,0 +1,162 @@
+"""The daemon's own log: what a line looks like, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from waterflowd import logs
+from waterflowd.engine import events
+from waterflowd.host import narration
+from waterflowd.model.ids import AttemptNo, JobId, StepId
+from waterflowd.model.records import Batch, StreamAppend
+from waterflowd.model.statuses import Conclusion, Outcome
+
+HOSTILE = "a\nERROR forged\r\x1b[2J\x9b\u202e\u2028\x00\ud800end"
+
+
+def record(message: str, *arguments: object, level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
+    return logging.getLogger("waterflow.test").makeRecord(
+        "waterflow.test", level, "", 0, message, arguments, None, extra=extra
+    )
+
+
+def test_a_line_of_text_has_time_level_logger_sentence_and_fields_in_order() -> None:
+    """What it is about comes first; what has blanks is quoted; None is not shown."""
+    line = logs.TextFormatter().format(
+        record("run %s started", 1, by="Ada L", run="01M", job="a", agent=None, forced=True)
+    )
+    time, _, rest = line.partition(" ")
+    assert time.endswith("Z")
+    assert len(time) == len("2026-01-02T03:04:05.678Z")
+    assert rest == 'info    waterflow.test: run 1 started run=01M job=a by="Ada L" forced=true'
+
+
+def test_an_object_has_the_same_and_fields_cannot_replace_its_own() -> None:
+    """One line of JSON; numbers stay numbers."""
+    entry = json.loads(
+        logs.JsonFormatter().format(record("x %s", "y", level=logging.ERROR, run="01M", attempt=2, time=1))
+    )
+    assert entry.pop("time").endswith("Z")
+    assert entry == {"level": "error", "logger": "waterflow.test", "message": "x y", "run": "01M", "attempt": 2}
+
+
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_hostile_text_stays_on_its_line_and_moves_nothing(formatter: logs.Formatter) -> None:
+    """In the sentence, in a field, and in the text of an exception."""
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        line = formatter.format(
+            logging.getLogger("waterflow.test").makeRecord(
+                "waterflow.test", logging.ERROR, "", 0, "%s", (HOSTILE,), sys.exc_info(), extra={"job": HOSTILE}
+            )
+        )
+    first, *more = line.split("\n")
+    assert "\\nERROR forged" in json.loads(first)["message"] if line.startswith("{") else "\\nERROR forged" in first
+    assert all(text.startswith("    | ") for text in more)
+    assert line.replace("\n", "").isprintable()
+    line.encode("utf-8")
+
+
+def test_tokens_are_cut_wherever_they_stand() -> None:
+    """API tokens and join tokens; the beginning tells which one it was."""
+    for secret in ("wf_" + "Ab3-_" * 9, "wfj1." + "Zz9_-" * 20):
+        for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
+            line = formatter.format(record("it was %s!", secret, target=f"x {secret}"))
+            assert secret not in line
+            assert secret[:7] in line
+    assert "wf_short" in logs.TextFormatter().format(record("wf_short"))
+
+
+def test_an_endless_text_is_cut() -> None:
+    """With its length."""
+    line = logs.JsonFormatter().format(record("x" * 1_000_000, job="y" * 1_000_000))
+    assert len(line) < 20_000
+    assert "(1000000 characters)" in line
+
+
+def test_the_journal_gets_the_level_in_its_own_way_and_no_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known by the device and inode that the service manager names."""
+    line = logs.TextFormatter(is_journal=True).format(record("careful", level=logging.WARNING, run="r"))
+    assert line == "<4>warning waterflow.test: careful run=r"
+    entry = json.loads(logs.JsonFormatter(is_journal=True).format(record("x")).removeprefix("<6>"))
+    assert entry["message"] == "x"
+    with (tmp_path / "stream").open("w") as stream, (tmp_path / "other").open("w") as other:
+        found = (tmp_path / "stream").stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        assert logs.goes_to_journal(stream)
+        assert not logs.goes_to_journal(other)
+        monkeypatch.setenv("JOURNAL_STREAM", "")
+        assert not logs.goes_to_journal(stream)
+
+
+def test_lines_that_strangers_cause_are_bounded_and_errors_are_not() -> None:
+    """A burst, then one a second."""
+    bounded = logs.Bounded(per_s=0.001, burst=3)
+    assert [bounded.filter(record("x")) for _ in range(5)] == [True, True, True, False, False]
+    assert bounded.filter(record("x", level=logging.ERROR))
+
+
+# What is told of runs -----------------------------------------------------------------------------------------------------
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) -> list[logging.LogRecord]:
+    """The lines that a batch with these events of one run makes."""
+    caplog.set_level(level, logger="waterflow.run")
+    caplog.clear()
+    append = StreamAppend(stream="run/01M", expected=3, at=1, events=list(happened))  # type: ignore[arg-type]
+    narration.narrate(Batch(appends=[append]))
+    return caplog.records
+
+
+def test_what_went_wrong_is_told_and_what_went_right_only_in_detail(
+    caplog: pytest.LogCaptureFixture, reason: Any
+) -> None:
+    """A step that failed is a warning with its run, job and step; one that succeeded is there at `debug` alone."""
+
+    def completed(conclusion: Conclusion) -> events.StepCompleted:
+        return events.StepCompleted(
+            at=1, job=JobId("a"), step=StepId("2"), outcome=conclusion, conclusion=conclusion, reason=reason
+        )
+
+    assert told(caplog, logging.INFO, completed(Conclusion.SUCCESS)) == []
+    assert len(told(caplog, logging.DEBUG, completed(Conclusion.SUCCESS))) == 1
+    (line,) = told(caplog, logging.INFO, completed(Conclusion.FAILURE))
+    assert line.levelno == logging.WARNING
+    fields = vars(line)
+    assert (fields["run"], fields["job"], fields["step"], fields["conclusion"]) == ("01M", "a", "2", "failure")
+
+
+def test_an_attempt_that_failed_is_told_with_its_number_and_exit_code(
+    caplog: pytest.LogCaptureFixture, reason: Any
+) -> None:
+    """Also when a later attempt succeeds."""
+    finished = events.AttemptFinished(
+        at=1,
+        job=JobId("a"),
+        step=StepId("2"),
+        attempt=AttemptNo(3),
+        outcome=Outcome.FAILURE,
+        exit_code=7,
+        reason=reason,
+    )
+    (line,) = told(caplog, logging.INFO, finished)
+    fields = vars(line)
+    assert (fields["attempt"], fields["exit_code"]) == (3, 7)
+    assert told(caplog, logging.WARNING, finished) == []
+
+
+@pytest.fixture
+def reason() -> Any:
+    """Any reason."""
+    from waterflowd.model.reasons import Reason, ReasonCode
+
+    return Reason(code=next(iter(ReasonCode)), text="so it was")

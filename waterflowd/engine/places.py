@@ -1,0 +1,135 @@
+"""Which parts of a run an event concerns, and where something may follow from it.
+
+Rules of this file: what an event changes is named by it, so that its cost does not grow with the run. Only events about the
+whole run, or about everything that a job has become, reach further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from waterflowd.engine import events
+from waterflowd.engine.blocks import Block, Step
+from waterflowd.engine.state import Job, Run
+from waterflowd.engine.transitions import is_inside
+
+#: Where something may follow: a job's index, and the number of one of its blocks (0: its root, and the job itself).
+Place = tuple[int, int]
+
+#: Events about the run as a whole: every job may go on, or must end.
+_WHOLE_RUN = frozenset({events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut})
+#: Events that reach what a job has become.
+_WHOLE_JOB = frozenset({events.JobExpanded, events.JobEntered, events.JobHalted, events.JobCancelled})
+#: Events after which the next instance may have its turn.
+_TURNS = frozenset({
+    events.JobReady,
+    events.JobEntered,
+    events.JobExpanded,
+    events.JobCompleted,
+    events.LockWanted,
+    events.BatchCompleted,
+    events.BatchStarted,
+})  # fmt: skip
+#: Events about a step; those of approvals are about a job as well.
+_OF_STEPS = frozenset({
+    events.AttemptQueued,
+    events.AttemptWaiting,
+    events.AttemptDispatched,
+    events.AttemptStarted,
+    events.AttemptFinished,
+    events.RetryScheduled,
+    events.StepEntered,
+    events.BlockStarted,
+    events.StepTimedOut,
+    events.StepSleeping,
+    events.StepHeld,
+    events.StepCompleted,
+    events.ApprovalRequested,
+    events.ApprovalGiven,
+    events.LateReport,
+})  # fmt: skip
+
+
+def concerned(run: Run, event: events.RunEvent) -> Sequence[int]:
+    """Indexes of the jobs that the event changes."""
+    kind = type(event)
+    if kind in _WHOLE_RUN:
+        return range(len(run.jobs))
+    if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
+        return ()
+    job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
+    if kind in _WHOLE_JOB:
+        return (job.index, *(child.index for child in _below(job)))
+    return (job.index,)
+
+
+def touched(run: Run, event: events.RunEvent) -> Sequence[Place]:
+    """The places at which something may follow, once the event is applied."""
+    kind = type(event)
+    if kind in _WHOLE_RUN or (kind is events.LockRefused and event.job is None):  # type: ignore[union-attr]
+        return [place for job in run.jobs for place in _places(job)]
+    if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
+        return ()
+    job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
+    if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
+        return _around(job, job.steps_by_id[event.step])  # type: ignore[union-attr]
+    return list(_of_job(run, job, kind))
+
+
+def _of_job(run: Run, job: Job, kind: type) -> Iterator[Place]:
+    if kind in (events.JobTimedOut, events.JobSkipped) or kind in _WHOLE_JOB:
+        yield from _places(job)
+    else:
+        yield job.index, 0
+    if kind in _WHOLE_JOB:
+        for child in _below(job):
+            yield from _places(child)
+    if kind in _TURNS:
+        yield from _next_turn(job)
+        if job.parent is not None:
+            yield from _next_turn(job.parent)
+    if kind is events.JobCompleted:
+        yield from ((dependent.index, 0) for dependent in run.dependents.get(job.id, ()))
+        if job.parent is not None:
+            yield job.parent.index, 0
+
+
+def _below(job: Job) -> Iterator[Job]:
+    """Everything that the job has become."""
+    if job.children is not None:
+        for child in job.children.jobs:
+            yield child
+            yield from _below(child)
+
+
+def _places(job: Job) -> Iterator[Place]:
+    yield job.index, 0
+    yield from ((job.index, number) for number in job.blocks)
+
+
+def _around(job: Job, step: Step) -> Sequence[Place]:
+    """The step's own block, those inside of it that are open, and the one around."""
+    block = step.block
+    owner = block.owner
+    if owner is None and not step.has_blocks:
+        return ((job.index, 0),)
+    found = [(job.index, _number(job, block))]
+    if step.has_blocks:
+        found += [(job.index, inner.number) for inner in job.blocks.values() if _is_within(inner, step)]
+    if owner is not None:
+        found.append((job.index, _number(job, owner.block)))
+    return found
+
+
+def _is_within(block: Block, step: Step) -> bool:
+    return block.owner is step or (block.owner is not None and is_inside(block.owner, step))
+
+
+def _number(job: Job, block: Block) -> int:
+    return 0 if block is job.root else block.number
+
+
+def _next_turn(job: Job) -> Iterator[Place]:
+    children = job.children
+    if children is not None and children.scope is None and children.next_index < len(children.jobs):
+        yield children.jobs[children.next_index].index, 0

@@ -1,0 +1,135 @@
+"""What the daemon's own log tells of runs: a line when one begins and ends, and for whatever did not go well in between.
+
+Rules of this file: only what is durable is told, and nothing is read for it. What went as it should inside of a run is told at
+level `debug`. The facts stand in fields, so that a line can be found by its run, job, step or agent. A line is made only when
+somebody wants its level: most events are told at none that is on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from waterflowd.engine import events
+from waterflowd.model.records import Batch, RunSummary
+from waterflowd.model.statuses import FAILURES, Outcome
+
+logger = logging.getLogger("waterflow.run")
+
+_Fields = dict[str, Any]
+_Line = tuple[str, _Fields]
+
+
+def narrate(batch: Batch) -> None:
+    """Tells of one durable batch."""
+    least = logger.getEffectiveLevel()
+    rows: dict[str, RunSummary] | None = None
+    for append in batch.appends:
+        run = append.stream.removeprefix("run/")
+        if run == append.stream:
+            continue
+        for event in append.events:
+            kind = _KINDS.get(type(event))
+            if kind is None or (level := kind.level(event)) < least:
+                continue
+            text, fields = kind.line(event)
+            rows = {row.id: row for row in batch.summaries} if rows is None else rows
+            logger.log(level, text, extra={"run": run, **_of_run(rows.get(run)), **fields})
+
+
+def _of_run(row: RunSummary | None) -> _Fields:
+    return {} if row is None else {"workflow": row.path, "repository": row.repository}
+
+
+def _always(level: int) -> Callable[[Any], int]:
+    return lambda event: level
+
+
+def _by_conclusion(event: events.JobCompleted | events.StepCompleted) -> int:
+    return logging.WARNING if event.conclusion in FAILURES else logging.DEBUG
+
+
+def _by_run(event: events.RunCompleted) -> int:
+    return logging.WARNING if event.conclusion in FAILURES else logging.INFO
+
+
+def _by_outcome(event: events.AttemptFinished) -> int:
+    return logging.DEBUG if event.outcome is Outcome.SUCCESS else logging.INFO
+
+
+def _created(event: events.RunCreated) -> _Line:
+    trigger = event.trigger
+    return f"run {event.number} started", {"trigger": trigger.kind, "by": trigger.by}
+
+
+def _completed(event: events.RunCompleted) -> _Line:
+    text = f"run completed: {event.conclusion.value}: {event.reason.text}"
+    return text, {"conclusion": event.conclusion.value}
+
+
+def _job_completed(event: events.JobCompleted) -> _Line:
+    text = f"job completed: {event.conclusion.value}: {event.reason.text}"
+    return text, {"job": event.job, "conclusion": event.conclusion.value}
+
+
+def _step_completed(event: events.StepCompleted) -> _Line:
+    text = f"step completed: {event.conclusion.value}: {event.reason.text}"
+    fields = {"job": event.job, "step": event.step, "conclusion": event.conclusion.value}
+    return text, fields
+
+
+def _attempt(event: Any) -> _Fields:
+    return {"job": event.job, "step": event.step, "attempt": event.attempt}
+
+
+def _dispatched(event: events.AttemptDispatched) -> _Line:
+    return f"attempt sent to {event.agent_name}", {**_attempt(event), "agent": event.agent_name}
+
+
+def _finished(event: events.AttemptFinished) -> _Line:
+    text = f"attempt finished: {event.outcome.value}: {event.reason.text}"
+    return text, {**_attempt(event), "exit_code": event.exit_code}
+
+
+def _retried(event: events.RetryScheduled) -> _Line:
+    return f"the step is tried again: {event.reason.text}", _attempt(event)
+
+
+def _late(event: events.LateReport) -> _Line:
+    text = f"a report came too late and changes nothing: {event.outcome.value}"
+    return text, {**_attempt(event), "agent": event.agent}
+
+
+def _cancelled(event: events.CancelRequested) -> _Line:
+    return "cancel requested", {"by": event.by, "forced": event.is_forced}
+
+
+def _run_timed_out(event: events.RunTimedOut) -> _Line:
+    return f"run timed out: {event.reason.text}", {}
+
+
+def _job_timed_out(event: events.JobTimedOut) -> _Line:
+    return f"job timed out: {event.reason.text}", {"job": event.job}
+
+
+class _Kind(NamedTuple):
+    """How a kind of event is told: at which level, and in which words."""
+
+    level: Callable[[Any], int]
+    line: Callable[[Any], _Line]
+
+
+_KINDS: dict[type, _Kind] = {
+    events.RunCreated: _Kind(_always(logging.INFO), _created),
+    events.RunCompleted: _Kind(_by_run, _completed),
+    events.RunTimedOut: _Kind(_always(logging.WARNING), _run_timed_out),
+    events.CancelRequested: _Kind(_always(logging.INFO), _cancelled),
+    events.JobCompleted: _Kind(_by_conclusion, _job_completed),
+    events.JobTimedOut: _Kind(_always(logging.WARNING), _job_timed_out),
+    events.StepCompleted: _Kind(_by_conclusion, _step_completed),
+    events.AttemptDispatched: _Kind(_always(logging.DEBUG), _dispatched),
+    events.AttemptFinished: _Kind(_by_outcome, _finished),
+    events.RetryScheduled: _Kind(_always(logging.INFO), _retried),
+    events.LateReport: _Kind(_always(logging.WARNING), _late),
+}

@@ -52,14 +52,23 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
         inputs=given.inputs,
         vars=values,
         flags=flags.CURRENT,
+        given_vars=given.vars,
+        rerun_of=given.rerun_of,
         kept=given.kept,
         environments=given.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
-        reason=reason(ReasonCode.CREATED, f"started by {given.trigger.kind}", trigger=given.trigger.kind),
+        reason=_created(given),
     )
     if problem is None:
         return (created,)
     return created, events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=problem)
+
+
+def _created(given: inputs.StartRun) -> Reason:
+    kind = given.trigger.kind
+    if given.rerun_of is None:
+        return reason(ReasonCode.CREATED, f"started by {kind}", trigger=kind)
+    return reason(ReasonCode.CREATED, f"re-run of {given.rerun_of}", trigger=kind, run=given.rerun_of)
 
 
 def _placed(run: Run, given: inputs.Placed, now: int) -> Events:

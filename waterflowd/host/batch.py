@@ -373,4 +373,5 @@ def summary(run: Run) -> records.RunSummary:
         started_at=run.started_at,
         completed_at=run.completed_at,
         seq=run.seq,
+        rerun_of=run.rerun_of,
     )

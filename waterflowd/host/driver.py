@@ -372,6 +372,7 @@ class Driver:
                 revision=request.revision,
                 inputs=request.inputs,
                 vars=request.vars,
+                rerun_of=request.rerun_of,
                 kept=request.kept,
                 environments=self.world.policies(request, compiled),
             ),

@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import enrol, keys, machine, status
+from waterflow_agent import enrol, keys, machine, maskbook, status
 from waterflow_agent.config import Config
 from waterflow_agent.desk import Desk
 from waterflow_agent.journal import Journal
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.ledger import Ledger
 from waterflow_agent.link import Link
+from waterflow_agent.maskbook import MaskBook
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.supervision import Supervisor
@@ -78,7 +79,8 @@ class Agent:
         steps = ProcessSteps(supervisor, workspaces, directories, self._environment)
         steps.agent_name = server.name
         ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
-        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps)
+        book = MaskBook(maskbook.place(self._data_dir, self._environment))
+        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps, book=book)
         desk.restore(*journal.read())
         link = Link(
             endpoint=self._config.server or server.work_endpoint,

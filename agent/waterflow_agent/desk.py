@@ -10,6 +10,7 @@ Rules of this file:
 - Everything runs on the loop's thread and nothing waits, except to measure an output log that has gaps.
 - A node that runs inside the agent is one record, `Finished`: it cannot be half done.
 - `Started` is lazy: sent when the attempt still runs after `STARTED_LAZY_MS`. `Finished` waits for no output.
+- An end is masked before it becomes a result, so neither the journal nor a message has ever held a secret.
 - Until the runner has said what it holds (`settled`), nothing is written and no session is to be opened.
 """
 
@@ -29,8 +30,9 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.journal import FULL, Journal
 from waterflow_agent.journal_writer import JournalWriter
 from waterflow_agent.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.maskbook import MaskBook
 from waterflow_agent.nodes import instant, parameters, schema
-from waterflow_agent.nodes.outcome import Ended, failure
+from waterflow_agent.nodes.outcome import Ended, failure, masked, withheld
 from waterflow_agent.output import OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.runner import reports
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 #: An attempt that ends within this needs no `Started`.
 STARTED_LAZY_MS = 50
+#: Up to this an output log is measured on the loop's thread, in less time than a thread takes to begin.
+MEASURED_AT_ONCE_BYTES = 64 << 10
 #: A runner that is about to be replaced refuses to start; the next one answers within this.
 START_AGAIN_S = 0.2
 
@@ -65,7 +69,15 @@ class Sender(Protocol):
 class Desk:
     """Ledger, journal, runner, output and link of one agent, tied together. Set `link` before the first session."""
 
-    def __init__(self, *, config: Config, ledger: Ledger, journal: Journal, steps: ProcessSteps) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        ledger: Ledger,
+        journal: Journal,
+        steps: ProcessSteps,
+        book: MaskBook | None = None,
+    ) -> None:
         self.ledger = ledger
         self.link: Sender | None = None
         #: Set once the runner has said what it holds, and the journal agrees.
@@ -76,6 +88,7 @@ class Desk:
         self._config = config
         self._journal = JournalWriter(journal, ledger, self._spawn)
         self._steps = steps
+        self._book = MaskBook(None) if book is None else book
         self._pump = Pump()
         # What this turn has to do, in this order.
         self._facts: list[records.Fact | records.Released] = []
@@ -94,13 +107,18 @@ class Desk:
         self._is_same_boot = boot_id == self.ledger.boot_id
         for fact in facts:
             self.ledger.replay(fact)
+        self._book.sweep(entry.key for entry in self.ledger if entry.has_secrets)
         for entry in self.ledger:
             if entry.result is None or entry.has_spool:
                 # A finished one's directory may be another attempt's by now.
                 self._steps.adopt(entry.key, entry.place if entry.result is None else 0)
             if entry.result is not None and entry.result.output_bytes:
-                self._pump.open(entry.key, self._steps.spool_path(entry.key) if entry.has_spool else None)
-                self._pump.finish(entry.key, entry.printed, entry.result.output_bytes)
+                if entry.has_spool:
+                    is_known = self._open_output(entry)
+                else:
+                    self._pump.open(entry.key, None)
+                    is_known = True
+                self._pump.finish(entry.key, entry.printed if is_known else [], entry.result.output_bytes)
         self._steps.ready()
 
     # The link's desk.
@@ -222,14 +240,17 @@ class Desk:
         if not entry.is_live:
             return
         end = self._steps.collect(entry.key, result, entry.cancel.reason if entry.cancel is not None else "")
-        if result.output_dropped or result.reason == "lost":
+        is_small = result.output_bytes <= MEASURED_AT_ONCE_BYTES
+        if result.output_dropped or result.reason == "lost" or (entry.has_secrets and not is_small):
             self._spawn(self._measure_and_finish(entry, result, end), "output-measure")
+        elif entry.has_secrets:
+            self._finish_process(entry, result, end, self._output_log(entry).size())
         else:
             self._finish_process(entry, result, end, result.output_bytes)
 
     async def _measure_and_finish(self, entry: Entry, result: reports.Result, end: Ended) -> None:
-        """A spool with gaps has marks in the log, which have to be counted."""
-        size = await asyncio.to_thread(OutputLog(self._steps.spool_path(entry.key)).size)
+        """A spool with gaps has marks in the log, and masks are of another length than what they mask: both are counted."""
+        size = await asyncio.to_thread(self._output_log(entry).size)
         self._finish_process(entry, result, end, size)
         self._commit()
 
@@ -238,14 +259,15 @@ class Desk:
             # Told twice, or dropped while its output was measured.
             return
         now = _wall_ms()
+        end = self._masked(entry, end)
         printed = chunks_of(end.printed, now)
         total = spool_size + sum(len(chunk.data) for chunk in printed)
-        self._pump.open(entry.key, self._steps.spool_path(entry.key))
+        has_spool = self._open_output(entry)
         is_output_taken = self._pump.finish(entry.key, printed, total)
         started_at = result.started_at if result.started_at is not None else entry.started_at
         times = (started_at if started_at is not None else now, result.finished_at)
         finished = _finished(entry.key, end, times, (total, result.output_dropped))
-        self._carry_out(self.ledger.finish(finished, printed, has_spool=True))
+        self._carry_out(self.ledger.finish(finished, printed, has_spool=has_spool))
         if is_output_taken:
             self._carry_out(self.ledger.output_taken(entry.key))
 
@@ -277,7 +299,7 @@ class Desk:
                 is_pending = entry.state is HeldState.ACCEPTED and self._steps.is_asked_for(entry.key)
                 views[entry.key] = RunnerView.PENDING if is_pending else RunnerView.UNKNOWN
                 continue
-            self._pump.open(entry.key, self._steps.spool_path(entry.key))
+            self._open_output(entry)
             self._pump.grown(entry.key)
             if attempt.result is not None:
                 ended.append(attempt)
@@ -326,6 +348,8 @@ class Desk:
             self._steps.stop(move.key, is_forced=move.is_forced)
 
     def _begin(self, task: messages.Task) -> None:
+        if task.secrets:
+            self._book.keep(task.key, task.secrets)
         try:
             node = parameters.find(task.node)
             converted = parameters.convert(node, task.params)
@@ -347,6 +371,9 @@ class Desk:
     def _finish_unstarted(self, key: TaskKey, end: Ended, output_bytes_max: int | None = None) -> None:
         """Ends an attempt that is no process (any more)."""
         now = _wall_ms()
+        entry = self.ledger.get(key)
+        if entry is not None:
+            end = self._masked(entry, end)
         printed = chunks_of(end.printed, now)
         total = sum(len(chunk.data) for chunk in printed)
         dropped = 0
@@ -379,6 +406,7 @@ class Desk:
             for key in released:
                 self._pump.drop(key)
                 self._steps.release(key)
+                self._book.drop(key)
         if self.link is not None and self._pump.has_ready:
             self.link.wake()
 
@@ -406,7 +434,28 @@ class Desk:
             self._finish_unstarted(task.key, end)
         else:
             self.ledger.given(task.key)
-            self._pump.open(task.key, self._steps.spool_path(task.key))
+            self._open_output(entry)
+
+    # Secrets.
+
+    def _open_output(self, entry: Entry) -> bool:
+        """Begins to send what the process prints; False when that is withheld."""
+        masks = self._book.of(entry.key) if entry.has_secrets else None
+        is_known = masks is not None or not entry.has_secrets
+        self._pump.open(entry.key, self._steps.spool_path(entry.key) if is_known else None, masks)
+        return is_known
+
+    def _output_log(self, entry: Entry) -> OutputLog:
+        masks = self._book.of(entry.key) if entry.has_secrets else None
+        if entry.has_secrets and masks is None:
+            return OutputLog(None)
+        return OutputLog(self._steps.spool_path(entry.key), masks=masks)
+
+    def _masked(self, entry: Entry, end: Ended) -> Ended:
+        if not entry.has_secrets:
+            return end
+        masks = self._book.of(entry.key)
+        return withheld(end) if masks is None else masked(end, masks)
 
     def _send(self, message: messages.AgentMessage) -> None:
         if self.link is not None:

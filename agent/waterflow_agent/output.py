@@ -1,7 +1,8 @@
 """What steps printed, on its way to the daemon: read from the runner's spools, sent in pieces, sent again until acknowledged.
 
-An attempt's output log is what its spool holds, then what the agent itself has to say. Where the spool's cap left something
-out, the log has one line on stream 2 that counts the bytes. Offsets on the wire count bytes of this log, so they have no gap.
+An attempt's output log is what its spool holds, with its secrets masked, then what the agent itself has to say. Where the
+spool's cap left something out, the log has one line on stream 2 that counts the bytes. Offsets on the wire count bytes of this
+log, so they have no gap.
 
 Rules of this file:
 
@@ -9,6 +10,8 @@ Rules of this file:
   a flood delays neither control messages nor the output of others.
 - Only the first half of a spool's cap is sent while the step runs: what lies behind may still be taken away from its middle.
 - An acknowledgement says how far the daemon's log reaches; that is where to go on, forwards or backwards.
+- Masked text depends on the spool alone, not on how it is read, so an offset means the same after every restart. What may be
+  the beginning of a secret waits for what follows on its stream, and for the end at most.
 - Nothing here waits; the shell calls `take` once per turn of the loop.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from waterflow_agent.masking import Masks, Stream
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Chunk, TaskKey
@@ -32,11 +36,23 @@ _CHUNK_BYTES = messages.OUTPUT_CHUNK_BYTES_MAX - 4096
 class OutputLog:
     """One attempt's output as the daemon sees it; cheap to read on from where the last read ended."""
 
-    __slots__ = ("_offset", "_printed", "_printed_count", "_printed_offset", "_reader", "_spool_offset", "_spool_path")
+    __slots__ = (
+        "_last_at",
+        "_masked",
+        "_masks",
+        "_offset",
+        "_printed",
+        "_printed_count",
+        "_printed_offset",
+        "_reader",
+        "_spool_offset",
+        "_spool_path",
+    )
 
-    def __init__(self, spool_path: str | None, printed: Sequence[Chunk] = ()) -> None:
-        """`spool_path` is the runner's `output`, or None for an attempt without a process."""
+    def __init__(self, spool_path: str | None, printed: Sequence[Chunk] = (), masks: Masks | None = None) -> None:
+        """`spool_path` is the runner's `output`, or None for an attempt without a process; `printed` is masked already."""
         self._spool_path = spool_path
+        self._masks = masks
         self._printed = list(printed)
         self._offset: int
         self._rewind()
@@ -65,7 +81,7 @@ class OutputLog:
         return chunks
 
     def size(self) -> int:
-        """Reads the spool to its end and gives the whole log's size; for a spool with gaps, whose marks have to be counted."""
+        """Reads the spool to its end and gives the whole log's size, where the runner does not know it: of gaps, of masks."""
         while self.read(self._offset, _CHUNK_BYTES, is_over=True):
             continue
         return self._offset
@@ -73,18 +89,27 @@ class OutputLog:
     def _rewind(self) -> None:
         self._offset = 0
         self._spool_offset = 0
+        self._last_at = 0
         self._printed_count = 0
         self._printed_offset = 0
+        #: By stream; None where nothing is to be masked, empty where nothing is held back.
+        self._masked: dict[int, Stream] | None = None if self._masks is None else {}
         self._reader = None if self._spool_path is None else spool.SpoolReader(self._spool_path)
 
     def _next(self, bytes_max: int, *, is_over: bool) -> list[Chunk]:
-        if self._reader is not None:
+        while self._reader is not None:
             found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_over)
             if found:
-                self._spool_offset = found[-1].end
-                return [_on_the_wire(chunk) for chunk in found]
-            if not is_over:
+                self._spool_offset, self._last_at = found[-1].end, found[-1].at
+                pieces = [piece for chunk in found for piece in self._tell(chunk)]
+            elif is_over:
+                pieces = self._tell_held(self._last_at)
+                if not pieces:
+                    break
+            else:
                 return []
+            if pieces:
+                return pieces
         # The end of the spool: what is left is the agent's own.
         if self._printed_count >= len(self._printed):
             return []
@@ -95,16 +120,28 @@ class OutputLog:
             self._printed_count, self._printed_offset = self._printed_count + 1, 0
         return [piece]
 
+    def _tell(self, chunk: spool.Chunk) -> list[Chunk]:
+        """The pieces of the log that are known now that this one of the spool is."""
+        if chunk.stream == spool.MISSING:
+            line = Chunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
+            return [*self._tell_held(chunk.at), line]
+        if self._masked is None or self._masks is None:
+            return [Chunk(chunk.at, chunk.stream, chunk.data)]
+        stream = self._masked.get(chunk.stream)
+        if stream is None:
+            stream = self._masked[chunk.stream] = Stream(self._masks)
+        data = stream.feed(chunk.data)
+        return [Chunk(chunk.at, chunk.stream, data)] if data else []
+
+    def _tell_held(self, at: int) -> list[Chunk]:
+        """What is held back, because nothing follows it."""
+        held = [Chunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
+        return [piece for piece in held if piece.data]
+
 
 def missing_line(dropped: int) -> bytes:
     """The line that stands for bytes that were left out."""
     return b"\n[waterflow: %d bytes of output are left out here]\n" % dropped
-
-
-def _on_the_wire(chunk: spool.Chunk) -> Chunk:
-    if chunk.stream == spool.MISSING:
-        return Chunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
-    return Chunk(chunk.at, chunk.stream, chunk.data)
 
 
 def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[Chunk]:
@@ -152,10 +189,10 @@ class Pump:
         """Whether `take` would give something."""
         return bool(self._ready) and self._in_flight < self._window_bytes
 
-    def open(self, key: TaskKey, spool_path: str | None) -> None:
+    def open(self, key: TaskKey, spool_path: str | None, masks: Masks | None = None) -> None:
         """Begins with an attempt; one that is known already goes on."""
         if key not in self._streams:
-            self._streams[key] = _Stream(OutputLog(spool_path))
+            self._streams[key] = _Stream(OutputLog(spool_path, masks=masks))
             self._ready[key] = None
 
     def grown(self, key: TaskKey) -> None:

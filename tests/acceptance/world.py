@@ -62,6 +62,8 @@ class World:
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         #: What is run as an agent; the benchmark measures inside of it.
         self.agent_module = "waterflow_agent"
+        #: What the daemon has in its environment beside the rest, such as secrets.
+        self.daemon_environment: dict[str, str] = {}
         self._client: httpx.Client | None = None
         self.write_config()
 
@@ -101,13 +103,14 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """Starts a module as a process of this world; what it says goes to `log`."""
+        more = self.daemon_environment if module == "waterflowd" else {}
         with log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self.environment(),
+                env={**self.environment(), **more},
                 cwd=self.folder,
             )
 
@@ -153,12 +156,14 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         assert answer.status_code in (200, 201), answer.text
         return str(answer.json()["token"])
 
-    def add_agent(self, name: str, *groups: str, slots: int = 4) -> None:
+    def add_agent(self, name: str, *groups: str, slots: int = 4, labels: dict[str, str] | None = None) -> None:
         """Enrols an agent of these groups and waits until it is connected."""
+        table = ", ".join(f'{key} = "{value}"' for key, value in (labels or {}).items())
         token = self.folder / f"{name}.token"
         token.write_text(self.token(*groups) + "\n")
         (self.folder / f"{name}.toml").write_text(
             f'name = "{name}"\njoin-token-file = "{token}"\nslots = {slots}\ndata-dir = "{self.agent_dir(name)}"\n'
+            f"labels = {{ {table} }}\n"
         )
         self.start_agent(name)
 
@@ -233,6 +238,19 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             return found if found["status"] == "completed" else None
 
         return wait_until(completed, f"run {run} to end", patience_s)
+
+    def events(self, run: str) -> list[dict[str, Any]]:
+        """The whole history of a run."""
+        rows: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self.api("GET", f"/v1/runs/{run}/events", params={"cursor": cursor} if cursor else {})
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            rows += page["events"]
+            if page["next"] is None:
+                return rows
+            cursor = page["next"]
 
     def lines(self, run: str, count: int | None = None) -> list[str]:
         """What the run's steps printed; waits for `count` lines when it is given."""

@@ -86,6 +86,31 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             )
         ],
     ),
+    "v1-offer-with-secrets": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [
+            messages.Offer(
+                task=messages.Task(
+                    key=KEY,
+                    node="shell",
+                    params={"run": "make deploy"},
+                    env={"TOKEN": "Bearer s3cret"},
+                    step_name="Deploy",
+                    working_directory="app",
+                    timeout_ms=3_600_000,
+                    stop_signal="TERM",
+                    grace_ms=10_000,
+                    output_bytes_max=10_485_760,
+                    boot_id="2c26b46b-68ff-c68f",
+                    instance="b7c1",
+                    secrets=["s3cret"],
+                )
+            )
+        ],
+        [],
+    ),
     "v1-started-and-finished": (
         codec.Side.AGENT,
         1,

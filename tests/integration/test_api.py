@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from waterflowd.api import shapes
+from waterflowd.api import run_shapes, shapes
 from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.testing.api_world import VERSION, ApiWorld
 
@@ -108,8 +108,8 @@ async def test_answers_have_the_shapes_that_the_openapi_document_promises(
     world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
     await client.post("/v1/tokens", json={"role": "viewer"})
     for path, shape in [
-        ("/v1/runs", shapes.RunList),
-        (started["url"], shapes.RunShape),
+        ("/v1/runs", run_shapes.RunList),
+        (started["url"], run_shapes.RunShape),
         (started["url"] + "/events", shapes.EventList),
         ("/v1/agents", shapes.AgentList),
         ("/v1/groups", shapes.GroupList),

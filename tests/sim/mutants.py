@@ -171,7 +171,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_LEDGER}:Ledger.facts",
-        "facts.append(records.Finished(entry.result, entry.printed, entry.has_spool))",
+        "facts.append(records.Finished(entry.result, entry.printed, entry.has_spool, entry.has_secrets))",
         "pass",
         "a new segment forgets results",
     ),

@@ -7,11 +7,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waterflowd.api import (
     agents,
+    approvals,
     audit,
+    children,
     description,
+    hooks,
     metrics,
     problems,
     repositories,
+    reruns,
     runs,
     schedules,
     system,
@@ -25,7 +29,11 @@ from waterflowd.api.trail import Refusals
 
 #: All resources, in the order in which their routes are tried.
 ROUTERS = [
-    resource.router for resource in (system, metrics, validate, runs, agents, repositories, schedules, tokens, audit)
+    resource.router
+    for resource in (
+        *(system, metrics, language, validate, runs, children, approvals, reruns),
+        *(agents, repositories, schedules, hooks, tokens, audit),
+    )
 ]
 
 
@@ -65,6 +73,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     )
     app.state.services = services
     app.state.streams = streams
+    app.state.wrong_signatures = hooks.WrongSignatures()
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)

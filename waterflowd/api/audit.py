@@ -11,9 +11,9 @@ from msgspec import Struct
 from waterflowd.api.auth import Admin, Ports
 from waterflowd.api.bodies import answer
 from waterflowd.api.instants import parse_instant
+from waterflowd.api.lookup import Text
 from waterflowd.api.pages import Limit, PageCursor
 from waterflowd.api.rendering import audit_json
-from waterflowd.api.runs import Text
 from waterflowd.api.services import Services
 from waterflowd.api.shapes import AuditList
 from waterflowd.api.streams import position_of

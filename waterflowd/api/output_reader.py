@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from waterflowd.api.lookup import is_within
 from waterflowd.api.output_lines import Cursor, Line, LineCutter, entry, ranges_of
 from waterflowd.api.rendering import time_text
 from waterflowd.engine import events
@@ -97,7 +98,10 @@ class RunOutput:
         job, step, attempt = key
         number = len(self._by_name)
         self._by_name[key] = None
-        if self._job not in (None, job) or self._step not in (None, step):
+        is_wanted = (self._job is None or is_within(job, self._job)) and (
+            self._step is None or is_within(step, self._step)
+        )
+        if not is_wanted:
             return
         if self._cursor.is_done(number):
             self._closed.append(number)

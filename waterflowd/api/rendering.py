@@ -1,6 +1,6 @@
-"""How things look in JSON: runs with all their parts, rows, events.
+"""How things look in JSON: rows of runs, events, agents, repositories; a run with its parts is in run_rendering.py.
 
-Rules of this file: the only place that turns model objects into JSON. Times are RFC 3339 in UTC with milliseconds; a missing
+Rules of both files: the only places that turn model objects into JSON. Times are RFC 3339 in UTC with milliseconds; a missing
 value is null, never a missing key. Secrets' hashes never leave.
 """
 
@@ -15,10 +15,8 @@ import msgspec
 from waterflowd.api import access_events
 from waterflowd.api.access import Access, Token
 from waterflowd.api.services import AgentRow, DefinitionRow, PendingRow, RepositoryRow
-from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Record, RunSummary, Trigger
-from waterflowd.model.statuses import Conclusion
 
 #: Fields of facts that stay inside.
 _HIDDEN = frozenset({"secret_sha256", "public_key"})
@@ -41,10 +39,6 @@ def reason_json(reason: Reason) -> dict[str, Any]:
     return {**reason.facts, "code": reason.code.value, "text": reason.text}
 
 
-def _word(conclusion: Conclusion | None) -> str | None:
-    return conclusion.value if conclusion is not None else None
-
-
 def trigger_json(trigger: Trigger) -> dict[str, Any]:
     """What started a run."""
     return {"kind": trigger.kind, "by": trigger.by, "ref": trigger.ref, "key": trigger.key, "git": trigger.git}
@@ -60,8 +54,9 @@ def summary_json(row: RunSummary) -> dict[str, Any]:
         "repository": row.repository,
         "revision": row.revision,
         "trigger": trigger_json(row.trigger),
+        "rerun_of": row.rerun_of,
         "status": row.status.value,
-        "conclusion": _word(row.conclusion),
+        "conclusion": row.conclusion.value if row.conclusion is not None else None,
         "reason": reason_json(row.reason),
         "created_at": time_text(row.created_at),
         "started_at": time_text(row.started_at),
@@ -74,89 +69,6 @@ def summary_json(row: RunSummary) -> dict[str, Any]:
 def run_url(run: str) -> str:
     """Where a run is found, as a path."""
     return f"/v1/runs/{run}"
-
-
-def run_json(run: Run) -> dict[str, Any]:
-    """A run with its jobs, steps and attempts."""
-    return {
-        "id": run.id,
-        "number": run.number,
-        "name": run.plan.name,
-        "path": run.plan.path,
-        "repository": run.repository,
-        "revision": run.revision,
-        "trigger": trigger_json(run.trigger),
-        "status": run.status.value,
-        "conclusion": _word(run.conclusion),
-        "reason": reason_json(run.reason),
-        "created_at": time_text(run.created_at),
-        "started_at": time_text(run.started_at),
-        "completed_at": time_text(run.completed_at),
-        "deadline_at": time_text(run.deadline_at),
-        "seq": run.seq,
-        "url": run_url(run.id),
-        "plan_hash": run.plan_hash,
-        "inputs": run.inputs,
-        "vars": run.vars,
-        "jobs": [_job_json(job) for job in run.jobs],
-    }
-
-
-def _job_json(job: Job) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "name": job.name,
-        "status": job.status.value,
-        "conclusion": _word(job.conclusion),
-        "outcome": _word(job.outcome),
-        "reason": reason_json(job.reason),
-        "group": job.group,
-        "agent": job.agent_name or None,
-        "agent_fingerprint": job.agent,
-        "needs": list(job.plan.needs),
-        "outputs": job.outputs,
-        "started_at": time_text(job.started_at),
-        "completed_at": time_text(job.completed_at),
-        "steps": [_step_json(step) for step in job.steps],
-    }
-
-
-def _step_json(step: Step) -> dict[str, Any]:
-    return {
-        "id": step.id,
-        "name": step.name,
-        "node": step.plan.node,
-        "status": step.status.value,
-        "conclusion": _word(step.conclusion),
-        "outcome": _word(step.outcome),
-        "reason": reason_json(step.reason),
-        "exit_code": step.exit_code,
-        "outputs": step.outputs,
-        "due_at": time_text(step.due_at),
-        "retry_at": time_text(step.retry_at),
-        "started_at": time_text(step.started_at),
-        "completed_at": time_text(step.completed_at),
-        "attempts": [_attempt_json(attempt) for attempt in step.attempts],
-    }
-
-
-def _attempt_json(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "attempt": attempt.number,
-        "status": attempt.status.value,
-        "outcome": attempt.outcome.value if attempt.outcome is not None else None,
-        "reason": reason_json(attempt.reason),
-        "exit_code": attempt.exit_code,
-        "agent": attempt.agent_name or None,
-        "agent_fingerprint": attempt.agent,
-        "epoch": attempt.epoch,
-        "queued_at": time_text(attempt.queued_at),
-        "dispatched_at": time_text(attempt.dispatched_at),
-        "started_at": time_text(attempt.started_at),
-        "finished_at": time_text(attempt.finished_at),
-        "output_bytes": attempt.output_bytes,
-        "output_dropped": attempt.output_dropped,
-    }
 
 
 def record_json(record: Record) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Query, Request, Response
 from waterflowd.api import starting
 from waterflowd.api.auth import Approver, Ports, Runner, Viewer
 from waterflowd.api.bodies import answer, check_values, described, read_json
+from waterflowd.api.lookup import Text
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.problems import printable
 from waterflowd.api.rendering import definition_json, repository_json
-from waterflowd.api.runs import Text
 from waterflowd.api.services import DefinitionRow, Services
 from waterflowd.api.shapes import (
     DefinitionList,

@@ -13,37 +13,31 @@ from waterflowd.api.access import check_plan
 from waterflowd.api.auth import Ports, Runner, Viewer
 from waterflowd.api.bodies import answer, described, read_json
 from waterflowd.api.instants import parse_instant
+from waterflowd.api.lookup import Place, Text, check_names, place, read_run, resolve
 from waterflowd.api.output_lines import Cursor, parse_cursor
 from waterflowd.api.output_reader import RunOutput
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, one_of
-from waterflowd.api.problems import printable
-from waterflowd.api.rendering import record_json, run_json, summary_json
+from waterflowd.api.rendering import record_json, summary_json
+from waterflowd.api.run_rendering import run_json
+from waterflowd.api.run_shapes import RunList, RunRow, RunShape
 from waterflowd.api.services import Services
 from waterflowd.api.shapes import (
     WORKFLOW_BODY,
     DryRunShape,
     EventList,
     Problem,
-    RunList,
-    RunRow,
-    RunShape,
     StartedShape,
 )
 from waterflowd.api.trail import note
-from waterflowd.engine.state import Run
 from waterflowd.errors import Rejected
-from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
+from waterflowd.model.ids import RunId, is_run_id, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 from waterflowd.model.statuses import Conclusion, Status
 
 router = APIRouter(tags=["runs"])
 
-_ID_CHARACTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
-#: As many as fit in one sentence.
-_CANDIDATES = 5
 _STATUSES = [status.value for status in Status] + [conclusion.value for conclusion in Conclusion]
 
-Text = Annotated[str | None, Query(max_length=300)]
 At = Annotated[int | None, Query(ge=1, le=1 << 62, description="position of the run's event, from 1")]
 Start = Annotated[str | None, Query(alias="from", max_length=40_000, description="a line's `cursor`, or a byte offset")]
 
@@ -53,33 +47,6 @@ class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
 
     #: Nothing more is waited for, not even for agents.
     force: bool = False
-
-
-def resolve(services: Services, text: str) -> RunId:
-    """The run that a whole or partial id means; `Rejected` 404 for none, 409 for several."""
-    wanted = text.upper()
-    missing = Rejected("WF604", f'there is no run "{printable(text, 40)}"; see `waterflowctl runs`', status=404)
-    if is_run_id(wanted):
-        if services.log.run(RunId(wanted)) is None:
-            raise missing
-        return RunId(wanted)
-    if not 0 < len(wanted) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(wanted):
-        raise missing
-    found = services.log.runs_by_prefix(wanted, _CANDIDATES + 1)
-    if not found:
-        raise missing
-    if len(found) > 1:
-        shown = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
-        raise Rejected("WF606", f'several runs begin with "{wanted}": {shown}; write more of the id', status=409)
-    return found[0]
-
-
-def read_run(services: Services, run: RunId) -> Run:
-    """The run as it is; `Rejected` 404 when its log has gone meanwhile."""
-    found = services.reader.run(run)
-    if found is None:
-        raise Rejected("WF604", f"run {run} cannot be read any more", status=404)
-    return found
 
 
 @router.post(
@@ -219,11 +186,15 @@ class OutputWanted(msgspec.Struct, frozen=True, kw_only=True):
 
     job: str | None
     step: str | None
+    #: `JOB[/STEP]` in place of both.
+    place: str | None
     start: str | None
 
 
-async def _output_wanted(job: Text = None, step: Text = None, start: Start = None) -> OutputWanted:
-    return OutputWanted(job=job, step=step, start=start)
+async def _output_wanted(
+    job: Place = None, step: Place = None, place: Place = None, start: Start = None
+) -> OutputWanted:
+    return OutputWanted(job=job, step=step, place=place, start=start)
 
 
 @router.get(
@@ -240,11 +211,16 @@ async def run_logs(
     wanted: Annotated[OutputWanted, Depends(_output_wanted)],
     follow: bool = False,
 ) -> Response:
-    """What the steps printed: one JSON object per line; with `follow` as server-sent events until the run is completed."""
+    """What the steps printed: one JSON object per line; with `follow` as server-sent events until the run is completed.
+
+    `job` and `step` mean everything that they have become or that is inside of them; `place` is `JOB[/STEP]`.
+    """
     run = resolve(services, run_id)
-    _check_names(read_run(services, run), wanted.job, wanted.step)
+    found = read_run(services, run)
+    job, step = (wanted.job, wanted.step) if wanted.place is None else place(found, wanted.place)
+    check_names(found, job, step)
     begin = _start(streams.last_event_id(request) or wanted.start)
-    output = RunOutput(services.log, services.outputs, run, job=wanted.job, step=wanted.step, start=begin)
+    output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=begin)
     opened = streams.admit(request)
     if not follow:
         return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON, is_live=False)
@@ -259,23 +235,6 @@ def _start(text: str | None) -> Cursor | int:
     if text is None:
         return 0
     return parse_cursor(text) if text.startswith("c") else streams.position_of(text)
-
-
-def _check_names(run: Run, job: str | None, step: str | None) -> None:
-    """`Rejected` 404 for a job or step that the run does not have."""
-    jobs = run.jobs
-    if job is not None:
-        jobs = [found for found in run.jobs if found.id == job]
-        if not jobs:
-            known = printable(", ".join(found.id for found in run.jobs))
-            raise Rejected(
-                "WF604", f'there is no job "{printable(job, 60)}"; there are {known}', where="job", status=404
-            )
-    if step is not None and not any(found.id == step for of_job in jobs for found in of_job.steps):
-        known = printable(", ".join(found.id for of_job in jobs for found in of_job.steps))
-        raise Rejected(
-            "WF604", f'there is no step "{printable(step, 60)}"; there are {known}', where="step", status=404
-        )
 
 
 @router.post(

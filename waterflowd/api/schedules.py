@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Response
 
 from waterflowd.api.auth import Ports, Viewer
 from waterflowd.api.bodies import answer
+from waterflowd.api.lookup import Text
 from waterflowd.api.pages import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.rendering import time_text
-from waterflowd.api.runs import Text
 from waterflowd.api.services import ScheduleRow
 from waterflowd.api.shapes import Problem, ScheduleList
 from waterflowd.dsl import cron

@@ -1,7 +1,7 @@
 """The shapes of requests and answers for `/openapi.json`, from which clients in other languages are generated.
 
-Rules of this file: it describes what rendering.py makes and is checked against it by a test; nothing is parsed with it, so a
-shape that lags cannot break an answer. Fields may be added, never renamed.
+Rules of this file and run_shapes.py: they describe what rendering.py and run_rendering.py make and are checked against it by a
+test; nothing is parsed with them, so a shape that lags cannot break an answer. Fields may be added, never renamed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from waterflowd.api.run_shapes import ApprovalShape, ReasonShape, RunRow, Shape
 
 #: The two ways to send a workflow.
 WORKFLOW_BODY: dict[str, Any] = {
@@ -33,124 +35,6 @@ WORKFLOW_BODY: dict[str, Any] = {
         },
     }
 }
-
-
-class Shape(BaseModel):
-    """Base of all shapes: exact, so that the test sees every difference."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ReasonShape(BaseModel):
-    """Why something is as it is; its facts stand beside these two."""
-
-    model_config = ConfigDict(extra="allow")
-    code: str
-    text: str
-
-
-class TriggerShape(Shape):
-    """What started a run."""
-
-    kind: str
-    by: str
-    ref: str | None
-    key: str | None
-    git: dict[str, Any]
-
-
-class AttemptShape(Shape):
-    """One try of a step."""
-
-    attempt: int
-    status: str
-    outcome: str | None
-    reason: ReasonShape
-    exit_code: int | None
-    agent: str | None
-    agent_fingerprint: str | None
-    epoch: int
-    queued_at: str | None
-    dispatched_at: str | None
-    started_at: str | None
-    finished_at: str | None
-    output_bytes: int
-    output_dropped: int
-
-
-class StepShape(Shape):
-    """One step of a job."""
-
-    id: str
-    name: str
-    node: str
-    status: str
-    conclusion: str | None
-    outcome: str | None
-    reason: ReasonShape
-    exit_code: int | None
-    outputs: dict[str, Any]
-    due_at: str | None
-    retry_at: str | None
-    started_at: str | None
-    completed_at: str | None
-    attempts: list[AttemptShape]
-
-
-class JobShape(Shape):
-    """One job of a run."""
-
-    id: str
-    name: str
-    status: str
-    conclusion: str | None
-    outcome: str | None
-    reason: ReasonShape
-    group: str
-    agent: str | None
-    agent_fingerprint: str | None
-    needs: list[str]
-    outputs: dict[str, Any]
-    started_at: str | None
-    completed_at: str | None
-    steps: list[StepShape]
-
-
-class RunRow(Shape):
-    """A run in a list."""
-
-    id: str
-    number: int
-    name: str
-    path: str
-    repository: str | None
-    revision: str | None
-    trigger: TriggerShape
-    status: str
-    conclusion: str | None
-    reason: ReasonShape
-    created_at: str | None
-    started_at: str | None
-    completed_at: str | None
-    seq: int
-    url: str
-
-
-class RunShape(RunRow):
-    """A run with all its parts."""
-
-    deadline_at: str | None
-    plan_hash: str
-    inputs: dict[str, Any]
-    vars: dict[str, Any]
-    jobs: list[JobShape]
-
-
-class RunList(Shape):
-    """A page of runs."""
-
-    runs: list[RunRow]
-    next: str | None
 
 
 class EventShape(BaseModel):
@@ -179,6 +63,22 @@ class StartedShape(Shape):
     name: str
     status: str
     url: str
+
+
+class RerunShape(Shape):
+    """What a re-run keeps and does again, jobs and `job/step`s, the first 1,000 of each; `id` is null for a dry run."""
+
+    id: str | None
+    number: int | None
+    name: str
+    status: str
+    url: str | None
+    rerun_of: str
+    revision: str | None
+    kept: list[str]
+    kept_total: int
+    again: list[str]
+    again_total: int
 
 
 class DryRunShape(Shape):
@@ -469,7 +369,17 @@ class DaemonShape(Shape):
 
 
 class WaitingShape(Shape):
-    """Something that waits, and why."""
+    """Something that waits, and why; without a job it is the run."""
+
+    run: str
+    name: str
+    job: str | None
+    step: str | None
+    reason: ReasonShape
+
+
+class WaitingApprovalShape(ApprovalShape):
+    """Something that waits for people."""
 
     run: str
     name: str
@@ -518,5 +428,6 @@ class StatusShape(Shape):
     open_runs: int
     running: list[RunRow]
     waiting: list[WaitingShape]
+    approvals: list[WaitingApprovalShape]
     failed: list[RunRow]
     schedules: list[ScheduleShape]

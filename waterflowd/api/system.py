@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -20,9 +22,11 @@ from waterflowd.api.rendering import (
     summary_json,
     time_text,
 )
+from waterflowd.api.run_rendering import approvals_json
 from waterflowd.api.schedules import schedule_json
 from waterflowd.api.services import ScheduleRow, Services
 from waterflowd.api.shapes import Health, StatusShape, Version
+from waterflowd.engine.state import Run
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import FAILURES, Status
 
@@ -72,7 +76,7 @@ async def status(services: Ports, _: Viewer) -> Response:
     """What an operator wants to see first: what is wrong, what runs, what waits and why, what failed last."""
     rows = [row for run in islice(services.log.open_runs(), _OPEN_RUNS_MAX) if (row := services.log.run(run))]
     running = [row for row in rows if row.status is Status.RUNNING]
-    waiting = [line for row in rows for line in _waiting(services, row)][:_ROWS]
+    waiting, approvals = await _waiting(services, rows)
     failed, _next = services.log.runs(before=None, limit=5, accept=lambda row: row.conclusion in FAILURES)
     repositories = services.repositories.status()
     agents = services.agents.rows()
@@ -95,6 +99,7 @@ async def status(services: Ports, _: Viewer) -> Response:
             "open_runs": len(rows),
             "running": [summary_json(row) for row in running[:_ROWS]],
             "waiting": waiting,
+            "approvals": approvals,
             "failed": [summary_json(row) for row in failed],
             "schedules": [schedule_json(row) for row in _next_schedules(services)],
         }
@@ -115,20 +120,31 @@ def _problems(services: Services) -> list[str]:
     return ([text] if text is not None else []) + found[:_ROWS]
 
 
-def _waiting(services: Services, row: RunSummary) -> list[dict[str, Any]]:
-    """What of an open run waits for something, each with its reason."""
-    run = services.reader.run(row.id)
-    if run is None:
-        return []
-    found: list[dict[str, Any]] = []
+async def _waiting(services: Services, rows: list[RunSummary]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What of the open runs waits for something, each with its reason; and what waits for people, apart from the rest."""
+    waiting: list[dict[str, Any]] = []
+    for_people: list[dict[str, Any]] = []
+    for row in rows:
+        run = services.reader.run(row.id)
+        if run is not None:
+            about = {"run": run.id, "name": run.plan.name}
+            for_people += [{**about, **found} for found in approvals_json(run)]
+            waiting += [{**about, **found} for found in islice(_places(run), _ROWS)]
+        if min(len(waiting), len(for_people)) >= _ROWS:
+            break
+        # Each of them may have been folded from the log.
+        await asyncio.sleep(0)
+    return waiting[:_ROWS], for_people[:_ROWS]
+
+
+def _places(run: Run) -> Iterator[dict[str, Any]]:
+    """Where the run waits, for anything but people."""
+    if run.status is Status.WAITING and run.lock is not None and not run.lock.is_held:
+        yield {"job": None, "step": None, "reason": reason_json(run.reason)}
     for job in run.jobs:
-        step = job.current
-        if job.status is Status.WAITING and (step is None or step.status is not Status.WAITING):
-            found.append({"run": run.id, "name": run.plan.name, "job": job.id, "step": None, **_why(job.reason)})
-        elif step is not None and step.status is Status.WAITING:
-            found.append({"run": run.id, "name": run.plan.name, "job": job.id, "step": step.id, **_why(step.reason)})
-    return found
-
-
-def _why(found: Any) -> dict[str, Any]:
-    return {"reason": reason_json(found)}
+        steps = [step for step in job.active_steps() if step.status is Status.WAITING]
+        if job.status is Status.WAITING and not steps and (job.approval is None or job.is_approved):
+            yield {"job": job.id, "step": None, "reason": reason_json(job.reason)}
+        for step in steps:
+            if step.approval is None:
+                yield {"job": job.id, "step": step.id, "reason": reason_json(step.reason)}

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from waterflowd.api import starting
 from waterflowd.api.auth import Ports, Viewer
 from waterflowd.api.bodies import answer
-from waterflowd.api.runs import Text
+from waterflowd.api.lookup import Text
 from waterflowd.api.shapes import WORKFLOW_BODY, Problem, Valid
 from waterflowd.dsl.inputs import check_inputs
 from waterflowd.model import plan as plans

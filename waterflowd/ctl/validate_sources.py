@@ -17,7 +17,7 @@ from pathlib import Path
 from waterflowd.ctl.failures import USAGE, Failure
 
 _SUFFIXES = (".yml", ".yaml")
-#: Files of composite steps, which are checked with the workflows that use them.
+#: What the file of a composite step is called.
 _STEP_FILES = frozenset(["step.yml", "step.yaml", "action.yml", "action.yaml"])
 #: The language refuses files beyond 1 MiB; nothing more needs to be read to say so.
 _READ_BYTES = (1 << 20) + 1
@@ -38,6 +38,11 @@ class Found:
     #: How a path of the repository is shown.
     shown: Callable[[str], str]
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a composite step and no workflow."""
+        return self.path.rpartition("/")[2] in _STEP_FILES
+
 
 def on_disk(paths: Iterable[str], root: str | None) -> Iterator[Found]:
     """The files, and all workflow files below the folders."""
@@ -50,10 +55,7 @@ def _files(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
     found = sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if name.endswith(_SUFFIXES) and name not in _STEP_FILES
+        os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names if name.endswith(_SUFFIXES)
     )
     if not found:
         raise Failure(USAGE, f"there are no .yml or .yaml files below {path}", "waterflowctl validate FILE")

@@ -1,16 +1,19 @@
 """Lowering: from a run's attempt to the task that its agent gets. Pure; needs no socket.
 
 Rules of this file: everything comes from the plan and the attempt's own events, so the same attempt is lowered to the same
-task as often as it is offered. Only `instance` is the session's: an offer holds for one start of the agent.
+task as often as it is offered. Only `instance` is the session's: an offer holds for one start of the agent. The values of
+secrets are in the task and nowhere else; it names them once more, so that the agent can mask them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.engine import commands, rendering, secrets
-from waterflowd.engine.state import Run
+from waterflowd.engine.state import Job, Run
 from waterflowd.errors import Rejected
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.
@@ -33,29 +36,25 @@ def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messag
 def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:
     """The task of an open attempt, with the secrets that its step names filled in.
 
-    Raises `Rejected` WF623 when a secret has lost its value since the attempt was placed.
+    Where they cannot be, it is a task that fails with the reason and runs nothing.
     """
     job = run.jobs_by_id[command.job]
     step = job.steps_by_id[command.step]
     attempt = step.attempts[command.attempt - 1]
     plan = step.plan
+    node = plan.node
     params = attempt.params if attempt.params is not None else plan.params
     env = attempt.env if attempt.env is not None else rendering.environment(run, job, step)
+    values: dict[str, str] = {}
     if plan.secrets:
-        names = frozenset(plan.secrets)
-
-        def resolve(name: str) -> str:
-            outer = job.scope.secret(name)
-            value = secret(outer) if outer is not None else None
-            if value is None:
-                raise Rejected("WF623", f"the secret {name} has no value any more in any source")
-            return value
-
-        params = secrets.fill(params, names, resolve)
-        env = secrets.fill(env, names, resolve)
+        try:
+            values = _values(job, plan.secrets, secret)
+            params, env = _filled(node, params, values), secrets.fill(env, frozenset(values), values.__getitem__)
+        except Rejected as error:
+            node, params, env, values = "fail", {"message": str(error)}, {}, {}
     return messages.Task(
         key=key_of(run, command),
-        node=plan.node,
+        node=node,
         params=params,
         env=env,
         step_name=step.name,
@@ -66,7 +65,29 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         output_bytes_max=plan.output_bytes_max or OUTPUT_BYTES_MAX,
         boot_id=attempt.boot_id,
         instance=instance,
+        secrets=sorted({value for value in values.values() if value}),
     )
+
+
+def _values(job: Job, names: Iterable[str], secret: Secret) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name in names:
+        outer = job.scope.secret(name)
+        value = secret(outer) if outer is not None else None
+        if value is None:
+            raise Rejected("WF623", f"the secret {name} has no value any more in any source")
+        values[name] = value
+    return values
+
+
+def _filled(node: str, params: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
+    """The parameters with secrets; of a process none: its arguments are for all to see, and its script is a file."""
+    filled: dict[str, Any] = secrets.fill(params, frozenset(values), values.__getitem__)
+    known = schema.find(node)
+    if filled != params and known is not None and known.runs_in is schema.RunsIn.PROCESS:
+        name = next(name for name, value in params.items() if filled[name] != value)
+        raise Rejected("WF624", f"with.{name} holds a secret, which others on the server could read; give it by env")
+    return filled
 
 
 def cancel(run: Run, command: commands.CancelTask) -> messages.Cancel:

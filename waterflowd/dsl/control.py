@@ -151,7 +151,7 @@ class Control:
             text = "a loop has either items or while, not both"
             self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "put one loop into the other")
         elif wanted.while_ is not None:
-            params |= self._while(at, wanted, place.within(loop), around)
+            params |= self._while(at, wanted, place.within(loop))
         else:
             params |= self._items(at, wanted, place)
             if self._is_free(at, wanted.as_, around):
@@ -178,10 +178,10 @@ class Control:
             self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
 
-    def _while(self, at: Path, wanted: LoopWith, place: Place, around: Surroundings) -> dict[str, Json]:
-        # The condition looks back at the pass before, whose steps it would not see otherwise.
-        named = [step.id for step in wanted.steps if step.id]
-        self._expressions.condition((*at, "while"), wanted.while_, around.seeing(place, named))
+    def _while(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
+        sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
+        inside = {("steps", step.id.lower()): sentence.format(quoted(step.id)) for step in wanted.steps if step.id}
+        self._expressions.condition((*at, "while"), wanted.while_, place.within({}, inside))
         self._expressions.value((*at, "max-iterations"), wanted.max_iterations, place)
         if wanted.max_iterations is None:
             text = "a loop with while needs max-iterations, so that it ends whatever its condition says"

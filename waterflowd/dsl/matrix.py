@@ -25,8 +25,11 @@ from waterflowd.model.plan import Json, MatrixPlan, StrategyPlan
 
 INSTANCES_MAX = 256
 
-#: Combinations that are counted one by one; more are too many whatever is excluded.
-_COUNTED_MAX = 10_000
+#: Combinations that are counted one by one; more are too many whatever is excluded, as the engine has it.
+_COUNTED_MAX = 16 * INSTANCES_MAX
+
+#: Entries of `include` and of `exclude`.
+_ENTRIES_MAX = 256
 
 _LISTS = ("include", "exclude")
 
@@ -114,6 +117,10 @@ class Strategies:
             return items
         if not isinstance(items, list):
             self._wrong(at, f"{name}: expected a list of mappings or an expression, not {describe(items)}")
+            return ()
+        if len(items) > _ENTRIES_MAX:
+            text = f"{name}: {len(items):,} entries, a matrix may have {_ENTRIES_MAX}"
+            self._source.at_key(at, codes.BOUND, text)
             return ()
         for position, item in enumerate(items):
             if has_expression(item):

@@ -30,7 +30,14 @@ _ACTION_HINTS = {
     "actions/checkout": "remove it: a job finds the repository's files in its directory, unless it says checkout: false",
     "actions/cache": "a server keeps its files between runs; use a directory outside of the job's",
     "actions/github-script": "write what it does as run",
+    "actions/upload-artifact": "the steps of a job share its directory; copy what must outlive it with run",
+    "actions/download-artifact": "the steps of a job share its directory; copy what comes from elsewhere with run",
 }
+#: The same for actions that begin alike.
+_SETUP, _SETUP_HINT = (
+    "actions/setup-",
+    "a server keeps its tools: install it there once, or call what installs it with run",
+)
 
 #: Keys of a step that people look for among a node's parameters.
 _STEP_KEYS = frozenset(schema.keys(schema.Step))
@@ -135,6 +142,7 @@ def _unknown(name: str) -> tuple[str, str, str]:
     hint = did_you_mean(plain_name, known)
     if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
         text = f"{quoted(name)} is an action of GitHub; actions do not run here"
-        return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, "write what it does as run, or use a node")
+        usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "write what it does as run, or use a node"
+        return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)
     names = ", ".join(node_schema.BUILT_IN)
     return codes.UNKNOWN_NODE, f"unknown node {quoted(name)}", hint or f"known nodes: {names}"

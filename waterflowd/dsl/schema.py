@@ -131,6 +131,7 @@ class Input(Concept):
     """One input of a start by hand."""
 
     TITLE = "an input"
+    INSTEAD = {"deprecationMessage": "write it into description"}
 
     type: Literal["string", "number", "boolean", "choice", "json"] = "string"
     description: FreeText = ""

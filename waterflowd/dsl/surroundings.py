@@ -56,10 +56,6 @@ class Surroundings:
         names = tuple(name for name in contexts if name != "loop")
         return replace(self, place=self.place.within(contexts), loops=(*self.loops, *names))
 
-    def seeing(self, place: Place, steps: list[str]) -> Place:
-        """A place that sees more steps than those around it."""
-        return place.within({"steps": [*self.visible, *steps]})
-
 
 def not_yet(names: list[str]) -> dict[tuple[str, str], str]:
     return {
@@ -72,8 +68,10 @@ def inner_names(plan: StepPlan) -> dict[tuple[str, str], str]:
     """What is said of the steps inside of a step when somebody after it names them."""
     if plan.node == COMPOSITE:
         return {}
-    below = f"steps.{plan.id}.outputs" + (".results" if plan.node == "loop" else "")
-    hint = f"use {below}" if plan.is_named else "give that step an id, and use its outputs"
+    hint = "let it write what is needed to $WATERFLOW_ENV, and use env"
+    if plan.node == "loop":
+        results = f"steps.{plan.id}.outputs.results"
+        hint = f"use {results}" if plan.is_named else "give the loop an id, and use steps.<id>.outputs.results"
     sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
     return {
         ("steps", inner.id.lower()): sentence.format(quoted(inner.id), hint)

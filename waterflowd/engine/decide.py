@@ -52,19 +52,31 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
         inputs=given.inputs,
         vars=values,
         flags=flags.CURRENT,
+        given_vars=given.vars,
+        rerun_of=given.rerun_of,
         kept=given.kept,
         environments=given.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
-        reason=reason(ReasonCode.CREATED, f"started by {given.trigger.kind}", trigger=given.trigger.kind),
+        reason=_created(given),
     )
     if problem is None:
         return (created,)
     return created, events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=problem)
 
 
+def _created(given: inputs.StartRun) -> Reason:
+    kind = given.trigger.kind
+    if given.rerun_of is None:
+        return reason(ReasonCode.CREATED, f"started by {kind}", trigger=kind)
+    return reason(ReasonCode.CREATED, f"re-run of {given.rerun_of}", trigger=kind, run=given.rerun_of)
+
+
 def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
     job, step, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
+        return ()
+    if (job.agent or job.pinned or given.agent) != given.agent:
+        # Another branch of the job has got its server meanwhile, and the question is asked anew.
         return ()
     is_first = job.agent is None
     why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
@@ -121,11 +133,15 @@ def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
     job, _, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
-    if given.reason.code is ReasonCode.SERVER_UNREACHABLE and _may_not_wait(job):
+    if given.reason.code in _ABSENT and _may_not_wait(job):
         return (_absent(job, given, attempt, now),)
     if attempt.reason == given.reason:
         return ()
     return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
+
+
+#: The server is not connected, or is enrolled no more.
+_ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
 
 
 def _may_not_wait(job: Job) -> bool:
@@ -136,8 +152,9 @@ def _may_not_wait(job: Job) -> bool:
 
 def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
-    text = f"server {job.pinned_name} is not connected"
-    why = reason(ReasonCode.SERVER_UNREACHABLE, text, agent=job.pinned_name)
+    is_lost = given.reason.code is ReasonCode.SERVER_LOST
+    text = f"server {job.pinned_name} is {'enrolled no more' if is_lost else 'not connected'}"
+    why = reason(given.reason.code, text, agent=job.pinned_name)
     if job.plan.target.offline is Offline.FAIL:
         return _failed(given.job, given.step, attempt, why, now)
     return events.JobSkipped(at=now, job=job.id, reason=why)

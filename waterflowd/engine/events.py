@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Kept, Trigger
@@ -62,6 +62,10 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     #: Numbers of the behaviour flags that hold for the run's whole life (flags.py).
     flags: tuple[int, ...] = ()
     deadline_at: int
+    #: What was laid over the file's `vars` at the start.
+    given_vars: dict[str, Any] = {}
+    #: Of a re-run: the run that it does again, and what it takes over of it.
+    rerun_of: RunId | None = None
     kept: Kept | None = None
     #: By the environment's name.
     environments: dict[str, Policy] = {}

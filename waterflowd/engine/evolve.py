@@ -56,6 +56,8 @@ def _run_created(run: Run, event: events.RunCreated) -> None:
     run.scope.inputs = event.inputs
     run.scope.vars = event.vars
     run.flags = frozenset(event.flags)
+    run.given_vars = event.given_vars
+    run.rerun_of = event.rerun_of or (event.kept.run if event.kept is not None else None)
     run.kept = event.kept
     run.environments = event.environments
     run.created_at = event.at

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from waterflowd.engine import events
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Kept, Trigger
 from waterflowd.model.statuses import Outcome
@@ -66,6 +66,7 @@ class StartRun(Input, frozen=True, kw_only=True):
     revision: str | None
     inputs: dict[str, Any]
     vars: dict[str, Any]
+    rerun_of: RunId | None = None
     kept: Kept | None = None
     environments: dict[str, events.Policy] = {}
 

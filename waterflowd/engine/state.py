@@ -230,9 +230,10 @@ class Run:
     """One execution of a plan."""
 
     __slots__ = (
-        "cancel_by", "completed_at", "conclusion", "created_at", "deadline_at", "dependents", "environments", "flags", "id",
-        "is_cancelled", "is_forced", "is_timed_out", "jobs", "jobs_by_id", "kept", "lock", "number", "open_jobs", "plan",
-        "plan_hash", "reason", "repository", "revision", "scope", "seq", "started_at", "status", "steps_made", "trigger",
+        "cancel_by", "completed_at", "conclusion", "created_at", "deadline_at", "dependents", "environments", "flags",
+        "given_vars", "id", "is_cancelled", "is_forced", "is_timed_out", "jobs", "jobs_by_id", "kept", "lock", "number",
+        "open_jobs", "plan", "plan_hash", "reason", "repository", "rerun_of", "revision", "scope", "seq", "started_at",
+        "status", "steps_made", "trigger",
     )  # fmt: skip
 
     def __init__(self, run_id: RunId, plan: Plan) -> None:
@@ -244,6 +245,10 @@ class Run:
         self.repository: str | None = None
         self.revision: str | None = None
         self.flags: frozenset[int] = frozenset()
+        #: What was laid over the file's `vars` at the start.
+        self.given_vars: dict[str, Any] = {}
+        #: The run that this one does again, and what it takes over of it.
+        self.rerun_of: RunId | None = None
         self.kept: Kept | None = None
         self.environments: dict[str, Policy] = {}
         #: Position of the newest event; 0 before the first.

@@ -4,12 +4,15 @@ Rules of this file:
 
 - Everything here is derived from the open runs: who was granted a place by the log holds it, until its run or job is over. So a
   run that is gone never holds one.
-- Those who wait are served in the order in which they came. `latest` keeps the newest alone, `reject` keeps nobody.
+- Those who wait are served in the order in which they came, by the log: over a restart too. Whoever asks finds a group that has
+  served those before them. `latest` keeps the newest alone, `reject` keeps nobody.
+- Who is far back in a queue is told so once: a place that comes free costs the same however many wait.
 - A group belongs to a repository; what was sent without one shares one set of groups.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +22,9 @@ import msgspec
 from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+#: Positions in a queue that are told exactly.
+TOLD_MAX = 10
 
 
 class Holder(NamedTuple):
@@ -37,6 +43,8 @@ class Ask(msgspec.Struct, frozen=True):
     repository: str
     limit: int
     queue: Queue
+    #: When it was asked first, by the log.
+    asked_at: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -72,35 +80,52 @@ class Locks:
         """The place is theirs by the log: what recovery finds."""
         self._enter(ask).holders[ask.holder] = None
 
+    def wait(self, ask: Ask) -> None:
+        """They wait by the log: what recovery finds. Their turn is that of `asked_at`; `news` has the answer."""
+        group = self._enter(ask)
+        if ask.holder in group.holders or ask.holder in group.asks:
+            return
+        behind = [holder for holder, other in group.asks.items() if other.asked_at > ask.asked_at]
+        group.asks[ask.holder] = ask
+        for holder in behind:
+            group.asks.move_to_end(holder)
+        self._doubted[ask.repository, ask.group] = None
+
     def holders(self, repository: str, group: str) -> list[Holder]:
         """Who has a place in the group."""
         found = self._groups.get((repository, group))
         return list(found.holders) if found is not None else []
 
     def ask(self, ask: Ask) -> list[Answer]:
-        """Answers to the one who asks, and to those whose place in the queue it has taken."""
+        """Answers to the one who asks, and to those whose turn has come or whose place in the queue is gone."""
         group = self._enter(ask)
+        answers = list(_granted(group))
         if ask.holder in group.holders:
-            return [Answer(ask.holder, is_granted=True)]
-        if not group.asks and len(group.holders) < ask.limit:
-            group.holders[ask.holder] = None
-            return [Answer(ask.holder, is_granted=True)]
-        if ask.queue is Queue.REJECT:
-            self._leave(ask.holder)
-            text = f'concurrency group "{ask.group}" is full, and its file says reject'
-            why = reason(ReasonCode.LOCK_REFUSED, text, group=ask.group)
-            return [Answer(ask.holder, is_refused=True, reason=why)]
-        answers: list[Answer] = []
+            return [*answers, Answer(ask.holder, is_granted=True)]
+        if ask.holder not in group.asks:
+            answers += self._ask(group, ask)
+        # It may have come back to a place in the queue that it had.
+        why = group.told.get(ask.holder) if ask.holder in group.asks else None
+        return answers if why is None else [*answers, Answer(ask.holder, reason=why)]
+
+    def _ask(self, group: _Group, ask: Ask) -> Iterator[Answer]:
         if ask.queue is Queue.LATEST:
             text = f'a newer one took its place in the queue of concurrency group "{ask.group}"'
             why = reason(ReasonCode.SUPERSEDED, text, group=ask.group)
-            answers = [Answer(older, is_refused=True, reason=why) for older in group.asks]
             for older in list(group.asks):
                 self._leave(older)
-            group = self._enter(ask)
+                yield Answer(older, is_refused=True, reason=why)
+        if not group.asks and len(group.holders) < ask.limit:
+            group.holders[ask.holder] = None
+            yield Answer(ask.holder, is_granted=True)
+            return
+        if ask.queue is Queue.REJECT:
+            self._leave(ask.holder)
+            text = f'concurrency group "{ask.group}" is full, and its file says reject'
+            yield Answer(ask.holder, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text, group=ask.group))
+            return
         group.asks[ask.holder] = ask
-        why = group.told[ask.holder] = _waits(group, ask)
-        return [*answers, Answer(ask.holder, reason=why)]
+        group.told[ask.holder] = _waits(group, ask, len(group.asks))
 
     def release(self, holder: Holder) -> None:
         """The place is free, or not wanted any more. Nothing happens when there is none."""
@@ -119,15 +144,9 @@ class Locks:
             group = self._groups.get(name)
             if group is None:
                 continue
-            for ask in list(group.asks.values()):
-                if len(group.holders) >= ask.limit:
-                    break
-                del group.asks[ask.holder]
-                group.told.pop(ask.holder, None)
-                group.holders[ask.holder] = None
-                yield Answer(ask.holder, is_granted=True)
-            for ask in list(group.asks.values()):
-                why = _waits(group, ask)
+            yield from _granted(group)
+            for position, ask in enumerate(list(itertools.islice(group.asks.values(), TOLD_MAX + 1)), 1):
+                why = _waits(group, ask, position)
                 if why != group.told.get(ask.holder):
                     group.told[ask.holder] = why
                     yield Answer(ask.holder, reason=why)
@@ -154,8 +173,22 @@ class Locks:
             self._doubted[name] = None
 
 
-def _waits(group: _Group, ask: Ask) -> Reason:
-    position = list(group.asks).index(ask.holder) + 1
+def _granted(group: _Group) -> Iterator[Answer]:
+    """Gives what is free to those who wait, in their order."""
+    while group.asks:
+        ask = next(iter(group.asks.values()))
+        if len(group.holders) >= ask.limit:
+            return
+        del group.asks[ask.holder]
+        group.told.pop(ask.holder, None)
+        group.holders[ask.holder] = None
+        yield Answer(ask.holder, is_granted=True)
+
+
+def _waits(group: _Group, ask: Ask, position: int) -> Reason:
+    if position > TOLD_MAX:
+        text = f'more than {TOLD_MAX} are before it in the queue of concurrency group "{ask.group}"'
+        return reason(ReasonCode.WAITING_LOCK, text, group=ask.group)
     first = next(iter(group.holders))
     whom = f"run {first.run}" + (f', job "{first.job}"' if first.job is not None else "")
     more = f" and {len(group.holders) - 1} more" if len(group.holders) > 1 else ""

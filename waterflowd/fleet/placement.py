@@ -100,7 +100,10 @@ class Placement:
         self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
         self._told: dict[AttemptKey, Reason] = {}
         #: Jobs that found no server, with what they ask for and what they were told.
-        self._surveys: dict[Survey, tuple[str, tuple[tuple[str, str], ...], Reason]] = {}
+        self._surveys: dict[RunId, dict[Survey, tuple[str, tuple[tuple[str, str], ...], Reason]]] = {}
+        self._is_survey_due = False
+        #: The daemon has just started: who was not seen yet is not known to be away.
+        self.is_gathering = False
         #: Agents that may have room for a want, and groups and agents whose wants may have another reason now.
         self._roomy: dict[AgentId, None] = {}
         self._doubted: dict[str, None] = {}
@@ -130,6 +133,11 @@ class Placement:
         server.text = text
         self._doubt(agent)
 
+    def gathered(self) -> None:
+        """Servers have had their time to connect since the daemon's start."""
+        self.is_gathering = False
+        self._doubted.update(dict.fromkeys(self._sticky))
+
     def enrolment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
         """The agent was approved, revoked or moved: wants of these groups may have another answer."""
         self._roomy[agent] = None
@@ -137,6 +145,7 @@ class Placement:
         self._doubt(agent)
 
     def _doubt(self, agent: AgentId) -> None:
+        self._is_survey_due = True
         self._doubted[agent] = None
         self._doubted[ALL_SERVERS] = None
         entry = self._registry.agents.get(agent)
@@ -145,6 +154,12 @@ class Placement:
 
     def place(self, want: Want) -> Server | Reason:
         """A slot for the want, taken from now on; or why there is none yet, and the want is kept."""
+        holder = self._of_runs.get(want.key.run, {}).get(want.key)
+        if holder is not None:
+            # It was answered already, and its job has got its server since.
+            if want.agent in (None, holder):
+                return self.server(holder)
+            self.free(holder, want.key)
         found = self._best(want) if want.agent is None else self._own(want.agent)
         if found is not None:
             # Nobody is overtaken: behind a queue the want waits for `assign`, which asks the queue in its order.
@@ -229,8 +244,7 @@ class Placement:
 
     def forget(self, run: RunId) -> None:
         """None of the run's attempts wants or holds a slot any more."""
-        for survey in [survey for survey in self._surveys if survey.run == run]:
-            del self._surveys[survey]
+        self._surveys.pop(run, None)
         for key, holder in list(self._of_runs.get(run, {}).items()):
             if holder is None:
                 self.withdraw(key)
@@ -256,19 +270,25 @@ class Placement:
             return next(iter(sticky.values()))
         oldest: Want | None = None
         for group in (*self._registry.agents[server.agent].groups, ALL_SERVERS):
-            fitting = (want for want in self._by_group.get(group, {}).values() if _fits(want, server))
+            fitting = (want for want in self._by_group.get(group, {}).values() if self._is_for(want, server))
             first = next(fitting, None)
             if first is not None and (oldest is None or self._came[first.key] < self._came[oldest.key]):
                 oldest = first
         return oldest
 
+    def _is_for(self, want: Want, server: Server) -> bool:
+        """Whether the want fits the server, and need not go there only because it avoids none that has room."""
+        if not _fits(want, server):
+            return False
+        return server.agent not in want.avoid or self._best(want) is server
+
     def survey(self, survey: Survey, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
         """The servers of the group that have the labels, by name; or why there is none, and the question is kept."""
         found = self._survey(group, labels)
         if isinstance(found, Reason):
-            self._surveys[survey] = (group, labels, found)
+            self._surveys.setdefault(survey.run, {})[survey] = (group, labels, found)
         else:
-            self._surveys.pop(survey, None)
+            self.drop_survey(survey)
         return found
 
     def _survey(self, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
@@ -282,12 +302,18 @@ class Placement:
 
     def drop_survey(self, survey: Survey) -> None:
         """The job does not ask any more."""
-        self._surveys.pop(survey, None)
+        of_run = self._surveys.get(survey.run)
+        if of_run is not None and of_run.pop(survey, None) is not None and not of_run:
+            del self._surveys[survey.run]
 
     def surveyed(self) -> list[tuple[Survey, list[Enrolled] | Reason]]:
-        """New answers to kept questions."""
+        """New answers to kept questions, when servers or their groups have changed."""
         changed: list[tuple[Survey, list[Enrolled] | Reason]] = []
-        for survey, (group, labels, told) in list(self._surveys.items()):
+        if not self._is_survey_due:
+            return changed
+        self._is_survey_due = False
+        kept = [item for of_run in self._surveys.values() for item in of_run.items()]
+        for survey, (group, labels, told) in kept:
             found = self.survey(survey, group, labels)
             if not isinstance(found, Reason) or found != told:
                 changed.append((survey, found))
@@ -334,6 +360,9 @@ class Placement:
             return reason(ReasonCode.SERVER_LOST, text, agent=agent)
         name = entry.name
         server = self.server(agent)
+        if not server.is_connected and self.is_gathering and not server.changed_at:
+            text = f'the job\'s server "{name}" has not connected since the daemon started'
+            return reason(ReasonCode.NO_SERVER_CONNECTED, text, agent=name)
         if not server.is_connected:
             return reason(ReasonCode.SERVER_UNREACHABLE, f'the job\'s server "{name}" is not connected', agent=name)
         return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are taken', agent=name)

@@ -37,6 +37,9 @@ from waterflowd.model.statuses import AttemptStatus, Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
 
+#: What servers have to connect after the daemon's start before they count as away.
+GATHER_S = 60.0
+
 
 class Agents:
     """Implements `ports.AgentDesk` over the driver's world."""
@@ -54,11 +57,20 @@ class Agents:
         #: Agents of whose session nothing more is acknowledged: a report of a stalled run was in it.
         self._unacknowledged: set[AgentId] = set()
         self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
+        self._gathering: asyncio.TimerHandle | None = None
 
     def recovered(self) -> None:
-        """After recovery: agents that hold attempts have `lost-after` from now on to come back."""
+        """After recovery: agents that hold attempts have `lost-after` from now on to come back, and others their time too."""
         for server in self._world.placement.servers.values():
             self._await_return(server.agent)
+        self._world.placement.is_gathering = True
+        self._gathering = asyncio.get_running_loop().call_later(
+            min(GATHER_S, self._lost_after_ms / 1000), self._gathered
+        )
+
+    def _gathered(self) -> None:
+        self._world.placement.gathered()
+        self._driver.wake()
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ class Batch:
                 self._rows[run.id] = summary(run)
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
-        if isinstance(given, inputs.Placed) and commands.SendTask not in map(type, progress.commands):
+        if isinstance(given, inputs.Placed) and not _is_held(run, given):
             # The slot was taken for an attempt that does not want it any more.
             self._world.placement.free(given.agent, _key(run.id, given))
         for command in progress.commands:
@@ -167,8 +167,8 @@ class Batch:
         self.outbox.setdefault(agent, []).append(message)
 
     def ask(self, owed: Sequence[tuple[RunId, Question]]) -> None:
-        """Asks for what is owed to runs since they were folded from the log: slots, lists of servers, places in groups."""
-        for run_id, command in sorted(owed, key=self._asked_at):
+        """Asks for what is owed to runs since they were folded from the log: slots, and lists of servers."""
+        for run_id, command in owed:
             run = self._world.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
             if run is None or command not in _owed(run, command.job):
@@ -178,18 +178,8 @@ class Batch:
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
-                case commands.Lock():
-                    self._lock(run, command)
                 case _:
                     pass
-
-    def _asked_at(self, question: tuple[RunId, Question]) -> int:
-        """The queues of concurrency groups keep their order over a restart."""
-        run, command = self._world.runs.get(question[0]), question[1]
-        if run is None or not isinstance(command, commands.Lock):
-            return 0
-        lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
-        return lock.wanted_at if lock is not None else 0
 
     def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
         return surveyed(Survey(run_id, job), self._world.placement.survey(Survey(run_id, job), group, labels))
@@ -197,13 +187,12 @@ class Batch:
     def _lock(self, run: Run, command: commands.Lock) -> None:
         locks = self._world.locks
         ask = asked(run, command)
-        before = [holder for holder in locks.holders(ask.repository, ask.group) if holder != ask.holder]
         is_waiting = False
         for answer in locks.ask(ask):
             self._answer(answer)
             is_waiting |= answer.holder == ask.holder and not answer.is_granted and not answer.is_refused
         if is_waiting and command.cancel_in_progress:
-            self._cancel(before, ask)
+            self._cancel(locks.holders(ask.repository, ask.group), ask)
 
     def _cancel(self, holders: Sequence[Holder], ask: Ask) -> None:
         who = f"run {ask.holder.run}"
@@ -280,6 +269,12 @@ def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot |
     return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
 
 
+def _is_held(run: Run, given: inputs.Placed) -> bool:
+    """Whether the attempt has the slot: by this answer, or by another one to the same question."""
+    attempt = run.attempt(given.job, given.step, given.attempt)
+    return attempt is not None and attempt.is_open and attempt.agent == given.agent
+
+
 def _owed(run: Run, job: JobId | None) -> tuple[commands.Command, ...]:
     return owed_to_run(run) if job is None else owed_to_job(run, run.jobs_by_id[job])
 
@@ -301,7 +296,9 @@ def answered(answer: Answer) -> inputs.Input:
 
 def asked(run: Run, command: commands.Lock) -> Ask:
     """What a run or job asks of its concurrency group."""
-    return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue)
+    lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
+    asked_at = lock.wanted_at if lock is not None else 0
+    return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at)
 
 
 def check_storable(content: Sequence[Any]) -> None:
@@ -328,7 +325,7 @@ def drop(world: World, run: RunId) -> None:
 
 
 #: What is asked in the batch after a run was folded.
-Question = commands.Place | commands.Survey | commands.Lock
+Question = commands.Place | commands.Survey
 
 
 def owe(world: World, run: Run) -> list[Question]:
@@ -348,7 +345,8 @@ def owe(world: World, run: Run) -> list[Question]:
                 if lock is not None and lock.is_held:
                     world.locks.hold(asked(run, command))
                 else:
-                    questions.append(command)
+                    # At once: whoever comes from now on is behind them.
+                    world.locks.wait(asked(run, command))
             case commands.Place() | commands.Survey():
                 questions.append(command)
             case _:
@@ -373,4 +371,5 @@ def summary(run: Run) -> records.RunSummary:
         started_at=run.started_at,
         completed_at=run.completed_at,
         seq=run.seq,
+        rerun_of=run.rerun_of,
     )

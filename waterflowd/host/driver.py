@@ -108,7 +108,8 @@ class Driver:
                 logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
                 drop(self.world, run_id)
                 self.world.stalled[run_id] = str(error)
-        if questions:
+        if run_ids:
+            # Even without questions: places in concurrency groups are given by the batch.
             self._submit(lambda batch: batch.ask(questions))
 
     def _fold(self, run_id: RunId) -> Run:
@@ -372,6 +373,7 @@ class Driver:
                 revision=request.revision,
                 inputs=request.inputs,
                 vars=request.vars,
+                rerun_of=request.rerun_of,
                 kept=request.kept,
                 environments=self.world.policies(request, compiled),
             ),

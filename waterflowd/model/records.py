@@ -37,7 +37,7 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind` is `push`, `schedule`, `api`, `cli` or `manual`."""
+    """What started a run. `kind` is `push`, `schedule`, `api`, `cli`, `manual` or `rerun`."""
 
     kind: str
     #: The principal: a token's name, `uid:N`, the author of the push, or `schedule`.
@@ -70,6 +70,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     completed_at: int | None = None
     #: Position of the run's newest event when this row was written.
     seq: int
+    #: The run that this one does again, as a whole or in part.
+    rerun_of: RunId | None = None
 
 
 class Batch(msgspec.Struct, kw_only=True):
@@ -129,7 +131,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, Any] = {}
     #: Laid over the file's own `vars`.
     vars: dict[str, Any] = {}
-    #: Of a re-run: what it takes over.
+    #: Of a re-run: the run that it does again, and what it takes over of it.
+    rerun_of: RunId | None = None
     kept: Kept | None = None
 
 

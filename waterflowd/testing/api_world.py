@@ -2,7 +2,8 @@
 
 Rules of this file: no socket, no file, no thread. What an agent does with a shell step is in its script, so that a workflow
 file tells the whole test: `print TEXT` prints a line, `printerr TEXT` to the other stream, `exit N` ends with that code,
-`hold` stays at work until `release`. Everything else is ignored. `log` prints its message.
+`hold` stays at work until `release`. `${NAME}` is filled in from the step's environment. Everything else is ignored. `log`
+prints its message.
 """
 
 from __future__ import annotations
@@ -126,7 +127,10 @@ class ScriptedAgents:
             self._finish(agent, key, Outcome.SUCCESS, None)
             return
         code = 0
-        for line in str(task.params.get("run", "")).splitlines():
+        script = str(task.params.get("run", ""))
+        for name, value in task.env.items():
+            script = script.replace(f"${{{name}}}", value)
+        for line in script.splitlines():
             word, _, text = line.strip().partition(" ")
             if word in ("print", "printerr"):
                 await self.print(key, text.encode() + b"\n", stream=1 if word == "print" else 2)
@@ -225,6 +229,8 @@ class MemoryRepositoriesDesk:
     files: dict[str, bytes] = field(default_factory=dict)
     synced: list[tuple[str, bool]] = field(default_factory=list)
     timetable: list[ScheduleRow] = field(default_factory=list)
+    #: The commit that is applied.
+    revision: str = "a" * 40
 
     def status(self) -> Sequence[RepositoryRow]:
         """See the protocol."""
@@ -237,7 +243,7 @@ class MemoryRepositoriesDesk:
                 path=path,
                 name=found.name,
                 repository="ops",
-                revision="a" * 40,
+                revision=self.revision,
                 inputs=found.inputs,
                 triggers=("push", "dispatch"),
             )
@@ -253,7 +259,7 @@ class MemoryRepositoriesDesk:
         """See the protocol."""
         compiled = compile_workflow(path, self.files[path])
         assert compiled.plan is not None, compiled.diagnostics
-        return DefinitionPlan(plan=compiled.plan, repository="ops", revision="a" * 40, ref="refs/heads/main")
+        return DefinitionPlan(plan=compiled.plan, repository="ops", revision=self.revision, ref="refs/heads/main")
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
         """See the protocol."""
@@ -386,7 +392,7 @@ class ApiWorld:
         await until(is_completed)
 
 
-async def until(is_true: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(is_true: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits for a condition, with a deadline."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

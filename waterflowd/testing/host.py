@@ -155,6 +155,8 @@ class HostWorld:
     async def __aexit__(self, *_: object) -> None:
         for handle in self.agents._lost_timers.values():  # the daemon's end closes the loop; a test's does not
             handle.cancel()
+        if self.agents._gathering is not None:
+            self.agents._gathering.cancel()
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

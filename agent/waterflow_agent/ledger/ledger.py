@@ -83,6 +83,7 @@ class Entry:
 
     __slots__ = (
         "cancel",
+        "has_secrets",
         "has_spool",
         "is_given",
         "is_output_taken",
@@ -107,6 +108,7 @@ class Entry:
         self.result: messages.Finished | None = None
         self.printed: list[messages.Chunk] = []
         self.has_spool = False
+        self.has_secrets = False
         #: Number of the directory with its files; 0 for none.
         self.place = 0
         #: The runner may have heard of it.
@@ -179,9 +181,9 @@ class Ledger:
         facts: list[records.Fact] = []
         for entry in self._entries.values():
             if entry.result is not None:
-                facts.append(records.Finished(entry.result, entry.printed, entry.has_spool))
+                facts.append(records.Finished(entry.result, entry.printed, entry.has_spool, entry.has_secrets))
                 continue
-            facts.append(records.Accepted(entry.key, entry.node, entry.step_name, 0, entry.place))
+            facts.append(records.Accepted(entry.key, entry.node, entry.step_name, 0, entry.place, entry.has_secrets))
             if entry.started_at is not None:
                 facts.append(records.Started(entry.key, entry.started_at))
         return facts
@@ -201,6 +203,7 @@ class Ledger:
             return self._stale(task, newest, now)
         refusal = self._refusal(task, step)
         entry = self._entries[key] = Entry(key, task.node, task.step_name)
+        entry.has_secrets = bool(task.secrets)
         # A refused one as well: its result is final, so it is not started by a better offer either.
         self._remember(step, (key.epoch, key.attempt))
         if refusal is not None:
@@ -265,7 +268,7 @@ class Ledger:
         """The attempt will be a process, whose files are in this directory; gives the record to write before its start."""
         entry = self._entries[key]
         entry.place = place
-        return records.Accepted(key, entry.node, entry.step_name, now, place)
+        return records.Accepted(key, entry.node, entry.step_name, now, place, entry.has_secrets)
 
     def given(self, key: TaskKey) -> None:
         """The task is about to be handed to the runner: from here on only the runner knows whether it began."""
@@ -301,6 +304,7 @@ class Ledger:
         if isinstance(record, records.Accepted):
             entry = Entry(record.key, record.node, record.step_name)
             entry.place = record.place
+            entry.has_secrets = record.has_secrets
             self._entries[record.key] = entry
             step = (record.key.run, record.key.job, record.key.step)
             self._live[step] = record.key
@@ -312,6 +316,7 @@ class Ledger:
             if key not in self._entries:
                 self._entries[key] = Entry(key, "", "")
                 self._remember((key.run, key.job, key.step), (key.epoch, key.attempt))
+            self._entries[key].has_secrets = record.has_secrets
             self.finish(record.result, record.printed, has_spool=record.has_spool)
         else:
             entry_or_none = self._entries.get(record.key)
@@ -362,7 +367,7 @@ class Ledger:
         entry.result = result
         entry.is_output_taken = result.output_bytes == 0
         self._free(entry.key)
-        return Report(records.Finished(result, entry.printed, entry.has_spool))
+        return Report(records.Finished(result, entry.printed, entry.has_spool, entry.has_secrets))
 
     def _drop(self, entry: Entry) -> Release:
         del self._entries[entry.key]

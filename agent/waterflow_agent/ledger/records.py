@@ -24,6 +24,8 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     at: int
     #: Number of the directory with the step's files; 0 for none.
     place: int = 0
+    #: Its secrets are in the mask book; what it has to say is masked.
+    has_secrets: bool = False
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
@@ -34,11 +36,15 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
-    """It is over. `printed` is the output that is in no file; it follows what the spool holds, if `has_spool`."""
+    """It is over, and all here is masked.
+
+    `printed` is the output that is in no file; it follows what the spool holds, if `has_spool`.
+    """
 
     result: messages.Finished
     printed: list[messages.Chunk]
     has_spool: bool
+    has_secrets: bool = False
 
 
 class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.masking import Masks
 from waterflow_agent.wire.messages import Outcome
 
 STDOUT = 1
@@ -29,6 +30,30 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 def failure(reason_code: str, text: str, *, exit_code: int | None = None) -> Ended:
     """A failure for this reason; the text is bounded and made one printable line."""
     return Ended(outcome=Outcome.FAILURE, exit_code=exit_code, reason_code=reason_code, reason_text=one_line(text))
+
+
+def masked(end: Ended, masks: Masks) -> Ended:
+    """The end without a secret in its texts, outputs and environment."""
+    return msgspec.structs.replace(
+        end,
+        reason_text=masks.text(end.reason_text),
+        outputs=masks.value(end.outputs),
+        env=masks.value(end.env),
+        printed=[(stream, masks.data(data)) for stream, data in end.printed],
+    )
+
+
+def withheld(end: Ended) -> Ended:
+    """The end of an attempt whose secrets nobody knows any more; a success that has lost what it handed back is none."""
+    text = "the secrets of this attempt are not known here any more, so what it printed and handed back is withheld"
+    is_incomplete = end.outcome is Outcome.SUCCESS and bool(end.outputs or end.env)
+    return Ended(
+        outcome=Outcome.FAILURE if is_incomplete else end.outcome,
+        exit_code=end.exit_code,
+        reason_code="node-error" if is_incomplete else end.reason_code,
+        reason_text=text,
+        printed=[(STDERR, f"waterflow: {text}\n".encode())],
+    )
 
 
 def one_line(text: str) -> str:

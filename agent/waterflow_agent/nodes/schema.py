@@ -329,7 +329,7 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(name="log", parameters=Log, runs_in=RunsIn.AGENT),
         NodeSchema(name="fail", parameters=Fail, runs_in=RunsIn.AGENT),
         NodeSchema(name="set-outputs", parameters=SetOutputs, runs_in=RunsIn.AGENT),
-        NodeSchema(name="condition", parameters=Condition, runs_in=RunsIn.ENGINE),
+        NodeSchema(name="condition", parameters=Condition, runs_in=RunsIn.ENGINE, outputs=("result",)),
         NodeSchema(name="loop", parameters=Loop, runs_in=RunsIn.ENGINE, outputs=("results",)),
         NodeSchema(name="parallel", parameters=Parallel, runs_in=RunsIn.ENGINE),
         NodeSchema(name="approval", parameters=Approval, runs_in=RunsIn.ENGINE),

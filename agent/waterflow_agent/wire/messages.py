@@ -94,6 +94,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     #: The offer is for this boot and this start of the agent only.
     boot_id: str
     instance: str
+    #: Values, filled in above, that must be masked in all that the agent says of the attempt, and be on no disk.
+    secrets: list[str] = []
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):

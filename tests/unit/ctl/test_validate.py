@@ -72,6 +72,15 @@ def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path)
     assert "error: 1 errors in 2 of 3 files" in result.output
 
 
+def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
+    """By its name; inputs that nobody gives are no error of it."""
+    write(tmp_path, {"s/step.yml": "inputs: {a: {required: true}}\nsteps: [{run: 'x ${{ inputs.a }}'}]\n"})
+    assert ctl(str(tmp_path)).exit_code == 0
+    write(tmp_path, {"s/step.yml": "steps: [{run: 'x ${{ inputs.a }}'}]\n"})
+    result = ctl(str(tmp_path / "s" / "step.yml"))
+    assert (result.exit_code, f"{tmp_path / 's' / 'step.yml'}:1:29: error WF125" in result.output) == (1, True)
+
+
 def test_the_root_may_be_named(tmp_path: Path) -> None:
     """Where neither Git nor the folders say it."""
     write(tmp_path, {"flows/deep/a.yml": CALLER, "flows/lib/b.yml": CALLEE})

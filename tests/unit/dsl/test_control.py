@@ -37,12 +37,12 @@ def test_a_loop_has_one_block_and_its_items(language: Language) -> None:
 
 
 def test_a_loop_may_go_on_while_something_holds(language: Language) -> None:
-    """The condition looks back at the pass before."""
+    """The condition sees the environment that the passes wrote, and how many there were."""
     (step,) = language.steps(
-        "{uses: loop, with: {while: steps.a.outputs.more && loop.number < 5, max-iterations: 10, steps: "
+        "{uses: loop, with: {while: env.MORE && loop.number < 5, max-iterations: 10, steps: "
         "[{id: a, run: 'echo ${{ loop.number }}'}]}}"
     )
-    assert step.params == {"while": "steps.a.outputs.more && loop.number < 5", "max-iterations": 10}
+    assert step.params == {"while": "env.MORE && loop.number < 5", "max-iterations": 10}
 
 
 def test_parallel_has_a_block_for_each_branch(language: Language) -> None:
@@ -143,7 +143,7 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         (
             "{id: p, uses: parallel, with: {branches: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
             "WF129",
-            "steps.p.outputs",
+            "$WATERFLOW_ENV",
         ),
         (
             "{id: l, uses: loop, with: {items: [1], steps: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
@@ -151,9 +151,14 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
             "steps.l.outputs.results",
         ),
         (
-            "{uses: parallel, with: {branches: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
+            "{uses: loop, with: {items: [1], steps: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
             "WF129",
             "an id",
+        ),
+        (
+            "{uses: loop, with: {while: steps.a.outputs.x, max-iterations: 2, steps: [{id: a, run: x}]}}",
+            "WF129",
+            "ask env",
         ),
         (
             "{uses: parallel, with: {branches: [{id: a, run: x}, {run: 'echo ${{ steps.a.outcome }}'}]}}",

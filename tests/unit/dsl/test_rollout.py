@@ -139,6 +139,8 @@ def test_a_job_starts_again_and_says_what_it_checks_out(language: Language) -> N
         ("strategy: {matrix: {a b: [1]}}", "WF109", "a-b"),
         ("strategy: {matrix: 'x${{ vars.a }}'}", "WF106", "one expression"),
         (f"strategy: {{matrix: {{a: {list(range(257))}}}}}", "WF102", "256"),
+        (f"strategy: {{matrix: {{a: [1], exclude: {[{'a': 2}] * 257}}}}}", "WF102", "257 entries"),
+        (f"strategy: {{matrix: {{a: {list(range(80))}, b: {list(range(80))}}}}}", "WF102", "6,400"),
         ("strategy: {matrix: {a: [1], b: ['${{ matrix.a }}']}}", "WF129", "cannot use it"),
         ("strategy: {matrix: {a: [1]}, max-parallel: 0}", "WF106", "from 1"),
         ("strategy: {matrix: {a: [1]}, fail_fast: true}", "WF103", "fail-fast"),

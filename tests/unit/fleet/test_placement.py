@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.fleet import events
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode
@@ -223,3 +223,53 @@ def test_freeing_what_is_not_held_gives_no_slot() -> None:
     world.placement.free(mine, key("b"))
     assert world.place(want("c")) == "no-free-slot"
     assert world.assigned() == []
+
+
+def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
+    """A job got its server meanwhile: the slot that its other branch has there stays, one elsewhere is given back."""
+    world = World()
+    world.connect("one", "web", slots=2)
+    world.connect("two", "web", slots=2)
+    assert world.place(want("a", step="x")) == "one"
+    assert world.place(want("a", step="x", agent="one")) == "one"
+    assert world.placement.server(AgentId("one")).free == 1
+    assert world.place(want("a", step="x", agent="two")) == "two"
+    assert [world.placement.server(AgentId(name)).free for name in ("one", "two")] == [2, 1]
+
+
+def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> None:
+    """Both came free at the same time: the other one is taken."""
+    world = World()
+    for name in ("bad", "good"):
+        world.connect(name, "web")
+        world.place(want(f"holds-{name}"))
+    avoiding = Want(key("a"), "web", "shell", None, (), (AgentId("bad"),))
+    assert world.place(avoiding) == "no-free-slot"
+    for name in ("bad", "good"):
+        world.placement.free(AgentId(name), key(f"holds-{name}"))
+    assert world.assigned() == [("a", "good")]
+    assert world.place(Want(key("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
+
+
+def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
+    """An answer that cannot be another one is not made again."""
+    world = World()
+    survey = Survey(RunId("a"), JobId("each"))
+    assert isinstance(world.placement.survey(survey, "web", ()), Reason)
+    assert world.placement.surveyed() == []
+    world.connect("one", "web")
+    [(asked, found)] = world.placement.surveyed()
+    assert asked == survey
+    assert not isinstance(found, Reason)
+    assert [entry.name for entry in found] == ["one"]
+    assert world.placement.surveyed() == []
+
+
+def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
+    """After the daemon's start servers have their time to connect."""
+    world = World()
+    world.placement.is_gathering = True
+    world.enrol("one", "web")
+    assert world.place(want("a", agent="one")) == "no-server-connected"
+    world.placement.gathered()
+    assert [why.code.value for _, why in world.placement.news()] == ["server-unreachable"]

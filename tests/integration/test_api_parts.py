@@ -1,0 +1,401 @@
+"""Runs whose jobs become others and whose steps hold others, as the API shows them; approvals; running again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from waterflowd.api import run_shapes, shapes
+from waterflowd.api.access import Role
+from waterflowd.testing.api_world import ApiWorld, until
+
+YAML = {"Content-Type": "application/yaml"}
+EACH = """\
+name: roll
+jobs:
+  roll:
+    runs-on: {group: web, target: each}
+    steps:
+      - id: one
+        run: print from ${{ agent.hostname }}
+"""
+MATRIX = """\
+name: many
+jobs:
+  build:
+    runs-on: web
+    strategy:
+      fail-fast: false
+      matrix: {n: [0, 3, 0]}
+    steps:
+      - run: exit ${{ matrix.n }}
+  after: {runs-on: web, needs: build, if: always(), steps: [{run: print done}]}
+"""
+LOOP = """\
+name: looping
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: all
+        uses: loop
+        with:
+          items: [x, y, z]
+          as: letter
+          steps:
+            - id: say
+              run: print ${{ letter }}
+            - id: check
+              uses: condition
+              with:
+                if: letter == 'y'
+                then: [{id: inner, run: print found}]
+      - run: print end
+"""
+APPROVAL = """\
+name: gated
+jobs:
+  ask:
+    runs-on: web
+    steps:
+      - id: gate
+        uses: approval
+        with: {message: may it go on?}
+      - run: print on
+"""
+ENVIRONMENT = """\
+name: gates
+jobs:
+  one: {runs-on: web, environment: {name: prod, approvers: [alice]}, steps: [{run: print one}]}
+  two: {runs-on: web, environment: {name: prod, approvers: [bob]}, steps: [{run: print two}]}
+"""
+FLAKY = """\
+name: flaky
+jobs:
+  build: {runs-on: web, outputs: {x: "${{ steps.make.outputs.x }}"}, steps: [{id: make, run: print built}]}
+  deploy:
+    runs-on: web
+    needs: build
+    steps:
+      - {id: prepare, run: print prepared}
+      - {id: put, run: exit 1}
+"""
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[ApiWorld]:
+    async with ApiWorld() as made:
+        made.connect("web-1", "web")
+        yield made
+
+
+@pytest.fixture
+async def client(world: ApiWorld) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
+        yield made
+
+
+async def start(client: httpx.AsyncClient, text: str) -> str:
+    response = await client.post("/v1/runs", content=text, headers=YAML)
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+async def show(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
+    response = await client.get(f"/v1/runs/{run}")
+    assert response.status_code == 200, response.text
+    shown: dict[str, Any] = response.json()
+    run_shapes.RunShape.model_validate(shown)
+    return shown
+
+
+async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
+    run = await start(client, text)
+    await world.completed(run)
+    return await show(client, run)
+
+
+# What a run consists of -----------------------------------------------------------------------------------------------
+
+
+async def test_instances_stand_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The list at the top holds the file's jobs; a job on each server has one below it per server, with its steps."""
+    world.connect("web-2", "web")
+    run = await done(world, client, EACH)
+    (job,) = run["jobs"]
+    assert (job["kind"], job["counts"], job["jobs_total"], job["steps"]) == ("each", {"success": 2}, 2, [])
+    assert [(child["id"], child["server"], child["agent"], child["parent"]) for child in job["jobs"]] == [
+        ("roll[web-1]", "web-1", "web-1", "roll"),
+        ("roll[web-2]", "web-2", "web-2", "roll"),
+    ]
+    assert [step["id"] for step in job["jobs"][0]["steps"]] == ["one"]
+
+
+async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Values, key and counts by conclusion; the pages can ask for what failed alone."""
+    run = await done(world, client, MATRIX)
+    build, after = run["jobs"]
+    assert (build["counts"], build["conclusion"], after["conclusion"]) == (
+        {"success": 2, "failure": 1},
+        "failure",
+        "success",
+    )
+    assert [(child["key"], child["matrix"]) for child in build["jobs"]] == [
+        ("0", {"n": 0}), ("3", {"n": 3}), ("0#2", {"n": 0}),
+    ]  # fmt: skip
+    path = f"/v1/runs/{run['id']}/jobs"
+    listed = (await client.get(path, params={"job": "build", "status": "failure"})).json()
+    run_shapes.JobList.model_validate(listed)
+    assert [row["id"] for row in listed["jobs"]] == ["build[3]"]
+    rows: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = (await client.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        rows += page["jobs"]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert [row["id"] for row in rows] == ["build", "after", "build[0]", "build[3]", "build[0#2]"]
+    assert (await client.get(path, params={"job": "nope"})).status_code == 404
+    assert (await client.get(path, params={"status": "odd"})).status_code == 400
+    assert (await client.get(path, params={"cursor": "x"})).status_code == 400
+
+
+async def test_steps_inside_of_steps_stand_in_blocks(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Each pass has its item and its steps, which hold blocks again; the pages hold them all by their paths."""
+    run = await done(world, client, LOOP)
+    loop, end = run["jobs"][0]["steps"]
+    assert (loop["node"], loop["blocks_total"], loop["counts"], end["blocks"]) == ("loop", 3, {"success": 3}, [])
+    assert [(block["name"], block["item"], block["state"]) for block in loop["blocks"]] == [
+        ("pass 1", "x", "success"), ("pass 2", "y", "success"), ("pass 3", "z", "success"),
+    ]  # fmt: skip
+    check = loop["blocks"][1]["steps"][1]
+    assert (check["id"], check["blocks"][0]["name"]) == ("all[1]/check", "then")
+    assert check["blocks"][0]["steps"][0]["id"] == "all[1]/check/inner"
+    path = f"/v1/runs/{run['id']}/steps"
+    listed = (await client.get(path, params={"job": "a", "step": "all[1]"})).json()
+    run_shapes.StepList.model_validate(listed)
+    assert [row["id"] for row in listed["steps"]] == ["all[1]/say", "all[1]/check", "all[1]/check/inner"]
+    assert (await client.get(path)).status_code == 400
+
+
+async def test_output_is_chosen_by_places_with_slashes_and_brackets(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A job means its instances, a step what is inside of it; a place is read as the longest job that is there."""
+    world.connect("web-2", "web")
+    looped = await done(world, client, LOOP)
+    rolled = await done(world, client, EACH)
+
+    async def texts(run: str, **parameters: str) -> list[str]:
+        response = await client.get(f"/v1/runs/{run}/logs", params=parameters)
+        assert response.status_code == 200, response.text
+        return [json.loads(line)["text"] for line in response.text.splitlines()]
+
+    assert await texts(looped["id"], job="a", step="all[1]/check/inner") == ["found"]
+    assert await texts(looped["id"], step="all") == ["x", "y", "found", "z"]
+    assert await texts(looped["id"], place="a/all[1]") == ["y", "found"]
+    assert await texts(looped["id"], place="a") == ["x", "y", "found", "z", "end"]
+    assert sorted(await texts(rolled["id"], job="roll")) == ["from web-1", "from web-2"]
+    assert await texts(rolled["id"], place="roll[web-2]/one") == ["from web-2"]
+    assert await texts(rolled["id"], place="roll[web-2]") == ["from web-2"]
+    for wrong in (
+        {"place": "roll[web-3]"},
+        {"place": "roll[web-2]/two"},
+        {"job": "rol"},
+        {"step": "on"},
+        {"place": "/"},
+    ):
+        assert (await client.get(f"/v1/runs/{rolled['id']}/logs", params=wrong)).status_code == 404, wrong
+
+
+# Approvals ------------------------------------------------------------------------------------------------------------
+
+
+async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[dict[str, Any]]:
+    for _ in range(5_000):
+        found: list[dict[str, Any]] = (await show(client, run))["approvals"]
+        if len(found) == count:
+            return found
+    raise AssertionError("nothing waits for an approval")
+
+
+async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The run and the status say what waits; the only thing that waits needs no name; the trail says who decided."""
+    run = await start(client, APPROVAL)
+    (waiting,) = await _waiting(client, run)
+    assert (waiting["job"], waiting["step"], waiting["minimum"]) == ("ask", "gate", 1)
+    status = (await client.get("/v1/status")).json()
+    shapes.StatusShape.model_validate(status)
+    assert [(row["run"], row["step"]) for row in status["approvals"]] == [(run, "gate")]
+    assert status["waiting"] == []
+    answered = await client.post(f"/v1/runs/{run}/approve", json={"comment": "looks\x07 good"})
+    assert answered.status_code == 200, answered.text
+    await world.completed(run)
+    step = (await show(client, run))["jobs"][0]["steps"][0]
+    assert (step["conclusion"], step["approval"]["given"]) == ("success", ["anonymous"])
+    fact = world.audit()[-1]
+    assert (fact.what, fact.target, fact.facts["job"]) == ("approve-run", run, "ask")  # type: ignore[attr-defined]
+    again = await client.post(f"/v1/runs/{run}/approve")
+    assert (again.status_code, again.json()["code"]) == (409, "WF606")
+
+
+async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """With its comment as the reason."""
+    run = await start(client, APPROVAL)
+    await _waiting(client, run)
+    answered = await client.post(f"/v1/runs/{run}/reject", json={"job": "ask", "step": "gate", "comment": "not today"})
+    assert answered.status_code == 200, answered.text
+    await world.completed(run)
+    shown = await show(client, run)
+    assert shown["conclusion"] == "failure"
+    assert "not today" in json.dumps(shown["jobs"][0]["steps"][0])
+
+
+async def test_only_its_approvers_decide_and_several_need_a_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """409 that lists them when several wait, 403 for somebody who is no approver of it, 409 for what does not wait."""
+    run = await start(client, ENVIRONMENT)
+    await _waiting(client, run, 2)
+    several = await client.post(f"/v1/runs/{run}/approve")
+    assert (several.status_code, "one, two" in several.json()["detail"]) == (409, True)
+    mine = await client.post(f"/v1/runs/{run}/approve", json={"job": "one"})
+    assert (mine.status_code, mine.json()["code"], "alice" in mine.json()["detail"]) == (403, "WF602", True)
+    other = await client.post(f"/v1/runs/{run}/approve", json={"job": "three"})
+    assert (other.status_code, other.json()["where"]) == (409, "job")
+    for name, job in (("alice", "one"), ("bob", "two")):
+        secret = world.token(Role.APPROVER, name=name)
+        world.services.is_open = False
+        bearer = {"Authorization": f"Bearer {secret}"}
+        answered = await client.post(f"/v1/runs/{run}/approve", json={"job": job}, headers=bearer)
+        assert answered.status_code == 200, answered.text
+        world.services.is_open = True
+    await world.completed(run)
+    assert (await show(client, run))["conclusion"] == "success"
+
+
+# Running again --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The new run has the old one's inputs and vars, names it, and keeps nothing."""
+    sent = {"yaml": MATRIX + "vars: {greeting: hi}\n", "vars": {"greeting": "ho"}}
+    first = (await client.post("/v1/runs", json=sent)).json()["id"]
+    await world.completed(first)
+    answered = await client.post(f"/v1/runs/{first}/rerun")
+    found = answered.json()
+    assert answered.status_code == 201, answered.text
+    shapes.RerunShape.model_validate(found)
+    assert (found["rerun_of"], found["kept"], found["again"], found["number"]) == (first, [], ["build", "after"], 2)
+    assert answered.headers["location"] == found["url"]
+    await world.completed(found["id"])
+    shown = await show(client, found["id"])
+    assert (shown["rerun_of"], shown["kept"], shown["trigger"]["kind"]) == (first, None, "rerun")
+    assert shown["vars"] == {"greeting": "ho"}
+    rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
+    assert [row["rerun_of"] for row in rows] == [first]
+    fact = world.audit()[-1]
+    assert (fact.what, fact.facts["run"]) == ("rerun-run", found["id"])  # type: ignore[attr-defined]
+
+
+async def test_what_succeeded_is_kept_when_only_the_failed_is_done_again(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """A dry run says so and starts nothing; then the kept job is marked, and only the failed one has attempts."""
+    first = (await done(world, client, FLAKY))["id"]
+    dry = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "dry_run": True})
+    assert (dry.status_code, dry.json()["kept"], dry.json()["again"]) == (200, ["build"], ["deploy"])
+    assert dry.json()["id"] is None
+    assert len((await client.get("/v1/runs")).json()["runs"]) == 1
+    again = (await client.post(f"/v1/runs/{first}/rerun", json={"failed": True})).json()
+    await world.completed(again["id"])
+    shown = await show(client, again["id"])
+    build, deploy = shown["jobs"]
+    assert (build["kept"], deploy["kept"], shown["kept"]["jobs"]) == (True, False, 1)
+    assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
+
+
+async def test_it_begins_again_in_the_middle_of_a_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The steps before the place are kept."""
+    first = (await done(world, client, FLAKY))["id"]
+    again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
+    assert again["kept"] == ["build", "deploy/prepare"]
+    await world.completed(again["id"])
+    prepare, put = (await show(client, again["id"]))["jobs"][1]["steps"]
+    assert (prepare["kept"], prepare["attempts"], len(put["attempts"])) == (True, [], 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"failed": True, "from": "deploy"}, 400),
+        ({"from": "nope"}, 400),
+        ({"servers": ["odd"]}, 400),
+        ({"servers": ["failed"]}, 400),
+        ({"at": "deadbeef"}, 409),
+        ({"at": "x"}, 400),
+        ({"forse": True}, 400),
+    ],
+)
+async def test_a_wish_that_cannot_be_is_refused(
+    world: ApiWorld, client: httpx.AsyncClient, body: dict[str, Any], status: int
+) -> None:
+    """Each with a sentence, and nothing starts."""
+    first = (await done(world, client, FLAKY))["id"]
+    answered = await client.post(f"/v1/runs/{first}/rerun", json=body)
+    assert answered.status_code == status, answered.text
+    assert len((await client.get("/v1/runs")).json()["runs"]) == 1
+
+
+async def test_an_open_run_is_not_done_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """409, whatever is wished."""
+    run = await start(client, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n")
+    await world.held()
+    answered = await client.post(f"/v1/runs/{run}/rerun", json={"failed": True})
+    assert (answered.status_code, answered.json()["code"]) == (409, "WF606")
+
+
+async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The one that is applied now, or that of an earlier run; what is kept stays kept."""
+    path = "workflows/flaky.yml"
+    world.repositories.files[path] = FLAKY.encode()
+    first = (await client.post(f"/v1/definitions/{path}/run")).json()["id"]
+    await world.completed(first)
+    world.repositories.files[path] = FLAKY.replace("exit 1", "print fine").encode()
+    world.repositories.revision = "b" * 40
+    again = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "at": "BBBB"})
+    assert (again.status_code, again.json()["kept"]) == (201, ["build"]), again.text
+    await world.completed(again.json()["id"])
+    shown = await show(client, again.json()["id"])
+    assert (shown["conclusion"], shown["revision"]) == ("success", "b" * 40)
+    back = await client.post(f"/v1/runs/{again.json()['id']}/rerun", json={"at": "aaaa"})
+    assert (back.status_code, back.json()["revision"]) == (201, "a" * 40)
+    await world.completed(back.json()["id"])
+    unknown = await client.post(f"/v1/runs/{first}/rerun", json={"at": "cccc"})
+    assert (unknown.status_code, "bbbbbbbbbbbb" in unknown.json()["detail"]) == (409, True)
+
+
+async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The same key gives the first one; with another wish it is a conflict."""
+    first = (await done(world, client, FLAKY))["id"]
+    key = {"Idempotency-Key": "k1"}
+    one = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
+    two = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
+    assert one.json()["id"] == two.json()["id"]
+    other = await client.post(f"/v1/runs/{first}/rerun", headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "WF606")
+
+
+async def test_only_the_servers_that_failed_are_done_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """`servers` chooses among the instances of a job on each server."""
+    world.connect("web-2", "web")
+    text = EACH.replace("print from ${{ agent.hostname }}", "hold")
+    run = await start(client, text)
+    for key in await world.held(2):
+        world.fleet.release(key, 1 if "web-2" in key.job else 0)
+    await world.completed(run)
+    again = (await client.post(f"/v1/runs/{run}/rerun", json={"servers": ["failed"]})).json()
+    assert again["again"] == ["roll[web-2]"]
+    await until(lambda: bool(world.fleet.held))
+    assert [key.job for key in await world.held()] == ["roll[web-2]"]

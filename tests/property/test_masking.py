@@ -1,0 +1,81 @@
+"""Masking a stream: however it is cut, the output is that of the whole, and of the simplest program that could do it."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from waterflow_agent.masking import MASK, Masks, Stream
+
+#: Few letters, so that beginnings, overlaps and repetitions are frequent.
+LETTERS = st.text("abA", max_size=9)
+SECRETS = st.lists(st.text("abA", min_size=4, max_size=90) | st.text("ab ='\n\\é", min_size=4, max_size=20), max_size=4)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
+    """Secrets, and a text that holds them, their halves and other things."""
+    secrets = draw(SECRETS)
+    pieces = st.sampled_from(secrets) if secrets else LETTERS
+    halves = pieces.flatmap(lambda secret: st.integers(0, len(secret)).map(lambda size: secret[:size]))
+    text = "".join(draw(st.lists(pieces | halves | LETTERS, max_size=8)))
+    return secrets, text.encode()
+
+
+def simplest(masks: Masks, text: bytes) -> bytes:
+    """Looks for each face at each position."""
+    covered = [False] * len(text)
+    for face in masks._faces:
+        for at in range(len(text)):
+            if text.startswith(face, at):
+                covered[at : at + len(face)] = [True] * len(face)
+    out = b""
+    for at, byte in enumerate(text):
+        if not covered[at]:
+            out += bytes([byte])
+        elif at == 0 or not covered[at - 1]:
+            out += MASK
+    return out
+
+
+@given(texts())
+def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], bytes]) -> None:
+    """The windows miss no face."""
+    secrets, text = case
+    masks = Masks(secrets)
+    assert masks.data(text) == simplest(masks, text)
+
+
+@settings(max_examples=300)
+@given(texts(), st.lists(st.integers(0, 700), max_size=8))
+def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) -> None:
+    """Also at every moment: what has been told depends on the text so far alone."""
+    secrets, text = case
+    masks = Masks(secrets)
+    stream = Stream(masks)
+    told, at = b"", 0
+    for cut in sorted({min(cut, len(text)) for cut in cuts} | {len(text)}):
+        told += stream.feed(text[at:cut])
+        at = cut
+        assert told == Stream(masks).feed(text[:cut])
+    assert told + stream.finish() == _whole(masks, text)
+
+
+@given(texts())
+def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> None:
+    """With something behind it that begins no secret nothing is held back, and it is what the whole text gives."""
+    secrets, text = case
+    masks = Masks(secrets)
+    assert Stream(masks).feed(text + b"\0") == masks.data(text + b"\0")
+
+
+@given(texts())
+def test_masked_text_is_never_longer(case: tuple[list[str], bytes]) -> None:
+    """So bounds of output and outputs hold for what is masked."""
+    secrets, text = case
+    assert len(Masks(secrets).data(text)) <= len(text)
+
+
+def _whole(masks: Masks, text: bytes) -> bytes:
+    stream = Stream(masks)
+    return stream.feed(text) + stream.finish()

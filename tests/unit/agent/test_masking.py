@@ -1,0 +1,152 @@
+"""What masking finds: the faces of a secret, in text that is whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import shutil
+import subprocess
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from waterflow_agent.masking import FACE_BYTES_MAX, MASK, Masks, Stream
+
+SECRET = "p4ss'w0rd/+ \"ü\\ &x"
+PEM = (
+    "-----BEGIN KEY-----\n"
+    + "\n".join(f"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC{n:032d}" for n in range(9))
+    + "\n-----END KEY-----\n"
+)
+
+
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        SECRET,
+        quote(SECRET, safe=""),
+        quote(SECRET),
+        quote_plus(SECRET),
+        json.dumps(SECRET)[1:-1],
+        json.dumps(SECRET, ensure_ascii=False)[1:-1],
+        shlex.quote(SECRET)[1:-1],
+        base64_of(SECRET).rstrip("=")[:-1],
+    ],
+)
+def test_every_face_is_masked(said: str) -> None:
+    """As it is, and as URLs, JSON, shells and Base64 write it."""
+    assert Masks([SECRET]).text(f"a {said} b") == "a *** b"
+
+
+@pytest.mark.parametrize("before", ["", "x", "xy", "user:"])
+@pytest.mark.parametrize("after", ["", "\n", "@host"])
+@pytest.mark.parametrize("urlsafe", [False, True])
+def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bool) -> None:
+    """Also inside of other text that was encoded with it."""
+    encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
+    said = encode(f"{before}{SECRET}{after}".encode())
+
+    masked = Masks([SECRET]).data(said)
+
+    assert MASK in masked
+    assert len(masked) <= len(said) - len(base64_of(SECRET)) + 8, "all but the digits that it shares is gone"
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
+    """`set -x` quotes each in its own way."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    said = subprocess.run(
+        [shell, "-xc", ': "$S" "--p=$S"'], env={"S": SECRET, "LANG": "C.UTF-8"}, capture_output=True, check=True
+    ).stderr
+
+    masked = Masks([SECRET]).data(said)
+
+    assert masked.count(MASK) == 2
+    assert b"p4ss" not in masked
+    assert b"w0rd" not in masked
+
+
+def test_each_line_of_a_value_is_masked() -> None:
+    """Wherever it stands, and only as a line of four bytes or more."""
+    masks = Masks(["first line\nno\n  second line\n"])
+    assert masks.text("> first line\n> no\n>   second line") == "> ***\n> no\n>   ***"
+
+
+@pytest.mark.parametrize("width", [0, 64, 76])
+def test_wrapped_base64_of_a_long_value_is_masked(width: int) -> None:
+    """As `base64` and `openssl base64` print it; only the few digits of a short last line may stay."""
+    said = base64_of(PEM)
+    lines = [said[at : at + width] for at in range(0, len(said), width)] if width else [said]
+
+    masked = Masks([PEM]).text("\n".join(lines))
+
+    assert len(masked.replace("***", "").replace("\n", "")) <= 8
+
+
+def test_a_long_value_is_masked_as_one() -> None:
+    """It is looked for in pieces, of which the result shows nothing."""
+    value = "".join(chr(97 + n % 23) + str(n) for n in range(900))
+    assert Masks([value]).text(f"[{value}]") == "[***]"
+
+
+def test_overlapping_secrets_hide_each_other() -> None:
+    """What follows the end of one is not told when it belongs to the other."""
+    assert Masks(["abcdef", "defghi"]).text("xabcdefghix") == "x***x"
+    assert Masks(["abcd", "abcdefgh"]).text("abcdefgh abcdefg") == "*** ***efg"
+
+
+def test_short_values_are_left_alone() -> None:
+    """Less than four bytes would mask every second word."""
+    assert Masks(["abc", "", "\n"]).text("abc") == "abc"
+    assert Masks([]).text("abc") == "abc"
+
+
+def test_values_of_json_are_masked_inside() -> None:
+    """Names, lists and all; other kinds of values stay."""
+    masks = Masks(["s3cret"])
+    given = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
+    assert masks.value(given) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}
+
+
+def test_what_cannot_be_found_is_known() -> None:
+    """Documented misses: reversed, hexadecimal, letters apart."""
+    for said in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
+        assert Masks([SECRET]).text(said) == said
+
+
+def test_no_more_than_a_beginning_is_held_back() -> None:
+    """A prompt without a line's end is told at once; what may be a secret waits, and is told when it is none."""
+    stream = Stream(Masks(["password1234"]))
+    assert stream.feed(b"Continue? ") == b"Continue? "
+    assert stream.feed(b"pass") == b""
+    assert stream.feed(b"age ") == b"passage "
+    assert stream.feed(b"passwo") == b""
+    assert stream.feed(b"rd1234") == MASK
+    assert stream.feed(b" 1 p") == b" 1 "
+    assert stream.finish() == b"p"
+
+
+def test_the_greater_half_of_a_secret_at_the_end_is_masked() -> None:
+    """A process that was killed while it printed."""
+    stream = Stream(Masks(["password1234"]))
+    assert (stream.feed(b"x password"), stream.finish()) == (b"x ", MASK)
+    assert (stream.feed(b"x pass"), stream.finish()) == (b"x ", b"pass")
+
+
+def test_what_is_held_back_is_bounded() -> None:
+    """A flood of the same letter does not pile up."""
+    stream = Stream(Masks(["a" * 500, "b" * FACE_BYTES_MAX]))
+    told = b"".join(stream.feed(b"a") for _ in range(2_000)) + stream.feed(b"!")
+    assert told == b"***!"
+
+
+def test_masks_do_not_show_values() -> None:
+    """Not even to a debugger's log."""
+    assert "s3cret" not in repr(Masks(["s3cret"]))

@@ -1,0 +1,96 @@
+"""Locks: nobody waits while there is room, nobody is overtaken, and a long queue costs what a short one does."""
+
+from __future__ import annotations
+
+from waterflowd.fleet.locks import TOLD_MAX, Answer, Ask, Holder, Locks
+from waterflowd.model.ids import JobId, RunId
+from waterflowd.model.plan import Queue
+
+
+def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> Ask:
+    return Ask(Holder(RunId(run), None), "deploy", "ops", limit, queue, at)
+
+
+def told(answers: list[Answer]) -> list[tuple[str, str]]:
+    """Who is told what."""
+    words = {(True, False): "granted", (False, True): "refused", (False, False): "waits"}
+    return [(answer.holder.run, words[answer.is_granted, answer.is_refused]) for answer in answers]
+
+
+def release(locks: Locks, run: str) -> None:
+    locks.release(Holder(RunId(run), None))
+
+
+def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
+    """The moment between a release and the news of it: the one who waits has the place, the newcomer is behind it."""
+    locks = Locks()
+    assert told(locks.ask(ask("a"))) == [("a", "granted")]
+    assert told(locks.ask(ask("b"))) == [("b", "waits")]
+    release(locks, "a")
+    assert told(locks.ask(ask("c"))) == [("b", "granted"), ("c", "waits")]
+    assert told(list(locks.news())) == []
+
+
+def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> None:
+    """Only who really waits is superseded."""
+    locks = Locks()
+    locks.ask(ask("a"))
+    locks.ask(ask("b", queue=Queue.LATEST))
+    release(locks, "a")
+    assert told(locks.ask(ask("c", queue=Queue.LATEST))) == [("b", "granted"), ("c", "waits")]
+    assert told(locks.ask(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
+
+
+def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> None:
+    """Nobody waits while there is room: with the queue gone, its own limit counts."""
+    locks = Locks()
+    locks.ask(ask("a"))
+    locks.ask(ask("b"))
+    assert told(locks.ask(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
+
+
+def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
+    """Recovery, and a commit that failed: whoever has asked meanwhile is behind those that asked before."""
+    locks = Locks()
+    locks.hold(ask("a", at=1))
+    locks.ask(ask("d", at=4))
+    locks.wait(ask("c", at=3))
+    locks.wait(ask("b", at=2))
+    locks.wait(ask("b", at=2))
+    order = []
+    for run in "abc":
+        release(locks, run)
+        order += [answer.holder.run for answer in locks.news() if answer.is_granted]
+    assert order == ["b", "c", "d"]
+
+
+def test_asking_again_is_answered_as_before() -> None:
+    """Who has a place has it, who waits waits."""
+    locks = Locks()
+    locks.ask(ask("a"))
+    locks.ask(ask("b"))
+    assert told(locks.ask(ask("a"))) == [("a", "granted")]
+    assert told(locks.ask(ask("b"))) == [("b", "waits")]
+    release(locks, "a")
+    assert told(list(locks.news())) == [("b", "granted")]
+
+
+def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
+    """The news of one release do not grow with those that wait."""
+    locks = Locks()
+    for number in range(500):
+        locks.ask(ask(f"{number:03}"))
+    for number in range(3):
+        release(locks, f"{number:03}")
+        assert len(list(locks.news())) <= TOLD_MAX + 2
+
+
+def test_groups_of_repositories_and_of_jobs_are_apart() -> None:
+    """The name belongs to the repository; a run and its jobs are different holders."""
+    locks = Locks()
+    locks.ask(ask("a"))
+    other = Ask(Holder(RunId("b"), JobId("j")), "deploy", "other", 1, Queue.FIFO)
+    assert told(locks.ask(other)) == [("b", "granted")]
+    locks.forget(RunId("b"))
+    assert locks.holders("other", "deploy") == []
+    assert locks.holders("ops", "deploy") == [Holder(RunId("a"), None)]

@@ -1,0 +1,146 @@
+"""The host's part of branches, concurrency groups and jobs on each server: slots, queues, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from waterflow_agent.wire import messages
+from waterflowd.engine import events
+from waterflowd.errors import Retryable
+from waterflowd.host import driver as driver_module
+from waterflowd.model.ids import RunId
+from waterflowd.testing.host import HostWorld, until
+
+BRANCHES = """
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - uses: parallel
+        with: {branches: [[{run: one}], [{run: two}], [{run: three}]]}
+"""
+LOCKED = "concurrency: deploy\njobs: {a: {runs-on: web, steps: [{run: work}]}}"
+EACH = "jobs: {a: {runs-on: {group: web, target: each}, steps: [{run: work}]}}"
+FULL = Retryable("WF302", "the disk is full")
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "DISK_FULL_PAUSE_S", 0.0)
+
+
+@pytest.mark.parametrize("slots", [(2, 2), (4, 4), (1, 2)])
+async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slots: tuple[int, int]) -> None:
+    """They ask for slots at the same time, before the job has its server."""
+    async with HostWorld() as world:
+        agents = [world.enrol(f"web-{number}", "web") for number in range(2)]
+        for agent, count in zip(agents, slots, strict=True):
+            world.hello(agent, slots=count)
+        await world.settle()
+        run = await world.start(BRANCHES)
+        done: set[messages.TaskKey] = set()
+        while len(done) < 3:
+            await world.settle()
+            offers = [key for key in world.link.offers() if key not in done]
+            placed = world.placed()
+            assert {len(keys) for keys in placed.values()} == {len(offers)}
+            assert len(offers) <= max(slots)
+            (agent,) = placed
+            world.finished(agent, offers[0])
+            done.add(offers[0])
+        await world.settle()
+        dispatched = [event for event in world.events(run.id) if isinstance(event, events.AttemptDispatched)]
+        assert len({event.agent for event in dispatched}) == 1
+        assert world.kinds(run.id)[-1] == "RunCompleted"
+        assert not world.placed()
+        assert world.world.placement.waiting == 0
+
+
+async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:
+    """Who was given the place in the batch that never was has its turn before those behind it, not after."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        runs: list[RunId] = []
+        for _ in range(3):
+            world.clock.at += 1
+            runs.append((await world.start(LOCKED)).id)
+        await world.settle()
+        for number, run in enumerate(runs):
+            assert world.world.locks.holders("", "deploy")[0].run == run
+            offer = world.link.offers()[-1]
+            assert offer.run == run
+            world.log.fail_next(FULL) if number == 0 else None
+            world.finished(agent, offer)
+            await world.settle()
+            await until(lambda run=run: world.kinds(run)[-1] == "RunCompleted")  # type: ignore[misc]
+
+
+async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
+    """By the log, and before anything else is asked."""
+    async with HostWorld() as world:
+        world.enrol("web-1", "web")
+        runs: list[RunId] = []
+        for _ in range(3):
+            world.clock.at += 1
+            runs.append((await world.start(LOCKED)).id)
+    async with world.crashed() as again:
+        newest = asyncio.create_task(again.start(LOCKED))
+        await again.settle()
+        runs.append((await newest).id)
+        order = []
+        for _ in runs:
+            (holder,) = again.world.locks.holders("", "deploy")
+            order.append(holder.run)
+            await again.driver.cancel(holder.run, "somebody", is_forced=True)
+            await again.settle()
+        assert order == runs
+        assert again.world.locks.holders("", "deploy") == []
+
+
+async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
+    """An instance that waited for a slot of its server goes on waiting until the servers had time to connect."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent, slots=0)
+        run = await world.start(EACH)
+        await world.settle()
+        assert "AttemptFinished" not in world.kinds(run.id)
+    again = world.crashed()
+    again.enrol("web-1", "web")
+    async with again:
+        await again.settle()
+        assert "AttemptFinished" not in again.kinds(run.id)
+        again.hello(agent)
+        await again.settle()
+        assert [key.run for key in again.link.offers()] == [run.id]
+
+
+async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
+    """Once its time to connect is over."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent, slots=0)
+        run = await world.start(EACH)
+        await world.settle()
+    again = world.crashed()
+    again.enrol("web-1", "web")
+    async with again:
+        await again.settle()
+        again.agents._gathered()
+        await again.settle()
+        assert again.kinds(run.id)[-1] == "RunCompleted"
+
+
+async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up() -> None:
+    """It will never connect again: the instance ends as for one that is away."""
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent, slots=0)
+        run = await world.start(EACH)
+        await world.settle()
+        await world.enrolment.revoke(agent, "somebody")
+        await world.settle()
+        assert world.kinds(run.id)[-1] == "RunCompleted"

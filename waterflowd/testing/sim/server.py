@@ -249,8 +249,9 @@ class _Steps(ProcessSteps):
     server: Server
     workspaces: _Workspaces
 
-    def begin(self, task: messages.Task, parameters: schema.Shell, now_s: float) -> None:
+    def begin(self, task: messages.Task, parameters: schema.Parameters, now_s: float) -> None:
         """Has the step started."""
+        assert isinstance(parameters, schema.Shell), "the simulated runner knows scripts only"
         self.workspaces.enter(task.key.run, task.key.job)
         name = self.adopt(task.key)
         self.server.names[name] = task.key

@@ -43,7 +43,7 @@ def test_nodes_are_found_by_name_alias_and_version(name: str) -> None:
     assert parameters.find(name).runs_in is not schema.RunsIn.ENGINE
 
 
-@pytest.mark.parametrize("name", ["sleep", "no/such", "docker/run", ""])
+@pytest.mark.parametrize("name", ["sleep", "no/such", "workflow/run", ""])
 def test_node_that_does_not_run_here_is_refused(name: str) -> None:
     """Unknown ones, and those of the engine."""
     with pytest.raises(Rejected, match="WF701"):

@@ -104,7 +104,7 @@ def only_error(text: str) -> Diagnostic:
         ),
         (workflow(top="on: {push: {branches: [a], branches-ignore: [b]}}"), "WF116", "exclude each other"),
         (workflow(top="on: {push: {tags: ['!v1']}}"), "WF106", "exceptions only"),
-        (workflow(steps="{uses: docker/exec, with: {command: x}}"), "WF134", "not built yet"),
+        (workflow(steps="{uses: workflow/run, with: {workflow: x}}"), "WF134", "not built yet"),
         (workflow(steps="{uses: ./steps/deploy}"), "WF135", "without its repository"),
         ("jobs: {j: {uses: ./other.yml}}", "WF135", "without its repository"),
         (workflow(steps="{run: 'echo ${{ matrix.x }}'}"), "WF129", "no strategy.matrix"),

@@ -1,0 +1,119 @@
+"""Nodes with a process of their own, through a whole agent with a real runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.integration.test_agent import Bench, bench, eventually
+from waterflow_agent.wire.messages import Outcome
+
+__all__ = ["bench"]
+
+
+async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(bench: Bench) -> None:
+    """What the node gives arrives as it is; the request, which may hold a secret, is gone as soon as it was read."""
+    await bench.start()
+    target = bench.markers / "app.conf"
+    params = {"path": str(target), "content": "hunter2-content\n", "mode": "0600"}
+
+    finished, output = await bench.daemon.run(bench.daemon.task(1, node="file/write", params=params))
+
+    assert (finished.outcome, finished.exit_code) == (Outcome.SUCCESS, 0), finished
+    assert finished.outputs["changed"] is True
+    assert target.read_text() == "hunter2-content\n"
+    assert b"hunter2" not in output
+    assert not list(bench.data_dir.rglob("request"))
+
+
+async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench) -> None:
+    """Directories of attempts are used again: what a node left there is not taken for the script's."""
+    await bench.start()
+    await bench.daemon.run(bench.daemon.task(1, node="file/read", params={"path": "/etc/hostname"}))
+
+    finished, _ = await bench.daemon.run(bench.daemon.task(2, run='echo "a=b" >> "$WATERFLOW_OUTPUT"'))
+
+    assert finished.outputs == {"a": "b"}
+
+
+async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(bench: Bench) -> None:
+    """Exit code 75 is a failure that may pass; the reason is the node's sentence."""
+    await bench.start()
+
+    finished, output = await bench.daemon.run(
+        bench.daemon.task(1, node="http/request", params={"url": "http://127.0.0.1:9/"})
+    )
+
+    assert (finished.outcome, finished.exit_code, finished.reason_code) == (Outcome.FAILURE, 75, "node-error")
+    assert "127.0.0.1:9" in finished.reason_text
+    assert finished.reason_text.encode() in output
+
+
+async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:
+    """It is a process under the runner as every other: the next start of the agent has its result and its outputs."""
+    await bench.start_process()
+    ready = bench.markers / "served"
+    async with _late_server(ready) as port:
+        params = {"url": f"http://127.0.0.1:{port}/", "interval": "20ms", "timeout": "60s"}
+        task = bench.daemon.task(1, node="http/wait", params=params)
+        bench.daemon.offer(task)
+        await eventually(lambda: b"503" in _spool(bench.data_dir))
+
+        await bench.kill()
+        ready.touch()
+        await bench.start_process()
+        finished = await bench.daemon.result(task.key)
+
+    assert finished.outcome is Outcome.SUCCESS, finished
+    assert finished.outputs["attempts"] >= 2
+
+
+async def test_a_cancel_and_a_time_out_end_a_node(bench: Bench) -> None:
+    """By its own word where it hears the signal, else by force."""
+    await bench.start()
+    params = {"url": "http://127.0.0.1:9/", "interval": "20ms", "timeout": "60s"}
+
+    late, _ = await bench.daemon.run(
+        bench.daemon.task(1, node="http/wait", params=params, timeout_ms=1_500, grace_ms=5_000)
+    )
+
+    assert (late.outcome, late.reason_code) == (Outcome.TIMED_OUT, "timeout")
+
+
+async def test_a_module_of_the_repository_does_not_stand_in_for_one_of_ours(bench: Bench) -> None:
+    """The working directory is not searched for modules."""
+    await bench.start()
+    job = "echo 'raise SystemExit(99)' > msgspec.py; cp msgspec.py httpx.py; mkdir -p waterflow_agent"
+    await bench.daemon.run(bench.daemon.task(1, run=job))
+
+    finished, _ = await bench.daemon.run(bench.daemon.task(2, node="file/write", params={"path": "a", "content": "b"}))
+
+    assert finished.outcome is Outcome.SUCCESS, finished
+
+
+def _spool(data_dir: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in data_dir.glob("runner/attempts/*/output*"))
+
+
+@contextlib.asynccontextmanager
+async def _late_server(ready: Path) -> AsyncIterator[int]:
+    """A server that answers 503 until the file is there; gives its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        # One look at a local file, as a server would.
+        status = b"200 OK" if ready in ready.parent.iterdir() else b"503 Busy"
+        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port: int = server.sockets[0].getsockname()[1]
+    try:
+        yield port
+    finally:
+        server.close()
+        await server.wait_closed()

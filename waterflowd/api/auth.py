@@ -30,8 +30,8 @@ from waterflowd.api.trail import Refusals
 from waterflowd.errors import Rejected
 from waterflowd.rates import BucketPerName
 
-#: For probes and generators of clients; they tell nothing of what runs.
-PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json"})
+#: For probes, generators of clients, and editors; they tell nothing of what runs.
+PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schema"})
 #: Everybody on an open address.
 ANONYMOUS = "anonymous"
 #: Key in the connection's state that holds the peer's uid on a unix socket.

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": ("runs", "why", "Say why a run is not going on, or why it failed."),
     "cancel": ("runs", "cancel", "Ask for a run's end."),
     "validate": ("validating", "validate", "Check workflow files; needs no daemon."),
+    "schema": ("schema", "schema", "Print the JSON Schema of workflow files, for editors; needs no daemon."),
     "cron": ("schedules", "cron", "Show when a cron expression comes next; needs no daemon."),
     "workflows": ("repositories", "workflows", "List the workflows that the repositories hold."),
     "schedules": ("schedules", "schedules", "List schedules with their next instants, in UTC and in their zones."),

@@ -132,11 +132,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
-    loop_ports = LoopPorts(
-        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random, feed=feed
-    )
-    sources = repository_opening.Opener(data_dir / "repositories", os.environ)
-    reconciler = Reconciler(config.repository_settings, sources.open, loop_ports)
+    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock)
     services = Services(
         log=log,
         outputs=store.outputs,
@@ -173,6 +169,16 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, socket_path),
     )
+
+
+def _reconciling(
+    config: Config, log: ports.Log, driver: Driver, feed: Feed, compiler: CompilerProcess, clock: LogClock
+) -> tuple[LoopPorts, Reconciler]:
+    loop_ports = LoopPorts(
+        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random, feed=feed
+    )
+    sources = repository_opening.Opener(Path(config.data_dir) / "repositories", os.environ)
+    return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
 
 
 def _group_policy(config: Config) -> Callable[[str | None, str], bool]:

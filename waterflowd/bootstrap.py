@@ -41,7 +41,7 @@ from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
-from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.secrets import Secrets
 from waterflowd.store import opening
@@ -110,7 +110,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         registry.apply(record.event)
     access = Access(record.event for record in log.read(AUDIT))
     placement = Placement(registry)
-    secrets = Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None)
+    secrets = _secrets(config)
     world = World(
         runs={},
         stalled={},
@@ -120,6 +120,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         timers=Timers(),
         lower=lambda run, command, instance: lowering.lower(run, command, instance, secrets.get),
         has_secret=lambda run, job, name: _has_secret(secrets, run, job, name),
+        may_use=_group_policy(config),
         policies=Environments(config.environments).policies,
         epoch=log.generation,
     )
@@ -131,11 +132,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
-    loop_ports = LoopPorts(
-        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random
-    )
-    sources = repository_opening.Opener(data_dir / "repositories", os.environ)
-    reconciler = Reconciler(config.repository_settings, sources.open, loop_ports)
+    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock)
     services = Services(
         log=log,
         outputs=store.outputs,
@@ -145,6 +142,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reader=desks.RunReader(queries, driver),
         agents=desks.AgentsDesk(registry, placement, enrolment),
         repositories=RepositoryDesk(reconciler),
+        hooks=HookDesk(loop_ports, secrets.get),
         clock=clock,
         access=access,
         metrics=desks.MetricsDesk(driver, lambda: dispatch.counters),
@@ -173,6 +171,27 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     )
 
 
+def _reconciling(
+    config: Config, log: ports.Log, driver: Driver, feed: Feed, compiler: CompilerProcess, clock: LogClock
+) -> tuple[LoopPorts, Reconciler]:
+    loop_ports = LoopPorts(
+        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random, feed=feed
+    )
+    sources = repository_opening.Opener(Path(config.data_dir) / "repositories", os.environ)
+    return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
+
+
+def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
+    """Which groups runs may use: those of no repository what the token of their start said, the others what is configured."""
+    configured = {settings.name: settings for settings in config.repository_settings}
+
+    def may_use(repository: str | None, group: str) -> bool:
+        settings = configured.get(repository) if repository is not None else None
+        return repository is None or (settings is not None and settings.may_use(group))
+
+    return may_use
+
+
 def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
     outer = run.jobs_by_id[job].scope.secret(name)
     return outer is not None and secrets.get(outer) is not None
@@ -180,7 +199,13 @@ def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
 
 def check_secrets(config: Config) -> None:
     """Raises `Rejected` WF622 for a file of secrets that cannot be used."""
-    Secrets(config.secrets.env_prefix, Path(config.secrets.file) if config.secrets.file else None).check()
+    _secrets(config).check()
+
+
+def _secrets(config: Config) -> Secrets:
+    table = config.secrets
+    file = Path(table.file) if table.file else None
+    return Secrets(table.env_prefix, file, credential_prefix=table.credential_prefix)
 
 
 def check_repositories(config: Config) -> None:

@@ -100,6 +100,8 @@ class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
 
     #: `DEPLOY_KEY` is the environment variable with this before its name.
     env_prefix: str = "WATERFLOW_SECRET_"
+    #: `DEPLOY_KEY` is the systemd credential with this before its name; empty for none. Other credentials are no secrets.
+    credential_prefix: str = "secret."
     #: A TOML file of `name = "value"` with mode 0600; empty for none.
     file: str = ""
 

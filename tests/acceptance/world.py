@@ -341,3 +341,26 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
                 continue
             if mark in arguments or place == mark or place.startswith(mark + b"/"):
                 yield int(entry.name)
+
+
+def run_to_end(
+    world: World, workflow: str, place: Path | None = None, conclusion: str = "success"
+) -> tuple[str, dict[str, Any]]:
+    """Starts a workflow, in which `PLACE` is a folder, waits for its end, and gives the run's id and its jobs by id."""
+    run = world.start(workflow.replace("PLACE", str(place)))
+    found = world.wait_for(run)
+    assert found["conclusion"] == conclusion, (found["reason"], found["jobs"])
+    return run, jobs_of(found)
+
+
+def jobs_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The jobs of a run, or of a job, and what they have become, by id."""
+    return {name: job for top in found.get("jobs", ()) for name, job in [(str(top["id"]), top), *jobs_of(top).items()]}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False

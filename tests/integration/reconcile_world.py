@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.dsl import compile_workflow
+from waterflowd.dsl import compile_knowing, compile_workflow
+from waterflowd.dsl.compile import Wanted
 from waterflowd.dsl.diagnostics import Compiled, Diagnostic
 from waterflowd.errors import WaterflowError
 from waterflowd.gitsource.local import open_source
@@ -120,7 +121,12 @@ class RealCompiler:
         if self.refused is not None and self.refused in content:
             error = Diagnostic(code="WF103", path=path, line=1, column=1, message="unknown key")
             return Compiled(plan=None, diagnostics=[error])
-        return compile_workflow(path, content)
+        if files is None:
+            return compile_workflow(path, content)
+        known: dict[str, bytes | None] = {}
+        while isinstance(answer := compile_knowing(path, content, known), Wanted):
+            known.update({other: await files(other) for other in answer.paths})
+        return answer
 
 
 class TickingClock:

@@ -10,27 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from waterflowd.api.server import ApiServer
+from tests.integration.ctl_served import HELLO, Server, started_id
 from waterflowd.api.services import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
-from waterflowd.testing.api_world import ApiWorld, until
 
-HELLO = """\
-name: hello
-inputs:
-  who: {default: you}
-jobs:
-  greet:
-    runs-on: web
-    steps:
-      - name: "Say \\e]0;pwn\\a hello"
-        run: print hello
-"""
 FAILING = """\
 name: failing
 jobs:
@@ -44,64 +31,6 @@ jobs:
   b: {runs-on: web, needs: a, steps: [{run: print never}]}
 """
 HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
-
-
-class Server:
-    """A world that is served from a thread of its own, since the command line blocks."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.loop = asyncio.new_event_loop()
-        self.world: ApiWorld | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread = Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Server:
-        self._up = asyncio.run_coroutine_threadsafe
-        self._thread.start()
-        self.call(self._wait_up())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._stop is not None
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=20)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._serve())
-        self.loop.close()
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        async with ApiWorld(is_open=False, listen="127.0.0.1:0") as world:
-            world.connect("web-1", "web")
-            world.repositories.files["workflows/hello.yml"] = HELLO.encode()
-            world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
-            server = ApiServer(world.api, "127.0.0.1:0", self.path)
-            await server.start()
-            self.port = server.port
-            self.world = world
-            await self._stop.wait()
-            await server.stop()
-
-    async def _wait_up(self) -> None:
-        await until(lambda: self.world is not None)
-
-    def call(self, coroutine: object) -> object:
-        """Runs something in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)  # type: ignore[arg-type]
-
-    def ctl(self, *arguments: str, **environment: str) -> Result:
-        """One command over the unix socket."""
-        return CliRunner().invoke(cli, ["--server", f"unix:{self.path}", *arguments], env=environment)
-
-    async def release_all(self) -> None:
-        """Lets every held attempt end."""
-        assert self.world is not None
-        for key in await self.world.held():
-            self.world.fleet.release(key)
 
 
 @pytest.fixture
@@ -122,10 +51,6 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def started_id(result: Result) -> str:
-    return result.output.partition(": ")[2].split()[0]
 
 
 def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from waterflowd.api import (
     children,
     description,
     hooks,
+    language,
     metrics,
     problems,
     repositories,

@@ -8,7 +8,7 @@ Rules of this file:
   A token in the address counts as none: addresses end up in histories and proxies' logs.
 - On TCP the `Host` must name this daemon (or a page could reach it by rebinding a DNS name), and an `Origin`, where a browser
   sends one, must be this very host and port (or a page of another site could post here).
-- Default deny: only the paths in `PUBLIC` need nobody.
+- Default deny: only the paths in `PUBLIC` need nobody. Webhooks need no token and no `Host` of ours: they are signed.
 - Each principal, and each address without one, has a rate; beyond it the answer is a 429 that costs next to nothing. A wrong
   token has a much lower one, which a right token from the same address does not notice.
 - Who is refused leaves a record in the audit trail, at a bounded rate (trail.py).
@@ -30,8 +30,10 @@ from waterflowd.api.trail import Refusals
 from waterflowd.errors import Rejected
 from waterflowd.rates import BucketPerName
 
-#: For probes and generators of clients; they tell nothing of what runs.
-PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json"})
+#: For probes, generators of clients, and editors; they tell nothing of what runs.
+PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schema"})
+#: Where requests are signed in the place of a token.
+HOOKS = "/v1/hooks/"
 #: Everybody on an open address.
 ANONYMOUS = "anonymous"
 #: Key in the connection's state that holds the peer's uid on a unix socket.
@@ -99,7 +101,7 @@ class Gate:
             self._note(scope, principal, state.get("refused_code", ""))
 
     def _note(self, scope: Scope, principal: Principal | None, code: str) -> None:
-        by = principal.name if principal is not None else _source(scope)
+        by = principal.name if principal is not None else source_of(scope)
         self._refusals.note("api", code, f"{scope['method']} {scope['path']}", by)
 
     def _check_rate(self, scope: Scope, principal: Principal | None) -> None:
@@ -108,12 +110,15 @@ class Gate:
         # By the token's id where there is one: names may be used again, and all of an open address are one name.
         name = principal.token or principal.name if principal is not None else ""
         now = self._services.clock.now()
-        bucket = self._rates.bucket(name if name and name != ANONYMOUS else _source(scope), now)
+        bucket = self._rates.bucket(name if name and name != ANONYMOUS else source_of(scope), now)
         if not bucket.take(now):
             text = f"more than {self._services.requests_per_s} requests a second; wait for {bucket.wait_ms(now)} ms"
             raise Rejected("WF611", text, status=429)
 
     def _admit(self, scope: Scope) -> Principal | None:
+        if scope["method"] == "POST" and scope["path"].startswith(HOOKS):
+            # The signature is the permission, and no page can make one.
+            return None
         uid = scope["state"].get(PEER_UID)
         if uid is not None:
             return self._peer(uid)
@@ -144,7 +149,7 @@ class Gate:
             return None
         principal = self._services.access.principal(secret.strip(), self._services.clock.now())
         if principal is None and not self._services.is_open:
-            if not self._wrong.take(_source(scope), self._services.clock.now()):
+            if not self._wrong.take(source_of(scope), self._services.clock.now()):
                 raise Rejected("WF611", "too many wrong tokens from this address; wait for a while", status=429)
             raise Rejected("WF601", "the token is unknown, revoked or expired", status=401)
         return principal
@@ -155,7 +160,7 @@ def _refusal(error: Rejected, path: str) -> Response:
     return problem(error.status, error.text, code=error.code, instance=path, headers=headers)
 
 
-def _source(scope: Scope) -> str:
+def source_of(scope: Scope) -> str:
     """The address at the other end, or the uid on a unix socket."""
     uid = scope["state"].get(PEER_UID)
     client = scope.get("client")

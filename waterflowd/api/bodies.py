@@ -42,11 +42,11 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """The whole body; `Rejected` 413 beyond the limit, 408 when it takes too long, 400 when the client goes away."""
-    too_large = Rejected("WF607", f"the body is larger than {BODY_BYTES_MAX >> 20} MiB", status=413)
+    too_large = Rejected("WF607", f"the body is larger than {bytes_max >> 20} MiB", status=413)
     stated = request.headers.get("content-length", "0")
-    if stated.isascii() and stated.isdecimal() and (len(stated) > 12 or int(stated) > BODY_BYTES_MAX):
+    if stated.isascii() and stated.isdecimal() and (len(stated) > 12 or int(stated) > bytes_max):
         raise too_large
     pieces: list[bytes] = []
     size = 0
@@ -54,7 +54,7 @@ async def read_body(request: Request) -> bytes:
         async with asyncio.timeout(BODY_S_MAX):
             async for piece in request.stream():
                 size += len(piece)
-                if size > BODY_BYTES_MAX:
+                if size > bytes_max:
                     raise too_large
                 pieces.append(piece)
     except TimeoutError:

@@ -16,9 +16,12 @@ from waterflowd.api.access import Access
 from waterflowd.api.peers import PeerRoles
 from waterflowd.api.samples import MetricsDesk
 from waterflowd.engine.state import Run
+from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
+from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
+from waterflowd.reconcile.hooks import Delivery
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +122,7 @@ class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     revision: str
     description: str = ""
-    #: `push`, `change`, `dispatch`, `schedule`.
+    #: `push`, `change`, `dispatch`, `schedule`, `webhook`, `workflow_run`.
     triggers: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
     #: False when the newest file has errors; the last good version stays known but is not started.
@@ -197,6 +200,44 @@ class RepositoriesDesk(Protocol):
         ...
 
 
+class HookCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to a webhook whose signature is right."""
+
+    #: The webhook's.
+    name: str
+    #: The workflow that it starts.
+    path: str
+    repository: str
+    delivery: Delivery
+
+
+class HooksDesk(Protocol):
+    """Webhooks of the workflows of all repositories."""
+
+    def call(self, name: str, headers: Mapping[str, str], body: bytes) -> HookCall | None:
+        """The request, when its signature is right; None for a wrong one and for an unknown hook, after the same work.
+
+        Names of headers are in small letters. `Rejected` 400 for a genuine request whose delivery has no proper id.
+        """
+        ...
+
+    async def start(self, call: HookCall, payload: Any) -> tuple[RunSummary, bool]:
+        """The run of the delivery, and whether it is new. `Rejected` 409 when the workflow cannot be started now."""
+        ...
+
+
+class _NoHooks:
+    """A daemon without webhooks."""
+
+    def call(self, name: str, headers: Mapping[str, str], body: bytes) -> HookCall | None:
+        """Nobody has signed anything."""
+        return None
+
+    async def start(self, call: HookCall, payload: Any) -> tuple[RunSummary, bool]:
+        """Nothing comes this far."""
+        raise Rejected("WF604", "there is no such webhook", status=404)
+
+
 class RunReader(Protocol):
     """Runs as the durable log tells them."""
 
@@ -235,6 +276,7 @@ class Services:
     version: str
     #: When the daemon came up, ms.
     started_at: int
+    hooks: HooksDesk = field(default_factory=_NoHooks)
     #: Who may do what on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)
     #: Requests a second of one principal, or of one address without one; 0 for no bound.

@@ -34,33 +34,34 @@ def logs(context: click.Context, run: str, place: str | None, follow: bool, time
     """
     client = client_of(context)
     identity = find_run(client, run)["id"]
-    job, _, step = (place or "").partition("/")
-    found = _lines(client, identity, job or None, step or None, follow=follow)
+    found = _lines(client, identity, place or None, follow=follow)
     try:
         if as_json:
             print_json(found)
         else:
-            _print_lines(found, has_prefix=not step, has_times=timestamps)
+            _print_lines(found, place, has_times=timestamps)
     except KeyboardInterrupt:
         click.echo(f"\nthe run goes on; come back with: waterflowctl logs -f {identity}", err=True)
         context.exit(130)
 
 
-def _lines(client: Client, run: str, job: str | None, step: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
+def _lines(client: Client, run: str, place: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
     path = run_path(run, "/logs")
     if follow:
-        return (row for row in client.follow(path, say_lost, job=job, step=step) if row is not None)
-    return client.lines(path, job=job, step=step)
+        return (row for row in client.follow(path, say_lost, place=place) if row is not None)
+    return client.lines(path, place=place)
 
 
-def _print_lines(rows: Iterator[dict[str, Any]], *, has_prefix: bool, has_times: bool) -> None:
+def _print_lines(rows: Iterator[dict[str, Any]], wanted: str | None, *, has_times: bool) -> None:
+    """Lines with the place that printed them; without it where that is the very step that was asked for."""
     colors: dict[str, str] = {}
     is_colored = has_colors()
     for row in rows:
         text = clean_line(row["text"], has_colors=is_colored)
         prefix = time_text(row["at"]) + " " if has_times else ""
-        if has_prefix:
-            place = clean(f"{row['job']}/{row['step']}")
+        place = f"{row['job']}/{row['step']}"
+        if place != wanted:
+            place = clean(place)
             color = colors.setdefault(place, _COLORS[len(colors) % len(_COLORS)])
             prefix += style(f"{place} | ", color)
         click.echo(prefix + text)

@@ -8,6 +8,7 @@ run's: 0 success, 3 cancelled, 1 anything else.
 from __future__ import annotations
 
 import queue
+import shlex
 import threading
 import time
 from collections import deque
@@ -17,15 +18,19 @@ from urllib.parse import quote
 
 import click
 
-from waterflowd.ctl import tree
+from waterflowd.ctl import tree, waiting
+from waterflowd.ctl.changes import ChangeLines
 from waterflowd.ctl.client import PATIENCE_S, Client, run_path
 from waterflowd.ctl.failures import CANCELLED, REFUSED, RUN_FAILED, USAGE, Failure, Refused, Unreachable
 from waterflowd.ctl.logs import say_lost
 from waterflowd.ctl.options import client_of, find_run, pairs, print_json
+from waterflowd.ctl.parts import failed_step
 from waterflowd.ctl.runs import now_ms
-from waterflowd.ctl.terminal import clean, clean_line, glyph, has_colors, is_terminal, span_text, time_text
+from waterflowd.ctl.terminal import clean, clean_line, has_colors, is_terminal
 
 _REDRAW_S = 0.25
+#: Between two looks at a run that changes all the time.
+_LOOK_S = 0.1
 _TAIL_LINES = 10
 _SUFFIXES = (".yml", ".yaml")
 
@@ -183,9 +188,8 @@ def _redraw(client: Client, run: str, changes: _Changes) -> None:
     found = _look(client, run)
 
     def picture(*, is_short: bool) -> Text:
-        return Text.from_ansi(
-            "\n".join(tree.lines(found, now_ms(), is_short=is_short)), no_wrap=True, overflow="ellipsis"
-        )
+        drawn = [*tree.lines(found, now_ms(), is_short=is_short), *waiting.lines(found)]
+        return Text.from_ansi("\n".join(drawn), no_wrap=True, overflow="ellipsis")
 
     with Live(picture(is_short=False), console=console, auto_refresh=False, transient=False) as live:
         is_over = False
@@ -197,85 +201,32 @@ def _redraw(client: Client, run: str, changes: _Changes) -> None:
                 found = _look(client, run)
             except queue.Empty:
                 pass
-            is_tall = sum(len(job["steps"]) + 1 for job in found["jobs"]) > console.height - 3
-            live.update(picture(is_short=is_tall and not is_over), refresh=True)
-
-
-_BEGINNINGS = frozenset({"run-started", "attempt-dispatched", "step-sleeping"})
-_WAITS = frozenset({"attempt-waiting", "step-sleeping", "retry-scheduled", "step-held"})
-#: Events that a plain watch shows.
-_SHOWN = frozenset(
-    {"run-started", "attempt-waiting", "attempt-started", "retry-scheduled", "step-sleeping", "step-held",
-     "step-completed", "job-completed", "job-timed-out", "cancel-requested", "run-timed-out", "run-completed"}
-)  # fmt: skip
+            is_tall = not is_over and sum(1 for _ in tree.lines(found)) > console.height - 3
+            live.update(picture(is_short=is_tall), refresh=True)
+            if not is_over:
+                # A run with thousands of parts has as many events a second, and is a large answer.
+                time.sleep(_LOOK_S)
 
 
 def _print_changes(client: Client, run: str, changes: _Changes) -> None:
     """Prints each change as a line until the run ends."""
-    lines = _ChangeLines(_look(client, run))
+    lines = ChangeLines(_look(client, run))
     while (event := changes.get()) is not None:
         text = lines.text(event)
         if text is not None:
             click.echo(text)
 
 
-class _ChangeLines:
-    """Events as lines; remembers when things began, so that their ends can say how long they took."""
-
-    def __init__(self, run: dict[str, Any]) -> None:
-        self._run = run
-        self._names = {(job["id"], step["id"]): step["name"] for job in run["jobs"] for step in job["steps"]}
-        self._began: dict[tuple[str | None, str | None], str] = {}
-
-    def text(self, event: dict[str, Any]) -> str | None:
-        """The line of one event; None when it is not shown."""
-        job, step = event.get("job"), event.get("step")
-        if event["type"] in _BEGINNINGS:
-            self._began.setdefault((job, step), event["at"])
-            self._began.setdefault((job, None), event["at"])
-        if event["type"] not in _SHOWN:
-            return None
-        status = "waiting" if event["type"] in _WAITS else "running"
-        sign = glyph(status, event.get("conclusion"))
-        return f"{time_text(event['at'])} {sign} {clean(self._place(job, step))}: {clean(self._what(event, job, step))}"
-
-    def _place(self, job: str | None, step: str | None) -> str:
-        if job is None:
-            return str(self._run["name"])
-        if step is None:
-            return job
-        name = self._names.get((job, step), step)
-        return f"{job}/{step}" + (f" ({name})" if name != step else "")
-
-    def _what(self, event: dict[str, Any], job: str | None, step: str | None) -> str:
-        if event["type"] in ("attempt-started", "run-started"):
-            return "started"
-        why = str((event.get("reason") or {}).get("text") or event["type"])
-        ended = event.get("conclusion")
-        if ended is None:
-            return why
-        took = span_text(self._began.get((job, step)), event["at"])
-        text = f"{ended} in {took}" if took else str(ended)
-        return text if ended == "success" else f"{text}: {why}"
-
-
 def _say_failure(client: Client, run: dict[str, Any]) -> None:
     """The last lines of the first step that failed, and what to type next."""
-    failed = next(
-        (
-            (job["id"], step["id"])
-            for job in run["jobs"]
-            for step in job["steps"]
-            if step["conclusion"] in ("failure", "timed-out", "lost") and step["attempts"]
-        ),
-        None,
-    )
+    failed = failed_step(run)
     click.echo(f"{clean(run['name'])}: {run['conclusion']}: {clean(run['reason']['text'])}", err=True)
     if failed is not None:
         job, step = failed
         tail = deque(client.lines(run_path(run["id"], "/logs"), job=job, step=step), maxlen=_TAIL_LINES)
         for row in tail:
             click.echo(f"  {clean(job)}/{clean(step)} | {clean_line(row['text'], has_colors=False)}", err=True)
-        click.echo(f"  next: waterflowctl logs {run['id']} {clean(job)}/{clean(step)}", err=True)
+        place = shlex.quote(clean(f"{job}/{step}"))
+        click.echo(f"  next: waterflowctl logs {run['id']} {place}", err=True)
     else:
         click.echo(f"  next: waterflowctl why {run['id']}", err=True)

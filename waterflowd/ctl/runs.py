@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from waterflowd.ctl import tree
+from waterflowd.ctl import parts, tree, waiting
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json, print_json_list
 from waterflowd.ctl.terminal import clean, glyph, span_text, style, table, time_text
@@ -21,7 +21,7 @@ def now_ms() -> int:
 @click.command()
 @click.option("--status", help="queued, waiting, running, completed, or a conclusion such as failure.")
 @click.option("--name", help="Only runs of this workflow (name or path).")
-@click.option("--trigger", help="push, api, cli or manual.")
+@click.option("--trigger", help="push, schedule, api, cli, manual or rerun.")
 @click.option("--revision", help="Only runs of this commit.")
 @click.option("--since", help="Only runs since this time, such as 2026-01-02T03:04:05Z.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most so many.")
@@ -83,8 +83,16 @@ def _print_facts(run: dict[str, Any]) -> None:
             "bright_black",
         )
     )
+    if run.get("rerun_of"):
+        kept = run.get("kept")
+        text = f"re-run of {run['rerun_of']}"
+        text += f", {kept['jobs']} jobs and {kept['steps']} steps kept" if kept else ""
+        click.echo(style(clean(text), "bright_black"))
+    for line in waiting.lines(run):
+        click.echo(line)
     if run["conclusion"] not in (None, "success", "skipped"):
-        click.echo(f"next: waterflowctl why {run['id']}, waterflowctl logs {run['id']}")
+        following = (f"{verb} {run['id']}" for verb in ("why", "logs", "rerun --failed"))
+        click.echo("next: " + ", ".join(f"waterflowctl {words}" for words in following))
 
 
 @click.command()
@@ -94,7 +102,7 @@ def _print_facts(run: dict[str, Any]) -> None:
 def why(context: click.Context, run: str, as_json: bool) -> None:
     """Say why a run is not going on, or why it failed."""
     found = find_run(client_of(context), run)
-    reasons = list(tree.reasons(found))
+    reasons = list(parts.reasons(found))
     if as_json:
         print_json_list({"place": place, "state": state, "text": text} for place, state, text in reasons)
         return
@@ -103,6 +111,8 @@ def why(context: click.Context, run: str, as_json: bool) -> None:
         return
     for place, state, text in reasons:
         click.echo(f"{clean(place)}: {state}: {clean(text)}")
+    for line in waiting.lines(found):
+        click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):
         click.echo(f"next: waterflowctl logs {found['id']}")
 

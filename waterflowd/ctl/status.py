@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from waterflowd.ctl import waiting
 from waterflowd.ctl.options import client_of, json_option, print_json
 from waterflowd.ctl.runs import now_ms
 from waterflowd.ctl.terminal import clean, duration_text, glyph, millis, span_text, style, time_text
@@ -39,6 +40,8 @@ def _print(found: dict[str, Any]) -> None:
     _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
     _section("want to be agents", [clean(f"{row['name']}: {row['text']}") for row in found["pending"]])
     _section("running", [_run(row) for row in found["running"]])
+    # A daemon of an older release does not say.
+    _section("waiting for people", [_approval(row) for row in found.get("approvals", [])])
     _section("waiting", [_waiting(row) for row in found["waiting"]])
     _section("failed last", [_run(row) for row in found["failed"]])
     # A daemon of an older release does not say.
@@ -87,6 +90,13 @@ def _schedule(row: dict[str, Any]) -> str:
     return f"{glyph('queued', None)} {clean(row['name'])}  {time_text(row['next'][0])}  {clean(row['cron'])}"
 
 
+def _approval(row: dict[str, Any]) -> str:
+    place = style(clean(waiting.place_of(row)), "yellow")
+    following = f"next: waterflowctl approve {row['run']} {waiting.argument(row)}"
+    said = f"{glyph('waiting', None)} {clean(row['name'])} {place} {waiting.sentence(row)}"
+    return f"{said}\n    {style(following, 'bright_black')}"
+
+
 def _waiting(row: dict[str, Any]) -> str:
-    place = row["job"] + (f"/{row['step']}" if row["step"] else "")
+    place = waiting.place_of(row) if row["job"] else "itself"
     return f"{glyph('waiting', None)} {clean(row['name'])} {clean(place)}: {clean(row['reason']['text'])}  {row['run']}"

@@ -1,14 +1,25 @@
-"""A run as a tree of lines: glyph, name, duration, server, and the reason of everything that is not simply good."""
+"""A run as a tree of lines: glyph, name, duration, server, and the reason of everything that is not simply good.
+
+Rules of this file: it draws; what stands in the tree is made by tree_jobs.py and tree_steps.py. An answer of a daemon of an
+older release has no parts below jobs and steps: what is missing counts as none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from waterflowd.ctl.terminal import clean, glyph, span_text, style
 
 #: Reasons that a glyph says already.
 _OBVIOUS = frozenset({"created", "started", "succeeded", "waiting-needs", "dispatched", "exit-code-0"})
+
+
+class Node(NamedTuple):
+    """One line and what hangs below it."""
+
+    text: str
+    below: Sequence[Node] = ()
 
 
 def header(run: dict[str, Any], now_ms: int | None) -> str:
@@ -22,48 +33,45 @@ def header(run: dict[str, Any], now_ms: int | None) -> str:
 
 def lines(run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = False) -> Iterator[str]:
     """The whole tree; with `is_short` the steps of jobs that ended well are left out."""
-    yield header(run, now_ms) + _why(run)
-    jobs = run["jobs"]
-    for index, job in enumerate(jobs):
-        is_last = index == len(jobs) - 1
-        server = style(f"  on {clean(job['agent'])}", "bright_black") if job["agent"] else ""
-        yield f"{'└' if is_last else '├'}─ {_thing(job, now_ms)}{server}{_why(job)}"
-        if is_short and (job["conclusion"] in ("success", "skipped") or job["status"] == "queued"):
-            continue
-        bar = " " if is_last else "│"
-        steps = job["steps"]
-        for number, step in enumerate(steps):
-            mark = "└" if number == len(steps) - 1 else "├"
-            tries = f"  attempt {len(step['attempts'])}" if len(step["attempts"]) > 1 else ""
-            yield f"{bar}  {mark}─ {_thing(step, now_ms)}{tries}{_why(step)}"
+    from waterflowd.ctl.tree_jobs import job_node
+
+    yield header(run, now_ms) + why(run)
+    yield from draw([job_node(job, now_ms, is_short=is_short) for job in run["jobs"]])
 
 
-def _thing(thing: dict[str, Any], now_ms: int | None) -> str:
-    is_running = thing["status"] == "running"
-    span = span_text(thing["started_at"], thing["completed_at"], now_ms if is_running else None)
-    name = clean(thing["name"] or thing["id"])
-    return f"{glyph(thing['status'], thing['conclusion'])} {name}" + (f"  {span}" if span else "")
+def draw(nodes: Sequence[Node], indent: str = "") -> Iterator[str]:
+    """The nodes with what hangs below them."""
+    for index, node in enumerate(nodes):
+        is_last = index == len(nodes) - 1
+        yield f"{indent}{'└' if is_last else '├'}─ {node.text}"
+        yield from draw(node.below, f"{indent}{' ' if is_last else '│'}  ")
 
 
-def _why(thing: dict[str, Any]) -> str:
+def thing(found: dict[str, Any], now_ms: int | None) -> str:
+    """Glyph, name and duration of a job or step."""
+    is_running = found["status"] == "running"
+    span = span_text(found["started_at"], found["completed_at"], now_ms if is_running else None)
+    name = clean(found["name"] or found["id"])
+    return f"{glyph(found['status'], found['conclusion'])} {name}" + (f"  {span}" if span else "")
+
+
+def why(found: dict[str, Any]) -> str:
     """The reason, where it says more than the glyph."""
-    why = thing["reason"]
-    if thing["conclusion"] == "success" or why["code"] in _OBVIOUS or not why["text"]:
+    reason = found["reason"]
+    if found.get("kept"):
+        return faint("  kept")
+    if found["conclusion"] == "success" or reason["code"] in _OBVIOUS or not reason["text"]:
         return ""
-    return style(f"  {clean(why['text'])}", "bright_black")
+    return faint(f"  {clean(reason['text'])}")
 
 
-def reasons(run: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(place, state, sentence) of each thing that is not completed, or did not end well."""
-    if run["conclusion"] != "success":
-        yield "run", run["conclusion"] or run["status"], run["reason"]["text"]
-    for job in run["jobs"]:
-        if job["conclusion"] != "success":
-            yield job["id"], job["conclusion"] or job["status"], job["reason"]["text"]
-        elif job["outcome"] not in (None, "success"):
-            yield job["id"], job["outcome"], job["reason"]["text"]
-        is_begun = job["status"] in ("running", "waiting", "completed") and job["conclusion"] != "skipped"
-        for step in job["steps"]:
-            outcome = step["outcome"] if step["conclusion"] == "success" else step["conclusion"]
-            if is_begun and outcome != "success" and step["status"] != "queued":
-                yield f"{job['id']}/{step['id']}", outcome or step["status"], step["reason"]["text"]
+def faint(text: str) -> str:
+    """Text in the background."""
+    return style(text, "bright_black")
+
+
+def folded(counts: dict[str, int], noun: str) -> list[Node]:
+    """A line for those of each state that are not shown one by one."""
+    return [
+        Node(f"{glyph(word, None)} {faint(f'{count} more {noun}: {word}')}") for word, count in counts.items() if count
+    ]

@@ -6,7 +6,7 @@ reference. Values that a run has not yet are null, never an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from waterflowd import expr
@@ -134,11 +134,17 @@ def _strategy(job: Job) -> dict[str, object]:
     }
 
 
-class _Secrets(dict[str, object]):
-    """Every secret as its reference: what is filled in on the way to the agent."""
+class _Secrets(Mapping[str, object]):
+    """Every secret as its reference: what is filled in on the way to the agent. Which ones there are nobody can ask."""
 
-    def __missing__(self, name: str) -> object:
+    def __getitem__(self, name: str) -> object:
         return secrets.reference(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 def agent(facts: dict[str, Any], name: str, group: str) -> dict[str, object]:

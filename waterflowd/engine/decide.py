@@ -164,6 +164,10 @@ def _surveyed(run: Run, given: inputs.Surveyed, now: int) -> Events:
     job = run.jobs_by_id.get(given.job)
     if job is None or not wants_survey(job):
         return ()
+    if given.is_refused and given.reason is not None:
+        return (events.JobCompleted(
+            at=now, job=job.id, outcome=Conclusion.FAILURE, conclusion=Conclusion.FAILURE, reason=given.reason
+        ),)  # fmt: skip
     if given.reason is not None:
         if given.reason == job.reason:
             return ()

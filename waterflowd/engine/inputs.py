@@ -109,6 +109,8 @@ class Surveyed(Input, frozen=True, kw_only=True):
     job: JobId
     servers: list[tuple[AgentId, str]]
     reason: Reason | None = None
+    #: There never will be one, for `reason`.
+    is_refused: bool = False
 
 
 class Locked(Input, frozen=True, kw_only=True):

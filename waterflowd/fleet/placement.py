@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ import msgspec
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+#: Whether a server may be taken at all.
+Accept = Callable[[Enrolled], bool]
 
 
 class AttemptKey(NamedTuple):
@@ -100,7 +103,7 @@ class Placement:
         self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
         self._told: dict[AttemptKey, Reason] = {}
         #: Jobs that found no server, with what they ask for and what they were told.
-        self._surveys: dict[RunId, dict[Survey, tuple[str, tuple[tuple[str, str], ...], Reason]]] = {}
+        self._surveys: dict[RunId, dict[Survey, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]] = {}
         self._is_survey_due = False
         #: The daemon has just started: who was not seen yet is not known to be away.
         self.is_gathering = False
@@ -282,17 +285,22 @@ class Placement:
             return False
         return server.agent not in want.avoid or self._best(want) is server
 
-    def survey(self, survey: Survey, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
-        """The servers of the group that have the labels, by name; or why there is none, and the question is kept."""
-        found = self._survey(group, labels)
+    def survey(
+        self, survey: Survey, group: str, labels: tuple[tuple[str, str], ...], accept: Accept = lambda entry: True
+    ) -> list[Enrolled] | Reason:
+        """The servers of the group that have the labels, by name; or why there is none, and the question is kept.
+
+        Those that `accept` does not take are none of the group for this question.
+        """
+        found = self._survey(group, labels, accept)
         if isinstance(found, Reason):
-            self._surveys.setdefault(survey.run, {})[survey] = (group, labels, found)
+            self._surveys.setdefault(survey.run, {})[survey] = (group, labels, accept, found)
         else:
             self.drop_survey(survey)
         return found
 
-    def _survey(self, group: str, labels: tuple[tuple[str, str], ...]) -> list[Enrolled] | Reason:
-        members = self._registry.group(group)
+    def _survey(self, group: str, labels: tuple[tuple[str, str], ...], accept: Accept) -> list[Enrolled] | Reason:
+        members = {agent: entry for agent, entry in self._registry.group(group).items() if accept(entry)}
         if not members:
             return _nobody(group)
         fitting = [entry for agent, entry in members.items() if not labels or self.server(agent).has(labels)]
@@ -313,8 +321,8 @@ class Placement:
             return changed
         self._is_survey_due = False
         kept = [item for of_run in self._surveys.values() for item in of_run.items()]
-        for survey, (group, labels, told) in kept:
-            found = self.survey(survey, group, labels)
+        for survey, (group, labels, accept, told) in kept:
+            found = self.survey(survey, group, labels, accept)
             if not isinstance(found, Reason) or found != told:
                 changed.append((survey, found))
         return changed

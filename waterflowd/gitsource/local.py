@@ -20,7 +20,7 @@ from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directorie
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Refs, Revision, Watching
+from waterflowd.reconcile.source import FileSeen, Refs, Revision, Watching
 
 Result = TypeVar("Result")
 
@@ -56,6 +56,10 @@ class LocalSource:
     async def blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
         """The contents of blobs."""
         return await self._call(lambda: self._read_blobs(ids))
+
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+        """What stands at paths of a tree."""
+        return await self._call(lambda: reading.lookup(layout.find(self._path).objects, tree, paths))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Waits for a hint of the watcher."""

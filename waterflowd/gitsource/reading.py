@@ -13,7 +13,7 @@ from waterflowd.gitsource import commits, objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.trees import Trees
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
 
 _COMMIT_BYTES_MAX = 1 << 20
 #: Tags of tags; nobody makes them on purpose.
@@ -43,6 +43,13 @@ def blobs(directory: str, ids: Sequence[str]) -> dict[str, bytes | None]:
                 raise objects.unreadable(object_id, "is no file")
             contents[object_id] = content
     return contents
+
+
+def lookup(directory: str, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+    """See `Source.lookup`."""
+    with closing(Objects(directory)) as store:
+        trees = Trees(store)
+        return {path: found for path in paths if (found := trees.find(tree, path)) is not None}
 
 
 def commit(store: Objects, object_id: str) -> Commit:

@@ -24,7 +24,7 @@ from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Refs, Revision, Watching
+from waterflowd.reconcile.source import FileSeen, Refs, Revision, Watching
 
 Result = TypeVar("Result")
 
@@ -81,6 +81,10 @@ class RemoteSource:
     async def blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
         """The contents of blobs."""
         return await self._read(lambda: reading.blobs(self._mirror.objects, ids))
+
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+        """What stands at paths of a tree."""
+        return await self._read(lambda: reading.lookup(self._mirror.objects, tree, paths))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Waits for the time: a remote says nothing by itself."""

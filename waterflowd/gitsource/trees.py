@@ -24,6 +24,8 @@ from waterflowd.reconcile.source import CHANGED_PATHS_MAX, DEPTH_MAX, FILES_MAX,
 _TREE_BYTES_MAX = 16 << 20
 #: Trees that are read for one listing or comparison.
 _TREES_MAX = 20_000
+#: Trees that are in memory at a time while single paths are looked up.
+_TREES_KEPT = 100
 #: Nested directories of a comparison; Linux takes paths of 4,096 bytes.
 _COMPARE_DEPTH_MAX = 256
 _PATH_BYTES_MAX = 1_024
@@ -42,6 +44,7 @@ class Trees:
     def __init__(self, store: Objects) -> None:
         self._store = store
         self._count = 0
+        self._read: dict[str, list[Entry]] = {}
 
     def files(self, root: str, folders: Sequence[str]) -> tuple[FileSeen, ...]:
         """The workflow files below the folders, by path; `Stalled` WF508 when they are too many or too deep."""
@@ -53,6 +56,43 @@ class Trees:
             except objects.TooLarge as error:
                 raise _past_limit(f"a folder on the way to or below {shown(folder)} is too large to read") from error
         return tuple(found[path] for path in sorted(found))
+
+    def find(self, root: str, path: str) -> FileSeen | None:
+        """What stands at the path; None for nothing. A link or a submodule on the way is a problem of that path."""
+        try:
+            parts = path.encode().split(b"/")
+        except UnicodeEncodeError:
+            return None
+        if not _UNSAFE_NAMES.isdisjoint(parts):
+            return None
+        try:
+            return self._find(root, parts)
+        except objects.TooLarge:
+            message = "a folder on the way to it is too large to read"
+            return FileSeen(path=path, blob="", problem=_problem(path, codes.LIMIT, message))
+
+    def _find(self, root: str, parts: list[bytes]) -> FileSeen | None:
+        tree = root
+        for index, part in enumerate(parts):
+            entry = next((entry for entry in self._entries_again(tree) if entry[0] == part), None)
+            if entry is None:
+                return None
+            _, mode, tree = entry
+            is_last = index == len(parts) - 1
+            if is_last or (not stat.S_ISDIR(mode) and mode not in _PLAIN_MODES):
+                text, problem = _path_text(b"/".join(parts), parts[-1])
+                return FileSeen(path=text, blob=tree, problem=problem or _mode_problem(text, mode))
+            if not stat.S_ISDIR(mode):
+                return None
+        return None
+
+    def _entries_again(self, tree: str) -> list[Entry]:
+        """The entries of a tree that many paths lead through."""
+        if tree not in self._read:
+            if len(self._read) >= _TREES_KEPT:
+                self._read.clear()
+            self._read[tree] = self._entries(tree)
+        return self._read[tree]
 
     def changes(self, before: str | None, after: str) -> Changes:
         """The paths that differ, sorted; incomplete when they are too many, or `before` is gone."""

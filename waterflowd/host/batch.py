@@ -24,7 +24,7 @@ from waterflowd.engine.outstanding import owed_to_job, owed_to_run
 from waterflowd.errors import Rejected
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
-from waterflowd.fleet.registry import Enrolled, Registry
+from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -56,6 +56,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     lower: Lower
     #: Whether some source has the secret that a job of the run knows by this name.
     has_secret: Callable[[Run, JobId, str], bool] = lambda run, job, name: False
+    #: Whether runs of the repository (None: of no repository) may use the group; asked again for each attempt, because some
+    #: groups are known only then.
+    may_use: Callable[[str | None, str], bool] = lambda repository, group: True
     #: What the configuration asks of the environments that a new run may enter.
     policies: Callable[[records.StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory; the epoch of the leases that are given now.
@@ -182,7 +185,23 @@ class Batch:
                     pass
 
     def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
-        return surveyed(Survey(run_id, job), self._world.placement.survey(Survey(run_id, job), group, labels))
+        repository, may_use = self._world.runs[run_id].repository, self._world.may_use
+        if group != ALL_SERVERS and not may_use(repository, group):
+            return inputs.Surveyed(job=job, servers=[], reason=_not_allowed(repository, group), is_refused=True)
+        survey = Survey(run_id, job)
+        if group != ALL_SERVERS or may_use(repository, ALL_SERVERS):
+            return surveyed(survey, self._world.placement.survey(survey, group, labels))
+
+        def accept(entry: Enrolled) -> bool:
+            return any(may_use(repository, name) for name in entry.groups)
+
+        return surveyed(survey, self._world.placement.survey(survey, group, labels, accept))
+
+    def _may_use(self, repository: str | None, group: str, agent: AgentId | None) -> bool:
+        """Whether a run of the repository may use the group; of every server, whether it may use this one."""
+        may_use = self._world.may_use
+        entry = self._world.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
+        return may_use(repository, group) or (entry is not None and any(may_use(repository, of) for of in entry.groups))
 
     def _lock(self, run: Run, command: commands.Lock) -> None:
         locks = self._world.locks
@@ -215,6 +234,10 @@ class Batch:
         if missing:
             text = f"no source has the secret {', '.join(missing)}; next: give it a value in the daemon's secrets"
             why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
+            return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
+        repository = self._world.runs[run_id].repository
+        if not self._may_use(repository, command.group, command.agent):
+            why = _not_allowed(repository, command.group)
             return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
         want = Want(_key(run_id, command), command.group, command.node, command.agent, command.labels, command.avoid)
         answer = self._world.placement.place(want)
@@ -277,6 +300,11 @@ def _is_held(run: Run, given: inputs.Placed) -> bool:
 
 def _owed(run: Run, job: JobId | None) -> tuple[commands.Command, ...]:
     return owed_to_run(run) if job is None else owed_to_job(run, run.jobs_by_id[job])
+
+
+def _not_allowed(repository: str | None, group: str) -> Reason:
+    text = f'runs of the repository "{repository}" may not use the group "{group}"; its `groups` in the configuration say so'
+    return reason(ReasonCode.GROUP_NOT_ALLOWED, text, group=group, repository=repository)
 
 
 def surveyed(survey: Survey, found: Sequence[Enrolled] | Reason) -> inputs.Surveyed:

@@ -103,6 +103,8 @@ class ReasonCode(Enum):
     WAITING_TURN = "waiting-turn"
     #: No server has the labels that are asked for.
     NO_SERVER_WITH_LABELS = "no-server-with-labels"
+    #: The repository may not use the group.
+    GROUP_NOT_ALLOWED = "group-not-allowed"
     #: A secret has no value in any source.
     SECRET_MISSING = "secret-missing"
     #: More than the bound allows.

@@ -19,6 +19,8 @@ from waterflowd.model.plan import Triggers
 
 #: About 100 KB in one record; a first commit with more files takes several.
 FILES_PER_FACT = 500
+#: Files of a fact and other files that they use, together.
+PATHS_PER_FACT = 2_000
 ERRORS_MAX = 20
 
 
@@ -40,6 +42,9 @@ class FileApplied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     triggers: Triggers | None = None
     #: Groups that its jobs name, as they stand in the file.
     groups: tuple[str, ...] = ()
+    #: Other files of the revision that it was compiled with, by path, each with what stood there: the Git object, a code and
+    #: the object for what is no plain file, empty for nothing. The same file with others is compiled again.
+    used: dict[str, str] = {}
     errors: tuple[Diagnostic, ...] = ()
 
 
@@ -146,6 +151,12 @@ class ScheduleDecided(ScheduleFact, frozen=True, kw_only=True, tag="schedule-dec
     has_more: bool = False
 
 
+class RunsFollowed(RepositoryFact, frozen=True, kw_only=True, tag="runs-followed"):
+    """What the runs of the repository that completed up to the global sequence `seq` start was started."""
+
+    seq: int
+
+
 Fact = (
     RepositorySeen
     | RevisionApplied
@@ -157,4 +168,5 @@ Fact = (
     | ScheduleArmed
     | ScheduleDropped
     | ScheduleDecided
+    | RunsFollowed
 )

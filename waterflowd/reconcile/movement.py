@@ -16,7 +16,7 @@ from waterflowd.model import plan as plans
 from waterflowd.model.records import StartRequest, Trigger
 from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
-from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, FileApplied
+from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
@@ -30,10 +30,10 @@ _SHORT = 7
 _SNIPPET_LENGTH_MAX = 300
 
 
-def file_applied(seen: FileSeen, compiled: Compiled) -> FileApplied:
-    """What the compiler's answer makes of a file; errors are bounded."""
+def file_applied(seen: FileSeen, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
+    """What the compiler's answer makes of a file, and of what it used; errors are bounded."""
     if compiled.plan is None:
-        return file_refused(seen, compiled.diagnostics)
+        return file_refused(seen, compiled.diagnostics, used)
     plan = plans.decode(compiled.plan)
     return FileApplied(
         path=seen.path,
@@ -42,13 +42,16 @@ def file_applied(seen: FileSeen, compiled: Compiled) -> FileApplied:
         name=plan.name,
         triggers=plan.triggers,
         groups=tuple(sorted({job.group for job in plans.leaf_jobs(plan.jobs)})),
+        used=dict(used or {}),
     )
 
 
-def file_refused(seen: FileSeen, diagnostics: Sequence[Diagnostic]) -> FileApplied:
+def file_refused(
+    seen: FileSeen, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
+) -> FileApplied:
     """A file that has errors."""
     errors = tuple(_bounded(diagnostic) for diagnostic in diagnostics[:ERRORS_MAX])
-    return FileApplied(path=seen.path, blob=seen.blob, name=shown(seen.path), errors=errors)
+    return FileApplied(path=seen.path, blob=seen.blob, name=shown(seen.path), errors=errors, used=dict(used or {}))
 
 
 def file_too_large(seen: FileSeen) -> Diagnostic:
@@ -63,6 +66,7 @@ def facts(
 ) -> list[events.Fact]:
     """The facts of a movement: one, or more when it brings more files than a fact holds."""
     commit = revision.commit
+    windows = _windows(changes.files)
     first = events.RevisionApplied(
         at=at,
         ref=movement.ref,
@@ -73,17 +77,29 @@ def facts(
         previous_commit=pushed.before,
         author=commit.author,
         message=commit.message,
-        files=changes.files[:FILES_PER_FACT],
+        files=windows[0],
         removed=changes.removed[:FILES_PER_FACT],
     )
     recorded: list[events.Fact] = [first]
-    for start in range(FILES_PER_FACT, max(len(changes.files), len(changes.removed)), FILES_PER_FACT):
-        window = slice(start, start + FILES_PER_FACT)
-        more = events.FilesApplied(
-            at=at, ref=movement.ref, files=changes.files[window], removed=changes.removed[window]
-        )
-        recorded.append(more)
+    recorded += [events.FilesApplied(at=at, ref=movement.ref, files=files) for files in windows[1:]]
+    for start in range(FILES_PER_FACT, len(changes.removed), FILES_PER_FACT):
+        gone = changes.removed[start : start + FILES_PER_FACT]
+        recorded.append(events.FilesApplied(at=at, ref=movement.ref, removed=gone))
     return recorded
+
+
+def _windows(files: Sequence[FileApplied]) -> list[tuple[FileApplied, ...]]:
+    """The files in pieces that fit into a fact each; one piece at least."""
+    windows: list[list[FileApplied]] = [[]]
+    paths = 0
+    for file in files:
+        weight = 1 + len(file.used)
+        if windows[-1] and (len(windows[-1]) >= FILES_PER_FACT or paths + weight > PATHS_PER_FACT):
+            windows.append([])
+            paths = 0
+        windows[-1].append(file)
+        paths += weight
+    return [tuple(window) for window in windows]
 
 
 class FileChanges(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +156,7 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
             suggestion=f"name one of its groups ({', '.join(settings.groups)}), or allow it in the configuration",
         )
         for group in file.groups
-        if not settings.may_use(group)
+        if not settings.may_name(group)
     )
 
 
@@ -211,6 +227,8 @@ def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
         (of.on_change, "change"),
         (of.dispatch, "dispatch"),
         (bool(of.schedules), "schedule"),
+        (of.webhook is not None, "webhook"),
+        (of.workflow_run is not None, "workflow_run"),
     )
     return tuple(word for is_there, word in words if is_there)
 

@@ -6,6 +6,8 @@ import re
 
 import msgspec
 
+#: The built-in group of every server.
+ALL_SERVERS = "all-servers"
 #: Where workflows are looked for when the configuration names no folders.
 DEFAULT_FOLDERS = ("workflows/", ".waterflow/workflows/")
 
@@ -40,11 +42,15 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_bytes_max: int = 1 << 30
 
     def may_use(self, group: str) -> bool:
-        """Tells whether the repository's workflows may name the group. One that only a run decides is not known here,
-        so nothing less than `*` allows it."""
-        if "*" in self.groups:
-            return True
-        return "${{" not in group and any(_is_match(pattern, group) for pattern in self.groups)
+        """Tells whether the repository's workflows may use the group with this name."""
+        return any(_is_match(pattern, group) for pattern in self.groups)
+
+    def may_name(self, group: str) -> bool:
+        """Tells whether a file may hold the group as it is written there.
+
+        One that only a run decides is asked about when it is known; every server means those of the groups it may use.
+        """
+        return "${{" in group or group == ALL_SERVERS or self.may_use(group)
 
 
 def _is_match(pattern: str, group: str) -> bool:

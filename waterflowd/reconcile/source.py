@@ -98,6 +98,10 @@ class Source(Protocol):
         """The contents of blobs; None for one that is larger than a workflow file may be."""
         ...
 
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+        """What stands at these paths of a tree, by path; what is not there is left out. Nothing is followed."""
+        ...
+
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Returns True when the refs may have changed since the last call of this method, False after the time.
 

@@ -6,10 +6,11 @@ fact alone. The same fold serves the live path and the start of the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from waterflowd.model.plan import WebhookTrigger, WorkflowRunTrigger
 from waterflowd.reconcile import events
 from waterflowd.reconcile.events import FileApplied
 
@@ -20,11 +21,25 @@ class FileState(msgspec.Struct, kw_only=True):
     newest: FileApplied
     good: FileApplied | None
     commit: str
+    #: Place in the log of the fact from which on the file has had its webhook's name, without a break; 0 when it has none.
+    hook_since: int = 0
+    #: The same for starting after other workflows.
+    follow_since: int = 0
 
     @property
     def is_broken(self) -> bool:
         """True when the newest version has errors, so that nothing is started from the file."""
         return self.newest.plan_hash is None
+
+    @property
+    def hook(self) -> WebhookTrigger | None:
+        """The webhook of the last version without errors."""
+        return self.good.triggers.webhook if self.good is not None and self.good.triggers is not None else None
+
+    @property
+    def follows(self) -> WorkflowRunTrigger | None:
+        """What other workflows' runs start the last version without errors."""
+        return self.good.triggers.workflow_run if self.good is not None and self.good.triggers is not None else None
 
 
 class RefState(msgspec.Struct, kw_only=True):
@@ -78,22 +93,23 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     #: The patterns whose refs are all recorded; None until some are.
     patterns: tuple[str, ...] | None = None
     schedules: dict[ScheduleName, ScheduleState] = {}
+    #: What runs that completed up to this place in the log start was started.
+    followed_seq: int = 0
 
-    def known(self, path: str, blob: str) -> FileApplied | None:
-        """What this object at this path became before, on any ref; so that it is not compiled again."""
+    def known(self, path: str, blob: str) -> Iterator[FileApplied]:
+        """What this object at this path became before, on any ref; with the same other files it is not compiled again."""
         for ref in self.refs.values():
             file = ref.files.get(path)
             if file is None:
                 continue
             if file.newest.blob == blob:
-                return file.newest
-            if file.good is not None and file.good.blob == blob:
-                return file.good
-        return None
+                yield file.newest
+            if file.good is not None and file.good is not file.newest and file.good.blob == blob:
+                yield file.good
 
 
-def evolve(state: RepositoryState, fact: events.Fact) -> None:
-    """Applies one fact to the state, in place."""
+def evolve(state: RepositoryState, fact: events.Fact, seq: int = 0) -> None:
+    """Applies one fact to the state, in place; `seq` is its place in the whole log."""
     match fact:
         case events.RevisionApplied():
             ref = state.refs.setdefault(fact.ref, RefState(ref=fact.ref, files={}))
@@ -105,9 +121,9 @@ def evolve(state: RepositoryState, fact: events.Fact) -> None:
             ref.message = fact.message
             ref.applied_at = fact.at
             ref.is_removed = False
-            _evolve_files(ref, fact.files, fact.removed)
+            _evolve_files(ref, fact, seq)
         case events.FilesApplied():
-            _evolve_files(state.refs[fact.ref], fact.files, fact.removed)
+            _evolve_files(state.refs[fact.ref], fact, seq)
         case events.RefRemoved():
             state.refs[fact.ref].is_removed = True
         case events.RepositorySuspended():
@@ -120,6 +136,8 @@ def evolve(state: RepositoryState, fact: events.Fact) -> None:
             state.patterns = fact.patterns
         case events.ScheduleArmed() | events.ScheduleDropped() | events.ScheduleDecided():
             _evolve_schedules(state.schedules, fact)
+        case events.RunsFollowed():
+            state.followed_seq = max(state.followed_seq, fact.seq)
 
 
 def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
@@ -130,14 +148,21 @@ def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
     return state
 
 
-def _evolve_files(ref: RefState, files: Iterable[FileApplied], removed: Iterable[str]) -> None:
+def _evolve_files(ref: RefState, fact: events.RevisionApplied | events.FilesApplied, seq: int) -> None:
     ref.version += 1
-    for path in removed:
+    for path in fact.removed:
         ref.files.pop(path, None)
-    for file in files:
+    for file in fact.files:
         before = ref.files.get(file.path)
+        # While a file is broken, its last good version keeps its place.
         good = file if file.plan_hash is not None else (before.good if before else None)
-        ref.files[file.path] = FileState(newest=file, good=good, commit=ref.commit)
+        held = FileState(newest=file, good=good, commit=ref.commit)
+        if held.hook is not None:
+            is_kept = before is not None and before.hook is not None and before.hook.name == held.hook.name
+            held.hook_since = before.hook_since if before is not None and is_kept else seq
+        if held.follows is not None:
+            held.follow_since = before.follow_since if before is not None and before.follows is not None else seq
+        ref.files[file.path] = held
 
 
 def _evolve_schedules(

@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-- A file without `on` starts when this movement added or changed it. `push` asks the ref and the changed paths.
+- A file without `on` starts when this movement added or changed it, or another file that it uses. `push` asks the ref and
+  the changed paths, as they are: what a file uses is no path of its filters.
 - The first sight of a ref starts nothing: nobody can know what of its history was meant. The exceptions are the first push
   to a repository that was seen empty, and a ref that was made since all refs of the configured patterns were recorded.
 - A new branch has added or changed what differs from the default ref; a new tag has changed nothing, it names a commit.
@@ -60,8 +61,8 @@ def new_files(
         return frozenset(applied)
     if refs.tag_of(ref) is not None:
         return frozenset()
-    same = {path: file.newest.blob for path, file in base.files.items()}
-    return frozenset(path for path, file in applied.items() if same.get(path) != file.blob)
+    same = {path: (file.newest.blob, file.newest.used) for path, file in base.files.items()}
+    return frozenset(path for path, file in applied.items() if same.get(path) != (file.blob, file.used))
 
 
 def trigger_key(repository: str, movement: Movement, path: str) -> str:

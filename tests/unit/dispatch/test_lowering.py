@@ -62,3 +62,68 @@ def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
     (send,) = [command for command in owed if isinstance(command, commands.SendTask)]
     (cancel,) = [command for command in owed if isinstance(command, commands.CancelTask)]
     assert lowering.cancel(world.run, cancel).key == lowering.lower(world.run, send, "i").key
+
+
+def lowered(step: str, **values: str) -> messages.Task:
+    """The task of the open attempt of a workflow with this one step, where these secrets have a value."""
+    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
+    world.play("connect web-1 web\nstart")
+    (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
+    return lowering.lower(world.run, send, "i", values.get)
+
+
+def test_secrets_are_filled_in_and_named_once_more() -> None:
+    """In texts as well; the agent masks what stands in `secrets`, and gets no other."""
+    step = "{run: work, env: {A: 'Bearer ${{ secrets.TOKEN }}', B: '${{ secrets.OTHER }}', C: plain}}"
+
+    found = lowered(step, TOKEN="s3cret", OTHER="value", THIRD="third")
+
+    assert found.env == {"A": "Bearer s3cret", "B": "value", "C": "plain"}
+    assert found.secrets == ["s3cret", "value"]
+
+
+def test_a_step_without_secrets_has_none() -> None:
+    """And no empty ones: these mask nothing."""
+    assert lowered("run: work", TOKEN="s3cret").secrets == []
+    assert lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}", TOKEN="").secrets == []
+
+
+def test_a_secret_in_a_script_is_an_environment_variable() -> None:
+    """The script is a file on the server, and holds no value."""
+    for step in (
+        """{run: 'curl -H "${{ secrets.TOKEN }}"'}""",
+        """{uses: shell, with: {run: 'curl -H "${{ secrets.TOKEN }}"'}}""",
+    ):
+        found = lowered(step, TOKEN="s3cret")
+        assert "s3cret" not in str(found.params)
+        assert "s3cret" in found.env.values()
+        assert found.secrets == ["s3cret"]
+
+
+def test_a_secret_in_a_process_list_is_refused() -> None:
+    """Arguments are for everybody on the server: the step fails, with a sentence, and runs nothing."""
+    found = lowered("{uses: shell, with: {run: work, args: ['${{ secrets.TOKEN }}']}}", TOKEN="s3cret")
+
+    assert (found.node, found.env, found.secrets) == ("fail", {}, [])
+    assert "WF624" in found.params["message"]
+    assert "s3cret" not in str(found.params)
+
+
+def test_a_secret_may_be_a_parameter_of_a_node_inside_the_agent() -> None:
+    """What it prints is masked there."""
+    found = lowered("{uses: log, with: {message: 'x ${{ secrets.TOKEN }}'}}", TOKEN="s3cret")
+    assert (found.params, found.secrets) == ({"message": "x s3cret"}, ["s3cret"])
+
+
+def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
+    """Between the dispatch and the way to the agent; the run goes on by its own rules."""
+    found = lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}")
+    assert (found.node, found.env, found.secrets) == ("fail", {}, [])
+    assert "TOKEN has no value any more" in found.params["message"]
+    assert "WF623" in found.params["message"]
+
+
+def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
+    """Only the names that the step's own plan lists are filled in."""
+    step = "{run: work, env: {A: '${{ secrets.TOKEN }}', B: '\\ue0f0OTHER\\ue0f1'}}"
+    assert "value" not in lowered(step.encode().decode("unicode_escape"), TOKEN="s3cret", OTHER="value").env["B"]

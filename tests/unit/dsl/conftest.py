@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.unit.dsl import schemas
 from waterflowd.dsl import Compiled, Diagnostic, compile_workflow
 from waterflowd.model import plan as plans
 
@@ -15,7 +16,11 @@ class Language:
 
     def compiled(self, text: str, files: Mapping[str, str] | None = None) -> Compiled:
         known = None if files is None else {path: content.encode() for path, content in files.items()}
-        return compile_workflow("workflows/w.yml", text.encode(), known)
+        compiled = compile_workflow("workflows/w.yml", text.encode(), known)
+        if compiled.plan is not None:
+            # What compiles, no editor may mark as wrong.
+            assert schemas.complaints(text) == []
+        return compiled
 
     def plan(self, text: str, files: Mapping[str, str] | None = None) -> plans.Plan:
         compiled = self.compiled(text, files)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from waterflowd.errors import Rejected
 from waterflowd.reconcile import codes
+from waterflowd.reconcile.loop.follower import Follower
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
 from waterflowd.reconcile.loop.timetable import Timetable
 from waterflowd.reconcile.settings import RepositorySettings
@@ -28,6 +29,7 @@ class Reconciler:
             settings.name: RepositoryLoop(settings, open_source(settings), ports) for settings in repositories
         }
         self.timetables = {name: Timetable(loop, ports) for name, loop in self.loops.items()}
+        self.followers = {name: Follower(loop, ports) for name, loop in self.loops.items()}
         self.ports = ports
 
     async def run(self) -> None:
@@ -36,6 +38,7 @@ class Reconciler:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
                 tasks.create_task(self.timetables[name].run(), name=f"schedules of {name}")
+                tasks.create_task(self.followers[name].run(), name=f"followers of {name}")
             # Without repositories it runs too: whoever supervises it takes an end for a failure.
             await asyncio.Event().wait()
 

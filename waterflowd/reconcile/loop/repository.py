@@ -13,11 +13,12 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,21 +27,23 @@ from waterflowd.dsl.diagnostics import Diagnostic
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.model.ids import repository_stream
 from waterflowd.model.records import StartRequest
-from waterflowd.ports import Clock, Compiler, Log, Runs
+from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
 from waterflowd.reconcile import codes, diff, events, movement, refs, state, triggers
 from waterflowd.reconcile.conditions import Conditions, ConditionType
 from waterflowd.reconcile.events import FileApplied
+from waterflowd.reconcile.loop.files import WorkflowFiles
+from waterflowd.reconcile.loop.hooknames import HookNames
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.shown import shown
-from waterflowd.reconcile.source import FileSeen, Refs, Revision, Source
+from waterflowd.reconcile.source import Refs, Revision, Source
 
-#: Blobs that are in memory at once: 16 MiB at most.
-_BLOBS_AT_ONCE = 16
 #: Files that are compiled again between two looks after a restart.
 _RESTOCK_AT_ONCE = 16
 #: Without a watcher the refs are read this often, if the interval is not shorter still.
 _UNWATCHED_INTERVAL_S = 2.0
+#: How long whoever needs a plan at once waits for it.
+_PLAN_WAIT_S = 10.0
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 60.0
 _STALLED_INTERVAL_MAX_S = 600.0
@@ -59,7 +62,11 @@ class LoopPorts:
     shelf: PlanShelf
     #: A number from 0 to 1, for jitter.
     random: Callable[[], float]
-    #: The wall clock in ms, for schedules alone: it may jump.
+    #: The names of webhooks, which the repositories share.
+    hooks: HookNames = field(default_factory=HookNames)
+    #: Tells when there are new records, for workflows that start after others; without it they are looked for now and then.
+    feed: Feed | None = None
+    #: The wall clock in ms, for schedules and signatures alone: it may jump.
     wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
 
@@ -86,15 +93,20 @@ class RepositoryLoop:
         self.progress = Progress(fetched={}, attempted={})
         self._source = source
         self._ports = ports
+        self._files = WorkflowFiles(source, ports.compiler, ports.shelf)
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._failures = 0
         #: The state holds the facts of the log up to this position.
         self._position = 0
-        #: Set when the state has changed, for who acts on it; whoever waits for it clears it.
+        #: Set when the state has changed, for the schedules, who clear it before they look.
         self.changed = asyncio.Event()
+        #: The same for who follows the repository's runs.
+        self.is_news = asyncio.Event()
+        ports.hooks.watch(self)
         #: Plans that somebody needs now, whatever a look says.
         self._wanted: dict[str, tuple[str, FileApplied]] = {}
+        self._plan_waiters: list[asyncio.Future[None]] = []
         #: Refs and files whose plans a restart has lost; None until they were counted.
         self._missing: deque[tuple[str, FileApplied]] | None = None
 
@@ -106,7 +118,7 @@ class RepositoryLoop:
                 waiters, self._waiters = self._waiters, []
                 failure = await self._guarded_look(waiters)
                 _settle(waiters, failure or self._suspension())
-                self.changed.set()
+                self._tell()
                 await self._compile_wanted()
                 await self._pause(failure)
         finally:
@@ -167,6 +179,27 @@ class RepositoryLoop:
         """The ref whose schedules count, and whose workflows are started by hand; None when there is none."""
         return next(iter(self.watched()), None)
 
+    def _is_default(self, ref: str) -> bool:
+        """Whether the ref is the default one, or will be once it is applied."""
+        first = next(iter(self.progress.fetched), None)
+        return ref == first if first is not None else ref == (held.ref if (held := self.default_ref()) else None)
+
+    async def plan(self, ref: state.RefState, file: FileApplied) -> bytes:
+        """The plan of a good file, made again if a restart has lost it; `Retryable` WF513 when that takes too long."""
+        plan = self._ports.shelf.get(file.plan_hash or "")
+        if plan is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._plan_waiters.append(waiter)
+            self.want_plan(ref.ref, file)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PLAN_WAIT_S):
+                    await waiter
+            plan = self._ports.shelf.get(file.plan_hash or "")
+        if plan is None:
+            text = f'the workflow "{shown(file.path)}" is compiled again after a restart; try again in a moment'
+            raise Retryable(codes.PLAN_NOT_READY, text, after_s=_PLAN_WAIT_S)
+        return plan
+
     # One look
 
     async def _guarded_look(self, waiters: Sequence[asyncio.Future[None]]) -> WaterflowError | None:
@@ -190,12 +223,16 @@ class RepositoryLoop:
         self._show_failure(failure)
         return failure
 
+    def _tell(self) -> None:
+        self.changed.set()
+        self.is_news.set()
+
     def fold(self) -> None:
         """Brings the state to where the log is, which is where a transaction has put it, even one that seemed to fail."""
         for record in self._ports.log.read(self.stream, self._position + 1):
-            state.evolve(self.state, record.event)
+            state.evolve(self.state, record.event, record.seq)
             self._position = record.position
-            self.changed.set()
+            self._tell()
 
     async def _look(self) -> None:
         if self.state.is_suspended:
@@ -244,8 +281,10 @@ class RepositoryLoop:
         # What is new on a new ref is what the default one does not have.
         base = before or (self.default_ref() if is_created else None)
         revision = await self._source.revision(tip, base.tree if base else None, self.settings.paths)
-        difference = diff.difference(before.files if before else {}, revision.files)
-        applied = await self._applied(difference.files)
+        tree = revision.commit.tree
+        stands = await self._files.standing(tree, revision.files, self.state)
+        difference = diff.difference(before.files if before else {}, revision.files, stands)
+        applied = await self._files.applied(tree, difference.files, self.state, stands)
         moved = triggers.Movement(
             ref=ref,
             number=before.movement + 1 if before else 1,
@@ -265,6 +304,8 @@ class RepositoryLoop:
         files = before.files if before else {}
         # Many files with many patterns over many paths are seconds of work; the loop goes on meanwhile.
         begun = await asyncio.to_thread(movement.started, moved, files, changes, self.settings)
+        if self._is_default(moved.ref):
+            begun = [file for file in begun if not self._ports.hooks.errors_after(self, file, changes)]
         shared = movement.pushed(name, moved, before.commit if before else None, revision.commit, tip)
         starts: list[StartRequest] = []
         refused: list[FileApplied] = []
@@ -291,57 +332,13 @@ class RepositoryLoop:
 
     # Files and plans
 
-    async def _applied(self, files: Iterable[FileSeen]) -> dict[str, FileApplied]:
-        """What each file became: known from before, refused unread, or compiled now."""
-        applied: dict[str, FileApplied] = {}
-        unknown: list[FileSeen] = []
-        for seen in files:
-            known = self.state.known(seen.path, seen.blob)
-            if seen.problem is not None:
-                applied[seen.path] = movement.file_refused(seen, [seen.problem])
-            elif known is not None:
-                applied[seen.path] = known
-            else:
-                unknown.append(seen)
-        for start in range(0, len(unknown), _BLOBS_AT_ONCE):
-            applied.update(await self._compiled(unknown[start : start + _BLOBS_AT_ONCE]))
-        return applied
-
-    async def _compiled(self, files: Sequence[FileSeen]) -> dict[str, FileApplied]:
-        contents = await self._source.blobs([seen.blob for seen in files])
-        applied: dict[str, FileApplied] = {}
-        for seen in files:
-            content = contents[seen.blob]
-            if content is None:
-                applied[seen.path] = movement.file_refused(seen, [movement.file_too_large(seen)])
-                continue
-            compiled = await self._ports.compiler.compile(seen.path, content)
-            file = movement.file_applied(seen, compiled)
-            if file.plan_hash is not None and compiled.plan is not None:
-                self._ports.shelf.put(file.plan_hash, compiled.plan)
-            applied[seen.path] = file
-        return applied
-
     async def _plan(self, file: FileApplied) -> bytes | FileApplied:
         """The plan of a good file, or what it became now if it had to be compiled again and is good no more."""
         plan = self._ports.shelf.get(file.plan_hash or "")
         if plan is not None:
             return plan
-        refused = await self._compile_again([file])
+        refused = await self._files.again([file])
         return refused[0] if refused else self._ports.shelf.get(file.plan_hash or "") or b""
-
-    async def _compile_again(self, files: Sequence[FileApplied]) -> list[FileApplied]:
-        """Brings the plans of good files back; gives those that a newer version of the language refuses."""
-        contents = await self._source.blobs([file.blob for file in files])
-        refused: list[FileApplied] = []
-        for file in files:
-            seen = FileSeen(path=file.path, blob=file.blob)
-            compiled = await self._ports.compiler.compile(file.path, contents[file.blob] or b"")
-            if compiled.plan is not None and file.plan_hash is not None:
-                self._ports.shelf.put(file.plan_hash, compiled.plan)
-            else:
-                refused.append(movement.file_refused(seen, compiled.diagnostics))
-        return refused
 
     async def _restock(self) -> bool:
         """Compiles a few files whose plans a restart has lost; True when there may be more of them."""
@@ -360,16 +357,18 @@ class RepositoryLoop:
 
     async def _compile_wanted(self) -> None:
         wanted, self._wanted = self._wanted, {}
+        waiters, self._plan_waiters = self._plan_waiters, []
         for ref, file in wanted.values():
             if self._ports.shelf.get(file.plan_hash or "") is None:
                 await self._is_compiled(ref, [file])
+        _settle(waiters, None)
         if wanted:
-            self.changed.set()
+            self._tell()
 
     async def _is_compiled(self, ref: str, files: Sequence[FileApplied]) -> bool:
         """Compiles good files again and records those that are good no more. False when that cannot be done now."""
         try:
-            refused = self._still_newest(ref, await self._compile_again(files))
+            refused = self._still_newest(ref, await self._files.again(files))
             if refused:
                 now = self._ports.clock.now()
                 await self._record(events.FilesApplied(at=now, ref=ref, files=refused))
@@ -446,8 +445,8 @@ class RepositoryLoop:
             self._set(ConditionType.FILES_VALID, True, "files-valid", "no workflow file has errors")
 
     def errors(self, file: FileApplied) -> tuple[Diagnostic, ...]:
-        """Everything that keeps the file from being started: its own errors, and groups that it may not use."""
-        return file.errors or movement.group_errors(file, self.settings)
+        """Everything that keeps the file from being started: its own errors, groups that it may not use, a hook's name."""
+        return file.errors or movement.group_errors(file, self.settings) or self._ports.hooks.errors(self, file)
 
     def _show_failure(self, failure: WaterflowError) -> None:
         is_reading = failure.code in codes.NOT_FETCHED

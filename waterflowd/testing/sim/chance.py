@@ -48,8 +48,10 @@ NAMES = (*MOMENTS, *CHANCES)
 HAS_REPOSITORY = 0.35
 HAS_REVOCATION = 0.10
 HAS_BACKUP = 0.12
+HAS_LANGUAGE = 0.5
 #: Chosen so that the seeds which once found something (tests/sim/seeds.txt) have none of it, and stay what they were.
 SALT = 459
+LANGUAGE_SALT = 15767
 REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
@@ -80,6 +82,9 @@ class Chance:
         if self.has_repository:
             names = (*REPOSITORY_MOMENTS, *REPOSITORY_CHANCES)
             self.active |= set(self.more.sample(names, self.more.choice((0, 1, 2, len(names)))))
+        #: Workflows with everything that the language has, from dice of their own.
+        self.language = random.Random(f"{seed}/language/{LANGUAGE_SALT}")
+        self.has_language = self.language.random() < HAS_LANGUAGE
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
         self.counts: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, events, evolve
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state import Attempt, Step
+from waterflowd.engine.state import Attempt, Job, Step
 from waterflowd.fleet.events import AgentRevoked
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
@@ -25,6 +25,7 @@ from waterflowd.model.records import AttemptName, Batch, Record
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 from waterflowd.testing.sim import oracle
+from waterflowd.testing.sim.gates import Gates
 from waterflowd.testing.sim.movements import Movements
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Checks:
         self._world = world
         self.shadows: dict[RunId, Run] = {}
         self.movements = Movements(world, world.repository)
+        self.gates = Gates(world)
         self.events: Counter[str] = Counter()
         #: What somebody was told, and must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
@@ -103,6 +105,7 @@ class Checks:
         """
         self.shadows.clear()
         self.movements.forget()
+        self.gates.forget()
         self._acknowledged_results.clear()
         self._acknowledged_output.clear()
         for batch in memory.commits:
@@ -144,13 +147,11 @@ class Checks:
             self.fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
 
     def _check_event(self, shadow: Run, event: Any) -> None:
+        self.gates.before(shadow, event)
         if shadow.is_completed:
             self.expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
         elif isinstance(event, events.AttemptFinished):
             self._check_finished(shadow, event)
-        elif isinstance(event, events.JobReady):
-            open_needs = [need for need in shadow.jobs_by_id[event.job].plan.needs if not oracle.is_over(shadow, need)]
-            self.expect(not open_needs, f"job {event.job} of {shadow.id} begins before {open_needs}")
         elif isinstance(event, events.StepSleeping):
             self._sleeps[shadow.id, event.job, event.step] = event.due_at
         elif isinstance(event, events.RunTimedOut):
@@ -182,7 +183,7 @@ class Checks:
         """A job is over within its own time, once daemon and agents can talk (G7)."""
         healed_at = self._world.healed_at
         due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
-        if healed_at is not None and due_at is not None:
+        if healed_at is not None and due_at is not None and job.retry_at is None:
             late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
             self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
@@ -331,25 +332,42 @@ class Checks:
             owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
         for job in shadow.jobs:
             if job.status is Status.QUEUED:
-                is_next = all(oracle.is_over(shadow, need) for need in job.plan.needs)
-                self.expect(shadow.is_completed or not is_next, f"nobody begins job {job.id} of {shadow.id}")
+                is_next = not shadow.is_completed and oracle.is_next(shadow, job)
+                self.expect(not is_next, f"nobody begins job {job.id} of {shadow.id}")
             if shadow.is_completed or job.status in (Status.QUEUED, Status.COMPLETED):
                 continue
             owed_timers |= oracle.timers(job)
-            step = job.current
-            attempt = step.last if step is not None else None
-            if step is None or step.status is Status.QUEUED:
-                self.fail(f"nobody owns job {job.id} of {shadow.id}")
-            elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
-                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
-                (owed_wants if attempt.status is AttemptStatus.PENDING else owed_slots).add(key)
-            elif not step.is_held and step.retry_at is None and step.due_at is None:
-                self.fail(f"nobody owns step {job.id}/{step.id} of {shadow.id}")
+            owner = oracle.owner(job)
+            self.expect(owner != "", f"nobody owns job {job.id} of {shadow.id}")
+            if owner is None:
+                self._check_steps(shadow, job, owed_wants, owed_slots)
         for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
             self.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
         self.expect(
             taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
         )
+
+    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptKey], slots: set[AttemptKey]) -> None:
+        """Somebody owns each step whose turn it is; adds what its attempts want and hold."""
+        steps = list(oracle.at_work(job.root))
+        self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
+        for step in steps:
+            name = f"step {job.id}/{step.id} of {shadow.id}"
+            attempt = step.last
+            if step.status is Status.QUEUED:
+                self.fail(f"nobody begins {name}")
+            elif step.has_blocks:
+                is_open = any(block.current is not None for block in step.blocks)
+                self.expect(is_open, f"nobody owns {name}")
+                open_blocks = sum(block.current is not None for block in step.blocks)
+                self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
+            elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
+                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)
+            elif step.approval is not None:
+                self.expect(step.approval.rejected_by is None, f"nobody owns {name}")
+            elif not step.is_held and step.retry_at is None and step.due_at is None:
+                self.fail(f"nobody owns {name}")
 
     # Processes --------------------------------------------------------------------------------------------------------
 
@@ -372,14 +390,20 @@ class Checks:
             self.expect(earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt} runs")
             is_before = earlier.key.epoch < self._world.backups.epoch
             self.expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
-            if not is_before:
+            if not is_before and not self._is_of_earlier_try(earlier):
                 self._check_allowed(earlier, name)
         shadow = self.shadows.get(RunId(key.run))
-        if shadow is not None:
-            most = oracle.attempts_max(shadow.jobs_by_id[JobId(key.job)].steps_by_id[StepId(key.step)].plan)
+        job = shadow.jobs_by_id.get(JobId(key.job)) if shadow is not None else None
+        if job is not None:
+            most = oracle.attempts_max(job.steps_by_id[StepId(key.step)].plan) * oracle.tries_max(job.plan)
             self.expect(
                 len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
             )
+
+    def _is_of_earlier_try(self, earlier: Execution) -> bool:
+        """Whether the job has begun again since: the file says that what it did is done again."""
+        job = self.shadows[RunId(earlier.key.run)].jobs_by_id[JobId(earlier.key.job)]
+        return job.number > 1 and earlier.key.attempt <= job.steps_by_id[StepId(earlier.key.step)].earlier
 
     def _check_allowed(self, earlier: Execution, name: str) -> None:
         """The earlier attempt did run: the file must say that its outcome is tried again."""
@@ -390,9 +414,13 @@ class Checks:
         self.expect(oracle.allows(plan, attempt), text)
 
     def released(self, run: str, job: str) -> None:
-        """An agent removes a job's working directory: nothing of the job may come any more."""
+        """An agent removes a job's working directory: nothing of the job, or of its try there, may come any more."""
         shadow = self.shadows.get(RunId(run))
-        is_over = shadow is not None and shadow.jobs_by_id[JobId(job)].conclusion is not None
+        found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
+        # A restored backup may know the run, which is over, and not what its jobs had become.
+        is_over = shadow is not None and shadow.is_completed
+        if found is not None and not is_over:
+            is_over = found.conclusion is not None or found.number > 1 or found.retry_at is not None
         self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
 
     # The end ----------------------------------------------------------------------------------------------------------
@@ -402,7 +430,7 @@ class Checks:
         for shadow in self.shadows.values():
             self.expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
             for job in shadow.jobs:
-                for step in job.steps:
+                for step in job.steps_by_id.values():
                     for attempt in step.attempts:
                         self._check_output(shadow, job.id, step, attempt)
         self.daemon_crashed()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from waterflowd.engine import approvals
 from waterflowd.errors import Rejected, Retryable
-from waterflowd.model.ids import AgentId, RunId
+from waterflowd.model.ids import AgentId, JobId, RunId, StepId
 from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.testing.sim.language import APPROVERS
 
 if TYPE_CHECKING:
     from waterflowd.testing.sim.world import World
@@ -109,3 +111,39 @@ class Revocation:
             self.is_done = True
             world.note(f"client: {self.agent} is revoked")
             world.checks.revocation_acknowledged(self.agent)
+
+
+class Approvers:
+    """Those who are asked for approvals: they look now and then, and decide about what they find."""
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        self._world = world
+        self._dice = dice
+
+    def look(self) -> None:
+        """Somebody looks at what waits, and decides about one thing."""
+        world = self._world
+        world.loop.outside(self._dice.uniform(0.3, 4.0), self.look)
+        waiting = [
+            (shadow.id, job.id, step.id if step is not None else None)
+            for shadow in world.checks.shadows.values()
+            for job, step, _ in approvals.pending(shadow)
+        ]
+        if waiting and world.daemon is not None:
+            decision = self._decide(*self._dice.choice(waiting))
+            world.loop.spawn(world.daemon.process, decision, "somebody decides")
+
+    async def _decide(self, run: RunId, job: JobId, step: StepId | None) -> None:
+        world = self._world
+        assert world.daemon is not None, "it is its own task"
+        who = self._dice.choice((*APPROVERS, *APPROVERS, "mallory"))
+        is_approved = self._dice.random() < 0.85
+        try:
+            await world.daemon.driver.decide(run, job, step, who, is_approved=is_approved)
+        except Retryable:
+            return
+        except Rejected as error:
+            # Decided, not theirs to decide, or over.
+            world.checks.expect(error.status in (403, 409), f"a decision was refused: {error}")
+            return
+        world.checks.gates.decision_acknowledged(run, job, step, who)

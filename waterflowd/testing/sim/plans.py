@@ -79,7 +79,7 @@ def _job(dice: random.Random, index: int, needs: tuple[JobId, ...], groups: tupl
 
 def _step(dice: random.Random, number: int) -> StepPlan:
     kind = dice.random()
-    node, params = "shell", {"run": _script(dice)}
+    node, params = "shell", {"run": script(dice)}
     if kind < 0.10:
         node, params = "sleep", {"duration": f"{dice.choice((300, 1500, 4000))}ms"}
     elif kind < 0.18:
@@ -95,13 +95,14 @@ def _step(dice: random.Random, number: int) -> StepPlan:
         condition=dice.choice(_CONDITIONS) if dice.random() < 0.3 else None,
         timeout_minutes=dice.choice((None, None, 0.02, 0.1)),
         continue_on_error=dice.random() < 0.15,
-        retry=_retry(dice) if dice.random() < 0.4 else None,
+        retry=retry(dice) if dice.random() < 0.4 else None,
         on_lost=dice.choice((OnLost.FAIL, OnLost.FAIL, OnLost.RETRY, OnLost.RETRY, OnLost.HOLD)),
         stop=StopPolicy(grace_ms=dice.choice((0, 200, 1_500))),
     )
 
 
-def _script(dice: random.Random) -> str:
+def script(dice: random.Random) -> str:
+    """What a step does: how long, how much it prints, how it ends at each attempt."""
     duration_ms = dice.choice((1, 10, 30, 30, 80, 80, 200, 200, 700, 700, 2_000, 2_000, 5_000, 5_000, 25_000))
     words = [f"d={duration_ms}", f"p={dice.choice((0, 0, 1, 3, 8))}"]
     codes = dice.choice(("0", "0", "0", "0", "0", "1", "1,0", "1,1,0", "7"))
@@ -113,7 +114,8 @@ def _script(dice: random.Random) -> str:
     return " ".join(words)
 
 
-def _retry(dice: random.Random) -> RetryPolicy:
+def retry(dice: random.Random) -> RetryPolicy:
+    """A policy of a step."""
     return RetryPolicy(
         max_attempts=dice.choice((2, 3, 5)),
         initial_interval_ms=dice.choice((0, 100, 1_500)),

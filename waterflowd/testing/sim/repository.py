@@ -262,6 +262,12 @@ class Source:
         known = {_digest(text): text for one in self._repository.commits.values() for text in one.files.values()}
         return {blob: known[blob] for blob in ids}
 
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+        """See the port."""
+        await self._time()
+        files = self._repository.trees[tree].files
+        return {path: FileSeen(path=path, blob=_digest(files[path])) for path in paths if path in files}
+
     async def wait_for_change(self, timeout_s: float) -> bool:
         """See the port."""
         handle = asyncio.get_running_loop().call_later(timeout_s, self._hint.set)

@@ -24,11 +24,12 @@ from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import codec
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
+from waterflowd.testing.sim import language
 from waterflowd.testing.sim import plans as workflows
 from waterflowd.testing.sim.backups import Backups
 from waterflowd.testing.sim.chance import Chance
 from waterflowd.testing.sim.checks import Checks, Violation
-from waterflowd.testing.sim.clients import Revocation, Start
+from waterflowd.testing.sim.clients import Approvers, Revocation, Start
 from waterflowd.testing.sim.daemon import LOST_AFTER_MS, Daemon
 from waterflowd.testing.sim.loop import Process, VirtualLoop
 from waterflowd.testing.sim.nemesis import Nemesis
@@ -99,6 +100,8 @@ class World:
             for number in range(max(len(groups), shape.choice((1, 2, 3))))
         ]
         made = [workflows.make(shape, number, groups) for number in range(shape.choice((1, 2, 3)))]
+        if self.chance.has_language:
+            made = [language.make(self.chance.language, number, groups) for number in range(len(made))]
         compiled = [
             plans.encode(plan) for plan in (made if not self.chance.is_long else [workflows.make_long(shape, groups)])
         ]
@@ -253,6 +256,8 @@ class World:
             self.repository.begin()
         if self.chance.has_backup:
             self.backups.begin()
+        if self.chance.has_language:
+            Approvers(self, self.chance.language).look()
         self._nemesis.begin()
         self.loop.advance(shape.uniform(8.0, 25.0), self._is_over_early)
         self._heal()
@@ -394,6 +399,8 @@ class World:
             self.checks.check_run(live, shadow)
             armed = set(world.timers._armed.get(shadow.id, {}))
             self.checks.check_owed(shadow, armed, wants.get(shadow.id, set()), taken.get(shadow.id, set()))
+            self.checks.gates.check_host(shadow, world.locks, set(world.placement._surveys.get(shadow.id, {})))
+        self.checks.gates.check_groups()
 
     def check_queue(self) -> None:
         """Right before a commit: no attempt waits for a slot that is free."""

@@ -1,0 +1,88 @@
+"""A world behind a real server, for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from threading import Thread
+
+from click.testing import CliRunner, Result
+
+from waterflowd.api.server import ApiServer
+from waterflowd.api.services import RepositoryRow
+from waterflowd.ctl.main import cli
+from waterflowd.testing.api_world import ApiWorld, until
+
+HELLO = """\
+name: hello
+inputs:
+  who: {default: you}
+jobs:
+  greet:
+    runs-on: web
+    steps:
+      - name: "Say \\e]0;pwn\\a hello"
+        run: print hello
+"""
+
+
+class Server:
+    """A world that is served from a thread of its own, since the command line blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loop = asyncio.new_event_loop()
+        self.world: ApiWorld | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._up = asyncio.run_coroutine_threadsafe
+        self._thread.start()
+        self.call(self._wait_up())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._stop is not None
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+        self.loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        async with ApiWorld(is_open=False, listen="127.0.0.1:0") as world:
+            world.connect("web-1", "web")
+            world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+            world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
+            server = ApiServer(world.api, "127.0.0.1:0", self.path)
+            await server.start()
+            self.port = server.port
+            self.world = world
+            await self._stop.wait()
+            await server.stop()
+
+    async def _wait_up(self) -> None:
+        await until(lambda: self.world is not None)
+
+    def call(self, coroutine: object) -> object:
+        """Runs something in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)  # type: ignore[arg-type]
+
+    def ctl(self, *arguments: str, **environment: str) -> Result:
+        """One command over the unix socket."""
+        return CliRunner().invoke(cli, ["--server", f"unix:{self.path}", *arguments], env=environment)
+
+    async def release_all(self) -> None:
+        """Lets every held attempt end."""
+        assert self.world is not None
+        for key in await self.world.held():
+            self.world.fleet.release(key)
+
+
+def started_id(result: Result) -> str:
+    return result.output.partition(": ")[2].split()[0]

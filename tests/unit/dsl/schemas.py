@@ -1,0 +1,25 @@
+"""The JSON Schema held against files: what an editor would say of them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jsonschema_rs
+
+from waterflowd.dsl import jsonschema, reader
+from waterflowd.dsl.report import Report
+from waterflowd.dsl.tree import plain, to_json
+
+
+@cache
+def _validator(kind: str) -> jsonschema_rs.Draft7Validator:
+    document = jsonschema.document(kind)
+    jsonschema_rs.meta.validate(document)
+    return jsonschema_rs.Draft7Validator(document)
+
+
+def complaints(text: str, kind: str = "workflow") -> list[str]:
+    """What the schema finds in a file, each with its place."""
+    content = plain(to_json(reader.read(text, Report()).root))
+    found = _validator(kind).iter_errors(content)
+    return ["/".join(map(str, error.instance_path)) + ": " + error.message[:300] for error in found]

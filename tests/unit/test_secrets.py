@@ -1,0 +1,98 @@
+"""Where the values of secrets come from: the order of the sources, and what is no source."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from waterflowd.errors import Rejected
+from waterflowd.secrets import VALUE_BYTES_MAX, Secrets
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of secrets."""
+    path = tmp_path / "secrets.toml"
+    path.write_text('deploy-key = "of the file"\nonly_file = "file"\n')
+    path.chmod(0o600)
+    return path
+
+
+def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str) -> Secrets:
+    """All sources; `deploy-key` and `only-credential` are systemd's."""
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "secret.deploy-key").write_text("of systemd\n")
+    (directory / "secret.only-credential").write_text("two\nlines\n")
+    (directory / "tls-key").write_text("not for workflows")
+    return Secrets("S_", file, {"CREDENTIALS_DIRECTORY": str(directory), **variables}, "secret.")
+
+
+def test_the_first_source_that_has_the_name_gives_the_value(tmp_path: Path, file: Path) -> None:
+    """Environment, systemd credentials, file."""
+    secrets = with_credentials(tmp_path, file, S_DEPLOY_KEY="of the environment")
+    assert secrets.get("DEPLOY_KEY") == "of the environment"
+
+    (tmp_path / "credentials").rename(tmp_path / "moved")
+    assert secrets.get("only_file") == "file"
+    (tmp_path / "moved").rename(tmp_path / "credentials")
+
+    secrets = Secrets("S_", file, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "secret.")
+    assert secrets.get("Deploy_Key") == "of systemd"
+    assert secrets.get("ONLY_CREDENTIAL") == "two\nlines"
+    assert Secrets("S_", file, {}, "secret.").get("deploy_key") == "of the file"
+    assert secrets.get("missing") is None
+
+
+def test_other_credentials_of_the_daemon_are_no_secrets(tmp_path: Path) -> None:
+    """Only those with the prefix; without a prefix none."""
+    secrets = with_credentials(tmp_path)
+    assert secrets.get("tls_key") is None
+    assert secrets.get("..") is None
+    none = Secrets("S_", None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "")
+    assert none.get("secret.deploy-key") is None
+
+
+def test_a_changed_file_is_read_again(file: Path) -> None:
+    """A new value counts from the next task on."""
+    secrets = Secrets("", file, {})
+    assert secrets.get("only-file") == "file"
+    file.write_text('only-file = "a newer one"\n')
+    os.utime(file, (1, 1))
+    assert secrets.get("only-file") == "a newer one"
+
+
+def test_a_file_that_others_can_read_is_no_source(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, without a value, and the daemon does not start with it."""
+    file.chmod(0o640)
+    secrets = Secrets("", file, {})
+    with caplog.at_level(logging.ERROR):
+        assert secrets.get("only-file") is None
+        assert secrets.get("only-file") is None
+    with pytest.raises(Rejected, match="WF622"):
+        secrets.check()
+    assert len(caplog.records) == 1
+    assert "chmod 600" in caplog.text
+
+
+@pytest.mark.parametrize("content", ['only-file = "s3cret', 'only-file = ["s3cret"]', 'a = "s3cret" b'])
+def test_a_broken_file_is_told_without_its_values(file: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A parser's message may quote the line: ours does not."""
+    file.write_text(content)
+    with caplog.at_level(logging.ERROR):
+        assert Secrets("", file, {}).get("only-file") is None
+    assert "WF622" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("value", ["x" * (VALUE_BYTES_MAX + 1), "a\0b"])
+def test_a_value_that_no_step_could_have_is_none(tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Told with the name and the reason."""
+    secrets = with_credentials(tmp_path)
+    (tmp_path / "credentials" / "secret.odd").write_text(value)
+    with caplog.at_level(logging.ERROR):
+        assert secrets.get("ODD") is None
+    assert "the secret ODD has" in caplog.text

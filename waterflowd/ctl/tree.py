@@ -6,7 +6,8 @@ older release has no parts below jobs and steps: what is missing counts as none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from waterflowd.ctl.terminal import clean, glyph, span_text, style
@@ -70,8 +71,12 @@ def faint(text: str) -> str:
     return style(text, "bright_black")
 
 
-def folded(counts: dict[str, int], noun: str) -> list[Node]:
-    """A line for those of each state that are not shown one by one."""
+def folded(counts: dict[str, int], shown: Iterable[str], noun: str) -> list[Node]:
+    """A line for those of each state that are not shown one by one; nothing when all of them have ended well."""
+    rest = Counter(counts)
+    rest.subtract(shown)
+    if set(counts) == {"success"} and rest == Counter(counts):
+        return []
     return [
-        Node(f"{glyph(word, None)} {faint(f'{count} more {noun}: {word}')}") for word, count in counts.items() if count
+        Node(f"{glyph(word, None)} {faint(f'{count} more {noun}: {word}')}") for word, count in rest.items() if count
     ]

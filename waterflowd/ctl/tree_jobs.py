@@ -6,7 +6,6 @@ a job on many servers says how many have ended well, of how many.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from waterflowd.ctl.terminal import clean
@@ -65,11 +64,8 @@ def _children(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> lis
         ids = {child["id"] for child in wanted}
         shown = [child for child in children if child["id"] in ids]
     nodes = [job_node(child, now_ms, is_short=is_short or len(children) > _ALL_MAX) for child in shown]
-    rest = Counter(job["counts"])
-    rest.subtract(_word(child) for child in shown)
-    return nodes + folded(
-        rest, "servers" if job["kind"] == "each" else "instances" if job["kind"] == "matrix" else "jobs"
-    )
+    noun = {"each": "servers", "matrix": "instances"}.get(job["kind"], "jobs")
+    return nodes + folded(job["counts"], map(_word, shown), noun)
 
 
 def _word(job: dict[str, Any]) -> str:

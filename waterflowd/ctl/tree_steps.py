@@ -6,7 +6,6 @@ Rules of this file: of many passes those that did not end well or are at work ar
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 from waterflowd.ctl.terminal import clean, glyph
@@ -48,9 +47,8 @@ def _block_nodes(step: dict[str, Any], blocks: list[dict[str, Any]], now_ms: int
     if sum(counts.values()) > _PASSES_MAX:
         shown = [block for block in blocks if block["state"] != "success"][:_PASSES_MAX]
     nodes = [Node(_block_text(block), step_nodes(block["steps"], now_ms)) for block in shown]
-    rest = Counter(counts)
-    rest.subtract(block["state"] for block in shown)
-    return nodes + folded(rest, "passes" if step["node"] == "loop" else "branches")
+    noun = "passes" if step["node"] == "loop" else "branches"
+    return nodes + folded(counts, (block["state"] for block in shown), noun)
 
 
 def _block_text(block: dict[str, Any]) -> str:

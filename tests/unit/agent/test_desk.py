@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from waterflow_agent.desk import Desk
 from waterflow_agent.errors import Retryable
 from waterflow_agent.journal import Journal
 from waterflow_agent.ledger import Ledger
+from waterflow_agent.maskbook import MaskBook
 from waterflow_agent.process_steps import ProcessSteps, attempt_name
 from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
+from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
@@ -70,23 +74,35 @@ class FakeLink:
 class Bench:
     """A desk and all around it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, book: MaskBook | None = None) -> None:
         self.runner = FakeRunner(root / "attempts")
         self.link = FakeLink()
         self.journal = Journal(root / "journal")
         self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
         workspaces = Workspaces(root / "work")
         steps = ProcessSteps(self.runner, workspaces, StepDirectories(root / "steps", workspaces.discard), {})
-        self.desk = Desk(config=Config(name="a"), ledger=self.ledger, journal=self.journal, steps=steps)
+        self.desk = Desk(config=Config(name="a"), ledger=self.ledger, journal=self.journal, steps=steps, book=book)
         self.desk.link = self.link
 
     def restore(self) -> None:
         self.desk.restore(*self.journal.read())
 
-    def offer(self, key: TaskKey, **params: object) -> None:
-        node = "log" if "message" in params else "shell"
+    def offer(self, key: TaskKey, *, secrets: tuple[str, ...] = (), **params: object) -> None:
+        node = "log" if "message" in params else "set-outputs" if "outputs" in params else "shell"
         task = messages.Task(
-            key, node, dict(params), {}, "", None, 1_000, "TERM", 1, 1_000, self.ledger.boot_id, self.ledger.instance
+            key,
+            node,
+            dict(params),
+            {},
+            "",
+            None,
+            1_000,
+            "TERM",
+            1,
+            1_000,
+            self.ledger.boot_id,
+            self.ledger.instance,
+            list(secrets),
         )
         self.desk.received(Received(numbered=[(self.link.acknowledged + 1, messages.Offer(task))]))
 
@@ -286,3 +302,77 @@ async def test_printed_line_over_the_cap_is_cut(bench: Bench) -> None:
     assert result.output_dropped == 4_001
     assert result.output_bytes == len(sent)
     assert b"4001 bytes of output are left out" in sent
+
+
+def spool(bench: Bench, printed: bytes) -> Result:
+    """What the only started step has printed, and its end."""
+    directory = bench.runner.root / bench.runner.started[-1]
+    directory.mkdir(parents=True)
+    writer = SpoolWriter(str(directory / "output"), 1_000)
+    writer.append(1, memoryview(printed), 1)
+    writer.close(1)
+    return dataclasses.replace(exited(), output_bytes=len(printed))
+
+
+def printed(bench: Bench) -> bytes:
+    """All that was sent of output."""
+    bench.desk.fill(0)
+    outputs = [message for message in bench.link.sent if isinstance(message, messages.Output)]
+    return b"".join(chunk.data for output in outputs for chunk in output.chunks)
+
+
+async def test_what_a_step_says_is_masked_and_measured_as_masked(bench: Bench) -> None:
+    """Output, outputs, environment and reasons; the journal has never held a value."""
+    bench.offer(key(1), secrets=("s3cret",), run="true")
+    bench.offer(key(2), secrets=("s3cret",), message="say s3cret")
+    bench.offer(key(3), secrets=("s3cret",), outputs={"a": ["<s3cret>"]})
+    files = next(iter((bench.runner.root.parent / "steps").iterdir()))
+    (files / "output").write_text("b=(s3cret)\n")
+    (files / "env").write_text("C=[s3cret]\n")
+
+    bench.desk.on_reports([Exited(bench.runner.started[0], spool(bench, b"printed s3cret\n"))])
+
+    results = {result.key: result for result in bench.link.results()}
+    assert results[key(3)].outputs == {"a": ["<***>"]}
+    assert (results[key(1)].outputs, results[key(1)].env) == ({"b": "(***)"}, {"C": "[***]"})
+    assert results[key(1)].output_bytes == len(b"printed ***\n")
+    assert results[key(2)].output_bytes == len(b"say ***\n")
+    assert sorted(printed(bench).splitlines()) == [b"printed ***", b"say ***"]
+    assert b"s3cret" not in b"".join(path.read_bytes() for path in (bench.runner.root.parent / "journal").iterdir())
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_later_agent_masks_what_an_earlier_one_started(tmp_path: Path, is_known: bool) -> None:
+    """With the values in memory; without them it withholds what it cannot mask, and a success without outputs is none."""
+    memory = tmp_path / "memory"
+    first = Bench(tmp_path, MaskBook(memory))
+    first.restore()
+    first.desk.on_reports([Held(())])
+    first.offer(key(), secrets=("s3cret",), run="true")
+    (next(iter((tmp_path / "steps").iterdir())) / "output").write_text("a=s3cret\n")
+    result = spool(first, b"printed s3cret\n")
+    await first.desk.close()
+    first.journal.close()
+    assert b"s3cret" not in b"".join(path.read_bytes() for path in (tmp_path / "journal").iterdir())
+    if not is_known:
+        shutil.rmtree(memory)
+
+    second = Bench(tmp_path, MaskBook(memory))
+    second.restore()
+    held = HeldAttempt(
+        name=first.runner.started[0], state="ended", pid=None, at=None, output_bytes=result.output_bytes, result=result
+    )
+    second.desk.on_reports([Held((held,))])
+
+    (end,) = second.link.results()
+    if is_known:
+        assert (end.outcome, end.outputs) == (Outcome.SUCCESS, {"a": "***"})
+        assert printed(second) == b"printed ***\n"
+    else:
+        assert (end.outcome, end.outputs) == (Outcome.FAILURE, {})
+        assert printed(second).startswith(b"waterflow: the secrets of this attempt are not known here any more")
+    assert end.output_bytes == len(printed(second))
+    second.desk.received(Received(acknowledged=[end], loose=[messages.OutputAck(key(), end.output_bytes)]))
+    assert not memory.exists()
+    await second.desk.close()
+    second.journal.close()

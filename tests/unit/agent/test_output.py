@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.masking import Masks, Stream
 from waterflow_agent.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.wire import messages
@@ -260,3 +262,59 @@ def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> Non
 
     assert text(rest) == b"cdefgh"
     assert pump.in_flight == 6
+
+
+@given(
+    st.lists(st.sampled_from([b"s3cret", b"s3c", b"ret", b"x\n", b"s3cs3cret", b"ret s3cre"]), max_size=12),
+    st.integers(1, 40),
+    st.integers(0, 120),
+)
+def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: int, offset: int) -> None:
+    """However it is read and wherever one goes on: that is what resending relies on. Streams do not disturb each other."""
+    with TemporaryDirectory() as folder:
+        path = spooled(Path(folder) / "output", pieces)
+        masks = Masks(["s3cret"])
+        whole = everything(OutputLog(path, masks=masks))
+
+        log = OutputLog(path, masks=masks)
+        assert everything(log, size) == whole
+        assert log.size() == len(whole)
+        rest = b"".join(chunk.data for chunk in log.read(min(offset, len(whole)), 10_000, is_over=True))
+        streams = {1: b"", 2: b""}
+        for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_over=True):
+            streams[chunk.stream] += chunk.data
+    assert rest == whole[min(offset, len(whole)) :]
+    for number, told in streams.items():
+        assert told == _masked(masks, b"".join(pieces[number - 1 :: 2]))
+
+
+def _masked(masks: Masks, printed: bytes) -> bytes:
+    stream = Stream(masks)
+    return stream.feed(printed) + stream.finish()
+
+
+def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path) -> None:
+    """What was told while the step ran is the beginning of what is told after its end."""
+    writer = SpoolWriter(str(tmp_path / "output"), 1 << 20)
+    masks = Masks(["s3cret"])
+    log = OutputLog(str(tmp_path / "output"), masks=masks)
+    told = b""
+    for number, piece in enumerate([b"a s3c", b"on the other s3c", b"ret b", b"ret d", b" s3", b""]):
+        if piece:
+            writer.append(1 + number % 2, memoryview(piece), number)
+        told += b"".join(chunk.data for chunk in log.read(len(told), 1_000, is_over=False))
+        assert b"s3c" not in told
+    writer.close(9)
+
+    assert told == b"a on the other *** b*** d "
+    assert everything(OutputLog(str(tmp_path / "output"), masks=masks)) == told + b"s3"
+
+
+def test_a_gap_ends_what_is_held_back(tmp_path: Path) -> None:
+    """The beginning of a secret before what was left out is told before the line that counts it, or masked."""
+    path = spooled(tmp_path / "output", [b"x" * 190 + b"password12", b"b" * 1_000, b"c" * 100], cap=400)
+
+    log = everything(OutputLog(path, masks=Masks(["password1234"])))
+
+    assert log.startswith(b"x" * 190 + b"***\n[waterflow:")
+    assert OutputLog(path, masks=Masks(["password1234"])).size() == len(log)

@@ -1,0 +1,91 @@
+"""Where the values of a running step's secrets wait for a later process of its agent."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from waterflow_agent import maskbook
+from waterflow_agent.maskbook import MaskBook
+from waterflow_agent.wire.messages import TaskKey
+
+FIRST, SECOND = TaskKey("run", "job", "s1", 1, 1), TaskKey("run", "job", "s2", 1, 1)
+
+
+def text_of(book: MaskBook, key: TaskKey) -> str | None:
+    masks = book.of(key)
+    return None if masks is None else masks.text("a s3cret value")
+
+
+def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
+    """For the attempts that are still held; the values of others go, and with the last one the directory."""
+    directory = tmp_path / "memory"
+    earlier = MaskBook(directory)
+    earlier.keep(FIRST, ["s3cret"])
+    earlier.keep(SECOND, ["value"])
+    modes = {path.stat().st_mode & 0o777 for path in directory.iterdir()}
+
+    later = MaskBook(directory)
+    later.sweep([FIRST])
+
+    assert (modes, directory.stat().st_mode & 0o777) == ({0o600}, 0o700)
+    assert text_of(later, FIRST) == "a *** value"
+    assert text_of(later, SECOND) is None
+    later.drop(FIRST)
+    assert not directory.exists()
+
+
+def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
+    """Nothing is written to a disk instead."""
+    book = MaskBook(None)
+    book.keep(FIRST, ["s3cret"])
+    assert text_of(book, FIRST) == "a *** value"
+    book.drop(FIRST)
+    assert text_of(book, FIRST) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["open to others", "link", "file"])
+def test_a_directory_that_somebody_else_may_have_made_is_not_used(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As anybody may make one where all may write; the agent goes on with what it has in memory."""
+    directory, other = tmp_path / "memory", tmp_path / "other"
+    other.mkdir(mode=0o700)
+    if what == "link":
+        directory.symlink_to(other)
+    elif what == "file":
+        directory.touch()
+    else:
+        directory.mkdir()
+        directory.chmod(0o777)
+    book = MaskBook(directory)
+
+    with caplog.at_level(logging.WARNING):
+        book.keep(FIRST, ["s3cret"])
+
+    assert text_of(book, FIRST) == "a *** value"
+    assert "cannot be used" in caplog.text
+    assert list(other.iterdir()) == []
+
+
+def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
+    """An agent that was killed while it wrote had not begun the step."""
+    directory = tmp_path / "memory"
+    MaskBook(directory).keep(FIRST, ["s3cret"])
+    next(directory.iterdir()).write_bytes(b"\x91")
+    assert text_of(MaskBook(directory), FIRST) is None
+
+
+def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:
+    """Another data directory has another; what is on a disk is passed over."""
+    found = maskbook.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"})
+    other = maskbook.place(tmp_path / "b", {})
+    if found is None or other is None:
+        pytest.skip("there is no directory in memory")
+    assert found.parent == Path("/dev/shm")
+    assert found != other
+    inner = maskbook.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "/dev/shm"})
+    assert inner == found

@@ -1,0 +1,226 @@
+"""A run as a tree of lines: what is shown one by one, what is counted, and where it stands."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from waterflowd.ctl import parts, tree, waiting
+from waterflowd.ctl.changes import ChangeLines
+
+_BEGAN, _ENDED = "2026-01-02T03:04:05.000Z", "2026-01-02T03:04:07.500Z"
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def thing(identity: str, conclusion: str | None = "success", **more: Any) -> dict[str, Any]:
+    status = "completed" if conclusion else "running"
+    reason = (
+        {"code": "exit-code", "text": "exit code 3"} if conclusion == "failure" else {"code": "started", "text": ""}
+    )
+    return {
+        "id": identity, "name": identity, "status": status, "conclusion": conclusion, "outcome": conclusion,
+        "reason": reason, "kept": False, "started_at": _BEGAN, "completed_at": _ENDED if conclusion else None, **more,
+    }  # fmt: skip
+
+
+def step(identity: str, conclusion: str | None = "success", **more: Any) -> dict[str, Any]:
+    base = {"node": "shell", "attempts": [], "counts": {}, "blocks_total": 0, "blocks": []}
+    return thing(identity, conclusion, **{**base, **more})
+
+
+def job(identity: str, conclusion: str | None = "success", **more: Any) -> dict[str, Any]:
+    base = {
+        "agent": None, "kind": "steps", "calls": None, "tries": 1, "batch": None, "matrix": {}, "steps": [],
+        "counts": {}, "jobs_total": 0, "jobs": [],
+    }  # fmt: skip
+    return thing(identity, conclusion, **{**base, **more})
+
+
+def run(*jobs: dict[str, Any], **more: Any) -> dict[str, Any]:
+    facts = {"number": 7, "created_at": _BEGAN, "revision": "abcdef0123456", "jobs": list(jobs), "approvals": []}
+    return thing("01RUN", "success", **facts) | {"name": "deploy"} | more
+
+
+def drawn(found: dict[str, Any], **options: bool) -> list[str]:
+    return list(tree.lines(found, None, **options))
+
+
+def servers(*words: str | None, shown: int | None = None) -> dict[str, Any]:
+    children = [
+        job(f"roll[web-{n}]", word, agent=f"web-{n}", steps=[step("one", word)]) for n, word in enumerate(words)
+    ]
+    counts: dict[str, int] = {}
+    for word in words:
+        counts[word or "running"] = counts.get(word or "running", 0) + 1
+    return job("roll", None, kind="each", counts=counts, jobs_total=len(words), jobs=children[:shown])
+
+
+def test_few_servers_are_all_shown_with_a_count() -> None:
+    """Each with its steps, below a job that says how many have ended well."""
+    assert drawn(run(servers("success", "failure")))[1:] == [
+        "└─ ● roll  1/2 servers, 1 failure",
+        "   ├─ ✓ roll[web-0]  2.5s  on web-0",
+        "   │  └─ ✓ one  2.5s",
+        "   └─ ✗ roll[web-1]  2.5s  on web-1  exit code 3",
+        "      └─ ✗ one  2.5s  exit code 3",
+    ]
+
+
+def test_of_many_servers_those_of_interest_are_shown_and_the_others_counted() -> None:
+    """What failed and what runs, with their steps unless the tree is short; of the rest a line for each state."""
+    words = [*["success"] * 20, "failure", None, *["queued"] * 3]
+    found = servers(*words)
+    found["counts"]["queued"] = 3
+    lines = drawn(run(found))
+    assert [line.split("  ")[0] for line in lines if "web-" in line] == ["", ""]
+    assert any("20 more servers: success" in line for line in lines)
+    assert any("3 more servers: queued" in line for line in lines)
+    assert len(lines) == 8
+
+
+def test_servers_that_the_answer_leaves_out_are_counted() -> None:
+    """The counts are of all of them, whatever the list holds."""
+    lines = drawn(run(servers(*["failure"] * 200, shown=100)))
+    assert any("188 more servers: failure" in line for line in lines)
+
+
+def test_all_of_many_that_ended_well_are_one_line() -> None:
+    """The job's own count says it."""
+    assert drawn(run(servers(*["success"] * 50)))[1:] == ["└─ ● roll  50/50 servers"]
+
+
+def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None:
+    """Branches of a condition need no line of their own."""
+    inner = step("check", node="condition", blocks_total=1, counts={"success": 1}, blocks=[
+        {"index": 0, "name": "then", "item": None, "state": "success", "steps": [step("deep")]},
+    ])  # fmt: skip
+    passes = [
+        {"index": n, "name": f"pass {n + 1}", "item": item, "state": state, "steps": [inner]}
+        for n, (item, state) in enumerate([("x", "success"), ({"a": 1}, "running")])
+    ]
+    loop = step("all", None, node="loop", blocks_total=2, counts={"success": 1, "running": 1}, blocks=passes)
+    assert drawn(run(job("a", None, steps=[loop])))[2:] == [
+        "   └─ ● all  1/2 passes",
+        "      ├─ ✓ pass 1: x",
+        "      │  └─ ✓ check  2.5s",
+        "      │     └─ ✓ deep  2.5s",
+        '      └─ ● pass 2: {"a":1}',
+        "         └─ ✓ check  2.5s",
+        "            └─ ✓ deep  2.5s",
+    ]
+
+
+def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
+    """The others are counted."""
+    passes = [
+        {"index": n, "name": f"pass {n + 1}", "item": n, "state": "failure" if n == 30 else "success", "steps": []}
+        for n in range(100)
+    ]
+    loop = step("all", None, node="loop", blocks_total=100, counts={"success": 99, "failure": 1}, blocks=passes)
+    lines = drawn(run(job("a", None, steps=[loop])))
+    assert [line.strip(" ├└─") for line in lines[3:]] == ["✗ pass 31: 30", "✓ 99 more passes: success"]
+
+
+def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
+    """All of them, in their order, with the path of the file."""
+    called = job("deploy", kind="call", calls="workflows/d.yml", counts={"success": 2}, jobs_total=2, jobs=[
+        job("deploy/check"), job("deploy/put"),
+    ])  # fmt: skip
+    assert drawn(run(called))[1:] == [
+        "└─ ✓ deploy  2.5s  calls workflows/d.yml",
+        "   ├─ ✓ deploy/check  2.5s",
+        "   └─ ✓ deploy/put  2.5s",
+    ]
+
+
+def test_a_kept_job_and_a_second_try_say_so() -> None:
+    """What was kept has nothing below it."""
+    kept = job("build", kept=True, steps=[step("make")])
+    batch = {"number": 2, "of": 5, "resume_at": None}
+    lines = drawn(run(kept, job("deploy", None, tries=2, batch=batch, steps=[step("put")])))
+    assert lines[1:] == ["├─ ✓ build  2.5s  kept", "└─ ● deploy  try 2  batch 2 of 5", "   └─ ✓ put  2.5s"]
+
+
+def test_an_older_daemon_s_answer_is_drawn_too() -> None:
+    """Without parts, counts and approvals."""
+    old_step = {
+        name: value for name, value in step("one").items() if name not in ("counts", "blocks", "blocks_total", "kept")
+    }
+    old = {name: value for name, value in job("a").items() if name in (*thing("a"), "agent")} | {"steps": [old_step]}
+    found = run(old)
+    del found["approvals"], old["kept"]
+    assert drawn(found)[1:] == ["└─ ✓ a  2.5s", "   └─ ✓ one  2.5s"]
+    assert list(waiting.lines(found)) == []
+    assert list(parts.reasons(found)) == []
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eevil"])
+def test_names_from_outside_move_no_cursor(name: str) -> None:
+    """Names of instances, items of passes, approvers and comments are escaped."""
+    inner = {"index": 0, "name": "pass 1", "item": name, "state": "success", "steps": [step("x", name=name)]}
+    loop = step("l", node="loop", blocks_total=1, counts={"success": 1}, blocks=[inner], name=name)
+    found = run(job("a", steps=[loop], kind="call", calls=name, name=name, agent=name))
+    approval = {
+        "job": name, "step": None, "environment": name, "approvers": [name], "minimum": 1, "given": [],
+        "rejected_by": None, "self_approval": True, "due_at": None, "default": None,
+        "reason": {"code": "waiting-approval", "text": name, "message": name},
+    }  # fmt: skip
+    text = "".join(itertools.chain(drawn(found), waiting.lines(found | {"approvals": [approval]})))
+    assert not set(text) & set("\x1b\n\u202e")
+
+
+def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
+    """One line each, and one command; with a place, quoted, where several wait."""
+    approval = {
+        "job": "roll[web-1]", "step": None, "environment": "prod", "approvers": ["alice", "bob"], "minimum": 2,
+        "given": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
+        "reason": {"code": "waiting-approval", "text": "", "message": "now?"},
+    }  # fmt: skip
+    first, following = waiting.lines(run(approvals=[approval]))
+    assert first == (
+        '◌ roll[web-1] waits for alice, bob to let it into environment "prod"; 1 of 2 have approved; '
+        "not by who started it: now?"
+    )
+    assert following == "next: waterflowctl approve 01RUN, or waterflowctl reject 01RUN"
+    *_, following = waiting.lines(run(approvals=[approval, approval | {"step": "gate"}]))
+    assert following == "next: waterflowctl approve 01RUN 'roll[web-1]', or waterflowctl reject 01RUN 'roll[web-1]'"
+
+
+def test_reasons_reach_every_part() -> None:
+    """Instances and inner steps, by the places that other commands take; what the answer leaves out is said."""
+    inner = {"index": 0, "name": "pass 1", "item": 1, "state": "failure", "steps": [step("l[0]/x", "failure")]}
+    loop = step("l", "failure", node="loop", blocks=[inner])
+    found = run(
+        job("roll", "failure", jobs_total=3, jobs=[job("roll[1]", "failure", steps=[loop])]), conclusion="failure"
+    )
+    assert [place for place, _, _ in parts.reasons(found)] == [
+        "run", "roll", "roll", "roll[1]", "roll[1]/l", "roll[1]/l[0]/x",
+    ]  # fmt: skip
+
+
+def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
+    """Not the loop around it, which has no output of its own."""
+    inner = step("l[0]/x", "failure", attempts=[{"attempt": 1}])
+    loop = step("l", "failure", node="loop", blocks=[{"steps": [inner]}])
+    found = run(job("roll", "failure", jobs=[job("roll[1]", "failure", steps=[loop])]))
+    assert parts.failed_step(found) == ("roll[1]", "l[0]/x")
+    assert parts.failed_step(run(job("a"))) is None
+
+
+def test_plain_lines_name_inner_steps_as_they_come() -> None:
+    """By their path, with the name that their dispatch has rendered."""
+    lines = ChangeLines(run(job("a", steps=[step("one")])))
+    place = {"job": "a", "step": "l[0]/x", "at": _BEGAN}
+    assert lines.text({"type": "attempt-dispatched", "name": "Deploy x", **place}) is None
+    text = lines.text({"type": "step-completed", "conclusion": "success", "reason": {}, **place, "at": _ENDED})
+    assert text is not None
+    assert text.endswith("✓ a/l[0]/x (Deploy x): success in 2.5s")
+    waits = lines.text({"type": "approval-requested", "reason": {"text": "waits for alice"}, "job": "a", "at": _BEGAN})
+    assert waits is not None
+    assert "◌ a: waits for alice" in waits

@@ -179,7 +179,7 @@ def plain_text(text: str) -> str:
 
 def _with_name(node: str) -> str:
     model = control.MODELS.get(node)
-    return model.__name__ if model is not None else f"{node}-with"
+    return (model.__name__ if model is not None else f"{node}-with").replace("/", "-")
 
 
 def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
@@ -226,7 +226,13 @@ def _step_rules() -> JsonSchema:
         {"not": {"required": ["run", "with"]}, "errorMessage": "with belongs to uses, not to run"},
     ]
     for node in node_schema.BUILT_IN.values():
-        refused = {"engine": _only(keys, "process", "script"), "agent": _only(keys, "script"), "process": {}}
+        scripts_only = _only(keys, "script")
+        refused = {
+            "engine": _only(keys, "process", "script"),
+            "agent": scripts_only,
+            "host": scripts_only,
+            "process": {},
+        }
         refused_here = dict(refused[node.runs_in.value])
         if node.runs_in is node_schema.RunsIn.ENGINE:
             # A directory for the blocks inside is not taken either, but is no error of `approval` and `sleep` alone.

@@ -305,7 +305,15 @@ _JSON_TYPES = {"string": "text", "integer": "a whole number", "number": "a numbe
 
 def of_parameter(found: JsonSchema) -> Shape:
     """What a parameter of a node takes, from the schema of its record: expressions too, and numbers where text is wanted."""
-    kinds = [option.get("type") for option in found.get("anyOf", [found]) if option.get("type") != "null"]
+    options = [option for option in found.get("anyOf", [found]) if option.get("type") != "null"]
+    listed_names = [name for option in options for name in option.get("enum", ()) if name is not None]
+    if listed_names:
+        named = _plain(Literal[tuple(listed_names)])
+        text = _matching(_EXPRESSION, named.words, "string")
+        return Shape({"anyOf": [named.schema, text]}, named.words)
+    kinds = [option["type"] for option in options if "type" in option]
+    if not kinds:
+        return _ANY
     bounds = {name: value for name, value in found.items() if name in ("minimum", "maximum")}
     words = " or ".join(_JSON_TYPES.get(kind, "a list" if kind == "array" else "a mapping") for kind in kinds)
     if kinds == ["array"]:
@@ -315,6 +323,8 @@ def of_parameter(found: JsonSchema) -> Shape:
         return Shape({"anyOf": [listed.schema, text]}, listed.words)
     if kinds == ["object"]:
         return Shape({"anyOf": [{"type": "object"}, _matching(_EXPRESSION, "a mapping", "string")]}, words)
+    if "string" in kinds and "array" in kinds:
+        return Shape({"type": [*_SCALAR, "array"]}, words)
     if "string" in kinds:
         return Shape({"type": _SCALAR, **({"minLength": 1} if found.get("minLength") else {})}, words)
     (kind,) = kinds

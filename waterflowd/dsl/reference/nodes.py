@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.dsl.reference.entries import Key, Section
+from waterflowd.dsl.reference.hosted import HOSTED
 
 _INNER = (
     "An inner step sees the named steps before it, in its own block and in those around; from outside only the outputs"
@@ -148,4 +149,5 @@ NODES: dict[str, Section] = {
             ),
         },
     ),
+    **HOSTED,
 }

@@ -57,6 +57,7 @@ class Project:
             env=dict(workflow.env),
             timeout_ms=_milliseconds(workflow.timeout_minutes),
             concurrency=built.concurrency(),
+            hashed=tuple(self._session.hashed),
             jobs=jobs,
         )
 
@@ -103,7 +104,7 @@ class _Build:
         self._source = source
         self._workflow = workflow
         self._session = session
-        self._expressions = Expressions(source.document, source.report)
+        self._expressions = Expressions(source, session.hashed)
         self._names = Names(
             inputs=list(dict.fromkeys(inputs)),
             variables=list(workflow.vars) if workflow.vars else None,

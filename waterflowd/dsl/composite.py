@@ -174,7 +174,7 @@ class Composites:
                 source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
             return None
         specs = declarations.specs(wanted.inputs, ("inputs",), source.document, source.report)
-        expressions = Expressions(source.document, source.report)
+        expressions = Expressions(source, self._session.hashed)
         place = for_composite([spec.name for spec in specs])
         steps = Steps(source, self._session, expressions, self).rows(base, rows, Surroundings(place=place))
         ids = Ids("output", source.report)

@@ -39,8 +39,7 @@ _COMPOSITE = ("run", "git", "event", "env", "job", "agent", "runner")
 #: Every context that exists somewhere.
 KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
 
-NOT_BUILT_FUNCTIONS = frozenset(["hashFiles"])
-_FUNCTIONS = expr.PLAIN_FUNCTIONS - NOT_BUILT_FUNCTIONS
+_FUNCTIONS = expr.PLAIN_FUNCTIONS
 _CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
 
 _WHY_NOT: dict[str, str] = {

@@ -11,13 +11,16 @@ import re
 
 from waterflowd import expr
 from waterflowd.dsl import codes, secretrefs
-from waterflowd.dsl.contexts import KNOWN, NEED_FIELDS, NOT_BUILT_FUNCTIONS, SECRETS, STEP_FIELDS, NeededJob, Place
+from waterflowd.dsl.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, NeededJob, Place
 from waterflowd.dsl.offsets import source_offset
 from waterflowd.dsl.places import quoted
-from waterflowd.dsl.report import Report, did_you_mean
-from waterflowd.dsl.tree import Document, Path, Scalar
+from waterflowd.dsl.report import did_you_mean
+from waterflowd.dsl.source import Source
+from waterflowd.dsl.tree import Path, Scalar
 from waterflowd.expr import errors as expression_errors
-from waterflowd.expr.nodes import IMPLIED
+from waterflowd.expr import filehash
+from waterflowd.expr.jsontext import Problem
+from waterflowd.expr.nodes import IMPLIED, Call, Literal, walk
 from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
 
@@ -77,12 +80,17 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
     return f"the job {quoted(name)} has no output {quoted(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
+#: Each is a walk over the tree of the commit.
+_HASHED_MAX = 20
+
+
 class Expressions:
     """Checks texts, conditions, values and scripts of one file."""
 
-    def __init__(self, document: Document, report: Report) -> None:
-        self._document = document
-        self._report = report
+    def __init__(self, source: Source, hashed: dict[str, None]) -> None:
+        self._document = source.document
+        self._report = source.report
+        self._hashed = hashed
 
     def text(self, path: Path, value: str, place: Place) -> None:
         """Checks a text that may hold expressions."""
@@ -142,6 +150,7 @@ class Expressions:
         for error in errors:
             used = next((uses[offset] for offset in sorted(uses, reverse=True) if offset <= error.offset), ())
             self._add_named(path, text, error, used, place)
+        self._hash_files(path, text, node)
         for used, offset in references:
             if used[0] == SECRETS and SECRETS in scope.contexts:
                 self._secret(path, text, used, offset)
@@ -151,6 +160,30 @@ class Expressions:
             for offset, message in secretrefs.misuses(node):
                 hint = "give it to the script by env, and compute there"
                 self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message, hint)
+
+    def _hash_files(self, path: Path, text: str, node: expr.Node) -> None:
+        """What `hashFiles` is asked must be known before the run starts, when its commit is at hand."""
+        for call, _ in walk(node):
+            if not isinstance(call, Call) or call.name.lower() != "hashfiles":
+                continue
+            patterns = [argument.value for argument in call.arguments if isinstance(argument, Literal)]
+            written = [pattern for pattern in patterns if isinstance(pattern, str)]
+            try:
+                filehash.patterns_of(written)
+            except Problem as problem:
+                self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, problem.text)
+                continue
+            if len(written) != len(call.arguments):
+                message = (
+                    "hashFiles takes patterns that are written out, so that the daemon knows them when the run starts"
+                )
+                hint = "write them as texts: hashFiles('**/package-lock.json')"
+                self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, message, hint)
+            elif len(self._hashed) < _HASHED_MAX or "\n".join(written) in self._hashed:
+                self._hashed.setdefault("\n".join(written))
+            else:
+                message = f"a workflow may ask hashFiles {_HASHED_MAX} different things"
+                self._report.add(self._offset(path, text, call.offset), codes.BOUND, message)
 
     def _secret(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
         if len(used) > 1 and used[1].lower() == _GITHUB_TOKEN:
@@ -197,10 +230,6 @@ class Expressions:
                 why = place.reason_against(lowered)
                 message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
                 suggestion = "" if why else f"known here: {', '.join(sorted(place.contexts))}"
-        elif error.code == expression_errors.UNKNOWN_FUNCTION:
-            real = next((known for known in NOT_BUILT_FUNCTIONS if known.lower() == name.lower()), None)
-            if real is not None:
-                code, message, suggestion = codes.NOT_BUILT, f"the function {real} is known, not built yet", ""
         elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
             reason = place.out_of_reach.get((used[0], used[1].lower()))
             if reason is not None:

@@ -71,7 +71,7 @@ class Jobs:
         self._source = source
         self._session = session
         self._calls = calls
-        self._expressions = Expressions(source.document, source.report)
+        self._expressions = Expressions(source, session.hashed)
         self._steps = Steps(source, session, self._expressions, composites)
         self._strategies = Strategies(source, self._expressions)
         self._placing = Placing(source, self._expressions)

@@ -55,6 +55,8 @@ class Session:
     read: Reader | None = None
     #: Paths that were looked for, in order.
     looked_for: dict[str, bytes | None] = field(default_factory=dict)
+    #: Patterns of the calls of `hashFiles`, those of one call joined by line ends.
+    hashed: dict[str, None] = field(default_factory=dict)
     _opened: list[_Opened] = field(default_factory=list)
     _refused: list[Diagnostic] = field(default_factory=list)
     _bytes: int = 0

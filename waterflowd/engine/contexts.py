@@ -237,13 +237,15 @@ def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any],
 
 def for_run(run: Run, now: int) -> expr.Env:
     """What the keys of the run as a whole can see."""
-    return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now)
+    return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
 
 
 def for_job(run: Run, job: Job, now: int) -> expr.Env:
     """What the keys of a job can see before it has a server."""
     place = _Place(run, job.scope, job)
-    return expr.Env(contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now)
+    return expr.Env(
+        contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now, hash_files=run.hash_files
+    )
 
 
 def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.Env:
@@ -256,7 +258,12 @@ def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.E
 
 def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
     """What the outputs of a workflow that was called can see."""
-    return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, scope)), status=job_status(run, job), now_at=now)
+    return expr.Env(
+        contexts=Contexts(_FOR_CALL, _Place(run, scope)),
+        status=job_status(run, job),
+        now_at=now,
+        hash_files=run.hash_files,
+    )
 
 
 def for_step(
@@ -276,7 +283,7 @@ def for_step(
         _add_passes(contexts, block)
     if env is not None:
         contexts["env"] = env
-    return expr.Env(contexts=contexts, status=step_status(job, block), now_at=now)
+    return expr.Env(contexts=contexts, status=step_status(job, block), now_at=now, hash_files=run.hash_files)
 
 
 def for_pass(run: Run, job: Job, step: Step, index: int, now: int, env: dict[str, str]) -> expr.Env:

@@ -55,6 +55,7 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
         given_vars=given.vars,
         rerun_of=given.rerun_of,
         kept=given.kept,
+        hashes=given.hashes,
         environments=given.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
         reason=_created(given),

@@ -67,6 +67,8 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     #: Of a re-run: the run that it does again, and what it takes over of it.
     rerun_of: RunId | None = None
     kept: Kept | None = None
+    #: What `hashFiles` gives, by its patterns joined by line ends.
+    hashes: dict[str, str] = {}
     #: By the environment's name.
     environments: dict[str, Policy] = {}
     reason: Reason

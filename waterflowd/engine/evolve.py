@@ -59,6 +59,7 @@ def _run_created(run: Run, event: events.RunCreated) -> None:
     run.given_vars = event.given_vars
     run.rerun_of = event.rerun_of or (event.kept.run if event.kept is not None else None)
     run.kept = event.kept
+    run.hashes = event.hashes
     run.environments = event.environments
     run.created_at = event.at
     run.deadline_at = event.deadline_at

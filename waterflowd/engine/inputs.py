@@ -68,6 +68,7 @@ class StartRun(Input, frozen=True, kw_only=True):
     vars: dict[str, Any]
     rerun_of: RunId | None = None
     kept: Kept | None = None
+    hashes: dict[str, str] = {}
     environments: dict[str, events.Policy] = {}
 
 

@@ -230,10 +230,38 @@ class Run:
     """One execution of a plan."""
 
     __slots__ = (
-        "cancel_by", "completed_at", "conclusion", "created_at", "deadline_at", "dependents", "environments", "flags",
-        "given_vars", "id", "is_cancelled", "is_forced", "is_timed_out", "jobs", "jobs_by_id", "kept", "lock", "number",
-        "open_jobs", "plan", "plan_hash", "reason", "repository", "rerun_of", "revision", "scope", "seq", "started_at",
-        "status", "steps_made", "trigger",
+        "cancel_by",
+        "completed_at",
+        "conclusion",
+        "created_at",
+        "deadline_at",
+        "dependents",
+        "environments",
+        "flags",
+        "given_vars",
+        "hashes",
+        "id",
+        "is_cancelled",
+        "is_forced",
+        "is_timed_out",
+        "jobs",
+        "jobs_by_id",
+        "kept",
+        "lock",
+        "number",
+        "open_jobs",
+        "plan",
+        "plan_hash",
+        "reason",
+        "repository",
+        "rerun_of",
+        "revision",
+        "scope",
+        "seq",
+        "started_at",
+        "status",
+        "steps_made",
+        "trigger",
     )  # fmt: skip
 
     def __init__(self, run_id: RunId, plan: Plan) -> None:
@@ -250,6 +278,7 @@ class Run:
         #: The run that this one does again, and what it takes over of it.
         self.rerun_of: RunId | None = None
         self.kept: Kept | None = None
+        self.hashes: dict[str, str] = {}
         self.environments: dict[str, Policy] = {}
         #: Position of the newest event; 0 before the first.
         self.seq = 0
@@ -292,6 +321,10 @@ class Run:
     def is_completed(self) -> bool:
         """True once the run has its conclusion."""
         return self.status is Status.COMPLETED
+
+    def hash_files(self, patterns: tuple[str, ...]) -> str:
+        """What `hashFiles` gives: empty where nothing matches, and in a run that comes from no repository."""
+        return self.hashes.get("\n".join(patterns), "")
 
     def add_job(
         self, plan: JobPlan, job_id: JobId, scope: Scope, parent: Job | None = None, key: str | None = None

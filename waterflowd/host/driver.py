@@ -375,6 +375,7 @@ class Driver:
                 vars=request.vars,
                 rerun_of=request.rerun_of,
                 kept=request.kept,
+                hashes=request.hashes,
                 environments=self.world.policies(request, compiled),
             ),
         )

@@ -339,6 +339,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: dict[str, Json] = {}
     timeout_ms: int | None = None
     concurrency: ConcurrencyPlan | None = None
+    #: Patterns of the calls of `hashFiles`, those of one call joined by line ends: their digests come with the start.
+    hashed: tuple[str, ...] = ()
     jobs: tuple[JobPlan, ...]
 
 

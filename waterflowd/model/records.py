@@ -134,6 +134,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a re-run: the run that it does again, and what it takes over of it.
     rerun_of: RunId | None = None
     kept: Kept | None = None
+    #: Digests of the plan's `hashed` patterns over the tree of the revision.
+    hashes: dict[str, str] = {}
 
 
 class AttemptName(msgspec.Struct, frozen=True, kw_only=True):

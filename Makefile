@@ -14,7 +14,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check nightly golden sim mutants bench dist lock clean environment environment-dev
+.PHONY: help demo test check nightly golden reference sim mutants bench dist lock clean environment environment-dev
 
 help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
@@ -37,6 +37,9 @@ nightly: environment-dev ## Attack the real binaries at every system call, with 
 
 golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
+
+reference: environment-dev ## Write the reference of the language and its schemas anew, from the models
+	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py $(ARGS)
 
 sim: environment-dev ## Simulate worlds in which everything goes wrong that may: SEEDS=N of them, or SEED=N again
 	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m waterflowd.testing.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)

@@ -48,12 +48,15 @@ _FILE = click.option(
 def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
     """Runs the daemon in the foreground."""
     import asyncio
+    import resource
 
     from waterflowd import daemon, logs
     from waterflowd.errors import WaterflowError
 
     config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
     logs.configure(config.log.level, config.log.format)
+    # A core dump would hold the secrets of tasks on their way.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(daemon.serve(config))

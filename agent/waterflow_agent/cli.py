@@ -60,9 +60,12 @@ def main() -> None:
 def run(config_file: Path | None, **options: Any) -> None:
     """Run the agent. SIGTERM ends it; its steps go on and are found again."""
     import asyncio
+    import resource
 
     config = _load(config_file, options)
     _log(config.log_level)
+    # A core dump would hold secrets. The runner and the steps inherit this, and a step may raise it for itself.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _exit(asyncio.run(_run(config)))
 
 

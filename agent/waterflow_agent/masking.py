@@ -41,6 +41,7 @@ _TAIL_BYTES = 16
 #: Bytes of logs, the most frequent first; what is not here is rare.
 _FREQUENT = b" etaoinsrhldcumfpgwybvk.:-/0123456789_=,\"'()[]{}\nxjqzETAOINSRHLDCUMFPGWYBVK"
 _WINDOW = 4
+_SAMPLE = 200
 
 
 class Masks:
@@ -215,19 +216,21 @@ def _pieces(face: bytes, is_base64: bool) -> Iterator[bytes]:
 
 def _anchored(faces: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
     """Each face with the place of the window to look for; the windows begin with few bytes, and those are rare."""
-    left = [(face, frozenset(face[: len(face) - _WINDOW + 1])) for face in faces]
+    left = list(faces)
     while left:
+        # A sample is enough to choose by: a key file has thousands of faces of one kind.
         counts: dict[int, int] = {}
-        for _, bytes_of in left:
-            for byte in bytes_of:
+        for face in left[:: 1 + len(left) // _SAMPLE]:
+            for byte in set(face[: 1 - _WINDOW]):
                 counts[byte] = counts.get(byte, 0) + 1
         best = min(sorted(counts), key=lambda byte: _frequency(byte) / counts[byte])
         rest = []
-        for face, bytes_of in left:
-            if best in bytes_of:
-                yield face, face.index(best)
+        for face in left:
+            offset = face.find(best, 0, 1 - _WINDOW)
+            if offset < 0:
+                rest.append(face)
             else:
-                rest.append((face, bytes_of))
+                yield face, offset
         left = rest
 
 

@@ -130,7 +130,11 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
     wait_until(lambda: "a prompt: split" in _shown(world, run), "the line to be told as far as it is no secret")
     during = _at_rest(world)
     assert TOKEN[:12] not in _shown(world, run)
-    assert not any(secret.encode() in _command_lines() for secret in SECRETS)
+    command_lines = _command_lines()
+    assert not any(secret.encode() in command_lines for secret in SECRETS)
+    for pid in (world.daemon_pid, world.agent_process("web-1").pid):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        assert [line.split()[4] for line in limits if line.startswith("Max core file size")] == ["0"]
     if is_restarted:
         world.kill_agent("web-1")
         world.start_agent("web-1")

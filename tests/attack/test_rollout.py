@@ -59,7 +59,15 @@ class RollOut:
 
     def wait_for_begin(self, label: str, servers: list[str]) -> None:
         """Waits until all of these servers have begun."""
-        wait_until(lambda: set(servers) <= set(self.marks(label, "begin")), f"{servers} to begin")
+        try:
+            wait_until(lambda: set(servers) <= set(self.marks(label, "begin")), f"{servers} to begin", 60)
+        except AssertionError as error:
+            run = self.arena.api("GET", "/v1/runs", params={"limit": 1}).json()["runs"][0]["id"]
+            reasons = {
+                name: (job["status"], job["reason"]["text"]) for name, job in jobs_of(self.arena.run(run)).items()
+            }
+            agents = [(row["name"], row["status"], row["slots_busy"]) for row in self.arena.agent_rows()]
+            raise AssertionError(f"{error}: {reasons} {agents} {self.arena.events(run)[-5:]}") from None
 
     def restart_daemon(self) -> None:
         """`kill -9`, and a new one."""

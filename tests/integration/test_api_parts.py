@@ -292,6 +292,7 @@ async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.Asy
     await world.completed(found["id"])
     shown = await show(client, found["id"])
     assert (shown["rerun_of"], shown["kept"], shown["trigger"]["kind"]) == (first, None, "rerun")
+    assert world.services.reader.run(found["id"]).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
     assert shown["vars"] == {"greeting": "ho"}
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
     assert [row["rerun_of"] for row in rows] == [first]

@@ -9,6 +9,7 @@ not in it.
 from __future__ import annotations
 import __future__
 
+import asyncio
 import contextlib
 import functools
 import importlib
@@ -32,9 +33,19 @@ class Mutant(NamedTuple):
     old: str
     new: str
     meaning: str
+    #: The test that must fail, `module:function`, where worlds rarely come to it; empty: worlds must.
+    test: str = ""
 
 
-_DECIDE, _EVOLVE, _MOVES = "waterflowd.engine.decide", "waterflowd.engine.evolve", "waterflowd.engine.moves"
+_DECIDE, _PLACES = "waterflowd.engine.decide", "waterflowd.engine.places"
+_EVOLVE_JOBS, _EVOLVE_STEPS = "waterflowd.engine.evolve_jobs", "waterflowd.engine.evolve_steps"
+_JOBS, _CHILDREN = "waterflowd.engine.job_moves", "waterflowd.engine.child_moves"
+_STEPS, _BLOCKS, _APPROVALS = (
+    "waterflowd.engine.step_moves",
+    "waterflowd.engine.block_moves",
+    "waterflowd.engine.approvals",
+)
+_LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rerun"
 _STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
@@ -50,13 +61,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == given.agent", "", "another agent's report counts"),
     Mutant(f"{_DECIDE}:_is_lease_holder", "attempt.is_open and ", "", "an attempt ends twice"),
-    Mutant(f"{_EVOLVE}:_job_completed", "dependent.open_needs -= 1", "pass", "needs never end"),
-    Mutant(f"{_EVOLVE}:_job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),
-    Mutant(f"{_EVOLVE}:_attempt_queued", "step.retry_at = None", "pass", "an attempt's wait never ends"),
-    Mutant(f"{_EVOLVE}:_step_sleeping", "step.due_at = event.due_at", "step.due_at = event.at", "a sleep is too short"),
-    Mutant(f"{_MOVES}:_queued_job", "if job.open_needs:", "if False:", "a job does not wait for its needs"),
+    Mutant(f"{_EVOLVE_JOBS}:job_completed", "dependent.open_needs -= 1", "pass", "needs never end"),
+    Mutant(f"{_EVOLVE_JOBS}:job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),
+    Mutant(f"{_EVOLVE_STEPS}:attempt_queued", "step.retry_at = None", "pass", "an attempt's wait never ends"),
     Mutant(
-        f"{_MOVES}:_after_attempt",
+        f"{_EVOLVE_STEPS}:step_sleeping", "step.due_at = event.due_at", "step.due_at = event.at", "a sleep is too short"
+    ),
+    Mutant(f"{_JOBS}:of_job", " or job.open_needs", "", "a job does not wait for its needs"),
+    Mutant(
+        f"{_STEPS}:_after_attempt",
         "if delay_ms is not None:",
         "if False:",
         "no step is tried again, a refused one neither",
@@ -64,17 +77,169 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is tried without end"),
     Mutant(f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "what is lost is tried again unasked"),
     Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
-    Mutant(f"{_OWED}:owed_to_job", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
-    Mutant(f"{_OWED}:owed_to_job", "if not job.is_timed_out:", "if False:", "no timer for a job's time"),
-    Mutant(f"{_OWED}:owed_to_run", "run.is_timed_out or ", "True or ", "no timer for a run's time"),
+    Mutant(f"{_OWED}:_owed_to_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
+    Mutant(
+        f"{_OWED}:owed_to_job", "if not job.is_timed_out and not is_paused:", "if False:", "no timer for a job's time"
+    ),
+    Mutant(f"{_OWED}:owed_to_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
     Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer outlives its use"),
     Mutant(f"{_STEP}:_settled", "yield commands.Withdraw(", "commands.Withdraw(", "a want outlives its attempt"),
     Mutant(
-        f"{_STEP}:_touched",
-        "if isinstance(event, events.JobCompleted):",
+        f"{_PLACES}:_of_job",
+        "if kind is events.JobCompleted:",
         "if False:",
         "nobody looks at the jobs behind",
+    ),
+    # Jobs that become many.
+    Mutant(
+        f"{_CHILDREN}:has_turn",
+        "and (children.max_parallel is None or children.active < children.max_parallel)",
+        "",
+        "more instances at a time than `max-parallel`",
+    ),
+    Mutant(
+        f"{_CHILDREN}:has_turn",
+        "and (not children.batches or job.position < children.batches[children.batch])",
+        "",
+        "a batch begins before the one before it is over",
+    ),
+    Mutant(f"{_CHILDREN}:has_turn", "and children.resume_at is None", "", "no pause between batches"),
+    Mutant(
+        f"{_EVOLVE_JOBS}:batch_completed",
+        "event.resume_at if event.resume_at > event.at else None",
+        "None",
+        "a pause is forgotten at once",
+    ),
+    Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch is over while its instances run"),
+    Mutant(f"{_CHILDREN}:of_parent", "if children.failures and (", "if False and (", "no failure halts a job"),
+    Mutant(f"{_JOBS}:_ending", "if parent.children.halted is not None:", "if False:", "a halted job waits for ever"),
+    Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
+    Mutant(f"{_PLACES}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
+    Mutant(
+        f"{_OWED}:_owed_to_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
+    ),
+    Mutant(
+        f"{_OWED}:owed_to_job",
+        "owed.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))",
+        "pass",
+        "no timer for the pause between batches",
+    ),
+    # Tries of a job.
+    Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is tried without end"),
+    Mutant(
+        f"{_OWED}:owed_to_job",
+        "owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
+        "pass",
+        "no timer for a job's next try",
+    ),
+    Mutant(
+        f"{_EVOLVE_JOBS}:job_restarted",
+        "job.agent = None",
+        "pass",
+        "a job's next try stays on the server",
+        "tests.unit.host.test_gates:test_the_next_try_of_a_job_avoids_the_server_of_the_last_one",
+    ),
+    Mutant(
+        f"{_EVOLVE_JOBS}:job_restarted",
+        "job.avoid = (*job.avoid, job.agent)",
+        "pass",
+        "a job's next try may go anywhere",
+        "tests.unit.host.test_gates:test_the_next_try_of_a_job_avoids_the_server_of_the_last_one",
+    ),
+    Mutant(
+        f"{_PLACEMENT}:Placement._is_for",
+        "return server.agent not in want.avoid or self._best(want) is server",
+        "return True",
+        "a server that is avoided is taken when it comes free first",
+        "tests.unit.fleet.test_placement:test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other",
+    ),
+    Mutant(
+        f"{_BATCH}:Batch.assign",
+        "self._world.placement.surveyed()",
+        "()",
+        "a list of servers is not asked for again",
+        "tests.unit.host.test_gates:test_a_job_on_each_server_begins_when_the_first_one_is_enrolled",
+    ),
+    # Gates.
+    Mutant(
+        f"{_LOCKS}:_granted", "if len(group.holders) >= ask.limit:", "if False:", "a group has more than its places"
+    ),
+    Mutant(
+        f"{_LOCKS}:_granted",
+        "next(iter(group.asks.values()))",
+        "next(reversed(group.asks.values()))",
+        "the last one goes first",
+    ),
+    Mutant(f"{_LOCKS}:Locks.release", "self._leave(holder)", "pass", "a place is never free again"),
+    Mutant(f"{_STEP}:_settled", "yield commands.Unlock(job=job, group=group)", "pass", "a place is never given back"),
+    Mutant(f"{_BATCH}:owe", "world.locks.hold(", "(", "places are free after a restart that are not"),
+    Mutant(f"{_BATCH}:owe", "world.locks.wait(", "(", "a queue is forgotten by a restart"),
+    Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its place"),
+    Mutant(
+        f"{_BATCH}:Batch._lock",
+        "if is_waiting and command.cancel_in_progress:",
+        "if False:",
+        "nobody is cancelled for a newcomer",
+        "tests.unit.host.test_gates:test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so",
+    ),
+    Mutant(f"{_APPROVALS}:outcome", ">= approval.minimum", ">= 1", "one approval is enough for a step"),
+    Mutant(
+        f"{_EVOLVE_JOBS}:approval_given", ">= approval.minimum", ">= 1", "one approval is enough for an environment"
+    ),
+    Mutant(f"{_JOBS}:_environment", "if minimum == 0:", "if True:", "nobody is asked before an environment"),
+    Mutant(
+        f"{_APPROVALS}:refusal",
+        "if approval.approvers and by not in approval.approvers:",
+        "if False:",
+        "anybody approves",
+    ),
+    Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
+    Mutant(f"{_OWED}:owed_to_job", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
+    # Blocks.
+    Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
+    Mutant(
+        f"{_BLOCKS}:following",
+        "if step.plan.node == LOOP and step.failed_block is not None:",
+        "if False:",
+        "a loop goes on after a pass that failed",
+    ),
+    Mutant(f"{_BLOCKS}:_goes_on", "if begun >= limit:", "if False:", "a loop has no bound"),
+    Mutant(
+        f"{_EVOLVE_STEPS}:step_completed", "block.owner.open_blocks -= 1", "pass", "the end of a block is not noticed"
+    ),
+    Mutant(
+        f"{_DECIDE}:_placed",
+        "(job.agent or job.pinned or given.agent) != given.agent",
+        "False",
+        "branches run on two servers",
+    ),
+    Mutant(
+        f"{_BATCH}:Batch._step",
+        "and not _is_held(run, given)",
+        "and commands.SendTask not in map(type, progress.commands)",
+        "a branch loses its slot",
+    ),
+    Mutant(
+        f"{_OWED}:owed_to_job",
+        "if step.deadline_at is not None:",
+        "if False:",
+        "no timer for a step with others inside",
+    ),
+    # What is kept.
+    Mutant(
+        f"{_RERUN}:_with_dependents",
+        "again |= more",
+        "break",
+        "what depends on something that is done again is kept",
+        "tests.property.test_rerun:test_what_is_kept_and_what_is_done_again",
+    ),
+    Mutant(
+        f"{_JOBS}:_gates",
+        "run.kept.jobs.get(job.id) if run.kept is not None else None",
+        "None",
+        "what is kept is done again",
+        "tests.property.test_rerun:test_what_is_kept_and_what_is_done_again",
     ),
     # The host.
     Mutant(
@@ -96,7 +261,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         "reports of a failed batch are dropped",
     ),
-    Mutant(f"{_DRIVER}:Driver._take_up", "if places:", "if False:", "nobody asks for slots after a start"),
+    Mutant(f"{_DRIVER}:Driver._take_up", "if run_ids:", "if False:", "nobody asks for slots after a start"),
     Mutant(f"{_DRIVER}:Driver._start", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
     Mutant(
         f"{_DRIVER}:Driver.settle",
@@ -106,7 +271,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch.ask",
-        "command not in owed_to_job(run, run.jobs_by_id[command.job])",
+        "command not in _owed(run, command.job)",
         "False",
         "asked for what is over",
     ),
@@ -318,6 +483,8 @@ def _compiled(source: str, function: types.FunctionType) -> types.CodeType:
 def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
     """The first seed in whose world the mutant breaks a promise, and which; None when it survives all of them."""
     with alive(mutant):
+        if mutant.test:
+            return _tried(mutant.test)
         for seed in range(seeds):
             try:
                 report = simulate(seed)
@@ -325,6 +492,19 @@ def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
                 return seed, f"the world broke: {error!r}"
             if report.violation is not None:
                 return seed, report.violation
+    return None
+
+
+def _tried(name: str) -> tuple[int, str] | None:
+    """How the test of this name fails."""
+    module, _, function = name.partition(":")
+    test = getattr(importlib.import_module(module), function)
+    try:
+        result = test()
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
+    except Exception as error:  # noqa: BLE001  whatever it is, the mutant is noticed
+        return 0, f"{function}: {error!r}"
     return None
 
 

@@ -87,7 +87,7 @@ def _complete(operation: dict[str, Any], method: str, path: str, role: Role | No
     possible |= {404, 409} if "{" in path else set()
     possible |= {408, 413, 415} if body else set()
     possible |= {409, 507} if method != "get" else {507} if path == "/ready" else set()
-    is_workflow = "application/yaml" in body or path.endswith("/run")
+    is_workflow = "application/yaml" in body or path.endswith(("/run", "/rerun"))
     possible |= {int(status) for status in said if status != "422"} | ({422} if is_workflow else set())
     for status in said:
         del responses[status]

@@ -108,7 +108,8 @@ def _check_same(services: Services, row: RunSummary, identity: RunId, kept: Kept
 def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     """The start of the same thing again, for nobody yet and with nothing kept."""
     old = run.trigger
-    trigger = Trigger(kind="rerun", ref=old.ref, git=old.git, payload=old.payload)
+    # For the file it is the same event: a step that asks for `event.name == 'push'` is not skipped by being done again.
+    trigger = Trigger(kind="rerun", ref=old.ref, git=old.git, payload={"name": old.kind, **old.payload})
     plan, revision = services.log.plan(run.plan_hash), run.revision
     if plan is None:
         raise Stalled("WF305", f"the plan of run {run.id} is missing from the store; run waterflowd fsck")

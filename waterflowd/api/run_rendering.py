@@ -37,7 +37,7 @@ VALUES_BYTES_MAX = 2 << 20
 ATTEMPTS_MAX = 100
 
 _Value = TypeVar("_Value")
-_Thing = TypeVar("_Thing")
+_Part = TypeVar("_Part", Job, Block)
 _encoder = msgspec.json.Encoder()
 #: What is shown first: what did not end well, then what is at work, then the rest.
 _BAD = frozenset({Conclusion.FAILURE, Conclusion.LOST, Conclusion.TIMED_OUT, Conclusion.CANCELLED})
@@ -46,8 +46,8 @@ _BAD = frozenset({Conclusion.FAILURE, Conclusion.LOST, Conclusion.TIMED_OUT, Con
 class Budget:
     """What is left of an answer's bounds."""
 
-    def __init__(self, rows: int = ROWS_MAX) -> None:
-        self.rows = rows
+    def __init__(self) -> None:
+        self._rows = ROWS_MAX
         self._bytes = VALUES_BYTES_MAX
         self._is_first = True
 
@@ -62,14 +62,20 @@ class Budget:
         self._bytes -= size
         return value
 
-    def take(self, things: Sequence[_Thing], rank: Callable[[_Thing], int]) -> list[_Thing]:
-        """Those of a list that are shown, in its order; of too many, the lowest ranks."""
-        room = max(0, min(SHOWN_MAX, self.rows))
-        shown = range(len(things))
-        if len(things) > room:
-            shown = sorted(sorted(shown, key=lambda index: rank(things[index]))[:room])  # type: ignore[assignment]
-        self.rows -= len(shown)
-        return [things[index] for index in shown]
+    def take(self, things: Sequence[_Part], rank: Callable[[_Part], int]) -> list[_Part]:
+        """Those of a list that are shown, in its order; of too many, the lowest ranks. Their steps count as rows."""
+        order = (
+            range(len(things))
+            if len(things) <= SHOWN_MAX
+            else sorted(range(len(things)), key=lambda n: rank(things[n]))
+        )
+        shown: list[int] = []
+        for index in order[:SHOWN_MAX]:
+            if self._rows <= 0:
+                break
+            shown.append(index)
+            self._rows -= 1 + len(things[index].steps)
+        return [things[index] for index in sorted(shown)]
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -217,9 +223,7 @@ def _batch_json(job: Job) -> dict[str, Any] | None:
 
 
 def _jobs_json(jobs: Sequence[Job], budget: Budget) -> list[dict[str, Any]]:
-    shown = budget.take(jobs, _job_rank)
-    budget.rows -= sum(len(child.steps) for child in shown)
-    return [job_json(child, budget, outputs=budget.value(child.outputs)) for child in shown]
+    return [job_json(child, budget, outputs=budget.value(child.outputs)) for child in budget.take(jobs, _job_rank)]
 
 
 def _job_rank(job: Job) -> int:
@@ -263,8 +267,6 @@ def _step_json(step: Step, budget: Budget, outputs: dict[str, Any] | None, *, is
 
 
 def _blocks_json(step: Step, budget: Budget) -> list[dict[str, Any]]:
-    shown = budget.take(step.blocks, _block_rank)
-    budget.rows -= sum(len(block.steps) for block in shown)
     return [
         {
             "index": block.index,
@@ -273,7 +275,7 @@ def _blocks_json(step: Step, budget: Budget) -> list[dict[str, Any]]:
             "state": block_state(block),
             "steps": [_step_json(inner, budget, budget.value(inner.outputs), is_deep=True) for inner in block.steps],
         }
-        for block in shown
+        for block in budget.take(step.blocks, _block_rank)
     ]
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.engine import commands, rendering, secrets
@@ -18,7 +20,8 @@ from waterflowd.errors import Rejected
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.
 OUTPUT_BYTES_MAX = 64 << 20
-
+#: Of all secrets of one step; a key file has a few thousand bytes.
+SECRETS_BYTES_MAX = 128 << 10
 
 #: The value of a secret, by the name under which the sources know it.
 Secret = Callable[[str], str | None]
@@ -50,6 +53,7 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         try:
             values = _values(job, plan.secrets, secret)
             params, env = _filled(node, params, values), secrets.fill(env, frozenset(values), values.__getitem__)
+            _check_size(values, params, env)
         except Rejected as error:
             node, params, env, values = "fail", {"message": str(error)}, {}, {}
     return messages.Task(
@@ -88,6 +92,16 @@ def _filled(node: str, params: dict[str, Any], values: dict[str, str]) -> dict[s
         name = next(name for name, value in params.items() if filled[name] != value)
         raise Rejected("WF624", f"with.{name} holds a secret, which others on the server could read; give it by env")
     return filled
+
+
+def _check_size(values: dict[str, str], params: dict[str, Any], env: dict[str, str]) -> None:
+    """What is filled in must fit a message, and what an agent has to look for must not keep it from everything else."""
+    size = sum(len(value.encode("utf-8", "surrogatepass")) for value in values.values())
+    if size > SECRETS_BYTES_MAX:
+        raise Rejected("WF625", f"the secrets of this step have {size} bytes together; {SECRETS_BYTES_MAX} is the most")
+    size += len(msgspec.msgpack.encode((params, env)))
+    if size > messages.TASK_BYTES_MAX:
+        raise Rejected("WF625", f"with its secrets this step has {size} bytes; {messages.TASK_BYTES_MAX} is the most")
 
 
 def cancel(run: Run, command: commands.CancelTask) -> messages.Cancel:

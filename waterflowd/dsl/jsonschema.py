@@ -69,7 +69,7 @@ def _collect(concept: type[Concept], definitions: dict[str, JsonSchema]) -> None
     definitions[concept.__name__] = {}
     definitions[concept.__name__] = made = _concept(concept)
     for name in _references(made):
-        if name not in definitions and (inner := _CONCEPTS.get(name)) is not None:
+        if name not in definitions and (inner := CONCEPTS.get(name)) is not None:
             _collect(inner, definitions)
 
 
@@ -80,7 +80,8 @@ def _all_concepts(concept: type[Concept] = Concept) -> Iterator[type[Concept]]:
             yield from _all_concepts(inner)
 
 
-_CONCEPTS: dict[str, type[Concept]] = {concept.__name__: concept for concept in _all_concepts()}
+#: Every concept of the language by the name of its model.
+CONCEPTS: dict[str, type[Concept]] = {concept.__name__: concept for concept in _all_concepts()}
 
 
 def _references(part: Any) -> Iterator[str]:
@@ -179,19 +180,20 @@ def plain_text(text: str) -> str:
 
 def _with_name(node: str) -> str:
     model = control.MODELS.get(node)
-    return (model.__name__ if model is not None else f"{node}-with").replace("/", "-")
+    return model.__name__ if model is not None else f"{node.replace('/', '-')}-with"
 
 
 def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
     """The `with` of a node that is no concept."""
     _, components = msgspec.json.schema_components([node.parameters])
     (record,) = components.values()
-    section = NODES[node.name]
+    section = NODES.get(node.name)
+    keys = section.keys if section is not None else {}
     made: JsonSchema = {
-        "description": plain_text(section.what),
+        "description": plain_text(section.what if section is not None else node.summary),
         "type": "object",
         "properties": {
-            name: _described(shapes.of_parameter(found).schema, section.keys[name])
+            name: _described(shapes.of_parameter(found).schema, keys.get(name) or Key(found.get("description", ""), ""))
             | ({"default": found["default"]} if found.get("default") else {})
             for name, found in record["properties"].items()
         },
@@ -226,17 +228,8 @@ def _step_rules() -> JsonSchema:
         {"not": {"required": ["run", "with"]}, "errorMessage": "with belongs to uses, not to run"},
     ]
     for node in node_schema.BUILT_IN.values():
-        scripts_only = _only(keys, "script")
-        refused = {
-            "engine": _only(keys, "process", "script"),
-            "agent": scripts_only,
-            "host": scripts_only,
-            "process": {},
-        }
-        refused_here = dict(refused[node.runs_in.value])
-        if node.runs_in is node_schema.RunsIn.ENGINE:
-            # A directory for the blocks inside is not taken either, but is no error of `approval` and `sleep` alone.
-            refused_here.pop("timeout-minutes", None)
+        is_script, is_engine = node.name == "shell", node.runs_in is node_schema.RunsIn.ENGINE
+        refused_here = _only(keys, "process", "script") if is_engine else {} if is_script else _only(keys, "script")
         then: JsonSchema = {
             "required": ["with"],
             "properties": {"with": {"$ref": f"#/definitions/{_with_name(node.name)}"}, **refused_here},

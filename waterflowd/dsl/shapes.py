@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BeforeValidator, PlainValidator
 from pydantic.fields import FieldInfo
 
@@ -264,19 +263,14 @@ def _of(annotation: Any, metadata: list[Any]) -> Shape:
             return _VALUES[item.func]
     found = _plain(annotation)
     for item in flat:
-        if isinstance(item, annotated_types.MinLen | annotated_types.MaxLen):
-            found = _bounded(found, item)
+        for bound, word in (("min_length", "min"), ("max_length", "max")):
+            if (number := getattr(item, bound, None)) is not None:
+                what = "Items" if found.schema.get("type") == "array" else "Properties"
+                found = Shape({**found.schema, f"{word}{what}": number}, found.words)
     # The validator that stands last is asked first.
     for item in validators:
         found = _SPELLINGS[getattr(item.func, "__name__", "")](found)
     return found
-
-
-def _bounded(shape: Shape, bound: annotated_types.MinLen | annotated_types.MaxLen) -> Shape:
-    what = "Items" if shape.schema.get("type") == "array" else "Properties"
-    if isinstance(bound, annotated_types.MinLen):
-        return Shape({**shape.schema, f"min{what}": bound.min_length}, shape.words)
-    return Shape({**shape.schema, f"max{what}": bound.max_length}, shape.words)
 
 
 def _plain(annotation: Any) -> Shape:
@@ -287,7 +281,8 @@ def _plain(annotation: Any) -> Shape:
         (inner,) = [argument for argument in arguments if argument is not type(None)]
         return _plain(inner).or_null()
     if origin is Literal:
-        return Shape({"enum": list(arguments)}, "one of " + ", ".join(f"`{name}`" for name in arguments))
+        names = ", ".join(f"`{name}`" for name in arguments)
+        return Shape({"enum": list(arguments)}, f"one of {names}" if len(arguments) > 1 else names)
     if origin is list:
         return list_of(_plain(arguments[0]))
     if origin is dict:
@@ -300,32 +295,46 @@ def _plain(annotation: Any) -> Shape:
     return _ANY
 
 
-_JSON_TYPES = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "`true` or `false`"}
+_JSON_TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "`true` or `false`",
+    "array": "a list",
+    "object": "a mapping",
+}
 
 
 def of_parameter(found: JsonSchema) -> Shape:
     """What a parameter of a node takes, from the schema of its record: expressions too, and numbers where text is wanted."""
     options = [option for option in found.get("anyOf", [found]) if option.get("type") != "null"]
-    listed_names = [name for option in options for name in option.get("enum", ()) if name is not None]
-    if listed_names:
-        named = _plain(Literal[tuple(listed_names)])
-        text = _matching(_EXPRESSION, named.words, "string")
-        return Shape({"anyOf": [named.schema, text]}, named.words)
-    kinds = [option["type"] for option in options if "type" in option]
-    if not kinds:
+    if any(not {"type", "enum"} & set(option) for option in options):
         return _ANY
-    bounds = {name: value for name, value in found.items() if name in ("minimum", "maximum")}
-    words = " or ".join(_JSON_TYPES.get(kind, "a list" if kind == "array" else "a mapping") for kind in kinds)
-    if kinds == ["array"]:
-        items = of_parameter(found["items"]) if found.get("items") else _ANY
-        listed = list_of(items)
-        text = _matching(_EXPRESSION, "a list, or an expression", "string")
-        return Shape({"anyOf": [listed.schema, text]}, listed.words)
-    if kinds == ["object"]:
-        return Shape({"anyOf": [{"type": "object"}, _matching(_EXPRESSION, "a mapping", "string")]}, words)
-    if "string" in kinds and "array" in kinds:
-        return Shape({"type": [*_SCALAR, "array"]}, words)
+    names = [f"`{name}`" for option in options for name in option.get("enum", ())]
+    kinds = list(dict.fromkeys(option["type"] for option in options if "enum" not in option))
+    words = " or ".join([*([f"one of {', '.join(names)}"] if names else []), *(_JSON_TYPES[kind] for kind in kinds)])
+    widened = [_widened(option) for option in options if option.get("type") in ("array", "object") or "enum" in option]
+    scalars = [option for option in options if "enum" not in option and option["type"] not in ("array", "object")]
+    return Shape(_one(widened, scalars, words), words)
+
+
+def _one(widened: list[JsonSchema], scalars: list[JsonSchema], words: str) -> JsonSchema:
+    """One schema of several, that also takes an expression."""
+    kinds = {option["type"] for option in scalars}
+    bounds = {name: value for option in scalars for name, value in option.items() if name in ("minimum", "maximum")}
+    least = {"minLength": 1} if any(option.get("minLength") for option in scalars) else {}
     if "string" in kinds:
-        return Shape({"type": _SCALAR, **({"minLength": 1} if found.get("minLength") else {})}, words)
-    (kind,) = kinds
-    return or_expression(Shape({"type": kind, **bounds}, words))
+        scalar: JsonSchema = {"type": _SCALAR, **least, **bounds}
+    else:
+        wanted = f"{words.replace('`', '')}, or an expression"
+        scalar = _matching(_EXPRESSION, wanted, *sorted(kinds), "string", **bounds)
+    return {"anyOf": [*widened, scalar]} if widened else scalar
+
+
+def _widened(option: JsonSchema) -> JsonSchema:
+    if "enum" in option:
+        return {"enum": list(option["enum"])}
+    if option["type"] == "array":
+        return {"type": "array", "items": of_parameter(option["items"]).schema if option.get("items") else {}}
+    inner = option.get("additionalProperties")
+    return {"type": "object", "additionalProperties": of_parameter(inner).schema if inner else True}

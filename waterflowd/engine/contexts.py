@@ -214,10 +214,13 @@ _FOR_STEP: _Makers = {
 def job_status(run: Run, job: Job) -> expr.Status:
     """What the status functions say in a job's `if`."""
     needs = [job.scope.jobs[need] for need in job.plan.needs]
+    caller = job.caller
+    # A call that began after the run was cancelled, by its own `if`, is not concerned; nor is what it calls.
+    is_cancelled = run.is_cancelled if caller is None else caller.is_cancelled
     return expr.Status(
-        success=not run.is_cancelled and all(need.has_success for need in needs),
+        success=not is_cancelled and all(need.has_success for need in needs),
         failure=any(need.has_failure for need in needs),
-        cancelled=run.is_cancelled,
+        cancelled=is_cancelled,
     )
 
 

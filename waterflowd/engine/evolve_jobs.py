@@ -83,7 +83,8 @@ def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
         step.approval = approval
         step.started_at = event.at
         step.reason = event.reason
-        move(job, Status.WAITING if len(job.active_steps()) == 1 else Status.RUNNING)
+        job.open_approvals += 1
+        move(job, Status.RUNNING if job.has_active_step_beside(step) else Status.WAITING)
     job.reason = event.reason
 
 

@@ -154,6 +154,7 @@ def step_completed(run: Run, event: events.StepCompleted) -> None:
     if event.env:
         job.env.update(event.env)
     if step.approval is not None:
+        job.open_approvals -= 1
         _extend(job, event.at - (step.started_at or event.at))
     block.cursor += 1
     if event.conclusion in FAILURES and block.failed_step is None:

@@ -59,9 +59,12 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
     parent = job.parent
     if parent is None or job.status is not Status.QUEUED:
         return None
+    assert parent.children is not None
+    if parent.children.scope is not None:
+        # Jobs that are called begin or end by their own `if`, after a cancel too.
+        return None
     if parent.is_cancelled:
         return Conclusion.CANCELLED, parent.stop_reason
-    assert parent.children is not None
     if parent.children.halted is not None:
         conclusion = Conclusion.CANCELLED if parent.children.fail_fast else Conclusion.SKIPPED
         return conclusion, parent.children.halted
@@ -105,8 +108,10 @@ def _takes_lock(job: Job) -> bool:
 
 
 def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted:
-    if run.is_cancelled:
-        return ends.complete(job, Conclusion.CANCELLED, run.reason, now)
+    caller = job.caller
+    if run.is_cancelled if caller is None else caller.is_cancelled:
+        why = run.reason if caller is None else caller.stop_reason
+        return ends.complete(job, Conclusion.CANCELLED, why, now)
     for need in job.plan.needs:
         needed = job.scope.jobs[need]
         if needed.conclusion is not None and not needed.has_success and not conditions.names_status(job.plan.condition):

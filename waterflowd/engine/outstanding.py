@@ -1,7 +1,8 @@
 """`outstanding`: everything that the host still owes a run, derived from its state alone.
 
 Rules of this file: this is the only place that says which state needs which command. Recovery asks for all of it; the live
-path (step.py) asks for a job before and after its events, and hands out the difference. So both paths owe the same.
+path (step.py) asks for the touched parts of a job before and after its events, and hands out the difference. So both paths owe
+the same. What is owed to a block follows from its job and itself, so that other blocks need not be looked at.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from waterflowd.engine import commands
-from waterflowd.engine.blocks import Step, Stop
+from waterflowd.engine.blocks import Block, Step, Stop
 from waterflowd.engine.gates import Lock
 from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state import Job, Run
@@ -75,7 +76,15 @@ def wants_survey(job: Job) -> bool:
 
 
 def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
-    """What the host owes one job."""
+    """What the host owes one job with all its blocks."""
+    owed = [*owed_to_job_alone(run, job)]
+    for block in job.blocks.values():
+        owed += owed_to_block(run, job, block)
+    return tuple(owed)
+
+
+def owed_to_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
+    """What the host owes one job apart from its blocks."""
     if job.status is Status.COMPLETED or job.status is Status.QUEUED or run.status is Status.COMPLETED:
         return ()
     owed: list[commands.Command] = []
@@ -92,24 +101,26 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
         owed.append(commands.Survey(job=job.id, group=job.group, labels=tuple(job.labels.items())))
     if job.retry_at is not None:
         owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
-        return tuple(owed)
-    is_paused = False
-    work: list[commands.Command] = []
-    for block in job.blocks.values():
-        step = block.current
-        if step is None or step.status is Status.QUEUED:
-            continue
-        if step.deadline_at is not None:
-            work.append(_arm(TimerKind.STEP_TIMEOUT, step.deadline_at, job, step))
-        if step.approval is not None:
-            is_paused = True
-            if step.approval.due_at is not None:
-                work.append(_arm(TimerKind.APPROVAL, step.approval.due_at, job, step))
-        elif not step.has_blocks:
-            _owed_to_step(job, step, work)
-    if not job.is_timed_out and not is_paused:
+    elif not job.is_timed_out and not job.open_approvals:
         owed.append(commands.ArmTimer(timer=_job_timer(job)))
-    owed += work
+    return tuple(owed)
+
+
+def owed_to_block(run: Run, job: Job, block: Block) -> tuple[commands.Command, ...]:
+    """What the host owes the step whose turn it is in an open block."""
+    step = block.current
+    if step is None or step.status is Status.QUEUED:
+        return ()
+    if job.status is Status.COMPLETED or run.status is Status.COMPLETED:
+        return ()
+    owed: list[commands.Command] = []
+    if step.deadline_at is not None:
+        owed.append(_arm(TimerKind.STEP_TIMEOUT, step.deadline_at, job, step))
+    if step.approval is not None:
+        if step.approval.due_at is not None:
+            owed.append(_arm(TimerKind.APPROVAL, step.approval.due_at, job, step))
+    elif not step.has_blocks:
+        _owed_to_step(job, step, owed)
     return tuple(owed)
 
 

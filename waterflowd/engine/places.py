@@ -15,11 +15,22 @@ from waterflowd.engine.transitions import is_inside
 
 #: Where something may follow: a job's index, and the number of one of its blocks (0: its root, and the job itself).
 Place = tuple[int, int]
+#: In place of a block's number, of what is owed: the job alone.
+ALONE = -1
 
 #: Events about the run as a whole: every job may go on, or must end.
 _WHOLE_RUN = frozenset({events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut})
 #: Events that reach what a job has become.
 _WHOLE_JOB = frozenset({events.JobExpanded, events.JobEntered, events.JobHalted, events.JobCancelled})
+#: Events that reach all blocks of a job.
+_ALL_BLOCKS = frozenset({
+    events.JobCompleted,
+    events.JobRestarted,
+    events.JobRetryScheduled,
+    events.JobSkipped,
+    events.JobTimedOut,
+    events.StepTimedOut,
+})  # fmt: skip
 #: Events after which the next instance may have its turn.
 _TURNS = frozenset({
     events.JobReady,
@@ -50,17 +61,32 @@ _OF_STEPS = frozenset({
 })  # fmt: skip
 
 
-def concerned(run: Run, event: events.RunEvent) -> Sequence[int]:
-    """Indexes of the jobs that the event changes."""
+def concerned(run: Run, event: events.RunEvent) -> Iterator[Place]:
+    """The parts of jobs to which something else may be owed once the event is applied."""
     kind = type(event)
     if kind in _WHOLE_RUN:
-        return range(len(run.jobs))
+        for job in run.jobs:
+            yield from _parts(job)
+        return
     if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
-        return ()
+        return
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
+    # With its server, the job's other branches want a slot there.
+    is_placed = kind is events.AttemptDispatched and job.agent is None
+    if kind in _WHOLE_JOB or kind in _ALL_BLOCKS or is_placed:
+        yield from _parts(job)
+    else:
+        yield job.index, ALONE
+        if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
+            yield job.index, _number(job, job.steps_by_id[event.step].block)  # type: ignore[union-attr]
     if kind in _WHOLE_JOB:
-        return (job.index, *(child.index for child in _below(job)))
-    return (job.index,)
+        for child in _below(job):
+            yield from _parts(child)
+
+
+def _parts(job: Job) -> Iterator[Place]:
+    yield job.index, ALONE
+    yield from ((job.index, _number(job, block)) for block in job.blocks.values())
 
 
 def touched(run: Run, event: events.RunEvent) -> Sequence[Place]:
@@ -72,7 +98,7 @@ def touched(run: Run, event: events.RunEvent) -> Sequence[Place]:
         return ()
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
     if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
-        return _around(job, job.steps_by_id[event.step])  # type: ignore[union-attr]
+        return _around(job, job.steps_by_id[event.step], kind)  # type: ignore[union-attr]
     return list(_of_job(run, job, kind))
 
 
@@ -107,14 +133,16 @@ def _places(job: Job) -> Iterator[Place]:
     yield from ((job.index, number) for number in job.blocks)
 
 
-def _around(job: Job, step: Step) -> Sequence[Place]:
-    """The step's own block, those inside of it that are open, and the one around."""
+def _around(job: Job, step: Step, kind: type) -> Sequence[Place]:
+    """The step's own block, the one that it has just begun, or those inside of it that must end, and the one around."""
     block = step.block
     owner = block.owner
     if owner is None and not step.has_blocks:
         return ((job.index, 0),)
     found = [(job.index, _number(job, block))]
-    if step.has_blocks:
+    if kind is events.BlockStarted:
+        found.append((job.index, step.blocks[-1].number))
+    elif kind is events.StepTimedOut:
         found += [(job.index, inner.number) for inner in job.blocks.values() if _is_within(inner, step)]
     if owner is not None:
         found.append((job.index, _number(job, owner.block)))

@@ -12,6 +12,7 @@ jobs of the workflow that it calls. These have ids below its own, and stand behi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from waterflowd.engine.blocks import LOOP, PARALLEL, Attempt, Block, Step, Stop
@@ -92,9 +93,9 @@ class Job:
         "agent", "agent_facts", "agent_name", "approval", "avoid", "blocks", "blocks_made", "children",
         "completed_at", "conclusion", "deadline_at", "env", "group", "has_failure", "has_success", "id", "index",
         "is_admitted", "is_approved", "is_begun", "is_cancelled", "is_skipped", "is_timed_out", "key", "labels",
-        "lock", "matrix", "name", "number", "open_needs", "outcome", "outputs", "parent", "pinned", "pinned_name",
-        "plan", "position", "ready_at", "reason", "retry_at", "root", "scope", "start_deadline_at", "started_at",
-        "status", "steps_by_id", "stop_reason", "timeout_ms",
+        "lock", "matrix", "name", "number", "open_approvals", "open_needs", "outcome", "outputs", "parent", "pinned",
+        "pinned_name", "plan", "position", "ready_at", "reason", "retry_at", "root", "scope", "start_deadline_at",
+        "started_at", "status", "steps_by_id", "stop_reason", "timeout_ms",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +128,8 @@ class Job:
         #: Blocks that are not at their end, by number.
         self.blocks: dict[int, Block] = {}
         self.root = self.new_root()
+        #: Steps of it that wait for people: its time stands still.
+        self.open_approvals = 0
         #: Needs that are not completed yet; an instance is made when there is none.
         self.open_needs = 0 if key is not None else len(plan.needs)
         #: The gates before it have been passed: what it consists of is at work.
@@ -177,6 +180,14 @@ class Job:
         return self.key is None and (self.plan.strategy is not None or self.plan.target is not None)
 
     @property
+    def caller(self) -> Job | None:
+        """The job that calls the workflow that this one is a part of; None in the run's own."""
+        above = self.parent
+        while above is not None and (above.children is None or above.children.scope is None):
+            above = above.parent
+        return above
+
+    @property
     def steps(self) -> list[Step]:
         """The steps of the root block."""
         return self.root.steps
@@ -191,12 +202,16 @@ class Job:
         """The step of the root block whose turn it is."""
         return self.root.current
 
-    def active_steps(self) -> list[Step]:
+    def active_steps(self) -> Iterator[Step]:
         """The steps without blocks that are at work, in the order in which their blocks began."""
-        current = (block.current for block in self.blocks.values())
-        return [
-            step for step in current if step is not None and not step.has_blocks and step.status is not Status.QUEUED
-        ]
+        for block in self.blocks.values():
+            step = block.current
+            if step is not None and not step.has_blocks and step.status is not Status.QUEUED:
+                yield step
+
+    def has_active_step_beside(self, step: Step) -> bool:
+        """Whether another step without blocks is at work."""
+        return any(other is not step for other in self.active_steps())
 
     def new_root(self) -> Block:
         """A root block with all its steps queued."""

@@ -8,15 +8,16 @@ more and what it owes no longer. The host makes the events durable before it car
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from waterflowd.engine import commands, events, inputs, moves
 from waterflowd.engine.decide import decide
 from waterflowd.engine.evolve import evolve
-from waterflowd.engine.outstanding import owed_to_job, owed_to_run
-from waterflowd.engine.places import Place, concerned, touched
+from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone, owed_to_run
+from waterflowd.engine.places import ALONE, Place, concerned, touched
 from waterflowd.engine.state import Run
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Outcome
@@ -39,7 +40,7 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
         return _NOTHING
     owed = _Owed(run)
     happened: list[events.RunEvent] = []
-    waiting: list[Place] = []
+    waiting = _Waiting()
     for event in first:
         _apply(run, event, owed, happened, waiting)
     while (following := _next(run, waiting, now)) is not None:
@@ -47,27 +48,46 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
     return Progress(happened, [*owed.difference(), *_released(run, happened)])
 
 
-def _next(run: Run, waiting: list[Place], now: int) -> events.RunEvent | None:
+class _Waiting:
+    """The touched places, each once; the first of them in the order of the file comes first."""
+
+    def __init__(self) -> None:
+        self._heap: list[Place] = []
+        self._known: set[Place] = set()
+
+    def add(self, place: Place) -> None:
+        """Something may follow there."""
+        if place not in self._known:
+            self._known.add(place)
+            heapq.heappush(self._heap, place)
+
+    def first(self) -> Place | None:
+        """Where to look next."""
+        return self._heap[0] if self._heap else None
+
+    def drop(self) -> None:
+        """Nothing follows at the first place."""
+        self._known.discard(heapq.heappop(self._heap))
+
+
+def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
     """The next event that follows by itself: of the first touched place for which one does, else of the run."""
-    while waiting and (run.started_at is not None or moves.is_ending(run)):
-        index, block = waiting[0]
-        event = moves.of_place(run, run.jobs[index], block, now)
-        if event is not None:
-            return event
-        heapq.heappop(waiting)
+    if run.started_at is not None or moves.is_ending(run):
+        while (place := waiting.first()) is not None:
+            event = moves.of_place(run, run.jobs[place[0]], place[1], now)
+            if event is not None:
+                return event
+            waiting.drop()
     return moves.of_run(run, now)
 
 
-def _apply(
-    run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: list[Place]
-) -> None:
-    for index in concerned(run, event):
-        owed.note(index)
+def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: _Waiting) -> None:
+    for place in concerned(run, event):
+        owed.note(place)
     evolve(run, event)
     happened.append(event)
     for place in touched(run, event):
-        if place not in waiting:
-            heapq.heappush(waiting, place)
+        waiting.add(place)
 
 
 class _Owed:
@@ -76,23 +96,38 @@ class _Owed:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._of_run = owed_to_run(run)
-        self._of_jobs: dict[int, tuple[commands.Command, ...]] = {}
+        self._of_parts: dict[Place, tuple[commands.Command, ...]] = {}
 
-    def note(self, index: int) -> None:
-        """Remembers what is owed to a job, at its first touch."""
-        if index not in self._of_jobs:
-            self._of_jobs[index] = owed_to_job(self._run, self._run.jobs[index])
+    def note(self, part: Place) -> None:
+        """Remembers what is owed to a part of a job, at its first touch."""
+        if part not in self._of_parts:
+            self._of_parts[part] = self._now(part)
+
+    def _now(self, part: Place) -> tuple[commands.Command, ...]:
+        index, number = part
+        job = self._run.jobs[index]
+        if number == ALONE:
+            return owed_to_job_alone(self._run, job)
+        block = job.root if number == 0 else job.blocks.get(number)
+        return owed_to_block(self._run, job, block) if block is not None else ()
 
     def difference(self) -> Iterator[commands.Command]:
         """What is owed no longer, then what is owed more, job by job."""
         run = self._run
         yield from _difference(run, self._of_run, owed_to_run(run))
-        for index, before in sorted(self._of_jobs.items()):
-            yield from _difference(run, before, owed_to_job(run, run.jobs[index]))
+        for _, parts in itertools.groupby(sorted(self._of_parts), key=lambda part: part[0]):
+            before: list[commands.Command] = []
+            after: list[commands.Command] = []
+            for part in parts:
+                now = self._now(part)
+                if now != self._of_parts[part]:
+                    before += self._of_parts[part]
+                    after += now
+            yield from _difference(run, before, after)
 
 
 def _difference(
-    run: Run, before: tuple[commands.Command, ...], after: tuple[commands.Command, ...]
+    run: Run, before: Sequence[commands.Command], after: Sequence[commands.Command]
 ) -> Iterator[commands.Command]:
     if before == after:
         return

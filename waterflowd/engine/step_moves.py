@@ -124,7 +124,8 @@ def _sleep(job: Job, step: Step, env: expr.Env, now: int) -> events.RunEvent:
 
 
 def _active_blocks(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
-    if step.is_timed_out or job.is_timed_out or run.is_timed_out or job.is_cancelled or run.is_forced:
+    is_over = step.is_timed_out or job.is_cancelled or run.is_forced
+    if is_over or _out_of_time(run, job, step) is not None:
         if step.open_blocks:
             return None
         conclusion, why = _cut(run, job, step)
@@ -150,7 +151,8 @@ def _cut(run: Run, job: Job, step: Step) -> tuple[Conclusion, Reason]:
         return Conclusion.TIMED_OUT, job.reason
     if run.is_timed_out and not run.is_forced:
         return Conclusion.TIMED_OUT, run.reason
-    return Conclusion.CANCELLED, job.stop_reason
+    over = _out_of_time(run, job, step)
+    return Conclusion.CANCELLED, job.stop_reason if over is None else over
 
 
 def _active_approval(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:

@@ -20,7 +20,7 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
-from waterflowd.engine.outstanding import owed_to_job, owed_to_run
+from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
 from waterflowd.errors import Rejected
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
@@ -174,7 +174,7 @@ class Batch:
         for run_id, command in owed:
             run = self._world.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
-            if run is None or command not in _owed(run, command.job):
+            if run is None or command not in _owed(run, command):
                 continue
             match command:
                 case commands.Place() if not self._world.placement.knows(_key(run_id, command)):
@@ -298,8 +298,14 @@ def _is_held(run: Run, given: inputs.Placed) -> bool:
     return attempt is not None and attempt.is_open and attempt.agent == given.agent
 
 
-def _owed(run: Run, job: JobId | None) -> tuple[commands.Command, ...]:
-    return owed_to_run(run) if job is None else owed_to_job(run, run.jobs_by_id[job])
+def _owed(run: Run, question: Question) -> tuple[commands.Command, ...]:
+    """What is owed where the question comes from."""
+    job = run.jobs_by_id[question.job]
+    if isinstance(question, commands.Survey):
+        return owed_to_job_alone(run, job)
+    step = job.steps_by_id.get(question.step)
+    is_open = step is not None and step.block.number in job.blocks
+    return owed_to_block(run, job, step.block) if step is not None and is_open else ()
 
 
 def _not_allowed(repository: str | None, group: str) -> Reason:

@@ -150,6 +150,12 @@ def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
 
 def _evolve_files(ref: RefState, fact: events.RevisionApplied | events.FilesApplied, seq: int) -> None:
     ref.version += 1
+    # A webhook that another file of the same movement takes over keeps its place too.
+    left = {path: ref.files[path] for path in (*fact.removed, *(file.path for file in fact.files)) if path in ref.files}
+    hooks: dict[str, int] = {}
+    for was in left.values():
+        if was.hook is not None:
+            hooks[was.hook.name] = min(was.hook_since, hooks.get(was.hook.name, was.hook_since))
     for path in fact.removed:
         ref.files.pop(path, None)
     for file in fact.files:
@@ -159,7 +165,7 @@ def _evolve_files(ref: RefState, fact: events.RevisionApplied | events.FilesAppl
         held = FileState(newest=file, good=good, commit=ref.commit)
         if held.hook is not None:
             is_kept = before is not None and before.hook is not None and before.hook.name == held.hook.name
-            held.hook_since = before.hook_since if before is not None and is_kept else seq
+            held.hook_since = before.hook_since if before is not None and is_kept else hooks.get(held.hook.name, seq)
         if held.follows is not None:
             held.follow_since = before.follow_since if before is not None and before.follows is not None else seq
         ref.files[file.path] = held

@@ -43,7 +43,7 @@ from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Kept, Trigger
 from waterflowd.model.statuses import Outcome
 
 RUN = RunId("01J00000000000000000000000")
@@ -68,6 +68,8 @@ class Scenario:
         self.timers = Timers()
         self.now = START_AT
         self.history: list[events.RunEvent] = []
+        #: What the run takes over from an earlier one.
+        self.kept: Kept | None = None
         #: Everything handed out and not settled yet, to be compared with `outstanding`.
         self.owed: dict[commands.Command, None] = {}
         self._lines: list[str] = []
@@ -121,6 +123,7 @@ class Scenario:
                 revision=None,
                 inputs=given,
                 vars={},
+                kept=self.kept,
             )
         )
 

@@ -127,3 +127,13 @@ def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
     """Only the names that the step's own plan lists are filled in."""
     step = "{run: work, env: {A: '${{ secrets.TOKEN }}', B: '\\ue0f0OTHER\\ue0f1'}}"
     assert "value" not in lowered(step.encode().decode("unicode_escape"), TOKEN="s3cret", OTHER="value").env["B"]
+
+
+def test_secrets_that_are_too_large_fail_the_step() -> None:
+    """Alone, or filled in a hundred times: a message has a bound."""
+    step = "{run: work, env: {A: '${{ secrets.A }}', B: '${{ secrets.B }}', C: '${{ secrets.C }}'}}"
+    large = "x" * (48 << 10)
+    assert "WF625" in lowered(step, A=large, B=large, C=large).params["message"]
+    assert lowered(step, A=large, B=large, C="").node == "shell"
+    many = ", ".join(f"V{number}: '${{{{ secrets.A }}}}'" for number in range(100))
+    assert "WF625" in lowered(f"{{run: work, env: {{{many}}}}}", A=large).params["message"]

@@ -144,3 +144,53 @@ async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up
         await world.enrolment.revoke(agent, "somebody")
         await world.settle()
         assert world.kinds(run.id)[-1] == "RunCompleted"
+
+
+async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None:
+    """Another server of the group is taken, though the first one has more room."""
+    retried = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, initial-interval: 1s}, steps: [{run: work}]}}"
+    async with HostWorld() as world:
+        first, second = world.enrol("web-1", "web"), world.enrol("web-2", "web")
+        world.hello(first, slots=4)
+        world.hello(second, slots=2)
+        run = await world.start(retried)
+        await world.settle()
+        world.finished(first, world.link.offers()[0], outcome=messages.Outcome.FAILURE, exit_code=1)
+        await world.settle()
+        await world.advance(2_000)
+        assert list(world.placed()) == [second]
+        world.finished(second, world.link.offers()[-1])
+        await world.settle()
+        assert world.kinds(run.id)[-1] == "RunCompleted"
+
+
+async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> None:
+    """Until then the question is kept, and the reason is shown."""
+    async with HostWorld() as world:
+        run = await world.start(EACH)
+        await world.settle()
+        assert world.kinds(run.id)[-1] == "JobWaiting"
+        agent = world.enrol("web-1", "web")
+        world.world.placement.enrolment_changed(agent, ("web",))
+        world.driver.wake()
+        await world.settle()
+        assert "JobExpanded" in world.kinds(run.id)
+
+
+async def test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so() -> None:
+    """And the newcomer has the place once the other is over."""
+    newcomer = LOCKED.replace("deploy", "{group: deploy, cancel-in-progress: true}")
+    async with HostWorld() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        old = await world.start(LOCKED)
+        await world.settle()
+        (key,) = world.link.offers()
+        new = await world.start(newcomer)
+        await world.settle()
+        assert "CancelRequested" in world.kinds(old.id)
+        assert "RunStarted" not in world.kinds(new.id)
+        world.finished(agent, key, outcome=messages.Outcome.CANCELLED)
+        await world.settle()
+        assert world.kinds(old.id)[-1] == "RunCompleted"
+        assert "RunStarted" in world.kinds(new.id)

@@ -89,7 +89,9 @@ def test_a_broken_file_and_its_last_good_version_start_nothing() -> None:
 
 def test_a_group_that_the_repository_may_not_use_keeps_the_file_from_starting() -> None:
     """The configuration decides, whether or not the file changes; what only a run decides is asked about then."""
-    file = movement.file_applied(FileSeen(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers"))
+    file = movement.file_applied(
+        FileSeen(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers")
+    )
     wide = RepositorySettings(name="ops", url="/srv/ops.git")
     narrow = RepositorySettings(name="ops", url="/srv/ops.git", groups=("web-*",))
     changes = FileChanges(files=(file,))

@@ -228,6 +228,7 @@ SECTIONS: dict[str, Section] = {
                 " whole matrix may be one expression that yields it. Required.",
                 "matrix:\n  os: [linux, bsd]\n  version: [1.20, 2.0]\n  exclude: [{os: bsd, version: 2.0}]",
                 place="strategy",
+                takes="a mapping of names to lists, or one expression",
                 pitfalls=("Numbers are spelled as they are written: `1.20` stays `1.20`.",),
             ),
             "max-parallel": Key(

@@ -93,6 +93,7 @@ NODES: dict[str, Section] = {
                 "A list, or an expression that yields one. At most 10,000 items.",
                 'items: [alpha, beta]\nsteps:\n  - run: echo "${{ item }}"',
                 place="step",
+                takes="a list, or one expression",
                 pitfalls=("It excludes `while`.",),
             ),
             "as": Key(
@@ -102,11 +103,12 @@ NODES: dict[str, Section] = {
                 "Passes at a time.", "items: [a, b]\nmax-parallel: 2\nsteps: [{run: make}]", place="step"
             ),
             "while": Key(
-                "Goes on as long as the condition holds; it sees the steps of the pass before.",
-                "while: steps.probe.outcome != 'success'\nmax-iterations: 10\n"
-                "steps:\n  - id: probe\n    continue-on-error: true\n    run: ./probe.sh",
+                "Goes on as long as the condition holds. It is asked before each pass, and sees what steps of the passes before"
+                " wrote to `$WATERFLOW_ENV`.",
+                "while: env.STATE != 'ready'\nmax-iterations: 10\n"
+                'steps:\n  - run: echo "STATE=$(./state.sh)" >> "$WATERFLOW_ENV"',
                 place="step-if",
-                pitfalls=("It needs `max-iterations`.",),
+                pitfalls=("It needs `max-iterations`.", "It does not see the steps inside of the loop."),
             ),
             "max-iterations": Key(
                 "With `while`: passes after which the step fails.",

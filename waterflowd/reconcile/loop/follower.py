@@ -47,7 +47,7 @@ class Follower:
         self._about = {"repository": self._name}
         self._ports = ports
         #: Everything up to this place in the log is handled; None while nothing is followed.
-        self._seq: int | None = None
+        self.handled_seq: int | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -59,10 +59,10 @@ class Follower:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._loop.is_news.wait()
-            elif self._seq is None:
+            elif self.handled_seq is None:
                 await self._loop.is_news.wait()
             else:
-                await self._news(self._seq)
+                await self._news(self.handled_seq)
 
     async def _news(self, seq: int) -> None:
         """Returns when there are records after `seq`, or the repository has changed."""
@@ -97,20 +97,20 @@ class Follower:
             ref = self._ref()
             files = following.followers(ref) if not self._loop.state.is_suspended else {}
             if ref is None or not files:
-                self._seq = None
+                self.handled_seq = None
                 return
-            if self._seq is None:
+            if self.handled_seq is None:
                 first = min(file.follow_since for file in files.values())
-                self._seq = max(self._loop.state.followed_seq, first)
-            records = self._ports.log.feed(self._seq, _AT_ONCE)
+                self.handled_seq = max(self._loop.state.followed_seq, first)
+            records = self._ports.log.feed(self.handled_seq, _AT_ONCE)
             if not records:
                 return
             for record in records:
                 if isinstance(record.event, RunCompleted):
                     await self._completed(record, ref, files)
-                self._seq = record.seq
-            if self._seq - self._loop.state.followed_seq >= _MARK_EVERY:
-                await self._loop.apply([self._mark(self._seq)], ())
+                self.handled_seq = record.seq
+            if self.handled_seq - self._loop.state.followed_seq >= _MARK_EVERY:
+                await self._loop.apply([self._mark(self.handled_seq)], ())
             await asyncio.sleep(0)
 
     def _ref(self) -> RefState | None:

@@ -2,11 +2,12 @@
 
 Rules of this file: only files of the default refs count. A name belongs to the file that has had it for longest, by the log,
 so nobody can take another repository's hook by naming it; the others have an error until it is free. A file that is broken
-keeps its name.
+keeps its name, and one that is renamed hands it to its new path.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from waterflowd.dsl.diagnostics import Diagnostic
@@ -55,7 +56,9 @@ class HookNames:
             return ()
         holders = self._named(hook.name)
         is_one = any(held.loop is loop and held.path == file.path and held.file.newest == file for held in holders)
-        return _taken(file, hook.name, holders[0]) if is_one and not _is_of(holders[0], loop, file) else ()
+        if not is_one or (holders[0].loop is loop and holders[0].path == file.path):
+            return ()
+        return _taken(file, hook.name, holders[0].path, holders[0].loop.settings.name)
 
     def errors_after(self, loop: RepositoryLoop, file: FileApplied, changes: FileChanges) -> tuple[Diagnostic, ...]:
         """The same for a file of the default ref once these changes are applied to it."""
@@ -63,14 +66,22 @@ class HookNames:
         if hook is None:
             return ()
         changed = {one.path: one for one in changes.files}
+        kept: dict[tuple[int, int, str], str] = {}
+        since = sys.maxsize
         for held in self._named(hook.name):
-            if held.loop is loop and (held.path in changes.removed or not _keeps(changed.get(held.path), hook.name)):
-                continue
-            return () if _is_of(held, loop, file) else _taken(file, hook.name, held)
-        first = min((path for path, one in changed.items() if _names(one, hook.name)), default=file.path)
-        if first == file.path:
+            is_own = held.loop is loop
+            if is_own and (held.path in changes.removed or not _keeps(changed.get(held.path), hook.name)):
+                since = min(since, held.since)
+            else:
+                kept[held.since, held.order, held.path] = held.loop.settings.name
+        order, name = self._loops.index(loop), loop.settings.name
+        known = {path for (_, _, path), of in kept.items() if of == name}
+        new = {path for path, one in changed.items() if _names(one, hook.name)} - known
+        kept.update({(since, order, path): name for path in new})
+        first = min(kept, default=None)
+        if first is None or (kept[first], first[2]) == (name, file.path):
             return ()
-        return _error(file, hook.name, f"{shown(first)} of this repository")
+        return _taken(file, hook.name, first[2], kept[first])
 
     def _named(self, name: str) -> list[Holder]:
         refs = [loop.default_ref() for loop in self._loops]
@@ -87,10 +98,6 @@ class HookNames:
         return self._holders.get(name, [])
 
 
-def _is_of(held: Holder, loop: RepositoryLoop, file: FileApplied) -> bool:
-    return held.loop is loop and held.path == file.path
-
-
 def _names(file: FileApplied, name: str) -> bool:
     return file.triggers is not None and file.triggers.webhook is not None and file.triggers.webhook.name == name
 
@@ -100,12 +107,8 @@ def _keeps(changed: FileApplied | None, name: str) -> bool:
     return changed is None or changed.plan_hash is None or _names(changed, name)
 
 
-def _taken(file: FileApplied, name: str, held: Holder) -> tuple[Diagnostic, ...]:
-    return _error(file, name, f'{shown(held.path)} of the repository "{held.loop.settings.name}"')
-
-
-def _error(file: FileApplied, name: str, by: str) -> tuple[Diagnostic, ...]:
-    message = f'the webhook "{shown(name)}" belongs to {by} already'
+def _taken(file: FileApplied, name: str, path: str, repository: str) -> tuple[Diagnostic, ...]:
+    message = f'the webhook "{shown(name)}" belongs to {shown(path)} of the repository "{repository}" already'
     suggestion = "give one of the two another name under on.webhook.name"
     code = codes.HOOK_TAKEN
     return (Diagnostic(code=code, path=file.path, line=1, column=1, message=message, suggestion=suggestion),)

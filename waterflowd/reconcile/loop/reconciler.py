@@ -38,7 +38,8 @@ class Reconciler:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
                 tasks.create_task(self.timetables[name].run(), name=f"schedules of {name}")
-                tasks.create_task(self.followers[name].run(), name=f"followers of {name}")
+            for name, follower in self.followers.items():
+                tasks.create_task(follower.run(), name=f"followers of {name}")
             # Without repositories it runs too: whoever supervises it takes an end for a failure.
             await asyncio.Event().wait()
 

@@ -15,7 +15,7 @@ from waterflowd.engine.state import Job
 from waterflowd.fleet.locks import Holder, Locks
 from waterflowd.fleet.placement import Survey
 from waterflowd.model.ids import JobId, RunId, StepId
-from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.model.statuses import FAILURES, Conclusion, Status
 from waterflowd.testing.sim import oracle
 from waterflowd.testing.sim.language import LIMITS
 
@@ -39,6 +39,8 @@ class Gates:
         #: When those waited who were granted a place in the batch that is looked at.
         self._granted: list[tuple[Group, int]] = []
         self._has_locks = False
+        #: When the next batch of a job may begin.
+        self._resumes: dict[tuple[RunId, JobId], int] = {}
 
     def forget(self) -> None:
         """The log is an older one."""
@@ -48,7 +50,7 @@ class Gates:
     def before(self, shadow: Run, event: Any) -> None:
         """An event is about to be applied to the shadow."""
         if isinstance(event, _TURN) and event.job is not None:
-            self._check_turn(shadow, shadow.jobs_by_id[event.job])
+            self._check_turn(shadow, shadow.jobs_by_id[event.job], event.at)
         if isinstance(event, _BEGIN):
             self._check_begin(shadow, shadow.jobs_by_id[event.job])
         if isinstance(event, events.JobExpanded):
@@ -67,6 +69,10 @@ class Gates:
             self._check_server(shadow, event)
         elif isinstance(event, events.StepCompleted):
             self._check_approved(shadow, event)
+        elif isinstance(event, events.BatchCompleted):
+            self._resumes[shadow.id, event.job] = event.resume_at
+        elif isinstance(event, events.BlockStarted):
+            self._check_block(shadow, event)
         elif isinstance(event, events.JobRestarted):
             self._check_try(shadow, event)
 
@@ -75,7 +81,7 @@ class Gates:
 
     # Turns ------------------------------------------------------------------------------------------------------------
 
-    def _check_turn(self, shadow: Run, job: Job) -> None:
+    def _check_turn(self, shadow: Run, job: Job, at: int) -> None:
         """Instances begin in their order, batch by batch, and never more than `max-parallel` at a time."""
         parent = job.parent
         if job.status is not Status.QUEUED or not job.is_instance or parent is None or parent.children is None:
@@ -88,7 +94,11 @@ class Gates:
         active = oracle.active(siblings)
         self._expect(limit is None or active < limit, f"{name} begins beside {active} others, max-parallel is {limit}")
         self._expect(oracle.batch_is_open(job), f"{name} begins before the batch before it is over")
-        self._expect(parent.children.halted is None, f"{name} begins though the job was halted")
+        failed = sum(one.conclusion in FAILURES for one in siblings)
+        most = 0 if parent.children.fail_fast else parent.children.max_failures
+        self._expect(most is None or failed <= most, f"{name} begins though {failed} have failed")
+        resumes_at = self._resumes.get((shadow.id, parent.id), 0)
+        self._expect(at >= resumes_at, f"{name} begins {resumes_at - at} ms too early after a batch")
 
     def _check_begin(self, shadow: Run, job: Job) -> None:
         """Needs, approval and place in a concurrency group come before a job's work."""
@@ -130,6 +140,21 @@ class Gates:
         self._expect(due_at is not None and event.at >= due_at, f"{job.id} of {shadow.id} is tried again too early")
         open_steps = [step.id for step in job.steps_by_id.values() if step.last is not None and step.last.is_open]
         self._expect(not open_steps, f"{job.id} of {shadow.id} is tried again while {open_steps} run")
+
+    def _check_block(self, shadow: Run, event: events.BlockStarted) -> None:
+        """A loop goes on only after passes that did not fail, and not for ever; branches are as many as they are."""
+        step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        name = f"block {event.number} of {event.job}/{event.step} of {shadow.id}"
+        begun, params = len(step.blocks), step.plan.params
+        self._expect(event.number == begun, f"{name} begins as number {begun}")
+        if step.plan.node != "loop":
+            most = 1 if step.plan.node == "condition" else len(step.plan.blocks)
+            self._expect(begun < most, f"{name} begins, and there are {most}")
+            return
+        has_failed = any(block.failed_step is not None for block in step.blocks)
+        self._expect(not has_failed, f"{name} begins after one that failed")
+        most = params["max-iterations"] if "while" in params else len(params["items"])
+        self._expect(begun < most, f"{name} begins, and there are {most}")
 
     # Approvals --------------------------------------------------------------------------------------------------------
 

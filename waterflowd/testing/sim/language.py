@@ -70,7 +70,7 @@ def _job(dice: random.Random, job: JobPlan, groups: tuple[str, ...]) -> JobPlan:
 
 def _target(dice: random.Random) -> plans.TargetPlan:
     return plans.TargetPlan(
-        batch=dice.choice(((), (1,), (1, "100%"), ("50%",))),
+        batch=dice.choice(((), (1,), (1, "100%"), ("50%",), (2, 1), (2,))),
         max_parallel=dice.choice((None, None, 1)),
         max_failures=dice.choice((None, None, 0, 1)),
         pause_ms=dice.choice((0, 0, 800)),

@@ -1,0 +1,132 @@
+"""`kill -9` of the daemon and of the agent inside of a loop, a parallel, an approval and a sleep: every step runs once.
+
+Each step says that it has begun, waits for a file, and says that it has ended; so each kill strikes at a place that is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.world import World, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+WORKFLOW = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: echo "$WATERFLOW_STEP" >> PLACE/marks
+      - id: rows
+        uses: loop
+        with:
+          items: [x, y, z]
+          steps:
+            - &held
+              run: |
+                echo "begin $WATERFLOW_STEP" >> PLACE/marks
+                touch "PLACE/$(echo $WATERFLOW_STEP | tr / :)"
+                while test ! -e "PLACE/go-$(echo $WATERFLOW_STEP | tr / :)"; do sleep 0.05; done
+                echo "end $WATERFLOW_STEP" >> PLACE/marks
+                echo "done=$WATERFLOW_STEP" >> "$WATERFLOW_OUTPUT"
+            - uses: condition
+              with: {if: item != 'y', then: [{run: 'echo "${{ item }} $WATERFLOW_STEP" >> PLACE/marks'}]}
+      - id: both
+        uses: parallel
+        with:
+          branches:
+            - [*held, {run: 'echo "$WATERFLOW_STEP" >> PLACE/marks'}]
+            - [*held]
+            - [{uses: sleep, with: {duration: 1500ms}}, {run: 'echo "$WATERFLOW_STEP" >> PLACE/marks'}]
+      - {id: go, uses: approval, with: {message: Go on?}}
+      - {id: nap, uses: sleep, with: {duration: 2s}}
+      - run: echo "$WATERFLOW_STEP ${{ len(steps.rows.outputs.results) }} ${{ steps.go.outputs.approved }}" >> PLACE/marks
+"""
+
+
+class Crashes:
+    """One run in a world, and what happens to it."""
+
+    def __init__(self, world: World, place: Path) -> None:
+        self.world = world
+        self.place = place
+        self.run = world.start(WORKFLOW.replace("PLACE", str(place)))
+
+    def wait_for(self, step: str) -> None:
+        """Waits until the step has begun."""
+        wait_until((self.place / step.replace("/", ":")).exists, f"{step} to begin")
+
+    def let_go(self, step: str) -> None:
+        """Lets the step end."""
+        (self.place / f"go-{step.replace('/', ':')}").touch()
+
+    def wait_for_mark(self, mark: str) -> None:
+        """Waits until the marker file has the line."""
+        wait_until(lambda: mark in self.marks(), mark)
+
+    def marks(self) -> list[str]:
+        """The marker file's lines."""
+        path = self.place / "marks"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def step_reason(self, step: str) -> str:
+        """Why the step of the file is where it is."""
+        steps = {row["id"]: row for row in self.world.run(self.run)["jobs"][0]["steps"]}
+        return str(steps[step]["reason"]["code"])
+
+    def restart_both(self) -> None:
+        """Kills both, and starts both."""
+        self.world.kill_daemon()
+        self.world.kill_agent("web-1")
+        self.world.start_daemon()
+        self.world.start_agent("web-1")
+
+
+def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(empty_world: World, tmp_path: Path) -> None:
+    """Steps that end while nobody is there are counted all the same, and what waits goes on to wait; no mark is there twice."""
+    place = tmp_path / "place"
+    place.mkdir()
+    world = empty_world
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    crashes = Crashes(world, place)
+
+    crashes.wait_for("rows[0]/1")
+    world.kill_daemon()
+    crashes.let_go("rows[0]/1")
+    crashes.wait_for_mark("end rows[0]/1")
+    world.start_daemon()
+    crashes.wait_for("rows[1]/1")
+    world.kill_agent("web-1")
+    crashes.let_go("rows[1]/1")
+    crashes.wait_for_mark("end rows[1]/1")
+    world.start_agent("web-1")
+    crashes.wait_for("rows[2]/1")
+    crashes.restart_both()
+    crashes.let_go("rows[2]/1")
+
+    crashes.wait_for("both[0]/1")
+    crashes.wait_for("both[1]/1")
+    world.kill_daemon()
+    crashes.let_go("both[0]/1")
+    crashes.wait_for_mark("end both[0]/1")
+    world.kill_agent("web-1")
+    world.start_daemon()
+    world.start_agent("web-1")
+    crashes.let_go("both[1]/1")
+
+    wait_until(lambda: crashes.step_reason("go") == "waiting-approval", "the approval")
+    crashes.restart_both()
+    assert crashes.step_reason("go") == "waiting-approval"
+    assert world.api("POST", f"/v1/runs/{crashes.run}/approve", json={}).status_code == 200
+    wait_until(lambda: crashes.step_reason("nap") == "sleeping", "the sleep")
+    crashes.restart_both()
+    found = world.wait_for(crashes.run)
+
+    assert found["conclusion"] == "success", found
+    held = ["rows[0]/1", "rows[1]/1", "rows[2]/1", "both[0]/1", "both[1]/1"]
+    expected = [f"{word} {step}" for step in held for word in ("begin", "end")]
+    expected += ["1", "x rows[0]/2/1", "z rows[2]/2/1", "both[0]/2", "both[2]/2", "6 3 true"]
+    assert Counter(crashes.marks()) == Counter(expected)

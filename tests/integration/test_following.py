@@ -1,0 +1,137 @@
+"""Workflows that start after others, over crashes: real Git, driver and engine; the log in memory, cut wherever it may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.reconcile_world import Work
+from tests.integration.trigger_world import NAP, UNIONS, TriggerWorld
+from waterflowd.model.ids import repository_stream, run_stream
+from waterflowd.model.statuses import Conclusion
+from waterflowd.reconcile import events, following
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.store import opening
+from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_log import MemoryLog
+
+BUILD = "name: build\non: push\n" + NAP
+DEPLOY = "name: deploy\non: {workflow_run: {workflows: [build]}}\n" + NAP
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, "ops")
+
+
+def settings_of(work: Work) -> RepositorySettings:
+    return RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000)
+
+
+def empty_log() -> MemoryLog:
+    return MemoryLog(Codec(UNIONS))
+
+
+async def test_g6_a_completed_run_starts_those_that_follow_it_once(work: Work) -> None:
+    """At the default ref's commit, with the earlier run in `event`; and what completed before the file was there does not."""
+    async with TriggerWorld(empty_log(), settings_of(work)) as world:
+        await world.sync()
+        work.pushed({"workflows/build.yml": BUILD})
+        await world.sync()
+        await world.settled()
+        by_path = "on: {workflow_run: {workflows: workflows/build.yml, conclusions: success, branches: [main]}}\n" + NAP
+        failed = "on: {workflow_run: {workflows: [build], conclusions: [failure]}}\n" + NAP
+        elsewhere = "on: {workflow_run: {workflows: [build], branches: ['release/*']}}\n" + NAP
+        commit = work.pushed(
+            {
+                "workflows/deploy.yml": DEPLOY,
+                "workflows/a.yml": by_path,
+                "workflows/b.yml": failed,
+                "workflows/c.yml": elsewhere,
+            }
+        )
+        await world.sync()
+        await world.until(lambda: len(world.runs()) == 4)
+        await world.settled()
+        first, second, *followed = world.runs()
+        assert (first.path, second.path) == ("workflows/build.yml", "workflows/build.yml")
+        assert [row.path for row in followed] == ["workflows/a.yml", "workflows/deploy.yml"]
+        trigger = world.log.read(run_stream(followed[0].id))[0].event.trigger
+        assert (trigger.kind, trigger.by, followed[0].revision) == ("workflow_run", f"run:{second.id}", commit)
+        about = trigger.payload["workflow_run"]
+        assert (about["id"], about["name"], about["conclusion"], about["depth"]) == (second.id, "build", "success", 1)
+        assert (about["branch"], about["revision"], about["event"]) == ("main", commit, "push")
+
+
+async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_what_follows(work: Work) -> None:
+    """The log ends after each of its transactions; the next daemon brings everything to the same end."""
+    log = empty_log()
+    async with TriggerWorld(log, settings_of(work)) as world:
+        await world.sync()
+        work.pushed({"workflows/build.yml": BUILD, "workflows/deploy.yml": DEPLOY, "workflows/other.yml": DEPLOY})
+        await world.sync()
+        await world.until(lambda: len(world.runs()) == 3)
+        await world.settled()
+        expected = sorted(world.paths())
+    assert expected == ["workflows/build.yml", "workflows/deploy.yml", "workflows/other.yml"]
+    for commits in range(len(log.commits) + 1):
+        async with TriggerWorld(log.reopened(commits), settings_of(work)) as again:
+            await again.sync()
+            # A log that does not say that the repository was empty takes what is there for history.
+            wanted = expected if commits else []
+            await again.until(lambda world=again, wanted=wanted: sorted(world.paths()) == wanted)  # type: ignore[misc]
+            await again.settled()
+            assert sorted(again.paths()) == wanted, commits
+
+
+async def test_g6_what_completed_while_the_daemon_was_down_is_followed(work: Work, tmp_path: Path) -> None:
+    """Over a real log on disk: the run completes, the daemon dies before it looks, the next one starts what follows."""
+    with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
+        first = TriggerWorld(store.log, settings_of(work))
+        # It dies before anybody looks.
+        first.reconciler.followers.clear()
+        async with first as world:
+            await world.sync()
+            work.pushed({"workflows/build.yml": BUILD, "workflows/deploy.yml": DEPLOY})
+            await world.sync()
+            await world.until(lambda: world.paths(are_open=False) == ["workflows/build.yml"])
+    for _ in range(2):
+        with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
+            async with TriggerWorld(store.log, settings_of(work)) as world:
+                await world.until(lambda: "workflows/deploy.yml" in world.paths())
+                await world.settled()
+                assert world.paths() == ["workflows/build.yml", "workflows/deploy.yml"]
+
+
+async def test_files_that_follow_each_other_come_to_an_end(work: Work) -> None:
+    """A chain is five runs long, whoever started it."""
+    ping = "name: ping\non: {push: , workflow_run: {workflows: [pong]}}\n" + NAP
+    pong = "name: pong\non: {workflow_run: {workflows: [ping]}}\n" + NAP
+    async with TriggerWorld(empty_log(), settings_of(work)) as world:
+        await world.sync()
+        work.pushed({"workflows/ping.yml": ping, "workflows/pong.yml": pong})
+        await world.sync()
+        await world.until(lambda: len(world.runs()) == 1 + following.CHAIN_MAX)
+        await world.settled()
+        assert [row.name for row in world.runs()] == ["ping", "pong"] * 3
+        assert {row.conclusion for row in world.runs()} == {Conclusion.SUCCESS}
+
+
+async def test_a_suspended_repository_follows_when_it_is_resumed(work: Work) -> None:
+    """What completed meanwhile is not lost."""
+    slow = "name: build\non: push\n" + NAP.replace("1ms", "1h")
+    async with TriggerWorld(empty_log(), settings_of(work)) as world:
+        await world.sync()
+        work.pushed({"workflows/build.yml": slow, "workflows/deploy.yml": DEPLOY})
+        await world.sync()
+        await world.repositories.suspend("ops", "token:ada")
+        (run,) = world.runs()
+        await world.driver.cancel(run.id, "token:ada")
+        await world.settled()
+        assert len(world.runs()) == 1
+        await world.repositories.resume("ops", "token:ada")
+        await world.until(lambda: len(world.runs()) == 2)
+        await world.settled()
+        marks = [r.event for r in world.log.read(repository_stream("ops")) if isinstance(r.event, events.RunsFollowed)]
+        assert len(marks) == 1

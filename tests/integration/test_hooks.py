@@ -1,0 +1,303 @@
+"""Webhooks over real HTTP, from the signature to the run: who may, what comes twice, and what is refused without a hint."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.reconcile_world import Work
+from tests.integration.trigger_world import NAP, SECRET, UNIONS, TriggerWorld, served
+from waterflowd.api.access_events import AccessRefused, ActionTaken
+from waterflowd.model.ids import AUDIT, RunId, run_stream
+from waterflowd.reconcile import codes, hooks
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.store import opening
+from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_log import MemoryLog
+
+HOOKED = "name: hooked\non: {webhook: {name: release, secret: HOOK}}\n" + NAP
+OTHER = "name: other\non: {webhook: {name: release, secret: HOOK}}\n" + NAP
+
+
+def settings_of(work: Work, name: str = "ops") -> RepositorySettings:
+    return RepositorySettings(name=name, url=str(work.bare), interval_ms=20_000)
+
+
+def signature(body: bytes, secret: str = SECRET) -> str:
+    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def signed(body: bytes, secret: str = SECRET, **more: str) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={signature(body, secret)}"}
+    return headers | {name.replace("_", "-"): value for name, value in more.items()}
+
+
+class Hooked:
+    """A daemon with one hooked workflow."""
+
+    def __init__(self, world: TriggerWorld, work: Work, client: httpx.AsyncClient) -> None:
+        self.world = world
+        self.work = work
+        self.client = client
+
+    async def post(self, body: bytes, headers: dict[str, str], name: str = "release") -> httpx.Response:
+        return await self.client.post(f"/v1/hooks/{name}", content=body, headers=headers)
+
+    def event(self, answered: httpx.Response) -> dict[str, Any]:
+        run = RunId(answered.json()["id"])
+        payload: dict[str, Any] = self.world.log.read(run_stream(run))[0].event.trigger.payload
+        return payload
+
+
+@pytest.fixture
+async def hooked(tmp_path: Path) -> AsyncIterator[Hooked]:
+    work = Work(tmp_path, "ops")
+    work.pushed({"workflows/hooked.yml": HOOKED})
+    async with TriggerWorld(MemoryLog(Codec(UNIONS)), settings_of(work)) as world:
+        await world.sync()
+        async with served(world, tmp_path) as address, httpx.AsyncClient(base_url=address, timeout=30) as client:
+            yield Hooked(world, work, client)
+
+
+async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked: Hooked) -> None:
+    """Without a token and whatever `Host` says; 202 with the run, the payload in `event`, and a line in the audit trail."""
+    body = json.dumps({"action": "published", "release": {"tag": "v1"}}).encode()
+    headers = signed(body, X_GitHub_Delivery="d-1", X_GitHub_Event="release", Host="ci.example.org")
+    answered = await hooked.post(body, headers)
+    assert answered.status_code == 202, answered.text
+    (row,) = hooked.world.runs()
+    assert (row.id, row.path, row.trigger.kind) == (answered.json()["id"], "workflows/hooked.yml", "webhook")
+    assert row.revision == hooked.work.git("rev-parse", "HEAD")
+    assert row.trigger.key == "hook:ops:release:d-1"
+    event = hooked.event(answered)
+    assert event["release"] == {"tag": "v1"}
+    assert event["name"] == "webhook"
+    assert event["webhook"] == {"name": "release", "delivery": "d-1", "event": "release"}
+    facts = [record.event for record in hooked.world.log.read(AUDIT)]
+    (noted,) = [fact for fact in facts if isinstance(fact, ActionTaken)]
+    assert (noted.by, noted.what, noted.target) == ("hook:release", "start-run", "workflows/hooked.yml")
+
+
+async def test_g6_a19_a_delivery_that_comes_again_gives_the_first_run(hooked: Hooked) -> None:
+    """Whatever its body says then; another id is another run."""
+    body = b'{"n": 1}'
+    first = await hooked.post(body, signed(body, X_GitHub_Delivery="d-1"))
+    again = await hooked.post(body, signed(body, X_Gitea_Delivery="d-1"))
+    other = await hooked.post(b'{"n": 2}', signed(b'{"n": 2}', X_Waterflow_Delivery="d-1"))
+    assert [answered.status_code for answered in (first, again, other)] == [202] * 3
+    assert first.json()["id"] == again.json()["id"] == other.json()["id"]
+    fresh = await hooked.post(body, signed(body, X_GitHub_Delivery="d-2"))
+    assert fresh.json()["id"] != first.json()["id"]
+    assert len(hooked.world.runs()) == 2
+
+
+async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(hooked: Hooked) -> None:
+    """Also across the boundary of two windows; long after it counts anew."""
+    body = b'{"n": 1}'
+    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 1_000
+    first = await hooked.post(body, signed(body))
+    hooked.world.ahead_ms += 60_000
+    again = await hooked.post(body, signed(body))
+    assert first.json()["id"] == again.json()["id"]
+    hooked.world.ahead_ms += 600_000
+    later = await hooked.post(body, signed(body))
+    assert later.json()["id"] != first.json()["id"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Hub-Signature": "sha1=" + hmac.new(SECRET.encode(), b"{}", hashlib.sha1).hexdigest()},
+        {"X-Hub-Signature-256": signature(b"{}")},
+        {"X-Hub-Signature-256": "sha256=" + signature(b"{}", "wrong")},
+        {"X-Hub-Signature-256": "sha256="},
+        {"X-Hub-Signature-256": "sha256=" + signature(b"{}"), "X-Gitea-Signature": signature(b"{}", "wrong")},
+        {"X-Gitlab-Token": SECRET},
+        {"Authorization": f"Bearer {SECRET}"},
+        {"X-Hub-Signature-256": "sha256=" + signature(b"{}"), "X-Waterflow-Timestamp": "1"},
+        {"X-Hub-Signature-256": "sha256=" + signature(b"1..{}"), "X-Waterflow-Timestamp": "1"},
+        {"X-Hub-Signature-256": "sha256=" + signature(b"soon..{}"), "X-Waterflow-Timestamp": "soon"},
+    ],
+)
+async def test_a19_what_is_not_signed_right_is_refused_without_a_hint(hooked: Hooked, headers: dict[str, str]) -> None:
+    """Missing, wrong, SHA-1, a token, an old time: the same answer as for a hook that is not there or has no secret."""
+    headers = {"Content-Type": "application/json", **headers}
+    refused = await hooked.post(b"{}", headers)
+    unknown = await hooked.post(b"{}", headers, "nothing")
+    hooked.world.secrets.clear()
+    powerless = await hooked.post(b"{}", signed(b"{}"))
+    assert refused.status_code == unknown.status_code == powerless.status_code == 401
+    answers = [answered.json() for answered in (refused, unknown, powerless)]
+    assert [answer.pop("instance") for answer in answers] == [
+        "/v1/hooks/release",
+        "/v1/hooks/nothing",
+        "/v1/hooks/release",
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert hooked.world.runs() == []
+    await hooked.world.until(
+        lambda: any(isinstance(record.event, AccessRefused) for record in hooked.world.log.read(AUDIT))
+    )
+
+
+async def test_a19_a_timestamp_is_inside_the_signature_and_old_ones_are_refused(hooked: Hooked) -> None:
+    """`timestamp.delivery.body` is what is signed; nothing of it can be left out or sent later."""
+    now = int(time.time())
+    body = b'{"n": 1}'
+
+    def timed(at: int, delivery: str = "") -> dict[str, str]:
+        more = {"X-Waterflow-Delivery": delivery} if delivery else {}
+        return signed(f"{at}.{delivery}.".encode() + body) | {"X-Waterflow-Timestamp": str(at)} | more
+
+    first = await hooked.post(body, timed(now))
+    again = await hooked.post(body, timed(now))
+    named = await hooked.post(body, timed(now, "d-1"))
+    assert [answered.status_code for answered in (first, again, named)] == [202] * 3
+    assert first.json()["id"] == again.json()["id"] != named.json()["id"]
+    for refused in (
+        (body, timed(now - 400)),
+        (body, timed(now + 400)),
+        # Another delivery than the signed one.
+        (body, timed(now, "d-1") | {"X-Waterflow-Delivery": "d-2"}),
+        # The signed text as a body without a time.
+        (f"{now}.d-1.".encode() + body, {k: v for k, v in timed(now, "d-1").items() if "Timestamp" not in k}),
+    ):
+        assert (await hooked.post(*refused)).status_code == 401
+    assert len(hooked.world.runs()) == 2
+
+
+async def test_a19_large_bodies_and_other_types_are_refused_before_anything(hooked: Hooked) -> None:
+    """50 MB by their stated length and without one, and what is neither JSON nor a form, known hook or not."""
+    large = b" " * (50 << 20)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 1 << 16):
+            yield large[start : start + (1 << 16)]
+
+    for name in ("release", "nothing"):
+        for content in (large, pieces()):
+            try:
+                answered = await hooked.client.post(f"/v1/hooks/{name}", content=content, headers=signed(b""))
+            except httpx.TransportError:
+                # The daemon had answered and closed before everything was sent.
+                continue
+            assert answered.status_code == 413
+        typed = await hooked.post(b"{}", signed(b"{}") | {"Content-Type": "text/plain"}, name)
+        assert typed.status_code == 415
+    nested = b"[" * 100_000 + b"]" * 100_000
+    for body in (b"{", b'"\xff"', nested, b'{"n": 1' + b"0" * 200 + b"}"):
+        answered = await hooked.post(body, signed(body))
+        assert answered.status_code == 400, answered.text
+    wrong_id = await hooked.post(b"{}", signed(b"{}", X_GitHub_Delivery="a/b"))
+    assert wrong_id.status_code == 400
+    assert hooked.world.runs() == []
+    assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"payload=%7B%22a%22%3A+1%7D", {"a": 1}),
+        (b"a=1&b=2&b=3", {"a": "1", "b": ["2", "3"]}),
+    ],
+)
+async def test_forms_are_taken_and_githubs_is_unpacked(hooked: Hooked, body: bytes, expected: dict[str, Any]) -> None:
+    """GitHub's form holds the JSON in one field."""
+    headers = signed(body) | {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    event = hooked.event(await hooked.post(body, headers))
+    assert {name: value for name, value in event.items() if name not in hooks.RESERVED} == expected
+
+
+@pytest.mark.parametrize("body", [b"[1, 2]", b'{"name": "evil", "webhook": 1}'])
+async def test_a_payload_cannot_say_how_it_came(hooked: Hooked, body: bytes) -> None:
+    """What is no object, or has a name that is taken, stands in `event.payload`."""
+    event = hooked.event(await hooked.post(body, signed(body)))
+    assert (event["name"], event["webhook"]["name"], event["payload"]) == ("webhook", "release", json.loads(body))
+
+
+async def test_a_hook_follows_its_file(hooked: Hooked) -> None:
+    """Broken and suspended it says so to who can sign; removed it is not there."""
+    world, work = hooked.world, hooked.work
+    work.pushed({"workflows/hooked.yml": "jobs: ["})
+    await world.sync()
+    broken = await hooked.post(b"{}", signed(b"{}"))
+    assert (broken.status_code, broken.json()["code"]) == (409, codes.BROKEN_WORKFLOW)
+    work.pushed({"workflows/hooked.yml": HOOKED})
+    await world.sync()
+    await world.repositories.suspend("ops", "token:ada")
+    suspended = await hooked.post(b"{}", signed(b"{}"))
+    assert (suspended.status_code, suspended.json()["code"]) == (409, codes.SUSPENDED)
+    await world.repositories.resume("ops", "token:ada")
+    work.pushed({"workflows/hooked.yml": None})
+    await world.sync()
+    assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 401
+
+
+async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> None:
+    """In one repository or over two, over a restart; the other one is broken until the name is free."""
+    work, second = Work(tmp_path, "ops"), Work(tmp_path, "other")
+    log = MemoryLog(Codec(UNIONS))
+    settings = (settings_of(second, "other"), settings_of(work))
+    async with TriggerWorld(log, *settings) as world:
+        await world.sync()
+        await world.sync("other")
+        work.pushed({"workflows/hooked.yml": HOOKED})
+        await world.sync()
+        second.pushed({"workflows/a.yml": OTHER})
+        await world.sync("other")
+        work.pushed({"workflows/a.yml": "on: {push: , webhook: {name: release, secret: HOOK}}\n" + NAP})
+        await world.sync()
+        assert world.runs() == []
+    async with TriggerWorld(log, *settings) as world:
+        await world.sync()
+        await world.sync("other")
+        rows = {(row.repository, row.path): row for row in world.repositories.definitions()}
+        assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
+        assert rows["other", "workflows/a.yml"].errors[0]["code"] == codes.HOOK_TAKEN
+        # A file that is renamed keeps its name.
+        work.pushed(
+            {
+                "workflows/hooked.yml": None,
+                "workflows/a.yml": None,
+                "workflows/z.yml": "on: {push: , webhook: {name: release, secret: HOOK}}\n" + NAP,
+            }
+        )
+        await world.sync()
+        await world.until(lambda: world.paths() == ["workflows/z.yml"])
+        second.pushed({"workflows/a.yml": OTHER + "# again\n"})
+        await world.sync("other")
+        ready = {(row.repository, row.path) for row in world.repositories.definitions() if row.is_ready}
+        assert len(ready) == 1
+
+
+async def test_g6_a_delivery_survives_the_daemon(tmp_path: Path) -> None:
+    """Over a real log on disk: the plan is compiled again for it, and the same delivery starts nothing in the next life."""
+    work = Work(tmp_path, "ops")
+    work.pushed({"workflows/hooked.yml": HOOKED})
+    runs: list[str] = []
+    for life in range(3):
+        with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
+            async with TriggerWorld(store.log, settings_of(work)) as world:
+                if life == 0:
+                    await world.sync()
+                    continue
+                async with (
+                    served(world, tmp_path) as address,
+                    httpx.AsyncClient(base_url=address, timeout=30) as client,
+                ):
+                    await world.sync()
+                    headers = signed(b"{}", X_GitHub_Delivery="d-1")
+                    answered = await client.post("/v1/hooks/release", content=b"{}", headers=headers)
+                    assert answered.status_code == 202, answered.text
+                    runs.append(answered.json()["id"])
+                assert [row.id for row in world.runs()] == runs[:1]
+    assert runs[0] == runs[1]

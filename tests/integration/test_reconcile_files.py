@@ -1,0 +1,212 @@
+"""Workflows with other files of their revision: real Git, the real compiler, and what a change of those files means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.reconcile_world import SMALLEST, Daemon, Work
+from waterflowd.model import plan as plans
+from waterflowd.reconcile import codes, events
+from waterflowd.reconcile.settings import RepositorySettings
+
+CALLER = "name: caller\njobs: {all: {uses: ./workflows/shared.yml}}\n"
+BY_HAND = "on: workflow_dispatch\n" + CALLER
+SHARED = "name: shared\non: workflow_call\njobs: {j: {runs-on: web, steps: [{run: echo one}]}}\n"
+STEPPED = "name: stepped\njobs: {j: {runs-on: web, steps: [{uses: ./steps/deploy}]}}\n"
+STEP = "steps: [{run: echo one}]\n"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, "ops")
+
+
+@pytest.fixture
+async def daemon(work: Work) -> AsyncIterator[Daemon]:
+    daemon = Daemon(RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000))
+    await daemon.start()
+    await daemon.sync()
+    yield daemon
+    await daemon.stop()
+
+
+def errors(daemon: Daemon, path: str) -> list[str]:
+    row = next(row for row in daemon.desk.definitions() if row.path == path)
+    return [str(error["code"]) for error in row.errors]
+
+
+async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: Daemon) -> None:
+    """A called workflow and a composite step come from the same commit; a file that can only be called starts nothing."""
+    files = {"workflows/caller.yml": CALLER, "workflows/shared.yml": SHARED}
+    commit = work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/caller.yml", commit), ("workflows/stepped.yml", commit)]
+    assert {row.path for row in daemon.desk.definitions() if row.is_ready} == {
+        "workflows/caller.yml",
+        "workflows/shared.yml",
+        "workflows/stepped.yml",
+    }
+
+
+async def test_a_change_of_what_a_file_uses_is_a_change_of_the_file(work: Work, daemon: Daemon) -> None:
+    """Those that use it are compiled again and run, with the new content; the others are left alone."""
+    files = {
+        "workflows/caller.yml": CALLER,
+        "workflows/shared.yml": SHARED,
+        "workflows/alone.yml": SMALLEST.format("x"),
+    }
+    work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
+    await daemon.sync()
+    daemon.started()
+    daemon.compiler.asked.clear()
+    commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
+    await daemon.sync()
+    (start,) = daemon.runs.started
+    assert b"echo two" in start.plan
+    assert daemon.started() == [("workflows/caller.yml", commit)]
+    assert daemon.compiler.asked == ["workflows/caller.yml", "workflows/shared.yml"]
+    commit = work.pushed({"steps/deploy/step.yml": STEP.replace("one", "two")})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/stepped.yml", commit)]
+
+
+async def test_a_path_filter_asks_the_changed_paths_and_not_who_uses_them(work: Work, daemon: Daemon) -> None:
+    """Whoever wants to run for a called file names it."""
+    one = CALLER.replace("name: caller", "on: {push: {paths: [workflows/one.yml]}}")
+    two = CALLER.replace("name: caller", "on: {push: {paths: [workflows/shared.yml]}}")
+    work.pushed({"workflows/one.yml": one, "workflows/two.yml": two, "workflows/shared.yml": SHARED})
+    await daemon.sync()
+    daemon.started()
+    commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/two.yml", commit)]
+
+
+async def test_a_missing_file_is_found_when_it_comes_and_missed_when_it_goes(work: Work, daemon: Daemon) -> None:
+    """Only the files that use it are broken meanwhile."""
+    work.pushed({"workflows/stepped.yml": STEPPED, "workflows/alone.yml": SMALLEST.format("x")})
+    await daemon.sync()
+    assert [path for path, _ in daemon.started()] == ["workflows/alone.yml"]
+    assert errors(daemon, "workflows/stepped.yml") == ["WF135"]
+    commit = work.pushed({"steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/stepped.yml", commit)]
+    # A file that goes before the one that was found counts from now on.
+    work.pushed({"steps/deploy/step.yml": STEP})
+    await daemon.sync()
+    assert b"echo one" in daemon.runs.started[0].plan
+    daemon.started()
+    work.pushed({"steps/deploy/step.yml": None, "steps/deploy/action.yml": None})
+    await daemon.sync()
+    assert daemon.started() == []
+    assert errors(daemon, "workflows/stepped.yml") == ["WF135"]
+
+
+async def test_the_same_file_with_other_content_beside_it_is_another_plan_on_each_branch(
+    work: Work, tmp_path: Path
+) -> None:
+    """A branch that changes the called file alone runs with it, and the default branch keeps its own."""
+    daemon = Daemon(RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000, refs=("main", "next")))
+    await daemon.start()
+    await daemon.sync()
+    work.pushed({"workflows/caller.yml": CALLER, "workflows/shared.yml": SHARED})
+    await daemon.sync()
+    daemon.started()
+    commit = work.commit({"workflows/shared.yml": SHARED.replace("one", "two")})
+    work.push("HEAD:refs/heads/next")
+    await daemon.sync()
+    (start,) = daemon.runs.started
+    assert (start.trigger.ref, start.revision, b"echo two" in start.plan) == ("refs/heads/next", commit, True)
+    assert b"echo one" in daemon.desk.plan("workflows/caller.yml", "ops").plan
+    # Main comes to the same: known from the branch, and still a change here.
+    daemon.started()
+    daemon.compiler.asked.clear()
+    work.push("HEAD:refs/heads/main")
+    await daemon.sync()
+    assert daemon.started() == [("workflows/caller.yml", commit)]
+    assert daemon.compiler.asked == []
+    await daemon.stop()
+
+
+async def test_a_restart_compiles_no_more_than_was_lost_and_from_what_it_was_made_of(
+    work: Work, daemon: Daemon
+) -> None:
+    """The plan that comes back is the one that was applied, whatever has been pushed meanwhile."""
+    work.pushed(
+        {"workflows/caller.yml": BY_HAND, "workflows/shared.yml": SHARED, "workflows/a.yml": SMALLEST.format("a")}
+    )
+    await daemon.sync()
+    daemon.started()
+    before = daemon.desk.plan("workflows/caller.yml", None)
+    await daemon.restart()
+    daemon.compiler.asked.clear()
+    await daemon.sync()
+    await daemon.until(lambda: len(daemon.compiler.asked) == 2)
+    await daemon.sync()
+    assert sorted(daemon.compiler.asked) == ["workflows/caller.yml", "workflows/shared.yml"]
+    assert daemon.desk.plan("workflows/caller.yml", None) == before
+    assert daemon.started() == []
+    await daemon.stop()
+    commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
+    await daemon.restart()
+    await daemon.sync()
+    plan = daemon.desk.plan("workflows/caller.yml", None)
+    assert (plan.revision, b"echo two" in plan.plan) == (commit, True)
+
+
+async def test_what_is_no_plain_file_of_the_tree_is_never_read(work: Work, daemon: Daemon, tmp_path: Path) -> None:
+    """A link to a file of the host, a link on the way, a directory: each is the problem of the file that uses it."""
+    outside = tmp_path / "outside.yml"
+    outside.write_text(SHARED)
+    (work.path / "workflows").mkdir()
+    (work.path / "steps").mkdir()
+    (work.path / "linked.yml").symlink_to(outside)
+    (work.path / "steps/linked").symlink_to(tmp_path)
+    (tmp_path / "step.yml").write_text(STEP)
+    called = "jobs: {all: {uses: ./linked.yml}}\n"
+    through = "jobs: {j: {runs-on: web, steps: [{uses: ./steps/linked}]}}\n"
+    folder = "jobs: {all: {uses: ./folder.yml}}\n"
+    work.pushed({"folder.yml/x": "1", "workflows/a.yml": called, "workflows/b.yml": through, "workflows/c.yml": folder})
+    await daemon.sync()
+    assert daemon.started() == []
+    assert errors(daemon, "workflows/a.yml")[0] == codes.SYMLINK
+    assert errors(daemon, "workflows/b.yml")[0] == codes.SYMLINK
+    assert errors(daemon, "workflows/c.yml")[0] == codes.DIRECTORY
+    # The same object as a plain file is another thing.
+    (work.path / "linked.yml").unlink()
+    commit = work.pushed({"linked.yml": SHARED})
+    await daemon.sync()
+    assert daemon.started() == [("workflows/a.yml", commit)]
+
+
+async def test_groups_of_called_workflows_count(work: Work) -> None:
+    """A file whose call runs where the repository may not is not started, and says so."""
+    settings = RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000, groups=("db",))
+    daemon = Daemon(settings)
+    await daemon.start()
+    await daemon.sync()
+    work.pushed({"workflows/caller.yml": CALLER, "workflows/shared.yml": SHARED})
+    await daemon.sync()
+    assert daemon.started() == []
+    assert errors(daemon, "workflows/caller.yml") == [codes.GROUP_NOT_ALLOWED]
+    await daemon.stop()
+
+
+async def test_many_files_that_use_one_fit_into_facts(work: Work, daemon: Daemon) -> None:
+    """Facts stay bounded by the paths that they hold."""
+    some = {f"workflows/{number:03}.yml": STEPPED.replace("stepped", f"s{number}") for number in range(120)}
+    work.pushed({**some, "steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
+    await daemon.sync()
+    assert len(daemon.started()) == 120
+    facts = [fact for fact in daemon.facts() if isinstance(fact, events.RevisionApplied | events.FilesApplied)]
+    assert sum(len(fact.files) for fact in facts) == 120
+    assert all(
+        sum(1 + len(file.used) for file in fact.files) <= events.PATHS_PER_FACT or len(fact.files) == 1
+        for fact in facts
+    )
+    work.pushed({"steps/deploy/action.yml": "runs: {using: composite, steps: [{run: b, shell: bash}]}\n"})
+    await daemon.sync()
+    assert {plans.decode(start.plan).name for start in daemon.runs.started} == {f"s{number}" for number in range(120)}

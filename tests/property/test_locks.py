@@ -1,0 +1,115 @@
+"""Concurrency groups against a model: never more holders than places, the first who waits is the next who has one."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
+from waterflowd.model.ids import JobId, RunId
+from waterflowd.model.plan import Queue
+
+LIMITS = {"one": 1, "two": 2}
+
+
+class LocksMachine(RuleBasedStateMachine):
+    """The model: who was told that it has a place, and who was told to wait, in the order in which they asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks = Locks()
+        self.asks: dict[Holder, Ask] = {}
+        self.holding: dict[Holder, None] = {}
+        self.waiting: dict[Holder, None] = {}
+        self.count = 0
+        self.is_settled = True
+
+    def heard(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            holder = answer.holder
+            assert holder in self.asks, "nobody is answered who does not ask"
+            if answer.is_granted:
+                before = [one for one in self.waiting if self.asks[one].group == self.asks[holder].group]
+                assert holder not in self.waiting or before[0] == holder, "the first who waits is the next"
+                self.waiting.pop(holder, None)
+                self.holding[holder] = None
+            elif answer.is_refused:
+                assert holder not in self.holding, "a place is not taken away"
+                self.gone(holder)
+            elif holder not in self.holding:
+                self.waiting.setdefault(holder)
+
+    def gone(self, holder: Holder) -> None:
+        self.asks.pop(holder, None)
+        self.holding.pop(holder, None)
+        self.waiting.pop(holder, None)
+
+    @rule(
+        group=st.sampled_from(sorted(LIMITS)),
+        queue=st.sampled_from(list(Queue)),
+        run=st.integers(0, 4),
+        is_job=st.booleans(),
+    )
+    def ask(self, group: str, queue: Queue, run: int, is_job: bool) -> None:
+        self.count += 1
+        holder = Holder(RunId(f"run-{run}"), JobId(f"j{self.count}") if is_job else JobId(f"r{self.count}"))
+        asked = self.asks[holder] = Ask(holder, group, "", LIMITS[group], queue, self.count)
+        answers = self.locks.ask(asked)
+        self.heard(answers)
+        own = [answer for answer in answers if answer.holder == holder]
+        assert len(own) == 1, "whoever asks is answered once"
+        assert not own[0].is_refused or queue is Queue.REJECT
+
+    @precondition(lambda self: self.asks)
+    @rule(draw=st.data())
+    def ask_again(self, draw: st.DataObject) -> None:
+        holder = draw.draw(st.sampled_from(sorted(self.asks)))
+        self.heard(self.locks.ask(self.asks[holder]))
+
+    @precondition(lambda self: self.asks)
+    @rule(draw=st.data())
+    def release(self, draw: st.DataObject) -> None:
+        holder = draw.draw(st.sampled_from(sorted(self.asks)))
+        self.locks.release(holder)
+        self.gone(holder)
+        self.is_settled = False
+
+    @rule(run=st.integers(0, 4))
+    def forget(self, run: int) -> None:
+        name = RunId(f"run-{run}")
+        self.locks.forget(name)
+        for holder in [holder for holder in self.asks if holder.run == name]:
+            self.gone(holder)
+        self.is_settled = False
+
+    @rule()
+    def news(self) -> None:
+        self.heard(list(self.locks.news()))
+        self.is_settled = True
+        for group, limit in LIMITS.items():
+            held = sum(self.asks[holder].group == group for holder in self.holding)
+            waits = any(self.asks[holder].group == group for holder in self.waiting)
+            assert not waits or held == limit, "nobody waits while there is room"
+        assert not list(self.locks.news()), "news are told once"
+
+    @rule(draw=st.data())
+    def recover(self, draw: st.DataObject) -> None:
+        """The daemon starts again: what the log knows, in any order, makes the same groups."""
+        again = Locks()
+        for holder in draw.draw(st.permutations(sorted(self.holding))):
+            again.hold(self.asks[holder])
+        for holder in draw.draw(st.permutations(sorted(self.waiting))):
+            again.wait(self.asks[holder])
+        self.locks = again
+
+    @invariant()
+    def no_group_has_more_holders_than_places(self) -> None:
+        for group, limit in LIMITS.items():
+            found = self.locks.holders("", group)
+            assert len(found) <= limit
+            assert sorted(found) == sorted(one for one in self.holding if self.asks[one].group == group)
+
+
+TestLocks = LocksMachine.TestCase
+TestLocks.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

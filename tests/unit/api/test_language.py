@@ -1,0 +1,23 @@
+"""Claims about the language's own route."""
+
+from __future__ import annotations
+
+import httpx
+
+from waterflowd.dsl.jsonschema import schema_text
+from waterflowd.testing.api_world import ApiWorld
+
+
+async def test_the_schema_is_served_to_everybody() -> None:
+    """As the command prints it, without a token: editors have none. A kind that does not exist is refused."""
+    async with (
+        ApiWorld(is_open=False) as world,
+        httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,
+    ):
+        for query, kind in (("", "workflow"), ("?kind=workflow", "workflow"), ("?kind=step", "step")):
+            answered = await client.get(f"/v1/schema{query}")
+            assert answered.status_code == 200
+            assert answered.headers["content-type"] == "application/schema+json"
+            assert answered.text == schema_text(kind)
+        refused = await client.get("/v1/schema?kind=job")
+    assert (refused.status_code, refused.json()["code"]) == (400, "WF605")

@@ -1,0 +1,171 @@
+"""Runs in JSON: bounded whatever the run is, with what did not end well before what did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from waterflowd.api import lookup, run_rendering, run_shapes
+from waterflowd.dsl import compile_workflow
+from waterflowd.engine import Run, events, fold
+from waterflowd.model import plan as plans
+from waterflowd.model.ids import AgentId, JobId, RunId, StepId
+from waterflowd.model.reasons import CREATED
+from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger
+from waterflowd.model.statuses import Conclusion
+
+EACH = """\
+jobs:
+  roll:
+    runs-on: {group: web, target: each}
+    steps: [{id: one, run: x}, {id: two, run: x}]
+  after: {runs-on: web, needs: roll, steps: [{run: x}]}
+"""
+LOOP = """\
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: all
+        uses: loop
+        with: {items: [1], steps: [{id: in, run: x}]}
+"""
+PARTS = frozenset({"jobs", "steps", "blocks"})
+
+
+def made(text: str, *history: events.RunEvent, **created: Any) -> Run:
+    """A run of the file after these events."""
+    compiled = compile_workflow("w.yml", text.encode())
+    assert compiled.plan is not None, compiled.diagnostics
+    first = events.RunCreated(
+        at=1, plan_hash="h", number=1, trigger=Trigger(kind="cli"), deadline_at=10, reason=CREATED, **created
+    )
+    begun = events.RunStarted(at=2, reason=CREATED)
+    return fold(RunId("01J00000000000000000000000"), plans.decode(compiled.plan), [first, begun, *history])
+
+
+def ready(job: str) -> events.JobReady:
+    return events.JobReady(
+        at=3, job=JobId(job), name=job, group="web", timeout_ms=1, start_deadline_at=9, reason=CREATED
+    )
+
+
+def completed(job: str, conclusion: Conclusion, outputs: dict[str, Any] | None = None) -> events.JobCompleted:
+    return events.JobCompleted(
+        at=9, job=JobId(job), outcome=conclusion, conclusion=conclusion, outputs=outputs or {}, reason=CREATED
+    )
+
+
+def instances(count: int) -> list[events.RunEvent]:
+    made = [events.Instance(key=f"web-{n}", agent=AgentId(f"{n}"), agent_name=f"web-{n}") for n in range(count)]
+    return [ready("roll"), events.JobExpanded(at=4, job=JobId("roll"), instances=made, reason=CREATED)]
+
+
+def rows(found: Any) -> Iterator[dict[str, Any]]:
+    """All jobs, steps and blocks of an answer."""
+    for name in PARTS & found.keys():
+        for row in found[name]:
+            yield row
+            yield from rows(row)
+
+
+def shown(run: Run) -> dict[str, Any]:
+    """The answer as a client has it, in the shape that is described."""
+    found: dict[str, Any] = json.loads(msgspec.json.encode(run_rendering.run_json(run)))
+    run_shapes.RunShape.model_validate(found)
+    return found
+
+
+def test_a_run_on_thousands_of_servers_is_answered_in_part() -> None:
+    """The file's jobs are all there; of the instances a hundred, those that failed among them; the counts are of all."""
+    ends = [
+        completed(f"roll[web-{n}]", Conclusion.FAILURE if n in (7, 3_999) else Conclusion.SUCCESS) for n in range(4_000)
+    ]
+    run = made(EACH, *instances(4_096), *ends)
+    found = shown(run)
+    roll, after = found["jobs"]
+    assert (after["id"], roll["jobs_total"], len(roll["jobs"])) == ("after", 4_096, run_rendering.SHOWN_MAX)
+    assert roll["counts"] == {"success": 3_998, "failure": 2, "queued": 96}
+    assert [row["id"] for row in roll["jobs"] if row["conclusion"] == "failure"] == ["roll[web-7]", "roll[web-3999]"]
+    assert len(json.dumps(found)) < 300_000
+
+
+def test_a_loop_of_thousands_of_passes_is_answered_in_part() -> None:
+    """With how many there are."""
+    place: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
+    passes = 5_000
+    run = made(
+        LOOP,
+        ready("a"),
+        events.StepEntered(at=4, count=passes, items=list(range(passes)), max_parallel=passes, reason=CREATED, **place),
+        *(events.BlockStarted(at=5, number=number, **place) for number in range(passes)),
+    )
+    step = shown(run)["jobs"][0]["steps"][0]
+    assert (step["blocks_total"], step["counts"], len(step["blocks"])) == (passes, {"running": passes}, 100)
+    assert (step["blocks"][7]["item"], step["blocks"][7]["steps"][0]["id"]) == (7, "all[7]/in")
+
+
+def test_the_whole_answer_is_bounded_too() -> None:
+    """Many jobs with many instances each: the file's jobs stay, the rows below them end."""
+    names = [f"roll{n}" for n in range(100)]
+    text = "jobs:\n" + "".join(
+        f"  {name}:\n    runs-on: {{group: web, target: each}}\n    steps: [{{run: x}}]\n" for name in names
+    )
+    many = [events.Instance(key=f"web-{n}", agent=AgentId(f"{n}"), agent_name=f"web-{n}") for n in range(50)]
+    history: list[events.RunEvent] = []
+    for name in names:
+        history += [ready(name), events.JobExpanded(at=4, job=JobId(name), instances=many, reason=CREATED)]
+    found = shown(made(text, *history))
+    assert [job["id"] for job in found["jobs"]] == names
+    assert all(job["jobs_total"] == 50 for job in found["jobs"])
+    assert len(list(rows(found))) == len(names) + run_rendering.ROWS_MAX
+
+
+def test_steps_count_as_rows() -> None:
+    """A few instances with many steps each are as much as many with a few."""
+    text = "jobs:\n  roll:\n    runs-on: {group: web, target: each}\n    steps:\n" + "      - run: x\n" * 600
+    found = shown(made(text, *instances(50)))
+    assert (found["jobs"][0]["jobs_total"], len(found["jobs"][0]["jobs"])) == (50, 2)
+
+
+def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
+    """The first ones are there; nothing is cut in the middle."""
+    large = {"text": "x" * 900_000}
+    run = made(EACH, *instances(5), *(completed(f"roll[web-{n}]", Conclusion.SUCCESS, large) for n in range(5)))
+    outputs = [row["outputs"] for row in shown(run)["jobs"][0]["jobs"]]
+    assert outputs == [large, large, None, None, None]
+
+
+def test_a_first_value_fits_however_large_it_is() -> None:
+    """So that a page of one row holds it."""
+    budget = run_rendering.Budget()
+    huge = {"text": "x" * (3 << 20)}
+    assert budget.value(huge) == huge
+    assert budget.value({"a": 1}) is None
+    assert budget.value({}) == {}
+
+
+def test_a_rerun_says_how_much_it_has_kept() -> None:
+    """And of which run."""
+    kept = Kept(
+        run=RunId("01J00000000000000000000001"),
+        jobs={"roll": KeptJob(conclusion=Conclusion.SUCCESS)},
+        steps={"after": {"1": KeptStep(outcome=Conclusion.SUCCESS, conclusion=Conclusion.SUCCESS)}},
+        servers={"roll": ["web-1"]},
+    )
+    found = shown(made(EACH, kept=kept))
+    assert found["kept"] == {"run": kept.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
+    assert found["rerun_of"] == kept.run
+
+
+def test_places_are_read_as_the_longest_job_that_is_there() -> None:
+    """Slashes and brackets may be part of a job's id and of a step's."""
+    run = made(EACH, *instances(2))
+    assert lookup.place(run, "roll[web-1]/two") == ("roll[web-1]", "two")
+    assert lookup.place(run, "roll[web-1]") == ("roll[web-1]", None)
+    assert lookup.place(run, "roll/one") == ("roll", "one")
+    assert lookup.is_within("roll[web-1]", "roll")
+    assert not lookup.is_within("rolling", "roll")

@@ -1,0 +1,150 @@
+"""Claims about the JSON Schema: draft 7, the same bytes; what compiles passes, slips do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.dsl import schemas
+from waterflowd.ctl.main import cli
+from waterflowd.dsl import compile_workflow, jsonschema
+from waterflowd.dsl.reference import SECTIONS
+from waterflowd.dsl.reference.nodes import NODES
+
+ROOT = Path(__file__).parents[3]
+SCENARIOS = sorted((ROOT / "tests" / "golden" / "scenarios").glob("*.txt"))
+EXAMPLES = [*sorted(ROOT.glob("examples/*.yml")), *sorted(ROOT.glob("examples/steps/*/step.yml"))]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_an_example_passes(file: Path) -> None:
+    """Workflows, and the files of composite steps."""
+    assert schemas.complaints(file.read_text("utf-8"), "step" if file.name == "step.yml" else "workflow") == []
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_the_workflow_of_a_scenario_passes(file: Path) -> None:
+    """And the files beside it."""
+    sections = file.read_text("utf-8").split("\n--- ")
+    for section in sections[1:]:
+        name, _, text = section.partition("\n")
+        if name == "workflow":
+            assert schemas.complaints(text + "\n") == []
+        elif name.startswith("file "):
+            assert schemas.complaints(text + "\n", "step" if "step" in Path(name).stem else "workflow") == []
+
+
+def _framed() -> Iterator[Any]:
+    for name, section in {**SECTIONS, **NODES}.items():
+        for key, entry in section.keys.items():
+            kind = "step" if name.startswith("Composite") else "workflow"
+            yield pytest.param(section.framed(entry.example), key, kind, id=f"{name}.{key}")
+
+
+@pytest.mark.parametrize(("text", "key", "kind"), list(_framed()))
+def test_a_slip_in_a_key_is_found_at_each_level(text: str, key: str, kind: str) -> None:
+    """Every key of every concept and node, written with a letter too many, where a required one is then missing as well."""
+    assert schemas.complaints(text, kind) == []
+    assert f"{key}:" in text
+    broken = text.replace(f"{key}:", f"{key}x:", 1)
+    assert any(f"{key}x" in complaint for complaint in schemas.complaints(broken, kind)) or key == "on", broken
+
+
+WRONG = {
+    "a list where a text belongs": "name: [a]",
+    "a text where a mapping belongs": "env: a",
+    "a number of minutes in words": "timeout-minutes: long",
+    "no minutes": "timeout-minutes: 0",
+    "an event that does not exist": "on: puhs",
+    "an event in a list": "on: [push, pull_request]",
+    "a filter that does not exist": "on: {push: {branch: main}}",
+    "a word that does not exist": "on: {schedule: [{cron: '@daily', overlap: wait}]}",
+    "a type that does not exist": "inputs: {a: {type: text}}",
+    "a name that no variable has": "env: {A-B: x}",
+    "an expression where none can stand": "name: ${{ git.sha }}",
+    "a limit in words": "concurrency: {group: a, limit: two}",
+}
+WRONG_JOBS = {
+    "no steps": "runs-on: g, steps: []",
+    "no runs-on": "steps: [{run: x}]",
+    "steps beside a call": "uses: ./a.yml, steps: [{run: x}]",
+    "secrets without a call": "runs-on: g, secrets: inherit, steps: [{run: x}]",
+    "a list of labels": "runs-on: [a, b], steps: [{run: x}]",
+    "a target that does not exist": "runs-on: {group: g, target: all}, steps: [{run: x}]",
+    "a share that is none": "runs-on: {group: g, target: each, batch: a lot}, steps: [{run: x}]",
+    "a text that is no truth": "runs-on: g, continue-on-error: perhaps, steps: [{run: x}]",
+    "a mapping where a condition belongs": "runs-on: g, if: {a: b}, steps: [{run: x}]",
+    "approvals beyond all bounds": "runs-on: g, environment: {name: a, minimum: 21}, steps: [{run: x}]",
+}
+WRONG_STEPS = {
+    "neither run nor uses": "name: x",
+    "both": "run: x, uses: log, with: {message: m}",
+    "with beside run": "run: x, with: {a: b}",
+    "a node that does not exist": "uses: sleeep, with: {duration: 1s}",
+    "an action of GitHub": "uses: actions/checkout@v4",
+    "an unknown parameter": "uses: log, with: {message: m, level: info}",
+    "a missing parameter": "uses: log, with: {}",
+    "no parameters at all": "uses: log",
+    "a parameter of another kind": "uses: fail, with: {exit-code: many}",
+    "a parameter out of bounds": "uses: fail, with: {exit-code: 256}",
+    "two ways to sleep": "uses: sleep, with: {duration: 1s, until: 1}",
+    "a shell for a node that runs none": "uses: log, shell: sh, with: {message: m}",
+    "a retry of a node of the daemon": "uses: sleep, with: {duration: 1s}, retry: {max-attempts: 2}",
+    "a stop of a composite step": "uses: ./steps/a, stop: {grace: 1s}",
+    "a duration without its unit": "run: x, stop: {grace: 5}",
+    "a signal that does not exist": "run: x, stop: {signal: SIGNOPE}",
+    "a reason that does not exist": "run: x, retry: {max-attempts: 2, on: crash}",
+    "tries beyond all bounds": "run: x, retry: {max-attempts: 1001}",
+    "an inner step that is none": "uses: loop, with: {items: [a], steps: [{runs: x}]}",
+    "an inner step of a branch": "uses: parallel, with: {branches: [[{run: x}], [{rnu: x}]]}",
+    "a word of on-lost": "run: x, on-lost: ignore",
+}
+_STEPS = "jobs: {j: {runs-on: g, steps: [{run: x}]}}"
+
+
+def _wrong() -> Iterator[Any]:
+    for name, text in WRONG.items():
+        yield pytest.param(f"{text}\n{_STEPS}\n", id=name)
+    for name, text in WRONG_JOBS.items():
+        yield pytest.param(f"jobs: {{j: {{{text}}}}}\n", id=name)
+    for name, text in WRONG_STEPS.items():
+        yield pytest.param(f"jobs: {{j: {{runs-on: g, steps: [{{{text}}}]}}}}\n", id=name)
+
+
+@pytest.mark.parametrize("text", list(_wrong()))
+def test_what_is_wrong_is_found(text: str) -> None:
+    """Types, words, bounds, and keys that do not go with one another; the compiler agrees."""
+    assert schemas.complaints(text)
+    assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
+
+
+def test_a_composite_step_of_ones_own_takes_any_parameters() -> None:
+    """What it takes is in a file that a schema cannot see."""
+    assert schemas.complaints("jobs: {j: {runs-on: g, steps: [{uses: ./steps/a, with: {x: [1, {y: z}]}}]}}") == []
+
+
+@pytest.mark.parametrize("kind", sorted(jsonschema.KINDS))
+def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
+    """Nothing newer than editors read, and no key without a word about it."""
+    text = jsonschema.schema_text(kind)
+    assert jsonschema.schema_text(kind) == text
+    document = json.loads(text)
+    assert document["$schema"] == "http://json-schema.org/draft-07/schema#"
+    for newer in ("unevaluatedProperties", "$defs", "dependentRequired", "prefixItems"):
+        assert newer not in text
+    for name, definition in [("", document), *document["definitions"].items()]:
+        assert definition["additionalProperties"] is False
+        for key, described in definition["properties"].items():
+            assert described["description"], (name, key)
+
+
+@pytest.mark.parametrize("kind", sorted(jsonschema.KINDS))
+def test_the_command_prints_it(kind: str) -> None:
+    """Offline, and byte for byte."""
+    done = CliRunner().invoke(cli, ["schema", "--kind", kind])
+    assert (done.exit_code, done.output) == (0, jsonschema.schema_text(kind))

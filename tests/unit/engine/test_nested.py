@@ -1,0 +1,69 @@
+"""Blocks inside of blocks: what is out of time, cancelled or skipped begins nothing any more, at any depth."""
+
+from __future__ import annotations
+
+import pytest
+
+from waterflowd.engine import events
+from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.scenario import Scenario
+
+LOOPS = """
+jobs:
+  a:
+    runs-on: {group: web, target: each, offline: skip}
+    steps:
+      - uses: loop
+        timeout-minutes: 1
+        with:
+          items: [1, 2]
+          steps:
+            - uses: loop
+              with:
+                while: "true"
+                max-iterations: 500
+                steps: [{run: work}]
+"""
+
+
+@pytest.mark.parametrize("script", ["wait 2m\nfinish a[web-1]/1[0]/1[0]/1 timed-out", "disconnect web-1"])
+def test_a_loop_inside_of_one_that_is_over_begins_no_further_pass(script: str) -> None:
+    """By the time of the outer one, or because the job is skipped."""
+    world = Scenario(LOOPS)
+    slots = 0 if "disconnect" in script else 1
+    world.play(f"connect web-1 web slots={slots}\nstart\n{script}")
+    assert world.run.is_completed
+    assert sum(isinstance(event, events.BlockStarted) for event in world.history) == 2
+
+
+CALLEE = {
+    "workflows/callee.yml": """
+on: {workflow_call: {}}
+jobs:
+  work: {runs-on: web, steps: [{run: work}]}
+  tidy: {needs: work, if: always(), runs-on: web, steps: [{run: tidy}]}
+  more: {needs: work, runs-on: web, steps: [{run: more}]}
+"""
+}
+
+
+def test_after_a_cancel_jobs_of_a_called_workflow_run_by_their_own_if() -> None:
+    """As those of the file itself do: `always()` is heard, the others are cancelled."""
+    world = Scenario("jobs: {call: {uses: ./workflows/callee.yml}}", CALLEE)
+    world.play("connect web-1 web\nstart\ncancel\nfinish call/work/1 cancelled\nfinish call/tidy/1")
+    ends = {str(job.id): job.conclusion for job in world.run.jobs}
+    assert ends["call/tidy"] is Conclusion.SUCCESS
+    assert ends["call/more"] is ends["call"] is world.run.conclusion is Conclusion.CANCELLED
+
+
+def test_a_call_that_begins_after_a_cancel_does_its_work() -> None:
+    """A job that starts after the cancel, by its `if`, is not concerned, and neither is what it calls."""
+    world = Scenario(
+        "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
+        "  clean: {needs: a, if: always(), uses: ./workflows/callee.yml}\n",
+        CALLEE,
+    )
+    world.play("connect web-1 web\nstart\ncancel\nfinish a/1 cancelled")
+    world.play("finish clean/work/1\nfinish clean/tidy/1\nfinish clean/more/1")
+    assert all(job.conclusion is Conclusion.SUCCESS for job in world.run.jobs if job.id.startswith("clean"))
+    assert world.run.conclusion is Conclusion.CANCELLED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         has_secret=lambda run, job, name: _has_secret(secrets, run, job, name),
         may_use=_group_policy(config),
         policies=Environments(config.environments).policies,
+        digests=_digests(config, data_dir),
         epoch=log.generation,
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
@@ -195,6 +196,17 @@ def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
 def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
     outer = run.jobs_by_id[job].scope.secret(name)
     return outer is not None and secrets.get(outer) is not None
+
+
+def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]]:
+    known = {settings.name: settings for settings in config.repository_settings}
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+
+    async def digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
+        settings = known.get(repository)
+        return await opener.digests(settings, revision, calls) if settings is not None else {}
+
+    return digests
 
 
 def check_secrets(config: Config) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from waterflowd.errors import Rejected
-from waterflowd.gitsource import addresses, urls
+from waterflowd.gitsource import addresses, digests, layout, urls
 from waterflowd.gitsource.fetches import Fetches
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.mirror import Mirror
@@ -32,6 +33,15 @@ class Opener:
             return LocalSource(settings.name, place)
         mirror = Mirror(self._directory / f"{settings.name}.git", _identity(place))
         return RemoteSource(settings, place, mirror, self._fetches, self._environment)
+
+    async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:
+        """What `hashFiles` gives over the tree of a commit; see `digests.digests`. Leaves the loop free."""
+        place = check(settings)
+        if isinstance(place, Path):
+            directory = layout.find(place).objects
+        else:
+            directory = Mirror(self._directory / f"{settings.name}.git", _identity(place)).objects
+        return await asyncio.to_thread(digests.digests, directory, commit, calls)
 
 
 def check(settings: RepositorySettings) -> Path | RemoteUrl:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,6 +43,11 @@ _INDEXED = frozenset(
 )
 
 
+async def _no_digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
+    """Without repositories nothing is chosen."""
+    return {}
+
+
 class World(msgspec.Struct, frozen=True, kw_only=True):
     """What all batches work on: the driver's live state. The single writer owns it."""
 
@@ -59,6 +64,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether runs of the repository (None: of no repository) may use the group; asked again for each attempt, because some
     #: groups are known only then.
     may_use: Callable[[str | None, str], bool] = lambda repository, group: True
+    #: What `hashFiles` gives for these calls over a commit of a repository.
+    digests: Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]] = _no_digests
     #: What the configuration asks of the environments that a new run may enter.
     policies: Callable[[records.StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory; the epoch of the leases that are given now.

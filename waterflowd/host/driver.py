@@ -304,6 +304,7 @@ class Driver:
 
     async def start(self, request: StartRequest) -> RunSummary:
         """See `ports.Runs`."""
+        request = await self._with_hashes(request)
         (run_id,) = await self._commit(lambda batch: self._start_all(batch, [request]))
         found = self._log.run(run_id)
         if found is None:
@@ -313,11 +314,25 @@ class Driver:
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
         """See `ports.Runs`."""
 
+        wanted = [await self._with_hashes(request) for request in starts]
+
         def apply(batch: Batch) -> list[RunId]:
-            return self._start_all(batch, starts, lambda: batch.record(stream, self._log.head(stream), facts))
+            return self._start_all(batch, wanted, lambda: batch.record(stream, self._log.head(stream), facts))
 
         started: list[RunId] = await self._commit(apply)
         return started
+
+    async def _with_hashes(self, request: StartRequest) -> StartRequest:
+        """The request with what `hashFiles` gives over its commit, which has to be known before the run is."""
+        try:
+            calls = self._decode(plan.content_hash(request.plan), request.plan).hashed
+        except msgspec.MsgspecError:
+            # What is wrong with the plan is told where the request is checked.
+            return request
+        if not calls or request.hashes or request.repository is None or request.revision is None:
+            return request
+        hashes = await self.world.digests(request.repository, request.revision, calls)
+        return msgspec.structs.replace(request, hashes=hashes)
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """See `ports.Runs`."""

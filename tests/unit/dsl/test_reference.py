@@ -13,7 +13,7 @@ from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import compile_workflow, control, jsonschema, reader
 from waterflowd.dsl.codes import CODES
-from waterflowd.dsl.contexts import FIXED, KNOWN, NEED_FIELDS, NOT_BUILT_FUNCTIONS, STEP_FIELDS
+from waterflowd.dsl.contexts import FIXED, KNOWN, NEED_FIELDS, STEP_FIELDS
 from waterflowd.dsl.reference import SECTIONS, Key, Section
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
 from waterflowd.dsl.reference.entries import PLACES
@@ -113,7 +113,7 @@ def test_the_examples_of_a_function_have_values(name: str) -> None:
     for example in FUNCTIONS[name].examples:
         assert f"{name}(" in example
         json.dumps(expr.evaluate(expr.parse(example), expr.Env()))
-    has_none = name in {*expr.STATUS_FUNCTIONS, "now", "hashFiles", *NOT_BUILT_FUNCTIONS}
+    has_none = name in {*expr.STATUS_FUNCTIONS, "now", "hashFiles"}
     assert bool(FUNCTIONS[name].examples) != has_none
 
 

@@ -11,7 +11,7 @@ _DURATION = "A duration such as `30s`, or a number of seconds."
 def _section(node: str, what: str, required: str, keys: dict[str, tuple[str, str]]) -> Section:
     """A node; `required` are the lines that every example needs, unless it gives the key itself."""
     frame = (
-        f"jobs:\n  build:\n    runs-on: web-servers\n    steps:\n      - uses: {node}\n        with:\n          {{}}\n"
+        f"jobs:\n  deploy:\n    runs-on: web-servers\n    steps:\n      - uses: {node}\n        with:\n          {{}}\n"
     )
     found: dict[str, Key] = {}
     for name, (text, example) in keys.items():

@@ -16,7 +16,6 @@ from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import compile_workflow, control, jsonschema, render_diagnostic, shapes
 from waterflowd.dsl.codes import CODES
-from waterflowd.dsl.contexts import NOT_BUILT_FUNCTIONS
 from waterflowd.dsl.reference import SECTIONS, Key, Section
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
 from waterflowd.dsl.reference.entries import PLACES
@@ -189,8 +188,6 @@ def _functions() -> str:
     parts = ["Names are compared without case. In text, everything that is no array and no object is read as text."]
     for name, function in FUNCTIONS.items():
         lines = [f"## `{name}`", "", f"`{function.call}`", "", function.what]
-        if name in NOT_BUILT_FUNCTIONS:
-            lines += ["", "Known, not built yet: using it is an error (WF134)."]
         if function.examples:
             rows = [(example, expr.evaluate(expr.parse(example), expr.Env())) for example in function.examples]
             shown = [f"| `{example}` | `{json.dumps(value, ensure_ascii=False)}` |" for example, value in rows]

@@ -1,7 +1,7 @@
 """`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
-reconnect output masking memory cli expressions.
+reconnect output masking memory cli expressions events language.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import expressions, masking, reconnect, restart, steps
+from bench import events, expressions, language, masking, reconnect, restart, steps
 from bench.figures import Row, table
 
 SECONDS = 3.0
@@ -32,6 +32,8 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "memory": restart.memory,
     "cli": lambda folder: steps.command_line(),
     "expressions": lambda folder: expressions.expressions(),
+    "language": language.language,
+    "events": lambda folder: events.events(),
 }
 
 

@@ -258,6 +258,7 @@ def _row(log: LmdbLog, run_id: RunId) -> tuple[RunSummary, str]:
         created_at=created.at,
         completed_at=completed.at if completed is not None else None,
         seq=len(history),
+        rerun_of=created.rerun_of,
     )
     return row, ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.world import World
+from tests.acceptance.world import World, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -76,16 +76,52 @@ CASES = [
         prints=("the copy is good", "keeping the last 7"),
         never_prints=("no backup tonight",),
     ),
+    Case(
+        file="matrix.yml",
+        prints=(
+            "testing postgres 1.20 --fast",
+            "testing postgres 2.0 --fast",
+            "testing mysql 1.20 ",
+            "testing sqlite 3 ",
+            "instance 3 of 4",
+            "shard b",
+        ),
+        never_prints=("testing mysql 2.0 ",),
+    ),
+    Case(
+        file="rolling-update.yml",
+        options=("-i", "version=2.0.0"),
+        prints=("update: success", '      "version": "2.0.0"'),
+    ),
+    Case(
+        file="control-flow.yml",
+        prints=(
+            "alpha goes first (prepared yes)",
+            "beta follows",
+            "look at the cache",
+            "build the index",
+            "attempt 3",
+            "live",
+        ),
+        never_prints=("attempt 4",),
+    ),
+    Case(file="concurrency.yml", prints=("deploying to staging", "migrating")),
+    Case(file="concurrency.yml", options=("-i", "environment=production"), prints=("deploying to production",)),
+    # It calls a file that is not sent with it; below it starts from a repository.
+    Case(file="reusable.yml", code=5),
 ]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One world for all examples, with the groups that they use."""
+    """One world for all examples, with the groups that they use, and a repository."""
     made = World(tmp_path_factory.mktemp("examples"))
     try:
+        made.make_repository()
+        made.daemon_environment["WATERFLOW_SECRET_FORGE_TOKEN"] = "forged"
         made.start_daemon()
         made.add_agent("web-1", "web-servers")
+        made.add_agent("web-2", "web-servers")
         made.add_agent("db-1", "db-servers")
         yield made
     finally:
@@ -94,7 +130,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_every_example_is_run() -> None:
     """A new example gets a case."""
-    assert {case.file for case in CASES} == {file.name for file in EXAMPLES.glob("*.yml")}
+    only_called = {"reusable-build.yml"}
+    assert {case.file for case in CASES} | only_called == {file.name for file in EXAMPLES.glob("*.yml")}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
@@ -107,3 +144,35 @@ def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
         lines = world.lines(run)
         assert set(case.prints) <= set(lines), lines
         assert not set(case.never_prints) & set(lines), lines
+
+
+def test_the_example_with_a_question_waits_for_the_answer(world: World) -> None:
+    """The last step of control-flow.yml does not run before somebody says yes."""
+    started = world.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
+    assert started.returncode == 0, started.stderr
+    run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
+    (asked,) = wait_until(lambda: world.run(run)["approvals"], "the question")
+    assert "Roll out to alpha, beta" in asked["reason"]["text"]
+    assert "live" not in world.lines(run)
+    assert world.ctl("approve", run).returncode == 0
+    assert world.wait_for(run)["conclusion"] == "success"
+    assert "live" in world.lines(run)
+
+
+def test_the_example_of_several_files_starts_from_a_repository(world: World) -> None:
+    """reusable.yml, with the workflow that it calls and the composite step, as one push."""
+    names = {"workflows/reusable.yml": "reusable.yml", "reusable-build.yml": "reusable-build.yml"}
+    step = "steps/announce/step.yml"
+    files = {place: (EXAMPLES / name).read_text() for place, name in {**names, step: step}.items()}
+    revision = world.push(world.clone, files)
+    row = wait_until(
+        lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
+    )
+
+    found = world.wait_for(row["id"])
+    assert found["conclusion"] == "success", found
+    assert sorted(world.lines(row["id"], 3)) == [
+        "/SRV/BUILDS/WEB.TAR IS READY",
+        "building web with 2 jobs",
+        "it said /SRV/BUILDS/WEB.TAR IS READY",
+    ]

@@ -275,6 +275,23 @@ async def test_only_its_approvers_decide_and_several_need_a_name(world: ApiWorld
     assert (await show(client, run))["conclusion"] == "success"
 
 
+async def test_a_token_for_a_group_decides_and_does_again_nothing_of_another(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """403 with the group, and nothing has changed."""
+    waiting = await start(client, APPROVAL)
+    await _waiting(client, waiting)
+    ended = (await done(world, client, FLAKY))["id"]
+    bearer = {"Authorization": f"Bearer {world.token(Role.ADMIN, name='bound', groups=('db',))}"}
+    world.services.is_open = False
+    for path in (f"{waiting}/approve", f"{waiting}/reject", f"{ended}/rerun"):
+        answered = await client.post(f"/v1/runs/{path}", headers=bearer)
+        assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
+    world.services.is_open = True
+    assert len(await _waiting(client, waiting)) == 1
+    assert len((await client.get("/v1/runs")).json()["runs"]) == 2
+
+
 # Running again --------------------------------------------------------------------------------------------------------
 
 

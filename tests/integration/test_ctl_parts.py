@@ -98,6 +98,7 @@ def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Ser
         "roll[web-2]/one | from web-2",
     ]
     assert server.ctl("logs", "roll", "roll[web-2]/one").output == "from web-2\n"
+    assert "the same on" not in server.ctl("logs", "roll", "--fold").output
     assert "roll[web-2]/one: failure" in server.ctl("why", "roll").output
     again = server.ctl("rerun", "roll", "--servers", "failed", "--dry-run")
     assert "done again: roll[web-2]\n" in again.output

@@ -104,6 +104,25 @@ async def test_g6_what_completed_while_the_daemon_was_down_is_followed(work: Wor
                 assert world.paths() == ["workflows/build.yml", "workflows/deploy.yml"]
 
 
+async def test_a_restart_judges_no_run_by_files_that_came_later(work: Work) -> None:
+    """A file that asks for failures, and for successes after the run has succeeded, starts nothing for it in any life."""
+    log = empty_log()
+    async with TriggerWorld(log, settings_of(work)) as world:
+        await world.sync()
+        failed = DEPLOY.replace("[build]", "[build], conclusions: failure")
+        work.pushed({"workflows/build.yml": BUILD.replace("on: push", ""), "workflows/deploy.yml": failed})
+        await world.sync()
+        await world.until(lambda: len(world.runs()) == 1)
+        await world.settled()
+        work.pushed({"workflows/deploy.yml": DEPLOY})
+        await world.sync()
+        await world.settled()
+    async with TriggerWorld(log.reopened(), settings_of(work)) as world:
+        await world.sync()
+        await world.settled()
+        assert world.paths() == ["workflows/build.yml"]
+
+
 async def test_files_that_follow_each_other_come_to_an_end(work: Work) -> None:
     """A chain is five runs long, whoever started it."""
     ping = "name: ping\non: {push: , workflow_run: {workflows: [pong]}}\n" + NAP

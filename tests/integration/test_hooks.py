@@ -273,10 +273,12 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         )
         await world.sync()
         await world.until(lambda: world.paths() == ["workflows/z.yml"])
-        second.pushed({"workflows/a.yml": OTHER + "# again\n"})
-        await world.sync("other")
-        ready = {(row.repository, row.path) for row in world.repositories.definitions() if row.is_ready}
-        assert len(ready) == 1
+        row = world.repositories.definitions()[0]
+        assert (row.repository, row.is_ready) == ("other", False)
+        # Once it is free, the next one has it.
+        work.pushed({"workflows/z.yml": None})
+        await world.sync()
+        assert [row.is_ready for row in world.repositories.definitions()] == [True]
 
 
 async def test_g6_a_delivery_survives_the_daemon(tmp_path: Path) -> None:

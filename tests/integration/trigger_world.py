@@ -132,8 +132,9 @@ class TriggerWorld:
         """Everything that anything has started is over, and nothing more follows: every follower has read the whole log."""
 
         def is_settled() -> bool:
-            followers = self.reconciler.followers.values()
-            return not list(self.log.open_runs()) and all(f.handled_seq in (None, self.log.last_seq) for f in followers)
+            loops = self.reconciler.loops.values()
+            are_read = all(loop.followed_seq in (None, self.log.last_seq) for loop in loops)
+            return are_read and not list(self.log.open_runs())
 
         await self.until(is_settled)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.reconcile import diff, globs, movement, state, triggers
+from waterflowd.reconcile import diff, events, globs, movement, state, triggers
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.source import Changes, Commit, FileSeen, Revision
 
@@ -84,6 +84,39 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
         assert diff.difference(held.refs[MAIN].files, seen) == diff.Difference()
     assert len(keys) == len(set(keys))
     assert state.fold("ops", recorded) == held
+
+
+@given(
+    st.lists(st.tuples(_trees, st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)), max_size=8)
+)
+def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str, str], dict[str, str]]]) -> None:
+    """Every file looks for `x` and `y`; whatever changes, each stands at the end as the last tree would make it at once."""
+    held = state.RepositoryState(name="ops", refs={})
+    for number, (tree, others) in enumerate(steps, start=1):
+        before = held.refs.get(MAIN)
+        seen = [FileSeen(path=path, blob=blob) for path, blob in sorted(tree.items())]
+        stands = diff.stands_in({path: FileSeen(path=path, blob=blob) for path, blob in others.items()})
+        difference = diff.difference(before.files if before else {}, seen, stands)
+        used = {path: others.get(path, "") for path in "xy"}
+        became = {}
+        for file in difference.files:
+            known = next(filter(stands, held.known(file.path, file.blob)), None)
+            became[file.path] = known or FileApplied(path=file.path, blob=file.blob, plan_hash=file.blob, used=used)
+        fact = events.RevisionApplied(
+            at=number,
+            ref=MAIN,
+            movement=number,
+            commit=f"{number:040}",
+            tree=f"{number:040}",
+            files=tuple(became.values()),
+            removed=difference.removed,
+        )
+        state.evolve(held, fact)
+        files = held.refs[MAIN].files
+        assert {path: (file.newest.blob, file.newest.used) for path, file in files.items()} == {
+            path: (blob, used) for path, blob in tree.items()
+        }
+        assert diff.difference(files, seen, stands) == diff.Difference()
 
 
 def _became(file: FileSeen) -> FileApplied:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from waterflowd.ctl.client import Client, run_path
+from waterflowd.ctl.folding import Folding
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json
-from waterflowd.ctl.terminal import clean, clean_line, has_colors, style, time_text
+from waterflowd.ctl.terminal import clean, clean_line, has_colors, is_terminal, style, time_text
 
 #: Colours of prefixes, in turn.
 _COLORS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -25,21 +26,37 @@ def say_lost(text: str) -> None:
 @click.argument("place", required=False, metavar="[JOB[/STEP]]")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was printed.")
+@click.option(
+    "--fold/--no-fold", default=None, help="Show what many servers have printed once. [default: on a terminal]"
+)
 @json_option
 @click.pass_context
-def logs(context: click.Context, run: str, place: str | None, follow: bool, timestamps: bool, as_json: bool) -> None:
+def logs(
+    context: click.Context,
+    run: str,
+    place: str | None,
+    follow: bool,
+    timestamps: bool,
+    fold: bool | None,
+    as_json: bool,
+) -> None:
     """Print what a run's steps printed.
 
     Control characters are shown escaped; colours stay on a terminal.
     """
     client = client_of(context)
+    # Times differ, and who follows wants each line as it comes.
+    is_folded = not (follow or timestamps or as_json) and (is_terminal() if fold is None else fold)
+    folding = Folding() if is_folded else None
     identity = find_run(client, run)["id"]
     found = _lines(client, identity, place or None, follow=follow)
     try:
         if as_json:
             print_json(found)
         else:
-            _print_lines(found, place, has_times=timestamps)
+            _print_lines(folding.rows(found) if folding is not None else found, place, has_times=timestamps)
+            for note in folding.notes() if folding is not None else ():
+                click.echo(style(clean(note), "bright_black"))
     except KeyboardInterrupt:
         click.echo(f"\nthe run goes on; come back with: waterflowctl logs -f {identity}", err=True)
         context.exit(130)

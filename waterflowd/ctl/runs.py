@@ -70,6 +70,9 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
         return
     for line in tree.lines(found, now_ms() if at is None else None):
         click.echo(line)
+    if at is not None:
+        # Nobody can decide in the past.
+        found["approvals"] = []
     _print_facts(found)
 
 

@@ -216,34 +216,40 @@ def _only(section: Mapping[str, Key], *kinds: str) -> dict[str, bool]:
     return {name: False for name, key in section.items() if key.only in kinds}
 
 
-def _is_used(*names: str) -> JsonSchema:
-    return {"required": ["uses"], "properties": {"uses": {"enum": list(names)}}}
+def _is_used(*nodes: node_schema.NodeSchema) -> JsonSchema:
+    names = [name for node in nodes for name in _spellings(node)]
+    return _has("uses", {"enum": names})
+
+
+def _has(key: str, value: JsonSchema | None = None) -> JsonSchema:
+    """Whether a mapping has a key, with a value like this. Without the type, editors offer what follows to nothing at all."""
+    return {"type": "object", "required": [key], **({"properties": {key: value}} if value is not None else {})}
 
 
 def _step_rules() -> JsonSchema:
     keys = SECTIONS["Step"].keys
+    nodes = node_schema.BUILT_IN.values()
+    of_engine = [node for node in nodes if node.runs_in is node_schema.RunsIn.ENGINE]
+    others = [node for node in nodes if node.name != "shell"]
     rules: list[JsonSchema] = [
         {"anyOf": [{"required": ["run"]}, {"required": ["uses"]}], "errorMessage": "a step needs run or uses"},
-        {"not": {"required": ["run", "uses"]}, "errorMessage": "a step has either run or uses, not both"},
-        {"not": {"required": ["run", "with"]}, "errorMessage": "with belongs to uses, not to run"},
+        {"if": _has("run"), "then": {"properties": {"uses": False, "with": False}}},
+        {"if": _is_used(*nodes), "then": {"required": ["with"]}},
+        {"if": _is_used(*others), "then": {"properties": _only(keys, "script")}},
+        {"if": _is_used(*of_engine), "then": {"properties": _only(keys, "process")}},
     ]
-    for node in node_schema.BUILT_IN.values():
-        is_script, is_engine = node.name == "shell", node.runs_in is node_schema.RunsIn.ENGINE
-        refused_here = _only(keys, "process", "script") if is_engine else {} if is_script else _only(keys, "script")
-        then: JsonSchema = {
-            "required": ["with"],
-            "properties": {"with": {"$ref": f"#/definitions/{_with_name(node.name)}"}, **refused_here},
-        }
-        rules.append({"if": _is_used(*_spellings(node)), "then": then})
-    local = {"required": ["uses"], "properties": {"uses": {"type": "string", "pattern": _LOCAL}}}
-    rules.append({"if": local, "then": {"properties": _only(keys, "process", "script")}})
+    for node in nodes:
+        parameters = {"$ref": f"#/definitions/{_with_name(node.name)}"}
+        rules.append({"if": _is_used(node), "then": {"properties": {"with": parameters}}})
+    local = {"type": "string", "pattern": _LOCAL}
+    rules.append({"if": _has("uses", local), "then": {"properties": _only(keys, "process", "script")}})
     return {"allOf": rules}
 
 
 def _job_rules() -> JsonSchema:
     keys = SECTIONS["Job"].keys
     called, with_steps = {"properties": _only(keys, "steps")}, {"properties": _only(keys, "call")}
-    rule = {"if": {"required": ["uses"]}, "then": called, "else": {"required": ["runs-on", "steps"], **with_steps}}
+    rule = {"if": _has("uses"), "then": called, "else": {"required": ["runs-on", "steps"], **with_steps}}
     return {"allOf": [rule]}
 
 

@@ -214,8 +214,9 @@ _VALUES: dict[Callable[..., Any], Shape] = {
 
 def _short(key: str) -> Callable[[Shape], Shape]:
     """A text is short for a mapping with one key."""
+    # The mapping comes first: of several that do not fit, editors speak of the first.
     text = Shape(_TEXT.schema, f"a text, which is short for `{key}`")
-    return lambda shape: either(text, shape)
+    return lambda shape: either(shape, text)
 
 
 def _one_or_more(shape: Shape) -> Shape:

@@ -44,7 +44,7 @@ class Trees:
     def __init__(self, store: Objects) -> None:
         self._store = store
         self._count = 0
-        self._read: dict[str, list[Entry]] = {}
+        self._read: dict[str, dict[bytes, Entry]] = {}
 
     def files(self, root: str, folders: Sequence[str]) -> tuple[FileSeen, ...]:
         """The workflow files below the folders, by path; `Stalled` WF508 when they are too many or too deep."""
@@ -74,7 +74,7 @@ class Trees:
     def _find(self, root: str, parts: list[bytes]) -> FileSeen | None:
         tree = root
         for index, part in enumerate(parts):
-            entry = next((entry for entry in self._entries_again(tree) if entry[0] == part), None)
+            entry = self._by_name(tree).get(part)
             if entry is None:
                 return None
             _, mode, tree = entry
@@ -86,12 +86,12 @@ class Trees:
                 return None
         return None
 
-    def _entries_again(self, tree: str) -> list[Entry]:
-        """The entries of a tree that many paths lead through."""
+    def _by_name(self, tree: str) -> dict[bytes, Entry]:
+        """The entries of a tree that many paths may lead through; of a name that stands there twice, the first."""
         if tree not in self._read:
             if len(self._read) >= _TREES_KEPT:
                 self._read.clear()
-            self._read[tree] = self._entries(tree)
+            self._read[tree] = {entry[0]: entry for entry in reversed(self._entries(tree))}
         return self._read[tree]
 
     def changes(self, before: str | None, after: str) -> Changes:

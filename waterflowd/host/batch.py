@@ -404,7 +404,7 @@ def summary(run: Run) -> records.RunSummary:
         path=run.plan.path,
         repository=run.repository,
         revision=run.revision,
-        trigger=run.trigger,
+        trigger=_without_payload(run.trigger),
         status=run.status,
         conclusion=run.conclusion,
         reason=run.reason,
@@ -414,3 +414,8 @@ def summary(run: Run) -> records.RunSummary:
         seq=run.seq,
         rerun_of=run.rerun_of,
     )
+
+
+def _without_payload(trigger: records.Trigger) -> records.Trigger:
+    """The trigger for a row: a payload may be a megabyte, and stands in the run's first event."""
+    return msgspec.structs.replace(trigger, payload={}) if trigger.payload else trigger

@@ -37,17 +37,17 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind` is `push`, `schedule`, `api`, `cli`, `manual` or `rerun`."""
+    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `api`, `cli`, `manual`, `rerun`."""
 
     kind: str
-    #: The principal: a token's name, `uid:N`, the author of the push, or `schedule`.
+    #: The principal: a token's name, `uid:N`, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
     by: str = ""
     #: Unique key of the trigger; a second start with it gives the first one's run.
     key: str | None = None
     ref: str | None = None
     #: The commit's facts for the `git` context.
     git: dict[str, Any] = {}
-    #: The payload for the `event` context.
+    #: The payload for the `event` context; a run's row in the index has none.
     payload: dict[str, Any] = {}
 
 

@@ -30,8 +30,8 @@ class _Described(msgspec.Struct, frozen=True):
 
 
 _described = msgspec.msgpack.Decoder(_Described)
-#: What the rows of one ref were made from: ref, version of its files, version of the shelf.
-_RowsKey = tuple[str, int, int]
+#: What the rows of one ref were made from: ref, versions of its files, of the shelf, and of the names of webhooks.
+_RowsKey = tuple[str, int, int, int]
 
 
 class RepositoryDesk:
@@ -117,7 +117,8 @@ class RepositoryDesk:
         if not watched:
             return []
         ref = watched[0]
-        key = (ref.ref, ref.version, self._reconciler.ports.shelf.version)
+        ports = self._reconciler.ports
+        key = (ref.ref, ref.version, ports.shelf.version, ports.hooks.version)
         held = self._rows.get(loop.settings.name)
         if held is None or held[0] != key:
             rows = [self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]

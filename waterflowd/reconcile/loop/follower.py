@@ -4,7 +4,8 @@ Rules of this file:
 
 - Level-triggered and durable: the log is read from where the last start left off, so a run that completed while the daemon
   was down counts. Where that is stands in the repository's stream, in the same transaction as the runs that it started.
-- Nothing is read while no file follows another, and a file counts from the fact that brought it.
+- Nothing is read while no file follows another, and a file counts from the fact that brought it. A movement of the default ref
+  records how far was read before it, so a run is not judged a second time by files that came later.
 - `following` decides; here are the log and the waiting. It goes on while the remote cannot be reached, as schedules do.
 """
 
@@ -26,7 +27,7 @@ from waterflowd.reconcile.state import FileState, RefState
 #: Records that are read before others have the loop.
 _AT_ONCE = 200
 #: Records after which the log says that nothing in them was followed.
-_MARK_EVERY = 10_000
+_MARK_EVERY = 1_000
 #: How often the log is asked when nobody tells of new records.
 _UNTOLD_S = 0.05
 _BACKOFF_FIRST_S = 0.5
@@ -46,8 +47,6 @@ class Follower:
         self._name = loop.settings.name
         self._about = {"repository": self._name}
         self._ports = ports
-        #: Everything up to this place in the log is handled; None while nothing is followed.
-        self.handled_seq: int | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -59,10 +58,10 @@ class Follower:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._loop.is_news.wait()
-            elif self.handled_seq is None:
+            elif self._loop.followed_seq is None:
                 await self._loop.is_news.wait()
             else:
-                await self._news(self.handled_seq)
+                await self._news(self._loop.followed_seq)
 
     async def _news(self, seq: int) -> None:
         """Returns when there are records after `seq`, or the repository has changed."""
@@ -97,20 +96,20 @@ class Follower:
             ref = self._ref()
             files = following.followers(ref) if not self._loop.state.is_suspended else {}
             if ref is None or not files:
-                self.handled_seq = None
+                self._loop.followed_seq = None
                 return
-            if self.handled_seq is None:
+            if self._loop.followed_seq is None:
                 first = min(file.follow_since for file in files.values())
-                self.handled_seq = max(self._loop.state.followed_seq, first)
-            records = self._ports.log.feed(self.handled_seq, _AT_ONCE)
+                self._loop.followed_seq = max(self._loop.state.followed_seq, first)
+            records = self._ports.log.feed(self._loop.followed_seq, _AT_ONCE)
             if not records:
                 return
             for record in records:
                 if isinstance(record.event, RunCompleted):
                     await self._completed(record, ref, files)
-                self.handled_seq = record.seq
-            if self.handled_seq - self._loop.state.followed_seq >= _MARK_EVERY:
-                await self._loop.apply([self._mark(self.handled_seq)], ())
+                self._loop.followed_seq = record.seq
+            if self._loop.followed_seq - self._loop.state.followed_seq >= _MARK_EVERY:
+                await self._loop.apply([self._mark(self._loop.followed_seq)], ())
             await asyncio.sleep(0)
 
     def _ref(self) -> RefState | None:

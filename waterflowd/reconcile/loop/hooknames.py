@@ -38,12 +38,19 @@ class HookNames:
 
     def __init__(self) -> None:
         self._loops: list[RepositoryLoop] = []
+        self._version = 0
         self._made_from: list[tuple[str, int]] = []
         self._holders: dict[str, list[Holder]] = {}
 
     def watch(self, loop: RepositoryLoop) -> None:
         """The loop's files count from now on."""
         self._loops.append(loop)
+
+    @property
+    def version(self) -> int:
+        """Grows whenever names may have come to others, for caches of what was read here."""
+        self._named("")
+        return self._version
 
     def holder(self, name: str) -> Holder | None:
         """The file whose webhook this is."""
@@ -88,6 +95,7 @@ class HookNames:
         made_from = [(ref.ref, ref.version) if ref is not None else ("", 0) for ref in refs]
         if made_from != self._made_from:
             self._made_from, self._holders = made_from, {}
+            self._version += 1
             for order, (loop, ref) in enumerate(zip(self._loops, refs, strict=True)):
                 for path, file in ref.files.items() if ref is not None else ():
                     if file.hook is not None and ref is not None:

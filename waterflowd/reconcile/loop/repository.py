@@ -103,6 +103,8 @@ class RepositoryLoop:
         self.changed = asyncio.Event()
         #: The same for who follows the repository's runs.
         self.is_news = asyncio.Event()
+        #: How far the completed runs of the log are handled; None while nothing follows them.
+        self.followed_seq: int | None = None
         ports.hooks.watch(self)
         #: Plans that somebody needs now, whatever a look says.
         self._wanted: dict[str, tuple[str, FileApplied]] = {}
@@ -317,6 +319,9 @@ class RepositoryLoop:
                 starts.append(movement.start_request(plan, file.path, moved, revision, shared))
         changes = movement.with_files(changes, refused)
         facts = movement.facts(self._ports.clock.now(), moved, revision, shared, changes)
+        if self.followed_seq is not None and self._is_default(moved.ref):
+            # What completed before was judged by the files as they were.
+            facts.append(events.RunsFollowed(at=self._ports.clock.now(), seq=self.followed_seq))
         await self.apply(facts, starts)
         where = f"{name} {shown(moved.ref)}"
         _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts), extra=self._about)

@@ -67,7 +67,7 @@ class Timetable:
         self._cancelled: dict[ScheduleName, RunId] = {}
         self._failures = 0
         #: What the held schedules were compared with last.
-        self._compared: tuple[str, int] | None = None
+        self._compared: tuple[str, int, int] | None = None
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -146,7 +146,7 @@ class Timetable:
         if self._loop.progress.fetched_at is None:
             return
         ref = self._loop.default_ref()
-        key = (ref.ref, ref.version) if ref is not None else ("", 0)
+        key = (ref.ref if ref is not None else "", ref.version if ref is not None else 0, self._ports.hooks.version)
         if key == self._compared:
             return
         at, wall_at = self._ports.clock.now(), self._ports.wall()

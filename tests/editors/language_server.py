@@ -1,0 +1,195 @@
+"""The YAML language server (npm yaml-language-server) as an editor drives it: over standard input and output, by LSP.
+
+The package is pinned by version and hash in `package-lock.json` and installed with `npm ci` into pytest's cache, once for all
+workers. It reads the schema from the file that the first line of a document names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import json
+import queue
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FILES = ("package.json", "package-lock.json")
+SERVER = Path("node_modules", "yaml-language-server", "bin", "yaml-language-server")
+
+#: A registry that answers slowly on a busy machine is no reason to give up.
+INSTALL_S_MAX = 300
+#: For one answer of the server on a machine under load.
+ANSWER_S_MAX = 90.0
+
+_SETTINGS = {
+    "yaml": {
+        "validate": True,
+        "hover": True,
+        "completion": True,
+        "schemaStore": {"enable": False},
+        "kubernetesCRDStore": {"enable": False},
+    }
+}
+_PUBLISHED = "textDocument/publishDiagnostics"
+_ASKS = "workspace/configuration"
+
+
+class Unavailable(Exception):
+    """The server cannot be had on this machine; the text says why."""
+
+
+def missing_program() -> str | None:
+    """Return which of the programs that the server needs is not there."""
+    return next((program for program in ("node", "npm") if shutil.which(program) is None), None)
+
+
+def installed(cache: Path) -> Path:
+    """Return the folder that the server is installed in; raises Unavailable."""
+    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in FILES)).hexdigest()
+    folder = cache / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            for name in FILES:
+                shutil.copy(HERE / name, folder / name)
+            _install(folder)
+            (folder / "complete").touch()
+    return folder
+
+
+def _install(folder: Path) -> None:
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=3"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"npm ci took longer than {INSTALL_S_MAX} s") from None
+    if done.returncode:
+        raise Unavailable(f"npm ci failed: {done.stderr.strip()[-500:]}")
+
+
+class LanguageServer:
+    """The running server; use it as a context manager, one question at a time."""
+
+    def __init__(self, folder: Path, schema: Path) -> None:
+        self._schema = schema
+        self._ids = itertools.count(1)
+        self._versions = itertools.count(1)
+        self._heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._process = subprocess.Popen(
+            ["node", str(folder / SERVER), "--stdio"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._listener = threading.Thread(target=self._listen, name="language server", daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> LanguageServer:
+        capabilities = {
+            "workspace": {"configuration": True, "didChangeConfiguration": {}},
+            "textDocument": {"hover": {"contentFormat": ["markdown"]}, "completion": {}},
+        }
+        self._ask("initialize", {"processId": None, "rootUri": None, "capabilities": capabilities})
+        self._tell("initialized", {})
+        self._tell("workspace/didChangeConfiguration", {"settings": _SETTINGS})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        # An editor that goes away takes its server along.
+        self._process.terminate()
+        self._process.wait(ANSWER_S_MAX)
+        self._listener.join(ANSWER_S_MAX)
+        self._process.stdout.close()
+
+    def problems(self, text: str, *, is_wrong: bool) -> list[tuple[int, str]]:
+        """Open a file and return what is marked in it: line (from 1) and message; of a wrong file at least one."""
+        uri = self._open(text)
+
+        def is_wanted(said: dict[str, Any]) -> bool:
+            is_about = said.get("method") == _PUBLISHED and said["params"]["uri"] == uri
+            return is_about and (bool(said["params"]["diagnostics"]) or not is_wrong)
+
+        marks = self._until(is_wanted)["params"]["diagnostics"]
+        # Lines count from 0, and the one that names the schema stands before the first.
+        return sorted((mark["range"]["start"]["line"], mark["message"]) for mark in marks)
+
+    def offered(self, text: str) -> list[str]:
+        """Return the labels that are offered where `|` stands in a file."""
+        answered = self._at("textDocument/completion", text)
+        items = answered["items"] if isinstance(answered, dict) else answered or []
+        return [item["label"] for item in items]
+
+    def shown(self, text: str) -> str:
+        """Return what is shown when the pointer rests where `|` stands."""
+        answered = self._at("textDocument/hover", text)
+        contents = (answered or {}).get("contents", "")
+        # Some versions escape what Markdown might take for a mark.
+        return str(contents["value"] if isinstance(contents, dict) else contents).replace("\\", "")
+
+    def _at(self, method: str, text: str) -> Any:
+        before, _, after = text.partition("|")
+        uri = self._open(before + after)
+        # Position counts from 0; the line that names the schema comes first.
+        position = {"line": before.count("\n") + 1, "character": len(before.rpartition("\n")[2])}
+        return self._ask(method, {"textDocument": {"uri": uri}, "position": position})
+
+    def _open(self, text: str) -> str:
+        version = next(self._versions)
+        uri = f"file:///workflows/{version}.yml"
+        named = f"# yaml-language-server: $schema={self._schema.as_uri()}\n{text}"
+        document = {"uri": uri, "languageId": "yaml", "version": version, "text": named}
+        self._tell("textDocument/didOpen", {"textDocument": document})
+        return uri
+
+    def _ask(self, method: str, params: dict[str, Any]) -> Any:
+        number = next(self._ids)
+        self._send({"id": number, "method": method, "params": params})
+        answered = self._until(lambda said: said.get("id") == number and "method" not in said)
+        assert "error" not in answered, answered
+        return answered["result"]
+
+    def _tell(self, method: str, params: dict[str, Any]) -> None:
+        self._send({"method": method, "params": params})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        content = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self._process.stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
+        self._process.stdin.flush()
+
+    def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message of a kind; the server's own questions are answered meanwhile."""
+        deadline = time.monotonic() + ANSWER_S_MAX
+        while True:
+            said = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            if "method" in said and "id" in said:
+                wanted = said.get("params", {}).get("items", [])
+                settings = [_SETTINGS.get(str(item.get("section"))) for item in wanted]
+                self._send({"id": said["id"], "result": settings if said["method"] == _ASKS else None})
+            elif is_wanted(said):
+                return said
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        stream = self._process.stdout
+        while line := stream.readline():
+            size = 0
+            while line.strip():
+                name, _, value = line.partition(b":")
+                size = int(value) if name.lower() == b"content-length" else size
+                line = stream.readline()
+            if size:
+                self._heard.put(json.loads(stream.read(size)))

@@ -189,7 +189,9 @@ def _repair(content: Any, detail: ErrorDetails) -> bool:
         if isinstance(parent, dict) and isinstance(name, str):
             return _repair_key(parent, path, detail)
         if isinstance(parent, list) and isinstance(name, int) and _holds_steps(path[:-1]):
-            parent[name] = {"run": ":"}
+            # A list that is shorter by now stands in for one that was repaired as a whole.
+            if name < len(parent):
+                parent[name] = {"run": ":"}
             return True
         # An entry of a plain list, or a name below a text: the key that holds it goes as a whole.
         path = path[:-1]

@@ -112,6 +112,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a pause is forgotten at once",
     ),
     Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch is over while its instances run"),
+    Mutant(f"{_JOBS}:_ending", " and _kept(run, job) is None", "", "what is kept is lost when the job is halted"),
     Mutant(f"{_CHILDREN}:of_parent", "if children.failures and (", "if False and (", "no failure halts a job"),
     Mutant(f"{_JOBS}:_ending", "if parent.children.halted is not None:", "if False:", "a halted job waits for ever"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
@@ -235,11 +236,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.property.test_rerun:test_what_is_kept_and_what_is_done_again",
     ),
     Mutant(
-        f"{_JOBS}:_gates",
+        f"{_JOBS}:_kept",
         "run.kept.jobs.get(job.id) if run.kept is not None else None",
         "None",
         "what is kept is done again",
-        "tests.property.test_rerun:test_what_is_kept_and_what_is_done_again",
     ),
     # The host.
     Mutant(

@@ -51,6 +51,17 @@ def test_worlds_meet_what_they_are_for() -> None:
         "RevisionApplied",
         "RefRemoved",
         "RepositorySuspended",
+        "JobExpanded",
+        "JobEntered",
+        "JobHalted",
+        "JobRestarted",
+        "BatchStarted",
+        "BlockStarted",
+        "StepTimedOut",
+        "ApprovalGiven",
+        "LockGranted",
+        "LockWaiting",
+        "LockRefused",
     }
     assert seen <= set(totals.events)
     assert {"agent revoked", "backup restored", "repository away", "hint lost"} <= set(totals.faults)

@@ -16,10 +16,12 @@ from waterflowd.model.statuses import Conclusion, worst
 
 
 def has_turn(job: Job) -> bool:
-    """Whether an instance may begin now."""
+    """Whether an instance may begin now; once the job is halted, what is kept need not wait for its turn."""
     assert job.parent is not None
     children = job.parent.children
     assert children is not None
+    if children.halted is not None:
+        return True
     return (
         job.position == children.next_index
         and (children.max_parallel is None or children.active < children.max_parallel)

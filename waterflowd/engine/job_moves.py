@@ -14,6 +14,7 @@ from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import KeptJob
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 #: The same as for a group that the file names.
@@ -65,10 +66,15 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
         return None
     if parent.is_cancelled:
         return Conclusion.CANCELLED, parent.stop_reason
-    if parent.children.halted is not None:
+    if parent.children.halted is not None and _kept(run, job) is None:
         conclusion = Conclusion.CANCELLED if parent.children.fail_fast else Conclusion.SKIPPED
         return conclusion, parent.children.halted
     return None
+
+
+def _kept(run: Run, job: Job) -> KeptJob | None:
+    """What the run takes over of the job from an earlier one."""
+    return run.kept.jobs.get(job.id) if run.kept is not None else None
 
 
 # Gates ----------------------------------------------------------------------------------------------------------------
@@ -77,7 +83,7 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
 def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
     env = contexts.for_job(run, job, now)
     if job.status is Status.QUEUED:
-        kept = run.kept.jobs.get(job.id) if run.kept is not None else None
+        kept = _kept(run, job)
         if kept is not None:
             assert run.kept is not None
             why = reason(ReasonCode.KEPT, f"kept from run {run.kept.run}", run=run.kept.run)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from waterflowd.engine import approvals
+from waterflowd.engine import Run, approvals, rerun
 from waterflowd.errors import Rejected, Retryable
+from waterflowd.model import plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import Kept, StartRequest, Trigger
+from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.sim.language import APPROVERS
 
 if TYPE_CHECKING:
@@ -21,13 +23,18 @@ PATIENCE_S = 3.0
 class Start:
     """One wish for a run, with a key that makes asking again safe; perhaps somebody cancels the run later."""
 
-    def __init__(self, world: World, number: int, compiled: bytes, dice: random.Random) -> None:
+    def __init__(
+        self, world: World, number: int, compiled: bytes, dice: random.Random, kept: Kept | None = None
+    ) -> None:
         self.key = f"start/{number}"
         self.run: RunId | None = None
         #: A restored backup knows nothing of the run.
         self.is_gone = False
         self._world = world
-        self._request = StartRequest(plan=compiled, trigger=Trigger(kind="api", by="token:ci", key=self.key))
+        trigger = Trigger(kind="api", by="token:ci", key=self.key)
+        self._request = StartRequest(
+            plan=compiled, trigger=trigger, kept=kept, rerun_of=kept.run if kept is not None else None
+        )
         self._cancel_after_s = dice.choice((None, None, None, dice.uniform(0.0, 4.0)))
         self._is_forced = dice.random() < 0.4
         self._is_cancelled = False
@@ -111,6 +118,50 @@ class Revocation:
             self.is_done = True
             world.note(f"client: {self.agent} is revoked")
             world.checks.revocation_acknowledged(self.agent)
+
+
+class Repeaters:
+    """Those who want again what did not succeed, as long as things go wrong."""
+
+    #: Re-runs of one world: each of them may fail, too.
+    MOST = 3
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        self._world = world
+        self._dice = dice
+        self._done: set[RunId] = set()
+
+    def look(self) -> None:
+        """Somebody looks at what is over, and starts one of it again."""
+        world = self._world
+        if world.healed_at is not None or len(self._done) >= self.MOST:
+            return
+        world.loop.outside(self._dice.uniform(1.0, 6.0), self.look)
+        failed = [
+            shadow
+            for shadow in world.checks.shadows.values()
+            if shadow.is_completed and shadow.conclusion is not Conclusion.SUCCESS
+            if shadow.repository is None and shadow.id not in self._done
+        ]
+        if failed:
+            self._repeat(self._dice.choice(failed))
+
+    def _repeat(self, run: Run) -> None:
+        world = self._world
+        self._done.add(run.id)
+        wish = rerun.Wish(is_failed=True)
+        if self._dice.random() < 0.4:
+            job = self._dice.choice(list(run.scope.jobs.values()))
+            wish = rerun.Wish(start=f"{job.id}/{self._dice.choice(job.steps).id}" if job.steps else job.id)
+        try:
+            kept = rerun.select(run, run.plan, wish).kept
+        except Rejected as error:
+            world.checks.expect(error.code in ("WF605", "WF606"), f"a re-run was refused: {error}")
+            return
+        start = Start(world, len(world.starts), plan.encode(run.plan), self._dice, kept)
+        world.note(f"somebody wants {run.id[-6:]} again")
+        world.starts.append(start)
+        start.ask()
 
 
 class Approvers:

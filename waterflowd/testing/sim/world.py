@@ -29,7 +29,7 @@ from waterflowd.testing.sim import plans as workflows
 from waterflowd.testing.sim.backups import Backups
 from waterflowd.testing.sim.chance import Chance
 from waterflowd.testing.sim.checks import Checks, Violation
-from waterflowd.testing.sim.clients import Approvers, Revocation, Start
+from waterflowd.testing.sim.clients import Approvers, Repeaters, Revocation, Start
 from waterflowd.testing.sim.daemon import LOST_AFTER_MS, Daemon
 from waterflowd.testing.sim.loop import Process, VirtualLoop
 from waterflowd.testing.sim.nemesis import Nemesis
@@ -258,6 +258,7 @@ class World:
             self.backups.begin()
         if self.chance.has_language:
             Approvers(self, self.chance.language).look()
+            Repeaters(self, self.chance.language).look()
         self._nemesis.begin()
         self.loop.advance(shape.uniform(8.0, 25.0), self._is_over_early)
         self._heal()

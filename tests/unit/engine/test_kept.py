@@ -1,0 +1,24 @@
+"""What a re-run keeps stays what it was, whatever happens beside it."""
+
+from __future__ import annotations
+
+from waterflowd.model.ids import RunId
+from waterflowd.model.reasons import ReasonCode
+from waterflowd.model.records import Kept, KeptJob
+from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.scenario import Scenario
+
+MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-on: web, steps: [{run: work}]}}"
+
+
+def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
+    """Fail-fast ends what has not begun; what the earlier run has done is no part of that."""
+    world = Scenario(MATRIX)
+    world.kept = Kept(run=RunId("01J00000000000000000000001"), jobs={"a[2]": KeptJob(conclusion=Conclusion.SUCCESS)})
+    world.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
+    ends = {str(job.id): job for job in world.run.jobs}
+    assert ends["a[1]"].conclusion is Conclusion.FAILURE
+    assert ends["a[2]"].conclusion is Conclusion.SUCCESS
+    assert ends["a[2]"].reason.code is ReasonCode.KEPT
+    assert ends["a[3]"].conclusion is Conclusion.CANCELLED
+    assert world.run.conclusion is Conclusion.FAILURE

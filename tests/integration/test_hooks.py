@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -175,22 +176,26 @@ async def test_a19_a_timestamp_is_inside_the_signature_and_old_ones_are_refused(
     assert len(hooked.world.runs()) == 2
 
 
+async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
+    """The status that answers a request of which only the beginning was sent."""
+    url = hooked.client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        head = f"POST /v1/hooks/{name} HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: sha256=0\r\n{length}\r\n"
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        async with asyncio.timeout(30):
+            return int((await reader.readline()).split()[1])
+    finally:
+        writer.close()
+
+
 async def test_a19_large_bodies_and_other_types_are_refused_before_anything(hooked: Hooked) -> None:
     """50 MB by their stated length and without one, and what is neither JSON nor a form, known hook or not."""
-    large = b" " * (50 << 20)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(large), 1 << 16):
-            yield large[start : start + (1 << 16)]
-
+    piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
     for name in ("release", "nothing"):
-        for content in (large, pieces()):
-            try:
-                answered = await hooked.client.post(f"/v1/hooks/{name}", content=content, headers=signed(b""))
-            except httpx.TransportError:
-                # The daemon had answered and closed before everything was sent.
-                continue
-            assert answered.status_code == 413
+        assert await begun(hooked, name, f"Content-Length: {50 << 20}", b"") == 413
+        # Without a length, it is refused as soon as it is too large, and not read to its end.
+        assert await begun(hooked, name, "Transfer-Encoding: chunked", piece * 17) == 413
         typed = await hooked.post(b"{}", signed(b"{}") | {"Content-Type": "text/plain"}, name)
         assert typed.status_code == 415
     nested = b"[" * 100_000 + b"]" * 100_000

@@ -47,7 +47,7 @@ _SAMPLE = 200
 class Masks:
     """The secrets of one attempt, ready to be looked for. Immutable; may be used by any thread."""
 
-    __slots__ = ("_faces", "_firsts", "_search", "_windows")
+    __slots__ = ("_begins", "_faces", "_search", "_windows")
 
     def __init__(self, values: Iterable[str]) -> None:
         #: Sorted, so that what begins with a text stands together.
@@ -56,8 +56,8 @@ class Masks:
         for face, offset in _anchored(self._faces):
             self._windows.setdefault(face[offset : offset + _WINDOW], []).append((face, offset))
         self._search = re.compile(_any_of(self._windows), re.DOTALL)
-        firsts = b"".join(re.escape(bytes([first])) for first in sorted({face[0] for face in self._faces}))
-        self._firsts = re.compile(b"[%s]" % firsts if firsts else b"(?!)", re.DOTALL)
+        #: The first bytes of each face, to find where one may begin.
+        self._begins = re.compile(_any_of({face[:_WINDOW] for face in self._faces}), re.DOTALL)
 
     def __repr__(self) -> str:
         return f"Masks({len(self._faces)} faces)"
@@ -100,9 +100,12 @@ class Masks:
 
     def undecided(self, text: bytes) -> int:
         """The first position from which on the text is the beginning of a face and not all of it; its length for none."""
-        for found in self._firsts.finditer(text, max(0, len(text) - FACE_BYTES_MAX + 1)):
+        for found in self._begins.finditer(text, max(0, len(text) - FACE_BYTES_MAX + 1)):
             if self._longer(text[found.start() :]):
                 return found.start()
+        for position in range(max(0, len(text) - _WINDOW + 1), len(text)):
+            if self._longer(text[position:]):
+                return position
         return len(text)
 
     def is_most_of_one(self, beginning: bytes) -> bool:

@@ -17,6 +17,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -86,6 +88,15 @@ class OutputLog:
             continue
         return self._offset
 
+    def fork(self) -> OutputLog:
+        """One that reads on from the same place, on its own."""
+        twin = copy.copy(self)
+        twin._printed = list(self._printed)
+        twin._reader = copy.copy(self._reader)
+        if self._masked is not None:
+            twin._masked = {number: copy.copy(stream) for number, stream in self._masked.items()}
+        return twin
+
     def _rewind(self) -> None:
         self._offset = 0
         self._spool_offset = 0
@@ -101,7 +112,7 @@ class OutputLog:
             found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_over)
             if found:
                 self._spool_offset, self._last_at = found[-1].end, found[-1].at
-                pieces = [piece for chunk in found for piece in self._tell(chunk)]
+                pieces = [piece for chunk in self._joined(found) for piece in self._tell(chunk)]
             elif is_over:
                 pieces = self._tell_held(self._last_at)
                 if not pieces:
@@ -119,6 +130,18 @@ class OutputLog:
         if self._printed_offset >= len(chunk.data):
             self._printed_count, self._printed_offset = self._printed_count + 1, 0
         return [piece]
+
+    def _joined(self, chunks: list[spool.Chunk]) -> Iterable[spool.Chunk]:
+        """The pieces; where they are masked, those of one stream and one instant as one, since masking each costs."""
+        if self._masked is None:
+            yield from chunks
+            return
+        for (at, number), row in itertools.groupby(chunks, lambda chunk: (chunk.at, chunk.stream)):
+            if number == spool.MISSING:
+                yield from row
+            else:
+                pieces = list(row)
+                yield spool.Chunk(pieces[0].offset, at, number, b"".join(piece.data for piece in pieces))
 
     def _tell(self, chunk: spool.Chunk) -> list[Chunk]:
         """The pieces of the log that are known now that this one of the spool is."""
@@ -194,6 +217,11 @@ class Pump:
         if key not in self._streams:
             self._streams[key] = _Stream(OutputLog(spool_path, masks=masks))
             self._ready[key] = None
+
+    def rest(self, key: TaskKey) -> OutputLog | None:
+        """A log of the attempt from where its sending stands, to be measured."""
+        stream = self._streams.get(key)
+        return None if stream is None else stream.log.fork()
 
     def grown(self, key: TaskKey) -> None:
         """There is more output."""

@@ -279,6 +279,10 @@ def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: i
         log = OutputLog(path, masks=masks)
         assert everything(log, size) == whole
         assert log.size() == len(whole)
+        begun = OutputLog(path, masks=masks)
+        begun.read(0, size, is_over=False)
+        assert begun.fork().size() == len(whole)
+        assert everything(begun) == whole
         rest = b"".join(chunk.data for chunk in log.read(min(offset, len(whole)), 10_000, is_over=True))
         streams = {1: b"", 2: b""}
         for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_over=True):

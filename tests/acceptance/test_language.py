@@ -244,6 +244,40 @@ def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tid
     assert world.lines(run, 1) == ["tidied"]
 
 
+RERUN = """jobs:
+  roll:
+    runs-on: {group: web, target: each}
+    strategy: {matrix: {part: [a, b]}}
+    steps:
+      - run: echo "$WATERFLOW_JOB" >> PLACE/marks
+      - run: test "$WATERFLOW_AGENT ${{ matrix.part }}" != "web-2 b" || test -e PLACE/mended
+  after:
+    needs: roll
+    runs-on: web
+    steps: [{run: echo all of them}]
+"""
+
+
+def test_what_failed_runs_again_and_nothing_else(world: World, tmp_path: Path) -> None:
+    """A matrix multiplies with the servers; the second run does the one instance again that failed, and what comes after."""
+    first, jobs = run_to_end(world, RERUN, tmp_path, "failure")
+    assert {name: job["conclusion"] for name, job in jobs.items() if job["conclusion"] != "success"} == {
+        "roll": "failure",
+        "roll[web-2,b]": "failure",
+        "after": "skipped",
+    }
+    (tmp_path / "mended").touch()
+    answer = world.api("POST", f"/v1/runs/{first}/rerun", json={"failed": True})
+    assert answer.status_code == 201, answer.text
+    second = world.wait_for(answer.json()["id"])
+
+    assert (second["conclusion"], second["rerun_of"]) == ("success", first)
+    assert world.lines(second["id"], 1) == ["all of them"]
+    marks = (tmp_path / "marks").read_text().split()
+    once = [f"roll[web-{n},{part}]" for n in (1, 2, 3) for part in "ab"]
+    assert sorted(marks) == sorted([*once, "roll[web-2,b]"])
+
+
 # Concurrency ------------------------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ jobs:
   refuse:
     runs-on: web
     steps:
-      - {id: go, uses: approval, with: {message: Sure?}, continue-on-error: true}
+      - {id: go, uses: approval, continue-on-error: true}
       - run: echo "${{ steps.go.outcome }} ${{ steps.go.outputs.approved }}"
   late:
     runs-on: web

@@ -274,6 +274,39 @@ def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(world: World, tmp_p
     assert world.wait_for(run)["conclusion"] == "cancelled"
 
 
+CANCELLED = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - uses: loop
+        with:
+          items: [1, 2]
+          max-parallel: 2
+          steps:
+            - stop: {signal: SIGINT, grace: 5s}
+              run: |
+                trap 'echo stopped; exit 1' INT
+                echo $$ > PLACE/new${{ item }}; mv PLACE/new${{ item }} PLACE/pid${{ item }}
+                while true; do sleep 0.05; done
+            - run: echo never
+            - if: always()
+              run: echo "tidied ${{ item }}"
+      - if: always()
+        run: echo tidied
+"""
+
+
+def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(world: World, tmp_path: Path) -> None:
+    """The processes inside get their signal and are gone; `always()` steps run, inside and after."""
+    run = world.start(CANCELLED.replace("PLACE", str(tmp_path)))
+    wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 2, "both passes to run")
+    assert world.api("POST", f"/v1/runs/{run}/cancel").status_code == 202
+
+    assert world.wait_for(run)["conclusion"] == "cancelled"
+    assert sorted(world.lines(run, 5)) == ["stopped", "stopped", "tidied", "tidied 1", "tidied 2"]
+    assert not any(is_running(int(path.read_text())) for path in tmp_path.glob("pid*"))
+
+
 # Steps inside of steps --------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +359,27 @@ def test_steps_nest_in_loops_conditions_and_branches(world: World, tmp_path: Pat
     assert world.lines(run, 1) == ["3 2"]
     found = ends(world, run)
     assert (len(found), set(found.values())) == (16, {"success"})
+
+
+def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(world: World) -> None:
+    """Whatever the file says of `max-parallel`, one slot runs one step at a time, and nothing waits for ever."""
+    world.add_agent("tiny", "tiny", slots=1)
+    run, _ = run_to_end(
+        world,
+        """jobs:
+  a:
+    runs-on: tiny
+    steps:
+      - uses: loop
+        with: {items: "${{ range(12) }}", max-parallel: 10, steps: [{run: 'echo ${{ item }}'}]}
+      - uses: parallel
+        with:
+          branches:
+            - [{run: echo a}, {run: echo b}]
+            - [{uses: parallel, with: {branches: [[{run: echo c}], [{run: echo d}]]}}]
+""",
+    )
+    assert sorted(world.lines(run, 16)) == sorted([*map(str, range(12)), "a", "b", "c", "d"])
 
 
 def test_long_names_reach_everywhere(world: World) -> None:

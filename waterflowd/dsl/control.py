@@ -114,6 +114,8 @@ class Control:
         at: Path = (*path, "with")
         _, key = self._source.document.find(at)
         if key is None or key.text != "with":
+            if not _required(node):
+                return {}, ()
             text = f"{node} needs its parameters"
             self._source.at_value(path, codes.WRONG_PARAMETER, text, f"add with: and {' '.join(_required(node))}")
             return None

@@ -226,6 +226,10 @@ def _has(key: str, value: JsonSchema | None = None) -> JsonSchema:
     return {"type": "object", "required": [key], **({"properties": {key: value}} if value is not None else {})}
 
 
+#: Nodes that can do without a parameter.
+_ALONE = frozenset({"fail", "approval"})
+
+
 def _step_rules() -> JsonSchema:
     keys = SECTIONS["Step"].keys
     nodes = node_schema.BUILT_IN.values()
@@ -234,7 +238,7 @@ def _step_rules() -> JsonSchema:
     rules: list[JsonSchema] = [
         {"anyOf": [{"required": ["run"]}, {"required": ["uses"]}], "errorMessage": "a step needs run or uses"},
         {"if": _has("run"), "then": {"properties": {"uses": False, "with": False}}},
-        {"if": _is_used(*nodes), "then": {"required": ["with"]}},
+        {"if": _is_used(*(node for node in nodes if node.name not in _ALONE)), "then": {"required": ["with"]}},
         {"if": _is_used(*others), "then": {"properties": _only(keys, "script")}},
         {"if": _is_used(*of_engine), "then": {"properties": _only(keys, "process")}},
     ]

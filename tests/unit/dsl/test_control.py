@@ -74,6 +74,7 @@ def test_an_approval_keeps_its_parameters(language: Language) -> None:
         line=2,
     )
     assert language.steps("{uses: approval, with: {message: go}}")[0].params == {"message": "go"}
+    assert language.steps("{uses: approval}, {uses: fail}")[0].params == {}, "it can do without any"
 
 
 def test_inner_steps_are_steps(language: Language) -> None:

@@ -57,6 +57,22 @@ dist: environment ## Build the wheels of both distributions into dist/
 	@rm -rf build agent/build
 	@ls -1 dist
 
+# Needs a Debian 12 machine for the interpreter inside. SOURCE_DATE_EPOCH is the time of the last commit when it is not set.
+packages: dist environment-packaging ## Build deb and rpm of the daemon and the agent into dist/; ARGS="--release 2" numbers them
+	@PYTHONPATH=packaging $(bin)/python -m builder $(ARGS)
+
+deb: ## Build the deb packages alone
+	@$(MAKE) --no-print-directory packages ARGS="--format deb $(ARGS)"
+
+rpm: ## Build the rpm packages alone
+	@$(MAKE) --no-print-directory packages ARGS="--format rpm $(ARGS)"
+
+packages-test: environment-dev environment-packaging ## Build the packages twice, install them under real systemds, and judge them
+	@$(bin)/python -m pytest -q -p no:cacheprovider packaging/proof $(ARGS)
+
+packages-lock: environment-packaging ## Pin the newest Debian packages of the interpreter inside the packages
+	@PYTHONPATH=packaging $(bin)/python -m builder --lock
+
 lock: ## Pin all dependencies anew; ARGS=--upgrade takes the newest
 	@requirements/lock.sh $(ARGS)
 
@@ -69,3 +85,6 @@ environment:
 
 environment-dev:
 	@requirements/environment.sh "$(VENV)" dev
+
+environment-packaging: environment
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/packaging.txt

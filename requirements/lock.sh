@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes runtime.txt and dev.txt: exact versions with hashes, for every Python from 3.11 on and every platform.
+# Writes runtime.txt, dev.txt and packaging.txt: exact versions with hashes, for every Python from 3.11 on and every platform.
 # Keeps the versions that are pinned already and still fit; `lock.sh --upgrade` takes the newest that fit.
 set -eu
 
@@ -21,3 +21,4 @@ compile() {
 
 compile requirements/runtime.txt "$@" requirements/runtime.in
 compile requirements/dev.txt "$@" --constraints requirements/runtime.txt --group pyproject.toml:dev
+compile requirements/packaging.txt "$@" requirements/packaging.in

@@ -1,0 +1,131 @@
+"""The libraries: everything that the lock names and our wheels, of which each package gets what its distribution needs.
+
+pip runs under the private interpreter, so what it takes is made for that one. Hashes are demanded, and nothing is compiled:
+only wheels come in. Bytecode is made last, at once and in one process, with hashes that Python does not check
+("unchecked-hash"): the files are read-only for the services, and times would differ from build to build.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+from email.message import Message
+from email.parser import HeaderParser
+from pathlib import Path
+
+from builder import cpython
+
+#: pip's own records: paths of the building machine, and lists that the later steps make untrue.
+_RECORDS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
+
+class Library:
+    """A folder with installed distributions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.distributions = {
+            _normal(_metadata(place)["Name"]): place for place in sorted(folder.glob("*.dist-info")) if place.is_dir()
+        }
+
+    def closure(self, name: str, extras: frozenset[str] = frozenset()) -> list[str]:
+        """A distribution and all that it needs of what is installed, sorted."""
+        found: dict[str, None] = {}
+        waiting = [(name, extras)]
+        while waiting:
+            current, wanted = waiting.pop()
+            if current in found or current not in self.distributions:
+                continue
+            found[current] = None
+            for requirement in _metadata(self.distributions[current]).get_all("Requires-Dist") or []:
+                needed, _, marker = requirement.partition(";")
+                extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+                if extra is None or extra.group(1) in wanted:
+                    parsed = re.match(r"\s*([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?", needed)
+                    assert parsed, requirement
+                    inner = frozenset(item.strip() for item in (parsed.group(2) or "").split(",") if item.strip())
+                    waiting.append((_normal(parsed.group(1)), inner))
+        return sorted(found)
+
+    def copy(self, names: list[str], target: Path) -> None:
+        """Copies the files of distributions."""
+        for name in names:
+            with (self.distributions[name] / "RECORD").open(newline="", encoding="utf-8") as file:
+                paths = [row[0] for row in csv.reader(file)]
+            for path in paths:
+                if path.startswith(("../", "bin/")) or path.endswith(".pyc") or Path(path).name in _RECORDS:
+                    continue
+                place = target / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folder / path, place)
+
+
+def install(interpreter: Path, pip: Path, locks: list[Path], wheels: list[Path]) -> Library:
+    """Installs what the lock names and the wheels; `pip` is a folder that pip can be imported from."""
+    target = interpreter.parents[1] / "all"
+    scratch = interpreter.parents[1] / "scratch"
+    scratch.mkdir()
+    wanted = scratch / "lock.txt"
+    wanted.write_text("".join(lock.read_text("utf-8") for lock in locks), "utf-8")
+    shutil.copytree(pip / "pip", scratch / "pip", ignore=shutil.ignore_patterns("__pycache__"))
+    base = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-compile",
+        "--no-deps",
+    ]
+    common = [str(interpreter), *base, "--only-binary=:all:", "--root-user-action=ignore", f"--target={target}"]
+    environment = os.environ | {"PYTHONPATH": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([*common, "--require-hashes", f"--requirement={wanted}"], env=environment, check=True)
+    subprocess.run([*common, *map(str, wheels)], env=environment, check=True)
+    return Library(target)
+
+
+def compile_all(root: Path, prefix: str) -> None:
+    """Makes the bytecode of everything below `root/prefix`, with the paths that it has once it is installed."""
+    home = root / prefix.lstrip("/")
+    environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    command = [str(home / "bin" / f"python{cpython.VERSION}"), "-B", "-m", "compileall", "-q", "-j", "1"]
+    options = ["--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/"]
+    subprocess.run([*command, *options, str(home / "lib")], env=environment, check=True)
+
+
+def strip(folder: Path) -> None:
+    """Removes what running programs have no use for: tests, type stubs, sources of C, and debugging symbols."""
+    for place in sorted(folder.rglob("*"), reverse=True):
+        if place.is_dir() and place.name in ("tests", "test", "testing_data") and not _is_ours(place, folder):
+            shutil.rmtree(place)
+        elif place.is_file() and place.suffix in (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".typed"):
+            place.unlink()
+        elif place.is_file() and ".so" in place.suffixes:
+            subprocess.run(["strip", "--strip-unneeded", "--enable-deterministic-archives", str(place)], check=True)
+            place.chmod(0o644)
+
+
+def silence_scripts(folder: Path) -> None:
+    """Takes the system's interpreter out of the first line of modules that are scripts as well. No line moves."""
+    for place in folder.rglob("*.py"):
+        content = place.read_bytes()
+        if content.startswith(b"#!"):
+            place.write_bytes(b"#" + content[content.find(b"\n") :])
+        place.chmod(0o644)
+
+
+def _is_ours(place: Path, folder: Path) -> bool:
+    return place.relative_to(folder).parts[0] in ("waterflowd", "waterflow_agent")
+
+
+def _metadata(place: Path) -> Message:
+    return HeaderParser().parsestr((place / "METADATA").read_text("utf-8"))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,7 +1,11 @@
-"""The workflow language: how long a large file takes from bytes to a plan, a folder of files to be checked, and the schema."""
+"""The workflow language: what a large file costs from bytes to a plan, a folder of files to be checked, and the schema.
+
+All of it in processor time: it waits for nothing, so whatever else runs here would only be measured along.
+"""
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -96,15 +100,21 @@ def language(folder: Path) -> list[Row]:
     compiled = compile_workflow("workflows/large.yml", content)
     assert compiled.plan is not None, compiled.diagnostics[:3]
     compile_ms = (
-        min(timeit.repeat(lambda: compile_workflow("workflows/large.yml", content), number=1, repeat=15)) * 1000
+        min(
+            timeit.repeat(
+                lambda: compile_workflow("workflows/large.yml", content), timer=time.thread_time, number=1, repeat=15
+            )
+        )
+        * 1000
     )
-    schema_ms = min(timeit.repeat(jsonschema.schema_text, number=1, repeat=10)) * 1000
+    schema_ms = min(timeit.repeat(jsonschema.schema_text, timer=time.thread_time, number=1, repeat=10)) * 1000
     for number in range(FILES):
         (folder / f"service-{number}.yml").write_text(_TYPICAL.format(number))
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "waterflowd.ctl.main", "validate", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    validate_s = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    validate_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     lines = content.count(b"\n")
     return [
         Row(f"a file of {lines:,} lines compiled", f"{compile_ms:.0f} ms", "60 ms", compile_ms <= 60, "best of 15"),

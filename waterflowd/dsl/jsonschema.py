@@ -191,7 +191,7 @@ def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
     keys = section.keys if section is not None else {}
     made: JsonSchema = {
         "description": plain_text(section.what if section is not None else node.summary),
-        "type": "object",
+        "type": "object" if _needs_parameters(node) else ["object", "null"],
         "properties": {
             name: _described(shapes.of_parameter(found).schema, keys.get(name) or Key(found.get("description", ""), ""))
             | ({"default": found["default"]} if found.get("default") else {})
@@ -226,8 +226,12 @@ def _has(key: str, value: JsonSchema | None = None) -> JsonSchema:
     return {"type": "object", "required": [key], **({"properties": {key: value}} if value is not None else {})}
 
 
-#: Nodes that can do without a parameter.
-_ALONE = frozenset({"fail", "approval"})
+def _needs_parameters(node: node_schema.NodeSchema) -> bool:
+    """Whether a node cannot do without `with`."""
+    model = control.MODELS.get(node.name)
+    if model is not None:
+        return any(field.is_required() for field in model.model_fields.values())
+    return node.name == "sleep" or any(field.required for field in msgspec.structs.fields(node.parameters))
 
 
 def _step_rules() -> JsonSchema:
@@ -238,7 +242,7 @@ def _step_rules() -> JsonSchema:
     rules: list[JsonSchema] = [
         {"anyOf": [{"required": ["run"]}, {"required": ["uses"]}], "errorMessage": "a step needs run or uses"},
         {"if": _has("run"), "then": {"properties": {"uses": False, "with": False}}},
-        {"if": _is_used(*(node for node in nodes if node.name not in _ALONE)), "then": {"required": ["with"]}},
+        {"if": _is_used(*filter(_needs_parameters, nodes)), "then": {"required": ["with"]}},
         {"if": _is_used(*others), "then": {"properties": _only(keys, "script")}},
         {"if": _is_used(*of_engine), "then": {"properties": _only(keys, "process")}},
     ]

@@ -18,7 +18,7 @@ from waterflowd.dsl import codes, schema
 from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report, did_you_mean
 from waterflowd.dsl.tree import Document, Path, plain
-from waterflowd.dsl.values import as_text
+from waterflowd.dsl.values import as_text, has_expression
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 
@@ -77,16 +77,19 @@ class Nodes:
         return result
 
     def _parameter(self, path: Path, name: str, value: Json, wanted: object) -> Json:
-        if not expr.is_static(value):
-            return plain(value)
         written = plain(value)
+        if isinstance(written, str) and not expr.is_static(written):
+            return written
         try:
-            msgspec.convert(written, wanted)
+            msgspec.convert(_known(written), wanted)
         except msgspec.ValidationError as error:
             text = as_text(value)
             if isinstance(text, str) and text is not value and _fits(text, wanted):
                 return text
             reason = str(error).replace("`", "").replace("null", "nothing")
+            if not expr.is_static(written):
+                # Places in a part do not count as those in the file.
+                reason = reason.partition(" - at ")[0]
             self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}")
         return written
 
@@ -114,6 +117,16 @@ class Nodes:
     def _add(self, path: Path, code: str, message: str, suggestion: str = "", *, on_key: bool = False) -> None:
         offset = self._document.key_start(path) if on_key else self._document.value_start(path)
         self._report.add(offset, code, message, suggestion)
+
+
+def _known(value: Json) -> Json:
+    """What is known of a value before the run: all but the texts with expressions in it."""
+    match value:
+        case dict():
+            return {key: _known(item) for key, item in value.items() if not has_expression(item)}
+        case list():
+            return [_known(item) for item in value if not has_expression(item)]
+    return value
 
 
 def _fits(value: Json, wanted: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.unit.dsl.conftest import Language
 from waterflowd.dsl import Diagnostic, compile_workflow
 from waterflowd.dsl.report import ERRORS_MAX
 
@@ -245,3 +246,18 @@ def test_a_script_shows_all_its_unsafe_places() -> None:
     errors = errors_of(text)
     assert [error.code for error in errors] == ["WF128", "WF128"]
     assert "SHA: ${{ git.sha }}" in errors[1].suggestion
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("{uses: set-outputs, with: {outputs: [{a: '${{ git.sha }}'}]}}", "outputs: expected object, got array"),
+        ("{uses: shell, with: {run: x, args: {a: '${{ git.sha }}'}}}", "args: expected array, got object"),
+        ("{uses: shell, with: {run: x, args: ['${{ git.sha }}', [b]]}}", "args: expected str, got array"),
+    ],
+)
+def test_a_parameter_with_expressions_in_it_is_checked_as_far_as_it_is_known(
+    language: Language, step: str, message: str
+) -> None:
+    """A list is no mapping whatever its texts turn out to be."""
+    assert language.error(f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}").message == message

@@ -79,7 +79,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
     Mutant(f"{_OWED}:_owed_to_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
     Mutant(
-        f"{_OWED}:owed_to_job", "if not job.is_timed_out and not is_paused:", "if False:", "no timer for a job's time"
+        f"{_OWED}:owed_to_job_alone",
+        "elif not job.is_timed_out and not job.open_approvals:",
+        "elif False:",
+        "no timer for a job's time",
     ),
     Mutant(f"{_OWED}:owed_to_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
@@ -114,14 +117,16 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch is over while its instances run"),
     Mutant(f"{_JOBS}:_ending", " and _kept(run, job) is None", "", "what is kept is lost when the job is halted"),
     Mutant(f"{_CHILDREN}:of_parent", "if children.failures and (", "if False and (", "no failure halts a job"),
-    Mutant(f"{_JOBS}:_ending", "if parent.children.halted is not None:", "if False:", "a halted job waits for ever"),
+    Mutant(
+        f"{_JOBS}:_ending", "if parent.children.halted is not None and", "if False and", "a halted job waits for ever"
+    ),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
     Mutant(f"{_PLACES}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
     Mutant(
         f"{_OWED}:_owed_to_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
     ),
     Mutant(
-        f"{_OWED}:owed_to_job",
+        f"{_OWED}:owed_to_job_alone",
         "owed.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))",
         "pass",
         "no timer for the pause between batches",
@@ -129,7 +134,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # Tries of a job.
     Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is tried without end"),
     Mutant(
-        f"{_OWED}:owed_to_job",
+        f"{_OWED}:owed_to_job_alone",
         "owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
         "pass",
         "no timer for a job's next try",
@@ -196,7 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "anybody approves",
     ),
     Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
-    Mutant(f"{_OWED}:owed_to_job", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
+    Mutant(f"{_OWED}:owed_to_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
     # Blocks.
     Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
     Mutant(
@@ -271,7 +276,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch.ask",
-        "command not in _owed(run, command.job)",
+        "command not in _owed(run, command)",
         "False",
         "asked for what is over",
     ),
@@ -426,8 +431,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_TRIGGERS}:is_started", "path in movement.files", "True", "a file that did not change starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",
-        "self._start_all(batch, starts, lambda: batch.record(stream, self._log.head(stream), facts))",
-        "self._start_all(batch, starts[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, wanted, lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, wanted[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
         "of several files one is started",
     ),
     # People.

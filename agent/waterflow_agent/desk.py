@@ -263,6 +263,9 @@ class Desk:
         printed = chunks_of(end.printed, now)
         total = spool_size + sum(len(chunk.data) for chunk in printed)
         has_spool = self._open_output(entry)
+        if entry.has_secrets and spool_size == result.output_bytes and not result.output_dropped:
+            # A mask is shorter than what it stands for, so there was none.
+            self._pump.mark_clean(entry.key)
         is_output_taken = self._pump.finish(entry.key, printed, total)
         started_at = result.started_at if result.started_at is not None else entry.started_at
         times = (started_at if started_at is not None else now, result.finished_at)

@@ -39,6 +39,7 @@ class OutputLog:
     """One attempt's output as the daemon sees it; cheap to read on from where the last read ended."""
 
     __slots__ = (
+        "_is_clean",
         "_last_at",
         "_masked",
         "_masks",
@@ -55,6 +56,7 @@ class OutputLog:
         """`spool_path` is the runner's `output`, or None for an attempt without a process; `printed` is masked already."""
         self._spool_path = spool_path
         self._masks = masks
+        self._is_clean = False
         self._printed = list(printed)
         self._offset: int
         self._rewind()
@@ -87,6 +89,12 @@ class OutputLog:
         while self.read(self._offset, _CHUNK_BYTES, is_over=True):
             continue
         return self._offset
+
+    def mark_clean(self) -> None:
+        """The whole log was found to hold no secret: it need not be searched again."""
+        self._is_clean = True
+        for stream in (self._masked or {}).values():
+            stream.is_clean = True
 
     def fork(self) -> OutputLog:
         """One that reads on from the same place, on its own."""
@@ -152,7 +160,7 @@ class OutputLog:
             return [Chunk(chunk.at, chunk.stream, chunk.data)]
         stream = self._masked.get(chunk.stream)
         if stream is None:
-            stream = self._masked[chunk.stream] = Stream(self._masks)
+            stream = self._masked[chunk.stream] = Stream(self._masks, is_clean=self._is_clean)
         data = stream.feed(chunk.data)
         return [Chunk(chunk.at, chunk.stream, data)] if data else []
 
@@ -222,6 +230,11 @@ class Pump:
         """A log of the attempt from where its sending stands, to be measured."""
         stream = self._streams.get(key)
         return None if stream is None else stream.log.fork()
+
+    def mark_clean(self, key: TaskKey) -> None:
+        """The attempt's log holds no secret."""
+        if key in self._streams:
+            self._streams[key].log.mark_clean()
 
     def grown(self, key: TaskKey) -> None:
         """There is more output."""

@@ -265,7 +265,7 @@ def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> Non
 
 
 @given(
-    st.lists(st.sampled_from([b"s3cret", b"s3c", b"ret", b"x\n", b"s3cs3cret", b"ret s3cre"]), max_size=12),
+    st.lists(st.sampled_from([b"s3cret", b"s3c", b"s3cr", b"ret", b"x\n", b"s3cs3cret", b"ret s3cre"]), max_size=12),
     st.integers(1, 40),
     st.integers(0, 120),
 )
@@ -283,6 +283,10 @@ def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: i
         begun.read(0, size, is_over=False)
         assert begun.fork().size() == len(whole)
         assert everything(begun) == whole
+        if len(whole) == sum(map(len, pieces)):
+            begun.mark_clean()
+            log.mark_clean()
+            assert everything(begun, size) == whole
         rest = b"".join(chunk.data for chunk in log.read(min(offset, len(whole)), 10_000, is_over=True))
         streams = {1: b"", 2: b""}
         for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_over=True):

@@ -130,3 +130,44 @@ def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(empty
     expected = [f"{word} {step}" for step in held for word in ("begin", "end")]
     expected += ["1", "x rows[0]/2/1", "z rows[2]/2/1", "both[0]/2", "both[2]/2", "6 3 true"]
     assert Counter(crashes.marks()) == Counter(expected)
+
+
+def _held(place: Path, name: str, more: str) -> str:
+    return f"""concurrency: {{group: deploy, {more}}}
+jobs:
+  a:
+    runs-on: {{group: web, target: each}}
+    retry: {{max-attempts: 2, initial-interval: 1500ms}}
+    steps:
+      - run: |
+          echo "begin {name}" >> {place}/marks
+          while test ! -e {place}/{name}; do sleep 0.05; done
+          echo "end {name}" >> {place}/marks
+          test $(grep -c "begin {name}" {place}/marks) = 2
+"""
+
+
+def test_queues_and_the_next_try_of_a_job_survive_kills(empty_world: World, tmp_path: Path) -> None:
+    """Who has a concurrency group and who waits for it stands in the log, and so does the instant of a job's next try."""
+    place = tmp_path / "place"
+    place.mkdir()
+    world = empty_world
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    first = world.start(_held(place, "first", ""))
+    wait_until((place / "marks").exists, "the first to run")
+    second = world.start(_held(place, "second", ""))
+    world.kill_daemon()
+    (place / "first").touch()
+    world.start_daemon()
+    assert world.run(second)["status"] == "waiting"
+    wait_until(lambda: any(event["type"] == "job-retry-scheduled" for event in world.events(first)), "the pause")
+    world.kill_daemon()
+    world.kill_agent("web-1")
+    (place / "second").touch()
+    world.start_daemon()
+    world.start_agent("web-1")
+
+    assert [world.wait_for(run)["conclusion"] for run in (first, second)] == ["success", "success"]
+    marks = (place / "marks").read_text().splitlines()
+    assert marks == [f"{word} {name}" for name in ("first", "second") for _ in range(2) for word in ("begin", "end")]

@@ -227,7 +227,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a branch loses its slot",
     ),
     Mutant(
-        f"{_OWED}:owed_to_job",
+        f"{_OWED}:owed_to_block",
         "if step.deadline_at is not None:",
         "if False:",
         "no timer for a step with others inside",

@@ -1,0 +1,142 @@
+"""The debs on Debian 12 and 13 without Python: installed, used, upgraded in the middle of work, removed and purged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from packaged import PATIENCE_S, PackagedMachine
+
+from tests.acceptance.world import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
+
+SERVICES = ("waterflowd", "waterflow-agent", "waterflow-runner")
+EXPOSURE_MAX = 2.0
+RUNS = 20
+GREETING = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
+#: Writes to /tmp all the while, and ends when it is told to.
+WRITER = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: |
+          echo begin >> /var/lib/waterflow-agent/marks
+          n=0
+          until test -e /var/lib/waterflow-agent/door; do n=$((n+1)); echo $n >> /tmp/numbers; sleep 0.1; done
+          test "$(wc -l < /tmp/numbers)" = "$n" && echo whole
+"""
+WAITER = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: |
+          echo begin >> /var/lib/waterflow-agent/marks
+          until test -e /var/lib/waterflow-agent/door; do sleep 0.2; done
+      - run: echo second
+"""
+
+
+def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: PackagedMachine, newer_packages: Path) -> None:
+    """One life of a machine: each part needs the one before it, and a boot with two installations takes its time."""
+    _installation_starts_the_daemon(machine)
+    _agent_waits_for_its_token_and_says_so(machine)
+    machine.join()
+    _push_runs(machine)
+    _units_are_in_order(machine)
+    _survives(machine)
+    _upgrade_loses_nothing(machine, newer_packages)
+    _removal_keeps_data_and_purge_does_not(machine)
+
+
+def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
+    assert machine.run("sh", "-c", "command -v python3", check=False).returncode != 0
+    said = machine.add("waterflow")
+    assert "waterflowctl agents token" in said
+    wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
+    assert machine.show("waterflowd", "UnitFileState") == "enabled"
+    machine.run("waterflowctl", "status", check=False)
+    listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
+    assert '#listen = "127.0.0.1:8080"' in listening
+    machine.run("runuser", "-u", "waterflow", "--", "waterflowd", "check-config")
+    assert machine.run("runuser", "-u", "nobody", "--", "waterflowctl", "status", check=False).returncode == 4
+
+
+def _agent_waits_for_its_token_and_says_so(machine: PackagedMachine) -> None:
+    said = machine.add("waterflow-agent")
+    assert "The agent waits for a join token" in said
+    status = machine.run("systemctl", "status", "--no-pager", "waterflow-agent", check=False).stdout
+    assert "the agent waits for a join token in /etc/waterflow/join.token" in status
+    assert not machine.is_active("waterflow-agent")
+    assert machine.is_active("waterflow-agent.path")
+
+
+def _push_runs(machine: PackagedMachine) -> None:
+    machine.push("greeting", GREETING)
+    runs = wait_until(machine.runs, "a run of the push", PATIENCE_S)
+    assert machine.wait_for(runs[0]["id"])["conclusion"] == "success"
+    assert machine.lines(runs[0]["id"]) == ["hello"]
+
+
+def _units_are_in_order(machine: PackagedMachine) -> None:
+    units = [f"{name}.service" for name in SERVICES]
+    done = machine.run("systemd-analyze", "verify", *units, "waterflow-agent.path", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for unit in ("waterflowd.service", "waterflow-agent.service"):
+        assert machine.exposure(unit) <= EXPOSURE_MAX
+
+
+def _survives(machine: PackagedMachine) -> None:
+    for unit in ("waterflowd", "waterflow-agent"):
+        before = machine.pid(unit)
+        machine.kill(unit, "KILL")
+        wait_until(lambda: machine.pid(unit) not in (0, before), f"another {unit}", PATIENCE_S)  # noqa: B023
+    wait_until(machine.is_connected, "the agent after the kills", PATIENCE_S)
+    machine.reboot()
+    wait_until(machine.is_connected, "the agent after the reboot", PATIENCE_S)
+    assert machine.wait_for(machine.start(GREETING))["conclusion"] == "success"
+
+
+def _upgrade_loses_nothing(machine: PackagedMachine, newer: Path) -> None:
+    machine.root.write("/etc/waterflow/agent.toml", 'join-token-file = "/etc/waterflow/join.token"\nslots = 32\n')
+    machine.systemctl("restart", "waterflow-agent")
+    wait_until(machine.is_connected, "the agent with more slots", PATIENCE_S)
+    runs = [machine.start(WRITER), *(machine.start(WAITER) for _ in range(RUNS - 1))]
+    marks = machine.root.inside("/var/lib/waterflow-agent/marks")
+    wait_until(lambda: marks.exists() and len(marks.read_text().split()) == RUNS, "all steps to begin", PATIENCE_S)
+    machine.root.bring(newer)
+    before = {unit: machine.pid(unit) for unit in SERVICES}
+    for package in ("waterflow", "waterflow-agent"):
+        machine.add(package, 2)
+    assert "slots = 32" in machine.root.inside("/etc/waterflow/agent.toml").read_text()
+    after = {unit: machine.pid(unit) for unit in SERVICES}
+    assert after["waterflow-runner"] == before["waterflow-runner"]
+    assert after["waterflowd"] != before["waterflowd"]
+    assert after["waterflow-agent"] != before["waterflow-agent"]
+    wait_until(machine.is_connected, "the new agent", PATIENCE_S)
+    machine.root.inside("/var/lib/waterflow-agent/door").touch()
+    found = [machine.wait_for(run) for run in runs]
+    assert [run["conclusion"] for run in found] == ["success"] * RUNS
+    assert all(len(step["attempts"]) == 1 for run in found for job in run["jobs"] for step in job["steps"])
+    wait_until(lambda: machine.lines(runs[0]) == ["whole"], "the writer's line", PATIENCE_S)
+    assert len(marks.read_text().split()) == RUNS
+
+
+def _removal_keeps_data_and_purge_does_not(machine: PackagedMachine) -> None:
+    inside = machine.root.inside
+    packages = ("waterflow", "waterflow-agent")
+    machine.run("dpkg", "--remove", *packages)
+    for name in packages:
+        assert inside(f"/var/lib/{name}").exists()
+        assert not inside(f"/usr/lib/{name}").exists()
+    assert inside("/etc/waterflow/waterflowd.toml").exists()
+    assert not any(machine.is_active(unit) for unit in SERVICES)
+    machine.run("dpkg", "--purge", *packages)
+    gone = ("/var/lib/waterflow", "/var/lib/waterflow-agent", "/etc/waterflow", "/usr/share/doc/waterflow")
+    assert [path for path in gone if inside(path).exists()] == []
+    listed = machine.run(
+        "sh", "-c", "find / -xdev -name '*waterflow*' -not -path '/proc/*' -not -path '/root/*'"
+    ).stdout
+    left = [line for line in listed.splitlines() if not re.match(r"/(srv|tmp|var/log|var/tmp|run|sys)/", line)]
+    assert left == []

@@ -1,0 +1,140 @@
+"""The packages as files: equal when built again, of a bearable size, apart from each other, and right in the judges' eyes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+PACKAGES = ("waterflow", "waterflow-agent")
+AGENT_MIB_MAX = 25
+
+
+def _listed(file: Path) -> set[str]:
+    """The paths of files and links in a deb."""
+    listed = subprocess.run(["dpkg-deb", "--contents", str(file)], capture_output=True, text=True, check=True).stdout
+    return {line.split()[5] for line in listed.splitlines() if not line.startswith("d")}
+
+
+def _deb(folder: Path, name: str) -> Path:
+    (file,) = folder.glob(f"{name}_*.deb")
+    return file
+
+
+def test_two_builds_are_equal_to_the_byte(packages: Path, packages_again: Path) -> None:
+    """Made in different folders, of the same commit."""
+    digests = [
+        {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        for folder in (packages, packages_again)
+    ]
+    assert len(digests[0]) == 4
+    assert digests[0] == digests[1]
+
+
+def test_the_agent_is_small(packages: Path) -> None:
+    """A server that only runs steps gets no more than it needs."""
+    assert all(file.stat().st_size < AGENT_MIB_MAX << 20 for file in packages.glob("waterflow-agent*"))
+
+
+def test_the_packages_share_no_file(packages: Path) -> None:
+    """So either goes without the other."""
+    daemon, agent = (_listed(_deb(packages, name)) for name in PACKAGES)
+    assert not daemon & agent
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_bill_names_what_is_inside(packages: Path, tmp_path: Path, name: str) -> None:
+    """Every distribution, and the OpenSSL that is ours to update."""
+    subprocess.run(["dpkg-deb", "--extract", str(_deb(packages, name)), str(tmp_path)], check=True)
+    bill = json.loads((tmp_path / f"usr/share/doc/{name}/sbom.cdx.json").read_text())
+    named = {component["name"] for component in bill["components"]}
+    installed = {
+        place.name.split("-")[0].replace("_", "-").lower() for place in tmp_path.glob("usr/lib/**/*.dist-info")
+    }
+    assert installed <= named
+    assert "libssl3" in named
+    licences = {place.stem for place in (tmp_path / f"usr/share/doc/{name}/licenses").iterdir()}
+    assert len(licences) >= len(installed)
+
+
+def test_lintian_finds_no_error(packages: Path) -> None:
+    """What is overridden says why in the package."""
+    if shutil.which("lintian") is None:
+        pytest.skip("lintian is not installed")
+    command = ["lintian", "--allow-root", "--fail-on=error", *map(str, packages.glob("*.deb"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rpmlint_finds_no_error(packages: Path) -> None:
+    """What is filtered says why in rpmlint.toml."""
+    program = Path(sys.executable).with_name("rpmlint")
+    if not program.exists() or shutil.which("rpm") is None:
+        pytest.skip("rpmlint is not installed")
+    settings = Path(__file__).parents[1] / "files" / "rpmlint.toml"
+    command = [str(program), f"--config={settings}", *map(str, packages.glob("*.rpm"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert " 0 errors," in done.stdout, done.stdout + done.stderr
+
+
+def test_the_rpms_install_verify_and_go(packages: Path, tmp_path: Path) -> None:
+    """By dnf from a local repository, with dependencies on; what stands in for Fedora is a package that provides those."""
+    for program in ("dnf", "createrepo_c", "rpm", "rpmbuild"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    repository, root = tmp_path / "repository", tmp_path / "root"
+    repository.mkdir()
+    for file in packages.glob("*.rpm"):
+        shutil.copy(file, repository)
+    _make_stand_in(tmp_path, repository)
+    subprocess.run(["createrepo_c", "--quiet", str(repository)], check=True)
+    dnf = [
+        "dnf",
+        "--quiet",
+        "--assumeyes",
+        f"--installroot={root}",
+        f"--repofrompath=local,{repository}",
+        "--repo=local",
+    ]
+    options = [
+        "--nogpgcheck",
+        "--releasever=1",
+        "--setopt=reposdir=/nonexistent",
+        f"--setopt=cachedir={tmp_path}/cache",
+    ]
+    subprocess.run([*dnf, *options, "install", *PACKAGES], check=True)
+    rpm = ["rpm", f"--root={root}"]
+    subprocess.run([*rpm, "--verify", *PACKAGES], check=True)
+    assert (root / "usr/bin/waterflowd").is_symlink()
+    subprocess.run([*dnf, *options, "remove", *PACKAGES], check=True)
+    left = [str(place) for place in root.rglob("*waterflow*") if "var" not in place.relative_to(root).parts]
+    assert left == []
+
+
+def _make_stand_in(folder: Path, repository: Path) -> None:
+    """A package that provides what ours depend on, so that dnf resolves for real where no Fedora can be had."""
+    spec = folder / "stand-in.spec"
+    provides = "\n".join(
+        f"Provides: {item}"
+        for item in ("glibc = 2.36", "libstdc++", "libgcc", "systemd = 251", "/bin/sh", "ca-certificates")
+    )
+    spec.write_text(
+        f"Name: stand-in\nVersion: 1\nRelease: 1\nSummary: The system\nLicense: MIT\nBuildArch: noarch\n{provides}\n"
+        "%description\nThe system.\n%files\n"
+    )
+    command = [
+        "rpmbuild",
+        "--quiet",
+        "-bb",
+        f"--define=_rpmdir {repository}",
+        f"--define=_topdir {folder}/top",
+        str(spec),
+    ]
+    subprocess.run(command, check=True)

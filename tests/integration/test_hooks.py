@@ -222,6 +222,14 @@ async def test_forms_are_taken_and_githubs_is_unpacked(hooked: Hooked, body: byt
     assert {name: value for name, value in event.items() if name not in hooks.RESERVED} == expected
 
 
+async def test_githubs_ping_starts_nothing(hooked: Hooked) -> None:
+    """It says that the hook works, and is no event; unsigned it says nothing."""
+    ping = signed(b"{}", X_GitHub_Event="ping", X_GitHub_Delivery="d-1")
+    assert (await hooked.post(b"{}", ping)).status_code == 204
+    assert (await hooked.post(b"{}", ping, "nothing")).status_code == 401
+    assert hooked.world.runs() == []
+
+
 @pytest.mark.parametrize("body", [b"[1, 2]", b'{"name": "evil", "webhook": 1}'])
 async def test_a_payload_cannot_say_how_it_came(hooked: Hooked, body: bytes) -> None:
     """What is no object, or has a name that is taken, stands in `event.payload`."""

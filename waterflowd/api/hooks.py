@@ -26,6 +26,8 @@ router = APIRouter(tags=["hooks"])
 
 BODY_BYTES_MAX = 1 << 20
 FORM_TYPE = "application/x-www-form-urlencoded"
+#: What GitHub says once when a hook is made.
+PING = "ping"
 #: Fields of a form.
 _FIELDS_MAX = 1_000
 #: Wrong signatures of one address: a secret that was changed on one side only, but no search.
@@ -61,7 +63,7 @@ async def _wrong(request: Request) -> WrongSignatures:
             "content": {kind: {"schema": {"type": "object"}} for kind in (JSON_TYPE, FORM_TYPE)},
         },
     },
-    responses={202: {"model": StartedShape}},
+    responses={202: {"model": StartedShape}, 204: {"description": "GitHub's ping: nothing starts"}},
 )
 async def deliver(
     request: Request,
@@ -77,6 +79,8 @@ async def deliver(
     call = services.hooks.call(name, request.headers, body)
     if call is None:
         raise wrong.refuse(source_of(request.scope), services.clock.now())
+    if call.delivery.event == PING:
+        return Response(status_code=204)
     row, is_new = await services.hooks.start(call, _payload(kind, body))
     if is_new:
         principal = Principal(name=f"hook:{name}", role=Role.VIEWER)

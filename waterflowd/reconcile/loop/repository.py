@@ -117,6 +117,8 @@ class RepositoryLoop:
         try:
             while True:
                 self._wake.clear()
+                # Whoever needs a plan does not wait for a remote that hangs.
+                await self._compile_wanted()
                 waiters, self._waiters = self._waiters, []
                 failure = await self._guarded_look(waiters)
                 _settle(waiters, failure or self._suspension())

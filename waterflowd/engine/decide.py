@@ -148,7 +148,8 @@ _ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
 def _may_not_wait(job: Job) -> bool:
     """Whether the job is an instance on one server, which has begun nothing there, and does not wait for it."""
     target = job.plan.target
-    return job.pinned is not None and job.agent is None and target is not None and target.offline is not Offline.WAIT
+    has_begun = job.agent is not None or job.number > 1
+    return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
 
 
 def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> events.RunEvent:

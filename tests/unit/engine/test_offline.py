@@ -1,0 +1,23 @@
+"""What `offline` says is about servers that are away when their turn comes, and about nothing later."""
+
+from __future__ import annotations
+
+from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.scenario import Scenario
+
+RETRIED = """
+jobs:
+  a:
+    runs-on: {group: web, target: each, offline: skip}
+    retry: {max-attempts: 2, initial-interval: 1s}
+    steps: [{run: work}]
+"""
+
+
+def test_a_failure_is_not_skipped_when_the_server_is_away_at_the_next_try() -> None:
+    """The instance has begun there: its next try waits for the server, as long as a job may wait."""
+    world = Scenario(RETRIED)
+    world.play("connect web-1 web\nstart\nfinish a[web-1]/1 failure\ndisconnect web-1\nwait 10s")
+    assert not world.run.is_completed
+    world.play("connect web-1 web\nfinish a[web-1]/1 failure")
+    assert world.run.conclusion is Conclusion.FAILURE

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tidy import sources
 from waterflowd.dsl.codes import CODES
+from waterflowd.dsl.diagnostics import help_of
 from waterflowd.dsl.reference.pages import pages
 
 FOLDER = sources.ROOT / "docs" / "reference"
@@ -49,4 +50,5 @@ def test_the_pages_are_the_same_each_time(made: dict[str, str]) -> None:
 def test_every_code_has_its_anchor(made: dict[str, str]) -> None:
     """`help` of a diagnostic leads to a heading."""
     for code in CODES:
+        assert help_of(code) == f"docs/reference/diagnostics.md#{code.lower()}"
         assert f"\n## {code}\n" in made["diagnostics.md"]

@@ -120,6 +120,7 @@ class FileError(Shape):
     snippet: str
     caret: int
     suggestion: str
+    help: str
 
 
 class Problem(BaseModel):

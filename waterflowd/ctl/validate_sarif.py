@@ -17,7 +17,11 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 def sarif_text(diagnostics: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
     """One run with a result for each row of `errors[]`; `titles` says what each code means."""
     codes = sorted({row["code"] for row in diagnostics})
-    rules = [{"id": code, "shortDescription": {"text": titles.get(code, code)}} for code in codes]
+    help_of = {row["code"]: f"See {row['help']}." for row in diagnostics}
+    rules = [
+        {"id": code, "shortDescription": {"text": titles.get(code, code)}, "help": {"text": help_of[code]}}
+        for code in codes
+    ]
     run = {
         "tool": {"driver": {"name": "waterflowctl validate", "version": __version__, "rules": rules}},
         "columnKind": "unicodeCodePoints",

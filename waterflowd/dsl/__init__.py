@@ -15,6 +15,9 @@ bytes; whatever the content is, the answer is a plan or diagnostics, never an ex
 enforced: size, nesting and aliases in `reader`, jobs and steps in `session`, `build` and `steps`, expressions in
 `waterflowd.expr`.
 
+Beside the way stand what editors and readers have of the language: `shapes` and `jsonschema` make its JSON Schema, and
+`reference` its pages, both from the models.
+
 Importing the package is cheap; pydantic and PyYAML load with the first compilation. `dsl.inputs` checks what somebody
 gives for the inputs of a plan.
 """

@@ -38,11 +38,16 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def as_row(diagnostic: Diagnostic) -> dict[str, str | int]:
     """The diagnostic as one entry of `errors[]`: what the API answers and the CLI prints as JSON.
 
-    Every field stands in it; `severity` only in that of a warning.
+    Every field stands in it, `severity` only in that of a warning; `help` is the place in the documentation that tells more.
     """
     row: dict[str, str | int] = msgspec.to_builtins(diagnostic)
     empty: dict[str, str | int] = {"snippet": "", "caret": 0, "suggestion": ""}
-    return {**row, **{name: row.get(name, value) for name, value in empty.items()}}
+    return {**row, **{name: row.get(name, value) for name, value in empty.items()}, "help": help_of(diagnostic.code)}
+
+
+def help_of(code: str) -> str:
+    """Where the documentation tells more of a code: a path in the project, with an anchor for those of the language."""
+    return f"docs/reference/diagnostics.md#{code.lower()}" if code.startswith("WF1") else "docs/errors.md"
 
 
 def from_row(row: object) -> Diagnostic:

@@ -73,7 +73,7 @@ def _completed(document: dict[str, Any], routers: Sequence[APIRouter]) -> dict[s
 
 
 def _complete(operation: dict[str, Any], method: str, path: str, role: Role | None) -> None:
-    if path not in PUBLIC:
+    if path not in PUBLIC and "x-signed" not in operation:
         operation["security"] = [{"token": []}]
     if role is not None:
         operation["x-role"] = role.word

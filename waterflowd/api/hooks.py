@@ -57,7 +57,7 @@ async def _wrong(request: Request) -> WrongSignatures:
     "/v1/hooks/{name}",
     status_code=202,
     openapi_extra={
-        "security": [],
+        "x-signed": True,
         "requestBody": {
             "required": True,
             "content": {kind: {"schema": {"type": "object"}} for kind in (JSON_TYPE, FORM_TYPE)},

@@ -111,7 +111,10 @@ def _fault(value: str) -> str:
     """What makes it impossible to give this to a step; empty for nothing."""
     if "\0" in value:
         return "has a NUL byte, which no environment can hold"
-    size = len(value.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is not UTF-8"
     return f"has {size} bytes; {VALUE_BYTES_MAX} is the most" if size > VALUE_BYTES_MAX else ""
 
 

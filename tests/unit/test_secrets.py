@@ -88,11 +88,11 @@ def test_a_broken_file_is_told_without_its_values(file: Path, content: str, capl
     assert "s3cret" not in caplog.text
 
 
-@pytest.mark.parametrize("value", ["x" * (VALUE_BYTES_MAX + 1), "a\0b"])
+@pytest.mark.parametrize("value", ["x" * (VALUE_BYTES_MAX + 1), "a\0b", "of a variable that is no text: \udcff"])
 def test_a_value_that_no_step_could_have_is_none(tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture) -> None:
     """Told with the name and the reason."""
-    secrets = with_credentials(tmp_path)
-    (tmp_path / "credentials" / "secret.odd").write_text(value)
+    secrets = with_credentials(tmp_path, S_ODD=value)
     with caplog.at_level(logging.ERROR):
         assert secrets.get("ODD") is None
-    assert "the secret ODD has" in caplog.text
+    assert "the secret ODD " in caplog.text
+    assert value not in caplog.text

@@ -75,6 +75,12 @@ def test_every_context_function_and_code_has_an_entry() -> None:
         assert fields is None or tuple(CONTEXTS[name].fields) == tuple(fields), name
 
 
+def test_every_kind_of_place_is_used() -> None:
+    """A kind that no key has any more leaves the table."""
+    used = {entry.place for section in (*SECTIONS.values(), *NODES.values()) for entry in section.keys.values()}
+    assert used - {""} == set(PLACES)
+
+
 # Examples -----------------------------------------------------------------------------------------------------------------
 
 

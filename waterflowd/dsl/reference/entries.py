@@ -33,7 +33,6 @@ PLACES: dict[str, Place] = {
     "strategy": Place(contexts=(*_RUN, "needs")),
     "job": Place(contexts=_JOB),
     "job-env": Place(contexts=(*_JOB, "env", "secrets")),
-    "job-defaults": Place(contexts=(*_JOB, "env")),
     "step": Place(contexts=_STEP),
     "step-if": Place(contexts=_STEP, has_status=True),
     "step-secrets": Place(contexts=(*_STEP, "secrets")),

@@ -97,7 +97,8 @@ SECTIONS: dict[str, Section] = {
         {
             "shell": Key("What runs the scripts; see `shell` of a step.", "shell: sh", default="`bash`, else `sh`"),
             "working-directory": Key(
-                "The directory that scripts start in, inside of the job's.",
+                "The directory that scripts start in, inside of the job's. As a key of a job it also sees `needs`, `matrix`,"
+                " `strategy` and `env`.",
                 "working-directory: app",
                 place="workflow",
                 default="the job's directory",
@@ -112,7 +113,11 @@ SECTIONS: dict[str, Section] = {
         " it takes part.",
         "concurrency:\n  {}\n" + JOBS,
         {
-            "group": Key("The name.", "group: deploy-${{ git.branch }}", place="workflow"),
+            "group": Key(
+                "The name. As a key of a job it also sees `needs`, `matrix` and `strategy`.",
+                "group: deploy-${{ git.branch }}",
+                place="workflow",
+            ),
             "limit": Key("How many at a time.", "group: database\nlimit: 2"),
             "queue": Key(
                 "What becomes of those that find it full: `fifo` they wait in their order; `latest` the newest waits, and an"

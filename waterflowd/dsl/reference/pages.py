@@ -33,6 +33,7 @@ _ONLY = {
 }
 _RUNS_IN = {
     "process": "a process on the server",
+    "host": "a process of its own on the server",
     "agent": "the agent on the server",
     "engine": "the daemon's log; holds no server",
 }
@@ -121,7 +122,7 @@ def _node_page(node: node_schema.NodeSchema) -> str:
     outputs = ", ".join(f"`{name}`" for name in node.outputs) or "none of its own"
     facts = [
         f"- Name: {', or '.join(names)}; `@v1` may follow.",
-        f"- Runs in: {_RUNS_IN.get(node.runs_in.value, 'the agent on the server')}.",
+        f"- Runs in: {_RUNS_IN[node.runs_in.value]}.",
         f"- Outputs: {outputs}.",
     ]
     parts = [section.what, "\n".join(facts)]

@@ -238,7 +238,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "again |= more",
         "break",
         "what depends on something that is done again is kept",
-        "tests.property.test_rerun:test_what_is_kept_and_what_is_done_again",
+        "tests.unit.engine.test_kept:test_what_depends_on_something_that_is_done_again_is_done_again",
     ),
     Mutant(
         f"{_JOBS}:_kept",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waterflowd.engine import rerun
 from waterflowd.model.ids import RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import Kept, KeptJob
@@ -22,3 +23,17 @@ def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
     assert ends["a[2]"].reason.code is ReasonCode.KEPT
     assert ends["a[3]"].conclusion is Conclusion.CANCELLED
     assert world.run.conclusion is Conclusion.FAILURE
+
+
+def test_what_depends_on_something_that_is_done_again_is_done_again() -> None:
+    """At any distance, though it succeeded: it read what is not true any more."""
+    world = Scenario(
+        "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
+        "  b: {needs: a, if: always(), runs-on: web, steps: [{run: work}]}\n"
+        "  c: {needs: b, if: always(), runs-on: web, steps: [{run: work}]}\n"
+        "  d: {runs-on: web, steps: [{run: work}]}\n"
+    )
+    world.play("connect web-1 web\nstart\nfinish a/1 failure\nfinish b/1\nfinish c/1\nfinish d/1")
+    kept = rerun.select(world.run, world.plan, rerun.Wish(is_failed=True)).kept
+    assert kept is not None
+    assert list(kept.jobs) == ["d"]

@@ -183,6 +183,14 @@ async def test_steps_inside_of_steps_stand_in_blocks(world: ApiWorld, client: ht
     assert (await client.get(path)).status_code == 400
 
 
+async def test_a_step_whose_script_is_pasted_together_says_so(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """`unsafe-interpolation` can be seen where a run is looked at."""
+    text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
+    run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
+    found = (await client.get(f"/v1/runs/{run}")).json()
+    assert [step["unsafe"] for step in found["jobs"][0]["steps"]] == [True, False]
+
+
 async def test_output_is_chosen_by_places_with_slashes_and_brackets(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """A job means its instances, a step what is inside of it; a place is read as the longest job that is there."""
     world.connect("web-2", "web")

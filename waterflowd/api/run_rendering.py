@@ -246,6 +246,7 @@ def _step_json(step: Step, budget: Budget, outputs: dict[str, Any] | None, *, is
         "id": step.id,
         "name": step.name,
         "node": step.plan.node,
+        "unsafe": step.plan.is_unsafe,
         "parent": owner.id if owner is not None else None,
         "status": step.status.value,
         "conclusion": _word(step.conclusion),

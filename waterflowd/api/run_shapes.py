@@ -105,6 +105,7 @@ class StepShape(Shape):
     id: str
     name: str
     node: str
+    unsafe: bool
     parent: str | None
     status: str
     conclusion: str | None

@@ -94,7 +94,7 @@ def newer_packages(workshop: Path) -> Path:
 def machine(
     request: pytest.FixtureRequest, workshop: Path, packages: Path, tmp_path: Path
 ) -> Iterator[PackagedMachine]:
-    """A booted Debian without Python, in whose /root the debs lie."""
+    """A booted Debian without Python, which holds the debs."""
     site = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"],
         capture_output=True,

@@ -42,10 +42,17 @@ class PackagedRoot:
         place.write_text(text)
         place.chmod(mode)
 
+    @property
+    def brought(self) -> Path:
+        """Where debs are installed from."""
+        place = self.inside("/srv/packages")
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
     def bring(self, packages: Path) -> None:
-        """Copies debs into /root."""
+        """Copies debs to where they are installed from."""
         for file in packages.glob("*.deb"):
-            shutil.copy(file, self.inside("/root"))
+            shutil.copy(file, self.brought)
 
 
 class PackagedMachine(booted.Machine):
@@ -63,8 +70,8 @@ class PackagedMachine(booted.Machine):
 
     def add(self, name: str, release: int = 1) -> str:
         """Installs a package, or upgrades it, and gives what dpkg said."""
-        (file,) = self.root.inside("/root").glob(f"{name}_*-{release}_amd64.deb")
-        return self.run("dpkg", "--install", f"/root/{file.name}").stdout
+        (file,) = self.root.brought.glob(f"{name}_*-{release}_amd64.deb")
+        return self.run("dpkg", "--install", f"/srv/packages/{file.name}").stdout
 
     def join(self) -> None:
         """The two commands that the packages print: a token made by the daemon, put where the agent waits for it."""

@@ -317,7 +317,11 @@ def _is_ours(tree: Tree, place: Path) -> bool:
         return True
     name = tree.package.name
     own = (f"/usr/lib/{name}", f"/usr/share/doc/{name}", f"/usr/share/{name}")
-    return path in (*own, "/etc/waterflow") or path.startswith(tuple(f"{item}/" for item in own))
+    return (
+        path in (*own, "/etc/waterflow")
+        or path.endswith(f"/{name}.service.d")
+        or path.startswith(tuple(f"{item}/" for item in own))
+    )
 
 
 def _entry(root: Path, place: Path, kind: str) -> dict[str, Any]:

@@ -90,23 +90,30 @@ def newer_packages(workshop: Path) -> Path:
     return _build(workshop, "newer-packages", "--release=2", "--format=deb")
 
 
+def _archive(workshop: Path, suite: str) -> Path:
+    """A small Debian without Python, from the mirror that this machine has."""
+    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"]
+    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    include = "systemd,systemd-sysv,dbus,git,ca-certificates"
+    options = f"--quiet --variant=minbase --format=tar --include={include}"
+    # mmdebstrap takes the mirror behind the target, so a shell puts the target in its place.
+    return _once(workshop, f"{suite}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
+
+
+@pytest.fixture
+def bookworm(workshop: Path, tmp_path: Path) -> Iterator[PackagedRoot]:
+    """The files of a Debian 12."""
+    root = PackagedRoot(tmp_path / "root", _archive(workshop, "bookworm"))
+    yield root
+    shutil.rmtree(root.path, ignore_errors=True)
+
+
 @pytest.fixture(params=SUITES)
 def machine(
     request: pytest.FixtureRequest, workshop: Path, packages: Path, tmp_path: Path
 ) -> Iterator[PackagedMachine]:
     """A booted Debian without Python, which holds the debs."""
-    site = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()[0]
-    include = "systemd,systemd-sysv,dbus,git,ca-certificates"
-    archive = f"{request.param}.tar"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--include={include}"]
-    # mmdebstrap takes the mirror behind the target, so the target is written by the shell.
-    made = _once(workshop, archive, ["sh", "-c", f'{" ".join(command)} {request.param} "$0" {site}'])
-    root = PackagedRoot(tmp_path / "root", made)
+    root = PackagedRoot(tmp_path / "root", _archive(workshop, request.param))
     root.bring(packages)
     booted = PackagedMachine(tmp_path, root)
     try:
@@ -114,4 +121,4 @@ def machine(
         yield booted
     finally:
         booted.close()
-        shutil.rmtree(tmp_path, ignore_errors=True)
+        shutil.rmtree(root.path, ignore_errors=True)

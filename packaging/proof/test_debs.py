@@ -83,7 +83,8 @@ def _units_are_in_order(machine: PackagedMachine) -> None:
     place = "/usr/lib/systemd/system"
     units = [f"{place}/{name}.service" for name in SERVICES]
     done = machine.run("systemd-analyze", "verify", *units, f"{place}/waterflow-agent.path", check=False)
-    assert done.returncode == 0 and not done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0
     for unit in ("waterflowd.service", "waterflow-agent.service"):
         assert machine.exposure(unit) <= EXPOSURE_MAX
 
@@ -136,8 +137,6 @@ def _removal_keeps_data_and_purge_does_not(machine: PackagedMachine) -> None:
     machine.run("dpkg", "--purge", *packages)
     gone = ("/var/lib/waterflow", "/var/lib/waterflow-agent", "/etc/waterflow", "/usr/share/doc/waterflow")
     assert [path for path in gone if inside(path).exists()] == []
-    listed = machine.run(
-        "sh", "-c", "find / -xdev -name '*waterflow*' -not -path '/proc/*'"
-    ).stdout
+    listed = machine.run("sh", "-c", "find / -xdev -name '*waterflow*' -not -path '/proc/*'").stdout
     left = [line for line in listed.splitlines() if not re.match(r"/(srv|tmp|var/log|var/tmp|run|sys)/", line)]
     assert left == []

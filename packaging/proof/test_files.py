@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaged import PackagedRoot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -84,12 +85,12 @@ def test_rpmlint_finds_no_error(packages: Path) -> None:
     assert " 0 errors," in done.stdout, done.stdout + done.stderr
 
 
-def test_the_rpms_install_verify_and_go(packages: Path, tmp_path: Path) -> None:
-    """By dnf from a local repository, with dependencies on; what stands in for Fedora is a package that provides those."""
+def test_the_rpms_install_verify_and_go(packages: Path, bookworm: PackagedRoot, tmp_path: Path) -> None:
+    """By dnf from a local repository, with dependencies on; a Debian and a package that says so stand in for Fedora."""
     for program in ("dnf", "createrepo_c", "rpm", "rpmbuild"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    repository, root = tmp_path / "repository", tmp_path / "root"
+    repository, root = tmp_path / "repository", bookworm.path
     repository.mkdir()
     for file in packages.glob("*.rpm"):
         shutil.copy(file, repository)
@@ -109,12 +110,15 @@ def test_the_rpms_install_verify_and_go(packages: Path, tmp_path: Path) -> None:
         "--setopt=reposdir=/nonexistent",
         f"--setopt=cachedir={tmp_path}/cache",
     ]
-    subprocess.run([*dnf, *options, "install", *PACKAGES], check=True)
+    done = subprocess.run([*dnf, *options, "install", *PACKAGES], capture_output=True, text=True, check=True)
+    assert "scriptlet" not in done.stderr, done.stderr
     rpm = ["rpm", f"--root={root}"]
     subprocess.run([*rpm, "--verify", *PACKAGES], check=True)
-    assert (root / "usr/bin/waterflowd").is_symlink()
+    assert subprocess.run(["chroot", str(root), "waterflowctl", "version"], check=True, capture_output=True).stdout
+    assert "waterflow-agent:" in (root / "etc/passwd").read_text()
+    assert (root / "etc/systemd/system/multi-user.target.wants/waterflow-runner.service").is_symlink()
     subprocess.run([*dnf, *options, "remove", *PACKAGES], check=True)
-    left = [str(place) for place in root.rglob("*waterflow*") if "var" not in place.relative_to(root).parts]
+    left = [str(place) for folder in ("usr", "etc") for place in (root / folder).rglob("*waterflow*")]
     assert left == []
 
 

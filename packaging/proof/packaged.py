@@ -71,7 +71,7 @@ class PackagedMachine(booted.Machine):
     def add(self, name: str, release: int = 1) -> str:
         """Installs a package, or upgrades it, and gives what dpkg said."""
         (file,) = self.root.brought.glob(f"{name}_*-{release}_amd64.deb")
-        return self.run("dpkg", "--install", f"/srv/packages/{file.name}").stdout
+        return self.run("dpkg", "--force-confold", "--install", f"/srv/packages/{file.name}").stdout
 
     def join(self) -> None:
         """The two commands that the packages print: a token made by the daemon, put where the agent waits for it."""

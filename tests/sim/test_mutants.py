@@ -13,7 +13,7 @@ QUICK = (
     "a step is tried without end",
     "said before it is durable",
     "slots are free after a restart that are not",
-    "more than its slots",
+    "results are sent once",
     "an attempt is never released",
 )
 QUICK_SEEDS_MAX = 100

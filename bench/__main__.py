@@ -43,6 +43,8 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
+    # Processes that the benchmark starts in folders of their own find its modules too.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     rows: list[Row] = []
     for name in names or BENCHES:
         print(f"measuring {name} ...", file=sys.stderr)

@@ -331,7 +331,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # The agent.
     Mutant(f"{_LEDGER}:Ledger._refusal", "if len(self._live) >= self.slots:", "if False:", "more than its slots"),
-    Mutant(f"{_LEDGER}:Ledger._refusal", "if live is not None:", "if False:", "two attempts of one step"),
+    Mutant(
+        f"{_LEDGER}:Ledger._refusal",
+        "if live is not None:",
+        "if False:",
+        "two attempts of one step",
+        # No world comes here: the daemon offers the next attempt only to a server that has answered for the last one.
+        "tests.unit.agent.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_lives",
+    ),
     Mutant(f"{_LEDGER}:Ledger.owed", "owed.append(entry.result)", "pass", "results are sent once"),
     Mutant(
         f"{_LEDGER}:Ledger.result_taken", "if entry.is_output_taken else None", "", "output is dropped with the result"

@@ -403,19 +403,27 @@ class Driver:
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
     ) -> RunSummary:
         """See `ports.Runs`."""
-        live = self.world.runs.get(run)
-        approval = approvals.find(live, job, step) if live is not None else None
-        if live is None or approval is None:
-            where = job if step is None else f"{job}/{step}"
-            raise Rejected("WF606", f"nothing of run {run} at {where} waits for an approval", status=409)
-        refusal = approvals.refusal(live, approval, by)
-        if refusal:
-            raise Rejected("WF602", refusal, status=403)
         given = inputs.Decision(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
-        await self._commit(lambda batch: batch.feed(run, given))
+
+        def apply(batch: Batch) -> None:
+            # Here and not before: what else is in the batch may have decided, or ended what waits.
+            self._check_decision(given, run)
+            batch.feed(run, given)
+
+        await self._commit(apply)
         found = self._log.run(run)
         assert found is not None, "an open run is in the log"
         return found
+
+    def _check_decision(self, given: inputs.Decision, run: RunId) -> None:
+        live = self.world.runs.get(run)
+        approval = approvals.find(live, given.job, given.step) if live is not None else None
+        if live is None or approval is None:
+            where = given.job if given.step is None else f"{given.job}/{given.step}"
+            raise Rejected("WF606", f"nothing of run {run} at {where} waits for an approval", status=409)
+        refusal = approvals.refusal(live, approval, given.by)
+        if refusal:
+            raise Rejected("WF602", refusal, status=403)
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         """See `ports.Runs`."""

@@ -8,9 +8,9 @@ import pytest
 
 from waterflow_agent.wire import messages
 from waterflowd.engine import events
-from waterflowd.errors import Retryable
+from waterflowd.errors import Rejected, Retryable
 from waterflowd.host import driver as driver_module
-from waterflowd.model.ids import RunId
+from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.testing.host import HostWorld, until
 
 BRANCHES = """
@@ -22,6 +22,7 @@ jobs:
         with: {branches: [[{run: one}], [{run: two}], [{run: three}]]}
 """
 LOCKED = "concurrency: deploy\njobs: {a: {runs-on: web, steps: [{run: work}]}}"
+APPROVAL = "jobs: {a: {runs-on: web, steps: [{uses: approval}, {run: work}]}}"
 EACH = "jobs: {a: {runs-on: {group: web, target: each}, steps: [{run: work}]}}"
 FULL = Retryable("WF302", "the disk is full")
 
@@ -56,6 +57,23 @@ async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slot
         assert world.kinds(run.id)[-1] == "RunCompleted"
         assert not world.placed()
         assert world.world.placement.waiting == 0
+
+
+async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> None:
+    """Whose word counts is in the log; whoever is told that theirs counts is that one."""
+    async with HostWorld() as world:
+        run = (await world.start(APPROVAL)).id
+        await world.settle()
+        words = [
+            world.driver.decide(run, JobId("a"), StepId("1"), by, is_approved=is_approved)
+            for by, is_approved in (("alice", True), ("bob", False))
+        ]
+        told = await asyncio.gather(*words, return_exceptions=True)
+        given = [event.by for event in world.events(run) if isinstance(event, events.ApprovalGiven)]
+        assert given == ["alice"]
+        assert not isinstance(told[0], BaseException)
+        assert isinstance(told[1], Rejected)
+        assert (told[1].code, told[1].status) == ("WF606", 409)
 
 
 async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:

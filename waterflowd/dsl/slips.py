@@ -1,18 +1,23 @@
-"""What is surely a slip, and no error: conditions that are false whatever happens, values that have no effect.
+"""What is surely a slip, and no error: conditions that are false whatever happens, values that have no effect, requests that
+are sent twice.
 
 Rules of this file: a warning must be certain. What depends on data, or may be meant, is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from waterflowd import expr
 from waterflowd.dsl import codes
 from waterflowd.dsl.source import Source
 from waterflowd.dsl.tree import Path
 from waterflowd.expr.nodes import walk
+from waterflowd.model.plan import Json, RetryPolicy
 
+#: Methods that are not idempotent (RFC 9110, section 9.2.2; RFC 5789, section 2), and the header that makes them so where the
+#: server knows it.
+_NOT_IDEMPOTENT, _IDEMPOTENCY_KEY = frozenset(["POST", "PATCH"]), "idempotency-key"
 _UNDECIDED = frozenset(["now", "hashfiles", "success", "failure", "cancelled"])
 
 
@@ -65,6 +70,29 @@ def warn_retry(source: Source, path: Path, max_attempts: int) -> None:
     if max_attempts == 1:
         text = "max-attempts counts the first attempt too, so with 1 nothing is tried again"
         source.warn_value((*path, "max-attempts"), codes.NO_EFFECT, text, "write 2 or more, or remove retry")
+
+
+def warn_repeat(source: Source, path: Path, node: str, params: Mapping[str, Json], retry: RetryPolicy | None) -> None:
+    """Warns of the `retry` of a step at `path` that has done its work when only the answer was lost."""
+    if retry is None or retry.max_attempts < 2:
+        return
+    if node == "notify/webhook":
+        text, hint = (
+            "the message may come twice: the answer to the first may have been lost",
+            "remove retry if once is enough",
+        )
+    elif node == "http/request" and _is_repeated(params):
+        text = f"the {str(params['method']).upper()} may be done twice: the answer to the first may have been lost"
+        hint = "give it a header Idempotency-Key that the server knows, such as ${{ run.id }}, or remove retry"
+    else:
+        return
+    source.warn_value((*path, "retry"), codes.UNSAFE_RETRY, text, hint)
+
+
+def _is_repeated(params: Mapping[str, Json]) -> bool:
+    headers = params.get("headers")
+    has_key = isinstance(headers, dict) and any(name.lower() == _IDEMPOTENCY_KEY for name in headers)
+    return str(params.get("method", "")).upper() in _NOT_IDEMPOTENT and not has_key
 
 
 def warn_timeout(source: Source, path: Path, step: float | str | None, job: float | str) -> None:

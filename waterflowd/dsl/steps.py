@@ -142,6 +142,7 @@ class Steps:
         secrets = (*inside.secrets, *secretrefs.names_in(params), *secretrefs.names_in(dict(script_env)))
         is_script = node.name == "shell"
         plan = self._plain(path, step, node.name, inside)
+        slips.warn_repeat(self.source, path, node.name, params, plan.retry)
         return msgspec.structs.replace(
             plan,
             params=params,

@@ -240,6 +240,27 @@ jobs:
     assert found == [("WF137", 3, "warning"), ("WF137", 4, "warning"), ("WF137", 5, "warning"), ("WF137", 6, "warning")]
 
 
+@pytest.mark.parametrize(
+    ("step", "is_warned"),
+    [
+        ("uses: http/request, with: {url: http://a, method: post}", True),
+        ("uses: http/request, with: {url: http://a, method: PATCH, headers: {a: b}}", True),
+        ("uses: http/request, with: {url: http://a, method: POST, headers: {Idempotency-Key: '${{ run.id }}'}}", False),
+        ("uses: http/request, with: {url: http://a, method: PUT}", False),
+        ("uses: http/request, with: {url: http://a}", False),
+        ("uses: http/wait, with: {url: http://a}", False),
+        ("uses: notify/webhook, with: {url: http://a, message: hello}", True),
+    ],
+)
+def test_a_retry_of_what_is_not_safe_to_repeat_is_a_warning(language: Language, step: str, *, is_warned: bool) -> None:
+    """The first try may have done its work, and only its answer was lost."""
+    text = f"jobs: {{j: {{runs-on: g, steps: [{{{step}, retry: {{max-attempts: 2}}}}]}}}}"
+    assert [warning.code for warning in language.warnings(text)] == ["WF140"] * is_warned
+    assert not language.warnings(
+        text.replace("max-attempts: 2", "max-attempts: 1").replace("retry: {max-attempts: 1}", "")
+    )
+
+
 def test_what_has_no_effect_is_a_warning(language: Language) -> None:
     """One attempt, and a time-out that the job's comes before."""
     text = "jobs: {j: {runs-on: g, steps: [{run: x, retry: {max-attempts: 1}}, {run: x, timeout-minutes: 600}]}}"

@@ -309,8 +309,8 @@ class World:
             self.thaw(process)
 
     def _deadline(self, healed_at: int) -> int:
-        """When all must be over: every run's own time, from its creation or the healing on, and the grace."""
-        ends = [shadow.deadline_at - BEGAN_AT for shadow in self.checks.shadows.values() if not shadow.is_completed]
+        """When all must be over: each run's end or its own time, from its creation or the healing on, and the grace."""
+        ends = [(shadow.completed_at or shadow.deadline_at) - BEGAN_AT for shadow in self.checks.shadows.values()]
         return max([healed_at + GRACE_MS, *(end + GRACE_MS for end in ends)])
 
     def _is_broken(self) -> bool:

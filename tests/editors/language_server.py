@@ -6,12 +6,9 @@ workers. It reads the schema from the file that the first line of a document nam
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import itertools
 import json
 import queue
-import shutil
 import subprocess
 import threading
 import time
@@ -20,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FILES = ("package.json", "package-lock.json")
+#: What `npm.installed` installs.
+FILES = [HERE / name for name in ("package.json", "package-lock.json")]
 SERVER = Path("node_modules", "yaml-language-server", "bin", "yaml-language-server")
 
-#: A registry that answers slowly on a busy machine is no reason to give up.
-INSTALL_S_MAX = 300
 #: For one answer of the server on a machine under load.
 ANSWER_S_MAX = 90.0
 
@@ -39,42 +35,6 @@ _SETTINGS = {
 }
 _PUBLISHED = "textDocument/publishDiagnostics"
 _ASKS = "workspace/configuration"
-
-
-class Unavailable(Exception):
-    """The server cannot be had on this machine; the text says why."""
-
-
-def missing_program() -> str | None:
-    """Return which of the programs that the server needs is not there."""
-    return next((program for program in ("node", "npm") if shutil.which(program) is None), None)
-
-
-def installed(cache: Path) -> Path:
-    """Return the folder that the server is installed in; raises Unavailable."""
-    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in FILES)).hexdigest()
-    folder = cache / digest[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            for name in FILES:
-                shutil.copy(HERE / name, folder / name)
-            _install(folder)
-            (folder / "complete").touch()
-    return folder
-
-
-def _install(folder: Path) -> None:
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=3"]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"npm ci took longer than {INSTALL_S_MAX} s") from None
-    if done.returncode:
-        raise Unavailable(f"npm ci failed: {done.stderr.strip()[-500:]}")
 
 
 class LanguageServer:

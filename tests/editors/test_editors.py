@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.editors.language_server import LanguageServer, Unavailable, installed, missing_program
+from tests import npm
+from tests.editors.language_server import FILES, LanguageServer
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.jsonschema import schema_text
 
@@ -82,12 +83,12 @@ SHOWN = {
 @pytest.fixture(scope="module")
 def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageServer]:
     """The language server with the schema of workflows."""
-    if program := missing_program():
+    if program := npm.missing_program():
         pytest.skip(f"{program} is not installed; it runs the language server of editors")
     assert pytestconfig.cache is not None
     try:
-        folder = installed(pytestconfig.cache.mkdir("yaml-language-server"))
-    except Unavailable as error:
+        folder = npm.installed(FILES, pytestconfig.cache.mkdir("yaml-language-server"))
+    except npm.Unavailable as error:
         pytest.skip(str(error))
     schema = tmp_path_factory.mktemp("schema") / "workflow.schema.json"
     schema.write_text(schema_text(), "utf-8")

@@ -7,11 +7,8 @@ can be told apart.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,46 +18,8 @@ from waterflowd import expr
 from waterflowd.expr.values import shortest
 
 HERE = Path(__file__).parent
-FILES = ("package.json", "package-lock.json", "evaluate.mjs")
-
-#: A registry that answers slowly on a busy machine is no reason to give up.
-INSTALL_S_MAX = 300
-
-
-class Unavailable(Exception):
-    """The evaluator cannot be had on this machine; the text says why."""
-
-
-def missing_program() -> str | None:
-    """Return which of the programs that the evaluator needs is not there."""
-    return next((program for program in ("node", "npm") if shutil.which(program) is None), None)
-
-
-def installed(cache: Path) -> Path:
-    """Return the folder that the evaluator is installed in; raises Unavailable."""
-    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in FILES)).hexdigest()
-    folder = cache / digest[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            for name in FILES:
-                shutil.copy(HERE / name, folder / name)
-            _install(folder)
-            (folder / "complete").touch()
-    return folder
-
-
-def _install(folder: Path) -> None:
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=3"]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"npm ci took longer than {INSTALL_S_MAX} s") from None
-    if done.returncode:
-        raise Unavailable(f"npm ci failed: {done.stderr.strip()[-500:]}")
+#: What `npm.installed` installs.
+FILES = [HERE / name for name in ("package.json", "package-lock.json", "evaluate.mjs")]
 
 
 class GitHub:

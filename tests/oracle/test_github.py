@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests import npm
 from tests.oracle import github, grammar
 from waterflowd import expr
 from waterflowd.expr.nodes import Binary, Call, walk
@@ -28,12 +29,12 @@ EXAMPLES = 300 * ROUNDS
 @pytest.fixture(scope="module")
 def evaluator(pytestconfig: pytest.Config) -> Iterator[github.GitHub]:
     """GitHub's evaluator, running."""
-    if program := github.missing_program():
+    if program := npm.missing_program():
         pytest.skip(f"{program} is not installed; it runs GitHub's evaluator")
     assert pytestconfig.cache is not None
     try:
-        folder = github.installed(pytestconfig.cache.mkdir("github-expressions"))
-    except github.Unavailable as error:
+        folder = npm.installed(github.FILES, pytestconfig.cache.mkdir("github-expressions"))
+    except npm.Unavailable as error:
         pytest.skip(str(error))
     with github.GitHub(folder) as running:
         yield running

@@ -1,7 +1,7 @@
 """`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
-reconnect output masking memory cli expressions events language.
+reconnect output masking checkout memory cli expressions events language.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import events, expressions, language, masking, reconnect, restart, steps
+from bench import checkouts, events, expressions, language, masking, reconnect, restart, steps
 from bench.figures import Row, table
 
 SECONDS = 3.0
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "reconnect": reconnect.reconnect,
     "output": restart.output,
     "masking": masking.masking,
+    "checkout": checkouts.checkouts,
     "memory": restart.memory,
     "cli": lambda folder: steps.command_line(),
     "expressions": lambda folder: expressions.expressions(),

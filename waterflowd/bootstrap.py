@@ -30,12 +30,14 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import opening as repository_opening
-from waterflowd.host.agents import Agents
+from waterflowd.gitsource.contents import Contents
+from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import World
 from waterflowd.host.clock import LogClock
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrolment import Enrolment
 from waterflowd.host.feed import Feed
+from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
@@ -82,7 +84,8 @@ class Parts:
     keys: keys.ServerKeys
     driver: Driver
     agents: Agents
-    outputs: Outputs
+    bulk: Bulk
+    contents: Contents
     enrolment: Enrolment
     dispatch: Dispatch
     compiler: CompilerProcess
@@ -105,9 +108,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     log = store.log
     clock = LogClock(data_dir / "clock.json", log.last_at)
     server_keys = keys.load_server_keys(data_dir)
-    registry = Registry()
-    for record in log.read(FLEET):
-        registry.apply(record.event)
+    registry = _registry(log)
     access = Access(record.event for record in log.read(AUDIT))
     placement = Placement(registry)
     secrets = _secrets(config)
@@ -127,8 +128,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
     driver = Driver(world, log, link, clock, feed, queries)
-    outputs = Outputs(world, store.outputs, link, feed, queries)
-    agents = Agents(driver, link, clock, outputs, config.agents.lost_after_ms)
+    contents = _contents(config, data_dir)
+    bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
+    agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
     enrolment = Enrolment(registry, driver, agents, link, clock, keys.fingerprint)
     dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
     link.target = dispatch
@@ -163,13 +165,21 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         keys=server_keys,
         driver=driver,
         agents=agents,
-        outputs=outputs,
+        bulk=bulk,
+        contents=contents,
         enrolment=enrolment,
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, socket_path),
     )
+
+
+def _registry(log: ports.Log) -> Registry:
+    registry = Registry()
+    for record in log.read(FLEET):
+        registry.apply(record.event)
+    return registry
 
 
 def _reconciling(
@@ -196,6 +206,11 @@ def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
 def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
     outer = run.jobs_by_id[job].scope.secret(name)
     return outer is not None and secrets.get(outer) is not None
+
+
+def _contents(config: Config, data_dir: Path) -> Contents:
+    known = {settings.name: settings for settings in config.repository_settings}
+    return Contents(known, repository_opening.Opener(data_dir / "repositories", os.environ))
 
 
 def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]]:

@@ -15,6 +15,8 @@ from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName
 from waterflowd.model.records import (
     AttemptName,
     Batch,
+    Checkout,
+    FilesListed,
     OutputAppend,
     OutputPiece,
     Record,
@@ -160,6 +162,10 @@ class AgentDesk(Protocol):
         """Printed bytes; the host answers with `OutputAck` through the link when they are durable."""
         ...
 
+    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+        """Asks for files of a job; the host answers with `Content` through the link."""
+        ...
+
 
 class EnrolmentDesk(Protocol):
     """Who may become an agent. Facts are durable when the methods return."""
@@ -187,6 +193,23 @@ class Compiler(Protocol):
         raises is raised here. Without it, a file that uses others has an error that says so. `Compiled.files` holds the
         paths that were asked for, found or not: when one of them changes, the file must be compiled again.
         """
+        ...
+
+
+class RevisionFiles(Protocol):
+    """The files of repositories' revisions, for agents. Leaves the loop free; several calls at a time.
+
+    Raises `Retryable` when the repository cannot be read now, `Stalled` and `Rejected` when only a person can help.
+    """
+
+    async def listed(self, checkout: Checkout) -> FilesListed:
+        """What the checkout holds."""
+        ...
+
+    async def pieces(
+        self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int
+    ) -> list[messages.Piece]:
+        """The contents of files by their Git ids, in order, the first from `offset` on; at least one, `bytes_max` together."""
         ...
 
 

@@ -28,6 +28,9 @@ from waterflow_agent.maskbook import MaskBook
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.supervision import Supervisor
+from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.store import Store
 from waterflow_agent.workdir import Workspaces
 
 logger = logging.getLogger(__name__)
@@ -80,7 +83,9 @@ class Agent:
         steps.agent_name = server.name
         ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
         book = MaskBook(maskbook.place(self._data_dir, self._environment))
-        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps, book=book)
+        store = Store(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
+        checkouts = Checkouts(store, Asking(lambda wanted: link.send(wanted)), workspaces)
+        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps, checkouts=checkouts, book=book)
         desk.restore(*journal.read())
         link = Link(
             endpoint=self._config.server or server.work_endpoint,

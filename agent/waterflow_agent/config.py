@@ -26,6 +26,7 @@ TOKEN_VARIABLE = "WATERFLOW_JOIN_TOKEN"
 #: The port for enrolment when only the work address is configured.
 ENROLL_PORT = 7234
 SLOTS_MAX = 1024
+CACHE_MB_MAX = 1 << 20
 
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -51,6 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     #: How many attempts may run at once.
     slots: int = 4
     data_dir: str = "/var/lib/waterflow-agent"
+    #: How many megabytes of repositories' files are kept, so that a job needs only what has changed.
+    cache_mb: int = 1024
     #: Facts about the server that workflows may choose by.
     labels: dict[str, str] = {}
     #: `own`: the agent starts the step runner, which outlives it; `service`: a service manager does.
@@ -145,7 +148,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_text(key: str, text: str, variable: str) -> Any:
-    if key == "slots":
+    if key in ("slots", "cache-mb"):
         if not text.strip().isdigit():
             raise Rejected("WF620", f"{variable}: expected a number, found {text!r}")
         return int(text)
@@ -172,6 +175,8 @@ def labels_from_text(pairs: list[str] | tuple[str, ...], source: str) -> dict[st
 def _checked(config: Config) -> Config:
     if not 1 <= config.slots <= SLOTS_MAX:
         raise Rejected("WF620", f"slots: expected 1 to {SLOTS_MAX}, found {config.slots}")
+    if not 0 <= config.cache_mb <= CACHE_MB_MAX:
+        raise Rejected("WF620", f"cache-mb: expected 0 to {CACHE_MB_MAX}, found {config.cache_mb}")
     if not _NAME.fullmatch(config.name):
         raise Rejected("WF620", f"name: expected letters, digits and . _ - (63 at most), found {config.name!r}")
     for key, endpoint in (("server", config.server), ("enroll-server", config.enroll_server)):

@@ -3,7 +3,7 @@
 A turn: messages or reports come in, the ledger answers with moves, their records go to the journal in one write, and only
 then are processes started, results sent and the daemon's messages acknowledged.
 
-    offer ─▶ Start ─▶ journal ─▶ script, command ─▶ runner ─▶ exited ─▶ outputs ─▶ Report ─▶ journal ─▶ Finished
+    offer ─▶ Start ─▶ journal ─▶ checkout ─▶ script, command ─▶ runner ─▶ exited ─▶ outputs ─▶ Report ─▶ journal ─▶ Finished
 
 Rules of this file:
 
@@ -11,6 +11,7 @@ Rules of this file:
 - A node that runs inside the agent is one record, `Finished`: it cannot be half done.
 - `Started` is lazy: sent when the attempt still runs after `STARTED_LAZY_MS`. `Finished` waits for no output.
 - An end is masked before it becomes a result, so neither the journal nor a message has ever held a secret.
+- An attempt that waits for its job's files is accepted and not begun: it can be cancelled, and a next process refuses it.
 - Until the runner has said what it holds (`settled`), nothing is written and no session is to be opened.
 """
 
@@ -20,11 +21,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 import waterflow_agent
 from waterflow_agent import machine, status
+from waterflow_agent.background import Background
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected
 from waterflow_agent.journal import FULL, Journal
@@ -36,6 +37,7 @@ from waterflow_agent.nodes.outcome import Ended, failure, masked, withheld
 from waterflow_agent.output import OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.runner import reports
+from waterflow_agent.trees.checkouts import Checkouts
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Chunk, HeldState, Outcome, TaskKey
 from waterflow_agent.wire.session import Received
@@ -76,18 +78,19 @@ class Desk:
         ledger: Ledger,
         journal: Journal,
         steps: ProcessSteps,
+        checkouts: Checkouts,
         book: MaskBook | None = None,
     ) -> None:
         self.ledger = ledger
         self.link: Sender | None = None
         #: Set once the runner has said what it holds, and the journal agrees.
         self.settled = asyncio.Event()
-        #: Fails with what makes it impossible to go on.
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.groups: list[str] = []
         self._config = config
-        self._journal = JournalWriter(journal, ledger, self._spawn)
+        self._background = Background()
+        self._journal = JournalWriter(journal, ledger, self._background.spawn)
         self._steps = steps
+        self._checkouts = checkouts
         self._book = MaskBook(None) if book is None else book
         self._pump = Pump()
         # What this turn has to do, in this order.
@@ -97,8 +100,14 @@ class Desk:
         self._released: list[TaskKey] = []
         self._is_same_boot = True
         self._young: deque[tuple[int, TaskKey]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: Attempts that wait for their job's files.
+        self._waiting: dict[TaskKey, asyncio.Task[None]] = {}
         self._generation = 0
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """Fails with what makes it impossible to go on."""
+        return self._background.failure
 
     # Beginning.
 
@@ -155,6 +164,7 @@ class Desk:
             self._carry_out(move)
         self._outgoing += self.ledger.owed()
         self._pump.rewind()
+        self._checkouts.opened()
         self._commit()
 
     def received(self, received: Received) -> None:
@@ -164,7 +174,9 @@ class Desk:
             if isinstance(message, messages.Finished):
                 self._carry_out(self.ledger.result_taken(message.key))
         for loose in received.loose:
-            if isinstance(loose, messages.OutputAck) and self._pump.acknowledge(loose.key, loose.offset, now):
+            if isinstance(loose, messages.Content):
+                self._checkouts.answered(loose)
+            elif isinstance(loose, messages.OutputAck) and self._pump.acknowledge(loose.key, loose.offset, now):
                 self._carry_out(self.ledger.output_taken(loose.key))
         for _, message in received.numbered:
             if isinstance(message, messages.Offer):
@@ -216,7 +228,7 @@ class Desk:
         key = self._steps.key_of(name)
         if key is not None and self.ledger.started(key, _wall_ms() if at is None else at):
             if not self._young:
-                self._call_later(STARTED_LAZY_MS / 1_000, self._announce)
+                self._background.call_later(STARTED_LAZY_MS / 1_000, self._announce)
             self._young.append((_boot_ms() + STARTED_LAZY_MS, key))
 
     def _announce(self) -> None:
@@ -228,7 +240,7 @@ class Desk:
                 self._facts.append(records.Started(entry.key, entry.started_at))
                 self._outgoing.append(messages.Started(entry.key, entry.started_at))
         if self._young:
-            self._call_later(max(1, self._young[0][0] - now) / 1_000, self._announce)
+            self._background.call_later(max(1, self._young[0][0] - now) / 1_000, self._announce)
         self._commit()
 
     def _on_exited(self, name: str, result: reports.Result) -> None:
@@ -242,7 +254,7 @@ class Desk:
         end = self._steps.collect(entry.key, result, entry.cancel.reason if entry.cancel is not None else "")
         is_small = result.output_bytes <= MEASURED_AT_ONCE_BYTES
         if result.output_dropped or result.reason == "lost" or (entry.has_secrets and not is_small):
-            self._spawn(self._measure_and_finish(entry, result, end), "output-measure")
+            self._background.spawn(self._measure_and_finish(entry, result, end), "output-measure")
         elif entry.has_secrets:
             self._finish_process(entry, result, end, self._output_log(entry).size())
         else:
@@ -281,7 +293,7 @@ class Desk:
         if entry is None or entry.state is not HeldState.ACCEPTED or not report.text.startswith("start:"):
             return
         if "stopping" in report.text:
-            self._call_later(START_AGAIN_S, lambda: self._steps.begin_again(entry.key))
+            self._background.call_later(START_AGAIN_S, lambda: self._steps.begin_again(entry.key))
             return
         # The name was used: something of this attempt may have run, and nobody knows how it ended.
         end = Ended(outcome=Outcome.LOST, reason_code="outcome-unknown", reason_text=f"the step runner: {report.text}")
@@ -299,7 +311,8 @@ class Desk:
                 continue
             attempt = attempts.pop(self._steps.adopt(entry.key), None)
             if attempt is None:
-                is_pending = entry.state is HeldState.ACCEPTED and self._steps.is_asked_for(entry.key)
+                is_waited_for = self._steps.is_asked_for(entry.key) or entry.key in self._waiting
+                is_pending = entry.state is HeldState.ACCEPTED and is_waited_for
                 views[entry.key] = RunnerView.PENDING if is_pending else RunnerView.UNKNOWN
                 continue
             self._open_output(entry)
@@ -342,9 +355,11 @@ class Desk:
         if isinstance(move, Start):
             self._begin(move.task)
         elif isinstance(move, Report):
+            self._stop_waiting(move.record.result.key)
             self._facts.append(move.record)
             self._outgoing.append(move.record.result)
         elif isinstance(move, Release):
+            self._stop_waiting(move.key)
             self._facts.append(records.Released(move.key))
             self._released.append(move.key)
         elif isinstance(move, Stop):
@@ -422,22 +437,53 @@ class Desk:
             text = "no space left in the agent's data directory"
             self._finish_unstarted(task.key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
             return
+        if task.tree is None or self._checkouts.has(task.key):
+            self._start_process(entry, task, given)
+        else:
+            self._waiting[task.key] = self._background.spawn(self._check_out(entry, task, task.tree, given), "checkout")
+
+    async def _check_out(
+        self, entry: Entry, task: messages.Task, tree: messages.Tree, given: schema.Parameters
+    ) -> None:
+        """Gives the job its files, and begins the attempt; cancelled when the attempt is over."""
+        failed: Rejected | OSError | None = None
+        try:
+            await self._checkouts.make(task.key, tree)
+        except (Rejected, OSError) as error:
+            failed = error
+        self._waiting.pop(task.key, None)
+        if failed is not None:
+            self._on_unprepared(task.key, failed)
+        else:
+            self._start_process(entry, task, given)
+        self._commit()
+
+    def _stop_waiting(self, key: TaskKey) -> None:
+        task = self._waiting.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    def _start_process(self, entry: Entry, task: messages.Task, given: schema.Parameters) -> None:
         try:
             self._steps.begin(task, given, time.monotonic())
-        except Rejected as error:
-            self._finish_unstarted(task.key, failure("node-error", error.text))
-        except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            text = f"cannot prepare the step's files: {error.strerror}{place}"
-            if error.errno in FULL:
-                # Nothing ran, and nothing is wrong with the step: it is made again when there may be room.
-                end = Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text)
-            else:
-                end = failure("spawn-failed", text)
-            self._finish_unstarted(task.key, end)
+        except (Rejected, OSError) as error:
+            self._on_unprepared(task.key, error)
         else:
             self.ledger.given(task.key)
             self._open_output(entry)
+
+    def _on_unprepared(self, key: TaskKey, error: Rejected | OSError) -> None:
+        """Nothing of the attempt ran: its files or its job's could not be made."""
+        if isinstance(error, Rejected):
+            self._finish_unstarted(key, failure("node-error", error.text))
+            return
+        place = f" ({error.filename})" if error.filename else ""
+        text = f"cannot prepare the step's files: {error.strerror}{place}"
+        if error.errno in FULL:
+            # Nothing is wrong with the step: it is made again when there may be room.
+            self._finish_unstarted(key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
+        else:
+            self._finish_unstarted(key, failure("spawn-failed", text))
 
     # Secrets.
 
@@ -487,31 +533,10 @@ class Desk:
     async def close(self) -> None:
         """Waits for what is on its way in the background, so that the journal may be closed."""
         self._journal.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
-    def _call_later(self, delay_s: float, call: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                call()
-            # A timer of asyncio would log the error and go on with a journal that nobody trusts: the agent has to end.
-            except Exception as error:  # noqa: BLE001
-                self._fail(error)
-
-        asyncio.get_running_loop().call_later(delay_s, guarded)
-
-    def _fail(self, error: BaseException) -> None:
-        if not self.failure.done():
-            self.failure.set_exception(error)
+        for key in list(self._waiting):
+            self._stop_waiting(key)
+        await self._checkouts.close()
+        await self._background.close()
 
 
 def _finished(key: TaskKey, end: Ended, times: tuple[int, int], output: tuple[int, int]) -> messages.Finished:

@@ -25,7 +25,7 @@ class JournalWriter:
     """The one who writes to the journal. Its methods raise `Stalled` when the disk fails."""
 
     def __init__(
-        self, journal: Journal, ledger: Ledger, spawn: Callable[[Coroutine[None, None, None], str], None]
+        self, journal: Journal, ledger: Ledger, spawn: Callable[[Coroutine[None, None, None], str], object]
     ) -> None:
         """`spawn` runs a coroutine in the background and ends the agent when it fails."""
         self._journal = journal

@@ -1,4 +1,4 @@
-"""The working directories of jobs: `<data-dir>/work/<run>/<job>`, made when a job's first step comes.
+"""The working directories of jobs: `<data-dir>/work/<run>/<job>`, made when a job's first step comes: empty, or a checkout.
 
 A job's directory goes when the daemon says that the job is over: between two of its steps the agent may hold nothing of it for
 days, and may be started anew. What the daemon never speaks of goes after `KEEP_S` without use. A directory is renamed into
@@ -57,6 +57,17 @@ class Workspaces:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._made.add((run, job))
         return path
+
+    def has(self, run: str, job: str) -> bool:
+        """Whether the job has a directory."""
+        return (run, job) in self._made or (self._root / directory_name(run) / directory_name(job)).is_dir()
+
+    def adopt(self, run: str, job: str, directory: Path) -> None:
+        """Makes a directory of this file system the job's, at once. Raises `OSError`."""
+        path = self._root / directory_name(run) / directory_name(job)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.rename(directory, path)
+        self._made.add((run, job))
 
     def jobs(self) -> list[tuple[str, str]]:
         """Run and job of each directory that is there, `JOBS_MAX` at most."""

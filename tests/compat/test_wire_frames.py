@@ -111,6 +111,48 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         ],
         [],
     ),
+    "v1-offer-with-tree": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [
+            messages.Offer(
+                task=messages.Task(
+                    key=KEY,
+                    node="shell",
+                    params={"run": "make deploy"},
+                    env={},
+                    step_name="Deploy",
+                    working_directory=None,
+                    timeout_ms=3_600_000,
+                    stop_signal="TERM",
+                    grace_ms=10_000,
+                    output_bytes_max=10_485_760,
+                    boot_id="2c26b46b-68ff-c68f",
+                    instance="b7c1",
+                    tree=messages.Tree("ops", "1" * 40, ["app/**", "!app/docs/**"]),
+                )
+            )
+        ],
+        [],
+    ),
+    "v1-wanted": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [],
+        [messages.Wanted(KEY, 1, [], 262_144), messages.Wanted(KEY, 2, [b"\x01" * 20, b"\xff" * 20], 0)],
+    ),
+    "v1-content": (
+        codec.Side.DAEMON,
+        1,
+        1,
+        [],
+        [
+            messages.Content(KEY, 2, [messages.Piece(3, b"one"), messages.Piece(1_000_000, b"\x00\xff")]),
+            messages.Content(KEY, 1, [], "WF503", "the repository cannot be read", 5_000),
+        ],
+    ),
     "v1-started-and-finished": (
         codec.Side.AGENT,
         1,

@@ -14,7 +14,7 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
-from waterflowd.engine import commands, rendering, secrets
+from waterflowd.engine import checkout, commands, rendering, secrets
 from waterflowd.engine.state import Job, Run
 from waterflowd.errors import Rejected
 
@@ -70,7 +70,17 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         boot_id=attempt.boot_id,
         instance=instance,
         secrets=sorted({value for value in values.values() if value}),
+        tree=_tree(run, job, node),
     )
+
+
+def _tree(run: Run, job: Job, node: str) -> messages.Tree | None:
+    """What the job's directory begins with; a node that is no process sees no directory."""
+    known = schema.find(node)
+    wanted = checkout.of_job(run, job)
+    if wanted is None or (known is not None and known.runs_in is schema.RunsIn.AGENT):
+        return None
+    return messages.Tree(wanted.repository, wanted.revision, list(wanted.patterns))
 
 
 def _values(job: Job, names: Iterable[str], secret: Secret) -> dict[str, str]:

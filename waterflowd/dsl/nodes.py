@@ -27,7 +27,7 @@ _VERSION = "@v1"
 
 #: What to do in place of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
-    "actions/checkout": "remove it, and get the files by run for now: a job's directory is empty in this version",
+    "actions/checkout": "remove it: a job's directory has the repository's files; the job's checkout says which",
     "actions/cache": "a server keeps its files between runs; use a directory outside of the job's",
     "actions/github-script": "write what it does as run",
     "actions/upload-artifact": "the steps of a job share its directory; copy what must outlive it with run",

@@ -36,12 +36,14 @@ class Opener:
 
     async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:
         """What `hashFiles` gives over the tree of a commit; see `digests.digests`. Leaves the loop free."""
+        return await asyncio.to_thread(digests.digests, self.objects(settings), commit, calls)
+
+    def objects(self, settings: RepositorySettings) -> str:
+        """The directory of the repository's objects. Raises `Rejected` WF502, `Retryable` WF503 when it is not there."""
         place = check(settings)
         if isinstance(place, Path):
-            directory = layout.find(place).objects
-        else:
-            directory = Mirror(self._directory / f"{settings.name}.git", _identity(place)).objects
-        return await asyncio.to_thread(digests.digests, directory, commit, calls)
+            return layout.find(place).objects
+        return Mirror(self._directory / f"{settings.name}.git", _identity(place)).objects
 
 
 def check(settings: RepositorySettings) -> Path | RemoteUrl:

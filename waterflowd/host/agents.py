@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
@@ -30,6 +31,7 @@ from waterflowd.engine.state import Attempt
 from waterflowd.fleet.placement import AttemptKey, Server
 from waterflowd.host.batch import stall
 from waterflowd.host.driver import Driver
+from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -41,17 +43,22 @@ logger = logging.getLogger("waterflow.host")
 GATHER_S = 60.0
 
 
+class Bulk(NamedTuple):
+    """What is large and goes beside the messages: what steps print comes, the files of their jobs go."""
+
+    outputs: Outputs
+    files: Files
+
+
 class Agents:
     """Implements `ports.AgentDesk` over the driver's world."""
 
-    def __init__(
-        self, driver: Driver, link: ports.Link, clock: ports.Clock, outputs: Outputs, lost_after_ms: int
-    ) -> None:
+    def __init__(self, driver: Driver, link: ports.Link, clock: ports.Clock, bulk: Bulk, lost_after_ms: int) -> None:
         self._driver = driver
         self._world = driver.world
         self._link = link
         self._clock = clock
-        self._outputs = outputs
+        self._outputs, self._files = bulk
         self._lost_after_ms = lost_after_ms
         self._hellos: dict[AgentId, messages.Hello] = {}
         #: Agents of whose session nothing more is acknowledged: a report of a stalled run was in it.
@@ -243,6 +250,10 @@ class Agents:
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentDesk`."""
         self._outputs.received(agent, output)
+
+    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+        """See `ports.AgentDesk`."""
+        self._files.wanted(agent, wanted)
 
 
 def _not_durable() -> None:

@@ -147,6 +147,22 @@ class AttemptName(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
 
 
+class Checkout(msgspec.Struct, frozen=True, kw_only=True):
+    """The files that a job's working directory begins with: those of a revision that the patterns choose."""
+
+    repository: str
+    revision: str
+    #: None stand for every file.
+    patterns: tuple[str, ...] = ()
+
+
+class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a checkout holds: the list as an agent gets it (`waterflow_agent.trees.listing`), and the Git ids in it."""
+
+    content: bytes
+    blobs: frozenset[bytes]
+
+
 class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of an output log: where it begins (bytes), when it was printed (ms), on which stream (1 or 2), and what."""
 

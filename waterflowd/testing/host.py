@@ -22,11 +22,12 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import Agents
+from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import Lower, World
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrolment import Enrolment
 from waterflowd.host.feed import Feed
+from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
@@ -34,6 +35,7 @@ from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.scenario import dump
@@ -116,7 +118,12 @@ class HostWorld:
     """A host; `async with HostWorld() as world` recovers and runs it."""
 
     def __init__(
-        self, log: MemoryLog | None = None, clock: ManualClock | None = None, *, lower: Lower = lowering.lower
+        self,
+        log: MemoryLog | None = None,
+        clock: ManualClock | None = None,
+        *,
+        lower: Lower = lowering.lower,
+        trees: Trees = no_trees,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -139,7 +146,8 @@ class HostWorld:
         )
         self.driver = Driver(self.world, self.log, self.link, self.clock, self.feed, self.queries)
         self.outputs = Outputs(self.world, self.output_logs, self.link, self.feed, self.queries)
-        self.agents = Agents(self.driver, self.link, self.clock, self.outputs, LOST_AFTER_MS)
+        self.files = Files(self.world, MemoryFiles(trees), self.link)
+        self.agents = Agents(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
         self.enrolment = Enrolment(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -157,6 +165,7 @@ class HostWorld:
             handle.cancel()
         if self.agents._gathering is not None:
             self.agents._gathering.cancel()
+        await self.files.close()
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -34,6 +34,13 @@ OUTPUT_WINDOW_BYTES = 1 << 20
 OUTPUT_CHUNK_BYTES_MAX = 64 << 10
 #: `WATERFLOW_OUTPUT` and `WATERFLOW_ENV` of an attempt together.
 OUTPUTS_BYTES_MAX = 1 << 20
+#: Questions for files that an agent may have on the way without an answer. With the size of an answer this is the window of
+#: files, 1 MiB: enough for 10 MB a second over 100 ms of way, and an answer takes a slow line (1 Mbit/s) less than a silence.
+WANTED_MAX = 4
+#: Where an answer ends, give or take the last file's part.
+CONTENT_BYTES_MAX = 256 << 10
+#: Files that one question may ask for.
+WANTED_BLOBS_MAX = 1_024
 
 
 class TaskKey(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +81,15 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     state: HeldState
 
 
+class Tree(msgspec.Struct, frozen=True, array_like=True):
+    """The files that the working directory of a job begins with: those of a revision that the patterns choose."""
+
+    repository: str
+    revision: str
+    #: As in a workflow's `checkout`; none stand for every file.
+    patterns: list[str]
+
+
 class Task(msgspec.Struct, frozen=True, array_like=True):
     """An attempt on the wire: all that an agent needs to run it. Durations are milliseconds."""
 
@@ -96,6 +112,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     instance: str
     #: Values, filled in above, that must be masked in all that the agent says of the attempt, and be on no disk.
     secrets: list[str] = []
+    #: What the job's working directory holds before its first step; None for an empty one.
+    tree: Tree | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -221,6 +239,41 @@ class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
     offset: int
 
 
+class Wanted(msgspec.Struct, frozen=True, array_like=True, tag="wanted"):
+    """Agent, loose: send files of the tree of this attempt's job. At most `WANTED_MAX` of them are open at a time."""
+
+    key: TaskKey
+    #: The agent's own, for the answer to name.
+    number: int
+    #: Git ids of files, 20 bytes each, in the order in which they should come; none ask for the list of the files.
+    blobs: list[bytes]
+    #: From where on in the first of them, or in the list.
+    offset: int
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a file, or all of it."""
+
+    #: Of the whole file in bytes.
+    size: int
+    data: bytes
+
+
+class Content(msgspec.Struct, frozen=True, array_like=True, tag="content"):
+    """Daemon, loose: the answer to a `Wanted`; a lost one is asked for again.
+
+    The pieces are those of the wanted files, in order, and end after about `CONTENT_BYTES_MAX`: the rest is to be asked for.
+    """
+
+    key: TaskKey
+    number: int
+    pieces: list[Piece]
+    #: Why there is nothing; the text says what to do. `after_ms` is when to ask again, 0 for never.
+    code: str = ""
+    text: str = ""
+    after_ms: int = 0
+
+
 class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
     """Agent, on the enrolment port alone: take the key of this connection into these groups, by this token or a person."""
 
@@ -246,8 +299,8 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
     after_ms: int
 
 
-AgentMessage = Hello | Started | Finished | Output
-DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck
+AgentMessage = Hello | Started | Finished | Output | Wanted
+DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck | Content
 Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 
@@ -272,6 +325,6 @@ class PeerState(Enum):
 PERMITTED: dict[PeerState, frozenset[type]] = {
     PeerState.ANONYMOUS: frozenset({EnrollRequest}),
     PeerState.CONNECTED: frozenset({Hello}),
-    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output}),
+    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output, Wanted}),
     PeerState.REVOKED: frozenset(),
 }

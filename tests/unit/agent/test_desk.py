@@ -20,6 +20,9 @@ from waterflow_agent.process_steps import ProcessSteps, attempt_name
 from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.stepdirs import StepDirectories
+from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.store import Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 from waterflow_agent.wire.session import Received
@@ -81,7 +84,15 @@ class Bench:
         self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
         workspaces = Workspaces(root / "work")
         steps = ProcessSteps(self.runner, workspaces, StepDirectories(root / "steps", workspaces.discard), {})
-        self.desk = Desk(config=Config(name="a"), ledger=self.ledger, journal=self.journal, steps=steps, book=book)
+        checkouts = Checkouts(Store(root / "trees", 1 << 20, workspaces.discard), Asking(self.link.send), workspaces)
+        self.desk = Desk(
+            config=Config(name="a"),
+            ledger=self.ledger,
+            journal=self.journal,
+            steps=steps,
+            checkouts=checkouts,
+            book=book,
+        )
         self.desk.link = self.link
 
     def restore(self) -> None:

@@ -113,7 +113,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(steps="{run: \"echo ${{ hashFiles('../x') }}\"}"), "WF106", "out of the repository"),
         (workflow(top="on: pull_request"), "WF113", "use push"),
         (workflow(job="    container: x"), "WF113", "docker run"),
-        (workflow(steps="{uses: actions/checkout@v4}"), "WF113", "by run for now"),
+        (workflow(steps="{uses: actions/checkout@v4}"), "WF113", "the repository's files"),
         (workflow(steps="{uses: 'docker://alpine'}"), "WF113", "docker run"),
         (workflow(steps="{run: 'echo ${{ github.sha }}'}"), "WF113", "git.sha"),
         (workflow(steps="{uses: slep}"), "WF114", 'did you mean "sleep"'),

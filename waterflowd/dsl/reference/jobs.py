@@ -101,7 +101,7 @@ SECTIONS: dict[str, Section] = {
             ),
             "checkout": Key(
                 "Whether the working directory holds the repository's files at the run's commit: all, none, or those that"
-                " match a list of path patterns.",
+                " match a list of path patterns. The daemon sends what the server does not have yet.",
                 f"checkout: ['app/**', '!app/docs/**']\n{_STEPS}",
                 only="steps",
             ),

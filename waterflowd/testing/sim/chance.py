@@ -87,6 +87,8 @@ class Chance:
         self.has_language = self.language.random() < HAS_LANGUAGE
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
+        #: What is kept of repositories' files on servers.
+        self.files = random.Random(f"{seed}/files")
         self.counts: Counter[str] = Counter()
         self.is_healed = False
 

@@ -413,6 +413,14 @@ class Checks:
         text = f"G3: {name} runs again after attempt {earlier.key.attempt} ended {attempt.outcome}"
         self.expect(oracle.allows(plan, attempt), text)
 
+    def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
+        """A step is about to run in its job's directory, which began with these files."""
+        tree = task.tree
+        wanted = self._world.tree(tree.repository, tree.revision) if tree is not None else {}
+        self.expect(
+            files == wanted, f"{task.key}: its directory began with {sorted(files)}, not with its revision's files"
+        )
+
     def released(self, run: str, job: str) -> None:
         """An agent removes a job's working directory: nothing of the job, or of its try there, may come any more."""
         shadow = self.shadows.get(RunId(run))

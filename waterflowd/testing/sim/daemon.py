@@ -15,17 +15,19 @@ from waterflowd.errors import Stalled
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import Agents
+from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import World as HostWorld
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrolment import Enrolment
 from waterflowd.host.feed import Feed
+from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
 from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.sim.loop import Process
 from waterflowd.testing.sim.network import Door
@@ -105,7 +107,8 @@ class Daemon:
         link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
-        self.agents = Agents(self.driver, link, clock, outputs, LOST_AFTER_MS)
+        files = Files(self.world, MemoryFiles(simulated.tree), link)
+        self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
         enrolment = self.enrolment = Enrolment(registry, self.driver, self.agents, link, clock, fingerprint)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(

@@ -22,6 +22,10 @@ from waterflow_agent.nodes import exits, schema
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.runner.reports import Result, StepSpec
+from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.blobs import blob_id
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.listing import Entry
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Received
@@ -38,6 +42,8 @@ RESTART_S = (0.2, 2.0)
 BOOT_S = (2.0, 8.0)
 #: From the start of a runner until it answers: a Python process on an idle or a busy machine.
 RUNNER_START_S = (0.03, 2.0)
+#: How often a checkout finds nothing of what was kept.
+KEPT_FILES_LOST = 0.1
 
 
 class Server:
@@ -68,8 +74,10 @@ class Server:
         self.names: dict[str, TaskKey] = {}
         self.places: dict[str, int] = {}
         self.files: dict[int, dict[str, Any]] = {}
-        #: Jobs that have a working directory here.
-        self.workspaces: dict[tuple[str, str], None] = {}
+        #: Jobs that have a working directory here, and the files that it began with.
+        self.workspaces: dict[tuple[str, str], dict[str, bytes]] = {}
+        #: Files of repositories that are kept, by Git id.
+        self.blobs: dict[bytes, bytes] = {}
         self._world = world
         self._is_booting = False
 
@@ -156,8 +164,13 @@ class Agent:
         steps = _Steps(self.supervisor, workspaces, directories, {})  # type: ignore[arg-type]
         steps.server, steps.workspaces = server, workspaces
         ledger = Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots)
+        checkouts = Checkouts(_Trees(world, server), Asking(lambda wanted: link.send(wanted)), workspaces)  # type: ignore[arg-type]
         desk = self.desk = Desk(
-            config=Config(name=server.name, slots=server.slots), ledger=ledger, journal=journal, steps=steps
+            config=Config(name=server.name, slots=server.slots),
+            ledger=ledger,
+            journal=journal,
+            steps=steps,
+            checkouts=checkouts,
         )
         desk.restore(*journal.read())
         link = _Link(
@@ -252,7 +265,7 @@ class _Steps(ProcessSteps):
     def begin(self, task: messages.Task, parameters: schema.Parameters, now_s: float) -> None:
         """Has the step started."""
         assert isinstance(parameters, schema.Shell), "the simulated runner knows scripts only"
-        self.workspaces.enter(task.key.run, task.key.job)
+        self.workspaces.enter(task)
         name = self.adopt(task.key)
         self.server.names[name] = task.key
         self.server.places[name] = self._places[task.key]
@@ -307,6 +320,52 @@ class _Directories:
             self._server.files.pop(number, None)
 
 
+class _Directory:
+    """A directory in the making; what `store.Making` is to the disk."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.path = self
+        self.entries = entries
+        self.files: dict[str, bytes] = {}
+        self.missing: dict[bytes, list[Entry]] = {}
+
+
+class _Trees:
+    """`trees.store.Store` without files. Files that were kept are sometimes gone, as if there had been no room."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._blobs = server.blobs
+
+    def begin(self, tree: messages.Tree, entries: list[Entry]) -> _Directory:
+        making = _Directory(entries)
+        if self._world.chance.files.random() < KEPT_FILES_LOST:
+            self._blobs.clear()
+        for entry in entries:
+            content = self._blobs.get(entry.blob)
+            if content is None:
+                making.missing.setdefault(entry.blob, []).append(entry)
+            else:
+                making.files[entry.path.decode()] = content
+        return making
+
+    def add(self, making: _Directory, arrived: list[tuple[bytes, bytes]]) -> None:
+        for blob, content in arrived:
+            assert blob_id(content) == blob, "the daemon sends what was asked for"
+            self._blobs[blob] = content
+            for entry in making.missing.pop(blob):
+                making.files[entry.path.decode()] = content
+
+    def finish(self, making: _Directory) -> None:
+        assert not making.missing, "a checkout ends with all of its files"
+
+    def drop(self, making: _Directory) -> None:
+        making.files.clear()
+
+    def prepare_spare(self, tree: messages.Tree, files: dict[str, bytes]) -> None:
+        """A directory that is never the job's own has no part in a simulated world."""
+
+
 class _Workspaces:
     """`workdir.Workspaces` without files: which jobs have a directory on the server."""
 
@@ -314,8 +373,16 @@ class _Workspaces:
         self._world = world
         self._jobs = server.workspaces
 
-    def enter(self, run: str, job: str) -> None:
-        self._jobs[run, job] = None
+    def enter(self, task: messages.Task) -> None:
+        files = self._jobs.setdefault((task.key.run, task.key.job), {})
+        self._world.checks.entered(task, files)
+
+    def has(self, run: str, job: str) -> bool:
+        return (run, job) in self._jobs
+
+    def adopt(self, run: str, job: str, directory: _Directory) -> None:
+        self._world.checks.expect((run, job) not in self._jobs, f"{job} of {run} got a second directory")
+        self._jobs[run, job] = directory.files
 
     def jobs(self) -> list[tuple[str, str]]:
         return list(self._jobs)

@@ -135,6 +135,11 @@ class World:
         """What the servers' wall clocks show."""
         return BEGAN_AT + self.loop.now_ms + self.wall_offset_ms
 
+    def tree(self, repository: str, revision: str) -> dict[str, bytes] | None:
+        """The files of a revision, by path."""
+        commit = self.repository.commits.get(revision) if self.repository is not None else None
+        return commit.files if commit is not None else None
+
     def note(self, text: str) -> None:
         """A line of the trace."""
         self.trace.note(self.loop.now_ms, text)

@@ -1,0 +1,63 @@
+"""Asks the daemon for files: a few questions at a time, each asked again in every new session until it has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+
+#: How long the daemon may say "not now" before the files count as not to be had, in seconds.
+PATIENCE_S = 600.0
+
+
+class Asking:
+    """The questions of one agent that have no answer yet. For the loop's thread."""
+
+    def __init__(self, send: Callable[[messages.Wanted], None]) -> None:
+        """`send` may drop a question without a session: `opened` asks again."""
+        self._send = send
+        self._numbers = itertools.count(1)
+        self._open: dict[int, tuple[messages.Wanted, asyncio.Future[messages.Content]]] = {}
+        self._window = asyncio.Semaphore(messages.WANTED_MAX)
+
+    async def ask(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> list[messages.Piece]:
+        """The answer's pieces, at least one; see `messages.Wanted`.
+
+        Raises `Rejected` with the daemon's words when it has not got them, or had not for `PATIENCE_S`.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + PATIENCE_S
+        while True:
+            content = await self._once(key, blobs, offset)
+            if content.pieces and not content.code:
+                return content.pieces
+            if not content.after_ms or loop.time() >= give_up_at:
+                raise Rejected(content.code or "WF751", content.text or "the server sent nothing")
+            await asyncio.sleep(content.after_ms / 1_000)
+
+    async def _once(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> messages.Content:
+        async with self._window:
+            number = next(self._numbers)
+            wanted = messages.Wanted(key, number, list(blobs), offset)
+            answer: asyncio.Future[messages.Content] = asyncio.get_running_loop().create_future()
+            self._open[number] = (wanted, answer)
+            try:
+                self._send(wanted)
+                return await answer
+            finally:
+                del self._open[number]
+
+    def opened(self) -> None:
+        """A session is open: what was asked before is asked again."""
+        for wanted, _ in self._open.values():
+            self._send(wanted)
+
+    def answered(self, content: messages.Content) -> None:
+        """An answer has come; one that nobody waits for is dropped."""
+        _, answer = self._open.get(content.number, (None, None))
+        if answer is not None and not answer.done():
+            answer.set_result(content)

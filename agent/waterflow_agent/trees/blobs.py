@@ -1,0 +1,108 @@
+"""Files by their Git id, on the disk, up to a bound: what was used longest ago goes first. Blocking; for one thread at a time.
+
+A file is as good as its id: it is hashed whenever it is read, so what a crash has left half written, or somebody has changed,
+is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+
+#: Names of what is being written.
+_TEMPORARY = ".new"
+
+
+class Blobs:
+    """The kept files below `root`."""
+
+    def __init__(self, root: Path, bytes_max: int) -> None:
+        self._root = os.fspath(root)
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        #: Size by name, in the order of use.
+        self._sizes: OrderedDict[str, int] | None = None
+
+    def get(self, blob: bytes) -> bytes | None:
+        """The content; None when it is not kept, or is not what it should be."""
+        name = blob.hex()
+        sizes = self._known()
+        if name not in sizes:
+            return None
+        content: bytes | None = None
+        with suppress(OSError), open(self._path(name), "rb") as file:
+            content = file.read()
+        if content is None or blob_id(content) != blob:
+            self._forget(name)
+            return None
+        sizes.move_to_end(name)
+        return content
+
+    def put(self, blob: bytes, content: bytes) -> None:
+        """Keeps a content, if there is room for it. A full disk is no error: the next one asks for it again."""
+        name, size = blob.hex(), len(content)
+        sizes = self._known()
+        if name in sizes or size > self._bytes_max:
+            return
+        while self._bytes + size > self._bytes_max:
+            self._forget(next(iter(sizes)))
+        if _is_written(self._path(name), content):
+            sizes[name] = size
+            self._bytes += size
+
+    def _known(self) -> OrderedDict[str, int]:
+        """What is kept, read from the disk for the first time."""
+        if self._sizes is None:
+            found: list[tuple[float, str, int]] = []
+            for folder in _folders(self._root):
+                for entry in os.scandir(folder):
+                    if entry.name.endswith(_TEMPORARY):
+                        os.unlink(entry.path)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    found.append((status.st_mtime, os.path.basename(folder) + entry.name, status.st_size))
+            self._sizes = OrderedDict((name, size) for _, name, size in sorted(found))
+            self._bytes = sum(self._sizes.values())
+        return self._sizes
+
+    def _forget(self, name: str) -> None:
+        self._bytes -= self._known().pop(name)
+        with suppress(OSError):
+            os.unlink(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name[2:]}"
+
+
+def blob_id(content: bytes | bytearray) -> bytes:
+    """The Git id of a file with this content."""
+    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
+    digest.update(content)
+    return digest.digest()
+
+
+def _is_written(path: str, content: bytes) -> bool:
+    temporary = path + _TEMPORARY
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(temporary, "wb", opener=_opener) as file:
+            file.write(content)
+        os.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        return False
+    return True
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _folders(root: str) -> list[str]:
+    with suppress(FileNotFoundError):
+        return [entry.path for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+    return []

@@ -1,0 +1,78 @@
+"""Writes a tree into a directory of its own, or makes one tree out of another. Blocking.
+
+Rules of this file: the directory is the agent's alone while it is written. Links are made last, so nothing is ever written
+through one. A file that is there already is an error, never overwritten: the list has each path once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from waterflow_agent.trees.listing import Entry, Kind
+
+_MODES = {Kind.FILE: 0o644, Kind.EXECUTABLE: 0o755}
+
+
+class Writer:
+    """Writes below `root`, which exists."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.fsencode(root)
+        self._folders = {b""}
+        self._links: list[tuple[bytes, bytes]] = []
+
+    def write(self, entry: Entry, content: bytes) -> None:
+        """One entry; a link waits for `finish`. Raises `OSError`."""
+        if entry.kind is Kind.LINK:
+            self._links.append((entry.path, content))
+            return
+        if entry.kind is Kind.SUBMODULE:
+            self._enter(entry.path)
+            return
+        self._enter(os.path.dirname(entry.path))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self._at(entry.path), flags, _MODES[entry.kind])
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(file, left) :]
+        finally:
+            os.close(file)
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Takes away what an earlier tree had here, and the folders that are empty then."""
+        emptied: set[bytes] = set()
+        for entry in entries:
+            if entry.kind is Kind.SUBMODULE:
+                emptied.add(entry.path)
+            else:
+                os.unlink(self._at(entry.path))
+                emptied.add(os.path.dirname(entry.path))
+        # The deepest first; what is not empty stays, and so does all above it.
+        waiting = sorted(emptied, key=len)
+        while waiting:
+            folder = waiting.pop()
+            with suppress(OSError):
+                if folder:
+                    os.rmdir(self._at(folder))
+                    waiting.append(os.path.dirname(folder))
+
+    def finish(self) -> None:
+        """Makes the links."""
+        for path, target in self._links:
+            self._enter(os.path.dirname(path))
+            os.symlink(target, self._at(path))
+        self._links.clear()
+
+    def _enter(self, folder: bytes) -> None:
+        if folder in self._folders:
+            return
+        self._enter(os.path.dirname(folder))
+        with suppress(FileExistsError):
+            os.mkdir(self._at(folder), 0o755)
+        self._folders.add(folder)
+
+    def _at(self, path: bytes) -> bytes:
+        return self._root + b"/" + path

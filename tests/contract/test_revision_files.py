@@ -1,0 +1,94 @@
+"""What every source of a revision's files must do, whether it reads Git or memory (`ports.RevisionFiles`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_gitsource_local import Git
+from waterflow_agent.trees import listing
+from waterflow_agent.trees.blobs import blob_id
+from waterflowd.errors import Rejected, Retryable, WaterflowError
+from waterflowd.gitsource.contents import Contents
+from waterflowd.gitsource.opening import Opener
+from waterflowd.model.records import Checkout
+from waterflowd.ports import RevisionFiles
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.testing.memory_files import MemoryFiles
+
+FILES = {"README": b"read me\n", "app/a.txt": b"a" * 1_000, "app/empty": b"", "app/sub/b.txt": b"b" * 100}
+
+
+class World:
+    """A repository `ops` with one revision."""
+
+    def __init__(self, files: RevisionFiles, revision: str) -> None:
+        self.files = files
+        self.revision = revision
+
+    async def paths(self, *patterns: str) -> dict[str, bytes]:
+        """Path and Git id of what a checkout holds."""
+        found = await self.files.listed(Checkout(repository="ops", revision=self.revision, patterns=patterns))
+        entries = listing.decode(found.content)
+        assert found.blobs == {entry.blob for entry in entries}
+        return {entry.path.decode(): entry.blob for entry in entries}
+
+
+@pytest.fixture(params=["git", "memory"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    if request.param == "memory":
+        yield World(
+            MemoryFiles(lambda repository, revision: FILES if (repository, revision) == ("ops", "1") else None), "1"
+        )
+        return
+    git = Git(tmp_path)
+    git("init", "--quiet", "--initial-branch=main")
+    for path, content in FILES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    git("add", "--all")
+    git("commit", "--quiet", "--message=first")
+    contents = Contents({"ops": RepositorySettings(name="ops", url=str(tmp_path))}, Opener(tmp_path / "mirrors", {}))
+    yield World(contents, git("rev-parse", "HEAD").strip())
+    contents.close()
+
+
+async def test_a_list_has_every_file_by_its_git_id(world: World) -> None:
+    """In the order of the paths."""
+    found = await world.paths()
+    assert found == {path: blob_id(content) for path, content in FILES.items()}
+    assert list(found) == sorted(found)
+
+
+async def test_patterns_choose_as_in_a_workflow(world: World) -> None:
+    """The last one that matches decides."""
+    assert list(await world.paths("app/**", "!app/sub/**", "README")) == ["README", "app/a.txt", "app/empty"]
+    assert await world.paths("nothing/**") == {}
+
+
+async def test_pieces_come_in_order_and_end_at_the_bound(world: World) -> None:
+    """The last one may be a part; the rest is had from its offset on."""
+    blobs = list((await world.paths()).values())
+    first = await world.files.pieces("ops", blobs, 0, 500)
+    assert [(piece.size, len(piece.data)) for piece in first] == [(8, 8), (1_000, 492)]
+    rest = await world.files.pieces("ops", blobs[1:], 492, 10_000)
+    assert [(piece.size, len(piece.data)) for piece in rest] == [(1_000, 508), (0, 0), (100, 100)]
+    assert first[1].data + rest[0].data == FILES["app/a.txt"]
+
+
+async def test_what_is_not_there_is_an_error_or_not_part_of_an_answer(world: World) -> None:
+    """As the first file it is an error; after others the answer ends before it."""
+    blobs = [*(await world.paths("README")).values(), b"x" * 20]
+    assert len(await world.files.pieces("ops", blobs, 0, 500)) == 1
+    with pytest.raises(Retryable):
+        await world.files.pieces("ops", blobs[1:], 0, 500)
+
+
+async def test_an_unknown_revision_or_repository_is_an_error(world: World) -> None:
+    """With a sentence."""
+    with pytest.raises(WaterflowError):
+        await world.files.listed(Checkout(repository="ops", revision="2" * 40))
+    with pytest.raises(Rejected):
+        await world.files.listed(Checkout(repository="other", revision=world.revision))

@@ -1,0 +1,141 @@
+"""The files of commits that nobody makes on purpose: hostile names, links, modes and sizes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_gitsource_local import Git
+from waterflow_agent.trees import listing
+from waterflow_agent.trees.listing import Entry, Kind
+from waterflowd.errors import Retryable, Stalled
+from waterflowd.gitsource import contents
+from waterflowd.gitsource.contents import Contents
+from waterflowd.gitsource.opening import Opener
+from waterflowd.model.records import Checkout
+from waterflowd.reconcile.settings import RepositorySettings
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    """An empty repository."""
+    git = Git(tmp_path)
+    git("init", "--quiet", "--initial-branch=main")
+    return git
+
+
+def _commit(git: Git) -> str:
+    git("add", "--all")
+    git("commit", "--quiet", "--allow-empty", "--message=more")
+    return git("rev-parse", "HEAD").strip()
+
+
+def _listed(git: Git, revision: str, *patterns: str) -> list[Entry]:
+    found = contents.listed(
+        str(git.path / ".git/objects"), Checkout(repository="r", revision=revision, patterns=patterns)
+    )
+    return listing.decode(found.content)
+
+
+def _tree(git: Git, *entries: tuple[str, str, str]) -> str:
+    """A commit of a tree with these raw entries: mode, name, content; Git itself would not make some of them."""
+    raw = b""
+    for mode, name, content in entries:
+        if mode == "40000":
+            blob = git("hash-object", "-t", "tree", "-w", "/dev/null").strip()
+        else:
+            (git.path / ".git/content").write_text(content)
+            blob = git("hash-object", "-w", str(git.path / ".git/content")).strip()
+        raw += f"{mode} {name}".encode() + b"\0" + bytes.fromhex(blob)
+    (git.path / ".git/raw").write_bytes(raw)
+    tree = git("hash-object", "-t", "tree", "--literally", "-w", str(git.path / ".git/raw")).strip()
+    return git("commit-tree", "-m", "raw", tree).strip()
+
+
+def test_modes_and_kinds_are_kept(git: Git) -> None:
+    """Names that are no text too."""
+    (git.path / "plain").write_text("1")
+    (git.path / "tool").write_text("2")
+    (git.path / "tool").chmod(0o755)
+    (git.path / "link").symlink_to("plain")
+    (git.path / os.fsdecode(b"\xff\n")).write_text("3")
+    git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},module")
+    (git.path / "module").mkdir()
+    found = {entry.path: entry.kind for entry in _listed(git, _commit(git))}
+    assert found == {
+        b"link": Kind.LINK,
+        b"module": Kind.SUBMODULE,
+        b"plain": Kind.FILE,
+        b"tool": Kind.EXECUTABLE,
+        b"\xff\n": Kind.FILE,
+    }
+
+
+@pytest.mark.parametrize("name", ["..", ".git", "."])
+def test_a_name_that_git_would_not_make_refuses_the_checkout(git: Git, name: str) -> None:
+    """Whatever the patterns say: such a tree is no slip."""
+    commit = _tree(git, ("100644", name, "x"), ("100644", "z", "y"))
+    with pytest.raises(Stalled, match="none that Git would make"):
+        _listed(git, commit)
+
+
+def test_a_name_that_is_there_twice_refuses_the_checkout(git: Git) -> None:
+    """A link and a folder of one name would lead what is in the folder elsewhere."""
+    commit = _tree(git, ("120000", "a", "/etc"), ("40000", "a", ""))
+    with pytest.raises(Stalled, match="none that Git would make"):
+        _listed(git, commit)
+
+
+def test_a_link_that_leads_out_refuses_the_checkout_unless_it_is_left_out(git: Git) -> None:
+    """The text says which one and what to do."""
+    (git.path / "sub").mkdir()
+    (git.path / "sub/out").symlink_to("../../etc/passwd")
+    (git.path / "sub/in").symlink_to("../sub/out")
+    commit = _commit(git)
+    with pytest.raises(
+        Stalled, match=r"sub/.*: a link to .*, out of the repository; leave it out with the job's checkout"
+    ):
+        _listed(git, commit)
+    assert [entry.path for entry in _listed(git, commit, "**", "!sub/out")] == [b"sub/in"]
+
+
+def test_too_many_files_are_refused_with_the_bound(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the way out."""
+    (git.path / "a").write_text("1")
+    (git.path / "b").write_text("2")
+    commit = _commit(git)
+    monkeypatch.setattr(listing, "FILES_MAX", 1)
+    with pytest.raises(Stalled, match="more than 1 files; choose some"):
+        _listed(git, commit)
+
+
+async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it are sent."""
+    (git.path / "a").write_text("1")
+    (git.path / "b").write_text("2" * 100)
+    commit = _commit(git)
+    monkeypatch.setattr(listing, "FILE_BYTES_MAX", 50)
+    source = Contents({"r": RepositorySettings(name="r", url=str(git.path))}, Opener(git.path / "mirrors", {}))
+    blobs = [
+        entry.blob for entry in listing.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
+    ]
+    assert len(await source.pieces("r", blobs, 0, 1_000)) == 1
+    with pytest.raises(Stalled, match="larger than 0 MiB; leave it out"):
+        await source.pieces("r", blobs[1:], 0, 1_000)
+    source.close()
+
+
+async def test_a_repository_that_is_away_can_be_asked_again(git: Git, tmp_path: Path) -> None:
+    """And is found again when it is back."""
+    (git.path / "a").write_text("1")
+    commit = _commit(git)
+    source = Contents({"r": RepositorySettings(name="r", url=str(git.path))}, Opener(git.path / "mirrors", {}))
+    git_directory = git.path / ".git"
+    git_directory.rename(git.path / "away")
+    with pytest.raises((Retryable, Stalled)):
+        await source.listed(Checkout(repository="r", revision=commit))
+    (git.path / "away").rename(git_directory)
+    assert (await source.listed(Checkout(repository="r", revision=commit))).blobs
+    source.close()

@@ -1,0 +1,61 @@
+"""Links of a tree: what is said of them is what a real file system does."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflowd.gitsource import links
+
+_NAMES = st.sampled_from(["a", "b", "c"])
+_PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
+_TARGETS = st.lists(st.sampled_from(["a", "b", "c", "..", "..", "."]), min_size=1, max_size=5).map("/".join)
+
+
+@given(made=st.dictionaries(_PATHS, _TARGETS, max_size=5), directories=st.sets(_PATHS, max_size=3))
+def test_a_link_that_leaves_on_a_disk_is_found(made: dict[str, str], directories: set[str]) -> None:
+    """Made for real below two folders, each link that is not said to leave resolves to a place inside, or to nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.path.join(folder, "outer/root")
+        os.makedirs(root)
+        for directory in directories:
+            os.makedirs(os.path.join(root, directory), exist_ok=True)
+        kept = {path: target for path, target in made.items() if _is_made(root, path, target)}
+        encoded = {path.encode(): target.encode() for path, target in kept.items()}
+        if any(links.leaves(encoded, path) for path in encoded):
+            return
+        for path in kept:
+            resolved = os.path.realpath(os.path.join(root, path))
+            assert resolved == os.path.realpath(root) or resolved.startswith(os.path.realpath(root) + "/"), (kept, path)
+
+
+def _is_made(root: str, path: str, target: str) -> bool:
+    """Makes a link as a checkout would: its folder is one, and no link is on the way."""
+    folder = os.path.dirname(path)
+    parts = [part for part in folder.split("/") if part]
+    for index in range(len(parts)):
+        if os.path.islink(os.path.join(root, *parts[: index + 1])):
+            return False
+    os.makedirs(os.path.join(root, folder), exist_ok=True)
+    if os.path.lexists(os.path.join(root, path)):
+        return False
+    os.symlink(target, os.path.join(root, path))
+    return True
+
+
+def test_a_chain_that_leaves_by_the_links_on_its_way_is_found() -> None:
+    """Each target alone stays inside; together they do not."""
+    tree = {b"deep/er/top": b"../..", b"y": b"deep/er/top/../x"}
+    assert not links.leaves(tree, b"deep/er/top")
+    assert links.leaves(tree, b"y")
+
+
+def test_circles_and_what_is_not_there_do_no_harm() -> None:
+    """The kernel gives up on the one and finds nothing at the other."""
+    assert not links.leaves({b"a": b"b", b"b": b"a"}, b"a")
+    assert not links.leaves({b"a": b"nothing/at/all"}, b"a")
+    assert links.leaves({b"a": b"/"}, b"a")
+    assert links.leaves({b"a": b".."}, b"a")

@@ -1,0 +1,317 @@
+"""Checkouts on a server's disk: kept files, directories, spare ones, and questions that are asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.trees import asking, listing, store
+from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.blobs import Blobs, blob_id
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.listing import Entry, Kind
+from waterflow_agent.trees.store import Making, Store
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import Content, Piece, TaskKey, Tree
+from waterflow_agent.workdir import Workspaces
+
+KEY = TaskKey("run", "job", "s1", 1, 1)
+TREE = Tree("ops", "1", [])
+
+
+def entry(path: str, content: bytes, kind: Kind = Kind.FILE) -> Entry:
+    return Entry(path.encode(), kind, b"" if kind is Kind.SUBMODULE else blob_id(content))
+
+
+# The list ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b"/etc/x", b"a/../../b", b"a//b", b"./a", b".git/config", b"a\0b", b"a/.", b"x" * 4_000]
+)
+def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
+    """Whoever sends it."""
+    with pytest.raises(Rejected, match="a path that may not be"):
+        listing.decode(listing.encode([Entry(path, Kind.FILE, b"1" * 20)]))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xc1", b"\x93\x01\x02\x03", listing.encode([Entry(b"a", Kind.FILE, b"short")])]
+)
+def test_what_is_no_list_is_refused(content: bytes) -> None:
+    """With one sentence."""
+    with pytest.raises(Rejected) as error:
+        listing.decode(content)
+    assert error.value.code == "WF750"
+
+
+# Kept files -------------------------------------------------------------------------------------------------------------
+
+
+def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None:
+    """What was read lately stays; what is larger than all room is not kept."""
+    kept = Blobs(tmp_path, 30)
+    contents = [bytes([65 + number]) * 10 for number in range(4)]
+    for content in contents[:3]:
+        kept.put(blob_id(content), content)
+    assert kept.get(blob_id(contents[0])) == contents[0]
+    kept.put(blob_id(contents[3]), contents[3])
+    kept.put(blob_id(b"x" * 31), b"x" * 31)
+    assert [kept.get(blob_id(content)) is not None for content in contents] == [True, False, True, True]
+    assert kept.get(blob_id(b"x" * 31)) is None
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 30
+
+
+def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
+    """Without what a crash has left half written."""
+    Blobs(tmp_path, 100).put(blob_id(b"one"), b"one")
+    (tmp_path / "ab").mkdir(exist_ok=True)
+    (tmp_path / "ab/half.new").write_bytes(b"ha")
+    again = Blobs(tmp_path, 100)
+    assert again.get(blob_id(b"one")) == b"one"
+    assert not list(tmp_path.glob("*/*.new"))
+
+
+def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    """And is kept anew the next time."""
+    kept = Blobs(tmp_path, 100)
+    kept.put(blob_id(b"one"), b"one")
+    next(tmp_path.glob("*/*")).write_bytes(b"two")
+    assert kept.get(blob_id(b"one")) is None
+    kept.put(blob_id(b"one"), b"one")
+    assert kept.get(blob_id(b"one")) == b"one"
+
+
+# Directories ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workspaces(tmp_path: Path) -> Workspaces:
+    return Workspaces(tmp_path / "work")
+
+
+@pytest.fixture
+def disk(tmp_path: Path, workspaces: Workspaces) -> Store:
+    return Store(tmp_path / "trees", 1 << 20, workspaces.discard)
+
+
+def make(disk: Store, contents: dict[str, bytes], *more: Entry, tree: Tree = TREE) -> Making:
+    """A finished directory of these files."""
+    entries = [entry(path, content) for path, content in contents.items()]
+    making = disk.begin(tree, [*entries, *more])
+    by_id = {blob_id(content): content for content in contents.values()}
+    disk.add(making, [(blob, by_id[blob]) for blob in list(making.missing) if blob in by_id])
+    return making
+
+
+def shown(root: Path) -> dict[str, str]:
+    """Everything below a directory."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
+            path = Path(folder, name)
+            found[str(path.relative_to(root))] = f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()
+        if not files and not folders:
+            found[str(Path(folder).relative_to(root))] = "(empty)"
+    return found
+
+
+def test_a_directory_has_files_modes_links_and_submodules(disk: Store) -> None:
+    """One content may stand at several places."""
+    making = disk.begin(
+        TREE,
+        [
+            entry("a/one", b"1"),
+            entry("a/same", b"1"),
+            entry("tool", b"2", Kind.EXECUTABLE),
+            entry("z", b"a/one", Kind.LINK),
+            entry("m/module", b"", Kind.SUBMODULE),
+        ],
+    )
+    disk.add(making, [(blob_id(content), content) for content in (b"1", b"2", b"a/one")])
+    disk.finish(making)
+    assert shown(making.path) == {"a/one": "1", "a/same": "1", "tool": "2", "z": "-> a/one", "m/module": "(empty)"}
+    assert os.access(making.path / "tool", os.X_OK)
+    assert not os.access(making.path / "a/one", os.X_OK)
+
+
+def test_another_file_than_was_asked_for_is_refused(disk: Store) -> None:
+    """A list says the ids, and they hold."""
+    making = disk.begin(TREE, [entry("a", b"1")])
+    with pytest.raises(Rejected) as error:
+        disk.add(making, [(blob_id(b"1"), b"2")])
+    assert error.value.code == "WF752"
+
+
+def test_a_spare_directory_becomes_the_next_tree(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, folders and links come, go, change their kind, and nothing else is left of the old tree."""
+    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    old = {"same": b"s", "changed": b"1", "gone/deep/x": b"x", "folder/file": b"f", "was-file": b"w"}
+    first = make(disk, old, entry("link", b"s", Kind.LINK), entry("module", b"", Kind.SUBMODULE))
+    disk.add(first, [(blob_id(b"s"), b"s")])
+    disk.finish(first)
+    disk.prepare_spare(TREE, first.files)
+    new = {"same": b"s", "changed": b"2", "folder": b"now a file", "was-file/in": b"now a folder", "link": b"a file"}
+    second = make(disk, new, entry("module/x", b"s", Kind.LINK))
+    disk.finish(second)
+    assert second.path != first.path
+    assert shown(second.path) == {path: content.decode() for path, content in new.items()} | {"module/x": "-> s"}
+    assert shown(first.path)["changed"] == "1"
+
+
+def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs that begin together have two directories."""
+    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    first = make(disk, {"a": b"1"})
+    disk.finish(first)
+    disk.prepare_spare(TREE, first.files)
+    others = [make(disk, {"a": b"1"}, tree=tree) for tree in (Tree("ops", "1", ["**"]), TREE, TREE)]
+    assert len({making.path for making in (first, *others)}) == 4
+    assert all(shown(making.path) == {"a": "1"} for making in others)
+
+
+def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
+    disk: Store, tmp_path: Path, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut has left of them is not known."""
+    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    making = make(disk, {"a": b"1"})
+    for number in range(store.SPARES_MAX + 2):
+        disk.prepare_spare(Tree(f"r{number}", "1", []), making.files)
+    assert len(list((tmp_path / "trees/made").iterdir())) == store.SPARES_MAX + 1
+    Store(tmp_path / "trees", 1 << 20, workspaces.discard)
+    assert not list((tmp_path / "trees/made").iterdir())
+
+
+def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: Store, tmp_path: Path) -> None:
+    """Links are made last: the folder of the same name is there before."""
+    making = disk.begin(TREE, [entry("a", os.fsencode(tmp_path), Kind.LINK), entry("a/pwned", b"x")])
+    disk.add(making, [(blob_id(os.fsencode(tmp_path)), os.fsencode(tmp_path)), (blob_id(b"x"), b"x")])
+    with pytest.raises(FileExistsError):
+        disk.finish(making)
+    assert not (tmp_path / "pwned").exists()
+
+
+# Questions --------------------------------------------------------------------------------------------------------------
+
+
+class Daemon:
+    """Answers questions from a table of contents, `CONTENT_BYTES_MAX` at a time."""
+
+    def __init__(self, *entries: tuple[str, bytes]) -> None:
+        self.contents = {blob_id(content): content for _, content in entries}
+        self.list = listing.encode([entry(path, content) for path, content in entries])
+        self.asked: list[messages.Wanted] = []
+        self.is_away = False
+        self.asking = Asking(self.take)
+
+    def take(self, wanted: messages.Wanted) -> None:
+        self.asked.append(wanted)
+        if not self.is_away:
+            asyncio.get_running_loop().call_soon(self.asking.answered, self.answer(wanted))
+
+    def answer(self, wanted: messages.Wanted) -> Content:
+        pieces, left, offset = [], messages.CONTENT_BYTES_MAX, wanted.offset
+        for content in [self.contents[blob] for blob in wanted.blobs] or [self.list]:
+            part = content[offset : offset + left]
+            pieces.append(Piece(len(content), part))
+            left -= len(part)
+            if left <= 0:
+                break
+            offset = 0
+        return Content(wanted.key, wanted.number, pieces)
+
+
+async def test_a_checkout_brings_small_and_large_files(disk: Store, workspaces: Workspaces, tmp_path: Path) -> None:
+    """Larger than an answer, empty, and many; afterwards none of them is asked for again."""
+    files = [(f"f{number}", b"%d" % number) for number in range(700)]
+    large = os.urandom(3 * messages.CONTENT_BYTES_MAX + 5)
+    daemon = Daemon(*files, ("large", large), ("empty", b""), ("z", b"last"))
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    await checkouts.make(KEY, TREE)
+    root = tmp_path / "work/run/job"
+    assert (root / "large").read_bytes() == large
+    assert (root / "empty").read_bytes() == b""
+    assert [(root / path).read_bytes() for path, _ in files] == [content for _, content in files]
+    asked = len(daemon.asked)
+    await checkouts.make(TaskKey("run", "other", "s1", 1, 1), TREE)
+    assert [wanted.blobs for wanted in daemon.asked[asked:]] == [[]]
+    await checkouts.close()
+
+
+async def test_steps_that_begin_together_have_one_checkout(disk: Store, workspaces: Workspaces) -> None:
+    """And a later one asks nothing."""
+    daemon = Daemon(("a", b"1"))
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    await asyncio.gather(*(checkouts.make(TaskKey("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
+    await checkouts.make(KEY, TREE)
+    assert len(daemon.asked) == 2
+    await checkouts.close()
+
+
+async def test_what_has_no_answer_is_asked_again_in_the_next_session(disk: Store, workspaces: Workspaces) -> None:
+    """An answer to the first question that comes late is as good."""
+    daemon = Daemon(("a", b"1"))
+    daemon.is_away = True
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    work = asyncio.create_task(checkouts.make(KEY, TREE))
+    await asyncio.sleep(0.01)
+    daemon.is_away = False
+    checkouts.opened()
+    checkouts.answered(daemon.answer(daemon.asked[0]))
+    await work
+    assert [wanted.number for wanted in daemon.asked[:2]] == [1, 1]
+    await checkouts.close()
+
+
+async def test_a_checkout_that_is_cancelled_leaves_nothing(disk: Store, workspaces: Workspaces, tmp_path: Path) -> None:
+    """Neither a directory nor a question."""
+    daemon = Daemon(("a", b"1"))
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    answer = daemon.answer
+    work = asyncio.create_task(checkouts.make(KEY, TREE))
+    while not list((tmp_path / "trees/made").iterdir()):
+        daemon.is_away = bool(daemon.asked)
+        await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert not list((tmp_path / "trees/made").iterdir())
+    assert not checkouts.has(KEY)
+    checkouts.answered(answer(daemon.asked[-1]))
+    await checkouts.close()
+
+
+async def test_not_now_is_asked_again_until_it_is_enough(
+    disk: Store, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the daemon's words are the error; a final word is one at once."""
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.05)
+    daemon = Daemon()
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [], "WF503", "it is away", 10))
+    with pytest.raises(Rejected, match="it is away"):
+        await checkouts.make(KEY, TREE)
+    assert len(daemon.asked) > 2
+    asked = len(daemon.asked)
+    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [], "WF520", "a link out"))
+    with pytest.raises(Rejected, match="a link out"):
+        await checkouts.make(KEY, TREE)
+    assert len(daemon.asked) == asked + 1
+    await checkouts.close()
+
+
+@pytest.mark.parametrize("piece", [Piece(1 << 40, b"x"), Piece(10, b"")])
+async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
+    disk: Store, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch, piece: Piece
+) -> None:
+    """A checkout neither fills the memory nor goes in circles."""
+    daemon = Daemon()
+    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [piece]))
+    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    with pytest.raises(Rejected) as error:
+        await checkouts.make(KEY, TREE)
+    assert error.value.code == "WF750"

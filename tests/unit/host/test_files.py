@@ -1,0 +1,119 @@
+"""Files for agents: only those of an attempt that is the agent's own and open."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from waterflow_agent.trees import listing
+from waterflow_agent.trees.blobs import blob_id
+from waterflow_agent.wire import messages
+from waterflowd.errors import Retryable
+from waterflowd.host import files as files_module
+from waterflowd.model.ids import AgentId
+from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, request, until
+
+FILES = {"a": b"one", "b": b"two"}
+
+
+def trees(repository: str, revision: str) -> dict[str, bytes] | None:
+    return {("ops", "1"): FILES, ("ops", "2"): {"c": b"other"}}.get((repository, revision))
+
+
+async def running(world: HostWorld, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
+    """An agent that has an attempt of a run of this revision."""
+    start = request(workflow)
+    given = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
+    await world.driver.start(given)
+    await until(lambda: world.link.offers())
+    offer = next(message for _, message in world.link.sent if isinstance(message, messages.Offer))
+    world.link.take()
+    return offer.task
+
+
+async def asked(world: HostWorld, agent: AgentId, wanted: messages.Wanted) -> messages.Content:
+    world.agents.wanted(agent, wanted)
+    await until(lambda: [message for _, message in world.link.sent if isinstance(message, messages.Content)])
+    return next(message for message in world.link.take() if isinstance(message, messages.Content))
+
+
+async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
+    """The task says that there are some."""
+    async with HostWorld(trees=trees) as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        task = await running(world)
+        assert task.tree == messages.Tree("ops", "1", [])
+        answer = await asked(world, agent, messages.Wanted(task.key, 7, [], 0))
+        assert (answer.number, answer.code) == (7, "")
+        assert [entry.path for entry in listing.decode(answer.pieces[0].data)] == [b"a", b"b"]
+        answer = await asked(world, agent, messages.Wanted(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
+        assert [piece.data for piece in answer.pieces] == [b"wo", b"one"]
+
+
+async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
+    """Whatever they know: a file of another commit, or an attempt's name."""
+    async with HostWorld(trees=trees) as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        task = await running(world)
+        other = msgspec.structs.replace(task.key, epoch=task.key.epoch + 1)
+        refused = [
+            await asked(world, agent_id("db-1"), messages.Wanted(task.key, 1, [], 0)),
+            await asked(world, agent, messages.Wanted(other, 1, [], 0)),
+            await asked(world, agent, messages.Wanted(messages.TaskKey("x", "x", "x", 1, 1), 1, [], 0)),
+            await asked(world, agent, messages.Wanted(task.key, 1, [blob_id(b"other")], 0)),
+        ]
+        assert {(answer.code, len(answer.pieces), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}
+
+
+@pytest.mark.parametrize("checkout", ["checkout: false", ""])
+async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
+    """By its own word, or because its run comes from no repository."""
+    workflow = ONE_STEP.replace("steps:", f"{checkout}, steps:") if checkout else ONE_STEP
+    async with HostWorld(trees=trees) as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        task = await running(world, "1" if checkout else None, workflow)
+        assert task.tree is None
+        assert (await asked(world, agent, messages.Wanted(task.key, 1, [], 0))).code == "WF219"
+
+
+async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what may come back has a time to ask again."""
+    async with HostWorld(trees=trees) as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        task = await running(world, "3")
+        assert (await asked(world, agent, messages.Wanted(task.key, 1, [], 0))).after_ms == 0
+
+        async def away(*_: object) -> None:
+            raise Retryable("WF503", "away", after_s=2)
+
+        monkeypatch.setattr(world.files._files, "listed", away)
+        answer = await asked(world, agent, messages.Wanted(task.key, 2, [], 0))
+        assert (answer.code, answer.text, answer.after_ms) == ("WF503", "away", 2_000)
+
+
+async def test_too_many_questions_of_an_agent_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are answered, and so is the agent when it has waited."""
+    async with HostWorld(trees=trees) as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent)
+        task = await running(world)
+        gate = asyncio.Event()
+        real = world.files._files.listed
+
+        async def slow(wanted: object) -> object:
+            await gate.wait()
+            return await real(wanted)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.files._files, "listed", slow)
+        for number in range(files_module.QUESTIONS_MAX + 5):
+            world.agents.wanted(agent, messages.Wanted(task.key, number, [], 0))
+        gate.set()
+        await until(lambda: len(world.link.sent) >= files_module.QUESTIONS_MAX)
+        assert len(world.link.take()) == files_module.QUESTIONS_MAX
+        assert (await asked(world, agent, messages.Wanted(task.key, 99, [], 0))).number == 99

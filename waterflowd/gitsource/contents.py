@@ -1,0 +1,238 @@
+"""The files of a commit for working directories: which there are, and what is in them.
+
+Rules of this file: a tree is sent as it is or not at all. What could stand outside of the directory (a hostile name, a link
+that leads out) refuses the checkout with the path, and the patterns can leave it out. A submodule is an empty directory, as
+it is for Git until somebody fills it. Lists and recently read files are kept for a while, as many agents ask for the same ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TypeVar
+
+from dulwich.objects import parse_tree
+
+from waterflow_agent.trees import listing
+from waterflow_agent.trees.listing import Entry, Kind
+from waterflow_agent.wire.messages import Piece
+from waterflowd.errors import Rejected, Retryable, Stalled
+from waterflowd.gitsource import links, objects, reading
+from waterflowd.gitsource.objects import Objects
+from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.worker import Worker
+from waterflowd.model.records import Checkout, FilesListed
+from waterflowd.reconcile import codes, globs
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.shown import shown
+
+Result = TypeVar("Result")
+
+_TREE_BYTES_MAX = 16 << 20
+_LINK_BYTES_MAX = 4_096
+_CALL_TIMEOUT_S = 60.0
+#: Files of all lists that are kept, and bytes of files, for each repository.
+_LISTED_MAX = 2 * listing.FILES_MAX
+_READ_BYTES_MAX = 32 << 20
+#: Without a question for this long, what was kept goes.
+_IDLE_S = 30.0
+_KINDS = {0o100644: Kind.FILE, 0o100755: Kind.EXECUTABLE, 0o100664: Kind.FILE, 0o160000: Kind.SUBMODULE}
+
+
+class Contents:
+    """Implements `ports.RevisionFiles` over the configured repositories."""
+
+    def __init__(self, repositories: Mapping[str, RepositorySettings], opener: Opener) -> None:
+        self._repositories = repositories
+        self._opener = opener
+        self._readers: dict[str, _Reader] = {}
+
+    async def listed(self, checkout: Checkout) -> FilesListed:
+        """See `ports.RevisionFiles`."""
+        return await self._reader(checkout.repository).listed(checkout)
+
+    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+        """See `ports.RevisionFiles`."""
+        return await self._reader(repository).pieces(blobs, offset, bytes_max)
+
+    def close(self) -> None:
+        """Lets the threads end."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def _reader(self, repository: str) -> _Reader:
+        settings = self._repositories.get(repository)
+        if settings is None:
+            raise Rejected(
+                codes.NOT_FOUND, f'the repository "{shown(repository)}" is not in the configuration any more'
+            )
+        if repository not in self._readers:
+            self._readers[repository] = _Reader(repository, lambda: self._opener.objects(settings))
+        return self._readers[repository]
+
+
+class _Reader:
+    """One repository; its calls come after each other, in a thread of its own."""
+
+    def __init__(self, name: str, directory: Callable[[], str]) -> None:
+        self._directory = directory
+        self._worker = Worker(f"files {name}")
+        self._turn = asyncio.Lock()
+        self._lists: OrderedDict[Checkout, FilesListed] = OrderedDict()
+        self._read: OrderedDict[bytes, bytes] = OrderedDict()
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def listed(self, checkout: Checkout) -> FilesListed:
+        found = self._lists.get(checkout)
+        if found is None:
+            found = await self._call(lambda: self._list(checkout))
+        return found
+
+    async def pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+        return await self._call(lambda: self._pieces(blobs, offset, bytes_max))
+
+    def close(self) -> None:
+        self._worker.close()
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def _call(self, function: Callable[[], Result]) -> Result:
+        async with self._turn:
+            if self._idle is not None:
+                self._idle.cancel()
+            try:
+                return await self._worker.call(function, _CALL_TIMEOUT_S)
+            finally:
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._forget)
+
+    def _forget(self) -> None:
+        self._lists.clear()
+        self._read.clear()
+
+    def _list(self, checkout: Checkout) -> FilesListed:
+        found = self._lists.get(checkout)
+        if found is None:
+            found = listed(self._directory(), checkout)
+            self._lists[checkout] = found
+            while len(self._lists) > 1 and sum(len(kept.blobs) for kept in self._lists.values()) > _LISTED_MAX:
+                self._lists.popitem(last=False)
+        return found
+
+    def _pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+        pieces: list[Piece] = []
+        left = bytes_max
+        with closing(Objects(self._directory())) as store:
+            for blob in blobs:
+                try:
+                    content = self._content(store, blob)
+                except (Retryable, Stalled):
+                    if pieces:
+                        # It is asked for again, as the first one, and then this is the answer.
+                        break
+                    raise
+                part = content[offset : offset + left]
+                pieces.append(Piece(len(content), part))
+                left -= len(part)
+                if left <= 0 or offset + len(part) < len(content):
+                    break
+                offset = 0
+        return pieces
+
+    def _content(self, store: Objects, blob: bytes) -> bytes:
+        content = self._read.pop(blob, None)
+        if content is None:
+            try:
+                kind, content = store.read(blob.hex(), listing.FILE_BYTES_MAX)
+            except objects.TooLarge as error:
+                text = f"it is larger than {listing.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
+                raise Stalled(codes.LIMIT, text) from error
+            if kind != objects.BLOB:
+                raise objects.unreadable(blob.hex(), "is no file")
+        self._read[blob] = content
+        while len(self._read) > 1 and sum(map(len, self._read.values())) > _READ_BYTES_MAX:
+            self._read.popitem(last=False)
+        return content
+
+
+def listed(directory: str, checkout: Checkout) -> FilesListed:
+    """The files of a checkout.
+
+    Raises `Stalled` WF508 (too many, too deep), WF520 (a link that leads out) and WF523 (a name that may not be), `Retryable`
+    WF506 for an object that cannot be read.
+    """
+    with closing(Objects(directory)) as store:
+        tree = reading.commit(store, checkout.revision).tree
+        entries = sorted(_entries(store, tree, checkout.patterns), key=lambda entry: entry.path)
+        _check_links(store, entries)
+    content = listing.encode(entries)
+    if len(content) > listing.BYTES_MAX:
+        raise _too_many()
+    return FilesListed(content=content, blobs=frozenset(entry.blob for entry in entries if entry.blob))
+
+
+def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[Entry]:
+    waiting = [(b"", root)]
+    count = 0
+    while waiting:
+        prefix, tree = waiting.pop()
+        seen: set[bytes] = set()
+        for name, mode, object_id in _read_tree(store, tree):
+            count += 1
+            path = prefix + name
+            if count > listing.FILES_MAX:
+                raise _too_many()
+            if name in seen or b"/" in name or not listing.is_safe(path):
+                raise Stalled(codes.UNSAFE_NAME, f"{_text(path)}: the name is none that Git would make")
+            seen.add(name)
+            if stat.S_ISDIR(mode):
+                waiting.append((path + b"/", object_id.decode("ascii")))
+            elif not patterns or globs.selects(patterns, path.decode("utf-8", "surrogateescape")):
+                yield _entry(path, mode, object_id)
+
+
+def _entry(path: bytes, mode: int, object_id: bytes) -> Entry:
+    kind = Kind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
+    if kind is None:
+        raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: its mode is {mode:o}, expected 100644 or 100755")
+    return Entry(path, kind, b"" if kind is Kind.SUBMODULE else bytes.fromhex(object_id.decode("ascii")))
+
+
+def _read_tree(store: Objects, tree: str) -> Iterator[tuple[bytes, int, bytes]]:
+    try:
+        kind, content = store.read(tree, _TREE_BYTES_MAX)
+    except objects.TooLarge as error:
+        raise Stalled(codes.LIMIT, "a folder of the commit is too large to read") from error
+    if kind != objects.TREE:
+        raise objects.unreadable(tree, "is no tree")
+    try:
+        yield from list(parse_tree(content, 20))
+    except objects.DAMAGE as error:
+        raise objects.unreadable(tree, "is damaged") from error
+
+
+def _check_links(store: Objects, entries: Sequence[Entry]) -> None:
+    targets: dict[bytes, bytes] = {}
+    for entry in entries:
+        if entry.kind is Kind.LINK:
+            try:
+                _, targets[entry.path] = store.read(entry.blob.hex(), _LINK_BYTES_MAX)
+            except objects.TooLarge as error:
+                raise Stalled(codes.SYMLINK, f"{_text(entry.path)}: a link with too long a target") from error
+    for path, target in targets.items():
+        if links.leaves(targets, path):
+            text = (
+                f"{_text(path)}: a link to {_text(target)}, out of the repository; leave it out with the job's checkout"
+            )
+            raise Stalled(codes.SYMLINK, text)
+
+
+def _text(path: bytes) -> str:
+    return shown(path.decode("utf-8", "backslashreplace"))
+
+
+def _too_many() -> Stalled:
+    text = f"the commit has more than {listing.FILES_MAX:,} files; choose some of them with the job's checkout"
+    return Stalled(codes.LIMIT, text)

@@ -1,0 +1,58 @@
+"""The twin of `gitsource.contents`: files of revisions from memory, passed by the same contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from waterflow_agent.trees import listing
+from waterflow_agent.trees.blobs import blob_id
+from waterflow_agent.trees.listing import Entry, Kind
+from waterflow_agent.wire.messages import Piece
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.model.records import Checkout, FilesListed
+from waterflowd.reconcile import codes, globs
+
+#: The files of a revision, by path; None for one that is not there.
+Trees = Callable[[str, str], Mapping[str, bytes] | None]
+
+
+def no_trees(repository: str, revision: str) -> None:
+    """For a host that knows no repository."""
+
+
+class MemoryFiles:
+    """Implements `ports.RevisionFiles`. Plain files only."""
+
+    def __init__(self, trees: Trees = no_trees) -> None:
+        self._trees = trees
+        self._contents: dict[tuple[str, bytes], bytes] = {}
+
+    async def listed(self, checkout: Checkout) -> FilesListed:
+        """See `ports.RevisionFiles`."""
+        files = self._trees(checkout.repository, checkout.revision)
+        if files is None:
+            raise Rejected(codes.NOT_FOUND, f"there is no {checkout.revision} in {checkout.repository}")
+        entries = []
+        for path, content in sorted(files.items()):
+            if not checkout.patterns or globs.selects(checkout.patterns, path):
+                entry = Entry(path.encode(), Kind.FILE, blob_id(content))
+                self._contents[checkout.repository, entry.blob] = content
+                entries.append(entry)
+        return FilesListed(content=listing.encode(entries), blobs=frozenset(entry.blob for entry in entries))
+
+    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+        """See `ports.RevisionFiles`."""
+        pieces: list[Piece] = []
+        for blob in blobs:
+            content = self._contents.get((repository, blob))
+            if content is None:
+                if pieces:
+                    break
+                raise Retryable(codes.OBJECT_UNREADABLE, f"object {blob.hex()[:12]} is missing", after_s=5)
+            part = content[offset : offset + bytes_max]
+            pieces.append(Piece(len(content), part))
+            bytes_max -= len(part)
+            if bytes_max <= 0 or offset + len(part) < len(content):
+                break
+            offset = 0
+        return pieces

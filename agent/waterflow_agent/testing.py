@@ -139,7 +139,7 @@ class ScriptedDaemon:
 
     # Waiting.
 
-    async def until(self, is_so: Callable[[], object], deadline_s: float = 30.0) -> None:
+    async def until(self, is_so: Callable[[], object], deadline_s: float = 60.0) -> None:
         """Waits until the condition holds after something was heard. Raises `TimeoutError`."""
         async with asyncio.timeout(deadline_s), self._heard:
             await self._heard.wait_for(lambda: bool(is_so()))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.world import PATIENCE_S, World, wait_until
+from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 from waterflowd.model.ids import RunId
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +27,7 @@ def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str
         cwd=world.folder,
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE_S,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -43,18 +41,6 @@ def gated(marker: Path, gate: Path) -> str:
     )
 
 
-@contextlib.contextmanager
-def stopped(world: World) -> Iterator[None]:
-    """The daemon's end; until the block is left nobody else gets its ports."""
-    assert world.stop_daemon() == 0
-    with contextlib.ExitStack() as stack:
-        for port in (world.api_port, world.work_port, world.enroll_port):
-            keeper = stack.enter_context(socket.socket())
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            keeper.bind(("127.0.0.1", port))
-        yield
-
-
 def start_both(world: World) -> None:
     """The agent is started anew, for its pauses between tries have grown while there was no daemon; its steps go on."""
     world.kill_agent("web-1")
@@ -64,7 +50,7 @@ def start_both(world: World) -> None:
 
 def is_back(world: World) -> None:
     """Waits for the agent, whose pauses between tries have grown while there was no daemon."""
-    wait_until(lambda: "web-1" in world.connected(), "the agent to be back", 4 * PATIENCE_S)
+    wait_until(lambda: "web-1" in world.connected(), "the agent to be back")
 
 
 def begun(marker: Path) -> None:
@@ -109,11 +95,11 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
     assert world.wait_for(runs["after"])["conclusion"] == "success"
     world.push(clone, {"more": "1"})
     wait_until(lambda: pushed.read_text() == "x\nx\n", "the second push to have run")
-    with stopped(world):
-        # While nobody listens a step of the backup ends: its agent keeps the result.
-        gates["late"].touch()
-        (world.folder / "daemon").rename(world.folder / "daemon.old")
-        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
+    assert world.stop_daemon() == 0
+    # While nobody listens a step of the backup ends: its agent keeps the result.
+    gates["late"].touch()
+    (world.folder / "daemon").rename(world.folder / "daemon.old")
+    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
     assert restored.returncode == 0, restored.stderr
     said = json.loads(restored.stdout)
     assert sorted(said["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
@@ -157,10 +143,10 @@ def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
     marker, gate = world.folder / "marker", world.folder / "gate"
     run = world.start(gated(marker, gate))
     begun(marker)
-    with stopped(world):
-        assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
-        shutil.rmtree(world.folder / "daemon")
-        restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
+    assert world.stop_daemon() == 0
+    assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
+    shutil.rmtree(world.folder / "daemon")
+    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
     assert restored.returncode == 0, restored.stderr
     start_both(world)
     gate.touch()
@@ -183,24 +169,24 @@ def test_a_damaged_log_is_saved_and_goes_on(empty_world: World) -> None:
         begun(mark)
     lines = world.lines(over, count=300)
     numbers = {run: world.run(run)["number"] for run in [over, *runs]}
-    with stopped(world):
-        file = world.folder / "daemon" / "log.mdb" / "data.mdb"
-        content = file.read_bytes()
-        dispatch = _dispatch_of(world.folder / "daemon", runs[1])
-        broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
-        assert broken != content
-        file.write_bytes(broken)
+    assert world.stop_daemon() == 0
+    file = world.folder / "daemon" / "log.mdb" / "data.mdb"
+    content = file.read_bytes()
+    dispatch = _dispatch_of(world.folder / "daemon", runs[1])
+    broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
+    assert broken != content
+    file.write_bytes(broken)
 
-        assert waterflowd(world, "fsck").returncode == 1
-        saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
-        assert saved.returncode == 3, saved.stderr + saved.stdout
-        said = json.loads(saved.stdout)
-        assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
-        assert said["ended"]["runs"] == [runs[1]]
-        assert file.read_bytes() == broken, "the source is left as it is"
-        (world.folder / "daemon").rename(world.folder / "daemon.damaged")
-        (world.folder / "saved").rename(world.folder / "daemon")
-        assert waterflowd(world, "fsck").returncode == 0
+    assert waterflowd(world, "fsck").returncode == 1
+    saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+    assert saved.returncode == 3, saved.stderr + saved.stdout
+    said = json.loads(saved.stdout)
+    assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
+    assert said["ended"]["runs"] == [runs[1]]
+    assert file.read_bytes() == broken, "the source is left as it is"
+    (world.folder / "daemon").rename(world.folder / "daemon.damaged")
+    (world.folder / "saved").rename(world.folder / "daemon")
+    assert waterflowd(world, "fsck").returncode == 0
     start_both(world)
     gate.touch()
     for number in (0, 2):

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,20 +18,10 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.patience import PATIENCE_S
+from tests.ports import Ports
+
 Answer = TypeVar("Answer")
-
-#: How long a test waits for something that should take far less.
-PATIENCE_S = 30.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; the daemon takes them at once, and again after a kill."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
 
 
 def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
@@ -57,7 +46,8 @@ class World:
         self.clone = folder / "clone"
         self.log = folder / "daemon.log"
         self.config = folder / "waterflowd.toml"
-        self.api_port, self.work_port, self.enroll_port = free_ports(3)
+        self._ports = Ports(3)
+        self.api_port, self.work_port, self.enroll_port = self._ports.numbers
         self._daemon: subprocess.Popen[bytes] | None = None
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         #: What is run as an agent; the benchmark measures inside of it.
@@ -327,6 +317,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             for pid in self._leftovers():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        self._ports.close()
 
     def _leftovers(self) -> Iterator[int]:
         """Runners and steps: their working directory or their arguments are in the world's folder."""

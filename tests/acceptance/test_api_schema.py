@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from tests.acceptance.world import PATIENCE_S, World, wait_until
+from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 
 EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 8
 CHECKS: list[Any] = [
@@ -161,7 +162,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3_600 if EXAMPLES > 10 else 240)
+@pytest.mark.timeout(3_600 if EXAMPLES > 10 else 1200)
 @pytest.mark.parametrize("principal", ["nobody", "viewer", "admin"])
 def test_every_answer_is_one_that_the_description_names(served: Served, principal: str) -> None:
     """Status, content type and shape of each answer to each operation; never a 5xx, and never more than the role allows."""

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 YAML = {"content-type": "application/yaml"}
@@ -91,7 +92,7 @@ def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
     """The ports for agents, the API on TCP and on its socket: bytes of any kind, and the fleet works on."""
     for port in (world.work_port, world.enroll_port, world.api_port):
         for content in _garbage():
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as peer:
                 peer.sendall(content)
     for content in _garbage():
         with socket.socket(socket.AF_UNIX) as peer:
@@ -135,6 +136,6 @@ def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) 
 
     process = world.spawn("waterflow_agent", "run", "--config", str(tmp_path / "evil.toml"), log=tmp_path / "evil.log")
 
-    assert process.wait(20) == 5
+    assert process.wait(PATIENCE_S) == 5
     assert "refused" in (tmp_path / "evil.log").read_text()
     assert world.connected() == {"web-1", "web-2"}

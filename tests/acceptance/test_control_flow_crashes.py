@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.world import World, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 WORKFLOW = """jobs:
   a:

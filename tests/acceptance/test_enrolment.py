@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 
 SLEEPER = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 60\n"
 
@@ -50,7 +51,7 @@ def test_a_token_lets_in_as_many_agents_as_it_says(empty_world: World) -> None:
         if name == "one":
             wait_until(lambda: "one" in world.connected(), "the first agent")
 
-    assert processes[1].wait(20) == 5
+    assert processes[1].wait(PATIENCE_S) == 5
     assert "used up" in world.agent_log("two").read_text()
     processes[0].kill()
     processes[0].wait()

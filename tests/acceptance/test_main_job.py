@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 
 DEPLOY = """name: deploy
 jobs:
@@ -199,7 +200,7 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: W
             [sys.executable, "-m", "waterflowd", "run", "--config", str(config)],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=PATIENCE_S,
             env=empty_world.environment(),
             check=False,
         )
@@ -220,7 +221,7 @@ def test_curl_without_a_token(fleet: World, tmp_path: Path) -> None:
 
     def curl(*arguments: str) -> dict[str, object]:
         answer = subprocess.run(
-            ["curl", "-sS", *arguments], capture_output=True, text=True, check=True, timeout=20
+            ["curl", "-sS", *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE_S
         ).stdout
         found: dict[str, object] = json.loads(answer.splitlines()[0])
         return found

@@ -55,8 +55,6 @@ WORKFLOW = """jobs:
         with: {message: "bad token ${{ secrets.TOKEN }}"}
 """
 
-#: An agent that was killed comes back, and the machine may be slow.
-PATIENCE_S = 120.0
 #: What must be nowhere: the values, and what they look like encoded.
 SECRETS = [
     TOKEN,
@@ -128,10 +126,8 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
     world, place = secret_world, secret_world.folder / "place"
     place.mkdir()
     run = world.start(WORKFLOW.replace("PLACE", str(place)))
-    wait_until((place / "half").exists, "the first half to be printed", PATIENCE_S)
-    wait_until(
-        lambda: "a prompt: split" in _shown(world, run), "the line to be told as far as it is no secret", PATIENCE_S
-    )
+    wait_until((place / "half").exists, "the first half to be printed")
+    wait_until(lambda: "a prompt: split" in _shown(world, run), "the line to be told as far as it is no secret")
     during = _at_rest(world)
     assert TOKEN[:12] not in _shown(world, run)
     command_lines = _command_lines()
@@ -144,10 +140,10 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
         world.start_agent("web-1")
     (place / "go").touch()
 
-    found = world.wait_for(run, PATIENCE_S)
+    found = world.wait_for(run)
 
     assert found["conclusion"] == "failure"
-    wait_until(lambda: "bad token" in "\n".join(world.lines(run)), "the output of all steps", PATIENCE_S)
+    wait_until(lambda: "bad token" in "\n".join(world.lines(run)), "the output of all steps")
     shown = _shown(world, run)
     lines = world.lines(run)
     assert [secret for secret in SECRETS if secret in shown] == []
@@ -161,8 +157,8 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
     assert [step["reason"]["text"] for step in found["jobs"][0]["steps"]][-1].startswith("bad token ***")
     assert found["jobs"][0]["outputs"] == {"leak": "<***>"}
     assert all(Path(path).name.startswith("output") and "attempts" in path for path in during), during
-    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server", PATIENCE_S)
-    wait_until(lambda: not _book(world).exists(), "the values to be removed from memory", PATIENCE_S)
+    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server")
+    wait_until(lambda: not _book(world).exists(), "the values to be removed from memory")
     world.stop_agent("web-1")
     world.stop_daemon()
     assert _at_rest(world) == set()
@@ -173,15 +169,15 @@ def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: W
     world, place = secret_world, secret_world.folder / "place"
     place.mkdir()
     run = world.start(WORKFLOW.replace("PLACE", str(place)))
-    wait_until((place / "half").exists, "the first half to be printed", PATIENCE_S)
+    wait_until((place / "half").exists, "the first half to be printed")
     world.kill_agent("web-1")
     shutil.rmtree(_book(world))
     (place / "go").touch()
     world.start_agent("web-1")
 
-    found = world.wait_for(run, PATIENCE_S)
+    found = world.wait_for(run)
 
     assert found["conclusion"] == "failure"
     assert "not known here any more" in found["jobs"][0]["steps"][0]["reason"]["text"]
     assert [secret for secret in SECRETS if secret in _shown(world, run)] == []
-    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server", PATIENCE_S)
+    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tests.acceptance.world import World
+from tests.patience import PATIENCE_S
 
 
 def _received(manager: socket.socket, wanted: str, count: int = 1) -> None:
@@ -21,7 +22,7 @@ def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_w
     path = empty_world.folder / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(20)
+        manager.settimeout(PATIENCE_S)
         daemon = subprocess.Popen(
             [sys.executable, "-m", "waterflowd", "run", "--config", str(empty_world.config)],
             env=empty_world.environment() | {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"},
@@ -33,7 +34,7 @@ def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_w
             _received(manager, "WATCHDOG=1", count=3)
             daemon.terminate()
             _received(manager, "STOPPING=1")
-            assert daemon.wait(20) == 0
+            assert daemon.wait(PATIENCE_S) == 0
         finally:
             daemon.kill()
             daemon.wait()

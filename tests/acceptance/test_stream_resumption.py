@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.acceptance.world import World, wait_until
+from tests.patience import PATIENCE_S
 
 KILLS = 3
 LINES = 1_500
@@ -53,7 +54,7 @@ class Follower(threading.Thread):
         """Until the stream says that it is over, or nobody wants it any more."""
         while not self._give_up.is_set() and not self.has_ended:
             try:
-                with httpx.Client(base_url=self._address, timeout=30) as client:
+                with httpx.Client(base_url=self._address, timeout=PATIENCE_S) as client:
                     self._follow(client)
             except httpx.HTTPError:
                 # The daemon is gone: it comes back.
@@ -83,7 +84,7 @@ class Follower(threading.Thread):
 
     def wait_for(self, count: int) -> None:
         """Returns when so many items have come."""
-        wait_until(lambda: len(self.items) >= count, f"{count} items of {self._path}", 60)
+        wait_until(lambda: len(self.items) >= count, f"{count} items of {self._path}")
 
     def stop(self) -> None:
         """Wants no more."""
@@ -95,7 +96,7 @@ def _open(gates: Path, part: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: World) -> None:
     """Output, a run's events, and the whole feed, each followed by somebody who always comes back with the last id."""
     gates = world.folder / "gates"
@@ -117,8 +118,8 @@ def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: Worl
             world.kill_daemon()
             world.start_daemon()
         _open(gates, KILLS)
-        assert world.wait_for(run, 120)["conclusion"] == "success"
-        wait_until(lambda: logs.has_ended and events.has_ended, "the streams of the run to end", 60)
+        assert world.wait_for(run)["conclusion"] == "success"
+        wait_until(lambda: logs.has_ended and events.has_ended, "the streams of the run to end")
         rest = _feed_until(world, run)
         feed.wait_for(len(rest))
     finally:
@@ -148,7 +149,7 @@ def _feed_until(world: World, run: str) -> list[Any]:
     """The whole feed up to the end of the run, read in one go."""
     found: list[Any] = []
     with (
-        httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=PATIENCE_S) as client,
         client.stream("GET", "/v1/events?cursor=0") as response,
     ):
         for line in response.iter_lines():

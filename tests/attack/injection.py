@@ -21,9 +21,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.acceptance.world import wait_until
+from tests.patience import PATIENCE_S
 
-#: Attaching and letting go take milliseconds; a machine under load is slower.
-_PATIENCE_S = 20.0
 #: strace lets go at once, unless it has lost count of a process that was killed.
 _LET_GO_S = 2.0
 
@@ -84,7 +83,7 @@ class Attached:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        wait_until(lambda: self._is_attached(pid), f"strace to attach to {pid}", _PATIENCE_S)
+        wait_until(lambda: self._is_attached(pid), f"strace to attach to {pid}", PATIENCE_S)
 
     def _is_attached(self, pid: int) -> bool:
         if not is_alive(pid):
@@ -108,7 +107,7 @@ class Attached:
         except subprocess.TimeoutExpired:
             # It waits for threads that the kill took away. When it is gone the kernel lets go of what is left.
             self._strace.kill()
-            self._strace.wait(_PATIENCE_S)
+            self._strace.wait(PATIENCE_S)
         assert self._strace.stderr is not None
         self._strace.stderr.close()
 

@@ -20,8 +20,6 @@ from tests.acceptance.world import World, wait_until
 
 #: Shell steps of each job.
 STEPS = 3
-#: After faults are over, a run ends within this.
-_PATIENCE_S = 60.0
 
 
 def workflow(markers: Path) -> str:
@@ -66,7 +64,7 @@ class Judge:
     def run(self, run: str, *, may_be_lost: bool = False) -> dict[str, Any]:
         """Waits for the run's end and judges it; with `may_be_lost` steps may have ended `lost` and the rest been skipped."""
         try:
-            found = self._world.wait_for(run, _PATIENCE_S)
+            found = self._world.wait_for(run)
         except AssertionError as error:
             history = "\n".join(map(_brief, self.events(run)))
             agents = self._world.api("GET", "/v1/agents").text

@@ -17,10 +17,11 @@ from tests.attack.injection import Attached, Fault, is_alive, requires_strace, w
 from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import IS_FULL, sweep
 from tests.attack.test_hostile_steps import job, step
+from tests.patience import PATIENCE_S
 from waterflow_agent.runner.reports import Exited, StepSpec
 from waterflow_agent.supervision import Supervisor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
 
 def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
@@ -36,7 +37,7 @@ def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(ar
             wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, runs)), "an end")
         is_struck = wait_for_end(pid, 0.3)
         if is_struck:
-            code = arena.agent_process("web-1").wait(20)
+            code = arena.agent_process("web-1").wait(PATIENCE_S)
             text = arena.agent_log("web-1").read_text()[said:]
             assert code > 0, f"it ended with {code}: {text[-3000:]}"
             assert "[WF303]" in text, text[-3000:]
@@ -68,9 +69,9 @@ def test_an_agent_without_space_keeps_results_and_goes_on_when_there_is_some(emp
             gate.touch()
             wait_until(marker.exists, "the step to go on")
             during = arena.start(job("echo during"))
-            wait_until(lambda: _has_said(arena, during), "the start on a full disk to be answered", 60)
+            wait_until(lambda: _has_said(arena, during), "the start on a full disk to be answered")
             filler.unlink()
-            found = arena.wait_for(run, 60)
+            found = arena.wait_for(run)
             attempt = step(found)["attempts"][0]
             assert attempt["outcome"] == "success", attempt
             assert marker.read_text() == "x\n"
@@ -78,8 +79,8 @@ def test_an_agent_without_space_keeps_results_and_goes_on_when_there_is_some(emp
             assert shown[0] == "begin"
             if attempt["output_dropped"] == 0:
                 assert shown == ["begin", *map(str, range(1, 2001))]
-            arena.wait_for(during, 60)
-            assert arena.wait_for(arena.start(job("echo after")), 60)["conclusion"] == "success"
+            arena.wait_for(during)
+            assert arena.wait_for(arena.start(job("echo after")))["conclusion"] == "success"
         finally:
             arena.close()
 
@@ -102,7 +103,7 @@ async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
 ) -> None:
     """What it cannot say about the disk must not end it: the other steps go on, and every start is answered."""
     ends = {}
-    async with asyncio.timeout(30), Supervisor(tmp_path, starts_runner=False) as runner:
+    async with asyncio.timeout(PATIENCE_S), Supervisor(tmp_path, starts_runner=False) as runner:
         runner.start(_spec("good", "sleep 1; echo done"))
         (tmp_path / "attempts" / "bad").write_text("in the way of a directory")
         runner.start(_spec("bad", "echo never"))

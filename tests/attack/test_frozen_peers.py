@@ -11,7 +11,7 @@ from tests.attack.arena import Arena
 from tests.attack.sweep import IS_FULL
 from tests.attack.test_hostile_steps import job
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 #: How long a peer stands still: in the night longer than heartbeats are waited for.
 FROZEN_S = 10.0 if IS_FULL else 3.0

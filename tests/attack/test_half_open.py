@@ -13,8 +13,9 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.sweep import IS_FULL, SEED
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 COUNT = 5_000 if IS_FULL else 1_000
 MIB = 1 << 20
@@ -49,7 +50,7 @@ def test_half_open_connections_by_the_thousand_cost_nobody_anything(arena: Arena
         opened = 0
         for _ in range(count):
             try:
-                peer = stack.enter_context(socket.create_connection(("127.0.0.1", number), timeout=5))
+                peer = stack.enter_context(socket.create_connection(("127.0.0.1", number), timeout=PATIENCE_S))
                 part = dice.choice([b"", _GREETING[: dice.randint(1, 10)], b"GET /v1/ru", b"\0" * dice.randint(1, 64)])
                 peer.sendall(part)
             except OSError:

@@ -15,8 +15,9 @@ from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.injection import is_alive
 from tests.attack.sweep import IS_FULL, SEED
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if IS_FULL else 240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if IS_FULL else 1200)]
 
 MIB = 1 << 20
 
@@ -82,7 +83,7 @@ def test_a_fork_bomb_is_ended_by_the_time_out(arena: Arena) -> None:
     script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
     run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
 
-    found = arena.wait_for(run, 90)
+    found = arena.wait_for(run)
 
     assert step(found)["conclusion"] == "timed-out", step(found)
     assert not arena.steps()
@@ -188,7 +189,7 @@ def _read_logs(arena: Arena, run: str) -> tuple[int, int]:
 
     lines = characters = 0
     url = f"http://127.0.0.1:{arena.api_port}/v1/runs/{run}/logs"
-    with httpx.stream("GET", url, timeout=60) as answer:
+    with httpx.stream("GET", url, timeout=PATIENCE_S) as answer:
         assert answer.status_code == 200
         for text in answer.iter_lines():
             if text:

@@ -12,8 +12,9 @@ from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, started_with, wait_for_end
 from tests.attack.sweep import IS_FULL, sweep
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 1200)]
 
 #: What each process does to the world outside of it, with a count that is reached at the work of one round.
 DAEMON_CALLS = [
@@ -48,8 +49,6 @@ RUNNER_CALLS = [
     ("clone3", 4),
     ("close", 40),
 ]
-#: How long a process may outlive the work that it is to be killed in.
-_WORK_S = 30.0
 
 
 def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str | None]]:
@@ -61,7 +60,7 @@ def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str
     def is_done() -> bool:
         return not is_alive(pid) or (len(known) == len(keys) and all(arena.is_over(run) for run in known))
 
-    wait_until(is_done, "the end of the work, or of the process", _WORK_S)
+    wait_until(is_done, "the end of the work, or of the process", PATIENCE_S)
     return keys, answers
 
 
@@ -169,7 +168,7 @@ FIRST_AGENT_CALLS = [
 def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
     """Whether the process ended before `is_up` held."""
     assert callable(is_up)
-    deadline = time.monotonic() + _WORK_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             return True
@@ -237,6 +236,6 @@ def test_a_process_that_is_killed_is_noticed() -> None:
     script = "import os\nfor n in range(5): os.getppid(); print(n, flush=True)"
     command = [*started_with(fault), sys.executable, "-S", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        said, _ = process.communicate(timeout=30)
-    assert wait_for_end(process.pid, 5)
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert wait_for_end(process.pid, PATIENCE_S)
     assert said.split() == ["0", "1"]

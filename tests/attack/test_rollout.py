@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.world import jobs_of, wait_until
 from tests.attack.arena import Arena
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class RollOut:
@@ -60,7 +60,7 @@ class RollOut:
     def wait_for_begin(self, label: str, servers: list[str]) -> None:
         """Waits until all of these servers have begun."""
         try:
-            wait_until(lambda: set(servers) <= set(self.marks(label, "begin")), f"{servers} to begin", 60)
+            wait_until(lambda: set(servers) <= set(self.marks(label, "begin")), f"{servers} to begin")
         except AssertionError as error:
             run = self.arena.api("GET", "/v1/runs", params={"limit": 1}).json()["runs"][0]["id"]
             reasons = {
@@ -110,7 +110,7 @@ def roll_out_under_fire(roll: RollOut, batches: list[list[str]], spelling: str) 
         if number == 0:
             roll.arena.add_agent("web-99", "web")
         roll.tell("fire", batch)
-    found = roll.arena.wait_for(run, 60)
+    found = roll.arena.wait_for(run)
 
     assert found["conclusion"] == "success", found
     assert roll.expansion(run) == [server for batch in batches for server in batch]
@@ -132,7 +132,7 @@ def halt_under_fire(roll: RollOut, first: list[str], never: list[str]) -> None:
     wait_until(lambda: any(event["type"] == "job-halted" for event in roll.arena.events(run)), "the halt")
     roll.restart_daemon()
     roll.tell("halt", first[2:])
-    found = roll.arena.wait_for(run, 60)
+    found = roll.arena.wait_for(run)
 
     assert found["conclusion"] == "failure"
     ended = jobs()

@@ -10,7 +10,7 @@ from tests.attack.arena import Arena, descriptors, memory_bytes
 from tests.attack.sweep import IS_FULL
 from tests.attack.test_hostile_steps import job
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RUNS = 2_000 if IS_FULL else 150
 #: Runs before the first reading: caches fill, the allocator takes its arenas.

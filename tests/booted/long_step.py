@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.acceptance.world import wait_until
-from tests.booted.machine import PATIENCE_S, Machine
+from tests.booted.machine import Machine
 
 #: Where steps of both profiles may write.
 _FOLDER = "/var/lib/waterflow-agent"
@@ -43,7 +43,7 @@ class LongStep:
         self._marks.unlink(missing_ok=True)
         self._door.unlink(missing_ok=True)
         self.run = machine.start(_WORKFLOW)
-        wait_until(lambda: self.marks == ["begin"], "the step to begin", PATIENCE_S)
+        wait_until(lambda: self.marks == ["begin"], "the step to begin")
 
     @property
     def marks(self) -> list[str]:
@@ -61,7 +61,7 @@ class LongStep:
         assert found["conclusion"] == "success", f"{found['jobs']}\n{self._machine.journal()}"
         assert self.marks == ["begin", "end"]
         assert [len(step["attempts"]) for job in found["jobs"] for step in job["steps"]] == [1, 1]
-        wait_until(lambda: len(self._machine.lines(self.run)) >= 3, "all output", PATIENCE_S)
+        wait_until(lambda: len(self._machine.lines(self.run)) >= 3, "all output")
         assert self._machine.lines(self.run) == ["first line", "last line", "4711 rows"]
 
     def judge_lost(self) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from typing import Any
 
 from tests.acceptance.world import wait_until
 from tests.booted.root import Root
+from tests.patience import PATIENCE_S
 
 #: For what takes a second here, and may take long on a machine that is busy.
-PATIENCE_S = 60.0
 #: Where control groups may be mounted, new and old style; systemd uses those of the first and the last two.
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 #: Enters the control groups that are named before `--`, then becomes the command behind it.
@@ -74,15 +74,15 @@ class Machine:
         self.run("systemctl", "reboot", *options, check=False)
         assert self._process is not None
         process = self._process
-        wait_until(lambda: process.poll() is not None or self._find_leader() not in (0, before), "the end", PATIENCE_S)
+        wait_until(lambda: process.poll() is not None or self._find_leader() not in (0, before), "the end")
         if process.poll() == _WANTS_TO_BE_STARTED_AGAIN:
             self.boot()
         else:
             self._await_boot()
 
     def _await_boot(self) -> None:
-        self.leader = wait_until(self._find_leader, "process 1", PATIENCE_S)
-        wait_until(self._is_up, "the machine to be up", PATIENCE_S)
+        self.leader = wait_until(self._find_leader, "process 1")
+        wait_until(self._is_up, "the machine to be up")
 
     def _find_leader(self) -> int:
         assert self._process is not None
@@ -168,7 +168,7 @@ class Machine:
         self.run("chown", "waterflow-agent:", "/etc/waterflow/join.token")
         self.root.write("/etc/waterflow/agent.toml", 'name = "web-1"\njoin-token-file = "/etc/waterflow/join.token"\n')
         self.systemctl("enable", "--now", "waterflow-agent.service")
-        wait_until(self.is_connected, "the agent to be connected", PATIENCE_S)
+        wait_until(self.is_connected, "the agent to be connected")
 
     def is_connected(self) -> bool:
         """Whether the daemon answers and has its agent, and the agent's present process says the same."""
@@ -216,7 +216,7 @@ class Machine:
             return found.get("status") == "completed"
 
         try:
-            wait_until(completed, f"run {run} to end", PATIENCE_S)
+            wait_until(completed, f"run {run} to end")
         except AssertionError as error:
             raise AssertionError(f"{error}: {json.dumps(found)}\n{self.journal()}") from None
         return found

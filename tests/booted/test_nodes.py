@@ -10,7 +10,7 @@ import pytest
 from tests.booted.machine import Machine
 from tests.booted.root import UNITS
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 UNIT = "[Service]\nExecStart=/bin/sleep 100000\n[Install]\nWantedBy=multi-user.target\n"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n"

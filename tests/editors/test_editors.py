@@ -18,7 +18,7 @@ from waterflowd.dsl.jsonschema import schema_text
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/*.yml"))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEP = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - "
 JOBS = "jobs: {a: {runs-on: web, steps: [{run: x}]}}\n"

@@ -22,7 +22,7 @@ def test_every_kept_input_ends_with_a_value_or_an_explained_error(name: str) -> 
     expressions.examine((expressions.CORPUS / name).read_bytes().decode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.timeout(120 + MUTATIONS // 10)
+@pytest.mark.timeout(600 + MUTATIONS // 10)
 def test_mutations_of_kept_inputs_end_with_a_value_or_an_explained_error() -> None:
     """The same mutations every time; chance has its turn when the fuzzer runs for longer."""
     for text in itertools.islice(expressions.mutations(expressions.corpus(), random.Random(1)), MUTATIONS):

@@ -22,7 +22,7 @@ def test_every_kept_workflow_ends_with_a_plan_or_explained_errors(name: str) -> 
     workflows.examine((workflows.CORPUS / name).read_bytes())
 
 
-@pytest.mark.timeout(120 + MUTATIONS // 10)
+@pytest.mark.timeout(600 + MUTATIONS // 10)
 def test_mutations_of_workflows_end_with_a_plan_or_explained_errors() -> None:
     """The same mutations every time; chance has its turn when the fuzzer runs for longer."""
     for content in itertools.islice(workflows.mutations(workflows.corpus(), random.Random(1)), MUTATIONS):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.patience import PATIENCE_S
 from waterflowd.api.server import ApiServer
 from waterflowd.testing.api_world import ApiWorld
 
@@ -24,12 +25,12 @@ class Served:
     def tcp(self, token: str | None = None) -> httpx.AsyncClient:
         """A client over TCP."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.AsyncClient(base_url=self.address, headers=headers, timeout=10)
+        return httpx.AsyncClient(base_url=self.address, headers=headers, timeout=PATIENCE_S)
 
     def unix(self) -> httpx.AsyncClient:
         """A client of the unix socket."""
         return httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(self.path)), base_url="http://x", timeout=10
+            transport=httpx.AsyncHTTPTransport(uds=str(self.path)), base_url="http://x", timeout=PATIENCE_S
         )
 
 

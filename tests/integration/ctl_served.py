@@ -8,6 +8,7 @@ from threading import Thread
 
 from click.testing import CliRunner, Result
 
+from tests.patience import PATIENCE_S
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import RepositoryRow
 from waterflowd.ctl.main import cli
@@ -45,7 +46,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         assert self._stop is not None
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=60)
+        self._thread.join(timeout=PATIENCE_S)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -71,7 +72,7 @@ class Server:
 
     def call(self, coroutine: object) -> object:
         """Runs something in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)  # type: ignore[arg-type]
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_S)  # type: ignore[arg-type]
 
     def ctl(self, *arguments: str, **environment: str) -> Result:
         """One command over the unix socket."""

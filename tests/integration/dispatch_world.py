@@ -12,6 +12,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
 from waterflowd.dispatch import keys
@@ -24,8 +25,6 @@ TASK = messages.Task(
 )
 STARTED = messages.Started(key=KEY, at=1)
 FINISHED = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0)
-#: A deadline for conditions, far beyond what any of them takes.
-PATIENCE_S = 20
 #: Short, so that a silent peer costs a test little time; an agent under test speaks when it is told to.
 SILENCE_MS = 900
 

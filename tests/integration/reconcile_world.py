@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tests.patience import PATIENCE_S
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.compile import Wanted
 from waterflowd.dsl.diagnostics import Compiled, Diagnostic
@@ -34,7 +35,6 @@ from waterflowd.reconcile.source import Source
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_log import MemoryLog
 
-DEADLINE_S = 30.0
 SMALLEST = "name: {0}\njobs:\n  j:\n    runs-on: web\n    steps:\n      - run: echo {0}\n"
 ON_PUSH = "on: push\n" + SMALLEST
 
@@ -252,12 +252,12 @@ class Daemon:
         await self.start()
 
     async def sync(self, name: str = "ops") -> str | None:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.reconciler.sync(name)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Waits for what comes by itself."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
                 await asyncio.sleep(0.005)
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import is_running
+from tests.patience import PATIENCE_S
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire.messages import HeldState, Outcome
-
-DEADLINE_S = 60
 
 
 class Bench:
@@ -87,7 +86,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def eventually(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         # What is waited for happens in other processes, so there is no event to wait on.
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

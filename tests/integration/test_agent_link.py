@@ -14,6 +14,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from tests.patience import PATIENCE_S
 from waterflow_agent import enrol, keys, link, status
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
@@ -21,8 +22,6 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
-
-DEADLINE_S = 30
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ async def running(agent: Agent) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def eventually(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         # What is waited for happens in other processes, so there is no event to wait on.
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

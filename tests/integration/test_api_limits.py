@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.integration.api_served import Served, serve
+from tests.patience import PATIENCE_S
 from waterflowd.api import bodies, server
 from waterflowd.api.access import Role
 from waterflowd.testing.api_world import until
@@ -122,7 +123,7 @@ async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pyt
     writer.write(
         b"POST /v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\nContent-Length: 9\r\n\r\na"
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await reader.readline()).startswith(b"HTTP/1.1 408")
     writer.close()
 
@@ -137,7 +138,7 @@ async def test_a_connection_without_a_request_is_closed(served: Served, monkeypa
         for content in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
             writer.write(content)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await reader.read() == b""
             writer.close()
         assert served.world.api.streams.count == 1
@@ -153,7 +154,7 @@ async def test_connections_are_bounded(served: Served, monkeypatch: pytest.Monke
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
         writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 return not await reader.read()
         except ConnectionError:
             return True
@@ -164,7 +165,7 @@ async def test_connections_are_bounded(served: Served, monkeypatch: pytest.Monke
     for _, writer in held:
         writer.close()
         await writer.wait_closed()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while await is_cut():
             pass
 
@@ -191,7 +192,7 @@ async def test_ids_that_are_none_are_404_everywhere(served: Served, text: str) -
     for path in ("/v1/runs/{}", "/v1/runs/{}/logs", "/v1/definitions/{}", "/v1/workflows/{}"):
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
         writer.write(f"GET {path.format(text)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             answered = await reader.read()
         writer.close()
         assert answered.startswith(b"HTTP/1.1 404"), answered[:300]

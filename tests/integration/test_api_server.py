@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.integration.api_served import Served, serve
+from tests.patience import PATIENCE_S
 from waterflowd.api import streams
 from waterflowd.api.access import Role
 from waterflowd.api.server import ApiServer
@@ -209,7 +210,7 @@ async def test_garbage_on_the_port_is_answered_or_cut_and_the_server_goes_on(ser
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
         writer.write(content)
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 answered = await reader.read(200)
             assert not answered or answered.startswith(b"HTTP/1.1 4")
         writer.close()
@@ -310,7 +311,7 @@ async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: S
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(PATIENCE_S),
             client.stream("GET", started["url"] + "/logs", params={"follow": "true"}) as response,
         ):
             assert [row["text"] for _, row in await collect(response, 1)] == ["first"]
@@ -327,14 +328,14 @@ async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: 
         started = (await admin.post("/v1/runs", content=HELLO, headers=YAML)).json()
         await served.world.completed(started["id"])
         last = served.world.log.last_seq
-        async with asyncio.timeout(10), admin.stream("GET", "/v1/events", params={"cursor": "0"}) as response:
+        async with asyncio.timeout(PATIENCE_S), admin.stream("GET", "/v1/events", params={"cursor": "0"}) as response:
             everything = await collect(response, last)
         assert [identity for identity, _ in everything] == [str(number) for number in range(1, last + 1)]
         assert "secret_sha256" not in json.dumps(everything)
         assert {row["stream"] for _, row in everything} == {"audit", f"run/{started['id']}"}
     async with served.tcp(served.world.token(Role.VIEWER)) as viewer:
         headers = {"Last-Event-ID": "0"}
-        async with asyncio.timeout(10), viewer.stream("GET", "/v1/events", headers=headers) as response:
+        async with asyncio.timeout(PATIENCE_S), viewer.stream("GET", "/v1/events", headers=headers) as response:
             shown = await collect(response, last - 2)
         assert {row["stream"] for _, row in shown} == {f"run/{started['id']}"}
 
@@ -345,7 +346,7 @@ async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> N
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         await served.world.held()
         for path in (started["url"] + "/events?follow=true", started["url"] + "/logs?follow=true", "/v1/events"):
-            async with asyncio.timeout(10), client.stream("GET", path) as response:
+            async with asyncio.timeout(PATIENCE_S), client.stream("GET", path) as response:
                 await until(lambda: served.world.api.streams.count == 1)
                 served.world.api.stop()
                 text = (await response.aread()).decode()
@@ -359,7 +360,7 @@ async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypat
     monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
     secret = served.world.token(Role.VIEWER)
     async with served.unix() as admin, served.tcp(secret) as viewer:
-        async with asyncio.timeout(10), viewer.stream("GET", "/v1/events") as response:
+        async with asyncio.timeout(PATIENCE_S), viewer.stream("GET", "/v1/events") as response:
             await until(lambda: served.world.api.streams.count == 1)
             await admin.post("/v1/tokens/viewer/revoke")
             text = (await response.aread()).decode()
@@ -389,7 +390,7 @@ async def test_output_that_was_announced_and_never_comes_does_not_hold_a_stream_
         served.world.fleet.release(key)
         await served.world.completed(started["id"])
         monkeypatch.setattr(served.world.outputs, "size", size)
-        async with asyncio.timeout(10), client.stream("GET", started["url"] + "/logs?follow=true") as response:
+        async with asyncio.timeout(PATIENCE_S), client.stream("GET", started["url"] + "/logs?follow=true") as response:
             rows = [row for _, row in await collect_all(response)]
         assert [(row["text"], row["cut"]) for row in rows] == [("first", False), ("half", True)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.compiler import CompilerProcess
 from waterflowd.dsl import compile_workflow
 
@@ -19,7 +20,7 @@ HELLO = b"jobs: {j: {runs-on: g, steps: [{run: echo hello}]}}"
 BROKEN = b"jobs: {j: {runs-on: g, needs: k, steps: [{run: echo hello}]}}"
 
 
-async def until(condition: object, seconds: float = 30) -> None:
+async def until(condition: object, seconds: float = PATIENCE_S) -> None:
     """Waits for a condition, a callable, with a deadline."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
@@ -244,7 +245,7 @@ async def test_a_reader_that_waits_holds_up_no_other_file() -> None:
 
     async with CompilerProcess() as compiler:
         waiting = asyncio.create_task(compiler.compile("w.yml", CALLER, files))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await compiler.compile("w.yml", HELLO)).plan is not None
         may_go_on.set()
         assert (await waiting).plan is not None

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.integration.ctl_served import HELLO, Server, started_id
+from tests.patience import PATIENCE_S
 from waterflowd.api.services import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
 
@@ -275,6 +276,6 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, f
         assert "started" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         told = watching.stderr.read()
-        assert watching.wait(timeout=20) == 130
+        assert watching.wait(timeout=PATIENCE_S) == 130
     assert f"come back with: waterflowctl watch {run}" in told
     assert json.loads(server.ctl("show", run, "--json").stdout)["status"] == "running"

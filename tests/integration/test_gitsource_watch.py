@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.gitsource import mounts
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.watch import DirectoryWatch
 
-#: Long enough for a busy machine; what is awaited comes within milliseconds.
-DEADLINE_S = 20.0
 #: How long nothing must happen for a test that says so.
 QUIET_S = 0.3
 
@@ -61,7 +60,7 @@ async def source(work: Path) -> AsyncIterator[LocalSource]:
 
 async def armed(source: LocalSource) -> None:
     """Waits for the hint that comes with the arming, and for silence after it."""
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     while await source.wait_for_change(QUIET_S):
         pass
     assert source.watching().is_watching
@@ -69,15 +68,15 @@ async def armed(source: LocalSource) -> None:
 
 async def becomes(source: LocalSource, ref: str, expected: str) -> None:
     """Follows hints alone until the ref stands where it should."""
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while (await source.refs()).tips.get(ref) != expected:
-            assert await source.wait_for_change(DEADLINE_S), "no hint came"
+            assert await source.wait_for_change(PATIENCE_S), "no hint came"
 
 
 async def test_arming_gives_a_hint(source: LocalSource) -> None:
     """Whatever happened before the watch was armed is looked at once it is."""
     assert source.watching().code == "starting"
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     assert source.watching().is_watching
 
 
@@ -112,7 +111,7 @@ async def test_another_default_branch_is_noticed(source: LocalSource, work: Path
     """HEAD lies beside the refs."""
     await armed(source)
     git(work.parent / "ops.git", "symbolic-ref", "HEAD", "refs/heads/trunk")
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     assert (await source.refs()).head == "refs/heads/trunk"
 
 
@@ -133,7 +132,7 @@ async def test_a_repository_made_anew_is_watched_anew(source: LocalSource, work:
     """The old watch is deaf by then, and the next push to the new one is noticed."""
     await armed(source)
     shutil.rmtree(work.parent / "ops.git")
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     git(work.parent, "init", "--quiet", "--bare", "--initial-branch", "main", "ops.git")
     await armed_again(source)
     pushed = commit(work)
@@ -160,11 +159,11 @@ async def test_a_link_that_is_swapped_is_watched_anew(work: Path) -> None:
 async def test_a_repository_that_comes_late_is_noticed(tmp_path: Path) -> None:
     """Nothing at the path yet, not even the folder above it."""
     source = LocalSource("ops", tmp_path / "later" / "ops.git")
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     (tmp_path / "later").mkdir()
     git(tmp_path / "later", "init", "--quiet", "--bare", "--initial-branch", "main", "ops.git")
-    async with asyncio.timeout(DEADLINE_S):
-        while not (tmp_path / "later" / "ops.git" / "refs").is_dir() or not await source.wait_for_change(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
+        while not (tmp_path / "later" / "ops.git" / "refs").is_dir() or not await source.wait_for_change(PATIENCE_S):
             pass
     assert (await source.refs()).head == "refs/heads/main"
     await source.close()
@@ -177,7 +176,7 @@ async def test_without_inotify_watches_it_says_so(work: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     source = LocalSource("ops", work.parent / "ops.git", refuse)
-    assert await source.wait_for_change(DEADLINE_S)
+    assert await source.wait_for_change(PATIENCE_S)
     watching = source.watching()
     assert (watching.is_watching, watching.code) == (False, "watch-failed")
     assert "fs.inotify.max_user_watches" in watching.text
@@ -194,7 +193,7 @@ async def test_closing_ends_the_threads(work: Path) -> None:
     await source.close()
     for thread in threading.enumerate():
         if thread.name in ("git closing", "watch ops.git"):
-            await asyncio.to_thread(thread.join, DEADLINE_S)
+            await asyncio.to_thread(thread.join, PATIENCE_S)
             assert not thread.is_alive()
 
 

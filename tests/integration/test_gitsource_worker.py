@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Retryable
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
@@ -15,9 +16,9 @@ from waterflowd.reconcile import codes
 async def test_results_and_errors_come_back() -> None:
     """What a function gives or raises reaches whoever awaits it, from another thread."""
     worker = Worker("reads")
-    assert await worker.call(lambda: threading.current_thread().name, 20) == "reads"
+    assert await worker.call(lambda: threading.current_thread().name, PATIENCE_S) == "reads"
     with pytest.raises(ZeroDivisionError):
-        await worker.call(lambda: 1 // 0, 20)
+        await worker.call(lambda: 1 // 0, PATIENCE_S)
     worker.close()
 
 
@@ -29,9 +30,9 @@ async def test_a_call_that_hangs_is_given_up_and_holds_off_the_next_one() -> Non
         await worker.call(disk.wait, 0.01)
     assert caught.value.code == codes.TOO_SLOW
     with pytest.raises(Retryable, match="still hangs"):
-        await worker.call(lambda: 1, 20)
+        await worker.call(lambda: 1, PATIENCE_S)
     disk.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         # A refused call does not wait, so the loop gets its turn here, in which the thread tells it.
         while await is_refused(worker):  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -41,6 +42,6 @@ async def test_a_call_that_hangs_is_given_up_and_holds_off_the_next_one() -> Non
 
 async def is_refused(worker: Worker) -> bool:
     try:
-        return await worker.call(lambda: False, 20)
+        return await worker.call(lambda: False, PATIENCE_S)
     except Retryable:
         return True

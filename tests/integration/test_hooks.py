@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.reconcile_world import Work
 from tests.integration.trigger_world import NAP, SECRET, UNIONS, TriggerWorld, served
+from tests.patience import PATIENCE_S
 from waterflowd.api.access_events import AccessRefused, ActionTaken
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.reconcile import codes, hooks
@@ -64,7 +65,10 @@ async def hooked(tmp_path: Path) -> AsyncIterator[Hooked]:
     work.pushed({"workflows/hooked.yml": HOOKED})
     async with TriggerWorld(MemoryLog(Codec(UNIONS)), settings_of(work)) as world:
         await world.sync()
-        async with served(world, tmp_path) as address, httpx.AsyncClient(base_url=address, timeout=30) as client:
+        async with (
+            served(world, tmp_path) as address,
+            httpx.AsyncClient(base_url=address, timeout=PATIENCE_S) as client,
+        ):
             yield Hooked(world, work, client)
 
 
@@ -183,7 +187,7 @@ async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
     try:
         head = f"POST /v1/hooks/{name} HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: sha256=0\r\n{length}\r\n"
         writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             return int((await reader.readline()).split()[1])
     finally:
         writer.close()
@@ -307,7 +311,7 @@ async def test_g6_a_delivery_survives_the_daemon(tmp_path: Path) -> None:
                     continue
                 async with (
                     served(world, tmp_path) as address,
-                    httpx.AsyncClient(base_url=address, timeout=30) as client,
+                    httpx.AsyncClient(base_url=address, timeout=PATIENCE_S) as client,
                 ):
                     await world.sync()
                     headers = signed(b"{}", X_GitHub_Delivery="d-1")

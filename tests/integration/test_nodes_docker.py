@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
-DEADLINE_S = 60
 IMAGE = "waterflow-test:1"
 
 
@@ -40,7 +40,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     environment = os.environ | {"DOCKER_HOST": address}
     try:
-        give_up_at = time.monotonic() + DEADLINE_S
+        give_up_at = time.monotonic() + PATIENCE_S
         while subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False).returncode:
             if process.poll() is not None or time.monotonic() > give_up_at:
                 text = Path(log.name).read_text()[-600:]
@@ -51,7 +51,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(DEADLINE_S)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

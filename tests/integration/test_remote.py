@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.integration import remote_world
-from tests.integration.reconcile_world import DEADLINE_S, ON_PUSH, Daemon
+from tests.integration.reconcile_world import ON_PUSH, PATIENCE_S, Daemon
 from tests.integration.remote_world import World, contents
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import remote
@@ -321,7 +321,7 @@ async def test_a_remote_that_hangs_costs_its_own_repository_alone(world: World) 
         )
         daemon = Daemon(world.settings, bad, open_source=lambda s: world.opener().open(s))
         await daemon.start()
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await gate.wait()
         await daemon.sync("ops")
         assert daemon.condition(ConditionType.READY)[0] is True

@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration import remote_world
 from tests.integration.remote_world import World, contents
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import fetches
 from waterflowd.gitsource.exchange import Access, FetchRequest, Limits
@@ -122,7 +123,7 @@ async def test_nonsense_is_an_error_with_a_sentence(world: World, said: bytes) -
             pass
 
     with world.served(answer):
-        source = world.open(fetch_timeout_ms=20_000)
+        source = world.open(fetch_timeout_ms=120_000)
         with pytest.raises((Retryable, Stalled)) as caught:
             await source.refs()
     assert caught.value.code in (codes.NOT_THERE, codes.NOT_A_REPOSITORY, codes.OBJECT_UNREADABLE)
@@ -160,7 +161,7 @@ async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
         remote_world.serving(remote_world.git_daemon(world.root)) as port,
         pytest.raises(Stalled, match="22 objects; at most 10") as caught,
     ):
-        await Fetches().fetch(request(world, port, time_s=60, objects=10))
+        await Fetches().fetch(request(world, port, time_s=PATIENCE_S, objects=10))
     assert caught.value.code == codes.FETCH_LIMIT
 
 
@@ -181,7 +182,7 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
     commit = world.work.git("commit-tree", tree, "-m", "bomb", cwd=world.work.bare)
     world.work.git("update-ref", "refs/heads/main", commit, cwd=world.work.bare)
     with remote_world.serving(remote_world.git_daemon(world.root)) as port:
-        bounded = request(world, port, time_s=60, memory_bytes=300 << 20, pack_bytes=20 << 20)
+        bounded = request(world, port, time_s=PATIENCE_S, memory_bytes=300 << 20, pack_bytes=20 << 20)
         with pytest.raises(Stalled, match="memory") as caught:
             await Fetches().fetch(bounded)
     assert caught.value.code == codes.FETCH_LIMIT
@@ -207,7 +208,7 @@ async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch
         ]
         asking = [asyncio.ensure_future(source.refs()) for source in bad]
         good = opener.open(world.settings)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await good.refs()).head == "refs/heads/main"
         assert not any(task.done() for task in asking)
         for task in asking:
@@ -230,7 +231,7 @@ async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
 
     with world.served(hang):
         task = asyncio.ensure_future(world.open().refs())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()
         assert len(fetch_children()) == 1
         task.cancel()
@@ -267,7 +268,7 @@ async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
         daemon = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _LONE_DAEMON, world.settings.url, str(world.root / "mirrors")
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()
             daemon.kill()
             await daemon.wait()

@@ -14,6 +14,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.remote_world import Https, World, contents
 from tests.integration.test_remote_hostile import fetch_children
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable, Stalled
 from waterflowd.reconcile import codes
 
@@ -117,7 +118,7 @@ async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
     with remote_world.serving(hang) as port:
         source = world.open(url=f"https://localhost:{port}/ops.git", fetch_timeout_ms=3_000)
         asking = asyncio.ensure_future(source.refs())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()
         [child] = fetch_children()
         assert b"fetch_child" in remote_world.shown_of(child)

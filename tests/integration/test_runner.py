@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.runner.reports import Exited, Held, Refused, Report, Result, Started, StepSpec
 from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader
 from waterflow_agent.supervision import Supervisor
 
-DEADLINE_S = 60
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -42,7 +42,7 @@ class Bench:
 
     async def until(self, is_it: Callable[[Report], bool]) -> Report:
         """The first report, old or new, that `is_it`."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 for report in self.seen:
                     if is_it(report):
@@ -83,7 +83,7 @@ class Bench:
 
 
 async def eventually(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         # What is waited for happens in other processes, so there is no event to wait on.
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -511,7 +511,7 @@ async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(b
 
 async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Bench) -> None:
     """The runner works on while its agent does not read."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     for number in range(50):
         bench.start(f"a{number}", "echo x")
     await asyncio.sleep(0)

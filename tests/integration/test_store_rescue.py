@@ -197,7 +197,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
         yield "flip", dice.randrange(size)
 
 
-@pytest.mark.timeout(3600 if IS_FULL else 300)
+@pytest.mark.timeout(3600 if IS_FULL else 1200)
 def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> None:
     """Zeroed pages, cut files, flipped bits: never a false event, never a silent loss, never a signal."""
     source, target = tmp_path / "source", tmp_path / "target"

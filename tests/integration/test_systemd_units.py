@@ -14,6 +14,7 @@ import waterflow_agent.cli
 import waterflow_agent.config
 import waterflowd.cli
 import waterflowd.config
+from tests.patience import PATIENCE_S
 from waterflow_agent.runner.__main__ import Options
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -44,7 +45,7 @@ def _copy(folder: Path) -> Path:
 
 def _analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["systemd-analyze", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", *arguments], cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from tests.integration.reconcile_world import DEADLINE_S, RealCompiler
+from tests.integration.reconcile_world import PATIENCE_S, RealCompiler
 from waterflowd import ports
 from waterflowd.api import access_events
 from waterflowd.api.access import Access
@@ -119,12 +119,12 @@ class TriggerWorld:
 
     async def sync(self, name: str = "ops") -> str | None:
         """Everything that was pushed is applied."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.reconciler.sync(name)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Waits for what comes by itself."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
                 await asyncio.sleep(0.005)
 

@@ -194,7 +194,7 @@ def test_no_script_however_broken_runs_its_values(script: str, value: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 2 * SCRIPTS)
+@pytest.mark.timeout(600 + 2 * SCRIPTS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_generated_scripts_print_their_values_and_never_run_them(shell: str, tmp_path: Path) -> None:
     """Nested quotes, substitutions, here-documents, functions and loops, with hostile values in all of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -49,6 +50,20 @@ async def test_a_certificate_for_another_name_is_refused(world: World, server: H
     with pytest.raises(Stalled, match="not trusted") as caught:
         await world.open(url=server.url().replace("localhost", "127.0.0.1")).refs()
     assert caught.value.code == codes.ACCESS
+
+
+async def test_a_server_that_goes_away_within_the_handshake_is_tried_again(world: World) -> None:
+    """It said nothing about its certificate, so nobody is asked to look at it."""
+
+    def go_away(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4_096):
+            pass
+
+    with remote_world.serving(go_away) as port, pytest.raises(Retryable, match="broke off") as caught:
+        await world.open(url=f"https://localhost:{port}/ops.git").refs()
+    assert caught.value.code == codes.NOT_THERE
 
 
 @pytest.mark.parametrize(
@@ -106,23 +121,23 @@ async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
 ) -> None:
     """While a fetch hangs its process is looked at from outside; then its error and the log."""
     caplog.set_level(logging.DEBUG)
-    is_asked = asyncio.Event()
+    is_asked, is_looked_at = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
     def hang(connection: socket.socket) -> None:
         loop.call_soon_threadsafe(is_asked.set)
-        while connection.recv(4_096):
-            pass
+        is_looked_at.wait(PATIENCE_S)
 
     world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
     with remote_world.serving(hang) as port:
-        source = world.open(url=f"https://localhost:{port}/ops.git", fetch_timeout_ms=3_000)
+        source = world.open(url=f"https://localhost:{port}/ops.git")
         asking = asyncio.ensure_future(source.refs())
         async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()
         [child] = fetch_children()
         assert b"fetch_child" in remote_world.shown_of(child)
         assert SECRET.encode() not in remote_world.shown_of(child)
+        is_looked_at.set()
         with pytest.raises(Retryable) as caught:
             await asking
     texts = [str(caught.value), repr(caught.value.__cause__), caplog.text, *_files(world.root / "mirrors")]

@@ -7,6 +7,7 @@ refused, because their files cannot be bounded.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 from urllib.parse import urljoin
 
@@ -106,12 +107,18 @@ class OriginPool(urllib3.PoolManager):
 
     def _unreachable(self, error: HTTPError) -> FetchRefused:
         cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-        if isinstance(cause, SSLError):
+        if isinstance(cause, SSLError) and not _is_broken_off(cause):
             text = f"the certificate of {self._authority} is not trusted ({shown(_inner(cause), 120)})"
             return no_access(f"{text}: if its authority is your own, name it with ca-file")
         if isinstance(cause, NewConnectionError):
             return unreachable(f"{self._authority} cannot be reached: {shown(_inner(cause), 120)}")
         return unreachable(f"{self._authority} broke off: {shown(_inner(cause), 120)}")
+
+
+def _is_broken_off(error: SSLError) -> bool:
+    """Whether the connection ended in the middle of TLS: that says nothing about a certificate, and may pass."""
+    causes = (error.__cause__, error.__context__, *error.args)
+    return any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in causes)
 
 
 def _inner(error: BaseException) -> str:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 
+#: For a process to end by itself, and for the kernel to take one away: nothing may still write to the folder afterwards.
 _END_S = 8.0
+_KILLED_S = 60.0
 _POLL_S = 0.05
 _MODULES = (b"waterflow_agent", b"waterflowd")
 
@@ -119,7 +121,7 @@ def _environment() -> dict[str, str]:
 
 def _end(pids: list[int], process: subprocess.Popen[bytes] | None) -> None:
     """SIGTERM, and SIGKILL for what is still there after a while."""
-    for number, seconds in ((signal.SIGTERM, _END_S), (signal.SIGKILL, 2.0)):
+    for number, seconds in ((signal.SIGTERM, _END_S), (signal.SIGKILL, _KILLED_S)):
         for pid in pids:
             if _is_there(pid, process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):

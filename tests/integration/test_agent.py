@@ -92,6 +92,11 @@ async def eventually(is_true: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def go_on(gate: Path, line: str) -> None:
+    """Gives a step that reads from the pipe its line; the loop, and an agent in it, goes on until the step has come so far."""
+    await asyncio.to_thread(gate.write_text, line)
+
+
 async def test_result_and_output_of_a_script_arrive(bench: Bench) -> None:
     """A shell step's exit code, outputs, environment and both streams reach the daemon."""
     await bench.start()
@@ -156,7 +161,7 @@ async def test_attempt_survives_the_agent(bench: Bench) -> None:
     await bench.kill()
     await bench.start_process()
     held = bench.daemon.hellos[-1].held
-    gate.write_text("restart\n")
+    await go_on(gate, "restart\n")
     output = await bench.daemon.output(task.key)
 
     assert [(one.key, one.state) for one in held] == [(task.key, HeldState.STARTED)]
@@ -176,7 +181,7 @@ async def test_end_that_nobody_saw_is_reported(bench: Bench) -> None:
     await eventually(lambda: bench.marker("ran"))
 
     await bench.kill()
-    gate.write_text("done\n")
+    await go_on(gate, "done\n")
     await bench.start_process()
     finished = await bench.daemon.result(task.key)
 
@@ -254,7 +259,7 @@ async def test_more_offers_than_slots_are_refused(bench: Bench) -> None:
 
     bench.daemon.offer(first, second)
     refused = await bench.daemon.result(second.key)
-    gate.write_text("go\n")
+    await go_on(gate, "go\n")
     done = await bench.daemon.result(first.key)
 
     assert (refused.outcome, done.outcome) == (Outcome.REFUSED, Outcome.SUCCESS)
@@ -282,7 +287,7 @@ async def test_time_out_is_enforced_here(bench: Bench) -> None:
     """A step past its time-out is ended without a word from the daemon."""
     await bench.start()
 
-    finished, _ = await bench.daemon.run(bench.daemon.task(1, run="sleep 60", timeout_ms=100, grace_ms=100))
+    finished, _ = await bench.daemon.run(bench.daemon.task(1, run="sleep 600", timeout_ms=100, grace_ms=100))
 
     assert (finished.outcome, finished.reason_code) == (Outcome.TIMED_OUT, "timeout")
 
@@ -290,7 +295,7 @@ async def test_time_out_is_enforced_here(bench: Bench) -> None:
 async def test_lost_runner_makes_the_attempt_lost(bench: Bench) -> None:
     """When the runner is killed under a step nobody can know its outcome, and what is left of it is killed."""
     await bench.start()
-    task = bench.daemon.task(1, run="echo $$; sleep 600", timeout_ms=600_000)
+    task = bench.daemon.task(1, run="echo $$; sleep 600")
     bench.daemon.offer(task)
     # What the runner has not read when it dies is gone with it, so the kill waits for the whole line.
     await bench.daemon.until(lambda: bench.daemon.outputs.get(task.key, b"").endswith(b"\n"))
@@ -337,7 +342,7 @@ async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> No
 
     bench.daemon.reset()
     await bench.daemon.session_opened(2)
-    gate.write_text("go\n")
+    await go_on(gate, "go\n")
 
     assert await bench.daemon.output(task.key) == b"done\n"
 
@@ -345,7 +350,7 @@ async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> No
 async def test_attempts_that_the_daemon_does_not_want_are_dropped(bench: Bench) -> None:
     """What `Welcome` says to forget is killed and never reported."""
     await bench.start_process()
-    script = f"echo $$ >> {bench.markers}/ran; sleep 60"
+    script = f"echo $$ >> {bench.markers}/ran; sleep 600"
     task = bench.daemon.task(1, run=script)
     bench.daemon.offer(task)
     await eventually(lambda: bench.marker("ran"))
@@ -468,7 +473,7 @@ async def test_stopped_agent_leaves_its_steps_running(bench: Bench) -> None:
 
     bench.process.terminate()
     status = await bench.process.wait()
-    gate.write_text("go\n")
+    await go_on(gate, "go\n")
     await eventually(lambda: bench.marker("ran") == ["ran", "ended"])
     await bench.start_process()
 
@@ -503,7 +508,7 @@ async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
     await eventually(lambda: bench.marker("ran"))
 
     during = _files_with(bench.data_dir, b"s3cr3t-value")
-    (bench.markers / "gate").write_text("go\n")
+    await go_on(bench.markers / "gate", "go\n")
     await bench.daemon.result(task.key)
 
     assert during == []

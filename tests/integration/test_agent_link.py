@@ -23,6 +23,9 @@ from waterflow_agent.join_token import JoinToken
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
 
+#: How long the agent that is stopped may hear nothing; longer than a busy machine lets a process wait for its turn.
+SILENCE_MS = 2_000
+
 
 @pytest.fixture
 async def daemon() -> AsyncIterator[ScriptedDaemon]:
@@ -102,7 +105,7 @@ async def test_agent_that_was_stopped_starts_nothing_old(
     daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path
 ) -> None:
     """An offer that waited while the agent stood still is not started when it goes on."""
-    daemon.silence_ms = 500
+    daemon.silence_ms = SILENCE_MS
     enrolled(data_dir, daemon)
     marker = tmp_path / "ran"
     command = [sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(data_dir), "--name", "a"]
@@ -111,18 +114,31 @@ async def test_agent_that_was_stopped_starts_nothing_old(
         await daemon.session_opened()
         await daemon.run(daemon.task(0, node="log", params={"message": "the session is open there too"}))
         os.kill(process.pid, signal.SIGSTOP)
+        before = len(daemon.hellos)
         daemon.offer(daemon.task(1, run=f"echo ran > {marker}"))
         # The session's own time has to pass while the agent stands still.
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.1 * SILENCE_MS / 1000)
         os.kill(process.pid, signal.SIGCONT)
-        await daemon.session_opened(2)
-        await daemon.run(daemon.task(2, node="log", params={"message": "new session"}))
+        await daemon.session_opened(before + 1)
+        await told_in_any_session(daemon, daemon.task(2, node="log", params={"message": "new session"}))
     finally:
         process.terminate()
         await process.wait()
 
     assert not marker.exists()
-    assert daemon.task(1).key not in [held.key for held in daemon.hellos[1].held]
+    assert not [held for hello in daemon.hellos[before:] for held in hello.held if held.key == daemon.task(1).key]
+
+
+async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> None:
+    """Offers the task until its result is there: on a busy machine one more session may end by its silence."""
+
+    def is_there() -> bool:
+        return any(finished.key == task.key for finished in daemon.finished)
+
+    while not is_there():
+        sessions = len(daemon.hellos)
+        daemon.offer(task)
+        await daemon.until(lambda: is_there() or len(daemon.hellos) > sessions)  # noqa: B023
 
 
 async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemon, data_dir: Path) -> None:

@@ -32,6 +32,14 @@ def code(answered: httpx.Response) -> tuple[int, str]:
     return answered.status_code, answered.json()["code"]
 
 
+async def until_refused(client: httpx.AsyncClient) -> httpx.Response:
+    """Asks until it was too often; how often that is depends on how fast this machine asks."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (answered := await client.get("/v1/groups")).status_code != 429:
+            assert answered.status_code in (200, 401)
+    return answered
+
+
 # Rates --------------------------------------------------------------------------------------------------------------------
 
 
@@ -40,12 +48,11 @@ async def test_each_principal_has_a_rate_of_its_own(tmp_path: Path) -> None:
     async with serve(tmp_path, requests_per_s=1) as served:
         fast, other = (served.world.token(Role.VIEWER, name=name) for name in ("fast", "other"))
         async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
-            answers = [await client.get("/v1/groups") for _ in range(40)]
-            refused = [answered for answered in answers if answered.status_code != 200]
-            assert [answered.status_code for answered in answers[:5]] == [200] * 5
-            assert refused
-            assert {code(answered) for answered in refused} == {(429, "WF611")}
-            assert int(refused[0].headers["retry-after"]) >= 1
+            answers = [await client.get("/v1/groups") for _ in range(5)]
+            assert [answered.status_code for answered in answers] == [200] * 5
+            refused = await until_refused(client)
+            assert code(refused) == (429, "WF611")
+            assert int(refused.headers["retry-after"]) >= 1
             assert (await second.get("/v1/groups")).status_code == 200
             assert (await nobody.get("/health")).status_code == 200
             served.world.clock.ahead_ms += 10_000
@@ -59,8 +66,8 @@ async def test_an_open_address_has_a_rate_for_each_address(tmp_path: Path) -> No
         served.tcp() as client,
         served.unix() as socket,
     ):
-        statuses = [(await client.get("/v1/groups")).status_code for _ in range(20)]
-        assert set(statuses) == {200, 429}
+        assert (await client.get("/v1/groups")).status_code == 200
+        await until_refused(client)
         assert (await socket.get("/v1/groups")).status_code == 200
 
 
@@ -68,9 +75,8 @@ async def test_wrong_tokens_are_slowed_down_and_a_right_one_is_not(served: Serve
     """A search for tokens ends in 429; from the same address a right token goes on to open the door."""
     served.world.services.is_open = False
     async with served.tcp("wf_wrong") as guessing, served.tcp(served.world.token(Role.VIEWER)) as right:
-        statuses = [(await guessing.get("/v1/groups")).status_code for _ in range(60)]
-        assert statuses[0] == 401
-        assert 429 in statuses
+        assert (await guessing.get("/v1/groups")).status_code == 401
+        await until_refused(guessing)
         assert (await right.get("/v1/groups")).status_code == 200
 
 
@@ -133,8 +139,9 @@ async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pyt
 
 async def test_a_connection_without_a_request_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither silence nor half a head holds one; a stream stays."""
-    monkeypatch.setattr(server, "HEAD_S_MAX", 0.05)
     async with served.tcp() as client, client.stream("GET", "/v1/events") as stream:
+        # Only now: the stream's own request may take its time.
+        monkeypatch.setattr(server, "HEAD_S_MAX", 0.05)
         for content in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
             writer.write(content)

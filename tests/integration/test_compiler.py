@@ -87,14 +87,17 @@ async def test_a_child_that_dies_under_a_file_is_replaced() -> None:
         assert (await answer).plan is not None
 
 
-async def test_a_child_that_hangs_is_replaced_and_the_file_is_told() -> None:
+async def test_a_child_that_hangs_is_replaced_and_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A diagnostic says so, and the next file compiles."""
-    async with CompilerProcess(file_timeout_s=3) as compiler:
+    async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
         first = compiler.pid
         assert first is not None
         os.kill(first, signal.SIGSTOP)
-        (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
+        with monkeypatch.context() as patch:
+            # For this file alone: the others may take as long as a busy machine lets them.
+            patch.setattr(compiler, "_file_timeout_s", 0.1)
+            (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
         assert error.code == "WF130"
         assert "took longer" in error.message
         assert not is_alive(first)

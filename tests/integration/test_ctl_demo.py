@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from dulwich.repo import Repo
 
+from tests.patience import PATIENCE_S
 from waterflowd.ctl import demo_repository
 from waterflowd.ctl.demo_processes import free_port
 from waterflowd.dsl import compile_workflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def start(tmp_path: Path) -> subprocess.Popen[str]:
@@ -45,7 +46,7 @@ def processes_in(folder: Path) -> list[str]:
 def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: Path) -> None:
     """A push starts the run, it is watched to its end, what to try next is printed; no process and no file is left."""
     with start(tmp_path) as process:
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=4 * PATIENCE_S)
     assert process.returncode == 0, output
     assert "deploy: success" in output
     assert "frontend runs on schema 7" in output
@@ -60,7 +61,7 @@ def test_demos_that_start_at_once_do_not_take_each_other_s_ports(tmp_path: Path)
     for folder in folders:
         folder.mkdir()
     processes = [start(folder) for folder in folders]
-    outputs = [process.communicate(timeout=110)[0] for process in processes]
+    outputs = [process.communicate(timeout=4 * PATIENCE_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert [list(folder.iterdir()) for folder in folders] == [[]] * 4
 
@@ -75,7 +76,7 @@ def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signa
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
-        assert process.wait(timeout=60) == 130, rest
+        assert process.wait(timeout=PATIENCE_S) == 130, rest
     assert "ending the demo" in rest
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []

@@ -156,7 +156,7 @@ async def test_a_foreign_key_never_reaches_the_work_port(tmp_path: Path) -> None
         stranger = Peer(world).connect(world.dispatch.endpoints.work)
         await stranger.hello()
 
-        await until(lambda: world.dispatch.counters["frames_refused"] == 1)
+        await until(lambda: world.dispatch.counters["frames_refused"] >= 1)
 
         assert world.dispatch.counters["frames_received"] == 0
 

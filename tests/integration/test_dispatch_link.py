@@ -186,7 +186,8 @@ async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> N
         await agent.say(FINISHED)
         await agent.hello()
         Peer(world, (agent.public, agent.secret)).connect(world.dispatch.endpoints.work)
-        await until(lambda: world.dispatch.counters["frames_refused"] == refused + 3)
+        # At least: ZeroMQ tries the refused handshake again and again.
+        await until(lambda: world.dispatch.counters["frames_refused"] >= refused + 3)
         await world.proves_alive(good)
         assert world.desk.reports == [FINISHED]
         assert world.names(agent.agent).count("settle") == 1
@@ -206,7 +207,7 @@ async def test_a_key_that_lost_its_approval_is_cut_at_its_next_frame(tmp_path: P
 
 async def test_a_clone_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
     """Two live processes under one key: the newer is refused for good and the host is told; the older works on."""
-    async with started(tmp_path, silence_ms=3_000) as world:
+    async with started(tmp_path, silence_ms=12_000) as world:
         first = world.peer()
         await first.open(instance="first")
         second = world.peer(pair=(first.public, first.secret))

@@ -130,10 +130,12 @@ def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -
 def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Server, tmp_path: Path) -> None:
     """Each attempt counts; what was last seen is said."""
     ended = run("http/wait", tmp_path, url=f"{server.url}/later/3", interval="20ms")
-    assert (ended.outcome, ended.outputs["attempts"]) == (Outcome.SUCCESS, 4)
-    ended = run("http/wait", tmp_path, url=f"{server.url}/status/500", interval="20ms", timeout="100ms")
+    assert ended.outcome is Outcome.SUCCESS, ended
+    # More than four when an attempt was given up after its second, on a busy machine.
+    assert ended.outputs["attempts"] >= 4
+    ended = run("http/wait", tmp_path, url=f"{server.url}/status/500", interval="20ms", timeout="2s")
     assert ended.exit_code == 75
-    assert "status 500" in ended.text
+    assert "status 500" in ended.printed
 
 
 @pytest.mark.parametrize(("template", "key"), [("slack", "text"), ("discord", "content"), ("teams", "attachments")])

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
 from waterflowd import expr
 from waterflowd.expr.values import shortest
 
@@ -38,7 +39,7 @@ class GitHub:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(30)
+        self._process.wait(PATIENCE_S)
 
     def outcomes(self, sources: list[str], contexts: Mapping[str, object]) -> list[dict[str, Any]]:
         """Return `{"value": ...}` or `{"error": text}` for each source."""

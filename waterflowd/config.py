@@ -47,18 +47,20 @@ class Api(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fiel
     open: bool = False
     #: Path of the unix socket; empty for none.
     socket: str = "/run/waterflow/waterflowd.sock"
-    #: What those may do who may connect to the socket: a role, or `none`.
+    #: What those may do who may connect to the socket: `viewer`, `runner`, `approver`, `admin`, or `none`.
     socket_role: str = "admin"
     #: What single users may do there: name or uid, and a role or `none`.
     socket_users: dict[str, str] = {}
-    #: Of one principal, or of one address without one; 0 for no bound.
+    #: Requests of one principal, or of one address without one; 0 for no bound.
     requests_per_second: int = 200
 
 
 class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The ports for agents. Both speak CURVE alone."""
 
+    #: Where agents connect for work: `tcp://host:port`.
     listen: str = "tcp://0.0.0.0:7233"
+    #: Where new agents enrol.
     enroll_listen: str = "tcp://0.0.0.0:7234"
     #: How long a server may be away before what runs there is lost.
     lost_after: str = "10m"
@@ -74,24 +76,31 @@ class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """One watched repository."""
 
+    #: Letters, digits, dots, `_` and `-`; used once.
     name: str
+    #: https, ssh, git, or the absolute path of a local repository, bare or not. Never with a password.
     url: str
+    #: Patterns of branches, and of tags with `tags/` in front; empty: the branch that HEAD names.
     refs: tuple[str, ...] = ()
+    #: Folders in which workflows lie.
     paths: tuple[str, ...] = DEFAULT_FOLDERS
     #: The refs are read at least this often.
     interval: str = "1m"
     #: Which groups its workflows may use.
     groups: tuple[str, ...] = ("*",)
-    #: Files for remotes: a token or `user:token` for https; the private key and the trusted hosts' keys for ssh.
+    #: For https: a file with a token or `user:token` in one line, mode 0600.
     credentials_file: str = ""
+    #: For ssh, and required there: the private key, without a passphrase, mode 0600.
     ssh_key_file: str = ""
+    #: For ssh, and required there: the keys of the hosts that are trusted, as `ssh-keyscan` prints them.
     known_hosts_file: str = ""
     #: Certificates of authorities for https; default: the system's.
     ca_file: str = ""
     #: Takes http from a server on this machine, for tests.
     allow_http: bool = False
-    #: What one fetch may take.
+    #: How long one fetch may take.
     fetch_timeout: str = "2m"
+    #: How much one fetch may bring, in bytes.
     fetch_max_bytes: int = 1 << 30
 
 
@@ -109,6 +118,7 @@ class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
 class Environment(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """What is asked of jobs that enter an environment; files cannot ask for less."""
 
+    #: As jobs name it.
     name: str
     #: Principals that may approve; empty: whoever has the role.
     approvers: tuple[str, ...] = ()
@@ -134,6 +144,7 @@ class Log(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fiel
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Everything that can be set."""
 
+    #: The event log, the server's keys and what steps printed; on a local disk.
     data_dir: str = "/var/lib/waterflow"
     log: Log = Log()
     api: Api = Api()

@@ -37,9 +37,9 @@ _LEVELS = ("debug", "info", "warning", "error")
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Everything that can be set. Endpoints are `tcp://host:port`."""
 
-    #: Shown to people; the daemon knows the agent by its key.
+    #: Shown to people, the daemon knows the agent by its key; default: the host's name.
     name: str = ""
-    #: The work port; a join token tells it too.
+    #: The daemon's work port, `tcp://host:port`; a join token tells it too.
     server: str = ""
     #: The enrolment port; default: the host of `server`, port 7234.
     enroll_server: str = ""
@@ -51,6 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     groups: list[str] = []
     #: How many attempts may run at once.
     slots: int = 4
+    #: Keys, journal, step runner and working directories; on a local disk.
     data_dir: str = "/var/lib/waterflow-agent"
     #: How many megabytes of repositories' files are kept, so that a job needs only what has changed.
     cache_mb: int = 1024
@@ -58,6 +59,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     labels: dict[str, str] = {}
     #: `own`: the agent starts the step runner, which outlives it; `service`: a service manager does.
     runner: str = "own"
+    #: `debug`, `info`, `warning` or `error`.
     log_level: str = "info"
 
 

@@ -15,8 +15,12 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 _WIDTH = 110
-#: What a value looks like where a key has no default, or an empty one.
-_EXAMPLES = {"name": "ops", "url": "/srv/git/ops.git"}
+#: What a value looks like where a key has no default, by record and key.
+_EXAMPLES = {
+    ("Environment", "name"): "production",
+    ("Repository", "name"): "ops",
+    ("Repository", "url"): "/srv/git/ops.git",
+}
 
 
 def render(record: type, head: list[str], settings: dict[str, Any] | None = None) -> str:
@@ -28,7 +32,7 @@ def render(record: type, head: list[str], settings: dict[str, Any] | None = None
         if _table(field.type) is not None:
             tables.append(field)
             continue
-        lines += [*_wrapped(comments.get(field.name, "")), _line(field, settings or {}), ""]
+        lines += [*_wrapped(comments.get(field.name, "")), _line(record, field, settings or {}), ""]
     for field in tables:
         lines += _render_table(field)
     return "\n".join(lines).rstrip() + "\n"
@@ -44,7 +48,7 @@ def _render_table(field: Any) -> list[str]:
     many = " One such table for each." if is_list else ""
     lines = [*_wrapped(about + many), f"#{header}" if is_list else header, ""]
     for inner in msgspec.structs.fields(table):
-        lines += [*_wrapped(comments.get(inner.name, "")), _line(inner, {}), ""]
+        lines += [*_wrapped(comments.get(inner.name, "")), _line(table, inner, {}), ""]
     return lines
 
 
@@ -53,7 +57,7 @@ def _table(kind: Any) -> type | None:
     return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
 
 
-def _line(field: Any, settings: dict[str, Any]) -> str:
+def _line(record: type, field: Any, settings: dict[str, Any]) -> str:
     if field.encode_name in settings:
         return f"{field.encode_name} = {_toml(settings[field.encode_name])}"
     if field.default is not msgspec.NODEFAULT:
@@ -61,7 +65,7 @@ def _line(field: Any, settings: dict[str, Any]) -> str:
     elif field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
     else:
-        value = _EXAMPLES[field.encode_name]
+        value = _EXAMPLES[record.__name__, field.encode_name]
     return f"#{field.encode_name} = {_toml(value)}"
 
 

@@ -1,0 +1,47 @@
+"""The configuration files of the packages, which are written from the records that read them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import waterflow_agent.config
+import waterflowd.config
+from tests.tidy import sources
+
+RECORDS = {"waterflowd.toml": waterflowd.config, "agent.toml": waterflow_agent.config}
+_KEY = re.compile(r"#?([a-z-]+) = ")
+
+
+@pytest.fixture
+def samples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the packages' builder, which is not installed."""
+    monkeypatch.syspath_prepend(str(sources.ROOT / "packaging"))
+    return importlib.import_module("builder.samples")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_key_and_table_has_a_comment(samples: ModuleType, name: str) -> None:
+    """An administrator reads in the file what a key means, and not that it lacks a comment in the code."""
+    lines = samples.render(RECORDS[name].Config, []).splitlines()
+    places = [number for number, line in enumerate(lines) if _KEY.match(line) or line.lstrip("#").startswith("[")]
+    assert len(places) > 10
+    bare = [lines[number] for number in places if not re.match(r"# \S", lines[number - 1])]
+    assert bare == [], "no comment (`#:` before the field) for these"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_is_off_can_be_taken_as_it_stands(samples: ModuleType, tmp_path: Path, name: str) -> None:
+    """The file is right as it is, and with every key and table switched on, and means the same."""
+    text = samples.render(RECORDS[name].Config, ["A head."])
+    file = tmp_path / name
+    file.write_text(text)
+    untouched = RECORDS[name].load(file, environment={})
+    file.write_text(re.sub(r"^#(?=[a-z-]+ = |\[)", "", text, flags=re.MULTILINE))
+    switched_on = RECORDS[name].load(file, environment={})
+    of_all = {key for key in switched_on.__struct_fields__ if key not in ("environments", "repositories")}
+    assert all(getattr(switched_on, key) == getattr(untouched, key) for key in of_all)

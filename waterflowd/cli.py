@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ import waterflowd
 
 if TYPE_CHECKING:
     from waterflowd.config import Config
+    from waterflowd.errors import WaterflowError
 
 Result = TypeVar("Result")
 
@@ -29,8 +30,16 @@ def _load(file: str | None, **overrides: Any) -> Config:
     try:
         return config.load(Path(file) if file else None, overrides=overrides)
     except WaterflowError as error:
-        click.echo(f"waterflowd: {error}", err=True)
-        sys.exit(2)
+        _end(error, 2)
+
+
+def _end(error: WaterflowError, exit_code: int) -> NoReturn:
+    """Ends with one sentence, in the service manager's status too: that shows it to users who may not read the journal."""
+    from waterflowd.notify import notify
+
+    click.echo(f"waterflowd: {error}", err=True)
+    notify("STATUS=" + " ".join(str(error).split()))
+    sys.exit(exit_code)
 
 
 _FILE = click.option(
@@ -61,8 +70,7 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(daemon.serve(config))
     except WaterflowError as error:
-        click.echo(f"waterflowd: {error}", err=True)
-        sys.exit(1)
+        _end(error, 1)
 
 
 def _loop_factory() -> Any:

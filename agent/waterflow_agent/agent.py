@@ -20,6 +20,7 @@ import msgspec
 from waterflow_agent import enrol, keys, machine, maskbook, status
 from waterflow_agent.config import Config
 from waterflow_agent.desk import Desk
+from waterflow_agent.errors import Stalled
 from waterflow_agent.journal import Journal
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.ledger import Ledger
@@ -179,10 +180,16 @@ class Agent:
 
 
 def prepare_data_dir(path: Path) -> None:
-    """Makes the data directory, or takes other users' permissions on it away."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_mode & 0o077:
-        os.chmod(path, 0o700)
+    """Makes the data directory, or takes other users' permissions on it away. Raises `Stalled` WF317 when it cannot be used."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        text = (
+            f"data-dir {path} cannot be used: {error.strerror}; make it for the agent's user, or name another directory"
+        )
+        raise Stalled("WF317", text) from error
 
 
 def _without_time(shown: status.Status) -> status.Status:

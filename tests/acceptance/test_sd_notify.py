@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
+
+import pytest
 
 from tests.acceptance.world import World
 from tests.patience import PATIENCE_S
@@ -38,3 +41,33 @@ def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_w
         finally:
             daemon.kill()
             daemon.wait()
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "said"), [("colour = 1", 2, "WF620"), ('data-dir = "FILE/x"', 1, "WF317")]
+)
+def test_a_daemon_that_cannot_start_says_why(empty_world: World, line: str, exit_code: int, said: str) -> None:
+    """As a status, in one line: who may not read the journal sees it in `systemctl status` too."""
+    path, config, file = (empty_world.folder / name for name in ("notify.sock", "wrong.toml", "file"))
+    file.touch()
+    config.write_text(line.replace("FILE", str(file)) + "\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        ended = subprocess.run(
+            [sys.executable, "-m", "waterflowd", "run", "--config", str(config)],
+            env=empty_world.environment() | {"NOTIFY_SOCKET": str(path)},
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        manager.settimeout(0)
+        messages = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                messages += manager.recv(4096).decode().splitlines()
+    assert ended.returncode == exit_code, ended.stderr
+    assert ended.stderr.startswith("waterflowd: ")
+    assert said in ended.stderr
+    assert f"STATUS={ended.stderr.strip().removeprefix('waterflowd: ')}" in messages

@@ -175,6 +175,14 @@ def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text
     assert _snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/none"])
+def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
+    """WF317, with the path and what to do, instead of an error of the system."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Stalled, match=r"data-dir .* cannot be used: .*ReadWritePaths.*WF317"):
+        open_store(tmp_path / name, UNIONS)
+
+
 def _snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
     return {
         os.fspath(file): (file.stat().st_mtime_ns, file.read_bytes() if file.stat().st_size < 1 << 20 else b"")

@@ -72,13 +72,12 @@ class Directory:
 def open_directory(path: Path, *, wait_s: float = LOCK_WAIT_S, is_rescue: bool = False) -> Directory:
     """Takes hold of a data directory, making it when it is not there.
 
-    Raises `Stalled` WF310 when another daemon holds it, and having changed nothing WF311 when a newer release wrote it, WF312
-    when its log is gone, WF313 when it is an unfinished copy and WF314 when it is a backup. A `rescue` opens the copy that it
-    is making, and only that.
+    Raises `Stalled` WF317 when it cannot be made or written, WF310 when another daemon holds it, and having changed nothing
+    WF311 when a newer release wrote it, WF312 when its log is gone, WF313 when it is an unfinished copy and WF314 when it is a
+    backup. A `rescue` opens the copy that it is making, and only that.
     """
     path = Path(os.path.abspath(path))
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = _made(path)
     try:
         _lock(path, descriptor, wait_s)
         found = _recognise(path)
@@ -92,6 +91,26 @@ def open_directory(path: Path, *, wait_s: float = LOCK_WAIT_S, is_rescue: bool =
         os.close(descriptor)
         raise
     return Directory(path, descriptor, found)
+
+
+def _made(path: Path) -> int:
+    """The directory, made when it is not there and open. Raises `Stalled` WF317 when it is not for this user to write."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Stalled("WF317", _unusable(path, error.strerror)) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        os.close(descriptor)
+        raise Stalled("WF317", _unusable(path, "it cannot be written"))
+    return descriptor
+
+
+def _unusable(path: Path, why: str | None) -> str:
+    return (
+        f"data-dir {path} cannot be used: {why}; make it for the daemon's user, "
+        "and under systemd name it in ReadWritePaths= of the unit too"
+    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflow_agent import join_token, keys
+from waterflow_agent import agent, join_token, keys
 from waterflow_agent.errors import Rejected, Stalled
 from waterflow_agent.join_token import JoinToken
 
@@ -21,6 +21,14 @@ TOKEN = JoinToken(
     token_id="t1",
     secret="s" * 43,
 )
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
+    """WF317, with the path and what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Stalled, match=r"data-dir .* cannot be used: .*WF317"):
+        agent.prepare_data_dir(tmp_path / name)
 
 
 def test_key_is_made_once(tmp_path: Path) -> None:

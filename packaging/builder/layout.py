@@ -123,7 +123,7 @@ AGENT = Package(
     "by one encrypted connection, so the server needs no open port and no\n"
     "SSH. Steps go on while the agent is restarted or upgraded. It brings\n"
     "its own Python interpreter.",
-    extras=frozenset(),
+    extras=frozenset({"nodes"}),
     programs={"waterflow-agent": "waterflow_agent.cli"},
     pages=(
         Program(

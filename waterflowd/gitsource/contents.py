@@ -83,6 +83,7 @@ class _Reader:
         self._turn = asyncio.Lock()
         self._lists: OrderedDict[Checkout, FilesListed] = OrderedDict()
         self._read: OrderedDict[bytes, bytes] = OrderedDict()
+        self._read_bytes = 0
         self._idle: asyncio.TimerHandle | None = None
 
     async def listed(self, checkout: Checkout) -> FilesListed:
@@ -111,6 +112,7 @@ class _Reader:
     def _forget(self) -> None:
         self._lists.clear()
         self._read.clear()
+        self._read_bytes = 0
 
     def _list(self, checkout: Checkout) -> FilesListed:
         found = self._lists.get(checkout)
@@ -142,18 +144,21 @@ class _Reader:
         return pieces
 
     def _content(self, store: Objects, blob: bytes) -> bytes:
-        content = self._read.pop(blob, None)
-        if content is None:
-            try:
-                kind, content = store.read(blob.hex(), listing.FILE_BYTES_MAX)
-            except objects.TooLarge as error:
-                text = f"it is larger than {listing.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
-                raise Stalled(codes.LIMIT, text) from error
-            if kind != objects.BLOB:
-                raise objects.unreadable(blob.hex(), "is no file")
+        content = self._read.get(blob)
+        if content is not None:
+            self._read.move_to_end(blob)
+            return content
+        try:
+            kind, content = store.read(blob.hex(), listing.FILE_BYTES_MAX)
+        except objects.TooLarge as error:
+            text = f"it is larger than {listing.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
+            raise Stalled(codes.LIMIT, text) from error
+        if kind != objects.BLOB:
+            raise objects.unreadable(blob.hex(), "is no file")
         self._read[blob] = content
-        while len(self._read) > 1 and sum(map(len, self._read.values())) > _READ_BYTES_MAX:
-            self._read.popitem(last=False)
+        self._read_bytes += len(content)
+        while len(self._read) > 1 and self._read_bytes > _READ_BYTES_MAX:
+            self._read_bytes -= len(self._read.popitem(last=False)[1])
         return content
 
 

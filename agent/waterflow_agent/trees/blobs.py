@@ -12,8 +12,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-#: Names of what is being written.
-_TEMPORARY = ".new"
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Blobs:
@@ -59,9 +58,6 @@ class Blobs:
             found: list[tuple[float, str, int]] = []
             for folder in _folders(self._root):
                 for entry in os.scandir(folder):
-                    if entry.name.endswith(_TEMPORARY):
-                        os.unlink(entry.path)
-                        continue
                     status = entry.stat(follow_symlinks=False)
                     found.append((status.st_mtime, os.path.basename(folder) + entry.name, status.st_size))
             self._sizes = OrderedDict((name, size) for _, name, size in sorted(found))
@@ -85,21 +81,29 @@ def blob_id(content: bytes | bytearray) -> bytes:
 
 
 def _is_written(path: str, content: bytes) -> bool:
-    temporary = path + _TEMPORARY
+    # In place: what a crash leaves half written is found out when it is read.
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(temporary, "wb", opener=_opener) as file:
-            file.write(content)
-        os.rename(temporary, path)
+        try:
+            file = os.open(path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            file = os.open(path, _FLAGS, 0o600)
+        try:
+            write_all(file, content)
+        finally:
+            os.close(file)
     except OSError:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(path)
         return False
     return True
 
 
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def write_all(file: int, content: bytes) -> None:
+    """Writes a whole content to an open file."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def _folders(root: str) -> list[str]:

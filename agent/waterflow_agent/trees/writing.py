@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
+from waterflow_agent.trees.blobs import write_all
 from waterflow_agent.trees.listing import Entry, Kind
 
 _MODES = {Kind.FILE: 0o644, Kind.EXECUTABLE: 0o755}
@@ -35,9 +36,7 @@ class Writer:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(self._at(entry.path), flags, _MODES[entry.kind])
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(file, left) :]
+            write_all(file, content)
         finally:
             os.close(file)
 

@@ -67,13 +67,15 @@ def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None
 
 
 def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
-    """Without what a crash has left half written."""
-    Blobs(tmp_path, 100).put(blob_id(b"one"), b"one")
-    (tmp_path / "ab").mkdir(exist_ok=True)
-    (tmp_path / "ab/half.new").write_bytes(b"ha")
+    """What a crash has left half written is not among them."""
+    kept = Blobs(tmp_path, 100)
+    for content in (b"one", b"other"):
+        kept.put(blob_id(content), content)
+    half = tmp_path / blob_id(b"other").hex()[:2] / blob_id(b"other").hex()[2:]
+    half.write_bytes(b"oth")
     again = Blobs(tmp_path, 100)
     assert again.get(blob_id(b"one")) == b"one"
-    assert not list(tmp_path.glob("*/*.new"))
+    assert again.get(blob_id(b"other")) is None
 
 
 def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:

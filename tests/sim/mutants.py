@@ -454,6 +454,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "a revocation is in no log",
     ),
+    # Files of repositories.
+    Mutant(
+        f"{_DESK}:Desk._check_out",
+        "await self._checkouts.make(task.key, tree)",
+        "pass",
+        "a step begins without its files",
+    ),
+    Mutant(
+        f"{_DESK}:Desk._stop_waiting",
+        "task.cancel()",
+        "pass",
+        "a step that was cancelled begins when its files are there",
+        "tests.unit.agent.test_desk:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
+    ),
+    Mutant(
+        "waterflow_agent.trees.asking:Asking.opened",
+        "self._send(wanted)",
+        "pass",
+        "files that were asked for in a session before never come",
+        "tests.unit.agent.test_trees:test_what_has_no_answer_is_asked_again_in_the_next_session",
+    ),
+    Mutant(
+        "waterflow_agent.trees.checkouts:Checkouts._fetch_some",
+        "wanted = wanted[len(arrived) :]",
+        "wanted = []",
+        "of the files of an answer the rest is not asked for",
+        "tests.unit.agent.test_trees:test_a_checkout_brings_small_and_large_files",
+    ),
     # A backup.
     Mutant("waterflowd.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"),
     Mutant(

@@ -2,7 +2,7 @@
 
 Rules of this file: an agent gets what belongs to an open attempt of its own, and nothing else: the list of the files of that
 job, and the files that are on it. Each question has one answer, and nothing is remembered between two: what is lost is asked
-for again. An agent has a few questions at a time; what is beyond is dropped, as no agent asks it.
+for again. An agent has a few questions at a time; what is beyond is to be asked later.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ logger = logging.getLogger("waterflow.host")
 
 #: Questions of one agent that are worked on: those of a session and of the ones that it replaced.
 QUESTIONS_MAX = 4 * messages.WANTED_MAX
+LATER_MS = 1_000
 
 
 class Files:
@@ -38,7 +39,10 @@ class Files:
     def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
         """An agent asks for files."""
         if self._open[agent] >= QUESTIONS_MAX:
-            logger.debug("agent %s asks for too many files at a time; dropped", agent, extra={"agent": agent})
+            # After some short sessions their questions may still be worked on; the agent asks again.
+            text = "too many questions of this agent are worked on"
+            later = messages.Content(wanted.key, wanted.number, [], "WF219", text, LATER_MS)
+            self._link.send(agent, [later])
             return
         self._open[agent] += 1
         task = asyncio.create_task(self._answer(agent, wanted), name="files for an agent")

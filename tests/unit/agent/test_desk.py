@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from waterflow_agent.config import Config
@@ -21,7 +22,9 @@ from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, R
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.blobs import blob_id
 from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.listing import Entry, Kind, encode
 from waterflow_agent.trees.store import Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
@@ -98,7 +101,18 @@ class Bench:
     def restore(self) -> None:
         self.desk.restore(*self.journal.read())
 
-    def offer(self, key: TaskKey, *, secrets: tuple[str, ...] = (), **params: object) -> None:
+    def wanted(self) -> list[messages.Wanted]:
+        """The questions for files that were sent."""
+        return [message for message in self.link.sent if isinstance(message, messages.Wanted)]
+
+    def offer(
+        self,
+        key: TaskKey,
+        *,
+        secrets: tuple[str, ...] = (),
+        tree: messages.Tree | None = None,
+        **params: object,
+    ) -> None:
         node = "log" if "message" in params else "set-outputs" if "outputs" in params else "shell"
         task = messages.Task(
             key,
@@ -114,6 +128,7 @@ class Bench:
             self.ledger.boot_id,
             self.ledger.instance,
             list(secrets),
+            tree,
         )
         self.desk.received(Received(numbered=[(self.link.acknowledged + 1, messages.Offer(task))]))
 
@@ -387,3 +402,103 @@ async def test_a_later_agent_masks_what_an_earlier_one_started(tmp_path: Path, i
     assert not memory.exists()
     await second.desk.close()
     second.journal.close()
+
+
+# The files of a job ------------------------------------------------------------------------------------------------------
+
+TREE = messages.Tree("ops", "1", [])
+FILE = b"content"
+
+
+def waiting(tmp_path: Path) -> Bench:
+    """A desk with an attempt that has asked for its job's files."""
+    bench = Bench(tmp_path)
+    bench.restore()
+    bench.desk.on_reports([Held(())])
+    bench.offer(key(), run="true", tree=TREE)
+    return bench
+
+
+async def answer(bench: Bench, content: messages.Content | None = None) -> None:
+    """Answers the newest question for files."""
+    await eventually(lambda: bench.wanted())
+    wanted = bench.wanted().pop()
+    if content is None:
+        entries = [Entry(b"file", Kind.FILE, blob_id(FILE))]
+        data = FILE if wanted.blobs else encode(entries)
+        content = messages.Content(wanted.key, wanted.number, [messages.Piece(len(data), data)])
+    bench.link.sent.clear()
+    bench.desk.received(Received(loose=[msgspec.structs.replace(content, number=wanted.number)]))
+
+
+async def ended(bench: Bench) -> None:
+    await bench.desk.close()
+    bench.journal.close()
+
+
+async def test_a_step_begins_when_its_job_has_its_files(tmp_path: Path) -> None:
+    """Not before; the next step of the job begins at once."""
+    bench = waiting(tmp_path)
+    await answer(bench)
+    assert bench.runner.started == []
+    await answer(bench)
+    await eventually(lambda: bench.runner.started == [attempt_name(key())])
+    assert (tmp_path / "work/run/job/file").read_bytes() == FILE
+    bench.offer(key(2), run="true", tree=TREE)
+    assert bench.runner.started == [attempt_name(key()), attempt_name(key(2))]
+    await ended(bench)
+
+
+async def test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins(tmp_path: Path) -> None:
+    """Its end is told at once, and the files that come later are nobody's."""
+    bench = waiting(tmp_path)
+    await answer(bench)
+    await eventually(lambda: bench.wanted())
+    wanted = bench.wanted()[-1]
+    bench.desk.received(Received(numbered=[(2, messages.Cancel(key(), False, "enough"))]))
+    (end,) = bench.link.results()
+    assert end.outcome is Outcome.CANCELLED
+    bench.desk.received(
+        Received(loose=[messages.Content(wanted.key, wanted.number, [messages.Piece(len(FILE), FILE)])])
+    )
+    await asyncio.sleep(0.05)
+    assert bench.runner.started == []
+    assert not (tmp_path / "work/run/job").exists()
+    await ended(bench)
+
+
+async def test_a_runner_that_came_back_does_not_end_what_waits_for_files(tmp_path: Path) -> None:
+    """The runner knows nothing of it yet, and need not."""
+    bench = waiting(tmp_path)
+    bench.desk.on_reports([Held(())])
+    assert bench.link.results() == []
+    await answer(bench)
+    await answer(bench)
+    await eventually(lambda: bench.runner.started)
+    await ended(bench)
+
+
+async def test_files_that_are_not_to_be_had_fail_the_step_with_the_server_s_words(tmp_path: Path) -> None:
+    """Nothing of it ran."""
+    bench = waiting(tmp_path)
+    await answer(bench, messages.Content(key(), 0, [], "WF520", "out: a link to /etc, out of the repository"))
+    await eventually(bench.link.results)
+    (end,) = bench.link.results()
+    assert (end.outcome, end.reason_code) == (Outcome.FAILURE, "node-error")
+    assert end.reason_text == "out: a link to /etc, out of the repository"
+    assert bench.runner.started == []
+    await ended(bench)
+
+
+async def test_an_agent_that_ends_while_files_are_on_the_way_says_that_nothing_ran(tmp_path: Path) -> None:
+    """Its next process refuses the attempt, so that it is offered again, and finds no half directory."""
+    bench = waiting(tmp_path)
+    await answer(bench)
+    await ended(bench)
+    again = Bench(tmp_path)
+    again.restore()
+    again.desk.on_reports([Held(())])
+    assert [entry.result.outcome for entry in again.ledger if entry.result is not None] == [Outcome.REFUSED]
+    assert not (tmp_path / "work/run/job").exists()
+    assert not list((tmp_path / "trees/made").iterdir())
+    await ended(again)

@@ -97,8 +97,8 @@ async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) 
         assert (answer.code, answer.text, answer.after_ms) == ("WF503", "away", 2_000)
 
 
-async def test_too_many_questions_of_an_agent_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are answered, and so is the agent when it has waited."""
+async def test_too_many_questions_of_an_agent_are_to_be_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are answered, and so is the agent when it has waited."""
     async with HostWorld(trees=trees) as world:
         agent = world.enrol("web-1", "web")
         world.hello(agent)
@@ -113,7 +113,12 @@ async def test_too_many_questions_of_an_agent_are_dropped(monkeypatch: pytest.Mo
         monkeypatch.setattr(world.files._files, "listed", slow)
         for number in range(files_module.QUESTIONS_MAX + 5):
             world.agents.wanted(agent, messages.Wanted(task.key, number, [], 0))
+        later = [message for message in world.link.take() if isinstance(message, messages.Content)]
+        assert [(content.number, content.after_ms) for content in later] == [
+            (files_module.QUESTIONS_MAX + number, files_module.LATER_MS) for number in range(5)
+        ]
         gate.set()
         await until(lambda: len(world.link.sent) >= files_module.QUESTIONS_MAX)
-        assert len(world.link.take()) == files_module.QUESTIONS_MAX
+        answers = [message for message in world.link.take() if isinstance(message, messages.Content)]
+        assert all(content.pieces for content in answers)
         assert (await asked(world, agent, messages.Wanted(task.key, 99, [], 0))).number == 99

@@ -141,8 +141,8 @@ def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
     assert ended.returncode == case.code, ended.stdout + ended.stderr
     if case.prints or case.never_prints:
         run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
+        wait_until(lambda: set(case.prints) <= set(world.lines(run)), f"run {run} to print all of {case.prints}")
         lines = world.lines(run)
-        assert set(case.prints) <= set(lines), lines
         assert not set(case.never_prints) & set(lines), lines
 
 
@@ -156,7 +156,7 @@ def test_the_example_with_a_question_waits_for_the_answer(world: World) -> None:
     assert "live" not in world.lines(run)
     assert world.ctl("approve", run).returncode == 0
     assert world.wait_for(run)["conclusion"] == "success"
-    assert "live" in world.lines(run)
+    wait_until(lambda: "live" in world.lines(run), "the last step's output")
 
 
 def test_the_example_of_several_files_starts_from_a_repository(world: World) -> None:

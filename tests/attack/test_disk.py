@@ -173,6 +173,8 @@ def _history(arena: Arena) -> list[str]:
     runs = [arena.start(job("seq 300")) for _ in range(5)]
     for run in runs:
         arena.wait_for(run)
+        # A run may be over before all of its output is stored.
+        arena.lines(run, count=300)
     assert arena.stop_daemon() == 0
     arena.kill_agent("web-1")
     return runs

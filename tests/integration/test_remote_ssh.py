@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration import remote_world
 from tests.integration.remote_world import Sshd, World, contents
+from tests.ports import Ports
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.reconcile import codes
 
@@ -89,10 +90,8 @@ async def test_a_path_without_a_repository_says_so(world: World, sshd: Sshd) -> 
 
 async def test_a_port_that_nobody_listens_on_may_come_back(world: World, sshd: Sshd) -> None:
     """It is tried again."""
-    with remote_world.serving(lambda connection: None) as port:
-        pass
-    with pytest.raises(Retryable, match=r"cannot be reached by ssh: .*refused") as caught:
-        await world.open(url=f"ssh://{sshd.user}@127.0.0.1:{port}/ops.git").refs()
+    with Ports(1) as held, pytest.raises(Retryable, match=r"cannot be reached by ssh: .*refused") as caught:
+        await world.open(url=f"ssh://{sshd.user}@127.0.0.1:{held.numbers[0]}/ops.git").refs()
     assert caught.value.code == codes.NOT_THERE
 
 

@@ -33,7 +33,7 @@ check: environment-dev ## Check format, lint, types, and the quick tests: half a
 	@$(bin)/python -m pytest -q -n auto -m "not slow" tests/tidy tests/unit tests/golden $(ARGS)
 
 nightly: environment-dev ## Attack the real binaries at every system call, with every fault: hours. ARGS="-k name" narrows it
-	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py tests/acceptance/test_api_schema.py tests/oracle $(ARGS)
+	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py tests/acceptance/test_api_schema.py tests/oracle tests/property $(ARGS)
 
 golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)

@@ -7,10 +7,17 @@ import os
 import hypothesis
 import pytest
 
-# A busy machine makes examples slow; that is no finding. A failing one prints the line that repeats it. In CI the examples are
-# the same every time, so that a red run says something about the change; elsewhere chance goes on looking.
+from tests.chance import IS_FULL
+
+# A busy machine makes examples and their making slow; that is no finding. A failing one prints the line that repeats it. In CI
+# the examples are the same every time, so that a red run says something about the change; in the night (`make nightly`) and
+# on a developer's machine chance goes on looking.
 hypothesis.settings.register_profile(
-    "waterflow", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+    "waterflow",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")) and not IS_FULL,
 )
 hypothesis.settings.load_profile("waterflow")
 

@@ -5,7 +5,6 @@ Schemathesis makes requests of the description, sensible and broken ones. `WATER
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from tests.acceptance.world import World, wait_until
+from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S
 
-EXAMPLES = 200 if os.environ.get("WATERFLOW_SWEEP") == "full" else 8
+EXAMPLES = 200 if IS_FULL else 8
 CHECKS: list[Any] = [
     not_a_server_error,
     checks.status_code_conformance,

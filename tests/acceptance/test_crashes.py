@@ -1,6 +1,6 @@
 """`kill -9` of the daemon and of agents at random moments: nothing runs twice, every run ends, output is complete.
 
-The seed is printed; `WATERFLOW_ROUNDS` sets the number of rounds, `WATERFLOW_SEED` repeats one.
+The seed is printed; `WATERFLOW_ROUNDS` sets the number of rounds, `WATERFLOW_SEED` repeats one (see `tests/chance.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import World, wait_until
+from tests.chance import SEED
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "3"))
-SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32))))
 STEPS = 10
 
 

@@ -11,10 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from tests.attack.injection import Fault
+from tests.chance import IS_FULL, SEED
 
-IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
-#: The same every day, so that a red day says something about the change; by chance in the night.
-SEED = int(os.environ.get("WATERFLOW_SEED", str(random.SystemRandom().randrange(1 << 32)) if IS_FULL else "2026"))
 #: `CALL:COUNT`, to try one fault alone.
 ONE = os.environ.get("WATERFLOW_FAULT", "")
 #: Of each kind of process, every day, unless a sweep says otherwise.

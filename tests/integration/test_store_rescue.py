@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chance import IS_FULL
 from tests.integration import store_child
 from tests.integration.test_store import mounted
 from waterflowd.engine import events
@@ -28,7 +29,6 @@ from waterflowd.store.opening import Store, examine, open_store
 UNIONS = store_child.UNIONS
 RUNS = 6
 PAGE_BYTES = 4096
-IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
 SEED = int(os.environ.get("WATERFLOW_SEED", "20"))
 
 

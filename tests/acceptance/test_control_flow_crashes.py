@@ -76,6 +76,10 @@ class Crashes:
         steps = {row["id"]: row for row in self.world.run(self.run)["jobs"][0]["steps"]}
         return str(steps[step]["reason"]["code"])
 
+    def history(self) -> list[tuple[str, str | None]]:
+        """Kinds of events and their steps: what has been stays there, however late somebody looks."""
+        return [(event["type"], event.get("step")) for event in self.world.events(self.run)]
+
     def restart_both(self) -> None:
         """Kills both, and starts both."""
         self.world.kill_daemon()
@@ -121,7 +125,7 @@ def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(empty
     crashes.restart_both()
     assert crashes.step_reason("go") == "waiting-approval"
     assert world.api("POST", f"/v1/runs/{crashes.run}/approve", json={}).status_code == 200
-    wait_until(lambda: crashes.step_reason("nap") == "sleeping", "the sleep")
+    wait_until(lambda: ("step-sleeping", "nap") in crashes.history(), "the sleep")
     crashes.restart_both()
     found = world.wait_for(crashes.run)
 

@@ -45,6 +45,7 @@ MATRIX = """jobs:
       - run: |
           echo begin >> PLACE/marks
           test ! -e mine; touch mine
+          until test $(grep -c begin PLACE/marks) -ge 2; do sleep 0.02; done
           sleep 0.2
           echo end >> PLACE/marks
           echo "${{ matrix.os }}|${{ matrix.version }}|${{ matrix.extra }}|${{ strategy.job-total }}|$WATERFLOW_JOB"
@@ -229,7 +230,7 @@ def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tid
       - run: test $(wc -l < PLACE/marks) = 2
       - run: |
           old=$(head -n 1 PLACE/marks | cut -d ' ' -f 2)
-          for n in $(seq 400); do test -e "$old" || { echo tidied; exit; }; sleep 0.05; done
+          for n in $(seq 2400); do test -e "$old" || { echo tidied; exit; }; sleep 0.05; done
           exit 9
 """,
         tmp_path,

@@ -253,11 +253,19 @@ def _runner_of(world: World, agent: str) -> int | None:
     return None
 
 
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(world: World, tmp_path: Path) -> None:
     """`on-lost`: an honest `lost`, another attempt, or a person who must look; the runner is killed to find out."""
     world.add_agent("lonely", "lonely")
     run = world.start(LOST.replace("PLACE", str(tmp_path)))
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 4, "all four steps to run")
+    wait_until(lambda: all((tmp_path / name).exists() for name in ("fail", "hold")), "the two that leave a file to run")
+    # A file is there before its line is.
+    wait_until(
+        lambda: all(_text(tmp_path / name) == "x\n" for name in ("retry", "policy")), "the two that count to run"
+    )
     os.kill(wait_until(lambda: _runner_of(world, "lonely"), "the runner"), 9)
 
     def jobs() -> dict[str, Any]:
@@ -283,7 +291,7 @@ CANCELLED = """jobs:
           items: [1, 2]
           max-parallel: 2
           steps:
-            - stop: {signal: SIGINT, grace: 5s}
+            - stop: {signal: SIGINT, grace: 60s}
               run: |
                 trap 'echo stopped; exit 1' INT
                 echo $$ > PLACE/new${{ item }}; mv PLACE/new${{ item }} PLACE/pid${{ item }}

@@ -23,7 +23,7 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.patience import PATIENCE_S
 
-#: strace lets go at once, unless it has lost count of a process that was killed.
+#: strace lets go soon, unless it has lost count of a process that was killed.
 _LET_GO_S = 2.0
 
 
@@ -76,6 +76,7 @@ class Attached:
 
     def __init__(self, pid: int, fault: Fault, *, threads: bool = True) -> None:
         self.fault = fault
+        self._pid = pid
         follow = ["-f"] if threads else []
         self._strace = subprocess.Popen(
             ["strace", *follow, "-qq", "-o", os.devnull, *fault.options(), "-p", str(pid)],
@@ -103,7 +104,8 @@ class Attached:
         if self._strace.poll() is None:
             self._strace.terminate()
         try:
-            self._strace.wait(_LET_GO_S)
+            # What is in the middle of an injected fault must come out of it: no signal but the asked one may end strace.
+            self._strace.wait(10 * _LET_GO_S if is_alive(self._pid) else _LET_GO_S)
         except subprocess.TimeoutExpired:
             # It waits for threads that the kill took away. When it is gone the kernel lets go of what is left.
             self._strace.kill()

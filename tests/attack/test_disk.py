@@ -15,7 +15,7 @@ import pytest
 
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena
-from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
+from tests.attack.injection import Attached, Fault, is_alive, requires_strace
 from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import IS_FULL, SEED, sweep
 from tests.attack.test_hostile_steps import job
@@ -43,7 +43,7 @@ def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena:
                 answers[key] = arena.post(key)
             known = [run for run in answers.values() if run]
             wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, known)), "an end")
-        is_struck = wait_for_end(pid, 0.3)
+        is_struck = not _goes_on(arena, answers)
         if is_struck:
             code = arena.daemon_process.wait(PATIENCE_S)
             text = arena.log.read_text()[said:]
@@ -62,6 +62,16 @@ def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena:
     # A start that waited for the commit was answered with a bare 500, five seconds later.
     found = [("pwrite64", 2)]
     assert sweep(calls, strike, found, effect="error=EIO", rounds=2), "no fault struck"
+
+
+def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
+    """Whether one more start is written and run to its end; else a write has failed before it, and the daemon has ended."""
+    process, key = arena.daemon_process, arena.key()
+    run = answers[key] = arena.post(key)
+    wait_until(
+        lambda: process.poll() is not None or (run is not None and arena.is_over(run)), "the daemon to end or to go on"
+    )
+    return process.poll() is None
 
 
 # Space ----------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
     """Nobody can know how it ended, so it is `lost`, and nothing of it runs on."""
     marker = arena.folder / "marker"
     arena.lose_agent("web-2")
-    run = arena.start(job(f"echo x >> {marker}\nkill -9 $PPID\nsleep 5\necho y >> {marker}"))
+    run = arena.start(job(f"echo x >> {marker}\nkill -9 $PPID\nsleep 600\necho y >> {marker}"))
 
     found = arena.wait_for(run)
 
@@ -123,7 +123,7 @@ def test_a_step_that_kills_agent_and_runner_is_lost_and_the_next_one_runs(arena:
     """The agent that is started again starts a runner, which settles what the old one held."""
     arena.lose_agent("web-2")
     pid = arena.agent_process("web-1").pid
-    run = arena.start(job(f"kill -9 $PPID {pid}\nsleep 60"))
+    run = arena.start(job(f"kill -9 $PPID {pid}\nsleep 600"))
     wait_until(lambda: not is_alive(pid), "the agent to be killed")
 
     arena.kill_agent("web-1")
@@ -168,7 +168,7 @@ def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
 
 def test_a_time_out_strikes_while_the_daemon_is_down(arena: Arena) -> None:
     """The agent enforces it; the daemon that comes back hears of it."""
-    run = arena.start(job("echo begin\nsleep 60", keys="timeout-minutes: 0.02\nstop: {grace: 200ms}"))
+    run = arena.start(job("echo begin\nsleep 600", keys="timeout-minutes: 0.1\nstop: {grace: 200ms}"))
     arena.lines(run, count=1)
     arena.kill_daemon()
 

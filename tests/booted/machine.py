@@ -22,7 +22,6 @@ from tests.acceptance.world import wait_until
 from tests.booted.root import Root
 from tests.patience import PATIENCE_S
 
-#: For what takes a second here, and may take long on a machine that is busy.
 #: Where control groups may be mounted, new and old style; systemd uses those of the first and the last two.
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 #: Enters the control groups that are named before `--`, then becomes the command behind it.

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 HERE = Path(__file__).parent
 #: What `npm.installed` installs.
 FILES = [HERE / name for name in ("package.json", "package-lock.json")]
 SERVER = Path("node_modules", "yaml-language-server", "bin", "yaml-language-server")
-
-#: For one answer of the server on a machine under load.
-ANSWER_S_MAX = 90.0
 
 _SETTINGS = {
     "yaml": {
@@ -70,8 +69,8 @@ class LanguageServer:
         self._process.stdin.close()
         # An editor that goes away takes its server along.
         self._process.terminate()
-        self._process.wait(ANSWER_S_MAX)
-        self._listener.join(ANSWER_S_MAX)
+        self._process.wait(PATIENCE_S)
+        self._listener.join(PATIENCE_S)
         self._process.stdout.close()
 
     def problems(self, text: str, *, is_wrong: bool) -> list[tuple[int, str]]:
@@ -132,7 +131,7 @@ class LanguageServer:
 
     def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The next message of a kind; the server's own questions are answered meanwhile."""
-        deadline = time.monotonic() + ANSWER_S_MAX
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             said = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
             if "method" in said and "id" in said:

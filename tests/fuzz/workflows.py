@@ -31,7 +31,7 @@ from waterflowd.model import plan as plans
 
 CORPUS = Path(__file__).parent / "workflow_corpus"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: Of one input; a machine under load is no finding.
+#: Of the processor's time for one input; a machine under load is no finding.
 SECONDS_MAX = 20
 #: Longer inputs only cost time; the bounds are met with long repetitions (`_repeated`).
 BYTES_MAX = 60_000
@@ -254,7 +254,7 @@ class Finding(Exception):
 
 def examine(content: bytes) -> Compiled:
     """Compile a file twice and look at the answer; raises Finding."""
-    started = time.monotonic()
+    started = time.process_time()
     try:
         compiled = compile_workflow("w.yml", content, FILES)
         again = compile_workflow("w.yml", content, FILES)
@@ -262,7 +262,7 @@ def examine(content: bytes) -> Compiled:
     # Whatever comes out of the compiler is what is looked for here.
     except Exception as error:
         raise Finding(f"{type(error).__name__}: {error}") from error
-    if (took := time.monotonic() - started) > SECONDS_MAX:
+    if (took := time.process_time() - started) > SECONDS_MAX:
         raise Finding(f"it took {took:.0f} s")
     if compiled != again:
         raise Finding("two compilations differ")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.patience import PATIENCE_S
 from tests.property import expr_scripts
 from waterflowd import expr
 
@@ -108,7 +109,7 @@ def run(shell: str, script: str, value: str) -> tuple[bytes, list[str]]:
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **dict.fromkeys(lowered.env, value)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
         return done.stdout, sorted(path.name for path in Path(folder).iterdir())

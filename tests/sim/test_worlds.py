@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.testing.sim import campaign, simulate
 
 #: Worlds of one test; several tests, so that they run at the same time.
@@ -81,7 +82,7 @@ def test_same_seed_gives_the_same_trace() -> None:
             capture_output=True,
             check=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }

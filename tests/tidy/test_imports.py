@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.tidy import sources
 from tests.tidy.sources import Import, Source
 
@@ -318,6 +319,6 @@ tops = {{name.partition('.')[0] for name in sys.modules}}
 print(sorted(tops - sys.stdlib_module_names - {{'__main__', 'waterflow_agent'}}))
 """
     ended = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (ended.stdout, ended.stderr) == ("[]\n", "")

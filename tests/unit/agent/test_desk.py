@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.config import Config
 from waterflow_agent.desk import Desk
 from waterflow_agent.errors import Retryable
@@ -145,7 +146,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def eventually(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         # The desk has timers of its own, and tells nobody when they have fired.
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, shell
 from waterflow_agent.nodes.shell import Command, Place
@@ -44,7 +45,7 @@ def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | Non
 
 
 def run(command: Command) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command.argv, env=command.env, capture_output=True, check=False, timeout=30)
+    return subprocess.run(command.argv, env=command.env, capture_output=True, check=False, timeout=PATIENCE_S)
 
 
 def test_environment_is_reduced_and_named(tmp_path: Path) -> None:

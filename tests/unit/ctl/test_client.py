@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.ctl import client as clients
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
@@ -32,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.arrived.set()
-        self.server.released.wait(60)
+        self.server.released.wait(PATIENCE_S)
         try:
             self.send_response(200)
             self.send_header("Content-Length", "2")
@@ -67,11 +68,11 @@ def test_a_wait_outlives_the_bound_of_other_requests(slow: Slow, monkeypatch: py
     waiting, other = Client(settings), Client(settings)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waiting.wait, "/v1/repositories/ops/sync", wait="true")
-        assert slow.arrived.wait(30)
+        assert slow.arrived.wait(PATIENCE_S)
         with pytest.raises(Unreachable):
             other.post("/v1/repositories/ops/sync")
         assert not answer.done()
         slow.released.set()
-        assert answer.result(30) == {}
+        assert answer.result(PATIENCE_S) == {}
     waiting.close()
     other.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.patience import PATIENCE_S
 from waterflowd.ctl import settings
 from waterflowd.ctl.failures import Failure
 from waterflowd.ctl.main import COMMANDS, cli
@@ -37,7 +38,7 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'httpx', 'rich', 'pydantic', 'fastapi', 'starlette', 'yaml', 'msgspec', 'dulwich', 'zmq', 'lmdb'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.patience import PATIENCE_S
 from waterflowd.ctl.main import cli
 
 VALID = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
@@ -41,7 +42,7 @@ def git(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, **identity, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=60
+        command, env=environment, check=True, capture_output=True, text=True, timeout=PATIENCE_S
     ).stdout.strip()
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
@@ -172,11 +173,11 @@ async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
     task = asyncio.create_task(world.driver.run())
     start = asyncio.create_task(world.start())
     with pytest.raises(Stalled, match="I/O error"):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE_S)
     with pytest.raises(Stalled, match="I/O error"):
-        await asyncio.wait_for(start, 10)
+        await asyncio.wait_for(start, PATIENCE_S)
     with pytest.raises(Stalled, match="I/O error"):
-        await asyncio.wait_for(world.start(), 10)
+        await asyncio.wait_for(world.start(), PATIENCE_S)
 
 
 async def test_a_run_that_raises_is_stalled_alone() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 
+from tests.patience import PATIENCE_S
 from waterflowd.fleet import events
 from waterflowd.host.feed import PAGE, Feed
 from waterflowd.model.ids import FLEET, AgentId, RunId, StreamName
@@ -40,7 +41,7 @@ async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None
     await asyncio.sleep(0)
     append(log, feed, 1)
     append(log, feed, 1)
-    assert await asyncio.wait_for(waiting, 5) == [PAGE * 2 + 6, PAGE * 2 + 7]
+    assert await asyncio.wait_for(waiting, PATIENCE_S) == [PAGE * 2 + 6, PAGE * 2 + 7]
 
 
 async def test_appends_at_every_moment_are_seen_once() -> None:
@@ -67,7 +68,7 @@ async def test_appends_at_every_moment_are_seen_once() -> None:
     readers = [asyncio.create_task(read(stream, pauses)) for stream in (None, FLEET) for pauses in (1, 3, 50)]
     await write()
     for reader, count in zip(readers, [600] * 3 + [300] * 3, strict=True):
-        assert await asyncio.wait_for(reader, 10) == list(range(1, count + 1))
+        assert await asyncio.wait_for(reader, PATIENCE_S) == list(range(1, count + 1))
 
 
 async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
@@ -80,7 +81,7 @@ async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     append(log, feed, 1)
-    assert await asyncio.wait_for(waiting, 5) == [1]
+    assert await asyncio.wait_for(waiting, PATIENCE_S) == [1]
 
 
 async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> None:
@@ -98,7 +99,7 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
         await asyncio.sleep(0)
         assert not waiting.done()
         happens()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 async def test_nothing_is_left_of_subscribers_that_went_away() -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
 from waterflowd.errors import Retryable
@@ -53,7 +54,7 @@ async def test_output_is_durable_before_it_is_acknowledged() -> None:
         assert acks(world) == []
         await until(lambda: acks(world) == [8])
         assert world.output_logs.size(name_of(key)) == 8
-        await asyncio.wait_for(grown, 5)
+        await asyncio.wait_for(grown, PATIENCE_S)
 
 
 async def _wait(world: HostWorld, key: messages.TaskKey) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -70,6 +71,7 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world:
     """A stranger with a key of its own tries again and again; the trail has some of it, not all."""
     world = empty_world
     world.start_daemon()
+    began = time.monotonic()
     server = world.api("GET", "/v1/agents").json()["server"]
     public, secret = zmq.curve_keypair()
     context = zmq.Context()
@@ -90,7 +92,9 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world:
     assert rows[0]["facts"]["door"] == "agents"
     assert rows[0]["facts"]["code"] == "WF212"
     assert rows[0]["by"] == "127.0.0.1"
-    assert len([row for row in _audit(world) if row["what"] == "refused"]) <= 6
+    # Six of one source, and one more for each minute that this may have taken.
+    found = len([row for row in _audit(world) if row["what"] == "refused"])
+    assert found <= 6 + (time.monotonic() - began) / 60
 
 
 @pytest.mark.slow
@@ -107,7 +111,8 @@ def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_wor
     assert world.wait_for(run)["conclusion"] == "failure"
     secret = world.api("POST", "/v1/tokens", json={"role": "viewer", "name": "v"}).json()["secret"]
     world.api("GET", f"/v1/runs?name={secret}")
-    for _ in range(60):
+    # Far more than one a second, on any machine.
+    for _ in range(300):
         with socket.create_connection(("127.0.0.1", world.api_port)) as stranger:
             stranger.sendall(b"\x1b[2J\xff\r\n\r\n")
             stranger.recv(100)
@@ -132,4 +137,4 @@ def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_wor
     assert any(line.get("repository") == "ops" and "run" in line for line in lines)
     assert any(line.get("repository") == "ops" and "moved to" in line["message"] for line in lines)
     assert any("agent" in line and "connected" in line["message"] for line in lines)
-    assert 1 <= sum("Invalid HTTP" in line["message"] for line in lines) < 60
+    assert 1 <= sum("Invalid HTTP" in line["message"] for line in lines) < 300

@@ -113,7 +113,7 @@ def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
         context.destroy(linger=0)
 
     assert world.wait_for(world.start(GOOD))["conclusion"] == "success"
-    assert world.connected() == {"web-1", "web-2"}
+    wait_until(lambda: world.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
 
 
 def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) -> None:
@@ -138,4 +138,4 @@ def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) 
 
     assert process.wait(PATIENCE_S) == 5
     assert "refused" in (tmp_path / "evil.log").read_text()
-    assert world.connected() == {"web-1", "web-2"}
+    wait_until(lambda: world.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")

@@ -8,10 +8,8 @@ a file whose mode keeps others from reading it: that is where secrets are).
 from __future__ import annotations
 
 import difflib
-import grp
 import hashlib
 import os
-import pwd
 import re
 import shutil
 import stat
@@ -19,33 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from waterflow_agent.nodes import schema
+from waterflow_agent.nodes import permissions, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
 #: A difference of larger files, or of more lines, is not shown.
 DIFF_BYTES_MAX = 256 << 10
 DIFF_LINES_MAX = 200
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
-
-
-def _mode(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"0?[0-7]{3,4}", text):
-        raise NodeFailure(f'mode: expected something such as "0644", not "{text}"')
-    return int(text, 8)
-
-
-def _owner(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return -1, -1
-    user, _, group = text.partition(":")
-    try:
-        uid = -1 if not user else int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-        gid = -1 if not group else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError as error:
-        raise NodeFailure(f"owner: {error.args[0]}") from None
-    return uid, gid
 
 
 def _checksum(content: bytes) -> str:
@@ -67,19 +45,28 @@ class _Writer:
 
     def write(self) -> dict[str, Any]:
         """Makes the file as it should be, if it is not."""
-        mode, owner = _mode(self._given.mode), _owner(self._given.owner)
+        mode, owner = permissions.mode(self._given.mode), permissions.owner(self._given.owner)
         path = self._path
         try:
             before = self._read()
             found = path.stat() if before is not None else None
             differs = before != self._content
             if differs:
-                self._show(before, mode if mode is not None else found.st_mode if found is not None else 0o644)
+                self._show(
+                    before,
+                    mode if mode is not None else found.st_mode if found is not None else permissions.DEFAULT_MODE,
+                )
                 if self._given.backup and before is not None:
                     kept = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.bak")
                     shutil.copy2(path, kept)
                     self._context.log(f"kept the old file as {kept}")
-                self._replace(mode if mode is not None else stat.S_IMODE(found.st_mode) if found is not None else 0o644)
+                self._replace(
+                    mode
+                    if mode is not None
+                    else stat.S_IMODE(found.st_mode)
+                    if found is not None
+                    else permissions.DEFAULT_MODE
+                )
             changed = differs | self._adjust(mode, owner)
         except OSError as error:
             raise _failure("cannot write", path, error) from error

@@ -8,12 +8,13 @@ counts: 0, or 75 when trying again can help, or 1.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -87,5 +88,17 @@ def _write(path: Path, content: bytes) -> None:
     new.rename(path)
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process, of which everything has been said and written.
+
+    Without the interpreter's own end: threads that a library in another language has left behind may still call into it, which
+    aborts the process and would make a failure of a node that has done its work.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ _CLASSES = {
     "file/read": "waterflow_agent.nodes.files:Read",
     "file/template": "waterflow_agent.nodes.files:Template",
     "file/delete": "waterflow_agent.nodes.files:Delete",
+    "file/transfer": "waterflow_agent.nodes.transfer.node:Transfer",
     "systemd/unit": "waterflow_agent.nodes.systemd:Unit",
     "docker/exec": "waterflow_agent.nodes.docker:Exec",
     "docker/pull": "waterflow_agent.nodes.docker:Pull",

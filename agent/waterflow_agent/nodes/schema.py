@@ -191,6 +191,37 @@ class FileDelete(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_u
     recursive: bool = False
 
 
+class FileTransfer(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Copies a file, a folder or what matches a pattern between this server, S3, SFTP and HTTP servers."""
+
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    destination: Annotated[str, msgspec.Meta(min_length=1)]
+    #: `sha256:...` of the one file; verified before it is seen at the destination.
+    checksum: str | None = None
+    #: As of `file/write`; for local and SFTP destinations.
+    mode: str | None = None
+    owner: str | None = None
+    #: How long a server may be silent.
+    timeout: str | int | float = "2m"
+    #: Of HTTPS servers, S3 too: as of `http/request`.
+    verify: bool | str = True
+    #: S3. What is not given comes from the environment (`AWS_*`).
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+    #: SFTP. A key or the path of one, and its passphrase; or a password.
+    private_key: str | None = None
+    passphrase: str | None = None
+    password: str | None = None
+    #: A known hosts file; or the one right key, as `SHA256:...` or as a public key.
+    known_hosts: str | None = None
+    host_key: str | None = None
+    #: HTTP.
+    headers: dict[str, str] = {}
+
+
 class SystemdUnit(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Starts, stops, enables or reloads a unit of systemd, if it is not as it should be."""
 
@@ -312,6 +343,9 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(
             name="file/read", parameters=FileRead, runs_in=RunsIn.HOST, outputs=("content", "checksum", "bytes")
         ),
+        NodeSchema(
+            name="file/transfer", parameters=FileTransfer, runs_in=RunsIn.HOST, outputs=("bytes", "files", "checksum")
+        ),
         NodeSchema(name="file/delete", parameters=FileDelete, runs_in=RunsIn.HOST, outputs=("changed",)),
         NodeSchema(
             name="systemd/unit",
@@ -341,7 +375,6 @@ NOT_BUILT_YET: frozenset[str] = frozenset(
     [
         "script",
         "exec/script",
-        "file/transfer",
         "workflow/run",
     ]
 )

@@ -128,6 +128,78 @@ HOSTED: dict[str, Section] = {
             "recursive": ("Removes a directory with all that is in it.", "recursive: true"),
         },
     ),
+    "file/transfer": _section(
+        "file/transfer",
+        "Copies a file, a folder or what matches a pattern. Either end is a path of the server, `s3://bucket/key`,"
+        " `sftp://user@host:port/path` (`/~/` in front: from the home directory) or an `http` or `https` address (a destination"
+        " is put with PUT). `repo:path` is a source below the job's working directory. Nobody sees half of a file: what goes"
+        " wrong leaves what was there before. `{date}` (2026-01-31) and `{time}` (235959) stand for the begin of the attempt,"
+        " in UTC.",
+        "source: /var/backups/shop.sql\ndestination: s3://backups/shop-{date}.sql",
+        {
+            "source": (
+                "A file; a folder, in S3 with a slash at its end; or a pattern: `*`, `?` and `[...]` inside of one part of a"
+                " name, `**` for any number of folders.",
+                "source: repo:dist/*.tar.gz",
+            ),
+            "destination": (
+                "A file, or a folder for many, which keep their names below the source's. A slash at its end makes it one.",
+                "destination: 'sftp://deploy@files.example.org/srv/in/'\npassword: '${{ secrets.SFTP_PASSWORD }}'",
+            ),
+            "checksum": (
+                "What the one file must have, `sha256:` and 64 digits; verified before anybody sees it.",
+                "checksum: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ),
+            "mode": (
+                "At a local or SFTP destination, in quotes. Default: that of the file that is there, else `0644`.",
+                'mode: "0755"',
+            ),
+            "owner": (
+                "The same for `user:group`; at an SFTP server by number.",
+                "destination: /srv/in/\nowner: www-data:www-data",
+            ),
+            "timeout": (f"How long a server may be silent, or take for 8 MiB of S3. {_DURATION}", "timeout: 30s"),
+            "verify": (_VERIFY, "verify: /etc/ssl/own-ca.pem"),
+            "endpoint": (
+                "Of S3, where it is not AWS itself. Default: `AWS_ENDPOINT_URL`.",
+                "endpoint: https://s3.example.org",
+            ),
+            "region": ("Of S3. Default: `AWS_REGION`, else `us-east-1`.", "region: eu-central-1"),
+            "access-key": (
+                "Of S3, with `secret-key`. Default: `AWS_ACCESS_KEY_ID` and its kin, else what a machine in the cloud has.",
+                "access-key: '${{ secrets.S3_KEY }}'\nsecret-key: '${{ secrets.S3_SECRET }}'",
+            ),
+            "secret-key": (
+                "Of S3.",
+                "access-key: '${{ secrets.S3_KEY }}'\nsecret-key: '${{ secrets.S3_SECRET }}'",
+            ),
+            "session-token": (
+                "Of S3, with keys that are valid for a time.",
+                "session-token: '${{ secrets.S3_TOKEN }}'",
+            ),
+            "private-key": (
+                "Of SFTP: the key itself, or the path of one. Nothing of the agent's own user is tried.",
+                "private-key: '${{ secrets.DEPLOY_KEY }}'",
+            ),
+            "passphrase": (
+                "Of the private key.",
+                "private-key: /etc/waterflow/deploy_key\npassphrase: '${{ secrets.PASSPHRASE }}'",
+            ),
+            "password": ("Of SFTP, in place of a key.", "password: '${{ secrets.SFTP_PASSWORD }}'"),
+            "known-hosts": (
+                "Of SFTP: the file with the keys of servers. Default: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.",
+                "known-hosts: /etc/waterflow/known_hosts",
+            ),
+            "host-key": (
+                "In place of it the server's one key, as `SHA256:...` or as a public key.",
+                "host-key: SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+            ),
+            "headers": (
+                "Of HTTP, for the first server alone when it redirects.",
+                "headers: {Authorization: 'Bearer ${{ secrets.TOKEN }}'}",
+            ),
+        },
+    ),
     "systemd/unit": _section(
         "systemd/unit",
         "Brings a unit of systemd into a state, and changes nothing when it is in it. The agent must be allowed to, so it runs"

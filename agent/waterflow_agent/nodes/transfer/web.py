@@ -1,0 +1,127 @@
+"""Files of HTTP servers: fetched with GET, put with PUT.
+
+A redirect of a GET is followed, up to five times, never from https to http; what the step gave as headers stays with the
+server that it was meant for. A PUT goes to its address alone. Whether a half sent file can be seen there is the server's
+business: it never gets the end of one that is not as it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+
+from waterflow_agent.nodes import http
+from waterflow_agent.nodes.node import NodeFailure
+from waterflow_agent.nodes.transfer import names
+from waterflow_agent.nodes.transfer.address import Address
+from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
+from waterflow_agent.nodes.transfer.place import Entry, Found
+
+REDIRECTS_MAX = 5
+#: Of a refused answer's body, shown in the reason.
+SHOWN_CHARS = 200
+
+
+class Web:
+    """A source and a target: one address, or with a slash at its end a folder to put files into."""
+
+    def __init__(self, address: Address, *, headers: dict[str, str], verify: bool | str, timeout_s: float) -> None:
+        self._address = address
+        self._headers = headers
+        try:
+            self._client = http.client(verify=verify, timeout_s=timeout_s)
+        except OSError as error:
+            raise NodeFailure(f"verify: {verify}: {error.strerror or error}") from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def find(self) -> Found:
+        """See the contract. Whether it is there turns out when it is read."""
+        last = unquote(urlsplit(self._address.path).path.rpartition("/")[2])
+        name = names.checked(last, self._address) if last else "index"
+        return Found(entries=[Entry(name=name, key=self._address.path, size=None)], is_many=False)
+
+    async def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+        """See the contract."""
+        try:
+            response = await self._get(entry.key)
+            try:
+                async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                    yield chunk
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise self._failure("GET", error) from error
+
+    async def _get(self, url: str) -> httpx.Response:
+        headers = self._headers
+        for _ in range(REDIRECTS_MAX + 1):
+            try:
+                # As it is: what is stored is what is wanted, so no server should pack it for the way.
+                request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity", **headers})
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise NodeFailure(f"{self._address} is no address: {error}") from error
+            response = await self._client.send(request, stream=True)
+            follow = response.next_request
+            if follow is None:
+                await self._check("GET", response)
+                return response
+            await response.aclose()
+            if (request.url.scheme, follow.url.scheme) == ("https", "http"):
+                raise NodeFailure(
+                    f"GET {self._address}: the server redirects from https to http, which is not followed"
+                )
+            if (request.url.scheme, request.url.netloc) != (follow.url.scheme, follow.url.netloc):
+                headers = {}
+            url = str(follow.url)
+        raise NodeFailure(f"GET {self._address}: more than {REDIRECTS_MAX} redirects")
+
+    async def is_folder(self) -> bool:
+        """See the contract: only by the slash at its end."""
+        return False
+
+    async def write(self, name: str | None, content: Content) -> None:
+        """See the contract."""
+        url = self._address.path if name is None else self._address.path.rstrip("/") + "/" + quote(name)
+        # Many servers take nothing whose length they do not know, so it is said where it is known.
+        length = {} if content.size is None else {"Content-Length": str(content.size)}
+        try:
+            request = self._client.build_request(
+                "PUT", url, headers={**self._headers, **length}, content=aiter(content)
+            )
+            response = await self._client.send(request, stream=True)
+            try:
+                await self._check("PUT", response)
+            finally:
+                await response.aclose()
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise NodeFailure(f"{self._address} is no address: {error}") from error
+        except httpx.HTTPError as error:
+            raise self._failure("PUT", error) from error
+
+    async def _check(self, method: str, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        status = response.status_code
+        text = (await anext(response.aiter_text(SHOWN_CHARS), "")).strip()[:SHOWN_CHARS]
+        await response.aclose()
+        if response.has_redirect_location:
+            text = "it redirects, which a PUT does not follow"
+        may_retry = status in (408, 425, 429) or status >= 500
+        raise NodeFailure(
+            f"{method} {self._address}: status {status}{f': {text}' if text else ''}", may_retry=may_retry
+        )
+
+    def _failure(self, method: str, error: httpx.HTTPError) -> NodeFailure:
+        if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            return NodeFailure(f"{method} {self._address}: {error}")
+        text = str(error) or type(error).__name__
+        # A certificate that is not trusted does not become so by itself.
+        return NodeFailure(f"{method} {self._address}: {text}", may_retry="CERTIFICATE_VERIFY_FAILED" not in text)

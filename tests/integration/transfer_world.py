@@ -1,0 +1,180 @@
+"""What the tests of `file/transfer` have in common: the node in its own process, and what it may have left behind."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.integration import remote_world
+from tests.integration.remote_world import LOOPBACK
+from waterflow_agent.nodes import hosted, shell
+from waterflow_agent.testing import NodeRun, run_node
+from waterflow_agent.wire import messages
+
+#: Generous: only a test that fails waits for it.
+DEADLINE_S = 60
+
+
+def transfer(
+    directory: Path,
+    source: object,
+    destination: object,
+    /,
+    *,
+    env: dict[str, str] | None = None,
+    step_timeout_s: float = DEADLINE_S,
+    **more: object,
+) -> NodeRun:
+    """Runs the node to its end, in `directory`."""
+    params = {"source": str(source), "destination": str(destination)}
+    given = {name.replace("_", "-"): value for name, value in more.items()}
+    return run_node(
+        "file/transfer", params | given, directory=directory, env=_environment(env), timeout_s=step_timeout_s
+    )
+
+
+def _environment(env: dict[str, str] | None) -> dict[str, str]:
+    # Nobody's own settings, and no service of a cloud machine for keys.
+    return {"HOME": "/nonexistent", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", **(env or {})}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files below a folder."""
+    return list(folder.rglob(".waterflow-*"))
+
+
+def signalled(
+    directory: Path, params: dict[str, Any], is_time: Callable[[], bool], *, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Starts the node, sends it what a cancel sends when the time has come, and gives how it ended."""
+    with tempfile.TemporaryDirectory() as files:
+        task = messages.Task(
+            key=messages.TaskKey("run", "job", "step", 1, 1), node="file/transfer", params=params, env=_environment(env),
+            step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
+            output_bytes_max=1 << 20, boot_id="", instance="",
+        )  # fmt: skip
+        place = shell.Place(files=files, workspace=str(directory), agent="test")
+        command = hosted.prepare(task, place, shell.inherited(os.environ))
+        process = subprocess.Popen(
+            command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            wait_until(lambda: is_time() or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            printed, _ = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+            process.wait()
+    return subprocess.CompletedProcess(command.argv, process.returncode, printed)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Until the condition holds. Raises `TimeoutError`."""
+    give_up_at = time.monotonic() + DEADLINE_S
+    while not is_so():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """One request; the server's `answer` says what comes of it."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: what went wrong is in the test."""
+
+    def _answer(self) -> None:
+        self.server.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        with suppress(OSError):
+            self.server.answer(self)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer
+
+    def body(self) -> bytes:
+        """All of the body, or what came of it."""
+        if "chunked" not in self.headers.get("transfer-encoding", ""):
+            return self.rfile.read(int(self.headers.get("content-length", "0")))
+        content = b""
+        while size := int(self.rfile.readline() or b"0", 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def reply(self, status: int, content: bytes = b"", /, *, length: int | None = None, **headers: str) -> None:
+        """A whole answer, or with `length` the beginning of one."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(content) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server of a test's own; remembers what it was asked."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, answer: Callable[[Request], None]) -> None:
+        super().__init__((LOOPBACK, 0), Request)
+        self.answer = answer
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.scheme = "http"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A peer that goes away is what the tests are about."""
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://localhost:{self.server_address[1]}"
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """An authority's certificate, and one of its own for localhost, whose key is beside it."""
+    authority = remote_world.authority(folder / "authority")
+    mine = folder / "server"
+    mine.mkdir()
+    for line in (
+        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
+        f" -addext subjectAltName=DNS:localhost -keyout {mine}/key.pem -out {mine}/request",
+        f"x509 -req -in {mine}/request -days 2 -CA {authority} -CAkey {authority.with_name('key.pem')} -CAcreateserial"
+        f" -copy_extensions copy -out {mine}/certificate.pem",
+    ):
+        subprocess.run(["openssl", *line.split()], check=True, capture_output=True)
+    return authority, mine / "certificate.pem"
+
+
+@contextmanager
+def served(answer: Callable[[Request], None], certificate: Path | None = None) -> Iterator[Server]:
+    """The server, in threads; with a certificate over TLS."""
+    server = Server(answer)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.scheme = "https"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

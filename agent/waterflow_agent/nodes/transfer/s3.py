@@ -44,6 +44,8 @@ _RETRY = {
 _ABORT_S = 8.0
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code:? (\d{3})")
+#: Where a machine in the cloud has its keys: the last place to look, which no other machine has.
+_MACHINE_KEYS = ("/latest/api/token", "/latest/meta-data")
 #: What S3 says when trying again can help, beside a status 5xx.
 _MAY_PASS = frozenset(["SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError", "OperationAborted"])
 
@@ -245,7 +247,7 @@ class S3:
         if status is not None:
             may_retry = status[1] in ("408", "429") or status[1] >= "500" or code in _MAY_PASS
             return NodeFailure(f"{place}: status {status[1]}{f' ({code})' if code else ''}", may_retry=may_retry)
-        if "169.254.169.254" in text or "metadata" in text.lower():
+        if any(path in text for path in _MACHINE_KEYS):
             return NodeFailure(f"{place}: there are no keys; next: give access-key and secret-key, or AWS_* variables")
         if "certificate" in str(error).lower():
             return NodeFailure(

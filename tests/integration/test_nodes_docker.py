@@ -122,12 +122,3 @@ def test_an_image_that_is_there_is_not_pulled_unless_asked(engine: str, tmp_path
     there = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
     assert there.outputs["changed"] is False
     assert run("docker/pull", tmp_path, engine, image="127.0.0.1:9/none:1").outcome is Outcome.FAILURE
-
-
-def test_a_compose_file_without_compose_is_one_clear_error(engine: str, tmp_path: Path) -> None:
-    """What is missing is named, with the next step."""
-    (tmp_path / "compose.yml").write_text("services: {}\n")
-    has_compose = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-    if has_compose:
-        pytest.skip("docker compose is installed here")
-    assert "docker-compose-plugin" in run("docker/compose-up", tmp_path, engine, file="compose.yml").text

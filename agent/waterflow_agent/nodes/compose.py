@@ -1,4 +1,8 @@
-"""The nodes `docker/compose-up` and `docker/compose-down`, by the command `docker compose` (version 2)."""
+"""The nodes `docker/compose-up` and `docker/compose-down`, by the command `docker compose` (version 2).
+
+What has been started stays when something fails or the step is cancelled: it is what one looks at then, and
+`docker/compose-down` takes it away.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ from typing import Any
 from waterflow_agent.nodes import commands, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
+#: Of compose: an image could not be pulled.
+_PULL_FAILED = 18
+
 
 async def _program(context: Context) -> list[str]:
     """`docker compose` where there is version 2, else a failure that says what is missing."""
     found = await commands.run(["docker", "compose", "version", "--short"], cwd=context.directory, is_shown=False)
     if found.exit_code or found.stdout.lstrip("v").startswith("1."):
         raise NodeFailure(
-            "docker compose version 2 is missing on this server; next: install its plugin (docker-compose-plugin). "
-            "docker-compose 1.29 of Debian 12 does not read today's files"
+            "docker compose version 2 is missing on this server; next: install its plugin (docker-compose-plugin of Docker's"
+            " own packages, docker-compose of Debian 13). docker-compose 1.29 of Debian 12 does not read today's files"
         )
     return ["docker", "compose"]
 
@@ -30,6 +37,14 @@ def _options(context: Context, given: schema.ComposeUp | schema.ComposeDown) -> 
     for profile in given.profiles:
         options += ["--profile", profile]
     return options
+
+
+def _failure(verb: str, done: commands.Finished, outputs: dict[str, Any]) -> NodeFailure:
+    """In compose's own last words. An engine or a registry that is away may come back."""
+    said = done.complaint
+    text = f"docker compose {verb} ended with exit code {done.exit_code}{f': {said}' if said else ''}"
+    may_retry = done.exit_code == _PULL_FAILED or "Cannot connect to the Docker daemon" in done.stderr
+    return NodeFailure(text, may_retry=may_retry, outputs=outputs)
 
 
 class Up(Node[schema.ComposeUp]):
@@ -47,33 +62,37 @@ class Up(Node[schema.ComposeUp]):
         argv += ["--pull", given.pull] if given.pull is not None else []
         argv += ["--remove-orphans"] if given.remove_orphans else []
         done = await commands.run(argv, cwd=context.directory, env=env)
-        services = await self._services(context, program, env)
-        if done.exit_code:
-            raise NodeFailure(
-                f"docker compose up ended with exit code {done.exit_code}", outputs={"services": services}
-            )
-        return {"services": services}
-
-    async def _services(self, context: Context, program: list[str], env: dict[str, str]) -> list[dict[str, Any]]:
         shown = await commands.run(
             [*program, "ps", "--all", "--format", "json"], cwd=context.directory, env=env, is_shown=False
         )
+        services = _services(shown)
+        if done.exit_code:
+            raise _failure("up", done, {"services": services or []})
+        if services is None:
+            raise _failure("ps", shown, {"services": []})
+        return {"services": services}
+
+
+def _services(shown: commands.Finished) -> list[dict[str, Any]] | None:
+    """What `docker compose ps` says of each; None when it says nothing that can be read."""
+    text = shown.stdout.strip()
+    try:
         # One object a line since 2.21, a list before.
-        text = shown.stdout.strip()
-        try:
-            rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
-        except ValueError:
-            return []
-        return [
-            {
-                "name": row.get("Service", ""),
-                "container": row.get("Name", ""),
-                "state": row.get("State", ""),
-                "health": row.get("Health", ""),
-                "exit-code": row.get("ExitCode"),
-            }
-            for row in rows
-        ]
+        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+    except ValueError:
+        return None
+    if shown.exit_code:
+        return None
+    return [
+        {
+            "name": row.get("Service", ""),
+            "container": row.get("Name", ""),
+            "state": row.get("State", ""),
+            "health": row.get("Health", ""),
+            "exit-code": row.get("ExitCode"),
+        }
+        for row in rows
+    ]
 
 
 class Down(Node[schema.ComposeDown]):
@@ -88,5 +107,5 @@ class Down(Node[schema.ComposeDown]):
         argv += ["--remove-orphans"] if given.remove_orphans else []
         done = await commands.run(argv, cwd=context.directory, env={**context.env, **given.env})
         if done.exit_code:
-            raise NodeFailure(f"docker compose down ended with exit code {done.exit_code}")
+            raise _failure("down", done, {})
         return {}

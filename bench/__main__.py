@@ -1,7 +1,7 @@
 """`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
-reconnect output masking checkout memory cli expressions events language.
+reconnect output masking checkout memory cli expressions events language transfer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench import checkouts, events, expressions, language, masking, reconnect, restart, steps
 from bench.figures import Row, table
+from bench.transfer import transfer
 
 SECONDS = 3.0
 
@@ -35,6 +36,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "expressions": lambda folder: expressions.expressions(),
     "language": language.language,
     "events": lambda folder: events.events(),
+    "transfer": transfer,
 }
 
 

@@ -1,0 +1,61 @@
+"""A server that takes objects as S3 does, as fast as it can, and keeps none: `python -m bench.s3_sink` prints its address.
+
+It knows what an upload in parts needs and nothing else, so that the sender is what is measured.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+_CREATED = b"<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>1</UploadId>" + (
+    b"</InitiateMultipartUploadResult>"
+)
+_COMPLETED = b'<CompleteMultipartUploadResult><ETag>"1"</ETag></CompleteMultipartUploadResult>'
+_BUFFER_BYTES = 1 << 20
+
+
+def main() -> None:
+    """Serves until it is ended."""
+    server = socket.create_server(("127.0.0.1", 0))
+    print(f"http://127.0.0.1:{server.getsockname()[1]}", flush=True)
+    while True:
+        connection, _ = server.accept()
+        threading.Thread(target=_serve, args=(connection,), daemon=True).start()
+
+
+def _serve(connection: socket.socket) -> None:
+    buffer = bytearray(_BUFFER_BYTES)
+    view = memoryview(buffer)
+    held = b""
+    with connection:
+        while True:
+            while b"\r\n\r\n" not in held:
+                count = connection.recv_into(buffer, 64 << 10)
+                if not count:
+                    return
+                held += bytes(view[:count])
+            head, _, held = held.partition(b"\r\n\r\n")
+            left = _length(head) - len(held)
+            held = b""
+            while left > 0:
+                left -= connection.recv_into(buffer, min(left, _BUFFER_BYTES))
+            connection.sendall(_answer(head))
+
+
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    return 0
+
+
+def _answer(head: bytes) -> bytes:
+    method, target, _ = head.split(b"\r\n")[0].split(b" ")
+    body = b"" if method != b"POST" else _CREATED if b"?uploads" in target else _COMPLETED
+    return b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: %d\r\n\r\n%s' % (len(body), body)
+
+
+if __name__ == "__main__":
+    main()

@@ -50,8 +50,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             case Kind.WEB:
                 parts = urlsplit(self.path)
                 return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
-        return f"sftp://{'' if self.user is None else f'{self.user}@'}{self.host}{port}{self.path}"
+        return f"sftp://{'' if self.user is None else f'{self.user}@'}{host}{port}{self.path}"
 
 
 def fill(text: str, now: datetime.datetime) -> str:

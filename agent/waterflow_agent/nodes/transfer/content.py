@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from waterflow_agent.nodes.node import Context, NodeFailure
 
@@ -36,17 +36,18 @@ def return_memory() -> None:
 class Progress:
     """How far the whole transfer is, as lines in the log."""
 
-    def __init__(self, context: Context, total_bytes: int | None) -> None:
+    def __init__(self, context: Context, total_bytes: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
         self._total = total_bytes
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._next_at = self._began + PROGRESS_S
         self.bytes = 0
 
     def advance(self, count: int, name: str) -> None:
         """`count` more bytes have gone to the target."""
         self.bytes += count
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next_at:
             return
         elapsed = now - self._began

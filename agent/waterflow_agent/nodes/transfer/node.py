@@ -78,7 +78,7 @@ class Transfer(Node[schema.FileTransfer]):
                         context.log(f"{entry.name}: {checksum}")
         except NodeFailure as failure:
             raise NodeFailure(failure.text, may_retry=failure.may_retry, outputs=done.outputs(False)) from failure
-        context.log(f"{plan.source} to {plan.target}: {len(done.lines)} files, {amount(done.bytes)}")
+        context.log(f"{plan.source} to {plan.target}: {len(done.lines)} file(s), {amount(done.bytes)}")
         return done.outputs(found.is_many)
 
     async def _copy(

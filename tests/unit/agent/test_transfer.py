@@ -1,0 +1,173 @@
+"""`file/transfer` without its places: addresses, names, patterns, what passes by, and what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Context, NodeFailure
+from waterflow_agent.nodes.transfer import address, names
+from waterflow_agent.nodes.transfer.content import Content, Progress, amount
+from waterflow_agent.nodes.transfer.node import Transfer
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(directory=tmp_path, workspace=tmp_path, env={})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a b/%20", "a b/%20"),
+        ("repo:dist/a", "repo:dist/a"),
+        ("s3://bucket/a b/ü?#%20", "s3://bucket/a b/ü?#%20"),
+        ("S3://bucket", "s3://bucket/"),
+        ("sftp://ann@[::1]:22/a?b#c", "sftp://ann@[::1]:22/a?b#c"),
+        ("sftp://host/~/a", "sftp://host/~/a"),
+        ("https://ann:hunter2@host:1/a?sig=hunter2#x", "https://host:1/a"),
+    ],
+)
+def test_an_address_is_shown_without_what_may_be_secret(text: str, shown: str) -> None:
+    """And names are taken as they are."""
+    assert str(address.parse(text, "source")) == shown
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_given_is_an_address_or_a_sentence(text: str) -> None:
+    """Nothing else comes out of it."""
+    said = "source"
+    try:
+        address.parse(text, "source")
+    except NodeFailure as failure:
+        said = failure.text
+    assert said.startswith("source")
+
+
+def test_date_and_time_sort_as_names_do() -> None:
+    """And hold nothing that a name cannot."""
+    now = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    assert address.fill("s3://b/{date}/x-{time}-{other}", now) == "s3://b/2026-01-02/x-030405-{other}"
+
+
+@given(st.text(alphabet=st.sampled_from("ab./\\\0\n ü"), max_size=12) | st.text(max_size=12))
+def test_a_checked_name_stays_below(name: str) -> None:
+    """Whatever a listing has: it is below the folder, or it is refused."""
+    refusal = None
+    try:
+        names.checked(name, "the server")
+    except NodeFailure as failure:
+        refusal = failure.text
+    if refusal is not None:
+        assert refusal.isprintable()
+        return
+    assert os.path.normpath(f"/folder/{name}") == f"/folder/{name}"
+
+
+@given(st.lists(st.text(alphabet="abc.*?[]!^-ü", min_size=1, max_size=6), min_size=1, max_size=3))
+def test_patterns_match_as_the_library_s_do(parts: list[str]) -> None:
+    """Part by part, where nothing has a leading dot; a pattern is one, or a sentence."""
+    pattern = "/".join(parts)
+    if "**" in pattern or any(part.startswith((".", "[")) for part in parts):
+        return
+    try:
+        found = names.compile_pattern(pattern)
+    except NodeFailure:
+        return
+    for name in ("a/b/c", "abc", "a", "b/a", "ü/x", "a-b/c]"):
+        with_library = name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
+        if PurePosixPath(pattern).parts == tuple(parts):
+            assert bool(found.fullmatch(name)) == with_library, (pattern, name)
+
+
+def test_wildcards_do_not_reach_over_folders_and_dots() -> None:
+    """But `**` does over folders."""
+    every = ["a.gz", "x/a.gz", "x/y/a.gz", ".a.gz", ".x/a.gz", "x/.y/a.gz"]
+    assert [name for name in every if names.compile_pattern("*.gz").fullmatch(name)] == ["a.gz"]
+    assert [name for name in every if names.compile_pattern("**/*.gz").fullmatch(name)] == every[:3]
+    assert [name for name in every if names.compile_pattern("**").fullmatch(name)] == every[:3]
+    assert [name for name in every if names.compile_pattern(".*/*").fullmatch(name)] == [".x/a.gz"]
+    assert names.split("/*.gz") == ("/", "*.gz")
+    assert names.split("a/b/*/c") == ("a/b", "*/c")
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
+    """A wrong checksum, and another size than was said: the last chunk never comes."""
+    right = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
+
+    async def collect(size: int | None, wanted: str | None) -> list[bytes]:
+        content = Content("x", chunks(b"a", b"b", b"c"), size=size, wanted=wanted, progress=Progress(context, 3))
+        got: list[bytes] = []
+        try:
+            async for chunk in content:
+                got.append(chunk)
+        except NodeFailure as failure:
+            got.append(str(failure.may_retry).encode())
+        return got
+
+    assert asyncio.run(collect(3, right)) == [b"a", b"b", b"c"]
+    assert asyncio.run(collect(None, None)) == [b"a", b"b", b"c"]
+    assert asyncio.run(collect(3, "sha256:0")) == [b"a", b"b", b"False"]
+    assert asyncio.run(collect(4, right)) == [b"a", b"b", b"True"]
+
+
+def test_lines_about_progress_stay_few(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    """One each five seconds at first; a day has less than a hundred."""
+    now = 0.0
+    progress = Progress(context, 86_400 << 20, clock=lambda: now)
+    for second in range(1, 86_401):
+        now = float(second)
+        progress.advance(1 << 20, "dump")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dump: 5.0 MiB of 84.4 GiB (0 %), 1.0 MiB/s"
+    assert 20 < len(lines) < 100
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (1 << 60, "1048576.0 TiB")],
+)
+def test_amounts_are_for_people(count: int, text: str) -> None:
+    """In powers of 1024."""
+    assert amount(count) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "package"), [("s3://b/x", "obstore"), ("sftp://h/x", "asyncssh"), ("http://h/x", "httpx")]
+)
+def test_a_library_that_is_missing_is_one_clear_error(
+    context: Context, monkeypatch: pytest.MonkeyPatch, source: str, package: str
+) -> None:
+    """With the command that brings it; the other kinds of places do without."""
+    for name in [*sys.modules]:
+        if name.startswith("waterflow_agent.nodes.transfer.") and name.rpartition(".")[2] in (
+            "s3",
+            "sftp",
+            "ssh",
+            "web",
+        ):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    given = schema.FileTransfer(source=source, destination="x", password="x", access_key="a", secret_key="b")
+    with pytest.raises(Rejected, match='pip install "waterflow-agent') as caught:
+        asyncio.run(Transfer().run(context, given))
+    assert (caught.value.code, package in caught.value.text) == ("WF708", True)
+    (context.directory / "a").write_text("x")
+    plain = schema.FileTransfer(source="a", destination="b")
+    assert asyncio.run(Transfer().run(context, plain))["files"] == 1

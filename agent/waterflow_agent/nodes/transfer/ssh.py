@@ -157,11 +157,8 @@ def failure(what: str, access: Access, error: Exception) -> NodeFailure:
         return NodeFailure(f"{what}: no answer for {access.timeout_s:g} s", may_retry=True)
     if isinstance(error, asyncssh.SFTPNoSpaceOnFilesystem | asyncssh.SFTPQuotaExceeded):
         return NodeFailure(f"{what}: its disk is full", may_retry=True)
-    if isinstance(error, asyncssh.Error):
-        reason = error.reason
-    elif isinstance(error, OSError) and (error.errno or 0) > 0:
-        # Its own text may be that of the event loop.
+    reason = error.reason if isinstance(error, asyncssh.Error) else getattr(error, "strerror", None)
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        # Its own text may be one of the event loop.
         reason = os.strerror(error.errno)
-    else:
-        reason = getattr(error, "strerror", None)
     return NodeFailure(f"{what}: {reason or error or type(error).__name__}", may_retry=not isinstance(error, _FINAL))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import World, wait_until
 
 WORKFLOW = """name: show
@@ -84,7 +85,7 @@ def test_the_next_commit_brings_what_has_changed(empty_world: World, clone: Path
     world.push(clone, {"workflows/show.yml": workflow, "app/version": "one\n", **files})
     first = _runs(world)[0]["id"]
     assert world.wait_for(first)["conclusion"] == "success"
-    wait_until(lambda: list(world.agent_dir("web-1").glob("trees/made/*")), "the spare directory")
+    wait_until(lambda: living.found(world.agent_dir("web-1"), "trees/made/*"), "the spare directory")
 
     (clone / "data/7").unlink()
     world.push(clone, {"app/version": "two\n"})
@@ -126,7 +127,7 @@ def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_wor
     run = _runs(world)[0]["id"]
     made = world.agent_dir("web-1") / "trees/made"
 
-    wait_until(lambda: list(made.glob("*/data/*")), "the first files")
+    wait_until(lambda: living.found(made, "*/data/*"), "the first files")
     world.kill_daemon()
     world.start_daemon()
     if not marker.exists():
@@ -156,5 +157,5 @@ def test_a_cancelled_checkout_leaves_nothing(empty_world: World, clone: Path) ->
 
     assert world.wait_for(run)["conclusion"] == "cancelled"
 
-    wait_until(lambda: not list(world.agent_dir("web-1").glob("work/[!.]*")), "the directory to go")
-    wait_until(lambda: not list(world.agent_dir("web-1").glob("trees/made/*")), "what was made of it to go")
+    wait_until(lambda: not living.found(world.agent_dir("web-1"), "work/[!.]*"), "the directory to go")
+    wait_until(lambda: not living.found(world.agent_dir("web-1"), "trees/made/*"), "what was made of it to go")

@@ -161,10 +161,10 @@ def test_queues_and_the_next_try_of_a_job_survive_kills(empty_world: World, tmp_
     first = world.start(_held(place, "first", ""))
     wait_until((place / "marks").exists, "the first to run")
     second = world.start(_held(place, "second", ""))
+    assert world.run(second)["status"] == "waiting"
     world.kill_daemon()
     (place / "first").touch()
     world.start_daemon()
-    assert world.run(second)["status"] == "waiting"
     wait_until(lambda: any(event["type"] == "job-retry-scheduled" for event in world.events(first)), "the pause")
     world.kill_daemon()
     world.kill_agent("web-1")

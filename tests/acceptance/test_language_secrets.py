@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import World, run_to_end, wait_until
 
 pytestmark = pytest.mark.slow
@@ -38,8 +39,7 @@ WORKFLOW = """jobs:
 
 
 def _holds(folder: Path, value: str) -> list[Path]:
-    wanted = value.encode()
-    return [path for path in folder.rglob("*") if path.is_file() and wanted in path.read_bytes()]
+    return living.holding(folder, value.encode())
 
 
 def test_a_secret_arrives_in_the_step_and_stands_nowhere_else(empty_world: World, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import World, is_running, jobs_of, run_to_end, wait_until
 
 pytestmark = pytest.mark.slow
@@ -410,4 +411,4 @@ def test_long_names_reach_everywhere(world: World) -> None:
     assert lines.count("has 932") == 4
     assert lines.count("115000") == 4
     assert set(ends(world, run).values()) == {"success"}
-    wait_until(lambda: not list(world.folder.glob(f"agent-*/work/{run}/*")), "the directories to go")
+    wait_until(lambda: not living.found(world.folder, f"agent-*/work/{run}/*"), "the directories to go")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import World, wait_until
 from waterflow_agent import maskbook
 
@@ -93,15 +94,8 @@ def _book(world: World) -> Path:
 
 def _at_rest(world: World) -> set[str]:
     """Files of this world with a secret in them, but for the source of the secrets."""
-    found = set()
-    for path in world.folder.rglob("*"):
-        try:
-            content = path.read_bytes() if path.is_file() and path.name != "secrets.toml" else b""
-        except OSError:
-            continue
-        if any(secret.encode() in content for secret in SECRETS):
-            found.add(str(path.relative_to(world.folder)))
-    return found
+    holders = living.holding(world.folder, *(secret.encode() for secret in SECRETS))
+    return {str(path.relative_to(world.folder)) for path in holders if path.name != "secrets.toml"}
 
 
 def _shown(world: World, run: str) -> str:

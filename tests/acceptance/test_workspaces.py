@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests import living
 from tests.acceptance.world import World, wait_until
 
 WORKFLOW = """jobs:
@@ -18,7 +19,7 @@ WORKFLOW = """jobs:
 
 
 def _directories(world: World, run: str) -> list[Path]:
-    return [path for name in ("web-1", "web-2") for path in world.agent_dir(name).glob(f"work/{run}/*")]
+    return [path for name in ("web-1", "web-2") for path in living.found(world.agent_dir(name), f"work/{run}/*")]
 
 
 def test_a_directory_outlives_its_agent_between_two_steps_and_goes_with_the_job(world: World) -> None:

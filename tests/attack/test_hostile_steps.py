@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.injection import is_alive
@@ -354,7 +355,7 @@ def test_a_step_that_removes_its_agents_files_ends_somehow_and_the_daemon_lives(
     """A step of the agent's own user may ruin its agent, and nothing but it: the other agent works on."""
     arena.lose_agent("web-2")
     run = arena.start(job('rm -rf "$(dirname "$WATERFLOW_OUTPUT")/../../"*\necho done'))
-    wait_until(lambda: not any((arena.agent_dir("web-1")).glob("journal/*")), "the files to be gone")
+    wait_until(lambda: not living.found(arena.agent_dir("web-1"), "journal/*"), "the files to be gone")
     arena.start_agent("web-2")
 
     other = arena.start(GOOD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import living
 from tests.acceptance.world import is_running
 from tests.patience import PATIENCE_S
 from waterflow_agent.agent import Agent
@@ -487,10 +487,11 @@ async def test_private_files_are_private(bench: Bench) -> None:
     try:
         await bench.start_process()
         await bench.daemon.run(bench.daemon.task(1, run="true"))
+        await bench.kill()
     finally:
         os.umask(before)
 
-    own = [path for path in bench.data_dir.rglob("*") if path.is_file() and "runner" not in path.parts]
+    own = [path for path in living.found(bench.data_dir, "**/*") if path.is_file() and "runner" not in path.parts]
     modes = {path: path.stat().st_mode & 0o777 for path in own}
 
     assert bench.data_dir.stat().st_mode & 0o777 == 0o700
@@ -507,21 +508,12 @@ async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
     bench.daemon.offer(task)
     await eventually(lambda: bench.marker("ran"))
 
-    during = _files_with(bench.data_dir, b"s3cr3t-value")
+    during = living.holding(bench.data_dir, b"s3cr3t-value")
     await go_on(bench.markers / "gate", "go\n")
     await bench.daemon.result(task.key)
 
     assert during == []
-    assert _files_with(bench.data_dir, b"s3cr3t-value") == []
-
-
-def _files_with(directory: Path, text: bytes) -> list[Path]:
-    found = []
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file() and text in path.read_bytes():
-                found.append(path)
-    return found
+    assert living.holding(bench.data_dir, b"s3cr3t-value") == []
 
 
 def _pretend_reboot(data_dir: Path) -> None:

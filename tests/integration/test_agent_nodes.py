@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests import living
 from tests.integration.test_agent import Bench, bench, eventually
 from waterflow_agent.wire.messages import Outcome
 
@@ -25,7 +26,7 @@ async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(
     assert finished.outputs["changed"] is True
     assert target.read_text() == "hunter2-content\n"
     assert b"hunter2" not in output
-    assert not list(bench.data_dir.rglob("request"))
+    assert not living.found(bench.data_dir, "**/request")
 
 
 async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench) -> None:
@@ -94,7 +95,7 @@ async def test_a_module_of_the_repository_does_not_stand_in_for_one_of_ours(benc
 
 
 def _spool(data_dir: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in data_dir.glob("runner/attempts/*/output*"))
+    return b"".join(path.read_bytes() for path in living.found(data_dir, "runner/attempts/*/output*"))
 
 
 @contextlib.asynccontextmanager

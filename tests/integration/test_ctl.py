@@ -193,9 +193,20 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
     server.world.repositories.repositories[0] = RepositoryRow(
         name="ops", url="/r", is_ready=False, text="the remote is away"
     )
+    assert "no repository" not in healthy.output
     degraded = server.ctl("status")
     assert (degraded.exit_code, "the remote is away" in degraded.output) == (1, True)
     assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
+
+
+def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
+    """It is healthy, and lacks a repository; the server that it has is no lack."""
+    assert server.world is not None
+    server.world.repositories.repositories.clear()
+    new = server.ctl("status")
+    assert new.exit_code == 0
+    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in new.output
+    assert "no agent" not in new.output
 
 
 def test_tokens_open_tcp_for_their_role(server: Server) -> None:

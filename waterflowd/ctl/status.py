@@ -46,6 +46,17 @@ def _print(found: dict[str, Any]) -> None:
     _section("failed last", [_run(row) for row in found["failed"]])
     # A daemon of an older release does not say.
     _section("scheduled next", [_schedule(row) for row in found.get("schedules", [])])
+    _section("next", _first_steps(found))
+
+
+def _first_steps(found: dict[str, Any]) -> list[str]:
+    """What a new daemon lacks, and how to get it."""
+    lacks = []
+    if not found["repositories"]:
+        lacks.append("no repository: name one in /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
+    if not found["agents_total"] and not found["pending"]:
+        lacks.append("no agent: waterflowctl agents token --group GROUP, and give the token to a server's agent")
+    return lacks
 
 
 def _section(title: str, lines: list[str]) -> None:

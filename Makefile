@@ -14,11 +14,12 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check nightly golden reference sim mutants bench dist lock clean environment environment-dev
+.PHONY: help demo test check nightly golden reference sim mutants bench dist lock clean environment environment-dev \
+	packages deb rpm packages-test packages-nightly packages-lock environment-packaging
 
 help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
 demo: environment ## See it work: a repository, a daemon, three agents and a first run on this machine
 	@$(bin)/waterflowctl demo $(ARGS)
@@ -67,8 +68,11 @@ deb: ## Build the deb packages alone
 rpm: ## Build the rpm packages alone
 	@$(MAKE) --no-print-directory packages ARGS="--format rpm $(ARGS)"
 
-packages-test: environment-dev environment-packaging ## Build the packages twice, install them under real systemds, and judge them
+packages-test: environment-dev environment-packaging ## Build the packages twice, install them under real systemds, and judge them; skips what cannot run here
 	@$(bin)/python -m pytest -q -p no:cacheprovider packaging/proof $(ARGS)
+
+packages-nightly: ## The same from nothing, with what it needs installed and no proof left out: as root, on Debian 12
+	@packaging/proof/nightly
 
 packages-lock: environment-packaging ## Pin the newest Debian packages of the interpreter inside the packages
 	@PYTHONPATH=packaging $(bin)/python -m builder --lock

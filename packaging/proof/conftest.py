@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,25 +20,37 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
 from packaged import PackagedMachine, PackagedRoot  # noqa: E402
+from tools import need  # noqa: E402
 
 SUITES = ("bookworm", "trixie")
+_WHEELS = [
+    sys.executable,
+    "-m",
+    "pip",
+    "wheel",
+    "-qq",
+    "--no-build-isolation",
+    "--no-deps",
+    "./agent",
+    ".",
+    "--wheel-dir",
+]
+_LAST_CHANGE = ["git", "log", "-1", "--format=%ct"]
 
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where packages and roots lie."""
-    for program in ("mmdebstrap", "systemd-nspawn", "nsenter", "dpkg-deb"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    if os.geteuid() != 0:
-        pytest.skip("systemd-nspawn needs root")
+    need("mmdebstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "strip")
     kept = os.environ.get("WATERFLOW_PROOF")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("workshop")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _once(folder: Path, name: str, command: list[str], **environment: str) -> Path:
+def _once(
+    folder: Path, name: str, command: list[str], checkout: Path = REPOSITORY, umask: int = 0o022, **environment: str
+) -> Path:
     """What a command makes as its last argument, made by one process only."""
     made = folder / name
     with (folder / "lock").open("w") as lock:
@@ -46,74 +58,91 @@ def _once(folder: Path, name: str, command: list[str], **environment: str) -> Pa
         if not made.exists():
             half = folder / f"half-{name}"
             shutil.rmtree(half, ignore_errors=True)
-            subprocess.run([*command, str(half)], cwd=REPOSITORY, env=os.environ | environment, check=True)
+            subprocess.run([*command, str(half)], cwd=checkout, env=os.environ | environment, umask=umask, check=True)
             half.rename(made)
     return made
 
 
-def _build(workshop: Path, name: str, *options: str) -> Path:
-    wheels = _once(
-        workshop,
-        "wheels",
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-qq",
-            "--no-build-isolation",
-            "--no-deps",
-            "./agent",
-            ".",
-            "--wheel-dir",
-        ],
-    )
-    command = [sys.executable, "-m", "builder", f"--wheels={wheels}", f"--work={workshop}/work-{name}", *options]
-    return _once(workshop, name, [*command, "--target"], PYTHONPATH=str(REPOSITORY / "packaging"))
+def _command(workshop: Path, wheels: Path, name: str, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "builder", f"--wheels={wheels}", f"--work={workshop}/work-{name}"),
+        *(*options, "--target"),
+    ]
 
 
 @pytest.fixture(scope="session")
-def packages(workshop: Path) -> Path:
+def wheels(workshop: Path) -> Path:
+    """Both distributions."""
+    return _once(workshop, "wheels", _WHEELS)
+
+
+@pytest.fixture(scope="session")
+def packages(workshop: Path, wheels: Path) -> Path:
     """All packages, of release 1."""
-    return _build(workshop, "packages")
+    path = str(REPOSITORY / "packaging")
+    return _once(workshop, "packages", _command(workshop, wheels, "packages"), PYTHONPATH=path)
 
 
 @pytest.fixture(scope="session")
-def packages_again(workshop: Path) -> Path:
-    """The same, built again in another place."""
-    return _build(workshop, "packages-again")
+def packages_again(workshop: Path, packages: Path) -> Path:
+    """The same from the beginning, wheels included: later, of another copy of the sources, as another environment would."""
+    copy = workshop / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        # Not its times: the copy is of today.
+        shutil.copy(REPOSITORY / name, copy / name)
+    at_s = subprocess.run(_LAST_CHANGE, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    other = {"SOURCE_DATE_EPOCH": at_s, "TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
+    path = os.pathsep.join(map(str, (copy / "packaging", copy, copy / "agent")))
+    wheels = _once(workshop, "wheels-again", _WHEELS, copy, 0o077, **other)
+    command = _command(workshop, wheels, "again")
+    return _once(workshop, "packages-again", command, copy, 0o077, **other, PYTHONPATH=path)
 
 
 @pytest.fixture(scope="session")
-def newer_packages(workshop: Path) -> Path:
+def newer_packages(workshop: Path, wheels: Path) -> Path:
     """The debs of release 2."""
-    return _build(workshop, "newer-packages", "--release=2", "--format=deb")
+    command = _command(workshop, wheels, "newer-packages", "--release=2", "--format=deb")
+    return _once(workshop, "newer-packages", command, PYTHONPATH=str(REPOSITORY / "packaging"))
 
 
-def _archive(workshop: Path, suite: str) -> Path:
-    """A small Debian without Python, from the mirror that this machine has."""
-    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"]
-    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    include = "systemd,systemd-sysv,dbus,git,ca-certificates"
-    options = f"--quiet --variant=minbase --format=tar --include={include}"
-    # mmdebstrap takes the mirror behind the target, so a shell puts the target in its place.
-    return _once(workshop, f"{suite}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
+@pytest.fixture(scope="session")
+def make_archive(workshop: Path) -> Callable[..., Path]:
+    """Makes a small Debian of the mirror that this machine has: its suite, what it is for, and what is in it."""
+
+    def make(suite: str, purpose: str, *included: str) -> Path:
+        command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"]
+        site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        options = f"--quiet --variant=minbase --format=tar --include={','.join(included)}"
+        # mmdebstrap takes the mirror behind the target, so a shell puts the target in its place.
+        return _once(workshop, f"{suite}-{purpose}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
+
+    return make
+
+
+def _bootable(make_archive: Callable[..., Path], suite: str) -> Path:
+    """One without Python."""
+    return make_archive(suite, "bootable", "systemd", "systemd-sysv", "dbus", "git", "ca-certificates")
 
 
 @pytest.fixture
-def bookworm(workshop: Path, tmp_path: Path) -> Iterator[PackagedRoot]:
+def bookworm(make_archive: Callable[..., Path], tmp_path: Path) -> Iterator[PackagedRoot]:
     """The files of a Debian 12."""
-    root = PackagedRoot(tmp_path / "root", _archive(workshop, "bookworm"))
+    root = PackagedRoot(tmp_path / "root", _bootable(make_archive, "bookworm"))
     yield root
     shutil.rmtree(root.path, ignore_errors=True)
 
 
 @pytest.fixture(params=SUITES)
 def machine(
-    request: pytest.FixtureRequest, workshop: Path, packages: Path, tmp_path: Path
+    request: pytest.FixtureRequest, make_archive: Callable[..., Path], packages: Path, tmp_path: Path
 ) -> Iterator[PackagedMachine]:
     """A booted Debian without Python, which holds the debs."""
-    root = PackagedRoot(tmp_path / "root", _archive(workshop, request.param))
+    root = PackagedRoot(tmp_path / "root", _bootable(make_archive, request.param))
     root.bring(packages)
     booted = PackagedMachine(tmp_path, root)
     try:

@@ -37,6 +37,20 @@ WAITER = """jobs:
       - run: echo second
 """
 
+#: What is not of the standard library is in the package: httpx, and Docker's SDK, which finds no engine here.
+NODES = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - uses: http/request
+        with: {url: "http://127.0.0.1:8080/health"}
+      - uses: file/write
+        with: {path: file, content: "x"}
+      - uses: docker/stop
+        continue-on-error: true
+        with: {container: none}
+"""
+
 
 def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: PackagedMachine, newer_packages: Path) -> None:
     """One life of a machine: each part needs the one before it, and a boot with two installations takes its time."""
@@ -45,7 +59,9 @@ def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: Packaged
     machine.join()
     _push_runs(machine)
     _units_are_in_order(machine)
-    _survives(machine)
+    _nodes_have_what_they_need(machine)
+    _survives_kills_in_the_middle_of_a_run(machine)
+    _survives_a_reboot(machine)
     _upgrade_loses_nothing(machine, newer_packages)
     _removal_keeps_data_and_purge_does_not(machine)
 
@@ -56,10 +72,13 @@ def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
     assert "waterflowctl agents token" in said
     wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
     assert machine.show("waterflowd", "UnitFileState") == "enabled"
-    machine.run("waterflowctl", "status", check=False)
+    said = machine.run("waterflowctl", "status").stdout
+    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in said
+    assert "no agent: waterflowctl agents token" in said
     listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
     assert '#listen = "127.0.0.1:8080"' in listening
     machine.run("runuser", "-u", "waterflow", "--", "waterflowd", "check-config")
+    _completions_complete(machine)
     assert machine.run("runuser", "-u", "nobody", "--", "waterflowctl", "status", check=False).returncode == 4
 
 
@@ -89,23 +108,62 @@ def _units_are_in_order(machine: PackagedMachine) -> None:
         assert machine.exposure(unit) <= EXPOSURE_MAX
 
 
-def _survives(machine: PackagedMachine) -> None:
+def _completions_complete(machine: PackagedMachine) -> None:
+    for program in ("waterflowd", "waterflowctl"):
+        script = machine.run("cat", f"/usr/share/bash-completion/completions/{program}").stdout
+        assert f"_{program.upper()}_COMPLETE=bash_complete" in script
+    asked = ("COMP_WORDS=waterflowctl sta", "COMP_CWORD=1", "_WATERFLOWCTL_COMPLETE=bash_complete")
+    assert machine.run("env", *asked, "waterflowctl").stdout == "plain,status\n"
+
+
+def _nodes_have_what_they_need(machine: PackagedMachine) -> None:
+    run = machine.wait_for(machine.start(NODES))
+    assert run["conclusion"] == "success", run["jobs"]
+    assert [step["conclusion"] for step in run["jobs"][0]["steps"]] == ["success", "success", "failure"]
+    assert "no Docker engine answers" in "\n".join(machine.lines(run["id"]))
+
+
+def _survives_kills_in_the_middle_of_a_run(machine: PackagedMachine) -> None:
+    marks, door = _signs(machine)
+    run = machine.start(WAITER)
+    wait_until(marks.exists, "the step to begin", PATIENCE_S)
     for unit in ("waterflowd", "waterflow-agent"):
         before = machine.pid(unit)
         machine.kill(unit, "KILL")
         wait_until(lambda: machine.pid(unit) not in (0, before), f"another {unit}", PATIENCE_S)  # noqa: B023
     wait_until(machine.is_connected, "the agent after the kills", PATIENCE_S)
+    door.touch()
+    found = machine.wait_for(run)
+    assert found["conclusion"] == "success"
+    assert [len(step["attempts"]) for step in found["jobs"][0]["steps"]] == [1, 1]
+    assert marks.read_text().split() == ["begin"]
+
+
+def _survives_a_reboot(machine: PackagedMachine) -> None:
+    marks, _ = _signs(machine)
+    run = machine.start(WAITER)
+    wait_until(marks.exists, "the step to begin", PATIENCE_S)
     machine.reboot()
+    assert machine.wait_for(run)["conclusion"] == "lost"
+    assert marks.read_text().split() == ["begin"]
     wait_until(machine.is_connected, "the agent after the reboot", PATIENCE_S)
     assert machine.wait_for(machine.start(GREETING))["conclusion"] == "success"
+
+
+def _signs(machine: PackagedMachine) -> tuple[Path, Path]:
+    """What steps write as they begin, and what lets them end; neither is there."""
+    found = tuple(machine.root.inside(f"/var/lib/waterflow-agent/{name}") for name in ("marks", "door"))
+    for file in found:
+        file.unlink(missing_ok=True)
+    return found[0], found[1]
 
 
 def _upgrade_loses_nothing(machine: PackagedMachine, newer: Path) -> None:
     machine.root.write("/etc/waterflow/agent.toml", 'join-token-file = "/etc/waterflow/join.token"\nslots = 32\n')
     machine.systemctl("restart", "waterflow-agent")
     wait_until(machine.is_connected, "the agent with more slots", PATIENCE_S)
+    marks, door = _signs(machine)
     runs = [machine.start(WRITER), *(machine.start(WAITER) for _ in range(RUNS - 1))]
-    marks = machine.root.inside("/var/lib/waterflow-agent/marks")
     wait_until(lambda: marks.exists() and len(marks.read_text().split()) == RUNS, "all steps to begin", PATIENCE_S)
     machine.root.bring(newer)
     before = {unit: machine.pid(unit) for unit in SERVICES}
@@ -117,7 +175,7 @@ def _upgrade_loses_nothing(machine: PackagedMachine, newer: Path) -> None:
     assert after["waterflowd"] != before["waterflowd"]
     assert after["waterflow-agent"] != before["waterflow-agent"]
     wait_until(machine.is_connected, "the new agent", PATIENCE_S)
-    machine.root.inside("/var/lib/waterflow-agent/door").touch()
+    door.touch()
     found = [machine.wait_for(run) for run in runs]
     assert [run["conclusion"] for run in found] == ["success"] * RUNS
     assert all(len(step["attempts"]) == 1 for run in found for job in run["jobs"] for step in job["steps"])

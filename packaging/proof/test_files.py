@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaged import PackagedRoot
+from tools import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -29,7 +30,7 @@ def _deb(folder: Path, name: str) -> Path:
 
 
 def test_two_builds_are_equal_to_the_byte(packages: Path, packages_again: Path) -> None:
-    """Made in different folders, of the same commit."""
+    """Of one commit: in other folders, later, under another umask, locale and zone, with wheels of their own."""
     digests = [
         {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
         for folder in (packages, packages_again)
@@ -66,8 +67,7 @@ def test_the_bill_names_what_is_inside(packages: Path, tmp_path: Path, name: str
 
 def test_lintian_finds_no_error(packages: Path) -> None:
     """What is overridden says why in the package."""
-    if shutil.which("lintian") is None:
-        pytest.skip("lintian is not installed")
+    need("lintian")
     command = ["lintian", "--allow-root", "--fail-on=error", *map(str, packages.glob("*.deb"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,20 +75,16 @@ def test_lintian_finds_no_error(packages: Path) -> None:
 
 def test_rpmlint_finds_no_error(packages: Path) -> None:
     """What is filtered says why in rpmlint.toml."""
-    program = shutil.which("rpmlint")
-    if program is None or shutil.which("rpm") is None:
-        pytest.skip("rpmlint is not installed")
+    need("rpmlint", "rpm")
     settings = Path(__file__).parents[1] / "files" / "rpmlint.toml"
-    command = [program, f"--config={settings}", *map(str, packages.glob("*.rpm"))]
+    command = ["rpmlint", f"--config={settings}", *map(str, packages.glob("*.rpm"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert " 0 errors," in done.stdout, done.stdout + done.stderr
 
 
 def test_the_rpms_install_verify_and_go(packages: Path, bookworm: PackagedRoot, tmp_path: Path) -> None:
     """By dnf from a local repository, with dependencies on; a Debian and a package that says so stand in for Fedora."""
-    for program in ("dnf", "createrepo_c", "rpm", "rpmbuild"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+    need("dnf", "createrepo_c", "rpm", "rpmbuild")
     repository, root = tmp_path / "repository", bookworm.path
     repository.mkdir()
     for file in packages.glob("*.rpm"):

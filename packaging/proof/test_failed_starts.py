@@ -1,0 +1,82 @@
+"""A daemon of the packages that does not start: `systemctl status` says why and what to do, to every user of the machine."""
+
+from __future__ import annotations
+
+import pytest
+from packaged import PATIENCE_S, PackagedMachine
+
+from tests.acceptance.world import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
+
+CONFIGURATION = "/etc/waterflow/waterflowd.toml"
+
+
+def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
+    """One machine for all of it, since a boot is dear: by the installation itself, and each time by `systemctl status`."""
+    _a_port_that_is_taken(machine)
+    _a_wrong_configuration(machine)
+    _data_of_a_newer_release(machine)
+    _a_data_directory_out_of_reach(machine)
+
+
+def _a_port_that_is_taken(machine: PackagedMachine) -> None:
+    machine.run("systemd-run", "--unit=squatter", "--socket-property=ListenStream=127.0.0.1:8080", "/bin/true")
+    said = machine.add("waterflow")
+    assert "waterflowd does not run: api.listen = '127.0.0.1:8080' cannot be used" in said
+    assert "waterflowd runs" not in said
+    # It is tried five times, for a port may become free.
+    _is_explained(machine, "Address already in use", "choose another address or end what holds it [WF610]")
+    machine.systemctl("stop", "squatter.socket")
+    _runs_again(machine)
+
+
+def _a_wrong_configuration(machine: PackagedMachine) -> None:
+    right = machine.root.inside(CONFIGURATION).read_text()
+    machine.root.write(CONFIGURATION, f"data-directory = '/srv'\n{right}")
+    machine.run("systemctl", "restart", "waterflowd", check=False)
+    _is_explained(machine, f'{CONFIGURATION}:1: unknown key "data-directory" (did you mean "data-dir"?) [WF620]')
+    assert machine.show("waterflowd", "NRestarts") == "0"
+    machine.root.write(CONFIGURATION, right)
+    _runs_again(machine)
+
+
+def _data_of_a_newer_release(machine: PackagedMachine) -> None:
+    format_file = machine.root.inside("/var/lib/waterflow/FORMAT")
+    machine.systemctl("stop", "waterflowd")
+    ours = format_file.read_text()
+    format_file.write_text('{"format": 99, "lmdb": 0, "release": "9.0"}')
+    machine.run("systemctl", "start", "waterflowd", check=False)
+    _is_explained(machine, "9.0", "[WF311]")
+    format_file.write_text(ours)
+    _runs_again(machine)
+
+
+def _a_data_directory_out_of_reach(machine: PackagedMachine) -> None:
+    right = machine.root.inside(CONFIGURATION).read_text()
+    machine.root.write(CONFIGURATION, f"data-dir = '/srv/waterflow'\n{right}")
+    machine.run("systemctl", "restart", "waterflowd", check=False)
+    _is_explained(machine, "data-dir /srv/waterflow cannot be used", "ReadWritePaths=", "[WF317]")
+    machine.run("install", "-d", "-o", "waterflow", "-m", "700", "/srv/waterflow")
+    machine.change("waterflowd", "ReadWritePaths=/srv/waterflow")
+    _runs_again(machine)
+    assert machine.root.inside("/srv/waterflow/FORMAT").exists()
+
+
+def _is_explained(machine: PackagedMachine, *words: str) -> None:
+    wait_until(lambda: machine.show("waterflowd", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
+    command = ("systemctl", "status", "waterflowd")
+    said = machine.run(*command, check=False).stdout
+    assert all(word in said for word in words), said
+    # Who may not read the journal has the service's own status.
+    assert "Status: " in said
+    said = machine.run("runuser", "-u", "nobody", "--", *command, check=False).stdout
+    assert all(word in said for word in words), said
+
+
+def _runs_again(machine: PackagedMachine) -> None:
+    machine.run("systemctl", "reset-failed", "waterflowd")
+    machine.systemctl("start", "waterflowd")
+    assert machine.is_active("waterflowd")
+    said = machine.run("systemctl", "status", "waterflowd").stdout
+    assert "[WF" not in said.partition("Status: ")[2].partition("\n")[0], said

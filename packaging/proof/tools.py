@@ -1,0 +1,21 @@
+"""Programs of this machine that a proof cannot do without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def need(*programs: str) -> None:
+    """Skips the test when one is missing; with `WATERFLOW_PROOF_WHOLE` in the environment that is a failure."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        missing.append("the rights of root")
+    if not missing:
+        return
+    text = f"missing here: {', '.join(missing)}; `make packages-nightly` installs what is needed"
+    if os.environ.get("WATERFLOW_PROOF_WHOLE"):
+        pytest.fail(text)
+    pytest.skip(text)

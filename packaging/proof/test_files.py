@@ -16,6 +16,37 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PACKAGES = ("waterflow", "waterflow-agent")
 AGENT_MIB_MAX = 25
+PROGRAMS = {"waterflow": ("waterflowd", "waterflowctl"), "waterflow-agent": ("waterflow-agent",)}
+COMPLETIONS = (
+    "/usr/share/bash-completion/completions/{0}",
+    "/usr/share/zsh/vendor-completions/_{0}",
+    "/usr/share/fish/vendor_completions.d/{0}.fish",
+)
+IN_BOTH = (
+    "/usr/lib/sysusers.d/@.conf",
+    "/usr/share/doc/@/copyright",
+    "/usr/share/doc/@/licenses/libssl3.txt",
+    "/usr/share/doc/@/sbom.cdx.json",
+    "/usr/share/doc/@/docs/installation.md",
+    "/usr/share/doc/@/docs/operations.md",
+)
+IN_ONE = {
+    "waterflow": (
+        "/etc/waterflow/waterflowd.toml",
+        "/usr/lib/systemd/system/waterflowd.service",
+        "/usr/lib/tmpfiles.d/waterflow.conf",
+        "/usr/share/waterflow/workflow.schema.json",
+        "/usr/share/waterflow/step.schema.json",
+    ),
+    "waterflow-agent": (
+        "/etc/waterflow/agent.toml",
+        "/usr/lib/systemd/system/waterflow-agent.service",
+        "/usr/lib/systemd/system/waterflow-agent.path",
+        "/usr/lib/systemd/system/waterflow-runner.service",
+        "/usr/share/waterflow-agent/privileged/waterflow-agent.service.d/privileged.conf",
+        "/usr/share/waterflow-agent/privileged/waterflow-runner.service.d/privileged.conf",
+    ),
+}
 
 
 def _listed(file: Path) -> set[str]:
@@ -48,6 +79,18 @@ def test_the_packages_share_no_file(packages: Path) -> None:
     """So either goes without the other."""
     daemon, agent = (_listed(_deb(packages, name)) for name in PACKAGES)
     assert not daemon & agent
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_administrators_look_for_is_where_they_look(packages: Path, name: str) -> None:
+    """Units, users, configuration, man pages, completions for three shells, licences, a bill of materials."""
+    listed = _listed(_deb(packages, name))
+    missing = [path for path in (*IN_BOTH, *IN_ONE[name]) if f".{path.replace('@', name)}" not in listed]
+    assert missing == []
+    for program in PROGRAMS[name]:
+        assert f"./usr/bin/{program}" in listed
+        assert {f".{place.format(program)}" for place in COMPLETIONS} <= listed
+        assert any(path.startswith("./usr/share/man/man") and f"/{program}." in path for path in listed)
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import waterflowd
 from waterflow_agent.wire import messages
@@ -21,7 +22,7 @@ from waterflowd.compiler import CompilerProcess
 from waterflowd.config import Config
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
-from waterflowd.engine import Run
+from waterflowd.engine import Run, commands
 from waterflowd.engine.events import RunEvent
 from waterflowd.environments import Environments
 from waterflowd.errors import Stalled
@@ -32,7 +33,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import opening as repository_opening
 from waterflowd.gitsource.contents import Contents
 from waterflowd.host.agents import Agents, Bulk
-from waterflowd.host.batch import World
+from waterflowd.host.batch import Lower, MissingSecrets, World
 from waterflowd.host.clock import LogClock
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrolment import Enrolment
@@ -45,9 +46,17 @@ from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
-from waterflowd.secrets import Secrets
+from waterflowd.secrets import vaultkey
+from waterflowd.secrets.age import AgeFiles, Locked
+from waterflowd.secrets.own import OwnSources
+from waterflowd.secrets.readings import Readings
+from waterflowd.secrets.sources import Commit, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
+
+if TYPE_CHECKING:
+    # It costs a tenth of a second to import, and is there only when it is configured.
+    from waterflowd.secrets.vault import Vault
 
 #: The events that each kind of stream may hold.
 UNIONS = {
@@ -91,6 +100,7 @@ class Parts:
     compiler: CompilerProcess
     reconciler: Reconciler
     api: ApiServer
+    secrets: Sources
 
 
 def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
@@ -119,8 +129,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         locks=Locks(),
         registry=registry,
         timers=Timers(),
-        lower=lambda run, command, instance: lowering.lower(run, command, instance, secrets.get),
-        has_secret=lambda run, job, name: _has_secret(secrets, run, job, name),
+        lower=_lower(secrets),
+        missing_secrets=_missing_secrets(secrets),
         may_use=_group_policy(config),
         policies=Environments(config.environments).policies,
         digests=_digests(config, data_dir),
@@ -128,6 +138,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     )
     link, feed, queries = _LateLink(), Feed(log), Queries(log)
     driver = Driver(world, log, link, clock, feed, queries)
+    secrets.readings.changed = driver.secrets_read
     contents = _contents(config, data_dir)
     bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
     agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
@@ -145,7 +156,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reader=desks.RunReader(queries, driver),
         agents=desks.AgentsDesk(registry, placement, enrolment),
         repositories=RepositoryDesk(reconciler),
-        hooks=HookDesk(loop_ports, secrets.get),
+        hooks=HookDesk(loop_ports, secrets.own.get),
         clock=clock,
         access=access,
         metrics=desks.MetricsDesk(driver, lambda: dispatch.counters),
@@ -172,6 +183,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         compiler=compiler,
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, socket_path),
+        secrets=secrets,
     )
 
 
@@ -203,9 +215,31 @@ def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
     return may_use
 
 
-def _has_secret(secrets: Secrets, run: Run, job: JobId, name: str) -> bool:
-    outer = run.jobs_by_id[job].scope.secret(name)
-    return outer is not None and secrets.get(outer) is not None
+def _registry(log: ports.Log) -> Registry:
+    registry = Registry()
+    for record in log.read(FLEET):
+        registry.apply(record.event)
+    return registry
+
+
+def _lower(secrets: Sources) -> Lower:
+    def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
+        commit = Commit(run.repository, run.revision)
+        return lowering.lower(run, command, instance, lambda name: secrets.get(name, commit))
+
+    return lower
+
+
+def _missing_secrets(secrets: Sources) -> MissingSecrets:
+    def missing_secrets(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
+        scope = run.jobs_by_id[job].scope
+        outer = {name: scope.secret(name) for name in names}
+        missing = secrets.missing(
+            [name for name in outer.values() if name is not None], Commit(run.repository, run.revision)
+        )
+        return [name for name in names if outer[name] is None or outer[name] in missing]
+
+    return missing_secrets
 
 
 def _contents(config: Config, data_dir: Path) -> Contents:
@@ -225,14 +259,41 @@ def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str
 
 
 def check_secrets(config: Config) -> None:
-    """Raises `Rejected` WF622 for a file of secrets that cannot be used."""
+    """Raises `Rejected` WF622 for a file of secrets, or with a key to some, that cannot be used."""
     _secrets(config).check()
 
 
-def _secrets(config: Config) -> Secrets:
-    table = config.secrets
+def _secrets(config: Config) -> Sources:
+    table, data_dir = config.secrets, Path(config.data_dir)
     file = Path(table.file) if table.file else None
-    return Secrets(table.env_prefix, file, credential_prefix=table.credential_prefix)
+    own = OwnSources(table.env_prefix, file, credential_prefix=table.credential_prefix)
+    readings = Readings(table.give_up_after_s)
+    return Sources(own, readings, _age_files(config, data_dir), _vault(config, data_dir))
+
+
+def _age_files(config: Config, data_dir: Path) -> AgeFiles:
+    known = {settings.name: settings for settings in config.repository_settings}
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+
+    async def read(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
+        return await opener.files(known[repository], revision, paths)
+
+    locked = {
+        item.name: Locked(files=item.age_files, identity_file=Path(item.age_identity_file))
+        for item in config.repositories
+        if item.age_files
+    }
+    return AgeFiles(locked, read, data_dir)
+
+
+def _vault(config: Config, data_dir: Path) -> Vault | None:
+    table = config.vault
+    if not table.address:
+        return None
+    from waterflowd.secrets.vault import Vault
+
+    kind, file = ("secret-id", table.secret_id_file) if table.role_id else ("token", table.token_file)
+    return Vault(table.settings, vaultkey.reader(kind, file, os.environ, data_dir))
 
 
 def check_repositories(config: Config) -> None:

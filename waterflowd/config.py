@@ -21,6 +21,7 @@ import msgspec
 from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
+from waterflowd.secrets import age, vaultsettings
 
 DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -102,6 +103,10 @@ class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     fetch_timeout: str = "2m"
     #: How much one fetch may bring, in bytes.
     fetch_max_bytes: int = 1 << 30
+    #: Encrypted files in it: `NAME.age` is one secret, `ANYTHING.toml.age` several.
+    age_files: tuple[str, ...] = ()
+    #: The keys that open them, as age-keygen writes them.
+    age_identity_file: str = ""
 
 
 class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -113,6 +118,54 @@ class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     credential_prefix: str = "secret."
     #: A TOML file of `name = "value"` with mode 0600; empty for none.
     file: str = ""
+    #: How long a source that does not answer is asked again before what needs it fails.
+    give_up_after: str = "10m"
+
+    @property
+    def give_up_after_s(self) -> float:
+        """`give-up-after` in seconds."""
+        return durations.parse(self.give_up_after) / 1000
+
+
+class Vault(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Where Vault is, what lets the daemon in, and which secrets it has."""
+
+    #: `https://host:port`; http only for this machine. Empty for no Vault.
+    address: str = ""
+    #: The key/value engine, and its version: 1 or 2.
+    mount: str = "secret"
+    kv_version: int = 2
+    namespace: str = ""
+    #: Certificates of authorities; default: the system's.
+    ca_file: str = ""
+    #: Files with the key, for nobody else to read.
+    token_file: str = ""
+    #: AppRole; the key is the role's secret id then.
+    role_id: str = ""
+    secret_id_file: str = ""
+    approle_mount: str = "approle"
+    #: What one request may take.
+    timeout: str = "10s"
+    #: How long a value is held; a shorter lease counts.
+    cache: str = "1m"
+    #: `NAME = "path#field"`.
+    secrets: dict[str, str] = {}
+
+    @property
+    def settings(self) -> vaultsettings.Settings:
+        """The table as the client takes it; raises `ValueError` with a sentence."""
+        return vaultsettings.Settings(
+            address=self.address,
+            mount=self.mount.strip("/"),
+            version=self.kv_version,
+            namespace=self.namespace,
+            ca_file=self.ca_file,
+            role_id=self.role_id,
+            approle_mount=self.approle_mount.strip("/"),
+            timeout_s=durations.parse(self.timeout) / 1000,
+            held_s=durations.parse(self.cache) / 1000,
+            fields=vaultsettings.fields(self.secrets),
+        )
 
 
 class Environment(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -150,6 +203,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     api: Api = Api()
     agents: Agents = Agents()
     secrets: Secrets = Secrets()
+    vault: Vault = Vault()
     environments: tuple[Environment, ...] = ()
     repositories: tuple[Repository, ...] = ()
 
@@ -320,6 +374,7 @@ def _checked(config: Config) -> Config:
             raise Rejected("WF620", f"agents.{key}: expected tcp://host:port, found {endpoint!r}")
     for key, text in [
         ("agents.lost-after", config.agents.lost_after),
+        ("secrets.give-up-after", config.secrets.give_up_after),
         *((f"repositories.{item.name}.interval", item.interval) for item in config.repositories),
         *((f"repositories.{item.name}.fetch-timeout", item.fetch_timeout) for item in config.repositories),
     ]:
@@ -332,6 +387,7 @@ def _checked(config: Config) -> Config:
         if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_environments(config.environments)
+    _check_secrets(config)
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:
@@ -370,3 +426,25 @@ def _check_environments(environments: Sequence[Environment]) -> None:
         most = len(item.approvers) or APPROVALS_MAX
         if not 0 <= item.minimum <= most:
             raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")
+
+
+def _check_secrets(config: Config) -> None:
+    """What is said about sources that take time; the files that it names are looked at when they are used."""
+    try:
+        if config.vault.address:
+            vaultsettings.check(config.vault.settings)
+        elif config.vault.secrets:
+            raise ValueError("address: expected https://host:port, since there are secrets")
+    except ValueError as error:
+        raise Rejected("WF620", f"vault.{error}") from None
+    for item in config.repositories:
+        place = f"repositories.{item.name}"
+        if bool(item.age_files) != bool(item.age_identity_file):
+            raise Rejected("WF620", f"{place}: age-files and age-identity-file go together; one of them is missing")
+        if len(item.age_files) > age.FILES_MAX:
+            raise Rejected("WF620", f"{place}.age-files: {age.FILES_MAX} files at most")
+        for path in item.age_files:
+            if not path.endswith(age.SUFFIX) or path.startswith("/") or ".." in path.split("/"):
+                raise Rejected(
+                    "WF620", f'{place}.age-files: expected paths in the repository that end in .age, found "{path}"'
+                )

@@ -127,6 +127,7 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await parts.bulk.files.close()
+    await parts.secrets.close()
     await parts.dispatch.close()
     await parts.compiler.close()
     parts.contents.close()

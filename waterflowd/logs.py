@@ -50,6 +50,9 @@ def configure(level: str, style: str = "text") -> None:
     root.setLevel(level.upper())
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").filters[:] = [Bounded()]
+    # They tell of every request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
     # Its debug lines tell of every wait of the event loop.
     logging.getLogger("asyncio").setLevel(max(root.level, logging.INFO))
 

@@ -211,3 +211,74 @@ def test_two_repositories_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, told: str) -> None:
     """The configured one, else the one that is listened on, else this host's name; always the real port."""
     assert config.advertised(endpoint, address) == told
+
+
+VAULT = """[vault]
+address = "https://vault.example.org:8200"
+{lines}
+[vault.secrets]
+DEPLOY-KEY = "apps/web#deploy_key"
+"""
+
+
+def _load(tmp_path: Path, text: str) -> config.Config:
+    path = tmp_path / "waterflowd.toml"
+    path.write_text(text)
+    return config.load(path, environment={})
+
+
+def test_vault_is_what_the_table_says(tmp_path: Path) -> None:
+    """Names are plain, times are seconds."""
+    loaded = _load(tmp_path, VAULT.format(lines='cache = "5m"\nkv-version = 1')).vault.settings
+    assert loaded.fields == {"deploy_key": ("apps/web", "deploy_key")}
+    assert (loaded.held_s, loaded.timeout_s, loaded.version, loaded.mount) == (300, 10, 1, "secret")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("https://vault", "http://vault", "vault.address: http would show"),
+        ("https://vault.example.org:8200", "vault.example.org", "vault.address: expected https://host:port"),
+        ("https://vault", "https://user:pass@vault", "vault.address: expected https://host:port"),
+        (":8200", ":8200/v1", "vault.address: expected https://host:port"),
+        ("{lines}", "kv-version = 3", "vault.kv-version: expected 1 or 2"),
+        ("{lines}", 'mount = "../sys"', "vault.mount: expected"),
+        ("{lines}", 'cache = "1s"', "vault.cache: expected 5s to 1h"),
+        ("{lines}", 'timeout = "1h"', "vault.timeout: expected"),
+        ("{lines}", 'timeout = "soon"', "is not a duration"),
+        ("apps/web#deploy_key", "apps/web", 'DEPLOY-KEY: expected "path#field"'),
+        ("apps/web#deploy_key", "apps/../../sys/raw#x", 'DEPLOY-KEY: expected "path#field"'),
+        ("apps/web#deploy_key", "/apps/web#x", 'DEPLOY-KEY: expected "path#field"'),
+        ("apps/web#deploy_key", "apps/web?list=true#x", 'DEPLOY-KEY: expected "path#field"'),
+        ('DEPLOY-KEY = "apps/web#deploy_key"', "", "vault.secrets: expected 1 to"),
+        ('address = "https://vault.example.org:8200"', "", "vault.address: expected https://host:port, since"),
+        ("{lines}", "token = 5", 'unknown key "token"'),
+    ],
+)
+def test_what_is_wrong_with_vault_is_said_with_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """Before anything is asked; a token has no place in the file."""
+    with pytest.raises(Rejected) as raised:
+        _load(tmp_path, VAULT.replace(old, new).replace("{lines}", ""))
+    assert raised.value.code == "WF620"
+    assert said in raised.value.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('age-files = ["a.age"]', "go together"),
+        ('age-identity-file = "/k"', "go together"),
+        ('age-files = ["a.toml"]\nage-identity-file = "/k"', "end in .age"),
+        ('age-files = ["/etc/a.age"]\nage-identity-file = "/k"', "paths in the repository"),
+        ('age-files = ["../a.age"]\nage-identity-file = "/k"', "paths in the repository"),
+        (f'age-files = {["a.age"] * 21}\nage-identity-file = "/k"', "20 files at most"),
+    ],
+)
+def test_what_is_wrong_with_encrypted_files_is_said_with_their_repository(
+    tmp_path: Path, lines: str, said: str
+) -> None:
+    """Files and key go together, and the files lie in the repository."""
+    with pytest.raises(Rejected) as raised:
+        _load(tmp_path, f'[[repositories]]\nname = "ops"\nurl = "/srv/ops.git"\n{lines}\n')
+    assert "repositories.ops" in raised.value.text
+    assert said in raised.value.text

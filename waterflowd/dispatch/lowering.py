@@ -23,7 +23,8 @@ OUTPUT_BYTES_MAX = 64 << 20
 #: Of all secrets of one step; a key file has a few thousand bytes.
 SECRETS_BYTES_MAX = 128 << 10
 
-#: The value of a secret, by the name under which the sources know it.
+#: The value of a secret, by the name under which the sources know it. Raises `Retryable` while it is being read, `Rejected`
+#: when it cannot be.
 Secret = Callable[[str], str | None]
 
 
@@ -39,7 +40,7 @@ def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messag
 def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:
     """The task of an open attempt, with the secrets that its step names filled in.
 
-    Where they cannot be, it is a task that fails with the reason and runs nothing.
+    Where they cannot be, it is a task that fails with the reason and runs nothing. Raises `Retryable` while one is being read.
     """
     job = run.jobs_by_id[command.job]
     step = job.steps_by_id[command.step]

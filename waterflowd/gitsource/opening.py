@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from waterflowd.errors import Rejected
-from waterflowd.gitsource import addresses, digests, layout, urls
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.gitsource import addresses, digests, layout, reading, urls
 from waterflowd.gitsource.fetches import Fetches
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.mirror import Mirror
@@ -16,6 +16,9 @@ from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
+
+#: What reading a few files of a commit may take; a disk that is this slow is worth another try later.
+_READ_TIMEOUT_S = 60.0
 
 
 class Opener:
@@ -37,6 +40,15 @@ class Opener:
     async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:
         """What `hashFiles` gives over the tree of a commit; see `digests.digests`. Leaves the loop free."""
         return await asyncio.to_thread(digests.digests, self.objects(settings), commit, calls)
+
+    async def files(self, settings: RepositorySettings, commit: str, paths: Sequence[str]) -> dict[str, bytes]:
+        """The contents of files of a commit; see `reading.files`. Leaves the loop free; `Retryable` WF505 when it is slow."""
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                return await asyncio.to_thread(lambda: reading.files(self.objects(settings), commit, paths))
+        except TimeoutError as error:
+            text = f"the repository did not answer in {_READ_TIMEOUT_S:g} s"
+            raise Retryable(codes.TOO_SLOW, text, after_s=5) from error
 
     def objects(self, settings: RepositorySettings) -> str:
         """The directory of the repository's objects. Raises `Rejected` WF502, `Retryable` WF503 when it is not there."""

@@ -52,6 +52,30 @@ def lookup(directory: str, tree: str, paths: Sequence[str]) -> dict[str, FileSee
         return {path: found for path in paths if (found := trees.find(tree, path)) is not None}
 
 
+def files(directory: str, commit_id: str, paths: Sequence[str]) -> dict[str, bytes]:
+    """The contents of plain files of a commit, by path; what is not there is left out.
+
+    Raises `Stalled` for what is no plain file, or is larger than a workflow file may be, `Retryable` WF506 when an object
+    cannot be read.
+    """
+    contents: dict[str, bytes] = {}
+    with closing(Objects(directory)) as store:
+        trees, tree = Trees(store), commit(store, commit_id).tree
+        for path in paths:
+            found = trees.find(tree, path)
+            if found is None:
+                continue
+            if found.problem is not None:
+                raise Stalled(found.problem.code, f"{path}: {found.problem.message}")
+            try:
+                kind, contents[path] = store.read(found.blob, FILE_BYTES_MAX)
+            except objects.TooLarge as error:
+                raise Stalled(codes.LIMIT, f"{path} is larger than {FILE_BYTES_MAX:,} bytes") from error
+            if kind != objects.BLOB:
+                raise objects.unreadable(found.blob, "is no file")
+    return contents
+
+
 def commit(store: Objects, object_id: str) -> Commit:
     """The commit that the id of a commit or of a tag leads to."""
     for _ in range(_TAGS_DEEP_MAX):

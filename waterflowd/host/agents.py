@@ -29,7 +29,7 @@ from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
 from waterflowd.engine.state import Attempt
 from waterflowd.fleet.placement import AttemptKey, Server
-from waterflowd.host.batch import stall
+from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver
 from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
@@ -176,8 +176,7 @@ class Agents:
             if (command.step, command.attempt) != (key.step, key.attempt):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
-                instance = self._world.placement.server(command.agent).instance
-                yield messages.Offer(self._world.lower(run, command, instance))
+                yield from offer(self._world, run, command)
             elif isinstance(command, commands.CancelTask):
                 yield messages.Cancel(key, command.is_forced, command.reason)
 

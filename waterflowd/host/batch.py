@@ -5,6 +5,8 @@ Rules of this file:
 - Steps advance the driver's own runs at once; nothing of it is visible to anybody until the batch is durable.
 - Placement is answered in here: `Place` goes to the fleet, and its answer is fed back as an input of the same batch.
 - Outgoing messages are made now, from the state that they belong to, and leave only after the commit.
+- A secret that is still being read holds up what needs it and nothing else: no slot is asked for, or the offer waits
+  (`World.unread`), and both are asked for again when there is news.
 - A run whose step raises is stalled alone: it leaves the driver, its place in the log and the error are shown.
 - What the log could not hold never gets into a batch: it would fail together with everybody else's.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +23,7 @@ import msgspec
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
-from waterflowd.errors import Rejected
+from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
@@ -35,7 +37,13 @@ logger = logging.getLogger("waterflow.host")
 
 _encode = msgspec.msgpack.Encoder().encode
 
+#: Raises `Retryable` while a secret of the task is being read.
 Lower = Callable[[Run, commands.SendTask, str], messages.Task]
+#: Those of the secrets, by the names under which a job of the run knows them, that no source has. Raises `Retryable` while some
+#: are being read, `Rejected` when one cannot be.
+MissingSecrets = Callable[[Run, JobId, Sequence[str]], list[str]]
+#: What waits for secrets.
+Unread = tuple[RunId, commands.Place | commands.SendTask]
 
 #: Events after which a run's row in the index is written anew.
 _INDEXED = frozenset(
@@ -46,6 +54,11 @@ _INDEXED = frozenset(
 async def _no_digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
     """Without repositories nothing is chosen."""
     return {}
+
+
+def all_missing(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
+    """Without sources there is no secret."""
+    return list(names)
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +72,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     lower: Lower
-    #: Whether some source has the secret that a job of the run knows by this name.
-    has_secret: Callable[[Run, JobId, str], bool] = lambda run, job, name: False
+    missing_secrets: MissingSecrets = all_missing
+    #: Asked for again when some secret was read, or could not be.
+    unread: list[Unread] = msgspec.field(default_factory=list)
     #: Whether runs of the repository (None: of no repository) may use the group; asked again for each attempt, because some
     #: groups are known only then.
     may_use: Callable[[str | None, str], bool] = lambda repository, group: True
@@ -157,8 +171,8 @@ class Batch:
             case commands.Unlock(job=job):
                 world.locks.release(Holder(run.id, job))
             case commands.SendTask(agent=agent):
-                instance = world.placement.server(agent).instance
-                self._send(agent, messages.Offer(world.lower(run, command, instance)))
+                for message in offer(world, run, command):
+                    self._send(agent, message)
             case commands.FreeSlot(agent=agent):
                 world.placement.free(agent, _key(run.id, command))
             case commands.Withdraw():
@@ -177,13 +191,18 @@ class Batch:
         self.outbox.setdefault(agent, []).append(message)
 
     def ask(self, owed: Sequence[tuple[RunId, Question]]) -> None:
-        """Asks for what is owed to runs since they were folded from the log: slots, and lists of servers."""
+        """Asks for what is owed to runs since they were folded, or while secrets were read: slots, lists of servers, offers."""
         for run_id, command in owed:
             run = self._world.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
-            if run is None or command not in _owed(run, command):
+            if run is None or command not in (still := _owed(run, command)):
                 continue
             match command:
+                case commands.SendTask():
+                    # A cancel may have left before it, and was about nothing that the agent knew.
+                    for one in still:
+                        if isinstance(one, commands.SendTask | commands.CancelTask):
+                            self._carry_out(run, one, deque())
                 case commands.Place() if not self._world.placement.knows(_key(run_id, command)):
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
@@ -235,22 +254,36 @@ class Batch:
 
     def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
         """Asks the fleet for a slot and gives the answer as an input."""
-        missing = [
-            name for name in command.secrets if not self._world.has_secret(self._world.runs[run_id], command.job, name)
-        ]
-        if missing:
-            text = f"no source has the secret {', '.join(missing)}; next: give it a value in the daemon's secrets"
-            why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
-            return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
         repository = self._world.runs[run_id].repository
         if not self._may_use(repository, command.group, command.agent):
             why = _not_allowed(repository, command.group)
             return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
+        obstacle = self._without_secrets(run_id, command) if command.secrets else None
+        if obstacle is not None:
+            return obstacle
         want = Want(_key(run_id, command), command.group, command.node, command.agent, command.labels, command.avoid)
         answer = self._world.placement.place(want)
         if isinstance(answer, Server):
             return self._placed(want, answer)
         return inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
+
+    def _without_secrets(self, run_id: RunId, command: commands.Place) -> inputs.Input | None:
+        """Why the attempt gets no slot yet, or never; None when all of its secrets are at hand."""
+        job, name, number = command.job, command.step, command.attempt
+        try:
+            missing = self._world.missing_secrets(self._world.runs[run_id], job, command.secrets)
+        except Retryable as error:
+            self._world.unread.append((run_id, command))
+            why = reason(ReasonCode.SECRET_WAITING, error.text)
+            return inputs.NotPlaced(job=job, step=name, attempt=number, reason=why)
+        except Rejected as error:
+            why = reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
+            return inputs.Unplaceable(job=job, step=name, attempt=number, reason=why)
+        if not missing:
+            return None
+        text = f"no source has the secret {', '.join(missing)}; next: give it a value in the daemon's secrets"
+        why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
+        return inputs.Unplaceable(job=job, step=name, attempt=number, reason=why)
 
     def _placed(self, want: Want, server: Server) -> inputs.Placed:
         entry = self._world.registry.agents[server.agent]
@@ -350,6 +383,15 @@ def check_storable(content: Sequence[Any]) -> None:
         raise Rejected("WF605", f"a value cannot be stored: {error}") from error
 
 
+def offer(world: World, run: Run, command: commands.SendTask) -> Iterator[messages.Offer]:
+    """The offer of an attempt; none while a secret of it is being read: it is made when there is news."""
+    instance = world.placement.server(command.agent).instance
+    try:
+        yield messages.Offer(world.lower(run, command, instance))
+    except Retryable:
+        world.unread.append((run.id, command))
+
+
 def stall(world: World, run: Run, error: Exception) -> None:
     """The run cannot go on until a person has looked: it leaves the live state, its place in the log stays, others go on."""
     logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error, extra={"run": run.id})
@@ -365,8 +407,8 @@ def drop(world: World, run: RunId) -> None:
     world.locks.forget(run)
 
 
-#: What is asked in the batch after a run was folded.
-Question = commands.Place | commands.Survey
+#: What is asked in the batch after a run was folded, or a secret was read.
+Question = commands.Place | commands.Survey | commands.SendTask
 
 
 def owe(world: World, run: Run) -> list[Question]:

@@ -273,6 +273,13 @@ class Driver:
             # A full disk fails the batch, and that is progress too.
             await self._commit(lambda batch: None)
 
+    def secrets_read(self) -> None:
+        """Some secret was read, or could not be: asks again for all that waits for secrets."""
+        waiting = list(self.world.unread)
+        self.world.unread.clear()
+        if waiting:
+            self._submit(lambda batch: batch.ask(waiting))
+
     def wake(self) -> None:
         """Servers or groups have changed: look for slots again."""
         self._submit(lambda batch: None)

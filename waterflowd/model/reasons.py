@@ -107,6 +107,10 @@ class ReasonCode(Enum):
     GROUP_NOT_ALLOWED = "group-not-allowed"
     #: A secret has no value in any source.
     SECRET_MISSING = "secret-missing"
+    #: Waits for a secret that is being read.
+    SECRET_WAITING = "secret-waiting"
+    #: A secret cannot be read.
+    SECRET_UNREADABLE = "secret-unreadable"
     #: More than the bound allows.
     BOUND = "bound"
     #: It failed, and `continue-on-error` lets what follows go on.

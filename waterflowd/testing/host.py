@@ -23,7 +23,7 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents, Bulk
-from waterflowd.host.batch import Lower, World
+from waterflowd.host.batch import Lower, MissingSecrets, World, all_missing
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrolment import Enrolment
 from waterflowd.host.feed import Feed
@@ -124,6 +124,7 @@ class HostWorld:
         *,
         lower: Lower = lowering.lower,
         trees: Trees = no_trees,
+        missing_secrets: MissingSecrets = all_missing,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -142,6 +143,7 @@ class HostWorld:
             registry=self.registry,
             timers=Timers(),
             lower=lower,
+            missing_secrets=missing_secrets,
             epoch=self.log.generation,
         )
         self.driver = Driver(self.world, self.log, self.link, self.clock, self.feed, self.queries)

@@ -1,9 +1,9 @@
-"""Secrets: where the values come from that workflows name and never hold.
+"""The sources on the daemon's host: its environment, its systemd credentials, a file.
 
-Rules of this file: there is no store of our own. A value is looked up when a task leaves for its agent, and kept nowhere; the
-log holds references alone. The order is environment, systemd credentials, file; the first that has the name gives the value.
-The file is read again when it has changed. A file that others can read is no source: it is refused with a sentence, and so is
-one that cannot be read, and a value that no step could have. A source that fails is as good as one that has no such name.
+Rules of this file: a value is looked up when it is wanted, and kept nowhere. The order is environment, systemd credentials,
+file; the first that has the name gives the value. The file is read again when it has changed. A file that others can read is no
+source: it is refused with a sentence, and so is one that cannot be read, and a value that no step could have. A source that
+fails is as good as one that has no such name.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from waterflowd.errors import Rejected
+from waterflowd.secrets import values
 
 logger = logging.getLogger("waterflow.secrets")
 
 #: A file of secrets is a page or two.
 FILE_BYTES_MAX = 1 << 20
-#: Linux takes no variable of more than 128 KiB, and a value may stand in the midst of a text.
-VALUE_BYTES_MAX = 64 << 10
 
 
-class Secrets:
+class OwnSources:
     """The sources in their order. Called on the loop's thread; reading the file takes less than a millisecond."""
 
     def __init__(
@@ -45,13 +43,13 @@ class Secrets:
 
     def get(self, name: str) -> str | None:
         """The secret's value; None when no source has it. Names are the same in any case, `-` and `_` are one."""
-        wanted = _plain(name)
+        wanted = values.plain(name)
         value = self._environment.get(self._prefix + wanted.upper()) if self._prefix else None
         if value is None:
             value = self._of_credentials(wanted)
         if value is None:
             value = self._of_file().get(wanted)
-        if value is not None and (fault := _fault(value)):
+        if value is not None and (fault := values.fault(value)):
             self._tell(wanted, f"the secret {name} {fault} [WF622]")
             return None
         return value
@@ -69,7 +67,7 @@ class Secrets:
         try:
             for entry in os.listdir(directory):
                 if entry.startswith(self._credential_prefix):
-                    name = _plain(entry.removeprefix(self._credential_prefix))
+                    name = values.plain(entry.removeprefix(self._credential_prefix))
                     if name == wanted:
                         return _text_of(Path(directory, entry)).removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
@@ -103,25 +101,10 @@ class Secrets:
             logger.error("%s", text)
 
 
-def _plain(name: str) -> str:
-    return name.replace("-", "_").lower()
-
-
-def _fault(value: str) -> str:
-    """What makes it impossible to give this to a step; empty for nothing."""
-    if "\0" in value:
-        return "has a NUL byte, which no environment can hold"
-    try:
-        size = len(value.encode("utf-8"))
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    return f"has {size} bytes; {VALUE_BYTES_MAX} is the most" if size > VALUE_BYTES_MAX else ""
-
-
 def _text_of(file: Path) -> str:
     """The text of a file that is about as large as a value, or too large to be one."""
     with file.open("rb") as opened:
-        return opened.read(VALUE_BYTES_MAX + 2).decode("utf-8")
+        return opened.read(values.BYTES_MAX + 2).decode("utf-8")
 
 
 def _load(file: Path) -> dict[str, str]:
@@ -131,14 +114,7 @@ def _load(file: Path) -> dict[str, str]:
             raise Rejected("WF622", f"{file} holds secrets and others can read it; next: chmod 600 {file}")
         if found.st_size > FILE_BYTES_MAX:
             raise Rejected("WF622", f"{file} has {found.st_size} bytes; a file of secrets has {FILE_BYTES_MAX} at most")
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError as error:
         raise Rejected("WF622", f"cannot read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # The message of the parser may quote the line, and with it a secret: its place is enough.
-        place = str(error).rpartition("(")[2].rstrip(")")
-        raise Rejected("WF622", f'{file} is not TOML ({place}); it holds lines of name = "value"') from None
-    wrong = [name for name, value in content.items() if not isinstance(value, str)]
-    if wrong:
-        raise Rejected("WF622", f'{file}: the value of {wrong[0]} is no text; write {wrong[0]} = "value"')
-    return {_plain(name): value for name, value in content.items()}
+    return values.parse(content, str(file))

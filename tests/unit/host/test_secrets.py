@@ -1,0 +1,225 @@
+"""Secrets that take time to read: what needs them waits without a slot, everything else goes on, and no wait is for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from waterflow_agent.wire import messages
+from waterflowd.dispatch import lowering
+from waterflowd.engine import Run, commands, events
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.model.ids import AgentId, JobId, RunId
+from waterflowd.model.reasons import ReasonCode
+from waterflowd.model.records import RunSummary
+from waterflowd.model.statuses import AttemptStatus, Conclusion
+from waterflowd.testing.host import HostWorld, ManualClock
+from waterflowd.testing.memory_log import MemoryLog
+
+SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
+PLAIN = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
+VALUE = "s3cret-value"
+READING = Retryable("WF626", "waits for the secret SLOW: it is being read")
+
+
+class Source:
+    """A source whose answer the test gives: a value, None for no such name, or the error to raise."""
+
+    def __init__(self, answer: str | Exception | None = READING) -> None:
+        self.answer = answer
+
+    def get(self, name: str) -> str | None:
+        """See `secrets.sources.Sources.get`."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def missing(self, run: Run, job: JobId, names: Sequence[str]) -> list[str]:
+        """See `host.batch.MissingSecrets`."""
+        return [name for name in names if self.get(name) is None]
+
+    def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
+        """See `host.batch.Lower`."""
+        return lowering.lower(run, command, instance, self.get)
+
+    def world(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostWorld:
+        """A host with this source."""
+        return HostWorld(log, clock, lower=self.lower, missing_secrets=self.missing)
+
+
+def reasons(world: HostWorld, run: RunId) -> list[ReasonCode]:
+    """Why the run's attempt waited, in order."""
+    return [event.reason.code for event in world.events(run) if isinstance(event, events.AttemptWaiting)]
+
+
+async def news(world: HostWorld) -> None:
+    """Some reading has come to something."""
+    world.driver.secrets_read()
+    await world.settle()
+
+
+async def dispatched_without_value(world: HostWorld, source: Source) -> tuple[AgentId, RunSummary]:
+    """A run whose value was there when it asked for a slot, and is forgotten when it gets one after a long wait."""
+    agent = world.enrol("web-1", "web")
+    world.hello(agent, slots=1)
+    await world.start(PLAIN)
+    slow = await world.start(SLOW)
+    (offered,) = world.link.offers()
+    world.link.take()
+    source.answer = READING
+    world.finished(agent, offered)
+    await world.settle()
+    assert world.link.offers() == []
+    assert world.world.runs[slow.id].jobs[0].steps[0].attempts[0].status is AttemptStatus.DISPATCHED
+    return agent, slow
+
+
+async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None:
+    """No slot is taken for it, another run has the only one meanwhile; once it is read the step gets its value."""
+    source = Source()
+    async with source.world() as world:
+        agent = world.enrol("web-1", "web")
+        world.hello(agent, slots=1)
+        slow = await world.start(SLOW)
+        plain = await world.start(PLAIN)
+        (offered,) = world.link.offers()
+        assert offered.run == plain.id
+        assert reasons(world, slow.id) == [ReasonCode.SECRET_WAITING]
+        world.finished(agent, offered)
+        await world.settle()
+        world.link.take()
+
+        source.answer = VALUE
+        await news(world)
+
+        (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
+        assert (offer.task.key.run, offer.task.env["V"], offer.task.secrets) == (slow.id, VALUE, [VALUE])
+        assert VALUE not in str(world.events(slow.id))
+        assert not world.world.unread
+
+
+async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one() -> None:
+    """The reason says what keeps it, once."""
+    source = Source()
+    async with source.world() as world:
+        world.hello(world.enrol("web-1", "web"))
+        run = await world.start(SLOW)
+        for _ in range(3):
+            await news(world)
+        assert reasons(world, run.id) == [ReasonCode.SECRET_WAITING]
+        source.answer = Retryable("WF626", "waits for the secret SLOW: Vault is sealed")
+        await news(world)
+        assert "sealed" in world.events(run.id)[-1].reason.text
+        assert len(world.world.unread) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Rejected("WF626", "the secret SLOW cannot be read: Vault refuses it"), ReasonCode.SECRET_UNREADABLE),
+        (None, ReasonCode.SECRET_MISSING),
+    ],
+)
+async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_its_code(
+    answer: Rejected | None, code: ReasonCode
+) -> None:
+    """Two codes, since one is for whoever keeps the source and the other for whoever wrote the file."""
+    source = Source()
+    async with source.world() as world:
+        world.hello(world.enrol("web-1", "web"))
+        run = await world.start(SLOW)
+        source.answer = answer
+        await news(world)
+        found = world.log.run(run.id)
+        assert found is not None
+        assert found.conclusion is Conclusion.FAILURE
+        (ended,) = [event for event in world.events(run.id) if isinstance(event, events.AttemptFinished)]
+        assert ended.reason.code is code
+        assert world.link.offers() == []
+        assert world.placed() == {}
+
+
+async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> None:
+    """What comes for it later is nobody's."""
+    source = Source()
+    async with source.world() as world:
+        world.hello(world.enrol("web-1", "web"))
+        run = await world.start(SLOW)
+        await world.driver.cancel(run.id, "test")
+        source.answer = VALUE
+        await news(world)
+        assert world.link.offers() == []
+        assert world.placed() == {}
+        assert not world.world.unread
+
+
+async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer_and_nothing_else() -> None:
+    """The step keeps its slot, and the offer follows when the value is there again, once."""
+    source = Source(VALUE)
+    async with source.world() as world:
+        _, slow = await dispatched_without_value(world, source)
+        source.answer = VALUE
+        world.driver.secrets_read()
+        await news(world)
+        assert [key.run for key in world.link.offers()] == [slow.id]
+
+
+async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
+    """The agent knew nothing of what it was about: without this the step would run to its end."""
+    source = Source(VALUE)
+    async with source.world() as world:
+        _, slow = await dispatched_without_value(world, source)
+        await world.driver.cancel(slow.id, "test")
+        world.link.take()
+        source.answer = VALUE
+        await news(world)
+        assert [type(message) for message in world.link.take()] == [messages.Offer, messages.Cancel]
+
+
+async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fails() -> None:
+    """The slot is not held for ever, and the step says why."""
+    source = Source(VALUE)
+    async with source.world() as world:
+        await dispatched_without_value(world, source)
+        source.answer = Rejected("WF626", "the secret SLOW cannot be read: Vault is sealed; it was tried for 600 s")
+        await news(world)
+        (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
+        assert offer.task.node == "fail"
+        assert "it was tried for 600 s [WF626]" in offer.task.params["message"]
+
+
+async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_is_there() -> None:
+    """Its settlement cannot make the offer either, and forgets nothing."""
+    source = Source(VALUE)
+    async with source.world() as world:
+        agent, slow = await dispatched_without_value(world, source)
+        world.agents.disconnected(agent, "cut")
+        world.hello(agent, slots=1, instance="instance-2")
+        await world.settle()
+        assert world.link.offers() == []
+        source.answer = VALUE
+        await news(world)
+        offers = [message.task for message in world.link.take() if isinstance(message, messages.Offer)]
+        assert {(task.key.run, task.instance) for task in offers} == {(slow.id, "instance-2")}
+
+
+async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
+    """Before its slot and after it: nothing is lost or failed."""
+    source = Source()
+    async with source.world() as world:
+        world.hello(world.enrol("web-1", "web"))
+        waiting = await world.start(SLOW)
+        source.answer = VALUE
+        sent = await world.start(SLOW)
+        assert [key.run for key in world.link.offers()] == [sent.id]
+        log, clock = world.log.reopened(), ManualClock(world.clock.at)
+
+    source.answer = READING
+    async with source.world(log, clock) as world:
+        world.hello(world.enrol("web-1", "web"))
+        await world.settle()
+        assert world.link.offers() == []
+        source.answer = VALUE
+        await news(world)
+        assert sorted(key.run for key in world.link.offers()) == sorted([waiting.id, sent.id])

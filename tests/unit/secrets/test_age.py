@@ -1,0 +1,240 @@
+"""Encrypted files of repositories: what opens them, what they may look like, and what is said of one that cannot be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyrage
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflowd.errors import Rejected
+from waterflowd.secrets.age import AgeFiles, Locked
+
+VALUE = "s3cret-of-a-file"
+TABLE = f'DEPLOY_KEY = "{VALUE}"\nother = """two\nlines"""\n'.encode()
+
+Identity = pyrage.x25519.Identity
+
+
+class Commits:
+    """Repositories as the daemon reads them: by name and revision."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    async def read(self, repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
+        """See `age.ReadFiles`."""
+        return {path: content for path, content in self.files[repository, revision].items() if path in paths}
+
+
+@pytest.fixture
+def identity() -> Identity:
+    """The daemon's key."""
+    return Identity.generate()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, identity: Identity) -> Path:
+    """It, as age-keygen writes it."""
+    path = tmp_path / "ops.agekey"
+    path.touch(mode=0o600)
+    path.write_text(f"# created: 2026-11-24T12:00:00Z\n# public key: {identity.to_public()}\n{identity}\n")
+    return path
+
+
+def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFiles, Commits]:
+    """The repository `ops`, whose commit `c1` holds these files."""
+    commits = Commits()
+    commits.files["ops", "c1"] = files
+    locked = Locked(files=paths or tuple(files), identity_file=key_file)
+    return AgeFiles({"ops": locked}, commits.read, key_file.parent / "data"), commits
+
+
+def sealed(content: bytes, *identities: Identity, armored: bool = False) -> bytes:
+    """The content, for these recipients."""
+    return bytes(pyrage.encrypt(content, [one.to_public() for one in identities], armored=armored))
+
+
+@pytest.mark.parametrize("armored", [False, True])
+async def test_a_table_holds_several_secrets_and_any_other_file_one(
+    identity: Identity, key_file: Path, armored: bool
+) -> None:
+    """The form follows from the name; a line's end at the end of a single value is an editor's."""
+    files = {
+        "secrets/all.toml.age": sealed(TABLE, identity, armored=armored),
+        "secrets/TLS-Key.age": sealed(b"line\nline\n", identity, armored=armored),
+    }
+    age, _ = opened(key_file, files)
+    values, held_s = await age.read("ops", "c1")
+    assert values == {"deploy_key": VALUE, "other": "two\nlines", "tls_key": "line\nline"}
+    assert held_s > 0
+
+
+async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_identities(
+    identity: Identity, key_file: Path
+) -> None:
+    """So keys can be rotated without a gap."""
+    alice, newer = Identity.generate(), Identity.generate()
+    with key_file.open("a") as file:
+        file.write(f"\n{newer}\n")
+    for recipients in ((alice, identity), (identity, alice), (newer,)):
+        age, _ = opened(key_file, {"a.toml.age": sealed(TABLE, *recipients)})
+        assert (await age.read("ops", "c1"))[0]["deploy_key"] == VALUE
+
+
+async def test_of_a_name_in_several_files_the_first_counts(identity: Identity, key_file: Path) -> None:
+    """In the order of the configuration."""
+    files = {"b.toml.age": sealed(b'x = "second"', identity), "x.age": sealed(b"first", identity)}
+    age, _ = opened(key_file, files, "x.age", "b.toml.age")
+    assert (await age.read("ops", "c1"))[0] == {"x": "first"}
+
+
+async def test_a_revision_has_its_own_files_and_may_have_none(identity: Identity, key_file: Path) -> None:
+    """Values belong to commits; where no file is there is no need of a key either."""
+    age, commits = opened(key_file, {"x.age": sealed(b"old", identity)})
+    commits.files["ops", "c2"] = {"x.age": sealed(b"new", identity)}
+    commits.files["ops", "c3"] = {}
+    assert [(await age.read("ops", commit))[0] for commit in ("c1", "c2", "c3")] == [{"x": "old"}, {"x": "new"}, {}]
+    _gone(key_file)
+    assert (await age.read("ops", "c3"))[0] == {}
+    assert age.has("ops")
+    assert not age.has("web")
+    assert not age.has(None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be opened"),
+        (b"DEPLOY_KEY = plain", "cannot be opened"),
+        (b"age-encryption.org/v1\n-> X25519 AAAA\nBBBB\n--- CCCC\n", "cannot be opened"),
+        (bytes(pyrage.passphrase.encrypt(TABLE, "passphrase")), "cannot be opened"),
+        (sealed(TABLE, Identity.generate()), "No matching keys"),
+    ],
+    ids=["empty", "not encrypted", "a broken header", "a passphrase", "another key"],
+)
+async def test_what_the_key_does_not_open_is_said_with_its_path_and_nothing_of_it(
+    key_file: Path, content: bytes, said: str
+) -> None:
+    """Whatever somebody has pushed there."""
+    age, _ = opened(key_file, {"secrets/all.toml.age": content})
+    with pytest.raises(Rejected, match=r"secrets/all\.toml\.age") as raised:
+        await age.read("ops", "c1")
+    assert raised.value.code == "WF626"
+    assert said in raised.value.text
+    assert VALUE not in str(raised.value)
+
+
+async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: Identity, key_file: Path) -> None:
+    """Its seal covers all of it."""
+    whole = sealed(TABLE, identity)
+    for content in (whole[:-1], whole[:-20], whole[:-1] + bytes([whole[-1] ^ 1])):
+        age, _ = opened(key_file, {"all.toml.age": content})
+        with pytest.raises(Rejected, match="cannot be opened"):
+            await age.read("ops", "c1")
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("a.toml.age", f'x = "{VALUE}'), ("a.toml.age", f'x = ["{VALUE}"]'), ("a.toml.age", f'"{VALUE}"')],
+)
+async def test_a_table_that_is_none_is_said_without_its_lines(
+    identity: Identity, key_file: Path, path: str, content: str
+) -> None:
+    """A parser's message may quote the line: ours does not."""
+    age, _ = opened(key_file, {path: sealed(content.encode(), identity)})
+    with pytest.raises(Rejected) as raised:
+        await age.read("ops", "c1")
+    assert path in raised.value.text
+    assert VALUE not in str(raised.value)
+
+
+async def test_a_single_value_is_text(identity: Identity, key_file: Path) -> None:
+    """Bytes that are no UTF-8 cannot be in an environment."""
+    age, _ = opened(key_file, {"x.age": sealed(b"\xff\xfe", identity)})
+    with pytest.raises(Rejected, match=r"x\.age holds no text"):
+        await age.read("ops", "c1")
+
+
+def _in_data_dir(key_file: Path) -> Path:
+    data = key_file.parent / "data"
+    data.mkdir()
+    return key_file.rename(data / "ops.agekey")
+
+
+def _linked_into_data_dir(key_file: Path) -> Path:
+    link = key_file.parent / "link"
+    link.symlink_to(_in_data_dir(key_file))
+    return link
+
+
+def _readable(key_file: Path) -> Path:
+    key_file.chmod(0o640)
+    return key_file
+
+
+def _directory(key_file: Path) -> Path:
+    return key_file.parent
+
+
+def _with_ssh_key(key_file: Path) -> Path:
+    key_file.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    return key_file
+
+
+def _empty(key_file: Path) -> Path:
+    key_file.write_text("# nothing\n")
+    return key_file
+
+
+def _gone(key_file: Path) -> Path:
+    key_file.unlink()
+    return key_file
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_in_data_dir, "lies in the data directory"),
+        (_linked_into_data_dir, "lies in the data directory"),
+        (_readable, "may be read by others"),
+        (_directory, "is no file"),
+        (_with_ssh_key, "AGE-SECRET-KEY-1"),
+        (_empty, "has 0 identities"),
+        (_gone, "cannot be read"),
+    ],
+)
+async def test_a_key_that_cannot_be_used_is_refused_at_the_check_and_at_each_reading(
+    identity: Identity, key_file: Path, spoil: object, said: str
+) -> None:
+    """By its place, its mode and what it holds; the text names the key of the configuration, and quotes no line."""
+    assert callable(spoil)
+    content = sealed(TABLE, identity)
+    spoiled = spoil(key_file)
+    commits = Commits()
+    commits.files["ops", "c1"] = {"x.toml.age": content}
+    locked = Locked(files=("x.toml.age",), identity_file=spoiled)
+    age = AgeFiles({"ops": locked}, commits.read, key_file.parent / "data")
+    with pytest.raises(Rejected, match="WF622") as raised:
+        age.check()
+    assert "age-identity-file" in raised.value.text
+    assert said in raised.value.text
+    with pytest.raises(Rejected, match="WF622"):
+        await age.read("ops", "c1")
+
+
+IDENTITY = Identity.generate()
+WHOLE = sealed(TABLE, IDENTITY)
+
+
+@given(st.one_of(st.binary(max_size=300), st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))))
+def test_any_bytes_are_opened_or_refused(content: bytes | tuple[int, int]) -> None:
+    """Nothing else ever happens: what is pushed there is a stranger's."""
+    if isinstance(content, tuple):
+        place, change = content
+        content = WHOLE[:place] + bytes([WHOLE[place] ^ change]) + WHOLE[place + 1 :]
+    with pytest.raises(pyrage.DecryptError):
+        pyrage.decrypt(content, [IDENTITY])

@@ -1,0 +1,158 @@
+"""The order of all sources, and who hears what when one of them does not answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.secrets.age import AgeFiles
+from waterflowd.secrets.own import OwnSources
+from waterflowd.secrets.readings import Readings
+from waterflowd.secrets.sources import Commit, Sources
+from waterflowd.secrets.values import BYTES_MAX
+from waterflowd.secrets.vaultsettings import Field
+from waterflowd.testing.host import until
+
+COMMIT = Commit("ops", "c1")
+NOWHERE = Commit(None, None)
+
+
+class Files(AgeFiles):
+    """Encrypted files of `ops`, already opened."""
+
+    def __init__(self, *, values: dict[str, str] | Exception) -> None:
+        self.values = values
+        self.read_at: list[tuple[str, str]] = []
+
+    def has(self, repository: str | None) -> bool:
+        """See `AgeFiles`."""
+        return repository == "ops"
+
+    async def read(self, repository: str, revision: str) -> tuple[dict[str, str], float]:
+        """See `AgeFiles`."""
+        self.read_at.append((repository, revision))
+        if isinstance(self.values, Exception):
+            raise self.values
+        return self.values, 60.0
+
+
+class Server:
+    """Vault's part: `both` and `of_vault` stand at one path."""
+
+    def __init__(self, values: dict[str, str] | Exception) -> None:
+        self.values = values
+        self.asked: list[str] = []
+
+    def field(self, name: str) -> Field | None:
+        """See `Vault`."""
+        return Field("apps/web", name) if name in ("both", "of_vault", "own") else None
+
+    async def read(self, path: str) -> tuple[dict[str, str], float]:
+        """See `Vault`."""
+        self.asked.append(path)
+        if isinstance(self.values, Exception):
+            raise self.values
+        return self.values, 60.0
+
+    async def close(self) -> None:
+        """See `Vault`."""
+
+
+def made(files: Files, vault: Server) -> Sources:
+    """All sources; the environment has `own`."""
+    own = OwnSources("S_", None, {"S_OWN": "of the environment"})
+    return Sources(own, Readings(600), files, vault)  # type: ignore[arg-type]
+
+
+async def got(sources: Sources, name: str, commit: Commit = COMMIT) -> str | None:
+    """The value once everything is read."""
+
+    def is_read() -> bool:
+        try:
+            sources.get(name, commit)
+        except Retryable:
+            return False
+        except Rejected:
+            pass
+        return True
+
+    await until(is_read, 60)
+    return sources.get(name, commit)
+
+
+async def test_the_first_source_that_has_the_name_gives_the_value_and_no_later_one_is_asked() -> None:
+    """The daemon's own, Vault, the repository's files."""
+    files = Files(values={"own": "f", "both": "f", "of_file": "f"})
+    vault = Server({"own": "v", "both": "v", "of_vault": "v"})
+    sources = made(files, vault)
+    assert await got(sources, "OWN") == "of the environment"
+    assert (vault.asked, files.read_at) == ([], [])
+    assert await got(sources, "Both") == "v"
+    assert await got(sources, "of-vault") == "v"
+    assert (vault.asked, files.read_at) == (["apps/web"], [])
+    assert await got(sources, "OF_FILE") == "f"
+    assert files.read_at == [COMMIT]
+    assert await got(sources, "nowhere") is None
+    await sources.close()
+
+
+async def test_a_run_of_no_repository_or_of_another_one_has_nothing_of_the_files() -> None:
+    """They are their repository's alone."""
+    files = Files(values={"of_file": "f"})
+    sources = made(files, Server({}))
+    assert sources.get("of_file", NOWHERE) is None
+    assert sources.get("of_file", Commit("web", "c1")) is None
+    assert files.read_at == []
+    await sources.close()
+
+
+async def test_a_source_that_does_not_answer_is_not_passed_over() -> None:
+    """Its place in the order would change from moment to moment; whose names others have are given meanwhile."""
+    sources = made(Files(values={"both": "f", "of_file": "f"}), Server(Retryable("WF626", "Vault is sealed")))
+    with pytest.raises(Retryable, match="waits for the secret both"):
+        sources.get("both", COMMIT)
+    assert await got(sources, "of_file") == "f"
+    with pytest.raises(Retryable, match="waits for the secret both: Vault is sealed"):
+        sources.get("both", COMMIT)
+    await sources.close()
+
+
+async def test_a_failure_names_the_secret_and_keeps_the_sources_code() -> None:
+    """So the reader knows what to look for, and where."""
+    sources = made(Files(values=Rejected("WF626", "x.age cannot be opened")), Server({}))
+    with pytest.raises(Rejected, match=r"the secret of_file cannot be read: x\.age cannot be opened"):
+        await got(sources, "of_file")
+    await sources.close()
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * (BYTES_MAX + 1)])
+async def test_a_value_that_no_step_could_have_is_said_without_it(value: str) -> None:
+    """As with the daemon's own sources."""
+    sources = made(Files(values={"odd": value}), Server({}))
+    with pytest.raises(Rejected, match="the secret odd has ") as raised:
+        await got(sources, "odd")
+    assert value not in raised.value.text
+    await sources.close()
+
+
+async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_first() -> None:
+    """A step waits for the slowest of its secrets, not for their sum; and for nothing when one is nowhere."""
+    files, vault = Files(values={"of_file": "f"}), Server({"of_vault": "v"})
+    sources = made(files, vault)
+    with pytest.raises(Retryable):
+        sources.missing(["of_vault", "of_file", "own"], COMMIT)
+    await until(lambda: bool(vault.asked and files.read_at), 60)
+    await got(sources, "of_file")
+    await got(sources, "of_vault")
+    assert sources.missing(["of_vault", "of_file", "own"], COMMIT) == []
+    assert sources.missing(["of_vault", "of_file", "nowhere"], COMMIT) == ["nowhere"]
+    await sources.close()
+
+
+def test_a_check_looks_at_every_file(tmp_path: Path) -> None:
+    """The daemon's file here; identities have their own tests."""
+    sources = Sources(OwnSources("", tmp_path / "none"), Readings(1), AgeFiles({}, Files(values={}).read, tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(Rejected, match="WF622"):
+        sources.check()

@@ -1,0 +1,86 @@
+"""What the configuration says about Vault: where it is, and which field of which path each secret is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from waterflowd.secrets import values
+
+#: Secrets that the configuration may place in Vault; each path among them is one question.
+FIELDS_MAX = 500
+#: Held values, and waiting for an answer: a value that was changed must come into force some time.
+HELD_S_MAX = 3600.0
+TIMEOUT_S_MAX = 60.0
+_PLAIN = re.compile(r"[A-Za-z0-9._~/-]*")
+_PATH = re.compile(r"[A-Za-z0-9._~@:+, -]+(/[A-Za-z0-9._~@:+, -]+)*")
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Field(NamedTuple):
+    """Where a secret stands: a path below the mount, and a field of what is there."""
+
+    path: str
+    name: str
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The `[vault]` table, checked."""
+
+    #: `https://host:port`, without a path.
+    address: str
+    mount: str
+    version: int
+    namespace: str
+    ca_file: str
+    #: Empty for a token of its own.
+    role_id: str
+    approle_mount: str
+    timeout_s: float
+    held_s: float
+    #: By plain name.
+    fields: Mapping[str, Field]
+
+
+def check(settings: Settings) -> None:
+    """Raises `ValueError` with a sentence that begins with the key."""
+    parts = urlsplit(settings.address)
+    if (
+        parts.scheme not in ("https", "http")
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or "@" in parts.netloc
+    ):
+        raise ValueError("address: expected https://host:port")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("address: http would show the token and the secrets to the network; write https://")
+    if settings.version not in (1, 2):
+        raise ValueError("kv-version: expected 1 or 2")
+    for key, text in (("mount", settings.mount), ("approle-mount", settings.approle_mount)):
+        if not text or not _PLAIN.fullmatch(text) or ".." in text:
+            raise ValueError(f"{key}: expected the path of an engine, such as secret")
+    if not settings.namespace.isascii() or not settings.namespace.isprintable():
+        raise ValueError("namespace: expected a path, such as teams/web")
+    if not 0.1 <= settings.timeout_s <= TIMEOUT_S_MAX:
+        raise ValueError(f"timeout: expected 100ms to {TIMEOUT_S_MAX:g}s")
+    if not 5 <= settings.held_s <= HELD_S_MAX:
+        raise ValueError("cache: expected 5s to 1h")
+    if not 1 <= len(settings.fields) <= FIELDS_MAX:
+        raise ValueError(f'secrets: expected 1 to {FIELDS_MAX} lines of NAME = "path#field"')
+
+
+def fields(table: Mapping[str, str]) -> dict[str, Field]:
+    """The `[vault.secrets]` table, `NAME = "path#field"`; raises `ValueError` with a sentence."""
+    found: dict[str, Field] = {}
+    for name, text in table.items():
+        path, mark, field = text.partition("#")
+        is_path = _PATH.fullmatch(path) and not {".", ".."} & set(path.split("/"))
+        if not (mark and field and is_path):
+            raise ValueError(f'{name}: expected "path#field", such as "apps/web#password", found "{text[:80]}"')
+        found[values.plain(name)] = Field(path, field)
+    return found

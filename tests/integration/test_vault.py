@@ -1,0 +1,228 @@
+"""The client of Vault against a real server of its API (OpenBao): both engines, both ways in, and what a server refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.integration import openbao
+from tests.integration.openbao import ROOT_TOKEN, OpenBao
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.secrets import vaultkey
+from waterflowd.secrets.vault import Vault
+from waterflowd.secrets.vaultsettings import Settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+VALUE = "s3cret-of-vault"
+
+
+@pytest.fixture(scope="module")
+def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """One server for all tests here; each has paths of its own."""
+    with openbao.serving(pytestconfig, tmp_path_factory.mktemp("openbao")) as running:
+        yield running
+
+
+Connect = Callable[..., Vault]
+
+
+@pytest.fixture
+async def connect(server: OpenBao) -> AsyncIterator[Connect]:
+    """Makes clients; `key` is the token or the secret id, all else are settings."""
+    made: list[Vault] = []
+
+    def make(
+        key: str | Callable[[], str] = ROOT_TOKEN, monotonic: Callable[[], float] | None = None, **changes: Any
+    ) -> Vault:
+        settings = msgspec.structs.replace(
+            Settings(
+                address=server.address,
+                mount="secret",
+                version=2,
+                namespace="",
+                ca_file=str(server.ca_file),
+                role_id="",
+                approle_mount="approle",
+                timeout_s=60,
+                held_s=60,
+                fields={},
+            ),
+            **changes,
+        )
+        read = key if callable(key) else lambda: key
+        made.append(Vault(settings, read, monotonic) if monotonic is not None else Vault(settings, read))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+
+
+async def refused(vault: Vault, path: str) -> Rejected:
+    """The error of a read that only a person can help."""
+    with pytest.raises(Rejected) as raised:
+        await vault.read(path)
+    assert VALUE not in str(raised.value)
+    return raised.value
+
+
+async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Connect) -> None:
+    """Texts as they are, numbers and truth values as JSON writes them, nothing for what has parts."""
+    server.put("apps/v2", key="old")
+    server.put("apps/v2", key=VALUE, port=5432, tls=True, many=["a"], none=None, text="two\nlines ünd")
+    vault = connect()
+    values, held_s = await vault.read("apps/v2")
+    assert values == {"key": VALUE, "port": "5432", "tls": "true", "text": "two\nlines ünd"}
+    assert held_s == 60
+
+
+async def test_what_is_not_there_or_was_deleted_is_nothing(server: OpenBao, connect: Connect) -> None:
+    """No path, no version any more, no such engine: the same as a name that no source has."""
+    server.put("apps/deleted", key=VALUE)
+    server.ask("DELETE", "/secret/data/apps/deleted")
+    vault = connect()
+    assert (await vault.read("apps/deleted"))[0] == {}
+    assert (await vault.read("apps/never"))[0] == {}
+    assert (await connect(mount="no-engine").read("apps/never"))[0] == {}
+
+
+async def test_version_1_gives_the_fields_and_no_longer_than_their_lease(server: OpenBao, connect: Connect) -> None:
+    """Its field `ttl` is the lease; what is longer than the cache changes nothing."""
+    server.ask("POST", "/sys/mounts/kv1", {"type": "kv", "options": {"version": "1"}})
+    server.ask("POST", "/kv1/apps/short", {"key": VALUE, "ttl": "30s"})
+    server.ask("POST", "/kv1/apps/long", {"key": VALUE})
+    vault = connect(mount="kv1", version=1)
+    values, held_s = await vault.read("apps/short")
+    assert (values["key"], held_s) == (VALUE, 30)
+    assert (await vault.read("apps/long"))[1] == 60
+
+
+async def test_the_wrong_version_of_the_engine_is_nothing_or_an_error_and_never_a_value(
+    server: OpenBao, connect: Connect
+) -> None:
+    """A slip in the configuration."""
+    server.put("apps/version", key=VALUE)
+    assert (await connect(version=1).read("apps/version"))[0] == {}
+
+
+async def test_a_token_reads_what_its_policy_says_and_nothing_else(server: OpenBao, connect: Connect) -> None:
+    """The refusal says which path, and nothing of what the server said."""
+    server.put("apps/mine", key=VALUE)
+    server.put("apps/others", key=VALUE)
+    server.policy("mine", "secret/data/apps/mine")
+    vault = connect(server.token("mine"))
+    assert (await vault.read("apps/mine"))[0] == {"key": VALUE}
+    assert "path apps/others (status 403)" in (await refused(vault, "apps/others")).text
+    assert (await refused(connect("no-such-token"), "apps/mine")).code == "WF626"
+
+
+async def test_a_token_is_read_anew_for_each_request(server: OpenBao, connect: Connect, tmp_path: Path) -> None:
+    """What Vault's agent writes into the file counts at once; one that others can read does not."""
+    server.put("apps/file", key=VALUE)
+    file = tmp_path / "token"
+    file.touch(mode=0o600)
+    vault = connect(vaultkey.reader("token", str(file), {}, tmp_path / "data"))
+    file.write_text("revoked")
+    assert "403" in (await refused(vault, "apps/file")).text
+    file.write_text(f"{ROOT_TOKEN}\n")
+    assert (await vault.read("apps/file"))[0] == {"key": VALUE}
+    file.chmod(0o644)
+    assert "may be read by others" in (await refused(vault, "apps/file")).text
+
+
+class Role:
+    """An AppRole, with tokens of a minute."""
+
+    def __init__(self, server: OpenBao, name: str, path: str) -> None:
+        if "approle/" not in server.ask("GET", "/sys/auth"):
+            server.ask("POST", "/sys/auth/approle", {"type": "approle"})
+        server.policy(name, f"secret/data/{path}")
+        body = {"token_policies": [name], "token_ttl": "60s", "token_max_ttl": "60s"}
+        server.ask("POST", f"/auth/approle/role/{name}", body)
+        self.id = server.ask("GET", f"/auth/approle/role/{name}/role-id")["data"]["role_id"]
+        self.secret_id = server.ask("POST", f"/auth/approle/role/{name}/secret-id")["data"]["secret_id"]
+        self._server = server
+
+    def revoke_tokens(self) -> None:
+        """All tokens that AppRole has given are none any more."""
+        self._server.ask("PUT", "/sys/leases/revoke-prefix/auth/approle")
+
+
+async def test_a_role_logs_in_and_again_before_its_token_expires(server: OpenBao, connect: Connect) -> None:
+    """One login for many reads, a new one when two thirds of the token's minute are over."""
+    server.put("apps/role", key=VALUE)
+    role = Role(server, "web", "apps/role")
+    now, logins = [0.0], [0]
+
+    def key() -> str:
+        logins[0] += 1
+        return role.secret_id
+
+    vault = connect(key, lambda: now[0], role_id=role.id)
+    for at, expected in ((0, 1), (39, 1), (41, 2)):
+        now[0] = at
+        assert (await vault.read("apps/role"))[0] == {"key": VALUE}
+        assert logins[0] == expected
+
+
+async def test_a_role_whose_token_was_revoked_logs_in_again(server: OpenBao, connect: Connect) -> None:
+    """A refusal with a token of its own making is no last word; one with a fresh token is."""
+    server.put("apps/revoked", key=VALUE)
+    role = Role(server, "revoked", "apps/revoked")
+    vault = connect(role.secret_id, role_id=role.id)
+    assert (await vault.read("apps/revoked"))[0] == {"key": VALUE}
+    role.revoke_tokens()
+    assert (await vault.read("apps/revoked"))[0] == {"key": VALUE}
+    assert "403" in (await refused(vault, "apps/role")).text
+    assert "login of the role" in (await refused(connect("wrong", role_id=role.id), "apps/revoked")).text
+
+
+async def test_a_namespace_has_secrets_of_its_own(server: OpenBao, connect: Connect) -> None:
+    """The same path elsewhere is another secret."""
+    server.ask("PUT", "/sys/namespaces/team")
+    server.ask("POST", "/sys/mounts/secret", {"type": "kv", "options": {"version": "2"}}, namespace="team")
+    server.put("apps/where", key="of the root")
+    server.ask("POST", "/secret/data/apps/where", {"data": {"key": VALUE}}, namespace="team")
+    assert (await connect(namespace="team").read("apps/where"))[0] == {"key": VALUE}
+    assert (await connect().read("apps/where"))[0] == {"key": "of the root"}
+
+
+async def test_a_server_whose_authority_is_not_trusted_gets_no_token(connect: Connect) -> None:
+    """The text says that it is the certificate."""
+    vault = connect(ca_file="")
+    with pytest.raises(Retryable, match="CERTIFICATE_VERIFY_FAILED"):
+        await vault.read("apps/v2")
+
+
+async def test_a_file_of_authorities_that_is_none_is_said_with_its_key(connect: Connect, tmp_path: Path) -> None:
+    """Before anything is sent."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "ca.pem")), "apps/v2")).text
+    assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "none.pem")), "apps/v2")).text
+
+
+async def test_a_sealed_server_may_be_open_again_later(server: OpenBao, connect: Connect) -> None:
+    """Nobody has to do anything here once somebody has opened it there."""
+    server.put("apps/sealed", key=VALUE)
+    vault = connect()
+    server.seal()
+    try:
+        with pytest.raises(Retryable, match=r"sealed .*503"):
+            await vault.read("apps/sealed")
+    finally:
+        server.unseal()
+    values: dict[str, str] = {}
+    async with asyncio.timeout(60):
+        while not values:
+            # Its engines take a moment after the opening.
+            with contextlib.suppress(Retryable):
+                values, _ = await vault.read("apps/sealed")
+            await asyncio.sleep(0.02)
+    assert values == {"key": VALUE}

@@ -296,6 +296,7 @@ def test_values_larger_than_the_kernel_takes_reach_the_script_whole(arena: Arena
 
 HOSTILE_OUTPUTS = {
     "names that steer": ("printf 'PATH=/x\\nLD_PRELOAD=/x.so\\n' >> $WATERFLOW_ENV", "success"),
+    "names that steer, as outputs": ("printf 'PATH=/x\\nLD_PRELOAD=/x.so\\n' >> $WATERFLOW_OUTPUT", "success"),
     "not an entry": ("echo nonsense >> $WATERFLOW_OUTPUT", "failure"),
     "a delimiter that never comes": ("printf 'a<<END\\nx\\nEN D\\n' >> $WATERFLOW_OUTPUT", "failure"),
     "a delimiter inside": ("printf 'a<<END\\nEND x\\nEND\\n' >> $WATERFLOW_OUTPUT", "success"),

@@ -122,20 +122,19 @@ def _names(path: Path) -> list[str]:
 
 
 def resolve(workspace: Path, wanted: str | None) -> Path:
-    """Where a step runs: its `working-directory` in the job's directory, which a relative one may not leave.
+    """Where a step runs: its `working-directory`, which lies in the job's directory, by whatever path it is named.
 
-    An absolute one is used as given. Raises `Rejected` WF703 for one that leaves, is missing, or is no directory.
+    An expression may have given it, and so a stranger. Raises `Rejected` WF703 for one that leaves, is missing, or is no
+    directory.
     """
     if not wanted:
         return workspace
     if "\0" in wanted:
         raise Rejected("WF703", "working-directory: a NUL byte")
-    path = Path(wanted)
-    if not path.is_absolute():
-        # Resolved with its links, as a step before may have made one that leads out.
-        path, root = Path(os.path.realpath(workspace / wanted)), Path(os.path.realpath(workspace))
-        if not path.is_relative_to(root):
-            raise Rejected("WF703", f"working-directory: {wanted!r} leaves the job's directory")
+    # Resolved with its links, as a step before may have made one that leads out.
+    path, root = Path(os.path.realpath(workspace / wanted)), Path(os.path.realpath(workspace))
+    if not path.is_relative_to(root):
+        raise Rejected("WF703", f"working-directory: {wanted!r} leaves the job's directory")
     if not path.is_dir():
         raise Rejected("WF703", f"working-directory: {wanted!r} is not a directory on this server")
     return path

@@ -65,7 +65,7 @@ jobs:
       - uses: ./steps/show
         with: {text: "${{ inputs.evil }}"}
       - continue-on-error: true
-        working-directory: "none/${{ inputs.evil }}"
+        working-directory: "${{ inputs.evil }}"
         run: echo never
       - continue-on-error: true
         uses: fail
@@ -116,6 +116,7 @@ HOSTILE = {
     "what stands for a secret in the log": "\ue0f0TOKEN\ue0f1",
     "more of the file": 'x"\n      - run: touch PLACE/pwn',
     "a way out": "../../../../../../etc",
+    "a place on the server": "/etc",
     "formats": "%s%n%999999d {0} \\x41 \\",
     "markup and escapes": "<script>alert(1)</script>\x1b]0;title\x07\x1b]8;;http://x\x1b\\link\r\u202e",
 }
@@ -176,6 +177,7 @@ def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: Wo
         _comes_out_unchanged(world, run, value)
         assert written.read_bytes().decode() == value, name
         assert found["jobs"][0]["outputs"] == {"passed": value}, name
+        assert "never" not in world.lines(run), f"{name}: a step ran elsewhere than in its job's directory"
         failed = found["jobs"][0]["steps"][FAILED]["reason"]["text"]
         assert "failed " in failed
         assert failed.isprintable(), name

@@ -434,7 +434,7 @@ async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
     assert "more than a process can have" in failed.reason_text
 
 
-@pytest.mark.parametrize("where", ["../..", "/no/such/place", "missing", "link"])
+@pytest.mark.parametrize("where", ["../..", "/", "/etc", "/no/such/place", "missing", "link"])
 async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) -> None:
     """A relative directory that leaves the job's, by its name or by a link, and one that is missing, fail before the start."""
     await bench.start()

@@ -59,11 +59,15 @@ def test_relative_directory_stays_inside(tmp_path: Path) -> None:
             workdir.resolve(inside, wanted)
 
 
-def test_absolute_directory_is_used_as_given(tmp_path: Path) -> None:
-    """If it is there: the author named a place on the server."""
-    assert workdir.resolve(tmp_path / "job", "/") == Path("/")
-    with pytest.raises(Rejected, match="not a directory"):
-        workdir.resolve(tmp_path / "job", "/no/such/place")
+def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
+    """It may be the word of a stranger, who wrote an input or a branch's name: only what lies in the job's directory counts."""
+    inside = tmp_path / "job"
+    (inside / "sub").mkdir(parents=True)
+
+    assert workdir.resolve(inside, str(inside / "sub")) == inside / "sub"
+    for wanted in ("/", "/etc", str(tmp_path), f"{inside}/../other", "/no/such/place"):
+        with pytest.raises(Rejected, match="leaves the job's directory"):
+            workdir.resolve(inside, wanted)
 
 
 def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:

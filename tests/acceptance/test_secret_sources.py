@@ -85,7 +85,9 @@ class Setting:
 
     def configure(self, vault: OpenBao | None = None, token: str = "", give_up_after: str = "10m") -> None:
         """The daemon's configuration, with the sources that the tests use."""
-        lines = f"""[[repositories]]
+        lines = f"""[log]
+level = "debug"
+[[repositories]]
 name = "ops"
 url = "{self.world.repository}"
 age-files = ["secrets/all.toml.age", "secrets/OF_AGE.age"]

@@ -49,9 +49,11 @@ HAS_REPOSITORY = 0.35
 HAS_REVOCATION = 0.10
 HAS_BACKUP = 0.12
 HAS_LANGUAGE = 0.5
+HAS_SECRETS = 0.25
 #: Chosen so that the seeds which once found something (tests/sim/seeds.txt) have none of it, and stay what they were.
 SALT = 459
 LANGUAGE_SALT = 15767
+SECRETS_SALT = 197
 REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
@@ -85,6 +87,9 @@ class Chance:
         #: Workflows with everything that the language has, from dice of their own.
         self.language = random.Random(f"{seed}/language/{LANGUAGE_SALT}")
         self.has_language = self.language.random() < HAS_LANGUAGE
+        #: Sources of secrets that take time, from dice of their own.
+        self.secrets = random.Random(f"{seed}/secrets/{SECRETS_SALT}")
+        self.has_secrets = self.secrets.random() < HAS_SECRETS
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
         #: What is kept of repositories' files on servers.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.dispatch import lowering
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.refusals import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
@@ -32,6 +31,7 @@ from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.sim.loop import Process
 from waterflowd.testing.sim.network import Door
 from waterflowd.testing.sim.repository import Compiler, Source
+from waterflowd.testing.sim.secrets import SlowSecrets
 from waterflowd.testing.sim.storage import Log, OutputLogs
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Daemon:
         registry = Registry()
         for record in log.read(FLEET):
             registry.apply(record.event)
+        secrets = SlowSecrets(simulated.chance)
         self.world = HostWorld(
             runs={},
             stalled={},
@@ -100,12 +101,13 @@ class Daemon:
             locks=Locks(),
             registry=registry,
             timers=Timers(),
-            lower=lowering.lower,
+            lower=secrets.lower,
             epoch=log.generation,
         )
         clock = Clock(simulated.log_ms)
         link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
+        secrets.readings.changed = self.driver.secrets_read
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
         files = Files(self.world, MemoryFiles(simulated.tree), link)
         self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)

@@ -1,0 +1,54 @@
+"""The key to Vault: where it comes from, in which order, and what is no key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waterflowd.errors import Rejected
+from waterflowd.secrets import vaultkey
+
+
+def private(path: Path, content: str) -> Path:
+    """A file that nobody else may read."""
+    path.touch(mode=0o600)
+    path.write_text(content)
+    return path
+
+
+def test_the_variable_goes_before_the_credential_and_that_before_the_file(tmp_path: Path) -> None:
+    """For the token and for the secret id, which do not stand in for one another."""
+    private(tmp_path / "vault-token", "of-the-credential\n")
+    file = str(private(tmp_path / "file", "of-the-file\n"))
+    directory = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    both = {"WATERFLOWD_VAULT_TOKEN": "of-the-variable", **directory}
+    data = tmp_path / "data"
+    assert vaultkey.reader("token", file, both, data)() == "of-the-variable"
+    assert vaultkey.reader("token", file, directory, data)() == "of-the-credential"
+    assert vaultkey.reader("token", file, {}, data)() == "of-the-file"
+    assert vaultkey.reader("secret-id", file, both, data)() == "of-the-file"
+    with pytest.raises(Rejected, match="WATERFLOWD_VAULT_SECRET_ID, the credential vault-secret-id") as raised:
+        vaultkey.reader("secret-id", "", both, data)()
+    assert raised.value.code == "WF622"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "na\u00efve", "esc\x1b"])
+def test_what_no_header_can_hold_is_no_key_and_is_not_quoted(tmp_path: Path, content: str) -> None:
+    """A library that was given it would say it in its complaint."""
+    file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
+    with pytest.raises(Rejected, match="holds no key of Vault") as raised:
+        vaultkey.reader("token", str(file), {}, tmp_path / "data")()
+    assert "hvs." not in str(raised.value)
+
+
+def test_a_file_in_the_data_directory_or_for_others_to_read_is_refused(tmp_path: Path) -> None:
+    """A backup would take it along."""
+    (tmp_path / "data").mkdir()
+    inside = private(tmp_path / "data" / "token", "hvs.x")
+    with pytest.raises(Rejected, match="data directory"):
+        vaultkey.reader("token", str(inside), {}, tmp_path / "data")()
+    outside = private(tmp_path / "token", "hvs.x")
+    outside.chmod(0o604)
+    with pytest.raises(Rejected, match=r"vault\.token-file: .* may be read by others"):
+        vaultkey.reader("token", str(outside), {}, tmp_path / "data")()

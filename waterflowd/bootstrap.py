@@ -169,7 +169,6 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     )
     api = build_app(services)
     dispatch.refused = api.refusals.agent_refused
-    socket_path = Path(config.api.socket) if config.api.socket else None
     return Parts(
         config=config,
         store=store,
@@ -182,7 +181,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,
-        api=ApiServer(api, config.api.listen or None, socket_path),
+        api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
         secrets=secrets,
     )
 
@@ -213,13 +212,6 @@ def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
         return repository is None or (settings is not None and settings.may_use(group))
 
     return may_use
-
-
-def _registry(log: ports.Log) -> Registry:
-    registry = Registry()
-    for record in log.read(FLEET):
-        registry.apply(record.event)
-    return registry
 
 
 def _lower(secrets: Sources) -> Lower:

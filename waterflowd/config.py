@@ -132,17 +132,21 @@ class Vault(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
 
     #: `https://host:port`; http only for this machine. Empty for no Vault.
     address: str = ""
-    #: The key/value engine, and its version: 1 or 2.
+    #: Where the key/value engine is mounted.
     mount: str = "secret"
+    #: The engine's version, 1 or 2.
     kv_version: int = 2
+    #: For servers that have namespaces.
     namespace: str = ""
     #: Certificates of authorities; default: the system's.
     ca_file: str = ""
-    #: Files with the key, for nobody else to read.
+    #: A file with a token, mode 0600. WATERFLOWD_VAULT_TOKEN and the systemd credential vault-token go before it.
     token_file: str = ""
-    #: AppRole; the key is the role's secret id then.
+    #: Lets the daemon in by AppRole in place of a token.
     role_id: str = ""
+    #: A file with the role's secret id. WATERFLOWD_VAULT_SECRET_ID and the systemd credential vault-secret-id go before it.
     secret_id_file: str = ""
+    #: Where AppRole is mounted.
     approle_mount: str = "approle"
     #: What one request may take.
     timeout: str = "10s"

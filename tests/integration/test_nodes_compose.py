@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.test_nodes_docker import IMAGE, engine
 from tests.integration.transfer_world import wait_until
+from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
 
@@ -75,7 +76,7 @@ class Project:
         given = {"file": "compose.yml", "project": "shop"} | {
             key.replace("_", "-"): value for key, value in params.items()
         }
-        return run_node(f"docker/compose-{node}", given, directory=self.folder, env=self.env)
+        return run_node(f"docker/compose-{node}", given, directory=self.folder, env=self.env, timeout_s=2 * PATIENCE_S)
 
     def docker(self, *arguments: str) -> list[str]:
         """The lines that docker prints."""

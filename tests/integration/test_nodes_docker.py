@@ -77,7 +77,7 @@ def _make_image(folder: Path, environment: dict[str, str]) -> None:
 
 def run(node: str, directory: Path, engine: str, /, **params: object) -> NodeRun:
     given = {key.replace("_", "-"): value for key, value in params.items()}
-    return run_node(node, given, directory=directory, env={"DOCKER_HOST": engine})
+    return run_node(node, given, directory=directory, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
 
 
 def test_a_container_runs_to_its_end_and_its_output_is_the_log(engine: str, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import living
 from tests.integration.test_agent import Bench, bench, eventually
-from tests.integration.transfer_world import DEADLINE_S, Request, Server, leftovers, served
+from tests.integration.transfer_world import Request, Server, leftovers, served
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire.messages import Outcome, Task
 
 __all__ = ["bench"]
@@ -29,7 +31,7 @@ def go_on() -> Iterator[threading.Event]:
 def server(go_on: threading.Event) -> Iterator[Server]:
     def answer(request: Request) -> None:
         request.reply(200, CONTENT[: 9 << 19], length=len(CONTENT))
-        if go_on.wait(DEADLINE_S):
+        if go_on.wait(PATIENCE_S):
             request.wfile.write(CONTENT[9 << 19 :])
 
     with served(answer) as server:
@@ -87,4 +89,4 @@ async def test_a_cancel_and_a_time_out_leave_nothing(bench: Bench, server: Serve
     assert (finished.outcome, finished.reason_code) == (Outcome.TIMED_OUT, "timeout"), finished
     assert list(bench.markers.iterdir()) == []
     assert b"hunter2" not in output
-    assert not [path for path in bench.data_dir.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert living.holding(bench.data_dir, b"hunter2") == []

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.transfer_world import DEADLINE_S, Request, certified, leftovers, served, signalled, transfer
+from tests.integration.transfer_world import Request, certified, leftovers, served, signalled, transfer
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire.messages import Outcome
 
 KEYS = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
@@ -189,7 +190,7 @@ def test_a_cancel_takes_the_parts_back(bucket: Bucket, tmp_path: Path) -> None:
 
     def stall(request: Request) -> None:
         request.reply(200, LARGE[: 19 << 20], length=len(LARGE))
-        go_on.wait(DEADLINE_S)
+        go_on.wait(PATIENCE_S)
 
     with served(stall) as server:
         params = {"source": f"{server.url}/a", "destination": "s3://bucket/x", "endpoint": bucket.endpoint, **KEYS}
@@ -246,7 +247,7 @@ def test_a_server_that_is_away_or_stands_still_may_be_tried_again(tmp_path: Path
     (tmp_path / "a").write_bytes(SMALL)
     go_on = threading.Event()
     away = transfer(tmp_path, "a", "s3://bucket/x", endpoint="http://127.0.0.1:9", **KEYS)
-    with served(lambda request: (go_on.wait(DEADLINE_S), None)[1]) as server:
+    with served(lambda request: (go_on.wait(PATIENCE_S), None)[1]) as server:
         still = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, timeout="300ms", **KEYS)
         go_on.set()
     for ended in (away, still):

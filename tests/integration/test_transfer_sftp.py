@@ -16,7 +16,8 @@ import pytest
 
 from tests.integration import remote_world
 from tests.integration.remote_world import Sshd
-from tests.integration.transfer_world import DEADLINE_S, leftovers, served, signalled, transfer
+from tests.integration.transfer_world import leftovers, served, signalled, transfer
+from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun
 from waterflow_agent.wire.messages import Outcome
 
@@ -199,7 +200,7 @@ def test_a_cancel_takes_back_what_was_begun(sshd: Sshd, near: Path, far: Path) -
 
     def stall(request: Any) -> None:
         request.reply(200, CONTENT[: 9 << 19], length=len(CONTENT))
-        go_on.wait(DEADLINE_S)
+        go_on.wait(PATIENCE_S)
 
     with served(stall) as server:
         params = {"source": f"{server.url}/a", "destination": address(sshd, far / "x")}
@@ -276,7 +277,7 @@ def odd(**attributes: Any) -> Iterator[tuple[int, str]]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(DEADLINE_S)
+        assert ready.wait(PATIENCE_S)
         yield ports[0], key.get_fingerprint()
     finally:
         loop.call_soon_threadsafe(task.cancel)
@@ -342,7 +343,7 @@ def test_a_server_that_stands_still_is_a_failure_in_time(near: Path, far: Path) 
     """Each question to it is bounded."""
     (far / "x").write_bytes(CONTENT)
     go_on = threading.Event()
-    with odd(before_read=lambda count, connection: go_on.wait(DEADLINE_S)) as server:
+    with odd(before_read=lambda count, connection: go_on.wait(PATIENCE_S)) as server:
         ended = with_odd(near, server, f"ODD{far}/x", "b", timeout="2s")
         go_on.set()
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration import remote_world
-from tests.integration.transfer_world import DEADLINE_S, Request, leftovers, served, signalled, transfer
+from tests.integration.transfer_world import Request, leftovers, served, signalled, transfer
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire.messages import Outcome
 
 CONTENT = os.urandom(5 << 20)
@@ -168,7 +169,7 @@ def stalled(go_on: threading.Event) -> Callable[[Request], None]:
 
     def answer(request: Request) -> None:
         request.reply(200, CONTENT[: 9 << 19], length=len(CONTENT))
-        go_on.wait(DEADLINE_S)
+        go_on.wait(PATIENCE_S)
 
     return answer
 

@@ -17,12 +17,10 @@ from typing import Any
 
 from tests.integration import remote_world
 from tests.integration.remote_world import LOOPBACK
+from tests.patience import PATIENCE_S
 from waterflow_agent.nodes import hosted, shell
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire import messages
-
-#: Generous: only a test that fails waits for it.
-DEADLINE_S = 60
 
 
 def transfer(
@@ -32,7 +30,7 @@ def transfer(
     /,
     *,
     env: dict[str, str] | None = None,
-    step_timeout_s: float = DEADLINE_S,
+    step_timeout_s: float = PATIENCE_S,
     **more: object,
 ) -> NodeRun:
     """Runs the node to its end, in `directory`."""
@@ -72,7 +70,7 @@ def signalled(
         try:
             wait_until(lambda: is_time() or process.poll() is not None)
             process.send_signal(signal.SIGTERM)
-            printed, _ = process.communicate(timeout=DEADLINE_S)
+            printed, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
             process.wait()
@@ -81,7 +79,7 @@ def signalled(
 
 def wait_until(is_so: Callable[[], object]) -> None:
     """Until the condition holds. Raises `TimeoutError`."""
-    give_up_at = time.monotonic() + DEADLINE_S
+    give_up_at = time.monotonic() + PATIENCE_S
     while not is_so():
         if time.monotonic() > give_up_at:
             raise TimeoutError

@@ -226,3 +226,44 @@ def test_a_name_from_an_address_does_not_lead_away(tmp_path: Path, path: str) ->
         ended = transfer(tmp_path, f"{server.url}{path}", "in/")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_before_a_failure_is_said(tmp_path: Path) -> None:
+    """Of three files the second one is refused: one has arrived, and outputs say so."""
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "in" / name).write_text("four")
+
+    def answer(request: Request) -> None:
+        request.body()
+        request.reply(503 if request.path.endswith("/b") else 201)
+
+    with served(answer) as server:
+        ended = transfer(tmp_path, "in", f"{server.url}/to/")
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
+    assert (ended.outputs["files"], ended.outputs["bytes"]) == (1, 4)
+    assert [path for _, path, _ in server.seen] == ["/to/a", "/to/b"]
+
+
+def test_a_link_that_appears_while_files_are_sent_is_not_followed(tmp_path: Path) -> None:
+    """The folder was one when it was listed; what has come in its place leads elsewhere."""
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "in/a").write_text("x")
+    (tmp_path / "in/sub/key").write_text("x")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("hunter2")
+    got: list[bytes] = []
+
+    def answer(request: Request) -> None:
+        got.append(request.body())
+        if len(got) == 1:
+            (tmp_path / "in/sub").rename(tmp_path / "gone")
+            (tmp_path / "in/sub").symlink_to(tmp_path / "secret")
+        request.reply(201)
+
+    with served(answer) as server:
+        ended = transfer(tmp_path, "in", f"{server.url}/to/")
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+    assert "cannot read sub/key" in ended.text
+    assert got[:1] == [b"x"]
+    assert b"hunter2" not in b"".join(got)

@@ -18,7 +18,7 @@ import msgspec
 
 from waterflow_agent import workdir
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import exits, hosted, schema, shell, stepfiles
+from waterflow_agent.nodes import exits, hosted, schema, script, shell, stepfiles
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.runner.reports import Report, Result, StepSpec
 from waterflow_agent.stepdirs import StepDirectories
@@ -121,10 +121,7 @@ class ProcessSteps:
         name = self.adopt(task.key)
         files = self._directories.path(self._places[task.key])
         place = shell.Place(files=files, workspace=str(workspace), agent=self.agent_name)
-        if isinstance(parameters, schema.Shell):
-            command = shell.prepare(parameters, task, place, self._environment)
-        else:
-            command = hosted.prepare(task, place, self._environment)
+        command = prepare(task, parameters, place, self._environment)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -192,6 +189,17 @@ class ProcessSteps:
     def stop_unknown(self, name: str) -> None:
         """Ends an attempt that the journal does not know: nobody would ever ask for its result."""
         self._runner.cancel(name)
+
+
+def prepare(
+    task: messages.Task, parameters: schema.Parameters, place: shell.Place, start: Mapping[str, str]
+) -> shell.Command:
+    """The command of a step that is a process, with its files written. Raises `Rejected` or `OSError`."""
+    if isinstance(parameters, schema.Shell):
+        return shell.prepare(parameters, task, place, start)
+    if isinstance(parameters, schema.Script):
+        return script.prepare(parameters, task, place, start)
+    return hosted.prepare(task, place, start)
 
 
 def attempt_name(key: TaskKey) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from waterflow_agent import enrol, keys
+from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes.shell import Command
+from waterflow_agent.runner.reports import Result
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.codec import Side
 from waterflow_agent.wire.messages import TaskKey
@@ -324,46 +328,55 @@ def run_node(
 
     A node that does not end in `timeout_s` is stopped, as a time-out does it.
     """
-    import subprocess
     import tempfile
 
-    from waterflow_agent.nodes import exits, hosted, shell
-    from waterflow_agent.runner.reports import Result
+    from waterflow_agent import process_steps
+    from waterflow_agent.nodes import exits, hosted, parameters, shell, stepfiles
 
-    key = TaskKey("run", "job", "step", 1, 1)
     task = messages.Task(
-        key=key, node=name, params=params, env=dict(env or {}), step_name=name, working_directory=None,
-        timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000, output_bytes_max=1 << 20,
-        boot_id="", instance="",
+        key=TaskKey("run", "job", "step", 1, 1), node=name, params=params, env=dict(env or {}), step_name=name,
+        working_directory=None, timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000,
+        output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as files:
         place = shell.Place(files=files, workspace=str(directory), agent="test")
-        command = hosted.prepare(task, place, shell.inherited(os.environ))
-        process = subprocess.Popen(
-            command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        reason = "exited"
         try:
-            printed, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            printed, _ = process.communicate(timeout=30)
-            reason = "timed-out"
-        result = Result(
-            reason=reason,
-            exit_code=process.returncode if process.returncode >= 0 else None,
-            signal=-process.returncode if process.returncode < 0 else None,
-            started_at=None,
-            finished_at=0,
-            output_bytes=len(printed),
-            output_dropped=0,
-        )
-        end = hosted.finish(exits.interpret(result), files)
+            given = parameters.convert(parameters.find(name), params)
+            command = process_steps.prepare(task, given, place, shell.inherited(os.environ))
+        except Rejected as error:
+            return NodeRun(outcome=messages.Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
+        result, printed = _run_to_end(command, directory, timeout_s)
+        end = exits.interpret(result)
+        end = hosted.finish(end, files) if hosted.is_hosted(files) else shell.finish(end, stepfiles.locate(files))
     return NodeRun(
-        outcome=end.outcome,
-        exit_code=end.exit_code,
-        text=end.reason_text,
-        outputs=end.outputs,
-        printed=printed.decode("utf-8", "replace"),
+        outcome=end.outcome, exit_code=end.exit_code, text=end.reason_text, outputs=end.outputs, printed=printed
     )
+
+
+def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[Result, str]:
+    """What a runner would say of the command's process, and what that printed."""
+    process = subprocess.Popen(
+        command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    reason = "exited"
+    try:
+        printed, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            printed, _ = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            printed, _ = process.communicate()
+        reason = "timed-out"
+    result = Result(
+        reason=reason,
+        exit_code=process.returncode if process.returncode >= 0 else None,
+        signal=-process.returncode if process.returncode < 0 else None,
+        started_at=None,
+        finished_at=0,
+        output_bytes=len(printed),
+        output_dropped=0,
+    )
+    return result, printed.decode("utf-8", "replace")

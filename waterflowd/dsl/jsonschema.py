@@ -203,6 +203,8 @@ def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
         made["required"] = list(record["required"])
     if node.name == "sleep":
         made |= {"minProperties": 1, "maxProperties": 1}
+    elif node.name == "script":
+        made["oneOf"] = [{"required": ["path"]}, {"required": ["content"]}]
     return made
 
 

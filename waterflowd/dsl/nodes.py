@@ -19,6 +19,7 @@ from waterflowd.dsl.places import quoted
 from waterflowd.dsl.report import Report, did_you_mean
 from waterflowd.dsl.tree import Document, Path, plain
 from waterflowd.dsl.values import as_text, has_expression
+from waterflowd.expr.errors import UNSAFE_PLACE
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 
@@ -74,6 +75,8 @@ class Nodes:
             self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
         if node.name == "sleep" and len(result) == len(given):
             self._sleep(path, result)
+        elif node.name == "script":
+            self._script(path, result)
         return result
 
     def _parameter(self, path: Path, name: str, value: Json, wanted: object) -> Json:
@@ -113,6 +116,14 @@ class Nodes:
                     durations.instant(value)
             except ValueError as error:
                 self._add((*path, name), codes.WRONG_PARAMETER, f"{name}: {error}")
+
+    def _script(self, path: Path, given: Mapping[str, Json]) -> None:
+        if ("path" in given) == ("content" in given):
+            self._add(path, codes.WRONG_PARAMETER, "script needs either path or content", on_key=True)
+        for name in ("content", "interpreter"):
+            if not expr.is_static(given.get(name)):
+                text = f"{name}: an expression cannot stand here: its value would be code"
+                self._add((*path, name), UNSAFE_PLACE, text, "give the script its values by args or env")
 
     def _add(self, path: Path, code: str, message: str, suggestion: str = "", *, on_key: bool = False) -> None:
         offset = self._document.key_start(path) if on_key else self._document.value_start(path)

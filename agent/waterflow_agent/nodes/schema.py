@@ -39,6 +39,15 @@ class Shell(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknow
     args: list[str] = []
 
 
+class Script(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Runs a script of the job's directory (`path`) or a text (`content`): by `interpreter`, its line `#!`, or `sh`."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    content: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    interpreter: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    args: list[str] = []
+
+
 class Sleep(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Waits in the log and holds no server: for a `duration` such as `30s`, or `until` an instant (RFC 3339 or ms)."""
 
@@ -327,6 +336,9 @@ BUILT_IN: dict[str, NodeSchema] = {
             name="shell", parameters=Shell, runs_in=RunsIn.PROCESS, outputs=("exit-code",), aliases=("exec/shell",)
         ),
         NodeSchema(
+            name="script", parameters=Script, runs_in=RunsIn.PROCESS, outputs=("exit-code",), aliases=("exec/script",)
+        ),
+        NodeSchema(
             name="http/request",
             parameters=HttpRequest,
             runs_in=RunsIn.HOST,
@@ -373,8 +385,6 @@ BUILT_IN: dict[str, NodeSchema] = {
 #: Nodes that the language knows and this version cannot run yet; using one is an error that says so.
 NOT_BUILT_YET: frozenset[str] = frozenset(
     [
-        "script",
-        "exec/script",
         "workflow/run",
     ]
 )

@@ -101,6 +101,16 @@ def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: 
     """
     env = environment(task, place, start)
     template, suffix = _template(parameters.shell, env["PATH"])
+    files = step_files(env, place)
+    prelude = move_large_values(env, place.files, template[0])
+    script = f"{place.files}/script{suffix}"
+    write(script, prelude + parameters.run.removesuffix("\n") + "\n")
+    argv = [part.replace("{0}", script) for part in template] + parameters.args
+    return command(argv, env, files)
+
+
+def step_files(env: dict[str, str], place: Place) -> StepFiles:
+    """Makes the files that a script hands values back in, and tells it in `env` where they are. Raises `OSError`."""
     files = stepfiles.create(place.files)
     # The directory may have been a node's before.
     with contextlib.suppress(FileNotFoundError):
@@ -113,10 +123,11 @@ def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: 
         "GITHUB_ENV": files.env,
         "GITHUB_STEP_SUMMARY": files.summary,
     }
-    prelude = _move_large_values(env, place.files, template[0])
-    script = f"{place.files}/script{suffix}"
-    write(script, prelude + parameters.run.removesuffix("\n") + "\n")
-    argv = [part.replace("{0}", script) for part in template] + parameters.args
+    return files
+
+
+def command(argv: list[str], env: dict[str, str], files: StepFiles) -> Command:
+    """The command, if a process can have these arguments and this environment; raises `Rejected` WF705 otherwise."""
     _check_size(argv, env)
     return Command(argv=argv, env=env, files=files)
 
@@ -194,7 +205,7 @@ def _has_bash(path: str) -> bool:
     return shutil.which("bash", path=path) is not None
 
 
-def _move_large_values(env: dict[str, str], directory: str, program: str) -> str:
+def move_large_values(env: dict[str, str], directory: str, program: str) -> str:
     """Puts large values into files; gives the start of a script's first line that reads them back, "" for none."""
     # len is a lower bound of the encoded size, and a quarter of the upper one: most values are settled by it.
     large = [

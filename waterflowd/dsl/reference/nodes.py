@@ -34,6 +34,30 @@ NODES: dict[str, Section] = {
             "args": Key("Arguments of the script.", 'run: echo "$1"\nargs: [hello]', place="step-secrets"),
         },
     ),
+    "script": _section(
+        "script",
+        "Runs a script that is a file, or a text, in a process on the server, as `shell` does; what it writes to"
+        " `$WATERFLOW_OUTPUT` are its outputs. Either `path` or `content`.",
+        {
+            "path": Key(
+                "The file, from the root of the job's directory, which it may not leave; it needs no mode.",
+                "path: scripts/migrate.py",
+                place="step-secrets",
+            ),
+            "content": Key(
+                "The script itself.",
+                "content: |\n  #!/usr/bin/env python3\n  import sys\n  print(sys.argv[1])\nargs: [hello]",
+                pitfalls=("It takes no expressions; give it values by `args`, or `env` of the step.",),
+            ),
+            "interpreter": Key(
+                "The command that gets the script's path and then `args`, such as `bash -e`.",
+                "path: scripts/migrate\ninterpreter: python3 -u",
+                default="that of the first line, `#!`, else `sh`",
+                pitfalls=("It takes no expressions.",),
+            ),
+            "args": Key("Arguments of the script.", 'path: deploy.sh\nargs: ["${{ git.tag }}"]', place="step-secrets"),
+        },
+    ),
     "sleep": _section(
         "sleep",
         "Waits in the log. It holds no server, survives restarts of everything, and does not count in the job's"

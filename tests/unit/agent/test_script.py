@@ -1,0 +1,79 @@
+"""The node `script`: which file, which interpreter, and what of it may be chosen by whom."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from waterflow_agent.testing import NodeRun, run_node
+from waterflow_agent.wire.messages import Outcome
+
+
+def run(directory: Path, **params: object) -> NodeRun:
+    return run_node("script", params, directory=directory, env={"WHO": "you"})
+
+
+@pytest.mark.parametrize(
+    ("first_line", "interpreter", "body", "printed"),
+    [
+        ("", None, 'echo "$0" | grep -c script; echo $1', "1\none two\n"),
+        ("#!/bin/sh -e\n", None, "false; echo never", ""),
+        ("#!/usr/bin/env python3\n", None, "import sys; print(sys.argv[1])", "one two\n"),
+        ("#! /usr/bin/env  python3\n", None, "import sys; print(sys.argv[1])", "one two\n"),
+        ("#!/bin/sh\n", "python3 -u", "import os; print(os.environ['WHO'])", "you\n"),
+        ("#!/usr/bin/env -S python3 -c print(5)\n", None, "no python at all", "5\n"),
+    ],
+)
+@pytest.mark.parametrize("by", ["path", "content"])
+def test_a_script_is_run_by_what_it_names(
+    tmp_path: Path, by: str, first_line: str, interpreter: str | None, body: str, printed: str
+) -> None:
+    """By the step's interpreter, else by its first line as the kernel takes it, else by sh; a file needs no mode."""
+    text = first_line + body + "\n"
+    given: dict[str, object] = {"content": text}
+    if by == "path":
+        (tmp_path / "script").write_text(text)
+        given = {"path": "script"}
+    if interpreter is not None:
+        given["interpreter"] = interpreter
+
+    ended = run(tmp_path, args=["one two"], **given)
+
+    assert ended.printed == printed
+    assert (ended.outcome is Outcome.SUCCESS) is bool(printed)
+
+
+def test_what_a_script_writes_are_its_outputs(tmp_path: Path) -> None:
+    """As with `shell`."""
+    ended = run(tmp_path, content='echo "a=b" >> "$WATERFLOW_OUTPUT"; exit 3')
+
+    assert (ended.outcome, ended.exit_code, ended.outputs) == (Outcome.FAILURE, 3, {"a": "b"})
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "link", "missing", "folder", "pipe", "a\0b", "."])
+def test_only_files_of_the_job_s_directory_are_run(tmp_path: Path, path: str) -> None:
+    """Whatever a path or a link leads to; what is no file does not hold the agent."""
+    workspace = tmp_path / "work"
+    (workspace / "folder").mkdir(parents=True)
+    (tmp_path / "outside").write_text("echo never\n")
+    (workspace / "link").symlink_to("../outside")
+    os.mkfifo(workspace / "pipe")
+
+    ended = run(workspace, path=path)
+
+    assert ended.outcome is Outcome.FAILURE
+    assert ended.text.startswith("with.path: ")
+    assert not ended.printed
+
+
+@pytest.mark.parametrize("given", [{}, {"path": "a", "content": "b"}])
+def test_a_script_is_a_file_or_a_text(tmp_path: Path, given: dict[str, object]) -> None:
+    """One of the two."""
+    assert "either path or content" in run(tmp_path, **given).text
+
+
+def test_an_interpreter_that_is_no_command_is_an_error(tmp_path: Path) -> None:
+    """Quotes that do not end."""
+    assert run(tmp_path, content="echo", interpreter='"bash').text.startswith("with.interpreter: ")

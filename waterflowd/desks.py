@@ -59,6 +59,7 @@ class AgentsDesk:
             slots_busy=len(server.taken),
             labels=server.facts.get("labels", {}),
             nodes=tuple(sorted(server.nodes)),
+            own_nodes=server.own_nodes,
         )
 
     def pending(self) -> Sequence[PendingRow]:

@@ -8,6 +8,7 @@ the journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -26,6 +27,7 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.ledger import Ledger
 from waterflow_agent.link import Link
 from waterflow_agent.maskbook import MaskBook
+from waterflow_agent.nodes.shelf import NodeShelf
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.stepdirs import StepDirectories
 from waterflow_agent.supervision import Supervisor
@@ -39,6 +41,9 @@ logger = logging.getLogger(__name__)
 #: How often the status file and the working directories are looked at.
 STATUS_S = 1.0
 SWEEP_S = 60.0
+#: How often the own nodes of this server are looked at, and how long the first look may keep it from connecting.
+NODES_S = 1.0
+NODES_FIRST_S_MAX = 20.0
 
 
 class Agent:
@@ -86,7 +91,16 @@ class Agent:
         book = MaskBook(maskbook.place(self._data_dir, self._environment))
         store = Store(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
         checkouts = Checkouts(store, Asking(lambda wanted: link.send(wanted)), workspaces)
-        desk = Desk(config=self._config, ledger=ledger, journal=journal, steps=steps, checkouts=checkouts, book=book)
+        shelf = NodeShelf(self._config.node_path, self._environment)
+        desk = Desk(
+            config=self._config,
+            ledger=ledger,
+            journal=journal,
+            steps=steps,
+            checkouts=checkouts,
+            book=book,
+            shelf=shelf,
+        )
         desk.restore(*journal.read())
         link = Link(
             endpoint=self._config.server or server.work_endpoint,
@@ -96,10 +110,12 @@ class Agent:
             new_token=lambda: os.urandom(16).hex(),
         )
         desk.link = link
+        is_stocked = asyncio.Event()
         tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._listen(supervisor, desk), name="runner-reports"),
-            asyncio.create_task(self._talk(link, desk), name="link"),
-            asyncio.create_task(self._show(pair, server, link, desk), name="status"),
+            asyncio.create_task(self._stock(shelf, link, desk, is_stocked), name="nodes"),
+            asyncio.create_task(self._talk(link, desk, is_stocked), name="link"),
+            asyncio.create_task(self._show(pair, server, link, desk, shelf), name="status"),
             asyncio.create_task(self._sweep(workspaces, desk), name="workspaces"),
             desk.failure,
         ]
@@ -117,17 +133,29 @@ class Agent:
         while batch := await supervisor.receive():
             desk.on_reports(batch)
 
-    async def _talk(self, link: Link, desk: Desk) -> None:
+    async def _stock(self, shelf: NodeShelf, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
+        while True:
+            await shelf.refresh()
+            is_stocked.set()
+            if desk.is_outdated:
+                # Nothing happens while no session is open; the next look comes soon enough.
+                link.greet_again()
+            await asyncio.sleep(NODES_S)
+
+    async def _talk(self, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
         await desk.settled.wait()
+        with contextlib.suppress(TimeoutError):
+            # So that a server that comes back is not taken for one without its nodes.
+            await asyncio.wait_for(is_stocked.wait(), NODES_FIRST_S_MAX)
         await link.run()
         # The daemon wants no session with this agent: what runs goes on, and a person has to look.
         logger.error("not connecting again: %s", link.state)
         await self._stop.wait()
 
-    async def _show(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk) -> None:
+    async def _show(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk, shelf: NodeShelf) -> None:
         shown: status.Status | None = None
         while True:
-            now = self._status(pair, server, link, desk)
+            now = msgspec.structs.replace(self._status(pair, server, link, desk), nodes=shelf.told)
             if shown is None or _without_time(now) != _without_time(shown):
                 try:
                     status.write(self._data_dir, now)

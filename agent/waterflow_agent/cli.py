@@ -42,6 +42,7 @@ def _settings(command: Any) -> Any:
         click.option("--slots", type=int, help="How many steps may run at once."),
         click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files."),
         click.option("--label", "labels", multiple=True, help="key=value; may be repeated."),
+        click.option("--node-path", multiple=True, help="Directory with nodes of this server; may be repeated."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
     ]
     for option in reversed(options):
@@ -112,6 +113,33 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
 
 
 @main.command()
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--schema", "is_schema", is_flag=True, help="Print the JSON Schema of its parameters.")
+def node(file: Path, is_schema: bool) -> None:
+    """Check the file of a node of your own; needs no running agent."""
+    import asyncio
+    import os
+
+    import msgspec
+
+    from waterflow_agent.nodes import check
+    from waterflow_agent.nodes.code import Code
+
+    try:
+        code = Code(name=f"{file.absolute().parent.name}/{file.stem}", path=str(file), text=file.read_text("utf-8"))
+        checked = asyncio.run(check.in_child(code, os.environ))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Failure(f"cannot read {file}: {error}", EXIT_USAGE) from error
+    if checked.fault:
+        raise _Failure(checked.fault, EXIT_STOPPED)
+    if is_schema:
+        click.echo(msgspec.json.format(msgspec.json.encode(checked.schema)).decode())
+        return
+    shown = ", ".join(name + "*" * is_required for name, is_required in checked.parameters)
+    click.echo(f"{code.name}: {checked.summary or 'no docstring'}\nwith (* required): {shown or 'nothing'}")
+
+
+@main.command()
 def version() -> None:
     """Show the version."""
     click.echo(f"waterflow-agent {waterflow_agent.__version__}")
@@ -128,6 +156,10 @@ def _rendered(shown: Any) -> str:
     ]
     for attempt in shown.attempts:
         lines.append(f"  {attempt.state:<9} {attempt.run} {attempt.job}/{attempt.step_name} attempt {attempt.attempt}")
+    for node in shown.nodes:
+        lines.append(f"node         {node.name} ({node.origin}) {node.version[:12] or 'none that works'}")
+        if node.fault:
+            lines.append(f"  broken: {node.fault}")
     return "\n".join(lines)
 
 
@@ -138,8 +170,9 @@ def _load(config_file: Path | None, options: dict[str, Any]) -> Config:
     try:
         if "labels" in overrides:
             overrides["labels"] = config.labels_from_text(overrides["labels"], "--label")
-        if "groups" in overrides:
-            overrides["groups"] = list(overrides["groups"])
+        for key in ("groups", "node-path"):
+            if key in overrides:
+                overrides[key] = list(overrides[key])
         return config.load(config_file, overrides=overrides)
     except errors.AgentError as error:
         raise _failure(error, EXIT_USAGE) from error

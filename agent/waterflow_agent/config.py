@@ -57,6 +57,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     cache_mb: int = 1024
     #: Facts about the server that workflows may choose by.
     labels: dict[str, str] = {}
+    #: Directories with nodes of this server, as `<category>/<name>.py`; the first one that has a name wins.
+    node_path: list[str] = []
     #: `own`: the agent starts the step runner, which outlives it; `service`: a service manager does.
     runner: str = "own"
     #: `debug`, `info`, `warning` or `error`.
@@ -156,6 +158,8 @@ def _from_text(key: str, text: str, variable: str) -> Any:
         return int(text)
     if key == "groups":
         return [part.strip() for part in text.split(",") if part.strip()]
+    if key == "node-path":
+        return [part for part in text.split(":") if part]
     if key == "labels":
         return labels_from_text(text.split(","), variable)
     return text
@@ -184,6 +188,9 @@ def _checked(config: Config) -> Config:
     for key, endpoint in (("server", config.server), ("enroll-server", config.enroll_server)):
         if endpoint and not _ENDPOINT.fullmatch(endpoint):
             raise Rejected("WF620", f"{key}: expected tcp://host:port, found {endpoint!r}")
+    for directory in config.node_path:
+        if not os.path.isabs(directory):
+            raise Rejected("WF620", f"node-path: expected absolute directories, found {directory!r}")
     if config.server_key and len(config.server_key) != 40:
         raise Rejected("WF620", "server-key: expected 40 characters of Z85, as `waterflowctl agents token` shows it")
     if config.runner not in _RUNNERS:

@@ -33,7 +33,9 @@ from waterflow_agent.journal_writer import JournalWriter
 from waterflow_agent.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.maskbook import MaskBook
 from waterflow_agent.nodes import instant, parameters, schema
+from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.outcome import Ended, failure, masked, withheld
+from waterflow_agent.nodes.shelf import NodeShelf
 from waterflow_agent.output import OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.runner import reports
@@ -80,6 +82,7 @@ class Desk:
         steps: ProcessSteps,
         checkouts: Checkouts,
         book: MaskBook | None = None,
+        shelf: NodeShelf | None = None,
     ) -> None:
         self.ledger = ledger
         self.link: Sender | None = None
@@ -92,10 +95,12 @@ class Desk:
         self._steps = steps
         self._checkouts = checkouts
         self._book = MaskBook(None) if book is None else book
+        self._shelf = NodeShelf() if shelf is None else shelf
+        self._offered: list[messages.OwnNode] = []
         self._pump = Pump()
         # What this turn has to do, in this order.
         self._facts: list[records.Fact | records.Released] = []
-        self._starts: list[tuple[messages.Task, schema.Parameters]] = []
+        self._starts: list[tuple[messages.Task, schema.Parameters | Code]] = []
         self._outgoing: list[messages.Started | messages.Finished] = []
         self._released: list[TaskKey] = []
         self._is_same_boot = True
@@ -135,6 +140,7 @@ class Desk:
     def hello(self, session: str) -> messages.Hello:
         """The opening of a session, with all that is held."""
         system, architecture = machine.system()
+        self._offered = self._shelf.told
         return messages.Hello(
             session=session,
             protocol=messages.PROTOCOL_VERSION,
@@ -148,10 +154,16 @@ class Desk:
             os=system,
             arch=architecture,
             labels=self._config.labels,
-            nodes=parameters.runnable(),
+            nodes=[*parameters.runnable(), schema.FROM_REPOSITORY, *self._shelf.names],
             held=self.ledger.held(),
             jobs=self._steps.jobs(),
+            own_nodes=self._offered,
         )
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the last `hello` told of other nodes than there are now."""
+        return self._offered != self._shelf.told
 
     def opened(self, welcome: messages.Welcome) -> None:
         """Drops what the daemon does not want, and sends what is owed."""
@@ -369,8 +381,7 @@ class Desk:
         if task.secrets:
             self._book.keep(task.key, task.secrets)
         try:
-            node = parameters.find(task.node)
-            converted = parameters.convert(node, task.params)
+            given = self._given(task)
         except Rejected as error:
             is_unknown = error.code == "WF701"
             end = Ended(
@@ -380,11 +391,22 @@ class Desk:
             )
             self._finish_unstarted(task.key, end)
             return
-        if node.runs_in is not schema.RunsIn.AGENT:
+        if not isinstance(given, instant.RECORDS):
             self._facts.append(self.ledger.placed(task.key, self._steps.reserve(task.key), _wall_ms()))
-            self._starts.append((task, converted))
+            self._starts.append((task, given))
         else:
-            self._finish_unstarted(task.key, instant.run(converted), task.output_bytes_max)
+            self._finish_unstarted(task.key, instant.run(given), task.output_bytes_max)
+
+    def _given(self, task: messages.Task) -> schema.Parameters | Code:
+        """What the node needs: its parameters, or the code that will look at them. Raises `Rejected` WF701 or WF702."""
+        if schema.find(task.node) is None:
+            if task.source:
+                return Code(name=task.node, path=schema.path_of(task.node), text=task.source)
+            code = self._shelf.code(task.node)
+            if code is not None:
+                return code
+        node = parameters.find(task.node)
+        return parameters.convert(task.node, node.parameters, task.params)
 
     def _finish_unstarted(self, key: TaskKey, end: Ended, output_bytes_max: int | None = None) -> None:
         """Ends an attempt that is no process (any more)."""
@@ -428,7 +450,7 @@ class Desk:
         if self.link is not None and self._pump.has_ready:
             self.link.wake()
 
-    def _start(self, task: messages.Task, given: schema.Parameters, *, may_start: bool) -> None:
+    def _start(self, task: messages.Task, given: schema.Parameters | Code, *, may_start: bool) -> None:
         entry = self.ledger.get(task.key)
         if entry is None or not entry.is_live:
             # Cancelled, or not wanted any more, in the same turn.
@@ -443,7 +465,7 @@ class Desk:
             self._waiting[task.key] = self._background.spawn(self._check_out(entry, task, task.tree, given), "checkout")
 
     async def _check_out(
-        self, entry: Entry, task: messages.Task, tree: messages.Tree, given: schema.Parameters
+        self, entry: Entry, task: messages.Task, tree: messages.Tree, given: schema.Parameters | Code
     ) -> None:
         """Gives the job its files, and begins the attempt; cancelled when the attempt is over."""
         failed: Rejected | OSError | None = None
@@ -463,7 +485,7 @@ class Desk:
         if task is not None:
             task.cancel()
 
-    def _start_process(self, entry: Entry, task: messages.Task, given: schema.Parameters) -> None:
+    def _start_process(self, entry: Entry, task: messages.Task, given: schema.Parameters | Code) -> None:
         try:
             self._steps.begin(task, given, time.monotonic())
         except (Rejected, OSError) as error:

@@ -159,6 +159,11 @@ class Link:
         if self._connection is not None:
             self._connection.acknowledge(number)
 
+    def greet_again(self) -> None:
+        """What `Hello` says is not true any more: a new session on the same connection."""
+        if self._connection is not None:
+            self._connection.greet_again()
+
     def wake(self) -> None:
         """Has the desk asked (`fill`) at the end of this turn."""
         if self._connection is not None:
@@ -263,6 +268,12 @@ class _Connection:
         if self._session is not None:
             self._session.acknowledge(number, boot_ms())
             self._wake.set()
+
+    def greet_again(self) -> None:
+        # While a Hello is on its way, the one that follows would be refused: its session is not known yet.
+        if self.is_open and not self._ended.done():
+            self._close_session("what this agent offers has changed")
+            self._say_hello()
 
     def wake(self) -> None:
         if self.is_open:

@@ -19,6 +19,7 @@ import msgspec
 from waterflow_agent import workdir
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import exits, hosted, schema, script, shell, stepfiles
+from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.runner.reports import Report, Result, StepSpec
 from waterflow_agent.stepdirs import StepDirectories
@@ -113,7 +114,7 @@ class ProcessSteps:
         """Whether this process has asked for the start, so that the supervisor asks again after each reconnect."""
         return key in self._begun
 
-    def begin(self, task: messages.Task, parameters: schema.Parameters, now_s: float) -> None:
+    def begin(self, task: messages.Task, given: schema.Parameters | Code, now_s: float) -> None:
         """Has the step started. Raises `Rejected` or `OSError` when it cannot be; then nothing of it ran or will."""
         workspace = self._workspaces.enter(task.key.run, task.key.job, now_s)
         cwd = workdir.resolve(workspace, task.working_directory)
@@ -121,7 +122,7 @@ class ProcessSteps:
         name = self.adopt(task.key)
         files = self._directories.path(self._places[task.key])
         place = shell.Place(files=files, workspace=str(workspace), agent=self.agent_name)
-        command = prepare(task, parameters, place, self._environment)
+        command = prepare(task, given, place, self._environment)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -192,14 +193,17 @@ class ProcessSteps:
 
 
 def prepare(
-    task: messages.Task, parameters: schema.Parameters, place: shell.Place, start: Mapping[str, str]
+    task: messages.Task, given: schema.Parameters | Code, place: shell.Place, start: Mapping[str, str]
 ) -> shell.Command:
-    """The command of a step that is a process, with its files written. Raises `Rejected` or `OSError`."""
-    if isinstance(parameters, schema.Shell):
-        return shell.prepare(parameters, task, place, start)
-    if isinstance(parameters, schema.Script):
-        return script.prepare(parameters, task, place, start)
-    return hosted.prepare(task, place, start)
+    """The command of a step that is a process, with its files written; `given` is what its node needs.
+
+    Raises `Rejected` or `OSError`.
+    """
+    if isinstance(given, schema.Shell):
+        return shell.prepare(given, task, place, start)
+    if isinstance(given, schema.Script):
+        return script.prepare(given, task, place, start)
+    return hosted.prepare(task, place, start, given if isinstance(given, Code) else None)
 
 
 def attempt_name(key: TaskKey) -> str:

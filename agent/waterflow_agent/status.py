@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.errors import Retryable
+from waterflow_agent.wire.messages import OwnNode
 
 _FILE_NAME = "status.json"
 
@@ -39,6 +40,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str]
     slots: int
     attempts: list[Attempt]
+    #: Own nodes of this server.
+    nodes: list[OwnNode] = []
 
 
 def write(data_dir: Path, status: Status) -> None:

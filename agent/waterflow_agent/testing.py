@@ -23,6 +23,8 @@ from zmq.utils import z85
 
 from waterflow_agent import enrol, keys
 from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes import parameters, schema
+from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.shell import Command
 from waterflow_agent.runner.reports import Result
 from waterflow_agent.wire import codec, messages
@@ -318,7 +320,12 @@ async def _readable(fd: int) -> None:
 
 
 def run_node(
-    name: str, params: dict[str, Any], *, directory: Path, env: Mapping[str, str] | None = None, timeout_s: float = 60
+    name: str | Path,
+    params: dict[str, Any],
+    *,
+    directory: Path,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
 ) -> NodeRun:
     """Runs a node as an agent does, in a process of its own that stands in `directory`; gives how it ended.
 
@@ -326,22 +333,23 @@ def run_node(
         assert ended.outcome is messages.Outcome.SUCCESS
         assert ended.outputs["changed"]
 
-    A node that does not end in `timeout_s` is stopped, as a time-out does it.
+    `name` is a node of Waterflow, or the path of a file with one of your own: `Path("nodes/demo/greet.py")`. A node that
+    does not end in `timeout_s` is stopped, as a time-out does it.
     """
     import tempfile
 
     from waterflow_agent import process_steps
-    from waterflow_agent.nodes import exits, hosted, parameters, shell, stepfiles
+    from waterflow_agent.nodes import exits, hosted, shell, stepfiles
 
     task = messages.Task(
-        key=TaskKey("run", "job", "step", 1, 1), node=name, params=params, env=dict(env or {}), step_name=name,
-        working_directory=None, timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000,
+        key=TaskKey("run", "job", "step", 1, 1), node=str(name), params=params, env=dict(env or {}),
+        step_name=str(name), working_directory=None, timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000,
         output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as files:
         place = shell.Place(files=files, workspace=str(directory), agent="test")
         try:
-            given = parameters.convert(parameters.find(name), params)
+            given = _given(name, params)
             command = process_steps.prepare(task, given, place, shell.inherited(os.environ))
         except Rejected as error:
             return NodeRun(outcome=messages.Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
@@ -351,6 +359,12 @@ def run_node(
     return NodeRun(
         outcome=end.outcome, exit_code=end.exit_code, text=end.reason_text, outputs=end.outputs, printed=printed
     )
+
+
+def _given(name: str | Path, params: dict[str, Any]) -> schema.Parameters | Code:
+    if isinstance(name, Path):
+        return Code(name=f"{name.absolute().parent.name}/{name.stem}", path=str(name), text=name.read_text("utf-8"))
+    return parameters.convert(name, parameters.find(name).parameters, params)
 
 
 def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[Result, str]:

@@ -215,6 +215,62 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             )
         ],
     ),
+    "v1-hello-with-own-nodes": (
+        codec.Side.AGENT,
+        0,
+        1,
+        [],
+        [
+            messages.Hello(
+                session=TOKEN,
+                protocol=1,
+                protocol_min=1,
+                agent_version="0.1.0",
+                instance="b7c1",
+                machine_id="",
+                boot_id="2c26b46b-68ff-c68f",
+                slots=4,
+                hostname="web-1.example",
+                os="linux",
+                arch="x86_64",
+                labels={},
+                nodes=["shell", "shop/greet"],
+                held=[],
+                jobs=[],
+                own_nodes=[
+                    messages.OwnNode(
+                        "shop/greet", "server", "9f86d081884c7d65", "Greets.", [("who", True)], "it broke"
+                    ),
+                    messages.OwnNode("shop/sell", "package", "shop-nodes 1.2"),
+                ],
+            )
+        ],
+    ),
+    "v1-offer-with-source": (
+        codec.Side.DAEMON,
+        0,
+        2,
+        [
+            messages.Offer(
+                task=messages.Task(
+                    key=KEY,
+                    node="shop/greet",
+                    params={"who": "Ada"},
+                    env={},
+                    step_name="greet",
+                    working_directory=None,
+                    timeout_ms=60_000,
+                    stop_signal="SIGTERM",
+                    grace_ms=10_000,
+                    output_bytes_max=1 << 20,
+                    boot_id="2c26b46b-68ff-c68f",
+                    instance="b7c1",
+                    source="class Greet: ...\n",
+                )
+            )
+        ],
+        [],
+    ),
     "v1-cancel-and-output-ack": (
         codec.Side.DAEMON,
         3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -86,18 +87,37 @@ async def list_groups(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, curso
 
 @router.get("/v1/nodes", responses={200: {"model": NodeList}})
 async def list_nodes(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
-    """What a step can use."""
+    """What a step can use: nodes of Waterflow, and own nodes of the servers. Those of repositories are in their files."""
     agents = services.agents.rows()
-    rows = [_node_json(known, agents) for known in schema.BUILT_IN.values()]
+    rows = [_node_json(known, agents) for known in schema.BUILT_IN.values()] + _own_nodes_json(agents)
     return answer(page("nodes", rows, lambda row: str(row["name"]), dict, limit=limit, cursor=cursor))
 
 
-def _node_json(known: schema.NodeSchema, agents: Any) -> dict[str, Any]:
+def _own_nodes_json(agents: Sequence[AgentRow]) -> list[dict[str, Any]]:
+    """By name; where servers differ, as the first one has it."""
+    found = {own.name: own for row in reversed(agents) for own in row.own_nodes if own.version}
+    return [
+        {
+            "name": own.name,
+            "summary": own.summary,
+            "runs_in": schema.RunsIn.HOST.value,
+            "origin": own.origin,
+            "parameters": [{"name": name, "required": is_required} for name, is_required in own.parameters],
+            "outputs": [],
+            "aliases": [],
+            "agents": sum(own.name in row.nodes for row in agents),
+        }
+        for own in found.values()
+    ]
+
+
+def _node_json(known: schema.NodeSchema, agents: Sequence[AgentRow]) -> dict[str, Any]:
     fields = msgspec.structs.fields(known.parameters)
     return {
         "name": known.name,
         "summary": known.summary,
         "runs_in": known.runs_in.value,
+        "origin": "waterflow",
         "parameters": [{"name": field.encode_name, "required": field.required} for field in fields],
         "outputs": list(known.outputs),
         "aliases": list(known.aliases),

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.api import access_events
 from waterflowd.api.access import Access, Token
 from waterflowd.api.services import AgentRow, DefinitionRow, PendingRow, RepositoryRow
@@ -109,7 +110,11 @@ def agent_json(row: AgentRow) -> dict[str, Any]:
         "slots": row.slots,
         "slots_busy": row.slots_busy,
         "labels": row.labels,
-        "nodes": list(row.nodes),
+        "nodes": [name for name in row.nodes if name != FROM_REPOSITORY],
+        "own_nodes": [
+            {"name": own.name, "origin": own.origin, "version": own.version, "fault": own.fault}
+            for own in row.own_nodes
+        ],
     }
 
 

@@ -19,7 +19,7 @@ from waterflowd.engine.state import Run
 from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
-from waterflowd.model.records import RunSummary
+from waterflowd.model.records import OwnNode, RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
 from waterflowd.reconcile.hooks import Delivery
 
@@ -43,6 +43,7 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     slots_busy: int = 0
     labels: dict[str, str] = {}
     nodes: tuple[str, ...] = ()
+    own_nodes: tuple[OwnNode, ...] = ()
 
 
 class PendingRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -136,6 +136,15 @@ class Problem(BaseModel):
     errors: list[FileError] = []
 
 
+class OwnNodeShape(Shape):
+    """A node of a server's own: its file's SHA-256 or its package, and why its newest version cannot be used."""
+
+    name: str
+    origin: str
+    version: str
+    fault: str
+
+
 class AgentShape(Shape):
     """An approved agent."""
 
@@ -153,6 +162,7 @@ class AgentShape(Shape):
     slots_busy: int
     labels: dict[str, str]
     nodes: list[str]
+    own_nodes: list[OwnNodeShape]
 
 
 class PendingShape(Shape):
@@ -231,6 +241,7 @@ class NodeShape(Shape):
     name: str
     summary: str
     runs_in: str
+    origin: str
     parameters: list[NodeParameter]
     outputs: list[str]
     aliases: list[str]

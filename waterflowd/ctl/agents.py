@@ -33,6 +33,10 @@ def agents(context: click.Context, as_json: bool) -> None:
         [_row(row) for row in rows],
         empty="no agents yet; let one in: waterflowctl agents token --group GROUP",
     )
+    for row in rows:
+        for node in row.get("own_nodes", []):
+            if node["fault"]:
+                click.echo(f"{clean(row['name'])}: the node {clean(node['name'])} is broken: {clean(node['fault'])}")
     for row in pending:
         click.echo(f"next: waterflowctl agents approve {clean(row['fingerprint'])} --group GROUP")
 

@@ -18,6 +18,8 @@ TOKEN_LENGTH_MIN = 8
 _TEXT_LENGTH_MAX = 256
 _LABELS_MAX = 256
 _NODES_MAX = 1_024
+_OWN_NODES_MAX = 256
+_PARAMETERS_MAX = 64
 
 
 def refusal(frame: codec.Frame, hello: messages.Hello) -> messages.Reject | None:
@@ -61,7 +63,15 @@ def _fault(frame: codec.Frame, hello: messages.Hello) -> str:
         )
     if len(hello.nodes) > _NODES_MAX or any(len(node) > _TEXT_LENGTH_MAX for node in hello.nodes):
         return f"at most {_NODES_MAX} nodes with names of {_TEXT_LENGTH_MAX} characters"
+    if len(hello.own_nodes) > _OWN_NODES_MAX or not all(map(_is_short, hello.own_nodes)):
+        return f"at most {_OWN_NODES_MAX} nodes of its own, each with {_PARAMETERS_MAX} parameters and short texts"
     return ""
+
+
+def _is_short(node: messages.OwnNode) -> bool:
+    texts = (node.name, node.origin, node.version, node.summary, *(name for name, _ in node.parameters))
+    is_few = len(node.parameters) <= _PARAMETERS_MAX and len(node.fault) <= 2 * _TEXT_LENGTH_MAX
+    return is_few and all(len(text) <= _TEXT_LENGTH_MAX for text in texts)
 
 
 def _short(text: str) -> str:

@@ -49,14 +49,15 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
     node = plan.node
     params = attempt.params if attempt.params is not None else plan.params
     env = attempt.env if attempt.env is not None else rendering.environment(run, job, step)
+    own = run.plan.node(node)
     values: dict[str, str] = {}
     if plan.secrets:
         try:
             values = _values(job, plan.secrets, secret)
             params, env = _filled(node, params, values), secrets.fill(env, frozenset(values), values.__getitem__)
-            _check_size(values, params, env)
+            _check_size(values, params, env, "" if own is None else own.source)
         except Rejected as error:
-            node, params, env, values = "fail", {"message": str(error)}, {}, {}
+            node, params, env, values, own = "fail", {"message": str(error)}, {}, {}, None
     return messages.Task(
         key=key_of(run, command),
         node=node,
@@ -72,6 +73,7 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         instance=instance,
         secrets=sorted({value for value in values.values() if value}),
         tree=_tree(run, job, node),
+        source="" if own is None else own.source,
     )
 
 
@@ -105,12 +107,12 @@ def _filled(node: str, params: dict[str, Any], values: dict[str, str]) -> dict[s
     return filled
 
 
-def _check_size(values: dict[str, str], params: dict[str, Any], env: dict[str, str]) -> None:
+def _check_size(values: dict[str, str], params: dict[str, Any], env: dict[str, str], source: str) -> None:
     """What is filled in must fit a message, and what an agent has to look for must not keep it from everything else."""
     size = sum(len(value.encode("utf-8", "surrogatepass")) for value in values.values())
     if size > SECRETS_BYTES_MAX:
         raise Rejected("WF625", f"the secrets of this step have {size} bytes together; {SECRETS_BYTES_MAX} is the most")
-    size += len(msgspec.msgpack.encode((params, env)))
+    size += len(msgspec.msgpack.encode((params, env, source)))
     if size > messages.TASK_BYTES_MAX:
         raise Rejected("WF625", f"with its secrets this step has {size} bytes; {messages.TASK_BYTES_MAX} is the most")
 

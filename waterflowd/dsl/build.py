@@ -58,6 +58,7 @@ class Project:
             timeout_ms=_milliseconds(workflow.timeout_minutes),
             concurrency=built.concurrency(),
             hashed=tuple(self._session.hashed),
+            nodes=tuple(self._session.nodes[name] for name in sorted(self._session.nodes)),
             jobs=jobs,
         )
 

@@ -1,7 +1,7 @@
 """The codes of the language, each with what it means. Codes are stable: one is never used for something else.
 
 Expressions have codes of their own (`waterflowd.expr.errors.CODES`, WF120 to WF129); `CODES` holds all of them. WF137 to
-WF140 are warnings.
+WF140 and WF145 are warnings.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ NEVER_RUNS = "WF137"
 ALWAYS_NULL = "WF138"
 NO_EFFECT = "WF139"
 UNSAFE_RETRY = "WF140"
+UNSEEN_NODE = "WF145"
 
 #: Every code of the language and what it means.
 CODES: dict[str, str] = {
@@ -74,4 +75,5 @@ CODES: dict[str, str] = {
     ALWAYS_NULL: "an expression that is always null (warning)",
     NO_EFFECT: "a value that has no effect (warning)",
     UNSAFE_RETRY: "a retry of a step that is not safe to repeat (warning)",
+    UNSEEN_NODE: "a node that only the servers can have (warning)",
 }

@@ -35,6 +35,7 @@ _TITLES = {"workflow": "Waterflow workflow", "step": "Waterflow composite step"}
 _WITH_IDS = {("Workflow", "jobs"), ("Workflow", "vars"), ("Job", "outputs"), ("CompositeStep", "outputs")}
 _WITH_VARIABLES = {("Workflow", "env"), ("Job", "env"), ("Step", "env")}
 _LOCAL = r"^\./"
+_ACTIONS = "actions/"
 
 
 def document(kind: str = "workflow") -> JsonSchema:
@@ -120,7 +121,8 @@ def _named(concept: type[Concept], key: str, found: JsonSchema) -> JsonSchema:
     if place == ("Step", "uses"):
         nodes = [spelled for node in node_schema.BUILT_IN.values() for spelled in _spellings(node)]
         local = {"type": "string", "pattern": _LOCAL, "patternErrorMessage": "expected a node, or ./ and a path"}
-        return {"anyOf": [{"enum": nodes}, local]}
+        own = {"type": "string", "pattern": f"^(?!{_ACTIONS}){node_schema.OWN_NAME.pattern}$"}
+        return {"anyOf": [{"enum": nodes}, local, own]}
     if place in _WITH_IDS or key == "inputs" or place[0] == "Call":
         return {**found, "propertyNames": ID_NAMES} if "type" in found else found
     return {**found, "propertyNames": VARIABLE_NAMES} if place in _WITH_VARIABLES else found

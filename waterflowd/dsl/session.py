@@ -17,6 +17,7 @@ from waterflowd.dsl.diagnostics import Diagnostic
 from waterflowd.dsl.report import Report, TooMany
 from waterflowd.dsl.source import Source
 from waterflowd.dsl.tree import Lines, Path
+from waterflowd.model.plan import NodePlan
 
 #: Gives the content of a file of the same revision, by its path from the root; None when there is none.
 Reader = Callable[[str], bytes | None]
@@ -27,6 +28,8 @@ BYTES_MAX = 4 * CONTENT_BYTES_MAX
 JOBS_MAX = 1_000
 STEPS_MAX = 10_000
 PATH_CHARACTERS_MAX = 400
+#: Files of own nodes, which go into the plan.
+NODE_BYTES_MAX = 1 << 20
 
 _OUTSIDE = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -57,6 +60,8 @@ class Session:
     looked_for: dict[str, bytes | None] = field(default_factory=dict)
     #: Patterns of the calls of `hashFiles`, those of one call joined by line ends.
     hashed: dict[str, None] = field(default_factory=dict)
+    #: The repository's own nodes that were found, by name.
+    nodes: dict[str, NodePlan] = field(default_factory=dict)
     _opened: list[_Opened] = field(default_factory=list)
     _refused: list[Diagnostic] = field(default_factory=list)
     _bytes: int = 0
@@ -96,6 +101,14 @@ class Session:
             return None
         self._opened.append(_Opened(path, document.lines, report))
         return Source(path, document, report)
+
+    def take_node(self, node: NodePlan) -> bool:
+        """Keeps an own node for the plan; False when the plan would hold too much."""
+        size = sum(len(known.source) for known in self.nodes.values() if known.name != node.name)
+        if size + len(node.source) > NODE_BYTES_MAX:
+            return False
+        self.nodes[node.name] = node
+        return True
 
     def _refuse(self, path: str, message: str) -> None:
         refused = Diagnostic(

@@ -21,6 +21,7 @@ from waterflowd.dsl.environment import check_environment
 from waterflowd.dsl.expressions import Expressions
 from waterflowd.dsl.ids import Ids
 from waterflowd.dsl.nodes import Nodes
+from waterflowd.dsl.ownnodes import OwnNode, OwnNodes
 from waterflowd.dsl.retries import retry_policy
 from waterflowd.dsl.session import Session
 from waterflowd.dsl.source import Source
@@ -70,6 +71,7 @@ class Steps:
         self._session = session
         self._composites = composites
         self._nodes = Nodes(source.document, source.report)
+        self._own_nodes = OwnNodes(source, session)
         self._control = control.Control(self)
 
     def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
@@ -123,6 +125,10 @@ class Steps:
         inside = replace(inside, secrets=tuple(dict.fromkeys((*inside.secrets, *own_secrets))))
         if step.uses is not None and step.run is None and step.uses.startswith("."):
             return self._composite(path, step, place, inside)
+        if step.uses is not None and step.run is None:
+            own = self._own_nodes.find((*path, "uses"), step.uses)
+            if own is not None:
+                return self._own_node(path, step, own, place, inside)
         node = self._node(path, step)
         if node is None:
             return None
@@ -168,6 +174,20 @@ class Steps:
             outputs=parts.outputs,
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
+
+    def _own_node(self, path: Path, step: schema.Step, node: OwnNode, place: Place, inside: Surroundings) -> StepPlan:
+        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+        self._refuse_script_keys(path, step, node.name)
+        given: dict[str, Any] = dict(step.with_)
+        params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secretrefs.names_in(params))))
+        return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=params, secrets=secrets)
+
+    def _refuse_script_keys(self, path: Path, step: schema.Step, node: str) -> None:
+        for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
+            if is_given:
+                text = f"{key} belongs to a script (run), not to {node}"
+                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _plain(self, path: Path, step: schema.Step, node: str, inside: Surroundings) -> StepPlan:
         """The plan of a step but for its node's own part."""
@@ -235,13 +255,7 @@ class Steps:
         """The node's parameters, and the environment that a script needs for its expressions."""
         is_script = node.name == "shell"
         if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
-            for key, is_given in (
-                ("shell", step.shell is not None),
-                ("unsafe-interpolation", step.unsafe_interpolation),
-            ):
-                if is_given:
-                    text = f"{key} belongs to a script (run), not to {node.name}"
-                    self._report.add(self._document.key_start((*path, key)), codes.EXCLUSIVE_KEYS, text, "remove it")
+            self._refuse_script_keys(path, step, node.name)
         given: dict[str, Any] = dict(step.with_)
         if step.run is None:
             params = self._nodes.parameters((*path, "with") if step.has("with_") else path, node, given)

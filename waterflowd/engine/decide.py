@@ -88,6 +88,7 @@ def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
     if isinstance(values, Reason):
         return (_failed(given.job, given.step, attempt, values, now),)
     left_ms = max(1, deadline_at - now)
+    own = run.plan.node(step.plan.node)
     return (
         events.AttemptDispatched(
             at=now,
@@ -103,6 +104,7 @@ def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
             params=values.params,
             env=values.env,
             working_directory=values.working_directory,
+            node_version=given.node_version if own is None else own.version,
             timeout_ms=min(values.timeout_ms or left_ms, left_ms),
             job_deadline_at=deadline_at,
             reason=why,

@@ -313,6 +313,8 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
     params: dict[str, Any] | None = None
     env: dict[str, str] | None = None
     working_directory: str | None = None
+    #: The version of an own node: the SHA-256 of its file, or a package and its version; "" for a node of Waterflow.
+    node_version: str = ""
     #: From the start of the process on.
     timeout_ms: int
     #: The job's own deadline, set by its first dispatch.

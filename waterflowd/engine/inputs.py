@@ -84,6 +84,8 @@ class Placed(Input, frozen=True, kw_only=True):
     boot_id: str
     #: What the `agent` context of expressions shows.
     facts: dict[str, Any]
+    #: The version of the node, where it is the server's own.
+    node_version: str = ""
 
 
 class NotPlaced(Input, frozen=True, kw_only=True):

@@ -107,7 +107,9 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
         env = contexts.for_step(run, job, step.block, now, known, server)
     params = None if is_params_static else _object(expr.render(plan.params, env))
     directory = None if is_directory_static else text(expr.render(plan.working_directory, env))
-    values = (plan.params if params is None else params, known, directory)
+    own = run.plan.node(plan.node)
+    source = "" if own is None else own.source
+    values = (plan.params if params is None else params, known, directory, source)
     check_size("the step's parameters and environment", values, VALUES_BYTES_MAX)
     return Rendered(
         name=None if is_name_static else label(expr.render(plan.name, env)),

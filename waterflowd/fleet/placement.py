@@ -25,6 +25,7 @@ import msgspec
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import OwnNode
 
 #: Whether a server may be taken at all.
 Accept = Callable[[Enrolled], bool]
@@ -50,6 +51,14 @@ class Want(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
     #: Servers that are taken when there is no other.
     avoid: tuple[AgentId, ...] = ()
+    #: What later steps of the job, which keeps its server, need beside `node`.
+    later: frozenset[str] = frozenset()
+
+    def lacks(self, nodes: frozenset[str]) -> str | None:
+        """A node that the want needs and that is not among these."""
+        if self.node not in nodes:
+            return self.node
+        return None if self.later <= nodes else min(self.later - nodes)
 
 
 class Survey(NamedTuple):
@@ -68,6 +77,7 @@ class Server(msgspec.Struct, kw_only=True):
     boot_id: str = ""
     slots: int = 0
     nodes: frozenset[str] = frozenset()
+    own_nodes: tuple[OwnNode, ...] = ()
     #: What the `agent` context shows.
     facts: dict[str, Any] = {}
     version: str = ""
@@ -81,6 +91,10 @@ class Server(msgspec.Struct, kw_only=True):
         """Whether the agent said that it has all of these labels."""
         own = self.facts.get("labels") or {}
         return all(own.get(name) == value for name, value in labels)
+
+    def version_of(self, node: str) -> str:
+        """Of a node of its own; "" for every other."""
+        return next((own.version for own in self.own_nodes if own.name == node), "")
 
     @property
     def free(self) -> int:
@@ -356,9 +370,15 @@ class Placement:
             connected = [server for server in connected if server.has(want.labels)]
             if not connected:
                 return _nobody_labelled(group, want.labels)
-        if not any(want.node in server.nodes for server in connected):
-            text = f'no connected server in group "{group}" has the node "{want.node}"'
-            return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=want.node)
+        lacking = [want.lacks(server.nodes) for server in connected]
+        if all(lacking):
+            # Of several the one that nobody has is the one to install.
+            node = next((node for node in lacking if all(node not in server.nodes for server in connected)), lacking[0])
+            is_rare = any(node in server.nodes for server in connected)
+            text = (
+                f'no connected server in group "{group}" has the node "{node}"' + is_rare * " and all others of the job"
+            )
+            return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=node)
         return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the servers in group "{group}" are taken', group=group)
 
     def _sticky_reason(self, agent: AgentId) -> Reason:
@@ -382,7 +402,7 @@ class Placement:
 
 
 def _fits(want: Want, server: Server) -> bool:
-    return want.node in server.nodes and (not want.labels or server.has(want.labels))
+    return want.lacks(server.nodes) is None and (not want.labels or server.has(want.labels))
 
 
 def _nobody(group: str) -> Reason:

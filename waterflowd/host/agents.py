@@ -35,6 +35,7 @@ from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import OwnNode
 from waterflowd.model.statuses import AttemptStatus, Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
@@ -89,6 +90,7 @@ class Agents:
             boot_id=hello.boot_id,
             slots=max(0, min(hello.slots, 10_000)),
             nodes=frozenset(hello.nodes),
+            own_nodes=tuple(map(_own_node, hello.own_nodes)),
             facts={
                 "id": agent,
                 "hostname": hello.hostname,
@@ -253,6 +255,17 @@ class Agents:
     def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
         """See `ports.AgentDesk`."""
         self._files.wanted(agent, wanted)
+
+
+def _own_node(told: messages.OwnNode) -> OwnNode:
+    return OwnNode(
+        name=told.name,
+        origin=told.origin,
+        version=told.version,
+        summary=told.summary,
+        parameters=tuple(told.parameters),
+        fault=told.fault,
+    )
 
 
 def _not_durable() -> None:

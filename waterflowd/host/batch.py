@@ -27,6 +27,7 @@ from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
+from waterflowd.host import wants
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -262,7 +263,7 @@ class Batch:
         obstacle = self._without_secrets(run_id, command) if command.secrets else None
         if obstacle is not None:
             return obstacle
-        want = Want(_key(run_id, command), command.group, command.node, command.agent, command.labels, command.avoid)
+        want = wants.of(self._world.runs[run_id], command, _key(run_id, command))
         answer = self._world.placement.place(want)
         if isinstance(answer, Server):
             return self._placed(want, answer)
@@ -297,6 +298,7 @@ class Batch:
             agent_name=entry.name,
             boot_id=server.boot_id,
             facts=server.facts,
+            node_version=server.version_of(want.node),
         )
 
     def assign(self) -> None:

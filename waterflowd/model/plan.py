@@ -326,6 +326,15 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     line: int = 0
 
 
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node of the repository that steps of the plan use: its file, as it was at the revision."""
+
+    name: str
+    #: SHA-256 of the file.
+    version: str
+    source: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A compiled workflow. Jobs stand in the order of the file, which is the order in which the engine looks at them."""
 
@@ -341,7 +350,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     concurrency: ConcurrencyPlan | None = None
     #: Patterns of the calls of `hashFiles`, those of one call joined by line ends: their digests come with the start.
     hashed: tuple[str, ...] = ()
+    #: Of all jobs, those of called workflows included. A node that is neither here nor one of Waterflow's is the servers'.
+    nodes: tuple[NodePlan, ...] = ()
     jobs: tuple[JobPlan, ...]
+
+    def node(self, name: str) -> NodePlan | None:
+        """The node of the repository that is called so, if it is one."""
+        return next((node for node in self.nodes if node.name == name), None) if self.nodes else None
 
 
 def leaf_jobs(jobs: tuple[JobPlan, ...]) -> Iterator[JobPlan]:

@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import parameters, registry
-from waterflow_agent.nodes.node import FAILURE_EXIT_CODE, MAY_RETRY_EXIT_CODE, Context, NodeFailure
+from waterflow_agent.nodes import code, parameters, registry
+from waterflow_agent.nodes.code import Code
+from waterflow_agent.nodes.node import FAILURE_EXIT_CODE, MAY_RETRY_EXIT_CODE, Context, Node, NodeFailure
 
 #: As in shell.py, which this process does not need otherwise.
 RESULT = "result"
@@ -32,6 +33,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     params: dict[str, Any]
     workspace: str
+    #: Of a node that is none of ours.
+    code: Code | None = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,31 +49,40 @@ def main(arguments: list[str]) -> int:
     file = Path(arguments[0])
     request = msgspec.json.decode(file.read_bytes(), type=Request)
     file.unlink()
-    result, code = asyncio.run(_run(request))
+    result, exit_code = _ended(request)
     try:
         content = msgspec.json.encode(result)
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         content = msgspec.json.encode(Result(text=f"its outputs hold what JSON cannot: {error}"))
-        code = FAILURE_EXIT_CODE
+        exit_code = FAILURE_EXIT_CODE
     _write(file.parent / RESULT, content)
     if result.text:
         print(result.text, file=sys.stderr, flush=True)
-    return code
+    return exit_code
 
 
-async def _run(request: Request) -> tuple[Result, int]:
+def _ended(request: Request) -> tuple[Result, int]:
+    try:
+        # Before the loop: until the node runs, a signal to stop needs nobody's answer.
+        node = registry.load(request.node) if request.code is None else code.load(request.code)
+        given = parameters.convert(request.node, node.parameters, request.params)
+    except Rejected as error:
+        return Result(text=error.text), FAILURE_EXIT_CODE
+    return asyncio.run(_run(node, request, given))
+
+
+async def _run(node: type[Node[Any]], request: Request, given: msgspec.Struct) -> tuple[Result, int]:
     task = asyncio.current_task()
     assert task is not None
     # The step's stop policy begins with this signal: the node may end what it has begun.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     context = Context(directory=Path.cwd(), workspace=Path(request.workspace), env=dict(os.environ))
     try:
-        node = registry.load(request.node)
-        given = parameters.convert(parameters.find(request.node), request.params)
-        return Result(outputs=await node().run(context, given)), 0
+        outputs = await node().run(context, given)
+        return _result(outputs, request.node), 0
     except NodeFailure as failure:
-        code = MAY_RETRY_EXIT_CODE if failure.may_retry else FAILURE_EXIT_CODE
-        return Result(outputs=failure.outputs, text=failure.text), code
+        exit_code = MAY_RETRY_EXIT_CODE if failure.may_retry else FAILURE_EXIT_CODE
+        return Result(outputs=failure.outputs, text=failure.text), exit_code
     except Rejected as error:
         return Result(text=error.text), FAILURE_EXIT_CODE
     except asyncio.CancelledError:
@@ -78,6 +90,16 @@ async def _run(request: Request) -> tuple[Result, int]:
     except Exception as error:  # noqa: BLE001  the supervision point of the process: a bug of a node is a failure with its place
         traceback.print_exc()
         return Result(text=f"{type(error).__name__}: {error}"), FAILURE_EXIT_CODE
+
+
+def _result(outputs: object, name: str) -> Result:
+    """What an author's node returns may be anything; nothing at all are no outputs."""
+    if outputs is None:
+        return Result()
+    if not isinstance(outputs, dict) or not all(isinstance(key, str) for key in outputs):
+        kind = "a map with keys that are no text" if isinstance(outputs, dict) else type(outputs).__name__
+        raise Rejected("WF722", f'node "{name}": run returns its outputs as a map of names, not {kind}')
+    return Result(outputs=outputs)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waterflow_agent.nodes import shell, stepfiles
+from waterflow_agent.nodes import outcome, shell, stepfiles
+from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.host import Request, Result
 from waterflow_agent.nodes.outcome import Ended, failure, one_line
 from waterflow_agent.nodes.shell import Command, Place
@@ -16,22 +17,22 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
 
 
-def prepare(task: messages.Task, place: Place, start: Mapping[str, str]) -> Command:
-    """Writes the node's request, and gives the command. Raises as `shell.prepare`."""
+def prepare(task: messages.Task, place: Place, start: Mapping[str, str], code: Code | None = None) -> Command:
+    """Writes the node's request, and gives the command; `code` is that of an own node. Raises as `shell.prepare`."""
     env = shell.environment(task, place, start)
     files = stepfiles.create(place.files)
     # Empty from the start on: the file says that this is a node's directory, also to a later start of the agent.
     shell.write(f"{place.files}/{shell.RESULT}", "")
     path = f"{place.files}/request"
-    request = Request(node=task.node, params=task.params, workspace=place.workspace)
+    request = Request(node=task.node, params=task.params, workspace=place.workspace, code=code)
     shell.write(path, msgspec.json.encode(request).decode())
     # -P: a file of the repository must not stand in for a module. -u: what is printed is seen at once.
     argv = [sys.executable, "-P", "-u", "-m", "waterflow_agent.nodes.host", path]
-    return Command(argv=argv, env={**env, "PYTHONPATH": _PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}, files=files)
+    return Command(argv=argv, env={**env, "PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}, files=files)
 
 
 #: Where the agent's own package is imported from.
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def is_hosted(directory: str) -> bool:
@@ -53,7 +54,14 @@ def finish(end: Ended, directory: str) -> Ended:
         return end
     if len(content) > messages.OUTPUTS_BYTES_MAX:
         return failure("node-error", f"outputs are over the limit of {messages.OUTPUTS_BYTES_MAX} bytes")
-    result = msgspec.json.decode(content, type=Result)
+    try:
+        result = msgspec.json.decode(content, type=Result)
+        fault = outcome.fault_of(result.outputs)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Another hand than ours wrote it: a node may do in its process what it likes.
+        return failure("node-error", "the node left a result that cannot be read", exit_code=end.exit_code)
+    if fault:
+        return failure("node-error", fault, exit_code=end.exit_code)
     if end.outcome is Outcome.FAILURE and end.exit_code is not None and result.text:
         end = msgspec.structs.replace(end, reason_code="node-error", reason_text=one_line(result.text))
     return msgspec.structs.replace(end, outputs=result.outputs)

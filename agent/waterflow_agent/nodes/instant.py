@@ -9,6 +9,9 @@ from waterflow_agent.nodes.outcome import STDERR, STDOUT, Ended, failure, one_li
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
 
+#: The parameters of these nodes.
+RECORDS = (schema.Log, schema.Fail, schema.SetOutputs)
+
 
 def run(parameters: schema.Parameters) -> Ended:
     """Carries out one of these nodes; any other record is a mistake of the caller."""

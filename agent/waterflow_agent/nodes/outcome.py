@@ -13,6 +13,8 @@ STDOUT = 1
 STDERR = 2
 #: A reason is one line for a person; what is longer is in the output log.
 REASON_LENGTH_MAX = 500
+#: As deep as values of expressions nest.
+HEIGHT_MAX = 128
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,23 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 def failure(reason_code: str, text: str, *, exit_code: int | None = None) -> Ended:
     """A failure for this reason; the text is bounded and made one printable line."""
     return Ended(outcome=Outcome.FAILURE, exit_code=exit_code, reason_code=reason_code, reason_text=one_line(text))
+
+
+def fault_of(outputs: Any) -> str:
+    """Why these outputs can be put neither into the journal nor on the wire; "" when nothing speaks against it."""
+    level = [outputs]
+    for _ in range(HEIGHT_MAX + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return ""
+        if any(isinstance(item, int) and not -(1 << 63) <= item < 1 << 64 for item in level):
+            return "its outputs hold a number of more than 64 bits; give it as a text"
+    return f"its outputs are nested deeper than {HEIGHT_MAX}"
 
 
 def masked(end: Ended, masks: Masks) -> Ended:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
+
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 _WORDS = (
     ("Object contains unknown field", "unknown key"),
@@ -41,12 +43,12 @@ def runnable() -> list[str]:
     return names
 
 
-def convert(node: schema.NodeSchema, params: dict[str, Any]) -> schema.Parameters:
+def convert(name: str, record: type[Record], params: dict[str, Any]) -> Record:
     """The node's record; raises `Rejected` WF702 that names the field and what was expected there."""
     try:
-        return msgspec.convert(params, node.parameters, strict=True)
+        return msgspec.convert(params, record, strict=True)
     except msgspec.ValidationError as error:
-        raise Rejected("WF702", f'node "{node.name}": {_in_words(str(error))}') from error
+        raise Rejected("WF702", f'node "{name}": {_in_words(str(error))}') from error
 
 
 def _in_words(text: str) -> str:

@@ -8,6 +8,7 @@ server while it waits).
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -381,6 +382,19 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(name="approval", parameters=Approval, runs_in=RunsIn.ENGINE),
     )
 }
+
+#: What an agent that runs nodes of a repository has among its nodes.
+FROM_REPOSITORY = "own nodes of a repository"
+#: A node's file. A node is a class, not an application: what is larger belongs into a package.
+SOURCE_BYTES_MAX = 256 << 10
+#: An own node's name: a folder and a file.
+OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}/[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def path_of(name: str) -> str:
+    """Where the file of an own node stands in its repository."""
+    return f"nodes/{name}.py"
+
 
 #: Nodes that the language knows and this version cannot run yet; using one is an error that says so.
 NOT_BUILT_YET: frozenset[str] = frozenset(

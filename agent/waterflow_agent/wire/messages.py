@@ -114,6 +114,23 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     secrets: list[str] = []
     #: What the job's working directory holds before its first step; None for an empty one.
     tree: Tree | None = None
+    #: The file of an own node of the repository, as it was at the run's commit; "" for every other node.
+    source: str = ""
+
+
+class OwnNode(msgspec.Struct, frozen=True, array_like=True):
+    """A node that an agent has beside those of its version."""
+
+    name: str
+    #: `server` (a file under its node path) or `package`.
+    origin: str
+    #: SHA-256 of the file, or the package with its version; "" when there is none that works.
+    version: str
+    summary: str = ""
+    #: Names of the parameters, and whether each is required.
+    parameters: list[tuple[str, bool]] = []
+    #: Why the newest version of it cannot be used; the one above is older then.
+    fault: str = ""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -136,6 +153,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     held: list[Held]
     #: Run and job of each working directory that is there; the daemon releases those that are over.
     jobs: list[tuple[str, str]] = []
+    #: What is known of the nodes that are none of this version's; those that work stand in `nodes` too.
+    own_nodes: list[OwnNode] = []
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):

@@ -61,7 +61,7 @@ def test_node_that_does_not_run_here_is_refused(name: str) -> None:
 def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
     """The field and what was expected, in words."""
     with pytest.raises(Rejected) as caught:
-        parameters.convert(schema.BUILT_IN["log"], params)
+        parameters.convert("log", schema.Log, params)
 
     assert said in caught.value.text
 

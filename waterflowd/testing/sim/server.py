@@ -19,6 +19,7 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.ledger import Ledger
 from waterflow_agent.link import Link
 from waterflow_agent.nodes import exits, schema
+from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.process_steps import ProcessSteps
 from waterflow_agent.runner.reports import Result, StepSpec
@@ -262,16 +263,16 @@ class _Steps(ProcessSteps):
     server: Server
     workspaces: _Workspaces
 
-    def begin(self, task: messages.Task, parameters: schema.Parameters, now_s: float) -> None:
+    def begin(self, task: messages.Task, given: schema.Parameters | Code, now_s: float) -> None:
         """Has the step started."""
-        assert isinstance(parameters, schema.Shell), "the simulated runner knows scripts only"
+        assert isinstance(given, schema.Shell), "the simulated runner knows scripts only"
         self.workspaces.enter(task)
         name = self.adopt(task.key)
         self.server.names[name] = task.key
         self.server.places[name] = self._places[task.key]
         spec = StepSpec(
             name=name,
-            argv=["simulated", parameters.run],
+            argv=["simulated", given.run],
             cwd="/",
             env={},
             timeout_ms=task.timeout_ms,

@@ -1,0 +1,306 @@
+"""Nodes of an author's own: what a file may hold, how it fails, and what the shelf makes of files that come, change and go."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from waterflow_agent.nodes import check, schema
+from waterflow_agent.nodes.code import Code
+from waterflow_agent.nodes.shelf import NODES_MAX, NodeShelf
+from waterflow_agent.testing import NodeRun, run_node
+from waterflow_agent.wire.messages import Outcome
+
+HEAD = """\
+from __future__ import annotations
+
+from typing import Any
+
+from waterflow_agent.nodes.node import Context, Node, NodeFailure, Parameters
+
+
+class Given(Parameters, kw_only=True):
+    who: str = "you"
+    how_often: int = 1
+"""
+GREET = (
+    HEAD
+    + """
+
+class Greet(Node[Given]):
+    \"\"\"Greets.\"\"\"
+
+    async def run(self, context: Context, given: Given) -> dict[str, Any]:
+        for _ in range(given.how_often):
+            context.log(f"hello {given.who}")
+        return {"greeted": given.who}
+"""
+)
+TWO = GREET + "\n\nclass Other(Greet):\n    pass\n"
+
+
+def node(body: str) -> str:
+    """A file whose node does this."""
+    return HEAD + "\n\nclass Own(Node[Given]):\n    async def run(self, context, given):\n        " + body + "\n"
+
+
+def run(directory: Path, text: str, **params: object) -> NodeRun:
+    path = directory / "demo" / "own.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return run_node(path, params, directory=directory)
+
+
+def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
+    """Typed parameters, outputs, and what it prints; keys have hyphens."""
+    ended = run(tmp_path, GREET, **{"who": "Ada", "how-often": 2})
+
+    assert ended.outcome is Outcome.SUCCESS, ended
+    assert ended.outputs == {"greeted": "Ada"}
+    assert ended.printed == "hello Ada\nhello Ada\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere_to_be_found\n", r"demo/own\.py:1: ModuleNotFoundError: .*nowhere_to_be_found"),
+        ("x = 1\nthis is no python\n", r"demo/own\.py:2: SyntaxError"),
+        ("x = 1\n\nx.y\n", r"demo/own\.py:3: AttributeError"),
+        ("", "there is no class that is a Node"),
+        (HEAD + "\nclass Half(Node[Given]):\n    pass\n", r"Half lacks async def run"),
+        (TWO, "these are several: Greet, Other"),
+        (GREET.replace("Node[Given]", "Node"), "has no parameter record"),
+        (node("return [1]"), "returns its outputs as a map of names, not list"),
+        (node("return {1: 2}"), "keys that are no text"),
+        (node("return {'a': object()}"), "what JSON cannot"),
+        (node("return {'a': 1 << 64}"), "a number of more than 64 bits"),
+        (node("a = []\n        for _ in range(200): a = [a]\n        return {'a': a}"), "nested deeper than 128"),
+        (node("raise NodeFailure('not today', may_retry=True)"), "not today"),
+        (node("raise KeyError('x')"), "KeyError: 'x'"),
+        (node("raise SystemExit(0)"), "ended without a result"),
+        (node("import os; os._exit(0)"), "ended without a result"),
+        (node("import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
+        (node("return {'a': 'x' * (2 << 20)}"), "outputs are over the limit"),
+        (
+            node(
+                "import os, pathlib; p = open('/proc/self/cmdline').read().split(chr(0))[-2]\n        "
+                "pathlib.Path(p).with_name('result').write_bytes(b'[' * 9000); os._exit(0)"
+            ),
+            "a result that cannot be read",
+        ),
+    ],
+)
+def test_a_node_that_does_not_work_says_why(tmp_path: Path, text: str, said: str) -> None:
+    """Its own mistakes and crashes are a failure with a place; the agent's side of it stands."""
+    ended = run(tmp_path, text)
+
+    assert ended.outcome is Outcome.FAILURE, ended
+    assert re.search(said, ended.text), ended.text
+
+
+def test_nothing_returned_are_no_outputs(tmp_path: Path) -> None:
+    """A node that only does something needs no return."""
+    ended = run(tmp_path, node("pass"))
+
+    assert (ended.outcome, ended.outputs) == (Outcome.SUCCESS, {})
+
+
+def test_wrong_parameters_are_named_before_the_node_runs(tmp_path: Path) -> None:
+    """By key, with what was expected."""
+    wrong = run(tmp_path, GREET, **{"how-often": "often"})
+    unknown = run(tmp_path, GREET, whom="x")
+
+    assert "with.how-often: expected a whole number" in wrong.text
+    assert "unknown key whom" in unknown.text
+    assert not [line for line in wrong.printed.splitlines() if line.startswith("hello")]
+
+
+def test_a_traceback_shows_the_author_s_lines_and_none_of_ours(tmp_path: Path) -> None:
+    """Though the file is run from its text."""
+    ended = run(tmp_path, "def broken() -> None:\n    raise ValueError('here')\n\n\nbroken()\n")
+
+    assert "raise ValueError('here')" in ended.printed
+    assert "nodes/code.py" not in ended.printed
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "import asyncio; await asyncio.sleep(3600)"])
+def test_an_endless_node_is_stopped(tmp_path: Path, body: str) -> None:
+    """By its own word where it hears the signal, else by force."""
+    path = tmp_path / "own.py"
+    path.write_text(node(body))
+
+    ended = run_node(path, {}, directory=tmp_path, timeout_s=3)
+
+    assert ended.outcome is Outcome.TIMED_OUT
+
+
+async def test_a_check_tells_what_is_known_of_a_node() -> None:
+    """Without that anything of it runs in the process that asks."""
+    checked = await check.in_child(Code(name="demo/greet", path="greet.py", text=GREET), os.environ)
+
+    assert checked.summary == "Greets."
+    assert checked.parameters == [("who", False), ("how-often", False)]
+    assert checked.schema["$defs"]["Given"]["properties"]["how-often"]["type"] == "integer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os; os._exit(0)",
+        "import os; os.kill(os.getpid(), 9)",
+        "raise SystemExit(0)",
+        "print('{}')\nimport sys; sys.stdout.flush(); import os; os.write(1, b'{}\\n'); raise SystemExit",
+        "import ctypes; ctypes.string_at(0)",
+    ],
+)
+async def test_a_check_survives_what_it_checks(text: str) -> None:
+    """Every end of the child is a fault, and what it prints is no answer."""
+    checked = await check.in_child(Code(name="a/b", path="b.py", text=text), os.environ)
+
+    assert "[WF721]" in checked.fault
+
+
+async def test_code_that_never_ends_loading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With whatever it has started."""
+    monkeypatch.setattr(check, "CHECK_S_MAX", 1.0)
+
+    checked = await check.in_child(Code(name="a/b", path="b.py", text="while True: pass"), os.environ)
+
+    assert "takes longer than 1 s" in checked.fault
+
+
+def write(root: Path, name: str, text: str) -> Path:
+    path = root / f"{name}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
+    """New, changed, broken, mended and removed: the last version that worked stays until the file is gone."""
+    shelf = NodeShelf([str(tmp_path)])
+    await shelf.refresh()
+    assert shelf.names == []
+
+    path = write(tmp_path, "demo/greet", GREET)
+    await shelf.refresh()
+    (first,) = shelf.told
+    assert (first.name, first.origin, first.fault) == ("demo/greet", "server", "")
+    assert first.parameters == [("who", False), ("how-often", False)]
+
+    path.write_text(GREET.replace("hello", "good day"))
+    await shelf.refresh()
+    (second,) = shelf.told
+    assert second.version != first.version
+
+    path.write_text("import nowhere\n")
+    await shelf.refresh()
+    (broken,) = shelf.told
+    assert broken.version == second.version
+    assert "greet.py:1: ModuleNotFoundError" in broken.fault
+    kept = shelf.code("demo/greet")
+    assert kept is not None
+    assert "good day" in kept.text
+
+    path.write_text(GREET)
+    await shelf.refresh()
+    assert shelf.told == [first]
+
+    path.unlink()
+    await shelf.refresh()
+    assert (shelf.names, shelf.told) == ([], [])
+
+
+async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
+    """A look is calls of stat; one that was only touched is read, and is not news."""
+    path = write(tmp_path, "demo/greet", GREET)
+    shelf = NodeShelf([str(tmp_path)])
+    await shelf.refresh()
+
+    assert list(shelf.changed()) == []
+    path.touch()
+    assert list(shelf.changed()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode", "said"),
+    [
+        ("file/write", GREET, 0o644, "is a node of Waterflow"),
+        ("exec/shell", GREET, 0o644, "is a node of Waterflow"),
+        ("demo/open", GREET, 0o646, "others may write it"),
+        ("demo/large", GREET + "#" * schema.SOURCE_BYTES_MAX, 0o644, "more than 262144 bytes"),
+        ("demo/two", TWO, 0o644, "these are several"),
+    ],
+)
+async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
+    """With the reason; the name is none that a step could use."""
+    write(tmp_path, name, text).chmod(mode)
+    shelf = NodeShelf([str(tmp_path)])
+
+    await shelf.refresh()
+
+    assert shelf.names == []
+    (told,) = shelf.told
+    assert (told.name, told.version) == (name, "")
+    assert said in told.fault
+
+
+async def test_what_is_no_node_s_file_is_left_alone(tmp_path: Path) -> None:
+    """Other names, other kinds, deeper folders; the first directory that has a name wins."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    write(first, "demo/greet", GREET)
+    write(second, "demo/greet", "broken(")
+    write(second, "demo/Not A Name", "broken(")
+    write(second, "demo/deep/er", "broken(")
+    write(second, "top", "broken(")
+    (second / "demo" / "folder.py").mkdir()
+    os.mkfifo(second / "demo" / "pipe.py")
+    shelf = NodeShelf([str(first), str(second), str(tmp_path / "missing")])
+
+    await shelf.refresh()
+
+    assert shelf.names == ["demo/greet"]
+    assert {told.name for told in shelf.told if told.fault} == {"demo/folder", "demo/pipe"}
+
+
+async def test_nodes_are_bounded(tmp_path: Path) -> None:
+    """By name, so that the same ones are there every time."""
+    for number in range(NODES_MAX + 3):
+        write(tmp_path, f"demo/n{number:03}", GREET)
+
+    found = list(NodeShelf([str(tmp_path)]).changed())
+
+    assert [one.code.name for one in found] == [f"demo/n{number:03}" for number in range(NODES_MAX)]
+
+
+async def test_packages_bring_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an entry point; names of Waterflow's are refused, and a file of the node path goes before a package."""
+    (tmp_path / "shop_nodes.py").write_text(GREET)
+    about = tmp_path / "shop_nodes-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-nodes\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text(
+        "[waterflow.nodes]\nshop/greet = shop_nodes:Greet\nshop/none = shop_nodes:Given\nfile/read = shop_nodes:Greet\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environment = {"PATH": os.environ["PATH"]}
+    monkeypatch.setattr("waterflow_agent.nodes.hosted.PACKAGE", f"{Path(check.__file__).parents[2]}:{tmp_path}")
+    shelf = NodeShelf([str(tmp_path / "nodes")], environment)
+
+    await shelf.refresh()
+
+    told = {one.name: one for one in shelf.told}
+    assert (told["shop/greet"].origin, told["shop/greet"].version) == ("package", "shop-nodes 1.2")
+    assert "is no class that is a Node" in told["shop/none"].fault
+    assert "is a node of Waterflow" in told["file/read"].fault
+    assert shelf.names == ["shop/greet"]
+
+    path = write(tmp_path / "nodes", "shop/greet", GREET)
+    await shelf.refresh()
+    assert {one.name: one.origin for one in shelf.told}["shop/greet"] == "server"
+    path.unlink()
+    await shelf.refresh()
+    assert {one.name: one.origin for one in shelf.told}["shop/greet"] == "package"

@@ -1,7 +1,7 @@
 """`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
-reconnect output masking checkout memory cli expressions events language transfer.
+reconnect output masking checkout memory cli expressions events language transfer own-nodes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import checkouts, events, expressions, language, masking, reconnect, restart, steps
+from bench import checkouts, events, expressions, language, masking, own_nodes, reconnect, restart, steps
 from bench.figures import Row, table
 from bench.transfer import transfer
 
@@ -37,6 +37,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "language": language.language,
     "events": lambda folder: events.events(),
     "transfer": transfer,
+    "own-nodes": own_nodes.own_nodes,
 }
 
 

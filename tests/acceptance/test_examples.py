@@ -109,6 +109,7 @@ CASES = [
     Case(file="concurrency.yml", options=("-i", "environment=production"), prints=("deploying to production",)),
     # It calls a file that is not sent with it; below it starts from a repository.
     Case(file="reusable.yml", code=5),
+    Case(file="own-node.yml", code=5),
 ]
 
 
@@ -176,3 +177,19 @@ def test_the_example_of_several_files_starts_from_a_repository(world: World) -> 
         "building web with 2 jobs",
         "it said /SRV/BUILDS/WEB.TAR IS READY",
     ]
+
+
+def test_the_example_with_a_node_of_its_own_starts_from_a_repository(world: World) -> None:
+    """own-node.yml with the class that its step uses, as one push."""
+    node = "nodes/release/notes.py"
+    schema = "nodes/release/notes.schema.json"
+    names = {"workflows/own-node.yml": "own-node.yml", node: node, schema: schema}
+    revision = world.push(world.clone, {place: (EXAMPLES / name).read_text() for place, name in names.items()})
+    row = wait_until(
+        lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
+    )
+
+    found = world.wait_for(row["id"])
+    assert found["conclusion"] == "success", found
+    lines = world.lines(row["id"], 6)
+    assert {"## Fixes", "- the cart keeps its order", "3 changes in 2 parts"} <= set(lines), lines

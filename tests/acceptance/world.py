@@ -146,14 +146,16 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         assert answer.status_code in (200, 201), answer.text
         return str(answer.json()["token"])
 
-    def add_agent(self, name: str, *groups: str, slots: int = 4, labels: dict[str, str] | None = None) -> None:
-        """Enrols an agent of these groups and waits until it is connected."""
+    def add_agent(
+        self, name: str, *groups: str, slots: int = 4, labels: dict[str, str] | None = None, settings: str = ""
+    ) -> None:
+        """Enrols an agent of these groups and waits until it is connected; `settings` are more lines of its file."""
         table = ", ".join(f'{key} = "{value}"' for key, value in (labels or {}).items())
         token = self.folder / f"{name}.token"
         token.write_text(self.token(*groups) + "\n")
         (self.folder / f"{name}.toml").write_text(
             f'name = "{name}"\njoin-token-file = "{token}"\nslots = {slots}\ndata-dir = "{self.agent_dir(name)}"\n'
-            f"labels = {{ {table} }}\n"
+            f"labels = {{ {table} }}\n{settings}\n"
         )
         self.start_agent(name)
 

@@ -94,6 +94,57 @@ async def test_a_module_of_the_repository_does_not_stand_in_for_one_of_ours(benc
     assert finished.outcome is Outcome.SUCCESS, finished
 
 
+OWN = """\
+from waterflow_agent.nodes.node import Context, Node, Parameters
+
+
+class Given(Parameters, kw_only=True):
+    who: str
+
+
+class Own(Node[Given]):
+    async def run(self, context, given):
+        print("hello", given.who, context.env["HOW"])
+        return {"who": given.who}
+"""
+
+
+async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench: Bench) -> None:
+    """Its class is in the task, and is in no file afterwards."""
+    await bench.start()
+    task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=OWN)
+
+    finished, output = await bench.daemon.run(task)
+
+    assert (finished.outcome, finished.outputs) == (Outcome.SUCCESS, {"who": "Ada"}), finished
+    assert output == b"hello Ada well\n"
+    assert not [path for path in bench.data_dir.rglob("*") if path.is_file() and b"class Own" in path.read_bytes()]
+
+
+async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
+    """A name that is Waterflow's is Waterflow's node, whatever comes with the task."""
+    await bench.start()
+    task = bench.daemon.task(1, node="log", params={"message": "ours"}, source=OWN)
+
+    finished, output = await bench.daemon.run(task)
+
+    assert (finished.outcome, output) == (Outcome.SUCCESS, b"ours\n")
+
+
+async def test_a_number_that_no_message_can_hold_fails_the_node_and_not_the_agent(bench: Bench) -> None:
+    """Neither the journal nor the wire could take it; the agent goes on."""
+    await bench.start()
+    large = OWN.replace('{"who": given.who}', '{"who": 1 << 100}')
+    task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=large)
+
+    finished, _ = await bench.daemon.run(task)
+    after, _ = await bench.daemon.run(bench.daemon.task(2, run="true"))
+
+    assert finished.outcome is Outcome.FAILURE
+    assert "more than 64 bits" in finished.reason_text
+    assert after.outcome is Outcome.SUCCESS
+
+
 def _spool(data_dir: Path) -> bytes:
     return b"".join(path.read_bytes() for path in living.found(data_dir, "runner/attempts/*/output*"))
 

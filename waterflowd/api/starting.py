@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from waterflowd.api import unseen_nodes
 from waterflowd.api.access import Principal, check_plan
 from waterflowd.api.bodies import (
     JSON_TYPE,
@@ -81,6 +82,8 @@ async def compile_file(services: Services, sent: SentFile) -> bytes:
     compiled = await services.compiler.compile(sent.path, sent.yaml.encode("utf-8", "surrogateescape"))
     if compiled.plan is None:
         raise Invalid(compiled.diagnostics)
+    if errors := list(unseen_nodes.unseen(plans.decode(compiled.plan), services.agents.rows())):
+        raise Invalid(errors)
     return compiled.plan
 
 

@@ -41,8 +41,11 @@ class World:
         return [(want.key.run, server.agent) for want, server in self.placement.assign()]
 
 
-def want(run: str, group: str = "web", *, agent: str | None = None, node: str = "shell", step: str = "1") -> Want:
-    return Want(key(run, step), group, node, None if agent is None else AgentId(agent))
+def want(
+    run: str, group: str = "web", *, agent: str | None = None, node: str = "shell", step: str = "1", later: str = ""
+) -> Want:
+    owner = None if agent is None else AgentId(agent)
+    return Want(key(run, step), group, node, owner, later=frozenset(later.split()))
 
 
 def key(run: str, step: str = "1") -> AttemptKey:
@@ -118,6 +121,44 @@ def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
     world.place(want("behind"))
     assert world.assigned() == [("behind", mine)]
     assert world.placement.waiting == 1
+
+
+def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
+    """It keeps its server, so what a later step needs counts from the first one on; the reason names what is missing."""
+    world = World()
+    world.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
+    world.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
+    assert world.place(want("a", later="shop/a shop/b")) == "both"
+
+    nobody = world.placement.place(want("b", later="shop/a shop/c"))
+    assert isinstance(nobody, Reason)
+    assert nobody.code is ReasonCode.NO_SERVER_WITH_NODE
+    assert nobody.facts["node"] == "shop/c"
+    assert nobody.text == 'no connected server in group "web" has the node "shop/c"'
+
+
+def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
+    """Each node is somewhere, and no server has all of them."""
+    world = World()
+    world.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
+    world.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
+
+    nobody = world.placement.place(want("a", later="shop/a shop/b"))
+
+    assert isinstance(nobody, Reason)
+    assert nobody.text.endswith("and all others of the job")
+
+
+def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
+    """A server that says hello again with the node gets the job."""
+    world = World()
+    mine = world.connect("mine", "web")
+    assert world.place(want("a", later="shop/a")) == "no-server-with-node"
+    assert world.assigned() == []
+
+    world.connect("mine", nodes=NODES | {"shop/a"})
+
+    assert world.assigned() == [("a", mine)]
 
 
 def test_the_reason_says_what_is_missing() -> None:

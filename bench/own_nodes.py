@@ -1,0 +1,98 @@
+"""Nodes on the agent alone: how soon a new version of an own node is noticed, and what a node that is no process costs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from bench.figures import Latencies, Row
+from waterflow_agent.config import Config
+from waterflow_agent.desk import Desk
+from waterflow_agent.journal import Journal
+from waterflow_agent.ledger import Ledger
+from waterflow_agent.nodes.shelf import NODES_MAX, NodeShelf
+from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.runner import reports
+from waterflow_agent.stepdirs import StepDirectories
+from waterflow_agent.supervision import Supervisor
+from waterflow_agent.trees.asking import Asking
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.store import Store
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.session import Received
+from waterflow_agent.workdir import Workspaces
+
+ROUNDS = 200
+STEPS = 2_000
+#: A class with as much around it as people write.
+SOURCE = (
+    "from waterflow_agent.nodes.node import Node\n\n\nclass Own(Node):\n    ...\n" + "# what it does, and why\n" * 500
+)
+
+
+def own_nodes(folder: Path) -> list[Row]:
+    """A node path that is full, of which one file changes; `log` through desk, ledger and journal."""
+    (folder / "agent").mkdir()
+    reload_ms, look_ms = _reload(folder / "nodes")
+    log_ms = asyncio.run(_log(folder / "agent"))
+    return [
+        Row(
+            "an own node's new version is noticed and hashed, p99",
+            f"{reload_ms:.2f} ms",
+            "5 ms",
+            reload_ms <= 5,
+            f"among {NODES_MAX} nodes of {len(SOURCE) >> 10} KiB; a look without news {look_ms:.2f} ms, once a second",
+        ),
+        Row("the node log on the agent, mean", f"{log_ms:.3f} ms", "0.3 ms", log_ms <= 0.3, "with the journal's write"),
+    ]
+
+
+def _reload(root: Path) -> tuple[float, float]:
+    root.joinpath("bench").mkdir(parents=True)
+    paths = [root / "bench" / f"n{number}.py" for number in range(NODES_MAX)]
+    for path in paths:
+        path.write_text(SOURCE)
+    shelf = NodeShelf([str(root)])
+    assert len(list(shelf.changed())) == NODES_MAX
+    changes, looks = Latencies(), Latencies()
+    for number in range(ROUNDS):
+        new = root / "new"
+        new.write_text(f"{SOURCE}# {number}\n")
+        new.rename(paths[number % NODES_MAX])
+        for latencies, count in ((changes, 1), (looks, 0)):
+            began = time.perf_counter()
+            found = list(shelf.changed())
+            latencies.add(time.perf_counter() - began)
+            assert len(found) == count
+    return changes.quantile_ms(0.99), looks.median_ms
+
+
+async def _log(data_dir: Path) -> float:
+    workspaces = Workspaces(data_dir / "work")
+    directories = StepDirectories(data_dir / "steps", workspaces.discard)
+    steps = ProcessSteps(Supervisor(data_dir, starts_runner=False), workspaces, directories)
+    ledger = Ledger(boot_id="boot", instance="instance", slots=STEPS)
+    journal = Journal(data_dir / "journal")
+    store = Store(data_dir / "trees", 1 << 20, workspaces.discard)
+    checkouts = Checkouts(store, Asking(lambda wanted: None), workspaces)
+    config = Config(name="bench", data_dir=str(data_dir))
+    desk = Desk(config=config, ledger=ledger, journal=journal, steps=steps, checkouts=checkouts)
+    desk.restore(*journal.read())
+    desk.on_reports([reports.Held(())])
+    began = time.perf_counter()
+    for number in range(STEPS):
+        desk.received(Received(numbered=[(number + 1, messages.Offer(_task(number)))], loose=[], acknowledged=[]))
+    took = time.perf_counter() - began
+    await desk.close()
+    journal.close()
+    return took * 1000 / STEPS
+
+
+def _task(number: int) -> messages.Task:
+    return messages.Task(
+        key=TaskKey("01BENCH", "job", f"step{number}", 1, 1), node="log", params={"message": "hello"}, env={},
+        step_name="step", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=1_000,
+        output_bytes_max=1 << 20, boot_id="boot", instance="instance",
+    )  # fmt: skip

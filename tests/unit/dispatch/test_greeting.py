@@ -1,0 +1,50 @@
+"""Whether a hello may open a session: what an agent tells of itself has bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from waterflow_agent.wire import codec, messages
+from waterflowd.dispatch import greeting
+
+TOKEN = "0123456789abcdef"
+
+
+def hello(own: list[messages.OwnNode]) -> messages.Hello:
+    return messages.Hello(TOKEN, 1, 1, "0", "i", "m", "b", 1, "h", "l", "a", {}, ["shell"], [], own_nodes=own)
+
+
+def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
+    said = hello(own)
+    frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(said)]), codec.Side.AGENT)
+    return greeting.refusal(frame, said)
+
+
+def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:
+    """With the longest texts that it sends."""
+    name = "a" * 64 + "/" + "b" * 64
+    node = messages.OwnNode(name, "server", "f" * 64, "s" * 200, [("p" * 64, True)] * 32, "f" * 300)
+
+    assert judged([node] * 128) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda node: [node] * 257,
+        lambda node: [messages.OwnNode("n" * 300, "server", "1")],
+        lambda node: [messages.OwnNode("n/m", "server", "1", "", [("p", True)] * 65)],
+        lambda node: [messages.OwnNode("n/m", "server", "1", "", [("p" * 300, True)])],
+        lambda node: [messages.OwnNode("n/m", "server", "1", fault="f" * 600)],
+    ],
+)
+def test_one_that_tells_of_more_gets_no_session(
+    change: Callable[[messages.OwnNode], list[messages.OwnNode]],
+) -> None:
+    """What a daemon keeps of its agents is bounded."""
+    refused = judged(change(messages.OwnNode("n/m", "server", "1")))
+
+    assert refused is not None
+    assert refused.code == "WF214"

@@ -111,6 +111,27 @@ def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository
     assert set(versions(world, again)) == set(versions(world, older))
 
 
+def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository: World) -> None:
+    """By its first line, with arguments that are data, and with outputs; its mode does not matter."""
+    script = (
+        "#!/usr/bin/env python3\nimport os, sys\nprint(sys.argv[1:], os.environ['WHO'])\n"
+        "open(os.environ['WATERFLOW_OUTPUT'], 'a').write('said=%s\\n' % sys.argv[1])\n"
+    )
+    workflow = (
+        "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n"
+        "      - {id: say, uses: exec/script, env: {WHO: you}, with: {path: scripts/say, args: ['${{ git.message }}', b]}}\n"
+        '      - run: echo "it said ${{ steps.say.outputs.said }}"\n'
+    )
+    message = "a $(echo no) 'quote'"
+
+    revision = repository.push(repository.clone, {"workflows/w.yml": workflow, "scripts/say": script}, message)
+    run = first_run(repository, revision)
+
+    assert repository.wait_for(run, PATIENCE_S)["conclusion"] == "success", repository.run(run)
+    said = repository.lines(run, 2)
+    assert said == [f"{[message, 'b']!r} you", f"it said {message}"]
+
+
 BROKEN = {
     "exits": (node("import os; os._exit(0)"), "ended without a result"),
     "crashes": (node("import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
@@ -241,7 +262,9 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_worl
     )
     assert broken["version"] == one["version"]
     assert "hello.py:1: ModuleNotFoundError" in broken["fault"]
-    assert "web-2: the node local/hello is broken" in world.ctl("agents").stdout
+    shown = world.ctl("agents").stdout
+    assert "web-2 has nodes of its own: local/hello" in shown
+    assert "web-2: the node local/hello is broken" in shown
     again = world.start(workflow)
     world.wait_for(again, PATIENCE_S)
     assert world.lines(again, 2) == ["first", "one"]

@@ -12,6 +12,8 @@ from waterflowd.ctl.failures import REFUSED, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 from waterflowd.ctl.terminal import clean, style, table, time_text
 
+#: Names that fit into a line; `--json` has all.
+_OWN_NODES_SHOWN = 8
 _GROUPS = click.option("--group", "groups", multiple=True, required=True, metavar="GROUP", help="May be repeated.")
 
 
@@ -34,11 +36,19 @@ def agents(context: click.Context, as_json: bool) -> None:
         empty="no agents yet; let one in: waterflowctl agents token --group GROUP",
     )
     for row in rows:
-        for node in row.get("own_nodes", []):
-            if node["fault"]:
-                click.echo(f"{clean(row['name'])}: the node {clean(node['name'])} is broken: {clean(node['fault'])}")
+        _show_own_nodes(row["name"], row.get("own_nodes", []))
     for row in pending:
         click.echo(f"next: waterflowctl agents approve {clean(row['fingerprint'])} --group GROUP")
+
+
+def _show_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
+    usable = [node["name"] for node in nodes if node["version"]]
+    if usable:
+        more = f" and {len(usable) - _OWN_NODES_SHOWN} more" if len(usable) > _OWN_NODES_SHOWN else ""
+        click.echo(f"{clean(agent)} has nodes of its own: {clean(', '.join(usable[:_OWN_NODES_SHOWN]))}{more}")
+    for node in nodes:
+        if node["fault"]:
+            click.echo(f"{clean(agent)}: the node {clean(node['name'])} is broken: {clean(node['fault'])}")
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Whether an own node's code works: it is loaded in a process of its own, which may crash, hang or lie without harm.
 
-`python -m waterflow_agent.nodes.check` reads a `Code` from standard input and answers with a `Checked`; what the code prints
-meanwhile goes nowhere.
+`python -m waterflow_agent.nodes.check` reads a `Code` from standard input and answers with a `Checked`, a line each; what the
+code prints meanwhile goes nowhere. Then it waits for its end, so that its process group is still its own when that is killed.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ async def in_child(code: Code, own: Mapping[str, str]) -> Checked:
     except TimeoutError:
         return Checked(fault=f"{code.shown}: loading it takes longer than {CHECK_S_MAX:g} s [WF721]")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            # What it has started goes with it.
-            os.killpg(child.pid, signal.SIGKILL)
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # What it has started goes with it.
+                os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
     try:
         return msgspec.json.decode(answer, type=Checked)
@@ -94,11 +95,9 @@ async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(ConnectionError):
-        child.stdin.write(request)
+        child.stdin.write(request + b"\n")
         await child.stdin.drain()
-    child.stdin.close()
     answer = b""
-    # Not to its end: what the code has started may hold the pipe open.
     while not answer.endswith(b"\n") and len(answer) <= _ANSWER_BYTES_MAX:
         part = await child.stdout.read(_ANSWER_BYTES_MAX)
         if not part:
@@ -109,15 +108,18 @@ async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
 
 def main() -> None:
     """Runs as the child."""
-    answers = os.dup(1)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    code = msgspec.json.decode(sys.stdin.buffer.read(), type=Code)
+    code = msgspec.json.decode(requests.readline(), type=Code)
     try:
         answer = msgspec.json.encode(described(code))
     except SystemExit:
         answer = msgspec.json.encode(Checked(fault=f"{code.shown}: it ends the process while it is loaded [WF721]"))
     with open(answers, "wb") as file:
         file.write(answer + b"\n")
+    requests.read()
     # Threads that the code has begun, and what it has registered for the end, are of no interest.
     os._exit(0)
 

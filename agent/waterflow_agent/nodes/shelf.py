@@ -205,7 +205,13 @@ def _read(name: str, signature: _Signature) -> _Found:
 def _packages() -> Iterator[_Found]:
     """The nodes of packages beside the agent; nothing of them is imported here."""
     taken: set[str] = set()
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    try:
+        entries = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # Of any package that is installed, whether it has nodes or not.
+        logger.warning("no nodes of packages: the description of one cannot be read: %s", error)
+        return
+    for entry in entries:
         package = entry.dist.name if entry.dist is not None else "a package"
         version = entry.dist.version if entry.dist is not None else ""
         if not schema.OWN_NAME.fullmatch(entry.name) or len(taken) >= NODES_MAX:

@@ -56,6 +56,14 @@ def test_lists_come_from_the_environment(tmp_path: Path) -> None:
     assert both.groups == ["a", "b"]
 
 
+def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
+    """With colons in the environment, as paths have."""
+    named = load(tmp_path, 'node-path = ["/etc/nodes"]\n')
+    several = load(tmp_path, environment={"WATERFLOW_AGENT_NODE_PATH": "/a:/b:"})
+
+    assert (named.node_path, several.node_path) == (["/etc/nodes"], ["/a", "/b"])
+
+
 def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
     """For services without a command line of their own."""
     path = tmp_path / "other.toml"
@@ -71,6 +79,7 @@ def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
         ("[section]\nx = 1\n", ':1: unknown key "section"'),
         ('name = "a"\nslots = "many"\n', ":2: "),
         ("slots = 0\n", "slots: expected 1 to"),
+        ('node-path = ["nodes"]\n', "node-path: expected absolute directories"),
         ('server = "example.org"\n', "server: expected tcp://host:port"),
         ('name = "no spaces please"\n', "name: expected"),
         ('runner = "other"\n', "runner: expected"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.world import is_running, wait_until
 from waterflow_agent.nodes import check, schema
 from waterflow_agent.nodes.code import Code
 from waterflow_agent.nodes.shelf import NODES_MAX, NodeShelf
@@ -161,6 +163,21 @@ async def test_a_check_survives_what_it_checks(text: str) -> None:
     checked = await check.in_child(Code(name="a/b", path="b.py", text=text), os.environ)
 
     assert "[WF721]" in checked.fault
+
+
+def test_what_code_starts_while_it_is_checked_ends_with_the_check(tmp_path: Path) -> None:
+    """Also when it holds the pipes open; and there is no input for it to wait for."""
+    started = tmp_path / "started"
+    text = (
+        f"import subprocess, sys\nchild = subprocess.Popen(['sleep', '3600'], stdout=1)\n"
+        f"open({str(started)!r}, 'w').write(str(child.pid))\nassert sys.stdin.read() == ''\n"
+        + GREET.partition("\n\n")[2]
+    )
+
+    checked = asyncio.run(check.in_child(Code(name="a/b", path="b.py", text=text), os.environ))
+
+    assert checked.fault == ""
+    wait_until(lambda: not is_running(int(started.read_text())), "the end of what it started", 60)
 
 
 async def test_code_that_never_ends_loading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

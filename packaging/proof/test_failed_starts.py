@@ -1,4 +1,4 @@
-"""A daemon of the packages that does not start: `systemctl status` says why and what to do, to every user of the machine."""
+"""Services of the packages that do not start: `systemctl status` says why and what to do."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
     _a_wrong_configuration(machine)
     _data_of_a_newer_release(machine)
     _a_data_directory_out_of_reach(machine)
+    _a_token_that_is_none(machine)
 
 
 def _a_port_that_is_taken(machine: PackagedMachine) -> None:
@@ -61,6 +62,16 @@ def _a_data_directory_out_of_reach(machine: PackagedMachine) -> None:
     machine.change("waterflowd", "ReadWritePaths=/srv/waterflow")
     _runs_again(machine)
     assert machine.root.inside("/srv/waterflow/FORMAT").exists()
+
+
+def _a_token_that_is_none(machine: PackagedMachine) -> None:
+    machine.add("waterflow-agent")
+    target = "/etc/waterflow/join.token"
+    machine.run("install", "-m", "600", "-o", "waterflow-agent", "/dev/stdin", target, stdin="rubbish\n")
+    wait_until(lambda: machine.show("waterflow-agent", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
+    said = machine.run("systemctl", "status", "waterflow-agent", check=False).stdout
+    assert 'a join token is one line that starts with "wfj1."' in said
+    assert "[WF230]" in said
 
 
 def _is_explained(machine: PackagedMachine, *words: str) -> None:

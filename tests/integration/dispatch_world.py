@@ -43,6 +43,7 @@ class Desk:
         self.texts: list[str] = []
         self.reports: list[messages.Started | messages.Finished] = []
         self.outputs: list[messages.Output] = []
+        self.questions: list[messages.Wanted] = []
         self.clones: list[AgentId] = []
         self.forget: list[messages.TaskKey] = []
         self.on_connected: Callable[[AgentId], None] = lambda agent: None
@@ -69,6 +70,9 @@ class Desk:
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         self.outputs.append(output)
+
+    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+        self.questions.append(wanted)
 
 
 class Enrolments:

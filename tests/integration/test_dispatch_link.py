@@ -104,6 +104,19 @@ async def test_output_reaches_the_desk_and_its_acknowledgement_the_agent(tmp_pat
         await until(lambda: world.desk.outputs == [output])
 
 
+async def test_a_question_for_files_reaches_the_desk_and_its_answer_the_agent(tmp_path: Path) -> None:
+    """Both are loose, as output is."""
+    async with started(tmp_path) as world:
+        agent = world.peer()
+        await agent.open()
+        wanted = messages.Wanted(KEY, 1, [b"1" * 20], 0)
+        await agent.say(wanted)
+        await until(lambda: world.desk.questions == [wanted])
+        content = messages.Content(KEY, 1, [messages.Piece(3, b"one")])
+        world.dispatch.send(agent.agent, [content])
+        assert await agent.hear(messages.Content) == [content]
+
+
 async def test_a_new_hello_of_the_same_process_replaces_the_session(tmp_path: Path) -> None:
     """From the same or a new connection: the older session ends first, the newer one settles after it."""
     async with started(tmp_path) as world:

@@ -29,6 +29,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Started(KEY, 1),
     messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
     messages.Output(KEY, 0, []),
+    messages.Wanted(KEY, 1, [], 0),
     messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
     messages.Reject(TOKEN, "WF210", "no", 0),
     messages.Reset("again"),
@@ -36,6 +37,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Cancel(KEY, False, ""),
     messages.Release("run", "job"),
     messages.OutputAck(KEY, 0),
+    messages.Content(KEY, 1, []),
     messages.EnrollRequest(1, "", "n", [], "h", "m", "v"),
     messages.EnrollAnswer("approved", "", "", "", [], "", 0),
 )
@@ -65,6 +67,9 @@ class Host:
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         self.calls.append("output")
+
+    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+        self.calls.append("wanted")
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
         self.calls.append("request")
@@ -115,7 +120,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
 
     sessions.take(inbound(frame(message, getattr(message, "session", TOKEN))))
 
-    reached = set(host.calls) & {"settle", "received", "output"}
+    reached = set(host.calls) & {"settle", "received", "output", "wanted"}
     if type(message) in messages.PERMITTED[state]:
         assert reached
     else:

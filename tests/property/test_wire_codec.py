@@ -55,10 +55,22 @@ _offers = st.builds(messages.Offer, task=_tasks)
 _cancels = st.builds(messages.Cancel, key=_keys, force=st.booleans(), reason=_texts)
 _releases = st.builds(messages.Release, run=_texts, job=_texts)
 _output_acks = st.builds(messages.OutputAck, key=_keys, offset=_numbers)
+_wanted = st.builds(
+    messages.Wanted, key=_keys, number=_numbers, blobs=st.lists(st.binary(max_size=20), max_size=3), offset=_numbers
+)
+_contents = st.builds(
+    messages.Content,
+    key=_keys,
+    number=_numbers,
+    pieces=st.lists(st.builds(messages.Piece, size=_numbers, data=st.binary(max_size=20)), max_size=3),
+    code=_texts,
+    text=_texts,
+    after_ms=_numbers,
+)
 
 _SIDES = {
-    codec.Side.AGENT: (_started | _finished, _outputs),
-    codec.Side.DAEMON: (_offers | _cancels | _releases, _output_acks),
+    codec.Side.AGENT: (_started | _finished, _outputs | _wanted),
+    codec.Side.DAEMON: (_offers | _cancels | _releases, _output_acks | _contents),
 }
 
 

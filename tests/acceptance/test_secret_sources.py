@@ -10,6 +10,7 @@ from typing import Any
 import pyrage
 import pytest
 
+from tests import living
 from tests.acceptance.world import World, jobs_of, wait_until
 from tests.integration import openbao
 from tests.integration.openbao import OpenBao
@@ -177,11 +178,7 @@ def _contents(path: Path) -> bytes:
 
 def _at_rest(folder: Path, wanted: list[str]) -> set[str]:
     """Files of daemon, agent and repository that hold one of the words."""
-    return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if any(word.encode() in _contents(path) for word in wanted)
-    }
+    return {str(path.relative_to(folder)) for path in living.holding(folder, *(word.encode() for word in wanted))}
 
 
 def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:

@@ -18,6 +18,8 @@ from tests.integration.test_nodes_docker import IMAGE, engine
 from tests.integration.test_transfer_s3 import KEYS, Bucket, bucket, moto
 from tests.integration.transfer_world import Request, served
 
+pytestmark = pytest.mark.timeout(1200)
+
 __all__ = ["bucket", "engine", "moto", "plugins"]
 
 GROUPS = ("database", "backend", "frontend")
@@ -140,7 +142,8 @@ def test_a_deployment_goes_through_three_groups_in_order(world: World, shop: Sho
     wait_until(lambda: set(shop.containers()) == {"database", "backend"}, "the backend's container")
     shop.open("backend", "frontend")
     done(world, run)
-    assert sorted(world.lines(run))[-3:] == ["backend is healthy", "database is healthy", "frontend is healthy"]
+    said = ["backend is healthy", "database is healthy", "frontend is healthy"]
+    wait_until(lambda: sorted(world.lines(run))[-3:] == said, "what the services are")
 
     shop.deploy("v2")
     done(world, newest(world, 2))
@@ -176,7 +179,7 @@ jobs:
     runs-on: {{group: all-servers, target: each}}
     steps:
       - uses: http/wait
-        with: {{url: "{url}/health", interval: 1s, timeout: 60s}}
+        with: {{url: "{url}/health", interval: 1s, timeout: 300s}}
       - uses: http/request
         id: health
         with: {{url: "{url}/health"}}
@@ -205,8 +208,8 @@ def test_an_inspection_runs_on_every_server(world: World) -> None:
         world.push(world.clone, files)
         run = newest(world, 1)
         done(world, run)
-    said = [line for line in world.lines(run) if line.endswith(" is fine")]
-    assert sorted(said) == ["backend-1 is fine", "database-1 is fine", "frontend-1 is fine"]
+    said = ["backend-1 is fine", "database-1 is fine", "frontend-1 is fine"]
+    wait_until(lambda: sorted(line for line in world.lines(run) if line.endswith(" is fine")) == said, "three answers")
 
 
 # Backup -----------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import pyrage
 import pytest
 
 from tests.acceptance.world import wait_until
-from tests.booted.machine import PATIENCE_S, Machine
+from tests.booted.machine import Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 VALUES = {
     "LOADED": "osprey-2718-loaded",
@@ -65,7 +65,7 @@ def _push(machine: Machine, identity: pyrage.x25519.Identity) -> dict[str, Any]:
     machine.run(*git, "add", "--all")
     machine.run(*git, "commit", "--quiet", "--message=Secrets")
     machine.run(*git, "push", "--quiet", "origin", "HEAD:main")
-    runs = wait_until(machine.runs, "a run of the push", PATIENCE_S)
+    runs = wait_until(machine.runs, "a run of the push")
     return machine.wait_for(runs[0]["id"])
 
 
@@ -74,13 +74,13 @@ def test_credentials_of_the_unit_and_encrypted_files_are_secrets(machine: Machin
     _give_credentials(machine)
     identity = _give_key(machine)
     machine.systemctl("restart", "waterflowd.service")
-    wait_until(machine.is_connected, "the agent to be connected", PATIENCE_S)
+    wait_until(machine.is_connected, "the agent to be connected")
 
     found = _push(machine, identity)
 
     assert found["conclusion"] == "success", (found["jobs"], machine.journal())
     digest = machine.run("sh", "-c", "sha256sum | cut -c 1-16", stdin="".join(f"{v}\n" for v in VALUES.values()))
-    wait_until(lambda: len(machine.lines(found["id"])) == 4, "the output", PATIENCE_S)
+    wait_until(lambda: len(machine.lines(found["id"])) == 4, "the output")
     assert machine.lines(found["id"]) == [digest.stdout.strip(), "***", "***", "***"]
     told = machine.run("journalctl", "--no-pager", "--quiet", "--output=verbose").stdout
     shown = machine.run("systemctl", "show", "waterflowd", "waterflow-agent", "waterflow-runner").stdout
@@ -92,4 +92,4 @@ def test_credentials_of_the_unit_and_encrypted_files_are_secrets(machine: Machin
         assert value not in command_lines
         assert value not in environment
     searched = ("grep", "-rlF", *(f"--regexp={value}" for value in VALUES.values()), "/var/lib")
-    wait_until(lambda: machine.run(*searched, check=False).returncode == 1, "no file to hold a value", PATIENCE_S)
+    wait_until(lambda: machine.run(*searched, check=False).returncode == 1, "no file to hold a value")

@@ -101,7 +101,9 @@ class OpenBao:
         if self._client is None:
             context = ssl.create_default_context(cafile=str(self.ca_file))
             headers = {"X-Vault-Token": ROOT_TOKEN}
-            self._client = httpx.Client(base_url=f"{self.address}/v1", verify=context, headers=headers, trust_env=False)
+            self._client = httpx.Client(
+                base_url=f"{self.address}/v1", verify=context, headers=headers, trust_env=False, timeout=PATIENCE_S
+            )
         try:
             return self._client.get("/sys/health").status_code == 200
         except httpx.HTTPError:

@@ -284,7 +284,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_BATCH}:offer", "world.unread.append((run.id, command))", "pass", "an offer that waits is forgotten"),
     Mutant(
-        f"{_BATCH}:Batch.ask",
+        f"{_BATCH}:Batch._offer_again",
         "commands.SendTask | commands.CancelTask",
         "commands.SendTask",
         "a cancel that left before its offer is not said again",

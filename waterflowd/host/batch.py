@@ -201,16 +201,22 @@ class Batch:
                 continue
             match command:
                 case commands.SendTask():
-                    # A cancel may have left before it, and was about nothing that the agent knew.
-                    for one in still:
-                        if isinstance(one, commands.SendTask | commands.CancelTask):
-                            self._carry_out(run, one, deque())
+                    self._offer_again(run, still)
                 case commands.Place() if not self._world.placement.knows(_key(run_id, command)):
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
                 case _:
                     pass
+
+    def _offer_again(self, run: Run, owed: Sequence[commands.Command]) -> None:
+        """The offer that waited, and the cancel that may have left before it, about nothing that the agent knew."""
+        try:
+            for command in owed:
+                if isinstance(command, commands.SendTask | commands.CancelTask):
+                    self._carry_out(run, command, deque())
+        except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
+            stall(self._world, run, error)
 
     def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
         repository, may_use = self._world.runs[run_id].repository, self._world.may_use

@@ -223,3 +223,16 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
         source.answer = VALUE
         await news(world)
         assert sorted(key.run for key in world.link.offers()) == sorted([waiting.id, sent.id])
+
+
+async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
+    """The news of a secret are for many runs."""
+    source = Source(VALUE)
+    async with source.world() as world:
+        _, slow = await dispatched_without_value(world, source)
+        source.answer = ZeroDivisionError("a bug")
+        await news(world)
+        assert "a bug" in world.world.stalled[slow.id]
+        assert world.is_alive
+        await world.start(PLAIN)
+        assert len(world.link.offers()) == 1

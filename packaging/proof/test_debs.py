@@ -37,7 +37,7 @@ WAITER = """jobs:
       - run: echo second
 """
 
-#: What is not of the standard library is in the package: httpx, and Docker's SDK, which finds no engine here.
+#: What nodes import is in the package: httpx, and Docker's SDK, asyncssh and obstore, which find nobody who answers.
 NODES = """jobs:
   a:
     runs-on: web
@@ -49,6 +49,16 @@ NODES = """jobs:
       - uses: docker/stop
         continue-on-error: true
         with: {container: none}
+      - uses: file/transfer
+        continue-on-error: true
+        with:
+          source: sftp://ada@127.0.0.1:9/f
+          destination: f
+          password: x
+          host-key: SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU
+      - uses: file/transfer
+        continue-on-error: true
+        with: {source: "s3://b/k", destination: f, endpoint: "http://127.0.0.1:9", access-key: a, secret-key: b, timeout: 5s}
 """
 
 
@@ -121,8 +131,11 @@ def _completions_complete(machine: PackagedMachine) -> None:
 def _nodes_have_what_they_need(machine: PackagedMachine) -> None:
     run = machine.wait_for(machine.start(NODES))
     assert run["conclusion"] == "success", run["jobs"]
-    assert [step["outcome"] for step in run["jobs"][0]["steps"]] == ["success", "success", "failure"]
-    assert "no Docker engine answers" in "\n".join(machine.lines(run["id"]))
+    assert [step["outcome"] for step in run["jobs"][0]["steps"]] == ["success"] * 2 + ["failure"] * 3
+    said = "\n".join(machine.lines(run["id"]))
+    assert "no Docker engine answers" in said
+    assert "cannot connect to sftp://ada@127.0.0.1:9/f: Connection refused" in said
+    assert "s3://b/k: the server cannot be reached" in said
 
 
 def _survives_kills_in_the_middle_of_a_run(machine: PackagedMachine) -> None:

@@ -132,6 +132,30 @@ def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository
     assert said == [f"{[message, 'b']!r} you", f"it said {message}"]
 
 
+def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
+    """The node has its value; what it prints and gives is masked, and the log has the reference alone."""
+    world = empty_world
+    world.make_repository()
+    world.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-ours"
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    text = node("print(len(given.token), given.token)", "return {'said': f'<{given.token}>'}")
+    workflow = (
+        "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n"
+        '      - {id: own, uses: shop/own, with: {token: "${{ secrets.TOKEN }}"}}\n'
+        '      - run: echo "it gave ${{ steps.own.outputs.said }}"\n'
+    )
+
+    revision = world.push(
+        world.clone, {"workflows/w.yml": workflow, "nodes/shop/own.py": text.replace("count: int = 1", "token: str")}
+    )
+    run = first_run(world, revision)
+
+    assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success", world.run(run)
+    assert world.lines(run, 2) == ["16 ***", "it gave <***>"]
+    assert "a-secret-of-ours" not in repr(world.events(run))
+
+
 BROKEN = {
     "exits": (node("import os; os._exit(0)"), "ended without a result"),
     "crashes": (node("import ctypes; ctypes.string_at(0)"), "SIGSEGV"),

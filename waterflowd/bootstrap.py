@@ -41,11 +41,14 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
+from waterflowd.host.starter import Starter
+from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
 from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.loop.targets import CommitTargets
 from waterflowd.secrets import vaultkey
 from waterflowd.secrets.age import AgeFiles, Locked
 from waterflowd.secrets.own import OwnSources
@@ -99,6 +102,7 @@ class Parts:
     dispatch: Dispatch
     compiler: CompilerProcess
     reconciler: Reconciler
+    starter: Starter
     api: ApiServer
     secrets: Sources
 
@@ -122,6 +126,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     access = Access(record.event for record in log.read(AUDIT))
     placement = Placement(registry)
     secrets = _secrets(config)
+    link, feed, queries = _LateLink(), Feed(log), Queries(log)
     world = World(
         runs={},
         stalled={},
@@ -129,6 +134,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         locks=Locks(),
         registry=registry,
         timers=Timers(),
+        subruns=Subruns(queries.known),
         lower=_lower(secrets),
         missing_secrets=_missing_secrets(secrets),
         may_use=_group_policy(config),
@@ -136,7 +142,6 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         digests=_digests(config, data_dir),
         epoch=log.generation,
     )
-    link, feed, queries = _LateLink(), Feed(log), Queries(log)
     driver = Driver(world, log, link, clock, feed, queries)
     secrets.readings.changed = driver.secrets_read
     contents = _contents(config, data_dir)
@@ -183,6 +188,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
         secrets=secrets,
+        starter=Starter(driver, _targets(config, data_dir, compiler)),
     )
 
 
@@ -248,6 +254,11 @@ def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str
         return await opener.digests(settings, revision, calls) if settings is not None else {}
 
     return digests
+
+
+def _targets(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommitTargets:
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+    return CommitTargets(config.repository_settings, opener.file, compiler)
 
 
 def check_secrets(config: Config) -> None:

@@ -213,6 +213,18 @@ class RevisionFiles(Protocol):
         ...
 
 
+class Targets(Protocol):
+    """The workflows that steps start (`workflow/run`)."""
+
+    async def plan(self, repository: str, revision: str, path: str) -> bytes:
+        """The plan of the workflow file at `path` of a commit of a repository; the same question has the same answer.
+
+        Raises `Rejected` WF135 when there is no such file or repository, WF511 when it has errors: asking again is of no
+        use. Raises `Retryable` or `Stalled` when the commit cannot be read now.
+        """
+        ...
+
+
 class Runs(Protocol):
     """What the API and the reconcile loop may do to runs. Everything is durable when it returns."""
 

@@ -25,7 +25,7 @@ from waterflowd.dsl.placing import Placing
 from waterflowd.dsl.session import Session
 from waterflowd.dsl.source import Source
 from waterflowd.dsl.tree import plain
-from waterflowd.dsl.triggers import build_call_inputs, build_inputs, build_triggers
+from waterflowd.dsl.triggers import build_call_inputs, build_inputs, build_triggers, started_inputs
 from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan
 
 JOBS_MAX = 256
@@ -42,9 +42,11 @@ class Project:
     def plan(self, source: Source, workflow: schema.Workflow) -> Plan:
         """The plan of a workflow; only of use when no report has an error afterwards."""
         triggers = build_triggers(source, workflow)
-        inputs = build_inputs(source, workflow)
-        called_with = build_call_inputs(source, workflow)
-        known = [spec.name for spec in (*inputs, *(called_with or ()))]
+        inputs = started_inputs(source, workflow)
+        known = [
+            spec.name
+            for spec in (*inputs, *build_inputs(source, workflow), *(build_call_inputs(source, workflow) or ()))
+        ]
         built = _Build(source, workflow, self._session, known)
         jobs = built.jobs(self._composites, self._calls)
         return Plan(
@@ -59,6 +61,7 @@ class Project:
             concurrency=built.concurrency(),
             hashed=tuple(self._session.hashed),
             nodes=tuple(self._session.nodes[name] for name in sorted(self._session.nodes)),
+            outputs=_call_outputs(workflow),
             jobs=jobs,
         )
 
@@ -84,7 +87,7 @@ class Project:
             inputs=tuple(specs),
             vars=built.variables(),
             env=dict(workflow.env),
-            outputs={name: output.value for name, output in call.outputs.items()},
+            outputs=_call_outputs(workflow),
             jobs=jobs,
         )
         return Callee(
@@ -173,6 +176,11 @@ class _Build:
 
 def _name(source: Source, workflow: schema.Workflow) -> str:
     return workflow.name or PurePosixPath(source.path).stem
+
+
+def _call_outputs(workflow: schema.Workflow) -> dict[str, Json]:
+    call = workflow.on.workflow_call if workflow.on is not None else None
+    return {name: output.value for name, output in call.outputs.items()} if call is not None else {}
 
 
 def _milliseconds(minutes: float | None) -> int | None:

@@ -62,7 +62,7 @@ class Calls:
         if callee is None:
             return None, None
         what = f"the workflow {quoted(job.uses)}"
-        given = given_inputs(source, path, callee.call.inputs, job.with_, what)
+        given = given_inputs(source, (*path, "with"), callee.call.inputs, job.with_, what)
         secrets = self._secrets(source, path, job, callee)
         return msgspec.structs.replace(callee.call, given=given, secrets=secrets), callee.minutes
 

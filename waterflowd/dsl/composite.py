@@ -118,7 +118,7 @@ class Composites:
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
             source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
-        values = given_inputs(source, path, built.specs, given, f"the composite step {quoted(uses)}")
+        values = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quoted(uses)}")
         return Parts(inputs=with_defaults(built.specs, values), outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: Source, at: Path, uses: str) -> str | None:

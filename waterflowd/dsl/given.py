@@ -1,4 +1,4 @@
-"""What a `with` gives to a reusable workflow or a composite step, held against the inputs that it declares."""
+"""What is given to a reusable workflow, a composite step or a run, held against the inputs that it declares."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from waterflowd.model.plan import InputSpec, Json
 
 
 def given_inputs(
-    source: Source, step_or_job: Path, specs: Sequence[InputSpec], given: Mapping[str, Json], what: str
+    source: Source, path: Path, specs: Sequence[InputSpec], given: Mapping[str, Json], what: str
 ) -> dict[str, Json]:
-    """The values for the declared inputs that are given, typed where they are static; what is wrong is reported."""
+    """The values in the mapping at `path` for the declared inputs, typed where they are static; what is wrong is reported."""
     known = {spec.name.lower(): spec for spec in specs}
     found: dict[str, Json] = {}
     for name, value in given.items():
-        at: Path = (*step_or_job, "with", name)
+        at: Path = (*path, name)
         spec = known.get(name.lower())
         if spec is None:
             names = [spec.name for spec in specs]
@@ -33,10 +33,8 @@ def given_inputs(
             found[spec.name] = plain(value)
     for spec in specs:
         if spec.required and spec.default is None and spec.name not in found:
-            hint = f"add it under with: {spec.name}: ..."
-            source.at_key(
-                (*step_or_job, "with"), codes.WRONG_INPUT, f"{what} needs the input {quoted(spec.name)}", hint
-            )
+            hint = f"add it under {path[-1]}: {spec.name}: ..."
+            source.at_key(path, codes.WRONG_INPUT, f"{what} needs the input {quoted(spec.name)}", hint)
     return found
 
 

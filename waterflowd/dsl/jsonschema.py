@@ -242,6 +242,7 @@ def _step_rules() -> JsonSchema:
     keys = SECTIONS["Step"].keys
     nodes = node_schema.BUILT_IN.values()
     of_engine = [node for node in nodes if node.runs_in is node_schema.RunsIn.ENGINE]
+    once = [node for node in of_engine if not node.has_attempts]
     others = [node for node in nodes if node.name != "shell"]
     rules: list[JsonSchema] = [
         {"anyOf": [{"required": ["run"]}, {"required": ["uses"]}], "errorMessage": "a step needs run or uses"},
@@ -249,12 +250,13 @@ def _step_rules() -> JsonSchema:
         {"if": _is_used(*filter(_needs_parameters, nodes)), "then": {"required": ["with"]}},
         {"if": _is_used(*others), "then": {"properties": _only(keys, "script")}},
         {"if": _is_used(*of_engine), "then": {"properties": _only(keys, "process")}},
+        {"if": _is_used(*once), "then": {"properties": _only(keys, "attempts")}},
     ]
     for node in nodes:
         parameters = {"$ref": f"#/definitions/{_with_name(node.name)}"}
         rules.append({"if": _is_used(node), "then": {"properties": {"with": parameters}}})
     local = {"type": "string", "pattern": _LOCAL}
-    rules.append({"if": _has("uses", local), "then": {"properties": _only(keys, "process", "script")}})
+    rules.append({"if": _has("uses", local), "then": {"properties": _only(keys, "process", "attempts", "script")}})
     return {"allOf": rules}
 
 

@@ -68,6 +68,11 @@ class Session:
     _steps: int = 0
     _jobs: int = 0
 
+    @property
+    def first(self) -> str:
+        """Path of the file that is compiled."""
+        return self._opened[0].path
+
     def find(self, path: str) -> bytes | None:
         """The content of another file of the revision."""
         if path not in self.looked_for:
@@ -84,9 +89,7 @@ class Session:
         if len(content) > CONTENT_BYTES_MAX:
             self._refused.append(oversized(path, len(content)))
             return None
-        self._bytes += len(content)
-        if self._bytes > BYTES_MAX:
-            self._refuse(path, f"with this file, a workflow and those that it uses have more than {BYTES_MAX:,} bytes")
+        if not self._is_within_bounds(path, content):
             return None
         report = Report()
         try:
@@ -109,6 +112,23 @@ class Session:
             return False
         self.nodes[node.name] = node
         return True
+
+    def peek(self, path: str, content: bytes) -> Source | None:
+        """The tree of a file whose errors are its own affair; None when it cannot be read."""
+        if len(content) > CONTENT_BYTES_MAX or not self._is_within_bounds(path, content):
+            return None
+        report = Report()
+        try:
+            return Source(path, reader.read(reader.decode(content, report), report), report)
+        except (reader.Unreadable, TooMany):
+            return None
+
+    def _is_within_bounds(self, path: str, content: bytes) -> bool:
+        self._bytes += len(content)
+        if self._bytes <= BYTES_MAX:
+            return True
+        self._refuse(path, f"with this file, a workflow and those that it uses have more than {BYTES_MAX:,} bytes")
+        return False
 
     def _refuse(self, path: str, message: str) -> None:
         refused = Diagnostic(

@@ -26,6 +26,7 @@ from waterflowd.dsl.retries import retry_policy
 from waterflowd.dsl.session import Session
 from waterflowd.dsl.source import Source
 from waterflowd.dsl.surroundings import COMPOSITE, ScriptDefaults, Surroundings, inner_names, not_yet, with_secrets
+from waterflowd.dsl.targets import WORKFLOW_RUN, Targets
 from waterflowd.dsl.tree import Path
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
@@ -54,7 +55,8 @@ _PROCESS_KEYS: dict[str, str] = {
     "stop": "it has no process to stop",
     "output-max-bytes": "it prints nothing itself",
 }
-
+#: Those of them that do go with the one that starts another run, each time a new one.
+_RETRY_KEYS = ("retry", "retry-strategy")
 
 _NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
 
@@ -72,6 +74,7 @@ class Steps:
         self._composites = composites
         self._nodes = Nodes(source.document, source.report)
         self._own_nodes = OwnNodes(source, session)
+        self._targets = Targets(session)
         self._control = control.Control(self)
 
     def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
@@ -140,6 +143,8 @@ class Steps:
             return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=parts[0], blocks=parts[1])
         if node.runs_in is node_schema.RunsIn.ENGINE:
             self._check_engine_keys(path, step, node.name)
+        if node.name == WORKFLOW_RUN:
+            self._targets.check(self.source, path, step.with_)
         is_engine = node.runs_in is node_schema.RunsIn.ENGINE
         self._expressions.value(
             (*path, "with"), step.with_, place.without_secrets(_NO_SECRETS) if is_engine else place.with_secrets
@@ -212,6 +217,8 @@ class Steps:
     def _check_engine_keys(self, path: Path, step: schema.Step, node: str) -> None:
         for key in step.given():
             reason = _PROCESS_KEYS.get(key)
+            if key in _RETRY_KEYS and node == WORKFLOW_RUN:
+                continue
             if node == "approval" and key == "timeout-minutes":
                 reason = "it waits as long as its timeout says, under with"
             if reason is not None:

@@ -35,7 +35,7 @@ def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
         return Triggers()
     return Triggers(
         push=_push(source, on.push),
-        dispatch=on.workflow_dispatch is not None or on.manual is not None or bool(workflow.inputs),
+        dispatch=is_dispatched(workflow),
         webhook=_webhook(source, on.webhook),
         workflow_run=_workflow_run(source, workflow, on.workflow_run),
         schedules=build_schedules(source, list(workflow.vars), on.schedule),
@@ -136,6 +136,20 @@ def build_call_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputS
     if workflow.has("inputs"):
         _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
     return declarations.specs(call.inputs, path, source.document, source.report)
+
+
+def started_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+    """The inputs of a run: those of a start by hand, or those of a call where a call is all that the file knows of."""
+    own = build_inputs(source, workflow)
+    called_with = build_call_inputs(source, workflow)
+    return own if called_with is None or is_dispatched(workflow) else called_with
+
+
+def is_dispatched(workflow: schema.Workflow) -> bool:
+    """Whether the file says how it is started by hand."""
+    on = workflow.on
+    by_hand = on is not None and (on.workflow_dispatch is not None or on.manual is not None)
+    return by_hand or bool(workflow.inputs)
 
 
 def _check_one_place(source: Source, places: list[tuple[Path, dict[str, schema.Input]]]) -> None:

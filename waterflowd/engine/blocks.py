@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from waterflowd.engine.gates import Approval
-from waterflowd.model.ids import AgentId, AttemptNo, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, RunId, StepId
 from waterflowd.model.plan import StepPlan
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
@@ -23,6 +23,8 @@ CONDITION = "condition"
 LOOP = "loop"
 PARALLEL = "parallel"
 COMPOSITE = "composite"
+#: Starts another run. It is tried again like a task of an agent, and has attempts like one.
+SUBRUN = "workflow/run"
 #: Those that have steps inside.
 CONTROL_NODES = frozenset({CONDITION, LOOP, PARALLEL, COMPOSITE})
 ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
@@ -45,7 +47,7 @@ class Attempt:
     __slots__ = (
         "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "exported", "facts",
         "finished_at", "is_late_recorded", "number", "outcome", "output_bytes", "output_dropped", "outputs", "params",
-        "queued_at", "reason", "started_at", "status", "timeout_ms", "working_directory",
+        "queued_at", "reason", "started_at", "status", "subrun", "timeout_ms", "working_directory",
     )  # fmt: skip
 
     def __init__(self, number: AttemptNo, queued_at: int) -> None:
@@ -74,6 +76,8 @@ class Attempt:
         self.working_directory: str | None = None
         self.timeout_ms = 0
         self.is_late_recorded = False
+        #: The run that it started.
+        self.subrun: RunId | None = None
 
     @property
     def is_open(self) -> bool:
@@ -168,6 +172,11 @@ class Step:
     def is_engine_node(self) -> bool:
         """True for what the engine runs itself, without a server."""
         return self.plan.node in ENGINE_NODES
+
+    @property
+    def is_subrun(self) -> bool:
+        """True for the node that starts another run."""
+        return self.plan.node == SUBRUN
 
     @property
     def has_blocks(self) -> bool:

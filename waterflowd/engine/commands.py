@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from waterflowd.engine.inputs import Timer
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Queue
 
 
@@ -66,6 +66,41 @@ class Unlock(Command, frozen=True, kw_only=True):
 
 class Withdraw(Command, frozen=True, kw_only=True):
     """The attempt wants no slot any more."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+
+
+class StartSubrun(Command, frozen=True, kw_only=True):
+    """Start the run that the attempt wants, once; the start and `Begun` are of one batch."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+
+
+class WatchSubrun(Command, frozen=True, kw_only=True):
+    """Feed `Ended` when the run that the attempt started has ended, at once if it has."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    run: RunId
+
+
+class CancelSubrun(Command, frozen=True, kw_only=True):
+    """Cancel the run that the attempt started; one that is over stays as it is."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    run: RunId
+    is_forced: bool
+
+
+class DropSubrun(Command, frozen=True, kw_only=True):
+    """The attempt wants no run to be started any more, or waits for none."""
 
     job: JobId
     step: StepId

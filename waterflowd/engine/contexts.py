@@ -269,6 +269,11 @@ def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
     )
 
 
+def for_outputs(run: Run, now: int) -> expr.Env:
+    """What the outputs of the run can see."""
+    return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
+
+
 def for_step(
     run: Run,
     job: Job,

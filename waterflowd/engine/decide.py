@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from waterflowd.engine import approvals, child_moves, contexts, events, flags, inputs, rendering, report
+from waterflowd.engine import approvals, child_moves, contexts, events, flags, inputs, rendering, report, subruns
 from waterflowd.engine.outstanding import stop_timer, wants_lock, wants_survey
 from waterflowd.engine.state import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
@@ -355,7 +355,8 @@ def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
         case inputs.TimerKind.STEP_STOP:
             return _unanswered(job, step, timer, now)
         case inputs.TimerKind.STEP_TIMEOUT if step.deadline_at == timer.due_at:
-            took = durations.shown(timer.due_at - (step.started_at or timer.due_at))
+            began_at = step.started_at if step.last is None else step.last.queued_at
+            took = durations.shown(timer.due_at - (began_at or timer.due_at))
             why = reason(ReasonCode.TIMEOUT, f"the step's time of {took} is over")
             return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=why),)
         case inputs.TimerKind.APPROVAL if step.approval is not None and step.approval.due_at == timer.due_at:
@@ -421,6 +422,9 @@ _DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {
     inputs.NotPlaced: _not_placed,
     inputs.Unplaceable: _unplaceable,
     inputs.Surveyed: _surveyed,
+    inputs.Begun: subruns.begun,
+    inputs.NotBegun: subruns.not_begun,
+    inputs.Ended: subruns.ended,
     inputs.Locked: _locked,
     inputs.NotLocked: _not_locked,
     inputs.Decision: approvals.decide,

@@ -1,17 +1,17 @@
-"""How a job ends, as an event."""
+"""How a job ends, and a run, as an event."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from waterflowd import expr
-from waterflowd.engine import events, rendering
-from waterflowd.engine.state import Job
+from waterflowd.engine import contexts, events, rendering
+from waterflowd.engine.state import Job, Run
 from waterflowd.errors import Rejected
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import FAILURES, Conclusion, worst
 
-#: A job's outputs, encoded.
+#: Outputs of a job or a run, encoded.
 OUTPUTS_BYTES_MAX = 1 << 20
 
 
@@ -39,3 +39,18 @@ def completed(
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
         outcome = conclusion = worst((outcome, Conclusion.FAILURE))
     return events.JobCompleted(at=now, job=job.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=why)
+
+
+def run_completed(run: Run, conclusion: Conclusion, why: Reason, now: int) -> events.RunCompleted:
+    """The run's end, with what it gives to the step that started it. Outputs that are not to be had fail the run."""
+    wanted = run.plan.outputs
+    if not wanted:
+        return events.RunCompleted(at=now, conclusion=conclusion, reason=why)
+    try:
+        outputs = expr.render(wanted, contexts.for_outputs(run, now))
+        assert isinstance(outputs, dict)
+        rendering.check_size("the run's outputs", outputs, OUTPUTS_BYTES_MAX)
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, f"outputs: {error.text}", error=error.code)
+        return events.RunCompleted(at=now, conclusion=worst((conclusion, Conclusion.FAILURE)), reason=why)
+    return events.RunCompleted(at=now, conclusion=conclusion, outputs=outputs, reason=why)

@@ -368,6 +368,32 @@ class StepSleeping(Event, frozen=True, kw_only=True, tag="step-sleeping"):
     reason: Reason
 
 
+class SubrunWanted(Event, frozen=True, kw_only=True, tag="subrun-wanted"):
+    """The attempt starts another run of this workflow; the parameters are rendered."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    name: str | None = None
+    workflow: str
+    inputs: dict[str, Any] = {}
+    #: Whether the step ends with that run, and not at its start.
+    is_awaited: bool = True
+    #: When its time is over.
+    deadline_at: int | None = None
+    reason: Reason
+
+
+class SubrunStarted(Event, frozen=True, kw_only=True, tag="subrun-started"):
+    """The run that the attempt wanted exists. Both facts come to the log in one transaction."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    run: RunId
+    reason: Reason
+
+
 class StepHeld(Event, frozen=True, kw_only=True, tag="step-held"):
     """The last attempt's outcome is unknown and the file says that a person decides."""
 
@@ -437,6 +463,8 @@ class RunCompleted(Event, frozen=True, kw_only=True, tag="run-completed"):
     """The run ended; the last event that changes it."""
 
     conclusion: Conclusion
+    #: What it gives to the step that started it.
+    outputs: dict[str, Any] = {}
     reason: Reason
 
 
@@ -470,6 +498,8 @@ RunEvent = (
     | BlockStarted
     | StepTimedOut
     | StepSleeping
+    | SubrunWanted
+    | SubrunStarted
     | StepHeld
     | StepCompleted
     | JobTimedOut

@@ -98,6 +98,7 @@ def _run_timed_out(run: Run, event: events.RunTimedOut) -> None:
 def _run_completed(run: Run, event: events.RunCompleted) -> None:
     move(run, Status.COMPLETED)
     run.conclusion = event.conclusion
+    run.outputs = event.outputs
     run.reason = event.reason
     run.completed_at = event.at
 
@@ -134,6 +135,8 @@ _HANDLERS: dict[type, Callable[[Run, Any], None]] = {
     events.BlockStarted: evolve_steps.block_started,
     events.StepTimedOut: evolve_steps.step_timed_out,
     events.StepSleeping: evolve_steps.step_sleeping,
+    events.SubrunWanted: evolve_steps.subrun_wanted,
+    events.SubrunStarted: evolve_steps.subrun_started,
     events.StepHeld: evolve_steps.step_held,
     events.StepCompleted: evolve_steps.step_completed,
     events.CancelRequested: _cancel_requested,

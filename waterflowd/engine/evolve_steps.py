@@ -28,6 +28,7 @@ def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
         move(step, Status.WAITING)
     step.attempts.append(Attempt(event.attempt, event.at))
     step.retry_at = None
+    step.is_timed_out = False
 
 
 def attempt_waiting(run: Run, event: events.AttemptWaiting) -> None:
@@ -89,6 +90,7 @@ def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
     attempt.output_bytes = event.output_bytes
     attempt.output_dropped = event.output_dropped
     attempt.reason = event.reason
+    step.deadline_at = None
     step.reason = event.reason
     if event.env:
         attempt.exported = event.env
@@ -116,6 +118,35 @@ def step_sleeping(run: Run, event: events.StepSleeping) -> None:
     assert job.deadline_at is not None
     # A job's time is for its work: what it sleeps by its own wish is not counted.
     job.deadline_at += max(0, event.due_at - event.at)
+
+
+def subrun_wanted(run: Run, event: events.SubrunWanted) -> None:
+    """The attempt is the start of another run."""
+    job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
+    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt wants a run"
+    assert attempt.params is None, "an attempt wants a run once"
+    attempt.params = {"workflow": event.workflow, "inputs": event.inputs, "wait": event.is_awaited}
+    attempt.reason = event.reason
+    if event.name is not None:
+        step.name = event.name
+    step.reason = event.reason
+    step.deadline_at = event.deadline_at
+    if step.started_at is None:
+        step.started_at = event.at
+    start_job(job, event.at, event.at + job.timeout_ms, event.reason)
+
+
+def subrun_started(run: Run, event: events.SubrunStarted) -> None:
+    """The run that the attempt wanted exists."""
+    job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
+    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt starts a run"
+    assert attempt.params is not None, "an attempt wants a run before it starts one"
+    assert attempt.subrun is None, "an attempt starts one run"
+    attempt.subrun = event.run
+    attempt.started_at = event.at
+    attempt.reason = event.reason
+    step.reason = event.reason
+    job.reason = event.reason
 
 
 def step_held(run: Run, event: events.StepHeld) -> None:

@@ -15,7 +15,7 @@ from waterflowd.engine import events
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Kept, Trigger
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import Conclusion, Outcome
 
 
 class TimerKind(Enum):
@@ -104,6 +104,39 @@ class Unplaceable(Input, frozen=True, kw_only=True):
     step: StepId
     attempt: AttemptNo
     reason: Reason
+
+
+class Begun(Input, frozen=True, kw_only=True):
+    """The host's answer to `StartSubrun`: this run exists from now on. `name` and `number` are for people."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    run: RunId
+    name: str
+    number: int
+
+
+class NotBegun(Input, frozen=True, kw_only=True):
+    """The other answers to `StartSubrun`: not yet, or (`is_refused`) never."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    is_refused: bool = False
+    reason: Reason
+
+
+class Ended(Input, frozen=True, kw_only=True):
+    """The answer to `WatchSubrun`, once the run has ended: how, why, and what it gives out."""
+
+    job: JobId
+    step: StepId
+    attempt: AttemptNo
+    run: RunId
+    conclusion: Conclusion
+    why: str
+    outputs: dict[str, Any] = {}
 
 
 class Surveyed(Input, frozen=True, kw_only=True):

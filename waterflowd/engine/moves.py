@@ -11,7 +11,7 @@ cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, w
 
 from __future__ import annotations
 
-from waterflowd.engine import contexts, events, job_moves, step_moves
+from waterflowd.engine import contexts, ends, events, job_moves, step_moves
 from waterflowd.engine.state import Job, Run
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import ConcurrencyPlan
@@ -25,7 +25,7 @@ def of_run(run: Run, now: int) -> events.RunEvent | None:
         return None
     if run.open_jobs == 0:
         conclusion, why = _run_end(run)
-        return events.RunCompleted(at=now, conclusion=conclusion, reason=why)
+        return ends.run_completed(run, conclusion, why, now)
     if run.started_at is not None or is_ending(run):
         return None
     if run.plan.concurrency is not None and run.lock is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from waterflowd.engine import commands
-from waterflowd.engine.blocks import Block, Step, Stop
+from waterflowd.engine.blocks import Attempt, Block, Step, Stop
 from waterflowd.engine.gates import Lock
 from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state import Job, Run
@@ -139,6 +139,9 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
     attempt = step.last
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
         return
+    if step.is_subrun:
+        owed += _owed_to_subrun(job, step, attempt)
+        return
     if attempt.status is AttemptStatus.PENDING:
         place = commands.Place(
             job=job.id,
@@ -169,6 +172,24 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
                 reason=step.stop_reason.text,
             )
         )
+
+
+def _owed_to_subrun(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
+    """What the host owes the attempt that starts another run."""
+    if attempt.params is None:
+        return []
+    if attempt.subrun is None:
+        return [commands.StartSubrun(job=job.id, step=step.id, attempt=attempt.number)]
+    if not attempt.params["wait"]:
+        return []
+    owed: list[commands.Command] = [
+        commands.WatchSubrun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.subrun)
+    ]
+    if step.stop or step.is_timed_out:
+        owed.append(
+            commands.CancelSubrun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.subrun, is_forced=False)
+        )
+    return owed
 
 
 def stop_timer(job: Job, step: Step) -> Timer:

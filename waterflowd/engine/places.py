@@ -53,6 +53,8 @@ _OF_STEPS = frozenset({
     events.BlockStarted,
     events.StepTimedOut,
     events.StepSleeping,
+    events.SubrunWanted,
+    events.SubrunStarted,
     events.StepHeld,
     events.StepCompleted,
     events.ApprovalRequested,

@@ -265,6 +265,7 @@ class Run:
         "lock",
         "number",
         "open_jobs",
+        "outputs",
         "plan",
         "plan_hash",
         "reason",
@@ -300,6 +301,8 @@ class Run:
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None
         self.reason: Reason = CREATED
+        #: What it gives to the step that started it, once it has ended.
+        self.outputs: dict[str, Any] = {}
         self.lock: Lock | None = None
         self.created_at = 0
         self.started_at: int | None = None

@@ -161,6 +161,13 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
             yield commands.Unlock(job=job, group=group)
         case commands.Place(job=job, step=name, attempt=number):
             yield commands.Withdraw(job=job, step=name, attempt=number)
+        case commands.StartSubrun(job=job, step=name, attempt=number):
+            yield commands.DropSubrun(job=job, step=name, attempt=number)
+        case commands.WatchSubrun(job=job, step=name, attempt=number, run=subrun):
+            attempt = run.attempt(job, name, number)
+            if attempt is not None and attempt.reason.code in _TOLD:
+                yield commands.CancelSubrun(job=job, step=name, attempt=number, run=subrun, is_forced=True)
+            yield commands.DropSubrun(job=job, step=name, attempt=number)
         case commands.SendTask(job=job, step=name, attempt=number, agent=agent, epoch=epoch):
             attempt = run.attempt(job, name, number)
             if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TOLD):

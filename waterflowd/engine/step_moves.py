@@ -6,7 +6,7 @@ import itertools
 from datetime import UTC, datetime
 
 from waterflowd import expr
-from waterflowd.engine import approvals, block_moves, conditions, contexts, events, rendering, retry, sleep
+from waterflowd.engine import approvals, block_moves, conditions, contexts, events, rendering, retry, sleep, subruns
 from waterflowd.engine.blocks import APPROVAL, Attempt, Step, Stop
 from waterflowd.engine.evolve import CONCLUSIONS
 from waterflowd.engine.state import Job, Run
@@ -26,6 +26,9 @@ def of_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
         return _active_blocks(run, job, step, now)
     if step.approval is not None:
         return _active_approval(run, job, step, now)
+    attempt = step.last
+    if step.is_subrun and attempt is not None and attempt.status is AttemptStatus.PENDING:
+        return subruns.of_attempt(run, job, step, attempt, now)
     return _active_step(run, job, step, now)
 
 

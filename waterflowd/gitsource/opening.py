@@ -50,6 +50,10 @@ class Opener:
             text = f"the repository did not answer in {_READ_TIMEOUT_S:g} s"
             raise Retryable(codes.TOO_SLOW, text, after_s=5) from error
 
+    async def file(self, settings: RepositorySettings, commit: str, path: str) -> bytes | None:
+        """The content of a plain file of a commit; None when there is none. Leaves the loop free, and needs no source."""
+        return await asyncio.to_thread(lambda: reading.file(self.objects(settings), commit, path))
+
     def objects(self, settings: RepositorySettings) -> str:
         """The directory of the repository's objects. Raises `Rejected` WF502, `Retryable` WF503 when it is not there."""
         place = check(settings)

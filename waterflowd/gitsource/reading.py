@@ -76,6 +76,15 @@ def files(directory: str, commit_id: str, paths: Sequence[str]) -> dict[str, byt
     return contents
 
 
+def file(directory: str, commit_id: str, path: str) -> bytes | None:
+    """The content of a plain file of a commit; None for what is not there, is no plain file, or is too large."""
+    with closing(Objects(directory)) as store:
+        found = Trees(store).find(commit(store, commit_id).tree, path)
+    if found is None or found.problem is not None:
+        return None
+    return blobs(directory, [found.blob])[found.blob]
+
+
 def commit(store: Objects, object_id: str) -> Commit:
     """The commit that the id of a commit or of a tag leads to."""
     for _ in range(_TAGS_DEEP_MAX):

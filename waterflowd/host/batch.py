@@ -27,7 +27,8 @@ from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
-from waterflowd.host import wants
+from waterflowd.host import subruns, wants
+from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -72,6 +73,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     locks: Locks
     registry: Registry
     timers: Timers
+    #: Runs that steps start and wait for.
+    subruns: Subruns = msgspec.field(default_factory=Subruns)
     lower: Lower
     missing_secrets: MissingSecrets = all_missing
     #: Asked for again when some secret was read, or could not be.
@@ -128,6 +131,9 @@ class Batch:
                 self._rows[run.id] = summary(run)
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
+                self._others.extend(
+                    (place.run, subruns.ended(place, run)) for place in self._world.subruns.waiting(run.id)
+                )
         if isinstance(given, inputs.Placed) and not _is_held(run, given):
             # The slot was taken for an attempt that does not want it any more.
             self._world.placement.free(given.agent, _key(run.id, given))
@@ -171,6 +177,14 @@ class Batch:
                 self._lock(run, command)
             case commands.Unlock(job=job):
                 world.locks.release(Holder(run.id, job))
+            case commands.StartSubrun():
+                world.subruns.want(_key(run.id, command))
+            case commands.WatchSubrun():
+                waiting.extend(self._watch(run.id, command))
+            case commands.CancelSubrun():
+                self._cancel_subrun(run.id, command)
+            case commands.DropSubrun():
+                world.subruns.drop(_key(run.id, command))
             case commands.SendTask(agent=agent):
                 for message in offer(world, run, command):
                     self._send(agent, message)
@@ -206,6 +220,11 @@ class Batch:
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
+                case commands.WatchSubrun():
+                    for answer in self._watch(run_id, command):
+                        self.feed(run_id, answer)
+                case commands.CancelSubrun():
+                    self._cancel_subrun(run_id, command)
                 case _:
                     pass
 
@@ -217,6 +236,23 @@ class Batch:
                     self._carry_out(run, command, deque())
         except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
             stall(self._world, run, error)
+
+    def _watch(self, run_id: RunId, command: commands.WatchSubrun) -> list[inputs.Input]:
+        """Waits for the end of a run; gives it when it is there already."""
+        place, world = _key(run_id, command), self._world
+        found = world.runs.get(command.run)
+        if found is None and command.run not in world.stalled:
+            found = world.subruns.look(command.run)
+            if found is None:
+                return [subruns.gone(place, command.run)]
+        if found is not None and found.is_completed:
+            return [subruns.ended(place, found)]
+        world.subruns.watch(place, command.run)
+        return []
+
+    def _cancel_subrun(self, run_id: RunId, command: commands.CancelSubrun) -> None:
+        """The run that a step started must end; one that is over is no longer there to hear it."""
+        self._others.append((command.run, inputs.CancelRun(by=f"run {run_id}", is_forced=command.is_forced)))
 
     def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
         repository, may_use = self._world.runs[run_id].repository, self._world.may_use
@@ -337,7 +373,18 @@ class Batch:
         return self.contents
 
 
-def _key(run: RunId, named: inputs.Placed | commands.Place | commands.FreeSlot | commands.Withdraw) -> AttemptKey:
+_OfAttempt = (
+    inputs.Placed
+    | commands.Place
+    | commands.FreeSlot
+    | commands.Withdraw
+    | commands.StartSubrun
+    | commands.WatchSubrun
+    | commands.DropSubrun
+)
+
+
+def _key(run: RunId, named: _OfAttempt) -> AttemptKey:
     return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
 
 
@@ -414,10 +461,11 @@ def drop(world: World, run: RunId) -> None:
     world.timers.drop_run(run)
     world.placement.forget(run)
     world.locks.forget(run)
+    world.subruns.forget(run)
 
 
 #: What is asked in the batch after a run was folded, or a secret was read.
-Question = commands.Place | commands.Survey | commands.SendTask
+Question = commands.Place | commands.Survey | commands.SendTask | commands.WatchSubrun | commands.CancelSubrun
 
 
 def owe(world: World, run: Run) -> list[Question]:
@@ -439,7 +487,9 @@ def owe(world: World, run: Run) -> list[Question]:
                 else:
                     # At once: whoever comes from now on is behind them.
                     world.locks.wait(asked(run, command))
-            case commands.Place() | commands.Survey():
+            case commands.StartSubrun():
+                world.subruns.want(_key(run.id, command))
+            case commands.Place() | commands.Survey() | commands.WatchSubrun() | commands.CancelSubrun():
                 questions.append(command)
             case _:
                 pass

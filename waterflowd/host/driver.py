@@ -32,7 +32,9 @@ from waterflowd import ports
 from waterflowd.engine import Run, approvals, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe
+from waterflowd.fleet.placement import AttemptKey
+from waterflowd.host import subruns
+from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe, summary
 from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
 from waterflowd.host.narration import narrate
@@ -405,6 +407,26 @@ class Driver:
             # A bug has kept the run from its first event: the key has started nothing.
             del batch.contents.keys[key]
         return run_id
+
+    async def begin(self, place: AttemptKey, request: StartRequest) -> None:
+        """Starts the run that a step wants, and tells the step of it, in one transaction. Nothing if it wants it no more.
+
+        Raises `Rejected` for a run that cannot be, WF609 with status 429 while too many are open, `Retryable` WF302.
+        """
+        wanted = await self._with_hashes(request)
+
+        def apply(batch: Batch) -> None:
+            live = self.world.runs.get(place.run)
+            if live is None or not subruns.is_wanted(live, place):
+                return
+            (started,) = self._start_all(batch, [wanted])
+            found = self.world.runs.get(started)
+            row = self._log.run(started) if found is None else summary(found)
+            if row is None:
+                raise Rejected("WF403", self.world.stalled.pop(started, f"run {started} could not begin"))
+            batch.feed(place.run, subruns.begun(place, row))
+
+        await self._commit(apply)
 
     async def decide(
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""

@@ -42,6 +42,13 @@ class Queries:
             raise Rejected("WF606", f'"{text}" is the beginning of several runs; give more of it', status=409)
         return found[0]
 
+    def known(self, run_id: RunId) -> Run | None:
+        """The run as of now; None when the log has none of this id, or none that can be read."""
+        try:
+            return self.run(run_id)
+        except WaterflowError:
+            return None
+
     def run(self, run_id: RunId, at: int | None = None) -> Run:
         """The run, now or after its first `at` events. Read it at once: a later call may change it in place."""
         cached = self._cache.get(run_id)

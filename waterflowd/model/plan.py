@@ -242,7 +242,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Nodes of the engine: `condition` (`params.if`; blocks `then` and, if given, `else`), `loop` (`params.items`, `as`,
     `max-parallel`, or `params.while`, `max-iterations`; one block), `parallel` (a block for each branch), `composite`
-    (`params` are its inputs, `outputs` its outputs; one block), `approval` and `sleep` (no block).
+    (`params` are its inputs, `outputs` its outputs; one block), `approval`, `sleep` and `workflow/run` (no block).
     """
 
     id: StepId
@@ -352,6 +352,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hashed: tuple[str, ...] = ()
     #: Of all jobs, those of called workflows included. A node that is neither here nor one of Waterflow's is the servers'.
     nodes: tuple[NodePlan, ...] = ()
+    #: What a run gives to the step that started it: expressions over `jobs.<id>.outputs`.
+    outputs: dict[str, Json] = {}
     jobs: tuple[JobPlan, ...]
 
     def node(self, name: str) -> NodePlan | None:

@@ -113,6 +113,14 @@ class ReasonCode(Enum):
     SECRET_UNREADABLE = "secret-unreadable"
     #: More than the bound allows.
     BOUND = "bound"
+    #: The run that the step wants has not been started yet.
+    SUBRUN_STARTING = "subrun-starting"
+    #: Waits for the end of the run that it started.
+    WAITING_SUBRUN = "waiting-subrun"
+    #: The run that the step wants cannot be started.
+    SUBRUN_REFUSED = "subrun-refused"
+    #: The run that it started did not succeed.
+    SUBRUN_FAILED = "subrun-failed"
     #: It failed, and `continue-on-error` lets what follows go on.
     CONTINUED = "continued"
 

@@ -48,7 +48,8 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `api`, `cli`, `manual`, `rerun`."""
+    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `subrun`, `api`, `cli`,
+    `manual`, `rerun`."""
 
     kind: str
     #: The principal: a token's name, `uid:N`, the author of the push, `schedule`, `hook:NAME` or `run:ID`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from waterflowd.model import chains
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.records import RunSummary, StartRequest, Trigger
@@ -20,7 +21,7 @@ from waterflowd.reconcile.state import FileState, RefState
 
 #: Runs in a row that started one another.
 CHAIN_MAX = 5
-KIND = "workflow_run"
+KIND = chains.AFTER
 _KEY_BYTES_MAX = 400
 
 
@@ -49,13 +50,6 @@ def _is_branch_wanted(trigger: WorkflowRunTrigger, ref: str | None) -> bool:
         return False
     is_wanted = not trigger.branches or globs.selects(trigger.branches, branch)
     return is_wanted and not globs.selects(trigger.branches_ignore, branch)
-
-
-def depth_of(trigger: Trigger) -> int:
-    """How many runs before this one started one another."""
-    about = trigger.payload.get(KIND)
-    depth = about.get("depth") if trigger.payload.get("name") == KIND and isinstance(about, dict) else None
-    return depth if isinstance(depth, int) else 0
 
 
 def trigger_key(run: RunId, path: str) -> str:

@@ -30,6 +30,8 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
+from waterflowd.host.starter import Starter
+from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger
@@ -39,6 +41,7 @@ from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.scenario import dump
+from waterflowd.testing.targets import MemoryTargets
 
 START_AT = 1_700_000_000_000
 LOST_AFTER_MS = 600_000
@@ -142,6 +145,7 @@ class HostWorld:
             locks=Locks(),
             registry=self.registry,
             timers=Timers(),
+            subruns=Subruns(self.queries.known),
             lower=lower,
             missing_secrets=missing_secrets,
             epoch=self.log.generation,
@@ -151,6 +155,8 @@ class HostWorld:
         self.files = Files(self.world, MemoryFiles(trees), self.link)
         self.agents = Agents(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
         self.enrolment = Enrolment(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
+        self.targets = MemoryTargets()
+        self.starter = Starter(self.driver, self.targets)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> HostWorld:
@@ -159,6 +165,7 @@ class HostWorld:
         self._tasks = [
             asyncio.create_task(self.driver.run(), name="driver"),
             asyncio.create_task(self.outputs.run(), name="output logs"),
+            asyncio.create_task(self.starter.run(), name="starter"),
         ]
         return self
 
@@ -178,9 +185,11 @@ class HostWorld:
         """False when a background task has ended: the daemon would stop."""
         return not any(task.done() for task in self._tasks)
 
-    def crashed(self) -> HostWorld:
-        """Another host over what is durable now, under the next generation. This one is to be left alone."""
-        return HostWorld(self.log.reopened(), ManualClock(self.clock.at))
+    def crashed(self, commits: int | None = None) -> HostWorld:
+        """Another host over what is durable now, or was after so many commits. This one is to be left alone."""
+        again = HostWorld(self.log.reopened(commits), ManualClock(self.clock.at))
+        again.targets.files = self.targets.files
+        return again
 
     # What happens outside ---------------------------------------------------------------------------------------------
 

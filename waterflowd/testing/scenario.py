@@ -11,6 +11,9 @@ A scenario drives the real compiler, engine and placement by hand, with a clock 
     late JOB/STEP#N [OUTCOME]              the report of an older attempt arrives
     lost JOB/STEP                          nobody can know how it ended
     approve JOB[/STEP] NAME                somebody approves; `reject` likewise
+    begun JOB/STEP RUN                     the run that the step starts exists
+    refuse JOB/STEP TEXT                   it can never be; with `delay` in place of `refuse`: not now
+    ended JOB/STEP CONCLUSION [out.NAME=VALUE]   it has ended
     cancel [force]
     wait DURATION                          time passes; due timers fire
 
@@ -44,7 +47,7 @@ from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Kept, Trigger
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import Conclusion, Outcome
 
 RUN = RunId("01J00000000000000000000000")
 START_AT = 1_700_000_000_000
@@ -192,6 +195,34 @@ class Scenario:
         job, step = (JobId(place), None) if JobId(place) in self.run.jobs_by_id else self._names(place)
         self._feed(inputs.Decision(job=job, step=step, by=name, is_approved=is_approved))
 
+    def _do_begun(self, words: list[str]) -> None:
+        place = self._subrun_place(words[0])
+        self._feed(inputs.Begun(**place, run=RunId(words[1]), name="other", number=1))
+
+    def _do_refuse(self, words: list[str]) -> None:
+        why = reason(ReasonCode.SUBRUN_REFUSED, words[1])
+        self._feed(inputs.NotBegun(**self._subrun_place(words[0]), is_refused=True, reason=why))
+
+    def _do_delay(self, words: list[str]) -> None:
+        why = reason(ReasonCode.SUBRUN_STARTING, words[1])
+        self._feed(inputs.NotBegun(**self._subrun_place(words[0]), reason=why))
+
+    def _do_ended(self, words: list[str]) -> None:
+        place, word, *pairs = words
+        outputs = {name.removeprefix("out."): value for name, _, value in (pair.partition("=") for pair in pairs)}
+        subrun = self._named(place)[1].attempts[-1].subrun
+        if subrun is None:
+            raise ValueError(f"{place} has started no run")
+        self._feed(
+            inputs.Ended(
+                **self._subrun_place(place), run=subrun, conclusion=Conclusion(word), why="its reason", outputs=outputs
+            )
+        )
+
+    def _subrun_place(self, words: str) -> dict[str, Any]:
+        job, found = self._named(words)
+        return {"job": job.id, "step": found.id, "attempt": found.attempts[-1].number}
+
     def _do_cancel(self, words: list[str]) -> None:
         self._feed(inputs.CancelRun(by="uid:0", is_forced="force" in words))
 
@@ -276,6 +307,14 @@ class Scenario:
                 self.placement.free(agent, AttemptKey(RUN, job, name, number))
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
+            case commands.StartSubrun() | commands.WatchSubrun() | commands.CancelSubrun():
+                # By force the attempt is over already, and nothing of it is owed any more.
+                if not isinstance(command, commands.CancelSubrun) or not command.is_forced:
+                    self.owed[command] = None
+                self._lines.append(f"  ! {_shown(command)}")
+            case commands.DropSubrun(job=job, step=name, attempt=number):
+                for kind in (commands.StartSubrun, commands.WatchSubrun, commands.CancelSubrun):
+                    self._settle(kind, job, name, number)
             case commands.ReleaseJob():
                 self._lines.append(f"  ! {_shown(command)}")
             case commands.ArmTimer(timer=timer):

@@ -113,6 +113,16 @@ class Approval(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unk
     default: Literal["approve", "reject"] = "reject"
 
 
+class WorkflowRun(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Starts a run of another `workflow` of the repository, at the same commit, and waits for its end."""
+
+    #: A path from the root of the repository, or the name of a file beside the workflow that runs.
+    workflow: Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
+    inputs: dict[str, Any] = {}
+    #: Without it the step ends as soon as the run exists.
+    wait: bool = True
+
+
 class HttpRequest(Parameters, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Sends one HTTP request; fails when the status is not an expected one."""
 
@@ -323,6 +333,13 @@ class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     #: Names of the outputs that it always sets; a script may add more.
     outputs: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    #: Of a node of the engine: whether it can be tried again as a whole, as those of agents can.
+    is_retried: bool = False
+
+    @property
+    def has_attempts(self) -> bool:
+        """Whether `retry` goes with it."""
+        return self.is_retried or self.runs_in is not RunsIn.ENGINE
 
     @property
     def summary(self) -> str:
@@ -380,6 +397,13 @@ BUILT_IN: dict[str, NodeSchema] = {
         NodeSchema(name="loop", parameters=Loop, runs_in=RunsIn.ENGINE, outputs=("results",)),
         NodeSchema(name="parallel", parameters=Parallel, runs_in=RunsIn.ENGINE),
         NodeSchema(name="approval", parameters=Approval, runs_in=RunsIn.ENGINE),
+        NodeSchema(
+            name="workflow/run",
+            parameters=WorkflowRun,
+            runs_in=RunsIn.ENGINE,
+            outputs=("run-id", "conclusion"),
+            is_retried=True,
+        ),
     )
 }
 
@@ -397,11 +421,7 @@ def path_of(name: str) -> str:
 
 
 #: Nodes that the language knows and this version cannot run yet; using one is an error that says so.
-NOT_BUILT_YET: frozenset[str] = frozenset(
-    [
-        "workflow/run",
-    ]
-)
+NOT_BUILT_YET: frozenset[str] = frozenset()
 
 
 def find(name: str) -> NodeSchema | None:

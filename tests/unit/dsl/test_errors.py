@@ -105,7 +105,7 @@ def only_error(text: str) -> Diagnostic:
         ),
         (workflow(top="on: {push: {branches: [a], branches-ignore: [b]}}"), "WF116", "exclude each other"),
         (workflow(top="on: {push: {tags: ['!v1']}}"), "WF106", "exceptions only"),
-        (workflow(steps="{uses: workflow/run, with: {workflow: x}}"), "WF134", "not built yet"),
+        (workflow(steps="{uses: workflow/run, with: {workflow: x.yml}}"), "WF135", "came without one"),
         (workflow(steps="{uses: script}"), "WF115", "either path or content"),
         (workflow(steps="{uses: exec/script, with: {path: a, content: b}}"), "WF115", "either path or content"),
         (workflow(steps="{uses: script, with: {content: 'echo ${{ run.id }}'}}"), "WF128", "by args or env"),

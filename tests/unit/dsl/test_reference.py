@@ -26,7 +26,10 @@ from waterflowd.dsl.tree import plain, to_json
 FILES = {
     "workflows/library.yml": b"""on: {workflow_call: {inputs: {target: {}}, secrets: {TOKEN: }}}
 jobs: {build: {runs-on: web-servers, steps: [{run: make}]}}
-"""
+""",
+    "workflows/other.yml": b"""on: {workflow_dispatch: {inputs: {version: {}}}}
+jobs: {build: {runs-on: web-servers, steps: [{run: make}]}}
+""",
 }
 BUILT = list(node_schema.BUILT_IN.values())
 

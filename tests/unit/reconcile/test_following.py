@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from waterflowd.model import chains
 from waterflowd.model.ids import run_id
 from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.reasons import CREATED
@@ -65,10 +66,10 @@ def test_a_file_never_starts_after_itself() -> None:
 def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
     """What a webhook or a push carries cannot say that it is one."""
     chained = Trigger(kind="workflow_run", payload=following.event_of(completed(), 4))
-    assert following.depth_of(chained) == 4
-    assert following.depth_of(Trigger(kind="push", payload={"name": "push"})) == 0
+    assert chains.depth_of(chained) == 4
+    assert chains.depth_of(Trigger(kind="push", payload={"name": "push"})) == 0
     forged = Trigger(kind="webhook", payload={"name": "webhook", "workflow_run": {"depth": 9}})
-    assert following.depth_of(forged) == 0
+    assert chains.depth_of(forged) == 0
 
 
 def test_keys_fit_into_the_index_and_differ() -> None:

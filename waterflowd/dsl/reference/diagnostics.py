@@ -11,7 +11,7 @@ from waterflowd.dsl import codes
 from waterflowd.expr import errors
 
 #: Codes that only a run can meet, or the daemon: no file gives them.
-NOT_OF_A_FILE = frozenset({codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE})
+NOT_OF_A_FILE = frozenset({codes.NOT_BUILT, codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ EXAMPLES: dict[str, Example] = {
     codes.TAB: Example("jobs:\n  build:\n\truns-on: web-servers\n    steps:\n      - run: make\n"),
     codes.OUTSIDE_PATH: _step("run: make\nworking-directory: ../other"),
     codes.LOST_NEWLINES: Example("jobs:  build:    runs-on: web-servers    steps:      - run: make"),
-    codes.NOT_BUILT: _step("uses: workflow/run\nwith: {path: other.yml}"),
     codes.WRONG_CALL: Example("jobs:\n  build:\n    uses: ./workflows/nowhere.yml\n"),
     codes.WRONG_SECRET: _step("env: {HAS: \"${{ secrets.TOKEN != '' }}\"}\nrun: make"),
     codes.NEVER_RUNS: _step("if: false\nrun: make"),

@@ -55,7 +55,8 @@ class Key:
     pitfalls: tuple[str, ...] = field(default=(), kw_only=True)
     #: What it takes, where the model takes any value and the compiler does not.
     takes: str = field(default="", kw_only=True)
-    #: What the key goes with, and nothing else: `steps` or `call` of a job; `process` or `script` of a step.
+    #: What the key goes with, and nothing else: `steps` or `call` of a job; `process`, `script` or
+    #: `attempts` of a step.
     only: str = field(default="", kw_only=True)
 
 

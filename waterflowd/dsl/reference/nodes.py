@@ -175,5 +175,34 @@ NODES: dict[str, Section] = {
             ),
         },
     ),
+    "workflow/run": _section(
+        "workflow/run",
+        "Starts another workflow of the repository as a run of its own, at the commit of this one, and waits for its end. It"
+        " holds no server meanwhile, survives restarts of everything, and starts one run for each attempt. Outputs: those that"
+        " the workflow declares under `on.workflow_call.outputs`, `run-id`, and `conclusion` when it was waited for. Without"
+        " success of that run the step fails; when the step must end, that run is cancelled.",
+        {
+            "workflow": Key(
+                "A path from the root of the repository, or the name of a file beside the workflow that runs.",
+                "workflow: other.yml",
+                place="step",
+                pitfalls=(
+                    "Eight runs may start one another in a row; the next one is refused.",
+                    "A file that was sent without a repository has no other workflow to start.",
+                ),
+            ),
+            "inputs": Key(
+                "The inputs of the run: those of `on.workflow_dispatch`, or of `on.workflow_call` in a file that is only"
+                " called.",
+                "workflow: other.yml\ninputs: {version: '1.2'}",
+                place="step",
+            ),
+            "wait": Key(
+                "`false`: the step ends as soon as the run exists, with its `run-id`.",
+                "workflow: other.yml\nwait: false",
+                place="step",
+            ),
+        },
+    ),
     **HOSTED,
 }

@@ -29,6 +29,7 @@ _ONLY = {
     "steps": "a job with `steps`",
     "call": "a job that calls a workflow (`uses`)",
     "process": "steps that run on a server: not with nodes that the daemon runs, nor composite steps",
+    "attempts": "steps that run on a server, and `workflow/run`: not with the other nodes that the daemon runs",
     "script": "scripts: `run`, or the node `shell`",
 }
 _RUNS_IN = {

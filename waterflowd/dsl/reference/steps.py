@@ -97,12 +97,12 @@ SECTIONS: dict[str, Section] = {
                 "When and how often the step is tried again.",
                 "run: ./fetch.sh\nretry: {max-attempts: 3}",
                 default="one attempt",
-                only="process",
+                only="attempts",
             ),
             "retry-strategy": Key(
                 "Another name of `retry`.",
                 "run: ./fetch.sh\nretry-strategy: {max-attempts: 3}",
-                only="process",
+                only="attempts",
                 pitfalls=("Write one of the two.",),
             ),
             "on-lost": Key(

@@ -17,6 +17,7 @@ import logging
 
 from waterflowd.engine.events import RunCompleted, RunCreated
 from waterflowd.errors import Rejected, Retryable, WaterflowError
+from waterflowd.model import chains
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record, RunSummary, StartRequest
 from waterflowd.reconcile import codes, events, following
@@ -175,7 +176,7 @@ class Follower:
     def _depth(self, run_id: RunId) -> int:
         first = self._ports.log.read(run_stream(run_id), 1, 1)
         created = first[0].event if first else None
-        return following.depth_of(created.trigger) if isinstance(created, RunCreated) else 0
+        return chains.depth_of(created.trigger) if isinstance(created, RunCreated) else 0
 
     def _mark(self, seq: int) -> events.RunsFollowed:
         return events.RunsFollowed(at=self._ports.clock.now(), seq=seq)

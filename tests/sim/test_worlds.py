@@ -59,6 +59,8 @@ def test_worlds_meet_what_they_are_for() -> None:
         "BatchStarted",
         "BlockStarted",
         "StepTimedOut",
+        "SubrunWanted",
+        "SubrunStarted",
         "ApprovalGiven",
         "LockGranted",
         "LockWaiting",

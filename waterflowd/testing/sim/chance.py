@@ -54,11 +54,14 @@ HAS_SECRETS = 0.25
 SALT = 459
 LANGUAGE_SALT = 15767
 SECRETS_SALT = 197
+HAS_SUBRUNS = 0.2
+SUBRUNS_SALT = 90
+SUBRUNS_CHANCES = {"target unreadable": 0.2, "target slow": 0.2}
 REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
 MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
-CHANCES |= REPOSITORY_CHANCES
+CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES
 
 
 class Chance:
@@ -90,6 +93,11 @@ class Chance:
         #: Sources of secrets that take time, from dice of their own.
         self.secrets = random.Random(f"{seed}/secrets/{SECRETS_SALT}")
         self.has_secrets = self.secrets.random() < HAS_SECRETS
+        #: Steps that start runs, from dice of their own.
+        self.subruns = random.Random(f"{seed}/subruns/{SUBRUNS_SALT}")
+        self.has_subruns = self.subruns.random() < HAS_SUBRUNS
+        if self.has_subruns:
+            self.active |= set(self.subruns.sample(list(SUBRUNS_CHANCES), self.subruns.choice((0, 1, 2))))
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
         #: What is kept of repositories' files on servers.

@@ -27,6 +27,7 @@ from waterflowd.testing.scenario import dump
 from waterflowd.testing.sim import oracle
 from waterflowd.testing.sim.gates import Gates
 from waterflowd.testing.sim.movements import Movements
+from waterflowd.testing.sim.subruns import Subruns
 
 if TYPE_CHECKING:
     from waterflowd.testing.memory_log import MemoryLog
@@ -58,6 +59,7 @@ class Checks:
         self.shadows: dict[RunId, Run] = {}
         self.movements = Movements(world, world.repository)
         self.gates = Gates(world)
+        self.subruns = Subruns(world)
         self.events: Counter[str] = Counter()
         #: What somebody was told, and must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
@@ -96,6 +98,7 @@ class Checks:
                 self._evolve(shadow, event)
             touched.append(shadow)
         self.movements.committed(batch)
+        self.subruns.committed(batch)
         self._world.check_driver(touched)
 
     def restored(self, memory: MemoryLog) -> None:
@@ -106,6 +109,7 @@ class Checks:
         self.shadows.clear()
         self.movements.forget()
         self.gates.forget()
+        self.subruns.forget()
         self._acknowledged_results.clear()
         self._acknowledged_output.clear()
         for batch in memory.commits:
@@ -115,6 +119,7 @@ class Checks:
                     for event in append.events:
                         self._evolve(shadow, event, is_news=False)
             self.movements.committed(batch)
+            self.subruns.committed(batch, is_news=False)
         self.movements.is_held = True
         known = self.acknowledged_starts.items()
         self.acknowledged_starts = {key: run for key, run in known if memory.run_for_key(key) == run}
@@ -183,7 +188,9 @@ class Checks:
         """A job is over within its own time, once daemon and agents can talk (G7)."""
         healed_at = self._world.healed_at
         due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
-        if healed_at is not None and due_at is not None and job.retry_at is None:
+        # A run that a step has started and must end with the job has its own time for its `always()` steps.
+        has_subrun = any(attempt.subrun for step in job.steps_by_id.values() for attempt in step.attempts)
+        if healed_at is not None and due_at is not None and job.retry_at is None and not has_subrun:
             late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
             self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
@@ -198,6 +205,8 @@ class Checks:
         self._check_revoked(attempt, event, name)
         self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        if step.is_subrun:
+            self.subruns.finished(shadow, step, event)
         if step.plan.node != "shell":
             return
         executions = self._world.truth.by_attempt.get((shadow.id, event.job, event.step, event.attempt), [])
@@ -361,6 +370,9 @@ class Checks:
                 self.expect(is_open, f"nobody owns {name}")
                 open_blocks = sum(block.current is not None for block in step.blocks)
                 self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
+            elif step.is_subrun and attempt is not None and attempt.status is AttemptStatus.PENDING:
+                # Who has it is for another checker.
+                pass
             elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
                 key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
                 (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)

@@ -12,6 +12,7 @@ from waterflowd.model.ids import AgentId, JobId, RunId, StepId
 from waterflowd.model.records import Kept, StartRequest, Trigger
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.sim.language import APPROVERS
+from waterflowd.testing.sim.subruns import REPOSITORY, REVISION
 
 if TYPE_CHECKING:
     from waterflowd.testing.sim.world import World
@@ -33,7 +34,12 @@ class Start:
         self._world = world
         trigger = Trigger(kind="api", by="token:ci", key=self.key)
         self._request = StartRequest(
-            plan=compiled, trigger=trigger, kept=kept, rerun_of=kept.run if kept is not None else None
+            plan=compiled,
+            trigger=trigger,
+            kept=kept,
+            rerun_of=kept.run if kept is not None else None,
+            repository=REPOSITORY if world.chance.has_subruns else None,
+            revision=REVISION if world.chance.has_subruns else None,
         )
         self._cancel_after_s = dice.choice((None, None, None, dice.uniform(0.0, 4.0)))
         self._is_forced = dice.random() < 0.4
@@ -141,7 +147,7 @@ class Repeaters:
             shadow
             for shadow in world.checks.shadows.values()
             if shadow.is_completed and shadow.conclusion is not Conclusion.SUCCESS
-            if shadow.repository is None and shadow.id not in self._done
+            if shadow.repository in (None, REPOSITORY) and shadow.id not in self._done
         ]
         if failed:
             self._repeat(self._dice.choice(failed))

@@ -22,6 +22,8 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.files import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
+from waterflowd.host.starter import Starter
+from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
@@ -33,6 +35,7 @@ from waterflowd.testing.sim.network import Door
 from waterflowd.testing.sim.repository import Compiler, Source
 from waterflowd.testing.sim.secrets import SlowSecrets
 from waterflowd.testing.sim.storage import Log, OutputLogs
+from waterflowd.testing.sim.subruns import Targets
 
 if TYPE_CHECKING:
     import logging
@@ -94,6 +97,8 @@ class Daemon:
         for record in log.read(FLEET):
             registry.apply(record.event)
         secrets = SlowSecrets(simulated.chance)
+        clock = Clock(simulated.log_ms)
+        link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
         self.world = HostWorld(
             runs={},
             stalled={},
@@ -101,11 +106,10 @@ class Daemon:
             locks=Locks(),
             registry=registry,
             timers=Timers(),
+            subruns=Subruns(queries.known),
             lower=secrets.lower,
             epoch=log.generation,
         )
-        clock = Clock(simulated.log_ms)
-        link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
         secrets.readings.changed = self.driver.secrets_read
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
@@ -129,6 +133,8 @@ class Daemon:
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
+        if simulated.chance.has_subruns:
+            self._watch(Starter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
 
     def _repository(self, clock: Clock) -> RepositoryLoop | None:
         """The loop of the world's repository, at work."""

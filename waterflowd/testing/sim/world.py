@@ -24,7 +24,7 @@ from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import codec
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
-from waterflowd.testing.sim import language
+from waterflowd.testing.sim import language, subruns
 from waterflowd.testing.sim import plans as workflows
 from waterflowd.testing.sim.backups import Backups
 from waterflowd.testing.sim.chance import Chance
@@ -102,6 +102,9 @@ class World:
         made = [workflows.make(shape, number, groups) for number in range(shape.choice((1, 2, 3)))]
         if self.chance.has_language:
             made = [language.make(self.chance.language, number, groups) for number in range(len(made))]
+        self.files = subruns.files(self.chance.subruns, groups) if self.chance.has_subruns else {}
+        if self.chance.has_subruns:
+            made = [subruns.mix(self.chance.subruns, plan) for plan in made]
         compiled = [
             plans.encode(plan) for plan in (made if not self.chance.is_long else [workflows.make_long(shape, groups)])
         ]
@@ -380,6 +383,7 @@ class World:
         placement, timers = self.daemon.world.placement, self.daemon.world.timers
         self.checks.expect(placement.waiting == 0, f"{placement.waiting} attempts want a slot and nobody has them")
         self.checks.expect(len(timers) == 0, f"{len(timers)} timers are left")
+        self.checks.expect(not self.daemon.world.subruns._of_run, "somebody waits for a run, and all are over")
         for server in placement.servers.values():
             self.checks.expect(not server.taken, f"slots are left: {list(server.taken)}")
 
@@ -405,6 +409,9 @@ class World:
             self.checks.check_run(live, shadow)
             armed = set(world.timers._armed.get(shadow.id, {}))
             self.checks.check_owed(shadow, armed, wants.get(shadow.id, set()), taken.get(shadow.id, set()))
+            places = world.subruns._of_run.get(shadow.id, {})
+            watched = {place: world.subruns._watched[place] for place in places if place in world.subruns._watched}
+            self.checks.subruns.check_host(shadow, set(places) - set(watched), watched)
             self.checks.gates.check_host(shadow, world.locks, set(world.placement._surveys.get(shadow.id, {})))
         self.checks.gates.check_groups()
 

@@ -23,6 +23,7 @@ from waterflowd.engine import approvals
 from waterflowd.engine.blocks import CONDITION, LOOP, PARALLEL, Attempt, Block, Step
 from waterflowd.engine.gates import Approval, Lock
 from waterflowd.engine.state import Job, Run
+from waterflowd.model import chains
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import Kept
 from waterflowd.model.statuses import Conclusion, Status
@@ -90,6 +91,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "revision": run.revision,
         "trigger": trigger_json(run.trigger),
         "rerun_of": run.rerun_of,
+        "subrun_of": _subrun_of(run),
         "status": run.status.value,
         "conclusion": _word(run.conclusion),
         "reason": reason_json(run.reason),
@@ -101,12 +103,21 @@ def run_json(run: Run) -> dict[str, Any]:
         "url": run_url(run.id),
         "plan_hash": run.plan_hash,
         "inputs": run.inputs,
+        "outputs": run.outputs,
         "vars": run.vars,
         "concurrency": _lock_json(run.lock),
         "kept": _kept_json(run.kept),
         "approvals": approvals_json(run),
         "jobs": [job_json(job, budget, outputs=job.outputs) for job in run.scope.jobs.values()],
     }
+
+
+def _subrun_of(run: Run) -> dict[str, Any] | None:
+    """The step that started the run."""
+    about = run.trigger.payload.get(chains.SUBRUN)
+    if run.trigger.kind != chains.SUBRUN or not isinstance(about, dict):
+        return None
+    return {"run": about["id"], "job": about["job"], "step": about["step"], "attempt": about["attempt"]}
 
 
 def approvals_json(run: Run) -> list[dict[str, Any]]:
@@ -316,6 +327,7 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "agent": attempt.agent_name or None,
         "agent_fingerprint": attempt.agent,
+        "subrun": attempt.subrun,
         "epoch": attempt.epoch,
         "queued_at": time_text(attempt.queued_at),
         "dispatched_at": time_text(attempt.dispatched_at),

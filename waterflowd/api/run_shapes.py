@@ -80,8 +80,17 @@ class BatchShape(Shape):
     resume_at: str | None
 
 
+class SubrunOfShape(Shape):
+    """The step that has started the run."""
+
+    run: str
+    job: str
+    step: str
+    attempt: int
+
+
 class AttemptShape(Shape):
-    """One try of a step."""
+    """One try of a step; `subrun` is the run that it has started."""
 
     attempt: int
     status: str
@@ -90,6 +99,7 @@ class AttemptShape(Shape):
     exit_code: int | None
     agent: str | None
     agent_fingerprint: str | None
+    subrun: str | None
     epoch: int
     queued_at: str | None
     dispatched_at: str | None
@@ -208,9 +218,11 @@ class RunRow(Shape):
 class RunShape(RunRow):
     """A run with all its parts."""
 
+    subrun_of: SubrunOfShape | None
     deadline_at: str | None
     plan_hash: str
     inputs: dict[str, Any]
+    outputs: dict[str, Any]
     vars: dict[str, Any]
     concurrency: ConcurrencyShape | None
     kept: KeptShape | None

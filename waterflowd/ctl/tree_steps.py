@@ -28,7 +28,13 @@ def _step_node(step: dict[str, Any], now_ms: int | None) -> Node:
     tries = f"  attempt {attempts[-1]['attempt']}" if attempts and attempts[-1]["attempt"] > 1 else ""
     blocks = step.get("blocks") or []
     passes = _passes(step)
-    return Node(f"{thing(step, now_ms)}{passes}{tries}{why(step)}", _block_nodes(step, blocks, now_ms))
+    return Node(f"{thing(step, now_ms)}{passes}{tries}{_subrun(step)}{why(step)}", _block_nodes(step, blocks, now_ms))
+
+
+def _subrun(step: dict[str, Any]) -> str:
+    """The run that the step has started, where its reason does not name it."""
+    started = step["attempts"][-1].get("subrun") if step["attempts"] else None
+    return faint(f"  run {started}") if started and step["conclusion"] == "success" else ""
 
 
 def _passes(step: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from waterflowd.api import lookup, run_rendering, run_shapes
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import AgentId, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import CREATED
 from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger
 from waterflowd.model.statuses import Conclusion
@@ -169,3 +169,31 @@ def test_places_are_read_as_the_longest_job_that_is_there() -> None:
     assert lookup.place(run, "roll/one") == ("roll", "one")
     assert lookup.is_within("roll[web-1]", "roll")
     assert not lookup.is_within("rolling", "roll")
+
+
+SUBRUN = "jobs: {a: {runs-on: web, steps: [{id: other, uses: workflow/run, with: {workflow: w.yml}}]}}"
+
+
+def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
+    """From both sides; a run of another kind whose payload says the same is none."""
+    compiled = compile_workflow("w.yml", SUBRUN.encode(), {"w.yml": SUBRUN.encode()})
+    assert compiled.plan is not None, compiled.diagnostics
+    place = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
+    other = RunId("01J00000000000000000000001")
+    about = {"id": "01J00000000000000000000000", "job": "a", "step": "other", "attempt": 1, "depth": 1}
+    for kind, known in (("subrun", {"run": about["id"], "job": "a", "step": "other", "attempt": 1}), ("webhook", None)):
+        trigger = Trigger(kind=kind, payload={"name": kind, "subrun": about})
+        history = [
+            events.RunCreated(at=1, plan_hash="h", number=1, trigger=trigger, deadline_at=10, reason=CREATED),
+            events.RunStarted(at=2, reason=CREATED),
+            ready("a"),
+            events.AttemptQueued(at=4, **place),
+            events.SubrunWanted(at=4, **place, workflow="w.yml", reason=CREATED),
+            events.SubrunStarted(at=5, **place, run=other, reason=CREATED),
+        ]
+        shown = run_rendering.run_json(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
+        assert shown["subrun_of"] == known
+        step = shown["jobs"][0]["steps"][0]
+        assert step["status"] == "waiting"
+        assert step["attempts"][0]["subrun"] == other
+        assert run_shapes.RunShape.model_validate(shown).outputs == {}

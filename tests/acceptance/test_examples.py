@@ -110,6 +110,7 @@ CASES = [
     # It calls a file that is not sent with it; below it starts from a repository.
     Case(file="reusable.yml", code=5),
     Case(file="own-node.yml", code=5),
+    Case(file="start-another.yml", code=5),
 ]
 
 

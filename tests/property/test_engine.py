@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from waterflowd.engine import approvals, commands, events, fold, outstanding
 from waterflowd.engine.evolve import evolve
 from waterflowd.engine.state import Run
-from waterflowd.model.statuses import Outcome, Status
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import RUN, Scenario, dump
 
 _CONDITIONS = ["", "always()", "failure()", "cancelled()", "success() || failure()", "needs.j0.result == 'success'"]
@@ -36,6 +36,7 @@ jobs:
     runs-on: web
     steps: [{run: work}]
 """,
+    "workflows/other.yml": "jobs: {a: {runs-on: web, steps: [{run: work}]}}",
     "steps/own/step.yml": """
 inputs: {n: {default: x}}
 outputs: {o: {value: "${{ steps.s.outputs.o }}"}}
@@ -89,7 +90,7 @@ _STRATEGIES = ["{matrix: {x: [1, 2, 3]}, max-parallel: 2}", "{matrix: {x: [1, 2]
 @st.composite
 def steps(draw: st.DrawFn, depth: int = 0) -> list[str]:
     """The lines of one step; those of the engine have steps inside."""
-    kinds = ["run", "run", "run", "log", "sleep", "approval", "composite"]
+    kinds = ["run", "run", "run", "log", "sleep", "approval", "composite", "workflow/run"]
     if depth < 2:
         kinds += ["loop", "while", "condition", "parallel"]
     kind = draw(st.sampled_from(kinds))
@@ -98,9 +99,13 @@ def steps(draw: st.DrawFn, depth: int = 0) -> list[str]:
         if draw(st.booleans()):
             lines.append("  retry: {max-attempts: 2, initial-interval: 1s, on: [failure, lost]}")
         lines.append(f"  on-lost: {draw(st.sampled_from(['fail', 'retry', 'hold']))}")
-    elif kind in _WITH:
+    elif kind == "workflow/run":
+        lines += draw(
+            st.sampled_from([[], ["  retry: {max-attempts: 2, initial-interval: 1s}"], ["  timeout-minutes: 1"]])
+        )
+    if kind in _WITH:
         lines.append(f"  with: {draw(st.sampled_from(_WITH[kind]))}")
-    elif kind != "composite":
+    elif kind not in ("run", "composite"):
         lines.append("  with:")
         lines += ["    " + line for line in draw(insides(kind, depth))]
     condition = draw(st.sampled_from(["", "", "always()", "failure()"]))
@@ -117,6 +122,7 @@ _NODES = {"while": "loop", "composite": "./steps/own"}
 _WITH = {
     "sleep": ["{duration: 90s}"],
     "log": ["{message: hello}"],
+    "workflow/run": ["{workflow: other.yml}", "{workflow: other.yml}", "{workflow: other.yml, wait: false}"],
     "approval": ["{approvers: [alice, bob]}", "{minimum: 2, timeout: 1h}", "{timeout: 1m, default: approve}"],
 }
 
@@ -149,6 +155,17 @@ def _open_attempts(run: Run) -> list[str]:
     ]
 
 
+def _subruns(run: Run, *, is_started: bool) -> list[str]:
+    """The steps whose run is to be started, or has been."""
+    return [
+        f"{job.id}/{step.id}"
+        for job in run.jobs
+        for step in job.active_steps()
+        if step.is_subrun and step.last is not None and step.last.status is AttemptStatus.PENDING
+        if (step.last.subrun is not None) is is_started
+    ]
+
+
 def _approvals(run: Run) -> list[str]:
     return [f"{job.id}/{step.id}" if step is not None else job.id for job, step, _ in approvals.pending(run)]
 
@@ -159,6 +176,9 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
     kinds = ["wait", "connect", "disconnect"]
     if places:
         kinds += ["finish", "finish", "finish", "started", "lost"]
+    wanted, started = _subruns(world.run, is_started=False), _subruns(world.run, is_started=True)
+    kinds += ["begun", "begun", "refuse", "delay"] if wanted else []
+    kinds += ["ended", "ended"] if started else []
     waiting = _approvals(world.run)
     if waiting:
         kinds += ["approve", "reject"]
@@ -177,6 +197,13 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
             return f"{kind} {draw.draw(st.sampled_from(waiting))} {who}"
         case "cancel":
             return draw.draw(st.sampled_from(["cancel", "cancel force"]))
+        case "begun":
+            return f"begun {draw.draw(st.sampled_from(wanted))} 01J0000000000000000000000{draw.draw(st.integers(1, 9))}"
+        case "refuse" | "delay":
+            return f"{kind} {draw.draw(st.sampled_from(wanted))} '{draw.draw(st.sampled_from(['why', 'because']))}'"
+        case "ended":
+            conclusion = draw.draw(st.sampled_from([conclusion.value for conclusion in Conclusion]))
+            return f"ended {draw.draw(st.sampled_from(started))} {conclusion} out.x=1"
         case "finish":
             outcome = draw.draw(st.sampled_from([outcome.value for outcome in Outcome]))
             return f"finish {draw.draw(st.sampled_from(places))} {outcome}"
@@ -191,7 +218,13 @@ def _drain(world: Scenario) -> None:
         places = _open_attempts(world.run)
         if world.run.is_completed:
             return
-        world.play(f"finish {places[0]}" if places else "wait 12h")
+        wanted, started = _subruns(world.run, is_started=False), _subruns(world.run, is_started=True)
+        if wanted:
+            world.play(f"begun {wanted[0]} 01J00000000000000000000001")
+        elif started:
+            world.play(f"ended {started[0]} success")
+        else:
+            world.play(f"finish {places[0]}" if places else "wait 12h")
     raise AssertionError(f"the run does not end: {world.run.reason}")
 
 

@@ -154,6 +154,20 @@ async def test_a_file_whose_newlines_were_lost_is_told_just_that(client: httpx.A
     assert "newlines were lost" in response.text
 
 
+@pytest.mark.parametrize("is_dry", [False, True])
+async def test_a_workflow_that_is_only_called_is_not_started_by_hand(client: httpx.AsyncClient, is_dry: bool) -> None:
+    """As on GitHub: the answer says what to add; one that may be started in another way as well is."""
+    called = HELLO.replace("inputs:\n  who: {default: you}\n", "on: {workflow_call: {inputs: {who: {default: you}}}}\n")
+    refused = await client.post("/v1/runs", json={"yaml": called, "dry_run": is_dry})
+    assert (refused.status_code, refused.json()["code"]) == (422, "WF605")
+    assert "workflow_dispatch" in refused.json()["detail"]
+    for event in ("workflow_dispatch", "push"):
+        both = called.replace("{workflow_call:", f"{{{event}: , workflow_call:")
+        taken = await client.post("/v1/runs", json={"yaml": both, "dry_run": is_dry})
+        assert taken.status_code < 300, taken.text
+    assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 2)
+
+
 async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """Inputs are checked and typed, a dry run starts nothing, unknown inputs are refused."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})

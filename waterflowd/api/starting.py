@@ -110,6 +110,12 @@ async def start(services: Services, principal: Principal, request: StartRequest,
     """Checks the last things, starts the run, and answers when it is durable."""
     plan = plans.decode(request.plan)
     check_plan(principal, plan)
+    if plan.triggers.is_only_called:
+        text = (
+            f'the workflow "{plan.name}" is only called: its `on` has workflow_call alone; next: add workflow_dispatch to'
+            " `on`, or start it from another workflow, by `uses` of a job or a step with workflow/run"
+        )
+        raise Rejected("WF605", text, where="on", status=422)
     inputs = check_inputs(plan.inputs, request.inputs)
     request = msgspec.structs.replace(request, inputs=inputs)
     if is_dry_run:

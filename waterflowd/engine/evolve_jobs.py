@@ -259,6 +259,16 @@ def job_timed_out(run: Run, event: events.JobTimedOut) -> None:
     stop(job, Stop.ASKED, event.reason, event.at)
 
 
+def _skip_steps(job: Job, event: events.JobCompleted) -> None:
+    """Steps of a job that ended before their turn never ran. They have no outcome: a re-run has nothing to keep of them."""
+    for step in job.steps[job.root.cursor :]:
+        if step.status is Status.QUEUED:
+            move(step, Status.COMPLETED)
+            step.conclusion = Conclusion.SKIPPED
+            step.reason = event.reason
+            step.completed_at = event.at
+
+
 def job_completed(run: Run, event: events.JobCompleted) -> None:
     """The job has ended: others may have their turn."""
     job = run.jobs_by_id[event.job]
@@ -270,6 +280,7 @@ def job_completed(run: Run, event: events.JobCompleted) -> None:
     job.reason = event.reason
     job.completed_at = event.at
     job.blocks.clear()
+    _skip_steps(job, event)
     needs = [job.scope.jobs[need] for need in job.plan.needs]
     job.has_success = event.conclusion is Conclusion.SUCCESS and all(need.has_success for need in needs)
     job.has_failure = event.conclusion in FAILURES or any(need.has_failure for need in needs)

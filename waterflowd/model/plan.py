@@ -126,6 +126,11 @@ class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workflow_run: WorkflowRunTrigger | None = None
     schedules: tuple[ScheduleTrigger, ...] = ()
 
+    @property
+    def is_only_called(self) -> bool:
+        """Whether nothing starts the workflow but other workflows: its `on` has `workflow_call` alone."""
+        return self == Triggers(dispatch=False)
+
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When and how often a step is tried again. `on` and `never_on` hold `failure`, `timeout`, `lost`, `exit:N`."""

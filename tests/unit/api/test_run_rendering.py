@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 
 from waterflowd.api import lookup, run_rendering, run_shapes
+from waterflowd.ctl import tree
+from waterflowd.ctl.terminal import glyph
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.reasons import CREATED
+from waterflowd.model.reasons import CREATED, ReasonCode, reason
 from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger
 from waterflowd.model.statuses import Conclusion
 
@@ -197,3 +200,17 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
         assert step["status"] == "waiting"
         assert step["attempts"][0]["subrun"] == other
         assert run_shapes.RunShape.model_validate(shown).outputs == {}
+
+
+@pytest.mark.parametrize("conclusion", [Conclusion.SKIPPED, Conclusion.CANCELLED, Conclusion.FAILURE])
+def test_the_steps_of_a_job_that_never_began_are_skipped_for_its_reason(conclusion: Conclusion) -> None:
+    """A run that is over has no step that is still to come; what such a step would have done is no outcome."""
+    why = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
+    end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=why)
+    shown = run_rendering.run_json(made(EACH, end))
+    (step,) = next(job for job in shown["jobs"] if job["id"] == "after")["steps"]
+    assert (step["status"], step["conclusion"], step["outcome"]) == ("completed", "skipped", None)
+    assert step["reason"] == {"code": "needs", "text": why.text}
+    assert (step["attempts"], step["started_at"]) == ([], None)
+    drawn = list(tree.lines(shown))
+    assert [line for line in drawn if "Run x" in line and why.text in line and glyph("completed", "skipped") in line]

@@ -20,23 +20,14 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.sim import subrun_mutants
+from tests.sim.mutant import Mutant
 from waterflowd.testing.sim import simulate
 
 #: Worlds that a mutant may survive.
 SEEDS_MAX = 2_500
-
-
-class Mutant(NamedTuple):
-    """What is broken: the function, the piece of its source, what stands there instead, and what that means."""
-
-    where: str
-    old: str
-    new: str
-    meaning: str
-    #: The test that must fail, `module:function`, where worlds rarely come to it; empty: worlds must.
-    test: str = ""
 
 
 _DECIDE, _PLACES = "waterflowd.engine.decide", "waterflowd.engine.places"
@@ -47,7 +38,6 @@ _STEPS, _BLOCKS, _APPROVALS = (
     "waterflowd.engine.block_moves",
     "waterflowd.engine.approvals",
 )
-_SUBRUNS, _NODE = "waterflowd.host.subruns", "waterflowd.engine.subruns"
 _LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rerun"
 _STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
@@ -205,51 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
     Mutant(f"{_OWED}:owed_to_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
-    # Runs that steps start.
-    Mutant(
-        f"{_BATCH}:Batch._step",
-        "self._others.extend(",
-        "list(",
-        "the end of a run is not told to the step that waits for it",
-    ),
-    Mutant(f"{_BATCH}:owe", "world.subruns.want(", "(", "a run that a step wants is forgotten by a restart"),
-    Mutant(
-        f"{_DRIVER}:Driver.begin",
-        "if live is None or not subruns.is_wanted(live, place):",
-        "if live is None:",
-        "a run is started for an attempt that is over",
-    ),
-    Mutant(f"{_SUBRUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"),
-    Mutant(f"{_SUBRUNS}:Subruns.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
-    Mutant(
-        f"{_NODE}:ended",
-        "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
-        "Outcome.SUCCESS",
-        "a run that failed is no failure",
-    ),
-    Mutant(
-        f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
-    ),
-    Mutant(
-        f"{_OWED}:_owed_to_subrun",
-        "if step.stop or step.is_timed_out:",
-        "if False:",
-        "a cancel does not reach the run that a step has started",
-        "tests.unit.host.test_subruns:test_a_cancel_goes_to_the_run_that_the_step_started",
-    ),
-    Mutant(
-        f"{_BATCH}:Batch._watch",
-        "found = world.subruns.look(command.run)",
-        "return []",
-        "the end of a run that nobody watched is not looked for",
-        "tests.unit.host.test_subruns:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
-    ),
-    Mutant(
-        f"{_SUBRUNS}:check_depth",
-        ">= chains.SUBRUN_DEPTH_MAX",
-        ">= 100",
-        "a chain of runs has no end",
-    ),
+    *subrun_mutants.MUTANTS,
     # Blocks.
     Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
     Mutant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sim import mutants
-from tests.sim.mutants import Mutant
+from tests.sim.mutant import Mutant
 
 #: A mutant of each part that falls soon, so that the test costs little.
 QUICK = (

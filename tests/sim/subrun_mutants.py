@@ -1,0 +1,56 @@
+"""Mutants of runs that steps start; see mutants.py."""
+
+from __future__ import annotations
+
+from tests.sim.mutant import Mutant
+
+_SUBRUNS, _NODE = "waterflowd.host.subruns", "waterflowd.engine.subruns"
+_STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
+_DRIVER, _BATCH = "waterflowd.host.driver", "waterflowd.host.batch"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        f"{_BATCH}:Batch._step",
+        "self._others.extend(",
+        "list(",
+        "the end of a run is not told to the step that waits for it",
+    ),
+    Mutant(f"{_BATCH}:owe", "world.subruns.want(", "(", "a run that a step wants is forgotten by a restart"),
+    Mutant(
+        f"{_DRIVER}:Driver.begin",
+        "if live is None or not subruns.is_wanted(live, place):",
+        "if live is None:",
+        "a run is started for an attempt that is over",
+    ),
+    Mutant(f"{_SUBRUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"),
+    Mutant(f"{_SUBRUNS}:Subruns.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
+    Mutant(
+        f"{_NODE}:ended",
+        "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
+        "Outcome.SUCCESS",
+        "a run that failed is no failure",
+    ),
+    Mutant(
+        f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
+    ),
+    Mutant(
+        f"{_OWED}:_owed_to_subrun",
+        "if step.stop or step.is_timed_out:",
+        "if False:",
+        "a cancel does not reach the run that a step has started",
+        "tests.unit.host.test_subruns:test_a_cancel_goes_to_the_run_that_the_step_started",
+    ),
+    Mutant(
+        f"{_BATCH}:Batch._watch",
+        "found = world.subruns.look(command.run)",
+        "return []",
+        "the end of a run that nobody watched is not looked for",
+        "tests.unit.host.test_subruns:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
+    ),
+    Mutant(
+        f"{_SUBRUNS}:check_depth",
+        ">= chains.SUBRUN_DEPTH_MAX",
+        ">= 100",
+        "a chain of runs has no end",
+    ),
+)

@@ -1,0 +1,97 @@
+"""What every `ports.Targets` must do: the daemon's over a real repository and compiler, and the twin in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.integration.test_gitsource_local import Git
+from waterflowd.compiler import CompilerProcess
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.gitsource.opening import Opener
+from waterflowd.model import plan as plans
+from waterflowd.ports import Targets
+from waterflowd.reconcile.loop.targets import CommitTargets
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.testing.targets import MemoryTargets
+
+FILES = {
+    "workflows/good.yml": "name: good\njobs: {a: {uses: ./lib/called.yml}}\n",
+    "lib/called.yml": "on: workflow_call\njobs: {b: {runs-on: web, steps: [{run: work}]}}\n",
+    "workflows/broken.yml": "jobs: 1\n",
+}
+
+
+class World(NamedTuple):
+    targets: Targets
+    revision: str
+
+
+@pytest.fixture(params=["git", "memory"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    if request.param == "memory":
+        yield World(MemoryTargets(FILES), "c1")
+        return
+    git = Git(tmp_path / "ops")
+    git.path.mkdir()
+    git("init", "--quiet", "--initial-branch=main")
+    for path, content in FILES.items():
+        (git.path / path).parent.mkdir(exist_ok=True)
+        (git.path / path).write_text(content)
+    (git.path / "workflows/link.yml").symlink_to("good.yml")
+    git("add", "--all")
+    git("commit", "--quiet", "--message=first")
+    revision = git("rev-parse", "HEAD").strip()
+    # What is there now is not asked for: the run stands at its commit.
+    git("rm", "--quiet", "-r", "workflows")
+    git("commit", "--quiet", "--message=second")
+    compiler = CompilerProcess()
+    await compiler.start()
+    opener = Opener(tmp_path / "mirrors", {})
+    settings = RepositorySettings(name="ops", url=str(git.path))
+    try:
+        yield World(CommitTargets([settings], opener.file, compiler), revision)
+    finally:
+        await compiler.close()
+
+
+async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
+    """With the files that it uses there; asked twice it is the same."""
+    found = [await world.targets.plan("ops", world.revision, "workflows/good.yml") for _ in range(2)]
+    assert found[0] == found[1]
+    plan = plans.decode(found[0])
+    assert (plan.name, plan.path) == ("good", "workflows/good.yml")
+    assert plan.jobs[0].call is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "said"),
+    [
+        ("workflows/nowhere.yml", "WF135", 'no workflow file "workflows/nowhere.yml"'),
+        ("workflows/link.yml", "WF135", "no workflow file"),
+        ("workflows", "WF135", "no workflow file"),
+        ("workflows/broken.yml", "WF511", "has errors"),
+    ],
+)
+async def test_what_can_never_be_started_is_refused_with_a_code(world: World, path: str, code: str, said: str) -> None:
+    """No link is followed and no folder taken for a file; asking again is of no use."""
+    with pytest.raises(Rejected, match=code) as caught:
+        await world.targets.plan("ops", world.revision, path)
+    assert said in caught.value.text
+
+
+async def test_a_commit_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -> None:
+    """The repository is away, or has lost the commit; one that is configured no more never comes back."""
+    git = Git(tmp_path / "ops")
+    git.path.mkdir()
+    git("init", "--quiet", "--initial-branch=main")
+    known = [RepositorySettings(name=name, url=str(tmp_path / name)) for name in ("ops", "away")]
+    targets = CommitTargets(known, Opener(tmp_path / "mirrors", {}).file, CompilerProcess())
+    for name, code in (("ops", "WF506"), ("away", "WF503")):
+        with pytest.raises(Retryable, match=code):
+            await targets.plan(name, "1" * 40, "workflows/good.yml")
+    with pytest.raises(Rejected, match="WF135"):
+        await targets.plan("gone", "1" * 40, "workflows/good.yml")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.acceptance.world import World, jobs_of, wait_until
+from tests.patience import PATIENCE_S
 from tests.unit.test_own_node_files import files_of_page
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 120.0
 HEAD = """\
 from waterflow_agent.nodes.node import Context, Node, NodeFailure, Parameters
 

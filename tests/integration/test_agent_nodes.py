@@ -118,7 +118,7 @@ async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench
 
     assert (finished.outcome, finished.outputs) == (Outcome.SUCCESS, {"who": "Ada"}), finished
     assert output == b"hello Ada well\n"
-    assert not [path for path in bench.data_dir.rglob("*") if path.is_file() and b"class Own" in path.read_bytes()]
+    assert living.holding(bench.data_dir, b"class Own") == []
 
 
 async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:

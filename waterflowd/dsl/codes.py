@@ -32,7 +32,6 @@ COMPILER_STOPPED = "WF130"
 TAB = "WF131"
 OUTSIDE_PATH = "WF132"
 LOST_NEWLINES = "WF133"
-NOT_BUILT = "WF134"
 WRONG_CALL = "WF135"
 WRONG_SECRET = "WF136"
 NEVER_RUNS = "WF137"
@@ -68,7 +67,6 @@ CODES: dict[str, str] = {
     TAB: "a tab in the indentation",
     OUTSIDE_PATH: "a path that leaves the job's working directory",
     LOST_NEWLINES: "the file's newlines were lost on the way",
-    NOT_BUILT: "known, not built yet",
     WRONG_CALL: "another file that `uses` names cannot be used",
     WRONG_SECRET: "a secret is used or given where it cannot be",
     NEVER_RUNS: "a job or step that can never run (warning)",

@@ -1,8 +1,7 @@
 """What a model of the language is: a concept, whose fields are the keys that people write.
 
-Rules of this file: unknown keys are refused, values must be of the right kind. `NOT_BUILT` holds the keys of a concept
-that the language knows and this version cannot do, `INSTEAD` what to do in place of a key that only GitHub has. So no
-key is ever read and then ignored.
+Rules of this file: unknown keys are refused, values must be of the right kind. `INSTEAD` says what to do in place of a key
+that only GitHub has. So no key is ever read and then ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ class Concept(BaseModel):
 
     #: What the thing is called in messages.
     TITLE: ClassVar[str] = ""
-    NOT_BUILT: ClassVar[frozenset[str]] = frozenset()
     INSTEAD: ClassVar[dict[str, str]] = {}
 
     def has(self, field: str) -> bool:

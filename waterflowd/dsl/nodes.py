@@ -24,7 +24,6 @@ from waterflowd.model import durations
 from waterflowd.model.plan import Json
 
 _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+")
-_VERSION = "@v1"
 
 #: What to do in place of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
@@ -151,19 +150,15 @@ def _fits(value: Json, wanted: object) -> bool:
 def _unknown(name: str) -> tuple[str, str, str]:
     """Code, message and suggestion for a `uses` that names no node."""
     plain_name, _, version = name.partition("@")
-    known = [*node_schema.BUILT_IN, *node_schema.NOT_BUILT_YET]
-    if name.removesuffix(_VERSION) in node_schema.NOT_BUILT_YET:
-        hint = "use run for now"
-        return codes.NOT_BUILT, f"the node {quoted(name)} is known, not built yet", hint
     if name.startswith("docker://"):
         return codes.GITHUB_ONLY, "a step cannot use an image here", "write run: docker run ..."
-    if version and (plain_name in node_schema.NOT_BUILT_YET or node_schema.find(plain_name) is not None):
+    if version and node_schema.find(plain_name) is not None:
         return (
             codes.UNKNOWN_NODE,
             f"the node {quoted(plain_name)} has no version {quoted(version)}",
             f"write {plain_name}",
         )
-    hint = did_you_mean(plain_name, known)
+    hint = did_you_mean(plain_name, node_schema.BUILT_IN)
     if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
         text = f"{quoted(name)} is an action of GitHub; actions do not run here"
         usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "write what it does as run, or use a node"

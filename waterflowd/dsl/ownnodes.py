@@ -50,7 +50,7 @@ class OwnNodes:
             return None
         path = node_schema.path_of(uses)
         content = self._session.find(path)
-        if node_schema.find(uses) is not None or uses in node_schema.NOT_BUILT_YET:
+        if node_schema.find(uses) is not None:
             if content is not None:
                 text = f"{path} cannot be used: {quoted(uses)} is a node of Waterflow"
                 self._source.at_value(at, codes.WRONG_CALL, text, "rename the file, and write its new name here")

@@ -139,18 +139,14 @@ class _Part:
         is_trigger = concept is schema.Triggers
         what = f"the event {quoted(name)}" if is_trigger else named(concept, name)
         known = keys(concept)
-        if name in concept.NOT_BUILT:
-            self._report.add(place, codes.NOT_BUILT, f"{what} is known, not built yet", "remove it for now")
-        elif name in concept.INSTEAD:
+        if name in concept.INSTEAD:
             self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
         elif is_trigger:
-            hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or f"known events: {', '.join(known)}"
+            hint = did_you_mean(name, known) or f"known events: {', '.join(known)}"
             self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quoted(name)} in on", hint)
         else:
             other = _OTHER_NAMES.get(name)
-            hint = did_you_mean(name, [*known, *concept.NOT_BUILT]) or (
-                f'did you mean "{other}"?' if other in known else ""
-            )
+            hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
             self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quoted(name)} in {concept.TITLE}", hint)
 

@@ -420,10 +420,6 @@ def path_of(name: str) -> str:
     return f"nodes/{name}.py"
 
 
-#: Nodes that the language knows and this version cannot run yet; using one is an error that says so.
-NOT_BUILT_YET: frozenset[str] = frozenset()
-
-
 def find(name: str) -> NodeSchema | None:
     """The built-in node called `name`, by its name or an alias, with or without `@v1`."""
     plain = name.removesuffix("@v1")

@@ -127,7 +127,7 @@ def test_the_plan_depends_on_the_file_that_its_step_starts() -> None:
     """A new version of it is checked again."""
     text = "jobs: {a: {runs-on: web, steps: [{uses: workflow/run, with: {workflow: ops/far.yaml}}]}}"
     compiled = compile_workflow("workflows/main.yml", text.encode(), {"ops/far.yaml": FILES["ops/far.yaml"].encode()})
-    assert compiled.files == ["ops/far.yaml"]
+    assert "ops/far.yaml" in compiled.files
 
 
 @pytest.mark.parametrize(

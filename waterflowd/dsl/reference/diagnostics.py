@@ -11,9 +11,7 @@ from waterflowd.dsl import codes
 from waterflowd.expr import errors
 
 #: Codes that only a run can meet, or the daemon: no file gives them.
-NOT_OF_A_FILE = frozenset(
-    {codes.NOT_BUILT, codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE}
-)
+NOT_OF_A_FILE = frozenset({codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE})
 
 
 @dataclass(frozen=True)

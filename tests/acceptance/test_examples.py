@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import World, wait_until
+from tests.integration.test_transfer_s3 import KEYS, Bucket, bucket, moto
+
+__all__ = ["bucket", "moto"]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -121,6 +124,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         made.make_repository()
         made.daemon_environment["WATERFLOW_SECRET_FORGE_TOKEN"] = "forged"
+        made.daemon_environment["WATERFLOW_SECRET_S3_KEY"] = KEYS["access-key"]
+        made.daemon_environment["WATERFLOW_SECRET_S3_SECRET"] = KEYS["secret-key"]
         made.start_daemon()
         made.add_agent("web-1", "web-servers")
         made.add_agent("web-2", "web-servers")
@@ -132,8 +137,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_every_example_is_run() -> None:
     """A new example gets a case."""
-    only_called = {"reusable-build.yml"}
-    assert {case.file for case in CASES} | only_called == {file.name for file in EXAMPLES.glob("*.yml")}
+    by_others = {"reusable-build.yml", "s3-backup.yml"}
+    assert {case.file for case in CASES} | by_others == {file.name for file in EXAMPLES.glob("*.yml")}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
@@ -194,3 +199,12 @@ def test_the_example_with_a_node_of_its_own_starts_from_a_repository(world: Worl
     assert found["conclusion"] == "success", found
     lines = world.lines(row["id"], 6)
     assert {"## Fixes", "- the cart keeps its order", "3 changes in 2 parts"} <= set(lines), lines
+
+
+def test_the_backup_to_s3_sends_and_compares(world: World, bucket: Bucket) -> None:
+    """Under its two names; what is fetched back has the checksum of what was sent."""
+    place = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
+    ended = world.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    latest, day = sorted(bucket.keys(), key=len)
+    assert bucket.get(latest) == bucket.get(day) != b""

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,7 +69,20 @@ def _ended(request: Request) -> tuple[Result, int]:
         given = parameters.convert(request.node, node.parameters, request.params)
     except Rejected as error:
         return Result(text=error.text), FAILURE_EXIT_CODE
-    return asyncio.run(_run(node, request, given))
+    return _lived(_run(node, request, given))
+
+
+def _lived(node: Coroutine[Any, Any, tuple[Result, int]]) -> tuple[Result, int]:
+    # Not asyncio.run, which waits for threads: one of a node that was stopped may wait for an engine or a server.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    ended = loop.run_until_complete(node)
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    return ended
 
 
 async def _run(node: type[Node[Any]], request: Request, given: msgspec.Struct) -> tuple[Result, int]:

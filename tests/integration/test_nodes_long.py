@@ -1,0 +1,208 @@
+"""Every node that can last, through a whole agent: cancelled in the middle, too slow, and with an agent that dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_agent import Bench, bench, eventually
+from tests.integration.test_nodes_compose import plugins
+from tests.integration.test_nodes_docker import IMAGE, engine
+from tests.integration.transfer_world import Request, Server, served
+from tests.patience import PATIENCE_S
+from waterflow_agent.wire.messages import Outcome
+
+__all__ = ["bench", "engine", "plugins"]
+
+#: Ends when somebody opens its gate.
+WAITS = "until cat /gate/open; do sleep 1; done"
+#: The same, and says when it is asked to end, without doing so.
+STAYS = f"trap 'echo asked' TERM; {WAITS}"
+COMPOSE = f"""services:
+  web:
+    image: {IMAGE}
+    command: [sleep, "600"]
+    init: true
+    network_mode: none
+    volumes: ["{{gate}}:/gate:ro"]
+    healthcheck: {{{{test: [CMD, cat, /gate/open], interval: 1s, timeout: 10s, retries: 600}}}}
+"""
+
+
+class Lasting:
+    """A node at work: what it is given, how one sees that it is in the middle, and how it comes to its end."""
+
+    def __init__(
+        self,
+        node: str,
+        params: dict[str, object],
+        *,
+        is_begun: Callable[[], object],
+        go_on: Callable[[], object],
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.node = node
+        self.params = params
+        self.env = env or {}
+        self.is_begun = is_begun
+        self.go_on = go_on
+
+
+# What they wait for -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def standing() -> Iterator[tuple[Server, threading.Event]]:
+    """A server that answers when the event is set; to `/ready` at once, and with 503 until then."""
+    event = threading.Event()
+
+    def answer(request: Request) -> None:
+        if request.path == "/ready":
+            request.reply(200 if event.is_set() else 503, b"{}")
+        elif event.wait(PATIENCE_S):
+            request.reply(200, b"{}")
+
+    with served(answer) as server:
+        yield server, event
+        event.set()
+
+
+@pytest.fixture(params=["http/request", "http/wait", "notify/webhook", "file/transfer", "script"])
+def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Event], tmp_path: Path) -> Lasting:
+    """A node that waits for a server, or for a file."""
+    server, event = standing
+    gate, begun = tmp_path / "open", tmp_path / "begun"
+    given: dict[str, dict[str, object]] = {
+        "http/request": {"url": server.url},
+        "http/wait": {"url": f"{server.url}/ready", "interval": "50ms"},
+        "notify/webhook": {"url": server.url, "message": "hello"},
+        "file/transfer": {"source": f"{server.url}/a", "destination": str(tmp_path / "a")},
+        "script": {"content": f"touch {begun}; until [ -e {gate} ]; do sleep 0.05; done", "interpreter": "sh"},
+    }
+    if request.param == "script":
+        return Lasting("script", given["script"], is_begun=begun.exists, go_on=gate.touch)
+    return Lasting(request.param, given[request.param], is_begun=lambda: server.seen, go_on=event.set)
+
+
+class Containers:
+    """An engine's containers, of one test."""
+
+    def __init__(self, engine: str, plugins: str, folder: Path) -> None:
+        self.env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": plugins, "HOME": str(folder)}
+        self.gate = folder / "gate"
+        self.gate.mkdir()
+        self.folder = folder
+
+    def docker(self, *arguments: str) -> str:
+        env = os.environ | self.env
+        return subprocess.run(["docker", *arguments], env=env, capture_output=True, text=True, check=False).stdout
+
+    def begin(self, *command: str) -> None:
+        """A container `box` in the background."""
+        options = ("--detach", "--name", "box", "--network", "none", "--volume", f"{self.gate}:/gate:ro")
+        assert self.docker("run", *options, IMAGE, *command)
+
+    def lasting(self, node: str) -> Lasting:
+        """A docker node at work."""
+        return Lasting(
+            node,
+            self._params(node),
+            is_begun=lambda: self._is_begun(node),
+            go_on=(self.gate / "open").touch,
+            env=self.env,
+        )
+
+    def _params(self, node: str) -> dict[str, object]:
+        if node == "docker/run":
+            volumes = [f"{self.gate}:/gate:ro"]
+            return {
+                "image": IMAGE,
+                "name": "box",
+                "command": ["sh", "-c", WAITS],
+                "network": "none",
+                "volumes": volumes,
+            }
+        if node == "docker/exec":
+            self.begin("sleep", "600")
+            return {"container": "box", "run": f'sh -c "echo begun > /begun; {WAITS}"'}
+        if node == "docker/stop":
+            self.begin("sh", "-c", STAYS)
+            return {"container": "box", "grace": "100s"}
+        (self.folder / "compose.yml").write_text(COMPOSE.format(gate=self.gate))
+        return {"file": str(self.folder / "compose.yml"), "project": "long"}
+
+    def _is_begun(self, node: str) -> bool:
+        if node == "docker/exec":
+            return "begun" in self.docker("exec", "box", "cat", "/begun")
+        if node == "docker/stop":
+            return "asked" in self.docker("logs", "box")
+        return bool(self.docker("ps", "--quiet"))
+
+    def clear(self) -> None:
+        """None of them stays."""
+        found = self.docker("ps", "--all", "--quiet").split()
+        if found:
+            self.docker("rm", "--force", "--volumes", *found)
+
+
+@pytest.fixture(params=["docker/run", "docker/exec", "docker/stop", "docker/compose-up"])
+def contained(request: pytest.FixtureRequest, engine: str, plugins: str, tmp_path: Path) -> Iterator[Lasting]:
+    """A docker node that waits for a container."""
+    containers = Containers(engine, plugins, tmp_path)
+    yield containers.lasting(request.param)
+    containers.clear()
+
+
+# What becomes of them ---------------------------------------------------------------------------------------------------
+
+
+async def _cancelled(bench: Bench, node: Lasting) -> None:
+    await bench.start()
+    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env, grace_ms=60_000)
+    bench.daemon.offer(task)
+    await eventually(node.is_begun)
+    bench.daemon.cancel(task.key)
+    finished = await bench.daemon.result(task.key)
+    assert (finished.outcome, finished.reason_code) == (Outcome.CANCELLED, "cancel-requested")
+
+
+async def _too_slow(bench: Bench, node: Lasting) -> None:
+    await bench.start()
+    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env, timeout_ms=2_000, grace_ms=60_000)
+    finished, _ = await bench.daemon.run(task)
+    assert (finished.outcome, finished.reason_code) == (Outcome.TIMED_OUT, "timeout")
+
+
+async def _restarted(bench: Bench, node: Lasting) -> None:
+    await bench.start_process()
+    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env)
+    bench.daemon.offer(task)
+    await eventually(node.is_begun)
+    await bench.kill()
+    node.go_on()
+    await bench.start_process()
+    finished = await bench.daemon.result(task.key)
+    assert finished.outcome is Outcome.SUCCESS, finished
+
+
+@pytest.mark.parametrize("fate", [_cancelled, _too_slow, _restarted])
+async def test_a_node_that_waits_for_a_server_can_be_ended_and_outlives_its_agent(
+    bench: Bench, lasting: Lasting, fate: Callable[[Bench, Lasting], object]
+) -> None:
+    """Cancelled and timed out it ends with that word; while its agent is away it goes on, and its result is there then."""
+    await fate(bench, lasting)  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.parametrize("fate", [_cancelled, _too_slow, _restarted])
+async def test_a_node_that_waits_for_a_container_can_be_ended_and_outlives_its_agent(
+    bench: Bench, contained: Lasting, fate: Callable[[Bench, Lasting], object]
+) -> None:
+    """The same with a real engine."""
+    await fate(bench, contained)  # type: ignore[misc]

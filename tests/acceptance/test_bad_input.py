@@ -30,7 +30,6 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
     "a Python object": (b"a: !!python/object/apply:os.system ['touch /tmp/x']\n", 422, "tag"),
     "a number of 200,000 digits": (b"jobs: " + b"9" * 200_000, 422, ""),
     "an unknown node": (GOOD.replace("uses: log", "uses: lgo").encode(), 422, 'did you mean "log"?'),
-    "a node that is not built yet": (GOOD.replace("uses: log", "uses: script").encode(), 422, "not built yet"),
     "nothing at all": (b"", 400, "the body is empty"),
     "larger than a request may be": (b"a: b\n" * 1_000_000, 413, ""),
 }

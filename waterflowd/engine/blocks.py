@@ -28,6 +28,8 @@ SUBRUN = "workflow/run"
 #: Those that have steps inside.
 CONTROL_NODES = frozenset({CONDITION, LOOP, PARALLEL, COMPOSITE})
 ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
+#: Nodes that need no server.
+SERVERLESS_NODES = ENGINE_NODES | {SUBRUN}
 
 
 class Stop(IntEnum):

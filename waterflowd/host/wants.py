@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.engine import Run, commands
-from waterflowd.engine.blocks import ENGINE_NODES
+from waterflowd.engine.blocks import SERVERLESS_NODES
 from waterflowd.fleet.placement import AttemptKey, Want
 from waterflowd.model.plan import Plan, StepPlan
 
@@ -31,7 +31,7 @@ def _needed(plan: Plan, node: str) -> str:
 def _nodes(plan: Plan, steps: Iterable[StepPlan]) -> Iterator[str]:
     """What servers need to have for these steps, and for those inside of them."""
     for step in steps:
-        if step.node not in ENGINE_NODES:
+        if step.node not in SERVERLESS_NODES:
             yield _needed(plan, step.node)
         for block in step.blocks:
             yield from _nodes(plan, block.steps)

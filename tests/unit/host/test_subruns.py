@@ -410,3 +410,12 @@ def test_a_refusal_says_which_input_is_meant() -> None:
     """And its code."""
     why = subruns.refusal(Rejected("WF110", "it is required", where="version"))
     assert (why.text, why.facts) == ("version: it is required [WF110]", {"error": "WF110"})
+
+
+async def test_a_job_with_such_a_step_behind_others_is_placed() -> None:
+    """The first step of a job asks for the nodes of all others; this one needs none of a server."""
+    text = PARENT.replace("      - id: other", "      - run: before\n      - id: other")
+    async with HostWorld() as world:
+        world.hello(world.enrol("web-1", "web"))
+        await begun(world, text)
+        await until(lambda: world.link.offers())

@@ -140,6 +140,8 @@ class World:
 
     def tree(self, repository: str, revision: str) -> dict[str, bytes] | None:
         """The files of a revision, by path."""
+        if repository == subruns.REPOSITORY:
+            return {}
         commit = self.repository.commits.get(revision) if self.repository is not None else None
         return commit.files if commit is not None else None
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TypeVar
-
-from dulwich.objects import parse_tree
 
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.wire.messages import Piece
 from waterflowd.errors import Rejected, Retryable, Stalled
-from waterflowd.gitsource import links, objects, reading
+from waterflowd.gitsource import links, objects, reading, walk
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.opening import Opener
 from waterflowd.gitsource.worker import Worker
@@ -31,7 +29,6 @@ from waterflowd.reconcile.shown import shown
 
 Result = TypeVar("Result")
 
-_TREE_BYTES_MAX = 16 << 20
 _LINK_BYTES_MAX = 4_096
 _CALL_TIMEOUT_S = 60.0
 #: Files of all lists that are kept, and bytes of files, for each repository.
@@ -179,43 +176,26 @@ def listed(directory: str, checkout: Checkout) -> FilesListed:
 
 
 def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[Entry]:
-    waiting = [(b"", root)]
     count = 0
-    while waiting:
-        prefix, tree = waiting.pop()
-        seen: set[bytes] = set()
-        for name, mode, object_id in _read_tree(store, tree):
-            count += 1
+    for prefix, found in walk.folders(store, root):
+        count += len(found)
+        if count > listing.FILES_MAX:
+            raise _too_many()
+        names = Counter(name for name, _, _ in found)
+        for name, mode, object_id in found:
             path = prefix + name
-            if count > listing.FILES_MAX:
-                raise _too_many()
-            if name in seen or b"/" in name or not listing.is_safe(path):
+            if names[name] > 1 or b"/" in name or not listing.is_safe(path):
                 raise Stalled(codes.UNSAFE_NAME, f"{_text(path)}: the name is none that Git would make")
-            seen.add(name)
-            if stat.S_ISDIR(mode):
-                waiting.append((path + b"/", object_id.decode("ascii")))
-            elif not patterns or globs.selects(patterns, path.decode("utf-8", "surrogateescape")):
+            is_chosen = not patterns or globs.selects(patterns, path.decode("utf-8", "surrogateescape"))
+            if is_chosen and not stat.S_ISDIR(mode):
                 yield _entry(path, mode, object_id)
 
 
-def _entry(path: bytes, mode: int, object_id: bytes) -> Entry:
+def _entry(path: bytes, mode: int, object_id: str) -> Entry:
     kind = Kind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
     if kind is None:
         raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: its mode is {mode:o}, expected 100644 or 100755")
-    return Entry(path, kind, b"" if kind is Kind.SUBMODULE else bytes.fromhex(object_id.decode("ascii")))
-
-
-def _read_tree(store: Objects, tree: str) -> Iterator[tuple[bytes, int, bytes]]:
-    try:
-        kind, content = store.read(tree, _TREE_BYTES_MAX)
-    except objects.TooLarge as error:
-        raise Stalled(codes.LIMIT, "a folder of the commit is too large to read") from error
-    if kind != objects.TREE:
-        raise objects.unreadable(tree, "is no tree")
-    try:
-        yield from list(parse_tree(content, 20))
-    except objects.DAMAGE as error:
-        raise objects.unreadable(tree, "is damaged") from error
+    return Entry(path, kind, b"" if kind is Kind.SUBMODULE else bytes.fromhex(object_id))
 
 
 def _check_links(store: Objects, entries: Sequence[Entry]) -> None:

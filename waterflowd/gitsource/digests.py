@@ -7,22 +7,18 @@ read has a bound: a digest of all of a huge repository is more likely a slip tha
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from dulwich.objects import parse_tree
-
 from waterflowd.errors import Stalled
 from waterflowd.expr import filehash
-from waterflowd.gitsource import objects, reading
+from waterflowd.gitsource import objects, reading, walk
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes
 
 #: Files of a tree, and bytes of those that are chosen.
 FILES_MAX = 200_000
 BYTES_MAX = 256 << 20
-_TREE_BYTES_MAX = 16 << 20
 _PLAIN_MODES = frozenset({0o100644, 0o100755})
 
 
@@ -55,26 +51,11 @@ def digests(directory: str, commit_id: str, calls: Sequence[str]) -> dict[str, s
 
 def _files(store: Objects, root: str) -> Iterator[tuple[str, str]]:
     """Path and blob of every plain file."""
-    waiting = [(b"", root)]
     count = 0
-    while waiting:
-        prefix, tree = waiting.pop()
-        try:
-            kind, content = store.read(tree, _TREE_BYTES_MAX)
-        except objects.TooLarge as error:
-            raise Stalled(codes.LIMIT, "a folder of the commit is too large to read") from error
-        if kind != objects.TREE:
-            raise objects.unreadable(tree, "is no tree")
-        try:
-            entries = list(parse_tree(content, 20))
-        except objects.DAMAGE as error:
-            raise objects.unreadable(tree, "is damaged") from error
-        for name, mode, object_id in entries:
-            count += 1
-            if count > FILES_MAX:
-                raise Stalled(codes.LIMIT, f"the commit has more than {FILES_MAX:,} files, too many for hashFiles")
-            path = prefix + name
-            if stat.S_ISDIR(mode):
-                waiting.append((path + b"/", object_id.decode("ascii")))
-            elif mode in _PLAIN_MODES:
-                yield path.decode("utf-8", "surrogateescape"), object_id.decode("ascii")
+    for prefix, entries in walk.folders(store, root):
+        count += len(entries)
+        if count > FILES_MAX:
+            raise Stalled(codes.LIMIT, f"the commit has more than {FILES_MAX:,} files, too many for hashFiles")
+        for name, mode, blob in entries:
+            if mode in _PLAIN_MODES:
+                yield (prefix + name).decode("utf-8", "surrogateescape"), blob

@@ -396,7 +396,10 @@ def _is_held(run: Run, given: inputs.Placed) -> bool:
 
 def _owed(run: Run, question: Question) -> tuple[commands.Command, ...]:
     """What is owed where the question comes from."""
-    job = run.jobs_by_id[question.job]
+    job = run.jobs_by_id.get(question.job)
+    if job is None:
+        # A full disk has undone the batch that had made it.
+        return ()
     if isinstance(question, commands.Survey):
         return owed_to_job_alone(run, job)
     step = job.steps_by_id.get(question.step)

@@ -14,7 +14,7 @@ from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import AttemptStatus, Conclusion
-from waterflowd.testing.host import HostWorld, ManualClock
+from waterflowd.testing.host import ONE_STEP, HostWorld, ManualClock
 from waterflowd.testing.memory_log import MemoryLog
 
 SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
@@ -236,3 +236,13 @@ async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
         assert world.is_alive
         await world.start(PLAIN)
         assert len(world.link.offers()) == 1
+
+
+async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing() -> None:
+    """The job is in no log any more, and the others go on."""
+    async with HostWorld() as world:
+        run = await world.start(ONE_STEP)
+        world.world.unread.append((run.id, commands.Survey(job=JobId("gone"), group="web")))
+        world.driver.secrets_read()
+        await world.driver.pass_through()
+        assert world.is_alive

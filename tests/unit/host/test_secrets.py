@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events
@@ -244,5 +246,7 @@ async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing
         run = await world.start(ONE_STEP)
         world.world.unread.append((run.id, commands.Survey(job=JobId("gone"), group="web")))
         world.driver.secrets_read()
-        await world.driver.pass_through()
+        # A driver that has ended would let it wait for ever.
+        async with asyncio.timeout(PATIENCE_S):
+            await world.driver.pass_through()
         assert world.is_alive

@@ -1,12 +1,17 @@
 """A server that takes objects as S3 does, as fast as it can, and keeps none: `python -m bench.s3_sink` prints its address.
 
+With the file of a certificate for localhost, whose key is beside it, over TLS.
+
 It knows what an upload in parts needs and nothing else, so that the sender is what is measured.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
+import sys
 import threading
+from pathlib import Path
 
 _CREATED = b"<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>1</UploadId>" + (
     b"</InitiateMultipartUploadResult>"
@@ -15,10 +20,15 @@ _COMPLETED = b'<CompleteMultipartUploadResult><ETag>"1"</ETag></CompleteMultipar
 _BUFFER_BYTES = 1 << 20
 
 
-def main() -> None:
+def main(certificate: str | None = None) -> None:
     """Serves until it is ended."""
     server = socket.create_server(("127.0.0.1", 0))
-    print(f"http://127.0.0.1:{server.getsockname()[1]}", flush=True)
+    scheme = "http" if certificate is None else "https"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, Path(certificate).with_name("key.pem"))
+        server = context.wrap_socket(server, server_side=True)
+    print(f"{scheme}://localhost:{server.getsockname()[1]}", flush=True)
     while True:
         connection, _ = server.accept()
         threading.Thread(target=_serve, args=(connection,), daemon=True).start()
@@ -58,4 +68,4 @@ def _answer(head: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

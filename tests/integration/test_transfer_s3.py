@@ -268,9 +268,11 @@ def test_certificates_are_checked(bucket: Bucket, tmp_path: Path) -> None:
         refused = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, **KEYS)
         assert (refused.outcome, refused.exit_code) == (Outcome.FAILURE, 1), refused
         assert "certificate is not trusted" in refused.text
-        for verify in (str(authority), False):
+        for verify, signed in ((str(authority), "UNSIGNED-PAYLOAD"), (False, sha256(SMALL).removeprefix("sha256:"))):
             ended = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, verify=verify, **KEYS)
             assert ended.outcome is Outcome.SUCCESS, ended
+            # Whoever may stand in between must not be able to change what is sent.
+            assert server.seen[-1][2]["x-amz-content-sha256"] == signed
         missing = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, verify="/none.pem", **KEYS)
         assert missing.text == "verify: /none.pem: No such file or directory"
 

@@ -19,18 +19,22 @@ from waterflow_agent.nodes.node import Context, NodeFailure
 CHUNK_BYTES = 2 << 20
 #: Between two lines about how far it is; in a long transfer a tenth of the time so far, so that lines stay few.
 PROGRESS_S = 5.0
-#: Option of glibc's `mallopt`, and from how many bytes on memory goes back to the system as soon as it is free.
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 256 << 10
+#: Options of glibc's `mallopt`, from its malloc.h, and what this process has: one arena for all threads, which gives back
+#: what is free at its end beyond so much, and takes chunks of the size that is read from there and not from the system.
+_ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def return_memory() -> None:
-    """Has the chunks of this process go back to the system one by one.
+def share_memory() -> None:
+    """Has all threads of this process use the same few chunks over and over.
 
-    By itself the allocator learns to keep what is large, in one arena for each thread, and that is half as much again.
+    By itself the allocator asks the system for each chunk anew, which costs as much as hashing it, until it learns to keep
+    them, and then in one arena for each thread, which is half as much again.
     """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _ALLOCATOR.values():
+            mallopt(option, value)
 
 
 class Progress:

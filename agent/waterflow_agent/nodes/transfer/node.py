@@ -17,7 +17,7 @@ from waterflow_agent.nodes.durations import seconds
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer import address, local
 from waterflow_agent.nodes.transfer.address import Address, Kind
-from waterflow_agent.nodes.transfer.content import Content, Progress, amount, return_memory
+from waterflow_agent.nodes.transfer.content import Content, Progress, amount, share_memory
 from waterflow_agent.nodes.transfer.place import Entry, Found, Source, Target
 
 #: A line in the log for each file up to here; of more only the progress is shown.
@@ -63,7 +63,7 @@ class Transfer(Node[schema.FileTransfer]):
         """See the base class."""
         plan = _plan(given, datetime.datetime.now(datetime.UTC))
         done = _Done()
-        return_memory()
+        share_memory()
         try:
             async with _source(context, given, plan) as source, _target(context, given, plan) as target:
                 found = await source.find()

@@ -104,6 +104,8 @@ def _store(bucket: str, access: Access) -> S3Store:
         "session_token": access.session_token,
     }
     known: dict[str, Any] = {name: value for name, value in config.items() if value is not None}
+    # Over TLS nobody can change what is sent, so no part is hashed once more to be signed; so do Amazon's own clients.
+    known["unsigned_payload"] = not client["allow_http"] and access.verify is not False
     try:
         return S3Store(bucket, **known, client_options=client, retry_config=_RETRY)  # type: ignore[arg-type]
     except (exceptions.BaseError, ValueError) as error:

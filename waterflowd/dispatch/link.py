@@ -78,8 +78,10 @@ class Dispatch:
         context = self._context = zmq.asyncio.Context()
         refusals = self._refusals = Refusals(_logger, clock, self.refused)
         authenticator = self._authenticator = Authenticator(context, self._enrolment_desk.is_approved, refusals)
-        work = Router(context, self._keys, WORK_DOMAIN)
-        enroll = Router(context, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
+        # The same context, without futures for each frame.
+        plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
+        work = Router(plain, self._keys, WORK_DOMAIN)
+        enroll = Router(plain, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
         self._routers = [work, enroll]
         sessions = self._sessions = Sessions(self._desk, self._enrolment_desk, work.send, self._terms, refusals)
         enrolment = self._enrolment = Enrolment(

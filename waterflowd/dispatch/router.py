@@ -6,22 +6,20 @@ What was measured, and so is not a matter of taste:
   peer is says only the frame's `User-Id`, which the authenticator set from the proven key.
 - `ROUTER_MANDATORY` is on and every send is `DONTWAIT`: one frozen peer would stop the loop otherwise, and without
   MANDATORY what cannot be sent vanishes without a word.
-- One permanent reader. After a wake-up it takes what has arrived without waiting, up to a bound, so that many frames are
-  handled in one turn of the loop and nobody else starves.
+- Many frames are handled in one turn of the loop, up to a bound, so that nobody else starves, and none costs a future.
 - A part larger than `MAXMSGSIZE` cuts its connection inside ZeroMQ. A frame is one part; a message of more parts is refused.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import zmq
-import zmq.asyncio
 
+from waterflow_agent.arrivals import Arrivals
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 
@@ -65,7 +63,7 @@ class Router:
 
     def __init__(
         self,
-        context: zmq.asyncio.Context,
+        context: zmq.Context[zmq.Socket[bytes]],
         keys: ServerKeys,
         domain: str,
         *,
@@ -75,6 +73,7 @@ class Router:
         #: Parts that carried no key or came with others; only a broken or hostile peer sends such.
         self.frames_misshapen = 0
         self._socket = context.socket(zmq.ROUTER)
+        self._arrivals: Arrivals | None = None
         self._endpoint = ""
         options: dict[int, int | bytes] = {
             zmq.CURVE_SERVER: 1,
@@ -111,41 +110,26 @@ class Router:
 
     def send(self, routing_id: bytes, payload: bytes) -> Sent:
         """Hands one part to ZeroMQ without ever waiting."""
-        # What pyzmq types as an awaitable is a future, and with DONTWAIT one that is done.
-        sending = cast("asyncio.Future[object]", self._socket.send_multipart([routing_id, payload], flags=zmq.DONTWAIT))
-        error = sending.exception()
-        if error is None:
-            return Sent.QUEUED
-        if isinstance(error, zmq.Again):
+        if self._arrivals is not None:
+            self._arrivals.look()
+        try:
+            self._socket.send_multipart((routing_id, payload), zmq.NOBLOCK)
+        except zmq.Again:
             return Sent.FULL
-        if isinstance(error, zmq.ZMQError) and error.errno == zmq.EHOSTUNREACH:
-            return Sent.GONE
-        raise error
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        return Sent.QUEUED
 
     async def run(self, handle: Callable[[Inbound], None]) -> None:
         """Reads until it is cancelled."""
-        while True:
-            parts: list[zmq.Frame] | None = await self._socket.recv_multipart(copy=False)
-            left = DRAIN_MAX
-            while parts is not None and left:
-                left -= 1
-                self._hand_over(parts, handle)
-                parts = self._next() if left else None
-            # A flood must not keep the loop: everyone else gets a turn between two drains.
-            await asyncio.sleep(0)
+        self._arrivals = Arrivals(self._socket, lambda parts: self._hand_over(parts, handle), DRAIN_MAX)
+        await self._arrivals.run()
 
     def close(self) -> None:
         """Closes the socket; what ZeroMQ has not sent yet is dropped."""
         self._socket.close(linger=0)
-
-    def _next(self) -> list[zmq.Frame] | None:
-        receiving = cast("asyncio.Future[list[zmq.Frame]]", self._socket.recv_multipart(flags=zmq.DONTWAIT, copy=False))
-        error = receiving.exception()
-        if error is None:
-            return receiving.result()
-        if isinstance(error, zmq.Again):
-            return None
-        raise error
 
     def _hand_over(self, parts: list[zmq.Frame], handle: Callable[[Inbound], None]) -> None:
         self.frames_received += 1

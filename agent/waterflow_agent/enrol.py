@@ -125,7 +125,7 @@ async def ask(door: Door, pair: KeyPair, request: messages.EnrollRequest) -> mes
     import zmq
     import zmq.asyncio
 
-    from waterflow_agent.link import secure
+    from waterflow_agent.dealer import secure
 
     context = zmq.asyncio.Context()
     sock = context.socket(zmq.DEALER)

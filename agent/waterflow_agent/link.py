@@ -9,8 +9,7 @@ Rules of this file:
 - One connection per socket: ZeroMQ's own reconnecting is off, so each connection gets its `Hello` and a refused key is seen.
 - A session is silent when nothing came for the time that `Welcome` named. The boot clock counts, so after a suspended or
   stopped machine the session is found dead before a message of it is looked at, and no stale offer is ever started.
-- Everything queued in one turn of the loop leaves in one flush. One permanent reader task per socket takes up to
-  `DRAIN_FRAMES` frames a turn.
+- Everything queued in one turn of the loop leaves in one flush, in the next one.
 - What the messages mean is the desk's; this module knows sessions.
 """
 
@@ -28,8 +27,8 @@ from typing import Protocol
 import msgspec
 import zmq
 import zmq.asyncio
-from zmq.utils.monitor import parse_monitor_message
 
+from waterflow_agent.dealer import Dealer
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.wire import messages
@@ -44,18 +43,8 @@ RETRY_S_MIN, RETRY_S_MAX = 0.1, 5.0
 REFUSED_S_MIN, REFUSED_S_MAX = 1.0, 30.0
 #: From the first byte of a connection to `Welcome`.
 OPEN_S_MAX = 10.0
-#: Frames that are taken before anything else may happen; at 64 offers a frame this is far more than any agent has slots.
-DRAIN_FRAMES = 64
 #: At the end of the agent, for frames that ZeroMQ still holds.
 LINGER_MS = 500
-_EVENTS = (
-    zmq.Event.HANDSHAKE_SUCCEEDED
-    | zmq.Event.HANDSHAKE_FAILED_AUTH
-    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
-    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.Event.CLOSED
-    | zmq.Event.DISCONNECTED
-)
 
 
 class Ending(Enum):
@@ -183,12 +172,10 @@ class Link:
 
     # What a connection needs of its link.
 
-    def open_socket(self) -> zmq.asyncio.Socket:
-        """A DEALER with this agent's keys, not connected yet."""
+    def open_socket(self) -> Dealer:
+        """A socket with this agent's keys, not connected yet."""
         assert self._context is not None, "a connection is made by `run` alone"
-        sock = self._context.socket(zmq.DEALER)
-        secure(sock, server_key=self._server_key, keys=self._keys)
-        return sock
+        return Dealer(self._context, server_key=self._server_key, keys=self._keys)
 
     @property
     def desk(self) -> Desk:
@@ -200,22 +187,6 @@ class Link:
         return self._new_token()
 
 
-def secure(sock: zmq.asyncio.Socket, *, server_key: str, keys: KeyPair) -> None:
-    """Sets the options that every socket of an agent has: CURVE with a pinned server, bounds, one connection only."""
-    sock.curve_serverkey = server_key.encode("ascii")
-    sock.curve_publickey = keys.public.encode("ascii")
-    sock.curve_secretkey = keys.secret.encode("ascii")
-    sock.linger = 0
-    sock.setsockopt(zmq.IPV6, 1)
-    sock.setsockopt(zmq.RECONNECT_IVL, -1)
-    sock.setsockopt(zmq.CONNECT_TIMEOUT, 5_000)
-    sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-    sock.setsockopt(zmq.MAXMSGSIZE, messages.MESSAGE_BYTES_MAX)
-    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    # The session bounds what is on the way; a limit of ZeroMQ's own would only block or lose.
-    sock.setsockopt(zmq.SNDHWM, 0)
-
-
 class _Connection:
     """One socket from its making to its end, with its sessions: more than one after a `Reset`."""
 
@@ -224,37 +195,33 @@ class _Connection:
         self._desk = link.desk
         self._session: Session | None = None
         self._backlog: deque[messages.AgentMessage] = deque()
-        self._wake = asyncio.Event()
+        self._flushing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._socket = link.open_socket()
         self.is_open = False
         self.was_open = False
 
     async def run(self) -> Ended:
-        sock = self._link.open_socket()
-        monitor = sock.get_monitor_socket(_EVENTS)
         tasks = [
-            asyncio.create_task(self._watch(monitor), name="link-monitor"),
-            asyncio.create_task(self._read(sock), name="link-reader"),
-            asyncio.create_task(self._write(sock), name="link-writer"),
+            asyncio.create_task(self._watch(), name="link-monitor"),
+            asyncio.create_task(self._socket.read(self._take), name="link-reader"),
         ]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         self._arm_opening()
         try:
-            sock.connect(self._link.endpoint)
+            self._socket.connect(self._link.endpoint)
             ended = await self._ended
         finally:
-            for handle in (self._timer, self._opening):
+            for handle in (self._timer, self._opening, self._flushing):
                 if handle is not None:
                     handle.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            sock.disable_monitor()
-            monitor.close(linger=0)
-            sock.close(linger=LINGER_MS if self.is_open else 0)
+            self._socket.close(LINGER_MS if self.is_open else 0)
             self._close_session("the connection is over")
         return ended
 
@@ -262,12 +229,12 @@ class _Connection:
         if not self.is_open:
             return
         self._backlog.append(message)
-        self._wake.set()
+        self.wake()
 
     def acknowledge(self, number: int) -> None:
         if self._session is not None:
             self._session.acknowledge(number, boot_ms())
-            self._wake.set()
+            self.wake()
 
     def greet_again(self) -> None:
         # While a Hello is on its way, the one that follows would be refused: its session is not known yet.
@@ -276,15 +243,14 @@ class _Connection:
             self._say_hello()
 
     def wake(self) -> None:
-        if self.is_open:
-            self._wake.set()
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush)
 
     # Tasks.
 
-    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+    async def _watch(self) -> None:
         while True:
-            event = parse_monitor_message(await monitor.recv_multipart())
-            kind = zmq.Event(event["event"])
+            kind = await self._socket.next_event()
             if kind is zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._say_hello()
             elif kind is zmq.Event.HANDSHAKE_FAILED_AUTH:
@@ -300,43 +266,31 @@ class _Connection:
             else:
                 self._end(Ending.UNREACHABLE, "the connection was cut")
 
-    async def _read(self, sock: zmq.asyncio.Socket) -> None:
-        # The plain view of the same socket: taking what is there needs no future.
-        plain: zmq.Socket[bytes] = zmq.Socket.shadow(sock.underlying)
-        while True:
-            frames = [await sock.recv(copy=False)]
-            while len(frames) < DRAIN_FRAMES:
-                try:
-                    frames.append(plain.recv(zmq.NOBLOCK, copy=False))
-                except zmq.Again:
-                    break
-            for frame in frames:
-                if self._ended.done():
-                    return
-                self._take(frame.buffer)
+    def _flush(self) -> None:
+        self._flushing = None
+        if self._session is None or self._ended.done():
+            return
+        try:
+            self._say_all(self._session)
+        except LocalProtocolError as error:
+            self._end(Ending.FAULT, str(error))
+        except zmq.Again:
+            self._end(Ending.UNREACHABLE, "the connection was cut")
+        except Exception as error:  # noqa: BLE001  told to whoever runs this
+            self._ended.set_exception(error)
 
-    async def _write(self, sock: zmq.asyncio.Socket) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            session = self._session
-            if session is None:
-                continue
-            now = boot_ms()
-            ask_at = self._desk.fill(now) if self.is_open else None
-            try:
-                while self._backlog and session.room:
-                    session.queue(self._backlog.popleft())
-            except LocalProtocolError as error:
-                self._end(Ending.FAULT, str(error))
-                return
-            for frame in session.frames(now):
-                await sock.send(frame)
-            if session.is_silent(now):
-                self._end(Ending.UNREACHABLE, f"nothing came from the server for {session.silence_ms} ms")
-                return
-            wake_at = session.next_wake_at(now)
-            self._arm(now, wake_at if ask_at is None else min(wake_at, ask_at))
+    def _say_all(self, session: Session) -> None:
+        now = boot_ms()
+        ask_at = self._desk.fill(now) if self.is_open else None
+        while self._backlog and session.room:
+            session.queue(self._backlog.popleft())
+        for frame in session.frames(now):
+            self._socket.send(frame)
+        if session.is_silent(now):
+            self._end(Ending.UNREACHABLE, f"nothing came from the server for {session.silence_ms} ms")
+            return
+        wake_at = session.next_wake_at(now)
+        self._arm(now, wake_at if ask_at is None else min(wake_at, ask_at))
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None and not self._ended.done():
@@ -349,11 +303,11 @@ class _Connection:
         session = self._session = Session(token, Side.DAEMON, boot_ms())
         self._arm_opening()
         session.queue(self._desk.hello(token))
-        self._wake.set()
+        self.wake()
 
     def _take(self, frame: memoryview) -> None:
         session, now = self._session, boot_ms()
-        if session is None:
+        if session is None or self._ended.done():
             return
         if session.is_silent(now):
             # This process or machine stood still: whatever waited in the socket is older than the daemon's patience.
@@ -368,7 +322,7 @@ class _Connection:
             return
         if self.is_open and not self._ended.done():
             self._desk.received(received)
-        self._wake.set()
+        self.wake()
 
     def _settle(self, received: Received) -> bool:
         """Handles what opens and ends sessions; False when the rest of the frame is of no use."""
@@ -413,7 +367,7 @@ class _Connection:
     def _arm(self, now: int, wake_at: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(max(0, wake_at - now) / 1_000, self._wake.set)
+        self._timer = asyncio.get_running_loop().call_later(max(0, wake_at - now) / 1_000, self.wake)
 
     def _arm_opening(self) -> None:
         if self._opening is not None:

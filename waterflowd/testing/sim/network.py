@@ -9,10 +9,8 @@ closes the connection on both sides, each at a moment of its own, and what was o
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import zmq
@@ -27,15 +25,6 @@ HEARTBEAT_S = 8.0
 CONNECT_TIMEOUT_S = 5.0
 #: Frames that wait for a peer which takes nothing.
 FRAMES_OUTBOUND_MAX = 1_000
-
-
-class _Frame:
-    """What pyzmq hands out for one part."""
-
-    __slots__ = ("buffer",)
-
-    def __init__(self, payload: bytes) -> None:
-        self.buffer = memoryview(payload)
 
 
 class _Inbox:
@@ -59,7 +48,7 @@ class _Inbox:
 
 
 class Dealer:
-    """An agent's socket: as much of a pyzmq DEALER as the link uses, and its monitor."""
+    """Instead of an agent's `waterflow_agent.dealer.Dealer`."""
 
     def __init__(self, network: Network, host: str, public_key: str, process: Process) -> None:
         self.network = network
@@ -73,51 +62,29 @@ class Dealer:
 
     # What the link calls.
 
-    def get_monitor_socket(self, events: int) -> Any:
-        """The monitor; every event goes there."""
-        del events
-
-        async def recv_multipart() -> list[bytes]:
-            event: int = await self._events.take()
-            return [struct.pack("=hi", event, 0), b""]
-
-        return SimpleNamespace(recv_multipart=recv_multipart, close=lambda linger=0: None)
-
-    def disable_monitor(self) -> None:
-        """Nothing comes any more."""
-
-    @property
-    def underlying(self) -> Any:
-        """The plain view, which never waits."""
-
-        def recv(flags: int, copy: bool) -> _Frame:
-            del flags, copy
-            if not self._frames.items:
-                raise zmq.Again
-            frame: _Frame = self._frames.items.popleft()
-            return frame
-
-        return SimpleNamespace(recv=recv)
+    async def next_event(self) -> zmq.Event:
+        """What happens to the connection next."""
+        event: zmq.Event = await self._events.take()
+        return event
 
     def connect(self, endpoint: str) -> None:
         """Begins to connect."""
         del endpoint
         self.network.connect(self)
 
-    async def recv(self, copy: bool) -> _Frame:
-        """The next frame."""
-        del copy
-        frame: _Frame = await self._frames.take()
-        return frame
+    async def read(self, take: Callable[[memoryview], None]) -> None:
+        """Hands over each frame."""
+        while True:
+            take(await self._frames.take())
 
-    async def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes) -> None:
         """Takes a frame; that is no delivery."""
         if self.wire is not None:
             self.network.carry_up(self.wire, frame)
 
-    def close(self, linger: int = 0) -> None:
+    def close(self, linger_ms: int = 0) -> None:
         """Closes the connection; what was sent before still arrives."""
-        del linger
+        del linger_ms
         self.is_closed = True
         if self.wire is not None:
             self.wire.is_agent_gone = True
@@ -127,12 +94,12 @@ class Dealer:
     def event(self, event: zmq.Event) -> None:
         """The monitor says so."""
         if not self.is_closed:
-            self._events.put(int(event))
+            self._events.put(event)
 
     def arrived(self, frame: bytes) -> None:
         """A frame has come."""
         if not self.is_closed:
-            self._frames.put(_Frame(frame))
+            self._frames.put(memoryview(frame))
 
 
 class Wire:

@@ -120,15 +120,22 @@ class Step:
     """One step of a block."""
 
     __slots__ = (
-        "approval", "attempts", "block", "blocks", "completed_at", "conclusion", "count", "deadline_at", "due_at", "earlier",
-        "failed_block", "id", "inputs", "is_held", "is_timed_out", "items", "max_parallel", "name", "open_blocks", "outcome",
-        "own_outputs", "plan", "reason", "retry_at", "started_at", "status", "stop", "stop_at", "stop_reason",
+        "approval", "attempts", "block", "blocks", "completed_at", "conclusion", "count", "deadline_at", "due_at",
+        "earlier", "failed_block", "has_blocks", "id", "inputs", "is_engine_node", "is_held", "is_sleep", "is_subrun",
+        "is_timed_out", "items", "max_parallel", "name", "open_blocks", "outcome", "own_outputs", "plan", "reason",
+        "retry_at", "started_at", "status", "stop", "stop_at", "stop_reason",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan, step_id: StepId, block: Block, attempts: list[Attempt]) -> None:
         self.id = step_id
         self.plan = plan
         self.block = block
+        #: What the engine runs itself, without a server; of these, a timer in the log, and a node with steps inside.
+        self.is_engine_node = plan.node in ENGINE_NODES
+        self.is_sleep = plan.node == SLEEP
+        self.has_blocks = plan.node in CONTROL_NODES
+        #: The node that starts another run.
+        self.is_subrun = plan.node == SUBRUN
         self.name = plan.name
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None
@@ -164,26 +171,6 @@ class Step:
         self.is_timed_out = False
         #: The first block in which a step failed.
         self.failed_block: Block | None = None
-
-    @property
-    def is_sleep(self) -> bool:
-        """True for the node that is a timer in the log."""
-        return self.plan.node == SLEEP
-
-    @property
-    def is_engine_node(self) -> bool:
-        """True for what the engine runs itself, without a server."""
-        return self.plan.node in ENGINE_NODES
-
-    @property
-    def is_subrun(self) -> bool:
-        """True for the node that starts another run."""
-        return self.plan.node == SUBRUN
-
-    @property
-    def has_blocks(self) -> bool:
-        """True for a node with steps inside."""
-        return self.plan.node in CONTROL_NODES
 
     @property
     def last(self) -> Attempt | None:

@@ -17,6 +17,8 @@ from waterflowd.engine.transitions import is_inside
 Place = tuple[int, int]
 #: In place of a block's number, of what is owed: the job alone.
 ALONE = -1
+#: In place of a job's part, of what is owed: the run alone. Before all jobs.
+RUN: Place = (-1, ALONE)
 
 #: Events about the run as a whole: every job may go on, or must end.
 _WHOLE_RUN = frozenset({events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut})
@@ -61,26 +63,43 @@ _OF_STEPS = frozenset({
     events.ApprovalGiven,
     events.LateReport,
 })  # fmt: skip
+#: Events about a step that change nothing of what its job is owed apart from its blocks.
+_OF_STEPS_ALONE = frozenset({
+    events.AttemptQueued,
+    events.AttemptWaiting,
+    events.AttemptStarted,
+    events.AttemptFinished,
+    events.RetryScheduled,
+    events.LateReport,
+})  # fmt: skip
 
 
 def concerned(run: Run, event: events.RunEvent) -> Iterator[Place]:
-    """The parts of jobs to which something else may be owed once the event is applied."""
+    """The parts to which something else may be owed once the event is applied."""
     kind = type(event)
     if kind in _WHOLE_RUN:
+        yield RUN
         for job in run.jobs:
             yield from _parts(job)
         return
     if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
+        yield RUN
         return
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
-    # With its server, the job's other branches want a slot there.
-    is_placed = kind is events.AttemptDispatched and job.agent is None
-    if kind in _WHOLE_JOB or kind in _ALL_BLOCKS or is_placed:
+    if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
+        step = job.steps_by_id[event.step]  # type: ignore[union-attr]
+        # With its first server a job has its time, and its other branches want a slot there.
+        if kind is events.StepTimedOut or (kind is events.AttemptDispatched and job.agent is None):
+            yield from _parts(job)
+            return
+        yield job.index, _number(job, step.block)
+        is_quiet = kind in _OF_STEPS_ALONE or kind is events.AttemptDispatched
+        if not (is_quiet or (kind is events.StepCompleted and step.approval is None)):
+            yield job.index, ALONE
+    elif kind in _WHOLE_JOB or kind in _ALL_BLOCKS:
         yield from _parts(job)
     else:
         yield job.index, ALONE
-        if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
-            yield job.index, _number(job, job.steps_by_id[event.step].block)  # type: ignore[union-attr]
     if kind in _WHOLE_JOB:
         for child in _below(job):
             yield from _parts(child)

@@ -17,7 +17,7 @@ from waterflowd.engine import commands, events, inputs, moves
 from waterflowd.engine.decide import decide
 from waterflowd.engine.evolve import evolve
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone, owed_to_run
-from waterflowd.engine.places import ALONE, Place, concerned, touched
+from waterflowd.engine.places import ALONE, RUN, Place, concerned, touched
 from waterflowd.engine.state import Run
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Outcome
@@ -95,15 +95,16 @@ class _Owed:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._of_run = owed_to_run(run)
         self._of_parts: dict[Place, tuple[commands.Command, ...]] = {}
 
     def note(self, part: Place) -> None:
-        """Remembers what is owed to a part of a job, at its first touch."""
+        """Remembers what is owed to a part, at its first touch."""
         if part not in self._of_parts:
             self._of_parts[part] = self._now(part)
 
     def _now(self, part: Place) -> tuple[commands.Command, ...]:
+        if part == RUN:
+            return owed_to_run(self._run)
         index, number = part
         job = self._run.jobs[index]
         if number == ALONE:
@@ -112,9 +113,8 @@ class _Owed:
         return owed_to_block(self._run, job, block) if block is not None else ()
 
     def difference(self) -> Iterator[commands.Command]:
-        """What is owed no longer, then what is owed more, job by job."""
+        """What is owed no longer, then what is owed more, of the run and then job by job."""
         run = self._run
-        yield from _difference(run, self._of_run, owed_to_run(run))
         for _, parts in itertools.groupby(sorted(self._of_parts), key=lambda part: part[0]):
             before: list[commands.Command] = []
             after: list[commands.Command] = []
@@ -139,9 +139,13 @@ def _difference(
             yield command
 
 
+#: Events after which a job has no server any more.
+_RELEASING = (events.JobCompleted, events.JobRetryScheduled)
+
+
 def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Command]:
     for event in happened:
-        if isinstance(event, events.JobCompleted | events.JobRetryScheduled):
+        if isinstance(event, _RELEASING):
             agent = run.jobs_by_id[event.job].agent
             if agent is not None:
                 yield commands.ReleaseJob(job=event.job, agent=agent)

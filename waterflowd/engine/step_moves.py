@@ -43,9 +43,12 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     kept = _kept(run, job, step, now)
     if kept is not None:
         return kept
+    # Most steps: without an `if`, which is `success()`, and for a server.
+    is_plain = step.plan.condition is None and not step.is_engine_node
+    if is_plain and contexts.step_status(job, step.block).success:
+        return _queue(job, step, now)
     try:
-        is_static = step.plan.condition is None and not step.is_engine_node
-        known = None if is_static else rendering.known_environment(run, job, step, now)
+        known = None if is_plain else rendering.known_environment(run, job, step, now)
         env = contexts.for_step(run, job, step.block, now, known)
         if not conditions.holds(step.plan.condition, env):
             return _complete(run, job, step, Conclusion.SKIPPED, _skip_reason(job, step, env), now)
@@ -54,6 +57,10 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     except Rejected as error:
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
         return _complete(run, job, step, Conclusion.FAILURE, why, now)
+    return _queue(job, step, now)
+
+
+def _queue(job: Job, step: Step, now: int) -> events.AttemptQueued:
     return events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=AttemptNo(len(step.attempts) + 1))
 
 

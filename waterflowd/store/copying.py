@@ -32,6 +32,7 @@ from waterflowd.store import check, directory, layout, output_files, outputs
 from waterflowd.store import environment as environment_files
 from waterflowd.store.directory import State
 from waterflowd.store.environment import Environment
+from waterflowd.store.rows import find
 from waterflowd.store.writer import GENERATION_KEY
 
 #: What stands in a data directory besides log and outputs and belongs into a copy; mirrors of repositories are fetched again.
@@ -217,8 +218,7 @@ def _verified(made: Path) -> check.Findings:
 
 def _generation(environment: Environment) -> int:
     with environment.reading() as transaction:
-        sealed = transaction.get(GENERATION_KEY, db=environment.database("meta"))
-    return 0 if sealed is None else int(layout.unseal("meta", GENERATION_KEY, sealed))
+        return int(find(environment, transaction, "meta", GENERATION_KEY) or 0)
 
 
 def _is_of_snapshot(file: Path, environment: Environment, *, is_early: bool, knows: Knows) -> bool:

@@ -19,6 +19,7 @@ from waterflowd.store.batch import BatchWork, decode_summary
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
 from waterflowd.store.health import Latch
+from waterflowd.store.rows import find, seek_before, seek_from
 from waterflowd.store.writer import Writer
 
 #: Rows that one call of `runs` looks at: about 60 ms of the loop's time.
@@ -83,6 +84,8 @@ class LmdbLog:
         """Durable records of all streams with a sequence above `after_seq`, in order."""
         self._latch.check()
         found: list[record.Stored] = []
+        # Before the transaction, which then sees at least so many.
+        last_seq = self._writer.last_seq
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("records"))
             more = cursor.set_range(layout.pack_u64(max(after_seq, 0) + 1))
@@ -94,14 +97,18 @@ class LmdbLog:
                     raise record.broken(expected, "it is missing")
                 found.append(record.unpack(seq, cursor.value()))
                 more = cursor.next()
+            if not more and expected < last_seq:
+                raise record.broken(expected + 1, "it is missing")
         return [self._record(stored) for stored in found]
 
     def streams(self) -> list[StreamName]:
         """Names of all streams that have an event."""
         self._latch.check()
         with self._environment.reading() as transaction:
-            keys = list(transaction.cursor(self._environment.database("heads")).iternext(keys=True, values=False))
-        return [record.stream_of(record.place_of(key)) for key in keys]
+            heads = list(transaction.cursor(self._environment.database("heads")))
+        for key, sealed in heads:
+            layout.unseal("heads", key, sealed)
+        return [record.stream_of(record.place_of(key)) for key, _ in heads]
 
     def plan(self, plan_hash: str) -> bytes | None:
         """The plan with this hash."""
@@ -136,10 +143,7 @@ class LmdbLog:
         page: list[RunSummary] = []
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("runs"))
-            if before is None or not cursor.set_range(layout.run_key(before)):
-                more = cursor.last()
-            else:
-                more = cursor.prev()
+            more = cursor.last() if before is None else seek_before(cursor, "runs", layout.run_key(before)) is not None
             examined = 0
             while more and len(page) < limit and examined < RUNS_EXAMINED_MAX:
                 key, sealed = cursor.item()
@@ -162,9 +166,11 @@ class LmdbLog:
         found: list[RunId] = []
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("runs"))
-            more = cursor.set_range(start)
+            more = seek_from(cursor, "runs", start)
             while more and len(found) < limit:
-                run = layout.run_of_key(cursor.key())
+                key, sealed = cursor.item()
+                layout.unseal("runs", key, sealed)
+                run = layout.run_of_key(key)
                 if not run.startswith(prefix):
                     break
                 found.append(run)
@@ -185,8 +191,7 @@ class LmdbLog:
 
     def _row(self, database: str, key: bytes) -> bytes | None:
         with self._environment.reading() as transaction:
-            sealed = transaction.get(key, db=self._environment.database(database))
-        return None if sealed is None else layout.unseal(database, key, sealed)
+            return find(self._environment, transaction, database, key)
 
     def _record(self, stored: record.Stored) -> Record:
         stream = record.stream_of(stored.place)
@@ -267,8 +272,7 @@ class _Walk:
         return walked
 
     def _row(self, database: str, key: bytes) -> bytes | None:
-        sealed = self._transaction.get(key, db=self._environment.database(database))
-        return None if sealed is None else layout.unseal(database, key, sealed)
+        return find(self._environment, self._transaction, database, key)
 
 
 def newest(environment: Environment) -> tuple[int, int]:

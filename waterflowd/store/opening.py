@@ -25,6 +25,7 @@ from waterflowd.store.environment import Environment
 from waterflowd.store.health import Latch
 from waterflowd.store.output_files import OutputFiles
 from waterflowd.store.outputs import LmdbOutputLogs
+from waterflowd.store.rows import find
 from waterflowd.store.writer import GENERATION_KEY, Writer
 
 
@@ -130,8 +131,7 @@ def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: b
         try:
             with environment.begin_write() as transaction:
                 meta = environment.database("meta")
-                sealed = transaction.get(GENERATION_KEY, db=meta)
-                generation = 1 if sealed is None else int(layout.unseal("meta", GENERATION_KEY, sealed)) + 1
+                generation = int(find(environment, transaction, "meta", GENERATION_KEY) or 0) + 1
                 if is_rescue:
                     generation = max(generation, time.time_ns() // 1_000_000)
                 for key, text in ((GENERATION_KEY, str(generation)), (b"release", waterflowd.__version__)):

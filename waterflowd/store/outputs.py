@@ -34,7 +34,8 @@ from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
 from waterflowd.store.health import Latch
 from waterflowd.store.output_files import OutputFile, OutputFiles
-from waterflowd.store.staging import Staging, last_before
+from waterflowd.store.rows import hidden, seek_before
+from waterflowd.store.staging import Staging
 from waterflowd.store.writer import Writer
 
 #: What most steps print fits; larger logs would make backups and the map grow for text that nobody folds.
@@ -125,7 +126,8 @@ class LmdbOutputLogs:
             return []
         pieces: list[OutputPiece] = []
         if tail.file is None or offset < tail.file.base:
-            pieces = self._rows(name, max(offset, 0), bytes_max)
+            end = tail.size if tail.file is None else tail.file.base
+            pieces = self._rows(name, max(offset, 0), bytes_max, end=end)
         left = bytes_max - sum(len(piece.data) for piece in pieces)
         if tail.file is not None and (not pieces or left > 0):
             try:
@@ -183,28 +185,30 @@ class LmdbOutputLogs:
             for name in list(itertools.islice(idle, surplus)):
                 del self._tails[name]
 
-    def _rows(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+    def _rows(self, name: AttemptName, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
+        """Pieces from the one that holds `offset`, of rows that go to `end` without a gap."""
         prefix = log_prefix(name)
         pieces: list[OutputPiece] = []
         left = bytes_max
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("output"))
-            if cursor.set_range(prefix + layout.pack_u64(offset + 1)):
-                more = cursor.prev()
-            else:
-                more = cursor.last()
-            while more and (left > 0 or not pieces):
-                key, sealed = cursor.item()
-                if not key.startswith(prefix):
+            is_there = seek_before(cursor, "output", prefix + layout.pack_u64(offset + 1)) is not None
+            reached: int | None = None
+            while left > 0 or not pieces:
+                if reached is not None and reached >= end:
                     break
+                key, sealed = cursor.item() if is_there else (b"", b"")
+                if not key.startswith(prefix) or reached not in (None, row_offset(key)):
+                    raise hidden("output", prefix)
                 value = layout.unseal("output", key, sealed)
                 at, stream = _PIECE.unpack_from(value)
-                piece = OutputPiece(
-                    offset=layout.unpack_u64(key[len(prefix) :]), at=at, stream=stream, data=value[_PIECE.size :]
-                )
+                piece = OutputPiece(offset=row_offset(key), at=at, stream=stream, data=value[_PIECE.size :])
+                reached = row_end(key, value)
+                if reached <= offset:
+                    raise hidden("output", key)
                 pieces.append(piece)
                 left -= len(piece.data)
-                more = cursor.next()
+                is_there = cursor.next()
         return pieces
 
     def _main(self) -> None:
@@ -358,8 +362,8 @@ class _SmallWork:
 
 def rows_end(environment: Environment, transaction: lmdb.Transaction[bytes], prefix: bytes) -> int:
     """Where the rows of one log end; its prefix is from `log_prefix`."""
-    row = last_before(environment, transaction, "output", end=prefix + b"\xff" * 9, prefix=prefix)
-    return 0 if row is None else row_end(row[0], row[1])
+    before = seek_before(transaction.cursor(environment.database("output")), "output", prefix + b"\xff" * 9)
+    return 0 if before is None or not before[0].startswith(prefix) else row_end(*before)
 
 
 def row_end(key: bytes, value: bytes) -> int:

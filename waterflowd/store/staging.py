@@ -16,6 +16,7 @@ import lmdb
 
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
+from waterflowd.store.rows import find
 
 
 class Work(Protocol):
@@ -54,10 +55,9 @@ class Staging:
     def get(self, database: str, key: bytes) -> bytes | None:
         """The checked value of a row as this transaction would leave it."""
         rows = self._rows.get(database)
-        if rows is not None and key in rows:
-            sealed = rows[key]
-        else:
-            sealed = self._transaction.get(key, db=self._environment.database(database))
+        if rows is None or key not in rows:
+            return find(self._environment, self._transaction, database, key)
+        sealed = rows[key]
         return None if sealed is None else layout.unseal(database, key, sealed)
 
     def put(self, database: str, key: bytes, value: bytes) -> None:
@@ -67,10 +67,6 @@ class Staging:
     def delete(self, database: str, key: bytes) -> None:
         """Stages the end of a row; one that is not there is fine."""
         self._rows.setdefault(database, {})[key] = None
-
-    def last_before(self, database: str, end: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
-        """The durable row with the greatest key below `end` that begins with `prefix`. Does not see what is staged."""
-        return last_before(self._environment, self._transaction, database, end=end, prefix=prefix)
 
     def add_records(self, records: list[tuple[bytes, bytes]], last_seq: int, last_at: int) -> None:
         """Stages records that continue the log."""
@@ -89,15 +85,3 @@ class Staging:
             for key, sealed in rows.items():
                 if sealed is None:
                     self._transaction.delete(key, db=database)
-
-
-def last_before(
-    environment: Environment, transaction: lmdb.Transaction[bytes], database: str, *, end: bytes, prefix: bytes
-) -> tuple[bytes, bytes] | None:
-    """The row with the greatest key below `end` that begins with `prefix`, checked."""
-    cursor = transaction.cursor(environment.database(database))
-    found = cursor.prev() if cursor.set_range(end) else cursor.last()
-    if not found or not cursor.key().startswith(prefix):
-        return None
-    key, sealed = cursor.item()
-    return key, layout.unseal(database, key, sealed)

@@ -156,22 +156,10 @@ _TOLD = (ReasonCode.TERMINATED,)
 
 
 def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
+    # The most frequent ones first.
     match command:
-        case commands.ArmTimer(timer=timer):
-            yield commands.DropTimer(timer=timer)
-        case commands.Survey(job=job):
-            yield commands.DropSurvey(job=job)
-        case commands.Lock(job=job, group=group):
-            yield commands.Unlock(job=job, group=group)
         case commands.Place(job=job, step=name, attempt=number):
             yield commands.Withdraw(job=job, step=name, attempt=number)
-        case commands.StartSubrun(job=job, step=name, attempt=number):
-            yield commands.DropSubrun(job=job, step=name, attempt=number)
-        case commands.WatchSubrun(job=job, step=name, attempt=number, run=subrun):
-            attempt = run.attempt(job, name, number)
-            if attempt is not None and attempt.reason.code in _TOLD:
-                yield commands.CancelSubrun(job=job, step=name, attempt=number, run=subrun, is_forced=True)
-            yield commands.DropSubrun(job=job, step=name, attempt=number)
         case commands.SendTask(job=job, step=name, attempt=number, agent=agent, epoch=epoch):
             attempt = run.attempt(job, name, number)
             if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TOLD):
@@ -185,5 +173,18 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
                     reason=attempt.reason.text,
                 )
             yield commands.FreeSlot(job=job, step=name, attempt=number, agent=agent)
+        case commands.ArmTimer(timer=timer):
+            yield commands.DropTimer(timer=timer)
+        case commands.Survey(job=job):
+            yield commands.DropSurvey(job=job)
+        case commands.Lock(job=job, group=group):
+            yield commands.Unlock(job=job, group=group)
+        case commands.StartSubrun(job=job, step=name, attempt=number):
+            yield commands.DropSubrun(job=job, step=name, attempt=number)
+        case commands.WatchSubrun(job=job, step=name, attempt=number, run=subrun):
+            attempt = run.attempt(job, name, number)
+            if attempt is not None and attempt.reason.code in _TOLD:
+                yield commands.CancelSubrun(job=job, step=name, attempt=number, run=subrun, is_forced=True)
+            yield commands.DropSubrun(job=job, step=name, attempt=number)
         case _:
             pass

@@ -165,10 +165,16 @@ class Batch:
 
     def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
         world = self._world
+        # The most frequent ones first.
         match command:
             case commands.Place():
                 answer = self.place(run.id, command)
                 waiting.append(answer)
+            case commands.SendTask(agent=agent):
+                for message in offer(world, run, command):
+                    self._send(agent, message)
+            case commands.FreeSlot(agent=agent):
+                world.placement.free(agent, _key(run.id, command))
             case commands.Survey(job=job, group=group, labels=labels):
                 waiting.append(self._survey(run.id, job, group, labels))
             case commands.DropSurvey(job=job):
@@ -185,11 +191,6 @@ class Batch:
                 self._cancel_subrun(run.id, command)
             case commands.DropSubrun():
                 world.subruns.drop(_key(run.id, command))
-            case commands.SendTask(agent=agent):
-                for message in offer(world, run, command):
-                    self._send(agent, message)
-            case commands.FreeSlot(agent=agent):
-                world.placement.free(agent, _key(run.id, command))
             case commands.Withdraw():
                 world.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):

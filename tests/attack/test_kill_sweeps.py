@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, started_with, wait_for_end
-from tests.attack.sweep import IS_FULL, sweep
+from tests.attack.sweep import IS_FULL, portions, sweep
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 1200)]
@@ -76,7 +76,8 @@ def _settle(arena: Arena, answers: dict[str, str | None], *, may_be_lost: bool =
         arena.judge.run(run, may_be_lost=may_be_lost)
 
 
-def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena) -> None:
+@pytest.mark.parametrize("calls", portions(DAEMON_CALLS))
+def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena, calls: list[tuple[str, int]]) -> None:
     """Answered starts exist and end in success; each attempt began once; history and output have no gap (G1 to G5, G9)."""
     requires_strace()
     total = 0
@@ -95,10 +96,11 @@ def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena) -> None:
         assert arena.count_runs() == total, "a start became two runs"
         return is_struck
 
-    assert sweep(DAEMON_CALLS, strike), "no fault struck"
+    assert sweep(calls, strike), "no fault struck"
 
 
-def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena) -> None:
+@pytest.mark.parametrize("calls", portions(AGENT_CALLS))
+def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena, calls: list[tuple[str, int]]) -> None:
     """Runs end in success all the same: the next agent finds what its runner went on with (G3, G9)."""
     requires_strace()
 
@@ -113,10 +115,13 @@ def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena) -> None:
         _settle(arena, answers)
         return is_struck
 
-    assert sweep(AGENT_CALLS, strike), "no fault struck"
+    assert sweep(calls, strike), "no fault struck"
 
 
-def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(arena: Arena) -> None:
+@pytest.mark.parametrize("calls", portions(RUNNER_CALLS))
+def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(
+    arena: Arena, calls: list[tuple[str, int]]
+) -> None:
     """Its steps end `lost` and are gone, everything else succeeds, nothing begins twice (G3)."""
     requires_strace()
 
@@ -131,7 +136,7 @@ def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(arena
         wait_until(lambda: not arena.steps(), "no step to be left behind")
         return is_struck
 
-    assert sweep(RUNNER_CALLS, strike), "no fault struck"
+    assert sweep(calls, strike), "no fault struck"
 
 
 FIRST_DAEMON_CALLS = [
@@ -178,7 +183,10 @@ def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
     raise AssertionError("neither up nor gone")
 
 
-def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(empty_arena: Arena) -> None:
+@pytest.mark.parametrize("calls", portions(FIRST_DAEMON_CALLS))
+def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
+    empty_arena: Arena, calls: list[tuple[str, int]]
+) -> None:
     """No half-made data directory, key or socket ever needs a person."""
     requires_strace()
     arena = empty_arena
@@ -199,10 +207,13 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
         arena.kill_daemon()
         return is_struck
 
-    assert sweep(FIRST_DAEMON_CALLS, strike, FOUND, rounds=4), "no fault struck"
+    assert sweep(calls, strike, FOUND, rounds=4), "no fault struck"
 
 
-def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in(empty_arena: Arena) -> None:
+@pytest.mark.parametrize("calls", portions(FIRST_AGENT_CALLS))
+def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in(
+    empty_arena: Arena, calls: list[tuple[str, int]]
+) -> None:
     """A token for one use is enough, however often the agent dies on the way; the agent is one and not two."""
     requires_strace()
     arena = empty_arena
@@ -225,7 +236,7 @@ def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in
         arena.kill_agent(name)
         return is_struck
 
-    assert sweep(FIRST_AGENT_CALLS, strike, rounds=4), "no fault struck"
+    assert sweep(calls, strike, rounds=4), "no fault struck"
 
 
 def test_a_process_that_is_killed_is_noticed() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.image_registry import registry
 from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
@@ -118,7 +119,49 @@ def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) ->
 
 
 def test_an_image_that_is_there_is_not_pulled_unless_asked(engine: str, tmp_path: Path) -> None:
-    """Without a registry a pull fails, and may be tried again or not as the engine says."""
+    """So it is good enough without a registry."""
     there = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
     assert there.outputs["changed"] is False
-    assert run("docker/pull", tmp_path, engine, image="127.0.0.1:9/none:1").outcome is Outcome.FAILURE
+
+
+def test_an_image_is_pulled_and_only_a_new_one_is_a_change(engine: str, tmp_path: Path) -> None:
+    """By its tag or its digest; another image under the same tag is a new one."""
+    with registry() as images:
+        images.go_on.set()
+        first, again = (run("docker/pull", tmp_path, engine, image=images.image) for _ in range(2))
+        assert (first.outputs["changed"], again.outputs["changed"]) == (True, False), first
+        assert first.outputs["image"] == again.outputs["image"]
+        pinned = run("docker/pull", tmp_path, engine, image=f"{images.address}/shop/web@{images.digest}")
+        assert pinned.outputs == again.outputs
+        images.make()
+        other = run("docker/pull", tmp_path, engine, image=images.image)
+        assert other.outputs["changed"] is True
+        assert other.outputs["image"] != first.outputs["image"]
+
+
+def test_an_image_that_cannot_be_pulled_is_a_failure_with_the_reason(engine: str, tmp_path: Path) -> None:
+    """Of a registry that is away, exit code 75; of one that has no such image, 1."""
+    away = run("docker/pull", tmp_path, engine, image="127.0.0.1:9/none:1")
+    assert (away.outcome, away.exit_code) == (Outcome.FAILURE, 75), away
+    assert "connection refused" in away.text
+    with registry() as images:
+        missing = run("docker/pull", tmp_path, engine, image=f"{images.address}/shop/none:1")
+        assert (missing.outcome, missing.exit_code) == (Outcome.FAILURE, 1), missing
+        assert "manifest unknown" in missing.text
+    wrong = run("docker/pull", tmp_path, engine, image="Shop:1")
+    assert (wrong.outcome, wrong.exit_code) == (Outcome.FAILURE, 1), wrong
+    assert "lowercase" in wrong.text
+
+
+@pytest.mark.parametrize("node", ["docker/pull", "docker/run"])
+def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: Path, node: str) -> None:
+    """Also where an older image has the name: that one is not taken for the new one."""
+    with registry() as images:
+        images.go_on.set()
+        if node == "docker/pull":
+            assert run(node, tmp_path, engine, image=images.image).outcome is Outcome.SUCCESS
+            images.make()
+        images.is_spoiled = True
+        spoiled = run(node, tmp_path, engine, image=images.image)
+        assert (spoiled.outcome, spoiled.exit_code) == (Outcome.FAILURE, 75), spoiled
+        assert "verification failed" in spoiled.text

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import docker
-from docker import errors
+from docker import errors, utils
 
 from waterflow_agent.nodes import commands, schema
 from waterflow_agent.nodes.durations import seconds
@@ -56,6 +56,20 @@ async def _ask(call: Callable[[docker.DockerClient], Answer]) -> Answer:
     return await asyncio.to_thread(ask)
 
 
+def _pull(client: docker.DockerClient, image: str) -> str:
+    """The image's id, once it is here.
+
+    Not by the SDK's `images.pull`, which hears nothing of a failure after the engine's first word: it then takes an older
+    image of the name for the one that was asked for.
+    """
+    repository, tag = utils.parse_repository_tag(image)
+    for said in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+        if "error" in said:
+            # The registry has the image, or it would have been refused: what is in the way may pass.
+            raise NodeFailure(f"{image} cannot be pulled: {said['error']}", may_retry=True)
+    return str(client.images.get(image).id)
+
+
 class Exec(Node[schema.DockerExec]):
     """A docker command line, or a command inside of a container that runs."""
 
@@ -91,20 +105,15 @@ class Pull(Node[schema.DockerPull]):
 
     async def run(self, context: Context, given: schema.DockerPull) -> dict[str, Any]:
         """See the base class."""
-        repository, _, tag = given.image.rpartition(":")
-        if not repository or "/" in tag:
-            repository, tag = given.image, "latest"
-        if "@" in given.image:
-            repository, tag = given.image, ""
 
         def pull(client: docker.DockerClient) -> tuple[str, bool]:
             with contextlib.suppress(errors.ImageNotFound):
                 before = client.images.get(given.image).id
                 if not given.always:
                     return before, False
-                after = client.images.pull(repository, tag=tag or None).id
+                after = _pull(client, given.image)
                 return after, after != before
-            return client.images.pull(repository, tag=tag or None).id, True
+            return _pull(client, given.image), True
 
         image, changed = await _ask(pull)
         context.log(f"{given.image}: {image}, {'pulled' if changed else 'there already'}")
@@ -139,6 +148,10 @@ class Run(Node[schema.DockerRun]):
 
     def _start(self, client: docker.DockerClient, given: schema.DockerRun) -> Any:
         command = shlex.split(given.command) if isinstance(given.command, str) else given.command
+        try:
+            client.images.get(given.image)
+        except errors.ImageNotFound:
+            _pull(client, given.image)
         return client.containers.run(
             given.image,
             command,

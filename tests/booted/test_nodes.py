@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.world import wait_until
 from tests.booted.machine import Machine
 from tests.booted.root import UNITS
 
@@ -14,25 +15,53 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 UNIT = "[Service]\nExecStart=/bin/sleep 100000\n[Install]\nWantedBy=multi-user.target\n"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n"
+#: Starts and stops only once it may.
+_GATE = "/run/gate"
+_WAIT = f"/bin/sh -c 'until test -e {_GATE}; do sleep 0.1; done'"
+SLOW_TO_START = (
+    f"[Service]\nType=oneshot\nRemainAfterExit=true\nTimeoutStartSec=infinity\nExecStart={_WAIT}\n"
+    "[Install]\nWantedBy=multi-user.target\n"
+)
+SLOW_TO_STOP = (
+    f"[Service]\nType=oneshot\nRemainAfterExit=true\nTimeoutStopSec=infinity\nExecStart=/bin/true\nExecStop={_WAIT}\n"
+)
+
+
+@pytest.fixture
+def machine(bare_machine: Machine) -> Machine:
+    """Its agent's steps are root's."""
+    for name in ("waterflow-agent.service.d", "waterflow-runner.service.d"):
+        target = bare_machine.root.inside(f"/etc/systemd/system/{name}")
+        shutil.copytree(UNITS / "privileged" / name, target, dirs_exist_ok=True)
+    bare_machine.systemctl("daemon-reload")
+    bare_machine.install()
+    return bare_machine
+
+
+def _begun(machine: Machine, *, more: str = "", **params: Any) -> str:
+    """A run of the node with these parameters; `more` is what else the step has."""
+    given = "".join(f"          {name}: {value}\n" for name, value in params.items())
+    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: systemd/unit\n{more}        with:\n{given}"
+    return machine.start(text)
+
+
+def _step(machine: Machine, run: str) -> dict[str, Any]:
+    """Its step, once it is over."""
+    step: dict[str, Any] = machine.wait_for(run)["jobs"][0]["steps"][0]
+    return step
 
 
 def _ended(machine: Machine, **params: Any) -> dict[str, Any]:
     """The step of a run of the node with these parameters."""
-    given = "".join(f"          {name}: {value}\n" for name, value in params.items())
-    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: systemd/unit\n        with:\n{given}"
-    found = machine.wait_for(machine.start(text))
-    step: dict[str, Any] = found["jobs"][0]["steps"][0]
-    return step
+    return _step(machine, _begun(machine, **params))
 
 
-def test_a_unit_is_brought_into_its_state_and_left_there(bare_machine: Machine) -> None:
+def _is(machine: Machine, unit: str, state: str) -> None:
+    wait_until(lambda: machine.show(unit, "ActiveState") == state, f"{unit} to be {state}")
+
+
+def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> None:
     """Started, enabled, restarted, stopped; `changed` says whether anything had to be done; what fails says so."""
-    machine = bare_machine
-    for name in ("waterflow-agent.service.d", "waterflow-runner.service.d"):
-        target = machine.root.inside(f"/etc/systemd/system/{name}")
-        shutil.copytree(UNITS / "privileged" / name, target, dirs_exist_ok=True)
-    machine.systemctl("daemon-reload")
-    machine.install()
     machine.root.write("/etc/systemd/system/app.service", UNIT)
     machine.root.write("/etc/systemd/system/broken.service", BROKEN)
 
@@ -53,3 +82,61 @@ def test_a_unit_is_brought_into_its_state_and_left_there(bare_machine: Machine) 
     assert broken["conclusion"] == "failure"
     missing = _ended(machine, name="no-such-unit.service", state="started")
     assert "there is no unit" in missing["reason"]["text"]
+
+
+def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machine: Machine) -> None:
+    """The step says why it waits no more; systemd goes on, and a later step waits for the same start."""
+    machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
+    run = _begun(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
+    _is(machine, "slow.service", "activating")
+    machine.api("POST", f"/v1/runs/{run}/cancel", "{}")
+    cancelled = _step(machine, run)
+    assert (cancelled["conclusion"], cancelled["attempts"][0]["outcome"]) == ("cancelled", "cancelled"), cancelled
+    assert machine.show("slow.service", "ActiveState") == "activating"
+    wait_until(lambda: not machine.run("pgrep", "--full", "systemctl start", check=False).stdout, "systemctl to end")
+
+    slow = _step(machine, _begun(machine, name="slow.service", state="started", more="        timeout-minutes: 0.05\n"))
+    assert (slow["conclusion"], slow["attempts"][0]["outcome"]) == ("timed-out", "timed-out"), slow
+    assert "the time-out of 3 s has passed" in slow["reason"]["text"]
+    assert machine.show("slow.service", "ActiveState") == "activating"
+
+    run = _begun(machine, name="slow.service", state="started")
+    wait_until(lambda: machine.run("pgrep", "--full", "systemctl start", check=False).stdout, "the step to wait")
+    machine.run("touch", _GATE)
+    waited = _step(machine, run)
+    assert (waited["conclusion"], waited["outputs"]["active"]) == ("success", "active"), waited
+
+
+def test_a_stop_that_lasts_is_waited_for_by_whoever_asks_for_it(machine: Machine) -> None:
+    """Also by a step that finds the unit on its way there."""
+    machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_STOP)
+    _ended(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
+    first = _begun(machine, name="slow.service", state="stopped")
+    _is(machine, "slow.service", "deactivating")
+    second = _begun(machine, name="slow.service", state="stopped")
+    wait_until(
+        lambda: len(machine.run("pgrep", "--full", "systemctl stop", check=False).stdout.split()) == 2, "both to wait"
+    )
+    machine.run("touch", _GATE)
+    for run in (first, second):
+        step = _step(machine, run)
+        assert (step["conclusion"], step["outputs"]["active"]) == ("success", "inactive"), step
+
+
+def test_a_start_that_lasts_outlives_its_agent(machine: Machine) -> None:
+    """Killed in the middle and started again, the agent has the one result of the one attempt."""
+    machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
+    run = _begun(machine, name="slow.service", state="started", enabled="true", **{"daemon-reload": "true"})
+    _is(machine, "slow.service", "activating")
+    before = machine.pid("waterflow-agent")
+    machine.kill("waterflow-agent", "KILL")
+    machine.run("touch", _GATE)
+    _is(machine, "slow.service", "active")
+    wait_until(lambda: machine.pid("waterflow-agent") not in (0, before), "the agent's next process")
+    step = _step(machine, run)
+    assert step["conclusion"] == "success", step
+    assert step["outputs"] == {"changed": True, "active": "active", "sub-state": "exited", "enabled": "enabled"}
+    assert len(step["attempts"]) == 1
+    assert [line for line in machine.lines(run) if "slow.service:" in line] == [
+        "slow.service: active (exited), changed"
+    ]

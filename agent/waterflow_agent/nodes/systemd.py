@@ -1,4 +1,7 @@
-"""The node `systemd/unit`: a unit as it should be: started or stopped, enabled or not, and only changed when it is not so."""
+"""The node `systemd/unit`: a unit as it should be: started or stopped, enabled or not, and only changed when it is not so.
+
+A unit on its way is not there yet: asking systemd for what it is already about to do waits for it, and starts nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 from waterflow_agent.nodes import commands, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
-_ACTIVE = ("active", "activating", "reloading")
+_STARTED = ("active", "reloading")
+_STOPPED = ("inactive", "failed")
 
 
 class Unit(Node[schema.SystemdUnit]):
@@ -30,8 +34,7 @@ class Unit(Node[schema.SystemdUnit]):
             if is_enabled != given.enabled:
                 await self._do(context, "enable" if given.enabled else "disable", given.name)
                 changed = True
-        is_active = before["ActiveState"] in _ACTIVE
-        verb = self._verb(given, is_active)
+        verb = self._verb(given, before["ActiveState"])
         if verb is not None:
             await self._do(context, verb, given.name)
             changed = True
@@ -51,17 +54,18 @@ class Unit(Node[schema.SystemdUnit]):
         )
         return outputs
 
-    def _verb(self, given: schema.SystemdUnit, is_active: bool) -> str | None:
+    def _verb(self, given: schema.SystemdUnit, state: str) -> str | None:
+        reload = "reload-or-restart" if given.reload and state in _STARTED else None
         match given.state:
             case "started":
-                return None if is_active and not given.reload else "reload-or-restart" if is_active else "start"
+                return reload if state in _STARTED else "start"
             case "stopped":
-                return "stop" if is_active else None
+                return None if state in _STOPPED else "stop"
             case "restarted":
                 return "restart"
             case "reloaded":
                 return "reload-or-restart"
-        return "reload-or-restart" if given.reload and is_active else None
+        return reload
 
     async def _show(self, context: Context, name: str) -> dict[str, str]:
         properties = ("LoadState", "ActiveState", "SubState", "UnitFileState")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import living
+from tests.integration.image_registry import Registry, registry
 from tests.integration.test_agent import Bench, bench, eventually
 from tests.integration.test_nodes_compose import plugins
 from tests.integration.test_nodes_docker import IMAGE, engine
 from tests.integration.transfer_world import Request, Server, served
 from tests.patience import PATIENCE_S
-from waterflow_agent.wire.messages import Outcome
+from waterflow_agent.wire.messages import Finished, Outcome, Task
 
 __all__ = ["bench", "engine", "plugins"]
 
@@ -32,6 +34,17 @@ COMPOSE = f"""services:
     volumes: ["{{gate}}:/gate:ro"]
     healthcheck: {{{{test: [CMD, cat, /gate/open], interval: 1s, timeout: 10s, retries: 600}}}}
 """
+#: A service that says when it is asked to end, and has more time for it than a test has.
+SLOW_TO_END = f"""services:
+  web:
+    image: {IMAGE}
+    command: [sh, -c, "{STAYS}"]
+    environment: {{{{TOKEN: "${{{{TOKEN:?}}}}"}}}}
+    network_mode: none
+    stop_grace_period: 1h
+    volumes: ["{{gate}}:/gate:ro"]
+"""
+SECRET = "hunter2-of-a-step"
 
 
 class Lasting:
@@ -44,13 +57,21 @@ class Lasting:
         *,
         is_begun: Callable[[], object],
         go_on: Callable[[], object],
+        is_over: Callable[[], object] = lambda: True,
         env: dict[str, str] | None = None,
     ) -> None:
         self.node = node
         self.params = params
-        self.env = env or {}
+        self.env = {**(env or {}), "TOKEN": SECRET}
         self.is_begun = is_begun
         self.go_on = go_on
+        #: Nothing of it is at work any more, however it ended.
+        self.is_over = is_over
+
+    def task(self, bench: Bench, **fields: object) -> Task:
+        """The node, in a step that has a secret."""
+        more = {"params": self.params, "env": self.env, "secrets": [SECRET], **fields}
+        return bench.daemon.task(1, node=self.node, **more)
 
 
 # What they wait for -----------------------------------------------------------------------------------------------------
@@ -92,8 +113,9 @@ def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Ev
 class Containers:
     """An engine's containers, of one test."""
 
-    def __init__(self, engine: str, plugins: str, folder: Path) -> None:
-        self.env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": plugins, "HOME": str(folder)}
+    def __init__(self, engine: str, plugins: str, folder: Path, registry: Registry) -> None:
+        self.env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": plugins, "HOME": str(folder), "TOKEN": SECRET}
+        self.registry = registry
         self.gate = folder / "gate"
         self.gate.mkdir()
         self.folder = folder
@@ -113,7 +135,8 @@ class Containers:
             node,
             self._params(node),
             is_begun=lambda: self._is_begun(node),
-            go_on=(self.gate / "open").touch,
+            go_on=self.registry.go_on.set if node == "docker/pull" else (self.gate / "open").touch,
+            is_over=lambda: self._is_over(node),
             env=self.env,
         )
 
@@ -133,29 +156,57 @@ class Containers:
         if node == "docker/stop":
             self.begin("sh", "-c", STAYS)
             return {"container": "box", "grace": "100s"}
-        (self.folder / "compose.yml").write_text(COMPOSE.format(gate=self.gate))
-        return {"file": str(self.folder / "compose.yml"), "project": "long"}
+        if node == "docker/pull":
+            return {"image": self.registry.image}
+        file = self.folder / "compose.yml"
+        file.write_text((COMPOSE if node == "docker/compose-up" else SLOW_TO_END).format(gate=self.gate))
+        if node == "docker/compose-down":
+            self.docker("compose", "--file", str(file), "--project-name", "long", "up", "--detach")
+            assert self.docker("ps", "--quiet")
+        return {"file": str(file), "project": "long"}
 
     def _is_begun(self, node: str) -> bool:
         if node == "docker/exec":
             return "begun" in self.docker("exec", "box", "cat", "/begun")
         if node == "docker/stop":
             return "asked" in self.docker("logs", "box")
+        if node == "docker/compose-down":
+            return "asked" in self.docker("logs", "long-web-1")
+        if node == "docker/pull":
+            return self.registry.is_half.is_set()
         return bool(self.docker("ps", "--quiet"))
+
+    def _is_over(self, node: str) -> bool:
+        if node == "docker/run":
+            return not self.docker("ps", "--all", "--quiet")
+        if node == "docker/compose-down":
+            # What was told to end goes on doing so; the engine waits for it.
+            (self.gate / "open").touch()
+            return not self.docker("ps", "--quiet")
+        if node == "docker/pull":
+            registry = self.registry
+            is_asked = registry.is_half.is_set() and not registry.go_on.is_set() and not registry.is_left.is_set()
+            return not is_asked
+        return True
 
     def clear(self) -> None:
         """None of them stays."""
         found = self.docker("ps", "--all", "--quiet").split()
         if found:
             self.docker("rm", "--force", "--volumes", *found)
+        self.docker("rmi", "--force", self.registry.image)
 
 
-@pytest.fixture(params=["docker/run", "docker/exec", "docker/stop", "docker/compose-up"])
+CONTAINED = ("docker/run", "docker/exec", "docker/stop", "docker/pull", "docker/compose-up", "docker/compose-down")
+
+
+@pytest.fixture(params=CONTAINED)
 def contained(request: pytest.FixtureRequest, engine: str, plugins: str, tmp_path: Path) -> Iterator[Lasting]:
-    """A docker node that waits for a container."""
-    containers = Containers(engine, plugins, tmp_path)
-    yield containers.lasting(request.param)
-    containers.clear()
+    """A docker node that waits for a container, or for a registry."""
+    with registry() as images:
+        containers = Containers(engine, plugins, tmp_path, images)
+        yield containers.lasting(request.param)
+        containers.clear()
 
 
 # What becomes of them ---------------------------------------------------------------------------------------------------
@@ -163,31 +214,48 @@ def contained(request: pytest.FixtureRequest, engine: str, plugins: str, tmp_pat
 
 async def _cancelled(bench: Bench, node: Lasting) -> None:
     await bench.start()
-    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env, grace_ms=60_000)
+    task = node.task(bench)
     bench.daemon.offer(task)
     await eventually(node.is_begun)
     bench.daemon.cancel(task.key)
-    finished = await bench.daemon.result(task.key)
+    finished = await _judged(bench, node, task)
     assert (finished.outcome, finished.reason_code) == (Outcome.CANCELLED, "cancel-requested")
+    assert finished.reason_text == "cancelled: a test said so"
 
 
 async def _too_slow(bench: Bench, node: Lasting) -> None:
     await bench.start()
-    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env, timeout_ms=2_000, grace_ms=60_000)
-    finished, _ = await bench.daemon.run(task)
+    task = node.task(bench, timeout_ms=2_000)
+    bench.daemon.offer(task)
+    finished = await _judged(bench, node, task)
     assert (finished.outcome, finished.reason_code) == (Outcome.TIMED_OUT, "timeout")
+    assert finished.reason_text == "stopped: the time-out of 2 s has passed"
 
 
 async def _restarted(bench: Bench, node: Lasting) -> None:
     await bench.start_process()
-    task = bench.daemon.task(1, node=node.node, params=node.params, env=node.env)
+    task = node.task(bench)
     bench.daemon.offer(task)
     await eventually(node.is_begun)
     await bench.kill()
     node.go_on()
     await bench.start_process()
-    finished = await bench.daemon.result(task.key)
+    finished = await _judged(bench, node, task)
     assert finished.outcome is Outcome.SUCCESS, finished
+
+
+async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
+    """Its result, which arrives once; nothing of it is left at work or on the disk, and its secret is nowhere."""
+    output = await bench.daemon.output(task.key)
+    finished = await bench.daemon.result(task.key)
+    await eventually(node.is_over)
+    await eventually(lambda: not list((bench.data_dir / "runner/attempts").glob(f"{task.key.run}*")))
+    # What has been said twice has arrived before the result of a later step.
+    await bench.daemon.run(bench.daemon.task(2, node="log", params={"message": "later"}))
+    assert [one.key for one in bench.daemon.finished].count(task.key) == 1
+    assert SECRET.encode() not in output + repr(finished).encode()
+    assert living.holding(bench.data_dir, SECRET.encode()) == []
+    return finished
 
 
 @pytest.mark.parametrize("fate", [_cancelled, _too_slow, _restarted])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,53 @@ def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "target"]
 
 
+@pytest.mark.parametrize("node", ["file/write", "file/template"])
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str) -> None:
+    """A pipe would never end, nor would a device."""
+    path = "pipe"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "source").write_text("x")
+    if node == "file/write":
+        ended = bad(node, tmp_path, path=path, content="x")
+        assert ended.text == f"{tmp_path / path} is no file"
+    else:
+        assert bad(node, tmp_path, source=path, path="a").text == f"{tmp_path / path} is no file"
+        assert bad(node, tmp_path, source="source", path=path).text == f"{tmp_path / path} is no file"
+    assert ended.exit_code == 1 if node == "file/write" else True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pipe", "source"]
+
+
+@pytest.mark.root
+def test_a_full_disk_may_be_tried_again_and_an_owner_may_be_a_number(tmp_path: Path) -> None:
+    """The old file stays as it was, and nothing beside it; an owner that is kept is kept."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        assert good("file/write", tmp_path, path="disk/a", content="old", owner="1234:2345").outputs["changed"]
+        ended = bad("file/write", tmp_path, path="disk/a", content="x" * 100_000, backup=True)
+        assert (ended.exit_code, os.strerror(errno.ENOSPC) in ended.text) == (75, True), ended
+        (tmp_path / "large").write_text("x" * 100_000)
+        assert bad("file/template", tmp_path, source="large", path="disk/b").exit_code == 75
+        assert (disk / "a").read_text() == "old"
+        assert [path.name for path in disk.iterdir() if not path.name.endswith(".bak")] == ["a"]
+        good("file/write", tmp_path, path="disk/a", content="new")
+        assert good("file/write", tmp_path, path="disk/a", content="new", owner="1234").outputs["changed"] is False
+        found = (disk / "a").stat()
+        assert (found.st_uid, found.st_gid) == (1234, 2345)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_long_difference_is_cut(tmp_path: Path) -> None:
+    """With the number of lines that are missing; of what is binary there is none."""
+    good("file/write", tmp_path, path="a", content="".join(f"{number}\n" for number in range(1000)))
+    ended = good("file/write", tmp_path, path="a", content="")
+    assert "... 803 more lines" in ended.printed
+    assert "\0" not in good("file/write", tmp_path, path="a", content="x\0y").printed
+
+
 def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
     """Values once, never again; a dollar sign can be written."""
     (tmp_path / "app.tmpl").write_text("port=${port} tls=${tls} name=${name} $${kept}\n")
@@ -72,6 +121,8 @@ def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
     assert (tmp_path / "app").read_text() == "port=80 tls=true name=${port} ${kept}\n"
     assert "name, tls" in bad("file/template", tmp_path, source="app.tmpl", path="app", values={"port": 1}).text
     assert "No such file" in bad("file/template", tmp_path, source="none", path="app").text
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    assert bad("file/template", tmp_path, source="binary", path="app").text == f"{tmp_path}/binary is not UTF-8"
 
 
 def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
@@ -98,7 +149,31 @@ def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> No
     assert "recursive" in bad("file/delete", tmp_path, path="folder").text
     assert good("file/delete", tmp_path, path="folder", recursive=True).outputs == {"changed": True}
     for path in ("/", str(tmp_path)):
-        assert "not deleted" in bad("file/delete", tmp_path, path=path, recursive=True).text
+        assert "is not deleted" in bad("file/delete", tmp_path, path=path, recursive=True).text
+
+
+def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> None:
+    """Nor does a directory above it."""
+    work = tmp_path / "home" / "work"
+    (work / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(work)
+    for path in ("folder/..", "..", "../../home", f"{tmp_path}/link/folder/.."):
+        ended = bad("file/delete", work, path=path, recursive=True)
+        assert "is not deleted" in ended.text, path
+        assert (work / "folder").is_dir()
+    # What is only beside it, and the link itself, are like all others.
+    (tmp_path / "home" / "beside").mkdir()
+    assert good("file/delete", work, path="../beside", recursive=True).outputs["changed"]
+    assert good("file/delete", work, path="../../link").outputs["changed"]
+
+
+def test_what_cannot_be_deleted_says_why(tmp_path: Path) -> None:
+    """Which is no success for a file that is there all the same."""
+    ended = bad("file/delete", tmp_path, path="/proc/self/status")
+    assert ended.exit_code == 1
+    assert ended.text.startswith("cannot delete /proc/self/status: ")
+    ended = bad("file/read", tmp_path, path="/proc/self/mem")
+    assert ended.text.startswith("cannot read /proc/self/mem: ")
 
 
 @pytest.mark.parametrize(
@@ -109,3 +184,20 @@ def test_wrong_parameters_name_the_field(tmp_path: Path, params: dict[str, objec
     ended = run_node("file/write", params, directory=tmp_path)
     assert ended.outcome is Outcome.FAILURE
     assert "with" in ended.text or "missing key" in ended.text or "unknown key" in ended.text
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/a", "x" * 300, "file/a"])
+def test_a_path_that_no_file_can_have_is_one_sentence(tmp_path: Path, name: str) -> None:
+    """For each node, and without a word of ours about where it came up."""
+    (tmp_path / "file").write_text("x")
+    for node, params in (
+        ("file/write", {"path": name, "content": "x"}),
+        ("file/template", {"source": name, "path": "b"}),
+        ("file/template", {"source": "file", "path": name}),
+        ("file/read", {"path": name}),
+    ):
+        ended = bad(node, tmp_path, **params)
+        assert ended.exit_code == 1, (node, ended)
+        assert "Traceback" not in ended.printed, (node, ended)
+    gone = run_node("file/delete", {"path": name}, directory=tmp_path)
+    assert "Traceback" not in gone.printed

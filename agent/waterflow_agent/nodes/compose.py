@@ -7,6 +7,7 @@ What has been started stays when something fails or the step is cancelled: it is
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from waterflow_agent.nodes import commands, schema
@@ -29,7 +30,8 @@ async def _program(context: Context) -> list[str]:
 
 def _options(context: Context, given: schema.ComposeUp | schema.ComposeDown) -> list[str]:
     file = context.path(given.file)
-    if not file.is_file():
+    # Not of pathlib, whose question may be an error by itself.
+    if not os.path.isfile(file):
         raise NodeFailure(f"{file} does not exist")
     options = ["--file", str(file), "--ansi", "never", "--progress", "plain"]
     if given.project is not None:

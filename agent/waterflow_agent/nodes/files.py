@@ -30,8 +30,15 @@ def _checksum(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _failure(what: str, path: Path, error: OSError) -> NodeFailure:
+def failure(what: str, path: Path, error: OSError) -> NodeFailure:
+    """Why `what` did not come about; a disk that is full now may have room later."""
     return NodeFailure(f"{what} {path}: {error.strerror}", may_retry=error.errno in (28, 122))
+
+
+def _check_is_file(path: Path) -> None:
+    """Raises `NodeFailure` for a pipe, or a device, which could be read for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise NodeFailure(f"{path} is no file")
 
 
 class _Writer:
@@ -69,7 +76,7 @@ class _Writer:
                 )
             changed = differs | self._adjust(mode, owner)
         except OSError as error:
-            raise _failure("cannot write", path, error) from error
+            raise failure("cannot write", path, error) from error
         self._context.log(f"{path}: {'changed' if changed else 'as it should be'}")
         return {"changed": changed, "path": str(path), "checksum": _checksum(self._content)}
 
@@ -78,6 +85,7 @@ class _Writer:
             raise NodeFailure(f"{self._path} is a link; follow: true writes the file that it leads to")
         if self._path.is_dir():
             raise NodeFailure(f"{self._path} is a directory")
+        _check_is_file(self._path)
         try:
             return self._path.read_bytes()
         except FileNotFoundError:
@@ -146,10 +154,11 @@ class Template(Node[schema.FileTemplate]):
     async def run(self, context: Context, given: schema.FileTemplate) -> dict[str, Any]:
         """See the base class."""
         source = context.path(given.source)
+        _check_is_file(source)
         try:
             text = source.read_text("utf-8")
         except OSError as error:
-            raise _failure("cannot read", source, error) from error
+            raise failure("cannot read", source, error) from error
         except UnicodeDecodeError as error:
             raise NodeFailure(f"{source} is not UTF-8") from error
         missing = sorted({name for name in _NAME.findall(text.replace("$${", "")) if name not in given.values})
@@ -180,7 +189,7 @@ class Read(Node[schema.FileRead]):
             with path.open("rb") as file:
                 content = file.read(given.max_bytes + 1)
         except OSError as error:
-            raise _failure("cannot read", path, error) from error
+            raise failure("cannot read", path, error) from error
         if len(content) > given.max_bytes:
             raise NodeFailure(f"{path} has more than {given.max_bytes} bytes; raise max-bytes")
         try:
@@ -188,6 +197,16 @@ class Read(Node[schema.FileRead]):
         except UnicodeDecodeError as error:
             raise NodeFailure(f"{path} is not UTF-8") from error
         return {"content": text, "checksum": _checksum(content), "bytes": len(content)}
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Whether `path` is in the folder, or is the folder; in a link there is nothing."""
+    return not os.path.islink(folder) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _remove(folder: Path) -> None:
+    # By its real name: of `a/..` the last part cannot be removed.
+    shutil.rmtree(os.path.realpath(folder))
 
 
 class Delete(Node[schema.FileDelete]):
@@ -198,19 +217,19 @@ class Delete(Node[schema.FileDelete]):
     async def run(self, context: Context, given: schema.FileDelete) -> dict[str, Any]:
         """See the base class."""
         path = context.path(given.path)
-        if path in (Path("/"), Path.home()) or path == context.workspace:
-            raise NodeFailure(f"{path} is not deleted")
+        if any(_holds(path, kept) for kept in (context.workspace, Path.home())):
+            raise NodeFailure(f"{path} is not deleted: it holds the job's directory, or the home directory")
         try:
             if path.is_dir() and not path.is_symlink():
                 if not given.recursive:
                     raise NodeFailure(f"{path} is a directory; recursive: true deletes all of it")
-                shutil.rmtree(path)
+                _remove(path)
             elif path.exists() or path.is_symlink():
                 path.unlink()
             else:
                 context.log(f"{path}: not there")
                 return {"changed": False}
         except OSError as error:
-            raise _failure("cannot delete", path, error) from error
+            raise failure("cannot delete", path, error) from error
         context.log(f"{path}: deleted")
         return {"changed": True}

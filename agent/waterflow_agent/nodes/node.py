@@ -65,8 +65,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         print(text, file=sys.stderr, flush=True)
 
     def path(self, text: str) -> Path:
-        """A path that a parameter gives, as an absolute one."""
-        return self.directory / Path(text).expanduser()
+        """A path that a parameter gives, as an absolute one. Raises `NodeFailure` for one that no file can have."""
+        if "\0" in text:
+            raise NodeFailure(f"{text!r} is no path")
+        try:
+            return self.directory / Path(text).expanduser()
+        except RuntimeError as error:
+            raise NodeFailure(f"{text}: there is no such user on this server") from error
 
 
 Given = TypeVar("Given", bound=msgspec.Struct)

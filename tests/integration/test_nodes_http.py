@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration import remote_world
+from tests.integration.transfer_world import Request, served
+from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
 
@@ -127,6 +133,122 @@ def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -
     assert ended.outputs["body"] == ""
 
 
+def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, tmp_path: Path) -> None:
+    """Too large, or no place for it: the file that was there stays, and there is none beside it."""
+    (tmp_path / "out.bin").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for url, save_to, text in (
+        (f"{server.url}/large", "out.bin", "more than 1000 bytes"),
+        (server.url, "none/out.bin", "cannot write"),
+        (server.url, "folder", "cannot write"),
+    ):
+        ended = run("http/request", tmp_path, url=url, save_to=save_to, max_bytes=1000)
+        assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+        assert text in ended.text
+        assert "Traceback" not in ended.printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "out.bin"]
+    assert (tmp_path / "out.bin").read_text() == "old"
+
+
+@pytest.mark.root
+def test_a_full_disk_may_be_tried_again(server: Server, tmp_path: Path) -> None:
+    """It may have room later."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        ended = run("http/request", tmp_path, url=f"{server.url}/large", save_to="disk/out")
+        assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
+        assert os.strerror(errno.ENOSPC) in ended.text
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("node", ["http/request", "http/wait"])
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"url": "http://"}, "is no address"),
+        ({"url": "http://[::1/"}, "the address is no address"),
+        ({"expect-status": "200, fine"}, '"fine" is no status; write 200, or 2xx for all of them'),
+        ({"timeout": "soon"}, "timeout: expected a duration such as 30s or a number of seconds, not 'soon'"),
+        ({"timeout": 0}, "timeout: expected a duration"),
+        ({"verify": "/none.pem"}, "verify: /none.pem: No such file or directory"),
+    ],
+)
+def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, node: str, params: dict[str, object], text: str) -> None:
+    """With one sentence, and no word of ours about where it came up."""
+    ended = run_node(node, {"url": "http://127.0.0.1:9/", **params}, directory=tmp_path)
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+    assert text in ended.text
+    assert "Traceback" not in ended.printed
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"method": "GE T"}, "method"),
+        ({"headers": {"X-Token": "hunter2\nX-B: c"}}, 'headers: "X-Token" has a value that no header can have'),
+        ({"headers": {"X-Token": "hunter2 ü"}}, 'headers: "X-Token" has a value that no header can have'),
+        ({"headers": {"X Token": "hunter2"}}, 'headers: "X Token" is no name of a header'),
+        ({"retry-status": "never"}, '"never" is no status'),
+    ],
+)
+def test_what_no_request_can_have_is_exit_code_1(
+    server: Server, tmp_path: Path, params: dict[str, object], text: str
+) -> None:
+    """Nothing is sent, and a value, which may be a secret, is not shown."""
+    ended = run_node("http/request", {"url": server.url, **params}, directory=tmp_path)
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+    assert text in ended.text
+    assert "hunter2" not in ended.text + ended.printed
+    assert server.seen == []
+
+
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    """By the system's authorities, by the one that is given, or not at all; one that is not trusted never becomes so."""
+    tls = remote_world.authority(tmp_path / "tls")
+    with served(lambda request: request.reply(200, b"x"), tls) as server:
+        refused = run("http/request", tmp_path, url=server.url)
+        assert (refused.outcome, refused.exit_code) == (Outcome.FAILURE, 1), refused
+        assert "CERTIFICATE_VERIFY_FAILED" in refused.text
+        hook = run("notify/webhook", tmp_path, url=f"{server.url}/hunter2", message="x")
+        assert (hook.outcome, hook.exit_code) == (Outcome.FAILURE, 1), hook
+        assert "hunter2" not in hook.text + hook.printed
+        for node in ("http/request", "http/wait"):
+            assert run(node, tmp_path, url=server.url, verify=str(tls)).outcome is Outcome.SUCCESS
+            assert run(node, tmp_path, url=server.url, verify=False).outcome is Outcome.SUCCESS
+        late = run("http/wait", tmp_path, url=server.url, timeout="1s", interval="50ms")
+        assert (late.outcome, late.exit_code) == (Outcome.FAILURE, 75), late
+        assert "CERTIFICATE_VERIFY_FAILED" in late.text
+
+
+def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: Path) -> None:
+    """In time; with the address but without its query."""
+    go_on = threading.Event()
+
+    def answer(request: Request) -> None:
+        if request.path.startswith("/still"):
+            go_on.wait(PATIENCE_S)
+        else:
+            request.reply(200, b"beginning", length=100)
+            request.close_connection = True
+
+    with served(answer) as server:
+        for path in ("still", "broken"):
+            ended = run("http/request", tmp_path, url=f"{server.url}/{path}?key=hunter2", timeout="1s", save_to="out")
+            assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
+            assert ended.text.startswith(f"GET {server.url}/{path}: ")
+            assert "hunter2" not in ended.text + ended.printed
+        still = run("notify/webhook", tmp_path, url=f"{server.url}/still", message="x", timeout="1s")
+        assert (still.outcome, still.exit_code) == (Outcome.FAILURE, 75), still
+        assert still.text == "the hook cannot be reached: ReadTimeout"
+        go_on.set()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Server, tmp_path: Path) -> None:
     """Each attempt counts; what was last seen is said."""
     ended = run("http/wait", tmp_path, url=f"{server.url}/later/3", interval="20ms")
@@ -157,3 +279,42 @@ def test_a_hook_that_refuses_is_a_failure_without_its_address(server: Server, tm
     ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/500", message="x")
     assert ended.exit_code == 75
     assert "127.0.0.1" not in ended.text + ended.printed
+
+
+@pytest.mark.parametrize(
+    ("params", "exit_code", "text"),
+    [
+        ({"message": "x", "url": "http://"}, 1, "url is no address"),
+        ({"message": "x", "url": "ftp://127.0.0.1/hunter2"}, 1, "url is no address"),
+        ({"message": "x", "url": "http://127.0.0.1:9/hunter2"}, 75, "the hook cannot be reached: ConnectError"),
+        ({}, 1, "message or json is needed"),
+        ({"message": "x", "json": {"a": 1}}, 1, "message and json exclude each other"),
+        ({"message": "x", "template": "irc"}, None, "with.template: invalid enum value 'irc'"),
+        ({"message": "x", "timeout": "soon"}, 1, "timeout: expected a duration"),
+    ],
+)
+def test_a_hook_that_cannot_be_asked_is_one_sentence(
+    tmp_path: Path, params: dict[str, object], exit_code: int | None, text: str
+) -> None:
+    """Only a server that is away may be tried again."""
+    ended = run_node("notify/webhook", {"url": "http://127.0.0.1:9/hunter2", **params}, directory=tmp_path)
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, exit_code), ended
+    assert text in ended.text
+    assert "hunter2" not in ended.text + ended.printed
+
+
+def test_a_message_may_be_any_json(server: Server, tmp_path: Path) -> None:
+    """As it was given; a plain message has a shape of its own."""
+    run("notify/webhook", tmp_path, url=server.url, json={"a": [1, None]})
+    run("notify/webhook", tmp_path, url=server.url, message="x")
+    assert [json.loads(body) for _, _, _, body in server.seen] == [{"a": [1, None]}, {"message": "x"}]
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(302, 1), (404, 1), (408, 75), (429, 75), (500, 75)])
+def test_a_hook_s_status_says_whether_trying_again_can_help(
+    server: Server, tmp_path: Path, status: int, exit_code: int
+) -> None:
+    """And is an output of the failure."""
+    ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/{status}", message="x")
+    assert (ended.exit_code, ended.text) == (exit_code, f"the hook answered {status}"), ended
+    assert ended.outputs == {"status": status}

@@ -7,13 +7,17 @@ failures after which trying again can help; `Retry-After` is waited for when it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import re
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 
-from waterflow_agent.nodes import schema
+from waterflow_agent.nodes import files, schema
 from waterflow_agent.nodes.durations import seconds
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
@@ -22,6 +26,9 @@ SHOWN_BYTES = 1024
 #: A `Retry-After` up to here is waited for by the node itself, once.
 RETRY_AFTER_S_MAX = 60.0
 _CHUNK = 64 << 10
+#: Of headers, as the library takes them.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 
 
 def _statuses(wanted: Any) -> list[range]:
@@ -42,11 +49,36 @@ def _is_in(status: int, ranges: list[range]) -> bool:
 
 
 def client(*, verify: bool | str, timeout_s: float) -> httpx.AsyncClient:
-    """A client that follows no redirect to another scheme's dangers: redirects are answers like others."""
+    """A client that follows no redirect to another scheme's dangers: redirects are answers like others.
+
+    Raises `NodeFailure` when there is no certificate in the file `verify`.
+    """
     import ssl
 
-    context: ssl.SSLContext | bool = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
+    try:
+        context: ssl.SSLContext | bool = (
+            ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
+        )
+    except OSError as error:
+        raise NodeFailure(f"verify: {verify}: {error.strerror or error}") from error
     return httpx.AsyncClient(verify=context, timeout=timeout_s, follow_redirects=False)
+
+
+def headers(given: dict[str, str]) -> dict[str, str]:
+    """The headers, if a request can have them. Raises `NodeFailure`, without a value: the library's own error shows it."""
+    for name, value in given.items():
+        if not _NAME.fullmatch(name):
+            raise NodeFailure(f'headers: "{name}" is no name of a header')
+        if not _VALUE.fullmatch(value):
+            why = "a line break, a space at an end, or a letter that is not ASCII"
+            raise NodeFailure(f'headers: "{name}" has a value that no header can have: {why}')
+    return given
+
+
+def may_pass(error: httpx.HTTPError) -> bool:
+    """Whether trying again can help: not with what is no request, nor with a certificate that is not trusted."""
+    is_request = not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+    return is_request and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
 class Request(Node[schema.HttpRequest]):
@@ -84,7 +116,7 @@ class Request(Node[schema.HttpRequest]):
             request = http.build_request(
                 given.method.upper(),
                 given.url,
-                headers=given.headers,
+                headers=headers(given.headers),
                 params=given.query or None,
                 content=given.body.encode() if given.body is not None else None,
                 json=given.json,
@@ -99,7 +131,7 @@ class Request(Node[schema.HttpRequest]):
             raise NodeFailure(f"{_shown(given.url)} is no address: {error}") from error
         except httpx.HTTPError as error:
             text = str(error) or type(error).__name__
-            raise NodeFailure(f"{given.method} {_shown(given.url)}: {text}", may_retry=True) from error
+            raise NodeFailure(f"{given.method} {_shown(given.url)}: {text}", may_retry=may_pass(error)) from error
         elapsed_ms = round((time.monotonic() - began) * 1000)
         context.log(f"{given.method.upper()} {_shown(given.url)}: {response.status_code} in {elapsed_ms} ms")
         return {
@@ -112,26 +144,32 @@ class Request(Node[schema.HttpRequest]):
 
     async def _read(self, context: Context, given: schema.HttpRequest, response: httpx.Response) -> str:
         target = context.path(given.save_to) if given.save_to is not None and response.is_success else None
-        content = bytearray()
-        size = 0
-        new = target.with_name(f".{target.name}.new") if target is not None else None
-        file = new.open("wb") if new is not None else None
+        if target is None:
+            content = b"".join([chunk async for chunk in self._chunks(given, response)])
+            return content.decode(response.charset_encoding or "utf-8", "replace")
+        new = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
-            async for chunk in response.aiter_bytes(_CHUNK):
-                size += len(chunk)
-                if size > given.max_bytes:
-                    raise NodeFailure(f"the answer has more than {given.max_bytes} bytes; raise max-bytes")
-                if file is not None:
+            with new.open("wb") as file:
+                async for chunk in self._chunks(given, response):
                     file.write(chunk)
-                else:
-                    content += chunk
-        finally:
-            if file is not None:
-                file.close()
-        if new is not None and target is not None:
+                size = file.tell()
             new.replace(target)
-            context.log(f"saved {size} bytes to {target}")
-        return content.decode(response.charset_encoding or "utf-8", "replace")
+        except OSError as error:
+            raise files.failure("cannot write", target, error) from error
+        finally:
+            # Also when the step is cancelled; what is complete has another name by then.
+            with contextlib.suppress(OSError):
+                new.unlink()
+        context.log(f"saved {size} bytes to {target}")
+        return ""
+
+    async def _chunks(self, given: schema.HttpRequest, response: httpx.Response) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in response.aiter_bytes(_CHUNK):
+            size += len(chunk)
+            if size > given.max_bytes:
+                raise NodeFailure(f"the answer has more than {given.max_bytes} bytes; raise max-bytes")
+            yield chunk
 
 
 def _parsed(response: httpx.Response, body: str) -> Any:

@@ -33,7 +33,9 @@ class Webhook(Node[schema.NotifyWebhook]):
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise NodeFailure("url is no address") from error
         except httpx.HTTPError as error:
-            raise NodeFailure(f"the hook cannot be reached: {type(error).__name__}", may_retry=True) from error
+            raise NodeFailure(
+                f"the hook cannot be reached: {type(error).__name__}", may_retry=http.may_pass(error)
+            ) from error
         outputs = {"status": response.status_code}
         if not response.is_success:
             may_retry = response.status_code in (408, 429) or response.status_code >= 500

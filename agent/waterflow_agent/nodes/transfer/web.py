@@ -30,11 +30,8 @@ class Web:
 
     def __init__(self, address: Address, *, headers: dict[str, str], verify: bool | str, timeout_s: float) -> None:
         self._address = address
-        self._headers = headers
-        try:
-            self._client = http.client(verify=verify, timeout_s=timeout_s)
-        except OSError as error:
-            raise NodeFailure(f"verify: {verify}: {error.strerror or error}") from error
+        self._headers = http.headers(headers)
+        self._client = http.client(verify=verify, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,8 +117,5 @@ class Web:
         )
 
     def _failure(self, method: str, error: httpx.HTTPError) -> NodeFailure:
-        if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-            return NodeFailure(f"{method} {self._address}: {error}")
         text = str(error) or type(error).__name__
-        # A certificate that is not trusted does not become so by itself.
-        return NodeFailure(f"{method} {self._address}: {text}", may_retry="CERTIFICATE_VERIFY_FAILED" not in text)
+        return NodeFailure(f"{method} {self._address}: {text}", may_retry=http.may_pass(error))

@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.engine_relay import relayed
 from tests.integration.image_registry import registry
+from tests.integration.transfer_world import signalled, wait_until
 from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
@@ -165,3 +168,116 @@ def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: P
         spoiled = run(node, tmp_path, engine, image=images.image)
         assert (spoiled.outcome, spoiled.exit_code) == (Outcome.FAILURE, 75), spoiled
         assert "verification failed" in spoiled.text
+
+
+@pytest.mark.parametrize(
+    ("node", "params", "text"),
+    [
+        ("docker/exec", {}, "either command, or container and run, is needed"),
+        ("docker/exec", {"command": "ps", "container": "box"}, "either command, or container and run, is needed"),
+        ("docker/exec", {"container": "box"}, "run is needed with container"),
+        ("docker/exec", {"container": "box", "run": "echo 'x"}, "run: No closing quotation"),
+        ("docker/run", {"image": IMAGE, "command": "echo 'x"}, "command: No closing quotation"),
+        ("docker/run", {"image": IMAGE, "restart": "now"}, "with.restart: invalid enum value"),
+        ("docker/run", {"image": IMAGE, "command": "true", "network": "none-such"}, "network none-such not found"),
+        ("docker/run", {"image": IMAGE, "command": "true", "ports": {"eighty": 1}}, "eighty"),
+        ("docker/run", {"image": IMAGE, "network": "none"}, "No command specified"),
+        ("docker/run", {"image": IMAGE, "command": ["/none"], "network": "none", "name": "box"}, "/none"),
+        ("docker/stop", {"container": "box", "grace": "soon"}, "grace: expected a duration"),
+    ],
+)
+def test_what_never_gets_better_is_one_sentence(
+    engine: str, tmp_path: Path, node: str, params: dict[str, object], text: str
+) -> None:
+    """And no container stays, whose name the next attempt would find taken."""
+    ended = run_node(node, params, directory=tmp_path, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
+    assert (ended.outcome, ended.exit_code or 1) == (Outcome.FAILURE, 1), ended
+    assert text in ended.text, ended
+    assert "Traceback" not in ended.printed
+    assert _containers(engine) == []
+
+
+def test_a_command_that_fails_keeps_its_exit_code_and_output(engine: str, tmp_path: Path) -> None:
+    """A name that is taken is a failure, and the container that has it stays."""
+    run("docker/run", tmp_path, engine, image=IMAGE, command=["sleep", "300"], name="box", detach=True, network="none")
+    try:
+        inside = run("docker/exec", tmp_path, engine, container="box", run="sh -c 'echo said; exit 3'")
+        assert (inside.outcome, inside.exit_code) == (Outcome.FAILURE, 1), inside
+        assert inside.outputs == {"exit-code": 3, "stdout": "said\n"}
+        assert inside.text == "docker ended with exit code 3"
+        taken = run("docker/run", tmp_path, engine, image=IMAGE, command="true", name="box", network="none")
+        assert (taken.outcome, taken.exit_code) == (Outcome.FAILURE, 1), taken
+        assert "already in use" in taken.text
+        assert _containers(engine) == ["box"]
+    finally:
+        run("docker/stop", tmp_path, engine, container="box", grace="1s", remove=True)
+
+
+@pytest.mark.parametrize(
+    ("node", "params"),
+    [
+        ("docker/exec", {"command": "ps"}),
+        ("docker/pull", {"image": IMAGE}),
+        ("docker/run", {"image": IMAGE}),
+        ("docker/stop", {"container": "box"}),
+    ],
+)
+def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params: dict[str, object]) -> None:
+    """Exit code 75; a program that is missing stays so."""
+    env = {"DOCKER_HOST": "unix:///tmp/no-engine-here.sock"}
+    away = run_node(node, params, directory=tmp_path, env=env)
+    assert (away.outcome, away.exit_code) == (Outcome.FAILURE, 75), away
+    assert "Traceback" not in away.printed
+    if node == "docker/exec":
+        assert "Cannot connect to the Docker daemon" in away.text
+        (tmp_path / "docker").write_text("")
+        closed = run_node(node, params, directory=tmp_path, env={"PATH": str(tmp_path)})
+        assert (closed.exit_code, closed.text) == (1, "docker cannot be started: Permission denied")
+        (tmp_path / "docker").unlink()
+        missing = run_node(node, params, directory=tmp_path, env={"PATH": str(tmp_path)})
+        assert (missing.exit_code, missing.text) == (1, "there is no program docker on this server")
+
+
+def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, tmp_path: Path) -> None:
+    """Exit code 75, since what has come is kept or thrown away as a whole."""
+    with registry() as images, relayed(engine) as relay:
+        cutter = threading.Thread(target=lambda: images.is_half.wait(PATIENCE_S) and relay.cut())
+        cutter.start()
+        ended = run("docker/pull", tmp_path, relay.address, image=images.image)
+        cutter.join()
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
+    assert ended.text.startswith("the Docker engine has gone: ")
+    assert "Traceback" not in ended.printed
+
+
+def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: str, tmp_path: Path) -> None:
+    """Which is no reason to begin it a second time; outputs say which one it was."""
+    with relayed(engine) as relay:
+        cutter = threading.Thread(target=lambda: (wait_until(lambda: _containers(engine, "--quiet")), relay.cut()))
+        cutter.start()
+        ended = run("docker/run", tmp_path, relay.address, image=IMAGE, command="sleep 300", network="none", name="box")
+        cutter.join()
+    try:
+        assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+        assert ended.text == "the Docker engine has gone: nobody knows how the container box ended"
+        assert ended.outputs["name"] == "box"
+        assert "Traceback" not in ended.printed
+    finally:
+        run("docker/stop", tmp_path, engine, container="box", grace="1s", remove=True)
+
+
+def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_path: Path) -> None:
+    """The engine's answer is on its way when the step has to end."""
+    with relayed(engine, b"/containers/create") as relay:
+        command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
+        params = {"image": IMAGE, "command": command, "network": "none", "name": "box"}
+        env = {"DOCKER_HOST": relay.address}
+        ended = signalled(tmp_path, params, relay.is_asked.is_set, node="docker/run", env=env, after=relay.go_on.set)
+    assert ended.returncode == 143, ended.stdout
+    assert _containers(engine) == []
+
+
+def _containers(engine: str, *options: str) -> list[str]:
+    """Names of the containers, or numbers of those that run."""
+    argv = ["docker", "--host", engine, "ps", *(options or ("--all", "--format", "{{.Names}}"))]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()

@@ -52,12 +52,18 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def signalled(
-    directory: Path, params: dict[str, Any], is_time: Callable[[], bool], *, env: dict[str, str] | None = None
+    directory: Path,
+    params: dict[str, Any],
+    is_time: Callable[[], bool],
+    *,
+    node: str = "file/transfer",
+    env: dict[str, str] | None = None,
+    after: Callable[[], object] = lambda: None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Starts the node, sends it what a cancel sends when the time has come, and gives how it ended."""
+    """Starts the node, sends it what a cancel sends when the time has come, then calls `after`, and gives how it ended."""
     with tempfile.TemporaryDirectory() as files:
         task = messages.Task(
-            key=messages.TaskKey("run", "job", "step", 1, 1), node="file/transfer", params=params, env=_environment(env),
+            key=messages.TaskKey("run", "job", "step", 1, 1), node=node, params=params, env=_environment(env),
             step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
             output_bytes_max=1 << 20, boot_id="", instance="",
         )  # fmt: skip
@@ -70,6 +76,7 @@ def signalled(
         try:
             wait_until(lambda: is_time() or process.poll() is not None)
             process.send_signal(signal.SIGTERM)
+            after()
             printed, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()

@@ -80,6 +80,10 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
 
     broken = _ended(machine, name="broken.service", state="started")
     assert broken["conclusion"] == "failure"
+    assert broken["reason"]["text"] == "systemctl start broken.service ended with exit code 1"
+    machine.systemctl("mask", "masked.service")
+    masked = _ended(machine, name="masked.service", enabled="true")
+    assert masked["reason"]["text"] == "systemctl enable masked.service ended with exit code 1"
     missing = _ended(machine, name="no-such-unit.service", state="started")
     assert "there is no unit" in missing["reason"]["text"]
 

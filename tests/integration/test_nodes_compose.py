@@ -202,6 +202,27 @@ def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> No
     assert none.text == "there is no program docker on this server"
 
 
+@pytest.mark.parametrize(
+    ("answer", "exit_code", "text"),
+    [
+        ("echo '<html>'", 1, "docker compose ps printed what is no list of services"),
+        ("echo no such thing >&2; exit 5", 1, "docker compose ps ended with exit code 5: no such thing"),
+        ("echo Cannot connect to the Docker daemon >&2; exit 1", 75, "ended with exit code 1: Cannot connect to the"),
+    ],
+)
+def test_a_list_of_services_that_cannot_be_read_is_a_failure(
+    tmp_path: Path, answer: str, exit_code: int, text: str
+) -> None:
+    """They are up then, but nobody knows how they are."""
+    (tmp_path / "compose.yml").write_text("services: {}\n")
+    (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$*" in *version*) echo 2.22.0;; *" ps "*) {answer};; esac\n')
+    (tmp_path / "docker").chmod(0o755)
+    ended = run_node("docker/compose-up", {"file": "compose.yml"}, directory=tmp_path, env={"PATH": str(tmp_path)})
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, exit_code), ended
+    assert text in ended.text
+    assert ended.outputs == {"services": []}
+
+
 def test_a_cancel_ends_the_waiting(project: Project) -> None:
     """What has been started stays, and can be taken down."""
     project.write(check="/bin/none", retries=1_000)

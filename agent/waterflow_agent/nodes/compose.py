@@ -70,8 +70,10 @@ class Up(Node[schema.ComposeUp]):
         services = _services(shown)
         if done.exit_code:
             raise _failure("up", done, {"services": services or []})
-        if services is None:
+        if shown.exit_code:
             raise _failure("ps", shown, {"services": []})
+        if services is None:
+            raise NodeFailure("docker compose ps printed what is no list of services", outputs={"services": []})
         return {"services": services}
 
 

@@ -1,0 +1,58 @@
+"""`systemd/unit` on a machine without what it needs; with systemd it is tried in `tests/booted`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from waterflow_agent.testing import run_node
+from waterflow_agent.wire.messages import Outcome
+
+#: Systemd's own program, in a machine whose systemd cannot be reached.
+WITHOUT = """#!/bin/sh
+exec unshare --mount sh -c 'mount -t tmpfs none /run && exec {systemctl} "$@"' sh "$@"
+"""
+
+
+@pytest.mark.parametrize("name", ["-H", "--force"])
+def test_an_option_is_no_name_of_a_unit(tmp_path: Path, name: str) -> None:
+    """It never comes to systemctl."""
+    ended = run_node("systemd/unit", {"name": name, "state": "started"}, directory=tmp_path)
+    assert (ended.outcome, ended.exit_code, ended.text) == (Outcome.FAILURE, 1, f'"{name}" is no name of a unit')
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"name": "a.service", "state": "up"}, "with.state: invalid enum value"),
+        ({"name": ""}, "with.name: "),
+        ({"state": "started"}, "missing key name"),
+        ({"name": "a.service", "enabled": "yes"}, "with.enabled: "),
+    ],
+)
+def test_a_wrong_parameter_is_named(tmp_path: Path, params: dict[str, object], text: str) -> None:
+    """Before anything is asked of systemd."""
+    ended = run_node("systemd/unit", params, directory=tmp_path)
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, None), ended
+    assert text in ended.text
+
+
+def test_a_server_without_systemctl_says_so(tmp_path: Path) -> None:
+    """Trying again does not bring it."""
+    ended = run_node("systemd/unit", {"name": "a.service"}, directory=tmp_path, env={"PATH": str(tmp_path)})
+    assert (ended.exit_code, ended.text) == (1, "there is no program systemctl on this server")
+
+
+@pytest.mark.root
+def test_a_systemd_that_does_not_answer_may_come_back(tmp_path: Path) -> None:
+    """Exit code 75, and nothing was changed."""
+    systemctl = shutil.which("systemctl")
+    if systemctl is None:
+        pytest.skip("systemctl is not installed")
+    (tmp_path / "systemctl").write_text(WITHOUT.format(systemctl=systemctl))
+    (tmp_path / "systemctl").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    ended = run_node("systemd/unit", {"name": "a.service", "state": "started"}, directory=tmp_path, env=env)
+    assert (ended.exit_code, ended.text) == (75, "systemd does not answer on this server"), ended

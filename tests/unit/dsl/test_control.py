@@ -314,3 +314,18 @@ def test_pasting_is_marked(language: Language) -> None:
     """For whoever looks at the plan."""
     steps = language.steps("{run: 'x ${{ run.id }}', unsafe-interpolation: true}, {run: x, unsafe-interpolation: true}")
     assert [step.is_unsafe for step in steps] == [True, False]
+
+
+def test_branches_and_items_have_a_bound(language: Language) -> None:
+    """100 branches, 10,000 items; one more is an error that says so."""
+    for count, code in ((100, None), (101, "WF106")):
+        branches = ", ".join(["{run: x}"] * count)
+        text = f"jobs: {{j: {{runs-on: g, steps: [{{uses: parallel, with: {{branches: [{branches}]}}}}]}}}}"
+        assert language.plan(text).jobs if code is None else language.error(text).code == code
+    for count in (10_000, 10_001):
+        items = ", ".join(["1"] * count)
+        text = f"jobs: {{j: {{runs-on: g, steps: [{{uses: loop, with: {{items: [{items}], steps: [{{run: x}}]}}}}]}}}}"
+        if count == 10_000:
+            assert language.plan(text).jobs
+        else:
+            assert "a loop may have 10,000" in language.error(text).message

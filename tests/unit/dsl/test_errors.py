@@ -127,6 +127,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(steps="{uses: log, with: {message: [x]}}"), "WF115", "message: expected str"),
         (workflow(steps="{uses: shell, with: {run: x, env: {}}}"), "WF115", "key of the step"),
         (workflow(steps="{uses: sleep}"), "WF115", "duration or until"),
+        (workflow(steps="{uses: sleep, with: {duration: 1s, until: 0}}"), "WF115", "either duration or until"),
         (workflow(steps="{uses: sleep, with: {duration: soon}}"), "WF115", "30s"),
         (workflow(steps="{uses: sleep, with: {until: tomorrow}}"), "WF115", "instant"),
         (workflow(steps="{uses: fail, with: {exit-code: 0}}"), "WF115", "exit-code"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, outstanding
@@ -85,3 +89,21 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
         f"jobs: {{a: {{runs-on: web, steps: [{{uses: sleep, with: {{duration: \"${{{{ fromJSON('{digits}') }}}}\"}}}}]}}}}"
     )
     assert world.run.conclusion is Conclusion.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"items": "${{ run.id }}"}, "items is no list"),
+        ({"items": "${{ fromJSON(format('[{0},1,2,3]', join(range(0, 9999), ','))) }}"}, "items; the limit is 10000"),
+        ({"items": [1], "max-parallel": "${{ fromJSON('0') }}"}, "max-parallel is 0"),
+        ({"while": "true", "max-iterations": "${{ fromJSON('1.5') }}"}, "max-iterations is 1.5"),
+        ({"while": "run.id", "max-iterations": "${{ fromJSON('20000') }}"}, "max-iterations is 20000"),
+    ],
+)
+def test_a_loop_that_cannot_be_fails_its_step(given: dict[str, object], said: str) -> None:
+    """What only an expression tells is looked at when the step begins."""
+    step = {"uses": "loop", "with": {**given, "steps": [{"run": "x"}]}}
+    world = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")
+    assert world.run.conclusion is Conclusion.FAILURE
+    assert said in world.run.jobs[0].steps[0].reason.text

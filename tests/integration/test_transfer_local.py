@@ -102,6 +102,8 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> No
     for source, destination, more, text in (
         ("none", "b", {}, "No such file"),
         ("logs/*.none", "b", {}, "there is no such file"),
+        ("[z-a]*", "b", {}, "is no pattern"),
+        ("a", "none/..", {}, "is no name of a file"),
         ("a", "b", {"checksum": "sha256:" + "0" * 64}, "not the wanted"),
         ("a", "b", {"checksum": "md5:1"}, "expected sha256:"),
         ("logs", "b", {"checksum": "sha256:" + "0" * 64}, "goes with one file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -15,6 +16,10 @@ import pytest
 
 from tests.integration.transfer_world import Request, certified, leftovers, served, signalled, transfer
 from tests.patience import PATIENCE_S
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Context, NodeFailure
+from waterflow_agent.nodes.transfer import names
+from waterflow_agent.nodes.transfer.node import Transfer
 from waterflow_agent.wire.messages import Outcome
 
 KEYS = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
@@ -323,3 +328,19 @@ def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(tmp_path: Path
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
     assert list(tmp_path.iterdir()) == []
     assert not leftovers(tmp_path)
+
+
+def test_more_objects_than_a_transfer_has_are_a_failure(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is written."""
+    monkeypatch.setattr(names, "FILES_MAX", 2)
+    for name in ("a", "b", "c"):
+        bucket.put(f"x/{name}", SMALL)
+    given = schema.FileTransfer(
+        source="s3://bucket/x/", destination="out", endpoint=bucket.endpoint, access_key="a", secret_key="b"
+    )
+    context = Context(directory=tmp_path, workspace=tmp_path, env={})
+    with pytest.raises(NodeFailure, match="has more than 2 objects; transfer it in parts"):
+        asyncio.run(Transfer().run(context, given))
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,10 @@ from tests.integration import remote_world
 from tests.integration.remote_world import Sshd
 from tests.integration.transfer_world import leftovers, served, signalled, transfer
 from tests.patience import PATIENCE_S
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Context, NodeFailure
+from waterflow_agent.nodes.transfer import names
+from waterflow_agent.nodes.transfer.node import Transfer
 from waterflow_agent.testing import NodeRun
 from waterflow_agent.wire.messages import Outcome
 
@@ -164,6 +168,7 @@ def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path
     (far / "file").write_text("x")
     there = address(sshd, far / "x")
     stranger = remote_world.make_key(sshd.directory / "stranger")
+    (near / "known").write_bytes(b"\xff hunter2")
     for source, destination, more, text in (
         ("a", there, {"private-key": None}, "sftp needs private-key or password"),
         ("a", there, {"private-key": str(stranger)}, "does not let this user in"),
@@ -173,6 +178,7 @@ def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path
         ("a", there, {"host-key": "x"}, "exclude each other"),
         ("a", there, {"host-key": "x", "known-hosts": None}, "host-key: expected SHA256:"),
         ("a", there, {"known-hosts": "/none"}, "known-hosts: /none: No such file"),
+        ("a", there, {"known-hosts": "known"}, "known-hosts: "),
         (address(sshd, far / "none"), "b", {}, f"cannot look at {far}/none at sftp://{sshd.user}@127.0.0.1"),
         (address(sshd, far / "*.none"), "b", {}, "there is no such file"),
         ("a", there, {"checksum": "sha256:" + "0" * 64}, "not the wanted"),
@@ -379,3 +385,18 @@ def test_a_full_disk_at_the_server_may_be_tried_again(near: Path, far: Path) -> 
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
     assert "No space left on device" in ended.text
     assert list(far.iterdir()) == []
+
+
+def test_more_files_than_a_transfer_has_are_a_failure(near: Path, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written; the listing of such a server would have no end."""
+    monkeypatch.setattr(names, "FILES_MAX", 2)
+    for name in ("a", "b", "c"):
+        (far / name).write_text("x")
+    with odd() as (port, key):
+        given = schema.FileTransfer(
+            source=f"sftp://ann@127.0.0.1:{port}{far}", destination="out", password="secret", host_key=key
+        )
+        context = Context(directory=near, workspace=near, env={})
+        with pytest.raises(NodeFailure, match="has more than 2 files; transfer it in parts"):
+            asyncio.run(Transfer().run(context, given))
+    assert list(near.iterdir()) == []

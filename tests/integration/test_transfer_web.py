@@ -267,3 +267,15 @@ def test_a_link_that_appears_while_files_are_sent_is_not_followed(tmp_path: Path
     assert "cannot read sub/key" in ended.text
     assert got[:1] == [b"x"]
     assert b"hunter2" not in b"".join(got)
+
+
+def test_a_header_that_no_request_can_have_is_not_shown(tmp_path: Path) -> None:
+    """It may be a secret, such as one with a line break at its end."""
+    (tmp_path / "a").write_text("x")
+    with served(lambda request: request.reply(200)) as server:
+        for ends in ((f"{server.url}/a", "b"), ("a", f"{server.url}/b")):
+            ended = transfer(tmp_path, *ends, headers={"Authorization": "Bearer hunter2\n"})
+            assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
+            assert 'headers: "Authorization" has a value that no header can have' in ended.text
+            assert "hunter2" not in ended.text + ended.printed
+        assert server.seen == []

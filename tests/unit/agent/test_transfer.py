@@ -171,3 +171,15 @@ def test_a_library_that_is_missing_is_one_clear_error(
     (context.directory / "a").write_text("x")
     plain = schema.FileTransfer(source="a", destination="b")
     assert asyncio.run(Transfer().run(context, plain))["files"] == 1
+
+
+def test_more_files_than_a_transfer_has_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written."""
+    monkeypatch.setattr(names, "FILES_MAX", 2)
+    (context.directory / "in").mkdir()
+    for name in ("a", "b", "c"):
+        (context.directory / "in" / name).write_text("x")
+    given = schema.FileTransfer(source="in", destination="out")
+    with pytest.raises(NodeFailure, match="has more than 2 files; transfer it in parts"):
+        asyncio.run(Transfer().run(context, given))
+    assert not (context.directory / "out").exists()

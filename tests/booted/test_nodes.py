@@ -74,9 +74,17 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
     assert (again["outputs"]["changed"], machine.pid("app.service")) == (False, pid)
     assert _ended(machine, name="app.service", state="restarted")["outputs"]["changed"]
     assert machine.pid("app.service") != pid
+    # What runs is reloaded, or restarted where it cannot be; asked for nothing, a unit is only looked at.
+    for params in ({"state": "reloaded"}, {"state": "started", "reload": "true"}, {"reload": "true"}):
+        pid = machine.pid("app.service")
+        assert _ended(machine, name="app.service", **params)["outputs"]["changed"], params
+        assert machine.pid("app.service") != pid, params
+    looked_at = _ended(machine, name="app.service")
+    assert (looked_at["outputs"]["changed"], looked_at["outputs"]["active"]) == (False, "active")
     stopped = _ended(machine, name="app.service", state="stopped", enabled="false")
     assert (stopped["outputs"]["active"], stopped["outputs"]["enabled"]) == ("inactive", "disabled")
     assert not _ended(machine, name="app.service", state="stopped")["outputs"]["changed"]
+    assert not _ended(machine, name="app.service", reload="true")["outputs"]["changed"]
 
     broken = _ended(machine, name="broken.service", state="started")
     assert broken["conclusion"] == "failure"

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests import living
 from tests.integration.test_agent import Bench, bench, eventually
 from waterflow_agent.wire.messages import Outcome
@@ -50,6 +52,24 @@ async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(benc
     assert (finished.outcome, finished.exit_code, finished.reason_code) == (Outcome.FAILURE, 75, "node-error")
     assert "127.0.0.1:9" in finished.reason_text
     assert finished.reason_text.encode() in output
+
+
+@pytest.mark.parametrize(
+    ("node", "params"),
+    [
+        ("shell", {"run": "true", "shell": "pwsh-of-nobody {0}"}),
+        ("script", {"content": "true", "interpreter": "pwsh-of-nobody"}),
+        ("script", {"content": "#!/no/such/interpreter\ntrue"}),
+    ],
+)
+async def test_an_interpreter_that_the_server_does_not_have_is_named(
+    bench: Bench, node: str, params: dict[str, object]
+) -> None:
+    """Nothing has run, and the reason says what could not be started."""
+    await bench.start()
+    finished, _ = await bench.daemon.run(bench.daemon.task(1, node=node, params=params))
+    assert (finished.outcome, finished.reason_code) == (Outcome.FAILURE, "spawn-failed"), finished
+    assert "of-nobody" in finished.reason_text or "/no/such/interpreter" in finished.reason_text
 
 
 async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:

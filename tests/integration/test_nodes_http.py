@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.integration import remote_world
-from tests.integration.transfer_world import Request, served
+from tests.integration.transfer_world import Request, served, signalled
 from tests.patience import PATIENCE_S
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             status, headers = 503, {"retry-after": "0"}
         elif parts[0] == "later" and times <= int(parts[1]):
             status = 503
+        elif parts[0] == "garbled":
+            content = b"{"
         elif parts[0] == "large":
             content = b"x" * 100_000
         self.send_response(status)
@@ -133,6 +135,12 @@ def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -
     assert ended.outputs["body"] == ""
 
 
+def test_json_that_is_none_is_a_text(server: Server, tmp_path: Path) -> None:
+    """The body is there all the same."""
+    ended = run("http/request", tmp_path, url=f"{server.url}/garbled")
+    assert (ended.outcome, ended.outputs["json"], ended.outputs["body"]) == (Outcome.SUCCESS, None, "{")
+
+
 def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, tmp_path: Path) -> None:
     """Too large, or no place for it: the file that was there stays, and there is none beside it."""
     (tmp_path / "out.bin").write_text("old")
@@ -148,6 +156,24 @@ def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, 
         assert "Traceback" not in ended.printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "out.bin"]
     assert (tmp_path / "out.bin").read_text() == "old"
+
+
+def test_a_cancel_leaves_no_part_of_what_is_saved(tmp_path: Path) -> None:
+    """The file that was there stays."""
+    (tmp_path / "out").write_text("old")
+    go_on = threading.Event()
+
+    def answer(request: Request) -> None:
+        request.reply(200, b"x" * 1_000_000, length=2_000_000)
+        go_on.wait(PATIENCE_S)
+
+    with served(answer) as server:
+        params = {"url": server.url, "save-to": "out", "max-bytes": 10_000_000}
+        ended = signalled(tmp_path, params, lambda: len(list(tmp_path.iterdir())) == 2, node="http/request")
+        go_on.set()
+    assert ended.returncode == 143, ended.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "old"
 
 
 @pytest.mark.root

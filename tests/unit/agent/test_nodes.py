@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import exits, instant, parameters, schema
+from waterflow_agent.nodes import exits, instant, parameters, registry, schema
 from waterflow_agent.runner.reports import Result
 from waterflow_agent.wire.messages import Outcome
 
@@ -27,6 +29,19 @@ def test_fail_has_its_exit_code_and_message() -> None:
     end = instant.run(schema.Fail(message="why", exit_code=75))
 
     assert (end.outcome, end.exit_code, end.reason_text) == (Outcome.FAILURE, 75, "why")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("http/wait", "httpx"), ("notify/webhook", "httpx"), ("docker/run", "docker")]
+)
+def test_a_package_that_is_missing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    """With the command that brings it."""
+    for module in ("http", "webhook", "docker"):
+        monkeypatch.delitem(sys.modules, f"waterflow_agent.nodes.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Rejected, match='pip install "waterflow-agent') as caught:
+        registry.load(name)
+    assert (caught.value.code, f"needs {package};" in caught.value.text) == ("WF708", True)
 
 
 def test_outputs_of_any_type_are_set() -> None:

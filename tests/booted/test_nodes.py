@@ -15,6 +15,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 UNIT = "[Service]\nExecStart=/bin/sleep 100000\n[Install]\nWantedBy=multi-user.target\n"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n"
+#: Dies of its reload, which ends only when systemd knows of that.
+DIES = (
+    "[Service]\nExecStart=/bin/sleep 100000\n"
+    "ExecReload=/bin/sh -c 'kill -KILL $MAINPID; while kill -0 $MAINPID; do sleep 0.1; done'\n"
+)
 #: Starts and stops only once it may.
 _GATE = "/run/gate"
 _WAIT = f"/bin/sh -c 'until test -e {_GATE}; do sleep 0.1; done'"
@@ -89,9 +94,15 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
     broken = _ended(machine, name="broken.service", state="started")
     assert broken["conclusion"] == "failure"
     assert broken["reason"]["text"] == "systemctl start broken.service ended with exit code 1"
+    assert (broken["outputs"]["changed"], broken["outputs"]["active"]) == (True, "failed")
     machine.systemctl("mask", "masked.service")
     masked = _ended(machine, name="masked.service", enabled="true")
     assert masked["reason"]["text"] == "systemctl enable masked.service ended with exit code 1"
+    machine.root.write("/etc/systemd/system/dies.service", DIES)
+    _ended(machine, name="dies.service", state="started", **{"daemon-reload": "true"})
+    dead = _ended(machine, name="dies.service", state="reloaded")
+    assert dead["reason"]["text"] == "systemctl reload-or-restart dies.service ended with exit code 1", dead
+    assert (dead["outputs"]["changed"], dead["outputs"]["active"]) == (True, "failed")
     missing = _ended(machine, name="no-such-unit.service", state="started")
     assert "there is no unit" in missing["reason"]["text"]
 

@@ -36,15 +36,14 @@ class Unit(Node[schema.SystemdUnit]):
                 changed = True
         verb = self._verb(given, before["ActiveState"])
         if verb is not None:
-            await self._do(context, verb, given.name)
             changed = True
+            try:
+                await self._do(context, verb, given.name)
+            except NodeFailure as failure:
+                outputs = _outputs(await self._show(context, given.name), changed)
+                raise NodeFailure(failure.text, outputs=outputs) from failure
         after = await self._show(context, given.name)
-        outputs = {
-            "changed": changed,
-            "active": after["ActiveState"],
-            "sub-state": after["SubState"],
-            "enabled": after["UnitFileState"],
-        }
+        outputs = _outputs(after, changed)
         wanted = given.state in ("started", "restarted", "reloaded")
         if wanted and after["ActiveState"] == "failed":
             await commands.run(["systemctl", "status", "--no-pager", "--", given.name], cwd=context.directory)
@@ -80,3 +79,12 @@ class Unit(Node[schema.SystemdUnit]):
         done = await commands.run(["systemctl", verb, *(["--", *names] if names else [])], cwd=context.directory)
         if done.exit_code:
             raise NodeFailure(f"systemctl {' '.join((verb, *names))} ended with exit code {done.exit_code}")
+
+
+def _outputs(found: dict[str, str], changed: bool) -> dict[str, Any]:
+    return {
+        "changed": changed,
+        "active": found["ActiveState"],
+        "sub-state": found["SubState"],
+        "enabled": found["UnitFileState"],
+    }

@@ -277,6 +277,17 @@ def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_pat
     assert _containers(engine) == []
 
 
+def test_a_cancel_while_the_image_is_pulled_makes_no_container(engine: str, tmp_path: Path) -> None:
+    """And the engine asks the registry no more."""
+    with registry() as images:
+        params = {"image": images.image, "command": "true", "network": "none", "name": "box"}
+        env = {"DOCKER_HOST": engine}
+        ended = signalled(tmp_path, params, images.is_half.is_set, node="docker/run", env=env)
+        assert ended.returncode == 143, ended.stdout
+        wait_until(images.is_left.is_set)
+    assert _containers(engine) == []
+
+
 def _containers(engine: str, *options: str) -> list[str]:
     """Names of the containers, or numbers of those that run."""
     argv = ["docker", "--host", engine, "ps", *(options or ("--all", "--format", "{{.Names}}"))]

@@ -246,7 +246,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
         for node in ("http/request", "http/wait"):
             assert run(node, tmp_path, url=server.url, verify=str(tls)).outcome is Outcome.SUCCESS
             assert run(node, tmp_path, url=server.url, verify=False).outcome is Outcome.SUCCESS
-        late = run("http/wait", tmp_path, url=server.url, timeout="1s", interval="50ms")
+        late = run("http/wait", tmp_path, url=server.url, timeout=1, interval=0.05)
         assert (late.outcome, late.exit_code) == (Outcome.FAILURE, 75), late
         assert "CERTIFICATE_VERIFY_FAILED" in late.text
 

@@ -557,9 +557,7 @@ def _tried(name: str) -> tuple[int, str] | None:
 def main(words: Sequence[str] = ()) -> int:
     """Prints a line for each mutant, or for those whose place or meaning has one of the words; the number of survivors."""
     survivors = 0
-    chosen = [
-        mutant for mutant in MUTANTS if not words or any(word in mutant.where + mutant.meaning for word in words)
-    ]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.where + mutant.meaning for word in words)]
     for number, mutant in enumerate(chosen, 1):
         try:
             found = hunt(mutant)

@@ -1,4 +1,4 @@
-"""What is promised of schedules (G6), compared with the log: every instant is decided once, rightly, and starts one run at most.
+"""What is promised of schedules (G6), compared with the log: each instant is decided once, rightly, and starts one run at most.
 
 Rules of this file: what should become of an instant is found here from the truth alone: the calendar, the files of the
 commit that is applied, what the wall clock showed when it was decided, and whether the run before was over. Where two things
@@ -85,7 +85,9 @@ class Instants:
             self._decided(name, facts, created, is_news=is_news)
         for (name, instant), run in created.items():
             is_said = any(fact.instant_at == instant and _is_start(fact) for fact in decided.get(name, ()))
-            self._expect(is_said, f"{run} is started for {_shown(name, instant)}, and no fact of its transaction says so")
+            self._expect(
+                is_said, f"{run} is started for {_shown(name, instant)}, and no fact of its transaction says so"
+            )
 
     def _run_event(self, stream: str, event: object, created: dict[tuple[Name, int], RunId]) -> None:
         run = RunId(stream.removeprefix(run_stream(RunId(""))))
@@ -227,7 +229,9 @@ class Instants:
         self._world.checks.expect(is_kept, f"G6: {text}")
 
 
-def meant(schedule: ScheduleTrigger, handled_at: int, queue: Sequence[int], wall: int, *, is_busy: bool) -> Iterator[Row]:
+def meant(
+    schedule: ScheduleTrigger, handled_at: int, queue: Sequence[int], wall: int, *, is_busy: bool
+) -> Iterator[Row]:
     """What is decided about everything that waits or has come, by the words of docs/schedules.md."""
     waiting = list(queue)
     if waiting and not is_busy:

@@ -106,6 +106,9 @@ class Follower:
             if not records:
                 return
             for record in records:
+                if self._loop.state.is_suspended:
+                    # Somebody did it while the runs before were being followed.
+                    break
                 if isinstance(record.event, RunCompleted):
                     await self._completed(record, ref, files)
                 self._loop.followed_seq = record.seq

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.sim.mutant import Mutant
 
 _SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.timetable"
+_FOLLOWING, _FOLLOWER = "waterflowd.reconcile.following", "waterflowd.reconcile.loop.follower"
+_HOOKS, _NAMES = "waterflowd.reconcile.hooks", "waterflowd.reconcile.loop.hooknames"
 _STATE = "waterflowd.reconcile.state"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -60,4 +62,79 @@ MUTANTS: tuple[Mutant, ...] = (
         "of several instants that come at once the newest is decided alone",
     ),
     Mutant(f"{_SCHEDULES}:_Decider.take_waiting", "and not self.is_busy", "", "two runs of a schedule are open"),
+    # What follows other workflows.
+    Mutant(
+        f"{_FOLLOWER}:Follower._start",
+        "await self._loop.apply([self._mark(record.seq)], starts)",
+        "await self._loop.apply([self._mark(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
+        "what follows a run is started after that was recorded",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._start",
+        "await self._loop.apply([self._mark(record.seq)], starts)",
+        "await self._loop.apply([self._mark(record.seq)], starts[:1])",
+        "of several files that follow a run one is started",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._tick",
+        "max(self._loop.state.followed_seq, first)",
+        "self._ports.log.last_seq",
+        "what completed while the daemon was down is not followed",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._completed",
+        "if depth > following.CHAIN_MAX:",
+        "if False:",
+        "files that follow each other run for ever",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._completed",
+        "and following.is_followed(asked, path, row)",
+        "",
+        "a file follows what completed before it asked for that",
+    ),
+    Mutant(
+        f"{_FOLLOWING}:trigger_key",
+        'key = f"workflow-run:{run}:{path}"',
+        'key = f"workflow-run:{path}"',
+        "a file follows one run only",
+    ),
+    Mutant(f"{_FOLLOWING}:is_followed", "if trigger.conclusions and", "if False and", "a file follows any conclusion"),
+    Mutant(
+        f"{_STATE}:_evolve_files",
+        "_asked(before.asked if before is not None else (), held",
+        "_asked((), held",
+        "a file that changes forgets the runs that it was to follow",
+    ),
+    # Webhooks.
+    Mutant(
+        f"{_HOOKS}:trigger_key",
+        'key = f"hook:{repository}:{name}:{delivery_id}"',
+        'key = f"hook:{repository}:{name}"',
+        "all deliveries of a hook are one",
+    ),
+    Mutant(
+        f"{_HOOKS}:start_request",
+        "earlier_keys=tuple(earlier)",
+        "earlier_keys=()",
+        "a delivery starts another run while the first one is on its way",
+    ),
+    Mutant(
+        f"{_HOOKS}:delivery",
+        ', f"sha256-{digest}-{window + 1}")',
+        ",)",
+        "a clock that is set back makes another delivery",
+    ),
+    Mutant(
+        f"{_HOOKS}:is_genuine",
+        "body if timestamp is None else _timed(timestamp, headers, body)",
+        "body",
+        "a request with a time is not genuine",
+    ),
+    Mutant(
+        f"{_NAMES}:HookNames._named",
+        "if made_from != self._made_from:",
+        "if not self._made_from:",
+        "hooks stay what they were at the start",
+    ),
 )

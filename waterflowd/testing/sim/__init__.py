@@ -9,9 +9,10 @@ every machine.
     server, daemon, clients                  the inside, composed
     chance, nemesis                          what goes wrong, and when
     repository, triggered, calendar          what people push, and what of it starts by itself
+    deliveries                               those who send requests to webhooks, and what they are promised
     backups                                  a daemon that travels back in time
     truth, checks, oracle                    what really happened, and what was promised
-    movements, instants                      the same of pushes and of schedules
+    movements, instants, followers           the same of pushes, schedules, and starts after other workflows
     world, campaign                          both phases of one world; many of them; `__main__` is the command
 """
 

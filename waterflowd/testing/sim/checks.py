@@ -25,6 +25,8 @@ from waterflowd.model.records import AttemptName, Batch, Record
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 from waterflowd.testing.sim import oracle
+from waterflowd.testing.sim.deliveries import Deliveries
+from waterflowd.testing.sim.followers import Followers
 from waterflowd.testing.sim.gates import Gates
 from waterflowd.testing.sim.instants import Instants
 from waterflowd.testing.sim.movements import Movements
@@ -60,7 +62,12 @@ class Checks:
         self._world = world
         self.shadows: dict[RunId, Run] = {}
         self.movements = [Movements(world, repository) for repository in world.repositories]
-        self.instants = Instants(world, world.triggered) if world.triggered is not None else None
+        repository = world.triggered
+        self.triggers: list[Instants | Followers | Deliveries] = []
+        self.deliveries: Deliveries | None = None
+        if repository is not None:
+            self.deliveries = Deliveries(world, repository)
+            self.triggers = [Instants(world, repository), Followers(world, repository), self.deliveries]
         self.gates = Gates(world)
         self.subruns = Subruns(world)
         self.events: Counter[str] = Counter()
@@ -112,8 +119,8 @@ class Checks:
         self.shadows.clear()
         for movements in self.movements:
             movements.forget()
-        if self.instants is not None:
-            self.instants.forget()
+        for checker in self.triggers:
+            checker.forget()
         self.gates.forget()
         self.subruns.forget()
         self._acknowledged_results.clear()
@@ -140,8 +147,8 @@ class Checks:
     def _committed_triggers(self, batch: Batch, *, is_news: bool = True) -> None:
         for movements in self.movements:
             movements.committed(batch)
-        if self.instants is not None:
-            self.instants.committed(batch, is_news=is_news)
+        for checker in self.triggers:
+            checker.committed(batch, is_news=is_news)
 
     def movements_of(self, repository: Repository) -> Movements:
         """The checker of a repository's movements."""
@@ -152,7 +159,8 @@ class Checks:
         for movements in self.movements:
             if not movements.is_current():
                 return movements.what_is_open()
-        return self.instants.what_is_open() if self.instants is not None else ""
+        waiting = [one for one in (*self.triggers, self._world.senders) if one is not None]
+        return next(filter(None, (one.what_is_open() for one in waiting)), "")
 
     def is_undone(self, revocation: Revocation) -> bool:
         """Whether a backup without the revocation was restored."""

@@ -26,7 +26,8 @@ from waterflowd.host.starter import Starter
 from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
-from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop import HookDesk, LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.follower import Follower
 from waterflowd.reconcile.loop.hooknames import HookNames
 from waterflowd.reconcile.loop.shelf import PlanShelf
 from waterflowd.reconcile.loop.timetable import Timetable
@@ -38,6 +39,7 @@ from waterflowd.testing.sim.repository import Compiler, Source
 from waterflowd.testing.sim.secrets import SlowSecrets
 from waterflowd.testing.sim.storage import Log, OutputLogs
 from waterflowd.testing.sim.subruns import Targets
+from waterflowd.testing.sim.triggered import HOOK_SECRET
 
 if TYPE_CHECKING:
     import logging
@@ -131,6 +133,7 @@ class Daemon:
         self.driver.recover()
         self.agents.recovered()
         simulated.network.open(Door(self.process, self.sessions.take, enrolment.is_approved))
+        self.hooks: HookDesk | None = None
         #: Of each repository of the world, by name.
         self.loops = self._repositories(clock)
         self._watch(self.driver.run(), "driver")
@@ -162,6 +165,8 @@ class Daemon:
             self._watch(loop.run(), f"repository {name}")
             if repository is simulated.triggered:
                 self._watch(Timetable(loop, loop_ports).run(), f"schedules of {name}")
+                self._watch(Follower(loop, loop_ports).run(), f"followers of {name}")
+                self.hooks = HookDesk(loop_ports, lambda _: HOOK_SECRET)
         return loops
 
     def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:

@@ -21,8 +21,8 @@ from waterflow_agent import desk, link, output
 from waterflow_agent.runner import spool
 from waterflow_agent.runner.spool import Chunk
 from waterflowd.host import driver
-from waterflowd.reconcile import schedules
-from waterflowd.reconcile.loop import repository, timetable
+from waterflowd.reconcile import hooks, schedules
+from waterflowd.reconcile.loop import follower, repository, timetable
 from waterflowd.testing.sim import calendar
 
 if TYPE_CHECKING:
@@ -107,13 +107,14 @@ def installed(world: World) -> Iterator[None]:
 
 def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
     """Worlds live for seconds, so minutes of the calendar become seconds, and the bounds that belong to them as well."""
-    swapped = [(module, "_logger", _Supervised(world)) for module in (repository, timetable)]
+    swapped = [(module, "_logger", _Supervised(world)) for module in (repository, timetable, follower)]
     return [
         *swapped,
         (schedules, "cron", calendar),
         (timetable, "cron", calendar),
         *((schedules, name, value) for name, value in calendar.BOUNDS.items()),
         (timetable, "_WAKE_S_MAX", calendar.WAKE_S_MAX),
+        (hooks, "WINDOW_S", calendar.HOOK_WINDOW_S),
     ]
 
 

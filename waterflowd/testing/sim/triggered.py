@@ -1,7 +1,8 @@
 """A repository whose files start by the clock, by requests and after one another, and the people who push to it.
 
 Rules of this file: it has one branch, so that what counts is what is applied there; movements of other refs are the other
-repository's. A text says by its first word what starts the file: `tick:every-2000:skip:last`, `push`, `manual`, `broken`.
+repository's. A text says by its first word what starts the file: `tick:every-2000:skip:last`,
+`after:workflows/tick.yml:success`, `hook`, `push`, `manual`, `broken`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waterflowd.model import plan as plans
-from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger, Triggers
+from waterflowd.model.ids import repository_stream
+from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
+from waterflowd.model.records import Batch
+from waterflowd.reconcile.events import RevisionApplied
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.sim import plans as rows
 from waterflowd.testing.sim.repository import KINDS, MAIN, Repository, kind
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from waterflowd.testing.sim.world import World
 
 TICK, TOCK = "workflows/tick.yml", "workflows/tock.yml"
+HOOK, HOOK_NAME, HOOK_SECRET = "workflows/hook.yml", "deploy", "secret of the hook"
+NEXT, LAST = "workflows/next.yml", "workflows/last.yml"
 #: How long a run takes: mostly less than the time between two instants, sometimes longer than a person waits.
 _DURATIONS_MS = (10, 10, 100, 700, 3_000, 12_000)
 _PERIODS_MS = (2_000, 3_000, 5_000, 7_000)
@@ -30,7 +36,7 @@ _ZONE = "UTC"
 class Triggered(Repository):
     """See the file's docstring."""
 
-    paths = (TICK, TOCK)
+    paths = (TICK, TOCK, HOOK, NEXT, LAST)
 
     def __init__(self, world: World, dice: random.Random, groups: tuple[str, ...]) -> None:
         settings = RepositorySettings(name="events", url="", refs=("main",), interval_ms=3_000)
@@ -40,7 +46,7 @@ class Triggered(Repository):
         step = msgspec.structs.replace(step, params={"run": f"d={dice.choice(_DURATIONS_MS)} p=1 x=0"})
         plan = msgspec.structs.replace(pushed, jobs=(msgspec.structs.replace(job, steps=(step,)),))
         super().__init__(world, dice, plan, settings)
-        if self.tip(MAIN) is None:
+        while self.tip(MAIN) is None or dice.random() < 0.5:
             self._push_something((MAIN,))
 
     def begin(self) -> None:
@@ -54,6 +60,12 @@ class Triggered(Repository):
         says = kind(content)
         if says.startswith("tick:"):
             return Triggers(schedules=tuple(_schedule(text) for text in says.split(",")))
+        if says.startswith("after:"):
+            _, names, conclusions = says.split(":")
+            asks = WorkflowRunTrigger(workflows=tuple(names.split(",")), conclusions=_words(conclusions))
+            return Triggers(workflow_run=asks)
+        if says == "hook":
+            return Triggers(webhook=WebhookTrigger(name=HOOK_NAME, secret="HOOK"))
         return KINDS[says]
 
     def schedules(self, commit: str) -> dict[tuple[str, str], ScheduleTrigger]:
@@ -64,6 +76,18 @@ class Triggered(Repository):
             if path in self.paths and (triggers := self.triggers(path, text)) is not None
             for schedule in triggers.schedules
         }
+
+    def is_hooked(self, commit: str) -> bool:
+        """Whether the commit has a good file with the hook."""
+        text = self.commits[commit].files.get(HOOK, b"broken")
+        triggers = self.triggers(HOOK, text)
+        return triggers is not None and triggers.webhook is not None
+
+    def applied(self, batch: Batch) -> str | None:
+        """The commit that a transaction says is applied, if it says so of one."""
+        stream = repository_stream(self.settings.name)
+        facts = [fact for append in batch.appends if append.stream == stream for fact in append.events]
+        return next((fact.commit for fact in reversed(facts) if isinstance(fact, RevisionApplied)), None)
 
     # People -----------------------------------------------------------------------------------------------------------
 
@@ -82,11 +106,21 @@ class Triggered(Repository):
         dice = self._dice
         if dice.random() < 0.2:
             return dice.choice(("push", "manual", "broken"))
+        if path == HOOK:
+            return "hook"
+        if path in (NEXT, LAST):
+            others = [other for other in self.paths if other != path]
+            names = dice.sample(others, dice.choice((1, 1, 2)))
+            return f"after:{','.join(names)}:{dice.choice(('', 'success', 'success,lost', 'failure,lost,cancelled'))}"
         periods = dice.sample(_PERIODS_MS, dice.choice((1, 1, 2)))
         return ",".join(
             f"tick:every-{period}:{dice.choice(list(Overlap)).value}:{dice.choice(list(CatchUp)).value}"
             for period in periods
         )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 def _schedule(text: str) -> ScheduleTrigger:

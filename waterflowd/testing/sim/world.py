@@ -32,6 +32,7 @@ from waterflowd.testing.sim.chance import Chance
 from waterflowd.testing.sim.checks import Checks, Violation
 from waterflowd.testing.sim.clients import Approvers, Repeaters, Revocation, Start
 from waterflowd.testing.sim.daemon import LOST_AFTER_MS, Daemon
+from waterflowd.testing.sim.deliveries import Senders
 from waterflowd.testing.sim.loop import Process, VirtualLoop
 from waterflowd.testing.sim.nemesis import Nemesis
 from waterflowd.testing.sim.network import Network
@@ -119,6 +120,7 @@ class World:
         self.triggered = Triggered(self, self.chance.triggers, groups) if self.chance.has_triggers else None
         if self.triggered is not None:
             self.repositories.append(self.triggered)
+        self.senders = Senders(self, self.chance.triggers, self.triggered) if self.triggered is not None else None
         self.revocations: list[Revocation] = []
         self.backups = Backups(self)
         self.checks = Checks(self)
@@ -276,6 +278,8 @@ class World:
             self.loop.outside(shape.uniform(0.0, 8.0), start.ask)
         for repository in self.repositories:
             repository.begin()
+        if self.senders is not None:
+            self.senders.begin()
         if self.chance.has_backup:
             self.backups.begin()
         if self.chance.has_language:

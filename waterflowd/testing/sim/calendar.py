@@ -21,7 +21,7 @@ SEASON_MS = 30_000
 BOUNDS = {"LATE_MS": 1_500, "CATCH_UP_MAX": 5, "QUEUE_MAX": 3, "CLOCK_BACK_MAX_MS": 20_000}
 WAKE_S_MAX = 3.0
 #: The same of `reconcile.hooks`: how long a signature with a time is good.
-HOOK_WINDOW_S = 10
+HOOK_WINDOW_S = 5
 
 
 def instants(expression: str, after: int) -> Iterator[int]:

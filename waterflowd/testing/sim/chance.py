@@ -71,9 +71,11 @@ TRIGGERS_FAULTS = (
     "commit: killed after",
     "commit slow",
 )
+#: Whatever starts late meets files that have changed meanwhile.
+TRIGGERS_CHANCES = {"compiler slow": 0.4}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
 MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
-CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES
+CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES | TRIGGERS_CHANCES
 
 
 class Chance:
@@ -115,6 +117,7 @@ class Chance:
         self.has_triggers = self.triggers.random() < HAS_TRIGGERS
         if self.has_triggers:
             self.active |= set(self.triggers.sample(TRIGGERS_FAULTS, self.triggers.choice((0, 1, 2, 3))))
+            self.active |= set(self.triggers.sample(list(TRIGGERS_CHANCES), self.triggers.choice((0, 1))))
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
         #: What is kept of repositories' files on servers.

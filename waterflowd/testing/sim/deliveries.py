@@ -57,7 +57,7 @@ class Senders:
         self._dice = dice
         self._repository = repository
         self._requests: list[_Request] = []
-        self._due = dice.choice((1, 2, 4))
+        self._due = dice.choice((2, 4, 6))
 
     def begin(self) -> None:
         """They send from now on."""
@@ -70,10 +70,10 @@ class Senders:
         return f"G6: nobody answers the deliveries {waiting}" if waiting or len(self._requests) < self._due else ""
 
     def _send(self) -> None:
-        has_id, is_timed = self._dice.random() < 0.6, self._dice.random() < 0.4
+        has_id, is_timed = self._dice.random() < 0.35, self._dice.random() < 0.3
         wall_s = self._world.wall_ms() // 1000
         request = _Request(len(self._requests), wall_s=wall_s, has_id=has_id, is_timed=is_timed)
-        request.wanted = self._dice.choice((1, 1, 2, 3))
+        request.wanted = self._dice.choice((1, 2, 3))
         self._requests.append(request)
         self._ask(request)
 

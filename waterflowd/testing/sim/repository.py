@@ -154,18 +154,25 @@ class Repository:
         files = dict(self.commits[tip].files) if tip is not None else {}
         for _ in range(self._dice.choice((1, 1, 2))):
             self._texts += 1
-            path = self._dice.choice((*self.paths, SOURCE_FILE))
+            path = self._path()
             if path == SOURCE_FILE:
                 files[path] = b"%d" % self._texts
             elif path in files and self._dice.random() < 0.12:
                 del files[path]
             else:
                 files[path] = f"{self._word(path)} {self._texts}".encode()
+        self._commit(files, refs)
+
+    def _commit(self, files: dict[str, bytes], refs: tuple[str, ...]) -> None:
         content = Content(_digest(b"commit %d" % len(self.commits)), files)
         self.commits[content.id] = content
         self.trees[content.tree] = content
         for ref in refs:
             self._move(ref, content.id, "is pushed to")
+
+    def _path(self) -> str:
+        """What somebody changes."""
+        return self._dice.choice((*self.paths, SOURCE_FILE))
 
     def _word(self, path: str) -> str:
         """What the first word of a new text is."""
@@ -326,7 +333,9 @@ class Compiler:
 
     async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """See the port."""
-        await self._world.sleep(self._world.chance.delay_s(0.001, 0.05))
+        chance = self._world.chance
+        slow_s = chance.triggers.uniform(0.5, 5.0) if chance.happens("compiler slow") else 0.0
+        await self._world.sleep(slow_s + chance.delay_s(0.001, 0.05))
         plan = self._repository.compiled(path, content)
         if plan is not None:
             return Compiled(plan=plan, diagnostics=[])

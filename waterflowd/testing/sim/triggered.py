@@ -19,7 +19,7 @@ from waterflowd.model.records import Batch
 from waterflowd.reconcile.events import RevisionApplied
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.sim import plans as rows
-from waterflowd.testing.sim.repository import KINDS, MAIN, Repository, kind
+from waterflowd.testing.sim.repository import KINDS, MAIN, SOURCE_FILE, Repository, kind
 
 if TYPE_CHECKING:
     from waterflowd.testing.sim.world import World
@@ -46,12 +46,12 @@ class Triggered(Repository):
         step = msgspec.structs.replace(step, params={"run": f"d={dice.choice(_DURATIONS_MS)} p=1 x=0"})
         plan = msgspec.structs.replace(pushed, jobs=(msgspec.structs.replace(job, steps=(step,)),))
         super().__init__(world, dice, plan, settings)
-        while self.tip(MAIN) is None or dice.random() < 0.5:
-            self._push_something((MAIN,))
+        files = {path: f"{self._word(path)} first".encode() for path in self.paths if dice.random() < 0.7}
+        self._commit(files, (MAIN,))
 
     def begin(self) -> None:
         """People push from now on."""
-        for _ in range(self._dice.choice((0, 1, 2, 4))):
+        for _ in range(self._dice.choice((1, 2, 4, 7))):
             self._world.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
 
     def triggers(self, path: str, content: bytes) -> Triggers | None:
@@ -102,6 +102,9 @@ class Triggered(Repository):
         else:
             self.sync()
 
+    def _path(self) -> str:
+        return self._dice.choice((*self.paths, NEXT, LAST, NEXT, LAST, SOURCE_FILE))
+
     def _word(self, path: str) -> str:
         dice = self._dice
         if dice.random() < 0.2:
@@ -111,6 +114,9 @@ class Triggered(Repository):
         if path in (NEXT, LAST):
             others = [other for other in self.paths if other != path]
             names = dice.sample(others, dice.choice((1, 1, 2)))
+            if dice.random() < 0.4:
+                # Two that follow each other make a chain.
+                names = sorted({*names, LAST if path == NEXT else NEXT})
             return f"after:{','.join(names)}:{dice.choice(('', 'success', 'success,lost', 'failure,lost,cancelled'))}"
         periods = dice.sample(_PERIODS_MS, dice.choice((1, 1, 2)))
         return ",".join(

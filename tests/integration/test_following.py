@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,34 @@ async def test_a_suspended_repository_follows_when_it_is_resumed(work: Work) -> 
         await world.settled()
         marks = [r.event for r in world.log.read(repository_stream("ops")) if isinstance(r.event, events.RunsFollowed)]
         assert len(marks) == 1
+
+
+async def test_nothing_follows_any_more_once_a_suspension_was_confirmed(work: Work) -> None:
+    """Though several runs had completed, and what follows the first of them was on its way when somebody suspended."""
+    slow = "name: build\non: push\n" + NAP.replace("1ms", "1h")
+    log = empty_log()
+    async with TriggerWorld(log, settings_of(work)) as world:
+        await world.sync()
+        for number in range(2):
+            work.pushed({"workflows/build.yml": f"# {number}\n{slow}", "workflows/deploy.yml": DEPLOY})
+            await world.sync()
+        await world.repositories.suspend("ops", "token:ada")
+        for run in world.runs():
+            await world.driver.cancel(run.id, "token:ada")
+        await world.settled()
+        log.hold()
+        resuming = asyncio.create_task(world.repositories.resume("ops", "token:ada"))
+        await world.until(lambda: len(log._held) == 1)
+        other = events.RepositorySeen(at=world.clock.now())
+        blocking = asyncio.create_task(world.driver.record(repository_stream("other"), [other]))
+        await world.until(lambda: len(world.driver._items) == 1)
+        log.release(1)
+        await world.until(lambda: len(log._held) == 1 and len(world.driver._items) == 1)
+        suspending = asyncio.create_task(world.repositories.suspend("ops", "token:ada"))
+        await world.until(lambda: len(world.driver._items) == 2)
+        log.release()
+        await asyncio.gather(resuming, blocking, suspending)
+        await world.until(lambda: world.paths(are_open=False).count("workflows/deploy.yml") > 0)
+        assert world.paths().count("workflows/deploy.yml") == 1
+        await world.repositories.resume("ops", "token:ada")
+        await world.until(lambda: world.paths().count("workflows/deploy.yml") == 2)

@@ -18,8 +18,9 @@ from tests.integration.reconcile_world import Work
 from tests.integration.trigger_world import NAP, SECRET, UNIONS, TriggerWorld, served
 from tests.patience import PATIENCE_S
 from waterflowd.api.access_events import AccessRefused, ActionTaken
-from waterflowd.model.ids import AUDIT, RunId, run_stream
+from waterflowd.model.ids import AUDIT, RunId, repository_stream, run_stream
 from waterflowd.reconcile import codes, hooks
+from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.store import opening
 from waterflowd.store.codec import Codec
@@ -115,6 +116,36 @@ async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(h
     hooked.world.ahead_ms += 600_000
     later = await hooked.post(body, signed(body))
     assert later.json()["id"] != first.json()["id"]
+
+
+async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_a_little(hooked: Hooked) -> None:
+    """From behind the boundary of two windows to before it."""
+    body = b'{"n": 1}'
+    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 + 100
+    first = await hooked.post(body, signed(body))
+    hooked.world.ahead_ms -= 60_000
+    again = await hooked.post(body, signed(body))
+    assert first.json()["id"] == again.json()["id"]
+
+
+async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_on_its_way(hooked: Hooked) -> None:
+    """Both wait for the disk, one at the end of a window and one at the beginning of the next one."""
+    body = b'{"n": 1}'
+    log, driver = hooked.world.log, hooked.world.driver
+    assert isinstance(log, MemoryLog)
+    log.hold()
+    seen = repository_events.RepositorySeen(at=hooked.world.clock.now())
+    blocking = asyncio.create_task(driver.record(repository_stream("other"), [seen]))
+    await hooked.world.until(lambda: len(log._held) == 1)
+    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 60_000
+    first = asyncio.create_task(hooked.post(body, signed(body)))
+    await hooked.world.until(lambda: len(driver._items) == 1)
+    hooked.world.ahead_ms += 120_000
+    again = asyncio.create_task(hooked.post(body, signed(body)))
+    await hooked.world.until(lambda: len(driver._items) == 2)
+    log.release()
+    await blocking
+    assert (await first).json()["id"] == (await again).json()["id"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.integration.reconcile_world import ON_PUSH, Daemon, Work
+from tests.integration.trigger_world import NAP, UNIONS, TriggerWorld
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.model import ids
 from waterflowd.model.ids import RunId
@@ -17,6 +19,8 @@ from waterflowd.reconcile import events, schedules
 from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.state import ScheduleName
+from waterflowd.store.codec import Codec
+from waterflowd.testing.memory_log import MemoryLog
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 #: Midnight in UTC, in winter.
@@ -397,6 +401,35 @@ async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed
     await daemon.desk.resume("ops", "token:ada")
     await daemon.until(lambda: len(decided(daemon)) == 2)
     assert instants(daemon) == [3]
+
+
+async def test_nothing_is_decided_any_more_once_a_suspension_was_confirmed(work: Work) -> None:
+    """Though several schedules had come together, and the first of them was on its way when somebody suspended."""
+    two = f"on: {{schedule: ['* * * * *', {{cron: '* * * * *', timezone: Europe/Berlin}}]}}\n{NAP}"
+    log = MemoryLog(Codec(UNIONS))
+    async with TriggerWorld(log, RepositorySettings(name="ops", url=str(work.bare))) as world:
+        work.pushed({FILE: two})
+        await world.sync()
+        loop = world.reconciler.loop("ops")
+        await world.until(lambda: len(loop.state.schedules) == 2)
+        log.hold()
+        other = ids.repository_stream("other")
+        blocking = asyncio.create_task(world.driver.record(other, [events.RepositorySeen(at=world.clock.now())]))
+        await world.until(lambda: len(log._held) == 1)
+        world.ahead_ms = 2 * MINUTE
+        loop.changed.set()
+        await world.until(lambda: len(world.driver._items) == 1)
+        suspending = asyncio.create_task(world.repositories.suspend("ops", "token:ada"))
+        await world.until(lambda: len(world.driver._items) == 2)
+        log.release()
+        await asyncio.gather(blocking, suspending)
+        await world.until(lambda: world.runs() and not list(log.open_runs()))
+        await world.repositories.resume("ops", "token:ada")
+        await world.until(lambda: len(world.runs()) >= 2)
+        kinds = (events.ScheduleDecided, events.RepositorySuspended, events.RepositoryResumed)
+        facts = [type(record.event) for record in log.read(loop.stream)]
+        seen = [kind for kind in facts if kind in kinds]
+        assert seen.index(events.RepositoryResumed) == seen.index(events.RepositorySuspended) + 1
 
 
 @pytest.mark.parametrize("is_committed", [False, True])

@@ -17,12 +17,12 @@ import inspect
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.sim import subrun_mutants
+from tests.sim import subrun_mutants, trigger_mutants
 from tests.sim.mutant import Mutant
 from waterflowd.testing.sim import simulate
 
@@ -446,6 +446,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._start_all(batch, wanted[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
         "of several files one is started",
     ),
+    *trigger_mutants.MUTANTS,
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent goes on"),
     Mutant(
@@ -553,10 +554,11 @@ def _tried(name: str) -> tuple[int, str] | None:
     return None
 
 
-def main() -> int:
-    """Prints a line for each mutant; the number of survivors."""
+def main(words: Sequence[str] = ()) -> int:
+    """Prints a line for each mutant, or for those whose place or meaning has one of the words; the number of survivors."""
     survivors = 0
-    for number, mutant in enumerate(MUTANTS, 1):
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.where + mutant.meaning for word in words)]
+    for number, mutant in enumerate(chosen, 1):
         try:
             found = hunt(mutant)
         except LookupError as error:
@@ -566,9 +568,9 @@ def main() -> int:
         survivors += found is None
         end = "SURVIVES" if found is None else f"killed by seed {found[0]}: {found[1][:110]}"
         print(f"{number:3} {mutant.where.rpartition('.')[2]:42} {mutant.meaning:52} {end}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants are killed")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants are killed")
     return survivors
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    sys.exit(min(main(sys.argv[1:]), 1))

@@ -153,7 +153,10 @@ class Agents:
             if state is not messages.HeldState.FINISHED:
                 # Nothing happens for one that was forgotten with the `Welcome`.
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
-        outgoing.extend(messages.Release(run, job) for run, job in hello.jobs if self._is_over(agent, run, job))
+        # What was accepted may have made its job's directory since.
+        accepted = [item.key for item in hello.held if item.state is messages.HeldState.ACCEPTED]
+        jobs = dict.fromkeys([*hello.jobs, *((key.run, key.job) for key in accepted)])
+        outgoing.extend(messages.Release(run, job) for run, job in jobs if self._is_over(agent, run, job))
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:

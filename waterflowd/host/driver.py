@@ -371,9 +371,12 @@ class Driver:
         check_storable([request.trigger, request.repository, request.revision, request.inputs, request.vars])
 
     def _known(self, batch: Batch, request: StartRequest) -> RunId | None:
-        """The run that the request's trigger key has started before."""
-        key = request.trigger.key
-        return None if key is None else batch.contents.keys.get(key) or self._log.run_for_key(key)
+        """The run that one of the request's trigger keys has started before."""
+        for key in (request.trigger.key, *request.earlier_keys):
+            run = None if key is None else batch.contents.keys.get(key) or self._log.run_for_key(key)
+            if run is not None:
+                return run
+        return None
 
     def _start(self, batch: Batch, request: StartRequest) -> RunId:
         key = request.trigger.key

@@ -148,6 +148,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     kept: Kept | None = None
     #: Digests of the plan's `hashed` patterns over the tree of the revision.
     hashes: dict[str, str] = {}
+    #: Other trigger keys under which the same request may have started its run already.
+    earlier_keys: tuple[str, ...] = ()
 
 
 class AttemptName(msgspec.Struct, frozen=True, kw_only=True):

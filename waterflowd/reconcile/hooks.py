@@ -49,7 +49,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A genuine request, as far as it is not payload."""
 
     id: str
-    #: Ids under which the same request may have come before.
+    #: Other ids under which the same request may have come before.
     earlier: tuple[str, ...] = ()
     #: What the sender calls it, such as GitHub's `issues`; empty when it says nothing.
     event: str = ""
@@ -84,7 +84,8 @@ def delivery(headers: Mapping[str, str], body: bytes, wall_s: int) -> Delivery |
     if timestamp is not None:
         return Delivery(id=f"sha256-{hashlib.sha256(_timed(timestamp, headers, body)).hexdigest()}", event=event)
     digest, window = hashlib.sha256(body).hexdigest(), wall_s // WINDOW_S
-    earlier = (f"sha256-{digest}-{window - 1}",)
+    # The next window too: a clock that is set back a little must not make another delivery of it.
+    earlier = (f"sha256-{digest}-{window - 1}", f"sha256-{digest}-{window + 1}")
     return Delivery(id=f"sha256-{digest}-{window}", earlier=earlier, event=event)
 
 
@@ -107,10 +108,16 @@ def event_of(payload: Any, name: str, of: Delivery) -> dict[str, Any]:
     return {**how, "payload": payload}
 
 
+def trigger_keys(repository: str, name: str, of: Delivery) -> tuple[str, ...]:
+    """The delivery's own key, and those under which it may have come before."""
+    return tuple(trigger_key(repository, name, delivery_id) for delivery_id in (of.id, *of.earlier))
+
+
 def start_request(
-    plan: bytes, repository: str, ref: RefState, name: str, delivery_id: str, event: dict[str, Any]
+    plan: bytes, repository: str, ref: RefState, name: str, of: Delivery, event: dict[str, Any]
 ) -> StartRequest:
-    """The request that starts the run of a delivery, at the applied commit."""
+    """The request that starts the run of a delivery, at the applied commit; the first run, if it came before."""
+    key, *earlier = trigger_keys(repository, name, of)
     return StartRequest(
         plan=plan,
         repository=repository,
@@ -118,11 +125,12 @@ def start_request(
         trigger=Trigger(
             kind="webhook",
             by=f"hook:{name}",
-            key=trigger_key(repository, name, delivery_id),
+            key=key,
             ref=ref.ref,
             git=movement.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),
             payload=event,
         ),
+        earlier_keys=tuple(earlier),
     )
 
 

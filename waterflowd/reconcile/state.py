@@ -7,12 +7,20 @@ fact alone. The same fold serves the live path and the start of the daemon.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import msgspec
 
 from waterflowd.model.plan import WebhookTrigger, WorkflowRunTrigger
 from waterflowd.reconcile import events
 from waterflowd.reconcile.events import FileApplied
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file asks for: the completed runs that start it, from a place in the log on."""
+
+    since: int
+    trigger: WorkflowRunTrigger
 
 
 class FileState(msgspec.Struct, kw_only=True):
@@ -23,8 +31,9 @@ class FileState(msgspec.Struct, kw_only=True):
     commit: str
     #: Place in the log of the fact from which on the file has had its webhook's name, without a break; 0 when it has none.
     hook_since: int = 0
-    #: The same for starting after other workflows.
-    follow_since: int = 0
+    #: What the file has asked for, the newest last, without a break and as far back as anybody has to know; empty when it
+    #: starts after no other workflow.
+    asked: tuple[Asked, ...] = ()
 
     @property
     def is_broken(self) -> bool:
@@ -40,6 +49,15 @@ class FileState(msgspec.Struct, kw_only=True):
     def follows(self) -> WorkflowRunTrigger | None:
         """What other workflows' runs start the last version without errors."""
         return self.good.triggers.workflow_run if self.good is not None and self.good.triggers is not None else None
+
+    @property
+    def follow_since(self) -> int:
+        """Place in the log from which on the file has started after other workflows, without a break; 0 when it does not."""
+        return self.asked[0].since if self.asked else 0
+
+    def asked_at(self, seq: int) -> WorkflowRunTrigger | None:
+        """What the file asked for when the record at `seq` was written."""
+        return next((asked.trigger for asked in reversed(self.asked) if asked.since < seq), None)
 
 
 class RefState(msgspec.Struct, kw_only=True):
@@ -121,9 +139,9 @@ def evolve(state: RepositoryState, fact: events.Fact, seq: int = 0) -> None:
             ref.message = fact.message
             ref.applied_at = fact.at
             ref.is_removed = False
-            _evolve_files(ref, fact, seq)
+            _evolve_files(ref, fact, seq, state.followed_seq)
         case events.FilesApplied():
-            _evolve_files(state.refs[fact.ref], fact, seq)
+            _evolve_files(state.refs[fact.ref], fact, seq, state.followed_seq)
         case events.RefRemoved():
             state.refs[fact.ref].is_removed = True
         case events.RepositorySuspended():
@@ -148,7 +166,9 @@ def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
     return state
 
 
-def _evolve_files(ref: RefState, fact: events.RevisionApplied | events.FilesApplied, seq: int) -> None:
+def _evolve_files(
+    ref: RefState, fact: events.RevisionApplied | events.FilesApplied, seq: int, followed_seq: int
+) -> None:
     ref.version += 1
     # A webhook that another file of the same movement takes over keeps its place too.
     left = {path: ref.files[path] for path in (*fact.removed, *(file.path for file in fact.files)) if path in ref.files}
@@ -167,8 +187,16 @@ def _evolve_files(ref: RefState, fact: events.RevisionApplied | events.FilesAppl
             is_kept = before is not None and before.hook is not None and before.hook.name == held.hook.name
             held.hook_since = before.hook_since if before is not None and is_kept else hooks.get(held.hook.name, seq)
         if held.follows is not None:
-            held.follow_since = before.follow_since if before is not None and before.follows is not None else seq
+            held.asked = _asked(before.asked if before is not None else (), held.follows, seq, followed_seq)
         ref.files[file.path] = held
+
+
+def _asked(before: tuple[Asked, ...], trigger: WorkflowRunTrigger, seq: int, followed_seq: int) -> tuple[Asked, ...]:
+    """What the file has asked for and asks for now, without what was replaced before the place that was followed."""
+    if before and before[-1].trigger == trigger:
+        return before
+    kept = [asked for asked, later in pairwise(before) if later.since > followed_seq] + list(before[-1:])
+    return (*kept, Asked(since=seq, trigger=trigger))
 
 
 def _evolve_schedules(

@@ -130,11 +130,14 @@ async def over(world: HostWorld) -> tuple[AgentId, RunSummary, messages.TaskKey]
 
 
 async def test_what_is_over_and_only_accepted_is_forgotten() -> None:
-    """The agent drops it unstarted."""
+    """The agent drops it unstarted, and the job's directory if it has one by then."""
     async with HostWorld() as world:
         agent, _, key = await over(world)
         assert await again(world, agent, Held(key, HeldState.ACCEPTED)) == [key]
-        assert all(isinstance(message, messages.Cancel) and message.force for message in world.link.take())
+        cancel, release = world.link.take()
+        assert isinstance(cancel, messages.Cancel)
+        assert cancel.force
+        assert release == messages.Release(key.run, key.job)
 
 
 async def test_what_is_over_and_still_runs_is_ended_by_force() -> None:

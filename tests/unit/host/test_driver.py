@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from tests.patience import PATIENCE_S
@@ -260,6 +261,16 @@ async def test_the_same_trigger_key_starts_one_run() -> None:
         assert first.id == second.id == third.id
         assert len(list(world.log.open_runs())) == 1
         assert (await world.start(key="other")).id != first.id
+
+
+async def test_a_key_of_a_request_that_came_before_starts_no_other_run() -> None:
+    """G6: a start may name other keys under which it may have come; also while that one is on its way."""
+    async with HostWorld() as world:
+        again = msgspec.structs.replace(request(key="b"), earlier_keys=("a",))
+        first, second = await asyncio.gather(world.start(key="a"), world.driver.start(again))
+        third = await world.driver.start(again)
+        assert first.id == second.id == third.id
+        assert len(list(world.log.open_runs())) == 1
 
 
 async def test_runs_are_numbered_per_workflow_without_gaps() -> None:

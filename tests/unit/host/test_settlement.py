@@ -125,3 +125,25 @@ async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
 
         offers = [message.task.instance for _, message in world.link.sent if isinstance(message, messages.Offer)]
         assert offers == ["instance-2"]
+
+
+async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> None:
+    """The attempt was accepted when the session began, and its result comes in the batch of the settlement."""
+    async with HostWorld() as world:
+        agent = world.enrol("s", "web")
+        world.hello(agent)
+        run = await world.start(ONE_STEP)
+        (key,) = world.link.offers()
+        world.log.hold()
+        starting = asyncio.create_task(world.driver.start(request()))
+        await until(lambda: world.driver.is_ahead)
+        world.link.take()
+
+        world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)], jobs=[])
+        world.finished(agent, key)
+        world.log.release()
+        await starting
+        await world.settle()
+
+        assert world.kinds(run.id)[-1] == "RunCompleted"
+        assert messages.Release(key.run, key.job) in world.link.take()

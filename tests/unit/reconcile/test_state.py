@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.dsl.diagnostics import Diagnostic
-from waterflowd.model.plan import Triggers
+from waterflowd.model.plan import Triggers, WorkflowRunTrigger
 from waterflowd.reconcile import diff, events, state
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.source import FileSeen
@@ -13,6 +13,11 @@ MAIN = "refs/heads/main"
 
 def good(path: str, blob: str) -> FileApplied:
     return FileApplied(path=path, blob=blob, plan_hash=f"hash-{blob}", name=path, triggers=Triggers(on_change=True))
+
+
+def following(blob: str, *workflows: str) -> FileApplied:
+    triggers = Triggers(workflow_run=WorkflowRunTrigger(workflows=workflows))
+    return FileApplied(path="a.yml", blob=blob, plan_hash=f"hash-{blob}", name="a", triggers=triggers)
 
 
 def broken(path: str, blob: str) -> FileApplied:
@@ -91,3 +96,46 @@ def test_a_name_that_stands_twice_in_a_damaged_tree_counts_once() -> None:
     """The first one is taken."""
     tree = [FileSeen(path="a.yml", blob="1"), FileSeen(path="a.yml", blob="2")]
     assert [file.blob for file in diff.difference({}, tree).files] == ["1"]
+
+
+def test_what_a_file_asked_for_is_known_for_each_place_of_the_log() -> None:
+    """A run that completed before the file asked for it starts nothing, though the file has asked for others before."""
+    folded = state.RepositoryState(name="ops", refs={})
+    for seq, fact in (
+        (10, applied(1, following("1", "build"))),
+        (20, applied(2, broken("a.yml", "2"))),
+        (30, applied(3, following("3", "build"))),
+        (40, applied(4, following("4", "build", "test"))),
+    ):
+        state.evolve(folded, fact, seq)
+    file = folded.refs[MAIN].files["a.yml"]
+    asked = {seq: file.asked_at(seq) for seq in (10, 11, 25, 40, 41)}
+    names = {seq: trigger.workflows if trigger is not None else None for seq, trigger in asked.items()}
+    assert names == {10: None, 11: ("build",), 25: ("build",), 40: ("build",), 41: ("build", "test")}
+    assert file.follow_since == 10
+
+
+def test_what_nobody_can_ask_about_any_more_is_forgotten() -> None:
+    """Runs up to the place that was followed are handled, so a file that changes every day costs nothing."""
+    folded = state.RepositoryState(name="ops", refs={})
+    for seq in range(10, 1_000, 10):
+        state.evolve(folded, applied(seq, following(str(seq), f"build {seq}")), seq)
+        state.evolve(folded, events.RunsFollowed(at=seq, seq=seq + 5), seq + 1)
+    file = folded.refs[MAIN].files["a.yml"]
+    assert len(file.asked) <= 2
+    asked = file.asked_at(996)
+    assert asked is not None
+    assert asked.workflows == ("build 990",)
+
+
+def test_a_file_that_stops_asking_begins_anew() -> None:
+    """What completed in between is not asked for later."""
+    folded = state.RepositoryState(name="ops", refs={})
+    for seq, fact in (
+        (10, applied(1, following("1", "build"))),
+        (20, applied(2, good("a.yml", "2"))),
+        (30, applied(3, following("3", "build"))),
+    ):
+        state.evolve(folded, fact, seq)
+    file = folded.refs[MAIN].files["a.yml"]
+    assert (file.asked_at(25), file.follow_since) == (None, 30)

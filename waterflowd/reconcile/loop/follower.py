@@ -106,6 +106,9 @@ class Follower:
             if not records:
                 return
             for record in records:
+                if self._loop.state.is_suspended:
+                    # Somebody did it while the runs before were being followed.
+                    break
                 if isinstance(record.event, RunCompleted):
                     await self._completed(record, ref, files)
                 self._loop.followed_seq = record.seq
@@ -129,7 +132,8 @@ class Follower:
             path: file
             for path, file in files.items()
             if file.follows is not None
-            and file.follow_since < record.seq
+            and (asked := file.asked_at(record.seq)) is not None
+            and following.is_followed(asked, path, row)
             and following.is_followed(file.follows, path, row)
             and not self._loop.errors(file.newest)
             and self._ports.log.run_for_key(following.trigger_key(run_id, path)) is None

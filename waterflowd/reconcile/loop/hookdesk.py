@@ -51,12 +51,12 @@ class HookDesk:
             raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
         plan = await loop.plan(held.ref, newest)
         event = hooks.event_of(payload, call.name, call.delivery)
-        request = hooks.start_request(plan, call.repository, held.ref, call.name, call.delivery.id, event)
+        request = hooks.start_request(plan, call.repository, held.ref, call.name, call.delivery, event)
         return await self._ports.runs.start(request), True
 
     def _known(self, call: HookCall) -> RunSummary | None:
-        for delivery in (call.delivery.id, *call.delivery.earlier):
-            run = self._ports.log.run_for_key(hooks.trigger_key(call.repository, call.name, delivery))
+        for key in hooks.trigger_keys(call.repository, call.name, call.delivery):
+            run = self._ports.log.run_for_key(key)
             if run is not None:
                 return self._ports.log.run(run)
         return None

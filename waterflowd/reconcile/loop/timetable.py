@@ -126,6 +126,9 @@ class Timetable:
             if number % _AT_ONCE == 0:
                 # Many schedules are much work, and others wait for the loop.
                 await asyncio.sleep(0)
+            if state.is_suspended:
+                # Somebody did it while another schedule was being decided.
+                return _WAKE_S_MAX
             if schedules.is_due(held, self._next_of(held), self._ports.wall()):
                 current = self._current(held)
                 if current is None:

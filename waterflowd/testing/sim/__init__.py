@@ -8,8 +8,11 @@ every machine.
     loop       time and processes            network, storage, runner   the outside
     server, daemon, clients                  the inside, composed
     chance, nemesis                          what goes wrong, and when
-    repository, backups                      what people push; a daemon that travels back in time
-    truth, checks, movements, oracle         what really happened, and what was promised
+    repository, triggered, calendar          what people push, and what of it starts by itself
+    deliveries                               those who send requests to webhooks, and what they are promised
+    backups                                  a daemon that travels back in time
+    truth, checks, oracle                    what really happened, and what was promised
+    movements, instants, followers           the same of pushes, schedules, and starts after other workflows
     world, campaign                          both phases of one world; many of them; `__main__` is the command
 """
 

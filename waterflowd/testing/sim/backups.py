@@ -66,8 +66,8 @@ class Backups:
         closing = rescue._Closing(memory, "waterflowd restore", rescue.Ended())  # type: ignore[arg-type]
         closing._now = world.log_ms()
         closing.end_runs(list(memory.open_runs()))
-        if world.repository is not None:
-            closing.suspend([world.repository.settings.name])
-            assert memory.head(repository_stream(world.repository.settings.name)), "its suspension is in the log"
+        for repository in world.repositories:
+            closing.suspend([repository.settings.name])
+            assert memory.head(repository_stream(repository.settings.name)), "its suspension is in the log"
         world.checks.expect(not closing._ended.stalled, f"a restore cannot end {closing._ended.stalled}")
         return memory

@@ -59,9 +59,23 @@ SUBRUNS_SALT = 90
 SUBRUNS_CHANCES = {"target unreadable": 0.2, "target slow": 0.2}
 REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
+HAS_TRIGGERS = 0.1
+TRIGGERS_SALT = 6
+#: What is hard on what starts by itself: such a world has some of these on top.
+TRIGGERS_FAULTS = (
+    "wall clock jumped",
+    "daemon killed",
+    "daemon frozen",
+    "daemon disk full",
+    "commit: killed before",
+    "commit: killed after",
+    "commit slow",
+)
+#: Whatever starts late meets files that have changed meanwhile.
+TRIGGERS_CHANCES = {"compiler slow": 0.4}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
 MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
-CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES
+CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES | TRIGGERS_CHANCES
 
 
 class Chance:
@@ -98,6 +112,12 @@ class Chance:
         self.has_subruns = self.subruns.random() < HAS_SUBRUNS
         if self.has_subruns:
             self.active |= set(self.subruns.sample(list(SUBRUNS_CHANCES), self.subruns.choice((0, 1, 2))))
+        #: Schedules, webhooks, and what starts after other workflows, from dice of their own.
+        self.triggers = random.Random(f"{seed}/triggers/{TRIGGERS_SALT}")
+        self.has_triggers = self.triggers.random() < HAS_TRIGGERS
+        if self.has_triggers:
+            self.active |= set(self.triggers.sample(TRIGGERS_FAULTS, self.triggers.choice((0, 1, 2, 3))))
+            self.active |= set(self.triggers.sample(list(TRIGGERS_CHANCES), self.triggers.choice((0, 1))))
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
         #: What is kept of repositories' files on servers.

@@ -25,13 +25,17 @@ from waterflowd.model.records import AttemptName, Batch, Record
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 from waterflowd.testing.sim import oracle
+from waterflowd.testing.sim.deliveries import Deliveries
+from waterflowd.testing.sim.followers import Followers
 from waterflowd.testing.sim.gates import Gates
+from waterflowd.testing.sim.instants import Instants
 from waterflowd.testing.sim.movements import Movements
 from waterflowd.testing.sim.subruns import Subruns
 
 if TYPE_CHECKING:
     from waterflowd.testing.memory_log import MemoryLog
     from waterflowd.testing.sim.clients import Revocation
+    from waterflowd.testing.sim.repository import Repository
     from waterflowd.testing.sim.server import Server
     from waterflowd.testing.sim.truth import Execution
     from waterflowd.testing.sim.world import World
@@ -57,7 +61,13 @@ class Checks:
     def __init__(self, world: World) -> None:
         self._world = world
         self.shadows: dict[RunId, Run] = {}
-        self.movements = Movements(world, world.repository)
+        self.movements = [Movements(world, repository) for repository in world.repositories]
+        repository = world.triggered
+        self.triggers: list[Instants | Followers | Deliveries] = []
+        self.deliveries: Deliveries | None = None
+        if repository is not None:
+            self.deliveries = Deliveries(world, repository)
+            self.triggers = [Instants(world, repository), Followers(world, repository), self.deliveries]
         self.gates = Gates(world)
         self.subruns = Subruns(world)
         self.events: Counter[str] = Counter()
@@ -97,7 +107,7 @@ class Checks:
                 self._check_event(shadow, event)
                 self._evolve(shadow, event)
             touched.append(shadow)
-        self.movements.committed(batch)
+        self._committed_triggers(batch)
         self.subruns.committed(batch)
         self._world.check_driver(touched)
 
@@ -107,7 +117,10 @@ class Checks:
         Agents have gone on: what a restored backup holds open must never begin again.
         """
         self.shadows.clear()
-        self.movements.forget()
+        for movements in self.movements:
+            movements.forget()
+        for checker in self.triggers:
+            checker.forget()
         self.gates.forget()
         self.subruns.forget()
         self._acknowledged_results.clear()
@@ -118,9 +131,10 @@ class Checks:
                     shadow = self._shadow(RunId(append.stream[4:]), append.events)
                     for event in append.events:
                         self._evolve(shadow, event, is_news=False)
-            self.movements.committed(batch)
+            self._committed_triggers(batch, is_news=False)
             self.subruns.committed(batch, is_news=False)
-        self.movements.is_held = True
+        for movements in self.movements:
+            movements.is_held = True
         known = self.acknowledged_starts.items()
         self.acknowledged_starts = {key: run for key, run in known if memory.run_for_key(key) == run}
         self._acknowledged_cancels = {
@@ -129,6 +143,24 @@ class Checks:
         self._revoked = {agent: at for agent, at in self._revoked.items() if _is_revoked(memory, agent)}
         for shadow in self.shadows.values():
             self.expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
+
+    def _committed_triggers(self, batch: Batch, *, is_news: bool = True) -> None:
+        for movements in self.movements:
+            movements.committed(batch)
+        for checker in self.triggers:
+            checker.committed(batch, is_news=is_news)
+
+    def movements_of(self, repository: Repository) -> Movements:
+        """The checker of a repository's movements."""
+        return self.movements[self._world.repositories.index(repository)]
+
+    def open_triggers(self) -> str:
+        """What should start, or be known, and is not yet; empty when there is nothing."""
+        for movements in self.movements:
+            if not movements.is_current():
+                return movements.what_is_open()
+        waiting = [one for one in (*self.triggers, self._world.senders) if one is not None]
+        return next(filter(None, (one.what_is_open() for one in waiting)), "")
 
     def is_undone(self, revocation: Revocation) -> bool:
         """Whether a backup without the revocation was restored."""
@@ -313,7 +345,8 @@ class Checks:
                 [record.position for record in records] == list(range(1, shadow.seq + 1)),
                 f"G2: the log of {run_id} has {len(records)} events without gap, not {shadow.seq}",
             )
-        self.movements.daemon_crashed()
+        for movements in self.movements:
+            movements.daemon_crashed()
         for key, run_id in self.acknowledged_starts.items():
             self.expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
         for run_id in self._acknowledged_cancels:

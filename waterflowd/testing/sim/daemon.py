@@ -26,8 +26,11 @@ from waterflowd.host.starter import Starter
 from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
-from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop import HookDesk, LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.follower import Follower
+from waterflowd.reconcile.loop.hooknames import HookNames
 from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.loop.timetable import Timetable
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.sim.loop import Process
@@ -36,6 +39,7 @@ from waterflowd.testing.sim.repository import Compiler, Source
 from waterflowd.testing.sim.secrets import SlowSecrets
 from waterflowd.testing.sim.storage import Log, OutputLogs
 from waterflowd.testing.sim.subruns import Targets
+from waterflowd.testing.sim.triggered import HOOK_SECRET
 
 if TYPE_CHECKING:
     import logging
@@ -129,30 +133,41 @@ class Daemon:
         self.driver.recover()
         self.agents.recovered()
         simulated.network.open(Door(self.process, self.sessions.take, enrolment.is_approved))
-        self.repository = self._repository(clock)
+        self.hooks: HookDesk | None = None
+        #: Of each repository of the world, by name.
+        self.loops = self._repositories(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
         if simulated.chance.has_subruns:
             self._watch(Starter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
 
-    def _repository(self, clock: Clock) -> RepositoryLoop | None:
-        """The loop of the world's repository, at work."""
+    def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
+        """The loops of the world's repositories, at work."""
         simulated = self._simulated
-        repository = simulated.repository
-        if repository is None:
-            return None
-        loop_ports = LoopPorts(
-            log=self.log,
-            runs=self.driver,
-            compiler=Compiler(simulated, repository),
-            clock=clock,
-            shelf=PlanShelf(self.log),
-            random=simulated.chance.dice.random,
-        )
-        loop = RepositoryLoop(repository.settings, Source(simulated, repository, self.process), loop_ports)
-        self._watch(loop.run(), "repository")
-        return loop
+        hooks, shelf = HookNames(), PlanShelf(self.log)
+        loops: dict[str, RepositoryLoop] = {}
+        for repository in simulated.repositories:
+            loop_ports = LoopPorts(
+                log=self.log,
+                runs=self.driver,
+                compiler=Compiler(simulated, repository),
+                clock=clock,
+                shelf=shelf,
+                random=simulated.chance.dice.random,
+                hooks=hooks,
+                feed=self.feed,
+                wall=simulated.wall_ms,
+            )
+            name = repository.settings.name
+            loop = RepositoryLoop(repository.settings, Source(simulated, repository, self.process), loop_ports)
+            loops[name] = loop
+            self._watch(loop.run(), f"repository {name}")
+            if repository is simulated.triggered:
+                self._watch(Timetable(loop, loop_ports).run(), f"schedules of {name}")
+                self._watch(Follower(loop, loop_ports).run(), f"followers of {name}")
+                self.hooks = HookDesk(loop_ports, lambda _: HOOK_SECRET)
+        return loops
 
     def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:
         # A false alarm, which a late `Hello` of a process that is dead may raise; it must not keep the live one out.

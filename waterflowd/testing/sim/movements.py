@@ -34,7 +34,7 @@ class _Followed:
 class Movements:
     """The checker of G6."""
 
-    def __init__(self, world: World, repository: Repository | None) -> None:
+    def __init__(self, world: World, repository: Repository) -> None:
         self._world = world
         self._repository = repository
         self.forget()
@@ -54,8 +54,6 @@ class Movements:
 
     def committed(self, batch: Batch) -> None:
         """A batch is durable: the facts of the repository and the runs in it belong together."""
-        if self._repository is None:
-            return
         stream = repository_stream(self._repository.settings.name)
         facts = [fact for append in batch.appends if append.stream == stream for fact in append.events]
         self._facts += len(facts)
@@ -87,6 +85,8 @@ class Movements:
         for append in batch.appends:
             first = append.events[0] if append.expected == 0 and append.stream.startswith("run/") else None
             if not isinstance(first, run_events.RunCreated) or first.trigger.kind != "push":
+                continue
+            if first.repository != self._repository.settings.name:
                 continue
             ref, run = first.trigger.ref or "", RunId(append.stream[4:])
             path = self._world.checks.shadows[run].plan.path
@@ -151,7 +151,6 @@ class Movements:
     def synced(self, asked: dict[str, int]) -> None:
         """Somebody was told that the refs as they were when they asked, or newer, are applied."""
         repository = self._repository
-        assert repository is not None, "only a repository is synced"
         for ref, place in asked.items():
             states = [commit for _, commit in repository.history[ref][place:]]
             self._expect(self._applied(ref) in states, f"{ref} is said to be applied, and is not")
@@ -159,20 +158,16 @@ class Movements:
     def is_current(self) -> bool:
         """Whether the log knows where the refs are."""
         repository = self._repository
-        if repository is None:
-            return True
         is_seen = all(self._applied(ref) == repository.tip(ref) for ref in repository.watched())
         return is_seen and all(ref in repository.tips() for ref in self._refs if self._applied(ref) is not None)
 
     def daemon_crashed(self) -> None:
         """What was recorded of the repository is still there."""
-        if self._repository is not None:
-            head = self._world.memory.head(repository_stream(self._repository.settings.name))
-            self._expect(head == self._facts, f"{head} facts of the repository are left of {self._facts}")
+        head = self._world.memory.head(repository_stream(self._repository.settings.name))
+        self._expect(head == self._facts, f"{head} facts of the repository are left of {self._facts}")
 
     def what_is_open(self) -> str:
         """The difference between the refs and the log."""
-        assert self._repository is not None, "without a repository everything is current"
         refs = {
             ref: (self._applied(ref), self._repository.tip(ref)) for ref in {**self._repository.history, **self._refs}
         }

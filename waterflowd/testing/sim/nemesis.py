@@ -143,13 +143,14 @@ class Nemesis:
         return True
 
     def _jump(self) -> bool:
-        self._world.wall_offset_ms += self._dice.choice((-3_600_000, -5_000, 5_000, 3_600_000))
+        self._world.set_wall(self._dice.choice((-3_600_000, -5_000, 5_000, 3_600_000)))
         return True
 
     def _take_repository_away(self) -> bool:
-        repository = self._world.repository
-        if repository is None or repository.is_away:
+        there = [repository for repository in self._world.repositories if not repository.is_away]
+        if not there:
             return False
+        repository = there[0] if len(there) == 1 else self._dice.choice(there)
         self._world.note("repository: it is away")
         repository.is_away = True
         self._world.loop.outside(self._dice.uniform(0.1, 5.0), repository.come_back)

@@ -64,8 +64,13 @@ class Content(msgspec.Struct, frozen=True):
 class Repository:
     """See the file's docstring."""
 
-    def __init__(self, world: World, dice: random.Random, plan: Plan) -> None:
-        self.settings = RepositorySettings(
+    #: Where its workflows are.
+    paths: tuple[str, ...] = PATHS
+
+    def __init__(
+        self, world: World, dice: random.Random, plan: Plan, settings: RepositorySettings | None = None
+    ) -> None:
+        self.settings = settings or RepositorySettings(
             name="ops", url="", refs=dice.choice((("*",), ("*",), ("main",), ())), interval_ms=3_000
         )
         self.is_away = False
@@ -108,13 +113,23 @@ class Repository:
 
     def compiled(self, path: str, content: bytes) -> bytes | None:
         """The plan of a file; None for one that is broken."""
-        triggers = KINDS[kind(content)]
+        triggers = self.triggers(path, content)
         if triggers is None:
             return None
         if (path, content) not in self._compiled:
             plan = msgspec.structs.replace(self._plan, name=path, path=path, triggers=triggers)
             self._compiled[path, content] = plans.encode(plan)
         return self._compiled[path, content]
+
+    def triggers(self, path: str, content: bytes) -> Triggers | None:
+        """When a file starts; None for one that is broken."""
+        del path
+        return KINDS[kind(content)]
+
+    def loop(self) -> RepositoryLoop | None:
+        """The loop of the daemon that lives."""
+        daemon = self._world.daemon
+        return daemon.loops.get(self.settings.name) if daemon is not None else None
 
     # People -----------------------------------------------------------------------------------------------------------
 
@@ -139,18 +154,30 @@ class Repository:
         files = dict(self.commits[tip].files) if tip is not None else {}
         for _ in range(self._dice.choice((1, 1, 2))):
             self._texts += 1
-            path = self._dice.choice((*PATHS, SOURCE_FILE))
+            path = self._path()
             if path == SOURCE_FILE:
                 files[path] = b"%d" % self._texts
             elif path in files and self._dice.random() < 0.12:
                 del files[path]
             else:
-                files[path] = f"{self._dice.choice(list(KINDS))} {self._texts}".encode()
+                files[path] = f"{self._word(path)} {self._texts}".encode()
+        self._commit(files, refs)
+
+    def _commit(self, files: dict[str, bytes], refs: tuple[str, ...]) -> None:
         content = Content(_digest(b"commit %d" % len(self.commits)), files)
         self.commits[content.id] = content
         self.trees[content.tree] = content
         for ref in refs:
             self._move(ref, content.id, "is pushed to")
+
+    def _path(self) -> str:
+        """What somebody changes."""
+        return self._dice.choice((*self.paths, SOURCE_FILE))
+
+    def _word(self, path: str) -> str:
+        """What the first word of a new text is."""
+        del path
+        return self._dice.choice(list(KINDS))
 
     def _move(self, ref: str, commit: str | None, verb: str) -> None:
         if commit == self.tip(ref):
@@ -178,8 +205,9 @@ class Repository:
         world, wish = self._world, self.wish
         if not wish:
             return
-        if world.daemon is not None and world.daemon.repository is not None:
-            world.loop.spawn(world.daemon.process, self._ask(world.daemon.repository, wish), f"somebody: {wish}")
+        loop = self.loop()
+        if world.daemon is not None and loop is not None:
+            world.loop.spawn(world.daemon.process, self._ask(loop, wish), f"somebody: {wish}")
         world.loop.outside(PATIENCE_S, self._insist_on, wish)
 
     def _insist_on(self, wish: str) -> None:
@@ -208,8 +236,9 @@ class Repository:
     def sync(self) -> None:
         """Somebody wants to know that what is there now is applied."""
         world = self._world
-        if world.daemon is not None and world.daemon.repository is not None:
-            world.loop.spawn(world.daemon.process, self._sync(world.daemon.repository), "somebody: sync")
+        loop = self.loop()
+        if world.daemon is not None and loop is not None:
+            world.loop.spawn(world.daemon.process, self._sync(loop), "somebody: sync")
 
     async def _sync(self, loop: RepositoryLoop) -> None:
         asked = {ref: len(self.history[ref]) - 1 for ref in self.watched()}
@@ -218,7 +247,7 @@ class Repository:
         except (Retryable, Rejected) as error:
             self._world.note(f"repository: a sync ends with {error.code}")
             return
-        self._world.checks.movements.synced(asked)
+        self._world.checks.movements_of(self).synced(asked)
 
 
 class Source:
@@ -304,7 +333,9 @@ class Compiler:
 
     async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """See the port."""
-        await self._world.sleep(self._world.chance.delay_s(0.001, 0.05))
+        chance = self._world.chance
+        slow_s = chance.triggers.uniform(0.5, 5.0) if chance.happens("compiler slow") else 0.0
+        await self._world.sleep(slow_s + chance.delay_s(0.001, 0.05))
         plan = self._repository.compiled(path, content)
         if plan is not None:
             return Compiled(plan=plan, diagnostics=[])

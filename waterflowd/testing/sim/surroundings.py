@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,6 +21,9 @@ from waterflow_agent import desk, link, output
 from waterflow_agent.runner import spool
 from waterflow_agent.runner.spool import Chunk
 from waterflowd.host import driver
+from waterflowd.reconcile import hooks, schedules
+from waterflowd.reconcile.loop import follower, repository, timetable
+from waterflowd.testing.sim import calendar
 
 if TYPE_CHECKING:
     from waterflowd.testing.sim.world import World
@@ -50,6 +54,22 @@ class _SpoolReader:
         return found
 
 
+class _Supervised:
+    """The logger of loops that live on whatever goes wrong in them: here a fault ends the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def info(self, *_: object, **__: object) -> None:
+        """Dropped."""
+
+    warning = info
+
+    def exception(self, text: str, *args: object, **_: object) -> None:
+        """Somebody has caught what should not have been raised."""
+        self._world.checks.fail(f"a fault: {text % args}: {sys.exception()!r}", sys.exception())
+
+
 @contextlib.contextmanager
 def installed(world: World) -> Iterator[None]:
     """The modules see this world and nothing else."""
@@ -66,6 +86,7 @@ def installed(world: World) -> Iterator[None]:
         (link, "boot_ms", lambda: world.now_ms),
         (link, "zmq", _fake_zmq()),
         (output, "spool", _fake_spool(world)),
+        *_swapped_for_triggers(world),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in swapped]
     level = logging.root.manager.disable
@@ -82,6 +103,19 @@ def installed(world: World) -> Iterator[None]:
         logging.disable(level)
         if is_collecting:
             gc.enable()
+
+
+def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
+    """Worlds live for seconds, so minutes of the calendar become seconds, and the bounds that belong to them as well."""
+    swapped = [(module, "_logger", _Supervised(world)) for module in (repository, timetable, follower)]
+    return [
+        *swapped,
+        (schedules, "cron", calendar),
+        (timetable, "cron", calendar),
+        *((schedules, name, value) for name, value in calendar.BOUNDS.items()),
+        (timetable, "_WAKE_S_MAX", calendar.WAKE_S_MAX),
+        (hooks, "WINDOW_S", calendar.HOOK_WINDOW_S),
+    ]
 
 
 def _fake_zmq() -> Any:

@@ -27,10 +27,12 @@ from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.sim import language, subruns
 from waterflowd.testing.sim import plans as workflows
 from waterflowd.testing.sim.backups import Backups
+from waterflowd.testing.sim.calendar import BEGAN_AT
 from waterflowd.testing.sim.chance import Chance
 from waterflowd.testing.sim.checks import Checks, Violation
 from waterflowd.testing.sim.clients import Approvers, Repeaters, Revocation, Start
 from waterflowd.testing.sim.daemon import LOST_AFTER_MS, Daemon
+from waterflowd.testing.sim.deliveries import Senders
 from waterflowd.testing.sim.loop import Process, VirtualLoop
 from waterflowd.testing.sim.nemesis import Nemesis
 from waterflowd.testing.sim.network import Network
@@ -38,10 +40,9 @@ from waterflowd.testing.sim.repository import Repository
 from waterflowd.testing.sim.server import Server
 from waterflowd.testing.sim.surroundings import installed
 from waterflowd.testing.sim.trace import Trace
+from waterflowd.testing.sim.triggered import Triggered
 from waterflowd.testing.sim.truth import Truth
 
-#: The log's clock at the beginning of the world.
-BEGAN_AT = 1_700_000_000_000
 #: From the end of the daemon to its next start by the service manager, in seconds.
 RESTART_S = (0.1, 3.0)
 #: What an attempt's end may take beyond its run's time once all is healed: silence found, connected again, `lost-after`
@@ -84,6 +85,8 @@ class World:
         self.agents_started = 0
         self.is_daemon_disk_full = False
         self.wall_offset_ms = 0
+        #: Since when the wall clocks have been how wrong, in ms.
+        self.wall_offsets = [(-1, 0)]
         #: When everything was healed, by the log's clock; None before.
         self.healed_at: int | None = None
         self.release = waterflow_agent.__version__
@@ -113,7 +116,11 @@ class World:
         ]
         more = self.chance.more
         pushed = workflows.make_pushed(more, groups)
-        self.repository = Repository(self, more, pushed) if self.chance.has_repository else None
+        self.repositories = [Repository(self, more, pushed)] if self.chance.has_repository else []
+        self.triggered = Triggered(self, self.chance.triggers, groups) if self.chance.has_triggers else None
+        if self.triggered is not None:
+            self.repositories.append(self.triggered)
+        self.senders = Senders(self, self.chance.triggers, self.triggered) if self.triggered is not None else None
         self.revocations: list[Revocation] = []
         self.backups = Backups(self)
         self.checks = Checks(self)
@@ -142,8 +149,15 @@ class World:
         """The files of a revision, by path."""
         if repository == subruns.REPOSITORY:
             return {}
-        commit = self.repository.commits.get(revision) if self.repository is not None else None
+        known = next((one for one in self.repositories if one.settings.name == repository), None)
+        commit = known.commits.get(revision) if known is not None else None
         return commit.files if commit is not None else None
+
+    def set_wall(self, by_ms: int) -> None:
+        """Somebody sets the wall clocks forward, or back."""
+        self.wall_offset_ms += by_ms
+        self.wall_offsets.append((self.loop.now_ms, self.wall_offset_ms))
+        self.note(f"wall clocks jump by {by_ms} ms")
 
     def note(self, text: str) -> None:
         """A line of the trace."""
@@ -199,8 +213,8 @@ class World:
             if revocation.is_done and self.checks.is_undone(revocation):
                 revocation.is_done = False
                 revocation.ask()
-        if self.repository is not None:
-            self.repository.restored()
+        for repository in self.repositories:
+            repository.restored()
 
     def kill_agent(self, process: Process, why: str) -> None:
         """SIGKILL of one process of an agent."""
@@ -262,8 +276,10 @@ class World:
             self.loop.outside(shape.uniform(0.0, 1.0), server.start_agent)
         for start in self.starts:
             self.loop.outside(shape.uniform(0.0, 8.0), start.ask)
-        if self.repository is not None:
-            self.repository.begin()
+        for repository in self.repositories:
+            repository.begin()
+        if self.senders is not None:
+            self.senders.begin()
         if self.chance.has_backup:
             self.backups.begin()
         if self.chance.has_language:
@@ -309,8 +325,8 @@ class World:
         self.chance.is_healed = True
         self.network.heal()
         self.empty_daemon_disk()
-        if self.repository is not None:
-            self.repository.come_back()
+        for repository in self.repositories:
+            repository.come_back()
         if self.chance.shape.random() < 0.15:
             self.chance.shape.choice(self.servers).scrap()
         for server in self.servers:
@@ -344,8 +360,9 @@ class World:
             return False
         if not all(shadow.is_completed for shadow in self.checks.shadows.values()):
             return False
-        is_wished = self.repository is not None and self.repository.wish
-        if is_wished or not self.checks.movements.is_current() or not all(one.is_done for one in self.revocations):
+        if any(repository.wish for repository in self.repositories) or self.checks.open_triggers():
+            return False
+        if not all(one.is_done for one in self.revocations):
             return False
         for server in self.servers:
             if server.is_scrapped or server.is_revoked:
@@ -371,8 +388,9 @@ class World:
                     step = job.current
                     where = "" if step is None else f", step {step.id} {step.status.value}: {step.reason.text}"
                     return f"{shadow.id} is open: job {job.id} {job.status.value}: {job.reason.text}{where}"
-        if not self.checks.movements.is_current():
-            return self.checks.movements.what_is_open()
+        is_open = self.checks.open_triggers()
+        if is_open:
+            return is_open
         left = []
         for server in self.servers:
             desk = server.agent.desk if server.agent is not None else None

@@ -1,0 +1,136 @@
+"""Mutants of what starts by the clock, by requests and after other runs; see mutants.py."""
+
+from __future__ import annotations
+
+from tests.sim.mutant import Mutant
+
+_SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.timetable"
+_FOLLOWING, _FOLLOWER = "waterflowd.reconcile.following", "waterflowd.reconcile.loop.follower"
+_HOOKS, _NAMES = "waterflowd.reconcile.hooks", "waterflowd.reconcile.loop.hooknames"
+_STATE = "waterflowd.reconcile.state"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Schedules.
+    Mutant(
+        f"{_TIMETABLE}:Timetable._start",
+        "await self._loop.apply(decision.facts, (request,))",
+        "await self._loop.apply(decision.facts, ()); await self._ports.runs.start(request)",
+        "an instant and its run are two transactions",
+    ),
+    Mutant(
+        f"{_TIMETABLE}:Timetable._tick",
+        "for number, held in enumerate(list(state.schedules.values()), start=1):",
+        "for number, held in enumerate(list(state.schedules.values())[:1], start=1):",
+        "of several schedules one is looked at",
+    ),
+    Mutant(
+        f"{_TIMETABLE}:Timetable._tick",
+        "if state.is_suspended:\n            # Somebody",
+        "if False:\n            # Somebody",
+        "a schedule is decided after its repository was suspended",
+    ),
+    Mutant(
+        f"{_TIMETABLE}:Timetable._compare",
+        "if facts:",
+        "if facts and not self._loop.state.schedules:",
+        "schedules stay what they were",
+    ),
+    Mutant(
+        f"{_TIMETABLE}:Timetable._decide",
+        "if decision.is_cancelling:",
+        "if False:",
+        "a run is not cancelled for a newer instant",
+    ),
+    Mutant(
+        f"{_STATE}:_evolve_schedules",
+        "held.handled_at = max(held.handled_at, fact.instant_at)",
+        "pass",
+        "an instant is decided again",
+    ),
+    Mutant(
+        f"{_SCHEDULES}:changes",
+        "before.handled_at if before is not None else wall_at",
+        "wall_at - 60_000",
+        "a new schedule catches up what was before it",
+    ),
+    Mutant(f"{_SCHEDULES}:went_back", "> CLOCK_BACK_MAX_MS", "> 10**12", "a clock that stood wrong stops a schedule"),
+    Mutant(f"{_SCHEDULES}:is_due", "or bool(held.queued)", "", "an instant waits until the next one comes"),
+    Mutant(
+        f"{_SCHEDULES}:decide",
+        "for instant in taken:",
+        "for instant in taken[-1:]:",
+        "of several instants that come at once the newest is decided alone",
+    ),
+    Mutant(f"{_SCHEDULES}:_Decider.take_waiting", "and not self.is_busy", "", "two runs of a schedule are open"),
+    # What follows other workflows.
+    Mutant(
+        f"{_FOLLOWER}:Follower._start",
+        "await self._loop.apply([self._mark(record.seq)], starts)",
+        "await self._loop.apply([self._mark(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
+        "what follows a run is started after that was recorded",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._start",
+        "await self._loop.apply([self._mark(record.seq)], starts)",
+        "await self._loop.apply([self._mark(record.seq)], starts[:1])",
+        "of several files that follow a run one is started",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._tick",
+        "max(self._loop.state.followed_seq, first)",
+        "self._ports.log.last_seq",
+        "what completed while the daemon was down is not followed",
+    ),
+    Mutant(
+        f"{_FOLLOWER}:Follower._completed",
+        "if depth > following.CHAIN_MAX:",
+        "if False:",
+        "files that follow each other run for ever",
+    ),
+    Mutant(
+        f"{_FOLLOWING}:trigger_key",
+        'key = f"workflow-run:{run}:{path}"',
+        'key = f"workflow-run:{path}"',
+        "a file follows one run only",
+    ),
+    Mutant(f"{_FOLLOWING}:is_followed", "if trigger.conclusions and", "if False and", "a file follows any conclusion"),
+    Mutant(
+        f"{_STATE}:_evolve_files",
+        "_asked(before.asked if before is not None else (), held",
+        "_asked((), held",
+        "a file that changes forgets the runs that it was to follow",
+        # Worlds come to it, but seldom.
+        "tests.unit.reconcile.test_state:test_what_a_file_asked_for_is_known_for_each_place_of_the_log",
+    ),
+    # Webhooks.
+    Mutant(
+        f"{_HOOKS}:trigger_key",
+        'key = f"hook:{repository}:{name}:{delivery_id}"',
+        'key = f"hook:{repository}:{name}"',
+        "all deliveries of a hook are one",
+    ),
+    Mutant(
+        f"{_HOOKS}:start_request",
+        "earlier_keys=tuple(earlier)",
+        "earlier_keys=()",
+        "a delivery starts another run while the first one is on its way",
+    ),
+    Mutant(
+        f"{_HOOKS}:delivery",
+        ', f"sha256-{digest}-{window + 1}")',
+        ",)",
+        "a clock that is set back makes another delivery",
+    ),
+    Mutant(
+        f"{_HOOKS}:is_genuine",
+        "body if timestamp is None else _timed(timestamp, headers, body)",
+        "body",
+        "a request with a time is not genuine",
+    ),
+    Mutant(
+        f"{_NAMES}:HookNames._named",
+        "if made_from != self._made_from:",
+        "if not self._made_from:",
+        "hooks stay what they were at the start",
+    ),
+)

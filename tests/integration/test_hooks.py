@@ -290,6 +290,27 @@ async def test_a_hook_follows_its_file(hooked: Hooked) -> None:
     assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 401
 
 
+async def test_a_suspension_holds_for_a_delivery_that_waits_for_its_plan(hooked: Hooked) -> None:
+    """Its plan has to be made again after a restart; whoever suspends meanwhile is not told a lie."""
+    world = hooked.world
+    loop = world.reconciler.loop("ops")
+    is_asked, may_go_on, plan = asyncio.Event(), asyncio.Event(), loop.plan
+
+    async def slow(ref: Any, version: Any) -> bytes:
+        is_asked.set()
+        await may_go_on.wait()
+        return await plan(ref, version)
+
+    loop.plan = slow  # type: ignore[method-assign]
+    posting = asyncio.create_task(hooked.post(b"{}", signed(b"{}")))
+    await is_asked.wait()
+    await world.repositories.suspend("ops", "token:ada")
+    may_go_on.set()
+    answered = await posting
+    assert (answered.status_code, answered.json()["code"]) == (409, codes.SUSPENDED)
+    assert world.runs() == []
+
+
 async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> None:
     """In one repository or over two, over a restart; the other one is broken until the name is free."""
     work, second = Work(tmp_path, "ops"), Work(tmp_path, "other")

@@ -42,17 +42,22 @@ class HookDesk:
             return known, False
         held = self._held(call)
         loop, newest = held.loop, held.file.newest
-        if loop.state.is_suspended:
-            text = f'the repository "{call.repository}" is suspended: resume it first'
-            raise Rejected(codes.SUSPENDED, text, status=409)
+        self._check(call, held)
         errors = loop.errors(newest)
         if errors:
             text = f'the workflow "{shown(held.path)}" has errors at {held.ref.commit[:7]}: {errors[0].message}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
         plan = await loop.plan(held.ref, newest)
+        # Somebody may have suspended it while the plan was made.
+        self._check(call, held)
         event = hooks.event_of(payload, call.name, call.delivery)
         request = hooks.start_request(plan, call.repository, held.ref, call.name, call.delivery, event)
         return await self._ports.runs.start(request), True
+
+    def _check(self, call: HookCall, held: Holder) -> None:
+        if held.loop.state.is_suspended:
+            text = f'the repository "{call.repository}" is suspended: resume it first'
+            raise Rejected(codes.SUSPENDED, text, status=409)
 
     def _known(self, call: HookCall) -> RunSummary | None:
         for key in hooks.trigger_keys(call.repository, call.name, call.delivery):

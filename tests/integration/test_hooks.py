@@ -290,25 +290,57 @@ async def test_a_hook_follows_its_file(hooked: Hooked) -> None:
     assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 401
 
 
+class Delayed:
+    """A delivery whose plan has to be made again, as after a restart, until somebody lets it go on."""
+
+    def __init__(self, hooked: Hooked) -> None:
+        loop = hooked.world.reconciler.loop("ops")
+        self._is_asked, self._may_go_on, self._plan = asyncio.Event(), asyncio.Event(), loop.plan
+        loop.plan = self._slow  # type: ignore[method-assign]
+        self._posting = asyncio.create_task(hooked.post(b"{}", signed(b"{}")))
+
+    async def _slow(self, ref: Any, version: Any) -> bytes:
+        self._is_asked.set()
+        await self._may_go_on.wait()
+        return await self._plan(ref, version)
+
+    async def waits(self) -> None:
+        await self._is_asked.wait()
+
+    async def answered(self) -> httpx.Response:
+        self._may_go_on.set()
+        return await self._posting
+
+
 async def test_a_suspension_holds_for_a_delivery_that_waits_for_its_plan(hooked: Hooked) -> None:
-    """Its plan has to be made again after a restart; whoever suspends meanwhile is not told a lie."""
-    world = hooked.world
-    loop = world.reconciler.loop("ops")
-    is_asked, may_go_on, plan = asyncio.Event(), asyncio.Event(), loop.plan
-
-    async def slow(ref: Any, version: Any) -> bytes:
-        is_asked.set()
-        await may_go_on.wait()
-        return await plan(ref, version)
-
-    loop.plan = slow  # type: ignore[method-assign]
-    posting = asyncio.create_task(hooked.post(b"{}", signed(b"{}")))
-    await is_asked.wait()
-    await world.repositories.suspend("ops", "token:ada")
-    may_go_on.set()
-    answered = await posting
+    """Whoever suspends meanwhile is not told a lie."""
+    delayed = Delayed(hooked)
+    await delayed.waits()
+    await hooked.world.repositories.suspend("ops", "token:ada")
+    answered = await delayed.answered()
     assert (answered.status_code, answered.json()["code"]) == (409, codes.SUSPENDED)
-    assert world.runs() == []
+    assert hooked.world.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("pushed", "status"),
+    [("jobs: [", 409), (None, 404), (HOOKED.replace("name: hooked", "name: newer"), 202)],
+    ids=["broken", "gone", "changed"],
+)
+async def test_a_delivery_that_waits_for_its_plan_starts_what_is_there_then(
+    hooked: Hooked, pushed: str | None, status: int
+) -> None:
+    """A push comes while the plan is made: never an old file under the new commit."""
+    world, work = hooked.world, hooked.work
+    delayed = Delayed(hooked)
+    await delayed.waits()
+    work.pushed({"workflows/hooked.yml": pushed})
+    await world.sync()
+    answered = await delayed.answered()
+    assert answered.status_code == status, answered.text
+    assert [(row.name, row.revision) for row in world.runs()] == (
+        [("newer", work.git("rev-parse", "HEAD"))] if status == 202 else []
+    )
 
 
 async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> None:

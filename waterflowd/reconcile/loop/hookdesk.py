@@ -40,24 +40,20 @@ class HookDesk:
         known = self._known(call)
         if known is not None:
             return known, False
-        held = self._held(call)
-        loop, newest = held.loop, held.file.newest
-        self._check(call, held)
-        errors = loop.errors(newest)
-        if errors:
-            text = f'the workflow "{shown(held.path)}" has errors at {held.ref.commit[:7]}: {errors[0].message}'
-            raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
-        plan = await loop.plan(held.ref, newest)
-        # Somebody may have suspended it while the plan was made.
-        self._check(call, held)
+        held, plan = await self._planned(call)
         event = hooks.event_of(payload, call.name, call.delivery)
         request = hooks.start_request(plan, call.repository, held.ref, call.name, call.delivery, event)
         return await self._ports.runs.start(request), True
 
-    def _check(self, call: HookCall, held: Holder) -> None:
-        if held.loop.state.is_suspended:
-            text = f'the repository "{call.repository}" is suspended: resume it first'
-            raise Rejected(codes.SUSPENDED, text, status=409)
+    async def _planned(self, call: HookCall) -> tuple[Holder, bytes]:
+        """The file as it is now, and its plan, which takes a while: somebody may push or suspend meanwhile."""
+        while True:
+            held = self._usable(call)
+            seen = held.ref.commit, held.file.newest
+            plan = await held.loop.plan(held.ref, held.file.newest)
+            held = self._usable(call)
+            if (held.ref.commit, held.file.newest) == seen:
+                return held, plan
 
     def _known(self, call: HookCall) -> RunSummary | None:
         for key in hooks.trigger_keys(call.repository, call.name, call.delivery):
@@ -66,9 +62,17 @@ class HookDesk:
                 return self._ports.log.run(run)
         return None
 
-    def _held(self, call: HookCall) -> Holder:
+    def _usable(self, call: HookCall) -> Holder:
+        """The file whose webhook it is. Raises `Rejected` while it starts nothing."""
         held = self._ports.hooks.holder(call.name)
         if held is None or (held.path, held.loop.settings.name) != (call.path, call.repository):
             # It went away between the signature and the start; whoever sends again learns what is there now.
             raise Rejected(codes.NOT_FOUND, "there is no such webhook any more", status=404)
+        if held.loop.state.is_suspended:
+            text = f'the repository "{call.repository}" is suspended: resume it first'
+            raise Rejected(codes.SUSPENDED, text, status=409)
+        errors = held.loop.errors(held.file.newest)
+        if errors:
+            text = f'the workflow "{shown(held.path)}" has errors at {held.ref.commit[:7]}: {errors[0].message}'
+            raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
         return held

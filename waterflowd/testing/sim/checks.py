@@ -79,6 +79,8 @@ class Checks:
         self._acknowledged_output: dict[AttemptName, int] = {}
         #: Agents that work no more, and when somebody was told so.
         self._revoked: dict[AgentId, int] = {}
+        #: Jobs that were over before a backup was restored: agents may have been told so, and hear it only now.
+        self._over_before: set[tuple[str, str]] = set()
 
     def fail(self, text: str, error: BaseException | None = None) -> None:
         """A promise is broken: the world ends with this sentence."""
@@ -116,6 +118,9 @@ class Checks:
 
         Agents have gone on: what a restored backup holds open must never begin again.
         """
+        self._over_before.update(
+            (shadow.id, job.id) for shadow in self.shadows.values() for job in shadow.jobs if _is_over(shadow, job)
+        )
         self.shadows.clear()
         for movements in self.movements:
             movements.forget()
@@ -471,9 +476,9 @@ class Checks:
         shadow = self.shadows.get(RunId(run))
         found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
         # A restored backup may know the run, which is over, and not what its jobs had become.
-        is_over = shadow is not None and shadow.is_completed
-        if found is not None and not is_over:
-            is_over = found.conclusion is not None or found.number > 1 or found.retry_at is not None
+        is_over = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
+        if shadow is not None and found is not None:
+            is_over = is_over or _is_over(shadow, found)
         self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
 
     # The end ----------------------------------------------------------------------------------------------------------
@@ -513,6 +518,11 @@ class Checks:
             self.expect(len(data) == attempt.output_bytes, text)
         if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
             self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
+
+
+def _is_over(run: Run, job: Job) -> bool:
+    """Whether nothing more of the job, or of the try whose directory there is, can come."""
+    return run.is_completed or job.conclusion is not None or job.number > 1 or job.retry_at is not None
 
 
 def _is_revoked(memory: MemoryLog, agent: AgentId) -> bool:

@@ -122,12 +122,13 @@ class LmdbOutputLogs:
         """Durable pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
         self._latch.check()
         tail = self._tail(name)
+        offset = max(offset, 0)
         if offset >= tail.size:
             return []
         pieces: list[OutputPiece] = []
         if tail.file is None or offset < tail.file.base:
             end = tail.size if tail.file is None else tail.file.base
-            pieces = self._rows(name, max(offset, 0), bytes_max, end=end)
+            pieces = self._rows(name, offset, bytes_max, end=end)
         left = bytes_max - sum(len(piece.data) for piece in pieces)
         if tail.file is not None and (not pieces or left > 0):
             try:

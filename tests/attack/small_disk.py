@@ -1,13 +1,18 @@
-"""A file system that is small enough to be filled."""
+"""A file system that is small enough to be filled, and whose power can be cut."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.acceptance.world import wait_until
 
 _PAGE_BYTES = 4096
 
@@ -20,13 +25,13 @@ def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
     if kind == "tmpfs":
         command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "waterflow-attack", str(place)]
     else:
-        image = folder / "disk.img"
+        image = _image(folder)
         with image.open("wb") as file:
             file.truncate(mib << 20)
         made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], capture_output=True, text=True, check=False)
         if made.returncode:
             pytest.skip(f"no ext4 can be made here: {made.stderr}")
-        command = ["mount", "-o", "loop", str(image), str(place)]
+        command = _mount(image, place)
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
@@ -34,6 +39,32 @@ def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+
+
+def cut_power(folder: Path) -> None:
+    """The ext4 file system of `small_disk` after its power was cut: what had not left for the device by now is lost.
+
+    Whoever writes there must be gone already: the device is read until nothing changes on it meanwhile.
+    """
+    place, left = folder / "disk", folder / "left.img"
+    wait_until(lambda: _copied(_image(folder), left) == _copied(_image(folder), left), "the device to be still")
+    subprocess.run(["umount", "--lazy", str(place)], check=True, capture_output=True)
+    os.replace(left, _image(folder))
+    subprocess.run(_mount(_image(folder), place), check=True, capture_output=True)
+
+
+def _image(folder: Path) -> Path:
+    return folder / "disk.img"
+
+
+def _mount(image: Path, place: Path) -> list[str]:
+    return ["mount", "-o", "loop", str(image), str(place)]
+
+
+def _copied(image: Path, to: Path) -> bytes:
+    """Copies it, and gives the copy's hash."""
+    shutil.copyfile(image, to)
+    return hashlib.blake2b(to.read_bytes()).digest()
 
 
 def fill(place: Path) -> Path:

@@ -1,0 +1,54 @@
+"""The daemon's machine loses its power: of its disk there is what had been flushed, and nothing that was only written."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.acceptance.world import wait_until
+from tests.attack.arena import Arena
+from tests.attack.small_disk import cut_power, small_disk
+from tests.attack.sweep import IS_FULL, SEED
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS_FULL else 1200)]
+
+
+@pytest.mark.usefixtures("root")
+def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> None:
+    """On ext4: starts that were answered, results that were acknowledged; each run ends in success, and nothing runs twice.
+
+    The agents are other machines: they keep what the daemon has acknowledged no longer.
+    """
+    arena = empty_arena
+    dice = random.Random(SEED)
+    print(f"WATERFLOW_SEED={SEED}")
+    total = 0
+    with small_disk(arena.folder, "ext4", 64) as place:
+        arena.daemon_dir = place / "daemon"
+        arena.write_config()
+        arena.start_daemon()
+        for name in ("web-1", "web-2"):
+            arena.add_agent(name, "web")
+        try:
+            for _ in range(40 if IS_FULL else 3):
+                answers: dict[str, str | None] = {}
+                for _ in range(dice.randint(1, 4)):
+                    key = arena.key()
+                    answers[key] = arena.post(key)
+                first = next(iter(answers.values()))
+                if dice.random() < 0.5 and first is not None:
+                    # Later, when results have been acknowledged and the others are at work.
+                    wait_until(lambda run=first: arena.is_over(run), "the first run to end")
+                arena.kill_daemon()
+                cut_power(arena.folder)
+                arena.start_daemon()
+                for key, answered in answers.items():
+                    run = arena.post(key)
+                    assert run is not None
+                    assert answered in (None, run), f"{key} was answered with {answered}, and now {run}"
+                    arena.judge.run(run)
+                total += len(answers)
+                assert arena.count_runs() == total, "a start became two runs, or none"
+        finally:
+            arena.close()

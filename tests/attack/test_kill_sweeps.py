@@ -159,14 +159,11 @@ FOUND = [("pwrite64", 1)]
 FIRST_AGENT_CALLS = [
     ("write", 12),
     ("fsync", 4),
-    ("fdatasync", 2),
     ("rename", 4),
     ("mkdir", 8),
     ("sendto", 10),
     ("recvfrom", 10),
     ("connect", 2),
-    ("fchmod", 2),
-    ("link", 1),
 ]
 
 

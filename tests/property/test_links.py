@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from waterflowd.gitsource import links
@@ -15,6 +16,7 @@ _PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
 _TARGETS = st.lists(st.sampled_from(["a", "b", "c", "..", "..", "."]), min_size=1, max_size=5).map("/".join)
 
 
+@example(made={"b": "a", "a": "a/../.."}, directories=set())
 @given(made=st.dictionaries(_PATHS, _TARGETS, max_size=5), directories=st.sets(_PATHS, max_size=3))
 def test_a_link_that_leaves_on_a_disk_is_found(made: dict[str, str], directories: set[str]) -> None:
     """Made for real below two folders, each link that is not said to leave resolves to a place inside, or to nothing."""
@@ -28,8 +30,19 @@ def test_a_link_that_leaves_on_a_disk_is_found(made: dict[str, str], directories
         if any(links.leaves(encoded, path) for path in encoded):
             return
         for path in kept:
+            if _is_circle(os.path.join(root, path)):
+                # `realpath` goes on by the names; the kernel does not.
+                continue
             resolved = os.path.realpath(os.path.join(root, path))
             assert resolved == os.path.realpath(root) or resolved.startswith(os.path.realpath(root) + "/"), (kept, path)
+
+
+def _is_circle(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_made(root: str, path: str, target: str) -> bool:

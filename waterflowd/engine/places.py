@@ -64,7 +64,7 @@ _OF_STEPS = frozenset({
     events.LateReport,
 })  # fmt: skip
 #: Events about a step that change nothing of what its job is owed apart from its blocks.
-_OF_STEPS_ALONE = frozenset({
+_OF_BLOCKS = frozenset({
     events.AttemptQueued,
     events.AttemptWaiting,
     events.AttemptStarted,
@@ -93,7 +93,7 @@ def concerned(run: Run, event: events.RunEvent) -> Iterator[Place]:
             yield from _parts(job)
             return
         yield job.index, _number(job, step.block)
-        is_quiet = kind in _OF_STEPS_ALONE or kind is events.AttemptDispatched
+        is_quiet = kind in _OF_BLOCKS or kind is events.AttemptDispatched
         if not (is_quiet or (kind is events.StepCompleted and step.approval is None)):
             yield job.index, ALONE
     elif kind in _WHOLE_JOB or kind in _ALL_BLOCKS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Held, HeldState
@@ -11,21 +13,26 @@ from waterflowd.errors import Retryable
 from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
 
 
+@asynccontextmanager
+async def commit_on_its_way(world: HostWorld) -> AsyncIterator[None]:
+    """What happens inside waits for its turn behind a batch that is not durable yet; afterwards all is settled."""
+    world.log.hold()
+    starting = asyncio.create_task(world.driver.start(request()))
+    await until(lambda: world.driver.is_ahead)
+    yield
+    world.log.release()
+    await starting
+    await world.settle()
+
+
 async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_durable() -> None:
     """An offer, a cancel or a release that left earlier could rest on what a crash takes away."""
     async with HostWorld() as world:
         agent = world.enrol("s", "web")
         world.hello(agent)
-        world.log.hold()
-        starting = asyncio.create_task(world.driver.start(request()))
-        await until(lambda: world.driver.is_ahead)
-
-        world.hello(agent, session="1" * 32)
-        assert world.link.sent == []
-
-        world.log.release()
-        await starting
-        await world.settle()
+        async with commit_on_its_way(world):
+            world.hello(agent, session="1" * 32)
+            assert world.link.sent == []
         assert len(set(world.link.offers())) == 1
 
 
@@ -34,17 +41,11 @@ async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
     async with HostWorld() as world:
         agent = world.enrol("s", "web")
         world.hello(agent)
-        world.log.hold()
-        starting = asyncio.create_task(world.driver.start(request()))
-        await until(lambda: world.driver.is_ahead)
-        world.hello(agent, session="1" * 32)
-        world.agents.disconnected(agent, "cut")
-        sent: Counter[type] = Counter()
-        world.link.watch = lambda agent, message: sent.update([type(message)])
-
-        world.log.release()
-        await starting
-        await world.settle()
+        async with commit_on_its_way(world):
+            world.hello(agent, session="1" * 32)
+            world.agents.disconnected(agent, "cut")
+            sent: Counter[type] = Counter()
+            world.link.watch = lambda agent, message: sent.update([type(message)])
 
         # The batch's own offer is dropped by the link, which has no session.
         assert sent == {messages.Offer: 1}
@@ -95,16 +96,11 @@ async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> N
         world.hello(agent)
         run = await world.start(ONE_STEP)
         (key,) = world.link.offers()
-        world.log.hold()
-        starting = asyncio.create_task(world.driver.start(request()))
-        await until(lambda: world.driver.is_ahead)
-        world.link.take()
+        async with commit_on_its_way(world):
+            world.link.take()
 
-        world.finished(agent, key, outcome=messages.Outcome.REFUSED, exit_code=None)
-        world.hello(agent, session="1" * 32, instance="instance-2")
-        world.log.release()
-        await starting
-        await world.settle()
+            world.finished(agent, key, outcome=messages.Outcome.REFUSED, exit_code=None)
+            world.hello(agent, session="1" * 32, instance="instance-2")
 
         assert "AttemptFinished" in world.kinds(run.id)
         assert key not in world.link.offers()
@@ -115,13 +111,8 @@ async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
     async with HostWorld() as world:
         agent = world.enrol("s", "web")
         world.hello(agent)
-        world.log.hold()
-        starting = asyncio.create_task(world.driver.start(request()))
-        await until(lambda: world.driver.is_ahead)
-        world.hello(agent, session="1" * 32, instance="instance-2")
-        world.log.release()
-        await starting
-        await world.settle()
+        async with commit_on_its_way(world):
+            world.hello(agent, session="1" * 32, instance="instance-2")
 
         offers = [message.task.instance for _, message in world.link.sent if isinstance(message, messages.Offer)]
         assert offers == ["instance-2"]
@@ -134,16 +125,11 @@ async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> 
         world.hello(agent)
         run = await world.start(ONE_STEP)
         (key,) = world.link.offers()
-        world.log.hold()
-        starting = asyncio.create_task(world.driver.start(request()))
-        await until(lambda: world.driver.is_ahead)
-        world.link.take()
+        async with commit_on_its_way(world):
+            world.link.take()
 
-        world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)], jobs=[])
-        world.finished(agent, key)
-        world.log.release()
-        await starting
-        await world.settle()
+            world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)], jobs=[])
+            world.finished(agent, key)
 
         assert world.kinds(run.id)[-1] == "RunCompleted"
         assert messages.Release(key.run, key.job) in world.link.take()

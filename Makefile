@@ -43,7 +43,7 @@ reference: environment-dev ## Write the reference of the language and its schema
 	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py $(ARGS)
 
 sim: environment-dev ## Simulate worlds in which everything goes wrong that may: SEEDS=N of them, or SEED=N again
-	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m waterflowd.testing.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
+	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
 
 mutants: ## Break the product in many small ways; the simulator must notice each of them
 	@$(MAKE) --no-print-directory sim MUTANTS=1

@@ -94,7 +94,8 @@ def _large() -> bytes:
 
 def language(folder: Path) -> list[Row]:
     """A large file, a thousand files by the command line, and the schema."""
-    from waterflowd.dsl import compile_workflow, jsonschema
+    from waterflowd.dsl import compile_workflow
+    from waterflowd.dsl.reference import json_schema
 
     content = _large()
     compiled = compile_workflow("workflows/large.yml", content)
@@ -107,7 +108,7 @@ def language(folder: Path) -> list[Row]:
         )
         * 1000
     )
-    schema_ms = min(timeit.repeat(jsonschema.schema_text, timer=time.thread_time, number=1, repeat=10)) * 1000
+    schema_ms = min(timeit.repeat(json_schema.schema_text, timer=time.thread_time, number=1, repeat=10)) * 1000
     for number in range(FILES):
         (folder / f"service-{number}.yml").write_text(_TYPICAL.format(number))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -119,5 +120,7 @@ def language(folder: Path) -> list[Row]:
     return [
         Row(f"a file of {lines:,} lines compiled", f"{compile_ms:.0f} ms", "60 ms", compile_ms <= 60, "best of 15"),
         Row(f"{FILES:,} files validated", f"{validate_s:.1f} s", "10 s", validate_s <= 10, "with the command's start"),
-        Row("the JSON Schema made", f"{schema_ms:.0f} ms", "", None, f"{len(jsonschema.schema_text()) / 1024:.0f} KiB"),
+        Row(
+            "the JSON Schema made", f"{schema_ms:.0f} ms", "", None, f"{len(json_schema.schema_text()) / 1024:.0f} KiB"
+        ),
     ]

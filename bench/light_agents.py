@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.keys import KeyPair
-from waterflow_agent.link import Link
+from waterflow_agent.session.link import Link
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.session import Received
 

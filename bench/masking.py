@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
-from waterflow_agent.masking import Masks, Stream
+from waterflow_agent.execution.masking import Masks, Stream
 
 SECRETS = 20
 #: Less than what is sent while a step runs, so that sending and printing go side by side.

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from bench.figures import Latencies, Row
 from waterflow_agent.config import Config
-from waterflow_agent.desk import Desk
-from waterflow_agent.journal import Journal
-from waterflow_agent.ledger import Ledger
-from waterflow_agent.nodes.shelf import NODES_MAX, NodeShelf
-from waterflow_agent.process_steps import ProcessSteps
+from waterflow_agent.execution.desk import Desk
+from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeShelf
 from waterflow_agent.runner import reports
-from waterflow_agent.stepdirs import StepDirectories
-from waterflow_agent.supervision import Supervisor
-from waterflow_agent.trees.asking import Asking
+from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.file_requests import Asking
 from waterflow_agent.trees.store import Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Received
-from waterflow_agent.workdir import Workspaces
 
 ROUNDS = 200
 STEPS = 2_000

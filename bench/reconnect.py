@@ -17,7 +17,7 @@ from bench.restart import BOOT_ID, STEPS, history, past
 from tests.acceptance.world import World
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.wire.messages import TaskKey
-from waterflowd import bootstrap
+from waterflowd.app import bootstrap
 from waterflowd.dispatch.keys import load_server_keys
 from waterflowd.fleet.events import AgentApproved
 from waterflowd.host.batch import summary

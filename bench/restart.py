@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
-from waterflowd import bootstrap
+from waterflowd.app import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step
 from waterflowd.host.batch import summary

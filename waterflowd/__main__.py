@@ -1,6 +1,6 @@
 """`python -m waterflowd`."""
 
-from waterflowd.cli import main
+from waterflowd.app.cli import main
 
 if __name__ == "__main__":
     main(prog_name="waterflowd")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from typing import Any, Protocol
 
 from waterflow_agent.wire import messages
-from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName
 from waterflowd.model.records import (
     AttemptName,

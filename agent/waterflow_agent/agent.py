@@ -18,23 +18,24 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import enrol, keys, machine, maskbook, status
+from waterflow_agent import enrollment, keys, machine
 from waterflow_agent.config import Config
-from waterflow_agent.desk import Desk
 from waterflow_agent.errors import Stalled
-from waterflow_agent.journal import Journal
+from waterflow_agent.execution.desk import Desk
+from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.execution.working_directories import Workspaces
 from waterflow_agent.keys import KeyPair
-from waterflow_agent.ledger import Ledger
-from waterflow_agent.link import Link
-from waterflow_agent.maskbook import MaskBook
-from waterflow_agent.nodes.shelf import NodeShelf
-from waterflow_agent.process_steps import ProcessSteps
-from waterflow_agent.stepdirs import StepDirectories
-from waterflow_agent.supervision import Supervisor
-from waterflow_agent.trees.asking import Asking
+from waterflow_agent.nodes.own.catalog import NodeShelf
+from waterflow_agent.session.link import Link
+from waterflow_agent.state import secret_store, status
+from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.state.secret_store import MaskBook
 from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.file_requests import Asking
 from waterflow_agent.trees.store import Store
-from waterflow_agent.workdir import Workspaces
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +72,15 @@ class Agent:
         finally:
             journal.close()
 
-    async def _find_server(self, pair: KeyPair) -> enrol.Server:
-        server = enrol.load(self._data_dir)
+    async def _find_server(self, pair: KeyPair) -> enrollment.Server:
+        server = enrollment.load(self._data_dir)
         if server is None:
-            door = enrol.find_door(self._config, self._environment)
+            door = enrollment.find_door(self._config, self._environment)
             logger.info("this agent's key is %s", pair.fingerprint)
-            server = await enrol.enrol(self._config, door, pair)
+            server = await enrollment.enrol(self._config, door, pair)
         return server
 
-    async def _serve(self, journal: Journal, pair: KeyPair, server: enrol.Server) -> None:
+    async def _serve(self, journal: Journal, pair: KeyPair, server: enrollment.Server) -> None:
         runner_dir = self._data_dir / "runner"
         runner_dir.mkdir(mode=0o700, exist_ok=True)
         supervisor = Supervisor(runner_dir, starts_runner=self._config.runner == "own")
@@ -88,7 +89,7 @@ class Agent:
         steps = ProcessSteps(supervisor, workspaces, directories, self._environment)
         steps.agent_name = server.name
         ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
-        book = MaskBook(maskbook.place(self._data_dir, self._environment))
+        book = MaskBook(secret_store.place(self._data_dir, self._environment))
         store = Store(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
         checkouts = Checkouts(store, Asking(lambda wanted: link.send(wanted)), workspaces)
         shelf = NodeShelf(self._config.node_path, self._environment)
@@ -152,7 +153,7 @@ class Agent:
         logger.error("not connecting again: %s", link.state)
         await self._stop.wait()
 
-    async def _show(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk, shelf: NodeShelf) -> None:
+    async def _show(self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk, shelf: NodeShelf) -> None:
         shown: status.Status | None = None
         while True:
             now = msgspec.structs.replace(self._status(pair, server, link, desk), nodes=shelf.told)
@@ -164,7 +165,7 @@ class Agent:
                 shown = now
             await asyncio.sleep(STATUS_S)
 
-    def _status(self, pair: KeyPair, server: enrol.Server, link: Link, desk: Desk) -> status.Status:
+    def _status(self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk) -> status.Status:
         return status.Status(
             pid=os.getpid(),
             process_started=status.process_started(os.getpid()),
@@ -187,7 +188,7 @@ class Agent:
             await asyncio.to_thread(workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)
 
-    async def _unless_stopped(self, work: Coroutine[None, None, enrol.Server]) -> enrol.Server | None:
+    async def _unless_stopped(self, work: Coroutine[None, None, enrollment.Server]) -> enrollment.Server | None:
         task = asyncio.create_task(work, name="enrolment")
         try:
             await self._until_stopped([task])

@@ -96,7 +96,7 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
     """Show whether the agent runs, its server, and what it does."""
     import msgspec
 
-    from waterflow_agent import status as status_file
+    from waterflow_agent.state import status as status_file
 
     config = _load(config_file, {"data_dir": data_dir})
     try:
@@ -122,8 +122,8 @@ def node(file: Path, is_schema: bool) -> None:
 
     import msgspec
 
-    from waterflow_agent.nodes import check
-    from waterflow_agent.nodes.code import Code
+    from waterflow_agent.nodes.own import check
+    from waterflow_agent.nodes.own.code import Code
 
     try:
         code = Code(name=f"{file.absolute().parent.name}/{file.stem}", path=str(file), text=file.read_text("utf-8"))
@@ -199,20 +199,20 @@ async def _run(config: Config) -> int:
 async def _enroll(config: Config, token_file: Path | None) -> int:
     import os
 
-    from waterflow_agent import enrol, keys
+    from waterflow_agent import enrollment, keys
     from waterflow_agent.agent import prepare_data_dir
 
     data_dir = Path(config.data_dir)
     try:
         prepare_data_dir(data_dir)
         pair = keys.load_or_create(data_dir)
-        server = enrol.load(data_dir)
+        server = enrollment.load(data_dir)
         if server is not None:
             click.echo(f"already enrolled as {server.name} at {server.work_endpoint}")
             return 0
-        door = enrol.find_door(config, os.environ, token_file)
+        door = enrollment.find_door(config, os.environ, token_file)
         click.echo(f"this agent's key is {pair.fingerprint}")
-        await enrol.enrol(config, door, pair, say=click.echo)
+        await enrollment.enrol(config, door, pair, say=click.echo)
     except errors.AgentError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED

@@ -21,10 +21,10 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
-from waterflow_agent import enrol, keys
+from waterflow_agent import enrollment, keys
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import parameters, schema
-from waterflow_agent.nodes.code import Code
+from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.nodes.shell import Command
 from waterflow_agent.runner.reports import Result
 from waterflow_agent.wire import codec, messages
@@ -266,7 +266,7 @@ class ScriptedDaemon:
 def enrolled(data_dir: Path, daemon: ScriptedDaemon) -> None:
     """Makes `data_dir` that of an agent which is enrolled at `daemon`."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    server = enrol.Server(
+    server = enrollment.Server(
         server_key=daemon.server_key, work_endpoint=daemon.endpoint, name="scripted", groups=["tests"]
     )
     keys.write_private(data_dir / "server.json", msgspec.json.encode(server))
@@ -338,8 +338,8 @@ def run_node(
     """
     import tempfile
 
-    from waterflow_agent import process_steps
-    from waterflow_agent.nodes import exits, hosted, shell, stepfiles
+    from waterflow_agent.execution import process_steps
+    from waterflow_agent.nodes import exits, hosted, shell, step_files
 
     task = messages.Task(
         key=TaskKey("run", "job", "step", 1, 1), node=str(name), params=params, env=dict(env or {}),
@@ -355,7 +355,7 @@ def run_node(
             return NodeRun(outcome=messages.Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
         result, printed = _run_to_end(command, directory, timeout_s)
         end = exits.interpret(result)
-        end = hosted.finish(end, files) if hosted.is_hosted(files) else shell.finish(end, stepfiles.locate(files))
+        end = hosted.finish(end, files) if hosted.is_hosted(files) else shell.finish(end, step_files.locate(files))
     return NodeRun(
         outcome=end.outcome, exit_code=end.exit_code, text=end.reason_text, outputs=end.outputs, printed=printed
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 import waterflow_agent.cli
 import waterflow_agent.config
-import waterflowd.cli
-import waterflowd.config
+import waterflowd.app.cli
+import waterflowd.app.config
 import waterflowd.ctl.main
 from builder import bill, cpython, environment, manuals, samples
 from builder.cpython import Part
@@ -79,12 +79,12 @@ DAEMON = Package(
     "Every decision is an event in a log on disk, so runs go on after any\n"
     "crash. It brings its own Python interpreter and needs no database.",
     extras=frozenset({"speed"}),
-    programs={"waterflowd": "waterflowd.cli", "waterflowctl": "waterflowd.ctl.main"},
+    programs={"waterflowd": "waterflowd.app.cli", "waterflowctl": "waterflowd.ctl.main"},
     pages=(
         Program(
             name="waterflowd",
             section=8,
-            command=waterflowd.cli.main,
+            command=waterflowd.app.cli.main,
             see_also="waterflowctl(1), waterflow-agent(8). " + _DOCUMENTATION.format("waterflow"),
             files=(
                 ("/etc/waterflow/waterflowd.toml", "The configuration; every key is in it."),
@@ -102,7 +102,7 @@ DAEMON = Package(
     units=("waterflowd.service",),
     configuration="waterflowd.toml",
     render=lambda: samples.render(
-        waterflowd.config.Config,
+        waterflowd.app.config.Config,
         [
             "The configuration of waterflowd: every key, with the value that it has anyway. Take the # away to change one.",
             "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.world import World
-from waterflowd.api.samples import SAMPLES
+from waterflowd.api.metric_samples import SAMPLES
 
 _PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

@@ -18,8 +18,8 @@ from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import IS_FULL, sweep
 from tests.attack.test_hostile_steps import job, step
 from tests.patience import PATIENCE_S
+from waterflow_agent.execution.runner_client import Supervisor
 from waterflow_agent.runner.reports import Exited, StepSpec
-from waterflow_agent.supervision import Supervisor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 

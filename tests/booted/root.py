@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"
 PACKAGES = {"waterflowd": REPOSITORY / "waterflowd", "waterflow_agent": REPOSITORY / "agent" / "waterflow_agent"}
 PROGRAMS = {
-    "waterflowd": "waterflowd.cli",
+    "waterflowd": "waterflowd.app.cli",
     "waterflowctl": "waterflowd.ctl.main",
     "waterflow-agent": "waterflow_agent.cli",
 }

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 import waterflowd
-from waterflowd.api import access_events
+from waterflowd.access import events as access_events
 from waterflowd.engine import events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.test_gitsource_local import Git
 from waterflow_agent.trees import listing
-from waterflow_agent.trees.blobs import blob_id
+from waterflow_agent.trees.blob_cache import blob_id
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.gitsource.contents import Contents
 from waterflowd.gitsource.opening import Opener

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import pytest
 
 from tests.integration.test_gitsource_local import Git
-from waterflowd.compiler import CompilerProcess
+from waterflowd.compiler.compiler import CompilerProcess
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model import plan as plans
 from waterflowd.ports import Targets
-from waterflowd.reconcile.loop.targets import CommitTargets
+from waterflowd.reconcile.loop.child_workflows import CommitTargets
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.testing.targets import MemoryTargets
+from waterflowd.testing.memory_workflows import MemoryTargets
 
 FILES = {
     "workflows/good.yml": "name: good\njobs: {a: {uses: ./lib/called.yml}}\n",

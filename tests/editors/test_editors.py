@@ -13,7 +13,7 @@ import pytest
 from tests import npm
 from tests.editors.language_server import FILES, LanguageServer
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.jsonschema import schema_text
+from waterflowd.dsl.reference.json_schema import schema_text
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/*.yml"))

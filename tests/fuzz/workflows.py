@@ -26,7 +26,7 @@ import yaml
 
 from tests.unit.dsl import schemas
 from waterflowd.dsl import Compiled, Diagnostic, compile_workflow, render_diagnostic
-from waterflowd.dsl.codes import CODES
+from waterflowd.dsl.reporting.codes import CODES
 from waterflowd.model import plan as plans
 
 CORPUS = Path(__file__).parent / "workflow_corpus"

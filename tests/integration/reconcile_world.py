@@ -17,7 +17,7 @@ import msgspec
 from tests.patience import PATIENCE_S
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.compile import Wanted
-from waterflowd.dsl.diagnostics import Compiled, Diagnostic
+from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.errors import WaterflowError
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
@@ -29,7 +29,7 @@ from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
-from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
 from waterflowd.store.codec import Codec

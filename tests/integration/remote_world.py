@@ -21,8 +21,8 @@ import msgspec
 import pytest
 
 from tests.integration.reconcile_world import Work
-from waterflowd.gitsource.mirror import Note
 from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.remote.mirror import Note
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.reconcile.source import Refs, Source
 

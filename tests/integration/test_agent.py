@@ -518,7 +518,7 @@ async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
 
 def _pretend_reboot(data_dir: Path) -> None:
     """Makes the journal one of an earlier boot, and the runner's record of attempts as a power cut may leave it."""
-    from waterflow_agent.journal import Journal
+    from waterflow_agent.state.journal import Journal
 
     journal = Journal(data_dir / "journal")
     _, facts = journal.read()

@@ -15,11 +15,13 @@ import zmq
 import zmq.asyncio
 
 from tests.patience import PATIENCE_S
-from waterflow_agent import enrol, keys, link, status
+from waterflow_agent import enrollment, keys
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
+from waterflow_agent.session import link
+from waterflow_agent.state import status
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
 
@@ -213,13 +215,13 @@ def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 
 async def test_token_makes_an_agent(data_dir: Path) -> None:
     """The token's credential travels, the answer is kept, and the token is not needed again."""
     async with Enrolment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
-        door = enrol.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+        door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
         pair = keys.load_or_create(data_dir)
-        server = await enrol.enrol(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
+        server = await enrollment.enrol(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
 
     assert (port.requests[0].token, port.requests[0].name, port.requests[0].groups) == ("t.s", "wish", ["web"])
     assert (server.name, server.groups, server.work_endpoint) == ("given", ["web"], "tcp://127.0.0.1:7233")
-    assert enrol.load(data_dir) == server
+    assert enrollment.load(data_dir) == server
     assert (data_dir / "server.json").stat().st_mode & 0o777 == 0o600
 
 
@@ -238,7 +240,7 @@ async def test_agent_enrols_itself_at_its_first_start(daemon: ScriptedDaemon, da
         path.write_text(token.encode() + "\n")
         config = Config(name="a", data_dir=str(data_dir), join_token_file=str(path))
         async with running(Agent(config)):
-            await eventually(lambda: enrol.load(data_dir) is not None)
+            await eventually(lambda: enrollment.load(data_dir) is not None)
             # The runner is there, so that it can be ended with the test.
             await eventually(lambda: runner_pids(data_dir) and (data_dir / "runner" / "runner.sock").exists())
 
@@ -257,7 +259,7 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
             data_dir=str(data_dir),
         )
         pair = keys.load_or_create(data_dir)
-        server = await enrol.enrol(config, enrol.find_door(config, {}), pair, said.append)
+        server = await enrollment.enrol(config, enrollment.find_door(config, {}), pair, said.append)
 
     assert f"waterflowctl agents approve {pair.fingerprint} --group web" in said[0]
     assert [request.token for request in port.requests] == ["", "", ""]
@@ -267,22 +269,22 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
 async def test_refused_enrolment_ends(data_dir: Path) -> None:
     """With what the server said."""
     async with Enrolment([answer("refused", "the token is used up")]) as port:
-        door = enrol.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+        door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
 
         with pytest.raises(Rejected, match="the token is used up"):
-            await enrol.enrol(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
+            await enrollment.enrol(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
 
 
 async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key in the token is the only one that is spoken to."""
-    monkeypatch.setattr(enrol, "ANSWER_S_MAX", 0.3)
+    monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()
     async with Enrolment([answer("approved")]) as port:
-        door = enrol.Door(endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint="")
+        door = enrollment.Door(endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint="")
         request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
 
         with pytest.raises(Retryable, match="another key"):
-            await enrol.ask(door, keys.load_or_create(data_dir), request)
+            await enrollment.ask(door, keys.load_or_create(data_dir), request)
 
     assert port.requests == []
 

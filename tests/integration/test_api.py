@@ -10,8 +10,8 @@ import httpx
 import msgspec
 import pytest
 
-from waterflowd.api import run_shapes, shapes
 from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.api.views import run_shapes, shapes
 from waterflowd.testing.api_world import VERSION, ApiWorld
 
 HELLO = """\

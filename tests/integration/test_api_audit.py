@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from waterflowd.api import trail
-from waterflowd.api.access import Role
-from waterflowd.api.access_events import AccessRefused
-from waterflowd.api.rendering import time_text
+from waterflowd.access import audit_trail
+from waterflowd.access.events import AccessRefused
+from waterflowd.access.registry import Role
 from waterflowd.api.services import PendingRow, RepositoryRow
+from waterflowd.api.views.rendering import time_text
 from waterflowd.errors import Retryable
 from waterflowd.testing.api_world import ApiWorld, until
 
@@ -139,16 +139,16 @@ async def test_a_flood_of_refusals_leaves_few_records_and_the_next_one_says_how_
         async with _client(world) as nobody:
             for _ in range(50):
                 assert (await nobody.get("/v1/runs")).status_code == 401
-        assert len(_refused(world)) <= trail.SOURCE_BURST
+        assert len(_refused(world)) <= audit_trail.SOURCE_BURST
         for number in range(150):
             async with _client(world, address=f"192.0.2.{number}") as nobody:
                 await nobody.get("/v1/runs")
-        await until(lambda: len(_refused(world)) >= trail.BURST)
-        assert len(_refused(world)) == trail.BURST
+        await until(lambda: len(_refused(world)) >= audit_trail.BURST)
+        assert len(_refused(world)) == audit_trail.BURST
         world.clock.ahead_ms += 120_000
         async with _client(world, address="198.51.100.1") as nobody:
             await nobody.get("/v1/runs")
-        await until(lambda: len(_refused(world)) == trail.BURST + 1)
+        await until(lambda: len(_refused(world)) == audit_trail.BURST + 1)
         assert sum(1 + fact.left_out for fact in _refused(world)) == 50 + 150 + 1
 
 
@@ -157,7 +157,7 @@ async def test_refusals_of_the_agents_ports_are_in_the_trail_too() -> None:
     async with ApiWorld() as world:
         for _ in range(100):
             world.api.refusals.agent_refused("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
-        await until(lambda: len(_refused(world)) == trail.SOURCE_BURST)
+        await until(lambda: len(_refused(world)) == audit_trail.SOURCE_BURST)
         first = _refused(world)[0]
         assert (first.by, first.door, first.code) == ("192.0.2.9", "agents", "WF212")
         assert "\x1b" not in first.target

@@ -12,8 +12,8 @@ import pytest
 
 from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
-from waterflowd.api import bodies, server
-from waterflowd.api.access import Role
+from waterflowd.access.registry import Role
+from waterflowd.api import request_bodies, server
 from waterflowd.testing.api_world import until
 
 YAML = {"Content-Type": "application/yaml"}
@@ -85,7 +85,7 @@ async def test_wrong_tokens_are_slowed_down_and_a_right_one_is_not(served: Serve
 
 async def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(served: Served) -> None:
     """By its stated length before it is read, and by its bytes when it comes in pieces."""
-    large = b"a" * (bodies.BODY_BYTES_MAX + 1)
+    large = b"a" * (request_bodies.BODY_BYTES_MAX + 1)
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(large), 1 << 16):
@@ -96,7 +96,7 @@ async def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(served:
             with contextlib.suppress(httpx.WriteError, httpx.ReadError):
                 assert code(await client.post("/v1/runs", content=content, headers=YAML)) == (413, "WF607")
     async with served.unix() as client:
-        answered = await client.post("/v1/runs", content=large[: bodies.BODY_BYTES_MAX], headers=YAML)
+        answered = await client.post("/v1/runs", content=large[: request_bodies.BODY_BYTES_MAX], headers=YAML)
         assert answered.status_code == 422
 
 
@@ -124,7 +124,7 @@ async def test_json_that_is_too_deep_too_much_or_none_is_400(served: Served, bod
 
 async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is not held for ever by somebody who promises a body."""
-    monkeypatch.setattr(bodies, "BODY_S_MAX", 0.05)
+    monkeypatch.setattr(request_bodies, "BODY_S_MAX", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
     writer.write(
         b"POST /v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\nContent-Length: 9\r\n\r\na"

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from waterflowd.api import run_shapes, shapes
-from waterflowd.api.access import Role
+from waterflowd.access.registry import Role
+from waterflowd.api.views import run_shapes, shapes
 from waterflowd.testing.api_world import ApiWorld, until
 
 YAML = {"Content-Type": "application/yaml"}

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from waterflowd.api import description
-from waterflowd.api.access import Role
+from waterflowd.access.peer_roles import PeerRoles
+from waterflowd.access.registry import Role
+from waterflowd.api import openapi
 from waterflowd.api.app import ROUTERS
-from waterflowd.api.auth import PEER_UID, PUBLIC
-from waterflowd.api.peers import PeerRoles
+from waterflowd.api.gate import PEER_UID, PUBLIC
 from waterflowd.errors import Rejected
 from waterflowd.testing.api_world import ApiWorld
 
@@ -59,7 +59,7 @@ TABLE: dict[str, Role | None] = {
     "DELETE /v1/tokens/{name}": Role.ADMIN,
     "GET /v1/audit": Role.ADMIN,
 }
-ROUTES = list(description.routes(ROUTERS))
+ROUTES = list(openapi.routes(ROUTERS))
 ENDLESS = "/v1/events"
 
 

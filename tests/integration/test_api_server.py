@@ -17,9 +17,9 @@ import pytest
 
 from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
-from waterflowd.api import streams
-from waterflowd.api.access import Role
+from waterflowd.access.registry import Role
 from waterflowd.api.server import ApiServer
+from waterflowd.api.streaming import streams
 from waterflowd.errors import Stalled
 from waterflowd.testing.api_world import until
 

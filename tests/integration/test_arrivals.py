@@ -1,4 +1,4 @@
-"""`waterflow_agent.arrivals`: real ZeroMQ sockets on both kinds of loops."""
+"""`waterflow_agent.session.receiver`: real ZeroMQ sockets on both kinds of loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uvloop
 import zmq
 
 from tests.patience import PATIENCE_S
-from waterflow_agent.arrivals import Arrivals
+from waterflow_agent.session.receiver import Arrivals
 
 Plain = zmq.Socket[bytes]
 

@@ -12,8 +12,8 @@ import pytest
 from dulwich.repo import Repo
 
 from tests.patience import PATIENCE_S
-from waterflowd.ctl import demo_repository
-from waterflowd.ctl.demo_processes import free_port
+from waterflowd.ctl.demo import repository as demo_repository
+from waterflowd.ctl.demo.processes import free_port
 from waterflowd.dsl import compile_workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from tests.integration.dispatch_world import FINISHED, KEY, PATIENCE_S, STARTED, TASK, Peer, World, started, until
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch import enrol
+from waterflowd.dispatch import enrollment
 from waterflowd.model.ids import AgentId
 
 
@@ -296,7 +296,7 @@ async def test_requests_to_enroll_are_rate_limited_per_key(tmp_path: Path) -> No
         request = bytes(memoryview(codec.encode_message(messages.EnrollRequest(1, "", "n", [], "h", "m", "v"))))
         eager = Peer(world).connect(world.dispatch.endpoints.enroll)
         texts = []
-        for _ in range(enrol.PER_KEY_BURST + 5):
+        for _ in range(enrollment.PER_KEY_BURST + 5):
             await eager.socket.send(request)
             texts.append(codec.decode_enroll_answer(await eager.socket.recv()).text)
 

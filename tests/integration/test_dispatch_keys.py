@@ -14,8 +14,8 @@ from zmq.utils import z85
 
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
-from waterflowd.dispatch.refusals import Refusals, printable
-from waterflowd.dispatch.rivals import CLONE_RETRY_MS, Rival
+from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, Rival
+from waterflowd.dispatch.rejections import Refusals, printable
 from waterflowd.errors import Stalled
 from waterflowd.rates import BucketPerName, TokenBucket
 

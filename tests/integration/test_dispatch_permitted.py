@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.enrol import Enrolment
+from waterflowd.dispatch.enrollment import Enrolment
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.refusals import Refusals
+from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.model.ids import AgentId

@@ -11,7 +11,7 @@ from tests.integration.reconcile_world import Work
 from tests.integration.trigger_world import NAP, UNIONS, TriggerWorld
 from waterflowd.model.ids import repository_stream, run_stream
 from waterflowd.model.statuses import Conclusion
-from waterflowd.reconcile import events, following
+from waterflowd.reconcile import events, workflow_run
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.store import opening
 from waterflowd.store.codec import Codec
@@ -132,7 +132,7 @@ async def test_files_that_follow_each_other_come_to_an_end(work: Work) -> None:
         await world.sync()
         work.pushed({"workflows/ping.yml": ping, "workflows/pong.yml": pong})
         await world.sync()
-        await world.until(lambda: len(world.runs()) == 1 + following.CHAIN_MAX)
+        await world.until(lambda: len(world.runs()) == 1 + workflow_run.CHAIN_MAX)
         await world.settled()
         assert [row.name for row in world.runs()] == ["ping", "pong"] * 3
         assert {row.conclusion for row in world.runs()} == {Conclusion.SUCCESS}

@@ -17,9 +17,9 @@ import pytest
 from tests.integration.reconcile_world import Work
 from tests.integration.trigger_world import NAP, SECRET, UNIONS, TriggerWorld, served
 from tests.patience import PATIENCE_S
-from waterflowd.api.access_events import AccessRefused, ActionTaken
+from waterflowd.access.events import AccessRefused, ActionTaken
 from waterflowd.model.ids import AUDIT, RunId, repository_stream, run_stream
-from waterflowd.reconcile import codes, hooks
+from waterflowd.reconcile import codes, webhooks
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.store import opening
@@ -254,7 +254,7 @@ async def test_forms_are_taken_and_githubs_is_unpacked(hooked: Hooked, body: byt
     """GitHub's form holds the JSON in one field."""
     headers = signed(body) | {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     event = hooked.event(await hooked.post(body, headers))
-    assert {name: value for name, value in event.items() if name not in hooks.RESERVED} == expected
+    assert {name: value for name, value in event.items() if name not in webhooks.RESERVED} == expected
 
 
 async def test_githubs_ping_starts_nothing(hooked: Hooked) -> None:

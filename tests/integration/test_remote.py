@@ -15,7 +15,7 @@ from tests.integration import remote_world
 from tests.integration.reconcile_world import ON_PUSH, PATIENCE_S, Daemon
 from tests.integration.remote_world import World, contents
 from waterflowd.errors import Retryable, Stalled
-from waterflowd.gitsource import remote
+from waterflowd.gitsource.remote import source as remote
 from waterflowd.reconcile import codes, events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS

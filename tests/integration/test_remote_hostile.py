@@ -19,9 +19,9 @@ from tests.integration import remote_world
 from tests.integration.remote_world import World, contents
 from tests.patience import PATIENCE_S
 from waterflowd.errors import Retryable, Stalled
-from waterflowd.gitsource import fetches
-from waterflowd.gitsource.exchange import Access, FetchRequest, Limits
-from waterflowd.gitsource.fetches import Fetches
+from waterflowd.gitsource.remote import fetcher
+from waterflowd.gitsource.remote.fetch_protocol import Access, FetchRequest, Limits
+from waterflowd.gitsource.remote.fetcher import Fetches
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 
@@ -190,8 +190,8 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
 
 async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than children may begin at once, and one more that does not hang."""
-    monkeypatch.setattr(fetches, "_AT_ONCE", 2)
-    monkeypatch.setattr(fetches, "_TURN_S", 0.2)
+    monkeypatch.setattr(fetcher, "_AT_ONCE", 2)
+    monkeypatch.setattr(fetcher, "_TURN_S", 0.2)
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
 
     def hang(connection: socket.socket) -> None:

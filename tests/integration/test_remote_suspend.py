@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from waterflowd.api.access import Role
+from waterflowd.access.registry import Role
 from waterflowd.api.services import RepositoryRow
 from waterflowd.testing.api_world import ApiWorld
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.execution.runner_client import Supervisor
 from waterflow_agent.runner.reports import Exited, Held, Refused, Report, Result, Started, StepSpec
 from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader
-from waterflow_agent.supervision import Supervisor
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 

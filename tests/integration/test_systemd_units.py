@@ -12,8 +12,8 @@ import pytest
 
 import waterflow_agent.cli
 import waterflow_agent.config
-import waterflowd.cli
-import waterflowd.config
+import waterflowd.app.cli
+import waterflowd.app.config
 from tests.patience import PATIENCE_S
 from waterflow_agent.runner.__main__ import Options
 
@@ -82,7 +82,7 @@ def test_a_unit_is_hardly_exposed(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "program", "commands"),
     [
-        ("waterflowd.service", "waterflowd", waterflowd.cli.main.commands),
+        ("waterflowd.service", "waterflowd", waterflowd.app.cli.main.commands),
         ("waterflow-agent.service", "waterflow-agent", waterflow_agent.cli.main.commands),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_runner_that_goes_leaves_its_steps_alone() -> None:
 
 def test_the_directories_are_the_defaults_of_the_configuration() -> None:
     """A daemon without a file finds what its unit made."""
-    daemon, config = _settings(UNITS / "waterflowd.service"), waterflowd.config.Config()
+    daemon, config = _settings(UNITS / "waterflowd.service"), waterflowd.app.config.Config()
     assert config.data_dir == f"/var/lib/{daemon['StateDirectory'][0]}"
     assert config.api.socket.startswith(f"/run/{daemon['RuntimeDirectory'][0]}/")
     agent = _settings(UNITS / "waterflow-agent.service")

@@ -15,9 +15,9 @@ from tests.integration import openbao
 from tests.integration.openbao import ROOT_TOKEN, OpenBao
 from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable
-from waterflowd.secrets import vaultkey
+from waterflowd.secrets import vault_key
 from waterflowd.secrets.vault import Vault
-from waterflowd.secrets.vaultsettings import Settings
+from waterflowd.secrets.vault_settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -129,7 +129,7 @@ async def test_a_token_is_read_anew_for_each_request(server: OpenBao, connect: C
     server.put("apps/file", key=VALUE)
     file = tmp_path / "token"
     file.touch(mode=0o600)
-    vault = connect(vaultkey.reader("token", str(file), {}, tmp_path / "data"))
+    vault = connect(vault_key.reader("token", str(file), {}, tmp_path / "data"))
     file.write_text("revoked")
     assert "403" in (await refused(vault, "apps/file")).text
     file.write_text(f"{ROOT_TOKEN}\n")

@@ -11,7 +11,7 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.secrets.vault import ANSWER_BYTES_MAX, Vault
-from waterflowd.secrets.vaultsettings import Settings
+from waterflowd.secrets.vault_settings import Settings
 
 TOKEN = "hvs.token-of-the-test"
 VALUE = "s3cret-of-vault"

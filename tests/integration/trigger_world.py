@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.integration.reconcile_world import PATIENCE_S, RealCompiler
 from waterflowd import ports
-from waterflowd.api import access_events
-from waterflowd.api.access import Access
+from waterflowd.access import events
+from waterflowd.access.registry import Access
 from waterflowd.api.app import build_app
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
-from waterflowd.desks import MetricsDesk, RunReader
+from waterflowd.app.admin import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
 from waterflowd.engine import events as run_events
 from waterflowd.fleet import events as fleet_events
@@ -32,7 +32,7 @@ from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
-from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.api_world import MemoryAgentsDesk, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -41,7 +41,7 @@ UNIONS = {
     "run": run_events.RunEvent,
     "fleet": fleet_events.Fact,
     "repo": repository_events.Fact,
-    "audit": access_events.Fact,
+    "audit": events.Fact,
 }
 #: A job that needs no server.
 NAP = "jobs: {j: {runs-on: web, steps: [{uses: sleep, with: {duration: 1ms}}]}}\n"

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from waterflowd.dsl import Compiled, compile_knowing, compile_workflow, render_diagnostic
-from waterflowd.dsl.places import snippet
+from waterflowd.dsl.reporting.snippets import snippet
 from waterflowd.model import plan
 
 _SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

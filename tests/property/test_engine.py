@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflowd.engine import approvals, commands, events, fold, outstanding
-from waterflowd.engine.evolve import evolve
-from waterflowd.engine.state import Run
+from waterflowd.engine import commands, events, fold, outstanding
+from waterflowd.engine.fold.evolve import evolve
+from waterflowd.engine.rules import approvals
+from waterflowd.engine.state.runs import Run
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import RUN, Scenario, dump
 

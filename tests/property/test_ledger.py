@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from waterflow_agent.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.state.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 

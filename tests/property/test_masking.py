@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflow_agent.masking import MASK, Masks, Stream
+from waterflow_agent.execution.masking import MASK, Masks, Stream
 
 #: Few letters, so that beginnings, overlaps and repetitions are frequent.
 LETTERS = st.text("abA", max_size=9)

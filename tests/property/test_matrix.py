@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.engine import matrix
+from waterflowd.engine.rules import matrix
 from waterflowd.errors import Rejected
 
 _VALUES = st.sampled_from([1, 2, "a", "b", True, None, 1.5])

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.reconcile import diff, events, globs, movement, state, triggers
+from waterflowd.reconcile import diff, events, globs, ref_updates, state, triggers
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.source import Changes, Commit, FileSeen, Revision
 
@@ -73,9 +73,9 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
         )
         commit = Commit(id=f"{number:040}", tree=f"{number:040}", author="", message="")
         revision = Revision(commit=commit, files=tuple(seen), changes=Changes())
-        shared = movement.pushed("ops", moved, None, commit, commit.id)
-        changes = movement.file_changes(difference, became)
-        facts = movement.facts(number, moved, revision, shared, changes)
+        shared = ref_updates.pushed("ops", moved, None, commit, commit.id)
+        changes = ref_updates.file_changes(difference, became)
+        facts = ref_updates.facts(number, moved, revision, shared, changes)
         keys += [triggers.trigger_key("ops", moved, path) for path in tree]
         recorded += facts
         for fact in facts:
@@ -121,5 +121,5 @@ def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str,
 
 def _became(file: FileSeen) -> FileApplied:
     if file.blob == "4":
-        return movement.file_refused(file, [])
+        return ref_updates.file_refused(file, [])
     return FileApplied(path=file.path, blob=file.blob, plan_hash=f"hash-{file.blob}")

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.engine import secrets
+from waterflowd.engine.rules import secrets
 
 _NAMES = st.sampled_from(["TOKEN", "KEY", "other-name", "A_1"])
 #: Texts from elsewhere, among them some that look like references or like parts of one.

@@ -24,28 +24,32 @@ from typing import Any
 
 from tests.sim import subrun_mutants, trigger_mutants
 from tests.sim.mutant import Mutant
-from waterflowd.testing.sim import simulate
+from tests.simulator import simulate
 
 #: Worlds that a mutant may survive.
 SEEDS_MAX = 2_500
 
 
-_DECIDE, _PLACES = "waterflowd.engine.decide", "waterflowd.engine.places"
-_EVOLVE_JOBS, _EVOLVE_STEPS = "waterflowd.engine.evolve_jobs", "waterflowd.engine.evolve_steps"
-_JOBS, _CHILDREN = "waterflowd.engine.job_moves", "waterflowd.engine.child_moves"
+_DECIDE, _PLACES = "waterflowd.engine.decide", "waterflowd.engine.moves.affected_parts"
+_EVOLVE_JOBS, _EVOLVE_STEPS = "waterflowd.engine.fold.evolve_jobs", "waterflowd.engine.fold.evolve_steps"
+_JOBS, _CHILDREN = "waterflowd.engine.moves.job_moves", "waterflowd.engine.moves.child_moves"
 _STEPS, _BLOCKS, _APPROVALS = (
-    "waterflowd.engine.step_moves",
-    "waterflowd.engine.block_moves",
-    "waterflowd.engine.approvals",
+    "waterflowd.engine.moves.step_moves",
+    "waterflowd.engine.moves.block_moves",
+    "waterflowd.engine.rules.approvals",
 )
-_LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rerun"
-_STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.retry"
+_LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rules.rerun"
+_STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
-_LEDGER, _DESK, _PUMP = "waterflow_agent.ledger.ledger", "waterflow_agent.desk", "waterflow_agent.output"
+_LEDGER, _DESK, _PUMP = (
+    "waterflow_agent.state.ledger.ledger",
+    "waterflow_agent.execution.desk",
+    "waterflow_agent.execution.output",
+)
 _LOOP, _TRIGGERS = "waterflowd.reconcile.loop.repository", "waterflowd.reconcile.triggers"
-_SESSION, _SUPERVISION = "waterflow_agent.wire.session", "waterflow_agent.supervision"
+_SESSION, _SUPERVISION = "waterflow_agent.wire.session", "waterflow_agent.execution.runner_client"
 
 MUTANTS: tuple[Mutant, ...] = (
     # The engine.
@@ -450,7 +454,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent goes on"),
     Mutant(
-        "waterflowd.host.enrolment:Enrolment.revoke",
+        "waterflowd.host.enrollment:Enrolment.revoke",
         "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "a revocation is in no log",
@@ -470,7 +474,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.agent.test_desk:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
     ),
     Mutant(
-        "waterflow_agent.trees.asking:Asking.opened",
+        "waterflow_agent.trees.file_requests:Asking.opened",
         "self._send(wanted)",
         "pass",
         "files that were asked for in a session before never come",
@@ -484,9 +488,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.agent.test_trees:test_a_checkout_brings_small_and_large_files",
     ),
     # A backup.
-    Mutant("waterflowd.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"),
     Mutant(
-        "waterflowd.rescue:_Closing.suspend",
+        "waterflowd.rescue.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"
+    ),
+    Mutant(
+        "waterflowd.rescue.rescue:_Closing.suspend",
         "for name in dict.fromkeys(names):",
         "for name in ():",
         "a restored repository is looked at at once",

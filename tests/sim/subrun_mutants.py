@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sim.mutant import Mutant
 
-_SUBRUNS, _NODE = "waterflowd.host.subruns", "waterflowd.engine.subruns"
+_SUBRUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
 _STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
 _DRIVER, _BATCH = "waterflowd.host.driver", "waterflowd.host.batch"
 
@@ -15,10 +15,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "list(",
         "the end of a run is not told to the step that waits for it",
     ),
-    Mutant(f"{_BATCH}:owe", "world.subruns.want(", "(", "a run that a step wants is forgotten by a restart"),
+    Mutant(f"{_BATCH}:owe", "world.child_runs.want(", "(", "a run that a step wants is forgotten by a restart"),
     Mutant(
         f"{_DRIVER}:Driver.begin",
-        "if live is None or not subruns.is_wanted(live, place):",
+        "if live is None or not child_runs.is_wanted(live, place):",
         "if live is None:",
         "a run is started for an attempt that is over",
     ),
@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch._watch",
-        "found = world.subruns.look(command.run)",
+        "found = world.child_runs.look(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",
         "tests.unit.host.test_subruns:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from waterflowd.testing.sim.loop import Killed, Process, VirtualLoop
+from tests.simulator.loop import Killed, Process, VirtualLoop
 
 
 @pytest.fixture

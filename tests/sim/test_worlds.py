@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.testing.sim import campaign, simulate
+from tests.simulator import campaign, simulate
 
 #: Worlds of one test; several tests, so that they run at the same time.
 WORLDS = 40
@@ -80,7 +80,7 @@ def test_same_seed_gives_the_same_trace() -> None:
     first, second = simulate(seed, has_whole_trace=True), simulate(seed, has_whole_trace=True)
     assert first.trace == second.trace
 
-    code = f"from waterflowd.testing.sim import simulate; print(simulate({seed}).digest)"
+    code = f"from tests.simulator import simulate; print(simulate({seed}).digest)"
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],

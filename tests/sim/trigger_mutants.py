@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.sim.mutant import Mutant
 
-_SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.timetable"
-_FOLLOWING, _FOLLOWER = "waterflowd.reconcile.following", "waterflowd.reconcile.loop.follower"
-_HOOKS, _NAMES = "waterflowd.reconcile.hooks", "waterflowd.reconcile.loop.hooknames"
+_SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.scheduler"
+_FOLLOWING, _FOLLOWER = "waterflowd.reconcile.workflow_run", "waterflowd.reconcile.loop.workflow_run_triggers"
+_HOOKS, _NAMES = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_names"
 _STATE = "waterflowd.reconcile.state"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -83,7 +83,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_FOLLOWER}:Follower._completed",
-        "if depth > following.CHAIN_MAX:",
+        "if depth > workflow_run.CHAIN_MAX:",
         "if False:",
         "files that follow each other run for ever",
     ),

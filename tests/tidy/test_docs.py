@@ -15,12 +15,12 @@ from starlette.routing import Route
 
 import waterflow_agent.cli
 import waterflow_agent.config
-import waterflowd.cli
-import waterflowd.config
+import waterflowd.app.cli
+import waterflowd.app.config
 from tests.tidy import sources
-from waterflowd import api
+from waterflowd.api import routes
 from waterflowd.ctl.main import cli as waterflowctl
-from waterflowd.dsl import schema
+from waterflowd.dsl.models import schema
 
 _CODE = re.compile(r"\bWF[0-9]{3}\b")
 _PARAMETER = re.compile(r"\{[^}]*\}")
@@ -87,7 +87,7 @@ def _keys(table: type, prefix: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "table"), [("waterflowd: ", waterflowd.config.Config), ("agent: ", waterflow_agent.config.Config)]
+    ("prefix", "table"), [("waterflowd: ", waterflowd.app.config.Config), ("agent: ", waterflow_agent.config.Config)]
 )
 def test_every_configuration_key_is_described(prefix: str, table: type) -> None:
     """In docs/configuration.md, as `key` or `table.key`, or as a line of TOML."""
@@ -118,7 +118,7 @@ def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Co
     ("name", "root"),
     [
         ("waterflowctl", waterflowctl),
-        ("waterflowd", waterflowd.cli.main),
+        ("waterflowd", waterflowd.app.cli.main),
         ("waterflow-agent", waterflow_agent.cli.main),
     ],
 )
@@ -141,7 +141,10 @@ def test_every_command_and_option_is_described(name: str, root: click.Command) -
 
 def _routes() -> set[tuple[str, str]]:
     """Method and path of every route, a parameter's name left out: the page may call it as it likes."""
-    modules = [importlib.import_module(f"waterflowd.api.{found.name}") for found in pkgutil.iter_modules(api.__path__)]
+    modules = [
+        importlib.import_module(f"waterflowd.api.routes.{found.name}")
+        for found in pkgutil.iter_modules(routes.__path__)
+    ]
     found = {
         (method, _PARAMETER.sub("{}", route.path))
         for module in modules

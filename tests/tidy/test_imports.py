@@ -30,18 +30,20 @@ PURE: dict[str, frozenset[str]] = {
     "waterflowd.fleet": frozenset({"waterflowd.model", RECORDS}),
     "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
     "waterflow_agent.wire": frozenset({RECORDS}),
-    "waterflow_agent.ledger": frozenset({"waterflow_agent.wire", RECORDS}),
+    "waterflow_agent.state.ledger": frozenset({"waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
 }
 #: Modules of pure packages that may import more, or are no part of the pure package.
 #: The tables of time zones are files of the system, the same for the whole life of a process: data, not the outside.
 MAY_BESIDES = {
-    "waterflowd.dsl.reader": frozenset({"yaml"}),
+    "waterflowd.dsl.reading.reader": frozenset({"yaml"}),
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The vocabulary of errors: leaves that import nothing themselves.
 ERRORS = {"waterflowd": "waterflowd.errors", "waterflow_agent": "waterflow_agent.errors"}
+#: How text is shown to people, the same in both distributions; it imports nothing either.
+DISPLAY = "waterflow_agent.display"
 #: The modules of the standard library without sockets, files, clocks, threads, randomness, processes and logging.
 PURE_LIBRARY = (
     *("__future__", "abc", "array", "base64", "binascii", "bisect", "collections", "contextlib", "copy", "dataclasses"),
@@ -74,18 +76,31 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflow_agent": ("waterflowd",),
 }
 #: What the command line may import of the daemon: the API's types, the language, and what has no parts.
-CTL_MAY = ("waterflowd.ctl", "waterflowd.api.shapes", "waterflowd.dsl", "waterflowd.errors", "waterflowd.__version__")
+CTL_MAY = (
+    "waterflowd.ctl",
+    "waterflowd.api.views.shapes",
+    "waterflowd.dsl",
+    "waterflowd.errors",
+    "waterflowd.__version__",
+    DISPLAY,
+)
 #: The runner outlives every upgrade of the agent, so it stands alone; the package's name and version come with it.
 RUNNER_MAY = ("waterflow_agent.runner", "waterflow_agent.errors", "waterflow_agent.__version__")
 #: The concrete classes behind the ports, and who may name them.
-ADAPTERS = ("waterflowd.store", "waterflowd.dispatch", "waterflowd.gitsource", "waterflowd.api", "waterflowd.compiler")
+ADAPTERS = (
+    "waterflowd.store",
+    "waterflowd.dispatch",
+    "waterflowd.gitsource",
+    "waterflowd.api",
+    "waterflowd.compiler",
+)
 #: What the API shows: records and protocols that others implement.
-API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.shapes")
+API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.views.shapes")
 #: The composition root; `testing` composes the worlds that tests run in.
 #: `rescue` joins the store's copies with the engine's events, while no daemon is there.
 COMPOSITION = (
-    *("waterflowd.bootstrap", "waterflowd.daemon", "waterflowd.desks", "waterflowd.testing"),
-    *("waterflowd.rescue", "waterflowd.rescue_words"),
+    *("waterflowd.app.bootstrap", "waterflowd.app.daemon", "waterflowd.app.admin", "waterflowd.testing"),
+    *("waterflowd.rescue",),
 )
 
 
@@ -94,7 +109,7 @@ def pure_findings(source: Source) -> Iterator[str]:
     package = next((name for name in PURE if sources.is_in(source.module, name)), None)
     if package is None or sources.is_in(source.module, *NOT_PURE):
         return
-    may = {package, ERRORS[package.partition(".")[0]], *PURE[package], *MAY_BESIDES.get(source.module, ())}
+    may = {package, ERRORS[package.partition(".")[0]], DISPLAY, *PURE[package], *MAY_BESIDES.get(source.module, ())}
     for found in sources.imports(source):
         if found.is_in(*NOT_PURE) or not found.is_in(*may, *PURE_LIBRARY):
             yield _text(source, found.line, f"a module of {package}, which is pure, imports {found.name}")
@@ -155,7 +170,7 @@ def adapter_findings(source: Source) -> Iterator[str]:
 
 def errors_findings(source: Source) -> Iterator[str]:
     """What the vocabulary of errors imports: it is everybody's, so it may bring nothing along."""
-    if source.module in ERRORS.values():
+    if source.module in (*ERRORS.values(), DISPLAY):
         for found in sources.imports(source):
             if found.top not in PURE_LIBRARY:
                 yield _text(source, found.line, f"{source.module} imports {found.name}")
@@ -218,9 +233,9 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
     *((f"{package}.part", "def f():\n    return open('x')", pure_findings) for package in PURE),
     ("waterflowd.model.part", "from waterflowd.engine import state", pure_findings),
     ("waterflowd.expr.part", "from waterflowd import dsl", pure_findings),
-    ("waterflowd.dsl.build", "import yaml", pure_findings),
-    ("waterflowd.dsl.build", "from waterflowd.engine import events", pure_findings),
-    ("waterflowd.dsl.build", "from waterflow_agent.nodes import shell", pure_findings),
+    ("waterflowd.dsl.building.project", "import yaml", pure_findings),
+    ("waterflowd.dsl.building.project", "from waterflowd.engine import events", pure_findings),
+    ("waterflowd.dsl.building.project", "from waterflow_agent.nodes import shell", pure_findings),
     ("waterflowd.engine.decide", "from waterflowd.host import driver", pure_findings),
     ("waterflowd.engine.decide", "from waterflow_agent.wire import messages", pure_findings),
     ("waterflowd.engine.decide", "def f():\n    import time", pure_findings),
@@ -235,25 +250,29 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
     ("waterflowd.reconcile.diff", "from waterflowd.reconcile import loop", pure_findings),
     ("waterflowd.reconcile.diff", "from waterflowd import ports", pure_findings),
     ("waterflow_agent.wire.codec", "from waterflow_agent import link", pure_findings),
-    ("waterflow_agent.ledger.ledger", "from waterflow_agent import journal", pure_findings),
+    ("waterflow_agent.state.ledger.ledger", "from waterflow_agent import journal", pure_findings),
     ("waterflow_agent.nodes.schema", "from waterflow_agent.nodes import shell", pure_findings),
     *(
         (f"{package}.part", f"from {module} import name", shell_findings)
         for package, never in NEVER.items()
         for module in never
     ),
-    ("waterflow_agent.link", "import waterflowd", shell_findings),
-    ("waterflowd.ctl.runs", "from waterflowd.host import driver", ctl_findings),
-    ("waterflowd.ctl.runs", "from waterflowd.api import app", ctl_findings),
-    ("waterflowd.ctl.runs", "from waterflowd import store", ctl_findings),
-    ("waterflowd.ctl.runs", "import zmq", ctl_findings),
+    ("waterflow_agent.session.link", "import waterflowd", shell_findings),
+    ("waterflowd.ctl.commands.runs", "from waterflowd.host import driver", ctl_findings),
+    ("waterflowd.ctl.commands.runs", "from waterflowd.api import app", ctl_findings),
+    ("waterflowd.ctl.commands.runs", "from waterflowd import store", ctl_findings),
+    ("waterflowd.ctl.commands.runs", "import zmq", ctl_findings),
     ("waterflow_agent.runner.service", "import msgspec", runner_findings),
     ("waterflow_agent.runner.service", "from waterflow_agent import config", runner_findings),
     ("waterflow_agent.runner.service", "from waterflow_agent.wire import messages", runner_findings),
     ("waterflowd.host.driver", "from waterflowd.store import log", adapter_findings),
     ("waterflowd.host.driver", "from waterflowd import dispatch", adapter_findings),
-    ("waterflowd.reconcile.loop.desk", "from waterflowd.gitsource.local import LocalSource", adapter_findings),
-    ("waterflowd.cli", "from waterflowd.api.server import serve", adapter_findings),
+    (
+        "waterflowd.reconcile.loop.repository_admin",
+        "from waterflowd.gitsource.local import LocalSource",
+        adapter_findings,
+    ),
+    ("waterflowd.app.cli", "from waterflowd.api.server import serve", adapter_findings),
     ("waterflowd.errors", "import msgspec", errors_findings),
     ("waterflow_agent.errors", "from waterflow_agent import wire", errors_findings),
     ("waterflowd.host.driver", "from . import clock", relative_findings),
@@ -273,13 +292,19 @@ def test_a_broken_rule_is_found(module: str, text: str, rule: Callable[[Source],
 
 ALLOWED: list[tuple[str, str]] = [
     ("waterflowd.model.plan", "import msgspec\nfrom collections.abc import Mapping\nfrom waterflowd.model import ids"),
-    ("waterflowd.dsl.reader", "import yaml\nfrom waterflowd.errors import Rejected"),
-    ("waterflowd.dsl.build", "from pathlib import PurePosixPath\nfrom waterflow_agent.nodes.schema import find"),
+    ("waterflowd.dsl.reading.reader", "import yaml\nfrom waterflowd.errors import Rejected"),
+    (
+        "waterflowd.dsl.building.project",
+        "from pathlib import PurePosixPath\nfrom waterflow_agent.nodes.schema import find",
+    ),
     ("waterflowd.engine.decide", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(1, UTC)"),
     ("waterflowd.reconcile.loop.repository", "import asyncio\nfrom waterflowd.api.services import RepositoryRow"),
-    ("waterflowd.ctl.validating", "import httpx\nfrom waterflowd import __version__\nfrom waterflowd import dsl"),
+    (
+        "waterflowd.ctl.commands.validate",
+        "import httpx\nfrom waterflowd import __version__\nfrom waterflowd import dsl",
+    ),
     ("waterflow_agent.runner.service", "import os\nimport waterflow_agent\nfrom waterflow_agent.runner import spool"),
-    ("waterflowd.bootstrap", "from waterflowd.store.opening import open_store"),
+    ("waterflowd.app.bootstrap", "from waterflowd.store.opening import open_store"),
     ("waterflowd.store.log", "import lmdb\nfrom waterflowd.store import layout"),
 ]
 

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from tests.tidy import sources
-from waterflowd.dsl.codes import CODES
-from waterflowd.dsl.diagnostics import help_of
 from waterflowd.dsl.reference.pages import pages
+from waterflowd.dsl.reporting.codes import CODES
+from waterflowd.dsl.reporting.diagnostics import help_of
 
 FOLDER = sources.ROOT / "docs" / "reference"
 

@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 import waterflow_agent.config
-import waterflowd.config
+import waterflowd.app.config
 from tests.tidy import sources
 
-RECORDS = {"waterflowd.toml": waterflowd.config, "agent.toml": waterflow_agent.config}
+RECORDS = {"waterflowd.toml": waterflowd.app.config, "agent.toml": waterflow_agent.config}
 _KEY = re.compile(r"#?([a-z-]+) = ")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd import config
+from waterflowd.app import config
 from waterflowd.errors import Rejected
 
 WHOLE = """

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import waterflow_agent.config
-import waterflowd.config
+import waterflowd.app.config
 from waterflowd import dsl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -60,7 +60,8 @@ def _with_every_key(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("waterflowd.toml", waterflowd.config.Config), ("agent.toml", waterflow_agent.config.Config)]
+    ("name", "table"),
+    [("waterflowd.toml", waterflowd.app.config.Config), ("agent.toml", waterflow_agent.config.Config)],
 )
 def test_a_configuration_file_has_every_key(name: str, table: type) -> None:
     """Set or commented out."""
@@ -73,8 +74,8 @@ def test_the_daemon_takes_its_configuration_file(tmp_path: Path) -> None:
     """As it is, and with everything switched on; what is commented out is the default."""
     switched_on = tmp_path / "waterflowd.toml"
     switched_on.write_text(_with_every_key("waterflowd.toml"))
-    plain = waterflowd.config.load(EXAMPLES / "waterflowd.toml", environment={})
-    full = waterflowd.config.load(switched_on, environment={})
+    plain = waterflowd.app.config.load(EXAMPLES / "waterflowd.toml", environment={})
+    full = waterflowd.app.config.load(switched_on, environment={})
     assert full.agents.address
     # The one key without a value that could stand there.
     assert plain == msgspec.structs.replace(full, agents=msgspec.structs.replace(full.agents, address=""))

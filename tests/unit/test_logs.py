@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from waterflowd import logs
+from waterflowd.app import logs
 from waterflowd.engine import events
-from waterflowd.host import narration
+from waterflowd.host import run_logging
 from waterflowd.model.ids import AttemptNo, JobId, StepId
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.model.statuses import Conclusion, Outcome
@@ -113,7 +113,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) 
     caplog.set_level(level, logger="waterflow.run")
     caplog.clear()
     append = StreamAppend(stream="run/01M", expected=3, at=1, events=list(happened))  # type: ignore[arg-type]
-    narration.narrate(Batch(appends=[append]))
+    run_logging.narrate(Batch(appends=[append]))
     return caplog.records
 
 

@@ -5,35 +5,34 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.api import (
+from waterflowd.access.audit_trail import Refusals
+from waterflowd.api import openapi, problems
+from waterflowd.api.gate import Gate
+from waterflowd.api.routes import (
     agents,
     approvals,
     audit,
-    children,
-    description,
-    hooks,
-    language,
     metrics,
-    problems,
     repositories,
     reruns,
+    run_parts,
     runs,
     schedules,
+    schema,
     system,
     tokens,
-    validate,
+    validation,
+    webhooks,
 )
-from waterflowd.api.auth import Gate
 from waterflowd.api.services import Services
-from waterflowd.api.streams import Streams
-from waterflowd.api.trail import Refusals
+from waterflowd.api.streaming.streams import Streams
 
 #: All resources, in the order in which their routes are tried.
 ROUTERS = [
     resource.router
     for resource in (
-        *(system, metrics, language, validate, runs, children, approvals, reruns),
-        *(agents, repositories, schedules, hooks, tokens, audit),
+        *(system, metrics, schema, validation, runs, run_parts, approvals, reruns),
+        *(agents, repositories, schedules, webhooks, tokens, audit),
     )
 ]
 
@@ -74,9 +73,9 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     )
     app.state.services = services
     app.state.streams = streams
-    app.state.wrong_signatures = hooks.WrongSignatures()
+    app.state.wrong_signatures = webhooks.WrongSignatures()
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    description.install(app, ROUTERS)
+    openapi.install(app, ROUTERS)
     return app

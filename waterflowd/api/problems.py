@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from waterflowd.dsl.diagnostics import Diagnostic, as_row
+from waterflowd.dsl.reporting.diagnostics import Diagnostic, as_row
 from waterflowd.errors import Rejected, Retryable, Stalled
 
 _encoder = msgspec.json.Encoder()

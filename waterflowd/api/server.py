@@ -25,7 +25,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from waterflowd.api.app import Api
-from waterflowd.api.auth import PEER_UID
+from waterflowd.api.gate import PEER_UID
 from waterflowd.errors import Stalled
 
 _SOCKET_MODE = 0o660

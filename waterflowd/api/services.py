@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from waterflowd.api.access import Access
-from waterflowd.api.peers import PeerRoles
-from waterflowd.api.samples import MetricsDesk
-from waterflowd.engine.state import Run
+from waterflowd.access.peer_roles import PeerRoles
+from waterflowd.access.registry import Access
+from waterflowd.api.metric_samples import MetricsDesk
+from waterflowd.engine.state.runs import Run
 from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
 from waterflowd.model.records import OwnNode, RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
-from waterflowd.reconcile.hooks import Delivery
+from waterflowd.reconcile.webhooks import Delivery
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):

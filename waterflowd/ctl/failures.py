@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from waterflowd.ctl.terminal import clean
+from waterflowd.ctl.display.terminal import clean
 
 RUN_FAILED = 1
 USAGE = 2
@@ -58,7 +58,7 @@ def diagnostic_text(error: object) -> str:
     import msgspec
 
     from waterflowd.dsl import render_diagnostic
-    from waterflowd.dsl.diagnostics import from_row
+    from waterflowd.dsl.reporting.diagnostics import from_row
 
     try:
         return "\n".join(clean(line) for line in render_diagnostic(from_row(error)).split("\n"))

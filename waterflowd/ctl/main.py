@@ -15,18 +15,18 @@ from waterflowd.ctl.client import Client
 #: Command: module, attribute, what it does. The order is the one of `--help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("status", "status", "One screen: what is wrong, what runs, what waits and why, what failed last."),
-    "run": ("running", "run", "Start a workflow by name, or a file, and wait for its result."),
+    "run": ("run", "run", "Start a workflow by name, or a file, and wait for its result."),
     "runs": ("runs", "runs", "List runs, newest first."),
     "show": ("runs", "show", "Show a run with its jobs and steps; --at SEQ as it was then."),
-    "watch": ("running", "watch", "Watch a run until it ends; Ctrl-C leaves it going."),
+    "watch": ("run", "watch", "Watch a run until it ends; Ctrl-C leaves it going."),
     "logs": ("logs", "logs", "Print what a run's steps printed; -f follows."),
     "events": ("logs", "events", "Print a run's event history; -f follows."),
     "why": ("runs", "why", "Say why a run is not going on, or why it failed."),
     "cancel": ("runs", "cancel", "Ask for a run's end."),
-    "rerun": ("rerunning", "rerun", "Run again: all of it, only what failed, or from a step on."),
-    "approve": ("approving", "approve", "Approve what waits for people."),
-    "reject": ("approving", "reject", "Reject what waits for people."),
-    "validate": ("validating", "validate", "Check workflow files; needs no daemon."),
+    "rerun": ("rerun", "rerun", "Run again: all of it, only what failed, or from a step on."),
+    "approve": ("approvals", "approve", "Approve what waits for people."),
+    "reject": ("approvals", "reject", "Reject what waits for people."),
+    "validate": ("validate", "validate", "Check workflow files; needs no daemon."),
     "schema": ("schema", "schema", "Print the JSON Schema of workflow files, for editors; needs no daemon."),
     "cron": ("schedules", "cron", "Show when a cron expression comes next; needs no daemon."),
     "workflows": ("repositories", "workflows", "List the workflows that the repositories hold."),
@@ -59,7 +59,7 @@ class Commands(click.Group):
         if entry is None:
             return None
         module, attribute, _ = entry
-        command: click.Command = getattr(importlib.import_module(f"waterflowd.ctl.{module}"), attribute)
+        command: click.Command = getattr(importlib.import_module(f"waterflowd.ctl.commands.{module}"), attribute)
         return command
 
     def resolve_command(

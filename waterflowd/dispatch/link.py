@@ -15,9 +15,9 @@ import zmq.asyncio
 
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
-from waterflowd.dispatch.enrol import Enrolment
+from waterflowd.dispatch.enrollment import Enrolment
 from waterflowd.dispatch.keys import ServerKeys
-from waterflowd.dispatch.refusals import Refusals, tell_nobody
+from waterflowd.dispatch.rejections import Refusals, tell_nobody
 from waterflowd.dispatch.router import Router
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator

@@ -14,8 +14,9 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
-from waterflowd.engine import checkout, commands, rendering, secrets
-from waterflowd.engine.state import Job, Run
+from waterflowd.engine import commands
+from waterflowd.engine.rules import checkout, rendering, secrets
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.errors import Rejected
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.

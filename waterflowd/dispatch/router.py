@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import zmq
 
-from waterflow_agent.arrivals import Arrivals
+from waterflow_agent.session.receiver import Arrivals
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 

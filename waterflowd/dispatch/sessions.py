@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
-from waterflowd.dispatch import greeting
+from waterflowd.dispatch import handshake
+from waterflowd.dispatch.clone_detection import Rival
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.refusals import Refusals, printable
-from waterflowd.dispatch.rivals import Rival
+from waterflowd.dispatch.rejections import Refusals, printable
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
@@ -254,9 +254,9 @@ class Sessions:
     # Opening a session ------------------------------------------------------------------------------------------------
 
     def _greet(self, agent: AgentId, inbound: Inbound, frame: codec.Frame, hello: messages.Hello) -> None:
-        refusal = greeting.refusal(frame, hello)
+        refusal = handshake.refusal(frame, hello)
         if refusal is None and not self._hellos.take(agent, self._now()):
-            refusal = greeting.reject(hello, "WF216", "too many hellos; wait a little", after_ms=HELLO_RETRY_MS)
+            refusal = handshake.reject(hello, "WF216", "too many hellos; wait a little", after_ms=HELLO_RETRY_MS)
         older = self._by_agent.get(agent)
         if refusal is None and older is not None:
             refusal = self._make_way(older, inbound, hello)
@@ -269,7 +269,7 @@ class Sessions:
     def _make_way(self, older: _Live, inbound: Inbound, hello: messages.Hello) -> messages.Reject | None:
         """Ends the older session if the newcomer may replace it, or gives the reason why it may not."""
         if hello.session == older.session.token:
-            return greeting.reject(hello, "WF214", "this session's token was used before", after_ms=1)
+            return handshake.reject(hello, "WF214", "this session's token was used before", after_ms=1)
         if hello.instance == older.instance or inbound.routing_id == older.routing_id:
             self.end(older, "the agent connected again")
             return None

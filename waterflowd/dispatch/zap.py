@@ -18,7 +18,7 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from waterflowd.dispatch.keys import KEY_BYTES
-from waterflowd.dispatch.refusals import Refusals
+from waterflowd.dispatch.rejections import Refusals
 
 #: The address is fixed by the protocol; there is one authenticator for each ZeroMQ context.
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"

@@ -27,8 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from waterflowd.dsl.diagnostics import Compiled, Diagnostic, Severity
-from waterflowd.dsl.render import render_diagnostic
+from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic, Severity
+from waterflowd.dsl.reporting.rendering import render_diagnostic
 
 if TYPE_CHECKING:
     from waterflowd.dsl.compile import Wanted

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waterflowd.dsl import schema, validation
-from waterflowd.dsl.build import Project
-from waterflowd.dsl.diagnostics import Compiled
-from waterflowd.dsl.report import TooMany
-from waterflowd.dsl.session import Reader, Session
+from waterflowd.dsl.building.project import Project
+from waterflowd.dsl.building.session import Reader, Session
+from waterflowd.dsl.models import schema, validation
+from waterflowd.dsl.reporting.diagnostics import Compiled
+from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model import plan
 
 

@@ -13,9 +13,9 @@
 Read state.py for what a run is, then one scenario under tests/golden, then step.py.
 """
 
-from waterflowd.engine.evolve import evolve, fold
+from waterflowd.engine.fold.evolve import evolve, fold
 from waterflowd.engine.outstanding import outstanding
-from waterflowd.engine.state import Run
+from waterflowd.engine.state.runs import Run
 from waterflowd.engine.step import Progress, step
 
 __all__ = ["Progress", "Run", "evolve", "fold", "outstanding", "step"]

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from waterflowd.engine import approvals, child_moves, contexts, events, flags, inputs, rendering, report, subruns
+from waterflowd.engine import events, flags, inputs
+from waterflowd.engine.moves import child_moves
 from waterflowd.engine.outstanding import stop_timer, wants_lock, wants_survey
-from waterflowd.engine.state import Attempt, Job, Run, Step
+from waterflowd.engine.rules import approvals, child_runs, contexts, rendering, result_limits
+from waterflowd.engine.state.runs import Attempt, Job, Run, Step
 from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
@@ -237,7 +239,11 @@ def _task_started(run: Run, given: inputs.TaskStarted, now: int) -> Events:
         return ()
     return (
         events.AttemptStarted(
-            at=now, job=given.job, step=given.step, attempt=given.attempt, started_at=report.instant(given.started_at)
+            at=now,
+            job=given.job,
+            step=given.step,
+            attempt=given.attempt,
+            started_at=result_limits.instant(given.started_at),
         ),
     )
 
@@ -246,7 +252,7 @@ def _task_finished(run: Run, given: inputs.TaskFinished, now: int) -> Events:
     _, step, attempt = _named(run, given.job, given.step, given.attempt)
     if step is None or attempt is None:
         return ()
-    given = report.sound(given)
+    given = result_limits.sound(given)
     if not _is_lease_holder(attempt, given):
         return _evidence(attempt, given, now)
     return (
@@ -422,9 +428,9 @@ _DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {
     inputs.NotPlaced: _not_placed,
     inputs.Unplaceable: _unplaceable,
     inputs.Surveyed: _surveyed,
-    inputs.Begun: subruns.begun,
-    inputs.NotBegun: subruns.not_begun,
-    inputs.Ended: subruns.ended,
+    inputs.Begun: child_runs.begun,
+    inputs.NotBegun: child_runs.not_begun,
+    inputs.Ended: child_runs.ended,
     inputs.Locked: _locked,
     inputs.NotLocked: _not_locked,
     inputs.Decision: approvals.decide,

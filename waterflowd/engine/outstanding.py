@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from waterflowd.engine import commands
-from waterflowd.engine.blocks import Attempt, Block, Step, Stop
-from waterflowd.engine.gates import Lock
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state import Job, Run
+from waterflowd.engine.state.blocks import Attempt, Block, Step, Stop
+from waterflowd.engine.state.gates import Lock
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.statuses import AttemptStatus, Status
 

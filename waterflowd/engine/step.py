@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from waterflowd.engine import commands, events, inputs, moves
+from waterflowd.engine import commands, events, inputs
 from waterflowd.engine.decide import decide
-from waterflowd.engine.evolve import evolve
+from waterflowd.engine.fold.evolve import evolve
+from waterflowd.engine.moves import run_moves
+from waterflowd.engine.moves.affected_parts import ALONE, RUN, Place, concerned, touched
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone, owed_to_run
-from waterflowd.engine.places import ALONE, RUN, Place, concerned, touched
-from waterflowd.engine.state import Run
+from waterflowd.engine.state.runs import Run
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Outcome
 
@@ -72,13 +73,13 @@ class _Waiting:
 
 def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
     """The next event that follows by itself: of the first touched place for which one does, else of the run."""
-    if run.started_at is not None or moves.is_ending(run):
+    if run.started_at is not None or run_moves.is_ending(run):
         while (place := waiting.first()) is not None:
-            event = moves.of_place(run, run.jobs[place[0]], place[1], now)
+            event = run_moves.of_place(run, run.jobs[place[0]], place[1], now)
             if event is not None:
                 return event
             waiting.drop()
-    return moves.of_run(run, now)
+    return run_moves.of_run(run, now)
 
 
 def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: _Waiting) -> None:

@@ -22,7 +22,7 @@ from waterflowd.expr.errors import (
     quoted,
 )
 from waterflowd.expr.functions import FUNCTIONS, Function, arity_text
-from waterflowd.expr.jsontext import Problem, bounded, plain
+from waterflowd.expr.json_text import Problem, bounded, plain
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.values import (
     NUMBER,

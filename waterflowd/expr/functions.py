@@ -25,16 +25,7 @@ from typing import Any
 
 from waterflowd.expr.env import Env, Status
 from waterflowd.expr.errors import BOUND, NOT_HERE, WRONG_VALUE
-from waterflowd.expr.jsontext import (
-    RESULT_BYTES_MAX,
-    Problem,
-    bounded,
-    from_json,
-    joined,
-    size_of,
-    to_json,
-    too_large,
-)
+from waterflowd.expr.json_text import RESULT_BYTES_MAX, Problem, bounded, from_json, joined, size_of, to_json, too_large
 from waterflowd.expr.values import (
     ARRAY,
     BOOLEAN,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from waterflowd.expr.errors import UNSAFE_PLACE, ExpressionError
 from waterflowd.expr.nodes import Literal, Node
 from waterflowd.expr.scope import ANY, references
-from waterflowd.expr.shellscan import Scanner
+from waterflowd.expr.shell_scanner import Scanner
 from waterflowd.expr.template import Placed, Template, parse_template
 from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
 

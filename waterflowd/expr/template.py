@@ -16,7 +16,7 @@ from waterflowd.expr.env import Env
 from waterflowd.expr.errors import BOUND, SYNTAX, UNTERMINATED, ExpressionError
 from waterflowd.expr.evaluation import compiled, evaluate
 from waterflowd.expr.functions import STATUS_FUNCTIONS
-from waterflowd.expr.jsontext import VALUE_HEIGHT_MAX, Problem, joined
+from waterflowd.expr.json_text import VALUE_HEIGHT_MAX, Problem, joined
 from waterflowd.expr.nodes import IMPLIED, Call, Logical, Node, walk
 from waterflowd.expr.parser import parse_at
 from waterflowd.expr.values import Value, to_text

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from waterflowd.errors import Stalled
-from waterflowd.expr import filehash
+from waterflowd.expr import file_hash
 from waterflowd.gitsource import objects, reading, walk
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes
@@ -46,7 +46,7 @@ def digests(directory: str, commit_id: str, calls: Sequence[str]) -> dict[str, s
                 known[blob] = hashlib.sha256(content).digest()
             return known[blob]
 
-        return {call: filehash.hash_files([call], blobs, digest_of) for call in calls}
+        return {call: file_hash.hash_files([call], blobs, digest_of) for call in calls}
 
 
 def _files(store: Objects, root: str) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from dulwich.refs import DiskRefsContainer, Ref
 
 from waterflowd.errors import Retryable
-from waterflowd.gitsource import layout, reading, urls
+from waterflowd.gitsource import git_layout, reading, urls
 from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directories
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
@@ -59,7 +59,7 @@ class LocalSource:
 
     async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
         """What stands at paths of a tree."""
-        return await self._call(lambda: reading.lookup(layout.find(self._path).objects, tree, paths))
+        return await self._call(lambda: reading.lookup(git_layout.find(self._path).objects, tree, paths))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Waits for a hint of the watcher."""
@@ -104,27 +104,27 @@ class LocalSource:
         self._watcher.start()
 
     def _read_refs(self) -> Refs:
-        found = layout.find(self._path)
+        found = git_layout.find(self._path)
         try:
             identity = found.identity()
-            head = layout.head(found)
+            head = git_layout.head(found)
             container = DiskRefsContainer(found.common_directory, found.git_directory)
             tips: dict[str, str] = {}
             for base in ("refs/heads", "refs/tags"):
                 for name, object_id in container.as_dict(Ref(base.encode())).items():
                     _add_tip(tips, base, name, object_id)
             # A repository that vanished on the way reads as one without refs, which would be taken for their removal.
-            if found.identity() != identity or layout.head(found) != head:
+            if found.identity() != identity or git_layout.head(found) != head:
                 raise Retryable(codes.NOT_THERE, "the repository was replaced while it was read", after_s=0.1)
         except OSError as error:
             raise Retryable(codes.NOT_THERE, f"the repository cannot be read: {error.strerror}") from error
         return Refs(head=head, tips=tips)
 
     def _read_revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
-        return reading.revision(layout.find(self._path).objects, object_id, previous_tree, folders)
+        return reading.revision(git_layout.find(self._path).objects, object_id, previous_tree, folders)
 
     def _read_blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
-        return reading.blobs(layout.find(self._path).objects, ids)
+        return reading.blobs(git_layout.find(self._path).objects, ids)
 
 
 def _add_tip(tips: dict[str, str], base: str, name: bytes, object_id: bytes) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from waterflowd.errors import Rejected, Retryable
-from waterflowd.gitsource import addresses, digests, layout, reading, urls
-from waterflowd.gitsource.fetches import Fetches
+from waterflowd.gitsource import digests, git_layout, reading, urls
 from waterflowd.gitsource.local import LocalSource
-from waterflowd.gitsource.mirror import Mirror
-from waterflowd.gitsource.remote import RemoteSource
+from waterflowd.gitsource.remote import address_policy
+from waterflowd.gitsource.remote.fetcher import Fetches
+from waterflowd.gitsource.remote.mirror import Mirror
+from waterflowd.gitsource.remote.source import RemoteSource
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -58,7 +59,7 @@ class Opener:
         """The directory of the repository's objects. Raises `Rejected` WF502, `Retryable` WF503 when it is not there."""
         place = check(settings)
         if isinstance(place, Path):
-            return layout.find(place).objects
+            return git_layout.find(place).objects
         return Mirror(self._directory / f"{settings.name}.git", _identity(place)).objects
 
 
@@ -68,7 +69,7 @@ def check(settings: RepositorySettings) -> Path | RemoteUrl:
     if isinstance(place, Path):
         return place
     try:
-        why = addresses.refusal(place.host)
+        why = address_policy.refusal(place.host)
     except ValueError:
         # A name; its addresses are looked at when it is fetched.
         why = None

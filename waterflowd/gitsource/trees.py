@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from dulwich.objects import parse_tree
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import objects
 from waterflowd.gitsource.objects import Objects

@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from waterflowd.errors import WaterflowError
-from waterflowd.gitsource import layout, mounts
+from waterflowd.gitsource import git_layout, mounts
 from waterflowd.reconcile.source import Watching
 
 #: A push is noticed this long after its last file operation; 100 wake-ups a second cost 0.1 % of a processor.
@@ -157,7 +157,7 @@ def _places(path: Path) -> Places:
         above = above.parent
     _add(places, str(above))
     try:
-        found = layout.find(path)
+        found = git_layout.find(path)
     except WaterflowError:
         if path.is_dir():
             _add(places, str(path))

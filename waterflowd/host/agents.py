@@ -27,11 +27,11 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
-from waterflowd.engine.state import Attempt
+from waterflowd.engine.state.runs import Attempt
 from waterflowd.fleet.placement import AttemptKey, Server
 from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver
-from waterflowd.host.files import Files
+from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason

@@ -27,8 +27,8 @@ from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
-from waterflowd.host import subruns, wants
-from waterflowd.host.subruns import Subruns
+from waterflowd.host import child_runs, slot_requests
+from waterflowd.host.child_runs import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -74,7 +74,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     #: Runs that steps start and wait for.
-    subruns: Subruns = msgspec.field(default_factory=Subruns)
+    child_runs: Subruns = msgspec.field(default_factory=Subruns)
     lower: Lower
     missing_secrets: MissingSecrets = all_missing
     #: Asked for again when some secret was read, or could not be.
@@ -132,7 +132,7 @@ class Batch:
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
                 self._others.extend(
-                    (place.run, subruns.ended(place, run)) for place in self._world.subruns.waiting(run.id)
+                    (place.run, child_runs.ended(place, run)) for place in self._world.child_runs.waiting(run.id)
                 )
         if isinstance(given, inputs.Placed) and not _is_held(run, given):
             # The slot was taken for an attempt that does not want it any more.
@@ -184,13 +184,13 @@ class Batch:
             case commands.Unlock(job=job):
                 world.locks.release(Holder(run.id, job))
             case commands.StartSubrun():
-                world.subruns.want(_key(run.id, command))
+                world.child_runs.want(_key(run.id, command))
             case commands.WatchSubrun():
                 waiting.extend(self._watch(run.id, command))
             case commands.CancelSubrun():
                 self._cancel_subrun(run.id, command)
             case commands.DropSubrun():
-                world.subruns.drop(_key(run.id, command))
+                world.child_runs.drop(_key(run.id, command))
             case commands.Withdraw():
                 world.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):
@@ -243,12 +243,12 @@ class Batch:
         place, world = _key(run_id, command), self._world
         found = world.runs.get(command.run)
         if found is None and command.run not in world.stalled:
-            found = world.subruns.look(command.run)
+            found = world.child_runs.look(command.run)
             if found is None:
-                return [subruns.gone(place, command.run)]
+                return [child_runs.gone(place, command.run)]
         if found is not None and found.is_completed:
-            return [subruns.ended(place, found)]
-        world.subruns.watch(place, command.run)
+            return [child_runs.ended(place, found)]
+        world.child_runs.watch(place, command.run)
         return []
 
     def _cancel_subrun(self, run_id: RunId, command: commands.CancelSubrun) -> None:
@@ -306,7 +306,7 @@ class Batch:
         obstacle = self._without_secrets(run_id, command) if command.secrets else None
         if obstacle is not None:
             return obstacle
-        want = wants.of(self._world.runs[run_id], command, _key(run_id, command))
+        want = slot_requests.of(self._world.runs[run_id], command, _key(run_id, command))
         answer = self._world.placement.place(want)
         if isinstance(answer, Server):
             return self._placed(want, answer)
@@ -465,7 +465,7 @@ def drop(world: World, run: RunId) -> None:
     world.timers.drop_run(run)
     world.placement.forget(run)
     world.locks.forget(run)
-    world.subruns.forget(run)
+    world.child_runs.forget(run)
 
 
 #: What is asked in the batch after a run was folded, or a secret was read.
@@ -492,7 +492,7 @@ def owe(world: World, run: Run) -> list[Question]:
                     # At once: whoever comes from now on is behind them.
                     world.locks.wait(asked(run, command))
             case commands.StartSubrun():
-                world.subruns.want(_key(run.id, command))
+                world.child_runs.want(_key(run.id, command))
             case commands.Place() | commands.Survey() | commands.WatchSubrun() | commands.CancelSubrun():
                 questions.append(command)
             case _:

@@ -29,16 +29,17 @@ import msgspec
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, approvals, events, fold, inputs
+from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
+from waterflowd.engine.rules import approvals
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.fleet.placement import AttemptKey
-from waterflowd.host import subruns
+from waterflowd.host import child_runs
 from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe, summary
-from waterflowd.host.counts import Counts
 from waterflowd.host.feed import Feed
-from waterflowd.host.narration import narrate
+from waterflowd.host.metrics import Counts
 from waterflowd.host.queries import Queries
+from waterflowd.host.run_logging import narrate
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
@@ -420,14 +421,14 @@ class Driver:
 
         def apply(batch: Batch) -> None:
             live = self.world.runs.get(place.run)
-            if live is None or not subruns.is_wanted(live, place):
+            if live is None or not child_runs.is_wanted(live, place):
                 return
             (started,) = self._start_all(batch, [wanted])
             found = self.world.runs.get(started)
             row = self._log.run(started) if found is None else summary(found)
             if row is None:
                 raise Rejected("WF403", self.world.stalled.pop(started, f"run {started} could not begin"))
-            batch.feed(place.run, subruns.begun(place, row))
+            batch.feed(place.run, child_runs.begun(place, row))
 
         await self._commit(apply)
 

@@ -14,7 +14,7 @@ from enum import Enum
 
 import msgspec
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.plan import Triggers
 
 #: About 100 KB in one record; a first commit with more files takes several.

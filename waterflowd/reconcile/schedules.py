@@ -26,7 +26,7 @@ import msgspec
 from waterflowd.dsl import cron
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
 from waterflowd.model.records import StartRequest, Trigger
-from waterflowd.reconcile import events, movement
+from waterflowd.reconcile import events, ref_updates
 from waterflowd.reconcile.events import ScheduleDecided, ScheduleOutcome
 from waterflowd.reconcile.state import FileState, RefState, ScheduleName, ScheduleState
 
@@ -171,7 +171,7 @@ def start_request(
             by="schedule",
             key=trigger_key(repository, name, instant),
             ref=ref.ref,
-            git=movement.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),
+            git=ref_updates.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),
             payload=payload,
         ),
         vars=trigger.vars,

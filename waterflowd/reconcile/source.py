@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 
 #: A workflow file holds 1 MiB at most; the language says so.
 FILE_BYTES_MAX = 1 << 20

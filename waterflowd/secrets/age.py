@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 import pyrage
 
 from waterflowd.errors import Rejected
-from waterflowd.secrets import keyfile, values
+from waterflowd.secrets import key_file, values
 
 #: How long what was opened stays in memory. A revision never changes; this bounds how long a value lies around.
 HELD_S = 60.0
@@ -95,7 +95,7 @@ def _values(path: str, content: bytes, identities: list[pyrage.x25519.Identity])
 
 def _identities(file: Path, data_dir: Path) -> list[pyrage.x25519.Identity]:
     """The identities in a file as age-keygen writes it: a line each, and comments."""
-    text = keyfile.read(file, "age-identity-file", data_dir)
+    text = key_file.read(file, "age-identity-file", data_dir)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not 1 <= len(lines) <= IDENTITIES_MAX:
         raise Rejected(

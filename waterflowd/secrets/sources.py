@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.secrets import values
 from waterflowd.secrets.age import AgeFiles
-from waterflowd.secrets.own import OwnSources
-from waterflowd.secrets.readings import Key, Read, Readings
+from waterflowd.secrets.local_sources import OwnSources
+from waterflowd.secrets.slow_sources import Key, Read, Readings
 
 if TYPE_CHECKING:
     # It costs a tenth of a second to import, and is there only when it is configured.

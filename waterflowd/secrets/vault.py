@@ -29,7 +29,7 @@ import httpx
 import msgspec
 
 from waterflowd.errors import Rejected, Retryable
-from waterflowd.secrets.vaultsettings import Field, Settings
+from waterflowd.secrets.vault_settings import Field, Settings
 
 #: A path of a key/value engine holds a few keys; Vault itself takes 1 MiB for one.
 ANSWER_BYTES_MAX = 2 << 20

@@ -19,8 +19,8 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
-from waterflowd.api import access_events
-from waterflowd.api.access import Access, Role, hash_secret
+from waterflowd.access import events
+from waterflowd.access.registry import Access, Role, hash_secret
 from waterflowd.api.app import Api, build_app
 from waterflowd.api.services import (
     AgentRow,
@@ -32,10 +32,10 @@ from waterflowd.api.services import (
     ServerRow,
     Services,
 )
-from waterflowd.desks import MetricsDesk, RunReader
+from waterflowd.app.admin import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_knowing, compile_workflow
-from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.errors import Rejected
 from waterflowd.fleet import events as fleet_events
@@ -360,7 +360,7 @@ class ApiWorld:
         secret = f"wf_{name:0<43}"
         now = self.clock.now()
         self.access.apply(
-            access_events.TokenCreated(
+            events.TokenCreated(
                 at=now,
                 by="test",
                 token=f"t-{name}",

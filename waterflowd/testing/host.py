@@ -14,7 +14,7 @@ from typing import Any
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
-from waterflowd.api import access_events
+from waterflowd.access import events
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine.events import RunEvent
@@ -24,14 +24,14 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import Lower, MissingSecrets, World, all_missing
+from waterflowd.host.child_run_starter import Starter
+from waterflowd.host.child_runs import Subruns
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrolment import Enrolment
+from waterflowd.host.enrollment import Enrolment
 from waterflowd.host.feed import Feed
-from waterflowd.host.files import Files
+from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
-from waterflowd.host.starter import Starter
-from waterflowd.host.subruns import Subruns
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger
@@ -40,8 +40,8 @@ from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
+from waterflowd.testing.memory_workflows import MemoryTargets
 from waterflowd.testing.scenario import dump
-from waterflowd.testing.targets import MemoryTargets
 
 START_AT = 1_700_000_000_000
 LOST_AFTER_MS = 600_000
@@ -58,7 +58,7 @@ def codec() -> Codec:
             "run": RunEvent,
             "fleet": fleet_events.Fact,
             "repo": repository_events.Fact,
-            "audit": access_events.Fact,
+            "audit": events.Fact,
         }
     )
 
@@ -145,7 +145,7 @@ class HostWorld:
             locks=Locks(),
             registry=self.registry,
             timers=Timers(),
-            subruns=Subruns(self.queries.known),
+            child_runs=Subruns(self.queries.known),
             lower=lower,
             missing_secrets=missing_secrets,
             epoch=self.log.generation,

@@ -33,10 +33,10 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.inputs import check_inputs
+from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
-from waterflowd.engine.state import Approval, Attempt, Block, Children, Job, Lock, Scope
-from waterflowd.engine.state import Step as StepState
+from waterflowd.engine.state.runs import Approval, Attempt, Block, Children, Job, Lock, Scope
+from waterflowd.engine.state.runs import Step as StepState
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want

@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import code, parameters, registry
-from waterflow_agent.nodes.code import Code
+from waterflow_agent.nodes import parameters, registry
 from waterflow_agent.nodes.node import FAILURE_EXIT_CODE, MAY_RETRY_EXIT_CODE, Context, Node, NodeFailure
+from waterflow_agent.nodes.own import code
+from waterflow_agent.nodes.own.code import Code
 
 #: As in shell.py, which this process does not need otherwise.
 RESULT = "result"

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waterflow_agent.nodes import outcome, shell, stepfiles
-from waterflow_agent.nodes.code import Code
+from waterflow_agent.nodes import outcome, shell, step_files
 from waterflow_agent.nodes.host import Request, Result
 from waterflow_agent.nodes.outcome import Ended, failure, one_line
+from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.nodes.shell import Command, Place
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
@@ -20,7 +20,7 @@ from waterflow_agent.wire.messages import Outcome
 def prepare(task: messages.Task, place: Place, start: Mapping[str, str], code: Code | None = None) -> Command:
     """Writes the node's request, and gives the command; `code` is that of an own node. Raises as `shell.prepare`."""
     env = shell.environment(task, place, start)
-    files = stepfiles.create(place.files)
+    files = step_files.create(place.files)
     # Empty from the start on: the file says that this is a node's directory, also to a later start of the agent.
     shell.write(f"{place.files}/{shell.RESULT}", "")
     path = f"{place.files}/request"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent.masking import Masks
+from waterflow_agent.execution.masking import Masks
 from waterflow_agent.wire.messages import Outcome
 
 STDOUT = 1

@@ -26,9 +26,10 @@ from collections.abc import Mapping
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import schema, stepfiles
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes import step_files as stepfiles
 from waterflow_agent.nodes.outcome import STDERR, Ended, one_line
-from waterflow_agent.nodes.stepfiles import StepFiles
+from waterflow_agent.nodes.step_files import StepFiles
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
 

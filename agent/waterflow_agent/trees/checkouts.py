@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from waterflow_agent.errors import Rejected
+from waterflow_agent.execution.working_directories import Workspaces
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.store import Making, Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey, Tree
-from waterflow_agent.workdir import Workspaces
 
 if TYPE_CHECKING:
-    from waterflow_agent.trees.asking import Asking
+    from waterflow_agent.trees.file_requests import Asking
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.trees.blobs import Blobs, blob_id
+from waterflow_agent.trees.blob_cache import Blobs, blob_id
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.trees.writing import Writer
 from waterflow_agent.wire.messages import Tree

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from waterflow_agent.trees.blobs import write_all
+from waterflow_agent.trees.blob_cache import write_all
 from waterflow_agent.trees.listing import Entry, Kind
 
 _MODES = {Kind.FILE: 0o644, Kind.EXECUTABLE: 0o755}

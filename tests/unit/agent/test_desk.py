@@ -13,24 +13,24 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.config import Config
-from waterflow_agent.desk import Desk
 from waterflow_agent.errors import Retryable
-from waterflow_agent.journal import Journal
-from waterflow_agent.ledger import Ledger
-from waterflow_agent.maskbook import MaskBook
-from waterflow_agent.process_steps import ProcessSteps, attempt_name
+from waterflow_agent.execution.desk import Desk
+from waterflow_agent.execution.process_steps import ProcessSteps, attempt_name
+from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.execution.working_directories import Workspaces
 from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
 from waterflow_agent.runner.spool import SpoolWriter
-from waterflow_agent.stepdirs import StepDirectories
-from waterflow_agent.trees.asking import Asking
-from waterflow_agent.trees.blobs import blob_id
+from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.state.secret_store import MaskBook
+from waterflow_agent.trees.blob_cache import blob_id
 from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.file_requests import Asking
 from waterflow_agent.trees.listing import Entry, Kind, encode
 from waterflow_agent.trees.store import Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 from waterflow_agent.wire.session import Received
-from waterflow_agent.workdir import Workspaces
 
 
 class FakeRunner:

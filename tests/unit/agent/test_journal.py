@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.errors import Retryable, Stalled
-from waterflow_agent.journal import Journal
-from waterflow_agent.ledger import records
+from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.ledger import records
 from waterflow_agent.wire.messages import TaskKey
 
 
@@ -125,7 +125,7 @@ def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.begin("boot", [])
     journal.close()
-    from waterflow_agent import journal as module
+    from waterflow_agent.state import journal as module
 
     (tmp_path / "journal.9").write_bytes(module._frame(records.Snapshot(records.VERSION + 1, "boot", [])))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from waterflow_agent.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.state.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import HeldState, Outcome, TaskKey
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from waterflow_agent import maskbook
-from waterflow_agent.maskbook import MaskBook
+from waterflow_agent.state import secret_store
+from waterflow_agent.state.secret_store import MaskBook
 from waterflow_agent.wire.messages import TaskKey
 
 FIRST, SECOND = TaskKey("run", "job", "s1", 1, 1), TaskKey("run", "job", "s2", 1, 1)
@@ -81,11 +81,11 @@ def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
 
 def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:
     """Another data directory has another; what is on a disk is passed over."""
-    found = maskbook.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"})
-    other = maskbook.place(tmp_path / "b", {})
+    found = secret_store.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"})
+    other = secret_store.place(tmp_path / "b", {})
     if found is None or other is None:
         pytest.skip("there is no directory in memory")
     assert found.parent == Path("/dev/shm")
     assert found != other
-    inner = maskbook.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "/dev/shm"})
+    inner = secret_store.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "/dev/shm"})
     assert inner == found

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from waterflow_agent.masking import FACE_BYTES_MAX, MASK, Masks, Stream
+from waterflow_agent.execution.masking import FACE_BYTES_MAX, MASK, Masks, Stream
 
 SECRET = "p4ss'w0rd/+ \"ü\\ &x"
 PEM = (

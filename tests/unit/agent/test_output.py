@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflow_agent.masking import Masks, Stream
-from waterflow_agent.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
+from waterflow_agent.execution.masking import Masks, Stream
+from waterflow_agent.execution.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import is_running, wait_until
-from waterflow_agent.nodes import check, schema
-from waterflow_agent.nodes.code import Code
-from waterflow_agent.nodes.shelf import NODES_MAX, NodeShelf
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.own import check
+from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeShelf
+from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
 
@@ -125,7 +126,7 @@ def test_a_traceback_shows_the_author_s_lines_and_none_of_ours(tmp_path: Path) -
     ended = run(tmp_path, "def broken() -> None:\n    raise ValueError('here')\n\n\nbroken()\n")
 
     assert "raise ValueError('here')" in ended.printed
-    assert "nodes/code.py" not in ended.printed
+    assert "nodes/own/code.py" not in ended.printed
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "import asyncio; await asyncio.sleep(3600)"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from waterflow_agent.nodes import stepfiles
-from waterflow_agent.stepdirs import StepDirectories
+from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.nodes import step_files
 
 
 def replace_by_pipe(path: Path) -> None:
@@ -34,7 +34,7 @@ def directories(tmp_path: Path, discarded: list[Path]) -> StepDirectories:
 def test_directory_is_emptied_and_used_again(directories: StepDirectories, discarded: list[Path]) -> None:
     """What a step wrote is gone for the next one."""
     first = directories.take()
-    files = stepfiles.create(directories.path(first))
+    files = step_files.create(directories.path(first))
     Path(files.output).write_text("a=1\n")
     directories.release(first)
     directories.release(first)
@@ -42,7 +42,7 @@ def test_directory_is_emptied_and_used_again(directories: StepDirectories, disca
     second, third = directories.take(), directories.take()
 
     assert (second, third != second) == (first, True)
-    assert stepfiles.collect(stepfiles.create(directories.path(second))).outputs == {}
+    assert step_files.collect(step_files.create(directories.path(second))).outputs == {}
     assert discarded == []
 
 
@@ -63,7 +63,7 @@ def test_spoiled_directory_is_not_used_again(
     """Another file, a link, a pipe, a second name, another mode, a directory."""
     number = directories.take()
     path = Path(directories.path(number))
-    stepfiles.create(str(path))
+    step_files.create(str(path))
     spoil(path)
 
     directories.release(number)
@@ -75,7 +75,7 @@ def test_spoiled_directory_is_not_used_again(
 def test_later_start_keeps_what_attempts_have(tmp_path: Path, directories: StepDirectories) -> None:
     """And frees the rest, without giving out a number that is taken."""
     for _ in range(3):
-        stepfiles.create(directories.path(directories.take()))
+        step_files.create(directories.path(directories.take()))
     later = StepDirectories(tmp_path / "steps", lambda path: None)
 
     later.adopt(2)

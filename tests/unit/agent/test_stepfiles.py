@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import stepfiles
-from waterflow_agent.nodes.stepfiles import StepFiles, Written
+from waterflow_agent.nodes import step_files
+from waterflow_agent.nodes.step_files import StepFiles, Written
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> StepFiles:
-    return stepfiles.create(str(tmp_path))
+    return step_files.create(str(tmp_path))
 
 
 def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> Written:
     Path(files.output).write_bytes(output)
     Path(files.env).write_bytes(env)
-    return stepfiles.collect(files)
+    return step_files.collect(files)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
     os.unlink(files.output)
     os.unlink(files.env)
 
-    assert stepfiles.collect(files) == Written(outputs={}, env={}, denied=[])
+    assert step_files.collect(files) == Written(outputs={}, env={}, denied=[])
 
 
 @given(
@@ -123,7 +123,7 @@ def test_blocks_carry_any_text(values: dict[str, str]) -> None:
     """What is written as a block with a delimiter of its own comes back as it was."""
     content = "".join(f"{name}<<~END~\n{value}\n~END~\n" for name, value in values.items() if "~END~" not in value)
 
-    parsed = stepfiles._parse(content.encode(), "WATERFLOW_OUTPUT", stepfiles._OUTPUT_NAME)
+    parsed = step_files._parse(content.encode(), "WATERFLOW_OUTPUT", step_files._OUTPUT_NAME)
 
     assert parsed == {name: value for name, value in values.items() if "~END~" not in value}
 
@@ -132,4 +132,4 @@ def test_blocks_carry_any_text(values: dict[str, str]) -> None:
 def test_any_bytes_are_entries_or_an_error(content: bytes) -> None:
     """Nothing else ever happens."""
     with contextlib.suppress(Rejected):
-        stepfiles._parse(content, "WATERFLOW_OUTPUT", stepfiles._OUTPUT_NAME)
+        step_files._parse(content, "WATERFLOW_OUTPUT", step_files._OUTPUT_NAME)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.trees import asking, listing, store
-from waterflow_agent.trees.asking import Asking
-from waterflow_agent.trees.blobs import Blobs, blob_id
+from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.trees import file_requests, listing, store
+from waterflow_agent.trees.blob_cache import Blobs, blob_id
 from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.file_requests import Asking
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.trees.store import Making, Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Content, Piece, TaskKey, Tree
-from waterflow_agent.workdir import Workspaces
 
 KEY = TaskKey("run", "job", "s1", 1, 1)
 TREE = Tree("ops", "1", [])
@@ -298,7 +298,7 @@ async def test_not_now_is_asked_again_until_it_is_enough(
     daemon, loop = Daemon(), asyncio.get_running_loop()
     real = loop.time
     # The patience is over once it was asked three times, however long that took.
-    monkeypatch.setattr(loop, "time", lambda: real() + (2 * asking.PATIENCE_S if len(daemon.asked) > 2 else 0))
+    monkeypatch.setattr(loop, "time", lambda: real() + (2 * file_requests.PATIENCE_S if len(daemon.asked) > 2 else 0))
     checkouts = Checkouts(disk, daemon.asking, workspaces)
     monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [], "WF503", "it is away", 10))
     with pytest.raises(Rejected, match="it is away"):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflow_agent import workdir
 from waterflow_agent.errors import Rejected
-from waterflow_agent.workdir import Workspaces
+from waterflow_agent.execution import working_directories
+from waterflow_agent.execution.working_directories import Workspaces
 
 
 def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
@@ -35,13 +35,13 @@ def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_names_are_safe_and_different(one: str, two: str) -> None:
     """Whatever a job is called, its directory is one component, and no other job's."""
-    name = workdir.directory_name(one)
+    name = working_directories.directory_name(one)
 
     assert "/" not in name
     assert "\0" not in name
     assert name not in ("", ".", "..", ".trash")
     assert len(os.fsencode(name)) < 255
-    assert (name == workdir.directory_name(two)) == (one == two)
+    assert (name == working_directories.directory_name(two)) == (one == two)
 
 
 def test_relative_directory_stays_inside(tmp_path: Path) -> None:
@@ -51,12 +51,12 @@ def test_relative_directory_stays_inside(tmp_path: Path) -> None:
     (inside / "link").symlink_to(inside / "sub")
     (inside / "out").symlink_to("/")
 
-    assert workdir.resolve(inside, None) == inside
-    assert workdir.resolve(inside, "sub/../sub") == inside / "sub"
-    assert workdir.resolve(inside, "link") == inside / "sub"
+    assert working_directories.resolve(inside, None) == inside
+    assert working_directories.resolve(inside, "sub/../sub") == inside / "sub"
+    assert working_directories.resolve(inside, "link") == inside / "sub"
     for wanted in ("..", "../job2", "sub/../../..", "out", "out/etc", "missing", "a\0b"):
         with pytest.raises(Rejected, match="working-directory"):
-            workdir.resolve(inside, wanted)
+            working_directories.resolve(inside, wanted)
 
 
 def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
 
-    assert workdir.resolve(inside, str(inside / "sub")) == inside / "sub"
+    assert working_directories.resolve(inside, str(inside / "sub")) == inside / "sub"
     for wanted in ("/", "/etc", str(tmp_path), f"{inside}/../other", "/no/such/place"):
         with pytest.raises(Rejected, match="leaves the job's directory"):
-            workdir.resolve(inside, wanted)
+            working_directories.resolve(inside, wanted)
 
 
 def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_hostile_tree_is_removed(tmp_path: Path) -> None:
     os.mkfifo(tree / "pipe")
     (tree / "closed").chmod(0)
 
-    assert workdir.remove_tree(tree)
+    assert working_directories.remove_tree(tree)
 
     assert not tree.exists()
     assert kept.read_text() == "x"
@@ -135,7 +135,7 @@ def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
-    assert workdir.remove_tree(tmp_path / "link")
+    assert working_directories.remove_tree(tmp_path / "link")
     assert (tmp_path / "kept").is_dir()
 
 
@@ -151,10 +151,10 @@ def test_immutable_file_is_removed(tmp_path: Path) -> None:
     try:
         import fcntl
 
-        fcntl.ioctl(fd, workdir._SET_FLAGS, (0x10).to_bytes(8, "little"))
+        fcntl.ioctl(fd, working_directories._SET_FLAGS, (0x10).to_bytes(8, "little"))
     except OSError:
         pytest.skip("this file system has no immutable files")
     finally:
         os.close(fd)
 
-    assert workdir.remove_tree(tree)
+    assert working_directories.remove_tree(tree)

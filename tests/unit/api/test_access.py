@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.api.access import Access, Role, hash_secret
-from waterflowd.api.access_events import TokenCreated, TokenRevoked
-from waterflowd.api.auth import host_name
-from waterflowd.api.rendering import time_text
+from waterflowd.access.events import TokenCreated, TokenRevoked
+from waterflowd.access.registry import Access, Role, hash_secret
+from waterflowd.api.gate import host_name
+from waterflowd.api.views.rendering import time_text
 
 SECRET = "wf_" + "s" * 43
 

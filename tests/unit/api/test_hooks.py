@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.api.hooks import WrongSignatures
+from waterflowd.api.routes.webhooks import WrongSignatures
 
 
 def test_wrong_signatures_of_an_address_have_a_rate_of_their_own() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from waterflowd.dsl.jsonschema import schema_text
+from waterflowd.dsl.reference.json_schema import schema_text
 from waterflowd.testing.api_world import ApiWorld
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflowd.api import output_lines
-from waterflowd.api.output_lines import Cursor, Line, LineCutter, entry, parse_cursor, ranges_of
+from waterflowd.api.streaming import output_lines
+from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, parse_cursor, ranges_of
 from waterflowd.errors import Rejected
 from waterflowd.model.records import OutputPiece
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.api.access import Principal, Role, check_plan
+from waterflowd.access.registry import Principal, Role, check_plan
 from waterflowd.dsl import compile_workflow
 from waterflowd.errors import Rejected
 from waterflowd.model import plan as plans

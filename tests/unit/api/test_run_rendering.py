@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from waterflowd.api import lookup, run_rendering, run_shapes
-from waterflowd.ctl import tree
-from waterflowd.ctl.terminal import glyph
+from waterflowd.api import run_lookup
+from waterflowd.api.views import run_rendering, run_shapes
+from waterflowd.ctl.display import tree
+from waterflowd.ctl.display.terminal import glyph
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold
 from waterflowd.model import plan as plans
@@ -167,11 +168,11 @@ def test_a_rerun_says_how_much_it_has_kept() -> None:
 def test_places_are_read_as_the_longest_job_that_is_there() -> None:
     """Slashes and brackets may be part of a job's id and of a step's."""
     run = made(EACH, *instances(2))
-    assert lookup.place(run, "roll[web-1]/two") == ("roll[web-1]", "two")
-    assert lookup.place(run, "roll[web-1]") == ("roll[web-1]", None)
-    assert lookup.place(run, "roll/one") == ("roll", "one")
-    assert lookup.is_within("roll[web-1]", "roll")
-    assert not lookup.is_within("rolling", "roll")
+    assert run_lookup.place(run, "roll[web-1]/two") == ("roll[web-1]", "two")
+    assert run_lookup.place(run, "roll[web-1]") == ("roll[web-1]", None)
+    assert run_lookup.place(run, "roll/one") == ("roll", "one")
+    assert run_lookup.is_within("roll[web-1]", "roll")
+    assert not run_lookup.is_within("rolling", "roll")
 
 
 SUBRUN = "jobs: {a: {runs-on: web, steps: [{id: other, uses: workflow/run, with: {workflow: w.yml}}]}}"

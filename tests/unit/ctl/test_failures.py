@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from waterflowd.ctl.failures import diagnostic_text
 from waterflowd.dsl import compile_workflow, render_diagnostic
-from waterflowd.dsl.diagnostics import as_row
+from waterflowd.dsl.reporting.diagnostics import as_row
 
 
 def test_an_error_reads_the_same_from_the_api_and_from_the_compiler() -> None:

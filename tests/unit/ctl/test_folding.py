@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from waterflowd.ctl.folding import LINES_MAX, Folding
+from waterflowd.ctl.display.folding import LINES_MAX, Folding
 
 
 def printed(job: str, *texts: str, step: str = "one", attempt: int = 1) -> list[dict[str, Any]]:

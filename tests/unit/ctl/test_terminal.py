@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.ctl import terminal
+from waterflowd.ctl.display import terminal
+from waterflowd.ctl.display.terminal import clean, clean_line, duration_text, width
 from waterflowd.ctl.options import print_json, print_json_list
-from waterflowd.ctl.terminal import clean, clean_line, duration_text, width
 
 
 @given(st.text())

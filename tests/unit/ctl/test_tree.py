@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from waterflowd.ctl import parts, tree, waiting
-from waterflowd.ctl.changes import ChangeLines
+from waterflowd.ctl.display import pending_approvals, run_parts, tree
+from waterflowd.ctl.display.event_lines import ChangeLines
 
 _BEGAN, _ENDED = "2026-01-02T03:04:05.000Z", "2026-01-02T03:04:07.500Z"
 
@@ -156,8 +156,8 @@ def test_an_older_daemon_s_answer_is_drawn_too() -> None:
     found = run(old)
     del found["approvals"], old["kept"]
     assert drawn(found)[1:] == ["└─ ✓ a  2.5s", "   └─ ✓ one  2.5s"]
-    assert list(waiting.lines(found)) == []
-    assert list(parts.reasons(found)) == []
+    assert list(pending_approvals.lines(found)) == []
+    assert list(run_parts.reasons(found)) == []
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eevil"])
@@ -171,7 +171,7 @@ def test_names_from_outside_move_no_cursor(name: str) -> None:
         "rejected_by": None, "self_approval": True, "due_at": None, "default": None,
         "reason": {"code": "waiting-approval", "text": name, "message": name},
     }  # fmt: skip
-    text = "".join(itertools.chain(drawn(found), waiting.lines(found | {"approvals": [approval]})))
+    text = "".join(itertools.chain(drawn(found), pending_approvals.lines(found | {"approvals": [approval]})))
     assert not set(text) & set("\x1b\n\u202e")
 
 
@@ -182,13 +182,13 @@ def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
         "given": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
         "reason": {"code": "waiting-approval", "text": "", "message": "now?"},
     }  # fmt: skip
-    first, following = waiting.lines(run(approvals=[approval]))
+    first, following = pending_approvals.lines(run(approvals=[approval]))
     assert first == (
         '◌ roll[web-1] waits for alice, bob to let it into environment "prod"; 1 of 2 have approved; '
         "not by who started it: now?"
     )
     assert following == "next: waterflowctl approve 01RUN, or waterflowctl reject 01RUN"
-    *_, following = waiting.lines(run(approvals=[approval, approval | {"step": "gate"}]))
+    *_, following = pending_approvals.lines(run(approvals=[approval, approval | {"step": "gate"}]))
     assert following == "next: waterflowctl approve 01RUN 'roll[web-1]', or waterflowctl reject 01RUN 'roll[web-1]'"
 
 
@@ -199,7 +199,7 @@ def test_reasons_reach_every_part() -> None:
     found = run(
         job("roll", "failure", jobs_total=3, jobs=[job("roll[1]", "failure", steps=[loop])]), conclusion="failure"
     )
-    assert [place for place, _, _ in parts.reasons(found)] == [
+    assert [place for place, _, _ in run_parts.reasons(found)] == [
         "run", "roll", "roll", "roll[1]", "roll[1]/l", "roll[1]/l[0]/x",
     ]  # fmt: skip
 
@@ -209,8 +209,8 @@ def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
     inner = step("l[0]/x", "failure", attempts=[{"attempt": 1}])
     loop = step("l", "failure", node="loop", blocks=[{"steps": [inner]}])
     found = run(job("roll", "failure", jobs=[job("roll[1]", "failure", steps=[loop])]))
-    assert parts.failed_step(found) == ("roll[1]", "l[0]/x")
-    assert parts.failed_step(run(job("a"))) is None
+    assert run_parts.failed_step(found) == ("roll[1]", "l[0]/x")
+    assert run_parts.failed_step(run(job("a"))) is None
 
 
 def test_plain_lines_name_inner_steps_as_they_come() -> None:

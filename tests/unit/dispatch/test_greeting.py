@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch import greeting
+from waterflowd.dispatch import handshake
 
 TOKEN = "0123456789abcdef"
 
@@ -19,7 +19,7 @@ def hello(own: list[messages.OwnNode]) -> messages.Hello:
 def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
     said = hello(own)
     frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(said)]), codec.Side.AGENT)
-    return greeting.refusal(frame, said)
+    return handshake.refusal(frame, said)
 
 
 def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:

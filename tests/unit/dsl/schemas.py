@@ -6,14 +6,15 @@ from functools import cache
 
 import jsonschema_rs
 
-from waterflowd.dsl import jsonschema, reader
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.tree import plain, to_json
+from waterflowd.dsl.reading import reader
+from waterflowd.dsl.reading.tree import plain, to_json
+from waterflowd.dsl.reference import json_schema
+from waterflowd.dsl.reporting.report import Report
 
 
 @cache
 def _validator(kind: str) -> jsonschema_rs.Draft7Validator:
-    document = jsonschema.document(kind)
+    document = json_schema.document(kind)
     jsonschema_rs.meta.validate(document)
     return jsonschema_rs.Draft7Validator(document)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from waterflowd.dsl import bounds, codes
+from waterflowd.dsl.reading import size_limit
+from waterflowd.dsl.reporting import codes
 
 DOCS = Path(__file__).parents[3] / "docs" / "errors.md"
 
@@ -23,4 +24,4 @@ def test_titles_differ() -> None:
 
 def test_the_bound_has_the_code_of_bounds() -> None:
     """The diagnostic that is made without reading uses the same code as the reader."""
-    assert bounds.oversized("w.yml", 2_000_000).code == codes.BOUND
+    assert size_limit.oversized("w.yml", 2_000_000).code == codes.BOUND

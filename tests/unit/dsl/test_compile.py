@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.githubevents import GITHUB_EVENTS
+from waterflowd.dsl.models.github_events import GITHUB_EVENTS
 from waterflowd.model import plan
 
 HELLO = b"""\

@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.dsl.conftest import Language
 from waterflow_agent.nodes import schema as node_schema
-from waterflowd.dsl import control
-from waterflowd.dsl.concepts import keys
+from waterflowd.dsl.building import control_flow
+from waterflowd.dsl.models.model import keys
 from waterflowd.model.plan import BlockPlan, StepPlan
 
 RUN = "{run: x}"
@@ -222,7 +222,7 @@ def test_inner_steps_count(language: Language) -> None:
 
 def test_the_records_of_the_nodes_name_the_same_parameters() -> None:
     """What a page shows and what is checked are one."""
-    for name, model in control.MODELS.items():
+    for name, model in control_flow.MODELS.items():
         fields = node_schema.BUILT_IN[name].parameters.__struct_encode_fields__
         assert sorted(fields) == sorted(keys(model))
 

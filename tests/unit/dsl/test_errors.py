@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.dsl.conftest import Language
 from waterflowd.dsl import Diagnostic, compile_workflow
-from waterflowd.dsl.report import ERRORS_MAX
+from waterflowd.dsl.reporting.report import ERRORS_MAX
 
 
 def errors_of(text: str) -> list[Diagnostic]:

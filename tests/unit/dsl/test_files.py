@@ -7,7 +7,7 @@ import pytest
 from tests.unit.dsl.conftest import Language
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.compile import Wanted
-from waterflowd.dsl.diagnostics import Compiled
+from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.model.plan import InputSpec, InputType, StepPlan
 
 CALLEE = """\

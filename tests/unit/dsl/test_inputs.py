@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd.dsl.inputs import check_inputs
+from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec, InputType
 

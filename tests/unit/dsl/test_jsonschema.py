@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from tests.unit.dsl import schemas
 from waterflowd.ctl.main import cli
-from waterflowd.dsl import compile_workflow, jsonschema
-from waterflowd.dsl.reference import SECTIONS
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.reference import SECTIONS, json_schema
 from waterflowd.dsl.reference.nodes import NODES
 
 ROOT = Path(__file__).parents[3]
@@ -128,11 +128,11 @@ def test_a_composite_step_of_ones_own_takes_any_parameters() -> None:
     assert schemas.complaints("jobs: {j: {runs-on: g, steps: [{uses: ./steps/a, with: {x: [1, {y: z}]}}]}}") == []
 
 
-@pytest.mark.parametrize("kind", sorted(jsonschema.KINDS))
+@pytest.mark.parametrize("kind", sorted(json_schema.KINDS))
 def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
     """Nothing newer than editors read, and no key without a word about it."""
-    text = jsonschema.schema_text(kind)
-    assert jsonschema.schema_text(kind) == text
+    text = json_schema.schema_text(kind)
+    assert json_schema.schema_text(kind) == text
     document = json.loads(text)
     assert document["$schema"] == "http://json-schema.org/draft-07/schema#"
     for newer in ("unevaluatedProperties", "$defs", "dependentRequired", "prefixItems"):
@@ -143,8 +143,8 @@ def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
             assert described["description"], (name, key)
 
 
-@pytest.mark.parametrize("kind", sorted(jsonschema.KINDS))
+@pytest.mark.parametrize("kind", sorted(json_schema.KINDS))
 def test_the_command_prints_it(kind: str) -> None:
     """Offline, and byte for byte."""
     done = CliRunner().invoke(cli, ["schema", "--kind", kind])
-    assert (done.exit_code, done.output) == (0, jsonschema.schema_text(kind))
+    assert (done.exit_code, done.output) == (0, json_schema.schema_text(kind))

@@ -9,8 +9,8 @@ import pytest
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl import Compiled, compile_workflow
-from waterflowd.dsl.parameterschema import ParameterSchema, Unusable
-from waterflowd.dsl.session import NODE_BYTES_MAX
+from waterflowd.dsl.building.parameter_schema import ParameterSchema, Unusable
+from waterflowd.dsl.building.session import NODE_BYTES_MAX
 from waterflowd.model import plan as plans
 
 SOURCE = b"raise SystemExit('a daemon that runs this is wrong')\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.dsl import Diagnostic, render_diagnostic
-from waterflowd.dsl.places import SNIPPET_CHARACTERS_MAX, quoted, snippet, width
+from waterflowd.dsl.reporting.snippets import SNIPPET_CHARACTERS_MAX, quoted, snippet, width
 
 
 def test_a_diagnostic_is_shown_with_its_line_and_a_caret() -> None:

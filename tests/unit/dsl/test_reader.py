@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from waterflowd.dsl import compile_workflow, reader
-from waterflowd.dsl.diagnostics import Diagnostic
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.tree import plain, to_json
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.reading import reader
+from waterflowd.dsl.reading.tree import plain, to_json
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.report import Report
 
 
 def read(text: str) -> object:

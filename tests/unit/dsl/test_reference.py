@@ -11,16 +11,18 @@ import pytest
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import compile_workflow, control, jsonschema, reader
-from waterflowd.dsl.codes import CODES
-from waterflowd.dsl.contexts import FIXED, KNOWN, NEED_FIELDS, STEP_FIELDS
-from waterflowd.dsl.reference import SECTIONS, Key, Section
+from waterflowd.dsl import compile_workflow
+from waterflowd.dsl.building import control_flow
+from waterflowd.dsl.building.contexts import FIXED, KNOWN, NEED_FIELDS, STEP_FIELDS
+from waterflowd.dsl.reading import reader
+from waterflowd.dsl.reading.tree import plain, to_json
+from waterflowd.dsl.reference import SECTIONS, Key, Section, json_schema
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
 from waterflowd.dsl.reference.entries import PLACES
 from waterflowd.dsl.reference.expressions import CONTEXTS, FUNCTIONS
 from waterflowd.dsl.reference.nodes import NODES
-from waterflowd.dsl.report import Report
-from waterflowd.dsl.tree import plain, to_json
+from waterflowd.dsl.reporting.codes import CODES
+from waterflowd.dsl.reporting.report import Report
 
 #: What examples use by path.
 FILES = {
@@ -51,10 +53,10 @@ def _examples() -> Iterator[Any]:
 
 def test_every_key_of_every_concept_has_an_entry_and_no_other_has() -> None:
     """In the order of the models, so that a page reads as the file is written."""
-    with_nodes = {model.__name__ for model in control.MODELS.values()}
-    assert set(SECTIONS) == set(jsonschema.CONCEPTS) - with_nodes
+    with_nodes = {model.__name__ for model in control_flow.MODELS.values()}
+    assert set(SECTIONS) == set(json_schema.CONCEPTS) - with_nodes
     for name, section in SECTIONS.items():
-        keys = [str(field.alias) for field in jsonschema.CONCEPTS[name].model_fields.values()]
+        keys = [str(field.alias) for field in json_schema.CONCEPTS[name].model_fields.values()]
         assert sorted(section.keys) == sorted(keys), name
 
 
@@ -63,7 +65,7 @@ def test_every_parameter_of_a_node_has_an_entry(node: node_schema.NodeSchema) ->
     """Those of its record, and no other; the models of nodes with steps inside have the same."""
     fields = {field.encode_name for field in msgspec.structs.fields(node.parameters)}
     assert set(NODES[node.name].keys) == fields
-    model = control.MODELS.get(node.name)
+    model = control_flow.MODELS.get(node.name)
     assert model is None or {str(field.alias) for field in model.model_fields.values()} == fields
 
 

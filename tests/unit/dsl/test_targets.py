@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.targets import target_path
+from waterflowd.dsl.building.child_workflows import target_path
 from waterflowd.model import plan as plans
 
 OTHER = """

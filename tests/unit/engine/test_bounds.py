@@ -9,7 +9,7 @@ import pytest
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, outstanding
-from waterflowd.engine.rendering import NAME_LENGTH_MAX
+from waterflowd.engine.rules.rendering import NAME_LENGTH_MAX
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario
 

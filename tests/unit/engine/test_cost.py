@@ -13,7 +13,7 @@ import pytest
 
 from waterflowd import engine
 from waterflowd.engine import Run, commands, inputs, step
-from waterflowd.engine.state import Job
+from waterflowd.engine.state.runs import Job
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, MatrixPlan, Plan, StepPlan, StrategyPlan
 from waterflowd.model.records import Trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.engine import events, flags, fold
-from waterflowd.engine.state import Run
+from waterflowd.engine.state.runs import Run
 from waterflowd.errors import Stalled
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, run_stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.engine import rerun
+from waterflowd.engine.rules import rerun
 from waterflowd.model.ids import RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import Kept, KeptJob

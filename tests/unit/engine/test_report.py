@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from waterflowd.engine import inputs, report
+from waterflowd.engine import inputs
+from waterflowd.engine.rules import result_limits
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.statuses import Outcome
 
@@ -38,7 +39,7 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
     """Outputs of every kind that JSON knows stay what they are."""
     outputs = {"a": None, "b": True, "c": 1, "d": 1.5, "e": "text", "f": [1, {"g": []}]}
     honest = given(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
-    assert report.sound(honest) == honest
+    assert result_limits.sound(honest) == honest
 
 
 @pytest.mark.parametrize(
@@ -50,14 +51,14 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
         {"a": {1: "a key that is no text"}},
         {"a": msgspec.msgpack.Ext(1, b"x")},
         {"a": nested(200)},
-        {"a": "x" * (report.RESULT_BYTES_MAX + 1)},
+        {"a": "x" * (result_limits.RESULT_BYTES_MAX + 1)},
         {"a": "\ud800"},
     ],
     ids=["large", "negative", "bytes", "key", "extension", "deep", "huge", "surrogate"],
 )
 def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, Any]) -> None:
     """The step's result says why; none of its outputs gets through."""
-    result = report.sound(given(outputs=outputs, env={"A": "b"}))
+    result = result_limits.sound(given(outputs=outputs, env={"A": "b"}))
     assert result.outcome is Outcome.FAILURE
     assert result.reason_code == "node-error"
     assert "outputs" in result.reason_text
@@ -67,25 +68,25 @@ def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, 
 
 def test_a_failure_with_bad_outputs_stays_the_failure_that_it_is() -> None:
     """The reason that the agent gave is the better one."""
-    result = report.sound(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
+    result = result_limits.sound(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
     assert (result.outcome, result.reason_text, result.outputs) == (Outcome.TIMED_OUT, "too slow", {})
 
 
 @pytest.mark.parametrize("number", [-(1 << 63), -1, 1 << 63, (1 << 64) - 1])
 def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
     """Times are dates, sizes are sizes, and exit codes have 32 bits."""
-    result = report.sound(
+    result = result_limits.sound(
         given(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
     )
     assert result.exit_code is not None
-    assert report.EXIT_CODE_MIN <= result.exit_code <= report.EXIT_CODE_MAX
-    assert 0 <= result.started_at <= report.AT_MAX
-    assert 0 <= result.finished_at <= report.AT_MAX
-    assert 0 <= result.output_bytes <= report.BYTES_MAX
-    assert 0 <= result.output_dropped <= report.BYTES_MAX
+    assert result_limits.EXIT_CODE_MIN <= result.exit_code <= result_limits.EXIT_CODE_MAX
+    assert 0 <= result.started_at <= result_limits.AT_MAX
+    assert 0 <= result.finished_at <= result_limits.AT_MAX
+    assert 0 <= result.output_bytes <= result_limits.BYTES_MAX
+    assert 0 <= result.output_dropped <= result_limits.BYTES_MAX
 
 
 def test_the_deepest_value_that_expressions_read_is_taken() -> None:
     """The bound on nesting is the expressions' own."""
     honest = given(outputs={"a": nested(100)})
-    assert report.sound(honest) == honest
+    assert result_limits.sound(honest) == honest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.engine import retry
+from waterflowd.engine.rules import retry
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
 from waterflowd.model.statuses import Outcome

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd.engine import sleep
+from waterflowd.engine.rules import sleep
 from waterflowd.model import durations
 from waterflowd.model.durations import shown as duration
 

@@ -9,7 +9,7 @@ import pytest
 
 from waterflowd.engine import commands, outstanding
 from waterflowd.engine.inputs import TimerKind
-from waterflowd.engine.state import Job, Run
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.statuses import (
     ATTEMPT_TRANSITIONS,
     SEVERITY,

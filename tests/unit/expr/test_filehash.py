@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from waterflowd.expr import errors
-from waterflowd.expr.filehash import hash_files, matching, patterns_of
-from waterflowd.expr.jsontext import Problem
+from waterflowd.expr.file_hash import hash_files, matching, patterns_of
+from waterflowd.expr.json_text import Problem
 
 TREE = [
     "package-lock.json",

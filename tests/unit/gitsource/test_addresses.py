@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.gitsource import addresses
+from waterflowd.gitsource.remote import address_policy
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from waterflowd.gitsource import addresses
 )  # fmt: skip
 def test_metadata_services_and_what_is_no_server_are_refused(address: str) -> None:
     """Also where an IPv6 address only stands for the IPv4 one."""
-    assert addresses.refusal(address)
+    assert address_policy.refusal(address)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ def test_metadata_services_and_what_is_no_server_are_refused(address: str) -> No
 )
 def test_private_and_loopback_addresses_are_allowed(address: str) -> None:
     """The daemon's own configuration names them."""
-    assert addresses.refusal(address) is None
+    assert address_policy.refusal(address) is None
 
 
 def test_loopback_is_known_in_every_spelling() -> None:
     """And nothing else is taken for it."""
-    assert all(map(addresses.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1")))
-    assert not any(map(addresses.is_loopback, ("10.0.0.1", "2002:7f00:1::", "::ffff:10.0.0.1", "64:ff9b::7f00:1")))
+    assert all(map(address_policy.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1")))
+    assert not any(map(address_policy.is_loopback, ("10.0.0.1", "2002:7f00:1::", "::ffff:10.0.0.1", "64:ff9b::7f00:1")))

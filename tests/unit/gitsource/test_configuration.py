@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from waterflowd import config
-from waterflowd.cli import main
+from waterflowd.app import config
+from waterflowd.app.cli import main
 from waterflowd.errors import Rejected
-from waterflowd.gitsource import credentials
+from waterflowd.gitsource.remote import credentials
 
 
 def written(directory: Path, *lines: str) -> Path:

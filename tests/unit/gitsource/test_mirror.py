@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from waterflowd.gitsource import mirror
-from waterflowd.gitsource.exchange import Fetched
-from waterflowd.gitsource.mirror import Mirror
+from waterflowd.gitsource.remote import mirror
+from waterflowd.gitsource.remote.fetch_protocol import Fetched
+from waterflowd.gitsource.remote.mirror import Mirror
 
 
 def fetched(*commits: str, shallow: tuple[str, ...] = ()) -> Fetched:

@@ -13,7 +13,7 @@ from waterflow_agent.wire import messages
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet import events
 from waterflowd.host import driver as driver_module
-from waterflowd.host.enrolment import PENDING_MAX, Endpoints
+from waterflowd.host.enrollment import PENDING_MAX, Endpoints
 from waterflowd.model.ids import FLEET
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.testing.host import ONE_STEP, TWO_STEPS, HostWorld, agent_id, until

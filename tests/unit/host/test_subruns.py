@@ -13,9 +13,9 @@ from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.placement import AttemptKey
+from waterflowd.host import child_run_starter as starter_module
+from waterflowd.host import child_runs
 from waterflowd.host import driver as driver_module
-from waterflowd.host import starter as starter_module
-from waterflowd.host import subruns
 from waterflowd.model import chains
 from waterflowd.model.ids import AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import StartRequest, Trigger
@@ -228,7 +228,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
         place = AttemptKey(run, JobId("a"), StepId("other"), AttemptNo(1))
         live = world.world.runs[run]
         plan = await world.targets.plan("ops", "c1", "workflows/other.yml")
-        wanted = subruns.start_request(live, place, plan, {"version": "2"})
+        wanted = child_runs.start_request(live, place, plan, {"version": "2"})
         await asyncio.gather(world.driver.begin(place, wanted), world.driver.begin(place, wanted))
         assert (await world.driver.start(wanted)).id == other
         assert list(all_of(world)) == [other]
@@ -358,7 +358,7 @@ async def test_nothing_is_remembered_of_runs_that_are_over() -> None:
         await waits(world, run)
         await work(world, outputs={"x": "made"})
         await ends(world, run, Conclusion.SUCCESS)
-        book = world.world.subruns
+        book = world.world.child_runs
         assert (book._wanted, book._waiting, book._watched, book._of_run) == ({}, {}, {}, {})
 
 
@@ -381,7 +381,7 @@ def test_a_long_place_has_a_short_key_of_its_own() -> None:
     """Ids of steps inside of others grow; a key does not."""
     long = AttemptKey(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
     other = long._replace(attempt=AttemptNo(2))
-    keys = {subruns.trigger_key(place) for place in (long, other)}
+    keys = {child_runs.trigger_key(place) for place in (long, other)}
     assert len(keys) == 2
     assert all(len(key) < 200 for key in keys)
 
@@ -408,7 +408,7 @@ async def test_a_fault_in_the_start_of_one_run_does_not_end_the_others() -> None
 
 def test_a_refusal_says_which_input_is_meant() -> None:
     """And its code."""
-    why = subruns.refusal(Rejected("WF110", "it is required", where="version"))
+    why = child_runs.refusal(Rejected("WF110", "it is required", where="version"))
     assert (why.text, why.facts) == ("version: it is required [WF110]", {"error": "WF110"})
 
 

@@ -12,7 +12,7 @@ from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.reasons import CREATED
 from waterflowd.model.records import RunSummary, Trigger
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.reconcile import following
+from waterflowd.reconcile import workflow_run
 
 RUN = run_id(1, 1)
 
@@ -55,17 +55,17 @@ def completed(ref: str | None = "refs/heads/main", conclusion: Conclusion = Conc
 def test_a_run_is_followed_by_what_asks_for_it(trigger: dict[str, Any], row: RunSummary, expected: bool) -> None:
     """By name or path, how it ended, and the branch that it was started for."""
     wanted = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
-    assert following.is_followed(wanted, "workflows/deploy.yml", row) is expected
+    assert workflow_run.is_followed(wanted, "workflows/deploy.yml", row) is expected
 
 
 def test_a_file_never_starts_after_itself() -> None:
     """Also when its name has become the one that it names."""
-    assert not following.is_followed(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
+    assert not workflow_run.is_followed(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
 
 
 def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
     """What a webhook or a push carries cannot say that it is one."""
-    chained = Trigger(kind="workflow_run", payload=following.event_of(completed(), 4))
+    chained = Trigger(kind="workflow_run", payload=workflow_run.event_of(completed(), 4))
     assert chains.depth_of(chained) == 4
     assert chains.depth_of(Trigger(kind="push", payload={"name": "push"})) == 0
     forged = Trigger(kind="webhook", payload={"name": "webhook", "workflow_run": {"depth": 9}})
@@ -75,7 +75,7 @@ def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
 def test_keys_fit_into_the_index_and_differ() -> None:
     """By run and by file, however long its path is."""
     paths = ["workflows/a.yml", "w/" + "x" * 900 + "1.yml", "w/" + "x" * 900 + "2.yml"]
-    keys = {following.trigger_key(RUN, path) for path in paths}
+    keys = {workflow_run.trigger_key(RUN, path) for path in paths}
     assert len(keys) == 3
     assert f"workflow-run:{RUN}:workflows/a.yml" in keys
     assert all(len(key.encode()) <= 400 for key in keys)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterflowd.model.plan import Triggers, WebhookTrigger
-from waterflowd.reconcile import events, hooks, state
+from waterflowd.reconcile import events, state, webhooks
 
 MAIN = "refs/heads/main"
 NOW = 1_800_000_000
@@ -23,29 +23,29 @@ def digest(text: bytes, secret: str = "s3cret") -> str:
 def test_only_the_signature_of_the_very_body_is_genuine(body: bytes, other: bytes, secret: str) -> None:
     """Each of the known headers will do, and no body goes under another one's signature."""
     body = b"{" + body
-    for name, prefix in hooks.SIGNATURES.items():
+    for name, prefix in webhooks.SIGNATURES.items():
         headers = {name: prefix + digest(body, secret)}
-        assert hooks.is_genuine(secret, headers, body, NOW)
-        assert hooks.is_genuine(secret, headers, other, NOW) is (other == body)
-        assert not hooks.is_genuine(secret + "x", headers, body, NOW)
-        assert not hooks.is_genuine(None, headers, body, NOW)
-    assert not hooks.is_genuine(secret, {}, body, NOW)
+        assert webhooks.is_genuine(secret, headers, body, NOW)
+        assert webhooks.is_genuine(secret, headers, other, NOW) is (other == body)
+        assert not webhooks.is_genuine(secret + "x", headers, body, NOW)
+        assert not webhooks.is_genuine(None, headers, body, NOW)
+    assert not webhooks.is_genuine(secret, {}, body, NOW)
 
 
 def test_an_empty_secret_signs_nothing() -> None:
     """A secret that was set to nothing opens no door, nor does the word that stands for a missing one."""
     for key in ("", "no secret"):
         headers = {"x-hub-signature-256": "sha256=" + digest(b"{}", key)}
-        assert not hooks.is_genuine("", headers, b"{}", NOW)
-        assert not hooks.is_genuine(None, headers, b"{}", NOW)
+        assert not webhooks.is_genuine("", headers, b"{}", NOW)
+        assert not webhooks.is_genuine(None, headers, b"{}", NOW)
 
 
 def test_a_request_is_good_for_five_minutes_when_it_says_its_time() -> None:
     """Both ways, and to the second."""
 
     def is_genuine(at: int) -> bool:
-        headers = {"x-gitea-signature": digest(f"{at}..body".encode()), hooks.TIMESTAMP: str(at)}
-        return hooks.is_genuine("s3cret", headers, b"body", NOW)
+        headers = {"x-gitea-signature": digest(f"{at}..body".encode()), webhooks.TIMESTAMP: str(at)}
+        return webhooks.is_genuine("s3cret", headers, b"body", NOW)
 
     assert [is_genuine(NOW + late) for late in (-301, -300, 0, 300, 301)] == [False, True, True, True, False]
 
@@ -53,15 +53,15 @@ def test_a_request_is_good_for_five_minutes_when_it_says_its_time() -> None:
 @given(st.text(max_size=50))
 def test_no_header_raises(text: str) -> None:
     """Whatever a stranger sends is right or wrong."""
-    names = (*hooks.SIGNATURES, *hooks.DELIVERIES, *hooks.EVENTS, hooks.TIMESTAMP)
+    names = (*webhooks.SIGNATURES, *webhooks.DELIVERIES, *webhooks.EVENTS, webhooks.TIMESTAMP)
     headers = dict.fromkeys(names, text)
-    assert not hooks.is_genuine("s3cret", headers, b"{}", NOW)
-    hooks.delivery(headers, b"{}", NOW)
+    assert not webhooks.is_genuine("s3cret", headers, b"{}", NOW)
+    webhooks.delivery(headers, b"{}", NOW)
 
 
 def test_keys_of_deliveries_fit_into_the_index() -> None:
     """A long name ends in a hash, and two deliveries never share a key."""
-    keys = {hooks.trigger_key("r" * 300, "n" * 100, f"d{number}") for number in range(10)}
+    keys = {webhooks.trigger_key("r" * 300, "n" * 100, f"d{number}") for number in range(10)}
     assert len(keys) == 10
     assert all(len(key.encode()) <= 400 for key in keys)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.plan import Triggers, WorkflowRunTrigger
 from waterflowd.reconcile import diff, events, state
 from waterflowd.reconcile.events import FileApplied

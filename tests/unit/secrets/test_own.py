@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waterflowd.errors import Rejected
-from waterflowd.secrets.own import OwnSources
+from waterflowd.secrets.local_sources import OwnSources
 from waterflowd.secrets.values import BYTES_MAX as VALUE_BYTES_MAX
 
 

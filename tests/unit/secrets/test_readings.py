@@ -10,8 +10,8 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.secrets import readings as readings_module
-from waterflowd.secrets.readings import Key, Readings
+from waterflowd.secrets import slow_sources as readings_module
+from waterflowd.secrets.slow_sources import Key, Readings
 from waterflowd.testing.host import until
 
 KEY = ("vault", "apps/web")

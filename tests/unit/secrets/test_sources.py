@@ -9,11 +9,11 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.secrets.age import AgeFiles
-from waterflowd.secrets.own import OwnSources
-from waterflowd.secrets.readings import Readings
+from waterflowd.secrets.local_sources import OwnSources
+from waterflowd.secrets.slow_sources import Readings
 from waterflowd.secrets.sources import Commit, Sources
 from waterflowd.secrets.values import BYTES_MAX
-from waterflowd.secrets.vaultsettings import Field
+from waterflowd.secrets.vault_settings import Field
 from waterflowd.testing.host import until
 
 COMMIT = Commit("ops", "c1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from waterflowd.errors import Rejected
-from waterflowd.secrets import vaultkey
+from waterflowd.secrets import vault_key
 
 
 def private(path: Path, content: str) -> Path:
@@ -24,12 +24,12 @@ def test_the_variable_goes_before_the_credential_and_that_before_the_file(tmp_pa
     directory = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     both = {"WATERFLOWD_VAULT_TOKEN": "of-the-variable", **directory}
     data = tmp_path / "data"
-    assert vaultkey.reader("token", file, both, data)() == "of-the-variable"
-    assert vaultkey.reader("token", file, directory, data)() == "of-the-credential"
-    assert vaultkey.reader("token", file, {}, data)() == "of-the-file"
-    assert vaultkey.reader("secret-id", file, both, data)() == "of-the-file"
+    assert vault_key.reader("token", file, both, data)() == "of-the-variable"
+    assert vault_key.reader("token", file, directory, data)() == "of-the-credential"
+    assert vault_key.reader("token", file, {}, data)() == "of-the-file"
+    assert vault_key.reader("secret-id", file, both, data)() == "of-the-file"
     with pytest.raises(Rejected, match="WATERFLOWD_VAULT_SECRET_ID, the credential vault-secret-id") as raised:
-        vaultkey.reader("secret-id", "", both, data)()
+        vault_key.reader("secret-id", "", both, data)()
     assert raised.value.code == "WF622"
 
 
@@ -38,7 +38,7 @@ def test_what_no_header_can_hold_is_no_key_and_is_not_quoted(tmp_path: Path, con
     """A library that was given it would say it in its complaint."""
     file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
     with pytest.raises(Rejected, match="holds no key of Vault") as raised:
-        vaultkey.reader("token", str(file), {}, tmp_path / "data")()
+        vault_key.reader("token", str(file), {}, tmp_path / "data")()
     assert "hvs." not in str(raised.value)
 
 
@@ -47,8 +47,8 @@ def test_a_file_in_the_data_directory_or_for_others_to_read_is_refused(tmp_path:
     (tmp_path / "data").mkdir()
     inside = private(tmp_path / "data" / "token", "hvs.x")
     with pytest.raises(Rejected, match="data directory"):
-        vaultkey.reader("token", str(inside), {}, tmp_path / "data")()
+        vault_key.reader("token", str(inside), {}, tmp_path / "data")()
     outside = private(tmp_path / "token", "hvs.x")
     outside.chmod(0o604)
     with pytest.raises(Rejected, match=r"vault\.token-file: .* may be read by others"):
-        vaultkey.reader("token", str(outside), {}, tmp_path / "data")()
+        vault_key.reader("token", str(outside), {}, tmp_path / "data")()

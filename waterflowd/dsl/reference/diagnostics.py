@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from waterflowd.dsl import codes
+from waterflowd.dsl.reporting import codes
 from waterflowd.expr import errors
 
 #: Codes that only a run can meet, or the daemon: no file gives them.

@@ -14,13 +14,14 @@ import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import compile_workflow, control, jsonschema, render_diagnostic, shapes
-from waterflowd.dsl.codes import CODES
-from waterflowd.dsl.reference import SECTIONS, Key, Section
+from waterflowd.dsl import compile_workflow, render_diagnostic
+from waterflowd.dsl.building import control_flow
+from waterflowd.dsl.reference import SECTIONS, Key, Section, json_schema, shapes
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
 from waterflowd.dsl.reference.entries import PLACES
 from waterflowd.dsl.reference.expressions import CONTEXTS, FUNCTIONS
 from waterflowd.dsl.reference.nodes import NODES
+from waterflowd.dsl.reporting.codes import CODES
 
 _BANNER = "<!-- Made by `make reference` from the language's models and texts; changes here are lost. -->\n"
 #: A context that more keys see is seen nearly everywhere.
@@ -53,7 +54,7 @@ def pages(advice: Advice) -> dict[str, str]:
         "functions.md": _functions(),
         "diagnostics.md": _diagnostics(advice),
     }
-    made |= {f"{kind}.schema.json": jsonschema.schema_text(kind) for kind in jsonschema.KINDS}
+    made |= {f"{kind}.schema.json": json_schema.schema_text(kind) for kind in json_schema.KINDS}
     return dict(sorted(made.items()))
 
 
@@ -71,12 +72,12 @@ def _fence(text: str, info: str = "yaml") -> str:
 
 
 def _concept_page(name: str, section: Section) -> str:
-    concept = jsonschema.CONCEPTS[name]
+    concept = json_schema.CONCEPTS[name]
     fields = {str(field.alias): field for field in concept.model_fields.values()}
     parts = [section.what, f"Stands at: {section.where}."]
     for key, entry in section.keys.items():
         field = fields[key]
-        default = _default(entry, jsonschema.default_value(field), is_required=field.is_required())
+        default = _default(entry, json_schema.default_value(field), is_required=field.is_required())
         parts.append(_key(key, entry, section, (shapes.of_field(field).words, default)))
     return _page(_title(section), *parts)
 
@@ -139,12 +140,12 @@ _REQUIRED = object()
 
 def _node_keys(node: node_schema.NodeSchema) -> dict[str, tuple[str, Any, str]]:
     """Each parameter's words, default and description."""
-    model = control.MODELS.get(node.name)
+    model = control_flow.MODELS.get(node.name)
     if model is not None:
         return {
             str(field.alias): (
                 shapes.of_field(field).words,
-                _REQUIRED if field.is_required() else jsonschema.default_value(field),
+                _REQUIRED if field.is_required() else json_schema.default_value(field),
                 "",
             )
             for field in model.model_fields.values()

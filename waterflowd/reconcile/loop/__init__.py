@@ -5,9 +5,9 @@ schedule, `follower` what starts after other runs, `hookdesk` what a signed requ
 `reconciler` runs them for each configured repository, `desk` shows everything to the API.
 """
 
-from waterflowd.reconcile.loop.desk import RepositoryDesk
-from waterflowd.reconcile.loop.hookdesk import HookDesk
 from waterflowd.reconcile.loop.reconciler import Reconciler
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.repository_admin import RepositoryDesk
+from waterflowd.reconcile.loop.webhook_service import HookDesk
 
 __all__ = ["HookDesk", "LoopPorts", "Reconciler", "RepositoryDesk", "RepositoryLoop"]

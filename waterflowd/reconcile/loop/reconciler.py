@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from waterflowd.errors import Rejected
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.loop.follower import Follower
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.loop.timetable import Timetable
+from waterflowd.reconcile.loop.scheduler import Timetable
+from waterflowd.reconcile.loop.workflow_run_triggers import Follower
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import Source

@@ -22,18 +22,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from waterflowd.dsl import codes as dsl_codes
-from waterflowd.dsl.diagnostics import Diagnostic
+from waterflowd.dsl.reporting import codes as dsl_codes
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.model.ids import repository_stream
 from waterflowd.model.records import StartRequest
 from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
-from waterflowd.reconcile import codes, diff, events, movement, refs, state, triggers
+from waterflowd.reconcile import codes, diff, events, ref_updates, refs, state, triggers
 from waterflowd.reconcile.conditions import Conditions, ConditionType
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.loop.files import WorkflowFiles
-from waterflowd.reconcile.loop.hooknames import HookNames
-from waterflowd.reconcile.loop.shelf import PlanShelf
+from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.reconcile.loop.webhook_names import HookNames
+from waterflowd.reconcile.loop.workflow_files import WorkflowFiles
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import Refs, Revision, Source
@@ -296,21 +296,21 @@ class RepositoryLoop:
             changes=revision.changes,
             files=triggers.new_files(ref, applied, before, base),
         )
-        changes = movement.file_changes(difference, applied)
+        changes = ref_updates.file_changes(difference, applied)
         await self._commit(moved, revision, tip, changes)
 
     async def _commit(
-        self, moved: triggers.Movement, revision: Revision, tip: str, changes: movement.FileChanges
+        self, moved: triggers.Movement, revision: Revision, tip: str, changes: ref_updates.FileChanges
     ) -> None:
         """Appends the movement and starts its runs, in one transaction."""
         name = self.settings.name
         before = self.state.refs.get(moved.ref)
         files = before.files if before else {}
         # Many files with many patterns over many paths are seconds of work; the loop goes on meanwhile.
-        begun = await asyncio.to_thread(movement.started, moved, files, changes, self.settings)
+        begun = await asyncio.to_thread(ref_updates.started, moved, files, changes, self.settings)
         if self._is_default(moved.ref):
             begun = [file for file in begun if not self._ports.hooks.errors_after(self, file, changes)]
-        shared = movement.pushed(name, moved, before.commit if before else None, revision.commit, tip)
+        shared = ref_updates.pushed(name, moved, before.commit if before else None, revision.commit, tip)
         starts: list[StartRequest] = []
         refused: list[FileApplied] = []
         for file in begun:
@@ -318,9 +318,9 @@ class RepositoryLoop:
             if isinstance(plan, FileApplied):
                 refused.append(plan)
             else:
-                starts.append(movement.start_request(plan, file.path, moved, revision, shared))
-        changes = movement.with_files(changes, refused)
-        facts = movement.facts(self._ports.clock.now(), moved, revision, shared, changes)
+                starts.append(ref_updates.start_request(plan, file.path, moved, revision, shared))
+        changes = ref_updates.with_files(changes, refused)
+        facts = ref_updates.facts(self._ports.clock.now(), moved, revision, shared, changes)
         if self.followed_seq is not None and self._is_default(moved.ref):
             # What completed before was judged by the files as they were.
             facts.append(events.RunsFollowed(at=self._ports.clock.now(), seq=self.followed_seq))
@@ -453,7 +453,7 @@ class RepositoryLoop:
 
     def errors(self, file: FileApplied) -> tuple[Diagnostic, ...]:
         """Everything that keeps the file from being started: its own errors, groups that it may not use, a hook's name."""
-        return file.errors or movement.group_errors(file, self.settings) or self._ports.hooks.errors(self, file)
+        return file.errors or ref_updates.group_errors(file, self.settings) or self._ports.hooks.errors(self, file)
 
     def _show_failure(self, failure: WaterflowError) -> None:
         is_reading = failure.code in codes.NOT_FETCHED

@@ -1,0 +1,175 @@
+"""Becoming an agent of a server: once, by a join token or by a person who compares fingerprints.
+
+Rules of this file:
+
+- The server's key comes from the token or from the configuration, never from the network; the agent speaks to nobody else.
+- What is agreed is kept in `<data-dir>/server.json` (mode 0600): with it the token is not needed, nor looked at, again.
+- Groups and the name are asked for; the answer says what the daemon made of them.
+- One request on its way at a time; on the port one message is one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+import waterflow_agent
+from waterflow_agent import join_token, keys, machine
+from waterflow_agent.config import TOKEN_VARIABLE, Config, enroll_endpoint
+from waterflow_agent.errors import Rejected, RemoteProtocolError, Retryable, Stalled
+from waterflow_agent.join_token import JoinToken
+from waterflow_agent.keys import KeyPair
+from waterflow_agent.wire import codec, messages
+
+logger = logging.getLogger(__name__)
+
+#: An answer takes a commit; a server that is not there takes this long to be noticed.
+ANSWER_S_MAX = 10.0
+RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0
+_FILE_NAME = "server.json"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that this agent belongs to."""
+
+    server_key: str
+    work_endpoint: str
+    name: str
+    groups: list[str]
+
+
+class Door(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how to ask: the enrolment port, the pinned key, and a credential or "" for approval by a person."""
+
+    endpoint: str
+    server_key: str
+    credential: str
+    #: What is known of the work port before the answer; may be "".
+    work_endpoint: str
+
+
+def load(data_dir: Path) -> Server | None:
+    """What was agreed at enrolment; None before. Raises `Stalled` WF304 for a damaged file."""
+    path = data_dir / _FILE_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Server)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise Stalled("WF304", f"{path} is damaged; remove it and enrol this agent again") from error
+
+
+def find_door(config: Config, environment: Mapping[str, str], token_file: Path | None = None) -> Door:
+    """The way in, by `token_file`, the configured token file, the environment, or the configured key, in this order.
+
+    Raises `Rejected`: WF230 for a token that is none, WF232 when there is no way in.
+    """
+    text = ""
+    path = token_file or (Path(config.join_token_file) if config.join_token_file else None)
+    if path is not None:
+        try:
+            text = path.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise Rejected("WF230", f"cannot read the join token in {path}: {error.strerror}") from error
+    text = text or environment.get(TOKEN_VARIABLE, "").strip()
+    if text:
+        return _door_of(join_token.decode(text), config)
+    endpoint = enroll_endpoint(config)
+    if config.server_key and endpoint:
+        return Door(endpoint=endpoint, server_key=config.server_key, credential="", work_endpoint=config.server)
+    raise Rejected(
+        "WF232",
+        "this agent is not enrolled: give it a join token (`waterflowctl agents token --group G` on the server; then"
+        f" join-token-file, {TOKEN_VARIABLE} or `waterflow-agent enroll --token-file FILE`), or server and server-key",
+    )
+
+
+async def enrol(config: Config, door: Door, pair: KeyPair, say: Callable[[str], None] = logger.info) -> Server:
+    """Asks until the daemon has decided, and keeps what it said. Raises `Rejected` WF231 when it refuses."""
+    failures = 0
+    request = _request(config, door)
+    while True:
+        try:
+            answer = await ask(door, pair, request)
+        except Retryable as error:
+            failures += 1
+            say(f"{door.endpoint}: {error.text}; trying again")
+            await asyncio.sleep(random.uniform(RETRY_S_MIN, min(RETRY_S_MAX, 2.0 ** min(failures, 6))))
+            continue
+        failures = 0
+        if answer.state == "approved":
+            server = Server(
+                server_key=door.server_key,
+                work_endpoint=_work_endpoint(config, door, answer.work_endpoint),
+                name=answer.name,
+                groups=answer.groups,
+            )
+            path = Path(config.data_dir) / _FILE_NAME
+            await asyncio.to_thread(keys.write_private, path, msgspec.json.encode(server))
+            say(f"enrolled as {server.name} in {', '.join(server.groups) or 'no group'}")
+            return server
+        if answer.state != "pending":
+            raise Rejected("WF231", f"the server refused the enrolment: {answer.text}")
+        group = config.groups[0] if config.groups else "GROUP"
+        say(f"waiting for approval: waterflowctl agents approve {pair.fingerprint} --group {group}")
+        await asyncio.sleep(max(answer.after_ms, 500) / 1_000)
+
+
+async def ask(door: Door, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
+    """One question and its answer. Raises `Retryable` WF233 when none comes, or one that makes no sense."""
+    import zmq
+    import zmq.asyncio
+
+    from waterflow_agent.session.dealer import secure
+
+    context = zmq.asyncio.Context()
+    sock = context.socket(zmq.DEALER)
+    try:
+        secure(sock, server_key=door.server_key, keys=pair)
+        sock.connect(door.endpoint)
+        await sock.send(bytes(codec.encode_message(request)))
+        part = await asyncio.wait_for(sock.recv(), ANSWER_S_MAX)
+        return codec.decode_enroll_answer(part)
+    except TimeoutError:
+        text = "the server does not answer, or has another key than the one given here"
+        raise Retryable("WF233", text) from None
+    except (RemoteProtocolError, zmq.ZMQError) as error:
+        raise Retryable("WF233", f"cannot ask the server: {error}") from error
+    finally:
+        context.destroy(linger=0)
+
+
+def _door_of(token: JoinToken, config: Config) -> Door:
+    return Door(
+        endpoint=config.enroll_server or token.enroll_endpoint,
+        server_key=token.server_key,
+        credential=token.credential,
+        work_endpoint=config.server or token.work_endpoint,
+    )
+
+
+def _request(config: Config, door: Door) -> messages.EnrollRequest:
+    return messages.EnrollRequest(
+        protocol=messages.PROTOCOL_VERSION,
+        token=door.credential,
+        name=config.name,
+        groups=config.groups,
+        hostname=machine.host_name(),
+        machine_id=machine.machine_id(),
+        agent_version=waterflow_agent.__version__,
+    )
+
+
+def _work_endpoint(config: Config, door: Door, answered: str) -> str:
+    """The configured one, else the answered one, whose host may be left to this side, else the token's."""
+    if config.server or not answered:
+        return config.server or door.work_endpoint
+    host, _, port = answered.removeprefix("tcp://").rpartition(":")
+    if host in ("", "*", "0.0.0.0", "[::]"):
+        host = door.endpoint.removeprefix("tcp://").rpartition(":")[0]
+    return f"tcp://{host}:{port}"

@@ -1,0 +1,1 @@
+"""How attempts are carried out: processes, output, masking, and working directories."""

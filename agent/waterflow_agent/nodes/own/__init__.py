@@ -1,0 +1,1 @@
+"""Own nodes of a server: found, loaded, and checked."""

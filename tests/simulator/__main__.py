@@ -1,0 +1,42 @@
+"""`python -m tests.simulator`: lets worlds live, and tells what they came to. Ends with 1 for a broken promise."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tests.simulator import campaign
+from tests.simulator.world import Report, simulate
+
+#: Broken promises that are shown in full; the others are counted.
+EXPLAINED_MAX = 5
+
+
+@click.command()
+@click.option("--seeds", default=1000, show_default=True, help="How many worlds.")
+@click.option("--first", default=0, show_default=True, help="The first one's seed.")
+@click.option("--seed", type=int, help="One world alone, with its whole trace.")
+def main(seeds: int, first: int, seed: int | None) -> None:
+    """Simulates worlds of a daemon and its agents in which everything goes wrong that may go wrong."""
+    if seed is not None:
+        report = simulate(seed, has_whole_trace=True)
+        print("\n".join(report.trace))
+        print(report.violation or "no promise was broken")
+        sys.exit(report.violation is not None)
+    shown: list[int] = []
+
+    def show(report: Report) -> None:
+        shown.append(report.seed)
+        if len(shown) <= EXPLAINED_MAX:
+            print(campaign.explained(report), flush=True)
+        else:
+            print(f"seed {report.seed}: {report.violation}", flush=True)
+
+    totals = campaign.run(range(first, first + seeds), show)
+    print("\n".join(totals.lines()))
+    sys.exit(bool(totals.failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A backup that is restored: the daemon travels back in time, and the agents do not.
+
+Rules of this file: the log is cut to where it was when the backup was taken, the output logs as well, and the product's own
+code closes what the backup holds open (rescue.py). Time, agents, people and the repository go on as they are.
+What people were told after the backup is not true any more, and what was said of it is forgotten here; what has really run
+is not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from waterflowd.model.ids import repository_stream
+from waterflowd.rescue import rescue
+from waterflowd.testing.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+
+class Backups:
+    """Takes one backup, and restores it later."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._commits = 0
+        self._outputs: dict[Any, list[Any]] = {}
+        #: The next daemon starts on the backup.
+        self.is_due = False
+        #: Leases of before are under epochs below this one; 0 until a backup was restored.
+        self.epoch = 0
+        self.restored_at = -1
+
+    def begin(self) -> None:
+        """At moments that chance gives: after the healing nothing is restored any more."""
+        dice = self._world.chance.more
+        taken_s = dice.uniform(0.5, 12.0)
+        self._world.loop.outside(taken_s, self._take)
+        self._world.loop.outside(taken_s + dice.uniform(0.1, 9.0), self._strike)
+
+    def _take(self) -> None:
+        world = self._world
+        self._commits = len(world.memory.commits)
+        self._outputs = {name: list(pieces) for name, pieces in world.outputs._logs.items()}
+        world.note("a backup is taken")
+
+    def _strike(self) -> None:
+        world = self._world
+        if world.healed_at is not None:
+            return
+        self.is_due = True
+        world.chance.counts["backup restored"] += 1
+        if world.daemon is not None:
+            world.kill_daemon(world.daemon.process, "for a restore")
+
+    def restore(self) -> MemoryLog:
+        """The log of the backup, as `waterflowd restore` leaves it."""
+        world = self._world
+        self.is_due = False
+        memory = world.memory.reopened(self._commits)
+        self.epoch = memory.generation
+        self.restored_at = world.now_ms
+        world.outputs._logs.clear()
+        world.outputs._logs.update(self._outputs)
+        world.note(f"the backup is restored: {len(memory.commits)} transactions of {len(world.memory.commits)}")
+        closing = rescue._Closing(memory, "waterflowd restore", rescue.Ended())  # type: ignore[arg-type]
+        closing._now = world.log_ms()
+        closing.end_runs(list(memory.open_runs()))
+        for repository in world.repositories:
+            closing.suspend([repository.settings.name])
+            assert memory.head(repository_stream(repository.settings.name)), "its suspension is in the log"
+        world.checks.expect(not closing._ended.stalled, f"a restore cannot end {closing._ended.stalled}")
+        return memory

@@ -1,0 +1,137 @@
+"""Chance: which faults a world has, and how often. All of it follows from the seed.
+
+Rules of this file: a world has a few kinds of faults, not all of them at once, so that one does not hide what another would
+show; which ones, the seed decides. Every fault that happens is counted under its name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+#: Faults that come at moments of their own, as (name, mean seconds between two).
+MOMENTS: dict[str, float] = {
+    "daemon killed": 8.0,
+    "daemon frozen": 12.0,
+    "daemon disk full": 12.0,
+    "agent killed": 5.0,
+    "agent frozen": 10.0,
+    "agent disk full": 12.0,
+    "runner killed": 12.0,
+    "server rebooted": 14.0,
+    "link cut": 7.0,
+    "link cut for long": 14.0,
+    "link cut one way": 7.0,
+    "connection closed": 6.0,
+    "stale report": 4.0,
+    "wall clock jumped": 6.0,
+}
+#: Faults that something meets with this probability, such as a frame or a commit.
+CHANCES: dict[str, float] = {
+    "commit: killed before": 0.03,
+    "commit: killed after": 0.04,
+    "commit slow": 0.10,
+    "output: killed before": 0.04,
+    "output: killed after": 0.04,
+    "frame lost": 0.02,
+    "frame repeated": 0.05,
+    "frame late": 0.05,
+    "journal: killed before": 0.02,
+    "journal: killed after": 0.03,
+    "journal tail lost": 0.6,
+    "spawn failed": 0.03,
+    "power lost at a start": 0.02,
+    "step slow": 0.10,
+}
+NAMES = (*MOMENTS, *CHANCES)
+#: Whether a world has what only some have, and the faults that this brings with it; the same two kinds.
+HAS_REPOSITORY = 0.35
+HAS_REVOCATION = 0.10
+HAS_BACKUP = 0.12
+HAS_LANGUAGE = 0.5
+HAS_SECRETS = 0.25
+#: Chosen so that the seeds which once found something (tests/sim/seeds.txt) have none of it, and stay what they were.
+SALT = 459
+LANGUAGE_SALT = 15767
+SECRETS_SALT = 197
+HAS_SUBRUNS = 0.2
+SUBRUNS_SALT = 90
+SUBRUNS_CHANCES = {"target unreadable": 0.2, "target slow": 0.2}
+REPOSITORY_MOMENTS = {"repository away": 7.0}
+REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
+HAS_TRIGGERS = 0.1
+TRIGGERS_SALT = 6
+#: What is hard on what starts by itself: such a world has some of these on top.
+TRIGGERS_FAULTS = (
+    "wall clock jumped",
+    "daemon killed",
+    "daemon frozen",
+    "daemon disk full",
+    "commit: killed before",
+    "commit: killed after",
+    "commit slow",
+)
+#: Whatever starts late meets files that have changed meanwhile.
+TRIGGERS_CHANCES = {"compiler slow": 0.4}
+REVOCATION_MOMENTS = {"agent revoked": 12.0}
+MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
+CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES | TRIGGERS_CHANCES
+
+
+class Chance:
+    """The dice of one world."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        #: What the world is like: plans, servers, times of starts.
+        self.shape = random.Random(f"{seed}/shape")
+        #: What goes wrong, and how long things take.
+        self.dice = random.Random(f"{seed}/dice")
+        kinds = self.shape.choice((0, 1, 2, 3, 5, 8, len(NAMES)))
+        self.active = frozenset(self.shape.sample(NAMES, kinds))
+        #: Long steps, and cuts that are longer.
+        self.is_long = self.shape.random() < 0.12
+        if self.is_long:
+            self.active |= {"link cut for long"}
+        #: What only some worlds have, and its faults, from dice of its own.
+        self.more = random.Random(f"{seed}/more/{SALT}")
+        self.has_repository = self.more.random() < HAS_REPOSITORY
+        self.has_revocation = self.more.random() < HAS_REVOCATION
+        self.has_backup = self.more.random() < HAS_BACKUP
+        if self.has_repository:
+            names = (*REPOSITORY_MOMENTS, *REPOSITORY_CHANCES)
+            self.active |= set(self.more.sample(names, self.more.choice((0, 1, 2, len(names)))))
+        #: Workflows with everything that the language has, from dice of their own.
+        self.language = random.Random(f"{seed}/language/{LANGUAGE_SALT}")
+        self.has_language = self.language.random() < HAS_LANGUAGE
+        #: Sources of secrets that take time, from dice of their own.
+        self.secrets = random.Random(f"{seed}/secrets/{SECRETS_SALT}")
+        self.has_secrets = self.secrets.random() < HAS_SECRETS
+        #: Steps that start runs, from dice of their own.
+        self.child_runs = random.Random(f"{seed}/subruns/{SUBRUNS_SALT}")
+        self.has_subruns = self.child_runs.random() < HAS_SUBRUNS
+        if self.has_subruns:
+            self.active |= set(self.child_runs.sample(list(SUBRUNS_CHANCES), self.child_runs.choice((0, 1, 2))))
+        #: Schedules, webhooks, and what starts after other workflows, from dice of their own.
+        self.triggers = random.Random(f"{seed}/triggers/{TRIGGERS_SALT}")
+        self.has_triggers = self.triggers.random() < HAS_TRIGGERS
+        if self.has_triggers:
+            self.active |= set(self.triggers.sample(TRIGGERS_FAULTS, self.triggers.choice((0, 1, 2, 3))))
+            self.active |= set(self.triggers.sample(list(TRIGGERS_CHANCES), self.triggers.choice((0, 1))))
+        if self.has_revocation:
+            self.active |= set(REVOCATION_MOMENTS)
+        #: What is kept of repositories' files on servers.
+        self.files = random.Random(f"{seed}/files")
+        self.counts: Counter[str] = Counter()
+        self.is_healed = False
+
+    def happens(self, name: str) -> bool:
+        """Whether this fault happens here and now; if so it is counted."""
+        if name not in self.active or self.is_healed or self.dice.random() >= CHANCES[name]:
+            return False
+        self.counts[name] += 1
+        return True
+
+    def delay_s(self, least_s: float, most_s: float) -> float:
+        """How long something takes: mostly near the least."""
+        return least_s + (most_s - least_s) * self.dice.random() ** 3

@@ -1,0 +1,547 @@
+"""The checkers: what is promised, compared with what happened. The first broken promise ends the world.
+
+Rules of this file:
+
+- Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon; never
+  at what the parts say about themselves.
+- The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the driver's
+  own run must be the same, and what it keeps for the run (timers, slots, wants) must be what that state needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.simulator import oracle
+from tests.simulator.child_runs import Subruns
+from tests.simulator.gates import Gates
+from tests.simulator.ref_updates import Movements
+from tests.simulator.schedules import Instants
+from tests.simulator.webhooks import Deliveries
+from tests.simulator.workflow_runs import Followers
+from waterflow_agent.wire import messages
+from waterflowd.engine import Run, events, evolve
+from waterflowd.engine.inputs import Timer, TimerKind
+from waterflowd.engine.state.runs import Attempt, Job, Step
+from waterflowd.fleet.events import AgentRevoked
+from waterflowd.fleet.placement import AttemptKey
+from waterflowd.model import plan as plans
+from waterflowd.model.ids import FLEET, AgentId, AttemptNo, JobId, RunId, StepId, run_stream
+from waterflowd.model.records import AttemptName, Batch, Record
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
+from waterflowd.testing.scenario import dump
+
+if TYPE_CHECKING:
+    from tests.simulator.people import Revocation
+    from tests.simulator.repository import Repository
+    from tests.simulator.server import Server
+    from tests.simulator.truth import Execution
+    from tests.simulator.world import World
+    from waterflowd.testing.memory_log import MemoryLog
+
+#: What may pass after a job's time, or after the healing, until it has ended: the link is found dead, opened again, the
+#: stop is said, and the grace is over.
+JOB_GRACE_MS = 40_000
+#: From the answer to a revocation until the daemon has settled what the agent had said, at the slowest: frozen, or its disk is
+#: full; then until what is held is lost, with a restart in between.
+REVOKED_MS = 30_000
+LOST_MS = 30_000
+#: What a forged or stale report claims; it must never be seen anywhere.
+FORGED = "forged"
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+class Checks:
+    """All checkers of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.shadows: dict[RunId, Run] = {}
+        self.movements = [Movements(world, repository) for repository in world.repositories]
+        repository = world.triggered
+        self.triggers: list[Instants | Followers | Deliveries] = []
+        self.deliveries: Deliveries | None = None
+        if repository is not None:
+            self.deliveries = Deliveries(world, repository)
+            self.triggers = [Instants(world, repository), Followers(world, repository), self.deliveries]
+        self.gates = Gates(world)
+        self.child_runs = Subruns(world)
+        self.events: Counter[str] = Counter()
+        #: What somebody was told, and must be true after every crash.
+        self.acknowledged_starts: dict[str, RunId] = {}
+        self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
+        self._acknowledged_cancels: set[RunId] = set()
+        self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
+        self._acknowledged_output: dict[AttemptName, int] = {}
+        #: Agents that work no more, and when somebody was told so.
+        self._revoked: dict[AgentId, int] = {}
+        #: Jobs that were over before a backup was restored: agents may have been told so, and hear it only now.
+        self._over_before: set[tuple[str, str]] = set()
+
+    def fail(self, text: str, error: BaseException | None = None) -> None:
+        """A promise is broken: the world ends with this sentence."""
+        if self._world.violation is None:
+            self._world.note(f"VIOLATION: {text}")
+            self._world.violation = Violation(text)
+            self._world.violation.__cause__ = error
+
+    def expect(self, is_kept: object, text: str) -> None:
+        """Fails unless it is so."""
+        if not is_kept:
+            self.fail(text)
+
+    # The log ----------------------------------------------------------------------------------------------------------
+
+    def committed(self, batch: Batch) -> None:
+        """A batch is durable: the shadows follow, and the driver must agree with them (G2, G5)."""
+        touched = []
+        for append in batch.appends:
+            if not append.stream.startswith("run/"):
+                continue
+            run_id = RunId(append.stream[4:])
+            shadow = self._shadow(run_id, append.events)
+            self.expect(shadow.seq == append.expected, f"G2: {append.stream} has a gap at {append.expected}")
+            for event in append.events:
+                self._check_event(shadow, event)
+                self._evolve(shadow, event)
+            touched.append(shadow)
+        self._committed_triggers(batch)
+        self.child_runs.committed(batch)
+        self._world.check_driver(touched)
+
+    def restored(self, memory: MemoryLog) -> None:
+        """The log is an older one: the shadows are folded anew, and what people were told is forgotten where it is not true.
+
+        Agents have gone on: what a restored backup holds open must never begin again.
+        """
+        self._over_before.update(
+            (shadow.id, job.id) for shadow in self.shadows.values() for job in shadow.jobs if _is_over(shadow, job)
+        )
+        self.shadows.clear()
+        for movements in self.movements:
+            movements.forget()
+        for checker in self.triggers:
+            checker.forget()
+        self.gates.forget()
+        self.child_runs.forget()
+        self._acknowledged_results.clear()
+        self._acknowledged_output.clear()
+        for batch in memory.commits:
+            for append in batch.appends:
+                if append.stream.startswith("run/"):
+                    shadow = self._shadow(RunId(append.stream[4:]), append.events)
+                    for event in append.events:
+                        self._evolve(shadow, event, is_news=False)
+            self._committed_triggers(batch, is_news=False)
+            self.child_runs.committed(batch, is_news=False)
+        for movements in self.movements:
+            movements.is_held = True
+        known = self.acknowledged_starts.items()
+        self.acknowledged_starts = {key: run for key, run in known if memory.run_for_key(key) == run}
+        self._acknowledged_cancels = {
+            run for run in self._acknowledged_cancels if run in self.shadows and self.shadows[run].is_cancelled
+        }
+        self._revoked = {agent: at for agent, at in self._revoked.items() if _is_revoked(memory, agent)}
+        for shadow in self.shadows.values():
+            self.expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
+
+    def _committed_triggers(self, batch: Batch, *, is_news: bool = True) -> None:
+        for movements in self.movements:
+            movements.committed(batch)
+        for checker in self.triggers:
+            checker.committed(batch, is_news=is_news)
+
+    def movements_of(self, repository: Repository) -> Movements:
+        """The checker of a repository's movements."""
+        return self.movements[self._world.repositories.index(repository)]
+
+    def open_triggers(self) -> str:
+        """What should start, or be known, and is not yet; empty when there is nothing."""
+        for movements in self.movements:
+            if not movements.is_current():
+                return movements.what_is_open()
+        waiting = [one for one in (*self.triggers, self._world.senders) if one is not None]
+        return next(filter(None, (one.what_is_open() for one in waiting)), "")
+
+    def is_undone(self, revocation: Revocation) -> bool:
+        """Whether a backup without the revocation was restored."""
+        return revocation.agent not in self._revoked
+
+    def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
+        shadow = self.shadows.get(run_id)
+        if shadow is None:
+            compiled = self._world.memory.plan(happened[0].plan_hash)
+            assert compiled is not None, "a created run's plan is in the same batch"
+            shadow = self.shadows[run_id] = Run(run_id, plans.decode(compiled))
+        return shadow
+
+    def _evolve(self, shadow: Run, event: Any, *, is_news: bool = True) -> None:
+        if is_news:
+            self.events[type(event).__name__] += 1
+            self._world.note(f"  {shadow.id[-6:]} {_shown(event)}")
+        try:
+            evolve(shadow, event)
+        except Exception as error:  # noqa: BLE001  whatever it is, the log holds what cannot be folded
+            self.fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
+
+    def _check_event(self, shadow: Run, event: Any) -> None:
+        self.gates.before(shadow, event)
+        if shadow.is_completed:
+            self.expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
+        elif isinstance(event, events.AttemptFinished):
+            self._check_finished(shadow, event)
+        elif isinstance(event, events.StepSleeping):
+            self._sleeps[shadow.id, event.job, event.step] = event.due_at
+        elif isinstance(event, events.RunTimedOut):
+            self.expect(event.at >= shadow.deadline_at, f"G7: {shadow.id} is timed out too early")
+        elif isinstance(event, events.JobTimedOut):
+            job = shadow.jobs_by_id[event.job]
+            due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
+            self.expect(due_at is not None and event.at >= due_at, f"G7: job {job.id} of {shadow.id} ends too early")
+        elif isinstance(event, events.JobCompleted):
+            job = shadow.jobs_by_id[event.job]
+            self._check_job_time(shadow, job, event.at)
+            self.expect(job.conclusion is None, f"G5: job {event.job} of {shadow.id} completes twice")
+        elif isinstance(event, events.StepCompleted):
+            step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+            self.expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
+            self._check_step_end(shadow, step, event)
+
+    def _check_step_end(self, shadow: Run, step: Step, event: events.StepCompleted) -> None:
+        """A sleep was as long as it said, and what the file wants tried again was tried again."""
+        name = f"{event.job}/{event.step} of {shadow.id}"
+        due_at = self._sleeps.get((shadow.id, event.job, event.step))
+        is_slept = due_at is not None and event.conclusion is Conclusion.SUCCESS
+        self.expect(not is_slept or event.at >= (due_at or 0), f"{name} slept too short")
+        if step.last is not None and step.last.outcome is not None and not step.stop and not step.is_held:
+            is_left = oracle.is_tried_again(step)
+            self.expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
+
+    def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
+        """A job is over within its own time, once daemon and agents can talk (G7)."""
+        healed_at = self._world.healed_at
+        due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
+        # A run that a step has started and must end with the job has its own time for its `always()` steps.
+        has_subrun = any(attempt.subrun for step in job.steps_by_id.values() for attempt in step.attempts)
+        if healed_at is not None and due_at is not None and job.retry_at is None and not has_subrun:
+            late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
+            self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
+
+    def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
+        """The outcome of an attempt is what really happened, and nobody's word (G3, G4, G5)."""
+        attempt = shadow.attempt(event.job, event.step, event.attempt)
+        name = f"{shadow.id[-6:]} {event.job}/{event.step}#{event.attempt}"
+        if attempt is None:
+            self.fail(f"G5: {name} ends and was never made")
+            return
+        self.expect(attempt.outcome is None, f"G5: {name} ends twice")
+        self._check_revoked(attempt, event, name)
+        self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
+        step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        if step.is_subrun:
+            self.child_runs.finished(shadow, step, event)
+        if step.plan.node != "shell":
+            return
+        executions = self._world.truth.by_attempt.get((shadow.id, event.job, event.step, event.attempt), [])
+        execution = executions[0] if executions else None
+        problem = oracle.contradiction(event, execution)
+        if problem:
+            self.fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
+        if execution is not None and event.outcome is Outcome.SUCCESS:
+            handed_back = execution.outputs if oracle.hands_back(step.plan.params) else {}
+            self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
+
+    def _check_revoked(self, attempt: Attempt, event: events.AttemptFinished, name: str) -> None:
+        """What a revoked agent held ends lost, whatever it says later; what it had said before may be on its way still."""
+        revoked_at = self._revoked.get(attempt.agent) if attempt.agent is not None else None
+        if revoked_at is not None and event.at > revoked_at + REVOKED_MS:
+            self.expect(
+                event.outcome is Outcome.LOST, f"{name} ends {event.outcome.value}, by an agent that was revoked"
+            )
+            self.expect(
+                event.at <= revoked_at + REVOKED_MS + LOST_MS, f"{name} was held by a revoked agent for too long"
+            )
+
+    def followed(self, record: Record, number: int) -> None:
+        """A subscriber was shown a record: durable, and the next one."""
+        self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
+
+    # What was told ----------------------------------------------------------------------------------------------------
+
+    def leaves(self, agent: AgentId, message: messages.DaemonMessage, *, is_connected: bool) -> None:
+        """A message is about to leave the daemon, if the agent is connected: what it rests on must be durable (G1)."""
+        if isinstance(message, messages.Offer):
+            key = message.task.key
+            attempt = self._durable_attempt(key)
+            is_known = attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
+            self.expect(is_known, f"G1: {key} is offered and its dispatch is not in the log")
+            is_allowed = agent not in self._revoked or not is_connected
+            self.expect(is_allowed, f"{key} is offered to an agent that was revoked")
+        elif isinstance(message, messages.OutputAck):
+            size = self._world.outputs.size(_name(message.key))
+            if self._is_unknown(message.key):
+                return
+            self.expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
+
+    def _durable_attempt(self, key: messages.TaskKey) -> Any:
+        shadow = self.shadows.get(RunId(key.run))
+        return shadow.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if shadow is not None else None
+
+    def acknowledged(self, server: Server, message: messages.Numbered) -> None:
+        """An agent was told that a report of it is durable (G1)."""
+        if isinstance(message, messages.Started | messages.Finished) and self._is_unknown(message.key):
+            return
+        if isinstance(message, messages.Finished):
+            self._acknowledged_results[message.key] = message
+            self._check_result(message)
+        elif isinstance(message, messages.Started):
+            attempt = self._durable_attempt(message.key)
+            is_there = attempt is not None and attempt.status.value in ("started", "finished")
+            self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
+
+    def _is_unknown(self, key: messages.TaskKey) -> bool:
+        """Whether a restored backup cannot know of the attempt: what is said of it is heard, and kept nowhere."""
+        attempt = self._durable_attempt(key)
+        return key.epoch < self._world.backups.epoch and (attempt is None or attempt.epoch != key.epoch)
+
+    def _check_result(self, message: messages.Finished) -> None:
+        attempt = self._durable_attempt(message.key)
+        is_there = attempt is not None and attempt.outcome is not None
+        self.expect(is_there, f"G1: the result of {message.key} is acknowledged and not in the log")
+
+    def output_acknowledged(self, message: messages.OutputAck) -> None:
+        """An agent was told how much of an attempt's output is durable (G1)."""
+        name = _name(message.key)
+        if self._is_unknown(message.key):
+            return
+        self._acknowledged_output[name] = max(message.offset, self._acknowledged_output.get(name, 0))
+
+    def start_acknowledged(self, key: str, run: RunId) -> None:
+        """A client was told that its run has started (G1, G6)."""
+        known = self.acknowledged_starts.setdefault(key, run)
+        self.expect(known == run, f"G6: the key {key} started {known} and {run}")
+        self.expect(run in self.shadows, f"G1: the start of {run} is acknowledged and not in the log")
+
+    def cancel_acknowledged(self, run: RunId) -> None:
+        """A client was told that its cancel is taken (G1)."""
+        shadow = self.shadows[run]
+        if not shadow.is_completed:
+            # A run that ended by itself meanwhile has no cancel.
+            self._acknowledged_cancels.add(run)
+            self.expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
+
+    def revocation_acknowledged(self, agent: AgentId) -> None:
+        """A client was told that the agent works no more: from now on it is given nothing, whatever happens."""
+        self._revoked[agent] = self._world.log_ms()
+        self.expect(
+            _is_revoked(self._world.memory, agent), f"G1: the revocation of {agent} is acknowledged and not in the log"
+        )
+
+    def daemon_crashed(self) -> None:
+        """The log that is left: everything that was told is in it, and it folds to the shadows (G1, G2)."""
+        memory = self._world.memory
+        for run_id, shadow in self.shadows.items():
+            records = memory.read(run_stream(run_id))
+            self.expect(
+                [record.position for record in records] == list(range(1, shadow.seq + 1)),
+                f"G2: the log of {run_id} has {len(records)} events without gap, not {shadow.seq}",
+            )
+        for movements in self.movements:
+            movements.daemon_crashed()
+        for key, run_id in self.acknowledged_starts.items():
+            self.expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
+        for run_id in self._acknowledged_cancels:
+            self.expect(self.shadows[run_id].is_cancelled, f"G1: the cancel of {run_id} is lost")
+        for message in self._acknowledged_results.values():
+            self._check_result(message)
+        for name, size in self._acknowledged_output.items():
+            self.expect(self._world.outputs.size(name) >= size, f"G1: output of {name} was acknowledged and is lost")
+
+    # The driver's own state -------------------------------------------------------------------------------------------
+
+    def check_run(self, live: Run | None, shadow: Run) -> None:
+        """The driver's run is the fold of the log (G2)."""
+        if live is None:
+            self.fail(f"G2: the driver has dropped {shadow.id}, which is open")
+        elif live.seq != shadow.seq or dump(live) != dump(shadow):
+            self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
+
+    def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptKey], taken: set[AttemptKey]) -> None:
+        """Timers, wants and slots of a run are what its state needs, no more and no less; somebody owns each open job."""
+        owed_timers: set[Timer] = set()
+        owed_wants: set[AttemptKey] = set()
+        owed_slots: set[AttemptKey] = set()
+        if not shadow.is_completed and not shadow.is_timed_out:
+            owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
+        for job in shadow.jobs:
+            if job.status is Status.QUEUED:
+                is_next = not shadow.is_completed and oracle.is_next(shadow, job)
+                self.expect(not is_next, f"nobody begins job {job.id} of {shadow.id}")
+            if shadow.is_completed or job.status in (Status.QUEUED, Status.COMPLETED):
+                continue
+            owed_timers |= oracle.timers(job)
+            owner = oracle.owner(job)
+            self.expect(owner != "", f"nobody owns job {job.id} of {shadow.id}")
+            if owner is None:
+                self._check_steps(shadow, job, owed_wants, owed_slots)
+        for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
+            self.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
+        self.expect(
+            taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
+        )
+
+    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptKey], slots: set[AttemptKey]) -> None:
+        """Somebody owns each step whose turn it is; adds what its attempts want and hold."""
+        steps = list(oracle.at_work(job.root))
+        self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
+        for step in steps:
+            name = f"step {job.id}/{step.id} of {shadow.id}"
+            attempt = step.last
+            if step.status is Status.QUEUED:
+                self.fail(f"nobody begins {name}")
+            elif step.has_blocks:
+                is_open = any(block.current is not None for block in step.blocks)
+                self.expect(is_open, f"nobody owns {name}")
+                open_blocks = sum(block.current is not None for block in step.blocks)
+                self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
+            elif step.is_subrun and attempt is not None and attempt.status is AttemptStatus.PENDING:
+                # Who has it is for another checker.
+                pass
+            elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
+                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)
+            elif step.approval is not None:
+                self.expect(step.approval.rejected_by is None, f"nobody owns {name}")
+            elif not step.is_held and step.retry_at is None and step.due_at is None:
+                self.fail(f"nobody owns {name}")
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    def process_started(self, server: Server, execution: Execution) -> None:
+        """A step's process begins: at most once for its attempt, alone for its step, allowed by the file, in a slot (G3)."""
+        key, truth = execution.key, self._world.truth
+        name = f"{key.run[-6:]} {key.job}/{key.step}#{key.attempt}"
+        self.expect(
+            len(server.steps) <= server.slots, f"{server.name} runs {len(server.steps)} in {server.slots} slots"
+        )
+        attempt = self._durable_attempt(key)
+        is_older = key.epoch < self._world.backups.epoch
+        self.expect(
+            is_older or (attempt is not None and attempt.status.value != "pending"),
+            f"G1: {name} runs, its dispatch is not in the log",
+        )
+        self.expect(len(truth.by_attempt[key.run, key.job, key.step, key.attempt]) == 1, f"G3: {name} is started twice")
+        executions = truth.by_step[key.run, key.job, key.step]
+        for earlier in executions[:-1]:
+            self.expect(earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt} runs")
+            is_before = earlier.key.epoch < self._world.backups.epoch
+            self.expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
+            if not is_before and not self._is_of_earlier_try(earlier):
+                self._check_allowed(earlier, name)
+        shadow = self.shadows.get(RunId(key.run))
+        job = shadow.jobs_by_id.get(JobId(key.job)) if shadow is not None else None
+        if job is not None:
+            most = oracle.attempts_max(job.steps_by_id[StepId(key.step)].plan) * oracle.tries_max(job.plan)
+            self.expect(
+                len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
+            )
+
+    def _is_of_earlier_try(self, earlier: Execution) -> bool:
+        """Whether the job has begun again since: the file says that what it did is done again."""
+        job = self.shadows[RunId(earlier.key.run)].jobs_by_id[JobId(earlier.key.job)]
+        return job.number > 1 and earlier.key.attempt <= job.steps_by_id[StepId(earlier.key.step)].earlier
+
+    def _check_allowed(self, earlier: Execution, name: str) -> None:
+        """The earlier attempt did run: the file must say that its outcome is tried again."""
+        attempt = self._durable_attempt(earlier.key)
+        shadow = self.shadows[RunId(earlier.key.run)]
+        plan = shadow.jobs_by_id[JobId(earlier.key.job)].steps_by_id[StepId(earlier.key.step)].plan
+        text = f"G3: {name} runs again after attempt {earlier.key.attempt} ended {attempt.outcome}"
+        self.expect(oracle.allows(plan, attempt), text)
+
+    def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
+        """A step is about to run in its job's directory, which began with these files."""
+        tree = task.tree
+        wanted = self._world.tree(tree.repository, tree.revision) if tree is not None else {}
+        self.expect(
+            files == wanted, f"{task.key}: its directory began with {sorted(files)}, not with its revision's files"
+        )
+
+    def released(self, run: str, job: str) -> None:
+        """An agent removes a job's working directory: nothing of the job, or of its try there, may come any more."""
+        shadow = self.shadows.get(RunId(run))
+        found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
+        # A restored backup may know the run, which is over, and not what its jobs had become.
+        is_over = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
+        if shadow is not None and found is not None:
+            is_over = is_over or _is_over(shadow, found)
+        self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def at_the_end(self) -> None:
+        """All runs are over: output is whole, and nothing is left anywhere (G5, G7, G9)."""
+        for shadow in self.shadows.values():
+            self.expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
+            for job in shadow.jobs:
+                for step in job.steps_by_id.values():
+                    for attempt in step.attempts:
+                        self._check_output(shadow, job.id, step, attempt)
+        self.daemon_crashed()
+
+    def _is_kept(self, step: Step, attempt: Attempt) -> bool:
+        """Whether the server has what the attempt printed: not what was not flushed when its power went, nor what a node
+        inside the agent printed while the disk was full, which is in no file.
+        """
+        dispatched_at = (attempt.dispatched_at or 0) - self._world.log_ms() + self._world.now_ms
+        server = next(server for server in self._world.servers if server.name == attempt.agent_name)
+        is_in_memory = step.plan.node != "shell" and server.disk_full_at >= dispatched_at
+        is_older = dispatched_at <= self._world.backups.restored_at
+        return server.power_lost_at < dispatched_at and not (is_in_memory or server.is_revoked or is_older)
+
+    def _check_output(self, shadow: Run, job: JobId, step: Any, attempt: Any) -> None:
+        name = AttemptName(run=shadow.id, job=job, step=step.id, attempt=attempt.number)
+        pieces = self._world.outputs.read(name, 0, 1 << 30)
+        data = b"".join(piece.data for piece in pieces)
+        self.expect(attempt.outcome is not None, f"G5: {name} has no end")
+        executions = self._world.truth.by_attempt.get((shadow.id, job, step.id, attempt.number), [])
+        if step.plan.node == "shell":
+            printed = executions[0].printed if executions else b""
+            self.expect(printed.startswith(data), f"G9: output of {name} is not what was printed")
+        is_reported = attempt.finished_at is not None and self._is_kept(step, attempt)
+        if is_reported and attempt.outcome is not Outcome.LOST:
+            text = f"G9: {len(data)} bytes of output of {name}, its result says {attempt.output_bytes}"
+            self.expect(len(data) == attempt.output_bytes, text)
+        if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
+            self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
+
+
+def _is_over(run: Run, job: Job) -> bool:
+    """Whether nothing more of the job, or of the try whose directory there is, can come."""
+    return run.is_completed or job.conclusion is not None or job.number > 1 or job.retry_at is not None
+
+
+def _is_revoked(memory: MemoryLog, agent: AgentId) -> bool:
+    facts = (record.event for record in memory.read(FLEET))
+    return any(isinstance(fact, AgentRevoked) and fact.agent == agent for fact in facts)
+
+
+def _name(key: messages.TaskKey) -> AttemptName:
+    return AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+
+
+def _shown(event: Any) -> str:
+    place = "/".join(str(getattr(event, name)) for name in ("job", "step") if getattr(event, name, None) is not None)
+    number = getattr(event, "attempt", None)
+    end = getattr(event, "outcome", None) or getattr(event, "conclusion", None)
+    why = getattr(event, "reason", None)
+    words = [type(event).__name__, place + (f"#{number}" if number is not None else "")]
+    if end is not None:
+        words.append(end.value)
+    if why is not None:
+        words.append(f"[{why.text}]")
+    return " ".join(word for word in words if word)

@@ -1,0 +1,187 @@
+"""Steps that start runs, in some worlds: their plans, the files that they name, and what is promised of them.
+
+Rules of this file: from dice of their own, so that worlds without these steps stay what they were. A step starts a short run,
+one of a chain that starts itself until it may no more, or one that does not exist; never its own workflow, which would grow
+without bound. The checker looks at the log alone: which runs there are, and which attempt says that it has started them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tests.simulator import plans as rows
+from waterflowd.engine import Run, events
+from waterflowd.engine.state.runs import Attempt, Step
+from waterflowd.errors import Rejected, Retryable
+from waterflowd.fleet.placement import AttemptKey
+from waterflowd.model import chains
+from waterflowd.model import plan as plans
+from waterflowd.model.ids import AttemptNo, JobId, RunId, StepId, run_stream
+from waterflowd.model.plan import JobPlan, Plan, StepPlan
+from waterflowd.model.records import Batch
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+#: The repository that all runs of such a world come from; it has one commit.
+REPOSITORY, REVISION = "own", "0" * 40
+SHORT, CHAIN, MISSING = "workflows/short.yml", "workflows/chain.yml", "workflows/missing.yml"
+NODE = "workflow/run"
+
+
+def mix(dice: random.Random, plan: Plan) -> Plan:
+    """The plan with steps that start runs in the place of some of its own."""
+    jobs = [
+        job
+        if job.call is not None
+        else msgspec.structs.replace(job, steps=tuple(_step(dice, step) for step in job.steps))
+        for job in plan.jobs
+    ]
+    return msgspec.structs.replace(plan, jobs=tuple(jobs))
+
+
+def _step(dice: random.Random, step: StepPlan) -> StepPlan:
+    if dice.random() >= 0.4 or step.blocks:
+        return step
+    return StepPlan(
+        id=step.id,
+        is_named=True,
+        name=step.name,
+        node=NODE,
+        params={"workflow": dice.choice((SHORT, SHORT, SHORT, CHAIN, MISSING)), "wait": dice.random() < 0.8},
+        condition=step.condition,
+        timeout_minutes=dice.choice((None, None, 0.01, 0.05, 0.2)),
+        continue_on_error=step.continue_on_error,
+        retry=rows.retry(dice) if dice.random() < 0.4 else None,
+    )
+
+
+def files(dice: random.Random, groups: tuple[str, ...]) -> dict[str, bytes]:
+    """The workflows that steps start, by path."""
+    short = msgspec.structs.replace(rows.make_pushed(dice, groups), path=SHORT, outputs={"made": "yes"})
+    step = StepPlan(id=StepId("1"), is_named=True, name="next", node=NODE, params={"workflow": CHAIN})
+    job = JobPlan(id=JobId("j0"), name="link", group=groups[0], timeout_minutes=1.0, steps=(step,))
+    chain = Plan(name="chain", path=CHAIN, timeout_ms=60_000, jobs=(job,))
+    return {plan.path: plans.encode(plan) for plan in (short, chain)}
+
+
+class Targets:
+    """`ports.Targets` of one daemon: slow now and then, and not to be read."""
+
+    def __init__(self, world: World, known: dict[str, bytes]) -> None:
+        self._world = world
+        self._known = known
+
+    async def plan(self, repository: str, revision: str, path: str) -> bytes:
+        """See the port."""
+        chance = self._world.chance
+        await self._world.sleep(chance.delay_s(0.001, 3.0 if chance.happens("target slow") else 0.05))
+        if chance.happens("target unreadable"):
+            raise Retryable("WF503", "the repository cannot be read")
+        self._world.checks.expect((repository, revision) == (REPOSITORY, REVISION), f"{path} is asked of {repository}")
+        if path not in self._known:
+            raise Rejected("WF135", f"there is no workflow file {path}")
+        return self._known[path]
+
+
+class Subruns:
+    """The checker: each attempt starts one run, and one that waits ends with it, in one transaction each."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._started: dict[AttemptKey, RunId] = {}
+        #: Attempts that end in the batch, and whether they had to.
+        self._finished: list[tuple[Run, events.AttemptFinished, bool]] = []
+
+    def forget(self) -> None:
+        """The log is an older one."""
+        self._started.clear()
+
+    def committed(self, batch: Batch, *, is_news: bool = True) -> None:
+        """A batch is durable, and the shadows have followed."""
+        shadows = self._world.checks.shadows
+        finished, self._finished = self._finished, []
+        for shadow, end, is_cut in finished:
+            self._check_finished(shadow, end, is_cut=is_cut)
+        for append in batch.appends:
+            for event in append.events:
+                if isinstance(event, events.RunCreated) and event.trigger.kind == chains.SUBRUN:
+                    self._created(RunId(append.stream.removeprefix(run_stream(RunId("")))), event, is_news=is_news)
+                elif isinstance(event, events.SubrunStarted):
+                    text = f"G6: {event.job}/{event.step}#{event.attempt} names {event.run}, which is not its own"
+                    self._world.checks.expect(self._place(shadows[event.run])[3] == event.attempt, text)
+                elif isinstance(event, events.RunCompleted) and is_news:
+                    self._completed(shadows[RunId(append.stream.removeprefix(run_stream(RunId(""))))])
+
+    def _place(self, run: Run) -> AttemptKey:
+        about = run.trigger.payload[chains.SUBRUN]
+        return AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
+
+    def _created(self, run: RunId, event: events.RunCreated, *, is_news: bool) -> None:
+        about = event.trigger.payload[chains.SUBRUN]
+        place = AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
+        known = self._started.setdefault(place, run)
+        self._world.checks.expect(known == run, f"G6: {place} has started {known} and {run}")
+        self._world.checks.expect(
+            about["depth"] <= chains.SUBRUN_DEPTH_MAX, f"{run} is number {about['depth']} of a chain"
+        )
+        attempt = self._attempt(place)
+        if is_news:
+            is_said = attempt is not None and attempt.subrun == run
+            self._world.checks.expect(is_said, f"G2: {place} has started {run}, and its log does not say so")
+
+    def _completed(self, run: Run) -> None:
+        if run.trigger.kind != chains.SUBRUN:
+            return
+        place = self._place(run)
+        attempt = self._attempt(place)
+        is_over = attempt is None or attempt.outcome is not None
+        self._world.checks.expect(is_over, f"G7: {run.id} has ended, and {place} waits for it")
+
+    def _attempt(self, place: AttemptKey) -> Attempt | None:
+        shadow = self._world.checks.shadows.get(place.run)
+        return shadow.attempt(place.job, place.step, place.attempt) if shadow is not None else None
+
+    def finished(self, shadow: Run, step: Step, event: events.AttemptFinished) -> None:
+        """An attempt is about to end; whether it had to is known now, how its run ended once the batch is folded."""
+        self._finished.append((shadow, event, bool(step.stop) or step.is_timed_out))
+
+    def _check_finished(self, shadow: Run, event: events.AttemptFinished, *, is_cut: bool) -> None:
+        """It ends as its run does, or because it had to."""
+        attempt = shadow.attempt(event.job, event.step, event.attempt)
+        assert attempt is not None, "it has ended"
+        name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
+        expect = self._world.checks.expect
+        other = self._world.checks.shadows.get(attempt.subrun) if attempt.subrun is not None else None
+        if event.outcome is Outcome.SUCCESS:
+            expect(other is not None, f"{name} succeeds, and has started no run")
+            if other is not None and attempt.params is not None and attempt.params["wait"]:
+                is_good = other.conclusion in (Conclusion.SUCCESS, Conclusion.SKIPPED)
+                expect(is_good, f"{name} succeeds, and its run ended {other.conclusion}")
+                expect(event.outputs["run-id"] == other.id, f"{name} has the outputs of another run")
+        elif other is not None and not is_cut:
+            text = f"{name} ends {event.outcome.value}, and its run ended {other.conclusion}"
+            expect(other.conclusion not in (None, Conclusion.SUCCESS), text)
+
+    def check_host(self, shadow: Run, wanted: set[AttemptKey], watched: dict[AttemptKey, RunId]) -> None:
+        """What the host keeps of the run's wishes is what its state needs."""
+        owed_starts: set[AttemptKey] = set()
+        owed_ends: dict[AttemptKey, RunId] = {}
+        for job in shadow.jobs:
+            for step in () if shadow.is_completed else job.active_steps():
+                attempt = step.last
+                if step.plan.node != NODE or attempt is None or attempt.status is not AttemptStatus.PENDING:
+                    continue
+                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                self._world.checks.expect(attempt.params is not None, f"nobody asks for the run of {key}")
+                if attempt.subrun is None:
+                    owed_starts.add(key)
+                else:
+                    owed_ends[key] = attempt.subrun
+        expect = self._world.checks.expect
+        expect(wanted == owed_starts, f"runs that {shadow.id} wants: {wanted} and not {owed_starts}")
+        expect(watched == owed_ends, f"runs that {shadow.id} waits for: {watched} and not {owed_ends}")

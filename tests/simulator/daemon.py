@@ -1,0 +1,191 @@
+"""The daemon: one process after the other over the same log, made of the real host, engine, fleet and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tests.simulator.child_runs import Targets
+from tests.simulator.loop import Process
+from tests.simulator.network import Door
+from tests.simulator.repository import Compiler, Source
+from tests.simulator.secrets import SlowSecrets
+from tests.simulator.storage import Log, OutputLogs
+from tests.simulator.triggered import HOOK_SECRET
+from waterflow_agent.wire import messages
+from waterflowd import ports
+from waterflowd.dispatch.keys import fingerprint
+from waterflowd.dispatch.rejections import Refusals
+from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.errors import Stalled
+from waterflowd.fleet.locks import Locks
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.agents import Agents, Bulk
+from waterflowd.host.batch import World as HostWorld
+from waterflowd.host.child_run_starter import Starter
+from waterflowd.host.child_runs import Subruns
+from waterflowd.host.driver import Driver
+from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.feed import Feed
+from waterflowd.host.file_responses import Files
+from waterflowd.host.outputs import Outputs
+from waterflowd.host.queries import Queries
+from waterflowd.host.timers import Timers
+from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.reconcile.loop import HookDesk, LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.reconcile.loop.scheduler import Timetable
+from waterflowd.reconcile.loop.webhook_names import HookNames
+from waterflowd.reconcile.loop.workflow_run_triggers import Follower
+from waterflowd.testing.memory_files import MemoryFiles
+from waterflowd.testing.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    import logging
+
+    from tests.simulator.world import World
+
+#: How long an agent may stay away before what it holds is lost: less than the product's ten minutes, for speed.
+LOST_AFTER_MS = 15_000
+
+
+class Clock:
+    """The log's clock: goes on through restarts and knows no jump."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now = now
+
+
+class _Silent:
+    """A log that keeps nothing."""
+
+    def warning(self, *_: object, **__: object) -> None:
+        """Dropped."""
+
+
+class _CheckedLink:
+    """`ports.Link` over the real sessions; looks at each message before it leaves."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.sessions: Sessions | None = None
+
+    def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
+        """What is said to an agent must be durable already."""
+        is_connected = self.sessions is not None and agent in self.sessions.connected
+        for message in outgoing:
+            self._world.checks.leaves(agent, message, is_connected=is_connected)
+        if self.sessions is not None:
+            self.sessions.send(agent, outgoing)
+
+    def revoke(self, agent: AgentId) -> None:
+        """See `ports.Link`."""
+        if self.sessions is not None:
+            self.sessions.revoke(agent)
+
+
+class Daemon:
+    """One process of the daemon."""
+
+    def __init__(self, world: World, memory: MemoryLog) -> None:
+        self.process = Process("daemon")
+        self._simulated = world
+        self.log: ports.Log = Log(world, self.process, memory)
+        self.memory = memory
+        self.process.run(self._build)
+
+    def _build(self) -> None:
+        simulated, log = self._simulated, self.log
+        registry = Registry()
+        for record in log.read(FLEET):
+            registry.apply(record.event)
+        secrets = SlowSecrets(simulated.chance)
+        clock = Clock(simulated.log_ms)
+        link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
+        self.world = HostWorld(
+            runs={},
+            stalled={},
+            placement=Placement(registry),
+            locks=Locks(),
+            registry=registry,
+            timers=Timers(),
+            child_runs=Subruns(queries.known),
+            lower=secrets.lower,
+            epoch=log.generation,
+        )
+        self.driver = Driver(self.world, log, link, clock, self.feed, queries)
+        secrets.readings.changed = self.driver.secrets_read
+        outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
+        files = Files(self.world, MemoryFiles(simulated.tree), link)
+        self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
+        enrolment = self.enrolment = Enrolment(registry, self.driver, self.agents, link, clock, fingerprint)
+        silent: logging.Logger = _Silent()  # type: ignore[assignment]
+        self.sessions = Sessions(
+            self.agents,
+            enrolment,
+            simulated.network.send,
+            Terms(generation=log.generation, describe=enrolment.describe, cloned=self._cloned),
+            Refusals(silent, lambda: simulated.loop.now_ms),
+            cpu_s=lambda: 0.0,
+        )
+        link.sessions = self.sessions
+        self.driver.recover()
+        self.agents.recovered()
+        simulated.network.open(Door(self.process, self.sessions.take, enrolment.is_approved))
+        self.hooks: HookDesk | None = None
+        #: Of each repository of the world, by name.
+        self.loops = self._repositories(clock)
+        self._watch(self.driver.run(), "driver")
+        self._watch(outputs.run(), "output logs")
+        self._watch(self._follow(), "follower")
+        if simulated.chance.has_subruns:
+            self._watch(Starter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
+
+    def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
+        """The loops of the world's repositories, at work."""
+        simulated = self._simulated
+        hooks, shelf = HookNames(), PlanShelf(self.log)
+        loops: dict[str, RepositoryLoop] = {}
+        for repository in simulated.repositories:
+            loop_ports = LoopPorts(
+                log=self.log,
+                runs=self.driver,
+                compiler=Compiler(simulated, repository),
+                clock=clock,
+                shelf=shelf,
+                random=simulated.chance.dice.random,
+                hooks=hooks,
+                feed=self.feed,
+                wall=simulated.wall_ms,
+            )
+            name = repository.settings.name
+            loop = RepositoryLoop(repository.settings, Source(simulated, repository, self.process), loop_ports)
+            loops[name] = loop
+            self._watch(loop.run(), f"repository {name}")
+            if repository is simulated.triggered:
+                self._watch(Timetable(loop, loop_ports).run(), f"schedules of {name}")
+                self._watch(Follower(loop, loop_ports).run(), f"followers of {name}")
+                self.hooks = HookDesk(loop_ports, lambda _: HOOK_SECRET)
+        return loops
+
+    def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:
+        # A false alarm, which a late `Hello` of a process that is dead may raise; it must not keep the live one out.
+        self._simulated.note(f"alarm: {agent} seems to be a clone: {hello.instance}")
+
+    async def _follow(self) -> None:
+        """A subscriber of the feed: sees every durable record once and in order."""
+        after = 0
+        async for record in self.feed.subscribe(None, after):
+            after += 1
+            self._simulated.checks.followed(record, after)
+
+    def _watch(self, work: Any, name: str) -> None:
+        self._simulated.loop.create_task(work, name=name).add_done_callback(self._ended)
+
+    def _ended(self, task: Any) -> None:
+        if self.process.is_dead or task.cancelled():
+            return
+        error = task.exception()
+        text = "needs a person" if isinstance(error, Stalled) else "ended"
+        self._simulated.checks.fail(f"the daemon's {task.get_name()} {text}: {error!r}", error)

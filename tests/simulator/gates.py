@@ -1,0 +1,254 @@
+"""What is promised about gates and turns: approvals, concurrency groups, instances of jobs, and the servers of a job.
+
+Rules of this file: as for checks.py; each rule is written from the language's side, with the shadows as they are before an
+event. What may be so for a moment within a batch is looked at when the batch is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tests.simulator import oracle
+from tests.simulator.language import LIMITS
+from waterflowd.engine import Run, events
+from waterflowd.engine.state.gates import Lock
+from waterflowd.engine.state.runs import Job
+from waterflowd.fleet.locks import Holder, Locks
+from waterflowd.fleet.placement import Survey
+from waterflowd.model.ids import JobId, RunId, StepId
+from waterflowd.model.records import Kept
+from waterflowd.model.statuses import FAILURES, Conclusion, Status
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+#: The first events of a job at work, and of an instance whose turn has come.
+_BEGIN = (events.JobReady, events.JobExpanded, events.JobEntered)
+_TURN = (*_BEGIN, events.LockWanted)
+
+Group = tuple[str, str]
+
+
+class Gates:
+    """These checkers of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: What people have decided, by the log.
+        self._decided: set[tuple[RunId, JobId, StepId | None, str]] = set()
+        #: When those waited who were granted a place in the batch that is looked at.
+        self._granted: list[tuple[Group, int]] = []
+        self._has_locks = False
+        #: When the next batch of a job may begin.
+        self._resumes: dict[tuple[RunId, JobId], int] = {}
+
+    def forget(self) -> None:
+        """The log is an older one."""
+        self._decided.clear()
+        self._granted.clear()
+
+    def before(self, shadow: Run, event: Any) -> None:
+        """An event is about to be applied to the shadow."""
+        if isinstance(event, _TURN) and event.job is not None:
+            self._check_turn(shadow, shadow.jobs_by_id[event.job], event.at)
+        if isinstance(event, _BEGIN):
+            self._check_begin(shadow, shadow.jobs_by_id[event.job])
+        if shadow.kept is not None:
+            self._check_kept(shadow, shadow.kept, event)
+        if isinstance(event, events.JobExpanded):
+            self._check_expanded(shadow, event)
+        elif isinstance(event, events.RunStarted):
+            is_held = shadow.plan.concurrency is None or (shadow.lock is not None and shadow.lock.is_held)
+            self._expect(is_held, f"{shadow.id} begins without its place in a concurrency group")
+        elif isinstance(event, events.LockGranted):
+            self._has_locks = True
+            lock = _lock(shadow, event.job)
+            if lock is not None:
+                self._granted.append(((shadow.repository or "", lock.group), lock.wanted_at))
+        elif isinstance(event, events.ApprovalGiven):
+            self._check_decision(shadow, event)
+        elif isinstance(event, events.AttemptDispatched):
+            self._check_server(shadow, event)
+        elif isinstance(event, events.StepCompleted):
+            self._check_approved(shadow, event)
+        elif isinstance(event, events.BatchCompleted):
+            self._resumes[shadow.id, event.job] = event.resume_at
+        elif isinstance(event, events.BlockStarted):
+            self._check_block(shadow, event)
+        elif isinstance(event, events.JobRestarted):
+            self._check_try(shadow, event)
+
+    def _expect(self, is_kept: object, text: str) -> None:
+        self._world.checks.expect(is_kept, text)
+
+    # Turns ------------------------------------------------------------------------------------------------------------
+
+    def _check_turn(self, shadow: Run, job: Job, at: int) -> None:
+        """Instances begin in their order, batch by batch, and never more than `max-parallel` at a time."""
+        parent = job.parent
+        if job.status is not Status.QUEUED or not job.is_instance or parent is None or parent.children is None:
+            return
+        name = f"{job.id} of {shadow.id}"
+        siblings = parent.children.jobs
+        begun = [one for one in siblings if one.status is not Status.QUEUED]
+        self._expect(len(begun) == job.position, f"{name} begins as number {len(begun)}")
+        limit = parent.children.max_parallel
+        active = oracle.active(siblings)
+        self._expect(limit is None or active < limit, f"{name} begins beside {active} others, max-parallel is {limit}")
+        self._expect(oracle.batch_is_open(job), f"{name} begins before the batch before it is over")
+        failed = sum(one.conclusion in FAILURES for one in siblings)
+        most = 0 if parent.children.fail_fast else parent.children.max_failures
+        self._expect(most is None or failed <= most, f"{name} begins though {failed} have failed")
+        resumes_at = self._resumes.get((shadow.id, parent.id), 0)
+        self._expect(at >= resumes_at, f"{name} begins {resumes_at - at} ms too early after a batch")
+
+    def _check_begin(self, shadow: Run, job: Job) -> None:
+        """Needs, approval and place in a concurrency group come before a job's work."""
+        name = f"job {job.id} of {shadow.id}"
+        open_needs = [need for need in job.plan.needs if job.scope.jobs[need].conclusion is None]
+        self._expect(job.is_instance or not open_needs, f"{name} begins before {open_needs}")
+        self._expect(shadow.started_at is not None, f"{name} begins before its run")
+        gate = job.plan.environment
+        if gate is not None and not job.is_instance and job.children is None:
+            given = set(job.approval.given) if job.approval is not None else set()
+            self._expect(len(given) >= gate.minimum, f"{name} begins with {len(given)} approvals of {gate.minimum}")
+            is_rejected = job.approval is not None and job.approval.rejected_by
+            self._expect(not is_rejected, f"{name} begins though it was rejected")
+        if oracle.takes_lock(job):
+            self._expect(job.lock is not None and job.lock.is_held, f"{name} begins without its place in a group")
+
+    def _check_expanded(self, shadow: Run, event: events.JobExpanded) -> None:
+        """Instances on each server: each of them once, for each of the matrix's instances."""
+        job = shadow.jobs_by_id[event.job]
+        self._expect(job.children is None, f"{job.id} of {shadow.id} becomes others twice")
+        if job.plan.target is None:
+            return
+        places = [(one.agent, repr(one.matrix)) for one in event.instances]
+        self._expect(len(set(places)) == len(places), f"{job.id} of {shadow.id} has a server twice: {places}")
+        self._expect(all(one.agent for one in event.instances), f"{job.id} of {shadow.id} has an instance on no server")
+
+    def _check_server(self, shadow: Run, event: events.AttemptDispatched) -> None:
+        """A job keeps its server for the whole of a try; an instance on each server has that one."""
+        job = shadow.jobs_by_id[event.job]
+        name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
+        self._expect(job.agent in (None, event.agent), f"{name} goes to {event.agent}, its job is on {job.agent}")
+        self._expect(job.pinned in (None, event.agent), f"{name} goes to {event.agent}, it belongs on {job.pinned}")
+
+    def _check_try(self, shadow: Run, event: events.JobRestarted) -> None:
+        job = shadow.jobs_by_id[event.job]
+        most = job.plan.retry.max_attempts if job.plan.retry is not None else 1
+        self._expect(event.number <= most, f"{job.id} of {shadow.id} has try {event.number} of {most}")
+        due_at = job.retry_at
+        self._expect(due_at is not None and event.at >= due_at, f"{job.id} of {shadow.id} is tried again too early")
+        open_steps = [step.id for step in job.steps_by_id.values() if step.last is not None and step.last.is_open]
+        self._expect(not open_steps, f"{job.id} of {shadow.id} is tried again while {open_steps} run")
+
+    def _check_block(self, shadow: Run, event: events.BlockStarted) -> None:
+        """A loop goes on only after passes that did not fail, and not for ever; branches are as many as they are."""
+        step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        name = f"block {event.number} of {event.job}/{event.step} of {shadow.id}"
+        begun, params = len(step.blocks), step.plan.params
+        self._expect(event.number == begun, f"{name} begins as number {begun}")
+        if step.plan.node != "loop":
+            most = 1 if step.plan.node == "condition" else len(step.plan.blocks)
+            self._expect(begun < most, f"{name} begins, and there are {most}")
+            return
+        has_failed = any(block.failed_step is not None for block in step.blocks)
+        self._expect(not has_failed, f"{name} begins after one that failed")
+        most = params["max-iterations"] if "while" in params else len(params["items"])
+        self._expect(begun < most, f"{name} begins, and there are {most}")
+
+    def _check_kept(self, shadow: Run, kept: Kept, event: Any) -> None:
+        """What a re-run keeps is not done again, and is what it was."""
+        if isinstance(event, (*_BEGIN, events.LockWanted, events.ApprovalRequested)) and event.job is not None:
+            is_whole = isinstance(event, events.ApprovalRequested) and event.step is not None
+            self._expect(is_whole or event.job not in kept.jobs, f"{event.job} of {shadow.id} is kept, and begins")
+        elif isinstance(event, events.JobCompleted) and event.job in kept.jobs:
+            known = kept.jobs[event.job]
+            is_same = (event.conclusion, event.outputs) == (known.conclusion, known.outputs)
+            is_cut = shadow.is_cancelled or shadow.is_timed_out or event.conclusion is Conclusion.CANCELLED
+            self._expect(is_same or is_cut, f"{event.job} of {shadow.id} is kept, and ends otherwise")
+        elif isinstance(event, events.AttemptQueued | events.StepEntered | events.StepSleeping):
+            is_kept = event.step in kept.steps.get(event.job, {}) and shadow.jobs_by_id[event.job].number == 1
+            self._expect(not is_kept, f"{event.job}/{event.step} of {shadow.id} is kept, and begins")
+
+    # Approvals --------------------------------------------------------------------------------------------------------
+
+    def _check_decision(self, shadow: Run, event: events.ApprovalGiven) -> None:
+        job = shadow.jobs_by_id[event.job]
+        approval = job.approval if event.step is None else job.steps_by_id[event.step].approval
+        self._decided.add((shadow.id, event.job, event.step, event.by))
+        if approval is None or event.by == "time-out":
+            return
+        name = f"{event.job}/{event.step} of {shadow.id}"
+        is_asked = not approval.approvers or event.by in approval.approvers
+        self._expect(is_asked, f"{name} is decided by {event.by}, who was not asked")
+        self._expect(event.by not in approval.given, f"{name} is approved by {event.by} twice")
+
+    def _check_approved(self, shadow: Run, event: events.StepCompleted) -> None:
+        step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
+        if step.approval is not None and event.outcome is Conclusion.SUCCESS:
+            given = len(step.approval.given)
+            text = f"{event.job}/{event.step} of {shadow.id} goes on with {given} approvals of {step.approval.minimum}"
+            self._expect(given >= step.approval.minimum and not step.approval.rejected_by, text)
+
+    def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
+        """Somebody was told that their word counts (G1)."""
+        is_known = (run, job, step, by) in self._decided
+        self._expect(is_known, f"G1: the word of {by} about {job}/{step} of {run} is not in the log")
+
+    # Concurrency groups -----------------------------------------------------------------------------------------------
+
+    def check_groups(self) -> None:
+        """After a batch: no group has more holders than places, nobody was overtaken, nobody waits beside a free place."""
+        granted, self._granted = self._granted, []
+        if not self._has_locks:
+            return
+        holders: dict[Group, int] = {}
+        waiting: dict[Group, list[int]] = {}
+        for shadow in self._world.checks.shadows.values():
+            for _, lock in _locks(shadow):
+                group = (shadow.repository or "", lock.group)
+                if lock.is_held:
+                    holders[group] = holders.get(group, 0) + 1
+                else:
+                    waiting.setdefault(group, []).append(lock.wanted_at)
+        for group, count in holders.items():
+            self._expect(count <= LIMITS[group[1]], f"{count} hold places in {group}, which has {LIMITS[group[1]]}")
+        for group in waiting:
+            self._expect(holders.get(group, 0) >= LIMITS[group[1]], f"somebody waits for a free place in {group}")
+        for group, wanted_at in granted:
+            is_first = all(wanted_at <= other for other in waiting.get(group, ()))
+            self._expect(is_first, f"somebody who came later has got a place in {group}")
+
+    def check_host(self, shadow: Run, locks: Locks, surveys: set[Survey]) -> None:
+        """What the host keeps of the run's places and questions is what its state needs."""
+        kept: dict[Holder, bool] = {}
+        for holder, name in locks._of_runs.get(shadow.id, {}).items():
+            kept[holder] = holder in locks._groups[name].holders
+        owed = {Holder(shadow.id, job): lock.is_held for job, lock in _locks(shadow)}
+        self._expect(kept == owed, f"places of {shadow.id}: {kept} and not {owed}")
+        asked = {Survey(shadow.id, job.id) for job in shadow.jobs if not shadow.is_completed and oracle.asks(job)}
+        self._expect(surveys == asked, f"surveys of {shadow.id}: {surveys} and not {asked}")
+
+
+def _lock(shadow: Run, job: JobId | None) -> Lock | None:
+    return shadow.lock if job is None else shadow.jobs_by_id[job].lock
+
+
+def _locks(shadow: Run) -> Iterator[tuple[JobId | None, Lock]]:
+    """The places that the run and its jobs hold, or still want."""
+    if shadow.is_completed:
+        return
+    is_ending = shadow.is_cancelled or shadow.is_timed_out
+    if shadow.lock is not None and _is_wanted(shadow.lock, is_ending=is_ending):
+        yield None, shadow.lock
+    for job in shadow.jobs:
+        is_over = job.status is Status.COMPLETED
+        if job.lock is not None and not is_over and _is_wanted(job.lock, is_ending=job.is_cancelled):
+            yield job.id, job.lock
+
+
+def _is_wanted(lock: Lock, *, is_ending: bool) -> bool:
+    return lock.refusal is None and (lock.is_held or not is_ending)

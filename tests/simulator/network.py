@@ -1,0 +1,300 @@
+"""The network between agents and daemon, under the real link on the one side and the real sessions on the other.
+
+A connection keeps the order of its frames, as TCP does; two connections keep none between them. What may go wrong is what was
+measured with ZeroMQ: a frame that `send` had accepted is lost, comes late, or (of a hostile or broken middle) comes twice.
+A cut holds frames back, in one direction or both. A short one is invisible but for the time; one that outlasts the heartbeats
+closes the connection on both sides, each at a moment of its own, and what was on the way is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from tests.simulator.chance import Chance
+from tests.simulator.loop import Process, VirtualLoop
+from waterflowd.dispatch.router import Inbound, Sent
+
+#: ZeroMQ's heartbeat time-out closes a connection that is cut for longer.
+HEARTBEAT_S = 8.0
+#: What a connect to a host takes that does not answer.
+CONNECT_TIMEOUT_S = 5.0
+#: Frames that wait for a peer which takes nothing.
+FRAMES_OUTBOUND_MAX = 1_000
+
+
+class _Inbox:
+    """What has arrived and who waits for it."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.items: deque[Any] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, item: Any) -> None:
+        self.items.append(item)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def take(self) -> Any:
+        while not self.items:
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        return self.items.popleft()
+
+
+class Dealer:
+    """Instead of an agent's `waterflow_agent.session.dealer.Dealer`."""
+
+    def __init__(self, network: Network, host: str, public_key: str, process: Process) -> None:
+        self.network = network
+        self.host = host
+        self.public_key = public_key
+        self.process = process
+        self.wire: Wire | None = None
+        self.is_closed = False
+        self._frames = _Inbox(network.loop)
+        self._events = _Inbox(network.loop)
+
+    # What the link calls.
+
+    async def next_event(self) -> zmq.Event:
+        """What happens to the connection next."""
+        event: zmq.Event = await self._events.take()
+        return event
+
+    def connect(self, endpoint: str) -> None:
+        """Begins to connect."""
+        del endpoint
+        self.network.connect(self)
+
+    async def read(self, take: Callable[[memoryview], None]) -> None:
+        """Hands over each frame."""
+        while True:
+            take(await self._frames.take())
+
+    def send(self, frame: bytes) -> None:
+        """Takes a frame; that is no delivery."""
+        if self.wire is not None:
+            self.network.carry_up(self.wire, frame)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes the connection; what was sent before still arrives."""
+        del linger_ms
+        self.is_closed = True
+        if self.wire is not None:
+            self.wire.is_agent_gone = True
+
+    # What the network calls.
+
+    def event(self, event: zmq.Event) -> None:
+        """The monitor says so."""
+        if not self.is_closed:
+            self._events.put(event)
+
+    def arrived(self, frame: bytes) -> None:
+        """A frame has come."""
+        if not self.is_closed:
+            self._frames.put(memoryview(frame))
+
+
+class Wire:
+    """One TCP connection with its two directions."""
+
+    def __init__(self, dealer: Dealer, door: Door, routing_id: bytes) -> None:
+        self.dealer = dealer
+        self.door = door
+        self.routing_id = routing_id
+        self.is_agent_gone = False
+        self.is_daemon_gone = False
+        self.up: deque[bytes] = deque()
+        self.down: deque[bytes] = deque()
+        self.up_at = 0.0
+        self.down_at = 0.0
+
+
+class Door:
+    """The daemon's work port while one process of it lives."""
+
+    def __init__(
+        self, process: Process, take: Callable[[Inbound], None], is_approved: Callable[[str], bool] = lambda key: True
+    ) -> None:
+        self.process = process
+        self.take = take
+        #: Asked for the key of each handshake.
+        self.is_approved = is_approved
+
+
+class Cut:
+    """What keeps frames of one server from going through."""
+
+    def __init__(self, *, is_up: bool, is_down: bool) -> None:
+        self.is_up = is_up
+        self.is_down = is_down
+
+
+class Network:
+    """All connections of a world."""
+
+    def __init__(self, loop: VirtualLoop, chance: Chance) -> None:
+        self.loop = loop
+        self.frames = 0
+        self._chance = chance
+        self._door: Door | None = None
+        self._wires: dict[bytes, Wire] = {}
+        self._cuts: dict[str, Cut] = {}
+        self._numbers = 0
+
+    # The daemon's side.
+
+    def open(self, door: Door) -> None:
+        """The daemon listens."""
+        self._door = door
+
+    def close(self) -> None:
+        """The daemon's process is gone: the kernel closes its connections."""
+        self._door = None
+        for wire in self._wires.values():
+            self._agent_hears(wire, 0.002)
+            wire.is_daemon_gone = True
+        self._wires.clear()
+
+    def send(self, routing_id: bytes, payload: bytes) -> Sent:
+        """`Router.send`."""
+        wire = self._wires.get(routing_id)
+        if wire is None:
+            return Sent.GONE
+        if wire.is_agent_gone and not self._cut(wire).is_up:
+            self._wires.pop(routing_id, None)
+            return Sent.GONE
+        if len(wire.down) >= FRAMES_OUTBOUND_MAX:
+            return Sent.FULL
+        self.frames += 1
+        for _ in range(self._copies()):
+            wire.down.append(payload)
+            wire.down_at = self._deliver_at(wire.down_at)
+            self.loop.outside(wire.down_at - self.loop.time(), self._down, wire)
+        return Sent.QUEUED
+
+    def _down(self, wire: Wire) -> None:
+        if not wire.down or self._cut(wire).is_down:
+            return
+        wire.dealer.arrived(wire.down.popleft())
+
+    # The agent's side.
+
+    def connect(self, dealer: Dealer) -> None:
+        """A handshake, or its failure, some time later."""
+        cut = self._cuts.get(dealer.host)
+        if self._door is None:
+            self.loop.outside(0.002, dealer.event, zmq.Event.CLOSED)
+        elif cut is not None:
+            self.loop.outside(CONNECT_TIMEOUT_S, dealer.event, zmq.Event.CLOSED)
+        else:
+            self.loop.outside(self._chance.delay_s(0.002, 0.03), self._connected, dealer)
+
+    def _connected(self, dealer: Dealer) -> None:
+        if self._door is None or dealer.host in self._cuts or dealer.process.is_dead:
+            dealer.event(zmq.Event.CLOSED)
+            return
+        if not self._door.is_approved(dealer.public_key):
+            dealer.event(zmq.Event.HANDSHAKE_FAILED_AUTH)
+            return
+        self._numbers += 1
+        wire = Wire(dealer, self._door, self._numbers.to_bytes(5, "big"))
+        if not dealer.is_closed:
+            dealer.wire = wire
+            self._wires[wire.routing_id] = wire
+            dealer.event(zmq.Event.HANDSHAKE_SUCCEEDED)
+
+    def carry_up(self, wire: Wire, frame: bytes) -> None:
+        """A frame of an agent is on its way."""
+        if wire.is_daemon_gone or wire.is_agent_gone:
+            return
+        self.frames += 1
+        for _ in range(self._copies()):
+            wire.up.append(frame)
+            wire.up_at = self._deliver_at(wire.up_at)
+            self.loop.outside(wire.up_at - self.loop.time(), self._up, wire)
+
+    def _up(self, wire: Wire) -> None:
+        if not wire.up or self._cut(wire).is_up or wire.is_daemon_gone:
+            return
+        inbound = Inbound(wire.routing_id, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft()))
+        # The daemon's own turn: a frozen one finds the frames when it goes on.
+        self.loop.call_soon(wire.door.take, inbound, context=wire.door.process.context)
+
+    def _copies(self) -> int:
+        if self._chance.happens("frame lost"):
+            return 0
+        return 2 if self._chance.happens("frame repeated") else 1
+
+    def _deliver_at(self, earliest: float) -> float:
+        late_s = self._chance.dice.uniform(0.2, 3.0) if self._chance.happens("frame late") else 0.0
+        return max(earliest, self.loop.time() + self._chance.delay_s(0.0002, 0.02) + late_s)
+
+    # What goes wrong.
+
+    def _cut(self, wire: Wire) -> Cut:
+        return self._cuts.get(wire.dealer.host, _NO_CUT)
+
+    def cut(self, host: str, duration_s: float, *, is_up: bool = True, is_down: bool = True) -> None:
+        """Holds back the frames of a server for a while."""
+        if host in self._cuts:
+            return
+        cut = self._cuts[host] = Cut(is_up=is_up, is_down=is_down)
+        self.loop.outside(duration_s, self._mend, host, cut)
+        self.loop.outside(HEARTBEAT_S, self._outlasted, host, cut)
+
+    def _mend(self, host: str, cut: Cut) -> None:
+        if self._cuts.get(host) is not cut:
+            return
+        del self._cuts[host]
+        for wire in list(self._wires.values()):
+            if wire.dealer.host == host:
+                self._flush(wire)
+
+    def _flush(self, wire: Wire) -> None:
+        # Frames whose own moment is still to come go now as well; that moment finds nothing.
+        for _ in range(len(wire.up)):
+            self._up(wire)
+        for _ in range(len(wire.down)):
+            self._down(wire)
+
+    def _outlasted(self, host: str, cut: Cut) -> None:
+        if self._cuts.get(host) is cut:
+            for wire in [wire for wire in self._wires.values() if wire.dealer.host == host]:
+                self._break(wire, self._chance.dice.uniform(0.0, 2.0))
+
+    def close_connection(self, host: str) -> None:
+        """The connections of a server end at once, as by a firewall that resets them."""
+        for wire in [wire for wire in self._wires.values() if wire.dealer.host == host]:
+            self._break(wire, 0.001)
+
+    def _break(self, wire: Wire, within_s: float) -> None:
+        wire.up.clear()
+        wire.down.clear()
+        wire.is_daemon_gone = True
+        self._wires.pop(wire.routing_id, None)
+        self._agent_hears(wire, within_s)
+
+    def _agent_hears(self, wire: Wire, after_s: float) -> None:
+        self.loop.outside(after_s, wire.dealer.event, zmq.Event.DISCONNECTED)
+
+    def heal(self) -> None:
+        """No cut is left."""
+        for host, cut in list(self._cuts.items()):
+            self._mend(host, cut)
+
+    def agent_died(self, process: Process) -> None:
+        """The kernel closes the sockets of the process."""
+        for wire in self._wires.values():
+            if wire.dealer.process is process:
+                wire.dealer.close()
+
+
+_NO_CUT = Cut(is_up=False, is_down=False)

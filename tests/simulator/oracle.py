@@ -1,0 +1,189 @@
+"""The oracle: what the rules of the language say, written a second time and from the other side.
+
+Rules of this file: nothing of the engine's own decisions is used, only its state's fields and the plan; where both are wrong
+in the same way, nobody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from waterflowd.engine import Run, events
+from waterflowd.engine.inputs import Timer, TimerKind
+from waterflowd.engine.state.runs import Attempt, Block, Job, Step
+from waterflowd.model.plan import JobPlan, OnLost, StepPlan
+from waterflowd.model.statuses import Outcome, Status
+
+if TYPE_CHECKING:
+    from tests.simulator.truth import Execution
+
+#: Attempts in a row that agents may refuse before the step fails, and attempts of `on-lost: retry` without a `retry`.
+REFUSALS_MAX = 6
+LOST_MAX = 3
+#: How long after the grace a stop that is not answered has an end.
+STOP_ANSWER_MS = 60_000
+_WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
+
+
+def at_work(block: Block) -> Iterator[Step]:
+    """The steps whose turn it is in the block and in those that it has begun, the outer ones first."""
+    step = block.current
+    if step is None:
+        return
+    yield step
+    for inner in step.blocks:
+        yield from at_work(inner)
+
+
+def timers(job: Job) -> set[Timer]:
+    """The timers that an active job needs."""
+    if job.children is not None:
+        at = job.children.resume_at
+        return set() if at is None else {Timer(kind=TimerKind.BATCH_PAUSE, due_at=at, job=job.id)}
+    if not job.is_begun:
+        return set()
+    if job.retry_at is not None:
+        return {Timer(kind=TimerKind.JOB_RETRY, due_at=job.retry_at, job=job.id)}
+    needed: set[Timer] = set()
+    active = [step for step in at_work(job.root) if step.status is not Status.QUEUED]
+    if any(step.approval is not None for step in active) or job.is_timed_out:
+        # Its time stands still while it waits for people.
+        pass
+    elif job.deadline_at is not None:
+        needed.add(Timer(kind=TimerKind.JOB_TIMEOUT, due_at=job.deadline_at, job=job.id))
+    elif job.start_deadline_at is not None:
+        needed.add(Timer(kind=TimerKind.JOB_START, due_at=job.start_deadline_at, job=job.id))
+    for step in active:
+        approval_at = step.approval.due_at if step.approval is not None else None
+        for kind, at in (
+            (TimerKind.STEP_SLEEP, step.due_at),
+            (TimerKind.STEP_RETRY, step.retry_at),
+            (TimerKind.STEP_TIMEOUT, step.deadline_at),
+            (TimerKind.APPROVAL, approval_at),
+        ):
+            if at is not None:
+                needed.add(Timer(kind=kind, due_at=at, job=job.id, step=step.id))
+        if step.stop and step.last is not None and step.last.is_open:
+            due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
+            needed.add(Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id))
+    return needed
+
+
+def active(siblings: list[Job]) -> int:
+    """How many instances have begun and are not over."""
+    return sum(job.status not in (Status.QUEUED, Status.COMPLETED) for job in siblings)
+
+
+def batch_is_open(job: Job) -> bool:
+    """Whether all instances of the batches before this one's are over, and the pause after them too."""
+    assert job.parent is not None
+    children = job.parent.children
+    assert children is not None
+    begins = max((end for end in children.batches if end <= job.position), default=0)
+    is_over = all(one.conclusion is not None for one in children.jobs[:begins])
+    return is_over and children.resume_at is None
+
+
+def takes_lock(job: Job) -> bool:
+    """Whether this job takes the place in the concurrency group that its file names: servers share one."""
+    if job.plan.concurrency is None:
+        return False
+    if job.plan.target is not None:
+        return not job.is_instance
+    return job.is_instance or job.plan.strategy is None
+
+
+def asks(job: Job) -> bool:
+    """Whether the job waits for the list of its servers."""
+    is_waiting = job.is_begun and job.children is None and job.status is Status.WAITING
+    return is_waiting and job.plan.target is not None and not job.is_instance
+
+
+def is_next(run: Run, job: Job) -> bool:
+    """Whether a job that is queued should have begun: nothing of what the file says comes before it."""
+    if run.started_at is None:
+        return False
+    if any(job.scope.jobs[need].conclusion is None for need in job.plan.needs):
+        return False
+    if not job.is_instance:
+        return True
+    assert job.parent is not None
+    children = job.parent.children
+    assert children is not None
+    begun = sum(one.status is not Status.QUEUED for one in children.jobs)
+    has_room = children.max_parallel is None or active(children.jobs) < children.max_parallel
+    return job.position == begun and has_room and batch_is_open(job)
+
+
+def owner(job: Job) -> str | None:
+    """Who has a job that is not at its steps: words, empty for nobody, None for a job at its steps."""
+    if job.children is not None:
+        is_open = any(child.conclusion is None for child in job.children.jobs)
+        return "its jobs" if is_open or job.children.resume_at is not None else ""
+    if not job.is_begun:
+        is_asked = job.approval is not None and not job.is_approved and job.approval.rejected_by is None
+        wants = job.lock is not None and not job.lock.is_held and job.lock.refusal is None
+        return "people" if is_asked else "a group" if wants else ""
+    if asks(job):
+        return "the fleet"
+    return "a timer" if job.retry_at is not None else None
+
+
+def attempts_max(plan: StepPlan) -> int:
+    """How many processes a step may have in all, by its file."""
+    if plan.retry is not None:
+        return plan.retry.max_attempts
+    return LOST_MAX if plan.on_lost is OnLost.RETRY else 1
+
+
+def tries_max(plan: JobPlan) -> int:
+    """How many tries a job may have in all, by its file."""
+    return plan.retry.max_attempts if plan.retry is not None else 1
+
+
+def allows(plan: StepPlan, attempt: Attempt) -> bool:
+    """Whether the file wants an outcome tried again, were there no bound."""
+    word = _WORDS.get(attempt.outcome) if attempt.outcome is not None else None
+    if word is None:
+        return False
+    words = {word}
+    if word == "failure" and attempt.exit_code is not None:
+        words.add(f"exit:{attempt.exit_code}")
+    if plan.retry is not None and words & set(plan.retry.never_on):
+        return False
+    is_listed = plan.retry is not None and bool(words & set(plan.retry.on))
+    return is_listed or (word == "lost" and plan.on_lost is OnLost.RETRY)
+
+
+def is_tried_again(step: Step) -> bool:
+    """Whether another attempt must follow: the file says so, or agents have refused the newest ones only a few times."""
+    outcomes = [attempt.outcome for attempt in step.attempts[step.earlier :]]
+    if outcomes[-1] is Outcome.REFUSED:
+        newest = outcomes[-REFUSALS_MAX:]
+        return len(newest) < REFUSALS_MAX or any(outcome is not Outcome.REFUSED for outcome in newest)
+    ran = sum(outcome is not Outcome.REFUSED for outcome in outcomes)
+    return allows(step.plan, step.attempts[-1]) and ran < attempts_max(step.plan)
+
+
+def hands_back(params: dict[str, Any]) -> bool:
+    """Whether a script hands back an output when it succeeds."""
+    return "o" in params["run"].split()
+
+
+def contradiction(event: events.AttemptFinished, execution: Execution | None) -> str:
+    """What really happened and speaks against the outcome; empty when nothing does."""
+    outcome = event.outcome
+    if outcome is Outcome.REFUSED:
+        return "it ran" if execution is not None else ""
+    if outcome is Outcome.SUCCESS:
+        if execution is None or execution.ended_at is None:
+            return "it did not run to its end"
+        return "" if (execution.how, execution.exit_code) == ("exited", 0) else f"{execution.how} {execution.exit_code}"
+    if outcome is Outcome.FAILURE and event.exit_code is not None:
+        if execution is None or execution.ended_at is None:
+            return "it did not run to its end"
+        return "" if execution.exit_code == event.exit_code else f"its exit code was {execution.exit_code}"
+    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and event.finished_at is not None and execution is not None:
+        return "" if execution.ended_at is not None else "it still runs"
+    return ""

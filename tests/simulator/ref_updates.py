@@ -1,0 +1,190 @@
+"""What is promised of triggers (G6), compared with what the log says: every movement is seen, and starts its files once.
+
+Rules of this file: what a movement should start is found here from the truth alone (the repository's commits and where its refs
+stood), never from what the loop says about files. Where people cannot know either (two refs pushed one after the other before
+the first look at an empty repository) both answers are right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.simulator.repository import MAIN, SOURCE_FILE, Repository, changed, kind
+from waterflowd.engine import events as run_events
+from waterflowd.model.ids import RunId, repository_stream
+from waterflowd.model.records import Batch
+from waterflowd.reconcile import events
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+
+class _Followed:
+    """A ref as far as the log goes."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        #: The earliest place of the ref's history at which it can have been seen.
+        self.index = -1
+        self.commit: str | None = None
+        #: The files of the newest commit that was applied, even after a removal.
+        self.files: dict[str, bytes] = {}
+
+
+class Movements:
+    """The checker of G6."""
+
+    def __init__(self, world: World, repository: Repository) -> None:
+        self._world = world
+        self._repository = repository
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is in the log."""
+        self._refs: dict[str, _Followed] = {}
+        self._was_empty = False
+        #: All refs that are watched are recorded: one that comes later is new.
+        self._is_complete = False
+        #: When the first ref of all was recorded.
+        self._first_at: float | None = None
+        self._facts = 0
+        #: A backup was restored, and nobody has said yet that its repository may be looked at.
+        self.is_held = False
+        self.started: dict[tuple[str, int, str], RunId] = {}
+
+    def committed(self, batch: Batch) -> None:
+        """A batch is durable: the facts of the repository and the runs in it belong together."""
+        stream = repository_stream(self._repository.settings.name)
+        facts = [fact for append in batch.appends if append.stream == stream for fact in append.events]
+        self._facts += len(facts)
+        must: set[tuple[str, str]] = set()
+        may: set[tuple[str, str]] = set()
+        for fact in facts:
+            self._world.checks.events[type(fact).__name__] += 1
+            if isinstance(fact, events.RevisionApplied):
+                starts, is_certain = self._moved(self._repository, fact)
+                may |= starts
+                must |= starts if is_certain else set()
+            elif isinstance(fact, events.RefRemoved):
+                self._removed(self._repository, fact)
+            elif isinstance(fact, events.RepositorySeen):
+                self._was_empty = True
+            elif isinstance(fact, events.RepositoryResumed):
+                self.is_held = False
+            elif isinstance(fact, events.RefsWatched):
+                self._is_complete = True
+        created = self._created(batch)
+        self._expect(
+            not created or not self.is_held, f"a restored backup starts {sorted(created)} before a person says so"
+        )
+        self._expect(must <= created, f"a movement does not start {sorted(must - created)}")
+        self._expect(created <= may, f"what no movement starts was started: {sorted(created - may)}")
+
+    def _created(self, batch: Batch) -> set[tuple[str, str]]:
+        created: set[tuple[str, str]] = set()
+        for append in batch.appends:
+            first = append.events[0] if append.expected == 0 and append.stream.startswith("run/") else None
+            if not isinstance(first, run_events.RunCreated) or first.trigger.kind != "push":
+                continue
+            if first.repository != self._repository.settings.name:
+                continue
+            ref, run = first.trigger.ref or "", RunId(append.stream[4:])
+            path = self._world.checks.shadows[run].plan.path
+            followed = self._refs.get(ref)
+            self._expect(followed is not None and followed.commit == first.revision, f"{run} is of another commit")
+            number = followed.number if followed is not None else 0
+            known = self.started.setdefault((ref, number, path), run)
+            self._expect(known == run, f"movement {number} of {ref} started {path} as {known} and {run}")
+            self._expect((path, ref) not in created, f"one transaction starts {path} twice")
+            created.add((path, ref))
+        return created
+
+    def _moved(self, repository: Repository, fact: events.RevisionApplied) -> tuple[set[tuple[str, str]], bool]:
+        """What the movement starts, and whether that is certain."""
+        is_new = fact.ref not in self._refs
+        followed = self._refs.setdefault(fact.ref, _Followed())
+        name = f"movement {fact.movement} of {fact.ref}"
+        self._expect(fact.movement == followed.number + 1, f"{name} follows {followed.number}")
+        self._expect(fact.commit != followed.commit, f"{name} is none: the ref stands where it stood")
+        places = [place for place, (_, commit) in enumerate(repository.history[fact.ref]) if commit == fact.commit]
+        later = [place for place in places if place > followed.index]
+        self._expect(later, f"{name} goes back to where the ref was before")
+        files = repository.commits[fact.commit].files
+        before, is_certain = followed.files, True
+        if is_new:
+            first, is_certain = self._first_sight(repository, fact.ref, self._world.seconds(fact.at))
+            before = files if first is None else first
+        starts = {
+            (path, fact.ref) for path in files if path != SOURCE_FILE and _is_meant(path, fact.ref, before, files)
+        }
+        if is_new and first is None:
+            starts = set()
+        followed.number, followed.commit, followed.files = fact.movement, fact.commit, files
+        followed.index = later[0] if later else followed.index
+        return starts, is_certain
+
+    def _first_sight(self, repository: Repository, ref: str, seen_at: float) -> tuple[dict[str, bytes] | None, bool]:
+        """What a ref that was never seen before is compared with, None for one that starts nothing; and if that is sure."""
+        if self._is_complete:
+            # It was made since: new is what the other ref does not have.
+            others = [one for name, one in self._refs.items() if name != ref and one.commit is not None]
+            return (others[0].files if others else {}), True
+        came = repository.history[ref][0][0]
+        if self._first_at is None:
+            self._first_at = seen_at
+            return ({}, True) if self._was_empty else (None, True)
+        # Beside another one, in the first push to an empty repository or right behind it: nobody can know.
+        is_open = self._was_empty and came <= self._first_at
+        return ({}, False) if is_open else (None, True)
+
+    def _removed(self, repository: Repository, fact: events.RefRemoved) -> None:
+        followed = self._refs.get(fact.ref)
+        if followed is None:
+            self._expect(False, f"{fact.ref} is removed and was never seen")
+            return
+        history = repository.history[fact.ref]
+        gone = [place for place in range(followed.index + 1, len(history)) if history[place][1] is None]
+        self._expect(gone, f"{fact.ref} is said to be removed, and was not")
+        followed.commit = None
+        followed.index = gone[0] if gone else followed.index
+
+    def synced(self, asked: dict[str, int]) -> None:
+        """Somebody was told that the refs as they were when they asked, or newer, are applied."""
+        repository = self._repository
+        for ref, place in asked.items():
+            states = [commit for _, commit in repository.history[ref][place:]]
+            self._expect(self._applied(ref) in states, f"{ref} is said to be applied, and is not")
+
+    def is_current(self) -> bool:
+        """Whether the log knows where the refs are."""
+        repository = self._repository
+        is_seen = all(self._applied(ref) == repository.tip(ref) for ref in repository.watched())
+        return is_seen and all(ref in repository.tips() for ref in self._refs if self._applied(ref) is not None)
+
+    def daemon_crashed(self) -> None:
+        """What was recorded of the repository is still there."""
+        head = self._world.memory.head(repository_stream(self._repository.settings.name))
+        self._expect(head == self._facts, f"{head} facts of the repository are left of {self._facts}")
+
+    def what_is_open(self) -> str:
+        """The difference between the refs and the log."""
+        refs = {
+            ref: (self._applied(ref), self._repository.tip(ref)) for ref in {**self._repository.history, **self._refs}
+        }
+        return f"G6: refs are not as they are applied: {refs}"
+
+    def _applied(self, ref: str) -> str | None:
+        return self._refs[ref].commit if ref in self._refs else None
+
+    def _expect(self, is_kept: object, text: str) -> None:
+        self._world.checks.expect(is_kept, f"G6: {text}")
+
+
+def _is_meant(path: str, ref: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a movement between these files starts the one at `path`, as its first word says."""
+    says = kind(after[path])
+    if says == "change":
+        return bool(before.get(path) != after[path])
+    if says == "source":
+        return SOURCE_FILE in changed(before, after)
+    return says == "push" or (says == "main" and ref == MAIN)

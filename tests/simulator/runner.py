@@ -1,0 +1,363 @@
+"""The step runner and the processes of steps, as the agent's real supervisor sees them through its socket.
+
+A step's script says what its process does: `d=MS` how long it lives, `x=A,B,...` its exit code by attempt, `p=N` how many
+lines it prints, `o` that it hands back an output, `stubborn` that it ignores the stop signal. The runner answers as the real
+one does: a name starts once, ends are on disk before they are told, and a runner that was killed leaves orphans, which the next
+one kills and calls lost. That a process was started is written down in the world's truth and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.simulator.loop import Process
+from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.runner import protocol, spool
+from waterflow_agent.runner.spool import Chunk
+from waterflow_agent.wire.messages import TaskKey
+
+if TYPE_CHECKING:
+    from tests.simulator.server import Server
+    from tests.simulator.truth import Execution
+    from tests.simulator.world import World
+
+
+class Behaviour:
+    """What a script makes its process do, for one attempt."""
+
+    def __init__(self, script: str, attempt: int) -> None:
+        words = script.split()
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        codes = [int(code) for code in pairs.get("x", "0").split(",")]
+        self.duration_ms = int(pairs.get("d", "10"))
+        self.exit_code = codes[min(attempt, len(codes)) - 1]
+        self.lines = int(pairs.get("p", "0"))
+        self.is_stubborn = "stubborn" in words
+        self.hands_back = "o" in words
+
+
+class _Step:
+    """A process with its spool; `reason` is why it is being ended."""
+
+    def __init__(self, name: str, execution: Execution, behaviour: Behaviour, request: protocol.StartRequest) -> None:
+        self.name = name
+        self.execution = execution
+        self.behaviour = behaviour
+        self.request = request
+        self.reason = ""
+        self.handles: list[asyncio.TimerHandle] = []
+        self.is_over = False
+
+
+class Runner:
+    """One process of the runner of one server."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._server = server
+        self.is_dead = False
+        #: In the world's seconds.
+        self.answers_from = 0.0
+        self._connection: _Pipe | None = None
+        #: Results by name: on the disk of the server, as are the names that were claimed.
+        for name, step in list(server.steps.items()):
+            self._end_orphan(name, step)
+        for name, result in server.results.items():
+            if result is None:
+                server.results[name] = self._lost(name, "the runner was killed while the step ran")
+
+    def _end_orphan(self, name: str, step: _Step) -> None:
+        self._finish(step, None, "killed by the next runner")
+        self._server.results[name] = self._lost(name, "the runner was killed while the step ran")
+
+    def _lost(self, name: str, error: str) -> dict[str, object]:
+        chunks = self._server.disk.spools.get(self._server.spool_path(name), [])
+        return self._result("lost", None, chunks[-1].end if chunks else 0, None) | {"error": error}
+
+    def _result(self, reason: str, code: int | None, output: int, started_at: int | None) -> dict[str, object]:
+        return {
+            "exit_code": code,
+            "signal": 9 if reason != "lost" and code is None else None,
+            "reason": reason,
+            "started_at": started_at,
+            "finished_at": self._world.wall_ms(),
+            "output_bytes": output,
+            "output_dropped": 0,
+            "error": None,
+        }
+
+    # The agent's connection.
+
+    def accept(self, pipe: _Pipe) -> None:
+        """A new agent; the one before is told."""
+        if self._connection is not None:
+            self._tell({"type": "replaced"})
+        self._connection = pipe
+        self._tell({"type": "hello", "protocol": protocol.PROTOCOL, "release": self._world.release, "pid": 1})
+
+    def let_go(self, pipe: _Pipe) -> None:
+        """The agent's end was closed."""
+        if self._connection is pipe:
+            self._connection = None
+
+    def serve(self, message: dict[str, Any]) -> None:
+        """One message of the agent."""
+        kind, name = message["type"], message.get("name", "")
+        if kind == "status":
+            self._tell({"type": "held", "attempts": self._held()})
+        elif kind == "start":
+            self._start(name, message)
+        elif kind == "cancel":
+            self._cancel(name, message)
+        elif kind == "forget":
+            if name in self._server.steps:
+                self._refuse(name, "forget: the step still runs")
+            else:
+                self._server.results.pop(name, None)
+
+    def _tell(self, message: dict[str, object]) -> None:
+        if self._connection is not None:
+            self._connection.tell(message)
+
+    def _refuse(self, name: str, text: str) -> None:
+        self._tell({"type": "error", "name": name, "text": text})
+
+    def _tell_state(self, name: str) -> None:
+        step = self._server.steps.get(name)
+        if step is not None:
+            self._tell({"type": "started", "name": name, "pid": 2, "at": step.execution.started_wall_ms})
+        else:
+            self._tell({"type": "exited", "name": name, "result": self._server.results[name]})
+
+    def _held(self) -> list[dict[str, object]]:
+        held: list[dict[str, object]] = []
+        for name, result in self._server.results.items():
+            step = self._server.steps.get(name)
+            at = step.execution.started_wall_ms if step is not None else (result or {}).get("started_at")
+            state = "ended" if step is None else "stopping" if step.reason else "running"
+            held.append({"name": name, "state": state, "pid": 2, "at": at, "output_bytes": 0, "result": result})
+        return held
+
+    # Steps.
+
+    def _start(self, name: str, message: dict[str, Any]) -> None:
+        server, world = self._server, self._world
+        if name in server.results:
+            self._tell_state(name)
+            return
+        request = protocol.StartRequest(message)
+        if world.chance.happens("spawn failed"):
+            world.note(f"{server.name}: {name} cannot be spawned")
+            server.results[name] = self._result("spawn-failed", None, 0, None) | {"error": "no such program"}
+            self._tell_state(name)
+            return
+        key = server.names[name]
+        behaviour = Behaviour(request.argv[1], key.attempt)
+        execution = world.truth.started(key, server.name, world.now_ms, world.wall_ms())
+        world.note(f"{server.name}: {_short(key)} starts ({request.argv[1]})")
+        step = server.steps[name] = _Step(name, execution, behaviour, request)
+        server.results[name] = None
+        world.checks.process_started(server, execution)
+        self._schedule(step)
+        if world.chance.happens("power lost at a start"):
+            # Perhaps before the journal was flushed, and before anybody has heard of it.
+            world.loop.outside(world.chance.delay_s(0.0, 0.06), server.reboot)
+        self._tell({"type": "started", "name": name, "pid": 2, "at": execution.started_wall_ms})
+
+    def _schedule(self, step: _Step) -> None:
+        loop, behaviour = self._world.loop, step.behaviour
+        duration_ms = behaviour.duration_ms
+        if self._world.chance.happens("step slow"):
+            duration_ms = duration_ms * 4 + 1_000
+        for line in range(behaviour.lines):
+            at_s = duration_ms * (line + 1) / (behaviour.lines + 1) / 1000
+            step.handles.append(loop.outside(at_s, self._print, step, line))
+        step.handles.append(loop.outside(duration_ms / 1000, self._exits, step, behaviour.exit_code))
+        if step.request.timeout_ms is not None:
+            step.handles.append(loop.outside(step.request.timeout_ms / 1000, self._stop, step, "timed-out"))
+
+    def _print(self, step: _Step, line: int) -> None:
+        key = step.execution.key
+        data = f"{key.job}/{key.step}#{key.attempt} line {line} {'x' * (line * 37 % 90)}\n".encode()
+        chunks = self._server.disk.spools.setdefault(self._server.spool_path(step.name), [])
+        begin = chunks[-1].end if chunks else 0
+        if not self.is_dead:
+            # Nobody reads the pipe of an orphan.
+            stream = spool.STDOUT if line % 3 else spool.STDERR
+            chunks.append(Chunk(begin, self._world.wall_ms(), stream, data))
+            step.execution.printed += data
+            self._tell({"type": "output", "name": step.name, "bytes": begin + len(data)})
+
+    def _stop(self, step: _Step, reason: str) -> None:
+        if step.is_over or step.reason or self.is_dead:
+            return
+        step.reason = reason
+        loop = self._world.loop
+        if not step.behaviour.is_stubborn:
+            step.handles.append(loop.outside(self._world.chance.delay_s(0.001, 0.1), self._exits, step, None))
+        step.handles.append(loop.outside(step.request.grace_ms / 1000, self._exits, step, None))
+
+    def _kill(self, step: _Step, reason: str) -> None:
+        step.reason = step.reason or reason
+        step.handles.append(self._world.loop.outside(self._world.chance.delay_s(0.0005, 0.05), self._exits, step, None))
+
+    def _exits(self, step: _Step, code: int | None) -> None:
+        if step.is_over:
+            return
+        self._finish(step, code, step.reason or "exited")
+        if self.is_dead:
+            # The orphan's end is nobody's to hear.
+            return
+        execution = step.execution
+        if code == 0 and step.behaviour.hands_back:
+            self._server.files[self._server.places[step.name]] = execution.outputs
+        result = self._result(step.reason or "exited", code, len(execution.printed), execution.started_wall_ms)
+        self._server.results[step.name] = result
+        self._tell({"type": "exited", "name": step.name, "result": result})
+
+    def _finish(self, step: _Step, code: int | None, how: str) -> None:
+        step.is_over = True
+        for handle in step.handles:
+            handle.cancel()
+        self._server.steps.pop(step.name, None)
+        execution = step.execution
+        execution.ended_at, execution.exit_code, execution.how = self._world.now_ms, code, how
+        self._world.note(f"{self._server.name}: {_short(execution.key)} ends: {how} {code}")
+
+    def _cancel(self, name: str, message: dict[str, Any]) -> None:
+        step = self._server.steps.get(name)
+        if step is None:
+            if name in self._server.results:
+                self._tell_state(name)
+            else:
+                self._refuse(name, "cancel: no attempt of this name")
+        elif message.get("force"):
+            self._kill(step, message["reason"])
+        else:
+            self._stop(step, message["reason"])
+
+    # Ends of its own.
+
+    def die(self) -> None:
+        """SIGKILL: the steps go on as orphans, the agent sees its socket closed."""
+        self.is_dead = True
+        pipe, self._connection = self._connection, None
+        if pipe is not None:
+            pipe.lost()
+
+    def power_lost(self) -> None:
+        """Everything is gone at once."""
+        for step in list(self._server.steps.values()):
+            self._finish(step, None, "power lost")
+        self.die()
+
+
+class _Pipe:
+    """The unix socket between one agent process and the runner: in order, and never lost while both live."""
+
+    def __init__(self, world: World, server: Server, process: Process, connection: Any) -> None:
+        self._world = world
+        self._server = server
+        self._process = process
+        self._connection = connection
+        self._runner = server.runner
+        self._decoder = protocol.Decoder()
+        self._up_at = self._down_at = 0.0
+        self._is_closed = False
+
+    # The transport of the agent's protocol object.
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the agent."""
+        if self._is_closed:
+            return
+        messages = self._decoder.feed(data)
+        loop = self._world.loop
+        self._up_at = max(self._up_at, loop.time() + self._world.chance.delay_s(0.0001, 0.004))
+        loop.outside(self._up_at - loop.time(), self._serve, messages)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is written."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """The agent lets go."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._runner is not None:
+                self._runner.let_go(self)
+            self._world.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
+
+    abort = close
+
+    # The runner's side.
+
+    def _serve(self, messages: list[Any]) -> None:
+        if self._runner is not None and not self._runner.is_dead:
+            for message in messages:
+                self._runner.serve(message)
+
+    def tell(self, message: dict[str, object]) -> None:
+        """A message of the runner."""
+        loop = self._world.loop
+        self._down_at = max(self._down_at, loop.time() + self._world.chance.delay_s(0.0001, 0.004))
+        frames = protocol.frames([protocol.encode(message)])
+        loop.call_at(self._down_at, self._arrived, frames, context=self._process.context)
+
+    def _arrived(self, frames: bytes) -> None:
+        if not self._is_closed:
+            self._connection.data_received(frames)
+
+    def lost(self) -> None:
+        """The runner is gone."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._world.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
+
+
+class _Attempts:
+    """`runner.attempts.AttemptStore` without files."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def path(self, name: str) -> str:
+        return self._server.spool_path(name).removesuffix("/output")
+
+    def prepare(self, name: str) -> str:
+        return self.path(name)
+
+    def release(self, name: str) -> str | None:
+        self._server.disk.spools.pop(self._server.spool_path(name), None)
+        return None
+
+
+class SimSupervisor(Supervisor):
+    """The real client of the runner; only its socket and its directories are simulated."""
+
+    def __init__(self, world: World, server: Server, process: Process) -> None:
+        super().__init__(f"/simulated/{server.name}")
+        self._world = world
+        self._server = server
+        self._process = process
+        self._attempts = _Attempts(server)  # type: ignore[assignment]
+
+    async def _connect_once(self) -> Any:
+        from waterflow_agent.execution.runner_client import _Connection
+
+        runner = self._server.runner
+        if runner is None or runner.is_dead or self._world.loop.time() < runner.answers_from:
+            raise ConnectionRefusedError("no runner")
+        connection = _Connection(self)
+        pipe = _Pipe(self._world, self._server, self._process, connection)
+        connection.connection_made(pipe)  # type: ignore[arg-type]
+        runner.accept(pipe)
+        return connection
+
+    def _start_runner(self) -> None:
+        self._server.start_runner()
+
+
+def _short(key: TaskKey) -> str:
+    return f"{key.run[-6:]} {key.job}/{key.step}#{key.attempt} e{key.epoch}"

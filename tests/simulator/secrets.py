@@ -1,0 +1,46 @@
+"""Secrets that take time: in some worlds the daemon has to read something for a task before it can leave.
+
+Rules of this file: the product's own readings, on the world's time; only what they ask is made up. No plan of a world names a
+secret, so none is filled in: what is tried is that offers wait, and that everything else of an attempt (cancels, time-outs,
+settlements, crashes) goes on around them. What is read is soon forgotten, so an offer that is made again waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.simulator.chance import Chance
+from waterflow_agent.wire import messages
+from waterflowd.dispatch import lowering
+from waterflowd.engine import Run, commands
+from waterflowd.errors import Retryable
+from waterflowd.secrets.slow_sources import Readings
+
+#: A source that answers, one that is slow, and how often it says that it cannot at the moment.
+_QUICK_S, _SLOW_S = 0.005, 3.0
+_TROUBLE = 0.2
+#: No world is that long: what cannot be read has tests of its own.
+_PATIENCE_S = 1e9
+
+
+class SlowSecrets:
+    """One process's view of the sources."""
+
+    def __init__(self, chance: Chance) -> None:
+        self._chance = chance
+        self.readings = Readings(_PATIENCE_S)
+
+    def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
+        """See `host.batch.Lower`."""
+        if self._chance.has_secrets:
+            self.readings.get((run.id, command.job, command.step, str(command.attempt)), self._read)
+        return lowering.lower(run, command, instance)
+
+    async def _read(self) -> tuple[dict[str, str], float]:
+        chance = self._chance
+        is_troubled = not chance.is_healed and chance.secrets.random() < _TROUBLE
+        await asyncio.sleep(chance.secrets.uniform(_QUICK_S, _SLOW_S) if is_troubled else _QUICK_S)
+        chance.counts["secret slow"] += is_troubled
+        if is_troubled and chance.secrets.random() < 0.5:
+            raise Retryable("WF626", "the source cannot answer at the moment")
+        return {}, 0.0

@@ -1,0 +1,393 @@
+"""A server: its disk, its runner, and one agent process after the other, made of the real parts.
+
+Rules of this file: what survives an agent (disk, runner) and what survives a reboot (disk) are attributes of the server. All
+the rest is made anew by each start, in the order of `waterflow_agent.agent`. A service manager starts an agent that has ended.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tests.simulator.loop import Process
+from tests.simulator.network import Dealer
+from tests.simulator.runner import Runner, SimSupervisor
+from tests.simulator.storage import Disk, Journal
+from waterflow_agent.config import Config
+from waterflow_agent.execution import process_steps
+from waterflow_agent.execution.desk import Desk
+from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.keys import KeyPair
+from waterflow_agent.nodes import exits, schema
+from waterflow_agent.nodes.outcome import Ended
+from waterflow_agent.nodes.own.code import Code
+from waterflow_agent.runner.reports import Result, StepSpec
+from waterflow_agent.session.link import Link
+from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.trees.blob_cache import blob_id
+from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.trees.file_requests import Asking
+from waterflow_agent.trees.listing import Entry
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.session import Received
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+#: From the end of an agent to its next start by the service manager, and of a whole boot; seconds.
+RESTART_S = (0.2, 2.0)
+BOOT_S = (2.0, 8.0)
+#: From the start of a runner until it answers: a Python process on an idle or a busy machine.
+RUNNER_START_S = (0.03, 2.0)
+#: How often a checkout finds nothing of what was kept.
+KEPT_FILES_LOST = 0.1
+
+
+class Server:
+    """One server of a world."""
+
+    def __init__(self, world: World, name: str, groups: tuple[str, ...], slots: int) -> None:
+        self.name = name
+        self.groups = groups
+        self.slots = slots
+        #: Z85 text: any forty of its characters whose groups of five are small enough.
+        self.public_key = (name * 40)[:4].rjust(40, "0")
+        self.disk = Disk()
+        self.runner: Runner | None = None
+        self.agent: Agent | None = None
+        self.boots = 0
+        #: When the power went for the last time, in the world's time.
+        self.power_lost_at = -1
+        #: When its disk was full for the last time.
+        self.disk_full_at = -1
+        #: It never comes back.
+        self.is_scrapped = False
+        #: Somebody wants it to work no more; what runs there runs to its end.
+        self.is_revoked = False
+        #: What the runner has: running steps, and the results of all names that were claimed (None while open).
+        self.steps: dict[str, Any] = {}
+        self.results: dict[str, dict[str, object] | None] = {}
+        #: Which attempt a name at the runner is; which directory its files are in; what is in the directories.
+        self.names: dict[str, TaskKey] = {}
+        self.places: dict[str, int] = {}
+        self.files: dict[int, dict[str, Any]] = {}
+        #: Jobs that have a working directory here, and the files that it began with.
+        self.workspaces: dict[tuple[str, str], dict[str, bytes]] = {}
+        #: Files of repositories that are kept, by Git id.
+        self.blobs: dict[bytes, bytes] = {}
+        self._world = world
+        self._is_booting = False
+
+    @property
+    def boot_id(self) -> str:
+        """Of the current boot."""
+        return f"{self.name}-boot-{self.boots}"
+
+    def spool_path(self, name: str) -> str:
+        """Where the runner keeps what an attempt printed."""
+        return f"/simulated/{self.name}/attempts/{name}/output"
+
+    def start_runner(self) -> None:
+        """A new runner, which settles what the one before has left."""
+        if self.runner is None or self.runner.is_dead:
+            self.runner = Runner(self._world, self)
+            self.runner.answers_from = self._world.loop.time() + self._world.chance.delay_s(*RUNNER_START_S)
+
+    def start_agent(self) -> None:
+        """The service manager starts the agent, unless it runs or the machine is down."""
+        if self.agent is None and not self._is_booting and not self.is_scrapped:
+            self.agent = Agent(self._world, self)
+
+    def kill_agent(self, why: str) -> None:
+        """SIGKILL; it is started again some time later."""
+        agent, self.agent = self.agent, None
+        if agent is None:
+            return
+        world = self._world
+        world.note(f"{self.name}: agent killed {why}")
+        world.loop.kill(agent.process)
+        world.network.agent_died(agent.process)
+        agent.supervisor_died()
+        world.loop.outside(world.chance.delay_s(*RESTART_S), self.start_agent)
+
+    def reboot(self) -> None:
+        """The power goes, and comes back."""
+        if self._is_booting:
+            return
+        world = self._world
+        self._is_booting = True
+        world.note(f"{self.name}: power lost")
+        self.power_lost_at = world.now_ms
+        self.kill_agent("by a power cut")
+        if self.runner is not None:
+            self.runner.power_lost()
+            self.runner = None
+        self.disk.lose_power(loses_tail=world.chance.happens("journal tail lost"))
+        world.loop.outside(world.chance.delay_s(*BOOT_S), self._booted)
+
+    def scrap(self) -> None:
+        """The power goes for good."""
+        self.is_scrapped = True
+        self._world.note(f"{self.name}: never comes back")
+        self.reboot()
+
+    def _booted(self) -> None:
+        self.boots += 1
+        self._is_booting = False
+        self._world.note(f"{self.name}: booted")
+        self.start_agent()
+
+
+class Agent:
+    """One process of the agent."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self.process = Process(f"agent of {server.name}")
+        self._world = world
+        self._server = server
+        world.agents_started += 1
+        self.instance = f"{server.name}-{world.agents_started}"
+        world.note(f"{server.name}: agent {self.instance} starts")
+        self.desk: Desk | None = None
+        self.supervisor: SimSupervisor | None = None
+        self.process.run(self._build)
+
+    def _build(self) -> None:
+        world, server = self._world, self._server
+        journal = Journal(world, self.process, server.disk)
+        self.supervisor = SimSupervisor(world, server, self.process)
+        directories = _Directories(server)
+        workspaces = _Workspaces(world, server)
+        steps = _Steps(self.supervisor, workspaces, directories, {})  # type: ignore[arg-type]
+        steps.server, steps.workspaces = server, workspaces
+        ledger = Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots)
+        checkouts = Checkouts(_Trees(world, server), Asking(lambda wanted: link.send(wanted)), workspaces)  # type: ignore[arg-type]
+        desk = self.desk = Desk(
+            config=Config(name=server.name, slots=server.slots),
+            ledger=ledger,
+            journal=journal,
+            steps=steps,
+            checkouts=checkouts,
+        )
+        desk.restore(*journal.read())
+        link = _Link(
+            endpoint="tcp://daemon:7600",
+            server_key="",
+            keys=KeyPair(public=server.public_key, secret=""),
+            desk=_HeardDesk(desk, world, server),
+            new_token=world.new_token,
+        )
+        link.new_dealer = lambda: Dealer(world.network, server.name, server.public_key, self.process)
+        link._random = random.Random(f"{world.chance.seed}/{self.instance}")
+        desk.link = link
+        self._watch(self._listen(self.supervisor, desk), "runner-reports")
+        self._watch(self._talk(link, desk), "link")
+        desk.failure.add_done_callback(self._failed)
+
+    async def _listen(self, supervisor: SimSupervisor, desk: Desk) -> None:
+        await supervisor.connect()
+        while batch := await supervisor.receive():
+            desk.on_reports(batch)
+
+    async def _talk(self, link: Link, desk: Desk) -> None:
+        await desk.settled.wait()
+        await link.run()
+        if self._server.is_revoked:
+            self._server.kill_agent(f"by itself: {link.state}")
+            return
+        self._world.checks.fail(f"the link of {self.instance} gave up: {link.state}")
+
+    def _watch(self, work: Any, name: str) -> None:
+        self._world.loop.create_task(work, name=name).add_done_callback(self._failed)
+
+    def _failed(self, ended: Any) -> None:
+        """A task ended or failed: the agent's process ends with it."""
+        if self.process.is_dead or ended.cancelled():
+            return
+        error = ended.exception()
+        if _code(error) == "WF302":
+            # A full disk at its start: the process ends and is started again.
+            self._server.kill_agent(f"by itself: {error}")
+            return
+        self._world.checks.fail(f"{self.process.name} ended: {error!r}", error)
+
+    def supervisor_died(self) -> None:
+        """The kernel closes the runner's socket."""
+        connection = self.supervisor._connection if self.supervisor is not None else None
+        if connection is not None and connection._transport is not None:
+            connection._transport.close()
+
+
+def _code(error: BaseException | None) -> str:
+    return getattr(error, "code", "")
+
+
+class _Link(Link):
+    new_dealer: Callable[[], Dealer]
+
+    def open_socket(self) -> Any:
+        """A simulated socket in place of a DEALER."""
+        return self.new_dealer()
+
+
+class _HeardDesk:
+    """The desk of the link, with an ear for what the daemon acknowledged."""
+
+    def __init__(self, desk: Desk, world: World, server: Server) -> None:
+        self._desk = desk
+        self._world = world
+        self._server = server
+        self.hello = desk.hello
+        self.opened = desk.opened
+        self.fill = desk.fill
+        self.closed = desk.closed
+
+    def received(self, received: Received) -> None:
+        """A frame; what it acknowledges must be durable at the daemon."""
+        checks = self._world.checks
+        for message in received.acknowledged:
+            checks.acknowledged(self._server, message)
+        for loose in received.loose:
+            if isinstance(loose, messages.OutputAck):
+                checks.output_acknowledged(loose)
+        self._desk.received(received)
+
+
+class _Steps(ProcessSteps):
+    """The real steps without files: a script goes to the simulated runner as it is."""
+
+    server: Server
+    workspaces: _Workspaces
+
+    def begin(self, task: messages.Task, given: schema.Parameters | Code, now_s: float) -> None:
+        """Has the step started."""
+        assert isinstance(given, schema.Shell), "the simulated runner knows scripts only"
+        self.workspaces.enter(task)
+        name = self.adopt(task.key)
+        self.server.names[name] = task.key
+        self.server.places[name] = self._places[task.key]
+        spec = StepSpec(
+            name=name,
+            argv=["simulated", given.run],
+            cwd="/",
+            env={},
+            timeout_ms=task.timeout_ms,
+            stop_signal=process_steps._signal_number(task.stop_signal),
+            grace_ms=task.grace_ms,
+            output_bytes_max=task.output_bytes_max,
+        )
+        self._runner.start(spec)
+        self._begun[task.key] = process_steps._Begun(spec, task.timeout_ms)
+
+    def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:
+        """What the end of the process means, with what it handed back."""
+        end = exits.interpret(result, cancel_reason=cancel_reason)
+        place = self._places.get(key)
+        if result.reason not in exits.RAN or place is None:
+            return end
+        return msgspec.structs.replace(end, outputs=dict(self.server.files.get(place, {})))
+
+
+class _Directories:
+    """`stepdirs.StepDirectories` without files: numbers that are used again, with what is in them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._taken: set[int] = set()
+
+    def adopt(self, number: int) -> None:
+        self._taken.add(number)
+
+    def sweep(self) -> None:
+        for number in list(self._server.files):
+            if number not in self._taken:
+                del self._server.files[number]
+
+    def take(self) -> int:
+        number = next(number for number in range(1, 1_000_000) if number not in self._taken)
+        self._taken.add(number)
+        return number
+
+    def path(self, number: int) -> str:
+        return f"/simulated/{self._server.name}/steps/{number}"
+
+    def release(self, number: int) -> None:
+        if number in self._taken:
+            self._taken.discard(number)
+            self._server.files.pop(number, None)
+
+
+class _Directory:
+    """A directory in the making; what `store.Making` is to the disk."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.path = self
+        self.entries = entries
+        self.files: dict[str, bytes] = {}
+        self.missing: dict[bytes, list[Entry]] = {}
+
+
+class _Trees:
+    """`trees.store.Store` without files. Files that were kept are sometimes gone, as if there had been no room."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._blobs = server.blobs
+
+    def begin(self, tree: messages.Tree, entries: list[Entry]) -> _Directory:
+        making = _Directory(entries)
+        if self._world.chance.files.random() < KEPT_FILES_LOST:
+            self._blobs.clear()
+        for entry in entries:
+            content = self._blobs.get(entry.blob)
+            if content is None:
+                making.missing.setdefault(entry.blob, []).append(entry)
+            else:
+                making.files[entry.path.decode()] = content
+        return making
+
+    def add(self, making: _Directory, arrived: list[tuple[bytes, bytes]]) -> None:
+        for blob, content in arrived:
+            assert blob_id(content) == blob, "the daemon sends what was asked for"
+            self._blobs[blob] = content
+            for entry in making.missing.pop(blob):
+                making.files[entry.path.decode()] = content
+
+    def finish(self, making: _Directory) -> None:
+        assert not making.missing, "a checkout ends with all of its files"
+
+    def drop(self, making: _Directory) -> None:
+        making.files.clear()
+
+    def prepare_spare(self, tree: messages.Tree, files: dict[str, bytes]) -> None:
+        """A directory that is never the job's own has no part in a simulated world."""
+
+
+class _Workspaces:
+    """`workdir.Workspaces` without files: which jobs have a directory on the server."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._jobs = server.workspaces
+
+    def enter(self, task: messages.Task) -> None:
+        files = self._jobs.setdefault((task.key.run, task.key.job), {})
+        self._world.checks.entered(task, files)
+
+    def has(self, run: str, job: str) -> bool:
+        return (run, job) in self._jobs
+
+    def adopt(self, run: str, job: str, directory: _Directory) -> None:
+        self._world.checks.expect((run, job) not in self._jobs, f"{job} of {run} got a second directory")
+        self._jobs[run, job] = directory.files
+
+    def jobs(self) -> list[tuple[str, str]]:
+        return list(self._jobs)
+
+    def release(self, run: str, job: str) -> None:
+        self._world.checks.released(run, job)
+        self._jobs.pop((run, job), None)

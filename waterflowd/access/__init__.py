@@ -1,0 +1,1 @@
+"""Access control: roles, API tokens, and the audit trail."""

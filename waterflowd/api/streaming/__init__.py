@@ -1,0 +1,1 @@
+"""Events and output as server-sent events or newline-delimited JSON."""

@@ -1,0 +1,320 @@
+"""Streams: events and output as they come, by server-sent events or newline-delimited JSON.
+
+Rules of this file:
+
+- Every item has an id from which the stream can be taken up again (`Last-Event-ID`, or `cursor`/`from`), with no gap and no
+  repeat. History and tail are one sequence.
+- A stream holds one batch at a time and waits for its reader: a slow reader costs nothing but its own delay.
+- A stream ends itself when its subject is complete (`event: end`), when the daemon stops (no `end`: come back), and when the
+  token that opened it is revoked or expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from waterflowd.access.registry import Principal, Role
+from waterflowd.api.services import Services
+from waterflowd.api.streaming.output_reader import RunOutput
+from waterflowd.api.views.rendering import record_json
+from waterflowd.engine import events
+from waterflowd.errors import Rejected, WaterflowError
+from waterflowd.model.ids import AUDIT, RunId, run_stream
+from waterflowd.model.records import Record
+
+logger = logging.getLogger("waterflow.api")
+
+#: Shorter than the idle time-outs of common proxies (60 s).
+HEARTBEAT_S = 15.0
+#: Output that was announced and does not come: the agent is gone for good.
+_STRAGGLERS_S = 10.0
+#: The same for a reader who does not follow.
+_ANNOUNCED_S = 2.0
+#: Each costs a task or two; a fleet of dashboards stays far below.
+STREAMS_MAX = 256
+#: A few milliseconds of rendering.
+_RECORDS = 200
+_HEARTBEAT = b": still here\n\n"
+_OPENING = b"retry: 1000\n\n"
+_END = b"event: end\ndata: {}\n\n"
+
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+
+_encoder = msgspec.json.Encoder()
+Frame = Callable[[str, Any], bytes]
+
+
+def sse_frame(identity: str, content: Any) -> bytes:
+    """One server-sent event."""
+    return b"id: " + identity.encode() + b"\ndata: " + _encoder.encode(content) + b"\n\n"
+
+
+def ndjson_frame(identity: str, content: Any) -> bytes:
+    """One line of JSON; its id is a field of the content."""
+    return _encoder.encode(content) + b"\n"
+
+
+class Streams:
+    """The open streams of one server."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.count = 0
+
+    def stop(self) -> None:
+        """Makes every stream end itself."""
+        self.stopping.set()
+
+
+class Stream(Response):
+    """A response whose body is a generator; closes the generator whatever ends it: its end, the client, or a cancel.
+
+    One that is not live has its first piece soon, and waits for it with its status: an error until then is answered as any
+    other. Later there is no way to say it: the body is cut short, and the daemon's own log has the sentence.
+    """
+
+    def __init__(
+        self, streams: Streams, content: AsyncGenerator[bytes, None], media_type: str, *, is_live: bool = True
+    ) -> None:
+        super().__init__(media_type=media_type)
+        del self.headers["content-length"]
+        self.headers["x-accel-buffering"] = "no"
+        self._streams = streams
+        self._content = content
+        self._is_live = is_live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the response."""
+        self._streams.count += 1
+        gone = asyncio.create_task(_disconnected(receive), name="stream: client")
+        sent = asyncio.create_task(self._send(send), name="stream: body")
+        try:
+            await asyncio.wait({gone, sent}, return_when=asyncio.FIRST_COMPLETED)
+            if sent.done():
+                sent.result()
+        finally:
+            self._streams.count -= 1
+            for task in (gone, sent):
+                task.cancel()
+            await asyncio.gather(gone, sent, return_exceptions=True)
+            await self._content.aclose()
+
+    async def _send(self, send: Send) -> None:
+        first = None if self._is_live else await anext(self._content, None)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if first is not None:
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+        try:
+            async for piece in self._content:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except WaterflowError as error:
+            logger.error("a response is cut short: %s", error)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def admit(request: Request) -> Streams:
+    """The open streams, when there is room for one more; `Rejected` 429 otherwise."""
+    streams: Streams = request.app.state.streams
+    if streams.count >= STREAMS_MAX:
+        raise Rejected("WF609", f"{STREAMS_MAX} streams are open already; close some or try again later", status=429)
+    return streams
+
+
+def last_event_id(request: Request) -> str | None:
+    """Where the client was when it lost the stream."""
+    return request.headers.get("last-event-id") or None
+
+
+def position_of(text: str) -> int:
+    """A position in a stream of the log; `Rejected` 400 for anything else."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Rejected("WF605", "a position is a whole number, 0 for the start", where="cursor")
+    return int(text)
+
+
+def wants_ndjson(request: Request) -> bool:
+    """Whether the client asked for lines of JSON by name."""
+    return NDJSON in request.headers.get("accept", "")
+
+
+async def follow_run_events(
+    services: Services, streams: Streams, principal: Principal, run: RunId, after: int, frame: Frame
+) -> AsyncGenerator[bytes, None]:
+    """A run's events from position `after` on, until it is completed."""
+    is_sse = frame is sse_frame
+    if is_sse:
+        yield _OPENING
+    stream = run_stream(run)
+    row = services.log.run(run)
+    if row is not None and row.completed_at is not None and services.log.head(stream) <= after:
+        if is_sse:
+            yield _END
+        return
+    async with contextlib.aclosing(
+        _watched(services, streams, principal, services.feed.subscribe(stream, after))
+    ) as source:
+        async for record in source:
+            if record is None:
+                if is_sse:
+                    yield _HEARTBEAT
+                continue
+            yield frame(str(record.position), record_json(record))
+            if isinstance(record.event, events.RunCompleted):
+                if is_sse:
+                    yield _END
+                return
+
+
+async def follow_everything(
+    services: Services, streams: Streams, principal: Principal, after: int
+) -> AsyncGenerator[bytes, None]:
+    """All events of the system after a global sequence, for ever; the audit stream for admins alone."""
+    yield _OPENING
+    async with contextlib.aclosing(
+        _watched(services, streams, principal, services.feed.subscribe(None, after))
+    ) as source:
+        async for record in source:
+            if record is None:
+                yield _HEARTBEAT
+            elif record.stream != AUDIT or principal.role >= Role.ADMIN:
+                yield sse_frame(str(record.seq), record_json(record))
+
+
+async def _watched(
+    services: Services, streams: Streams, principal: Principal, source: AsyncIterator[Record]
+) -> AsyncGenerator[Record | None, None]:
+    """Records of `source`, None for each quiet heartbeat; ends on stop and when the principal's token does."""
+    stop = asyncio.create_task(streams.stopping.wait(), name="stream: stop")
+    following: asyncio.Future[Record] | None = None
+    try:
+        while services.access.is_current(principal, services.clock.now()):
+            if following is None:
+                following = asyncio.ensure_future(anext(source))
+            done, _ = await asyncio.wait(
+                _futures(following, stop), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if stop in done:
+                return
+            if following not in done:
+                yield None
+                continue
+            try:
+                record = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield record
+    finally:
+        await _end(stop, following)
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
+
+
+def _futures(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
+    return list(futures)
+
+
+async def _end(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancels tasks and waits until they are over."""
+    waiting = [task for task in tasks if task is not None]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def read_events(services: Services, run: RunId, after: int) -> AsyncGenerator[bytes, None]:
+    """A run's events that are there now, from position `after` on, as lines of JSON."""
+    stream = run_stream(run)
+    while records := services.log.read(stream, after + 1, _RECORDS):
+        after = records[-1].position
+        yield b"".join(ndjson_frame("", record_json(record)) for record in records)
+        await asyncio.sleep(0)
+
+
+async def read_output(services: Services, run: RunId, output: RunOutput) -> AsyncGenerator[bytes, None]:
+    """The output that is there now, as lines of JSON.
+
+    Output may come after the result of its attempt; what a result has announced is waited for, for a moment.
+    """
+    loop = asyncio.get_running_loop()
+    patience_end = loop.time() + _ANNOUNCED_S
+    output.learn()
+    while not output.is_drained:
+        grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
+        try:
+            # The waiter is registered before anything is read: what comes in between wakes it.
+            await asyncio.sleep(0)
+            left_s = patience_end - loop.time()
+            lines = [ndjson_frame("", row) for row in output.read_some(is_last=left_s <= 0 or not output.is_owed)]
+            if lines:
+                yield b"".join(lines)
+            elif output.is_owed and left_s > 0:
+                await asyncio.wait([grown], timeout=left_s)
+        finally:
+            await _end(grown)
+
+
+async def follow_output(
+    services: Services, streams: Streams, principal: Principal, run: RunId, output: RunOutput, frame: Frame
+) -> AsyncGenerator[bytes, None]:
+    """A run's output from the reader's cursor on, until the run is completed and its output is all there."""
+    is_sse = frame is sse_frame
+    if is_sse:
+        yield _OPENING
+    stop = asyncio.create_task(streams.stopping.wait(), name="stream: stop")
+    loop = asyncio.get_running_loop()
+    patience_end: float | None = None
+    grown: asyncio.Future[None] | None = None
+    try:
+        while services.access.is_current(principal, services.clock.now()):
+            if grown is None:
+                grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
+                # The waiter is registered before anything is read: what comes in between wakes it.
+                await asyncio.sleep(0)
+            output.learn()
+            is_late = patience_end is not None and loop.time() >= patience_end
+            lines = [frame(row["cursor"], row) for row in output.read_some(is_last=is_late)]
+            if lines:
+                patience_end = None
+                yield b"".join(lines)
+                if stop.done():
+                    return
+                continue
+            if output.is_completed and output.is_drained:
+                if is_sse:
+                    yield _END
+                return
+            timeout = HEARTBEAT_S
+            if output.is_completed:
+                patience_end = patience_end or loop.time() + _STRAGGLERS_S
+                timeout = min(timeout, max(0.0, patience_end - loop.time()))
+            done, _ = await asyncio.wait(_futures(grown, stop), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if stop in done:
+                return
+            if grown in done:
+                grown.result()
+                grown = None
+            elif is_sse:
+                yield _HEARTBEAT
+    finally:
+        await _end(stop, grown)
+
+
+async def _once(awaitable: Awaitable[None]) -> None:
+    await awaitable

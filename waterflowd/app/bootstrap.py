@@ -1,0 +1,314 @@
+"""The composition root: the only place that names adapters and puts the parts together."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import waterflowd
+from waterflow_agent.wire import messages
+from waterflowd import ports
+from waterflowd.access import events
+from waterflowd.access.peer_roles import PeerRoles
+from waterflowd.access.registry import Access
+from waterflowd.api.app import build_app
+from waterflowd.api.server import ApiServer
+from waterflowd.api.services import Services
+from waterflowd.app import admin
+from waterflowd.app.config import Config
+from waterflowd.app.environments import Environments
+from waterflowd.compiler.compiler import CompilerProcess
+from waterflowd.dispatch import keys, lowering
+from waterflowd.dispatch.link import Dispatch
+from waterflowd.engine import Run, commands
+from waterflowd.engine.events import RunEvent
+from waterflowd.errors import Stalled
+from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.locks import Locks
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.gitsource import opening as repository_opening
+from waterflowd.gitsource.contents import Contents
+from waterflowd.host.agents import Agents, Bulk
+from waterflowd.host.batch import Lower, MissingSecrets, World
+from waterflowd.host.child_run_starter import Starter
+from waterflowd.host.child_runs import Subruns
+from waterflowd.host.clock import LogClock
+from waterflowd.host.driver import Driver
+from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.feed import Feed
+from waterflowd.host.file_responses import Files
+from waterflowd.host.outputs import Outputs
+from waterflowd.host.queries import Queries
+from waterflowd.host.timers import Timers
+from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
+from waterflowd.reconcile import events as repository_events
+from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop.child_workflows import CommitTargets
+from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.secrets import vault_key
+from waterflowd.secrets.age import AgeFiles, Locked
+from waterflowd.secrets.local_sources import OwnSources
+from waterflowd.secrets.slow_sources import Readings
+from waterflowd.secrets.sources import Commit, Sources
+from waterflowd.store import opening
+from waterflowd.store.check import Findings
+
+if TYPE_CHECKING:
+    # It costs a tenth of a second to import, and is there only when it is configured.
+    from waterflowd.secrets.vault import Vault
+
+#: The events that each kind of stream may hold.
+UNIONS = {
+    "run": RunEvent,
+    "fleet": fleet_events.Fact,
+    "repo": repository_events.Fact,
+    "audit": events.Fact,
+}
+
+
+class _LateLink:
+    """The link before it is there: the host's parts need one when they are made, and the link needs them."""
+
+    def __init__(self) -> None:
+        self.target: ports.Link | None = None
+
+    def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
+        """See `ports.Link`; without a link there is no session, and what is sent is owed again at the next one."""
+        if self.target is not None:
+            self.target.send(agent, outgoing)
+
+    def revoke(self, agent: AgentId) -> None:
+        """See `ports.Link`."""
+        if self.target is not None:
+            self.target.revoke(agent)
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """The daemon's parts, put together and not yet started."""
+
+    config: Config
+    store: opening.Store
+    keys: keys.ServerKeys
+    driver: Driver
+    agents: Agents
+    bulk: Bulk
+    contents: Contents
+    enrolment: Enrolment
+    dispatch: Dispatch
+    compiler: CompilerProcess
+    reconciler: Reconciler
+    starter: Starter
+    api: ApiServer
+    secrets: Sources
+
+
+def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
+    """Opens the data directory and puts the daemon together. Raises `Stalled` with a sentence when that cannot be."""
+    data_dir = Path(config.data_dir)
+    store = opening.open_store(data_dir, UNIONS, on_poison=on_poison)
+    try:
+        return _build(config, data_dir, store)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
+    log = store.log
+    clock = LogClock(data_dir / "clock.json", log.last_at)
+    server_keys = keys.load_server_keys(data_dir)
+    registry = _registry(log)
+    secrets = _secrets(config)
+    link, feed, queries = _LateLink(), Feed(log), Queries(log)
+    world = World(
+        runs={},
+        stalled={},
+        placement=Placement(registry),
+        locks=Locks(),
+        registry=registry,
+        timers=Timers(),
+        child_runs=Subruns(queries.known),
+        lower=_lower(secrets),
+        missing_secrets=_missing_secrets(secrets),
+        may_use=_group_policy(config),
+        policies=Environments(config.environments).policies,
+        digests=_digests(config, data_dir),
+        epoch=log.generation,
+    )
+    driver = Driver(world, log, link, clock, feed, queries)
+    secrets.readings.changed = driver.secrets_read
+    contents = _contents(config, data_dir)
+    bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
+    agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
+    enrolment = Enrolment(registry, driver, agents, link, clock, keys.fingerprint)
+    dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
+    link.target = dispatch
+    compiler = CompilerProcess()
+    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock)
+    services = Services(
+        log=log,
+        outputs=store.outputs,
+        runs=driver,
+        feed=feed,
+        compiler=compiler,
+        reader=admin.RunReader(queries, driver),
+        agents=admin.AgentsDesk(registry, world.placement, enrolment),
+        repositories=RepositoryDesk(reconciler),
+        hooks=HookDesk(loop_ports, secrets.own.get),
+        clock=clock,
+        access=Access(record.event for record in log.read(AUDIT)),
+        metrics=admin.MetricsDesk(driver, lambda: dispatch.counters),
+        version=waterflowd.__version__,
+        started_at=clock.now(),
+        peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
+        requests_per_s=config.api.requests_per_second,
+        is_open=config.api.open,
+        listen=config.api.listen or None,
+    )
+    api = build_app(services)
+    dispatch.refused = api.refusals.agent_refused
+    return Parts(
+        config=config,
+        store=store,
+        keys=server_keys,
+        driver=driver,
+        agents=agents,
+        bulk=bulk,
+        contents=contents,
+        enrolment=enrolment,
+        dispatch=dispatch,
+        compiler=compiler,
+        reconciler=reconciler,
+        api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
+        secrets=secrets,
+        starter=Starter(driver, _targets(config, data_dir, compiler)),
+    )
+
+
+def _registry(log: ports.Log) -> Registry:
+    registry = Registry()
+    for record in log.read(FLEET):
+        registry.apply(record.event)
+    return registry
+
+
+def _reconciling(
+    config: Config, log: ports.Log, driver: Driver, feed: Feed, compiler: CompilerProcess, clock: LogClock
+) -> tuple[LoopPorts, Reconciler]:
+    loop_ports = LoopPorts(
+        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random, feed=feed
+    )
+    sources = repository_opening.Opener(Path(config.data_dir) / "repositories", os.environ)
+    return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
+
+
+def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
+    """Which groups runs may use: those of no repository what the token of their start said, the others what is configured."""
+    configured = {settings.name: settings for settings in config.repository_settings}
+
+    def may_use(repository: str | None, group: str) -> bool:
+        settings = configured.get(repository) if repository is not None else None
+        return repository is None or (settings is not None and settings.may_use(group))
+
+    return may_use
+
+
+def _lower(secrets: Sources) -> Lower:
+    def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
+        commit = Commit(run.repository, run.revision)
+        return lowering.lower(run, command, instance, lambda name: secrets.get(name, commit))
+
+    return lower
+
+
+def _missing_secrets(secrets: Sources) -> MissingSecrets:
+    def missing_secrets(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
+        scope = run.jobs_by_id[job].scope
+        outer = {name: scope.secret(name) for name in names}
+        missing = secrets.missing(
+            [name for name in outer.values() if name is not None], Commit(run.repository, run.revision)
+        )
+        return [name for name in names if outer[name] is None or outer[name] in missing]
+
+    return missing_secrets
+
+
+def _contents(config: Config, data_dir: Path) -> Contents:
+    known = {settings.name: settings for settings in config.repository_settings}
+    return Contents(known, repository_opening.Opener(data_dir / "repositories", os.environ))
+
+
+def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]]:
+    known = {settings.name: settings for settings in config.repository_settings}
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+
+    async def digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
+        settings = known.get(repository)
+        return await opener.digests(settings, revision, calls) if settings is not None else {}
+
+    return digests
+
+
+def _targets(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommitTargets:
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+    return CommitTargets(config.repository_settings, opener.file, compiler)
+
+
+def check_secrets(config: Config) -> None:
+    """Raises `Rejected` WF622 for a file of secrets, or with a key to some, that cannot be used."""
+    _secrets(config).check()
+
+
+def _secrets(config: Config) -> Sources:
+    table, data_dir = config.secrets, Path(config.data_dir)
+    file = Path(table.file) if table.file else None
+    own = OwnSources(table.env_prefix, file, credential_prefix=table.credential_prefix)
+    readings = Readings(table.give_up_after_s)
+    return Sources(own, readings, _age_files(config, data_dir), _vault(config, data_dir))
+
+
+def _age_files(config: Config, data_dir: Path) -> AgeFiles:
+    known = {settings.name: settings for settings in config.repository_settings}
+    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+
+    async def read(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
+        return await opener.files(known[repository], revision, paths)
+
+    locked = {
+        item.name: Locked(files=item.age_files, identity_file=Path(item.age_identity_file))
+        for item in config.repositories
+        if item.age_files
+    }
+    return AgeFiles(locked, read, data_dir)
+
+
+def _vault(config: Config, data_dir: Path) -> Vault | None:
+    table = config.vault
+    if not table.address:
+        return None
+    from waterflowd.secrets.vault import Vault
+
+    kind, file = ("secret-id", table.secret_id_file) if table.role_id else ("token", table.token_file)
+    return Vault(table.settings, vault_key.reader(kind, file, os.environ, data_dir))
+
+
+def check_repositories(config: Config) -> None:
+    """Raises `Rejected` WF502 for a repository that can never be opened as it is configured."""
+    for settings in config.repository_settings:
+        repository_opening.check(settings)
+
+
+def check_access(config: Config) -> None:
+    """Raises `Rejected` WF620 for a role or a user that does not exist."""
+    PeerRoles.of(config.api.socket_role, config.api.socket_users)
+
+
+def examine(config: Config) -> Findings:
+    """Reads and checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
+    return opening.examine(Path(config.data_dir))

@@ -1,0 +1,135 @@
+"""The daemon's life: start the parts in order, watch over their tasks, stop.
+
+Rules of this file: every background task has a name, and the first one that ends stops the daemon with that name in its log;
+a part that nobody watches cannot exist. Stopping is one function, and needs nothing that a crash would not do as well: it only
+closes what is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from waterflowd.app import bootstrap
+from waterflowd.app.config import Config, advertised
+from waterflowd.app.sd_notify import notify, watchdog_interval_s
+from waterflowd.errors import Stalled
+from waterflowd.host.enrollment import Endpoints
+
+logger = logging.getLogger("waterflow.daemon")
+
+#: A batch of steps makes some thousand objects and next to no cycle: with the collector's own 700 it looked at them all many
+#: times, a twelfth of a step's time. With 20,000 it looks once in some hundred steps, and holds back a few MB at most.
+GC_THRESHOLDS = (20_000, 20, 20)
+#: How long the loop may keep the interpreter from the threads that wait for it. Each commit takes it several times, and with
+#: Python's own 5 ms waits each time for most of an API request: a commit beside a busy loop takes a third less time so.
+SWITCH_INTERVAL_S = 0.0005
+
+
+async def serve(config: Config) -> None:
+    """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not go on."""
+    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    stop = loop.create_future()
+
+    def end(error: Stalled | None = None) -> None:
+        if stop.done():
+            return
+        if error is not None:
+            stop.set_exception(error)
+        else:
+            stop.set_result(None)
+
+    def poisoned(error: Stalled) -> None:
+        # Called on the store's thread: the loop must not go on with a log that cannot be trusted.
+        loop.call_soon_threadsafe(end, error)
+
+    parts = bootstrap.build(config, poisoned)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        count = await _start(parts, tasks)
+        address = f"http://{config.api.listen.rpartition(':')[0]}:{parts.api.port}" if parts.api.port else "no TCP"
+        logger.info("ready in %.2f s: %d open runs, API at %s", time.monotonic() - began, count, address)
+        notify("READY=1", f"STATUS={count} open runs")
+        await _until_stopped(stop, tasks)
+    finally:
+        notify("STOPPING=1")
+        await _stop(parts, tasks)
+
+
+async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int:
+    """Starts the parts: first what is owed from the log, then the doors. Gives the number of open runs."""
+
+    def watch(coroutine: object, name: str) -> None:
+        tasks.append(asyncio.create_task(coroutine, name=name))  # type: ignore[arg-type]
+
+    await parts.compiler.start()
+    count = parts.driver.recover()
+    parts.agents.recovered()
+    agents = parts.config.agents
+    await parts.dispatch.start(agents.listen, agents.enroll_listen)
+    tasks.extend(parts.dispatch.tasks)
+    bound = parts.dispatch.endpoints
+    parts.enrolment.endpoints = Endpoints(
+        work=advertised(bound.work, agents.address),
+        enroll=advertised(bound.enroll, agents.address),
+        server_key=parts.keys.public,
+    )
+    watch(parts.driver.run(), "driver")
+    watch(parts.bulk.outputs.run(), "output logs")
+    watch(parts.reconciler.run(), "repositories")
+    watch(parts.starter.run(), "starter")
+    if parts.config.api.socket:
+        Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
+    await parts.api.start()
+    watch(parts.api.wait(), "api")
+    interval_s = watchdog_interval_s()
+    if interval_s is not None:
+        watch(_feed_watchdog(parts, interval_s), "watchdog")
+    # What lives as long as the daemon is not looked at by the collector again: fewer and shorter pauses.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return count
+
+
+async def _feed_watchdog(parts: bootstrap.Parts, interval_s: float) -> None:
+    """Tells the service manager that the daemon lives, and only while the driver really takes work and finishes it."""
+    while True:
+        await parts.driver.pass_through()
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+async def _until_stopped(stop: asyncio.Future[None], tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if stop.done():
+        stop.result()
+        logger.info("stopping; steps go on, and are found again at the next start")
+        return
+    ended = next(task for task in tasks if task.done())
+    error = None if ended.cancelled() else ended.exception()
+    if isinstance(error, Stalled):
+        raise error
+    raise Stalled("WF630", f"the background task {ended.get_name()!r} ended") from error
+
+
+async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None:
+    await parts.api.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await parts.bulk.files.close()
+    await parts.secrets.close()
+    await parts.dispatch.close()
+    await parts.compiler.close()
+    parts.contents.close()
+    parts.store.close()

@@ -1,0 +1,1 @@
+"""Compiles workflow files in a child process."""

@@ -1,0 +1,250 @@
+"""`demo`: the whole of Waterflow on this machine, in a temporary directory, without root and without a network."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from waterflowd.ctl.client import Client
+from waterflowd.ctl.commands.run import see_through
+from waterflowd.ctl.demo import repository
+from waterflowd.ctl.demo.processes import Processes, free_port
+from waterflowd.ctl.display.terminal import clean_line, style
+from waterflowd.ctl.failures import RUN_FAILED, Failure
+from waterflowd.ctl.settings import Settings
+
+#: Where people look first.
+_PORT = 8080
+#: How often the daemon is started on other ports when one was taken meanwhile.
+_PORT_TRIES = 5
+#: The codes of a port that cannot be had: the API's, and those for agents.
+_PORT_TAKEN = ("[WF610]", "[WF221]")
+#: Far more than either takes, also on a machine that is busy with something else.
+_UP_S = 120.0
+_RUN_S = 120.0
+_AGENTS = (("web-1", "web-servers"), ("web-2", "web-servers"), ("db-1", "db-servers"))
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the directory with everything in it.")
+@click.pass_context
+def demo(context: click.Context, keep: bool) -> None:
+    """Everything on this machine in a temporary directory: see it work.
+
+    Makes a Git repository, a daemon and three agents in two groups, pushes a workflow and watches it run. On a terminal it
+    stays up until Ctrl-C; without one it ends after the first run, with that run's exit code. No root, no network.
+    """
+    # SIGINT too: whoever starts this in the background of a script may have it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    folder = Path(tempfile.mkdtemp(prefix="waterflow-demo-"))
+    world = Processes(folder)
+    code = RUN_FAILED
+    try:
+        play = _Demo(folder, world)
+        context.call_on_close(play.close)
+        code = play.play()
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        _ignore_signals()
+        click.echo("ending the demo ...")
+        world.end()
+        if keep:
+            click.echo(f"everything is still in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    context.exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """A second Ctrl-C must not leave processes behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Demo:
+    """One demo, from the first directory to what to try next."""
+
+    def __init__(self, folder: Path, world: Processes) -> None:
+        self._folder = folder
+        self._world = world
+        self._choose_ports(_PORT)
+
+    def _choose_ports(self, wanted: int) -> None:
+        self._port, self._work_port, self._enroll_port = free_port(wanted), free_port(), free_port()
+        self._client = Client(Settings(server=f"http://127.0.0.1:{self._port}", token=None))
+
+    def play(self) -> int:
+        """Plays the demo and gives the first run's exit code."""
+        bare, work = repository.create(self._folder)
+        self._start_daemon(bare)
+        self._start_agents()
+        typed = repository.push_first(bare, work)
+        _say(f"\n$ {typed}")
+        run = self._first_run()
+        code = see_through(self._client, run["id"])
+        self._print_output(run["id"])
+        if code == 130:
+            return code
+        self._say_what_next(work, run["id"])
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            self._stay()
+        return code
+
+    def close(self) -> None:
+        """Closes the connection to the daemon."""
+        self._client.close()
+
+    def _start_daemon(self, bare: Path) -> None:
+        _say("a Git repository, a daemon and three agents, all in " + str(self._folder))
+        for tries_left in reversed(range(_PORT_TRIES)):
+            self.daemon = self._world.start("waterflowd", "waterflowd", _daemon_configuration(
+                self._folder, self._port, self._work_port, self._enroll_port, bare))  # fmt: skip
+            try:
+                self._world.wait_until(self._is_up, "the daemon's start", _UP_S)
+                break
+            except Failure:
+                # Somebody, such as another demo, may have taken a port between the look and the daemon's own try.
+                if not tries_left or not self._world.has_said("waterflowd", *_PORT_TAKEN):
+                    raise
+            self._world.forget("waterflowd")
+            self._client.close()
+            self._choose_ports(0)
+        # An empty repository is seen before the first push, so that the push counts as one.
+        self._client.post("/v1/repositories/ops/sync", wait="true")
+        _say(f"daemon     http://127.0.0.1:{self._port}   (process {self.daemon.pid})")
+
+    def _is_up(self) -> bool:
+        # Its own word, as the daemon of somebody else may answer on a port that was lost to it.
+        return self._world.has_said("waterflowd", "waterflow.daemon: ready in ")
+
+    def _start_agents(self) -> None:
+        for name, group in _AGENTS:
+            made = self._client.post("/v1/agents/tokens", {"groups": [group], "ttl": "10m", "uses": 1})
+            token = self._folder / f"{name}.token"
+            token.touch(0o600)
+            token.write_text(made["token"] + "\n", "utf-8")
+            self._world.start(name, "waterflow_agent", _agent_configuration(self._folder, name, group, token))
+        self._world.wait_until(self._are_connected, "the agents' start", _UP_S)
+        for name, group in _AGENTS:
+            _say(f"agent      {name}   in {group}")
+
+    def _are_connected(self) -> bool:
+        rows = self._client.get("/v1/agents")["agents"]
+        return bool(sum(row["status"] == "connected" for row in rows) == len(_AGENTS))
+
+    def _first_run(self) -> dict[str, Any]:
+        began = time.monotonic()
+        rows: list[dict[str, Any]] = []
+
+        def has_run() -> bool:
+            rows[:] = self._client.get("/v1/runs", limit=1)["runs"]
+            return bool(rows)
+
+        self._world.wait_until(has_run, "the start of a run after the push", _RUN_S)
+        _say(f"the push has started a run, seen after {time.monotonic() - began:.1f} s\n")
+        return rows[0]
+
+    def _print_output(self, run: str) -> None:
+        _say(f"\n$ {_own_command()} logs {run}")
+        for row in self._client.lines(f"/v1/runs/{run}/logs"):
+            _say(f"{row['job']}/{row['step']} | {clean_line(row['text'], has_colors=False)}")
+
+    def _say_what_next(self, work: Path, run: str) -> None:
+        address = f"http://127.0.0.1:{self._port}"
+        restart = self._world.command_text("waterflowd", "waterflowd")
+        ctl = _own_command()
+        _say(f"""
+{style("Try next, in another terminal:", is_bold=True)}
+  export WATERFLOW_SERVER={address}
+  {ctl} status
+  {ctl} run deploy
+  {ctl} show {run}
+  curl {address}/v1/runs
+  curl {address}/v1/runs/{run}/logs
+  curl -H 'Content-Type: application/yaml' --data-binary @{work / repository.WORKFLOW_PATH} {address}/v1/runs
+
+{style("Change it:", is_bold=True)} a push starts it; an error has its line and a caret
+  cd {work}
+  $EDITOR {repository.WORKFLOW_PATH} && git commit -am 'Change' && git push
+  {ctl} workflows
+
+{style("Break it:", is_bold=True)} start a run, kill the daemon in the middle, start it again: the run goes on
+  {ctl} run deploy --detach && kill -9 {self.daemon.pid}
+  {restart}
+""")
+
+    def _stay(self) -> None:
+        _say("everything stays up until Ctrl-C")
+        is_up = True
+        while True:
+            time.sleep(1.0)
+            was_up, is_up = is_up, self._is_up()
+            if was_up and not is_up:
+                _say("the daemon is gone; start it again in another terminal:")
+                _say("  " + self._world.command_text("waterflowd", "waterflowd"))
+            elif is_up and not was_up:
+                _say("the daemon is back; what ran goes on: waterflowctl runs")
+
+
+def _own_command() -> str:
+    """What to type for this command: its name where the shell finds it, else how it was started."""
+    if shutil.which("waterflowctl") is not None:
+        return "waterflowctl"
+    beside = Path(sys.executable).with_name("waterflowctl")
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m waterflowd.ctl"
+
+
+def _daemon_configuration(folder: Path, port: int, work_port: int, enroll_port: int, bare: Path) -> str:
+    # A unix socket's path holds 107 bytes; a deep temporary directory gets none.
+    socket_path = folder / "waterflowd.sock"
+    socket_text = str(socket_path) if len(str(socket_path).encode()) <= 107 else ""
+    return f"""\
+data-dir = {_quoted(folder / "data")}
+[api]
+listen = "127.0.0.1:{port}"
+open = true
+socket = {_quoted(socket_text)}
+[agents]
+listen = "tcp://127.0.0.1:{work_port}"
+enroll-listen = "tcp://127.0.0.1:{enroll_port}"
+[[repositories]]
+name = "ops"
+url = {_quoted(bare)}
+refs = ["main"]
+interval = "1s"
+"""
+
+
+def _agent_configuration(folder: Path, name: str, group: str, token: Path) -> str:
+    return f"""\
+name = "{name}"
+join-token-file = {_quoted(token)}
+groups = ["{group}"]
+slots = 2
+data-dir = {_quoted(folder / name)}
+"""
+
+
+def _quoted(text: object) -> str:
+    """A TOML string."""
+    escaped = str(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _say(text: str) -> None:
+    click.echo(text)

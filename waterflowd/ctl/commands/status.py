@@ -1,0 +1,113 @@
+"""`status`: one screen. Ends 0 when all is well, 1 when something is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from waterflowd.ctl.commands.runs import now_ms
+from waterflowd.ctl.display import pending_approvals
+from waterflowd.ctl.display.terminal import clean, duration_text, glyph, millis, span_text, style, time_text
+from waterflowd.ctl.options import client_of, json_option, print_json
+
+#: So that it stays one screen.
+_ROWS = 8
+
+
+@click.command()
+@json_option
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """One screen: what is wrong, what runs, what waits and why, what failed last."""
+    found = client_of(context).get("/v1/status")
+    if as_json:
+        print_json([found])
+    else:
+        _print(found)
+    context.exit(0 if found["status"] == "healthy" else 1)
+
+
+def _print(found: dict[str, Any]) -> None:
+    daemon = found["daemon"]
+    up = duration_text((millis(daemon["now"]) or 0) - (millis(daemon["started_at"]) or 0))
+    word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
+    click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {found['open_runs']} open runs")
+    for text in found["problems"]:
+        click.echo(style(f"  ! {clean(text)}", "red"))
+    _section("repositories", [_repository(row) for row in found["repositories"]])
+    connected = sum(row["status"] == "connected" for row in found["agents"])
+    _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
+    _section("want to be agents", [clean(f"{row['name']}: {row['text']}") for row in found["pending"]])
+    _section("running", [_run(row) for row in found["running"]])
+    # A daemon of an older release does not say.
+    _section("waiting for people", [_approval(row) for row in found.get("approvals", [])])
+    _section("waiting", [_waiting(row) for row in found["waiting"]])
+    _section("failed last", [_run(row) for row in found["failed"]])
+    # A daemon of an older release does not say.
+    _section("scheduled next", [_schedule(row) for row in found.get("schedules", [])])
+    _section("next", _first_steps(found))
+
+
+def _first_steps(found: dict[str, Any]) -> list[str]:
+    """What a new daemon lacks, and how to get it."""
+    lacks = []
+    if not found["repositories"]:
+        lacks.append("no repository: name one in /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
+    if not found["agents_total"] and not found["pending"]:
+        lacks.append("no agent: waterflowctl agents token --group GROUP, and give the token to a server's agent")
+    return lacks
+
+
+def _section(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    click.echo(style(title, is_bold=True))
+    for line in lines[:_ROWS]:
+        click.echo(f"  {line}")
+    if len(lines) > _ROWS:
+        click.echo(f"  ... and {len(lines) - _ROWS} more")
+
+
+def _repository(row: dict[str, Any]) -> str:
+    revisions = "  ".join(
+        f"{word} {clean(str(row[f'revision_{word}'])[:10])}"
+        for word in ("fetched", "attempted", "applied")
+        if row[f"revision_{word}"]
+    )
+    sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
+    fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
+    text = "" if row["status"] == "ready" else f"  {clean(row['text'])}"
+    return f"{sign} {clean(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}"
+
+
+def _agent(row: dict[str, Any]) -> str:
+    is_connected = row["status"] == "connected"
+    sign = glyph("completed", "success" if is_connected else "lost")
+    slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_connected else clean(row["text"])
+    return f"{sign} {clean(row['name'])}  {clean(', '.join(row['groups']))}  {slots}"
+
+
+def _run(row: dict[str, Any]) -> str:
+    sign = glyph(row["status"], row["conclusion"])
+    span = span_text(row["started_at"], row["completed_at"], now_ms())
+    text = clean(row["reason"]["text"])
+    return f"{sign} {clean(row['name'])} #{row['number']}  {span}  {row['id']}  {style(text, 'bright_black')}"
+
+
+def _schedule(row: dict[str, Any]) -> str:
+    if row["waiting"]:
+        return f"{glyph('waiting', None)} {clean(row['name'])} of {time_text(row['waiting'][0])}: {clean(row['text'])}"
+    return f"{glyph('queued', None)} {clean(row['name'])}  {time_text(row['next'][0])}  {clean(row['cron'])}"
+
+
+def _approval(row: dict[str, Any]) -> str:
+    place = style(clean(pending_approvals.place_of(row)), "yellow")
+    following = f"next: waterflowctl approve {row['run']} {pending_approvals.argument(row)}"
+    said = f"{glyph('waiting', None)} {clean(row['name'])} {place} {pending_approvals.sentence(row)}"
+    return f"{said}\n    {style(following, 'bright_black')}"
+
+
+def _waiting(row: dict[str, Any]) -> str:
+    place = pending_approvals.place_of(row) if row["job"] else "itself"
+    return f"{glyph('waiting', None)} {clean(row['name'])} {clean(place)}: {clean(row['reason']['text'])}  {row['run']}"

@@ -1,0 +1,69 @@
+"""`tokens`: who may use the API."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import click
+
+from waterflowd.ctl.display.terminal import clean, style, table, time_text
+from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def tokens(context: click.Context, as_json: bool) -> None:
+    """List, create and revoke API tokens."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = client_of(context).pages("/v1/tokens", "tokens")
+    if as_json:
+        print_json_list(rows)
+        return
+    table(
+        ["ID", "NAME", "ROLE", "GROUPS", "STATUS", "EXPIRES", "USED", "MADE BY"],
+        [
+            [row["id"], clean(row["name"]), row["role"], clean(", ".join(row["groups"]) or "all"),
+             style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
+             time_text(row["expires_at"]), time_text(row["used_at"]), clean(row["created_by"])]
+            for row in rows
+        ],
+        empty="no tokens yet; make one: waterflowctl tokens create --role viewer",
+    )  # fmt: skip
+
+
+@tokens.command("create")
+@click.option("--role", required=True, type=click.Choice(["viewer", "runner", "approver", "admin"]))
+@click.option("--name", help="Whose it is; shown wherever it did something.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only work of this group; may be repeated.")
+@click.option("--ttl", default="90d", show_default=True, help="How long it is good.")
+@json_option
+@click.pass_context
+def create(
+    context: click.Context, role: str, name: str | None, groups: tuple[str, ...], ttl: str, as_json: bool
+) -> None:
+    """Make a token; its secret is the last line that is printed, and is shown only this once."""
+    wanted = {"role": role, "groups": list(groups), "ttl": ttl} | ({"name": name} if name else {})
+    made = client_of(context).post("/v1/tokens", wanted)
+    if as_json:
+        print_json([made])
+        return
+    click.echo(
+        f"{made['role']} {clean(made['name'])} ({made['id']}), good until {time_text(made['expires_at'])};", err=True
+    )
+    click.echo("use it: export WATERFLOW_TOKEN=...", err=True)
+    click.echo(made["secret"])
+
+
+@tokens.command("revoke")
+@click.argument("token", metavar="ID-or-NAME")
+@json_option
+@click.pass_context
+def revoke(context: click.Context, token: str, as_json: bool) -> None:
+    """Make a token good for nothing."""
+    done = client_of(context).post(f"/v1/tokens/{quote(token, safe='')}/revoke")
+    if as_json:
+        print_json([done])
+        return
+    click.echo(f"{clean(done['name'])} ({done['id']}) is revoked")

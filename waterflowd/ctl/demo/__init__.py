@@ -1,0 +1,1 @@
+"""The processes and the repository of `waterflowctl demo`."""

@@ -1,0 +1,1 @@
+"""How runs, events and tables are shown on a terminal."""

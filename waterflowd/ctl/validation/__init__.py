@@ -1,0 +1,1 @@
+"""What `waterflowctl validate` reads and writes."""

@@ -1,0 +1,57 @@
+"""What is given to a reusable workflow, a composite step or a run, held against the inputs that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from waterflowd import expr
+from waterflowd.dsl.building import inputs
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.reading.tree import Path, plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.dsl.reporting.values import EXPRESSION
+from waterflowd.model.plan import InputSpec, Json
+
+
+def given_inputs(
+    source: Source, path: Path, specs: Sequence[InputSpec], given: Mapping[str, Json], what: str
+) -> dict[str, Json]:
+    """The values in the mapping at `path` for the declared inputs, typed where they are static; what is wrong is reported."""
+    known = {spec.name.lower(): spec for spec in specs}
+    found: dict[str, Json] = {}
+    for name, value in given.items():
+        at: Path = (*path, name)
+        spec = known.get(name.lower())
+        if spec is None:
+            names = [spec.name for spec in specs]
+            hint = did_you_mean(name, names) or (f"it has {', '.join(names)}" if names else "it takes none")
+            source.at_key(at, codes.WRONG_INPUT, f"{what} has no input {quoted(name)}", hint)
+        elif expr.is_static(value):
+            found[spec.name] = _typed(source, at, spec, value)
+        else:
+            found[spec.name] = plain(value)
+    for spec in specs:
+        if spec.required and spec.default is None and spec.name not in found:
+            hint = f"add it under {path[-1]}: {spec.name}: ..."
+            source.at_key(path, codes.WRONG_INPUT, f"{what} needs the input {quoted(spec.name)}", hint)
+    return found
+
+
+def with_defaults(specs: Sequence[InputSpec], given: Mapping[str, Json]) -> dict[str, Json]:
+    """A value for each declared input, in the order of the declarations."""
+    return {spec.name: given[spec.name] if spec.name in given else inputs.default_of(spec) for spec in specs}
+
+
+def _typed(source: Source, at: Path, spec: InputSpec, value: Json) -> Json:
+    try:
+        typed = inputs.typed(spec, value)
+    except ValueError as error:
+        source.at_value(at, codes.WRONG_INPUT, f"input {quoted(spec.name)}: {error}")
+        return plain(value)
+    # A text inside of JSON that looks like an expression would be taken for one by whoever renders the plan.
+    if not expr.is_static(typed):
+        text = f"input {quoted(spec.name)}: {quoted(EXPRESSION)} stands inside of a JSON text"
+        source.at_value(at, codes.WRONG_INPUT, text, "write the value out as YAML")
+    return typed

@@ -1,0 +1,99 @@
+"""What a block of steps stands in: which names it sees, what it takes over, and what is seen of it from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import StepPlan
+
+#: The node of a step that is steps of another file.
+COMPOSITE = "composite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptDefaults:
+    """`defaults.run`, workflow and job together."""
+
+    shell: str | None = None
+    working_directory: str | None = None
+
+    def over(self, defaults: schema.Defaults) -> ScriptDefaults:
+        """These, with what a narrower place says over them."""
+        run = defaults.run
+        return ScriptDefaults(
+            shell=run.shell or self.shell, working_directory=run.working_directory or self.working_directory
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a block stands in."""
+
+    #: What its expressions may use, but for the steps of the block itself.
+    place: Place
+    #: Named steps of the blocks around it that have run.
+    visible: tuple[str, ...] = ()
+    ids: Ids | None = None
+    #: What the loops around it call their items.
+    loops: tuple[str, ...] = ()
+    depth: int = 1
+    #: Secrets in the environment of everything around it.
+    secrets: tuple[str, ...] = ()
+    defaults: ScriptDefaults = ScriptDefaults()
+    #: The job's; None where it is not known.
+    timeout_minutes: float | str = "unknown"
+
+    def with_loop(self, contexts: Mapping[str, Any]) -> Surroundings:
+        """The surroundings of a loop's body."""
+        names = tuple(name for name in contexts if name != "loop")
+        return replace(self, place=self.place.within(contexts), loops=(*self.loops, *names))
+
+
+def not_yet(names: list[str]) -> dict[tuple[str, str], str]:
+    return {
+        ("steps", name.lower()): f"the step {quoted(name)} has not run yet here; only earlier steps can be used"
+        for name in names
+    }
+
+
+def inner_names(plan: StepPlan) -> dict[tuple[str, str], str]:
+    """What is said of the steps inside of a step when somebody after it names them."""
+    if plan.node == COMPOSITE:
+        return {}
+    hint = "let it write what is needed to $WATERFLOW_ENV, and use env"
+    if plan.node == "loop":
+        results = f"steps.{plan.id}.outputs.results"
+        hint = f"use {results}" if plan.is_named else "give the loop an id, and use steps.<id>.outputs.results"
+    sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
+    return {
+        ("steps", inner.id.lower()): sentence.format(quoted(inner.id), hint)
+        for inner in _all_inner(plan)
+        if inner.is_named
+    }
+
+
+def _all_inner(plan: StepPlan) -> Iterator[StepPlan]:
+    for block in plan.blocks:
+        for step in block.steps:
+            yield step
+            if step.node != COMPOSITE:
+                yield from _all_inner(step)
+
+
+def with_secrets(step: StepPlan, names: tuple[str, ...]) -> StepPlan:
+    """The step, and all inside of it, with the secrets of the environment around it."""
+    if not names:
+        return step
+    blocks = tuple(
+        msgspec.structs.replace(block, steps=tuple(with_secrets(inner, names) for inner in block.steps))
+        for block in step.blocks
+    )
+    return msgspec.structs.replace(step, blocks=blocks, secrets=tuple(dict.fromkeys((*names, *step.secrets))))

@@ -1,0 +1,197 @@
+"""Reusable workflows: `uses: ./path.yml` of a job is the jobs of another file of the same revision.
+
+Rules of this file: a callee is compiled once, whoever calls it, since it sees nothing of its caller but inputs and
+secrets. Its errors stand in its own report. Calls nest, and must neither go in a circle nor deeper than `DEPTH_MAX`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from waterflowd.dsl.building import secret_references
+from waterflowd.dsl.building.arguments import given_inputs
+from waterflowd.dsl.building.session import Session, local_path
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.models import events, schema
+from waterflowd.dsl.models.validation import validate
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import TooMany, did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
+
+#: Workflows that call one another, below the one that was started.
+DEPTH_MAX = 4
+
+_ENDINGS = (".yml", ".yaml")
+_REMOTE = "put the workflow into this repository, and write ./ and its path"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callee:
+    """A workflow as its callers see it: a call without what is given, and what it asks for."""
+
+    call: CallPlan
+    declared_secrets: dict[str, events.CallSecret]
+    used_secrets: tuple[str, ...]
+    minutes: float | None
+    #: Levels of calls below it, itself included.
+    height: int
+    jobs: int
+    steps: int
+
+
+#: Compiles a file as a callee; None when it has errors that leave none.
+BuildCallee = Callable[[Source, schema.Workflow], Callee | None]
+
+
+class Calls:
+    """The calls of one compilation."""
+
+    def __init__(self, session: Session, first: str, build: BuildCallee) -> None:
+        self._session = session
+        self._build = build
+        self._callees: dict[str, Callee | None] = {}
+        self._open: list[str] = [first]
+
+    def plan(self, source: Source, path: Path, job: schema.Job) -> tuple[CallPlan | None, float | None]:
+        """The call of the job at `path`, and the callee's time-out; nothing when there is an error that leaves none."""
+        assert job.uses is not None
+        callee = self._callee(source, path, job.uses)
+        if callee is None:
+            return None, None
+        what = f"the workflow {quoted(job.uses)}"
+        given = given_inputs(source, (*path, "with"), callee.call.inputs, job.with_, what)
+        secrets = self._secrets(source, path, job, callee)
+        return msgspec.structs.replace(callee.call, given=given, secrets=secrets), callee.minutes
+
+    def _callee(self, source: Source, path: Path, uses: str) -> Callee | None:
+        at: Path = (*path, "uses")
+        file = self._file(source, at, uses)
+        if file is None:
+            return None
+        if file in self._open:
+            circle = " -> ".join([*self._open[self._open.index(file) :], file])
+            source.at_value(at, codes.WRONG_CALL, f"workflows call one another in a circle: {circle}")
+            return None
+        known = file in self._callees
+        if not known and len(self._open) <= DEPTH_MAX:
+            self._callees[file] = self._compile(file)
+        callee = self._callees.get(file)
+        if len(self._open) > DEPTH_MAX or (callee is not None and len(self._open) - 1 + callee.height > DEPTH_MAX):
+            text = f"workflows call one another more than {DEPTH_MAX} deep here"
+            source.at_value(at, codes.WRONG_CALL, text, "move jobs into the workflow that calls them")
+            return None
+        if callee is not None and known:
+            self._session.count(source, path, steps=callee.steps, jobs=callee.jobs)
+        if callee is not None and not callee.call.jobs:
+            return None
+        return callee
+
+    def _file(self, source: Source, at: Path, uses: str) -> str | None:
+        file = local_path(uses)
+        if file is None or not file.endswith(_ENDINGS):
+            is_remote = "@" in uses
+            text = f"{quoted(uses)} is no workflow of this repository: ./ and the path of a .yml or .yaml file"
+            code = codes.GITHUB_ONLY if is_remote else codes.WRONG_CALL
+            source.at_value(at, code, text, _REMOTE if is_remote else "write the path from the root of the repository")
+            return None
+        if self._session.read is None:
+            text = f"the workflow {quoted(uses)} cannot be found: this file came without its repository"
+            source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository")
+            return None
+        if file not in self._open and self._session.find(file) is None:
+            text = f"there is no file {quoted(file)} in this revision"
+            source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
+            return None
+        return file
+
+    def _compile(self, file: str) -> Callee | None:
+        content = self._session.find(file)
+        assert content is not None
+        source = self._session.open(file, content)
+        if source is None:
+            return None
+        self._open.append(file)
+        try:
+            workflow = validate(source.document, source.report, schema.Workflow)
+            return self._build(source, workflow) if workflow is not None else None
+        except TooMany:
+            # Its own report is full; the files that use it still have something to say.
+            if not source.report.is_full:
+                raise
+            return None
+        finally:
+            self._open.pop()
+
+    def _secrets(self, source: Source, path: Path, job: schema.Job, callee: Callee) -> dict[str, str] | None:
+        """The callee's names of secrets and the caller's; None for all of them."""
+        if isinstance(job.secrets, str):
+            return None
+        given: dict[str, str] = {}
+        for name, value in job.secrets.items():
+            at: Path = (*path, "secrets", name)
+            theirs = secret_references.only_name(value)
+            if name not in callee.declared_secrets:
+                known = list(callee.declared_secrets)
+                hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
+                text = f"the workflow {quoted(callee.call.path)} takes no secret {quoted(name)}"
+                source.at_key(at, codes.WRONG_SECRET, text, f"{hint}; on.workflow_call.secrets declares them")
+            elif theirs is None:
+                hint = f"write {name}: ${{{{ secrets.NAME }}}}"
+                source.at_value(at, codes.WRONG_SECRET, "expected exactly one secret of this workflow", hint)
+            else:
+                given[name] = theirs
+        for name, declared in callee.declared_secrets.items():
+            if declared.required and name not in job.secrets:
+                self._missing(source, path, callee, name, "needs")
+        for name in callee.used_secrets:
+            if name not in job.secrets and name not in callee.declared_secrets:
+                self._missing(source, path, callee, name, "uses, and does not declare,")
+        return given
+
+    def _missing(self, source: Source, path: Path, callee: Callee, name: str, verb: str) -> None:
+        text = f"the workflow {quoted(callee.call.path)} {verb} the secret {quoted(name)}, which is not given"
+        hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
+        source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)
+
+
+def used_secrets(jobs: tuple[JobPlan, ...]) -> tuple[str, ...]:
+    """The secrets that jobs use, and those that they hand on, under the names of their workflow."""
+    found: dict[str, None] = {}
+
+    def of_steps(steps: tuple[StepPlan, ...]) -> None:
+        for step in steps:
+            found.update(dict.fromkeys(step.secrets))
+            for block in step.blocks:
+                of_steps(block.steps)
+
+    for job in jobs:
+        of_steps(job.steps)
+        if job.call is not None:
+            handed_on = job.call.secrets
+            found.update(dict.fromkeys(used_secrets(job.call.jobs) if handed_on is None else handed_on.values()))
+    return tuple(found)
+
+
+def call_height(jobs: tuple[JobPlan, ...]) -> int:
+    """Levels of calls, one for the workflow of these jobs itself."""
+    return 1 + max((call_height(job.call.jobs) for job in jobs if job.call is not None), default=0)
+
+
+def size_of(jobs: tuple[JobPlan, ...]) -> tuple[int, int]:
+    """How many jobs and steps there are, those of calls and of blocks included."""
+    job_count, step_count = len(jobs), 0
+    for job in jobs:
+        step_count += _steps_in(job.steps)
+        if job.call is not None:
+            inner = size_of(job.call.jobs)
+            job_count, step_count = job_count + inner[0], step_count + inner[1]
+    return job_count, step_count
+
+
+def _steps_in(steps: tuple[StepPlan, ...]) -> int:
+    return len(steps) + sum(_steps_in(block.steps) for step in steps for block in step.blocks)

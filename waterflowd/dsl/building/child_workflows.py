@@ -1,0 +1,95 @@
+"""Targets: the workflow that a step starts as a run of its own (`uses: workflow/run`).
+
+Rules of this file: a target is a file of the same revision. It is named by its path from the root, or by its bare name when it
+stands beside the workflow that runs. Here it is looked at as far as its inputs go, never at what it starts itself, so that
+workflows may start one another; whether it compiles is found when it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.dsl.building.arguments import given_inputs
+from waterflowd.dsl.building.session import Session, local_path
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.triggers import started_inputs
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.models.validation import validate
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import TooMany
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import InputSpec
+
+#: The node that starts a run.
+WORKFLOW_RUN = "workflow/run"
+_ENDINGS = (".yml", ".yaml")
+
+
+def target_path(own_path: str, workflow: str) -> str | None:
+    """The file that a step of the workflow at `own_path` names; None for what is no path of a workflow file."""
+    if not workflow.endswith(_ENDINGS):
+        return None
+    if "/" not in workflow:
+        folder = PurePosixPath(own_path).parent
+        return local_path(f"./{folder / workflow}")
+    return local_path(workflow if workflow.startswith("./") else f"./{workflow}")
+
+
+class Targets:
+    """Checks the targets of one file's steps."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        #: What each target takes, or what is wrong with it.
+        self._known: dict[str, tuple[InputSpec, ...] | str] = {}
+
+    def check(self, source: Source, path: Path, given: Mapping[str, Any]) -> None:
+        """Reports what is wrong with the target and the inputs of the step at `path`, as far as that is known now."""
+        if self._session.read is None:
+            text = "workflow/run starts a workflow of the same repository, and this file came without one"
+            source.at_value((*path, "uses"), codes.WRONG_CALL, text, "push it to a watched repository")
+            return
+        workflow = given.get("workflow")
+        if not isinstance(workflow, str) or not expr.is_static(workflow):
+            return
+        specs = self._specs(source, (*path, "with", "workflow"), workflow)
+        values = given.get("inputs", {})
+        if specs is not None and isinstance(values, Mapping):
+            what = f"the workflow {quoted(workflow)}"
+            given_inputs(source, (*path, "with", "inputs"), specs, values, what)
+
+    def _specs(self, source: Source, at: Path, workflow: str) -> tuple[InputSpec, ...] | None:
+        file = target_path(self._session.first, workflow)
+        if file is None:
+            text = f"{quoted(workflow)} is no workflow of this repository: the path or the name of a .yml or .yaml file"
+            source.at_value(at, codes.WRONG_CALL, text, "write the path from the root of the repository")
+            return None
+        content = self._session.find(file)
+        if content is None:
+            text = f"there is no file {quoted(file)} in this revision"
+            source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
+            return None
+        if file not in self._known:
+            self._known[file] = self._look(file, content)
+        found = self._known[file]
+        if isinstance(found, str):
+            text = f"the workflow {quoted(file)} cannot be started: {found}"
+            source.at_value(at, codes.WRONG_CALL, text, "repair that file")
+            return None
+        return found
+
+    def _look(self, file: str, content: bytes) -> tuple[InputSpec, ...] | str:
+        target = self._session.peek(file, content)
+        if target is None:
+            return "it is no YAML that could be read"
+        try:
+            workflow = validate(target.document, target.report, schema.Workflow)
+            specs = started_inputs(target, workflow) if workflow is not None else ()
+        except TooMany:
+            specs = ()
+        errors = target.report.diagnostics(file, target.document.lines)
+        return f"line {errors[0].line}: {errors[0].message}" if errors else specs

@@ -1,0 +1,200 @@
+"""Composite steps: `uses: ./steps/deploy` is the steps of `steps/deploy/step.yml`, in the place of one.
+
+Rules of this file: the steps of a composite step know nothing of the workflow around them but what they are given as
+inputs, so a file is compiled once, whoever uses it. It runs in the working directory and on the server of the step that
+uses it, with that step's environment. GitHub's `action.yml` with `runs.using: composite` is taken as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from waterflowd.dsl.building import input_declarations
+from waterflowd.dsl.building.arguments import given_inputs, with_defaults
+from waterflowd.dsl.building.block_scope import Surroundings
+from waterflowd.dsl.building.contexts import for_composite
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.session import Session, local_path
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.steps import DEPTH_MAX, Steps
+from waterflowd.dsl.models.events import Outputs
+from waterflowd.dsl.models.field_types import FreeText, StaticName
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.models.model import Concept
+from waterflowd.dsl.models.schema import Inputs, Step
+from waterflowd.dsl.models.validation import validate
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import TooMany
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import InputSpec, Json, StepPlan
+
+#: What the file of a composite step's folder may be called, ours first.
+FILE_NAMES = ("step.yml", "step.yaml", "action.yml", "action.yaml")
+_FILE_ENDINGS = (".yml", ".yaml")
+
+
+class CompositeRuns(Concept):
+    """`runs` of a GitHub action; only composite ones can be used."""
+
+    TITLE = "runs"
+    INSTEAD = dict.fromkeys(
+        ("main", "pre", "post", "image", "entrypoint", "args", "pre-if", "post-if", "env"),
+        "only composite steps run here: write steps, with what it does as run",
+    )
+
+    using: Literal["composite"]
+    steps: Annotated[list[Step], Field(min_length=1)]
+
+
+class CompositeStep(Concept):
+    """The file of a composite step."""
+
+    TITLE = "a composite step"
+    INSTEAD = {"author": "write it as a comment", "branding": "remove it"}
+
+    name: StaticName | None = None
+    description: FreeText = ""
+    inputs: Inputs = {}
+    outputs: Outputs = {}
+    steps: Annotated[list[Step], Field(min_length=1)] | None = None
+    runs: CompositeRuns | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A use of a composite step."""
+
+    inputs: dict[str, Json]
+    outputs: dict[str, Json]
+    steps: tuple[StepPlan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """A composite step's file, compiled."""
+
+    specs: tuple[InputSpec, ...]
+    outputs: dict[str, Json]
+    steps: tuple[StepPlan, ...]
+    #: Blocks inside of one another, its own included.
+    height: int
+    count: int
+
+
+class Composites:
+    """The composite steps of one compilation."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._built: dict[str, _Built | None] = {}
+        self._open: list[str] = []
+
+    def parts(self, source: Source, path: Path, uses: str, given: Mapping[str, Json], depth: int) -> Parts | None:
+        """The composite step that the step at `path` uses; None when there is none, which is reported."""
+        at: Path = (*path, "uses")
+        file = self._file(source, at, uses)
+        if file is None:
+            return None
+        if file in self._open:
+            circle = " -> ".join([*self._open[self._open.index(file) :], file])
+            source.at_value(at, codes.WRONG_CALL, f"composite steps use one another in a circle: {circle}")
+            return None
+        if len(self._open) >= DEPTH_MAX:
+            text = f"composite steps use one another more than {DEPTH_MAX} deep"
+            source.at_value(at, codes.BOUND, text, "write some of the steps out")
+            return None
+        is_new = file not in self._built
+        if is_new:
+            self._built[file] = self._build(file)
+        built = self._built[file]
+        if built is None:
+            return None
+        if not is_new:
+            self._session.count(source, path, steps=built.count)
+        if depth + built.height - 1 > DEPTH_MAX:
+            text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
+            source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
+        values = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quoted(uses)}")
+        return Parts(inputs=with_defaults(built.specs, values), outputs=built.outputs, steps=built.steps)
+
+    def _file(self, source: Source, at: Path, uses: str) -> str | None:
+        folder = local_path(uses)
+        if folder is None:
+            text = f"{quoted(uses)} is no path inside of the repository"
+            source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
+            return None
+        if self._session.read is None:
+            text = f"the composite step {quoted(uses)} cannot be found: this file came without its repository"
+            source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository, or write the steps out")
+            return None
+        names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}" for name in FILE_NAMES]
+        for name in names:
+            if self._session.find(name) is not None:
+                return name
+        text = f"there is no composite step {quoted(uses)} in this revision"
+        source.at_value(at, codes.WRONG_CALL, text, f"it would be the file {names[0]}")
+        return None
+
+    def _build(self, file: str) -> _Built | None:
+        content = self._session.find(file)
+        assert content is not None
+        source = self._session.open(file, content)
+        if source is None:
+            return None
+        self._open.append(file)
+        try:
+            return self._compiled(source)
+        except TooMany:
+            # Its own report is full; the files that use it still have something to say.
+            if not source.report.is_full:
+                raise
+            return None
+        finally:
+            self._open.pop()
+
+    def _compiled(self, source: Source) -> _Built | None:
+        wanted = validate(source.document, source.report, CompositeStep)
+        if wanted is None:
+            return None
+        base: Path = ("steps",)
+        rows = wanted.steps
+        if wanted.runs is not None:
+            if rows is not None:
+                text = "runs is the way of GitHub's actions to write steps; both are given"
+                source.at_key(("runs",), codes.EXCLUSIVE_KEYS, text, "keep one of the two")
+            base, rows = ("runs", "steps"), wanted.runs.steps
+        if rows is None:
+            node, _ = source.document.find(())
+            if not source.report.has_within(node.start, node.end):
+                text = "a composite step needs the key steps"
+                source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
+            return None
+        specs = input_declarations.specs(wanted.inputs, ("inputs",), source.document, source.report)
+        expressions = Expressions(source, self._session.hashed)
+        place = for_composite([spec.name for spec in specs])
+        steps = Steps(source, self._session, expressions, self).rows(base, rows, Surroundings(place=place))
+        ids = Ids("output", source.report)
+        after = place.within({"steps": [step.id for step in rows if step.id]})
+        for name, output in wanted.outputs.items():
+            ids.take(name, source.document.key_start(("outputs", name)))
+            expressions.text(("outputs", name, "value"), output.value, after)
+        return _Built(
+            specs=specs,
+            outputs={name: output.value for name, output in wanted.outputs.items()},
+            steps=steps,
+            height=_height(steps),
+            count=_count(steps),
+        )
+
+
+def _height(steps: tuple[StepPlan, ...]) -> int:
+    return 1 + max((_height(block.steps) for step in steps for block in step.blocks), default=0)
+
+
+def _count(steps: tuple[StepPlan, ...]) -> int:
+    return len(steps) + sum(_count(block.steps) for step in steps for block in step.blocks)

@@ -1,0 +1,205 @@
+"""What an expression may use, key by key: contexts, the names below them, and a sentence about what is out of reach.
+
+Rules of this file: a `Place` says all that can be known about names where an expression stands. GitHub's table of
+context availability holds, with our contexts; where a context exists but not here, the sentence says why and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from waterflowd import expr
+from waterflowd.dsl.reporting.snippets import quoted
+
+#: What each context holds, where the language fixes it; None where data decides.
+FIXED: dict[str, Collection[str] | None] = {
+    "run": ("id", "number", "attempt", "workflow", "url"),
+    "git": ("sha", "short-sha", "ref", "branch", "tag", "message", "author", "repository"),
+    "strategy": ("job-index", "job-total", "fail-fast", "max-parallel"),
+    "loop": ("index", "number", "total"),
+    "job": ("id", "status"),
+    "agent": ("id", "name", "hostname", "os", "arch", "group", "labels"),
+    "runner": ("id", "name", "hostname", "os", "arch", "group", "labels"),
+    "event": None,
+    "env": None,
+}
+
+#: Fields of `steps.<id>`.
+STEP_FIELDS = ("outputs", "outcome", "conclusion", "exit-code", "attempt")
+#: Fields of `needs.<id>`; the last two are those of a job that is many instances.
+NEED_FIELDS = ("result", "conclusion", "outputs", "servers", "instances")
+
+SECRETS = "secrets"
+
+_TRIGGER = ("inputs", "vars", "git", "event")
+_RUN = (*_TRIGGER, "run")
+_COMPOSITE = ("run", "git", "event", "env", "job", "agent", "runner")
+
+#: Every context that exists somewhere.
+KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
+
+_FUNCTIONS = expr.PLAIN_FUNCTIONS
+_CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
+
+_WHY_NOT: dict[str, str] = {
+    SECRETS: "secrets can be used in env and in with only, where their values are filled in on the way to the server",
+    "matrix": "this job has no strategy.matrix",
+    "strategy": "this job has neither strategy.matrix nor target: each",
+    "loop": "loop exists in the steps of the node loop only",
+    "jobs": "jobs can be used in the outputs of workflow_call only; here it is needs",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeededJob:
+    """What is known of a job to those that need it."""
+
+    #: Names of its outputs; None when they are known only with the workflow that it calls.
+    outputs: Collection[str] | None = None
+    has_matrix: bool = False
+    is_each: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What an expression may use where it stands, and what exists out of its reach, with a sentence about each."""
+
+    contexts: Mapping[str, Collection[str] | None]
+    #: Names below contexts that exist, and why they cannot be used here.
+    out_of_reach: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: Contexts that exist, and why they do not here.
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    #: What is known of jobs, by lower-case id.
+    jobs: Mapping[str, NeededJob] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> expr.Scope:
+        """The names for a value."""
+        return expr.Scope(contexts=self.contexts, functions=_FUNCTIONS)
+
+    @property
+    def condition_scope(self) -> expr.Scope:
+        """The names for an `if`."""
+        return expr.Scope(contexts=self.contexts, functions=_CONDITION_FUNCTIONS)
+
+    @property
+    def with_secrets(self) -> Place:
+        """The same, for a value that is filled in on the way to the server, unless none can be given here at all."""
+        return self if SECRETS in self.why_not else replace(self, contexts={**self.contexts, SECRETS: None})
+
+    def without_secrets(self, sentence: str) -> Place:
+        """The same, with its own sentence about why no secret can be given here."""
+        return replace(self, why_not={**self.why_not, SECRETS: sentence})
+
+    def within(
+        self,
+        contexts: Mapping[str, Collection[str] | None],
+        out_of_reach: Mapping[tuple[str, str], str] | None = None,
+    ) -> Place:
+        """The same with more, such as the steps before one."""
+        return replace(
+            self,
+            contexts={**self.contexts, **contexts},
+            out_of_reach={**self.out_of_reach, **(out_of_reach or {})},
+        )
+
+    def reason_against(self, context: str) -> str:
+        """Why a context that exists cannot be used here."""
+        return self.why_not.get(context) or _WHY_NOT.get(context, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instances:
+    """How a job becomes instances of itself, as far as names are concerned."""
+
+    has_matrix: bool = False
+    #: Names of the matrix; None when an expression decides.
+    dimensions: Collection[str] | None = ()
+    is_each: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """The names of one workflow file that expressions may use."""
+
+    inputs: Collection[str]
+    #: None when the file declares none: then the start request says which there are.
+    variables: Collection[str] | None
+    jobs: Mapping[str, NeededJob]
+
+    def for_variable(self, earlier: Collection[str]) -> Place:
+        """A value of `vars` sees the ones before it."""
+        later = {
+            ("vars", name.lower()): f"the variable {quoted(name)} stands further down; a variable sees those before it"
+            for name in self.variables or ()
+            if name not in earlier
+        }
+        return Place(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=later)
+
+    def for_workflow(self) -> Place:
+        """The workflow's `env` and `concurrency`, which belong to no job."""
+        return Place(contexts=self._contexts(_RUN))
+
+    def for_call_outputs(self) -> Place:
+        """The outputs of `workflow_call`, which see all jobs."""
+        contexts = {**self._contexts(_RUN), "jobs": list(self.jobs)}
+        why_not = {"needs": "the outputs of workflow_call see all jobs; write jobs instead of needs"}
+        return Place(contexts=contexts, why_not=why_not, jobs=self._needed)
+
+    def for_job_condition(self, needs: Collection[str]) -> Place:
+        """The `if` of a job, and its `strategy`: both come before its instances."""
+        sentence = "a job's if is decided before it becomes instances; use {0} in the if of a step"
+        return Place(
+            contexts={**self._contexts(_RUN), "needs": needs},
+            out_of_reach=self._other_jobs(needs),
+            why_not={name: sentence.format(name) for name in ("matrix", "strategy")},
+            jobs=self._needed,
+        )
+
+    def for_strategy(self, needs: Collection[str]) -> Place:
+        """`strategy` itself."""
+        place = self.for_job_condition(needs)
+        return replace(
+            place, why_not={name: f"strategy makes {name}, it cannot use it" for name in ("matrix", "strategy")}
+        )
+
+    def for_job(self, needs: Collection[str], instances: Instances, *, has_env: bool = False) -> Place:
+        """The keys of a job; its `env` may refer to the workflow's."""
+        contexts = {**self._contexts((*_RUN, "env") if has_env else _RUN), "needs": needs}
+        if instances.has_matrix:
+            contexts["matrix"] = instances.dimensions
+        if instances.has_matrix or instances.is_each:
+            contexts["strategy"] = FIXED["strategy"]
+        return Place(contexts=contexts, out_of_reach=self._other_jobs(needs), jobs=self._needed)
+
+    def for_steps(self, needs: Collection[str], instances: Instances) -> Place:
+        """The keys of steps; who builds them adds `steps`."""
+        place = self.for_job(needs, instances, has_env=True)
+        return place.within({name: FIXED[name] for name in ("job", "agent", "runner")})
+
+    def _contexts(self, names: Iterable[str]) -> dict[str, Collection[str] | None]:
+        known = {**FIXED, "inputs": self.inputs, "vars": self.variables}
+        return {name: known.get(name) for name in names}
+
+    @property
+    def _needed(self) -> dict[str, NeededJob]:
+        return {name.lower(): job for name, job in self.jobs.items()}
+
+    def _other_jobs(self, needs: Collection[str]) -> dict[tuple[str, str], str]:
+        return {
+            ("needs", name.lower()): f"the job {quoted(name)} is not in needs of this job; add it there"
+            for name in self.jobs
+            if name not in needs
+        }
+
+
+def for_composite(inputs: Collection[str]) -> Place:
+    """The keys of the steps of a composite step, which know nothing of the workflow around them."""
+    sentence = "the steps of a composite step do not see {0}; declare an input, and give the value under with"
+    why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
+    why_not[SECRETS] = (
+        "the steps of a composite step do not see secrets; declare an input, and give the secret under with"
+    )
+    contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
+    return Place(contexts=contexts, why_not=why_not)

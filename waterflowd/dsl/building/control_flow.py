@@ -1,0 +1,232 @@
+"""Steps inside of steps: the nodes `condition`, `loop`, `parallel` and `approval`, which the engine runs itself.
+
+Rules of this file: what stands under `with` is one model for each node, so that inner steps are checked as steps, with
+places. The steps of a block see the steps before them, in it and around it; from outside, only the outputs of the
+node are visible. `params` of the plan hold what is no step, `blocks` the steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from waterflowd import expr
+from waterflowd.dsl.building import contexts
+from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.models.field_types import (
+    ApprovalsOrExpression,
+    CountOrExpression,
+    DurationOrExpression,
+    JsonValue,
+    StaticText,
+    Text,
+    TextsOrExpressions,
+)
+from waterflowd.dsl.models.model import Concept
+from waterflowd.dsl.models.schema import Condition, Step
+from waterflowd.dsl.models.validation import validate
+from waterflowd.dsl.reading.tree import Path, plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.dsl.reporting.values import describe, has_expression
+from waterflowd.expr.functions import RANGE_ITEMS_MAX
+from waterflowd.model.plan import BlockPlan, Json
+
+if TYPE_CHECKING:
+    from waterflowd.dsl.building.block_scope import Surroundings
+    from waterflowd.dsl.building.steps import Steps
+
+BRANCHES_MAX = 100
+
+_Steps = Annotated[list[Step], Field(min_length=1)]
+
+
+class ConditionWith(Concept):
+    """`with` of the node `condition`."""
+
+    TITLE = "condition"
+
+    if_: Condition
+    then: _Steps
+    else_: list[Step] = []
+
+
+class LoopWith(Concept):
+    """`with` of the node `loop`."""
+
+    TITLE = "loop"
+
+    items: JsonValue = None
+    as_: StaticText = "item"
+    max_parallel: CountOrExpression = 1
+    while_: Condition | None = None
+    max_iterations: CountOrExpression | None = None
+    steps: _Steps
+
+
+def _lists(value: object) -> object:
+    """A branch of one step may be written without its list."""
+    return [[item] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
+
+
+class ParallelWith(Concept):
+    """`with` of the node `parallel`."""
+
+    TITLE = "parallel"
+
+    branches: Annotated[list[_Steps], BeforeValidator(_lists), Field(min_length=1, max_length=BRANCHES_MAX)]
+    max_parallel: CountOrExpression | None = None
+
+
+class ApprovalWith(Concept):
+    """`with` of the node `approval`."""
+
+    TITLE = "approval"
+
+    approvers: TextsOrExpressions = []
+    minimum: ApprovalsOrExpression = 1
+    message: Text | None = None
+    timeout: DurationOrExpression | None = None
+    default: Literal["approve", "reject"] = "reject"
+
+
+#: The nodes whose `with` holds more than values.
+MODELS: dict[str, type[Concept]] = {
+    "condition": ConditionWith,
+    "loop": LoopWith,
+    "parallel": ParallelWith,
+    "approval": ApprovalWith,
+}
+
+Parts = tuple[dict[str, Json], tuple[BlockPlan, ...]]
+
+
+class Control:
+    """Builds the nodes of one file that the engine runs."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._source = steps.source
+        self._expressions = steps.expressions
+
+    def parts(self, path: Path, node: str, place: Place, around: Surroundings) -> Parts | None:
+        """Parameters and blocks of the step at `path`; None when nothing can be made of its `with`."""
+        at: Path = (*path, "with")
+        _, key = self._source.document.find(at)
+        if key is None or key.text != "with":
+            if not _required(node):
+                return {}, ()
+            text = f"{node} needs its parameters"
+            self._source.at_value(path, codes.WRONG_PARAMETER, text, f"add with: and {' '.join(_required(node))}")
+            return None
+        found = validate(self._source.document, self._source.report, MODELS[node], at)
+        match found:
+            case ConditionWith():
+                return self._condition(at, found, place, around)
+            case LoopWith():
+                return self._loop(at, found, place, around)
+            case ParallelWith():
+                return self._parallel(at, found, place, around)
+            case ApprovalWith():
+                return self._approval(at, found, place), ()
+        return None
+
+    def _parallel(self, at: Path, wanted: ParallelWith, place: Place, around: Surroundings) -> Parts:
+        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
+        blocks = (
+            self._steps.block(str(number + 1), (*at, "branches", number), branch, around)
+            for number, branch in enumerate(wanted.branches)
+        )
+        return {} if wanted.max_parallel is None else {"max-parallel": wanted.max_parallel}, tuple(blocks)
+
+    def _condition(self, at: Path, wanted: ConditionWith, place: Place, around: Surroundings) -> Parts:
+        self._expressions.condition((*at, "if"), wanted.if_, place)
+        blocks = [self._steps.block("then", (*at, "then"), wanted.then, around)]
+        if wanted.else_:
+            blocks.append(self._steps.block("else", (*at, "else"), wanted.else_, around))
+        return {"if": wanted.if_}, tuple(blocks)
+
+    def _loop(self, at: Path, wanted: LoopWith, place: Place, around: Surroundings) -> Parts:
+        params: dict[str, Json] = {}
+        loop: dict[str, Any] = {"loop": contexts.FIXED["loop"]}
+        if wanted.has("items") and wanted.has("while_"):
+            text = "a loop has either items or while, not both"
+            self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "put one loop into the other")
+        elif wanted.while_ is not None:
+            params |= self._while(at, wanted, place.within(loop))
+        else:
+            params |= self._items(at, wanted, place)
+            if self._is_free(at, wanted.as_, around):
+                loop[wanted.as_] = None
+        inner = around.with_loop(loop)
+        return params, (self._steps.block("steps", (*at, "steps"), wanted.steps, inner),)
+
+    def _items(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
+        items = wanted.items
+        self._expressions.value((*at, "items"), items, place)
+        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
+        if not wanted.has("items"):
+            text = "a loop needs items, or while with max-iterations"
+            self._source.at_key(at, codes.WRONG_PARAMETER, text, "add items: a list, or an expression that yields one")
+        elif not isinstance(items, list) and not has_expression(items):
+            hint = f"write items: ${{{{ range({items}) }}}}" if isinstance(items, int) else ""
+            text = f"items: expected a list, or an expression that yields one, not {describe(items)}"
+            self._source.at_value((*at, "items"), codes.WRONG_PARAMETER, text, hint)
+        elif isinstance(items, list) and len(items) > RANGE_ITEMS_MAX:
+            text = f"{len(items):,} items, a loop may have {RANGE_ITEMS_MAX:,}"
+            self._source.at_key((*at, "items"), codes.BOUND, text)
+        if wanted.has("max_iterations"):
+            text = "max-iterations belongs to while; a loop over items ends with the last one"
+            self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
+        return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
+
+    def _while(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
+        sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
+        inside = {("steps", step.id.lower()): sentence.format(quoted(step.id)) for step in wanted.steps if step.id}
+        self._expressions.condition((*at, "while"), wanted.while_, place.within({}, inside))
+        self._expressions.value((*at, "max-iterations"), wanted.max_iterations, place)
+        if wanted.max_iterations is None:
+            text = "a loop with while needs max-iterations, so that it ends whatever its condition says"
+            self._source.at_key((*at, "while"), codes.WRONG_PARAMETER, text, "add max-iterations: 100")
+        for key, field in (("as", "as_"), ("max-parallel", "max_parallel")):
+            if wanted.has(field):
+                text = f"{key} belongs to a loop over items; the passes of while have none, and follow one another"
+                self._source.at_key((*at, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+        return {"while": wanted.while_, "max-iterations": wanted.max_iterations}
+
+    def _is_free(self, at: Path, name: str, around: Surroundings) -> bool:
+        """Whether `as` names something that no context is called yet."""
+        place: Path = (*at, "as")
+        if not name.replace("-", "_").isidentifier() or not name.isascii():
+            text = f"as: {quoted(name)} may hold letters, digits, _ and - only, and begins with a letter or _"
+            self._source.at_value(place, codes.WRONG_ID, text)
+        elif name.lower() in contexts.KNOWN or name.lower() == "github":
+            text = f"as: {quoted(name)} is the name of a context"
+            self._source.at_value(place, codes.WRONG_ID, text, "choose another one")
+        elif name.lower() in {loop.lower() for loop in around.loops}:
+            text = f"as: a loop around this one calls its items {quoted(name)} too"
+            self._source.at_value(place, codes.WRONG_ID, text, "choose another name by as")
+        else:
+            return True
+        return False
+
+    def _approval(self, at: Path, wanted: ApprovalWith, place: Place) -> dict[str, Json]:
+        params: dict[str, Json] = {}
+        for key in wanted.given():
+            params[key] = getattr(wanted, key)
+            self._expressions.value((*at, key), params[key], place)
+        if wanted.has("default") and not wanted.has("timeout"):
+            text = "default says what comes after the timeout, and there is none"
+            self._source.at_key((*at, "default"), codes.EXCLUSIVE_KEYS, text, "add timeout, such as timeout: 2d")
+        people = wanted.approvers
+        if people and expr.is_static(list(people)) and isinstance(wanted.minimum, int) and wanted.minimum > len(people):
+            text = f"minimum: {wanted.minimum} approvals of {len(people)} approvers can never be reached"
+            self._source.at_value((*at, "minimum"), codes.WRONG_PARAMETER, text)
+        return params
+
+
+def _required(node: str) -> list[str]:
+    """The keys that a node cannot do without, as a person would write them."""
+    required = [str(field.alias) for field in MODELS[node].model_fields.values() if field.is_required()]
+    return [f"{name}: ..." for name in (required if node != "loop" else ["items", *required])]

@@ -1,0 +1,249 @@
+"""Checks the expressions of a file where they stand: their grammar, their names, and what may be used in which key.
+
+Rules of this file: an offset in a text becomes an offset in the file, also inside block scalars. What a key may see
+is a `Place` (`contexts`); contexts that exist but not there, and steps and jobs that exist but are out of reach, are
+errors that say so. What can be known to be null is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+
+from waterflowd import expr
+from waterflowd.dsl.building import secret_references
+from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, NeededJob, Place
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.reading.offsets import source_offset
+from waterflowd.dsl.reading.tree import Path, Scalar
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.expr import errors as expression_errors
+from waterflowd.expr import file_hash
+from waterflowd.expr.json_text import Problem
+from waterflowd.expr.nodes import IMPLIED, Call, Literal, walk
+from waterflowd.expr.scope import ANY
+from waterflowd.model.plan import Json
+
+#: GitHub's context and ours.
+_GITHUB_NAMES = {
+    "sha": "git.sha",
+    "ref": "git.ref",
+    "ref_name": "git.branch",
+    "head_ref": "git.branch",
+    "repository": "git.repository",
+    "actor": "git.author",
+    "event": "event",
+    "event_name": "event.name",
+    "run_id": "run.id",
+    "run_number": "run.number",
+    "run_attempt": "run.attempt",
+    "workflow": "run.workflow",
+    "job": "job.id",
+    "token": "a secret of your own: secrets.NAME, in env",
+    "workspace": "$WATERFLOW_WORKSPACE in the script",
+    "repository_owner": "git.repository",
+    "triggering_actor": "git.author",
+    "ref_type": "git.tag, which is empty for a branch",
+    "base_ref": "git.branch",
+    "server_url": "the address itself, or a variable under vars",
+    "api_url": "the address itself, or a variable under vars",
+    "event_path": "${{ toJSON(event) }} in env",
+    "action_path": "the path of the composite step in the repository",
+}
+_GITHUB_TOKEN = "github_token"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_OPEN = "${{"
+
+
+def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str, str]:
+    """Message and suggestion about a property of a needed job that is always null; empty for one that may have a value."""
+    key = used[2].lower()
+    if key not in NEED_FIELDS:
+        fields = ", ".join(NEED_FIELDS)
+        return f"a job has no {quoted(used[2])}", did_you_mean(key, NEED_FIELDS) or f"known: {fields}"
+    if key == "outputs" and (job.has_matrix or job.is_each):
+        below = "servers['NAME']" if job.is_each and not job.has_matrix else "instances[...]"
+        return f"the job {quoted(name)} is many instances, so it has no outputs of its own", (
+            f"read one: {used[0]}.{name}.{below}.outputs"
+        )
+    if key == "servers" and not job.is_each:
+        return f"the job {quoted(name)} has no target: each, so it has no servers", ""
+    if key == "instances" and not job.has_matrix and not job.is_each:
+        return f"the job {quoted(name)} has neither a matrix nor target: each, so it has no instances", ""
+    if key != "outputs" or job.outputs is None or len(used) < 4 or used[3] == ANY:
+        return "", ""
+    if used[3].lower() in {output.lower() for output in job.outputs}:
+        return "", ""
+    known = f"it has {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
+    return f"the job {quoted(name)} has no output {quoted(used[3])}", did_you_mean(used[3], job.outputs) or known
+
+
+#: Each is a walk over the tree of the commit.
+_HASHED_MAX = 20
+
+
+class Expressions:
+    """Checks texts, conditions, values and scripts of one file."""
+
+    def __init__(self, source: Source, hashed: dict[str, None]) -> None:
+        self._document = source.document
+        self._report = source.report
+        self._hashed = hashed
+
+    def text(self, path: Path, value: str, place: Place) -> None:
+        """Checks a text that may hold expressions."""
+        if _OPEN not in value:
+            return
+        try:
+            template = expr.parse_template(value)
+        except expr.ExpressionError as error:
+            self._add(path, value, error)
+            return
+        for placed in template.expressions:
+            self._check(path, value, placed.node, place, place.scope)
+
+    def value(self, path: Path, value: Json, place: Place) -> None:
+        """Checks every text in a JSON value."""
+        match value:
+            case str():
+                self.text(path, value, place)
+            case dict():
+                for key, item in value.items():
+                    self.value((*path, key), item, place)
+            case list():
+                for position, item in enumerate(value):
+                    self.value((*path, position), item, place)
+
+    def condition(self, path: Path, value: str | None, place: Place) -> None:
+        """Checks an `if`."""
+        if value is None:
+            return
+        try:
+            node = expr.parse_condition(value)
+        except expr.ExpressionError as error:
+            self._add(path, value, error)
+            return
+        self._check(path, value, node, place, place.condition_scope)
+
+    def script(self, path: Path, text: str, shell: str, *, unsafe: bool) -> expr.Script | None:
+        """The script with its expressions turned into data; None when there is an error, which is reported.
+
+        The names in it are checked by `text`, of which this repeats nothing.
+        """
+        if _OPEN not in text:
+            return expr.Script(text=text)
+        try:
+            return expr.lower_script(text, shell, unsafe=unsafe)
+        except expr.ExpressionError as first:
+            # Lowering stops at the first place; people want to see all of them.
+            errors = [first] if first.code != expression_errors.UNSAFE_PLACE else expr.check_script(text, shell)
+        for error in errors:
+            self._add(path, text, error)
+        return None
+
+    def _check(self, path: Path, text: str, node: expr.Node, place: Place, scope: expr.Scope) -> None:
+        errors = expr.check(node, scope)
+        references = [(used, offset) for used, offset in expr.references(node) if offset != IMPLIED]
+        uses = {offset: used for used, offset in references}
+        for error in errors:
+            used = next((uses[offset] for offset in sorted(uses, reverse=True) if offset <= error.offset), ())
+            self._add_named(path, text, error, used, place)
+        self._hash_files(path, text, node)
+        for used, offset in references:
+            if used[0] == SECRETS and SECRETS in scope.contexts:
+                self._secret(path, text, used, offset)
+            elif not errors and len(used) > 2:
+                self._always_null(path, text, used, offset, place)
+        if SECRETS in scope.contexts:
+            for offset, message in secret_references.misuses(node):
+                hint = "give it to the script by env, and compute there"
+                self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message, hint)
+
+    def _hash_files(self, path: Path, text: str, node: expr.Node) -> None:
+        """What `hashFiles` is asked must be known before the run starts, when its commit is at hand."""
+        for call, _ in walk(node):
+            if not isinstance(call, Call) or call.name.lower() != "hashfiles":
+                continue
+            patterns = [argument.value for argument in call.arguments if isinstance(argument, Literal)]
+            written = [pattern for pattern in patterns if isinstance(pattern, str)]
+            try:
+                file_hash.patterns_of(written)
+            except Problem as problem:
+                self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, problem.text)
+                continue
+            if len(written) != len(call.arguments):
+                message = (
+                    "hashFiles takes patterns that are written out, so that the daemon knows them when the run starts"
+                )
+                hint = "write them as texts: hashFiles('**/package-lock.json')"
+                self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, message, hint)
+            elif len(self._hashed) < _HASHED_MAX or "\n".join(written) in self._hashed:
+                self._hashed.setdefault("\n".join(written))
+            else:
+                message = f"a workflow may ask hashFiles {_HASHED_MAX} different things"
+                self._report.add(self._offset(path, text, call.offset), codes.BOUND, message)
+
+    def _secret(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
+        if len(used) > 1 and used[1].lower() == _GITHUB_TOKEN:
+            message, hint = "there is no GITHUB_TOKEN here", "make a token at the forge, and keep it as a secret"
+            self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
+        elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
+            message = (
+                f"{quoted(used[1])} is no name of a secret: letters, digits and _ only, no digit first, at most 100"
+            )
+            self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
+
+    def _always_null(self, path: Path, text: str, used: tuple[str, ...], offset: int, place: Place) -> None:
+        """Warns of a property that no job or step ever has."""
+        name, context, key = used[1], used[0], used[2].lower()
+        message = hint = ""
+        if ANY in (name, key):
+            return
+        if context == "steps" and key not in STEP_FIELDS:
+            message, hint = f"a step has no {quoted(used[2])}", did_you_mean(key, STEP_FIELDS)
+        elif context in ("needs", "jobs") and (job := place.jobs.get(name.lower())) is not None:
+            message, hint = _null_of_job(name, job, used)
+        if message:
+            hint = hint or (f"known: {', '.join(STEP_FIELDS)}" if context == "steps" else "")
+            self._report.warn(
+                self._offset(path, text, offset), codes.ALWAYS_NULL, f"{message}: it is always null", hint
+            )
+
+    def _add_named(
+        self, path: Path, text: str, error: expr.ExpressionError, used: tuple[str, ...], place: Place
+    ) -> None:
+        """Reports an error about a name, with what is known about the name beyond its place."""
+        found = _NAME.match(text, error.offset)
+        name = found.group() if found else ""
+        code, message = error.code, error.text
+        suggestion: str | None = None
+        if error.code == expression_errors.UNKNOWN_CONTEXT:
+            lowered = name.lower()
+            if lowered == "github":
+                ours = _GITHUB_NAMES.get(used[1].lower()) if len(used) > 1 else None
+                code, message = codes.GITHUB_ONLY, "the context github does not exist here"
+                suggestion = f"write {ours}" if ours else "see git, event and run"
+            elif lowered in KNOWN:
+                code = expression_errors.NOT_HERE
+                why = place.reason_against(lowered)
+                message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
+                suggestion = "" if why else f"known here: {', '.join(sorted(place.contexts))}"
+        elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
+            reason = place.out_of_reach.get((used[0], used[1].lower()))
+            if reason is not None:
+                code, message, suggestion = expression_errors.NOT_HERE, reason, ""
+        if suggestion is None:
+            suggestion = f'did you mean "{error.suggestion}"?' if error.suggestion else ""
+        self._report.add(self._offset(path, text, error.offset), code, message, suggestion)
+
+    def _add(self, path: Path, text: str, error: expr.ExpressionError) -> None:
+        message, _, rest = error.text.partition("\n")
+        suggestion = rest or (f'did you mean "{error.suggestion}"?' if error.suggestion else "")
+        self._report.add(self._offset(path, text, error.offset), error.code, message.removesuffix(":"), suggestion)
+
+    def _offset(self, path: Path, text: str, offset: int) -> int:
+        node, _ = self._document.find(path)
+        return source_offset(self._document, node, text, offset) if isinstance(node, Scalar) else node.start

@@ -1,0 +1,204 @@
+"""Jobs: from what people write to their plans. A job has `runs-on` and `steps`, or it calls a workflow by `uses`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waterflowd.dsl.building import lints, secret_references
+from waterflowd.dsl.building.block_scope import ScriptDefaults, Surroundings
+from waterflowd.dsl.building.contexts import Instances, Names, NeededJob, Place
+from waterflowd.dsl.building.environment import check_environment
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.placement import ALL_SERVERS, Placing
+from waterflowd.dsl.building.retry import retry_policy
+from waterflowd.dsl.building.session import Session
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.steps import Steps
+from waterflowd.dsl.building.strategy import Strategies
+from waterflowd.dsl.building.working_directory import check_directory
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.models.validation import missing_hint
+from waterflowd.dsl.reading.tree import Mapping, Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.ids import JobId
+from waterflowd.model.plan import JobPlan, TargetPlan
+
+if TYPE_CHECKING:
+    from waterflowd.dsl.building.calls import Calls
+    from waterflowd.dsl.building.composite_steps import Composites
+
+#: A called workflow without `timeout-minutes` may take as long as a run.
+CALL_MINUTES = 30.0 * 24 * 60
+
+#: Keys that say something about steps, and what to do with them in a job that has none.
+_STEP_JOB_KEYS: dict[str, str] = {
+    "runs-on": "the jobs of the called workflow say where they run",
+    "steps": "a job has steps, or it calls a workflow",
+    "env": "give values to the called workflow by with",
+    "defaults": "the called workflow has its own",
+    "outputs": "the called workflow says its outputs; read them by needs",
+    "retry": "give retry to the jobs of the called workflow",
+    "checkout": "the jobs of the called workflow say it",
+    "start-timeout-minutes": "the jobs of the called workflow say it",
+}
+#: Keys that only a call takes.
+_CALL_KEYS = {
+    "with": "with gives values to a called workflow; the steps of a job take them from env, vars and inputs",
+    "secrets": "secrets are given to a called workflow; the steps of a job name them in env",
+}
+
+
+def needed_jobs(workflow: schema.Workflow) -> dict[str, NeededJob]:
+    """What is known of each job to those that need it."""
+    return {
+        name: NeededJob(
+            outputs=None if job.uses is not None else list(job.outputs),
+            has_matrix=job.strategy is not None and job.strategy.has("matrix"),
+            is_each=job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == ALL_SERVERS),
+        )
+        for name, job in workflow.jobs.items()
+    }
+
+
+class Jobs:
+    """Builds the jobs of one file."""
+
+    def __init__(self, source: Source, session: Session, composites: Composites, calls: Calls) -> None:
+        self._source = source
+        self._session = session
+        self._calls = calls
+        self._expressions = Expressions(source, session.hashed)
+        self._steps = Steps(source, session, self._expressions, composites)
+        self._strategies = Strategies(source, self._expressions)
+        self._placing = Placing(source, self._expressions)
+
+    def build(self, name: str, job: schema.Job, names: Names, needs: tuple[str, ...], around: Surroundings) -> JobPlan:
+        """The plan of one job. `around` holds what the workflow gives to all steps."""
+        path: Path = ("jobs", name)
+        # A need that does not exist is one error, and not one more for each expression that names it.
+        wanted = tuple(job.needs)
+        if job.environment is not None:
+            # The daemon's configuration may give the environment variables of its own.
+            names = replace(names, variables=None)
+        self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(wanted))
+        strategy, instances = self._strategies.build(path, job, names.for_strategy(wanted))
+        place = names.for_job(wanted, instances)
+        for key, value in (
+            ("name", job.name),
+            ("timeout-minutes", job.timeout_minutes),
+            ("continue-on-error", job.continue_on_error),
+        ):
+            self._expressions.value((*path, key), value, place)
+        plan = JobPlan(
+            id=JobId(name),
+            name=job.name or name,
+            strategy=strategy,
+            concurrency=self._placing.concurrency((*path, "concurrency"), job.concurrency, place),
+            environment=self._placing.environment((*path, "environment"), job.environment, place),
+            needs=tuple(JobId(need) for need in needs),
+            condition=job.if_,
+            continue_on_error=job.continue_on_error,
+            line=self._source.key_line(path),
+        )
+        if job.uses is not None:
+            return self._called(path, job, plan, names, instances)
+        return self._with_steps(path, job, plan, names, (instances, around))
+
+    def _with_steps(
+        self, path: Path, job: schema.Job, plan: JobPlan, names: Names, scope: tuple[Instances, Surroundings]
+    ) -> JobPlan:
+        instances, around = scope
+        for key, sentence in _CALL_KEYS.items():
+            if key in job.given():
+                self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, f"{key} goes with uses", sentence)
+        self._check_required(path, job)
+        wanted = tuple(job.needs)
+        place = names.for_job(wanted, instances)
+        env_place = names.for_job(wanted, instances, has_env=True)
+        self._expressions.value((*path, "env"), dict(job.env), env_place.with_secrets)
+        check_environment((*path, "env"), job.env, self._source.document, self._source.report)
+        self._defaults(path, job.defaults, names, (wanted, instances))
+        target: TargetPlan | None = None
+        if job.runs_on is not None:
+            target = self._placing.target((*path, "runs-on"), job.runs_on, place)
+        steps_place = names.for_steps(wanted, instances)
+        inside = Surroundings(
+            place=steps_place,
+            secrets=tuple(dict.fromkeys((*around.secrets, *secret_references.names_in(dict(job.env))))),
+            defaults=around.defaults.over(job.defaults),
+            timeout_minutes=job.timeout_minutes,
+        )
+        steps = self._steps.rows((*path, "steps"), job.steps or [], inside)
+        self._outputs(path, job, steps_place.within({"steps": [step.id for step in job.steps or [] if step.id]}))
+        return msgspec.structs.replace(
+            plan,
+            group=job.runs_on.group if job.runs_on is not None else "",
+            labels=dict(job.runs_on.labels) if job.runs_on is not None else {},
+            target=target,
+            retry=retry_policy(self._source, (*path, "retry"), job.retry),
+            checkout=job.checkout if isinstance(job.checkout, bool) else tuple(job.checkout),
+            env=dict(job.env),
+            timeout_minutes=job.timeout_minutes,
+            start_timeout_ms=round(job.start_timeout_minutes * 60_000),
+            outputs=dict(job.outputs),
+            steps=steps,
+        )
+
+    def _called(self, path: Path, job: schema.Job, plan: JobPlan, names: Names, instances: Instances) -> JobPlan:
+        for key, sentence in _STEP_JOB_KEYS.items():
+            if key in job.given():
+                text = f"{key} does not go with uses: {sentence}"
+                self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+        sentence = "values given by with are written down; give it under secrets of this job"
+        place = names.for_job(tuple(job.needs), instances).without_secrets(sentence)
+        self._expressions.value((*path, "with"), job.with_, place)
+        call, minutes = self._calls.plan(self._source, path, job)
+        default = minutes if minutes is not None else CALL_MINUTES
+        return msgspec.structs.replace(
+            plan, call=call, timeout_minutes=job.timeout_minutes if job.has("timeout_minutes") else default
+        )
+
+    def _check_required(self, path: Path, job: schema.Job) -> None:
+        node, _ = self._source.document.find(path)
+        # A value that is no mapping has been reported as such.
+        if not isinstance(node, Mapping):
+            return
+        for key in ("runs-on", "steps"):
+            if key not in node.entries:
+                at: Path = (*path, key)
+                self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quoted(key)}", missing_hint(at))
+
+    def _defaults(
+        self, path: Path, defaults: schema.Defaults, names: Names, scope: tuple[Collection[str], Instances]
+    ) -> None:
+        directory = defaults.run.working_directory
+        at: Path = (*path, "defaults", "run", "working-directory")
+        self._expressions.value(at, directory, names.for_job(*scope, has_env=True))
+        check_directory(self._source, at, directory)
+
+    def _outputs(self, path: Path, job: schema.Job, place: Place) -> None:
+        ids = Ids("output", self._source.report)
+        for name in job.outputs:
+            ids.take(name, self._source.document.key_start((*path, "outputs", name)))
+        self._expressions.value((*path, "outputs"), dict(job.outputs), place)
+
+
+def workflow_surroundings(workflow: schema.Workflow, names: Names) -> Surroundings:
+    """What a workflow gives to the steps of all its jobs."""
+    return Surroundings(
+        place=names.for_workflow(),
+        secrets=secret_references.names_in(dict(workflow.env)),
+        defaults=ScriptDefaults().over(workflow.defaults),
+    )
+
+
+def warn_of_slips(source: Source, workflow: schema.Workflow, needs: dict[str, tuple[str, ...]]) -> None:
+    """Warns of jobs that can never run."""
+    never = [name for name, job in workflow.jobs.items() if lints.warn_never(source, ("jobs", name), "job", job.if_)]
+    lints.warn_unreachable(source, needs, {name: job.if_ for name, job in workflow.jobs.items()}, never)

@@ -1,0 +1,112 @@
+"""What is surely a slip, and no error: conditions that are false whatever happens, values that have no effect, requests that
+are sent twice.
+
+Rules of this file: a warning must be certain. What depends on data, or may be meant, is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from waterflowd import expr
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.expr.nodes import walk
+from waterflowd.model.plan import Json, RetryPolicy
+
+#: Methods that are not idempotent (RFC 9110, section 9.2.2; RFC 5789, section 2), and the header that makes them so where the
+#: server knows it.
+_NOT_IDEMPOTENT, _IDEMPOTENCY_KEY = frozenset(["POST", "PATCH"]), "idempotency-key"
+_UNDECIDED = frozenset(["now", "hashfiles", "success", "failure", "cancelled"])
+
+
+def is_never(condition: str | None) -> bool:
+    """Whether an `if` is false in every run, because nothing but the file decides it."""
+    if condition is None:
+        return False
+    try:
+        node = expr.parse_condition(condition)
+        if expr.is_success_implied(node):
+            assert isinstance(node, expr.Logical)
+            node = node.operands[1]
+        for part, _ in walk(node):
+            if isinstance(part, expr.Context) or (isinstance(part, expr.Call) and part.name.lower() in _UNDECIDED):
+                return False
+        return not expr.evaluate_condition(node, expr.Env(status=expr.Status()))
+    except expr.ExpressionError:
+        return False
+
+
+def warn_never(source: Source, path: Path, what: str, condition: str | None) -> bool:
+    """Warns of an `if` below `path` that is always false; says whether it is."""
+    if not is_never(condition):
+        return False
+    source.warn_value((*path, "if"), codes.NEVER_RUNS, f"this {what} can never run: its condition is always false")
+    return True
+
+
+def warn_unreachable(
+    source: Source, needs: dict[str, tuple[str, ...]], conditions: dict[str, str | None], never: Collection[str]
+) -> None:
+    """Warns of jobs that need a job which can never run, and ask for its success."""
+    stopped = set(never)
+    is_growing = True
+    while is_growing:
+        is_growing = False
+        for job, wanted in needs.items():
+            need = next((need for need in wanted if need in stopped), None)
+            if need is None or job in stopped or not _asks_for_success(conditions[job]):
+                continue
+            stopped.add(job)
+            is_growing = True
+            text = f"this job can never run: the job {need}, which it needs, never does"
+            hint = "add `if: always()` if it is meant to run all the same"
+            source.warn_value(("jobs", job, "needs", wanted.index(need)), codes.NEVER_RUNS, text, hint)
+
+
+def warn_retry(source: Source, path: Path, max_attempts: int) -> None:
+    """Warns of a `retry` at `path` that tries once."""
+    if max_attempts == 1:
+        text = "max-attempts counts the first attempt too, so with 1 nothing is tried again"
+        source.warn_value((*path, "max-attempts"), codes.NO_EFFECT, text, "write 2 or more, or remove retry")
+
+
+def warn_repeat(source: Source, path: Path, node: str, params: Mapping[str, Json], retry: RetryPolicy | None) -> None:
+    """Warns of the `retry` of a step at `path` that has done its work when only the answer was lost."""
+    if retry is None or retry.max_attempts < 2:
+        return
+    if node == "notify/webhook":
+        text, hint = (
+            "the message may come twice: the answer to the first may have been lost",
+            "remove retry if once is enough",
+        )
+    elif node == "http/request" and _is_repeated(params):
+        text = f"the {str(params['method']).upper()} may be done twice: the answer to the first may have been lost"
+        hint = "give it a header Idempotency-Key that the server knows, such as ${{ run.id }}, or remove retry"
+    else:
+        return
+    source.warn_value((*path, "retry"), codes.UNSAFE_RETRY, text, hint)
+
+
+def _is_repeated(params: Mapping[str, Json]) -> bool:
+    headers = params.get("headers")
+    has_key = isinstance(headers, dict) and any(name.lower() == _IDEMPOTENCY_KEY for name in headers)
+    return str(params.get("method", "")).upper() in _NOT_IDEMPOTENT and not has_key
+
+
+def warn_timeout(source: Source, path: Path, step: float | str | None, job: float | str) -> None:
+    """Warns of a step's `timeout-minutes` that its job's comes before."""
+    if isinstance(step, float) and isinstance(job, float) and step > job:
+        text = f"the job ends after {job:g} minutes, before this time-out of {step:g}"
+        hint = f"give the job timeout-minutes: {step:g} or more"
+        source.warn_value((*path, "timeout-minutes"), codes.NO_EFFECT, text, hint)
+
+
+def _asks_for_success(condition: str | None) -> bool:
+    if condition is None:
+        return True
+    try:
+        return expr.is_success_implied(expr.parse_condition(condition))
+    except expr.ExpressionError:
+        return False

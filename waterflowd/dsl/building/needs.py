@@ -1,0 +1,70 @@
+"""The graph of jobs: every need exists, and no job waits for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from waterflowd.dsl.reading.tree import Document
+from waterflowd.dsl.reading.tree import Mapping as TreeMapping
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import Report, did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+
+#: Jobs of a circle that a message names.
+_SHOWN_MAX = 10
+
+
+def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: Report) -> dict[str, tuple[str, ...]]:
+    """The needs of each job that exist, each once; reports the others and every circle."""
+    jobs, _ = document.find(("jobs",))
+    written = list(jobs.entries) if isinstance(jobs, TreeMapping) else []
+    result: dict[str, tuple[str, ...]] = {}
+    for job, wanted in needs.items():
+        for position, need in enumerate(wanted):
+            if need not in written:
+                offset = _place(document, job, position)
+                text = f"unknown job {quoted(need)} in needs"
+                others = [name for name in written if name != job]
+                report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
+        result[job] = tuple(dict.fromkeys(need for need in wanted if need in needs))
+    for circle in _circles(result):
+        first, second = circle[0], circle[1]
+        offset = _place(document, first, list(needs[first]).index(second))
+        shown = circle if len(circle) <= _SHOWN_MAX else [*circle[: _SHOWN_MAX - 1], "...", circle[-1]]
+        text = f"jobs need one another in a circle: {' -> '.join(shown)}"
+        report.add(offset, codes.CYCLE, text, "remove one of these needs")
+    return result
+
+
+def _known(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_MAX]) + (", ..." if len(names) > _SHOWN_MAX else "")
+    return f"known jobs: {shown}" if names else "there is no other job"
+
+
+def _place(document: Document, job: str, position: int) -> int:
+    return document.value_start(("jobs", job, "needs", position))
+
+
+def _circles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Circles as lists that begin and end with the same job, at least one for every knot of jobs; without recursion."""
+    circles: list[list[str]] = []
+    done: set[str] = set()
+    for root in needs:
+        if root in done:
+            continue
+        trail, on_trail = [root], {root}
+        waiting = [iter(needs[root])]
+        while waiting:
+            need = next(waiting[-1], None)
+            if need is None:
+                waiting.pop()
+                left = trail.pop()
+                on_trail.discard(left)
+                done.add(left)
+            elif need in on_trail:
+                circles.append([*trail[trail.index(need) :], need])
+            elif need not in done:
+                trail.append(need)
+                on_trail.add(need)
+                waiting.append(iter(needs[need]))
+    return circles

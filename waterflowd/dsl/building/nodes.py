@@ -1,0 +1,168 @@
+"""Which node a step uses, and whether its `with` fits.
+
+Rules of this file: a node's parameter record says everything. Names of parameters are checked always, values where
+they hold no expression; the rest is checked again, by the same record, before the node runs. A number where the
+record wants text is taken as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from waterflow_agent.nodes import schema as node_schema
+from waterflowd import expr
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.reading.tree import Document, Path, plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import Report, did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.dsl.reporting.values import as_text, has_expression
+from waterflowd.expr.errors import UNSAFE_PLACE
+from waterflowd.model import durations
+from waterflowd.model.plan import Json
+
+_GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+")
+
+#: What to do in place of the actions that most pasted workflows begin with.
+_ACTION_HINTS = {
+    "actions/checkout": "remove it: a job's directory has the repository's files; the job's checkout says which",
+    "actions/cache": "a server keeps its files between runs; use a directory outside of the job's",
+    "actions/github-script": "write what it does as run",
+    "actions/upload-artifact": "the steps of a job share its directory; copy what must outlive it with run",
+    "actions/download-artifact": "the steps of a job share its directory; copy what comes from elsewhere with run",
+}
+#: The same for actions that begin alike.
+_SETUP, _SETUP_HINT = (
+    "actions/setup-",
+    "a server keeps its tools: install it there once, or call what installs it with run",
+)
+
+#: Keys of a step that people look for among a node's parameters.
+_STEP_KEYS = frozenset(schema.keys(schema.Step))
+
+
+class Nodes:
+    """Checks the nodes of one file."""
+
+    def __init__(self, document: Document, report: Report) -> None:
+        self._document = document
+        self._report = report
+
+    def find(self, path: Path, name: str) -> node_schema.NodeSchema | None:
+        """The node called `name` in the `uses` at `path`; None when there is none, which is reported."""
+        found = node_schema.find(name)
+        if found is None:
+            code, message, suggestion = _unknown(name)
+            self._report.add(self._document.value_start(path), code, message, suggestion)
+        return found
+
+    def parameters(self, path: Path, node: node_schema.NodeSchema, given: Mapping[str, Json]) -> dict[str, Json]:
+        """The parameters as the plan holds them, checked against the node's record."""
+        fields = {field.encode_name: field for field in msgspec.structs.fields(node.parameters)}
+        result: dict[str, Json] = {}
+        for name, value in given.items():
+            field = fields.get(name)
+            if field is None:
+                self._unknown_parameter((*path, name), node, name, list(fields))
+                continue
+            result[name] = self._parameter((*path, name), name, value, field.type)
+        missing = [name for name, field in fields.items() if field.required and name not in given]
+        for name in missing:
+            text = f"{node.name} needs the parameter {quoted(name)}"
+            self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
+        if node.name == "sleep" and len(result) == len(given):
+            self._sleep(path, result)
+        elif node.name == "script":
+            self._script(path, result)
+        return result
+
+    def _parameter(self, path: Path, name: str, value: Json, wanted: object) -> Json:
+        written = plain(value)
+        if isinstance(written, str) and not expr.is_static(written):
+            return written
+        try:
+            msgspec.convert(_known(written), wanted)
+        except msgspec.ValidationError as error:
+            text = as_text(value)
+            if isinstance(text, str) and text is not value and _fits(text, wanted):
+                return text
+            reason = str(error).replace("`", "").replace("null", "nothing")
+            if not expr.is_static(written):
+                # Places in a part do not count as those in the file.
+                reason = reason.partition(" - at ")[0]
+            self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}")
+        return written
+
+    def _unknown_parameter(self, path: Path, node: node_schema.NodeSchema, name: str, known: list[str]) -> None:
+        text = f"{node.name} has no parameter {quoted(name)}"
+        hint = did_you_mean(name, known)
+        if not hint and name in _STEP_KEYS:
+            hint = f"{name} is a key of the step: write it beside uses"
+        self._add(path, codes.WRONG_PARAMETER, text, hint or f"known parameters: {', '.join(known)}", on_key=True)
+
+    def _sleep(self, path: Path, given: Mapping[str, Json]) -> None:
+        if len(given) != 1:
+            self._add(path, codes.WRONG_PARAMETER, "sleep needs either duration or until", on_key=True)
+        for name, value in given.items():
+            if not expr.is_static(value) or not isinstance(value, str):
+                continue
+            try:
+                if name == "duration":
+                    durations.parse(value)
+                else:
+                    durations.instant(value)
+            except ValueError as error:
+                self._add((*path, name), codes.WRONG_PARAMETER, f"{name}: {error}")
+
+    def _script(self, path: Path, given: Mapping[str, Json]) -> None:
+        if ("path" in given) == ("content" in given):
+            self._add(path, codes.WRONG_PARAMETER, "script needs either path or content", on_key=True)
+        for name in ("content", "interpreter"):
+            if not expr.is_static(given.get(name)):
+                text = f"{name}: an expression cannot stand here: its value would be code"
+                self._add((*path, name), UNSAFE_PLACE, text, "give the script its values by args or env")
+
+    def _add(self, path: Path, code: str, message: str, suggestion: str = "", *, on_key: bool = False) -> None:
+        offset = self._document.key_start(path) if on_key else self._document.value_start(path)
+        self._report.add(offset, code, message, suggestion)
+
+
+def _known(value: Json) -> Json:
+    """What is known of a value before the run: all but the texts with expressions in it."""
+    match value:
+        case dict():
+            return {key: _known(item) for key, item in value.items() if not has_expression(item)}
+        case list():
+            return [_known(item) for item in value if not has_expression(item)]
+    return value
+
+
+def _fits(value: Json, wanted: object) -> bool:
+    try:
+        msgspec.convert(value, wanted)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _unknown(name: str) -> tuple[str, str, str]:
+    """Code, message and suggestion for a `uses` that names no node."""
+    plain_name, _, version = name.partition("@")
+    if name.startswith("docker://"):
+        return codes.GITHUB_ONLY, "a step cannot use an image here", "write run: docker run ..."
+    if version and node_schema.find(plain_name) is not None:
+        return (
+            codes.UNKNOWN_NODE,
+            f"the node {quoted(plain_name)} has no version {quoted(version)}",
+            f"write {plain_name}",
+        )
+    hint = did_you_mean(plain_name, node_schema.BUILT_IN)
+    if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
+        text = f"{quoted(name)} is an action of GitHub; actions do not run here"
+        usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "write what it does as run, or use a node"
+        return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)
+    names = ", ".join(node_schema.BUILT_IN)
+    return codes.UNKNOWN_NODE, f"unknown node {quoted(name)}", hint or f"known nodes: {names}"

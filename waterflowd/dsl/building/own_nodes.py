@@ -1,0 +1,127 @@
+"""Own nodes: `uses: shop/greet` is the class in `nodes/shop/greet.py` of the repository, or a node of the servers.
+
+Rules of this file: the file goes into the plan as it is at the revision, so a run has its own version whatever is pushed
+meanwhile. It is never run or read as a program here. `greet.schema.json` beside it lets its parameters be checked before the
+run; without it, and for nodes of servers, the server checks them. A node of Waterflow keeps its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from waterflow_agent.nodes import schema as node_schema
+from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, Unusable
+from waterflowd.dsl.building.session import Session
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.reading.tree import Path, plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.dsl.reporting.values import as_text
+from waterflowd.model.plan import Json, NodePlan
+
+#: So alike is a slip, not a name.
+_SLIP_RATIO = 0.85
+#: Names that begin like this are actions of GitHub.
+_ACTIONS = "actions/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnNode:
+    """A node that is none of Waterflow's."""
+
+    name: str
+    schema: ParameterSchema | None = None
+
+
+class OwnNodes:
+    """The own nodes that the steps of one file use."""
+
+    def __init__(self, source: Source, session: Session) -> None:
+        self._source = source
+        self._session = session
+
+    def find(self, at: Path, uses: str) -> OwnNode | None:
+        """The own node that the `uses` at this path names; None when it is none. What cannot be used is reported."""
+        if not node_schema.OWN_NAME.fullmatch(uses) or uses.startswith(_ACTIONS):
+            return None
+        path = node_schema.path_of(uses)
+        content = self._session.find(path)
+        if node_schema.find(uses) is not None:
+            if content is not None:
+                text = f"{path} cannot be used: {quoted(uses)} is a node of Waterflow"
+                self._source.at_value(at, codes.WRONG_CALL, text, "rename the file, and write its new name here")
+            return None
+        if content is None:
+            return self._of_servers(at, uses, path)
+        if not self._is_taken(at, uses, path, content):
+            return OwnNode(name=uses)
+        return OwnNode(name=uses, schema=self._schema(at, path.removesuffix(".py") + ".schema.json"))
+
+    def _of_servers(self, at: Path, uses: str, path: str) -> OwnNode | None:
+        if difflib.get_close_matches(uses, node_schema.BUILT_IN, n=1, cutoff=_SLIP_RATIO):
+            return None
+        where = "this file came without its repository" if self._session.read is None else f"there is no {path} here"
+        text = f"{quoted(uses)} is no node of Waterflow, and {where}: it must be a node of the servers"
+        self._source.warn_value(at, codes.UNSEEN_NODE, text, "see which server has it: waterflowctl nodes")
+        return OwnNode(name=uses)
+
+    def _is_taken(self, at: Path, uses: str, path: str, content: bytes) -> bool:
+        fault, hint = "", ""
+        if len(content) > node_schema.SOURCE_BYTES_MAX:
+            fault = f"{path} has more than {node_schema.SOURCE_BYTES_MAX:,} bytes"
+            hint = "install it on the servers, as a package"
+        else:
+            try:
+                text = content.decode()
+            except UnicodeDecodeError:
+                fault, hint = f"{path} is not UTF-8 text", "save it as UTF-8"
+            else:
+                plan = NodePlan(name=uses, version=hashlib.sha256(content).hexdigest(), source=text)
+                if self._session.take_node(plan):
+                    return True
+                fault, hint = f"with {path}, the nodes of this workflow have too many bytes", "use fewer, or a package"
+        self._source.at_value(at, codes.WRONG_CALL, fault, hint)
+        return False
+
+    def _schema(self, at: Path, path: str) -> ParameterSchema | None:
+        content = self._session.find(path)
+        if content is None:
+            return None
+        try:
+            return ParameterSchema(content)
+        except Unusable as error:
+            hint = "write it anew: waterflow-agent node FILE --schema"
+            self._source.at_value(at, codes.WRONG_CALL, f"{path} is no schema: {error}", hint)
+            return None
+
+    def parameters(self, path: Path, node: OwnNode, given: Mapping[str, Json]) -> dict[str, Json]:
+        """The parameters as the plan holds them, checked as far as the repository says what they are."""
+        values: dict[str, Json] = {name: plain(value) for name, value in given.items()}
+        if node.schema is None:
+            return values
+        for where, text in node.schema.faults(values):
+            if len(where) == 1:
+                # A number where text is wanted is taken as it was written.
+                name = str(where[0])
+                written = as_text(given[name])
+                if isinstance(written, str) and not node.schema.faults({**values, name: written}):
+                    values[name] = written
+                    continue
+            self._report(path, node, where, text)
+        return values
+
+    def _report(self, path: Path, node: OwnNode, where: tuple[str | int, ...], text: str) -> None:
+        assert node.schema is not None
+        if not where:
+            self._source.at_key(path, codes.WRONG_PARAMETER, f"{node.name} {text}", "add it under with")
+            return
+        named = ".".join(str(part) for part in where)
+        if text == UNKNOWN_KEY:
+            hint = did_you_mean(str(where[0]), node.schema.names) if len(where) == 1 else ""
+            self._source.at_key((*path, *where), codes.WRONG_PARAMETER, f"{named}: {text}", hint)
+        else:
+            self._source.at_value((*path, *where), codes.WRONG_PARAMETER, f"{named}: {text}")

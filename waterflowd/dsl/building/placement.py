@@ -1,0 +1,111 @@
+"""`runs-on`, `concurrency` and `environment` as a plan has them."""
+
+from __future__ import annotations
+
+import re
+
+from waterflowd import expr
+from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.models import placement
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline, Queue, TargetPlan
+
+#: The built-in group of every server; a job that names it runs on each of them.
+ALL_SERVERS = "all-servers"
+
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_NAME_CHARACTERS_MAX = 200
+#: Keys of `runs-on` that mean something for a job on every server only.
+_EACH_KEYS = ("batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes")
+
+
+class Placing:
+    """Builds where and when the jobs of one file run."""
+
+    def __init__(self, source: Source, expressions: Expressions) -> None:
+        self._source = source
+        self._expressions = expressions
+
+    def target(self, path: Path, runs_on: placement.RunsOn, place: Place) -> TargetPlan | None:
+        """Checks `runs-on` at `path`; the plan of `target: each`, None for one server."""
+        self._group(path, runs_on.group, place)
+        for key, value in (
+            ("labels", dict(runs_on.labels)),
+            ("batch", runs_on.batch),
+            ("max-parallel", runs_on.max_parallel),
+            ("max-failures", runs_on.max_failures),
+        ):
+            self._expressions.value((*path, key), value, place)
+        if runs_on.target is None and runs_on.group != ALL_SERVERS:
+            for key in runs_on.given():
+                if key in _EACH_KEYS:
+                    text = f"{key} belongs to a job on each server of the group"
+                    self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "add target: each, or remove it")
+            return None
+        if runs_on.has("wait_minutes") and runs_on.offline != "wait":
+            text = "wait-minutes belongs to offline: wait"
+            self._source.at_key((*path, "wait-minutes"), codes.EXCLUSIVE_KEYS, text, "add offline: wait, or remove it")
+        if runs_on.pause and runs_on.batch is None:
+            text = "pause comes between batches, and there is one"
+            self._source.at_key((*path, "pause"), codes.EXCLUSIVE_KEYS, text, "add batch, such as batch: 25%")
+        return TargetPlan(
+            batch=tuple(runs_on.batch or ()),
+            max_parallel=runs_on.max_parallel,
+            max_failures=runs_on.max_failures,
+            pause_ms=runs_on.pause,
+            offline=Offline(runs_on.offline),
+            wait_ms=round(runs_on.wait_minutes * 60_000),
+        )
+
+    def _group(self, path: Path, group: str, place: Place) -> None:
+        at: Path = (*path, "group")
+        if not expr.is_static(group):
+            self._expressions.text(at, group, place)
+        elif not _GROUP.fullmatch(group):
+            text = f"{quoted(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
+            self._source.at_value(at, codes.WRONG_VALUE, text)
+
+    def concurrency(self, path: Path, wanted: placement.Concurrency | None, place: Place) -> ConcurrencyPlan | None:
+        """The plan of the `concurrency` at `path`."""
+        if wanted is None:
+            return None
+        self._expressions.text((*path, "group"), wanted.group, place)
+        self._expressions.value((*path, "cancel-in-progress"), wanted.cancel_in_progress, place)
+        self._check_name((*path, "group"), "concurrency", wanted.group)
+        if wanted.cancel_in_progress is True and wanted.queue == "reject":
+            text = "cancel-in-progress makes place for newcomers, queue: reject refuses them"
+            self._source.at_key((*path, "cancel-in-progress"), codes.EXCLUSIVE_KEYS, text, "keep one of the two")
+        return ConcurrencyPlan(
+            group=wanted.group,
+            limit=wanted.limit,
+            queue=Queue(wanted.queue),
+            cancel_in_progress=wanted.cancel_in_progress,
+        )
+
+    def environment(self, path: Path, wanted: placement.Gate | None, place: Place) -> EnvironmentPlan | None:
+        """The plan of the `environment` at `path`."""
+        if wanted is None:
+            return None
+        self._expressions.text((*path, "name"), wanted.name, place)
+        self._check_name((*path, "name"), "environment", wanted.name)
+        minimum = wanted.minimum if wanted.minimum is not None else 1 if wanted.approvers else 0
+        if wanted.approvers and minimum > len(set(wanted.approvers)):
+            text = f"minimum: {minimum} approvals of {len(set(wanted.approvers))} approvers can never be reached"
+            self._source.at_value((*path, "minimum"), codes.WRONG_VALUE, text)
+        return EnvironmentPlan(
+            name=wanted.name,
+            approvers=tuple(dict.fromkeys(wanted.approvers)),
+            minimum=minimum,
+            may_approve_own=wanted.may_approve_own,
+        )
+
+    def _check_name(self, at: Path, what: str, name: str) -> None:
+        if len(name) > _NAME_CHARACTERS_MAX:
+            text = f"{what}: a name may have {_NAME_CHARACTERS_MAX} characters, this has {len(name):,}"
+            self._source.at_value(at, codes.BOUND, text)
+        elif not name.isprintable():
+            self._source.at_value(at, codes.WRONG_VALUE, f"{what}: {quoted(name)} is no name")

@@ -1,0 +1,189 @@
+"""From the models to a plan: what one key cannot know alone is checked here, across the whole file.
+
+Rules of this file: everything is reported, nothing is raised. A plan is meaningful only when the report stays empty;
+then it holds each expression as text that was parsed once and whose names exist. A workflow that is called is built in
+the same way as one that is started; only its inputs and what is around its jobs differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from waterflowd import expr
+from waterflowd.dsl.building import calls
+from waterflowd.dsl.building.calls import Callee, Calls
+from waterflowd.dsl.building.composite_steps import Composites
+from waterflowd.dsl.building.contexts import Names
+from waterflowd.dsl.building.environment import check_environment
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.jobs import Jobs, needed_jobs, warn_of_slips, workflow_surroundings
+from waterflowd.dsl.building.needs import check_needs
+from waterflowd.dsl.building.placement import Placing
+from waterflowd.dsl.building.session import Session
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.triggers import build_call_inputs, build_inputs, build_triggers, started_inputs
+from waterflowd.dsl.building.working_directory import check_directory
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.reading.tree import plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan
+
+JOBS_MAX = 256
+
+
+class Project:
+    """Builds the first file of a compilation, and every workflow that it calls."""
+
+    def __init__(self, session: Session, path: str) -> None:
+        self._session = session
+        self._composites = Composites(session)
+        self._calls = Calls(session, path, self._callee)
+
+    def plan(self, source: Source, workflow: schema.Workflow) -> Plan:
+        """The plan of a workflow; only of use when no report has an error afterwards."""
+        triggers = build_triggers(source, workflow)
+        inputs = started_inputs(source, workflow)
+        known = [
+            spec.name
+            for spec in (*inputs, *build_inputs(source, workflow), *(build_call_inputs(source, workflow) or ()))
+        ]
+        built = _Build(source, workflow, self._session, known)
+        jobs = built.jobs(self._composites, self._calls)
+        return Plan(
+            name=_name(source, workflow),
+            path=source.path,
+            description=workflow.description,
+            triggers=triggers,
+            inputs=inputs,
+            vars=built.variables(),
+            env=dict(workflow.env),
+            timeout_ms=_milliseconds(workflow.timeout_minutes),
+            concurrency=built.concurrency(),
+            hashed=tuple(self._session.hashed),
+            nodes=tuple(self._session.nodes[name] for name in sorted(self._session.nodes)),
+            outputs=_call_outputs(workflow),
+            jobs=jobs,
+        )
+
+    def _callee(self, source: Source, workflow: schema.Workflow) -> Callee | None:
+        call = workflow.on.workflow_call if workflow.on is not None else None
+        if call is None:
+            hint = "add workflow_call to on of that file"
+            where = ("on",) if workflow.has("on") else ("jobs",)
+            source.at_key(where, codes.WRONG_CALL, "this workflow is called, and on has no workflow_call", hint)
+            return None
+        build_triggers(source, workflow)
+        own: Sequence[InputSpec] = build_inputs(source, workflow)
+        specs = build_call_inputs(source, workflow) or ()
+        built = _Build(source, workflow, self._session, [spec.name for spec in (*specs, *own)])
+        jobs = built.jobs(self._composites, self._calls)
+        if workflow.concurrency is not None:
+            text = "a workflow that is called has no concurrency of its own"
+            source.at_key(("concurrency",), codes.WRONG_CALL, text, "write it in the job that calls, or in jobs here")
+        job_count, step_count = calls.size_of(jobs)
+        plan = CallPlan(
+            path=source.path,
+            name=_name(source, workflow),
+            inputs=tuple(specs),
+            vars=built.variables(),
+            env=dict(workflow.env),
+            outputs=_call_outputs(workflow),
+            jobs=jobs,
+        )
+        return Callee(
+            call=plan,
+            declared_secrets=dict(call.secrets),
+            used_secrets=calls.used_secrets(jobs),
+            minutes=workflow.timeout_minutes,
+            height=calls.call_height(jobs),
+            jobs=job_count,
+            steps=step_count,
+        )
+
+
+class _Build:
+    """One workflow file on its way to a plan."""
+
+    def __init__(self, source: Source, workflow: schema.Workflow, session: Session, inputs: Sequence[str]) -> None:
+        self._source = source
+        self._workflow = workflow
+        self._session = session
+        self._expressions = Expressions(source, session.hashed)
+        self._names = Names(
+            inputs=list(dict.fromkeys(inputs)),
+            variables=list(workflow.vars) if workflow.vars else None,
+            jobs=needed_jobs(workflow),
+        )
+
+    def variables(self) -> dict[str, Json]:
+        """`vars`."""
+        ids = Ids("variable", self._source.report)
+        earlier: list[str] = []
+        for name, value in self._workflow.vars.items():
+            ids.take(name, self._source.document.key_start(("vars", name)))
+            if not expr.is_static(value):
+                self._expressions.value(("vars", name), value, self._names.for_variable(tuple(earlier)))
+            earlier.append(name)
+        return {name: plain(value) for name, value in self._workflow.vars.items()}
+
+    def concurrency(self) -> ConcurrencyPlan | None:
+        """`concurrency` of the run."""
+        placing = Placing(self._source, self._expressions)
+        return placing.concurrency(("concurrency",), self._workflow.concurrency, self._names.for_workflow())
+
+    def jobs(self, composites: Composites, called: Calls) -> tuple[JobPlan, ...]:
+        """The jobs, and what stands around them."""
+        workflow, source = self._workflow, self._source
+        self._check_bounds()
+        self._check_around()
+        wanted = {name: job.needs for name, job in workflow.jobs.items()}
+        needs: Mapping[str, tuple[str, ...]] = check_needs(wanted, source.document, source.report)
+        builder = Jobs(source, self._session, composites, called)
+        around = workflow_surroundings(workflow, self._names)
+        ids = Ids("job", source.report)
+        jobs: list[JobPlan] = []
+        for name, job in workflow.jobs.items():
+            ids.take(name, source.document.key_start(("jobs", name)))
+            jobs.append(builder.build(name, job, self._names, needs[name], around))
+        warn_of_slips(source, workflow, dict(needs))
+        return tuple(jobs)
+
+    def _check_bounds(self) -> None:
+        jobs = self._workflow.jobs
+        if len(jobs) > JOBS_MAX:
+            text = f"{len(jobs):,} jobs, a workflow may have {JOBS_MAX}"
+            self._source.at_key(("jobs",), codes.BOUND, text, "split it into several workflows")
+        self._session.count(self._source, ("jobs",), jobs=len(jobs))
+
+    def _check_around(self) -> None:
+        workflow, names = self._workflow, self._names
+        check_environment(("env",), workflow.env, self._source.document, self._source.report)
+        self._expressions.value(("env",), dict(workflow.env), names.for_workflow().with_secrets)
+        directory = ("defaults", "run", "working-directory")
+        self._expressions.value(directory, workflow.defaults.run.working_directory, names.for_workflow())
+        check_directory(self._source, directory, workflow.defaults.run.working_directory)
+        call = workflow.on.workflow_call if workflow.on is not None else None
+        if call is None:
+            return
+        outputs, secrets = Ids("output", self._source.report), Ids("secret", self._source.report)
+        base = ("on", "workflow_call")
+        for name, output in call.outputs.items():
+            outputs.take(name, self._source.document.key_start((*base, "outputs", name)))
+            self._expressions.text((*base, "outputs", name, "value"), output.value, names.for_call_outputs())
+        for name in call.secrets:
+            secrets.take(name, self._source.document.key_start((*base, "secrets", name)))
+
+
+def _name(source: Source, workflow: schema.Workflow) -> str:
+    return workflow.name or PurePosixPath(source.path).stem
+
+
+def _call_outputs(workflow: schema.Workflow) -> dict[str, Json]:
+    call = workflow.on.workflow_call if workflow.on is not None else None
+    return {name: output.value for name, output in call.outputs.items()} if call is not None else {}
+
+
+def _milliseconds(minutes: float | None) -> int | None:
+    return None if minutes is None else max(1, round(minutes * 60_000))

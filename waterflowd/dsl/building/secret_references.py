@@ -1,0 +1,80 @@
+"""References to secrets: they are found, never evaluated.
+
+`${{ secrets.NAME }}` is compiled to a reference that is filled in on the way to the agent. So it may stand alone, in
+text, and as an argument of `format`; nothing else can be done with a value that nobody here knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from waterflowd import expr
+from waterflowd.dsl.building.contexts import SECRETS
+from waterflowd.expr.nodes import walk
+from waterflowd.model.plan import Json
+
+
+def names_in(value: Json) -> tuple[str, ...]:
+    """The names of the secrets that the texts of a value refer to, each once; texts that are no templates have none."""
+    found: dict[str, None] = {}
+    for text in _texts(value):
+        try:
+            template = expr.parse_template(text)
+        except expr.ExpressionError:
+            continue
+        for placed in template.expressions:
+            for path, _ in expr.references(placed.node):
+                if path[0] == SECRETS and len(path) > 1:
+                    found.setdefault(path[1])
+    return tuple(found)
+
+
+def only_name(text: str) -> str | None:
+    """The name in a text that is exactly `${{ secrets.NAME }}`; None for any other."""
+    try:
+        node = expr.parse_template(text).single
+    except expr.ExpressionError:
+        return None
+    return _name(node) if node is not None and _is_reference(node) else None
+
+
+def misuses(node: expr.Node) -> list[tuple[int, str]]:
+    """Places of an expression where a secret stands otherwise than alone or in `format`, each with a sentence."""
+    if _is_reference(node):
+        return []
+    if isinstance(node, expr.Call) and node.name.lower() == "format":
+        return [found for argument in node.arguments for found in misuses(argument)]
+    named = {id(part.target) for part, _ in walk(node) if isinstance(part, expr.Index) and _is_reference(part)}
+    found: list[tuple[int, str]] = []
+    for part, _ in walk(node):
+        if isinstance(part, expr.Context) and part.name.lower() == SECRETS:
+            text = "a secret stands alone, in text or in format(...): nobody here knows its value to compute with it"
+            if id(part) not in named:
+                text = "a secret is named as secrets.NAME; all of them, or a computed one, cannot be given"
+            found.append((part.offset, text))
+    return found
+
+
+def _is_reference(node: expr.Node) -> bool:
+    match node:
+        case expr.Index(expr.Context(name), expr.Literal(str())):
+            return name.lower() == SECRETS
+    return False
+
+
+def _name(node: expr.Node) -> str:
+    assert isinstance(node, expr.Index)
+    assert isinstance(node.key, expr.Literal)
+    return str(node.key.value)
+
+
+def _texts(value: Json) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text if "${{" in text:
+                yield text
+            case Mapping() as mapping:
+                waiting.extend(reversed(list(mapping.values())))
+            case (list() | tuple()) as items:
+                waiting.extend(reversed(items))

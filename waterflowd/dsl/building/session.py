@@ -1,0 +1,167 @@
+"""One compilation: the files that it looks at, and the bounds that hold for all of them together.
+
+Rules of this file: other files come from the same revision as the first one, by a reader that is given; each is read
+once. A file that several jobs or steps use is compiled once, and its steps count for every use, so that files which
+use one another cannot grow without bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.reading import reader
+from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX, oversized
+from waterflowd.dsl.reading.tree import Lines, Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
+from waterflowd.dsl.reporting.report import Report, TooMany
+from waterflowd.model.plan import NodePlan
+
+#: Gives the content of a file of the same revision, by its path from the root; None when there is none.
+Reader = Callable[[str], bytes | None]
+
+FILES_MAX = 100
+#: Content of all files of one compilation.
+BYTES_MAX = 4 * CONTENT_BYTES_MAX
+JOBS_MAX = 1_000
+STEPS_MAX = 10_000
+PATH_CHARACTERS_MAX = 400
+#: Files of own nodes, which go into the plan.
+NODE_BYTES_MAX = 1 << 20
+
+_OUTSIDE = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def local_path(uses: str) -> str | None:
+    """The path from the root of the repository that `./path` names; None when it leaves the repository or is no path."""
+    if not uses.startswith("./") or len(uses) > PATH_CHARACTERS_MAX or _OUTSIDE.search(uses):
+        return None
+    parts = [part for part in uses.split("/") if part not in ("", ".")]
+    return "/".join(parts) if parts and ".." not in parts else None
+
+
+@dataclass(slots=True, eq=False)
+class _Opened:
+    """A file whose errors belong to the answer."""
+
+    path: str
+    lines: Lines
+    report: Report
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """The files, the counts and the answers of one compilation."""
+
+    read: Reader | None = None
+    #: Paths that were looked for, in order.
+    looked_for: dict[str, bytes | None] = field(default_factory=dict)
+    #: Patterns of the calls of `hashFiles`, those of one call joined by line ends.
+    hashed: dict[str, None] = field(default_factory=dict)
+    #: The repository's own nodes that were found, by name.
+    nodes: dict[str, NodePlan] = field(default_factory=dict)
+    _opened: list[_Opened] = field(default_factory=list)
+    _refused: list[Diagnostic] = field(default_factory=list)
+    _bytes: int = 0
+    _steps: int = 0
+    _jobs: int = 0
+
+    @property
+    def first(self) -> str:
+        """Path of the file that is compiled."""
+        return self._opened[0].path
+
+    def find(self, path: str) -> bytes | None:
+        """The content of another file of the revision."""
+        if path not in self.looked_for:
+            if self.read is None:
+                return None
+            if len(self.looked_for) >= FILES_MAX:
+                self._refuse(path, f"a workflow may look for {FILES_MAX} other files, this is one more")
+                return None
+            self.looked_for[path] = self.read(path)
+        return self.looked_for[path]
+
+    def open(self, path: str, content: bytes) -> Source | None:
+        """The tree of a file; None when it cannot be read, which is reported under its own path."""
+        if len(content) > CONTENT_BYTES_MAX:
+            self._refused.append(oversized(path, len(content)))
+            return None
+        if not self._is_within_bounds(path, content):
+            return None
+        report = Report()
+        try:
+            text = reader.decode(content, report)
+        except reader.Unreadable:
+            self._opened.append(_Opened(path, Lines(reader.prefix(content)), report))
+            return None
+        try:
+            document = reader.read(text, report)
+        except (reader.Unreadable, TooMany):
+            self._opened.append(_Opened(path, Lines(text), report))
+            return None
+        self._opened.append(_Opened(path, document.lines, report))
+        return Source(path, document, report)
+
+    def take_node(self, node: NodePlan) -> bool:
+        """Keeps an own node for the plan; False when the plan would hold too much."""
+        size = sum(len(known.source) for known in self.nodes.values() if known.name != node.name)
+        if size + len(node.source) > NODE_BYTES_MAX:
+            return False
+        self.nodes[node.name] = node
+        return True
+
+    def peek(self, path: str, content: bytes) -> Source | None:
+        """The tree of a file whose errors are its own affair; None when it cannot be read."""
+        if len(content) > CONTENT_BYTES_MAX or not self._is_within_bounds(path, content):
+            return None
+        report = Report()
+        try:
+            return Source(path, reader.read(reader.decode(content, report), report), report)
+        except (reader.Unreadable, TooMany):
+            return None
+
+    def _is_within_bounds(self, path: str, content: bytes) -> bool:
+        self._bytes += len(content)
+        if self._bytes <= BYTES_MAX:
+            return True
+        self._refuse(path, f"with this file, a workflow and those that it uses have more than {BYTES_MAX:,} bytes")
+        return False
+
+    def _refuse(self, path: str, message: str) -> None:
+        refused = Diagnostic(
+            code=codes.BOUND, path=path, line=1, column=1, message=message, suggestion="use fewer files"
+        )
+        if refused not in self._refused:
+            self._refused.append(refused)
+
+    def count(self, source: Source, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
+        """Counts what a use of a file, or a part of it, brings; too many end the compilation with an error at `path`."""
+        self._steps += steps
+        self._jobs += jobs
+        if self._steps <= STEPS_MAX and self._jobs <= JOBS_MAX:
+            return
+        is_steps = self._steps > STEPS_MAX
+        bound, what = (STEPS_MAX, "steps") if is_steps else (JOBS_MAX, "jobs")
+        text = f"more than {bound:,} {what}, those of all files that it uses included"
+        source.at_key(path, codes.BOUND, text, "split it into several workflows")
+        raise TooMany
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """The errors of all files, the first one's first."""
+        found = [error for opened in self._opened for error in opened.report.diagnostics(opened.path, opened.lines)]
+        return [*found, *self._refused]
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        """The warnings of all files."""
+        return [error for opened in self._opened for error in opened.report.warnings(opened.path, opened.lines)]
+
+
+def from_mapping(files: Mapping[str, bytes | None]) -> Reader:
+    """A reader of files that are at hand."""
+    return files.get

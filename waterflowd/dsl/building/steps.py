@@ -1,0 +1,331 @@
+"""Steps: from what people write to their plans, one block after the other.
+
+Rules of this file: a step sees the named steps before it, in its own block and in those around it. Ids are taken for a
+whole block before its steps are built, so that no inner step has the name of an outer one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from waterflow_agent.nodes import schema as node_schema
+from waterflowd import expr
+from waterflowd.dsl.building import control_flow, lints, secret_references
+from waterflowd.dsl.building.block_scope import (
+    COMPOSITE,
+    ScriptDefaults,
+    Surroundings,
+    inner_names,
+    not_yet,
+    with_secrets,
+)
+from waterflowd.dsl.building.child_workflows import WORKFLOW_RUN, Targets
+from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.building.environment import check_environment
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.nodes import Nodes
+from waterflowd.dsl.building.own_nodes import OwnNode, OwnNodes
+from waterflowd.dsl.building.retry import retry_policy
+from waterflowd.dsl.building.session import Session
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.working_directory import check_directory
+from waterflowd.dsl.models import schema
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.model.ids import StepId
+from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+
+if TYPE_CHECKING:
+    from waterflowd.dsl.building.composite_steps import Composites
+
+#: Blocks inside of one another.
+DEPTH_MAX = 16
+STEPS_PER_BLOCK_MAX = 1_000
+
+#: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
+_DEFAULT_SHELL = "bash"
+_SCRIPT_NAME_CHARACTERS_MAX = 60
+_EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
+
+
+#: Keys of a step that only a process has, and why a node of the engine has not.
+_PROCESS_KEYS: dict[str, str] = {
+    "shell": "it runs no script",
+    "unsafe-interpolation": "it runs no script",
+    "working-directory": "it runs in no directory; give it to the steps that do",
+    "retry": "it is not tried again as a whole; give retry to the steps that can fail",
+    "retry-strategy": "it is not tried again as a whole; give retry to the steps that can fail",
+    "on-lost": "it holds no server, so nothing of it can be lost",
+    "stop": "it has no process to stop",
+    "output-max-bytes": "it prints nothing itself",
+}
+#: Those of them that do go with the one that starts another run, each time a new one.
+_RETRY_KEYS = ("retry", "retry-strategy")
+
+_NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
+
+
+class Steps:
+    """Builds the steps of one file."""
+
+    def __init__(self, source: Source, session: Session, expressions: Expressions, composites: Composites) -> None:
+        self.source = source
+        self.expressions = expressions
+        self._document = source.document
+        self._report = source.report
+        self._expressions = expressions
+        self._session = session
+        self._composites = composites
+        self._nodes = Nodes(source.document, source.report)
+        self._own_nodes = OwnNodes(source, session)
+        self._targets = Targets(session)
+        self._control = control_flow.Control(self)
+
+    def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
+        """A block inside of a step."""
+        return BlockPlan(name=name, steps=self.rows(path, steps, around))
+
+    def rows(self, path: Path, steps: list[schema.Step], around: Surroundings) -> tuple[StepPlan, ...]:
+        """The steps of one block, in order; those with errors are left out."""
+        if not self._is_within_bounds(path, steps, around):
+            return ()
+        ids = around.ids.inner() if around.ids is not None else Ids("step", self._report)
+        named = [(position, step.id) for position, step in enumerate(steps) if step.id]
+        for position, taken in named:
+            ids.take(taken, self._document.value_start((*path, position, "id")))
+        hidden: dict[tuple[str, str], str] = {}
+        place: Place | None = None
+        built: list[StepPlan] = []
+        for position, step in enumerate(steps):
+            if place is None:
+                visible = (*around.visible, *(name for at, name in named if at < position))
+                later = [name for at, name in named if at >= position]
+                place = around.place.within({"steps": visible}, {**hidden, **not_yet(later)})
+                inside = replace(around, place=place, visible=visible, ids=ids, depth=around.depth + 1)
+            plan = self._build((*path, position), step, place, inside)
+            if plan is not None:
+                built.append(plan)
+                hidden |= inner_names(plan)
+            if step.id or (plan is not None and plan.blocks):
+                place = None
+        return tuple(built)
+
+    def _is_within_bounds(self, path: Path, steps: list[schema.Step], around: Surroundings) -> bool:
+        if around.depth > DEPTH_MAX:
+            text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
+            self.source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
+            return False
+        if len(steps) > STEPS_PER_BLOCK_MAX:
+            what = "a job" if around.depth == 1 else "a block"
+            text = f"{len(steps):,} steps, {what} may have {STEPS_PER_BLOCK_MAX:,}"
+            self.source.at_key(path, codes.BOUND, text, "split the job")
+            return False
+        self._session.count(self.source, path, steps=len(steps))
+        return True
+
+    def _build(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+        """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
+        self._check_expressions(path, step, place)
+        lints.warn_never(self.source, path, "step", step.if_)
+        lints.warn_timeout(self.source, path, step.timeout_minutes, inside.timeout_minutes)
+        own_secrets = secret_references.names_in(dict(step.env))
+        inside = replace(inside, secrets=tuple(dict.fromkeys((*inside.secrets, *own_secrets))))
+        if step.uses is not None and step.run is None and step.uses.startswith("."):
+            return self._composite(path, step, place, inside)
+        if step.uses is not None and step.run is None:
+            own = self._own_nodes.find((*path, "uses"), step.uses)
+            if own is not None:
+                return self._own_node(path, step, own, place, inside)
+        node = self._node(path, step)
+        if node is None:
+            return None
+        if node.name in control_flow.MODELS:
+            self._check_engine_keys(path, step, node.name)
+            parts = self._control.parts(path, node.name, place.without_secrets(_NO_SECRETS), inside)
+            if parts is None:
+                return None
+            return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=parts[0], blocks=parts[1])
+        if node.runs_in is node_schema.RunsIn.ENGINE:
+            self._check_engine_keys(path, step, node.name)
+        if node.name == WORKFLOW_RUN:
+            self._targets.check(self.source, path, step.with_)
+        is_engine = node.runs_in is node_schema.RunsIn.ENGINE
+        self._expressions.value(
+            (*path, "with"), step.with_, place.without_secrets(_NO_SECRETS) if is_engine else place.with_secrets
+        )
+        params, script_env = self._params(path, step, node, inside.defaults)
+        secrets = (*inside.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
+        is_script = node.name == "shell"
+        plan = self._plain(path, step, node.name, inside)
+        lints.warn_repeat(self.source, path, node.name, params, plan.retry)
+        return msgspec.structs.replace(
+            plan,
+            params=params,
+            env={**step.env, **script_env},
+            working_directory=plan.working_directory or (inside.defaults.working_directory if is_script else None),
+            secrets=tuple(dict.fromkeys(secrets)),
+            is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
+        )
+
+    def _composite(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+        assert step.uses is not None
+        # An input that holds a secret is a reference like the secret itself, so it is filled in where it ends up.
+        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+        self._check_engine_keys(path, step, "a composite step")
+        parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
+        if parts is None:
+            return None
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(parts.inputs))))
+        steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
+        return msgspec.structs.replace(
+            self._plain(path, step, COMPOSITE, inside),
+            params=parts.inputs,
+            outputs=parts.outputs,
+            blocks=(BlockPlan(name="steps", steps=steps),),
+        )
+
+    def _own_node(self, path: Path, step: schema.Step, node: OwnNode, place: Place, inside: Surroundings) -> StepPlan:
+        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+        self._refuse_script_keys(path, step, node.name)
+        given: dict[str, Any] = dict(step.with_)
+        params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(params))))
+        return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=params, secrets=secrets)
+
+    def _refuse_script_keys(self, path: Path, step: schema.Step, node: str) -> None:
+        for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
+            if is_given:
+                text = f"{key} belongs to a script (run), not to {node}"
+                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+
+    def _plain(self, path: Path, step: schema.Step, node: str, inside: Surroundings) -> StepPlan:
+        """The plan of a step but for its node's own part."""
+        return StepPlan(
+            id=StepId(step.id or str(int(path[-1]) + 1)),
+            is_named=step.id is not None,
+            name=step.name or _default_name(step),
+            node=node,
+            env=dict(step.env),
+            condition=step.if_,
+            working_directory=step.working_directory,
+            timeout_minutes=step.timeout_minutes,
+            continue_on_error=step.continue_on_error,
+            retry=self._retry(path, step),
+            on_lost=OnLost(step.on_lost),
+            stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
+            output_bytes_max=step.output_max_bytes,
+            secrets=() if node in control_flow.MODELS else inside.secrets,
+            line=self.source.line(path),
+        )
+
+    def _check_engine_keys(self, path: Path, step: schema.Step, node: str) -> None:
+        for key in step.given():
+            reason = _PROCESS_KEYS.get(key)
+            if key in _RETRY_KEYS and node == WORKFLOW_RUN:
+                continue
+            if node == "approval" and key == "timeout-minutes":
+                reason = "it waits as long as its timeout says, under with"
+            if reason is not None:
+                text = f"{key} does not go with {node}: {reason}"
+                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+
+    def _check_expressions(self, path: Path, step: schema.Step, place: Place) -> None:
+        self._expressions.condition((*path, "if"), step.if_, place)
+        check_environment((*path, "env"), step.env, self._document, self._report)
+        check_directory(self.source, (*path, "working-directory"), step.working_directory)
+        self._expressions.value((*path, "env"), dict(step.env), place.with_secrets)
+        self._expressions.value((*path, "run"), step.run, place if step.unsafe_interpolation else place.with_secrets)
+        for key, value in (
+            ("name", step.name),
+            ("working-directory", step.working_directory),
+            ("timeout-minutes", step.timeout_minutes),
+            ("continue-on-error", step.continue_on_error),
+        ):
+            self._expressions.value((*path, key), value, place)
+
+    def _node(self, path: Path, step: schema.Step) -> node_schema.NodeSchema | None:
+        if step.run is not None and step.uses is not None:
+            text = "a step has either run or uses, not both"
+            self._report.add(
+                self._document.key_start((*path, "uses")), codes.EXCLUSIVE_KEYS, text, "make two steps of it"
+            )
+            return None
+        if step.run is not None:
+            return node_schema.BUILT_IN["shell"]
+        if step.uses is not None:
+            return self._nodes.find((*path, "uses"), step.uses)
+        node, _ = self._document.find(path)
+        if not self._report.has_within(node.start, node.end):
+            text = "a step needs run or uses"
+            self._report.add(node.start, codes.EXCLUSIVE_KEYS, text, "add run with a script, or uses with a node")
+        return None
+
+    def _params(
+        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
+    ) -> tuple[dict[str, Json], dict[str, str]]:
+        """The node's parameters, and the environment that a script needs for its expressions."""
+        is_script = node.name == "shell"
+        if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
+            self._refuse_script_keys(path, step, node.name)
+        given: dict[str, Any] = dict(step.with_)
+        if step.run is None:
+            params = self._nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
+        else:
+            params = {"run": step.run}
+            if step.has("with_"):
+                text = "with belongs to uses, not to run"
+                hint = "give the script its values by env"
+                self._report.add(self._document.key_start((*path, "with")), codes.EXCLUSIVE_KEYS, text, hint)
+        if not is_script:
+            return params, {}
+        if defaults.shell is not None and step.shell is None and "shell" not in params:
+            params = {**params, "shell": defaults.shell}
+        return self._script(path, step, params)
+
+    def _script(self, path: Path, step: schema.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
+        if step.shell is not None:
+            if "shell" in params:
+                text = "shell is given twice: here and under with"
+                self._report.add(
+                    self._document.key_start((*path, "shell")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
+                )
+            params = {**params, "shell": step.shell}
+        source, shell = params.get("run"), params.get("shell") or _DEFAULT_SHELL
+        if not isinstance(source, str) or not isinstance(shell, str):
+            return params, {}
+        if not expr.is_static(shell):
+            self._report.add(
+                self._document.value_start((*path, "with", "shell")),
+                codes.WRONG_VALUE,
+                "shell: an expression cannot stand here",
+            )
+            return params, {}
+        run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
+        script = self._expressions.script(run_path, source, shell, unsafe=step.unsafe_interpolation)
+        if script is None:
+            return params, {}
+        return {**params, "run": script.text}, dict(script.env)
+
+    def _retry(self, path: Path, step: schema.Step) -> RetryPolicy | None:
+        if step.retry is not None and step.retry_strategy is not None:
+            text = "retry-strategy is another name of retry; both are given"
+            self._report.add(
+                self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
+            )
+        key = "retry" if step.retry is not None else "retry-strategy"
+        return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
+
+
+def _default_name(step: schema.Step) -> str:
+    """GitHub's rule: the first line of the script, or the node."""
+    if step.run is None:
+        return (step.uses or "").removesuffix("@v1")
+    first = next((line.strip() for line in step.run.splitlines() if line.strip()), "")
+    # A name is rendered, which must not happen to a piece of a script: expressions are shown by their source.
+    shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
+    return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")

@@ -1,0 +1,205 @@
+"""`strategy`: a matrix, checked as far as the file decides it.
+
+Rules of this file: GitHub's meaning. Dimensions multiply, `exclude` takes combinations away, `include` adds to those
+that it agrees with, or adds new ones. Each of them, or the whole matrix, may be an expression; then the run decides.
+Numbers that a rendering would spell differently stay as they are written: `1.20` is the text `1.20`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+
+from waterflowd import expr
+from waterflowd.dsl.building.contexts import Instances, Place
+from waterflowd.dsl.building.expressions import Expressions
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.models import placement, schema
+from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import did_you_mean
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.dsl.reporting.values import describe, has_expression
+from waterflowd.model.plan import Json, MatrixPlan, StrategyPlan
+
+INSTANCES_MAX = 256
+
+#: Combinations that are counted one by one; more are too many whatever is excluded, as the engine has it.
+_COUNTED_MAX = 16 * INSTANCES_MAX
+
+#: Entries of `include` and of `exclude`.
+_ENTRIES_MAX = 256
+
+_LISTS = ("include", "exclude")
+
+
+class Strategies:
+    """Builds the strategies of one file."""
+
+    def __init__(self, source: Source, expressions: Expressions) -> None:
+        self._source = source
+        self._expressions = expressions
+
+    def build(self, path: Path, job: schema.Job, place: Place) -> tuple[StrategyPlan | None, Instances]:
+        """The strategy of the job at `path`, and what it means for names."""
+        is_each = job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == "all-servers")
+        if job.strategy is None:
+            return None, Instances(is_each=is_each)
+        wanted, at = job.strategy, (*path, "strategy")
+        for key in ("max-parallel", "fail-fast"):
+            value = getattr(wanted, key.replace("-", "_"))
+            self._expressions.value((*at, key), value, place)
+        if not wanted.has("matrix"):
+            text = "strategy needs the key matrix"
+            hint = "add matrix, or write max-parallel under runs-on" if is_each else "add matrix with a list of values"
+            self._source.at_key(at, codes.MISSING_KEY, text, hint)
+            return None, Instances(is_each=is_each)
+        if is_each:
+            self._check_each(at, job, wanted)
+        self._expressions.value((*at, "matrix"), wanted.matrix, place)
+        matrix, dimensions = self._matrix((*at, "matrix"), wanted.matrix)
+        plan = StrategyPlan(matrix=matrix, max_parallel=wanted.max_parallel, fail_fast=wanted.fail_fast)
+        return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each)
+
+    def _check_each(self, at: Path, job: schema.Job, wanted: placement.Strategy) -> None:
+        if wanted.has("fail_fast"):
+            text = "with target: each, max-failures of runs-on takes the place of fail-fast"
+            self._source.at_key((*at, "fail-fast"), codes.EXCLUSIVE_KEYS, text, "remove it")
+        if wanted.max_parallel is not None and job.runs_on is not None and job.runs_on.max_parallel is not None:
+            text = "max-parallel is given twice: here and under runs-on"
+            self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of the two")
+
+    def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, Collection[str] | None]:
+        if has_expression(value):
+            if isinstance(value, str) and _is_single(value):
+                return MatrixPlan(expression=value), None
+            self._wrong(at, "a matrix is one expression, or a mapping", "write nothing around the ${{ }}")
+        elif not isinstance(value, dict) or not value:
+            self._wrong(at, f"expected a mapping of names to lists, not {describe(value)}")
+        else:
+            return self._mapping(at, value)
+        return MatrixPlan(), None
+
+    def _mapping(self, at: Path, value: dict[str, Json]) -> tuple[MatrixPlan, Collection[str] | None]:
+        ids = Ids("matrix dimension", self._source.report)
+        dimensions: dict[str, Json] = {}
+        for name, items in value.items():
+            if name in _LISTS:
+                continue
+            ids.take(name, self._source.document.key_start((*at, name)))
+            dimensions[name] = self._list((*at, name), name, items)
+        lists = {name: self._combinations((*at, name), name, value, dimensions) for name in _LISTS}
+        plan = MatrixPlan(dimensions=dimensions, include=lists["include"], exclude=lists["exclude"])
+        include = lists["include"]
+        is_known = isinstance(include, tuple) and all(isinstance(item, dict) for item in include)
+        names = [*dimensions, *(key for item in include for key in item)] if is_known else None
+        self._check_count(at, plan)
+        return plan, list(dict.fromkeys(names)) if names is not None else None
+
+    def _list(self, at: Path, name: str, items: Json) -> Json:
+        """A dimension: a list, or an expression that yields one."""
+        if isinstance(items, list):
+            if not items:
+                self._wrong(at, f"{quoted(name)}: expected at least one value")
+            return [_written(item) for item in items]
+        if not has_expression(items):
+            hint = "write it as a list" if not isinstance(items, dict) else ""
+            self._wrong(at, f"{quoted(name)}: expected a list or an expression, not {describe(items)}", hint)
+        return plain(items)
+
+    def _combinations(self, at: Path, name: str, matrix: dict[str, Json], dimensions: Collection[str]) -> Json:
+        """`include` or `exclude`: a list of mappings, or an expression that yields one."""
+        items = matrix.get(name)
+        if items is None:
+            return ()
+        if has_expression(items):
+            return items
+        if not isinstance(items, list):
+            self._wrong(at, f"{name}: expected a list of mappings or an expression, not {describe(items)}")
+            return ()
+        if len(items) > _ENTRIES_MAX:
+            text = f"{name}: {len(items):,} entries, a matrix may have {_ENTRIES_MAX}"
+            self._source.at_key(at, codes.BOUND, text)
+            return ()
+        for position, item in enumerate(items):
+            if has_expression(item):
+                continue
+            if not isinstance(item, dict):
+                self._wrong((*at, position), f"{name}: expected a mapping, not {describe(item)}")
+            elif name == "exclude":
+                for key in item:
+                    if key not in dimensions:
+                        text = f"exclude: the matrix has no dimension {quoted(key)}"
+                        self._source.at_key(
+                            (*at, position, key), codes.WRONG_VALUE, text, did_you_mean(key, dimensions)
+                        )
+        return tuple(_written(item) for item in items)
+
+    def _check_count(self, at: Path, matrix: MatrixPlan) -> None:
+        lists = [items for items in matrix.dimensions.values() if isinstance(items, list)]
+        excluded = matrix.exclude if isinstance(matrix.exclude, tuple) else None
+        included = matrix.include if isinstance(matrix.include, tuple) else None
+        if len(lists) < len(matrix.dimensions) or not all(lists):
+            return
+        at_least = math.prod(len(items) for items in lists) if lists else 0
+        is_decided = excluded is not None and included is not None and expr.is_static([lists, excluded, included])
+        if at_least <= _COUNTED_MAX and is_decided:
+            at_least = self._counted(at, matrix, excluded or (), included or ())
+        elif at_least <= _COUNTED_MAX and excluded != ():
+            return
+        if at_least > INSTANCES_MAX:
+            text = f"the matrix makes {at_least:,} instances, a job may have {INSTANCES_MAX}"
+            self._source.at_key(at, codes.BOUND, text, "split the job, or loop over one of the dimensions in a step")
+
+    def _counted(self, at: Path, matrix: MatrixPlan, excluded: Sequence[Json], included: Sequence[Json]) -> int:
+        """How many instances there are; reports none, and exclusions that match nothing."""
+        names = list(matrix.dimensions)
+        all_of_them = [
+            dict(zip(names, values, strict=True)) for values in itertools.product(*matrix.dimensions.values())
+        ]
+        if not names:
+            all_of_them = []
+        for position, item in enumerate(excluded):
+            if isinstance(item, dict) and not any(_agrees(combination, item) for combination in all_of_them):
+                text = "no combination of the matrix is like this, so nothing is excluded"
+                self._source.warn_value((*at, "exclude", position), codes.NO_EFFECT, text)
+        left = [one for one in all_of_them if not any(isinstance(e, dict) and _agrees(one, e) for e in excluded)]
+        new = [
+            item
+            for item in included
+            if isinstance(item, dict)
+            and not any(all(one[key] == item[key] for key in item if key in one) for one in left)
+        ]
+        if not left and not new:
+            self._wrong(at, "the matrix has no instances: everything is excluded, or there is nothing")
+        return len(left) + len(new)
+
+    def _wrong(self, at: Path, message: str, suggestion: str = "") -> None:
+        self._source.at_value(at, codes.WRONG_VALUE, f"matrix: {message}", suggestion)
+
+
+def _is_single(text: str) -> bool:
+    try:
+        return expr.parse_template(text).single is not None
+    except expr.ExpressionError:
+        # It has been reported where the expression was checked.
+        return True
+
+
+def _agrees(combination: dict[str, Json], wanted: dict[str, Json]) -> bool:
+    return all(combination.get(key) == value for key, value in wanted.items())
+
+
+def _written(value: Json) -> Json:
+    """The value as JSON; a number that JSON would spell in another way becomes the text that was written."""
+    match value:
+        case dict():
+            return {key: _written(item) for key, item in value.items()}
+        case list():
+            return [_written(item) for item in value]
+        case WrittenInt() | WrittenFloat():
+            number = plain(value)
+            return number if expr.to_text(number) == value.text else value.text
+    return value

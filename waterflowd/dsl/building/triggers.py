@@ -1,0 +1,163 @@
+"""`on`, and the inputs of a start by hand and of a call."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from waterflowd.dsl.building import input_declarations, secret_references
+from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.models import events, schema
+from waterflowd.dsl.models.schedule import build_schedules
+from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.snippets import quoted
+from waterflowd.model.plan import InputSpec, PushTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
+
+_DISPATCH = ("on", "workflow_dispatch")
+_MANUAL = ("on", "manual")
+_CALL = ("on", "workflow_call")
+
+_HOOK_CHARACTERS_MAX = 100
+_HOOK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
+    """What starts the workflow."""
+    if not workflow.has("on"):
+        return Triggers(on_change=True)
+    on = workflow.on
+    if on is None or not on.model_fields_set:
+        node, _ = source.document.find(("on",))
+        if not source.report.has_within(node.start, node.end + 1):
+            hint = "name an event such as push, or remove the key: then pushes that change the file start it"
+            source.at_key(("on",), codes.WRONG_VALUE, "on is empty", hint)
+        return Triggers()
+    return Triggers(
+        push=_push(source, on.push),
+        dispatch=is_dispatched(workflow),
+        webhook=_webhook(source, on.webhook),
+        workflow_run=_workflow_run(source, workflow, on.workflow_run),
+        schedules=build_schedules(source, list(workflow.vars), on.schedule),
+    )
+
+
+def _push(source: Source, push: schema.Push | None) -> PushTrigger | None:
+    if push is None:
+        return None
+    _check_patterns(source, "push", "branches", push.branches, push.branches_ignore)
+    _check_patterns(source, "push", "tags", push.tags, push.tags_ignore)
+    _check_patterns(source, "push", "paths", push.paths, push.paths_ignore)
+    return PushTrigger(
+        branches=tuple(push.branches),
+        branches_ignore=tuple(push.branches_ignore),
+        paths=tuple(push.paths),
+        paths_ignore=tuple(push.paths_ignore),
+        tags=tuple(push.tags),
+        tags_ignore=tuple(push.tags_ignore),
+    )
+
+
+def _webhook(source: Source, webhook: events.Webhook | None) -> WebhookTrigger | None:
+    if webhook is None:
+        return None
+    at: Path = ("on", "webhook")
+    name = webhook.name
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(source.path).stem).strip("-.")[:_HOOK_CHARACTERS_MAX]
+    if not _HOOK.fullmatch(name):
+        text = f"{quoted(name)} is no name of a webhook: letters, digits, _, - and . only, at most 100"
+        hint = "give it a name" if webhook.name is None else ""
+        source.at_value((*at, "name"), codes.WRONG_VALUE, text, hint)
+    secret = secret_references.only_name(webhook.secret) or webhook.secret
+    if not _SECRET.fullmatch(secret):
+        text = f"secret: expected the name of a secret, not {quoted(webhook.secret)}"
+        source.at_value((*at, "secret"), codes.WRONG_SECRET, text, "letters, digits and _ only; never its value")
+    return WebhookTrigger(name=name, secret=secret)
+
+
+def _workflow_run(
+    source: Source, workflow: schema.Workflow, wanted: events.WorkflowRun | None
+) -> WorkflowRunTrigger | None:
+    if wanted is None:
+        return None
+    _check_patterns(source, "workflow_run", "branches", wanted.branches, wanted.branches_ignore)
+    own = {source.path, workflow.name or PurePosixPath(source.path).stem}
+    for position, name in enumerate(wanted.workflows):
+        if name in own:
+            text = "a workflow that starts after itself would never end"
+            source.at_value(("on", "workflow_run", "workflows", position), codes.WRONG_VALUE, text, "name another one")
+    return WorkflowRunTrigger(
+        workflows=tuple(dict.fromkeys(wanted.workflows)),
+        conclusions=tuple(dict.fromkeys(wanted.conclusions)),
+        branches=tuple(wanted.branches),
+        branches_ignore=tuple(wanted.branches_ignore),
+    )
+
+
+def _check_patterns(source: Source, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
+    if wanted and ignored:
+        hint = f"write the exceptions under {key}, each with a ! in front"
+        text = f"{key} and {key}-ignore exclude each other"
+        source.at_key(("on", event, f"{key}-ignore"), codes.EXCLUSIVE_KEYS, text, hint)
+    if wanted and all(pattern.startswith("!") for pattern in wanted):
+        hint = f"put what they are exceptions of in front, or use {key}-ignore"
+        text = f"{key} holds exceptions only, so nothing ever matches"
+        source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
+
+
+def build_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+    """The inputs of a start by hand, from the one place where the file declares them."""
+    on = workflow.on
+    places: list[tuple[Path, dict[str, schema.Input]]] = []
+    if workflow.has("inputs"):
+        places.append((("inputs",), workflow.inputs))
+    if on is not None and on.workflow_dispatch is not None and on.workflow_dispatch.has("inputs"):
+        places.append(((*_DISPATCH, "inputs"), on.workflow_dispatch.inputs))
+    if on is not None and on.manual is not None and on.manual.has("inputs"):
+        places.append(((*_MANUAL, "inputs"), on.manual.inputs))
+    _check_one_place(source, places)
+    if on is not None and on.workflow_dispatch is not None and on.manual is not None:
+        text = "manual is another name of workflow_dispatch; both are given"
+        source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of the two")
+    return tuple(
+        spec
+        for path, declared in places
+        for spec in input_declarations.specs(declared, path, source.document, source.report)
+    )
+
+
+def build_call_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...] | None:
+    """The inputs of a call: those of `workflow_call`, or those at the top; None for a workflow that is not called."""
+    call = workflow.on.workflow_call if workflow.on is not None else None
+    if call is None:
+        return None
+    path: Path = (*_CALL, "inputs")
+    if not call.has("inputs"):
+        return input_declarations.specs(workflow.inputs, ("inputs",), source.document, Report())
+    if workflow.has("inputs"):
+        _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
+    return input_declarations.specs(call.inputs, path, source.document, source.report)
+
+
+def started_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+    """The inputs of a run: those of a start by hand, or those of a call where a call is all that the file knows of."""
+    own = build_inputs(source, workflow)
+    called_with = build_call_inputs(source, workflow)
+    return own if called_with is None or is_dispatched(workflow) else called_with
+
+
+def is_dispatched(workflow: schema.Workflow) -> bool:
+    """Whether the file says how it is started by hand."""
+    on = workflow.on
+    by_hand = on is not None and (on.workflow_dispatch is not None or on.manual is not None)
+    return by_hand or bool(workflow.inputs)
+
+
+def _check_one_place(source: Source, places: list[tuple[Path, dict[str, schema.Input]]]) -> None:
+    for path, _ in places[1:]:
+        first = ".".join(map(str, places[0][0]))
+        text = f"inputs are declared twice: here and at {first}"
+        source.at_key(path, codes.EXCLUSIVE_KEYS, text, "move all of them to one place")

@@ -1,0 +1,66 @@
+"""Names that end up in expressions, paths and on the wire: the ids of jobs, steps and inputs.
+
+The rule is GitHub's, with a bound on the length. Expressions compare names without case, so two that differ by case only
+are one name given twice.
+"""
+
+from __future__ import annotations
+
+import re
+
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.snippets import quoted
+
+ID_CHARACTERS_MAX = 100
+
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Ids:
+    """The ids of one kind in one place; reports those that are malformed or taken."""
+
+    def __init__(self, kind: str, report: Report, outer: Ids | None = None) -> None:
+        self._kind = kind
+        self._report = report
+        self._taken: dict[str, str] = {}
+        #: The ids of the place around this one, which are taken here too.
+        self._outer = outer
+
+    def inner(self) -> Ids:
+        """The ids of a place inside of this one."""
+        return Ids(self._kind, self._report, self)
+
+    def _first(self, lowered: str) -> str | None:
+        ids: Ids | None = self
+        while ids is not None:
+            if lowered in ids._taken:
+                return ids._taken[lowered]
+            ids = ids._outer
+        return None
+
+    def take(self, name: str, offset: int) -> bool:
+        """Takes an id that stands at `offset`; false when it cannot be taken, which is reported."""
+        subject = f"the id {quoted(name)} of {'an' if self._kind[0] in 'aeiou' else 'a'} {self._kind}"
+        first = self._first(name.lower())
+        if len(name) > ID_CHARACTERS_MAX:
+            text, hint = (
+                f"{subject} has more than {ID_CHARACTERS_MAX} characters",
+                "choose a shorter one, and put the text into name",
+            )
+        elif not _ID.fullmatch(name):
+            text = f"{subject} may hold letters, digits, _ and - only, and begins with a letter or _"
+            hint = f'for example "{_made_valid(name)}"'
+        elif first is not None:
+            other = "" if first == name else f", as {quoted(first)}: names are compared without case"
+            text, hint = f"{subject} is taken already{other}", "choose another one"
+        else:
+            self._taken[name.lower()] = name
+            return True
+        self._report.add(offset, codes.WRONG_ID, text, hint)
+        return False
+
+
+def _made_valid(name: str) -> str:
+    made = re.sub(r"[^A-Za-z0-9_-]+", "-", name[:ID_CHARACTERS_MAX]).strip("-") or "name"
+    return made if _ID.fullmatch(made) else f"_{made}"[:ID_CHARACTERS_MAX]

@@ -1,0 +1,20 @@
+"""The bound that must be known before a file is read, so that nobody sends or loads what would be refused."""
+
+from __future__ import annotations
+
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
+
+#: Far above any workflow that people maintain, far below what hurts: 1 MiB of YAML takes about a second.
+CONTENT_BYTES_MAX = 1024 * 1024
+
+
+def oversized(path: str, content_bytes: int) -> Diagnostic:
+    """What is said of a file that is too large to be read."""
+    return Diagnostic(
+        code="WF102",
+        path=path,
+        line=1,
+        column=1,
+        message=f"the file has {content_bytes:,} bytes, a workflow may have {CONTENT_BYTES_MAX:,}",
+        suggestion="split it into several workflows",
+    )

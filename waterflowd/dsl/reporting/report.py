@@ -1,0 +1,98 @@
+"""The errors and warnings of one file as they are found, and their places.
+
+Rules of this file: a check reports and goes on, so that a person sees all errors at once. A place is an offset in the
+text until the end; then the errors are sorted by it, said once each, and at most `ERRORS_MAX` are shown. A warning
+keeps no file from running; it is for what is surely a slip.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import msgspec
+
+from waterflowd.dsl.reading.tree import Lines
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.diagnostics import Diagnostic, Severity
+from waterflowd.dsl.reporting.snippets import snippet
+
+#: More than anybody repairs before looking again.
+ERRORS_MAX = 100
+
+#: Where checking ends: a file with so many errors is not a slip but an attack on the time of the check.
+FOUND_MAX = 1_000
+
+
+class TooMany(Exception):
+    """The report is full; checking on would only cost time."""
+
+
+class Report:
+    """Collects the errors and warnings of a file; truthy when there are errors."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, str, str], str] = {}
+        self._warned: dict[tuple[int, str, str], str] = {}
+
+    def add(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
+        """Records an error at an offset of the text; a repetition changes nothing. Raises TooMany once it is full."""
+        self._found.setdefault((offset, code, message), suggestion)
+        if len(self._found) >= FOUND_MAX:
+            raise TooMany
+
+    def warn(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
+        """Records a warning; those beyond `ERRORS_MAX` are left out."""
+        if len(self._warned) < ERRORS_MAX:
+            self._warned.setdefault((offset, code, message), suggestion)
+
+    def has_within(self, start: int, end: int) -> bool:
+        """Whether an error lies in this part of the text, so that what is missing there need not be said again."""
+        return any(start <= offset < end for offset, _, _ in self._found)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether checking has ended because of the number of errors."""
+        return len(self._found) >= FOUND_MAX
+
+    def diagnostics(self, path: str, lines: Lines) -> list[Diagnostic]:
+        """The errors in the order of the file, the last one saying how many more there are."""
+        found = sorted(self._found.items())
+        shown = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
+        if len(found) > ERRORS_MAX:
+            offset = found[ERRORS_MAX][0][0]
+            count = "hundreds of" if len(found) == FOUND_MAX else f"{len(found) - ERRORS_MAX} more"
+            message = f"{count} errors from here on are not shown"
+            shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "repair the ones above first"))
+        return shown
+
+    def warnings(self, path: str, lines: Lines) -> list[Diagnostic]:
+        """The warnings in the order of the file."""
+        found = sorted(self._warned.items())
+        shown = (_diagnostic(path, lines, *key, suggestion) for key, suggestion in found)
+        return [msgspec.structs.replace(diagnostic, severity=Severity.WARNING) for diagnostic in shown]
+
+
+def _diagnostic(path: str, lines: Lines, offset: int, code: str, message: str, suggestion: str) -> Diagnostic:
+    line, column = lines.position(offset)
+    text, caret = snippet(lines.line(line), column)
+    return Diagnostic(
+        code=code,
+        path=path,
+        line=line,
+        column=column,
+        message=message,
+        snippet=text,
+        caret=caret,
+        suggestion=suggestion,
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The suggestion for a misspelt name: `did you mean "build"?`, or empty when nothing is close."""
+    spelled = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
+    return f'did you mean "{spelled[found[0]]}"?' if found else ""

@@ -1,0 +1,1 @@
+"""How an event changes the state of a run: the only code that writes it."""

@@ -1,0 +1,271 @@
+"""What follows for a job as a whole: its gates, what it becomes, its end. See moves.py for the rules.
+
+The gates of a job, in order: its turn among the instances of its job, its needs, its `if`, the approval of its environment, its
+place in a concurrency group. Then it becomes instances, or the jobs that it calls, or waits for a server.
+"""
+
+from __future__ import annotations
+
+from waterflowd import expr
+from waterflowd.engine import events
+from waterflowd.engine.moves import child_moves
+from waterflowd.engine.rules import calls, completion, conditions, contexts, rendering, retry
+from waterflowd.engine.state.runs import Job, Run
+from waterflowd.errors import Rejected
+from waterflowd.model import durations
+from waterflowd.model.ids import JobId
+from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import KeptJob
+from waterflowd.model.statuses import FAILURES, Conclusion, Status
+
+#: The same as for a group that the file names.
+GROUP_LENGTH_MAX = 100
+CONCURRENCY_GROUP_LENGTH_MAX = 200
+
+#: What a step's conclusion is when a cancel has kept it from its end or its start.
+_CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
+
+_SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps succeeded")
+
+
+def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
+    """What follows for a job that is not at its steps."""
+    if job.children is not None:
+        return child_moves.of_parent(run, job, now)
+    ending = _ending(run, job)
+    if ending is not None:
+        return completion.complete(job, *ending, now)
+    if job.is_begun or job.open_needs:
+        return None
+    if job.is_instance and not job.is_admitted and not child_moves.has_turn(job):
+        return None
+    try:
+        return _gates(run, job, now)
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        return completion.complete(job, Conclusion.FAILURE, why, now)
+
+
+def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
+    """How a job ends that is not at its steps and must not come to them."""
+    if run.is_forced:
+        return Conclusion.CANCELLED, run.reason
+    if run.is_timed_out:
+        return Conclusion.TIMED_OUT, run.reason
+    if job.is_timed_out:
+        return Conclusion.TIMED_OUT, job.reason
+    if job.is_cancelled:
+        return Conclusion.CANCELLED, job.stop_reason
+    if run.started_at is None:
+        return Conclusion.CANCELLED, run.reason
+    parent = job.parent
+    if parent is None or job.status is not Status.QUEUED:
+        return None
+    assert parent.children is not None
+    if parent.children.scope is not None:
+        # Jobs that are called begin or end by their own `if`, after a cancel too.
+        return None
+    if parent.is_cancelled:
+        return Conclusion.CANCELLED, parent.stop_reason
+    if parent.children.halted is not None and _kept(run, job) is None:
+        conclusion = Conclusion.CANCELLED if parent.children.fail_fast else Conclusion.SKIPPED
+        return conclusion, parent.children.halted
+    return None
+
+
+def _kept(run: Run, job: Job) -> KeptJob | None:
+    """What the run takes over of the job from an earlier one."""
+    return run.kept.jobs.get(job.id) if run.kept is not None else None
+
+
+# Gates ----------------------------------------------------------------------------------------------------------------
+
+
+def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
+    env = contexts.for_job(run, job, now)
+    if job.status is Status.QUEUED:
+        kept = _kept(run, job)
+        if kept is not None:
+            assert run.kept is not None
+            why = reason(ReasonCode.KEPT, f"kept from run {run.kept.run}", run=run.kept.run)
+            conclusion = kept.conclusion
+            return events.JobCompleted(
+                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=kept.outputs, reason=why
+            )
+        if not job.is_instance and not conditions.holds(job.plan.condition, env):
+            return _skipped(run, job, env, now)
+    plan = job.plan
+    if plan.environment is not None and not job.is_instance and not job.is_approved:
+        gate = _environment(run, job, plan.environment, env, now)
+        if gate is not None or (not job.is_approved and job.approval is not None):
+            return gate
+    if plan.concurrency is not None and _takes_lock(job):
+        if job.lock is None:
+            return lock_wanted(job.id, plan.concurrency, env, now)
+        if job.lock.refusal is not None:
+            return completion.complete(job, Conclusion.CANCELLED, job.lock.refusal, now)
+        if not job.lock.is_held:
+            return None
+    return _begin(run, job, env, now)
+
+
+def _takes_lock(job: Job) -> bool:
+    """Servers of `target: each` share one place, instances of a matrix have one each."""
+    return not job.is_instance if job.plan.target is not None else not job.is_template
+
+
+def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted:
+    caller = job.caller
+    if run.is_cancelled if caller is None else caller.is_cancelled:
+        why = run.reason if caller is None else caller.stop_reason
+        return completion.complete(job, Conclusion.CANCELLED, why, now)
+    for need in job.plan.needs:
+        needed = job.scope.jobs[need]
+        if needed.conclusion is not None and not needed.has_success and not conditions.names_status(job.plan.condition):
+            why = reason(ReasonCode.NEEDS, f'job "{need}" ended {needed.conclusion.value}', job=need)
+            return completion.complete(job, Conclusion.SKIPPED, why, now)
+    return completion.complete(job, Conclusion.SKIPPED, conditions.false(job.plan.condition, env), now)
+
+
+def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: int) -> events.RunEvent | None:
+    if job.approval is not None:
+        if job.approval.rejected_by is None:
+            return None
+        why = reason(
+            ReasonCode.REJECTED, f'{job.approval.rejected_by} rejected it for environment "{job.approval.environment}"'
+        )
+        return completion.complete(job, Conclusion.FAILURE, why, now)
+    name = rendering.label(expr.render(plan.name, env))
+    policy = run.environments.get(name, events.Policy())
+    if not policy.is_ref_allowed:
+        why = reason(
+            ReasonCode.REF_REFUSED, f'{run.trigger.ref or "this start"} may not enter environment "{name}"',
+            environment=name,
+        )  # fmt: skip
+        return completion.complete(job, Conclusion.FAILURE, why, now)
+    approvers = policy.approvers or plan.approvers
+    minimum = max(plan.minimum, policy.minimum, 1 if approvers else 0)
+    if minimum == 0:
+        return None
+    whom = f"of {', '.join(approvers)}" if approvers else "of an approver"
+    text = f'waits for the approval {whom} to enter environment "{name}"; next: waterflowctl approve {run.id}'
+    return events.ApprovalRequested(
+        at=now,
+        job=job.id,
+        environment=name,
+        approvers=approvers,
+        minimum=minimum,
+        may_approve_own=plan.may_approve_own and policy.may_approve_own,
+        reason=reason(ReasonCode.WAITING_APPROVAL, text, environment=name),
+    )
+
+
+def lock_wanted(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockWanted:
+    """Asks for a place in a concurrency group. Raises `Rejected`."""
+    group = rendering.text(expr.render(plan.group, env))
+    if not 1 <= len(group) <= CONCURRENCY_GROUP_LENGTH_MAX:
+        limit = CONCURRENCY_GROUP_LENGTH_MAX
+        raise Rejected("WF111", f"concurrency.group is a text of {len(group)} characters; it has 1 to {limit}")
+    return events.LockWanted(
+        at=now,
+        job=job,
+        group=group,
+        limit=plan.limit,
+        queue=plan.queue,
+        cancel_in_progress=rendering.is_continued(plan.cancel_in_progress, env),
+        reason=reason(ReasonCode.WAITING_LOCK, f'waits for a place in concurrency group "{group}"', group=group),
+    )
+
+
+# What a job becomes ---------------------------------------------------------------------------------------------------
+
+
+def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
+    plan = job.plan
+    if job.is_template and plan.target is None:
+        return child_moves.expand(run, job, env, now)
+    if plan.call is not None:
+        return _enter(run, job, env, now)
+    group = job.group if job.pinned is not None else _group(rendering.text(expr.render(plan.group, env)))
+    name = job.name if job.is_instance else rendering.label(expr.render(plan.name, env))
+    why = reason(ReasonCode.STARTED, f'waits for a server of group "{group}"', group=group)
+    if job.pinned is not None:
+        why = reason(ReasonCode.STARTED, f"waits for server {job.pinned_name}", agent=job.pinned_name)
+    return events.JobReady(
+        at=now,
+        job=job.id,
+        name=name,
+        group=group,
+        labels={key: rendering.text(expr.render(value, env)) for key, value in plan.labels.items()},
+        timeout_ms=rendering.minutes_ms(plan.timeout_minutes, env, "timeout-minutes") or 1,
+        start_deadline_at=now + _patience_ms(job),
+        reason=why,
+    )
+
+
+def _patience_ms(job: Job) -> int:
+    target = job.plan.target
+    if job.pinned is not None and target is not None and target.offline is Offline.WAIT:
+        return target.wait_ms
+    return job.plan.start_timeout_ms
+
+
+def _group(name: str) -> str:
+    if not 1 <= len(name) <= GROUP_LENGTH_MAX:
+        raise Rejected(
+            "WF111", f"runs-on is a text of {len(name)} characters; a group's name has 1 to {GROUP_LENGTH_MAX}"
+        )
+    return name
+
+
+def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
+    call = job.plan.call
+    assert call is not None
+    given = expr.render(call.given, env)
+    assert isinstance(given, dict)
+    values = calls.inputs(call, given)
+    return events.JobEntered(
+        at=now,
+        job=job.id,
+        name=job.name if job.is_instance else rendering.label(expr.render(job.plan.name, env)),
+        inputs=values,
+        vars=rendering.resolve_vars(call.vars, values, run.trigger),
+        reason=reason(ReasonCode.STARTED, f"calls {call.path}"),
+    )
+
+
+# Its end --------------------------------------------------------------------------------------------------------------
+
+
+def end(run: Run, job: Job, now: int) -> events.RunEvent:
+    """The end of a job whose steps are all completed, or its next try."""
+    outcome, why = _outcome(run, job)
+    if outcome in FAILURES and job.plan.retry is not None and not job.is_cancelled and not run.is_timed_out:
+        seed = f"{run.id}/{job.id}"
+        delay_ms = retry.job_delay_ms(job.plan.retry, outcome, job.number, seed)
+        if delay_ms is not None:
+            number = job.number + 1
+            text = f"try {job.number} ended {outcome.value} ({why.text}); next in {durations.shown(delay_ms)}"
+            return events.JobRetryScheduled(
+                at=now, job=job.id, number=number, due_at=now + delay_ms,
+                reason=reason(ReasonCode.RETRY, text, number=number),
+            )  # fmt: skip
+    return completion.completed(job, outcome, why, job.plan.outputs, contexts.for_step(run, job, job.root, now), now)
+
+
+def _outcome(run: Run, job: Job) -> tuple[Conclusion, Reason]:
+    if job.is_timed_out:
+        return Conclusion.TIMED_OUT, job.reason
+    if run.is_timed_out:
+        return Conclusion.TIMED_OUT, run.reason
+    if job.is_skipped:
+        return Conclusion.SKIPPED, job.stop_reason
+    if job.failed_step is not None:
+        failed = job.failed_step
+        assert failed.outcome is not None
+        text = f'step "{failed.name}": {failed.reason.text}'
+        return failed.outcome, reason(ReasonCode.FAILED, text, step=failed.id)
+    if job.is_cancelled and any(step.conclusion in _CUT_SHORT for step in job.steps):
+        return Conclusion.CANCELLED, job.stop_reason
+    return Conclusion.SUCCESS, _SUCCEEDED

@@ -1,0 +1,1 @@
+"""The rules of the workflow language, each in one module."""

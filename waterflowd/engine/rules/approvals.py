@@ -1,0 +1,138 @@
+"""Approvals: what waits for people, who may decide, and what their word leads to.
+
+Rules of this file: `refusal` is the one place that says who may not decide; the API asks it to answer with a sentence, `decide`
+asks it again because an input may be stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.engine import events, inputs
+from waterflowd.engine.rules import rendering
+from waterflowd.engine.state.blocks import Step
+from waterflowd.engine.state.gates import Approval
+from waterflowd.engine.state.runs import Job, Run
+from waterflowd.model import durations
+from waterflowd.model.reasons import ReasonCode, reason
+from waterflowd.model.statuses import Conclusion, Status
+
+#: People that one approval may ask for.
+MINIMUM_MAX = 20
+#: Who decides when nobody did in time.
+NOBODY = "time-out"
+
+
+def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.ApprovalRequested:
+    """An `approval` step's turn has come. Raises `Rejected`, or `ValueError` with a sentence."""
+    given = expr.render(step.plan.params, env)
+    assert isinstance(given, dict)
+    approvers = _approvers(given.get("approvers"))
+    minimum = expr.to_number(given.get("minimum", 1))
+    if not 1 <= minimum <= MINIMUM_MAX or minimum != int(minimum):
+        raise ValueError(f"minimum is {minimum:g}; it must be a whole number from 1 to {MINIMUM_MAX}")
+    if approvers and minimum > len(approvers):
+        raise ValueError(f"minimum is {minimum:g}, and there are {len(approvers)} approvers")
+    timeout = given.get("timeout")
+    default = given.get("default") or "reject"
+    if default not in ("approve", "reject"):
+        raise ValueError("default must be approve or reject")
+    message = rendering.text(given.get("message") or "")
+    whom = f"of {', '.join(approvers)}" if approvers else "of an approver"
+    text = f"waits for the approval {whom}{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
+    return events.ApprovalRequested(
+        at=now,
+        job=job.id,
+        step=step.id,
+        approvers=approvers,
+        minimum=int(minimum),
+        due_at=None if timeout is None else now + _milliseconds(timeout),
+        default=default,
+        reason=reason(ReasonCode.WAITING_APPROVAL, text, message=message),
+    )
+
+
+def _approvers(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = value if isinstance(value, list) else [name.strip() for name in rendering.text(value).split(",")]
+    return tuple(dict.fromkeys(rendering.text(name) for name in names if name))
+
+
+def _milliseconds(value: Any) -> int:
+    if isinstance(value, str):
+        return durations.parse(value)
+    number = expr.to_number(value)
+    if not 0 < number <= durations.parse("366d") / 1000:
+        raise ValueError("timeout is neither a number of seconds nor a text such as 2d")
+    return round(number * 1000)
+
+
+def outcome(approval: Approval) -> Conclusion | None:
+    """How it was decided; None while it waits."""
+    if approval.rejected_by is not None:
+        return Conclusion.FAILURE
+    return Conclusion.SUCCESS if len(approval.given) >= approval.minimum else None
+
+
+def pending(run: Run) -> list[tuple[Job, Step | None, Approval]]:
+    """What waits for people in the run, in the order of its jobs."""
+    found: list[tuple[Job, Step | None, Approval]] = []
+    if run.is_completed:
+        return found
+    for job in run.jobs:
+        if job.status is Status.COMPLETED:
+            continue
+        if job.approval is not None and not job.is_approved and outcome(job.approval) is None:
+            found.append((job, None, job.approval))
+        found += [(job, step, step.approval) for step in job.active_steps() if step.approval is not None]
+    return found
+
+
+def find(run: Run, job: str, step: str | None) -> Approval | None:
+    """The approval that is named, while it waits."""
+    for owner, inner, approval in pending(run):
+        if owner.id == job and (inner.id if inner is not None else None) == step:
+            return approval
+    return None
+
+
+def refusal(run: Run, approval: Approval, by: str) -> str:
+    """Why this person may not decide; empty when they may."""
+    if approval.approvers and by not in approval.approvers:
+        return f"{by} is none of its approvers: {', '.join(approval.approvers)}"
+    if not approval.may_approve_own and by == run.trigger.by:
+        return f"{by} has started the run; somebody else must decide"
+    return f"{by} has approved it already" if by in approval.given else ""
+
+
+def decide(run: Run, given: inputs.Decision, now: int) -> tuple[events.RunEvent, ...]:
+    """What a person's word leads to; nothing when it is stale or not theirs to say."""
+    approval = find(run, given.job, given.step)
+    if approval is None or refusal(run, approval, given.by):
+        return ()
+    return (_given(given.job, given.step, approval, given.by, given.is_approved, given.comment, now),)
+
+
+def time_out(job: Job, step: Step, now: int) -> tuple[events.RunEvent, ...]:
+    """Nobody has decided in time: the default decides."""
+    approval = step.approval
+    assert approval is not None
+    if approval.default == "reject":
+        return (_given(job.id, step.id, approval, NOBODY, False, "", now),)
+    missing = approval.minimum - len(approval.given)
+    return tuple(_given(job.id, step.id, approval, NOBODY, True, "", now) for _ in range(missing))
+
+
+def _given(
+    job: Any, step: Any, approval: Approval, by: str, is_approved: bool, comment: str, now: int
+) -> events.ApprovalGiven:
+    verb = "approved" if is_approved else "rejected"
+    text = f"{verb} by {by}" + (f": {comment}" if comment else "")
+    if is_approved and len(approval.given) + 1 < approval.minimum:
+        text += f"; {approval.minimum - len(approval.given) - 1} more to go"
+    code = ReasonCode.APPROVED if is_approved else ReasonCode.REJECTED
+    return events.ApprovalGiven(
+        at=now, job=job, step=step, by=by, is_approved=is_approved, comment=comment, reason=reason(code, text, by=by)
+    )

@@ -1,0 +1,46 @@
+"""Calls: what a job gives to the workflow that it calls.
+
+Rules of this file: the compiler has checked the names, and the values that hold no expression; here values are given their
+types as GitHub does it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.engine.rules import rendering
+from waterflowd.errors import Rejected
+from waterflowd.model.plan import CallPlan, InputSpec, InputType, Json
+
+_EMPTY: dict[InputType, Json] = {InputType.BOOLEAN: False, InputType.NUMBER: 0, InputType.JSON: None}
+#: Whole numbers up to here are exact.
+_EXACT_MAX = 1e15
+
+
+def inputs(call: CallPlan, given: dict[str, Any]) -> dict[str, Any]:
+    """The typed inputs of the workflow that is called. Raises `Rejected`."""
+    return {spec.name: _value(call, spec, given.get(spec.name)) for spec in call.inputs}
+
+
+def _value(call: CallPlan, spec: InputSpec, given: Json) -> Json:
+    value = spec.default if given is None else given
+    if value is None:
+        if spec.required:
+            raise Rejected("WF111", f"input {spec.name} of {call.path} is required and was given nothing")
+        return _EMPTY.get(spec.type, "")
+    match spec.type:
+        case InputType.STRING:
+            return rendering.text(value)
+        case InputType.BOOLEAN if isinstance(value, bool) or value in ("true", "false"):
+            return value is True or value == "true"
+        case InputType.NUMBER:
+            number = expr.to_number(value)
+            if number == number:
+                return int(number) if abs(number) <= _EXACT_MAX and number == int(number) else number
+        case InputType.CHOICE if value in spec.options:
+            return value
+        case InputType.JSON:
+            return value
+    wanted = f"one of {', '.join(spec.options)}" if spec.options else f"a {spec.type.value}"
+    raise Rejected("WF111", f"input {spec.name} of {call.path} must be {wanted}")

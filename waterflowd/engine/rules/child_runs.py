@@ -1,0 +1,171 @@
+"""The `workflow/run` node: a step that starts another run and, unless it says `wait: false`, ends with it.
+
+Rules of this file:
+
+- The step has attempts, as if a server did it, and holds none. An attempt is pending until it is over: first its parameters are
+  rendered (`SubrunWanted`), then the host starts the run (`SubrunStarted`), then the run's end is the attempt's.
+- A step that must end has its run cancelled, and ends after it, so that nothing of it goes on behind its back. By force it ends
+  at once, and its run is ended by force too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.engine import events, inputs
+from waterflowd.engine.rules import contexts, rendering
+from waterflowd.engine.state.blocks import Attempt, Step, Stop
+from waterflowd.engine.state.runs import Job, Run
+from waterflowd.errors import Rejected
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
+
+#: Outputs that the node sets itself, over those of the run.
+RUN_ID = "run-id"
+CONCLUSION = "conclusion"
+
+_OUTCOMES = {
+    Conclusion.SUCCESS: Outcome.SUCCESS,
+    # Everything in it was skipped by its own rules: that is no failure of it, and none of the step.
+    Conclusion.SKIPPED: Outcome.SUCCESS,
+}
+
+Events = tuple[events.RunEvent, ...]
+
+
+# What follows ---------------------------------------------------------------------------------------------------------
+
+
+def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
+    """What follows for a pending attempt by itself."""
+    if step.stop is Stop.FORCED or (attempt.subrun is None and (step.stop or step.is_timed_out)):
+        why = step.stop_reason if step.stop else step.reason
+        return _finished(job, step, attempt, _cut_outcome(run, job, step), why, now)
+    if attempt.params is None:
+        return _wanted(run, job, step, attempt, now)
+    if attempt.subrun is not None and not attempt.params["wait"]:
+        why = reason(ReasonCode.SUCCEEDED, f"run {attempt.subrun} was started", run=attempt.subrun)
+        return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.subrun})
+    return None
+
+
+def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:
+    """How an attempt ends that was asked to."""
+    is_late = job.is_timed_out or run.is_timed_out if step.stop else step.is_timed_out
+    return Outcome.TIMED_OUT if is_late and not run.is_cancelled else Outcome.CANCELLED
+
+
+def _wanted(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent:
+    try:
+        known = rendering.known_environment(run, job, step, now)
+        env = contexts.for_step(run, job, step.block, now, known)
+        given = expr.render(step.plan.params, env)
+        rendering.check_size("the step's parameters", given, rendering.VALUES_BYTES_MAX)
+        name = rendering.label(expr.render(step.plan.name, env)) if "${{" in step.plan.name else None
+        timeout_ms = rendering.minutes_ms(step.plan.timeout_minutes, env, "timeout-minutes")
+        workflow, values, is_awaited = _parameters(given)
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        return _finished(job, step, attempt, Outcome.FAILURE, why, now)
+    except ValueError as error:
+        why = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
+        return _finished(job, step, attempt, Outcome.FAILURE, why, now)
+    return events.SubrunWanted(
+        at=now,
+        job=job.id,
+        step=step.id,
+        attempt=attempt.number,
+        name=name,
+        workflow=workflow,
+        inputs=values,
+        is_awaited=is_awaited,
+        deadline_at=None if timeout_ms is None else now + timeout_ms,
+        reason=reason(ReasonCode.SUBRUN_STARTING, f"starts {workflow}", workflow=workflow),
+    )
+
+
+def _parameters(given: Any) -> tuple[str, dict[str, Any], bool]:
+    """Workflow, inputs and `wait`; raises `ValueError` with a sentence."""
+    workflow, values, is_awaited = given.get("workflow"), given.get("inputs"), given.get("wait")
+    if not isinstance(workflow, str) or not workflow:
+        raise ValueError("workflow is no path of a workflow file")
+    if values is not None and not isinstance(values, dict):
+        raise ValueError("inputs is no mapping of names and values")
+    if is_awaited not in (None, True, False, "true", "false"):
+        raise ValueError("wait must be true or false")
+    return workflow, values or {}, is_awaited not in (False, "false")
+
+
+def _finished(
+    job: Job,
+    step: Step,
+    attempt: Attempt,
+    outcome: Outcome,
+    why: Reason,
+    now: int,
+    outputs: dict[str, Any] | None = None,
+) -> events.AttemptFinished:
+    return events.AttemptFinished(
+        at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=outcome, outputs=outputs or {}, reason=why
+    )
+
+
+# What the host says ---------------------------------------------------------------------------------------------------
+
+
+def begun(run: Run, given: inputs.Begun, now: int) -> Events:
+    """The run was started."""
+    found = _pending(run, given)
+    if found is None or found[2].subrun is not None:
+        return ()
+    text = f"waits for run {given.run} ({given.name} #{given.number})"
+    why = reason(ReasonCode.WAITING_SUBRUN, text, run=given.run, number=given.number)
+    return (
+        events.SubrunStarted(at=now, job=given.job, step=given.step, attempt=given.attempt, run=given.run, reason=why),
+    )
+
+
+def not_begun(run: Run, given: inputs.NotBegun, now: int) -> Events:
+    """The run was not started, for now or for good."""
+    found = _pending(run, given)
+    if found is None or found[2].subrun is not None:
+        return ()
+    job, step, attempt = found
+    if given.is_refused:
+        return (_finished(job, step, attempt, Outcome.FAILURE, given.reason, now),)
+    if attempt.reason == given.reason:
+        return ()
+    return (events.AttemptWaiting(at=now, job=job.id, step=step.id, attempt=attempt.number, reason=given.reason),)
+
+
+def ended(run: Run, given: inputs.Ended, now: int) -> Events:
+    """The run that was started has ended, and so does the attempt."""
+    found = _pending(run, given)
+    if found is None or found[2].subrun != given.run:
+        return ()
+    job, step, attempt = found
+    outcome = _OUTCOMES.get(given.conclusion, Outcome.FAILURE)
+    if given.conclusion is Conclusion.CANCELLED and (step.stop or step.is_timed_out):
+        outcome = _cut_outcome(run, job, step)
+    outputs = {**given.outputs, RUN_ID: given.run, CONCLUSION: given.conclusion.value}
+    return (_finished(job, step, attempt, outcome, _end_reason(step, outcome, given), now, outputs),)
+
+
+def _end_reason(step: Step, outcome: Outcome, given: inputs.Ended) -> Reason:
+    if outcome is Outcome.SUCCESS:
+        return reason(ReasonCode.SUCCEEDED, f"run {given.run} ended {given.conclusion.value}", run=given.run)
+    if outcome is Outcome.FAILURE:
+        text = f"run {given.run} ended {given.conclusion.value}: {given.why}"
+        return reason(ReasonCode.SUBRUN_FAILED, text, run=given.run, conclusion=given.conclusion.value)
+    return step.stop_reason if step.stop else step.reason
+
+
+def _pending(run: Run, given: inputs.Begun | inputs.NotBegun | inputs.Ended) -> tuple[Job, Step, Attempt] | None:
+    """The attempt that an answer is about, while it is one that starts a run and is not over."""
+    attempt = run.attempt(given.job, given.step, given.attempt)
+    if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.params is None:
+        return None
+    job = run.jobs_by_id[given.job]
+    step = job.steps_by_id[given.step]
+    return (job, step, attempt) if step.is_subrun else None

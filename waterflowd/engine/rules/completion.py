@@ -1,0 +1,57 @@
+"""How a job ends, and a run, as an event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waterflowd import expr
+from waterflowd.engine import events
+from waterflowd.engine.rules import contexts, rendering
+from waterflowd.engine.state.runs import Job, Run
+from waterflowd.errors import Rejected
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.statuses import FAILURES, Conclusion, worst
+
+#: Outputs of a job or a run, encoded.
+OUTPUTS_BYTES_MAX = 1 << 20
+
+
+def complete(job: Job, conclusion: Conclusion, why: Reason, now: int) -> events.JobCompleted:
+    """The job's end, without outputs."""
+    return events.JobCompleted(at=now, job=job.id, outcome=conclusion, conclusion=conclusion, reason=why)
+
+
+def completed(
+    job: Job, outcome: Conclusion, why: Reason, wanted: dict[str, Any], env: expr.Env, now: int
+) -> events.JobCompleted:
+    """The job's end with its outputs, and whether the run goes on after a failure."""
+    outputs: dict[str, object] = {}
+    conclusion = outcome
+    try:
+        if wanted:
+            rendered = expr.render(wanted, env)
+            assert isinstance(rendered, dict)
+            rendering.check_size("the job's outputs", rendered, OUTPUTS_BYTES_MAX)
+            outputs = rendered
+        if outcome in FAILURES and not job.is_template and rendering.is_continued(job.plan.continue_on_error, env):
+            conclusion = Conclusion.SUCCESS
+            why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        outcome = conclusion = worst((outcome, Conclusion.FAILURE))
+    return events.JobCompleted(at=now, job=job.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=why)
+
+
+def run_completed(run: Run, conclusion: Conclusion, why: Reason, now: int) -> events.RunCompleted:
+    """The run's end, with what it gives to the step that started it. Outputs that are not to be had fail the run."""
+    wanted = run.plan.outputs
+    if not wanted:
+        return events.RunCompleted(at=now, conclusion=conclusion, reason=why)
+    try:
+        outputs = expr.render(wanted, contexts.for_outputs(run, now))
+        assert isinstance(outputs, dict)
+        rendering.check_size("the run's outputs", outputs, OUTPUTS_BYTES_MAX)
+    except Rejected as error:
+        why = reason(ReasonCode.EXPRESSION_ERROR, f"outputs: {error.text}", error=error.code)
+        return events.RunCompleted(at=now, conclusion=worst((conclusion, Conclusion.FAILURE)), reason=why)
+    return events.RunCompleted(at=now, conclusion=conclusion, outputs=outputs, reason=why)

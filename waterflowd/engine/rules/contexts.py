@@ -1,0 +1,322 @@
+"""What expressions can see: the contexts of one place of a run, made only when an expression asks for them.
+
+Rules of this file: reads the run, changes nothing. Shapes follow GitHub's contexts; what is beyond them is in the language
+reference. Values that a run has not yet are null, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from waterflowd import expr
+from waterflowd.engine.rules import secrets
+from waterflowd.engine.state.blocks import COMPOSITE, LOOP, Block, Step
+from waterflowd.engine.state.runs import Job, Run, Scope
+from waterflowd.model.statuses import Conclusion, result_word
+
+
+class _Place(NamedTuple):
+    """Where an expression stands; `server` is the one that the job's step is about to run on."""
+
+    run: Run
+    scope: Scope
+    job: Job | None = None
+    block: Block | None = None
+    server: dict[str, object] | None = None
+
+    @property
+    def at_job(self) -> Job:
+        """The job, where there is one."""
+        assert self.job is not None
+        return self.job
+
+    @property
+    def at_block(self) -> Block:
+        """The block, where there is one."""
+        assert self.block is not None
+        return self.block
+
+
+_Makers = Mapping[str, Callable[[_Place], object]]
+
+
+class Contexts(dict[str, object]):
+    """Contexts by name; each is made at its first use."""
+
+    def __init__(self, makers: _Makers, place: _Place) -> None:
+        super().__init__()
+        self._makers = makers
+        self._place = place
+
+    def __missing__(self, name: str) -> object:
+        value = self[name] = self._makers[name](self._place)
+        return value
+
+
+def _word(conclusion: Conclusion | None) -> str | None:
+    return None if conclusion is None else conclusion.value
+
+
+def _result(conclusion: Conclusion | None) -> str | None:
+    return None if conclusion is None else result_word(conclusion)
+
+
+def _run(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "number": run.number,
+        "attempt": 1,
+        "workflow": run.plan.name,
+        "url": f"/v1/runs/{run.id}",
+    }
+
+
+def _needs(job: Job) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for need in job.plan.needs:
+        needed = job.scope.jobs[need]
+        result[need] = _need(needed)
+    return result
+
+
+def _need(needed: Job) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "result": _result(needed.conclusion),
+        "conclusion": _word(needed.conclusion),
+        "outputs": needed.outputs,
+    }
+    children = needed.children
+    if children is None or children.scope is not None:
+        return facts
+    facts["outputs"] = None
+    facts["instances"] = {child.key: _need(child) for child in children.jobs}
+    if needed.plan.target is not None:
+        facts["servers"] = {child.pinned_name: _need(child) for child in children.jobs}
+    return facts
+
+
+def step_facts(step: Step) -> dict[str, object]:
+    """What `steps.<id>` shows."""
+    return {
+        "outputs": step.outputs,
+        "outcome": _result(step.outcome),
+        "conclusion": _result(step.conclusion),
+        "exit-code": step.exit_code,
+        "attempt": len(step.attempts) - step.earlier,
+    }
+
+
+def _steps(block: Block) -> dict[str, object]:
+    """The steps that a step of the block can see: those before it, and those before the steps that it stands in."""
+    result: dict[str, object] = {}
+    around: Block | None = block
+    while around is not None:
+        for step in around.steps[: around.cursor + 1]:
+            if step.plan.is_named:
+                result.setdefault(step.plan.id, step_facts(step))
+        owner = around.owner
+        # A composite step is a world of its own.
+        around = owner.block if owner is not None and owner.plan.node != COMPOSITE else None
+    return result
+
+
+def _strategy(job: Job) -> dict[str, object]:
+    if job.parent is None or job.parent.children is None or not job.is_instance:
+        return {"job-index": 0, "job-total": 1, "fail-fast": False, "max-parallel": 1}
+    children = job.parent.children
+    total = len(children.jobs)
+    return {
+        "job-index": job.position,
+        "job-total": total,
+        "fail-fast": children.fail_fast,
+        "max-parallel": children.max_parallel or total,
+    }
+
+
+class _Secrets(Mapping[str, object]):
+    """Every secret as its reference: what is filled in on the way to the agent. Which ones there are nobody can ask."""
+
+    def __getitem__(self, name: str) -> object:
+        return secrets.reference(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def agent(facts: dict[str, Any], name: str, group: str) -> dict[str, object]:
+    """The `agent` context of a job on this server."""
+    return {**facts, "name": name, "group": group}
+
+
+def _agent(job: Job) -> dict[str, object]:
+    return agent(job.agent_facts, job.agent_name, job.group) if job.agent is not None else {}
+
+
+def _job_facts(job: Job) -> dict[str, object]:
+    return {"id": job.id, "status": "failure" if job.failed_step is not None else "success"}
+
+
+def _payload(run: Run) -> dict[str, object]:
+    return {"name": run.trigger.kind, **run.trigger.payload}
+
+
+def _vars(place: _Place) -> dict[str, Any]:
+    values = place.scope.vars
+    job = place.job
+    policy = (
+        place.run.environments.get(job.approval.environment) if job is not None and job.approval is not None else None
+    )
+    return values | policy.vars if policy is not None else values
+
+
+def _inputs(place: _Place) -> dict[str, Any]:
+    """Those of the composite step around, or of the workflow."""
+    owner = place.block.owner if place.block is not None else None
+    while owner is not None:
+        if owner.plan.node == COMPOSITE:
+            return owner.inputs
+        owner = owner.block.owner
+    return place.scope.inputs
+
+
+_FOR_RUN: _Makers = {
+    "run": lambda place: _run(place.run),
+    "git": lambda place: place.run.trigger.git,
+    "event": lambda place: _payload(place.run),
+    "inputs": lambda place: _inputs(place),
+    "vars": lambda place: _vars(place),
+    "env": lambda place: {},
+}
+_FOR_CALL: _Makers = {
+    **_FOR_RUN,
+    "jobs": lambda place: {name: _need(called) for name, called in place.scope.jobs.items()},
+}
+_FOR_JOB: _Makers = {
+    **_FOR_RUN,
+    "needs": lambda place: _needs(place.at_job),
+    "matrix": lambda place: place.at_job.matrix,
+    "strategy": lambda place: _strategy(place.at_job),
+    "secrets": lambda place: _Secrets(),
+}
+_FOR_STEP: _Makers = {
+    **_FOR_JOB,
+    "steps": lambda place: _steps(place.at_block),
+    "job": lambda place: _job_facts(place.at_job),
+    "agent": lambda place: place.server or _agent(place.at_job),
+    "runner": lambda place: place.server or _agent(place.at_job),
+}
+
+
+def job_status(run: Run, job: Job) -> expr.Status:
+    """What the status functions say in a job's `if`."""
+    needs = [job.scope.jobs[need] for need in job.plan.needs]
+    caller = job.caller
+    # A call that began after the run was cancelled, by its own `if`, is not concerned; nor is what it calls.
+    is_cancelled = run.is_cancelled if caller is None else caller.is_cancelled
+    return expr.Status(
+        success=not is_cancelled and all(need.has_success for need in needs),
+        failure=any(need.has_failure for need in needs),
+        cancelled=is_cancelled,
+    )
+
+
+def step_status(job: Job, block: Block) -> expr.Status:
+    """What the status functions say in a step's `if`."""
+    return expr.Status(
+        success=not job.is_cancelled and block.failed_step is None,
+        failure=block.failed_step is not None,
+        cancelled=job.is_cancelled,
+    )
+
+
+def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any], payload: dict[str, Any]) -> expr.Env:
+    """What the values of `vars` can see: inputs, the trigger, and the vars before them."""
+    return expr.Env(contexts={"inputs": inputs, "vars": known, "git": git, "event": payload})
+
+
+def for_run(run: Run, now: int) -> expr.Env:
+    """What the keys of the run as a whole can see."""
+    return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
+
+
+def for_job(run: Run, job: Job, now: int) -> expr.Env:
+    """What the keys of a job can see before it has a server."""
+    place = _Place(run, job.scope, job)
+    return expr.Env(
+        contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now, hash_files=run.hash_files
+    )
+
+
+def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.Env:
+    """What the name of an instance can see before there is one."""
+    found = for_job(run, job, now)
+    assert isinstance(found.contexts, Contexts)
+    found.contexts["matrix"] = values
+    return found
+
+
+def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
+    """What the outputs of a workflow that was called can see."""
+    return expr.Env(
+        contexts=Contexts(_FOR_CALL, _Place(run, scope)),
+        status=job_status(run, job),
+        now_at=now,
+        hash_files=run.hash_files,
+    )
+
+
+def for_outputs(run: Run, now: int) -> expr.Env:
+    """What the outputs of the run can see."""
+    return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
+
+
+def for_step(
+    run: Run,
+    job: Job,
+    block: Block,
+    now: int,
+    env: dict[str, str] | None = None,
+    server: dict[str, object] | None = None,
+) -> expr.Env:
+    """What the keys of the block's current step can see.
+
+    `env` is the environment so far, `server` the one it is about to run on.
+    """
+    contexts = Contexts(_FOR_STEP, _Place(run, job.scope, job, block, server))
+    if block.owner is not None:
+        _add_passes(contexts, block)
+    if env is not None:
+        contexts["env"] = env
+    return expr.Env(contexts=contexts, status=step_status(job, block), now_at=now, hash_files=run.hash_files)
+
+
+def for_pass(run: Run, job: Job, step: Step, index: int, now: int, env: dict[str, str]) -> expr.Env:
+    """What the `while` of a loop can see before the pass of this number, from 0."""
+    found = for_step(run, job, step.block, now, env)
+    assert isinstance(found.contexts, Contexts)
+    found.contexts["loop"] = _pass(step, index)
+    return found
+
+
+def _pass(step: Step, index: int) -> dict[str, object]:
+    return {"index": index, "number": index + 1, "total": step.count}
+
+
+def _add_passes(contexts: Contexts, block: Block) -> None:
+    """The values of the loops around, the innermost first."""
+    around: Block | None = block
+    while around is not None and around.owner is not None:
+        owner = around.owner
+        if owner.plan.node == COMPOSITE:
+            return
+        if owner.plan.node == LOOP:
+            name = str(owner.plan.params.get("as") or "item")
+            if owner.count is not None and name not in contexts:
+                contexts[name] = around.item
+            if "loop" not in contexts:
+                contexts["loop"] = _pass(owner, around.index)
+        around = owner.block

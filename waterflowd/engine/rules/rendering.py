@@ -1,0 +1,157 @@
+"""Rendering: from the plan's text with expressions to the values of one attempt.
+
+Rules of this file: pure; an `ExpressionError` goes to the caller, who turns it into a failure with a reason. What is static
+in the plan is not rendered and not recorded again. The environment is layered: workflow, job, what earlier steps wrote to
+`WATERFLOW_ENV`, step; a layer's values may refer to the layers below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waterflowd import expr
+from waterflowd.engine.rules import contexts
+from waterflowd.engine.state.runs import Job, Run, Step
+from waterflowd.errors import Rejected
+from waterflowd.model.records import Trigger
+
+#: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
+VALUES_BYTES_MAX = (2 << 20) - (64 << 10)
+#: A name is for people: it stands in lists, and in the process's environment.
+NAME_LENGTH_MAX = 500
+
+#: The longest time-out that is accepted: 35 days, as GitHub's longest.
+MINUTES_MAX = 50_400.0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of one attempt; None where the plan's own hold."""
+
+    name: str | None
+    params: dict[str, Any] | None
+    env: dict[str, str] | None
+    working_directory: str | None
+    timeout_ms: int | None
+
+
+def text(value: object) -> str:
+    """A rendered value as text, as GitHub writes it."""
+    return value if isinstance(value, str) else expr.to_text(value)
+
+
+def resolve_vars(values: dict[str, Any], given: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
+    """The values of `vars` in order, each seeing those before it. Raises `Rejected`."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if expr.is_static(value):
+            known[name] = value
+        else:
+            known[name] = expr.render(value, contexts.for_vars(given, dict(known), trigger.git, trigger.payload))
+    return known
+
+
+def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | None:
+    """A number of minutes, or an expression that yields one, in milliseconds."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        rendered = expr.render(value, env)
+        number = expr.to_number(rendered)
+    else:
+        number = float(value)
+    if not 0 < number <= MINUTES_MAX:
+        raise Rejected("WF111", f"{where} is {number:g}; it must be above 0 and at most {MINUTES_MAX:g}")
+    return max(1, round(number * 60_000))
+
+
+def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
+    """The step's whole environment when every layer is static."""
+    layers = {**job.scope.env, **job.plan.env, **job.env, **step.plan.env}
+    return {name: text(value) for name, value in layers.items()}
+
+
+def known_environment(run: Run, job: Job, step: Step, now: int) -> dict[str, str]:
+    """What the `env` context of a step holds before it has its server, such as in its `if`. Raises `ExpressionError`."""
+    return _rendered_environment(run, job, step, {}, now)
+
+
+def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for layer in (job.scope.env, job.plan.env, job.env, step.plan.env):
+        # What a step wrote is data: it is never rendered, even if it looks like an expression.
+        if layer is job.env or expr.is_static(layer):
+            known.update({name: text(value) for name, value in layer.items()})
+            continue
+        env = contexts.for_step(run, job, step.block, now, dict(known), server)
+        for name, value in layer.items():
+            known[name] = text(expr.render(value, env))
+    return known
+
+
+def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
+    """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`, also for what no agent would take."""
+    plan = step.plan
+    is_env_static = all(expr.is_static(layer) for layer in (job.scope.env, job.plan.env, plan.env))
+    is_name_static = "${{" not in plan.name
+    is_params_static = expr.is_static(plan.params)
+    is_directory_static = plan.working_directory is None or "${{" not in plan.working_directory
+    known = environment(run, job, step) if is_env_static else _rendered_environment(run, job, step, server, now)
+    if is_env_static and is_name_static and is_params_static and is_directory_static:
+        env = _NOTHING
+    else:
+        env = contexts.for_step(run, job, step.block, now, known, server)
+    params = None if is_params_static else _object(expr.render(plan.params, env))
+    directory = None if is_directory_static else text(expr.render(plan.working_directory, env))
+    own = run.plan.node(plan.node)
+    source = "" if own is None else own.source
+    values = (plan.params if params is None else params, known, directory, source)
+    check_size("the step's parameters and environment", values, VALUES_BYTES_MAX)
+    return Rendered(
+        name=None if is_name_static else label(expr.render(plan.name, env)),
+        params=params,
+        env=None if is_env_static else known,
+        working_directory=directory,
+        timeout_ms=_timeout_ms(run, job, step, server, now),
+    )
+
+
+def label(value: object) -> str:
+    """A rendered name, bounded."""
+    shown = text(value)
+    return shown if len(shown) <= NAME_LENGTH_MAX else shown[: NAME_LENGTH_MAX - 1] + "…"
+
+
+def check_size(what: str, value: object, bytes_max: int) -> None:
+    """Raises `Rejected` WF112 for what is larger than its bound or has no bytes, such as a number of more than 64 bits."""
+    try:
+        size = len(_encode(value))
+    except (ValueError, OverflowError) as error:
+        raise Rejected("WF112", f"{what} hold what cannot be stored or sent: {error}") from error
+    if size > bytes_max:
+        raise Rejected("WF112", f"{what} have {size} bytes; the limit is {bytes_max}")
+
+
+def _object(value: object) -> dict[str, Any]:
+    assert isinstance(value, dict)
+    return value
+
+
+_NOTHING = expr.Env()
+
+
+def _timeout_ms(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> int | None:
+    minutes = step.plan.timeout_minutes
+    if not isinstance(minutes, str):
+        return minutes_ms(minutes, _NOTHING, "timeout-minutes")
+    known = _rendered_environment(run, job, step, server, now)
+    return minutes_ms(minutes, contexts.for_step(run, job, step.block, now, known, server), "timeout-minutes")
+
+
+def is_continued(value: bool | str, env: expr.Env) -> bool:
+    """What `continue-on-error` says."""
+    return value if isinstance(value, bool) else expr.is_truthy(expr.render(value, env))

@@ -1,0 +1,228 @@
+"""Re-runs: what a new run takes over from an earlier one, and what it does again. Pure.
+
+Rules of this file: a re-run is a new run. A job is kept as a whole, with its outputs, when it succeeded and nothing that it
+needs is done again; of the job in which a re-run begins, the steps before that place are kept. Instances are kept one by one,
+so that a new one joins them where the matrix or the group has grown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from waterflowd.engine.state.runs import Job, Run, Step
+from waterflowd.errors import Rejected
+from waterflowd.model.ids import JobId
+from waterflowd.model.plan import JobPlan, Plan
+from waterflowd.model.records import Kept, KeptJob, KeptStep
+from waterflowd.model.statuses import FAILURES, Conclusion
+
+#: What `servers` may hold.
+SERVER_CHOICES = ("failed", "not-reached")
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants done again; without any of these, everything."""
+
+    #: Only what did not succeed, and what comes after it.
+    is_failed: bool = False
+    #: `JOB`, `JOB/STEP`, or a step's id that only one job has: from there on.
+    start: str | None = None
+    #: Of jobs on each server: those of these kinds only.
+    servers: tuple[str, ...] = ()
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes of a wish: for the new run, and for people."""
+
+    kept: Kept | None
+    #: Jobs and `job/step`s.
+    kept_names: list[str]
+    again_names: list[str]
+
+
+def select(run: Run, plan: Plan, wish: Wish) -> Selection:
+    """What is kept and what is done again, when `plan` runs in place of the run's own.
+
+    Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 for a wish that names nothing.
+    """
+    if not run.is_completed:
+        raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait for its end", status=409)
+    unknown = [choice for choice in wish.servers if choice not in SERVER_CHOICES]
+    if unknown:
+        raise Rejected("WF605", f"servers: expected {' or '.join(SERVER_CHOICES)}, not {unknown[0]}", where="servers")
+    if not (wish.is_failed or wish.start or wish.servers):
+        return Selection(kept=None, kept_names=[], again_names=[job.id for job in plan.jobs])
+    again, first, step = _again(run, wish)
+    _check_fits(run, plan, first, step)
+    jobs: dict[str, KeptJob] = {}
+    servers: dict[str, list[str]] = {}
+    for job in run.scope.jobs.values():
+        if job.id not in again:
+            _keep_job(job, jobs)
+        elif job.children is not None and job.children.scope is None and job is not first:
+            if job.plan.target is not None and wish.servers:
+                servers[job.id] = _servers(job, wish.servers)
+            for child in job.children.jobs:
+                if child.conclusion is Conclusion.SUCCESS and _may_keep_instances(job, again):
+                    _keep_job(child, jobs)
+    steps = _steps_before(first, step) if first is not None and step is not None else {}
+    kept = Kept(run=run.id, jobs=jobs, steps={first.id: steps} if first is not None and steps else {}, servers=servers)
+    names = [*jobs, *(f"{first.id}/{name}" for name in steps if first is not None)]
+    done = [job.id for job in run.scope.jobs.values() if job.id in again]
+    return Selection(kept=kept, kept_names=names, again_names=_shown(run, done, jobs, servers))
+
+
+def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
+    """The top jobs that are done again, and the job and step at which it begins when the wish names a place."""
+    first: Job | None = None
+    step: Step | None = None
+    if wish.start is not None:
+        first, step = _place(run, wish.start)
+        wanted = {first.id}
+        wanted |= {
+            job.id
+            for job in run.scope.jobs.values()
+            if job.conclusion is not Conclusion.SUCCESS and job.id not in _before(run, first)
+        }
+    elif wish.servers:
+        wanted = {
+            job.id
+            for job in run.scope.jobs.values()
+            if job.plan.target is not None and job.children is not None and _servers(job, wish.servers)
+        }
+        if not wanted:
+            raise Rejected("WF605", f"no job of run {run.id} has servers that are {' or '.join(wish.servers)}")
+    else:
+        wanted = {job.id for job in run.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
+        if not wanted:
+            raise Rejected("WF605", f"nothing of run {run.id} has failed; without --failed all of it is done again")
+    again = _with_dependents(run, wanted)
+    return again, first, step
+
+
+def _with_dependents(run: Run, wanted: set[JobId]) -> set[JobId]:
+    again = set(wanted)
+    # Jobs stand in any order: until nothing more follows.
+    while more := {
+        job.id
+        for job in run.scope.jobs.values()
+        if job.id not in again and any(run.scope.jobs[need].id in again for need in job.plan.needs)
+    }:
+        again |= more
+    return again
+
+
+def _before(run: Run, job: Job) -> set[JobId]:
+    """Everything that the job needs, directly or not."""
+    found: set[JobId] = set()
+    waiting = list(job.plan.needs)
+    while waiting:
+        need = waiting.pop()
+        if need not in found:
+            found.add(need)
+            waiting += run.scope.jobs[need].plan.needs
+    return found
+
+
+def _may_keep_instances(job: Job, again: set[JobId]) -> bool:
+    return not any(need in again for need in job.plan.needs)
+
+
+def _keep_job(job: Job, jobs: dict[str, KeptJob]) -> None:
+    assert job.conclusion is not None
+    if job.children is not None and job.children.scope is None:
+        # What reads the outputs of single instances must find them.
+        for child in job.children.jobs:
+            _keep_job(child, jobs)
+        return
+    jobs[job.id] = KeptJob(conclusion=job.conclusion, outputs=job.outputs)
+
+
+def _servers(job: Job, choices: Iterable[str]) -> list[str]:
+    assert job.children is not None
+    found = []
+    for child in job.children.jobs:
+        is_failed = child.conclusion in FAILURES
+        is_reached = child.agent is not None
+        if ("failed" in choices and is_failed and is_reached) or ("not-reached" in choices and not is_reached):
+            found.append(child.pinned_name)
+    return found
+
+
+def _place(run: Run, start: str) -> tuple[Job, Step | None]:
+    """The job and step that `start` names."""
+    name, _, rest = start.partition("/")
+    job = next((job for job in run.scope.jobs.values() if job.id == name), None)
+    if job is not None and not rest:
+        return job, None
+    places = [
+        (owner, step)
+        for owner in ([job] if job is not None else run.scope.jobs.values())
+        for step in owner.steps
+        if step.id == (rest if job is not None else start)
+    ]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        names = ", ".join(f"{owner.id}/{step.id}" for owner, step in places)
+        raise Rejected("WF605", f'"{start}" is in several jobs: write one of {names}', where="from")
+    raise Rejected(
+        "WF605", f'run {run.id} has no job or step "{start}"; look with waterflowctl show {run.id}', where="from"
+    )
+
+
+def _steps_before(job: Job, step: Step) -> dict[str, KeptStep]:
+    kept: dict[str, KeptStep] = {}
+    for earlier in job.steps:
+        if earlier is step:
+            return kept
+        if earlier.outcome is None or earlier.conclusion is None:
+            raise Rejected(
+                "WF606", f'step "{earlier.name}" before it has never ended, so it cannot be kept', status=409
+            )
+        env = earlier.last.exported if earlier.last is not None else {}
+        kept[earlier.id] = KeptStep(
+            outcome=earlier.outcome, conclusion=earlier.conclusion, outputs=earlier.outputs, env=env
+        )
+    return kept
+
+
+def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> None:
+    """Whether what is kept means the same in the plan that runs now."""
+    if plan is run.plan:
+        return
+    theirs = {job.id: job for job in plan.jobs}
+    for job in run.scope.jobs.values():
+        other = theirs.get(job.plan.id)
+        if other is None:
+            raise _unfit(f'it has no job "{job.id}"')
+        if other.needs != job.plan.needs:
+            raise _unfit(f'its job "{job.id}" needs other jobs')
+    if first is not None and step is not None:
+        _check_steps(first, step, theirs[first.plan.id])
+
+
+def _check_steps(job: Job, step: Step, other: JobPlan) -> None:
+    ids = [own.id for own in job.plan.steps]
+    position = ids.index(step.plan.id)
+    if [their.id for their in other.steps][: position + 1] != ids[: position + 1]:
+        raise _unfit(f'the steps of its job "{job.id}" up to "{step.id}" are not the same')
+
+
+def _unfit(text: str) -> Rejected:
+    return Rejected("WF606", f"the workflow of that commit does not fit the run: {text}", status=409)
+
+
+def _shown(run: Run, again: list[JobId], kept: dict[str, KeptJob], servers: dict[str, list[str]]) -> list[str]:
+    names: list[str] = []
+    for name in again:
+        job = run.jobs_by_id[name]
+        if name in servers:
+            names += [f"{name}[{server}]" for server in servers[name]]
+        elif job.children is not None and job.children.scope is None:
+            names += [child.id for child in job.children.jobs if child.id not in kept]
+        else:
+            names.append(name)
+    return names

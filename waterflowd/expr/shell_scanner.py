@@ -1,0 +1,537 @@
+"""Where in a bash or sh script each expression stands, and which reference fits there.
+
+A stack of frames follows the script's quoting: commands (also inside `$( )`, `( )` and backticks), single, double and
+ANSI quotes, `${ }`, arithmetic, comments, bodies of here-documents. The frame on top decides the reference:
+
+| frame | reference |
+|---|---|
+| an argument of `[` and `test`, the first of `printf` | `"${NAME}"` |
+| other commands, double quotes, `${x:-...}`, open here-document, comment | `${NAME}` |
+| single quotes | `'"${NAME}"'` |
+| `$'...'` | `'"${NAME}"$'` |
+| arithmetic, quoted here-document, names and subscripts, behind `$` or a backslash | none: a finding |
+
+The scanner need not be a perfect shell parser to be safe: each reference has balanced quotes and never holds the
+value, so in a place that was judged wrongly it yields wrong text, not code. What has to be found reliably are the
+places where the shell or a command evaluates a value again; they are findings.
+
+The scan goes over a copy of the script in which expressions are blanked, so that their text is never taken for shell.
+Its time is linear in the script, since the stack is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+
+from waterflowd.expr.errors import BOUND, ExpressionError
+from waterflowd.expr.shell_commands import (
+    CALCULATED,
+    EVALUATED,
+    LIST,
+    VALUE,
+    Finding,
+    findings,
+    names_of,
+    pipeline_reads_code,
+    reads_options_as_code,
+)
+from waterflowd.expr.shell_frames import Document, Frame, Kind
+from waterflowd.expr.template import Placed
+
+BARE = "${%s}"
+QUOTED = '"${%s}"'
+IN_SINGLE_QUOTES = "'\"${%s}\"'"
+IN_ANSI_QUOTES = "'\"${%s}\"$'"
+
+#: Quotes and substitutions inside each other; people stop at five.
+NESTING_MAX = 100
+
+#: What expressions are blanked with: a character that means nothing in a shell and that YAML does not allow.
+_BLANK = "\x01"
+
+#: Characters in a row that mean nothing in a frame.
+_PLAIN = {
+    Kind.COMMANDS: re.compile(r"[^\s;&|()<>'\"\\$`#\x01]+"),
+    Kind.SINGLE: re.compile(r"[^'\\`\x01]+"),
+    Kind.DOUBLE: re.compile(r"[^\"\\$`\x01]+"),
+    Kind.ANSI: re.compile(r"[^'\\\x01]+"),
+    Kind.PARAMETER: re.compile(r"[^}'\"\\$`\x01]+"),
+    Kind.ARITHMETIC: re.compile(r"[^()\]\\$`\x01]+"),
+    Kind.DOCUMENT: re.compile(r"[^\\$`\x01]+"),
+    Kind.COMMENT: re.compile(r"[^\n`\x01]+"),
+}
+_IN_WORDS = frozenset({Kind.COMMANDS, Kind.SINGLE, Kind.DOUBLE, Kind.ANSI})
+
+_PARAMETER = re.compile(r"\$\{[!#]?(?:[A-Za-z_]\w*|[0-9]+|[@*#?$!-])(?:\[[^\]\n]{0,200}\])?")
+_NAMED_PARAMETER = re.compile(r"\$\{([A-Za-z_]\w*)")
+_WORD_OPERATOR = re.compile(r":?[-=+?]|##?|%%?|//?|\^\^?|,,?|@")
+_HERE_DOCUMENT = re.compile(r"<<(-?)[ \t]*((?:[^\s;&|<>()'\"\\]|\\.|'[^']*'|\"[^\"]*\")+)")
+_REDIRECTION = re.compile(r"[<>][<>&|]{0,2}|&>>?")
+_DEFINITION = re.compile(r"\([ \t]*\)")
+_SUBSCRIPT = re.compile(r"\{?[A-Za-z_]\w*\[[^\]]*")
+_COMPOUND_ENDS = frozenset({"done", "fi", "}"})
+
+_BEHIND_DOLLAR = "a name behind `$`"
+_BEHIND_BACKSLASH = "the character behind a backslash"
+_DUPLICATION = "the target of `>&` or `<&`, which bash expands twice; write `&>` or `>` there"
+_DELIMITER = "the delimiter of a here-document"
+_QUOTED_DOCUMENT = "a here-document with a quoted delimiter, in which nothing is replaced"
+_UNQUOTED_TEST = "a substitution that `[` or `printf` may take for its option `-v`; put double quotes around that"
+_PARAMETER_NAME = "the name, the subscript or the offset of `${ }`, in which bash runs the commands of a subscript"
+
+
+class Scanner:
+    """One scan; afterwards `references` has a pattern by the start of each expression, `findings` the unsafe ones.
+
+    `constants` are the starts of the expressions that will be pasted, which are safe anywhere.
+    """
+
+    def __init__(self, text: str, expressions: Iterable[Placed], constants: frozenset[int]) -> None:
+        self._placed = {placed.start: placed for placed in sorted(expressions, key=lambda placed: placed.start)}
+        self._starts = list(self._placed)
+        self._constants = constants
+        self._text = _blanked(text, self._placed.values())
+        self._stack = [Frame(Kind.COMMANDS)]
+        self._announced: list[Document] = []
+        self._found: dict[int, Finding] = {}
+        self._position = 0
+        self._names = names_of(text)
+        self.references: dict[int, str] = {}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The expressions that have no safe reference, each with a name for its place, in the order of the script."""
+        return [self._found[start] for start in sorted(self._found)]
+
+    def scan(self) -> None:
+        """Read the whole script; raises ExpressionError when it nests too deep."""
+        while self._position < len(self._text):
+            position, frame = self._position, self._stack[-1]
+            if document := self._document_that_ends(position):
+                self._position = self._end_document(document)
+            elif placed := self._placed.get(position):
+                self._expression(placed, frame)
+                self._position = placed.end
+            elif plain := _PLAIN[frame.kind].match(self._text, position, self._limit(frame)):
+                if frame.kind in _IN_WORDS:
+                    self._add_to_word(plain.group())
+                self._position = plain.end()
+            else:
+                self._position = _READERS[frame.kind](self, position, frame)
+        while self._stack:
+            self._pop()
+
+    # Expressions
+
+    def _expression(self, placed: Placed, frame: Frame) -> None:
+        self.references[placed.start] = self._reference(frame)
+        if frame.kind is Kind.COMMENT:
+            return
+        for outer in self._stack:
+            if outer.kind is Kind.ARITHMETIC:
+                self._find(placed, CALCULATED)
+            elif outer.kind is Kind.PARAMETER and outer.is_calculated:
+                self._find(placed, _PARAMETER_NAME)
+            elif outer.kind is Kind.DOCUMENT:
+                outer.pipeline.fed.append(placed)
+                if outer.reader:
+                    self._find(placed, EVALUATED.format(outer.reader))
+            if outer.is_in_subscript:
+                self._find(placed, CALCULATED)
+            if outer.is_duplication:
+                self._find(placed, _DUPLICATION)
+        if self._is_at_subscript(frame):
+            self._find(placed, CALCULATED)
+        self._commands.used.append(placed)
+        if commands := self._word_owner:
+            commands.open_word().placed.append(placed)
+            commands.add(VALUE)
+
+    @staticmethod
+    def _is_at_subscript(frame: Frame) -> bool:
+        """Return whether the word that a frame reads is in the middle of a subscript, `a[`, or `[` in an array's list."""
+        if frame.kind is not Kind.COMMANDS or frame.word is None:
+            return False
+        word = frame.word.text
+        return _SUBSCRIPT.fullmatch(word) is not None or (word == "[" and frame.closer == ")")
+
+    def _reference(self, frame: Frame) -> str:
+        if frame.kind is Kind.SINGLE:
+            return IN_SINGLE_QUOTES
+        if frame.kind is Kind.ANSI:
+            return IN_ANSI_QUOTES
+        is_split = frame.kind is Kind.COMMANDS or (frame.kind is Kind.PARAMETER and frame.is_quoting)
+        return QUOTED if is_split and reads_options_as_code(self._commands.command) else BARE
+
+    def _find(self, placed: Placed, place: str) -> None:
+        if placed.start not in self._constants:
+            self._found.setdefault(placed.start, (placed, place))
+
+    def _find_within(self, start: int, end: int, place: str) -> None:
+        for number in range(bisect_left(self._starts, start), bisect_left(self._starts, end)):
+            self._find(self._placed[self._starts[number]], place)
+
+    # Frames
+
+    @property
+    def _commands(self) -> Frame:
+        return next(frame for frame in reversed(self._stack) if frame.kind is Kind.COMMANDS)
+
+    @property
+    def _word_owner(self) -> Frame | None:
+        """The frame whose word is being read, which the body of a here-document is no part of."""
+        for frame in reversed(self._stack):
+            if frame.kind is Kind.COMMANDS:
+                return frame
+            if frame.kind is Kind.DOCUMENT:
+                return None
+        return None
+
+    def _add_to_word(self, text: str) -> None:
+        if owner := self._word_owner:
+            owner.add(text)
+
+    def _limit(self, frame: Frame) -> int:
+        return frame.end if frame.kind is Kind.DOCUMENT else len(self._text)
+
+    @property
+    def _is_in_backticks(self) -> bool:
+        return any(frame.closer == "`" for frame in self._stack)
+
+    def _push(self, kind: Kind, closer: str = "") -> Frame:
+        if len(self._stack) > NESTING_MAX:
+            text = f"quotes and substitutions of a script may nest {NESTING_MAX} levels deep"
+            raise ExpressionError(BOUND, text, self._position)
+        outer = self._stack[-1] if self._stack else None
+        frame = Frame(kind, closer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
+        self._stack.append(frame)
+        return frame
+
+    def _pop(self) -> None:
+        """Leave a frame; what a substitution used is part of the word around it."""
+        frame = self._stack.pop()
+        if frame.kind is not Kind.COMMANDS:
+            return
+        self._end_pipeline(frame)
+        if self._stack and frame.used:
+            self._commands.used.extend(frame.used)
+            if self._stack[-1].kind is Kind.COMMANDS and reads_options_as_code(self._stack[-1].command):
+                for placed in frame.used:
+                    self._find(placed, _UNQUOTED_TEST)
+            if owner := self._word_owner:
+                owner.open_word().placed.extend(frame.used)
+
+    def _close_backticks(self) -> None:
+        closed = False
+        while not closed:
+            closed = self._stack[-1].closer == "`"
+            self._pop()
+
+    def _end_pipeline(self, frame: Frame) -> None:
+        """Keep what is unsafe in a pipeline that ends; a compound command hands on all that it printed."""
+        pipeline = frame.end_pipeline()
+        for placed, place in findings(pipeline, self._names):
+            self._find(placed, place)
+        first = pipeline.commands[0].words
+        if first and first[0].text in _COMPOUND_ENDS and (reader := pipeline_reads_code(pipeline)):
+            for placed in frame.used:
+                self._find(placed, EVALUATED.format(reader))
+            frame.used.clear()
+
+    # Readers of commands: each reads at least one character and returns the next position.
+
+    def _read_commands(self, position: int, frame: Frame) -> int:
+        character = self._text[position]
+        if character in " \t" or (character in ";&|()<>\n" and frame.is_test):
+            frame.end_word()
+            return position + 1
+        if character == "\n":
+            return self._read_line_end(position, frame)
+        if character == "#" and frame.word is None:
+            self._push(Kind.COMMENT)
+            return position + 1
+        if character in "<>" or self._text.startswith("&>", position):
+            return self._read_redirection(position, frame)
+        if character in ";&|":
+            return self._read_separator(position, frame)
+        if character == "(":
+            return self._read_opening(position, frame)
+        if character == ")":
+            return self._read_closing(position, frame)
+        if character in "'\"":
+            frame.open_word()
+            self._push(Kind.SINGLE if character == "'" else Kind.DOUBLE, character)
+            return position + 1
+        if character in "\\$`":
+            frame.open_word()
+            return self._read_special(position, frame)
+        frame.add(character)
+        return position + 1
+
+    def _read_line_end(self, position: int, frame: Frame) -> int:
+        frame.end_word()
+        is_behind_pipe = not frame.command.words and len(frame.pipeline.commands) > 1
+        if not is_behind_pipe:
+            self._end_pipeline(frame)
+        return self._start_document(position + 1)
+
+    def _read_separator(self, position: int, frame: Frame) -> int:
+        pair = self._text[position : position + 2]
+        if pair in ("||", "&&"):
+            self._end_pipeline(frame)
+            return position + 2
+        if pair[0] == "|":
+            if frame.is_in_pattern:
+                frame.end_word()
+            else:
+                frame.end_command()
+            return position + (2 if pair == "|&" else 1)
+        self._end_pipeline(frame)
+        if pair not in (";;", ";&"):
+            return position + 1
+        if frame.cases:
+            frame.cases[-1] = "pattern"
+        return position + (3 if self._text.startswith(";;&", position) else 2)
+
+    def _read_redirection(self, position: int, frame: Frame) -> int:
+        if frame.word is not None and frame.word.text.isdigit():
+            frame.word = None
+        if self._text.startswith(("<(", ">("), position):
+            frame.open_word().is_process = True
+            self._push(Kind.COMMANDS, ")")
+            return position + 2
+        frame.end_word()
+        if self._text.startswith("<<<", position):
+            frame.is_here_string = True
+            return position + 3
+        if found := _HERE_DOCUMENT.match(self._text, position):
+            self._find_within(position, found.end(), _DELIMITER)
+            raw = found.group(2)
+            is_quoted = any(character in raw for character in "'\"\\")
+            delimiter = re.sub(r"\\(.)|['\"]", lambda match: match.group(1) or "", raw)
+            self._announced.append(Document(delimiter, is_quoted, bool(found.group(1)), frame.pipeline))
+            return found.end()
+        frame.is_redirect = True
+        frame.is_duplication = self._text.startswith((">&", "<&"), position)
+        redirection = _REDIRECTION.match(self._text, position)
+        return redirection.end() if redirection else position + 1
+
+    def _read_opening(self, position: int, frame: Frame) -> int:
+        if frame.is_in_pattern and frame.word is None:
+            return position + 1
+        if definition := _DEFINITION.match(self._text, position):
+            frame.word = None
+            self._end_pipeline(frame)
+            return definition.end()
+        words = frame.command.words
+        may_calculate = not words or (len(words) == 1 and words[0].text == "for")
+        if self._text.startswith("((", position) and frame.word is None and may_calculate:
+            self._push(Kind.ARITHMETIC, "))")
+            return position + 2
+        if frame.word is not None:
+            frame.add(LIST)
+        self._push(Kind.COMMANDS, ")")
+        return position + 1
+
+    def _read_closing(self, position: int, frame: Frame) -> int:
+        frame.end_word()
+        if frame.is_in_pattern:
+            frame.end_pipeline()
+            frame.cases[-1] = "body"
+        elif frame.closer == ")":
+            self._pop()
+        else:
+            self._end_pipeline(frame)
+        return position + 1
+
+    # Readers of what means nearly the same wherever it means something
+
+    def _read_special(self, position: int, frame: Frame) -> int:
+        """Read a backslash, a dollar or a backtick."""
+        character = self._text[position]
+        if character == "`":
+            if self._is_in_backticks:
+                self._close_backticks()
+            else:
+                self._push(Kind.COMMANDS, "`")
+            return position + 1
+        if placed := self._placed.get(position + 1):
+            self._find(placed, _BEHIND_BACKSLASH if character == "\\" else _BEHIND_DOLLAR)
+            return position + 1
+        if character == "$":
+            return self._read_dollar(position, frame)
+        escaped = self._text[position + 1 : position + 2]
+        if frame.kind is Kind.COMMANDS and escaped != "\n":
+            frame.add(escaped)
+        return position + 2
+
+    def _read_dollar(self, position: int, frame: Frame) -> int:
+        text = self._text
+        is_unquoted = frame.kind is Kind.COMMANDS or (frame.kind is Kind.PARAMETER and frame.is_quoting)
+        if text.startswith("$((", position):
+            self._push(Kind.ARITHMETIC, "))")
+            return position + 3
+        if text.startswith("$[", position):
+            self._push(Kind.ARITHMETIC, "]")
+            return position + 2
+        if text.startswith("$(", position):
+            self._push(Kind.COMMANDS, ")")
+            return position + 2
+        if text.startswith("${", position):
+            if frame.kind is Kind.COMMANDS and (named := _NAMED_PARAMETER.match(text, position)):
+                frame.add(f"${named.group(1)}")
+            return self._read_parameter_start(position, frame)
+        if is_unquoted and text.startswith(("$'", '$"'), position):
+            quote = text[position + 1]
+            self._push(Kind.ANSI if quote == "'" else Kind.DOUBLE, quote)
+            return position + 2
+        if frame.kind is Kind.COMMANDS:
+            frame.add("$")
+        # `$$` is one thing, unless its second dollar starts an expression, which was looked at before.
+        is_process_id = text.startswith("$$", position)
+        return position + (2 if is_process_id else 1)
+
+    def _read_parameter_start(self, position: int, outer: Frame) -> int:
+        found = _PARAMETER.match(self._text, position)
+        end = found.end() if found else position + 2
+        self._find_within(position, end, _PARAMETER_NAME)
+        operator = _WORD_OPERATOR.match(self._text, end)
+        is_quoted = outer.kind in (Kind.DOUBLE, Kind.DOCUMENT) or (
+            outer.kind is Kind.PARAMETER and not outer.is_quoting
+        )
+        frame = self._push(Kind.PARAMETER, "}")
+        frame.is_calculated = operator is None
+        frame.is_quoting = not is_quoted or (operator is not None and operator.group()[0] in "#%/^,")
+        return operator.end() if operator else end
+
+    # Readers of the other frames
+
+    def _read_single(self, position: int, frame: Frame) -> int:
+        character = self._text[position]
+        if character == "'":
+            self._pop()
+        elif character == "`" and self._is_in_backticks:
+            self._close_backticks()
+        elif character == "\\" and self._text.startswith("\\`", position) and self._is_in_backticks:
+            return position + 2
+        else:
+            self._add_to_word(character)
+        return position + 1
+
+    def _read_double(self, position: int, frame: Frame) -> int:
+        """Read on in double quotes, or in `$'...'`, in which a dollar and a backtick are nothing special."""
+        character = self._text[position]
+        if character == frame.closer:
+            self._pop()
+        elif character == "\\" or (character in "$`" and frame.kind is Kind.DOUBLE):
+            return self._read_special(position, frame)
+        else:
+            self._add_to_word(character)
+        return position + 1
+
+    def _read_parameter(self, position: int, frame: Frame) -> int:
+        character = self._text[position]
+        if character == "}":
+            self._pop()
+        elif character == '"' or (character == "'" and frame.is_quoting):
+            self._push(Kind.DOUBLE if character == '"' else Kind.SINGLE, character)
+        elif character in "\\$`":
+            return self._read_special(position, frame)
+        return position + 1
+
+    def _read_arithmetic(self, position: int, frame: Frame) -> int:
+        character = self._text[position]
+        if character in "\\$`":
+            return self._read_special(position, frame)
+        if character == "]" and frame.closer == "]":
+            self._pop()
+        elif frame.closer == "]":
+            pass
+        elif character == "(":
+            frame.depth += 1
+        elif character == ")" and frame.depth:
+            frame.depth -= 1
+        elif self._text.startswith("))", position):
+            self._pop()
+            return position + 2
+        elif character == ")":
+            # It was a subshell in a subshell after all, and the outer one is still open.
+            self._pop()
+            self._push(Kind.COMMANDS, ")")
+        return position + 1
+
+    def _read_document(self, position: int, frame: Frame) -> int:
+        return self._read_special(position, frame) if self._text[position] in "\\$`" else position + 1
+
+    def _read_comment(self, position: int, frame: Frame) -> int:
+        character = self._text[position]
+        if character == "\n" or (character == "`" and self._is_in_backticks):
+            self._pop()
+            return position
+        return position + 1
+
+    # Here-documents
+
+    def _start_document(self, position: int) -> int:
+        """Enter the first of the bodies that start at `position`; those with a quoted delimiter are passed over."""
+        while self._announced:
+            document = self._announced.pop(0)
+            end, resume = self._body(position, document)
+            if not document.is_quoted:
+                frame = self._push(Kind.DOCUMENT)
+                frame.pipeline, frame.end, frame.resume = document.pipeline, end, resume
+                frame.reader = pipeline_reads_code(document.pipeline)
+                return position
+            self._find_within(position, end, _QUOTED_DOCUMENT)
+            position = resume
+        return position
+
+    def _body(self, position: int, document: Document) -> tuple[int, int]:
+        """Return where the body that starts at `position` ends and where the script goes on."""
+        length = len(self._text)
+        while position < length:
+            end = self._text.find("\n", position)
+            end = length if end < 0 else end
+            line = self._text[position:end]
+            if (line.lstrip("\t") if document.strips_tabs else line) == document.delimiter:
+                return position, min(end + 1, length)
+            position = end + 1
+        return length, length
+
+    def _document_that_ends(self, position: int) -> Frame | None:
+        """Return the here-document that ends here, however much inside it is still open."""
+        for frame in self._stack:
+            if frame.kind is Kind.DOCUMENT and position >= frame.end:
+                return frame
+        return None
+
+    def _end_document(self, document: Frame) -> int:
+        closed = False
+        while not closed:
+            closed = self._stack[-1] is document
+            self._pop()
+        return self._start_document(document.resume)
+
+
+_READERS: dict[Kind, Callable[[Scanner, int, Frame], int]] = {
+    Kind.COMMANDS: Scanner._read_commands,
+    Kind.SINGLE: Scanner._read_single,
+    Kind.DOUBLE: Scanner._read_double,
+    Kind.ANSI: Scanner._read_double,
+    Kind.PARAMETER: Scanner._read_parameter,
+    Kind.ARITHMETIC: Scanner._read_arithmetic,
+    Kind.DOCUMENT: Scanner._read_document,
+    Kind.COMMENT: Scanner._read_comment,
+}
+
+
+def _blanked(text: str, expressions: Iterable[Placed]) -> str:
+    """Return the text with each expression replaced by as many blanks."""
+    pieces: list[str] = []
+    position = 0
+    for placed in expressions:
+        pieces += [text[position : placed.start], _BLANK * (placed.end - placed.start)]
+        position = placed.end
+    return "".join([*pieces, text[position:]])

@@ -1,0 +1,1 @@
+"""Remote repositories: fetched by child processes into mirrors on this machine."""

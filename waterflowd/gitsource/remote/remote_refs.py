@@ -1,0 +1,76 @@
+"""The refs that a remote tells: its branches and tags, which of them are watched, and which one is the default.
+
+Rule of this file: names and ids are whatever the remote says; what cannot be a ref of ours is left out, and an id that is
+none refuses the remote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from dulwich.objects import ObjectID
+from dulwich.refs import Ref
+
+from waterflowd.gitsource.remote.fetch_errors import no_repository, past_limit
+from waterflowd.reconcile import refs as ref_patterns
+from waterflowd.reconcile.source import Refs
+
+_ID = re.compile(rb"[0-9a-f]{40}")
+_LONG_ID = re.compile(rb"[0-9a-f]{64}")
+_TIPS_MAX = 200_000
+_HEAD = Ref(b"HEAD")
+_PEELED = b"^{}"
+#: The names that Git takes first where a server does not say what HEAD names.
+_USUAL = ("refs/heads/main", "refs/heads/master")
+
+
+def tips(told: Mapping[Ref, ObjectID]) -> dict[str, str]:
+    """Branches and tags by full name."""
+    found: dict[str, str] = {}
+    if len(told) > _TIPS_MAX:
+        raise past_limit(f"the remote has {len(told):,} refs; at most {_TIPS_MAX:,} are looked at")
+    for name, object_id in told.items():
+        if not name.startswith((b"refs/heads/", b"refs/tags/")) or name.endswith(_PEELED):
+            continue
+        try:
+            found[name.decode("utf-8")] = _checked(object_id)
+        except UnicodeDecodeError:
+            # No pattern of the configuration can name such a ref.
+            continue
+    return found
+
+
+def wanted(told: Mapping[Ref, ObjectID], known: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
+    """The ids of the watched refs. Without patterns that is what HEAD leads to, whatever branch it names."""
+    at_head = told.get(_HEAD)
+    if not patterns and at_head is not None:
+        # HEAD may name no branch; then the only branch that there is takes its place.
+        branches = [object_id for ref, object_id in known.items() if ref.startswith(ref_patterns.BRANCH)]
+        return [_checked(at_head), *(branches if len(branches) == 1 else [])]
+    seen = Refs(head=None, tips=dict(known))
+    return [known[ref] for ref in ref_patterns.watched(seen, patterns)]
+
+
+def head(symbolic: Mapping[Ref, Ref], told: Mapping[Ref, ObjectID | None]) -> str | None:
+    """The ref that HEAD names; where the server does not say, the branch that stands where HEAD does."""
+    named = symbolic.get(_HEAD)
+    if named is not None:
+        return named.decode("utf-8", "replace")
+    at_head = told.get(_HEAD)
+    if at_head is None:
+        return None
+    same = [
+        ref for ref, object_id in tips({n: i for n, i in told.items() if i}).items() if object_id.encode() == at_head
+    ]
+    branches = [ref for ref in same if ref.startswith(ref_patterns.BRANCH)]
+    usual = [ref for ref in _USUAL if ref in branches]
+    return usual[0] if usual else branches[0] if len(branches) == 1 else None
+
+
+def _checked(object_id: bytes) -> str:
+    if _ID.fullmatch(object_id):
+        return object_id.decode("ascii")
+    if _LONG_ID.fullmatch(object_id):
+        raise no_repository("the repository's objects are SHA-256, which is known, not built yet; sha1 is")
+    raise no_repository("the remote tells refs that lead to no object")

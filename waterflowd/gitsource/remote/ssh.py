@@ -1,0 +1,160 @@
+"""The ssh side of a fetch: OpenSSH with its own files, which asks nobody, trusts nobody new and reads no configuration.
+
+Rules of this file: only files that the daemon's configuration names are read; host, user and path were checked when the url
+was. What ssh says goes to a file, from which a sentence is made when it fails.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from contextlib import suppress
+from typing import IO
+
+from dulwich.client import SSHGitClient, SSHVendor, SubprocessWrapper
+
+from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_access, no_repository, unreachable
+from waterflowd.gitsource.remote.fetch_protocol import Access
+from waterflowd.gitsource.urls import RemoteUrl
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.shown import shown
+
+_CONNECT_S = 20
+_SAID_BYTES_MAX = 64 << 10
+_CLOSE_S = 2.0
+_OFFERED = re.compile(r"Server host key: (\S+) (SHA256:[A-Za-z0-9+/=]+)")
+_KNOWN = re.compile(r"^\S+ (\S+) (SHA256:[A-Za-z0-9+/=]+)", re.MULTILINE)
+_KNOWN_LINE = re.compile(r"found: line (\d+)")
+
+
+def arguments(url: RemoteUrl, access: Access) -> list[str]:
+    """The command line of ssh, without the remote's command."""
+    options = {
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "IdentitiesOnly": "yes",
+        "IdentityFile": _quoted(access.ssh_key_file),
+        "IdentityAgent": "none",
+        "UserKnownHostsFile": _quoted(access.known_hosts_file),
+        "GlobalKnownHostsFile": "none",
+        "UpdateHostKeys": "no",
+        "CheckHostIP": "no",
+        "VerifyHostKeyDNS": "no",
+        "PreferredAuthentications": "publickey",
+        "ClearAllForwardings": "yes",
+        "ControlPath": "none",
+        "PermitLocalCommand": "no",
+        "ConnectTimeout": str(_CONNECT_S),
+        "ServerAliveInterval": "20",
+        # The fingerprint of an unknown host's key is said on this level alone.
+        "LogLevel": "DEBUG1",
+        "SetEnv": "GIT_PROTOCOL=version=2",
+    }
+    # `-F none`: neither the user's nor the system's configuration.
+    line = ["ssh", "-F", "none", "-T", "-x", "-p", str(url.port)]
+    for name, value in options.items():
+        line += ["-o", f"{name}={value}"]
+    if url.user:
+        line += ["-l", url.user]
+    return [*line, "--", url.host]
+
+
+class OpenSsh(SSHVendor):
+    """Starts OpenSSH for dulwich."""
+
+    def __init__(self, url: RemoteUrl, access: Access, said: IO[bytes]) -> None:
+        self._line = arguments(url, access)
+        self._said = said
+
+    def run_command(self, host: str, command: bytes, *_: object, **__: object) -> SubprocessWrapper:
+        """Runs the remote's command; what dulwich says of the host was decided before."""
+        try:
+            process = subprocess.Popen(
+                [*self._line, command],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+            )
+        except FileNotFoundError as error:
+            raise no_access("there is no ssh on this machine: install the OpenSSH client") from error
+        return _Connection(process)
+
+
+class _Connection(SubprocessWrapper):
+    """An ssh whose end is not waited for: once its pipes are closed nothing good comes any more."""
+
+    def can_read(self) -> bool:
+        """Never while the request is being written; see `fetch_child`."""
+        return False
+
+    def close(self, timeout: int | None = None) -> None:
+        """Closes the pipes and ends the process."""
+        for pipe in (self.proc.stdin, self.proc.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.proc.wait(_CLOSE_S)
+            return
+        self.proc.kill()
+        self.proc.wait()
+
+
+def client(url: RemoteUrl, access: Access, said: IO[bytes]) -> SSHGitClient:
+    """Dulwich's client over OpenSSH. What ssh says is written to `said`."""
+    return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, access, said))
+
+
+def explained(url: RemoteUrl, access: Access, said: IO[bytes]) -> FetchRefused:
+    """What was wrong, from what ssh said."""
+    said.seek(0)
+    text = said.read(_SAID_BYTES_MAX).decode("utf-8", "replace")
+    # Once it was let in, the remote's own words are among these.
+    is_in = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
+    if "Host key verification failed" in text and not is_in:
+        return _host_key(url, access, text)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
+    last = shown(lines[-1], 200) if lines else "it closed the connection without a word"
+    if "Permission denied" in text and not is_in:
+        who = f"{url.user}@{url.authority}" if url.user else url.authority
+        return no_access(f"{who} does not accept the key in ssh-key-file {shown(access.ssh_key_file)}: {last}")
+    if is_in:
+        return no_repository(f"{url.authority} gives no repository at {shown(url.path)}: {last}")
+    return unreachable(f"{url.authority} cannot be reached by ssh: {last}")
+
+
+def _host_key(url: RemoteUrl, access: Access, text: str) -> FetchRefused:
+    offered = _OFFERED.search(text)
+    seen = f"{offered[1]} {offered[2]}" if offered else "a key that ssh did not show"
+    name = url.host if url.port == 22 else f"[{url.host}]:{url.port}"
+    file = shown(access.known_hosts_file, 100)
+    known, lines = _known(name, access.known_hosts_file)
+    if known:
+        sentence = (
+            f"the host key of {url.authority} is another one: offered {seen}, known {known} ({file} line {lines}). "
+            "If its owner confirms the new fingerprint, replace the line; else somebody is in between"
+        )
+    else:
+        sentence = (
+            f"the host key of {url.authority} is not known: offered {seen}, known none ({file}). Compare the fingerprint "
+            f"with its owner's, then: ssh-keyscan -p {url.port} {url.host} >> {file}"
+        )
+    return FetchRefused(codes.HOST_KEY, sentence)
+
+
+def _known(name: str, file: str) -> tuple[str, str]:
+    """Fingerprints of the host's known keys, and their lines; hashed names are found too."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["ssh-keygen", "-l", "-F", name, "-f", file], capture_output=True, text=True, timeout=10, check=False
+        )
+        keys = ", ".join(f"{kind} {fingerprint}" for kind, fingerprint in _KNOWN.findall(done.stdout))
+        return shown(keys, 200), ", ".join(_KNOWN_LINE.findall(done.stdout)[:3])
+    return "", ""
+
+
+def _quoted(path: str) -> str:
+    """A path as ssh's options take it: they split at blanks and put things in the place of `%`, quotes and `~`."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'

@@ -1,0 +1,242 @@
+"""A movement of a ref as one transaction: the facts that the log gets and the runs that start.
+
+Rules of this file: everything that Git knows goes into a run as data, as its author wrote it; only what is shown to people
+(`Trigger.by`) is escaped here. The order of the starts is the order of paths, so that equal movements give equal logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
+from waterflowd.model import plan as plans
+from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.reconcile import codes, events, refs, triggers
+from waterflowd.reconcile.diff import Difference
+from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
+from waterflowd.reconcile.settings import RepositorySettings
+from waterflowd.reconcile.shown import shown
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
+from waterflowd.reconcile.state import FileState
+
+#: What `event.before` says where nothing was before, as in Git's own hooks.
+NO_COMMIT = "0" * 40
+#: Changed paths in a run's payload.
+PAYLOAD_PATHS_MAX = 300
+_SHORT = 7
+_SNIPPET_LENGTH_MAX = 300
+
+
+def file_applied(seen: FileSeen, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
+    """What the compiler's answer makes of a file, and of what it used; errors are bounded."""
+    if compiled.plan is None:
+        return file_refused(seen, compiled.diagnostics, used)
+    plan = plans.decode(compiled.plan)
+    return FileApplied(
+        path=seen.path,
+        blob=seen.blob,
+        plan_hash=plans.content_hash(compiled.plan),
+        name=plan.name,
+        triggers=plan.triggers,
+        groups=tuple(sorted({job.group for job in plans.leaf_jobs(plan.jobs)})),
+        used=dict(used or {}),
+    )
+
+
+def file_refused(
+    seen: FileSeen, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
+) -> FileApplied:
+    """A file that has errors."""
+    errors = tuple(_bounded(diagnostic) for diagnostic in diagnostics[:ERRORS_MAX])
+    return FileApplied(path=seen.path, blob=seen.blob, name=shown(seen.path), errors=errors, used=dict(used or {}))
+
+
+def file_too_large(seen: FileSeen) -> Diagnostic:
+    """The problem of a file that is larger than a workflow may be."""
+    message = f"the file is larger than {FILE_BYTES_MAX:,} bytes"
+    code = codes.FILE_TOO_LARGE
+    return Diagnostic(code=code, path=seen.path, line=1, column=1, message=message, suggestion="split the workflow")
+
+
+def facts(
+    at: int, movement: triggers.Movement, revision: Revision, pushed: Pushed, changes: FileChanges
+) -> list[events.Fact]:
+    """The facts of a movement: one, or more when it brings more files than a fact holds."""
+    commit = revision.commit
+    windows = _windows(changes.files)
+    first = events.RevisionApplied(
+        at=at,
+        ref=movement.ref,
+        movement=movement.number,
+        commit=commit.id,
+        tree=commit.tree,
+        tag_object=pushed.tip if pushed.tip != commit.id else None,
+        previous_commit=pushed.before,
+        author=commit.author,
+        message=commit.message,
+        files=windows[0],
+        removed=changes.removed[:FILES_PER_FACT],
+    )
+    recorded: list[events.Fact] = [first]
+    recorded += [events.FilesApplied(at=at, ref=movement.ref, files=files) for files in windows[1:]]
+    for start in range(FILES_PER_FACT, len(changes.removed), FILES_PER_FACT):
+        gone = changes.removed[start : start + FILES_PER_FACT]
+        recorded.append(events.FilesApplied(at=at, ref=movement.ref, removed=gone))
+    return recorded
+
+
+def _windows(files: Sequence[FileApplied]) -> list[tuple[FileApplied, ...]]:
+    """The files in pieces that fit into a fact each; one piece at least."""
+    windows: list[list[FileApplied]] = [[]]
+    paths = 0
+    for file in files:
+        weight = 1 + len(file.used)
+        if windows[-1] and (len(windows[-1]) >= FILES_PER_FACT or paths + weight > PATHS_PER_FACT):
+            windows.append([])
+            paths = 0
+        windows[-1].append(file)
+        paths += weight
+    return [tuple(window) for window in windows]
+
+
+class FileChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a movement with what became of them, and the paths that are gone."""
+
+    files: tuple[FileApplied, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def file_changes(difference: Difference, applied: Mapping[str, FileApplied]) -> FileChanges:
+    """The difference with the compiler's answers filled in, by path."""
+    files = tuple(applied[seen.path] for seen in sorted(difference.files, key=lambda seen: seen.path))
+    return FileChanges(files=files, removed=difference.removed)
+
+
+def with_files(changes: FileChanges, files: Sequence[FileApplied]) -> FileChanges:
+    """The changes with some files replaced or added, by path."""
+    if not files:
+        return changes
+    by_path = {file.path: file for file in (*changes.files, *files)}
+    return FileChanges(files=tuple(by_path[path] for path in sorted(by_path)), removed=changes.removed)
+
+
+def started(
+    movement: triggers.Movement, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
+) -> list[FileApplied]:
+    """The files that the movement starts, by path."""
+    after = {path: file.newest for path, file in before.items()}
+    for path in changes.removed:
+        after.pop(path, None)
+    after.update((file.path, file) for file in changes.files)
+    return [
+        file
+        for _, file in sorted(after.items())
+        if file.plan_hash is not None
+        and file.triggers is not None
+        and triggers.is_started(file.triggers, file.path, movement)
+        and not group_errors(file, settings)
+    ]
+
+
+def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagnostic, ...]:
+    """An error for each group that the file names and the configuration keeps from its repository.
+
+    It is not recorded, since it follows from the configuration, which may change while the file does not.
+    """
+    return tuple(
+        Diagnostic(
+            code=codes.GROUP_NOT_ALLOWED,
+            path=file.path,
+            line=1,
+            column=1,
+            message=f'the repository "{settings.name}" may not use the group "{shown(group)}"',
+            suggestion=f"name one of its groups ({', '.join(settings.groups)}), or allow it in the configuration",
+        )
+        for group in file.groups
+        if not settings.may_name(group)
+    )
+
+
+def start_request(
+    plan: bytes, path: str, movement: triggers.Movement, revision: Revision, pushed: Pushed
+) -> StartRequest:
+    """The request that starts the run of one file."""
+    commit = revision.commit
+    return StartRequest(
+        plan=plan,
+        repository=pushed.repository,
+        revision=commit.id,
+        trigger=Trigger(
+            kind="push",
+            by=shown(commit.author),
+            key=triggers.trigger_key(pushed.repository, movement, path),
+            ref=movement.ref,
+            git=git_context(pushed.repository, movement.ref, commit.id, commit.author, commit.message),
+            payload=pushed.payload,
+        ),
+    )
+
+
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a ref came from and went to, and what all runs of its movement share."""
+
+    repository: str
+    #: The commit before; None at the first sight of the ref.
+    before: str | None
+    #: The object that the ref names now.
+    tip: str
+    #: The `event` context.
+    payload: dict[str, Any]
+
+
+def pushed(repository: str, movement: triggers.Movement, before: str | None, commit: Commit, tip: str) -> Pushed:
+    """The facts that a movement's runs share."""
+    payload = {
+        "name": "push",
+        "ref": movement.ref,
+        "before": before or NO_COMMIT,
+        "after": commit.id,
+        "changed": list(movement.changes.paths[:PAYLOAD_PATHS_MAX]),
+    }
+    return Pushed(repository=repository, before=before, tip=tip, payload=payload)
+
+
+def git_context(repository: str, ref: str, commit: str, author: str, message: str) -> dict[str, Any]:
+    """The `git` context, with the keys that expressions name."""
+    return {
+        "sha": commit,
+        "short-sha": commit[:_SHORT],
+        "ref": ref,
+        "branch": refs.branch_of(ref),
+        "tag": refs.tag_of(ref),
+        "message": message,
+        "author": author,
+        "repository": repository,
+    }
+
+
+def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
+    """The triggers as words, for tables."""
+    if of is None:
+        return ()
+    words: Iterable[tuple[bool, str]] = (
+        (of.push is not None, "push"),
+        (of.on_change, "change"),
+        (of.dispatch, "dispatch"),
+        (bool(of.schedules), "schedule"),
+        (of.webhook is not None, "webhook"),
+        (of.workflow_run is not None, "workflow_run"),
+    )
+    return tuple(word for is_there, word in words if is_there)
+
+
+def _bounded(diagnostic: Diagnostic) -> Diagnostic:
+    return msgspec.structs.replace(
+        diagnostic,
+        message=shown(diagnostic.message, 500),
+        snippet=shown(diagnostic.snippet, _SNIPPET_LENGTH_MAX),
+        suggestion=diagnostic.suggestion[:1_000],
+    )

@@ -1,0 +1,96 @@
+"""Workflows that start after others: which completed runs start which files.
+
+Rules of this file:
+
+- Runs of the same repository only. A file is the one of the default ref, at its applied commit, wherever the earlier run was.
+- A completed run starts a file once: its trigger key holds both. Runs that completed before the file named them start nothing.
+- A chain ends after `CHAIN_MAX` runs that started one another, so that files which follow each other do not run for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from waterflowd.model import chains
+from waterflowd.model.ids import RunId
+from waterflowd.model.plan import WorkflowRunTrigger
+from waterflowd.model.records import RunSummary, StartRequest, Trigger
+from waterflowd.reconcile import globs, ref_updates, refs
+from waterflowd.reconcile.state import FileState, RefState
+
+#: Runs in a row that started one another.
+CHAIN_MAX = 5
+KIND = chains.AFTER
+_KEY_BYTES_MAX = 400
+
+
+def followers(ref: RefState | None) -> dict[str, FileState]:
+    """The files of the default ref that start after others and have no errors, by path."""
+    files = ref.files if ref is not None else {}
+    return {path: file for path, file in sorted(files.items()) if file.follows is not None and not file.is_broken}
+
+
+def is_followed(trigger: WorkflowRunTrigger, path: str, row: RunSummary) -> bool:
+    """Whether the completed run starts the file at `path`."""
+    if row.path == path or row.conclusion is None:
+        return False
+    if row.name not in trigger.workflows and row.path not in trigger.workflows:
+        return False
+    if trigger.conclusions and row.conclusion.value not in trigger.conclusions:
+        return False
+    return _is_branch_wanted(trigger, row.trigger.ref)
+
+
+def _is_branch_wanted(trigger: WorkflowRunTrigger, ref: str | None) -> bool:
+    if not (trigger.branches or trigger.branches_ignore):
+        return True
+    branch = refs.branch_of(ref) if ref is not None else None
+    if branch is None:
+        return False
+    is_wanted = not trigger.branches or globs.selects(trigger.branches, branch)
+    return is_wanted and not globs.selects(trigger.branches_ignore, branch)
+
+
+def trigger_key(run: RunId, path: str) -> str:
+    """The text under which a completed run starts a file once; long ones end in a hash."""
+    key = f"workflow-run:{run}:{path}"
+    if len(key.encode()) > _KEY_BYTES_MAX:
+        key = f"workflow-run:{run}:sha256-{hashlib.sha256(path.encode()).hexdigest()}"
+    return key
+
+
+def event_of(row: RunSummary, depth: int) -> dict[str, Any]:
+    """The `event` context: the earlier run."""
+    return {
+        "name": KIND,
+        KIND: {
+            "id": row.id,
+            "number": row.number,
+            "name": row.name,
+            "path": row.path,
+            "conclusion": row.conclusion.value if row.conclusion is not None else None,
+            "event": row.trigger.kind,
+            "ref": row.trigger.ref,
+            "branch": refs.branch_of(row.trigger.ref) if row.trigger.ref is not None else None,
+            "revision": row.revision,
+            "depth": depth,
+        },
+    }
+
+
+def start_request(plan: bytes, repository: str, ref: RefState, path: str, row: RunSummary, depth: int) -> StartRequest:
+    """The request that starts the file at `path` after a completed run, at the applied commit."""
+    return StartRequest(
+        plan=plan,
+        repository=repository,
+        revision=ref.commit,
+        trigger=Trigger(
+            kind=KIND,
+            by=f"run:{row.id}",
+            key=trigger_key(row.id, path),
+            ref=ref.ref,
+            git=ref_updates.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),
+            payload=event_of(row, depth),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Backup, restore and salvage of a data directory."""

@@ -14,21 +14,22 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
+#: Characters. More than any reason or error of the project has, and few enough that nobody's name fills a screen.
+LENGTH_MAX = 1_000
 #: Marks where text was cut.
 ELLIPSIS = "…"
 
 
-def escape_for_display(text: str, length_max: int | None = None) -> str:
+def escape_for_display(text: str, length_max: int = LENGTH_MAX) -> str:
     """Returns the text on one line with every unsafe character escaped, such as `\\n`, `\\x1b` and `\\u202e`.
 
     The result has at most `length_max` characters and ends with an ellipsis where it was cut.
     """
     # The text is cut before it is escaped, so that the work is bounded, and again after it, because escapes are longer.
-    if length_max is not None and len(text) > length_max:
-        text = text[: length_max + 1]
+    text = text[: length_max + 1]
     if not text.isprintable():
         text = _UNSAFE.sub(_escape, text)
-    return text if length_max is None else shorten(text, length_max)
+    return shorten(text, length_max)
 
 
 def quote(text: str, length_max: int = 60) -> str:

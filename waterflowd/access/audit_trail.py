@@ -56,10 +56,10 @@ class Refusals:
         left_out, self._left_out = self._left_out, 0
         fact = AccessRefused(
             at=now,
-            by=escape_for_display(by, 200),
+            by=escape_for_display(by),
             door=door,
             code=code,
-            target=escape_for_display(target, 200),
+            target=escape_for_display(target),
             left_out=left_out,
         )
         task = asyncio.get_running_loop().create_task(self._write(fact), name="audit: refusal")

@@ -23,9 +23,10 @@ from fastapi import Depends, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.access.audit_trail import Refusals
 from waterflowd.access.registry import Principal, Role
-from waterflowd.api.problems import printable, problem
+from waterflowd.api.problems import problem
 from waterflowd.api.services import Services
 from waterflowd.errors import Rejected
 from waterflowd.rates import BucketPerName
@@ -180,7 +181,7 @@ def _check_host(headers: Headers, services: Services) -> None:
         return
     raise Rejected(
         "WF603",
-        f"`Host: {printable(stated)}` is not a name of this daemon; use its address or localhost",
+        f"`Host: {escape_for_display(stated)}` is not a name of this daemon; use its address or localhost",
         status=403,
     )
 
@@ -190,7 +191,7 @@ def _check_origin(headers: Headers, method: str) -> None:
     if origin is not None:
         scheme, separator, place = origin.partition("://")
         if not separator or scheme not in {"http", "https"} or place.lower() != headers.get("host", "").lower():
-            raise Rejected("WF603", f"`Origin: {printable(origin)}` may not use this API", status=403)
+            raise Rejected("WF603", f"`Origin: {escape_for_display(origin)}` may not use this API", status=403)
     if method not in {"GET", "HEAD"} and headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
         raise Rejected("WF603", "another site's page may not change anything here", status=403)
 

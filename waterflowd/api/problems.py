@@ -16,13 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting.diagnostics import Diagnostic, as_row
 from waterflowd.errors import Rejected, Retryable, Stalled
 
 _encoder = msgspec.json.Encoder()
 MEDIA_TYPE = "application/problem+json"
 #: Longest piece of a request that is echoed.
-_ECHO_LENGTH_MAX = 200
 
 #: Codes for what the router and the readers of requests find.
 _CODES = {400: "WF605", 401: "WF601", 403: "WF602", 404: "WF604", 405: "WF605", 408: "WF605", 409: "WF606",
@@ -35,12 +35,6 @@ class Invalid(Exception):
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         super().__init__(f"{len(diagnostics)} errors")
         self.diagnostics = diagnostics
-
-
-def printable(text: str, length_max: int = _ECHO_LENGTH_MAX) -> str:
-    """`text` cut and without control characters, for echoing."""
-    cut = text if len(text) <= length_max else text[: length_max - 1] + "…"
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 def problem(
@@ -60,7 +54,7 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": printable(instance),
+        "instance": escape_for_display(instance),
         "code": code,
     }
     if where is not None:
@@ -107,14 +101,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         detail = f"{request.method[:20]} is not possible here; /openapi.json lists what is"
     headers = dict(error.headers) if error.headers else None
-    return problem(error.status_code, printable(detail), instance=request.url.path, headers=headers)
+    return problem(error.status_code, escape_for_display(detail), instance=request.url.path, headers=headers)
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return problem(400, printable(f"{place}: {first['msg']}"), instance=request.url.path)
+    return problem(400, escape_for_display(f"{place}: {first['msg']}"), instance=request.url.path)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

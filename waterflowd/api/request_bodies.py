@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from waterflowd.api.problems import printable
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import Rejected
 
 #: A workflow file of 1 MiB, escaped as JSON, with room for inputs.
@@ -81,7 +81,7 @@ def parse_json(body: bytes, shape: type[_Shape]) -> _Shape:
     except RecursionError:
         raise Rejected("WF605", "the body is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Rejected("WF605", f"the body is not what is expected here: {printable(str(error))}") from None
+        raise Rejected("WF605", f"the body is not what is expected here: {escape_for_display(str(error))}") from None
 
 
 def described(shape: type[msgspec.Struct]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from waterflowd.api.problems import printable
+from waterflow_agent.display import escape_for_display
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.errors import Rejected
@@ -31,7 +31,9 @@ _NAMES_SHOWN = 20
 def resolve(services: Services, text: str) -> RunId:
     """The run that a whole or partial id means; `Rejected` 404 for none, 409 for several."""
     wanted = text.upper()
-    missing = Rejected("WF604", f'there is no run "{printable(text, 40)}"; see `waterflowctl runs`', status=404)
+    missing = Rejected(
+        "WF604", f'there is no run "{escape_for_display(text, 40)}"; see `waterflowctl runs`', status=404
+    )
     if is_run_id(wanted):
         if services.log.run(RunId(wanted)) is None:
             raise missing
@@ -100,5 +102,5 @@ def _steps(job: Job) -> Iterator[str]:
 def _missing(kind: str, name: str, known: Iterator[str]) -> Rejected:
     names = list(dict.fromkeys(known))
     shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    text = f'there is no {kind} "{printable(name, 60)}"; there are {printable(shown)}'
+    text = f'there is no {kind} "{escape_for_display(name, 60)}"; there are {escape_for_display(shown)}'
     return Rejected("WF604", text, where=kind, status=404)

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from waterflowd.ctl.display.terminal import clean
+from waterflow_agent.display import escape_for_display
 
 RUN_FAILED = 1
 USAGE = 2
@@ -25,9 +25,9 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Prints the sentence and what to do next."""
-        click.echo(f"error: {clean(self.message)}", err=True)
+        click.echo(f"error: {escape_for_display(self.message)}", err=True)
         if self.following:
-            click.echo(f"  next: {clean(self.following)}", err=True)
+            click.echo(f"  next: {escape_for_display(self.following)}", err=True)
 
 
 class Unreachable(Failure):
@@ -61,7 +61,7 @@ def diagnostic_text(error: object) -> str:
     from waterflowd.dsl.reporting.diagnostics import from_row
 
     try:
-        return "\n".join(clean(line) for line in render_diagnostic(from_row(error)).split("\n"))
+        return "\n".join(escape_for_display(line) for line in render_diagnostic(from_row(error)).split("\n"))
     except msgspec.ValidationError:
         # From a daemon of another version: better as it came than not at all.
-        return clean(str(error))
+        return escape_for_display(str(error))

@@ -10,12 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.rates import TokenBucket
 
 #: Lines at once, and lines a second after that.
 LINES_BURST = 20
 LINES_PER_S = 1.0
-_TEXT_LENGTH_MAX = 300
 
 
 def tell_nobody(code: str, text: str, who: str) -> None:
@@ -53,15 +53,10 @@ class Refusals:
         left_out, self._left_out = self._left_out, 0
         self._logger.warning(
             "refused %s: %s [%s]%s",
-            printable(who),
-            printable(text),
+            escape_for_display(who),
+            escape_for_display(text),
             code,
             f" ({left_out} more refusals since the last line)" if left_out else "",
             extra={"code": code, "left_out": left_out},
         )
-        self._told(code, printable(text), printable(who))
-
-
-def printable(text: str) -> str:
-    """One bounded line of printable characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_TEXT_LENGTH_MAX])
+        self._told(code, escape_for_display(text), escape_for_display(who))

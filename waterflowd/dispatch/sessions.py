@@ -23,13 +23,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import handshake
 from waterflowd.dispatch.clone_detection import Rival
 from waterflowd.dispatch.keys import fingerprint
-from waterflowd.dispatch.rejections import Refusals, printable
+from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
@@ -183,7 +184,7 @@ class Sessions:
         self._by_route.pop(live.routing_id, None)
         self._by_agent.pop(live.agent, None)
         self.sessions_closed += 1
-        _logger.info("agent %s disconnected: %s", live.agent, printable(text), extra={"agent": live.agent})
+        _logger.info("agent %s disconnected: %s", live.agent, escape_for_display(text), extra={"agent": live.agent})
         self._desk.disconnected(live.agent, text)
 
     def close(self) -> None:
@@ -292,7 +293,7 @@ class Sessions:
         rival = live.rival
         if rival is None or not rival.is_exposed(now):
             return
-        host = printable(rival.hello.hostname)
+        host = escape_for_display(rival.hello.hostname)
         _logger.error(
             "agent %s: two live processes use its key; the newer one, on %s, is refused [WF211]",
             live.agent,
@@ -322,8 +323,8 @@ class Sessions:
         _logger.info(
             "agent %s (%s) connected from %s",
             agent,
-            printable(name),
-            printable(inbound.address),
+            escape_for_display(name),
+            escape_for_display(inbound.address),
             extra={"agent": agent},
         )
         self._touch(live)

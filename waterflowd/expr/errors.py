@@ -60,9 +60,3 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     spelled = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
     return spelled[found[0]] if found else None
-
-
-def quoted(name: str) -> str:
-    """Return a name from a source as it may stand in an error text: short, printable, in double quotes."""
-    shown = name if len(name) <= 60 else name[:57] + "..."
-    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown) + '"'

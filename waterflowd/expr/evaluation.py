@@ -11,16 +11,9 @@ import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+from waterflow_agent.display import quote
 from waterflowd.expr.env import Env
-from waterflowd.expr.errors import (
-    UNKNOWN_CONTEXT,
-    UNKNOWN_FUNCTION,
-    WRONG_ARITY,
-    WRONG_VALUE,
-    ExpressionError,
-    closest,
-    quoted,
-)
+from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, WRONG_ARITY, WRONG_VALUE, ExpressionError, closest
 from waterflowd.expr.functions import FUNCTIONS, Function, arity_text
 from waterflowd.expr.json_text import Problem, bounded, plain
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
@@ -93,7 +86,7 @@ def _context(name: str, offset: int) -> Evaluator:
         try:
             return env.contexts[lowered]
         except KeyError:
-            text = f"the context {quoted(name)} is not known here"
+            text = f"the context {quote(name)} is not known here"
             raise ExpressionError(UNKNOWN_CONTEXT, text, offset, suggestion=closest(name, env.contexts)) from None
 
     return read
@@ -143,7 +136,7 @@ def find_function(node: Call) -> Function:
     function = FUNCTIONS.get(node.name.lower())
     if function is None:
         names = (known.name for known in FUNCTIONS.values())
-        text = f"unknown function {quoted(node.name)}"
+        text = f"unknown function {quote(node.name)}"
         raise ExpressionError(UNKNOWN_FUNCTION, text, node.offset, suggestion=closest(node.name, names))
     count = len(node.arguments)
     if not function.least <= count <= function.most or (function.is_odd and count % 2 == 0):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from waterflow_agent.display import escape_for_display, shorten
 from waterflowd.expr.env import Env
 from waterflowd.expr.errors import ExpressionError
 from waterflowd.expr.evaluation import compiled
@@ -27,7 +28,7 @@ _VALUE_CHARACTERS_MAX = 60
 def explain(node: Node, env: Env) -> str:
     """Return a condition with its values in one line; a leaf that cannot be evaluated shows `(?)`."""
     node = _without_implied(node, env)
-    return _shortened(_printable(_shown(node, env)), EXPLANATION_CHARACTERS_MAX)
+    return shorten(escape_for_display(_shown(node, env)), EXPLANATION_CHARACTERS_MAX)
 
 
 def unparse(node: Node) -> str:
@@ -112,7 +113,7 @@ def _value(node: Node, env: Env | None) -> str:
         many = "key" if isinstance(value, Mapping) else "item"
         return f" ({len(value)} {many}{'' if len(value) == 1 else 's'})"
     if isinstance(value, str):
-        shown = _shortened(value, _VALUE_CHARACTERS_MAX)
+        shown = shorten(value, _VALUE_CHARACTERS_MAX)
         return f" ({_literal(shown)})"
     return f" ({_literal(value)})"
 
@@ -123,13 +124,3 @@ def _is_secret(node: Node) -> bool:
     if isinstance(node, Call):
         return any(_is_secret(argument) for argument in node.arguments)
     return isinstance(node, Context) and node.name.lower() == "secrets"
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

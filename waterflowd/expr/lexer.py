@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError, quoted
+from waterflow_agent.display import quote
+from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError
 from waterflowd.expr.values import number_from_text
 
 #: GitHub allows 21,000 characters; nobody has read one of them.
@@ -119,5 +120,5 @@ def _unexpected(source: str, offset: int) -> ExpressionError:
     hint = _HINTS.get(character)
     if character in "+-":
         hint = "a sign needs a number right behind it; to negate a value, write 0 - value"
-    text = f"unexpected {quoted(word.group() if word else character)}"
+    text = f"unexpected {quote(word.group() if word else character)}"
     return ExpressionError(SYNTAX, f"{text}: {hint}" if hint else text, offset)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError, quoted
+from waterflow_agent.display import quote
+from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError
 from waterflowd.expr.lexer import END, FILTER, LITERAL, NAME, Token, tokenize
 from waterflowd.expr.nodes import (
     HEIGHT_MAX,
@@ -98,7 +99,7 @@ class _Parser:
         token = self._current
         wanted = f', expected "{expected}"' if expected else ""
         if token.kind != END:
-            return ExpressionError(SYNTAX, f"unexpected {quoted(token.text)}{wanted}", token.offset)
+            return ExpressionError(SYNTAX, f"unexpected {quote(token.text)}{wanted}", token.offset)
         if self._position == 0:
             return ExpressionError(SYNTAX, "an expression was expected, found nothing", token.offset)
         return ExpressionError(SYNTAX, f"the expression ends too early{wanted}", token.offset)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError, closest, quoted
+from waterflow_agent.display import quote
+from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError, closest
 from waterflowd.expr.evaluation import find_function
 from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIONS
 from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, children, walk
@@ -85,7 +86,7 @@ def _context_error(context: Context, scope: Scope) -> ExpressionError | None:
     lowered = context.name.lower()
     if lowered in scope.contexts:
         return None
-    text = f"unknown context {quoted(context.name)}"
+    text = f"unknown context {quote(context.name)}"
     first, hyphen, _ = lowered.partition("-")
     if hyphen and first in scope.contexts:
         text += "; a hyphen is part of a name, a subtraction needs spaces around it"
@@ -104,7 +105,7 @@ def _name_error(index: Index, scope: Scope) -> ExpressionError | None:
     name = to_text(index.key.value)
     if any(candidate.lower() == name.lower() for candidate in known):
         return None
-    text = f"unknown {_NOUNS.get(lowered, f'name in {lowered}')} {quoted(name)}"
+    text = f"unknown {_NOUNS.get(lowered, f'name in {lowered}')} {quote(name)}"
     if not known:
         text += ", there are none here"
     return ExpressionError(UNKNOWN_NAME, text, index.key.offset, suggestion=closest(name, known))

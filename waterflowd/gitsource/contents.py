@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TypeVar
 
+from waterflow_agent.display import escape_for_display
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.wire.messages import Piece
@@ -25,7 +26,6 @@ from waterflowd.gitsource.worker import Worker
 from waterflowd.model.records import Checkout, FilesListed
 from waterflowd.reconcile import codes, globs
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 
 Result = TypeVar("Result")
 
@@ -64,7 +64,8 @@ class Contents:
         settings = self._repositories.get(repository)
         if settings is None:
             raise Rejected(
-                codes.NOT_FOUND, f'the repository "{shown(repository)}" is not in the configuration any more'
+                codes.NOT_FOUND,
+                f'the repository "{escape_for_display(repository)}" is not in the configuration any more',
             )
         if repository not in self._readers:
             self._readers[repository] = _Reader(repository, lambda: self._opener.objects(settings))
@@ -215,7 +216,7 @@ def _check_links(store: Objects, entries: Sequence[Entry]) -> None:
 
 
 def _text(path: bytes) -> str:
-    return shown(path.decode("utf-8", "backslashreplace"))
+    return escape_for_display(path.decode("utf-8", "backslashreplace"))
 
 
 def _too_many() -> Stalled:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 
 #: A `.git` file, HEAD or `commondir` holds one short line.
 _LINE_BYTES_MAX = 4_096
@@ -52,15 +52,15 @@ def find(path: Path) -> Layout:
     """
     try:
         if not path.is_dir():
-            raise Retryable(codes.NOT_THERE, f"there is no directory {shown(str(path))}")
+            raise Retryable(codes.NOT_THERE, f"there is no directory {escape_for_display(str(path))}")
         git_directory = _git_directory(path)
         common = _line(git_directory / "commondir")
         common_directory = git_directory / common if common else git_directory
         if not ((common_directory / "objects").is_dir() and (common_directory / "refs").is_dir()):
-            raise Stalled(codes.NOT_A_REPOSITORY, f"{shown(str(path))} is no Git repository")
+            raise Stalled(codes.NOT_A_REPOSITORY, f"{escape_for_display(str(path))} is no Git repository")
         _check_format(common_directory / "config")
     except OSError as error:
-        raise Retryable(codes.NOT_THERE, f"{shown(str(path))} cannot be read: {error.strerror}") from error
+        raise Retryable(codes.NOT_THERE, f"{escape_for_display(str(path))} cannot be read: {error.strerror}") from error
     return Layout(
         root=str(path),
         git_directory=os.path.realpath(git_directory),
@@ -82,7 +82,7 @@ def _git_directory(path: Path) -> Path:
     if inner.is_file():
         line = _line(inner)
         if not line.startswith("gitdir:"):
-            raise Stalled(codes.NOT_A_REPOSITORY, f"{shown(str(inner))} does not name a Git directory")
+            raise Stalled(codes.NOT_A_REPOSITORY, f"{escape_for_display(str(inner))} does not name a Git directory")
         return path / line.removeprefix("gitdir:").strip()
     return path
 
@@ -103,5 +103,5 @@ def _check_format(config: Path) -> None:
         return
     for name, value in _EXTENSION.findall(text):
         if value.lower() not in _UNDERSTOOD:
-            text = f"the repository's {name.lower()} {shown(value)} is known, not built yet; sha1 and files are"
+            text = f"the repository's {name.lower()} {escape_for_display(value)} is known, not built yet; sha1 and files are"
             raise Stalled(codes.NOT_A_REPOSITORY, text)

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 
 from dulwich.objects import parse_tree
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import CHANGED_PATHS_MAX, DEPTH_MAX, FILES_MAX, Changes, FileSeen
 
 #: A directory of 100,000 files is about 4 MiB.
@@ -54,7 +54,9 @@ class Trees:
             try:
                 self._enter(root, parts, found)
             except objects.TooLarge as error:
-                raise _past_limit(f"a folder on the way to or below {shown(folder)} is too large to read") from error
+                raise _past_limit(
+                    f"a folder on the way to or below {escape_for_display(folder)} is too large to read"
+                ) from error
         return tuple(found[path] for path in sorted(found))
 
     def find(self, root: str, path: str) -> FileSeen | None:
@@ -198,7 +200,7 @@ def _path_text(path: bytes, name: bytes) -> tuple[str, Diagnostic | None]:
 
 
 def _shown_path(text: str) -> str:
-    return shown(text, _PATH_BYTES_MAX)
+    return escape_for_display(text, _PATH_BYTES_MAX)
 
 
 def _mode_problem(path: str, mode: int) -> Diagnostic | None:

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import Rejected
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 
 Scheme = Literal["https", "http", "ssh", "git"]
 
@@ -174,4 +174,6 @@ def without_secrets(url: str) -> str:
 
 
 def _refused(url: str, why: str) -> Rejected:
-    return Rejected(codes.URL_REFUSED, f'url "{shown(without_secrets(url))}": {why}', where="url", status=422)
+    return Rejected(
+        codes.URL_REFUSED, f'url "{escape_for_display(without_secrets(url))}": {why}', where="url", status=422
+    )

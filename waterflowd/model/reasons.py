@@ -10,6 +10,8 @@ from enum import Enum
 
 import msgspec
 
+from waterflow_agent.display import single_line
+
 #: A reason's sentence is cut here; the whole output is in the output log.
 TEXT_LENGTH_MAX = 500
 
@@ -135,11 +137,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | list[str] | None) -> Reason:
     """Makes a reason; the text is bounded and free of control characters."""
-    if len(text) > TEXT_LENGTH_MAX:
-        text = text[: TEXT_LENGTH_MAX - 1] + "…"
-    if not text.isprintable():
-        text = "".join(character if character.isprintable() else " " for character in text)
-    return Reason(code=code, text=text, facts=facts)
+    return Reason(code=code, text=single_line(text, TEXT_LENGTH_MAX), facts=facts)
 
 
 #: The reason of what has just been made.

@@ -10,7 +10,7 @@ from enum import Enum
 
 import msgspec
 
-from waterflowd.reconcile.shown import shown
+from waterflow_agent.display import escape_for_display
 
 _TEXT_LENGTH_MAX = 500
 
@@ -67,7 +67,7 @@ class Conditions:
         before = self._held[type_]
         is_same = (before.is_true, before.code) == (is_true, code)
         since_at = before.since_at if is_same else now
-        text = shown(text, _TEXT_LENGTH_MAX)
+        text = escape_for_display(text, _TEXT_LENGTH_MAX)
         self._held[type_] = Condition(type=type_, is_true=is_true, code=code, text=text, since_at=since_at)
 
     def _derive(self, now: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.model import plan as plans
 from waterflowd.model.records import StartRequest, Trigger
@@ -18,7 +19,6 @@ from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
 from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
 from waterflowd.reconcile.state import FileState
 
@@ -51,7 +51,9 @@ def file_refused(
 ) -> FileApplied:
     """A file that has errors."""
     errors = tuple(_bounded(diagnostic) for diagnostic in diagnostics[:ERRORS_MAX])
-    return FileApplied(path=seen.path, blob=seen.blob, name=shown(seen.path), errors=errors, used=dict(used or {}))
+    return FileApplied(
+        path=seen.path, blob=seen.blob, name=escape_for_display(seen.path), errors=errors, used=dict(used or {})
+    )
 
 
 def file_too_large(seen: FileSeen) -> Diagnostic:
@@ -152,7 +154,7 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
             path=file.path,
             line=1,
             column=1,
-            message=f'the repository "{settings.name}" may not use the group "{shown(group)}"',
+            message=f'the repository "{settings.name}" may not use the group "{escape_for_display(group)}"',
             suggestion=f"name one of its groups ({', '.join(settings.groups)}), or allow it in the configuration",
         )
         for group in file.groups
@@ -171,7 +173,7 @@ def start_request(
         revision=commit.id,
         trigger=Trigger(
             kind="push",
-            by=shown(commit.author),
+            by=escape_for_display(commit.author),
             key=triggers.trigger_key(pushed.repository, movement, path),
             ref=movement.ref,
             git=git_context(pushed.repository, movement.ref, commit.id, commit.author, commit.message),
@@ -236,7 +238,7 @@ def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
 def _bounded(diagnostic: Diagnostic) -> Diagnostic:
     return msgspec.structs.replace(
         diagnostic,
-        message=shown(diagnostic.message, 500),
-        snippet=shown(diagnostic.snippet, _SNIPPET_LENGTH_MAX),
+        message=escape_for_display(diagnostic.message, 500),
+        snippet=escape_for_display(diagnostic.snippet, _SNIPPET_LENGTH_MAX),
         suggestion=diagnostic.suggestion[:1_000],
     )

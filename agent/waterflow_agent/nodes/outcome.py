@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import single_line
 from waterflow_agent.execution.masking import Masks
 from waterflow_agent.wire.messages import Outcome
 
@@ -77,6 +78,4 @@ def withheld(end: Ended) -> Ended:
 
 def one_line(text: str) -> str:
     """`text` as one printable line of bounded length."""
-    if len(text) > REASON_LENGTH_MAX:
-        text = text[: REASON_LENGTH_MAX - 1] + "…"
-    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+    return single_line(text, REASON_LENGTH_MAX)

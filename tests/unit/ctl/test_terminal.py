@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display import terminal
-from waterflowd.ctl.display.terminal import clean, clean_line, duration_text, width
+from waterflowd.ctl.display.terminal import clean_line, duration_text, width
 from waterflowd.ctl.options import print_json, print_json_list
 
 
 @given(st.text())
 def test_nothing_that_was_cleaned_moves_a_cursor(text: str) -> None:
     """No control character and no direction mark is left, whatever comes in, and what is harmless stays as it is."""
-    cleaned = clean(text)
+    cleaned = escape_for_display(text)
     assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in cleaned)
     assert not set(cleaned) & set("\u202a\u202e\u2066\u2069\u2028\u2029")
-    assert clean(cleaned) == cleaned
+    assert escape_for_display(cleaned) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_nothing_that_was_cleaned_moves_a_cursor(text: str) -> None:
         ("\x1b[31mred", "red", "\x1b[31mred\x1b[0m"),
         ("\x1b]0;title\x07x", "\\x1b]0;title\\x07x", "\\x1b]0;title\\x07x"),
         ("\x1b[2J\x1b[1;1H", "\\x1b[2J\\x1b[1;1H", "\\x1b[2J\\x1b[1;1H"),
-        ("50%\r100%", "50%\\x0d100%", "50%\\x0d100%"),
+        ("50%\r100%", "50%\\r100%", "50%\\r100%"),
         ("\x9b31m", "\\x9b31m", "\\x9b31m"),
         ("\x1b]8;;http://x\x1b\\y", "\\x1b]8;;http://x\\x1b\\y", "\\x1b]8;;http://x\\x1b\\y"),
         ("\u202eevil", "\\u202eevil", "\\u202eevil"),

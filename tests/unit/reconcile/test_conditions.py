@@ -1,11 +1,8 @@
-"""Conditions and how text of others is shown."""
+"""Conditions of a repository."""
 
 from __future__ import annotations
 
-import pytest
-
 from waterflowd.reconcile.conditions import Conditions, ConditionType
-from waterflowd.reconcile.shown import shown
 
 
 def test_nothing_is_claimed_before_the_first_look() -> None:
@@ -33,19 +30,3 @@ def test_since_moves_only_with_status_or_code() -> None:
     conditions.set(ConditionType.FETCHED, False, "WF503", "still gone", 9)
     assert conditions.get(ConditionType.FETCHED).since_at == 2
     assert conditions.get(ConditionType.FETCHED).text == "still gone"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain", "plain"),
-        ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
-        ("\u202egnp", "\\u202egnp"),
-        ('"><script>', '"><script>'),
-        ("x" * 300, "x" * 199 + "…"),
-        ("\n" * 300, "\\n" * 99 + "\\…"),
-    ],
-)
-def test_what_does_not_print_is_shown_escaped_and_bounded(text: str, expected: str) -> None:
-    """One line, no terminal codes, no bidirectional tricks; HTML is the page's business."""
-    assert shown(text) == expected

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent.display import escape_for_display
 from waterflow_agent.nodes import schema
 from waterflowd.access import registry
 from waterflowd.access.audit_trail import note
 from waterflowd.api.gate import Approver, Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
-from waterflowd.api.problems import printable
 from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.services import AgentRow, Services
 from waterflowd.api.ttl import lifetime_ms
@@ -67,7 +67,7 @@ def find_fingerprint(services: Services, text: str) -> str:
         found = {print_ for print_, _ in rows if print_.startswith(text)}
     if len(found) == 1:
         return found.pop()
-    shown = printable(text, 60)
+    shown = escape_for_display(text, 60)
     if found:
         raise Rejected("WF606", f'several agents are called "{shown}"; use the fingerprint', status=409)
     raise Rejected("WF604", f'there is no agent "{shown}"; see `waterflowctl agents`', status=404)

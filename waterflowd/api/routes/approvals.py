@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import Principal, check_plan
 from waterflowd.api.gate import Approver, Ports
-from waterflowd.api.problems import printable
 from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.run_lookup import read_run, resolve
 from waterflowd.api.services import Services
@@ -62,7 +62,7 @@ async def _decide(
     check_plan(principal, run.plan)
     job, step = _chosen(run, body)
     job_id, step_id = job.id, step.id if step is not None else None
-    comment = printable(body.comment, COMMENT_LENGTH_MAX)
+    comment = escape_for_display(body.comment, COMMENT_LENGTH_MAX)
     by = principal.name
     row = await services.runs.decide(run_id, job_id, step_id, by, is_approved=is_approved, comment=comment)
     what = "approve-run" if is_approved else "reject-run"
@@ -89,4 +89,6 @@ def _chosen(run: Run, body: Decision) -> tuple[Job, Step | None]:
         raise Rejected("WF606", f"nothing of run {run.id} waits for an approval", status=409)
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     said = "several wait" if len(found) > 1 else "that does not wait for one"
-    raise Rejected("WF606", f"{said}; what waits for an approval is: {printable(shown)}", where="job", status=409)
+    raise Rejected(
+        "WF606", f"{said}; what waits for an approval is: {escape_for_display(shown)}", where="job", status=409
+    )

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from waterflow_agent.display import escape_for_display, quote
 from waterflowd.access.audit_trail import note
 from waterflowd.api import run_starts
 from waterflowd.api.gate import Approver, Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
-from waterflowd.api.problems import printable
 from waterflowd.api.request_bodies import answer, check_values, described, read_json
 from waterflowd.api.run_lookup import Text
 from waterflowd.api.services import DefinitionRow, Services
@@ -69,7 +69,8 @@ async def resume_repository(services: Ports, principal: Approver, name: str) -> 
 def _check_known(services: Services, name: str) -> None:
     names = [row.name for row in services.repositories.status()]
     if name not in names:
-        text = f'there is no repository "{printable(name, 60)}"; there are: {printable(", ".join(names) or "none")}'
+        known = escape_for_display(", ".join(names) or "none")
+        text = f"there is no repository {quote(name)}; the repositories are: {known}"
         raise Rejected("WF604", text, status=404)
 
 
@@ -94,7 +95,7 @@ def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | 
     """The definition with this path, else with this name; `Rejected` 404 for none, 409 for several."""
     candidates = [row for row in rows if repository is None or row.repository == repository]
     found = [row for row in candidates if row.path == path] or [row for row in candidates if row.name == path]
-    shown = printable(path, 80)
+    shown = escape_for_display(path, 80)
     if not found:
         raise Rejected("WF604", f'there is no workflow "{shown}"; see `waterflowctl workflows`', status=404)
     if len(found) > 1:

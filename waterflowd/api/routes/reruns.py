@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import check_plan
 from waterflowd.api import run_starts
 from waterflowd.api.gate import Ports, Runner
-from waterflowd.api.problems import printable
 from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.run_lookup import read_run, resolve
 from waterflowd.api.services import DefinitionPlan, Services
@@ -149,7 +149,7 @@ def _at(services: Services, run: Run, revision: str) -> DefinitionPlan:
     if earlier is None or plan is None:
         known = f"; the newest is {newest[0].revision[:12]}" if newest else ""
         text = (
-            f"this daemon has no plan of {path} at {printable(revision, 64)}: "
+            f"this daemon has no plan of {path} at {escape_for_display(revision, 64)}: "
             f"`at` is the revision that is applied now, or one of an earlier run{known}"
         )
         raise Rejected("WF606", text, where="at", status=409)

@@ -8,12 +8,12 @@ import secrets
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.access import registry
 from waterflowd.access.events import TokenCreated, TokenRevoked
 from waterflowd.access.registry import ROLES, TOKEN_PREFIX, hash_secret
 from waterflowd.api.gate import Admin, Ports
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of, page
-from waterflowd.api.problems import printable
 from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.ttl import lifetime_ms
 from waterflowd.api.views.rendering import token_json
@@ -95,7 +95,9 @@ async def revoke_token(services: Ports, principal: Admin, name: str) -> Response
     """Revokes a token by its id or name; open streams that it opened end within 15 seconds."""
     token = services.access.find(name)
     if token is None:
-        raise Rejected("WF604", f'there is no token "{printable(name, 60)}"; see `waterflowctl tokens`', status=404)
+        raise Rejected(
+            "WF604", f'there is no token "{escape_for_display(name, 60)}"; see `waterflowctl tokens`', status=404
+        )
     registry.check_groups(principal, token.groups)
     now = services.clock.now()
     if token.revoked_at is None:

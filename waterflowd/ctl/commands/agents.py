@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client
-from waterflowd.ctl.display.terminal import clean, style, table, time_text
+from waterflowd.ctl.display.terminal import style, table, time_text
 from waterflowd.ctl.failures import REFUSED, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
@@ -38,31 +39,31 @@ def agents(context: click.Context, as_json: bool) -> None:
     for row in rows:
         _show_own_nodes(row["name"], row.get("own_nodes", []))
     for row in pending:
-        click.echo(f"next: waterflowctl agents approve {clean(row['fingerprint'])} --group GROUP")
+        click.echo(f"next: waterflowctl agents approve {escape_for_display(row['fingerprint'])} --group GROUP")
 
 
 def _show_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
     usable = [node["name"] for node in nodes if node["version"]]
     if usable:
         more = f" and {len(usable) - _OWN_NODES_SHOWN} more" if len(usable) > _OWN_NODES_SHOWN else ""
-        click.echo(f"{clean(agent)} has nodes of its own: {clean(', '.join(usable[:_OWN_NODES_SHOWN]))}{more}")
+        click.echo(escape_for_display(f"{agent} has its own nodes: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"))
     for node in nodes:
         if node["fault"]:
-            click.echo(f"{clean(agent)}: the node {clean(node['name'])} is broken: {clean(node['fault'])}")
+            click.echo(escape_for_display(f"{agent}: node {node['name']} cannot be used: {node['fault']}"))
 
 
 def _row(row: dict[str, Any]) -> list[str]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
-    status = row["status"] if row["status"] != "disconnected" else clean(row["text"])
+    status = row["status"] if row["status"] != "disconnected" else escape_for_display(row["text"])
     return [
-        clean(row["name"]),
+        escape_for_display(row["name"]),
         style(status, colors.get(row["status"], "red")),
-        clean(", ".join(row["groups"])),
+        escape_for_display(", ".join(row["groups"])),
         slots,
-        clean(row.get("version", "")),
+        escape_for_display(row.get("version", "")),
         time_text(row.get("seen_at") or row.get("requested_at")),
-        clean(row["fingerprint"]),
+        escape_for_display(row["fingerprint"]),
     ]
 
 
@@ -96,10 +97,8 @@ def key(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([server])
         return
-    click.echo(
-        f"agents find it at {clean(server['work'])}, its fingerprint is {clean(server['fingerprint'])}", err=True
-    )
-    click.echo(clean(server["key"]))
+    click.echo(escape_for_display(f"address: {server['work']}, fingerprint: {server['fingerprint']}"), err=True)
+    click.echo(escape_for_display(server["key"]))
 
 
 @agents.command("approve")
@@ -113,7 +112,7 @@ def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], a
     if as_json:
         print_json([made])
         return
-    click.echo(f"{clean(made['name'])} is an agent of {clean(', '.join(made['groups']))}")
+    click.echo(f"{escape_for_display(made['name'])} is an agent of {escape_for_display(', '.join(made['groups']))}")
 
 
 @agents.command("revoke")
@@ -126,7 +125,7 @@ def revoke(context: click.Context, agent: str, as_json: bool) -> None:
     if as_json:
         print_json([done])
         return
-    click.echo(f"{clean(done['fingerprint'])} is revoked")
+    click.echo(f"{escape_for_display(done['fingerprint'])} is revoked")
 
 
 @click.command()
@@ -141,8 +140,8 @@ def groups(context: click.Context, as_json: bool) -> None:
     table(
         ["GROUP", "CONNECTED", "SLOTS", "AGENTS"],
         [
-            [clean(row["name"]), f"{row['connected']}/{len(row['agents'])}", f"{row['slots_busy']}/{row['slots']}",
-             clean(", ".join(row["agents"]))]
+            [escape_for_display(row["name"]), f"{row['connected']}/{len(row['agents'])}", f"{row['slots_busy']}/{row['slots']}",
+             escape_for_display(", ".join(row["agents"]))]
             for row in rows
         ],
         empty="no groups yet; they come with agents: waterflowctl agents token --group GROUP",
@@ -159,7 +158,7 @@ def nodes(context: click.Context, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json_list(rows)
         return
-    shown = [[clean(row["name"]), _parameters(row), clean(row["summary"])] for row in rows]
+    shown = [[escape_for_display(row["name"]), _parameters(row), escape_for_display(row["summary"])] for row in rows]
     table(["NODE", "WITH (* required)", "WHAT IT DOES"], shown, empty="no nodes")
 
 
@@ -174,4 +173,6 @@ def _nodes(client: Client, name: str | None) -> list[dict[str, Any]]:
 
 
 def _parameters(row: dict[str, Any]) -> str:
-    return clean(", ".join(found["name"] + ("*" if found["required"] else "") for found in row["parameters"]))
+    return escape_for_display(
+        ", ".join(found["name"] + ("*" if found["required"] else "") for found in row["parameters"])
+    )

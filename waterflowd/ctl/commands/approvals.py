@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.pending_approvals import argument, place_of
-from waterflowd.ctl.display.terminal import clean
 from waterflowd.ctl.failures import REFUSED, Failure, Refused
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json
 
@@ -48,7 +48,9 @@ def _decide(client: Client, run: str, place: str | None, comment: str, *, verb: 
         print_json([row])
         return
     done = "approved" if verb == "approve" else "rejected"
-    click.echo(f"{done} {clean(place_of(chosen))} of {clean(found['name'])} #{found['number']}")
+    click.echo(
+        f"{done} {escape_for_display(place_of(chosen))} of {escape_for_display(found['name'])} #{found['number']}"
+    )
     if row["conclusion"] is None:
         click.echo(f"next: waterflowctl watch {row['id']}")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from waterflowd.ctl.display.terminal import clean, style, table, time_text
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import style, table, time_text
 from waterflowd.ctl.options import client_of, json_option, print_json_list
 
 
@@ -28,10 +29,10 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
         [
             [
                 time_text(row["at"]),
-                clean(row["by"]),
-                style(clean(row["what"]), "red" if row["what"] == "refused" else None),
-                clean(row["target"]),
-                style(clean(_facts(row["facts"])), "bright_black"),
+                escape_for_display(row["by"]),
+                style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
+                escape_for_display(row["target"]),
+                style(escape_for_display(_facts(row["facts"])), "bright_black"),
             ]
             for row in rows
         ],

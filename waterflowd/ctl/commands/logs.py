@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import Folding
-from waterflowd.ctl.display.terminal import clean, clean_line, has_colors, is_terminal, style, time_text
+from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, style, time_text
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json
 
 #: Colours of prefixes, in turn.
@@ -18,7 +19,7 @@ _COLORS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_
 
 def say_lost(text: str) -> None:
     """A stream broke and is being taken up again."""
-    click.echo(f"connection lost ({clean(text)}); trying again ...", err=True)
+    click.echo(f"connection lost ({escape_for_display(text)}); trying again ...", err=True)
 
 
 @click.command()
@@ -56,7 +57,7 @@ def logs(
         else:
             _print_lines(folding.rows(found) if folding is not None else found, place, has_times=timestamps)
             for note in folding.notes() if folding is not None else ():
-                click.echo(style(clean(note), "bright_black"))
+                click.echo(style(escape_for_display(note), "bright_black"))
     except KeyboardInterrupt:
         click.echo(f"\nthe run goes on; come back with: waterflowctl logs -f {identity}", err=True)
         context.exit(130)
@@ -78,7 +79,7 @@ def _print_lines(rows: Iterator[dict[str, Any]], wanted: str | None, *, has_time
         prefix = time_text(row["at"]) + " " if has_times else ""
         place = f"{row['job']}/{row['step']}"
         if place != wanted:
-            place = clean(place)
+            place = escape_for_display(place)
             color = colors.setdefault(place, _COLORS[len(colors) % len(_COLORS)])
             prefix += style(f"{place} | ", color)
         click.echo(prefix + text)
@@ -124,4 +125,4 @@ def event_text(row: dict[str, Any]) -> str:
         ended,
         why.get("text") or "",
     ]
-    return "  ".join(clean(part) for part in parts if part).rstrip()
+    return "  ".join(escape_for_display(part) for part in parts if part).rstrip()

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import click
 
-from waterflowd.ctl.display.terminal import clean, style, table
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import style, table
 from waterflowd.ctl.failures import REFUSED, Failure, diagnostic_text
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
@@ -24,17 +25,19 @@ def workflows(context: click.Context, as_json: bool) -> None:
     found = list(rows)
     table(
         ["NAME", "STATUS", "PATH", "REPOSITORY", "REVISION", "STARTS ON", "INPUTS"],
-        [
-            [clean(row["name"]), style(row["status"], "green" if row["status"] == "ready" else "red"), clean(row["path"]),
-             clean(row["repository"]), clean(row["revision"][:10]), clean(", ".join(row["triggers"])),
-             clean(", ".join(spec["name"] for spec in row["inputs"]))]
-            for row in found
-        ],
+        [_cells(row) for row in found],
         empty="no workflows yet; push one to a watched repository, or: waterflowctl run FILE.yml",
-    )  # fmt: skip
+    )
     for row in found:
         for error in row["errors"]:
             click.echo(diagnostic_text(error))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    inputs = ", ".join(spec["name"] for spec in row["inputs"])
+    texts = [row["path"], row["repository"], row["revision"][:10], ", ".join(row["triggers"]), inputs]
+    status = style(row["status"], "green" if row["status"] == "ready" else "red")
+    return [escape_for_display(row["name"]), status, *map(escape_for_display, texts)]
 
 
 @click.command()
@@ -85,4 +88,6 @@ def _show(row: dict[str, Any], *, as_json: bool) -> None:
         print_json([row])
         return
     applied = f"applied {row['revision_applied'][:10]}" if row["revision_applied"] else "nothing applied yet"
-    click.echo(clean(f"{row['name']}: {row['status']}, {applied}" + (f": {row['text']}" if row["text"] else "")))
+    click.echo(
+        escape_for_display(f"{row['name']}: {row['status']}, {applied}" + (f": {row['text']}" if row["text"] else ""))
+    )

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.commands.run import see_through
-from waterflowd.ctl.display.terminal import clean, style
+from waterflowd.ctl.display.terminal import style
 from waterflowd.ctl.failures import Refused
 from waterflowd.ctl.options import client_of, find_run, print_json
 
@@ -63,7 +64,7 @@ def rerun(
     if is_json:
         print_json([started])
     else:
-        click.echo(f"started {clean(started['name'])} #{started['number']}: {started['id']}")
+        click.echo(f"started {escape_for_display(started['name'])} #{started['number']}: {started['id']}")
     if not flags["detach"]:
         context.exit(see_through(client, started["id"], as_json=is_json))
     if not is_json:
@@ -75,11 +76,11 @@ def _announce(run: dict[str, Any], planned: dict[str, Any], *, is_json: bool) ->
         print_json([planned])
         return
     other = planned["revision"] if planned["revision"] != run["revision"] else None
-    at = f" with the workflow at {clean(other[:10])}" if other else ""
-    click.echo(f"again: {clean(run['name'])} #{run['number']}{at}")
+    at = f" with the workflow at {escape_for_display(other[:10])}" if other else ""
+    click.echo(f"again: {escape_for_display(run['name'])} #{run['number']}{at}")
     for title, color, names, total in (
         ("kept", "green", planned["kept"], planned["kept_total"]),
         ("done again", "cyan", planned["again"], planned["again_total"]),
     ):
         shown = ", ".join(names[:_NAMES_MAX]) + (f" and {total - _NAMES_MAX} more" if total > _NAMES_MAX else "")
-        click.echo(f"  {style(title, color)}: {clean(shown) or 'nothing'}")
+        click.echo(f"  {style(title, color)}: {escape_for_display(shown) or 'nothing'}")

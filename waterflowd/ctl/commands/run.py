@@ -18,13 +18,14 @@ from urllib.parse import quote
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import PATIENCE_S, Client, run_path
 from waterflowd.ctl.commands.logs import say_lost
 from waterflowd.ctl.commands.runs import now_ms
 from waterflowd.ctl.display import pending_approvals, tree
 from waterflowd.ctl.display.event_lines import ChangeLines
 from waterflowd.ctl.display.run_parts import failed_step
-from waterflowd.ctl.display.terminal import clean, clean_line, has_colors, is_terminal
+from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal
 from waterflowd.ctl.failures import CANCELLED, REFUSED, RUN_FAILED, USAGE, Failure, Refused, Unreachable
 from waterflowd.ctl.options import client_of, find_run, pairs, print_json
 
@@ -63,9 +64,11 @@ def run(
     if is_json:
         print_json([started])
     elif is_dry:
-        click.echo(f"{clean(workflow)} is valid; start it: waterflowctl run {clean(workflow)}")
+        click.echo(
+            f"{escape_for_display(workflow)} is valid; start it: waterflowctl run {escape_for_display(workflow)}"
+        )
     elif is_detached or not is_terminal():
-        click.echo(f"started {clean(started['name'])} #{started['number']}: {started['id']}")
+        click.echo(f"started {escape_for_display(started['name'])} #{started['number']}: {started['id']}")
     if is_detached and not (is_json or is_dry):
         click.echo(f"next: waterflowctl watch {started['id']}")
     if not (is_dry or is_detached):
@@ -220,13 +223,18 @@ def _print_changes(client: Client, run: str, changes: _Changes) -> None:
 def _say_failure(client: Client, run: dict[str, Any]) -> None:
     """The last lines of the first step that failed, and what to type next."""
     failed = failed_step(run)
-    click.echo(f"{clean(run['name'])}: {run['conclusion']}: {clean(run['reason']['text'])}", err=True)
+    click.echo(
+        f"{escape_for_display(run['name'])}: {run['conclusion']}: {escape_for_display(run['reason']['text'])}", err=True
+    )
     if failed is not None:
         job, step = failed
         tail = deque(client.lines(run_path(run["id"], "/logs"), job=job, step=step), maxlen=_TAIL_LINES)
         for row in tail:
-            click.echo(f"  {clean(job)}/{clean(step)} | {clean_line(row['text'], has_colors=False)}", err=True)
-        place = shlex.quote(clean(f"{job}/{step}"))
+            click.echo(
+                f"  {escape_for_display(job)}/{escape_for_display(step)} | {clean_line(row['text'], has_colors=False)}",
+                err=True,
+            )
+        place = shlex.quote(escape_for_display(f"{job}/{step}"))
         click.echo(f"  next: waterflowctl logs {run['id']} {place}", err=True)
     else:
         click.echo(f"  next: waterflowctl why {run['id']}", err=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.display import pending_approvals, run_parts, tree
-from waterflowd.ctl.display.terminal import clean, glyph, span_text, style, table, time_text
+from waterflowd.ctl.display.terminal import glyph, span_text, style, table, time_text
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json, print_json_list
 
 
@@ -46,9 +47,9 @@ def _row(run: dict[str, Any]) -> list[str]:
     return [
         glyph(run["status"], run["conclusion"]),
         run["id"],
-        f"{clean(run['name'])} #{run['number']}",
+        f"{escape_for_display(run['name'])} #{run['number']}",
         run["conclusion"] or run["status"],
-        clean(run["trigger"]["kind"] + (f" ({by})" if by else "")),
+        escape_for_display(run["trigger"]["kind"] + (f" ({by})" if by else "")),
         time_text(run["created_at"]),
         span_text(run["started_at"], run["completed_at"], now_ms()),
     ]
@@ -82,7 +83,7 @@ def _print_facts(run: dict[str, Any]) -> None:
     ref = f" on {trigger['ref']}" if trigger["ref"] else ""
     click.echo(
         style(
-            clean(f"{trigger['kind']}{by}{ref}, created {time_text(run['created_at'])}, seq {run['seq']}"),
+            escape_for_display(f"{trigger['kind']}{by}{ref}, created {time_text(run['created_at'])}, seq {run['seq']}"),
             "bright_black",
         )
     )
@@ -90,10 +91,12 @@ def _print_facts(run: dict[str, Any]) -> None:
         kept = run.get("kept")
         text = f"re-run of {run['rerun_of']}"
         text += f", {kept['jobs']} jobs and {kept['steps']} steps kept" if kept else ""
-        click.echo(style(clean(text), "bright_black"))
+        click.echo(style(escape_for_display(text), "bright_black"))
     of = run.get("subrun_of")
     if of:
-        click.echo(style(clean(f"started by step {of['job']}/{of['step']} of run {of['run']}"), "bright_black"))
+        click.echo(
+            style(escape_for_display(f"started by step {of['job']}/{of['step']} of run {of['run']}"), "bright_black")
+        )
     for line in pending_approvals.lines(run):
         click.echo(line)
     if run["conclusion"] not in (None, "success", "skipped"):
@@ -116,7 +119,7 @@ def why(context: click.Context, run: str, as_json: bool) -> None:
         click.echo(f"every job of {found['id']} ended well")
         return
     for place, state, text in reasons:
-        click.echo(f"{clean(place)}: {state}: {clean(text)}")
+        click.echo(f"{escape_for_display(place)}: {state}: {escape_for_display(text)}")
     for line in pending_approvals.lines(found):
         click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from waterflowd.ctl.display.terminal import clean, style, table
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import style, table
 from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json_list
 from waterflowd.dsl import cron as expressions
@@ -81,8 +82,8 @@ def _lines(row: dict[str, Any]) -> list[Sequence[object]]:
     if row["waiting"]:
         last += f", {len(row['waiting'])} waiting"
     shown = [(_utc(time), _local(time, row["timezone"])) for time in times] or [("never", "never")]
-    what = clean(row["path"] if row["repository"] is None else f"{row['repository']}:{row['path']}")
-    first = [what, clean(row["cron"]), *shown[0], row["overlap"], row["catch_up"], last]
+    what = escape_for_display(row["path"] if row["repository"] is None else f"{row['repository']}:{row['path']}")
+    first = [what, escape_for_display(row["cron"]), *shown[0], row["overlap"], row["catch_up"], last]
     return [first, *(["", "", *pair, "", "", ""] for pair in shown[1:])]
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.commands.runs import now_ms
 from waterflowd.ctl.display import pending_approvals
-from waterflowd.ctl.display.terminal import clean, duration_text, glyph, millis, span_text, style, time_text
+from waterflowd.ctl.display.terminal import duration_text, glyph, millis, span_text, style, time_text
 from waterflowd.ctl.options import client_of, json_option, print_json
 
 #: So that it stays one screen.
@@ -34,11 +35,11 @@ def _print(found: dict[str, Any]) -> None:
     word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
     click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {found['open_runs']} open runs")
     for text in found["problems"]:
-        click.echo(style(f"  ! {clean(text)}", "red"))
+        click.echo(style(f"  ! {escape_for_display(text)}", "red"))
     _section("repositories", [_repository(row) for row in found["repositories"]])
     connected = sum(row["status"] == "connected" for row in found["agents"])
     _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
-    _section("want to be agents", [clean(f"{row['name']}: {row['text']}") for row in found["pending"]])
+    _section("want to be agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]])
     _section("running", [_run(row) for row in found["running"]])
     # A daemon of an older release does not say.
     _section("waiting for people", [_approval(row) for row in found.get("approvals", [])])
@@ -71,43 +72,48 @@ def _section(title: str, lines: list[str]) -> None:
 
 def _repository(row: dict[str, Any]) -> str:
     revisions = "  ".join(
-        f"{word} {clean(str(row[f'revision_{word}'])[:10])}"
+        f"{word} {escape_for_display(str(row[f'revision_{word}'])[:10])}"
         for word in ("fetched", "attempted", "applied")
         if row[f"revision_{word}"]
     )
     sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
     fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
-    text = "" if row["status"] == "ready" else f"  {clean(row['text'])}"
-    return f"{sign} {clean(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}"
+    text = "" if row["status"] == "ready" else f"  {escape_for_display(row['text'])}"
+    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}"
 
 
 def _agent(row: dict[str, Any]) -> str:
     is_connected = row["status"] == "connected"
     sign = glyph("completed", "success" if is_connected else "lost")
-    slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_connected else clean(row["text"])
-    return f"{sign} {clean(row['name'])}  {clean(', '.join(row['groups']))}  {slots}"
+    slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_connected else escape_for_display(row["text"])
+    return f"{sign} {escape_for_display(row['name'])}  {escape_for_display(', '.join(row['groups']))}  {slots}"
 
 
 def _run(row: dict[str, Any]) -> str:
     sign = glyph(row["status"], row["conclusion"])
     span = span_text(row["started_at"], row["completed_at"], now_ms())
-    text = clean(row["reason"]["text"])
-    return f"{sign} {clean(row['name'])} #{row['number']}  {span}  {row['id']}  {style(text, 'bright_black')}"
+    text = escape_for_display(row["reason"]["text"])
+    return (
+        f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {style(text, 'bright_black')}"
+    )
 
 
 def _schedule(row: dict[str, Any]) -> str:
     if row["waiting"]:
-        return f"{glyph('waiting', None)} {clean(row['name'])} of {time_text(row['waiting'][0])}: {clean(row['text'])}"
-    return f"{glyph('queued', None)} {clean(row['name'])}  {time_text(row['next'][0])}  {clean(row['cron'])}"
+        text = escape_for_display(f"{row['name']} of {time_text(row['waiting'][0])}: {row['text']}")
+        return f"{glyph('waiting', None)} {text}"
+    text = escape_for_display(f"{row['name']}  {time_text(row['next'][0])}  {row['cron']}")
+    return f"{glyph('queued', None)} {text}"
 
 
 def _approval(row: dict[str, Any]) -> str:
-    place = style(clean(pending_approvals.place_of(row)), "yellow")
+    place = style(escape_for_display(pending_approvals.place_of(row)), "yellow")
     following = f"next: waterflowctl approve {row['run']} {pending_approvals.argument(row)}"
-    said = f"{glyph('waiting', None)} {clean(row['name'])} {place} {pending_approvals.sentence(row)}"
+    said = f"{glyph('waiting', None)} {escape_for_display(row['name'])} {place} {pending_approvals.sentence(row)}"
     return f"{said}\n    {style(following, 'bright_black')}"
 
 
 def _waiting(row: dict[str, Any]) -> str:
     place = pending_approvals.place_of(row) if row["job"] else "itself"
-    return f"{glyph('waiting', None)} {clean(row['name'])} {clean(place)}: {clean(row['reason']['text'])}  {row['run']}"
+    text = escape_for_display(f"{row['name']} {place}: {row['reason']['text']}")
+    return f"{glyph('waiting', None)} {text}  {row['run']}"

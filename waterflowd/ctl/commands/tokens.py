@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import click
 
-from waterflowd.ctl.display.terminal import clean, style, table, time_text
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import style, table, time_text
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 
@@ -24,9 +25,9 @@ def tokens(context: click.Context, as_json: bool) -> None:
     table(
         ["ID", "NAME", "ROLE", "GROUPS", "STATUS", "EXPIRES", "USED", "MADE BY"],
         [
-            [row["id"], clean(row["name"]), row["role"], clean(", ".join(row["groups"]) or "all"),
+            [row["id"], escape_for_display(row["name"]), row["role"], escape_for_display(", ".join(row["groups"]) or "all"),
              style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
-             time_text(row["expires_at"]), time_text(row["used_at"]), clean(row["created_by"])]
+             time_text(row["expires_at"]), time_text(row["used_at"]), escape_for_display(row["created_by"])]
             for row in rows
         ],
         empty="no tokens yet; make one: waterflowctl tokens create --role viewer",
@@ -50,7 +51,8 @@ def create(
         print_json([made])
         return
     click.echo(
-        f"{made['role']} {clean(made['name'])} ({made['id']}), good until {time_text(made['expires_at'])};", err=True
+        f"{made['role']} {escape_for_display(made['name'])} ({made['id']}), good until {time_text(made['expires_at'])};",
+        err=True,
     )
     click.echo("use it: export WATERFLOW_TOKEN=...", err=True)
     click.echo(made["secret"])
@@ -66,4 +68,4 @@ def revoke(context: click.Context, token: str, as_json: bool) -> None:
     if as_json:
         print_json([done])
         return
-    click.echo(f"{clean(done['name'])} ({done['id']}) is revoked")
+    click.echo(f"{escape_for_display(done['name'])} ({done['id']}) is revoked")

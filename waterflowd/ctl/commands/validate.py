@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from waterflowd.ctl.display.terminal import clean
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.failures import USAGE, Failure, diagnostic_text
 from waterflowd.ctl.options import json_option, print_json_list
 
@@ -46,7 +46,7 @@ def validate(
             for row in new:
                 click.echo(diagnostic_text(row), err=True)
             if not compiled.diagnostics:
-                click.echo(f"{clean(found.shown(found.path))}: valid")
+                click.echo(f"{escape_for_display(found.shown(found.path))}: valid")
     if as_sarif:
         _print_sarif(checked.rows)
     elif as_json:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.run_parts import all_jobs, all_steps
-from waterflowd.ctl.display.terminal import clean, glyph, span_text, time_text
+from waterflowd.ctl.display.terminal import glyph, span_text, time_text
 
 _BEGINNINGS = frozenset(
     {"run-started", "attempt-dispatched", "step-sleeping", "step-entered", "job-expanded", "job-entered",
@@ -47,7 +48,8 @@ class ChangeLines:
             return None
         status = "waiting" if event["type"] in _WAITS else "running"
         sign = glyph(status, event.get("conclusion"))
-        return f"{time_text(event['at'])} {sign} {clean(self._place(job, step))}: {clean(self._what(event, job, step))}"
+        text = escape_for_display(f"{self._place(job, step)}: {self._what(event, job, step)}")
+        return f"{time_text(event['at'])} {sign} {text}"
 
     def _place(self, job: str | None, step: str | None) -> str:
         if job is None:

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from waterflowd.ctl.display.terminal import clean, glyph, style, time_text
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import glyph, style, time_text
 
 _SHOWN = 10
 
@@ -18,7 +19,7 @@ def place_of(found: dict[str, Any]) -> str:
 
 def argument(found: dict[str, Any]) -> str:
     """The same as a word of a command: brackets mean something to a shell."""
-    return shlex.quote(clean(place_of(found)))
+    return shlex.quote(escape_for_display(place_of(found)))
 
 
 def sentence(found: dict[str, Any]) -> str:
@@ -36,14 +37,14 @@ def sentence(found: dict[str, Any]) -> str:
         ends = "approved" if found["default"] == "approve" else "rejected"
         parts.append(f"{ends} at {time_text(found['due_at'])}")
     message = found["reason"].get("message")
-    return clean("; ".join(parts) + (f": {message}" if message else ""))
+    return escape_for_display("; ".join(parts) + (f": {message}" if message else ""))
 
 
 def lines(run: dict[str, Any]) -> Iterator[str]:
     """What of a run waits for people, and how to decide."""
     approvals = run.get("approvals") or []
     for found in approvals[:_SHOWN]:
-        place = clean(place_of(found))
+        place = escape_for_display(place_of(found))
         yield f"{glyph('waiting', None)} {style(place, 'yellow')} {sentence(found)}"
     if len(approvals) > _SHOWN:
         yield f"  ... and {len(approvals) - _SHOWN} more"

@@ -16,9 +16,9 @@ from datetime import datetime
 
 import click
 
+from waterflow_agent.display import escape_for_display
+
 _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
-#: C0, DEL, C1, the separators that terminals take for a new line, and direction marks.
-_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 GLYPHS = {
     "success": ("✓", "green"),
@@ -38,16 +38,6 @@ _ASCII_GLYPHS = {
 }  # fmt: skip
 
 
-def _escape(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
-
-
-def clean(text: object) -> str:
-    """`text` on one line with every harmful character escaped."""
-    return _HARMFUL.sub(_escape, str(text))
-
-
 def clean_line(text: str, *, has_colors: bool) -> str:
     """A log line: tabs stay, colours stay where there are any, everything else harmful is escaped."""
     pieces: list[str] = []
@@ -64,7 +54,7 @@ def clean_line(text: str, *, has_colors: bool) -> str:
 
 
 def _clean_but_tabs(text: str) -> str:
-    return "\t".join(clean(part) for part in text.split("\t"))
+    return "\t".join(escape_for_display(part) for part in text.split("\t"))
 
 
 def is_terminal() -> bool:

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from waterflowd.ctl.display.terminal import clean, glyph, span_text, style
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import glyph, span_text, style
 
 #: Reasons that a glyph says already.
 _OBVIOUS = frozenset({"created", "started", "succeeded", "waiting-needs", "dispatched", "exit-code-0"})
@@ -28,8 +29,9 @@ def header(run: dict[str, Any], now_ms: int | None) -> str:
     word = run["conclusion"] or run["status"]
     span = span_text(run["started_at"] or run["created_at"], run["completed_at"], now_ms)
     revision = f" @ {run['revision'][:10]}" if run["revision"] else ""
-    name = style(clean(run["name"]), is_bold=True)
-    return f"{glyph(run['status'], run['conclusion'])} {name} #{run['number']}{clean(revision)}  {word}  {span}  {run['id']}"
+    name = style(escape_for_display(run["name"]), is_bold=True)
+    sign = glyph(run["status"], run["conclusion"])
+    return f"{sign} {name} #{run['number']}{escape_for_display(revision)}  {word}  {span}  {run['id']}"
 
 
 def lines(run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = False) -> Iterator[str]:
@@ -52,7 +54,7 @@ def thing(found: dict[str, Any], now_ms: int | None) -> str:
     """Glyph, name and duration of a job or step."""
     is_running = found["status"] == "running"
     span = span_text(found["started_at"], found["completed_at"], now_ms if is_running else None)
-    name = clean(found["name"] or found["id"])
+    name = escape_for_display(found["name"] or found["id"])
     return f"{glyph(found['status'], found['conclusion'])} {name}" + (f"  {span}" if span else "")
 
 
@@ -63,7 +65,7 @@ def why(found: dict[str, Any]) -> str:
         return faint("  kept")
     if found["conclusion"] == "success" or reason["code"] in _OBVIOUS or not reason["text"]:
         return ""
-    return faint(f"  {clean(reason['text'])}")
+    return faint(f"  {escape_for_display(reason['text'])}")
 
 
 def faint(text: str) -> str:

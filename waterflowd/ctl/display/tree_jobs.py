@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from waterflowd.ctl.display.terminal import clean
+from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.tree import Node, faint, folded, thing, why
 from waterflowd.ctl.display.tree_steps import step_nodes
 
@@ -40,8 +40,8 @@ def _servers(job: dict[str, Any]) -> str:
         bad = [f"{counts[word]} {word}" for word in ("failure", "timed-out", "lost", "cancelled") if counts.get(word)]
         return faint("  " + ", ".join([f"{counts.get('success', 0)}/{total} {noun}", *bad]))
     if job.get("calls"):
-        return faint(f"  calls {clean(job['calls'])}")
-    return faint(f"  on {clean(job['agent'])}") if job["agent"] else ""
+        return faint(f"  calls {escape_for_display(job['calls'])}")
+    return faint(f"  on {escape_for_display(job['agent'])}") if job["agent"] else ""
 
 
 def _tries(job: dict[str, Any]) -> str:

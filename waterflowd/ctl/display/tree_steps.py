@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from waterflowd.ctl.display.terminal import clean, glyph
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import glyph
 from waterflowd.ctl.display.tree import Node, faint, folded, thing, why
 
 #: Up to so many passes are all shown; of more, so many of those that are of interest.
@@ -61,9 +62,9 @@ def _block_text(block: dict[str, Any]) -> str:
     item = "" if block["item"] is None else f": {_item_text(block['item'])}"
     state = block["state"]
     sign = glyph("running", None) if state == "running" else glyph("completed", state)
-    return f"{sign} {clean(block['name'])}{item}"
+    return f"{sign} {escape_for_display(block['name'])}{item}"
 
 
 def _item_text(item: Any) -> str:
     text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False, separators=(",", ":"))
-    return clean(text if len(text) <= _ITEM_LENGTH_MAX else text[: _ITEM_LENGTH_MAX - 1] + "…")
+    return escape_for_display(text if len(text) <= _ITEM_LENGTH_MAX else text[: _ITEM_LENGTH_MAX - 1] + "…")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import inputs
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import EXPRESSION
 from waterflowd.model.plan import InputSpec, Json
 
@@ -27,7 +27,7 @@ def given_inputs(
         if spec is None:
             names = [spec.name for spec in specs]
             hint = did_you_mean(name, names) or (f"it has {', '.join(names)}" if names else "it takes none")
-            source.at_key(at, codes.WRONG_INPUT, f"{what} has no input {quoted(name)}", hint)
+            source.at_key(at, codes.WRONG_INPUT, f"{what} has no input {quote(name)}", hint)
         elif expr.is_static(value):
             found[spec.name] = _typed(source, at, spec, value)
         else:
@@ -35,7 +35,7 @@ def given_inputs(
     for spec in specs:
         if spec.required and spec.default is None and spec.name not in found:
             hint = f"add it under {path[-1]}: {spec.name}: ..."
-            source.at_key(path, codes.WRONG_INPUT, f"{what} needs the input {quoted(spec.name)}", hint)
+            source.at_key(path, codes.WRONG_INPUT, f"{what} needs the input {quote(spec.name)}", hint)
     return found
 
 
@@ -48,10 +48,10 @@ def _typed(source: Source, at: Path, spec: InputSpec, value: Json) -> Json:
     try:
         typed = inputs.typed(spec, value)
     except ValueError as error:
-        source.at_value(at, codes.WRONG_INPUT, f"input {quoted(spec.name)}: {error}")
+        source.at_value(at, codes.WRONG_INPUT, f"input {quote(spec.name)}: {error}")
         return plain(value)
     # A text inside of JSON that looks like an expression would be taken for one by whoever renders the plan.
     if not expr.is_static(typed):
-        text = f"input {quoted(spec.name)}: {quoted(EXPRESSION)} stands inside of a JSON text"
+        text = f"input {quote(spec.name)}: {quote(EXPRESSION)} stands inside of a JSON text"
         source.at_value(at, codes.WRONG_INPUT, text, "write the value out as YAML")
     return typed

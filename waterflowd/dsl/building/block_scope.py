@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building.contexts import Place
 from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.ids import Ids
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import StepPlan
 
 #: The node of a step that is steps of another file.
@@ -59,7 +59,7 @@ class Surroundings:
 
 def not_yet(names: list[str]) -> dict[tuple[str, str], str]:
     return {
-        ("steps", name.lower()): f"the step {quoted(name)} has not run yet here; only earlier steps can be used"
+        ("steps", name.lower()): f"the step {quote(name)} has not run yet here; only earlier steps can be used"
         for name in names
     }
 
@@ -74,7 +74,7 @@ def inner_names(plan: StepPlan) -> dict[tuple[str, str], str]:
         hint = f"use {results}" if plan.is_named else "give the loop an id, and use steps.<id>.outputs.results"
     sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
     return {
-        ("steps", inner.id.lower()): sentence.format(quoted(inner.id), hint)
+        ("steps", inner.id.lower()): sentence.format(quote(inner.id), hint)
         for inner in _all_inner(plan)
         if inner.is_named
     }

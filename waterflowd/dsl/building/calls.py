@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building import secret_references
 from waterflowd.dsl.building.arguments import given_inputs
 from waterflowd.dsl.building.session import Session, local_path
@@ -20,7 +21,6 @@ from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import TooMany, did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
 
 #: Workflows that call one another, below the one that was started.
@@ -63,7 +63,7 @@ class Calls:
         callee = self._callee(source, path, job.uses)
         if callee is None:
             return None, None
-        what = f"the workflow {quoted(job.uses)}"
+        what = f"the workflow {quote(job.uses)}"
         given = given_inputs(source, (*path, "with"), callee.call.inputs, job.with_, what)
         secrets = self._secrets(source, path, job, callee)
         return msgspec.structs.replace(callee.call, given=given, secrets=secrets), callee.minutes
@@ -95,16 +95,16 @@ class Calls:
         file = local_path(uses)
         if file is None or not file.endswith(_ENDINGS):
             is_remote = "@" in uses
-            text = f"{quoted(uses)} is no workflow of this repository: ./ and the path of a .yml or .yaml file"
+            text = f"{quote(uses)} is no workflow of this repository: ./ and the path of a .yml or .yaml file"
             code = codes.GITHUB_ONLY if is_remote else codes.WRONG_CALL
             source.at_value(at, code, text, _REMOTE if is_remote else "write the path from the root of the repository")
             return None
         if self._session.read is None:
-            text = f"the workflow {quoted(uses)} cannot be found: this file came without its repository"
+            text = f"the workflow {quote(uses)} cannot be found: this file came without its repository"
             source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository")
             return None
         if file not in self._open and self._session.find(file) is None:
-            text = f"there is no file {quoted(file)} in this revision"
+            text = f"there is no file {quote(file)} in this revision"
             source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
             return None
         return file
@@ -138,7 +138,7 @@ class Calls:
             if name not in callee.declared_secrets:
                 known = list(callee.declared_secrets)
                 hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
-                text = f"the workflow {quoted(callee.call.path)} takes no secret {quoted(name)}"
+                text = f"the workflow {quote(callee.call.path)} takes no secret {quote(name)}"
                 source.at_key(at, codes.WRONG_SECRET, text, f"{hint}; on.workflow_call.secrets declares them")
             elif theirs is None:
                 hint = f"write {name}: ${{{{ secrets.NAME }}}}"
@@ -154,7 +154,7 @@ class Calls:
         return given
 
     def _missing(self, source: Source, path: Path, callee: Callee, name: str, verb: str) -> None:
-        text = f"the workflow {quoted(callee.call.path)} {verb} the secret {quoted(name)}, which is not given"
+        text = f"the workflow {quote(callee.call.path)} {verb} the secret {quote(name)}, which is not given"
         hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
         source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building.arguments import given_inputs
 from waterflowd.dsl.building.session import Session, local_path
@@ -21,7 +22,6 @@ from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import TooMany
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import InputSpec
 
 #: The node that starts a run.
@@ -59,25 +59,25 @@ class Targets:
         specs = self._specs(source, (*path, "with", "workflow"), workflow)
         values = given.get("inputs", {})
         if specs is not None and isinstance(values, Mapping):
-            what = f"the workflow {quoted(workflow)}"
+            what = f"the workflow {quote(workflow)}"
             given_inputs(source, (*path, "with", "inputs"), specs, values, what)
 
     def _specs(self, source: Source, at: Path, workflow: str) -> tuple[InputSpec, ...] | None:
         file = target_path(self._session.first, workflow)
         if file is None:
-            text = f"{quoted(workflow)} is no workflow of this repository: the path or the name of a .yml or .yaml file"
+            text = f"{quote(workflow)} is no workflow of this repository: the path or the name of a .yml or .yaml file"
             source.at_value(at, codes.WRONG_CALL, text, "write the path from the root of the repository")
             return None
         content = self._session.find(file)
         if content is None:
-            text = f"there is no file {quoted(file)} in this revision"
+            text = f"there is no file {quote(file)} in this revision"
             source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
             return None
         if file not in self._known:
             self._known[file] = self._look(file, content)
         found = self._known[file]
         if isinstance(found, str):
-            text = f"the workflow {quoted(file)} cannot be started: {found}"
+            text = f"the workflow {quote(file)} cannot be started: {found}"
             source.at_value(at, codes.WRONG_CALL, text, "repair that file")
             return None
         return found

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building import input_declarations
 from waterflowd.dsl.building.arguments import given_inputs, with_defaults
 from waterflowd.dsl.building.block_scope import Surroundings
@@ -30,7 +31,6 @@ from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import TooMany
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import InputSpec, Json, StepPlan
 
 #: What the file of a composite step's folder may be called, ours first.
@@ -119,24 +119,24 @@ class Composites:
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
             source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
-        values = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quoted(uses)}")
+        values = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
         return Parts(inputs=with_defaults(built.specs, values), outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: Source, at: Path, uses: str) -> str | None:
         folder = local_path(uses)
         if folder is None:
-            text = f"{quoted(uses)} is no path inside of the repository"
+            text = f"{quote(uses)} is no path inside of the repository"
             source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
             return None
         if self._session.read is None:
-            text = f"the composite step {quoted(uses)} cannot be found: this file came without its repository"
+            text = f"the composite step {quote(uses)} cannot be found: this file came without its repository"
             source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository, or write the steps out")
             return None
         names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}" for name in FILE_NAMES]
         for name in names:
             if self._session.find(name) is not None:
                 return name
-        text = f"there is no composite step {quoted(uses)} in this revision"
+        text = f"there is no composite step {quote(uses)} in this revision"
         source.at_value(at, codes.WRONG_CALL, text, f"it would be the file {names[0]}")
         return None
 

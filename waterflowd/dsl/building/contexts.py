@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from waterflow_agent.display import quote
 from waterflowd import expr
-from waterflowd.dsl.reporting.snippets import quoted
 
 #: What each context holds, where the language fixes it; None where data decides.
 FIXED: dict[str, Collection[str] | None] = {
@@ -131,7 +131,7 @@ class Names:
     def for_variable(self, earlier: Collection[str]) -> Place:
         """A value of `vars` sees the ones before it."""
         later = {
-            ("vars", name.lower()): f"the variable {quoted(name)} stands further down; a variable sees those before it"
+            ("vars", name.lower()): f"the variable {quote(name)} stands further down; a variable sees those before it"
             for name in self.variables or ()
             if name not in earlier
         }
@@ -188,7 +188,7 @@ class Names:
 
     def _other_jobs(self, needs: Collection[str]) -> dict[tuple[str, str], str]:
         return {
-            ("needs", name.lower()): f"the job {quoted(name)} is not in needs of this job; add it there"
+            ("needs", name.lower()): f"the job {quote(name)} is not in needs of this job; add it there"
             for name in self.jobs
             if name not in needs
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import contexts
 from waterflowd.dsl.building.contexts import Place
@@ -28,7 +29,6 @@ from waterflowd.dsl.models.schema import Condition, Step
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import describe, has_expression
 from waterflowd.expr.functions import RANGE_ITEMS_MAX
 from waterflowd.model.plan import BlockPlan, Json
@@ -183,7 +183,7 @@ class Control:
 
     def _while(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
         sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
-        inside = {("steps", step.id.lower()): sentence.format(quoted(step.id)) for step in wanted.steps if step.id}
+        inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in wanted.steps if step.id}
         self._expressions.condition((*at, "while"), wanted.while_, place.within({}, inside))
         self._expressions.value((*at, "max-iterations"), wanted.max_iterations, place)
         if wanted.max_iterations is None:
@@ -199,13 +199,13 @@ class Control:
         """Whether `as` names something that no context is called yet."""
         place: Path = (*at, "as")
         if not name.replace("-", "_").isidentifier() or not name.isascii():
-            text = f"as: {quoted(name)} may hold letters, digits, _ and - only, and begins with a letter or _"
+            text = f"as: {quote(name)} may hold letters, digits, _ and - only, and begins with a letter or _"
             self._source.at_value(place, codes.WRONG_ID, text)
         elif name.lower() in contexts.KNOWN or name.lower() == "github":
-            text = f"as: {quoted(name)} is the name of a context"
+            text = f"as: {quote(name)} is the name of a context"
             self._source.at_value(place, codes.WRONG_ID, text, "choose another one")
         elif name.lower() in {loop.lower() for loop in around.loops}:
-            text = f"as: a loop around this one calls its items {quoted(name)} too"
+            text = f"as: a loop around this one calls its items {quote(name)} too"
             self._source.at_value(place, codes.WRONG_ID, text, "choose another name by as")
         else:
             return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import secret_references
 from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, NeededJob, Place
@@ -17,7 +18,6 @@ from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.expr import errors as expression_errors
 from waterflowd.expr import file_hash
 from waterflowd.expr.json_text import Problem
@@ -63,22 +63,22 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
     key = used[2].lower()
     if key not in NEED_FIELDS:
         fields = ", ".join(NEED_FIELDS)
-        return f"a job has no {quoted(used[2])}", did_you_mean(key, NEED_FIELDS) or f"known: {fields}"
+        return f"a job has no {quote(used[2])}", did_you_mean(key, NEED_FIELDS) or f"known: {fields}"
     if key == "outputs" and (job.has_matrix or job.is_each):
         below = "servers['NAME']" if job.is_each and not job.has_matrix else "instances[...]"
-        return f"the job {quoted(name)} is many instances, so it has no outputs of its own", (
+        return f"the job {quote(name)} is many instances, so it has no outputs of its own", (
             f"read one: {used[0]}.{name}.{below}.outputs"
         )
     if key == "servers" and not job.is_each:
-        return f"the job {quoted(name)} has no target: each, so it has no servers", ""
+        return f"the job {quote(name)} has no target: each, so it has no servers", ""
     if key == "instances" and not job.has_matrix and not job.is_each:
-        return f"the job {quoted(name)} has neither a matrix nor target: each, so it has no instances", ""
+        return f"the job {quote(name)} has neither a matrix nor target: each, so it has no instances", ""
     if key != "outputs" or job.outputs is None or len(used) < 4 or used[3] == ANY:
         return "", ""
     if used[3].lower() in {output.lower() for output in job.outputs}:
         return "", ""
     known = f"it has {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
-    return f"the job {quoted(name)} has no output {quoted(used[3])}", did_you_mean(used[3], job.outputs) or known
+    return f"the job {quote(name)} has no output {quote(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
 #: Each is a walk over the tree of the commit.
@@ -192,7 +192,7 @@ class Expressions:
             self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
         elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
             message = (
-                f"{quoted(used[1])} is no name of a secret: letters, digits and _ only, no digit first, at most 100"
+                f"{quote(used[1])} is no name of a secret: letters, digits and _ only, no digit first, at most 100"
             )
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
 
@@ -203,7 +203,7 @@ class Expressions:
         if ANY in (name, key):
             return
         if context == "steps" and key not in STEP_FIELDS:
-            message, hint = f"a step has no {quoted(used[2])}", did_you_mean(key, STEP_FIELDS)
+            message, hint = f"a step has no {quote(used[2])}", did_you_mean(key, STEP_FIELDS)
         elif context in ("needs", "jobs") and (job := place.jobs.get(name.lower())) is not None:
             message, hint = _null_of_job(name, job, used)
         if message:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building import inputs
 from waterflowd.dsl.models import ids, schema
 from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import has_expression
 from waterflowd.model.plan import InputSpec, InputType
 
@@ -80,7 +80,7 @@ class _Declarations:
 
     def _add(self, name: str, key: str, text: str) -> None:
         self._report.add(
-            self._document.value_start((*self._base, name, key)), codes.WRONG_INPUT, f"input {quoted(name)}: {text}"
+            self._document.value_start((*self._base, name, key)), codes.WRONG_INPUT, f"input {quote(name)}: {text}"
         )
 
 

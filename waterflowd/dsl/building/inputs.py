@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.reading.tree import plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import as_text, describe
 from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec, InputType, Json
@@ -41,7 +41,7 @@ def check_inputs(specs: Sequence[InputSpec], given: Mapping[str, Json]) -> dict[
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known) or (f"known inputs: {', '.join(known)}" if known else "it takes none")
-            raise _rejected(name, f"the workflow has no input {quoted(name)}; {hint}")
+            raise _rejected(name, f"the workflow has no input {quote(name)}; {hint}")
     values = {name: _value(spec, given) for name, spec in known.items()}
     if len(json.dumps(values).encode()) > INPUTS_BYTES_MAX:
         raise Rejected(codes.WRONG_INPUT, f"the inputs are larger than {INPUTS_BYTES_MAX:,} bytes", status=422)
@@ -53,9 +53,9 @@ def _value(spec: InputSpec, given: Mapping[str, Json]) -> Json:
         try:
             return typed(spec, given[spec.name])
         except ValueError as error:
-            raise _rejected(spec.name, f"input {quoted(spec.name)}: {error}") from None
+            raise _rejected(spec.name, f"input {quote(spec.name)}: {error}") from None
     if spec.required and spec.default is None:
-        raise _rejected(spec.name, f"input {quoted(spec.name)} is required")
+        raise _rejected(spec.name, f"input {quote(spec.name)} is required")
     return default_of(spec)
 
 
@@ -94,7 +94,7 @@ def _string(spec: InputSpec, value: Json) -> str:
     if "\0" in text:
         raise ValueError("a text may not hold NUL")
     if spec.pattern is not None and not matches(spec.pattern, text):
-        raise ValueError(f"{quoted(text)} does not match the pattern {spec.pattern}")
+        raise ValueError(f"{quote(text)} does not match the pattern {spec.pattern}")
     return text
 
 
@@ -143,7 +143,7 @@ def _json(value: Json) -> Json:
     except RecursionError:
         raise ValueError("the JSON nests too deeply") from None
     except ValueError:
-        raise ValueError(f"expected JSON, not {quoted(value)}; a text is written in double quotes") from None
+        raise ValueError(f"expected JSON, not {quote(value)}; a text is written in double quotes") from None
 
 
 def _refuse(name: str) -> Json:
@@ -180,5 +180,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         validator = SchemaValidator(core_schema.str_schema(pattern=rf"\A(?:{pattern})\z", regex_engine="rust-regex"))
     except SchemaError:
         hint = "look-around and back references are not known"
-        raise ValueError(f"{quoted(pattern)} is not a regular expression ({hint})") from None
+        raise ValueError(f"{quote(pattern)} is not a regular expression ({hint})") from None
     return validator.isinstance_python

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building import lints, secret_references
 from waterflowd.dsl.building.block_scope import ScriptDefaults, Surroundings
 from waterflowd.dsl.building.contexts import Instances, Names, NeededJob, Place
@@ -25,7 +26,6 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import missing_hint
 from waterflowd.dsl.reading.tree import Mapping, Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, TargetPlan
 
@@ -172,7 +172,7 @@ class Jobs:
         for key in ("runs-on", "steps"):
             if key not in node.entries:
                 at: Path = (*path, key)
-                self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quoted(key)}", missing_hint(at))
+                self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quote(key)}", missing_hint(at))
 
     def _defaults(
         self, path: Path, defaults: schema.Defaults, names: Names, scope: tuple[Collection[str], Instances]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.reading.tree import Document
 from waterflowd.dsl.reading.tree import Mapping as TreeMapping
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report, did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 
 #: Jobs of a circle that a message names.
 _SHOWN_MAX = 10
@@ -23,7 +23,7 @@ def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: 
         for position, need in enumerate(wanted):
             if need not in written:
                 offset = _place(document, job, position)
-                text = f"unknown job {quoted(need)} in needs"
+                text = f"unknown job {quote(need)} in needs"
                 others = [name for name in written if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
         result[job] = tuple(dict.fromkeys(need for need in wanted if need in needs))

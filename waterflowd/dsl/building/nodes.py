@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl.models import schema
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report, did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.expr.errors import UNSAFE_PLACE
 from waterflowd.model import durations
@@ -71,7 +71,7 @@ class Nodes:
             result[name] = self._parameter((*path, name), name, value, field.type)
         missing = [name for name, field in fields.items() if field.required and name not in given]
         for name in missing:
-            text = f"{node.name} needs the parameter {quoted(name)}"
+            text = f"{node.name} needs the parameter {quote(name)}"
             self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
         if node.name == "sleep" and len(result) == len(given):
             self._sleep(path, result)
@@ -97,7 +97,7 @@ class Nodes:
         return written
 
     def _unknown_parameter(self, path: Path, node: node_schema.NodeSchema, name: str, known: list[str]) -> None:
-        text = f"{node.name} has no parameter {quoted(name)}"
+        text = f"{node.name} has no parameter {quote(name)}"
         hint = did_you_mean(name, known)
         if not hint and name in _STEP_KEYS:
             hint = f"{name} is a key of the step: write it beside uses"
@@ -156,13 +156,13 @@ def _unknown(name: str) -> tuple[str, str, str]:
     if version and node_schema.find(plain_name) is not None:
         return (
             codes.UNKNOWN_NODE,
-            f"the node {quoted(plain_name)} has no version {quoted(version)}",
+            f"the node {quote(plain_name)} has no version {quote(version)}",
             f"write {plain_name}",
         )
     hint = did_you_mean(plain_name, node_schema.BUILT_IN)
     if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
-        text = f"{quoted(name)} is an action of GitHub; actions do not run here"
+        text = f"{quote(name)} is an action of GitHub; actions do not run here"
         usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "write what it does as run, or use a node"
         return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)
     names = ", ".join(node_schema.BUILT_IN)
-    return codes.UNKNOWN_NODE, f"unknown node {quoted(name)}", hint or f"known nodes: {names}"
+    return codes.UNKNOWN_NODE, f"unknown node {quote(name)}", hint or f"known nodes: {names}"

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, Unusable
 from waterflowd.dsl.building.session import Session
@@ -19,7 +20,6 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import as_text
 from waterflowd.model.plan import Json, NodePlan
 
@@ -52,7 +52,7 @@ class OwnNodes:
         content = self._session.find(path)
         if node_schema.find(uses) is not None:
             if content is not None:
-                text = f"{path} cannot be used: {quoted(uses)} is a node of Waterflow"
+                text = f"{path} cannot be used: {quote(uses)} is a node of Waterflow"
                 self._source.at_value(at, codes.WRONG_CALL, text, "rename the file, and write its new name here")
             return None
         if content is None:
@@ -65,7 +65,7 @@ class OwnNodes:
         if difflib.get_close_matches(uses, node_schema.BUILT_IN, n=1, cutoff=_SLIP_RATIO):
             return None
         where = "this file came without its repository" if self._session.read is None else f"there is no {path} here"
-        text = f"{quoted(uses)} is no node of Waterflow, and {where}: it must be a node of the servers"
+        text = f"{quote(uses)} is no node of Waterflow, and {where}: it must be a node of the servers"
         self._source.warn_value(at, codes.UNSEEN_NODE, text, "see which server has it: waterflowctl nodes")
         return OwnNode(name=uses)
 

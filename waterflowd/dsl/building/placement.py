@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import Place
 from waterflowd.dsl.building.expressions import Expressions
@@ -11,7 +12,6 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.models import placement
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline, Queue, TargetPlan
 
 #: The built-in group of every server; a job that names it runs on each of them.
@@ -66,7 +66,7 @@ class Placing:
         if not expr.is_static(group):
             self._expressions.text(at, group, place)
         elif not _GROUP.fullmatch(group):
-            text = f"{quoted(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
+            text = f"{quote(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
             self._source.at_value(at, codes.WRONG_VALUE, text)
 
     def concurrency(self, path: Path, wanted: placement.Concurrency | None, place: Place) -> ConcurrencyPlan | None:
@@ -108,4 +108,4 @@ class Placing:
             text = f"{what}: a name may have {_NAME_CHARACTERS_MAX} characters, this has {len(name):,}"
             self._source.at_value(at, codes.BOUND, text)
         elif not name.isprintable():
-            self._source.at_value(at, codes.WRONG_VALUE, f"{what}: {quoted(name)} is no name")
+            self._source.at_value(at, codes.WRONG_VALUE, f"{what}: {quote(name)} is no name")

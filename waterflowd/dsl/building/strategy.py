@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import Instances, Place
 from waterflowd.dsl.building.expressions import Expressions
@@ -20,7 +21,6 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import describe, has_expression
 from waterflowd.model.plan import Json, MatrixPlan, StrategyPlan
 
@@ -102,11 +102,11 @@ class Strategies:
         """A dimension: a list, or an expression that yields one."""
         if isinstance(items, list):
             if not items:
-                self._wrong(at, f"{quoted(name)}: expected at least one value")
+                self._wrong(at, f"{quote(name)}: expected at least one value")
             return [_written(item) for item in items]
         if not has_expression(items):
             hint = "write it as a list" if not isinstance(items, dict) else ""
-            self._wrong(at, f"{quoted(name)}: expected a list or an expression, not {describe(items)}", hint)
+            self._wrong(at, f"{quote(name)}: expected a list or an expression, not {describe(items)}", hint)
         return plain(items)
 
     def _combinations(self, at: Path, name: str, matrix: dict[str, Json], dimensions: Collection[str]) -> Json:
@@ -131,7 +131,7 @@ class Strategies:
             elif name == "exclude":
                 for key in item:
                     if key not in dimensions:
-                        text = f"exclude: the matrix has no dimension {quoted(key)}"
+                        text = f"exclude: the matrix has no dimension {quote(key)}"
                         self._source.at_key(
                             (*at, position, key), codes.WRONG_VALUE, text, did_you_mean(key, dimensions)
                         )

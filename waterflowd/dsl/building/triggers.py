@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.building import input_declarations, secret_references
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.models import events, schema
@@ -12,7 +13,6 @@ from waterflowd.dsl.models.schedule import build_schedules
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.model.plan import InputSpec, PushTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
 
 _DISPATCH = ("on", "workflow_dispatch")
@@ -68,12 +68,12 @@ def _webhook(source: Source, webhook: events.Webhook | None) -> WebhookTrigger |
     if name is None:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(source.path).stem).strip("-.")[:_HOOK_CHARACTERS_MAX]
     if not _HOOK.fullmatch(name):
-        text = f"{quoted(name)} is no name of a webhook: letters, digits, _, - and . only, at most 100"
+        text = f"{quote(name)} is no name of a webhook: letters, digits, _, - and . only, at most 100"
         hint = "give it a name" if webhook.name is None else ""
         source.at_value((*at, "name"), codes.WRONG_VALUE, text, hint)
     secret = secret_references.only_name(webhook.secret) or webhook.secret
     if not _SECRET.fullmatch(secret):
-        text = f"secret: expected the name of a secret, not {quoted(webhook.secret)}"
+        text = f"secret: expected the name of a secret, not {quote(webhook.secret)}"
         source.at_value((*at, "secret"), codes.WRONG_SECRET, text, "letters, digits and _ only; never its value")
     return WebhookTrigger(name=name, secret=secret)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.snippets import quoted
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -21,6 +21,6 @@ def check_directory(source: Source, path: Path, directory: str | None) -> None:
     if _CONTROL.search(directory):
         what = "with a control character"
     if what:
-        text = f"working-directory {quoted(directory)} is {what}; it is a path inside of the job's directory"
+        text = f"working-directory {quote(directory)} is {what}; it is a path inside of the job's directory"
         hint = "use cd in the script to leave it" if what != "with a control character" else ""
         source.at_value(path, codes.OUTSIDE_PATH, text, hint)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.snippets import quoted
 
 ID_CHARACTERS_MAX = 100
 
@@ -41,7 +41,7 @@ class Ids:
 
     def take(self, name: str, offset: int) -> bool:
         """Takes an id that stands at `offset`; false when it cannot be taken, which is reported."""
-        subject = f"the id {quoted(name)} of {'an' if self._kind[0] in 'aeiou' else 'a'} {self._kind}"
+        subject = f"the id {quote(name)} of {'an' if self._kind[0] in 'aeiou' else 'a'} {self._kind}"
         first = self._first(name.lower())
         if len(name) > ID_CHARACTERS_MAX:
             text, hint = (
@@ -52,7 +52,7 @@ class Ids:
             text = f"{subject} may hold letters, digits, _ and - only, and begins with a letter or _"
             hint = f'for example "{_made_valid(name)}"'
         elif first is not None:
-            other = "" if first == name else f", as {quoted(first)}: names are compared without case"
+            other = "" if first == name else f", as {quote(first)}: names are compared without case"
             text, hint = f"{subject} is taken already{other}", "choose another one"
         else:
             self._taken[name.lower()] = name

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
-from waterflowd.dsl.reporting.snippets import quoted
+from waterflow_agent.display import quote
 
 
 def _key(field: str) -> str:
@@ -43,7 +43,7 @@ def keys(concept: type[Concept]) -> list[str]:
 
 def named(concept: type[Concept], key: str) -> str:
     """How a message names a key of a concept."""
-    return f"{quoted(key)} of {concept.TITLE}"
+    return f"{quote(key)} of {concept.TITLE}"
 
 
 def concept_at(root: type[Concept], path: tuple[str | int, ...]) -> type[Concept]:

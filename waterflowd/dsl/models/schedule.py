@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import cron
 from waterflowd.dsl.building.source import Source
@@ -15,7 +16,6 @@ from waterflowd.dsl.models.model import Concept, empty_is_all
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import describe, has_expression
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
 
@@ -104,9 +104,9 @@ def _check_variables(source: Source, variables: Sequence[str], schedule: Schedul
     for name, value in schedule.vars.items():
         place: Path = (*path, "vars", name)
         if not expr.is_static(value):
-            text = f"vars of a schedule: {quoted(name)} holds an expression, and nothing is known yet that it could use"
+            text = f"vars of a schedule: {quote(name)} holds an expression, and nothing is known yet that it could use"
             source.at_key(place, codes.WRONG_VALUE, text, "write a value, or the expression in the vars of the file")
         if declared and name.lower() not in declared:
-            text = f"vars of a schedule: the file has no variable {quoted(name)}"
+            text = f"vars of a schedule: the file has no variable {quote(name)}"
             hint = did_you_mean(name, variables) or "declare it in the vars of the file, with what a push shall see"
             source.at_key(place, codes.UNKNOWN_KEY, text, hint)

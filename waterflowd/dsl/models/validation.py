@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.field_types import READY
 from waterflowd.dsl.models.model import Concept, concept_at, keys, named
 from waterflowd.dsl.reading.tree import Document, Path, to_json
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report, did_you_mean
-from waterflowd.dsl.reporting.snippets import quoted
 from waterflowd.dsl.reporting.values import describe
 
 #: A repair can uncover one more layer of errors; more rounds than layers of models find nothing.
@@ -116,7 +116,7 @@ class _Part:
             place = self._document.key_start(path[:-1])
             title = concept_at(self._concept, detail["loc"][:-1]).TITLE
             hint = missing_hint(whole)
-            self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quoted(str(path[-1]))}", hint)
+            self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
         elif kind == READY:
             self._report.add(start, codes.WRONG_VALUE, f"{_subject(path)}: {detail['ctx']['message']}")
         elif kind == "literal_error":
@@ -138,18 +138,18 @@ class _Part:
         place = self._document.key_start((*self._base, *path))
         concept, name = concept_at(self._concept, path[:-1]), str(path[-1])
         is_trigger = concept is schema.Triggers
-        what = f"the event {quoted(name)}" if is_trigger else named(concept, name)
+        what = f"the event {quote(name)}" if is_trigger else named(concept, name)
         known = keys(concept)
         if name in concept.INSTEAD:
             self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
         elif is_trigger:
             hint = did_you_mean(name, known) or f"known events: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quoted(name)} in on", hint)
+            self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quote(name)} in on", hint)
         else:
             other = _OTHER_NAMES.get(name)
             hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quoted(name)} in {concept.TITLE}", hint)
+            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {concept.TITLE}", hint)
 
 
 def _subject(path: Path) -> str:
@@ -160,7 +160,7 @@ def _subject(path: Path) -> str:
     if isinstance(last, int):
         above = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
         return f"{above}[{last}]"
-    return last if last.isprintable() and len(last) <= 60 else quoted(last)
+    return last if last.isprintable() and len(last) <= 60 else quote(last)
 
 
 def missing_hint(path: Path) -> str:

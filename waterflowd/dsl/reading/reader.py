@@ -18,13 +18,13 @@ from typing import Any
 import yaml
 from yaml._yaml import CParser
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.reading.lost_newlines import lost_newlines
 from waterflowd.dsl.reading.scalars import CORE_TAG, ScalarError, TagError, plain_value, tagged_value
 from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX
 from waterflowd.dsl.reading.tree import Document, Entry, Lines, Mapping, Node, Scalar, Sequence
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.snippets import quoted
 
 NODES_MAX = 50_000
 ALIASES_MAX = 100
@@ -269,7 +269,7 @@ class _Builder:
             self._fail(event, codes.BOUND, f"more than {ALIASES_MAX} aliases", "write the values out")
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
-            self._fail(event, codes.SYNTAX, f"there is no anchor {quoted('&' + event.anchor)} before this alias")
+            self._fail(event, codes.SYNTAX, f"there is no anchor {quote('&' + event.anchor)} before this alias")
         elif anchor.is_open:
             self._fail(event, codes.UNSUPPORTED_YAML, "the alias stands inside of its own anchor, which has no end")
         else:
@@ -293,7 +293,7 @@ class _Builder:
     def _entry(self, parent: _Open, mapping: Mapping, key: Node, value: Node) -> None:
         if not isinstance(key, Scalar) or not isinstance(key.value, str):
             found = (
-                quoted(key.text) if isinstance(key, Scalar) else "a list" if isinstance(key, Sequence) else "a mapping"
+                quote(key.text) if isinstance(key, Scalar) else "a list" if isinstance(key, Sequence) else "a mapping"
             )
             hint = f"write it in quotes: '{key.text}'" if isinstance(key, Scalar) and key.text else ""
             self._report.add(key.start, codes.UNSUPPORTED_YAML, f"a key must be text, not {found}", hint)
@@ -301,7 +301,7 @@ class _Builder:
             parent.merges = [*(parent.merges or ()), value]
         elif (first := mapping.entries.get(key.value)) is not None:
             line, column = self._lines.position(first.key.start)
-            text = f"the key {quoted(key.text)} stands here for the second time, first in line {line}, column {column}"
+            text = f"the key {quote(key.text)} stands here for the second time, first in line {line}, column {column}"
             self._report.add(key.start, codes.DUPLICATE_KEY, text, "remove one of the two")
         else:
             mapping.entries[key.value] = Entry(key, value)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import unicodedata
 
+from waterflow_agent.display import ELLIPSIS, escape_for_display
+
 #: A line of a terminal, less the number in front of it.
 SNIPPET_CHARACTERS_MAX = 120
 
 _BEFORE_CARET = 60
-_CUT = "..."
 
 
 def snippet(line: str, column: int) -> tuple[str, int]:
@@ -22,22 +23,9 @@ def snippet(line: str, column: int) -> tuple[str, int]:
     if len(line) > SNIPPET_CHARACTERS_MAX:
         first = max(0, min(index - _BEFORE_CARET, len(line) - SNIPPET_CHARACTERS_MAX))
         last = first + SNIPPET_CHARACTERS_MAX
-    before = (_CUT if first else "") + escaped(line[first:index])
-    after = escaped(line[index:last]) + (_CUT if last < len(line) else "")
+    before = (ELLIPSIS if first else "") + escape_for_display(line[first:index])
+    after = escape_for_display(line[index:last]) + (ELLIPSIS if last < len(line) else "")
     return before + after, len(before) + 1
-
-
-def escaped(text: str) -> str:
-    """The text with everything that is not printable spelled out, such as `\\t` and `\\x1b`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def quoted(text: str, characters_max: int = 60) -> str:
-    """A name from a file as it may stand in a message: short, printable, in double quotes."""
-    shown = text if len(text) <= characters_max else text[: characters_max - len(_CUT)] + _CUT
-    return f'"{escaped(shown)}"'
 
 
 def width(text: str) -> int:

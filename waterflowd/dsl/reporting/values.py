@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.reading.tree import WrittenFloat, WrittenInt
-from waterflowd.dsl.reporting.snippets import quoted
 
 EXPRESSION = "${{"
 
@@ -16,11 +16,11 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case WrittenInt() | WrittenFloat():
-            return f"the number {quoted(value.text)[1:-1]}"
+            return f"the number {quote(value.text)[1:-1]}"
         case int() | float():
             return f"the number {value}"
         case str():
-            return quoted(value)
+            return quote(value)
         case list():
             return "a list"
     return "a mapping"

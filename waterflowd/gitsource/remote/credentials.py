@@ -12,12 +12,12 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import Stalled
 from waterflowd.gitsource.remote.fetch_protocol import Access, Login
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 
 #: Followed by the repository's name, in capitals, with `_` for everything but letters and digits.
 VARIABLE_PREFIX = "WATERFLOWD_GIT_TOKEN_"
@@ -58,7 +58,7 @@ def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> Logi
                 text = file.read(_SECRET_BYTES_MAX)
         except (OSError, UnicodeDecodeError) as error:
             raise _unusable("credentials-file", path, "cannot be read as text") from error
-        return _parsed(text, f"credentials-file {shown(path)}")
+        return _parsed(text, f"credentials-file {escape_for_display(path)}")
     return None
 
 
@@ -75,7 +75,7 @@ def _check_private(path: str, key: str) -> None:
     status = _status(path, key)
     is_own = status.st_uid == os.geteuid()
     if status.st_mode & (0o077 if is_own else 0o007):
-        raise _unusable(key, path, f"may be read by others: chmod 600 {shown(path)}")
+        raise _unusable(key, path, f"may be read by others: chmod 600 {escape_for_display(path)}")
     _check_readable(path, key)
 
 
@@ -96,4 +96,4 @@ def _status(path: str, key: str) -> os.stat_result:
 
 
 def _unusable(key: str, path: str, why: str) -> Stalled:
-    return Stalled(codes.ACCESS, f"{key} {shown(path)} {why}")
+    return Stalled(codes.ACCESS, f"{key} {escape_for_display(path)} {why}")

@@ -35,13 +35,13 @@ from dulwich.objects import ObjectID
 from dulwich.protocol import Protocol
 from dulwich.refs import Ref
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import WaterflowError
 from waterflowd.gitsource import objects, reading
 from waterflowd.gitsource.remote import https, name_resolution, remote_refs, ssh
 from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_repository, past_limit, unreachable
 from waterflowd.gitsource.remote.fetch_protocol import LENGTH, Answer, Fetched, FetchRequest, Refused, encode_frame
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 
 #: Beside the pack: refs, and what the server says while it works.
 _TALK_BYTES_MAX = 64 << 20
@@ -251,7 +251,7 @@ def _os_error(request: FetchRequest, error: OSError) -> Answer:
 
 def _nonsense(host: str, error: Exception) -> Answer:
     if isinstance(error, GitProtocolError) and str(error):
-        return unreachable(f"{host} says: {shown(str(error), 200)}").answer
+        return unreachable(f"{host} says: {escape_for_display(str(error))}").answer
     return unreachable(f"what {host} answers is not to be understood, or broke off ({type(error).__name__})").answer
 
 

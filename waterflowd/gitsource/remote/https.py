@@ -16,11 +16,11 @@ from dulwich.client import HttpGitClient
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSLError
 from urllib3.util import parse_url
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_access, no_repository, unreachable
 from waterflowd.gitsource.remote.fetch_protocol import Access
 from waterflowd.gitsource.urls import PORTS, RemoteUrl
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 
 _CONNECT_S = 20.0
 #: A server may count objects for a while before it says the next thing.
@@ -80,7 +80,7 @@ class OriginPool(urllib3.PoolManager):
         port = parsed.port or {"https": PORTS["https"], "http": PORTS["http"]}.get(scheme)
         host = (parsed.host or "").strip("[]").lower()
         if (scheme, host, port) != self._origin:
-            where = shown(f"{scheme}://{host}" + (f":{parsed.port}" if parsed.port else ""), 100)
+            where = escape_for_display(f"{scheme}://{host}" + (f":{parsed.port}" if parsed.port else ""), 100)
             text = (
                 f"{self._authority} redirects to {where}, and redirects across hosts are not followed: if it has moved"
             )
@@ -103,16 +103,16 @@ class OriginPool(urllib3.PoolManager):
         kind = answer.headers.get("content-type", "").partition(";")[0]
         if "/info/refs?" in url and kind != _ADVERTISEMENT:
             text = f"what {self._authority} has there is no repository with Git's smart protocol"
-            raise no_repository(f'{text}: its content type is "{shown(kind, 60)}"')
+            raise no_repository(f'{text}: its content type is "{escape_for_display(kind, 60)}"')
 
     def _unreachable(self, error: HTTPError) -> FetchRefused:
         cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
         if isinstance(cause, SSLError) and not _is_broken_off(cause):
-            text = f"the certificate of {self._authority} is not trusted ({shown(_inner(cause), 120)})"
+            text = f"the certificate of {self._authority} is not trusted ({escape_for_display(_inner(cause), 120)})"
             return no_access(f"{text}: if its authority is your own, name it with ca-file")
         if isinstance(cause, NewConnectionError):
-            return unreachable(f"{self._authority} cannot be reached: {shown(_inner(cause), 120)}")
-        return unreachable(f"{self._authority} broke off: {shown(_inner(cause), 120)}")
+            return unreachable(f"{self._authority} cannot be reached: {escape_for_display(_inner(cause), 120)}")
+        return unreachable(f"{self._authority} broke off: {escape_for_display(_inner(cause), 120)}")
 
 
 def _is_broken_off(error: SSLError) -> bool:

@@ -13,11 +13,11 @@ from typing import IO
 
 from dulwich.client import SSHGitClient, SSHVendor, SubprocessWrapper
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_access, no_repository, unreachable
 from waterflowd.gitsource.remote.fetch_protocol import Access
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.shown import shown
 
 _CONNECT_S = 20
 _SAID_BYTES_MAX = 64 << 10
@@ -115,12 +115,14 @@ def explained(url: RemoteUrl, access: Access, said: IO[bytes]) -> FetchRefused:
     if "Host key verification failed" in text and not is_in:
         return _host_key(url, access, text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
-    last = shown(lines[-1], 200) if lines else "it closed the connection without a word"
+    last = escape_for_display(lines[-1]) if lines else "it closed the connection without a word"
     if "Permission denied" in text and not is_in:
         who = f"{url.user}@{url.authority}" if url.user else url.authority
-        return no_access(f"{who} does not accept the key in ssh-key-file {shown(access.ssh_key_file)}: {last}")
+        return no_access(
+            f"{who} does not accept the key in ssh-key-file {escape_for_display(access.ssh_key_file)}: {last}"
+        )
     if is_in:
-        return no_repository(f"{url.authority} gives no repository at {shown(url.path)}: {last}")
+        return no_repository(f"{url.authority} gives no repository at {escape_for_display(url.path)}: {last}")
     return unreachable(f"{url.authority} cannot be reached by ssh: {last}")
 
 
@@ -128,7 +130,7 @@ def _host_key(url: RemoteUrl, access: Access, text: str) -> FetchRefused:
     offered = _OFFERED.search(text)
     seen = f"{offered[1]} {offered[2]}" if offered else "a key that ssh did not show"
     name = url.host if url.port == 22 else f"[{url.host}]:{url.port}"
-    file = shown(access.known_hosts_file, 100)
+    file = escape_for_display(access.known_hosts_file, 100)
     known, lines = _known(name, access.known_hosts_file)
     if known:
         sentence = (
@@ -150,7 +152,7 @@ def _known(name: str, file: str) -> tuple[str, str]:
             ["ssh-keygen", "-l", "-F", name, "-f", file], capture_output=True, text=True, timeout=10, check=False
         )
         keys = ", ".join(f"{kind} {fingerprint}" for kind, fingerprint in _KNOWN.findall(done.stdout))
-        return shown(keys, 200), ", ".join(_KNOWN_LINE.findall(done.stdout)[:3])
+        return escape_for_display(keys), ", ".join(_KNOWN_LINE.findall(done.stdout)[:3])
     return "", ""
 
 

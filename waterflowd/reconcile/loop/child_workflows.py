@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting import codes as dsl_codes
 from waterflowd.errors import Rejected, Retryable
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 
 #: Plans that are kept; one has a few kilobytes, and 16 MiB at the most.
 _PLANS_MAX = 32
@@ -45,7 +45,7 @@ class CommitTargets:
     async def _compiled(self, repository: str, revision: str, path: str) -> bytes:
         settings = self._repositories.get(repository)
         if settings is None:
-            text = f'there is no repository "{shown(repository, 60)}" in the configuration any more'
+            text = f'there is no repository "{escape_for_display(repository, 60)}" in the configuration any more'
             raise Rejected(dsl_codes.WRONG_CALL, text)
 
         async def read(other: str) -> bytes | None:
@@ -53,7 +53,7 @@ class CommitTargets:
 
         content = await read(path)
         if content is None:
-            text = f'there is no workflow file "{shown(path)}" at {revision[:7]}; the path counts from the root'
+            text = f'there is no workflow file "{escape_for_display(path)}" at {revision[:7]}; the path counts from the root'
             raise Rejected(dsl_codes.WRONG_CALL, text)
         compiled = await self._compiler.compile(path, content, read)
         if compiled.plan is not None:
@@ -62,5 +62,5 @@ class CommitTargets:
         if first.code == dsl_codes.COMPILER_STOPPED:
             # A compiler that was killed says nothing against a file.
             raise Retryable(codes.PLAN_NOT_READY, first.message)
-        text = f'the workflow "{shown(path)}" has errors at {revision[:7]}: line {first.line}: {first.message}'
+        text = f'the workflow "{escape_for_display(path)}" has errors at {revision[:7]}: line {first.line}: {first.message}'
         raise Rejected(codes.BROKEN_WORKFLOW, text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.errors import Rejected
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
 from waterflowd.reconcile.loop.scheduler import Timetable
 from waterflowd.reconcile.loop.workflow_run_triggers import Follower
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import Source
 
 
@@ -48,7 +48,7 @@ class Reconciler:
         loop = self.loops.get(name)
         if loop is None:
             known = ", ".join(self.loops) or "none"
-            text = f'there is no repository "{shown(name, 60)}"; there are: {known}'
+            text = f'there is no repository "{escape_for_display(name, 60)}"; there are: {known}'
             raise Rejected(codes.NOT_FOUND, text, where="name", status=404)
         return loop
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting import codes as dsl_codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
@@ -35,7 +36,6 @@ from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.loop.webhook_names import HookNames
 from waterflowd.reconcile.loop.workflow_files import WorkflowFiles
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.source import Refs, Revision, Source
 
 #: Files that are compiled again between two looks after a restart.
@@ -200,7 +200,7 @@ class RepositoryLoop:
                     await waiter
             plan = self._ports.shelf.get(file.plan_hash or "")
         if plan is None:
-            text = f'the workflow "{shown(file.path)}" is compiled again after a restart; try again in a moment'
+            text = f'the workflow "{escape_for_display(file.path)}" is compiled again after a restart; try again in a moment'
             raise Retryable(codes.PLAN_NOT_READY, text, after_s=_PLAN_WAIT_S)
         return plan
 
@@ -219,7 +219,9 @@ class RepositoryLoop:
         except Exception as error:
             # The supervision point of repositories: a fault met in one of them must not end the others' loops.
             _logger.exception("repository %s: a look failed", self.settings.name, extra=self._about)
-            failure = Stalled(codes.INTERNAL, f"a fault in Waterflow: {type(error).__name__}: {shown(str(error))}")
+            failure = Stalled(
+                codes.INTERNAL, f"a fault in Waterflow: {type(error).__name__}: {escape_for_display(str(error))}"
+            )
         else:
             self._failures = 0
             return None
@@ -325,7 +327,7 @@ class RepositoryLoop:
             # What completed before was judged by the files as they were.
             facts.append(events.RunsFollowed(at=self._ports.clock.now(), seq=self.followed_seq))
         await self.apply(facts, starts)
-        where = f"{name} {shown(moved.ref)}"
+        where = f"{name} {escape_for_display(moved.ref)}"
         _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts), extra=self._about)
 
     async def apply(self, facts: Sequence[events.Fact], starts: Sequence[StartRequest]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display, quote
 from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.dsl.reporting.diagnostics import as_row
 from waterflowd.errors import Rejected
@@ -16,7 +17,6 @@ from waterflowd.reconcile.conditions import Condition, ConditionType
 from waterflowd.reconcile.loop import scheduler
 from waterflowd.reconcile.loop.reconciler import Reconciler
 from waterflowd.reconcile.loop.repository import RepositoryLoop
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.state import FileState, RefState
 
 _STATUS = {True: "true", False: "false", None: "unknown"}
@@ -69,11 +69,11 @@ class RepositoryDesk:
             if path in ref.files
         ]
         if not found:
-            text = f'there is no workflow "{shown(path)}"'
+            text = f'there is no workflow "{escape_for_display(path)}"'
             raise Rejected(codes.NOT_FOUND, text, where="path", status=404)
         if len(found) > 1:
             names = ", ".join(loop.settings.name for loop, _, _ in found)
-            text = f'the workflow "{shown(path)}" is in several repositories: {names}; say which'
+            text = f'the workflow "{escape_for_display(path)}" is in several repositories: {names}; say which'
             raise Rejected(codes.AMBIGUOUS, text, where="repository", status=409)
         return self._plan(*found[0])
 
@@ -101,12 +101,12 @@ class RepositoryDesk:
     def _plan(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionPlan:
         errors = loop.errors(file.newest)
         if errors:
-            text = f'the workflow "{shown(file.newest.path)}" has errors at {ref.commit[:7]}: {errors[0].message}'
+            text = f'the workflow "{escape_for_display(file.newest.path)}" has errors at {ref.commit[:7]}: {errors[0].message}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, where="path", status=409)
         plan = self._reconciler.ports.shelf.get(file.newest.plan_hash or "")
         if plan is None:
             loop.request_plan(ref.ref, file.newest)
-            text = f'the workflow "{shown(file.newest.path)}" is compiled again after a restart; try again in a moment'
+            text = f"the workflow {quote(file.newest.path)} is being recompiled after a restart; try again in a moment"
             raise Rejected(codes.PLAN_NOT_READY, text, where="path", status=409)
         name = loop.settings.name
         git = ref_updates.git_context(name, ref.ref, ref.commit, ref.author, ref.message)

@@ -16,6 +16,7 @@ import logging
 
 import msgspec
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl import cron
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.model.ids import RunId
@@ -24,7 +25,6 @@ from waterflowd.model.statuses import Status
 from waterflowd.reconcile import codes, schedules
 from waterflowd.reconcile.events import ScheduleDecided
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.state import FileState, RefState, ScheduleName, ScheduleState
 
 #: The longest sleep; bounds the effect of a wall clock that jumps.
@@ -168,7 +168,13 @@ class Timetable:
             await self._loop.apply(decision.facts, ())
         for fact in decision.facts:
             if isinstance(fact, ScheduleDecided):
-                _logger.info("%s %s: %s", self._name, shown(fact.path), schedules.text_of(fact), extra=self._about)
+                _logger.info(
+                    "%s %s: %s",
+                    self._name,
+                    escape_for_display(fact.path),
+                    schedules.text_of(fact),
+                    extra=self._about,
+                )
         if decision.is_cancelling:
             await self._cancel(held)
 
@@ -185,7 +191,7 @@ class Timetable:
         if plan is None:
             # Lost by a restart, and no run has brought it into the log: `changed` is set when it is compiled again.
             self._loop.want_plan(ref.ref, file.newest)
-            text = f'the workflow "{shown(file.newest.path)}" is compiled again after a restart'
+            text = f'the workflow "{escape_for_display(file.newest.path)}" is compiled again after a restart'
             raise Retryable(codes.PLAN_NOT_READY, text)
         request = schedules.start_request(plan, self._name, ref, held.name, trigger, instant)
         try:
@@ -193,7 +199,9 @@ class Timetable:
         except Rejected as error:
             if error.status == _BUSY:
                 raise
-            _logger.warning("%s %s: not started: %s", self._name, shown(held.name.path), error, extra=self._about)
+            _logger.warning(
+                "%s %s: not started: %s", self._name, escape_for_display(held.name.path), error, extra=self._about
+            )
             await self._loop.apply(schedules.refused(held, decision), ())
 
     async def _cancel(self, held: ScheduleState) -> None:

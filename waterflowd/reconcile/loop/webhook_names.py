@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from waterflow_agent.display import escape_for_display, quote
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.ref_updates import FileChanges
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.state import FileState, RefState
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def _keeps(changed: FileApplied | None, name: str) -> bool:
 
 
 def _taken(file: FileApplied, name: str, path: str, repository: str) -> tuple[Diagnostic, ...]:
-    message = f'the webhook "{shown(name)}" belongs to {shown(path)} of the repository "{repository}" already'
+    message = (
+        f"the webhook {quote(name)} already belongs to {escape_for_display(path)} of the repository {quote(repository)}"
+    )
     suggestion = "give one of the two another name under on.webhook.name"
     code = codes.HOOK_TAKEN
     return (Diagnostic(code=code, path=file.path, line=1, column=1, message=message, suggestion=suggestion),)

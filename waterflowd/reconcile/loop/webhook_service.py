@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.api.services import HookCall
 from waterflowd.errors import Rejected
 from waterflowd.model.records import RunSummary
 from waterflowd.reconcile import codes, webhooks
 from waterflowd.reconcile.loop.repository import LoopPorts
 from waterflowd.reconcile.loop.webhook_names import Holder
-from waterflowd.reconcile.shown import shown
 
 
 class HookDesk:
@@ -73,6 +73,6 @@ class HookDesk:
             raise Rejected(codes.SUSPENDED, text, status=409)
         errors = held.loop.errors(held.file.newest)
         if errors:
-            text = f'the workflow "{shown(held.path)}" has errors at {held.ref.commit[:7]}: {errors[0].message}'
+            text = f'the workflow "{escape_for_display(held.path)}" has errors at {held.ref.commit[:7]}: {errors[0].message}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
         return held

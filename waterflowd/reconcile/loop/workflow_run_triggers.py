@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.engine.events import RunCompleted, RunCreated
 from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.model import chains
@@ -22,7 +23,6 @@ from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record, RunSummary, StartRequest
 from waterflowd.reconcile import codes, events, workflow_run
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.shown import shown
 from waterflowd.reconcile.state import FileState, RefState
 
 #: Records that are read before others have the loop.
@@ -155,7 +155,7 @@ class Follower:
             plan = self._ports.shelf.get(file.newest.plan_hash or "")
             if plan is None:
                 self._loop.want_plan(ref.ref, file.newest)
-                text = f'the workflow "{shown(path)}" is compiled again after a restart'
+                text = f'the workflow "{escape_for_display(path)}" is compiled again after a restart'
                 raise Retryable(codes.PLAN_NOT_READY, text)
             starts.append(workflow_run.start_request(plan, self._name, ref, path, row, depth))
         try:

@@ -171,7 +171,7 @@ class EnrolmentDesk(Protocol):
     """Who may become an agent. Facts are durable when the methods return."""
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
-        """Answers an enrolment request that came over a connection with this (proven) public key."""
+        """Answers an enrollment request that came over a connection with this (proven) public key."""
         ...
 
     def is_approved(self, public_key: str) -> bool:

@@ -1,6 +1,6 @@
 """The composition of an agent, and its life: the only module that names every part.
 
-Order at the start: the data directory and its lock, the keys, the enrolment if there was none, the journal, the runner and
+Order at the start: the data directory and its lock, the keys, the enrollment if there was none, the journal, the runner and
 what it holds, and only then the link. Order at the end: the link, the runner's connection (the runner and its steps stay),
 the journal.
 """
@@ -77,7 +77,7 @@ class Agent:
         if server is None:
             door = enrollment.find_door(self._config, self._environment)
             logger.info("this agent's key is %s", pair.fingerprint)
-            server = await enrollment.enrol(self._config, door, pair)
+            server = await enrollment.enroll(self._config, door, pair)
         return server
 
     async def _serve(self, journal: Journal, pair: KeyPair, server: enrollment.Server) -> None:
@@ -189,7 +189,7 @@ class Agent:
             await asyncio.sleep(SWEEP_S)
 
     async def _unless_stopped(self, work: Coroutine[None, None, enrollment.Server]) -> enrollment.Server | None:
-        task = asyncio.create_task(work, name="enrolment")
+        task = asyncio.create_task(work, name="enrollment")
         try:
             await self._until_stopped([task])
             return task.result() if task.done() else None

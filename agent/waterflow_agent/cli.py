@@ -36,8 +36,8 @@ def _settings(command: Any) -> Any:
         _config_option,
         click.option("--name", help="This agent's name; default: the host's."),
         click.option("--server", help="The server's work address, tcp://host:port."),
-        click.option("--server-key", help="The server's public key, for enrolment without a token."),
-        click.option("--enroll-server", help="The server's enrolment address."),
+        click.option("--server-key", help="The server's public key, for enrollment without a token."),
+        click.option("--enroll-server", help="The server's enrollment address."),
         click.option("--group", "groups", multiple=True, help="Group to ask for; may be repeated."),
         click.option("--slots", type=int, help="How many steps may run at once."),
         click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files."),
@@ -212,7 +212,7 @@ async def _enroll(config: Config, token_file: Path | None) -> int:
             return 0
         door = enrollment.find_door(config, os.environ, token_file)
         click.echo(f"this agent's key is {pair.fingerprint}")
-        await enrollment.enrol(config, door, pair, say=click.echo)
+        await enrollment.enroll(config, door, pair, say=click.echo)
     except errors.AgentError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED

@@ -23,7 +23,7 @@ DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
 ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
 #: The join token itself, for machines that are set up by an image or a container.
 TOKEN_VARIABLE = "WATERFLOW_JOIN_TOKEN"
-#: The port for enrolment when only the work address is configured.
+#: The port for enrollment when only the work address is configured.
 ENROLL_PORT = 7234
 SLOTS_MAX = 1024
 CACHE_MB_MAX = 1 << 20
@@ -41,13 +41,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     name: str = ""
     #: The daemon's work port, `tcp://host:port`; a join token tells it too.
     server: str = ""
-    #: The enrolment port; default: the host of `server`, port 7234.
+    #: The enrollment port; default: the host of `server`, port 7234.
     enroll_server: str = ""
-    #: The server's public key, for enrolment without a token.
+    #: The server's public key, for enrollment without a token.
     server_key: str = ""
     #: File with the join token; read at the first start only.
     join_token_file: str = ""
-    #: Asked for at enrolment; the daemon decides.
+    #: Asked for at enrollment; the daemon decides.
     groups: list[str] = []
     #: How many attempts may run at once.
     slots: int = 4
@@ -92,7 +92,7 @@ def load(
 
 
 def enroll_endpoint(config: Config) -> str:
-    """The enrolment port that goes with the configured work port."""
+    """The enrollment port that goes with the configured work port."""
     if config.enroll_server or not config.server:
         return config.enroll_server
     return f"{config.server.rpartition(':')[0]}:{ENROLL_PORT}"

@@ -44,7 +44,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and how to ask: the enrolment port, the pinned key, and a credential or "" for approval by a person."""
+    """Where and how to ask: the enrollment port, the pinned key, and a credential or "" for approval by a person."""
 
     endpoint: str
     server_key: str
@@ -54,14 +54,14 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(data_dir: Path) -> Server | None:
-    """What was agreed at enrolment; None before. Raises `Stalled` WF304 for a damaged file."""
+    """What was agreed at enrollment; None before. Raises `Stalled` WF304 for a damaged file."""
     path = data_dir / _FILE_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Server)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
-        raise Stalled("WF304", f"{path} is damaged; remove it and enrol this agent again") from error
+        raise Stalled("WF304", f"{path} is damaged; remove it and enroll this agent again") from error
 
 
 def find_door(config: Config, environment: Mapping[str, str], token_file: Path | None = None) -> Door:
@@ -89,7 +89,7 @@ def find_door(config: Config, environment: Mapping[str, str], token_file: Path |
     )
 
 
-async def enrol(config: Config, door: Door, pair: KeyPair, say: Callable[[str], None] = logger.info) -> Server:
+async def enroll(config: Config, door: Door, pair: KeyPair, say: Callable[[str], None] = logger.info) -> Server:
     """Asks until the daemon has decided, and keeps what it said. Raises `Rejected` WF231 when it refuses."""
     failures = 0
     request = _request(config, door)
@@ -114,7 +114,7 @@ async def enrol(config: Config, door: Door, pair: KeyPair, say: Callable[[str], 
             say(f"enrolled as {server.name} in {', '.join(server.groups) or 'no group'}")
             return server
         if answer.state != "pending":
-            raise Rejected("WF231", f"the server refused the enrolment: {answer.text}")
+            raise Rejected("WF231", f"the server refused the enrollment: {answer.text}")
         group = config.groups[0] if config.groups else "GROUP"
         say(f"waiting for approval: waterflowctl agents approve {pair.fingerprint} --group {group}")
         await asyncio.sleep(max(answer.after_ms, 500) / 1_000)

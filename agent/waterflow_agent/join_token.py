@@ -1,7 +1,7 @@
 """The one line that a new server gets from a person: where the daemon is, which key it has, and a secret that opens the door.
 
 The text is `wfj1.` and the URL-safe base 64 (no padding) of a msgpack map with short keys. The server's key in it is what
-makes the first connection safe: the agent speaks to nobody else. The secret is good for the enrolment port alone.
+makes the first connection safe: the agent speaks to nobody else. The secret is good for the enrollment port alone.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def load_or_create(data_dir: Path) -> KeyPair:
         pair = msgspec.json.decode(content, type=KeyPair)
         fingerprint(pair.public)
     except (msgspec.MsgspecError, ValueError, KeyError) as error:
-        raise Stalled("WF220", f"{path} is damaged; remove it and enrol this agent again under a new key") from error
+        raise Stalled("WF220", f"{path} is damaged; remove it and enroll this agent again under a new key") from error
     os.chmod(path, 0o600)
     return pair
 

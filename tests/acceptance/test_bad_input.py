@@ -116,7 +116,7 @@ def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
 
 
 def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) -> None:
-    """A made-up token for this server: the enrolment is refused with a sentence, the agent ends, no row of it appears."""
+    """A made-up token for this server: the enrollment is refused with a sentence, the agent ends, no row of it appears."""
     from waterflow_agent import join_token
 
     real = join_token.decode(world.token("web"))

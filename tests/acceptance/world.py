@@ -149,7 +149,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     def add_agent(
         self, name: str, *groups: str, slots: int = 4, labels: dict[str, str] | None = None, settings: str = ""
     ) -> None:
-        """Enrols an agent of these groups and waits until it is connected; `settings` are more lines of its file."""
+        """Enrolls an agent of these groups and waits until it is connected; `settings` are more lines of its file."""
         table = ", ".join(f'{key} = "{value}"' for key, value in (labels or {}).items())
         token = self.folder / f"{name}.token"
         token.write_text(self.token(*groups) + "\n")

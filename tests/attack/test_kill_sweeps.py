@@ -208,7 +208,7 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
 
 
 @pytest.mark.parametrize("calls", portions(FIRST_AGENT_CALLS))
-def test_an_agent_dies_at_any_call_of_its_enrolment_and_the_second_try_is_let_in(
+def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_in(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
     """A token for one use is enough, however often the agent dies on the way; the agent is one and not two."""

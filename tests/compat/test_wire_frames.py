@@ -318,7 +318,7 @@ def test_a_recorded_frame_means_what_it_meant(name: str) -> None:
     assert frame.loose == loose
 
 
-def test_recorded_enrolment_means_what_it_meant() -> None:
+def test_recorded_enrollment_means_what_it_meant() -> None:
     """An older agent may enroll, and understands the answer."""
     assert codec.decode_enroll_request(recorded("v1-enroll-request")) == ENROLL_REQUEST
     assert codec.decode_enroll_answer(recorded("v1-enroll-answer")) == ENROLL_ANSWER

@@ -75,7 +75,7 @@ class Desk:
         self.questions.append(wanted)
 
 
-class Enrolments:
+class Enrollments:
     """Approves what it is told to approve; a token makes an agent at once."""
 
     def __init__(self) -> None:
@@ -167,12 +167,12 @@ class World:
     def __init__(self, data_dir: Path, *, silence_ms: int) -> None:
         self.keys = keys.load_server_keys(data_dir)
         self.desk = Desk()
-        self.enrolments = Enrolments()
+        self.enrollments = Enrollments()
         self.context = zmq.asyncio.Context()
         self._sockets: list[zmq.asyncio.Socket] = []
         self.dispatch = Dispatch(
             self.desk,
-            self.enrolments,
+            self.enrollments,
             self.keys,
             7,
             lambda agent: ("web-1", ["web"]),
@@ -189,7 +189,7 @@ class World:
     def peer(self, *, pair: tuple[bytes, bytes] | None = None) -> Peer:
         """An agent with an approved key, connected to the work port."""
         peer = Peer(self, pair)
-        self.enrolments.approved.add(peer.public.decode())
+        self.enrollments.approved.add(peer.public.decode())
         return peer.connect(self.dispatch.endpoints.work)
 
     def names(self, agent: AgentId) -> list[str]:

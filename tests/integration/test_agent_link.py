@@ -1,4 +1,4 @@
-"""The agent's link and its enrolment: refused keys, silence, pauses, tokens and approval, as a process and in this one."""
+"""The agent's link and its enrollment: refused keys, silence, pauses, tokens and approval, as a process and in this one."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, 
     assert b"another agent uses" in said
 
 
-class Enrolment:
-    """An enrolment port that answers as it is told."""
+class Enrollment:
+    """An enrollment port that answers as it is told."""
 
     def __init__(self, answers: list[messages.EnrollAnswer]) -> None:
         public, secret = zmq.curve_keypair()
@@ -186,7 +186,7 @@ class Enrolment:
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self.endpoint = f"tcp://127.0.0.1:{port}"
 
-    async def __aenter__(self) -> Enrolment:
+    async def __aenter__(self) -> Enrollment:
         self._task = asyncio.create_task(self._answer())
         return self
 
@@ -214,10 +214,10 @@ def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 
 
 async def test_token_makes_an_agent(data_dir: Path) -> None:
     """The token's credential travels, the answer is kept, and the token is not needed again."""
-    async with Enrolment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
+    async with Enrollment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
         door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
         pair = keys.load_or_create(data_dir)
-        server = await enrollment.enrol(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
+        server = await enrollment.enroll(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
 
     assert (port.requests[0].token, port.requests[0].name, port.requests[0].groups) == ("t.s", "wish", ["web"])
     assert (server.name, server.groups, server.work_endpoint) == ("given", ["web"], "tcp://127.0.0.1:7233")
@@ -225,9 +225,9 @@ async def test_token_makes_an_agent(data_dir: Path) -> None:
     assert (data_dir / "server.json").stat().st_mode & 0o777 == 0o600
 
 
-async def test_agent_enrols_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
+async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
     """With a token file in its configuration it goes all the way to an open session."""
-    async with Enrolment([answer("approved")]) as port:
+    async with Enrollment([answer("approved")]) as port:
         # The scripted daemon has a key of its own, as one daemon has one for both ports.
         token = JoinToken(
             enroll_endpoint=port.endpoint,
@@ -250,7 +250,7 @@ async def test_agent_enrols_itself_at_its_first_start(daemon: ScriptedDaemon, da
 async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
     """Without a token the agent shows what the person has to type, and asks until it is approved."""
     said: list[str] = []
-    async with Enrolment([answer("pending"), answer("pending"), answer("approved")]) as port:
+    async with Enrollment([answer("pending"), answer("pending"), answer("approved")]) as port:
         config = Config(
             groups=["web"],
             server="tcp://127.0.0.1:9",
@@ -259,27 +259,27 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
             data_dir=str(data_dir),
         )
         pair = keys.load_or_create(data_dir)
-        server = await enrollment.enrol(config, enrollment.find_door(config, {}), pair, said.append)
+        server = await enrollment.enroll(config, enrollment.find_door(config, {}), pair, said.append)
 
     assert f"waterflowctl agents approve {pair.fingerprint} --group web" in said[0]
     assert [request.token for request in port.requests] == ["", "", ""]
     assert server.work_endpoint == "tcp://127.0.0.1:9"
 
 
-async def test_refused_enrolment_ends(data_dir: Path) -> None:
+async def test_refused_enrollment_ends(data_dir: Path) -> None:
     """With what the server said."""
-    async with Enrolment([answer("refused", "the token is used up")]) as port:
+    async with Enrollment([answer("refused", "the token is used up")]) as port:
         door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
 
         with pytest.raises(Rejected, match="the token is used up"):
-            await enrollment.enrol(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
+            await enrollment.enroll(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
 
 
 async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key in the token is the only one that is spoken to."""
     monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()
-    async with Enrolment([answer("approved")]) as port:
+    async with Enrollment([answer("approved")]) as port:
         door = enrollment.Door(endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint="")
         request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
 
@@ -289,9 +289,9 @@ async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, mo
     assert port.requests == []
 
 
-async def test_command_line_enrols_and_shows(tmp_path: Path, data_dir: Path) -> None:
+async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) -> None:
     """`enroll --token-file`, `status` and `version`, with their exit codes; the token is in no argument and no output."""
-    async with Enrolment([answer("approved")]) as port:
+    async with Enrollment([answer("approved")]) as port:
         token = tmp_path / "token"
         token.write_text(port.token().encode())
 

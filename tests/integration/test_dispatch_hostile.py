@@ -25,7 +25,7 @@ async def test_a_claimed_identity_is_worth_nothing(tmp_path: Path) -> None:
         good = world.peer()
         await good.open()
         thief = Peer(world)
-        world.enrolments.approved.add(thief.public.decode())
+        world.enrollments.approved.add(thief.public.decode())
         thief.connect(world.dispatch.endpoints.work, identity=good.agent.encode())
         await thief.open(instance="thief")
         world.dispatch.send(good.agent, [messages.Offer(task=TASK)])
@@ -234,7 +234,7 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
         tap = Wiretap(port)
         async with await asyncio.start_server(tap, "127.0.0.1", 0) as proxy:
             agent = Peer(world)
-            world.enrolments.approved.add(agent.public.decode())
+            world.enrollments.approved.add(agent.public.decode())
             agent.connect(f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
             await agent.open()
             await world.proves_alive(agent)
@@ -276,7 +276,7 @@ async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
         assert world.dispatch.counters["frames_received"] > 10_000
 
 
-async def test_only_a_request_to_enroll_is_answered_on_the_enrolment_port(tmp_path: Path) -> None:
+async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_path: Path) -> None:
     """Every other kind of message, sent by a stranger, is refused by name and reaches no desk."""
     async with started(tmp_path) as world:
         others = [STARTED, FINISHED, messages.Output(key=KEY, offset=0, chunks=[]), messages.Reset(text="x")]
@@ -286,7 +286,7 @@ async def test_only_a_request_to_enroll_is_answered_on_the_enrolment_port(tmp_pa
             answer = codec.decode_enroll_answer(await stranger.socket.recv())
             assert answer.state == "refused"
 
-        assert world.enrolments.requests == []
+        assert world.enrollments.requests == []
         assert world.desk.calls == []
 
 
@@ -301,7 +301,7 @@ async def test_requests_to_enroll_are_rate_limited_per_key(tmp_path: Path) -> No
             texts.append(codec.decode_enroll_answer(await eager.socket.recv()).text)
 
         assert any("too many requests" in text for text in texts)
-        assert len(world.enrolments.requests) < len(texts)
+        assert len(world.enrollments.requests) < len(texts)
         calm = Peer(world).connect(world.dispatch.endpoints.enroll)
         await calm.socket.send(request)
         assert codec.decode_enroll_answer(await calm.socket.recv()).text == "wait for approval"

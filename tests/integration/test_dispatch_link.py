@@ -188,7 +188,7 @@ async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> N
         await good.open()
         agent = world.peer()
         await agent.open()
-        world.enrolments.approved.remove(agent.public.decode())
+        world.enrollments.approved.remove(agent.public.decode())
         world.dispatch.revoke(agent.agent)
 
         (rejected,) = await agent.hear(messages.Reject)
@@ -211,7 +211,7 @@ async def test_a_key_that_lost_its_approval_is_cut_at_its_next_frame(tmp_path: P
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
-        world.enrolments.approved.clear()
+        world.enrollments.approved.clear()
         await agent.say(FINISHED)
 
         assert await agent.hear(messages.Reject)

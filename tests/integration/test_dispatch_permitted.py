@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.enrollment import Enrolment
+from waterflowd.dispatch.enrollment import Enrollment
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
@@ -132,7 +132,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-async def test_the_enrolment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
+async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
     """Strangers are heard when they ask to enroll, and refused otherwise."""
     host = Host()
     answers: list[messages.EnrollAnswer] = []
@@ -142,9 +142,9 @@ async def test_the_enrolment_port_takes_what_the_table_permits_and_nothing_else(
         answers.append(codec.decode_enroll_answer(payload))
         return Sent.QUEUED
 
-    enrolment = Enrolment(host, send, refusals, lambda: 0, lambda: "tcp://:1")
-    enrolment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
-    await enrolment.settled()
+    enrollment = Enrollment(host, send, refusals, lambda: 0, lambda: "tcp://:1")
+    enrollment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
+    await enrollment.settled()
 
     is_permitted = type(message) in messages.PERMITTED[messages.PeerState.ANONYMOUS]
     assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]

@@ -156,14 +156,14 @@ def _open_attempts(run: Run) -> list[str]:
     ]
 
 
-def _subruns(run: Run, *, is_started: bool) -> list[str]:
+def _child_runs(run: Run, *, is_started: bool) -> list[str]:
     """The steps whose run is to be started, or has been."""
     return [
         f"{job.id}/{step.id}"
         for job in run.jobs
         for step in job.active_steps()
-        if step.is_subrun and step.last is not None and step.last.status is AttemptStatus.PENDING
-        if (step.last.subrun is not None) is is_started
+        if step.is_child_run and step.last is not None and step.last.status is AttemptStatus.PENDING
+        if (step.last.child_run is not None) is is_started
     ]
 
 
@@ -177,7 +177,7 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
     kinds = ["wait", "connect", "disconnect"]
     if places:
         kinds += ["finish", "finish", "finish", "started", "lost"]
-    wanted, started = _subruns(world.run, is_started=False), _subruns(world.run, is_started=True)
+    wanted, started = _child_runs(world.run, is_started=False), _child_runs(world.run, is_started=True)
     kinds += ["begun", "begun", "refuse", "delay"] if wanted else []
     kinds += ["ended", "ended"] if started else []
     waiting = _approvals(world.run)
@@ -219,7 +219,7 @@ def _drain(world: Scenario) -> None:
         places = _open_attempts(world.run)
         if world.run.is_completed:
             return
-        wanted, started = _subruns(world.run, is_started=False), _subruns(world.run, is_started=True)
+        wanted, started = _child_runs(world.run, is_started=False), _child_runs(world.run, is_started=True)
         if wanted:
             world.play(f"begun {wanted[0]} 01J00000000000000000000001")
         elif started:

@@ -32,7 +32,7 @@ class Play:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.world = HostWorld()
-        self.agents = {name: self.world.enrol(name, *groups) for name, groups in SERVERS.items()}
+        self.agents = {name: self.world.enroll(name, *groups) for name, groups in SERVERS.items()}
         #: What each agent has and has not reported, and its results that are not acknowledged yet.
         self.held: dict[AgentId, dict[messages.TaskKey, HeldState]] = {agent: {} for agent in self.agents.values()}
         self.online: set[AgentId] = set()

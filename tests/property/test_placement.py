@@ -52,14 +52,14 @@ class PlacementMachine(RuleBasedStateMachine):
             at=1, by="test", agent=agent, public_key=agent, name=agent, groups=tuple(groups)
         )  # fmt: skip
         self.registry.apply(fact)
-        self.placement.enrolment_changed(agent, tuple(groups))
+        self.placement.enrollment_changed(agent, tuple(groups))
         self.enrolled[agent] = tuple(groups)
 
     @rule(agent=st.sampled_from(AGENTS))
     def revoke(self, agent: AgentId) -> None:
         groups = self.enrolled.pop(agent, ())
         self.registry.apply(events.AgentRevoked(at=1, by="test", agent=agent))
-        self.placement.enrolment_changed(agent, groups)
+        self.placement.enrollment_changed(agent, groups)
 
     @rule(
         agent=st.sampled_from(AGENTS),

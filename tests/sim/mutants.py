@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.sim import subrun_mutants, trigger_mutants
+from tests.sim import child_run_mutants, trigger_mutants
 from tests.sim.mutant import Mutant
 from tests.simulator import simulate
 
@@ -199,7 +199,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
     Mutant(f"{_OWED}:owed_to_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
-    *subrun_mutants.MUTANTS,
+    *child_run_mutants.MUTANTS,
     # Blocks.
     Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
     Mutant(
@@ -454,7 +454,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent goes on"),
     Mutant(
-        "waterflowd.host.enrollment:Enrolment.revoke",
+        "waterflowd.host.enrollment:Enrollment.revoke",
         "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "a revocation is in no log",

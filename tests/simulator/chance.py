@@ -54,9 +54,9 @@ HAS_SECRETS = 0.25
 SALT = 459
 LANGUAGE_SALT = 15767
 SECRETS_SALT = 197
-HAS_SUBRUNS = 0.2
-SUBRUNS_SALT = 90
-SUBRUNS_CHANCES = {"target unreadable": 0.2, "target slow": 0.2}
+HAS_CHILD_RUNS = 0.2
+CHILD_RUNS_SALT = 90
+CHILD_RUNS_CHANCES = {"target unreadable": 0.2, "target slow": 0.2}
 REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 HAS_TRIGGERS = 0.1
@@ -75,7 +75,7 @@ TRIGGERS_FAULTS = (
 TRIGGERS_CHANCES = {"compiler slow": 0.4}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
 MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
-CHANCES |= REPOSITORY_CHANCES | SUBRUNS_CHANCES | TRIGGERS_CHANCES
+CHANCES |= REPOSITORY_CHANCES | CHILD_RUNS_CHANCES | TRIGGERS_CHANCES
 
 
 class Chance:
@@ -108,10 +108,10 @@ class Chance:
         self.secrets = random.Random(f"{seed}/secrets/{SECRETS_SALT}")
         self.has_secrets = self.secrets.random() < HAS_SECRETS
         #: Steps that start runs, from dice of their own.
-        self.child_runs = random.Random(f"{seed}/subruns/{SUBRUNS_SALT}")
-        self.has_subruns = self.child_runs.random() < HAS_SUBRUNS
-        if self.has_subruns:
-            self.active |= set(self.child_runs.sample(list(SUBRUNS_CHANCES), self.child_runs.choice((0, 1, 2))))
+        self.child_runs = random.Random(f"{seed}/subruns/{CHILD_RUNS_SALT}")
+        self.has_child_runs = self.child_runs.random() < HAS_CHILD_RUNS
+        if self.has_child_runs:
+            self.active |= set(self.child_runs.sample(list(CHILD_RUNS_CHANCES), self.child_runs.choice((0, 1, 2))))
         #: Schedules, webhooks, and what starts after other workflows, from dice of their own.
         self.triggers = random.Random(f"{seed}/triggers/{TRIGGERS_SALT}")
         self.has_triggers = self.triggers.random() < HAS_TRIGGERS

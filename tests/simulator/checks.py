@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tests.simulator import oracle
-from tests.simulator.child_runs import Subruns
+from tests.simulator.child_runs import ChildRuns
 from tests.simulator.gates import Gates
 from tests.simulator.ref_updates import Movements
 from tests.simulator.schedules import Instants
@@ -69,7 +69,7 @@ class Checks:
             self.deliveries = Deliveries(world, repository)
             self.triggers = [Instants(world, repository), Followers(world, repository), self.deliveries]
         self.gates = Gates(world)
-        self.child_runs = Subruns(world)
+        self.child_runs = ChildRuns(world)
         self.events: Counter[str] = Counter()
         #: What somebody was told, and must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
@@ -226,8 +226,8 @@ class Checks:
         healed_at = self._world.healed_at
         due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
         # A run that a step has started and must end with the job has its own time for its `always()` steps.
-        has_subrun = any(attempt.subrun for step in job.steps_by_id.values() for attempt in step.attempts)
-        if healed_at is not None and due_at is not None and job.retry_at is None and not has_subrun:
+        has_child_run = any(attempt.child_run for step in job.steps_by_id.values() for attempt in step.attempts)
+        if healed_at is not None and due_at is not None and job.retry_at is None and not has_child_run:
             late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
             self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
@@ -242,7 +242,7 @@ class Checks:
         self._check_revoked(attempt, event, name)
         self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
-        if step.is_subrun:
+        if step.is_child_run:
             self.child_runs.finished(shadow, step, event)
         if step.plan.node != "shell":
             return
@@ -408,7 +408,7 @@ class Checks:
                 self.expect(is_open, f"nobody owns {name}")
                 open_blocks = sum(block.current is not None for block in step.blocks)
                 self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
-            elif step.is_subrun and attempt is not None and attempt.status is AttemptStatus.PENDING:
+            elif step.is_child_run and attempt is not None and attempt.status is AttemptStatus.PENDING:
                 # Who has it is for another checker.
                 pass
             elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:

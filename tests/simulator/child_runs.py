@@ -88,7 +88,7 @@ class Targets:
         return self._known[path]
 
 
-class Subruns:
+class ChildRuns:
     """The checker: each attempt starts one run, and one that waits ends with it, in one transaction each."""
 
     def __init__(self, world: World) -> None:
@@ -109,33 +109,33 @@ class Subruns:
             self._check_finished(shadow, end, is_cut=is_cut)
         for append in batch.appends:
             for event in append.events:
-                if isinstance(event, events.RunCreated) and event.trigger.kind == chains.SUBRUN:
+                if isinstance(event, events.RunCreated) and event.trigger.kind == chains.PARENT_RUN:
                     self._created(RunId(append.stream.removeprefix(run_stream(RunId("")))), event, is_news=is_news)
-                elif isinstance(event, events.SubrunStarted):
+                elif isinstance(event, events.ChildRunStarted):
                     text = f"G6: {event.job}/{event.step}#{event.attempt} names {event.run}, which is not its own"
                     self._world.checks.expect(self._place(shadows[event.run])[3] == event.attempt, text)
                 elif isinstance(event, events.RunCompleted) and is_news:
                     self._completed(shadows[RunId(append.stream.removeprefix(run_stream(RunId(""))))])
 
     def _place(self, run: Run) -> AttemptKey:
-        about = run.trigger.payload[chains.SUBRUN]
+        about = run.trigger.payload[chains.PARENT_RUN]
         return AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
 
     def _created(self, run: RunId, event: events.RunCreated, *, is_news: bool) -> None:
-        about = event.trigger.payload[chains.SUBRUN]
+        about = event.trigger.payload[chains.PARENT_RUN]
         place = AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
         known = self._started.setdefault(place, run)
         self._world.checks.expect(known == run, f"G6: {place} has started {known} and {run}")
         self._world.checks.expect(
-            about["depth"] <= chains.SUBRUN_DEPTH_MAX, f"{run} is number {about['depth']} of a chain"
+            about["depth"] <= chains.CHILD_RUN_DEPTH_MAX, f"{run} is number {about['depth']} of a chain"
         )
         attempt = self._attempt(place)
         if is_news:
-            is_said = attempt is not None and attempt.subrun == run
+            is_said = attempt is not None and attempt.child_run == run
             self._world.checks.expect(is_said, f"G2: {place} has started {run}, and its log does not say so")
 
     def _completed(self, run: Run) -> None:
-        if run.trigger.kind != chains.SUBRUN:
+        if run.trigger.kind != chains.PARENT_RUN:
             return
         place = self._place(run)
         attempt = self._attempt(place)
@@ -156,7 +156,7 @@ class Subruns:
         assert attempt is not None, "it has ended"
         name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
         expect = self._world.checks.expect
-        other = self._world.checks.shadows.get(attempt.subrun) if attempt.subrun is not None else None
+        other = self._world.checks.shadows.get(attempt.child_run) if attempt.child_run is not None else None
         if event.outcome is Outcome.SUCCESS:
             expect(other is not None, f"{name} succeeds, and has started no run")
             if other is not None and attempt.params is not None and attempt.params["wait"]:
@@ -178,10 +178,10 @@ class Subruns:
                     continue
                 key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
                 self._world.checks.expect(attempt.params is not None, f"nobody asks for the run of {key}")
-                if attempt.subrun is None:
+                if attempt.child_run is None:
                     owed_starts.add(key)
                 else:
-                    owed_ends[key] = attempt.subrun
+                    owed_ends[key] = attempt.child_run
         expect = self._world.checks.expect
         expect(wanted == owed_starts, f"runs that {shadow.id} wants: {wanted} and not {owed_starts}")
         expect(watched == owed_ends, f"runs that {shadow.id} waits for: {watched} and not {owed_ends}")

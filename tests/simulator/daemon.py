@@ -24,9 +24,9 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import World as HostWorld
 from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import Subruns
+from waterflowd.host.child_runs import ChildRuns
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.enrollment import Enrollment
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
@@ -110,7 +110,7 @@ class Daemon:
             locks=Locks(),
             registry=registry,
             timers=Timers(),
-            child_runs=Subruns(queries.known),
+            child_runs=ChildRuns(queries.known),
             lower=secrets.lower,
             epoch=log.generation,
         )
@@ -119,27 +119,27 @@ class Daemon:
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
         files = Files(self.world, MemoryFiles(simulated.tree), link)
         self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
-        enrolment = self.enrolment = Enrolment(registry, self.driver, self.agents, link, clock, fingerprint)
+        enrollment = self.enrollment = Enrollment(registry, self.driver, self.agents, link, clock, fingerprint)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
-            enrolment,
+            enrollment,
             simulated.network.send,
-            Terms(generation=log.generation, describe=enrolment.describe, cloned=self._cloned),
+            Terms(generation=log.generation, describe=enrollment.describe, cloned=self._cloned),
             Refusals(silent, lambda: simulated.loop.now_ms),
             cpu_s=lambda: 0.0,
         )
         link.sessions = self.sessions
         self.driver.recover()
         self.agents.recovered()
-        simulated.network.open(Door(self.process, self.sessions.take, enrolment.is_approved))
+        simulated.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
         self.hooks: HookDesk | None = None
         #: Of each repository of the world, by name.
         self.loops = self._repositories(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
-        if simulated.chance.has_subruns:
+        if simulated.chance.has_child_runs:
             self._watch(Starter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
 
     def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:

@@ -39,8 +39,8 @@ class Start:
             trigger=trigger,
             kept=kept,
             rerun_of=kept.run if kept is not None else None,
-            repository=REPOSITORY if world.chance.has_subruns else None,
-            revision=REVISION if world.chance.has_subruns else None,
+            repository=REPOSITORY if world.chance.has_child_runs else None,
+            revision=REVISION if world.chance.has_child_runs else None,
         )
         self._cancel_after_s = dice.choice((None, None, None, dice.uniform(0.0, 4.0)))
         self._is_forced = dice.random() < 0.4
@@ -115,7 +115,7 @@ class Revocation:
         world = self._world
         assert world.daemon is not None, "it is its own task"
         try:
-            await world.daemon.enrolment.revoke(self.agent, "somebody")
+            await world.daemon.enrollment.revoke(self.agent, "somebody")
         except Retryable:
             return
         except Rejected as error:

@@ -105,8 +105,8 @@ class World:
         made = [workflows.make(shape, number, groups) for number in range(shape.choice((1, 2, 3)))]
         if self.chance.has_language:
             made = [language.make(self.chance.language, number, groups) for number in range(len(made))]
-        self.files = child_runs.files(self.chance.child_runs, groups) if self.chance.has_subruns else {}
-        if self.chance.has_subruns:
+        self.files = child_runs.files(self.chance.child_runs, groups) if self.chance.has_child_runs else {}
+        if self.chance.has_child_runs:
             made = [child_runs.mix(self.chance.child_runs, plan) for plan in made]
         compiled = [
             plans.encode(plan) for plan in (made if not self.chance.is_long else [workflows.make_long(shape, groups)])

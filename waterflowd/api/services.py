@@ -58,7 +58,7 @@ class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent must know of this daemon to enrol without a token."""
+    """What an agent must know of this daemon to enroll without a token."""
 
     #: The public key, Z85; goes into the agent's `server-key`.
     key: str

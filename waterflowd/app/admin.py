@@ -15,7 +15,7 @@ from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Enrolled, Registry
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.enrollment import Enrollment
 from waterflowd.host.queries import Queries
 from waterflowd.model.ids import RunId
 
@@ -23,10 +23,10 @@ from waterflowd.model.ids import RunId
 class AgentsDesk:
     """Implements `api.services.AgentsDesk`."""
 
-    def __init__(self, registry: Registry, placement: Placement, enrolment: Enrolment) -> None:
+    def __init__(self, registry: Registry, placement: Placement, enrollment: Enrollment) -> None:
         self._registry = registry
         self._placement = placement
-        self._enrolment = enrolment
+        self._enrollment = enrollment
 
     def rows(self) -> Sequence[AgentRow]:
         """See the protocol."""
@@ -72,31 +72,31 @@ class AgentsDesk:
                 hostname=item.hostname,
                 requested_at=item.asked_at,
             )
-            for item in self._enrolment.pending()
+            for item in self._enrollment.pending()
         ]
 
     def server(self) -> ServerRow:
         """See the protocol."""
-        endpoints = self._enrolment.endpoints
+        endpoints = self._enrollment.endpoints
         return ServerRow(
             key=endpoints.server_key,
-            fingerprint=self._enrolment.fingerprint(endpoints.server_key),
+            fingerprint=self._enrollment.fingerprint(endpoints.server_key),
             work=endpoints.work,
             enroll=endpoints.enroll,
         )
 
     async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
         """See the protocol."""
-        return await self._enrolment.create_token(tuple(groups), ttl_ms, uses, by)
+        return await self._enrollment.create_token(tuple(groups), ttl_ms, uses, by)
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
         """See the protocol."""
-        agent = await self._enrolment.approve(fingerprint, tuple(groups), by)
+        agent = await self._enrollment.approve(fingerprint, tuple(groups), by)
         return self._row(self._registry.agents[agent])
 
     async def revoke(self, fingerprint: str, by: str) -> None:
         """See the protocol."""
-        await self._enrolment.revoke(fingerprint, by)
+        await self._enrollment.revoke(fingerprint, by)
 
 
 class MetricsDesk:

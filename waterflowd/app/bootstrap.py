@@ -36,10 +36,10 @@ from waterflowd.gitsource.contents import Contents
 from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import Lower, MissingSecrets, World
 from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import Subruns
+from waterflowd.host.child_runs import ChildRuns
 from waterflowd.host.clock import LogClock
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.enrollment import Enrollment
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
@@ -99,7 +99,7 @@ class Parts:
     agents: Agents
     bulk: Bulk
     contents: Contents
-    enrolment: Enrolment
+    enrollment: Enrollment
     dispatch: Dispatch
     compiler: CompilerProcess
     reconciler: Reconciler
@@ -133,7 +133,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         locks=Locks(),
         registry=registry,
         timers=Timers(),
-        child_runs=Subruns(queries.known),
+        child_runs=ChildRuns(queries.known),
         lower=_lower(secrets),
         missing_secrets=_missing_secrets(secrets),
         may_use=_group_policy(config),
@@ -146,8 +146,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     contents = _contents(config, data_dir)
     bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
     agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
-    enrolment = Enrolment(registry, driver, agents, link, clock, keys.fingerprint)
-    dispatch = Dispatch(agents, enrolment, server_keys, log.generation, enrolment.describe)
+    enrollment = Enrollment(registry, driver, agents, link, clock, keys.fingerprint)
+    dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock)
@@ -158,7 +158,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         feed=feed,
         compiler=compiler,
         reader=admin.RunReader(queries, driver),
-        agents=admin.AgentsDesk(registry, world.placement, enrolment),
+        agents=admin.AgentsDesk(registry, world.placement, enrollment),
         repositories=RepositoryDesk(reconciler),
         hooks=HookDesk(loop_ports, secrets.own.get),
         clock=clock,
@@ -181,7 +181,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         agents=agents,
         bulk=bulk,
         contents=contents,
-        enrolment=enrolment,
+        enrollment=enrollment,
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,

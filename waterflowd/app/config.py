@@ -61,7 +61,7 @@ class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 
     #: Where agents connect for work: `tcp://host:port`.
     listen: str = "tcp://0.0.0.0:7233"
-    #: Where new agents enrol.
+    #: Where new agents enroll.
     enroll_listen: str = "tcp://0.0.0.0:7234"
     #: How long a server may be away before what runs there is lost.
     lost_after: str = "10m"

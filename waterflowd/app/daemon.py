@@ -77,7 +77,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     await parts.dispatch.start(agents.listen, agents.enroll_listen)
     tasks.extend(parts.dispatch.tasks)
     bound = parts.dispatch.endpoints
-    parts.enrolment.endpoints = Endpoints(
+    parts.enrollment.endpoints = Endpoints(
         work=advertised(bound.work, agents.address),
         enroll=advertised(bound.enroll, agents.address),
         server_key=parts.keys.public,

@@ -1,4 +1,4 @@
-"""The enrolment port: strangers ask here to become agents, and do nothing else.
+"""The enrollment port: strangers ask here to become agents, and do nothing else.
 
 The connection proves the key that is to be enrolled; the request names what is wanted; the desk decides by the token or leaves
 it to a person. Anybody may connect, so everything is bounded: requests per key, per address and in all, and how many the desk
@@ -34,11 +34,11 @@ BUSY_RETRY_MS = 5_000
 _GROUPS_MAX = 64
 _TEXT_LENGTH_MAX = 256
 
-_logger = logging.getLogger("waterflow.dispatch.enrol")
+_logger = logging.getLogger("waterflow.dispatch.enroll")
 
 
-class Enrolment:
-    """Answers the enrolment port."""
+class Enrollment:
+    """Answers the enrollment port."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Enrolment:
         self._working: set[asyncio.Task[None]] = set()
 
     def take(self, inbound: Inbound) -> None:
-        """Handles one part of the enrolment port. Raises nothing for what is in it."""
+        """Handles one part of the enrollment port. Raises nothing for what is in it."""
         now = self._clock()
         # The narrow bounds first: what one key or address has too much of does not use up what all share.
         if not (
@@ -79,7 +79,7 @@ class Enrolment:
         if len(self._working) >= WORKING_MAX:
             self._turn_away(inbound, "too many requests at once")
             return
-        task = asyncio.get_running_loop().create_task(self._work(inbound, wanted), name="enrolment request")
+        task = asyncio.get_running_loop().create_task(self._work(inbound, wanted), name="enrollment request")
         self._working.add(task)
         task.add_done_callback(self._finish)
 
@@ -140,7 +140,7 @@ class Enrolment:
         self._working.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The supervision point per peer: the agent gets no answer and asks again.
-            _logger.error("an enrolment request could not be handled", exc_info=error)
+            _logger.error("an enrollment request could not be handled", exc_info=error)
 
 
 def _answer(state: str, text: str, after_ms: int) -> messages.EnrollAnswer:

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
-from waterflowd.dispatch.enrollment import Enrolment
+from waterflowd.dispatch.enrollment import Enrollment
 from waterflowd.dispatch.keys import ServerKeys
 from waterflowd.dispatch.rejections import Refusals, tell_nobody
 from waterflowd.dispatch.router import Router
@@ -45,7 +45,7 @@ class Dispatch:
     def __init__(
         self,
         desk: AgentDesk,
-        enrolment: EnrolmentDesk,
+        enrollment: EnrolmentDesk,
         keys: ServerKeys,
         generation: int,
         describe: Callable[[AgentId], tuple[str, list[str]]],
@@ -54,7 +54,7 @@ class Dispatch:
         silence_ms: int = SILENCE_MS,
     ) -> None:
         self._desk = desk
-        self._enrolment_desk = enrolment
+        self._enrollment_desk = enrollment
         self._keys = keys
         self._terms = Terms(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
         #: Hears code, sentence and who of refusals, at a bounded rate; for the audit trail. To be set before `start`.
@@ -63,7 +63,7 @@ class Dispatch:
         self._authenticator: Authenticator | None = None
         self._routers: list[Router] = []
         self._sessions: Sessions | None = None
-        self._enrolment: Enrolment | None = None
+        self._enrollment: Enrollment | None = None
         self._refusals: Refusals | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._endpoints = Endpoints("", "")
@@ -77,15 +77,15 @@ class Dispatch:
 
         context = self._context = zmq.asyncio.Context()
         refusals = self._refusals = Refusals(_logger, clock, self.refused)
-        authenticator = self._authenticator = Authenticator(context, self._enrolment_desk.is_approved, refusals)
+        authenticator = self._authenticator = Authenticator(context, self._enrollment_desk.is_approved, refusals)
         # The same context, without futures for each frame.
         plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
         work = Router(plain, self._keys, WORK_DOMAIN)
         enroll = Router(plain, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
         self._routers = [work, enroll]
-        sessions = self._sessions = Sessions(self._desk, self._enrolment_desk, work.send, self._terms, refusals)
-        enrolment = self._enrolment = Enrolment(
-            self._enrolment_desk, enroll.send, refusals, clock, lambda: _port_only(self._endpoints.work)
+        sessions = self._sessions = Sessions(self._desk, self._enrollment_desk, work.send, self._terms, refusals)
+        enrollment = self._enrollment = Enrollment(
+            self._enrollment_desk, enroll.send, refusals, clock, lambda: _port_only(self._endpoints.work)
         )
         try:
             self._endpoints = Endpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
@@ -95,7 +95,7 @@ class Dispatch:
         self._tasks = (
             loop.create_task(authenticator.run(), name="dispatch authenticator"),
             loop.create_task(work.run(sessions.take), name="dispatch work port"),
-            loop.create_task(enroll.run(enrolment.take), name="dispatch enrolment port"),
+            loop.create_task(enroll.run(enrollment.take), name="dispatch enrollment port"),
         )
 
     @property
@@ -116,7 +116,7 @@ class Dispatch:
     @property
     def counters(self) -> dict[str, int]:
         """Running totals since `start`, by name, for the metrics."""
-        if self._sessions is None or self._enrolment is None or self._refusals is None:
+        if self._sessions is None or self._enrollment is None or self._refusals is None:
             return {}
         return {
             "frames_received": sum(router.frames_received for router in self._routers),
@@ -127,7 +127,7 @@ class Dispatch:
             "sessions_closed": self._sessions.sessions_closed,
             "messages_dropped": self._sessions.messages_dropped,
             "resets_sent": self._sessions.resets_sent,
-            "enrolments_answered": self._enrolment.requests_answered,
+            "enrollments_answered": self._enrollment.requests_answered,
         }
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -136,7 +136,7 @@ class Dispatch:
             self._sessions.send(agent, outgoing)
 
     def revoke(self, agent: AgentId) -> None:
-        """See `ports.Link.revoke`. The enrolment desk must already say that the key is not approved."""
+        """See `ports.Link.revoke`. The enrollment desk must already say that the key is not approved."""
         if self._sessions is not None:
             self._sessions.revoke(agent)
 
@@ -147,8 +147,8 @@ class Dispatch:
             task.cancel()
         # A reader that failed has told its supervisor through `tasks`; here all that matters is that none is left.
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._enrolment is not None:
-            await self._enrolment.close()
+        if self._enrollment is not None:
+            await self._enrollment.close()
         if self._sessions is not None:
             self._sessions.close()
         for router in self._routers:

@@ -89,7 +89,7 @@ class Sessions:
     def __init__(
         self,
         desk: AgentDesk,
-        enrolment: EnrolmentDesk,
+        enrollment: EnrolmentDesk,
         send: Callable[[bytes, bytes], Sent],
         terms: Terms,
         refusals: Refusals,
@@ -102,7 +102,7 @@ class Sessions:
         self.messages_dropped = 0
         self.resets_sent = 0
         self._desk = desk
-        self._enrolment = enrolment
+        self._enrollment = enrollment
         self._send_frame = send
         self._terms = terms
         self._refusals = refusals
@@ -139,7 +139,7 @@ class Sessions:
         self._touch(live)
 
     def revoke(self, agent: AgentId) -> None:
-        """Cuts the agent now; its key is refused because the enrolment desk says so."""
+        """Cuts the agent now; its key is refused because the enrollment desk says so."""
         live = self._by_agent.get(agent)
         if live is not None:
             text = "the agent's key was revoked"
@@ -150,7 +150,7 @@ class Sessions:
     def take(self, inbound: Inbound) -> None:
         """Handles one frame of the work port. Raises nothing for what is in it."""
         live = self._by_route.get(inbound.routing_id)
-        if not self._enrolment.is_approved(inbound.public_key):
+        if not self._enrollment.is_approved(inbound.public_key):
             self._refusals.note("WF212", "a frame under a key that is not approved", inbound.address)
             if live is not None:
                 self._cut(live, "WF212", "the agent's key is not approved", after_ms=0)

@@ -1,6 +1,6 @@
 """Who may finish a CURVE handshake: the ZeroMQ authentication protocol (https://rfc.zeromq.org/spec/27/), answered in memory.
 
-- On the work port a key that is approved; on the enrolment port any key, since being asked is what that port is for.
+- On the work port a key that is approved; on the enrollment port any key, since being asked is what that port is for.
 - Any other mechanism or domain is refused: NULL and PLAIN do not exist here, not even over loopback.
 - The user id of a connection becomes its public key in Z85. It is proven by the handshake, and every frame carries it.
 - Garbage, HTTP and peers of another mechanism do not come this far: libzmq drops them by itself and tells nobody. (Its socket

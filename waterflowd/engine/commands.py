@@ -72,7 +72,7 @@ class Withdraw(Command, frozen=True, kw_only=True):
     attempt: AttemptNo
 
 
-class StartSubrun(Command, frozen=True, kw_only=True):
+class StartChildRun(Command, frozen=True, kw_only=True):
     """Start the run that the attempt wants, once; the start and `Begun` are of one batch."""
 
     job: JobId
@@ -80,7 +80,7 @@ class StartSubrun(Command, frozen=True, kw_only=True):
     attempt: AttemptNo
 
 
-class WatchSubrun(Command, frozen=True, kw_only=True):
+class WatchChildRun(Command, frozen=True, kw_only=True):
     """Feed `Ended` when the run that the attempt started has ended, at once if it has."""
 
     job: JobId
@@ -89,7 +89,7 @@ class WatchSubrun(Command, frozen=True, kw_only=True):
     run: RunId
 
 
-class CancelSubrun(Command, frozen=True, kw_only=True):
+class CancelChildRun(Command, frozen=True, kw_only=True):
     """Cancel the run that the attempt started; one that is over stays as it is."""
 
     job: JobId
@@ -99,7 +99,7 @@ class CancelSubrun(Command, frozen=True, kw_only=True):
     is_forced: bool
 
 
-class DropSubrun(Command, frozen=True, kw_only=True):
+class DropChildRun(Command, frozen=True, kw_only=True):
     """The attempt wants no run to be started any more, or waits for none."""
 
     job: JobId

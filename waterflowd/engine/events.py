@@ -368,7 +368,7 @@ class StepSleeping(Event, frozen=True, kw_only=True, tag="step-sleeping"):
     reason: Reason
 
 
-class SubrunWanted(Event, frozen=True, kw_only=True, tag="subrun-wanted"):
+class ChildRunRequested(Event, frozen=True, kw_only=True, tag="child-run-requested"):
     """The attempt starts another run of this workflow; the parameters are rendered."""
 
     job: JobId
@@ -384,7 +384,7 @@ class SubrunWanted(Event, frozen=True, kw_only=True, tag="subrun-wanted"):
     reason: Reason
 
 
-class SubrunStarted(Event, frozen=True, kw_only=True, tag="subrun-started"):
+class ChildRunStarted(Event, frozen=True, kw_only=True, tag="child-run-started"):
     """The run that the attempt wanted exists. Both facts come to the log in one transaction."""
 
     job: JobId
@@ -498,8 +498,8 @@ RunEvent = (
     | BlockStarted
     | StepTimedOut
     | StepSleeping
-    | SubrunWanted
-    | SubrunStarted
+    | ChildRunRequested
+    | ChildRunStarted
     | StepHeld
     | StepCompleted
     | JobTimedOut

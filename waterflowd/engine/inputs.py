@@ -107,7 +107,7 @@ class Unplaceable(Input, frozen=True, kw_only=True):
 
 
 class Begun(Input, frozen=True, kw_only=True):
-    """The host's answer to `StartSubrun`: this run exists from now on. `name` and `number` are for people."""
+    """The host's answer to `StartChildRun`: this run exists from now on. `name` and `number` are for people."""
 
     job: JobId
     step: StepId
@@ -118,7 +118,7 @@ class Begun(Input, frozen=True, kw_only=True):
 
 
 class NotBegun(Input, frozen=True, kw_only=True):
-    """The other answers to `StartSubrun`: not yet, or (`is_refused`) never."""
+    """The other answers to `StartChildRun`: not yet, or (`is_refused`) never."""
 
     job: JobId
     step: StepId
@@ -128,7 +128,7 @@ class NotBegun(Input, frozen=True, kw_only=True):
 
 
 class Ended(Input, frozen=True, kw_only=True):
-    """The answer to `WatchSubrun`, once the run has ended: how, why, and what it gives out."""
+    """The answer to `WatchChildRun`, once the run has ended: how, why, and what it gives out."""
 
     job: JobId
     step: StepId

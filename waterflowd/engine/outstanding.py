@@ -139,8 +139,8 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
     attempt = step.last
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
         return
-    if step.is_subrun:
-        owed += _owed_to_subrun(job, step, attempt)
+    if step.is_child_run:
+        owed += _owed_to_child_run(job, step, attempt)
         return
     if attempt.status is AttemptStatus.PENDING:
         place = commands.Place(
@@ -174,20 +174,22 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
         )
 
 
-def _owed_to_subrun(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
+def _owed_to_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
     """What the host owes the attempt that starts another run."""
     if attempt.params is None:
         return []
-    if attempt.subrun is None:
-        return [commands.StartSubrun(job=job.id, step=step.id, attempt=attempt.number)]
+    if attempt.child_run is None:
+        return [commands.StartChildRun(job=job.id, step=step.id, attempt=attempt.number)]
     if not attempt.params["wait"]:
         return []
     owed: list[commands.Command] = [
-        commands.WatchSubrun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.subrun)
+        commands.WatchChildRun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run)
     ]
     if step.stop or step.is_timed_out:
         owed.append(
-            commands.CancelSubrun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.subrun, is_forced=False)
+            commands.CancelChildRun(
+                job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run, is_forced=False
+            )
         )
     return owed
 

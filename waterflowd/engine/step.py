@@ -180,12 +180,12 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
             yield commands.DropSurvey(job=job)
         case commands.Lock(job=job, group=group):
             yield commands.Unlock(job=job, group=group)
-        case commands.StartSubrun(job=job, step=name, attempt=number):
-            yield commands.DropSubrun(job=job, step=name, attempt=number)
-        case commands.WatchSubrun(job=job, step=name, attempt=number, run=subrun):
+        case commands.StartChildRun(job=job, step=name, attempt=number):
+            yield commands.DropChildRun(job=job, step=name, attempt=number)
+        case commands.WatchChildRun(job=job, step=name, attempt=number, run=child_run):
             attempt = run.attempt(job, name, number)
             if attempt is not None and attempt.reason.code in _TOLD:
-                yield commands.CancelSubrun(job=job, step=name, attempt=number, run=subrun, is_forced=True)
-            yield commands.DropSubrun(job=job, step=name, attempt=number)
+                yield commands.CancelChildRun(job=job, step=name, attempt=number, run=child_run, is_forced=True)
+            yield commands.DropChildRun(job=job, step=name, attempt=number)
         case _:
             pass

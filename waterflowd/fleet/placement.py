@@ -155,7 +155,7 @@ class Placement:
         self.is_gathering = False
         self._doubted.update(dict.fromkeys(self._sticky))
 
-    def enrolment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
+    def enrollment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
         """The agent was approved, revoked or moved: wants of these groups may have another answer."""
         self._roomy[agent] = None
         self._doubted.update(dict.fromkeys(groups))

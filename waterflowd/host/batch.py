@@ -28,7 +28,7 @@ from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host import child_runs, slot_requests
-from waterflowd.host.child_runs import Subruns
+from waterflowd.host.child_runs import ChildRuns
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -74,7 +74,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     #: Runs that steps start and wait for.
-    child_runs: Subruns = msgspec.field(default_factory=Subruns)
+    child_runs: ChildRuns = msgspec.field(default_factory=ChildRuns)
     lower: Lower
     missing_secrets: MissingSecrets = all_missing
     #: Asked for again when some secret was read, or could not be.
@@ -183,13 +183,13 @@ class Batch:
                 self._lock(run, command)
             case commands.Unlock(job=job):
                 world.locks.release(Holder(run.id, job))
-            case commands.StartSubrun():
+            case commands.StartChildRun():
                 world.child_runs.want(_key(run.id, command))
-            case commands.WatchSubrun():
+            case commands.WatchChildRun():
                 waiting.extend(self._watch(run.id, command))
-            case commands.CancelSubrun():
-                self._cancel_subrun(run.id, command)
-            case commands.DropSubrun():
+            case commands.CancelChildRun():
+                self._cancel_child_run(run.id, command)
+            case commands.DropChildRun():
                 world.child_runs.drop(_key(run.id, command))
             case commands.Withdraw():
                 world.placement.withdraw(_key(run.id, command))
@@ -221,11 +221,11 @@ class Batch:
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
-                case commands.WatchSubrun():
+                case commands.WatchChildRun():
                     for answer in self._watch(run_id, command):
                         self.feed(run_id, answer)
-                case commands.CancelSubrun():
-                    self._cancel_subrun(run_id, command)
+                case commands.CancelChildRun():
+                    self._cancel_child_run(run_id, command)
                 case _:
                     pass
 
@@ -238,7 +238,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
             stall(self._world, run, error)
 
-    def _watch(self, run_id: RunId, command: commands.WatchSubrun) -> list[inputs.Input]:
+    def _watch(self, run_id: RunId, command: commands.WatchChildRun) -> list[inputs.Input]:
         """Waits for the end of a run; gives it when it is there already."""
         place, world = _key(run_id, command), self._world
         found = world.runs.get(command.run)
@@ -251,7 +251,7 @@ class Batch:
         world.child_runs.watch(place, command.run)
         return []
 
-    def _cancel_subrun(self, run_id: RunId, command: commands.CancelSubrun) -> None:
+    def _cancel_child_run(self, run_id: RunId, command: commands.CancelChildRun) -> None:
         """The run that a step started must end; one that is over is no longer there to hear it."""
         self._others.append((command.run, inputs.CancelRun(by=f"run {run_id}", is_forced=command.is_forced)))
 
@@ -379,9 +379,9 @@ _OfAttempt = (
     | commands.Place
     | commands.FreeSlot
     | commands.Withdraw
-    | commands.StartSubrun
-    | commands.WatchSubrun
-    | commands.DropSubrun
+    | commands.StartChildRun
+    | commands.WatchChildRun
+    | commands.DropChildRun
 )
 
 
@@ -469,7 +469,7 @@ def drop(world: World, run: RunId) -> None:
 
 
 #: What is asked in the batch after a run was folded, or a secret was read.
-Question = commands.Place | commands.Survey | commands.SendTask | commands.WatchSubrun | commands.CancelSubrun
+Question = commands.Place | commands.Survey | commands.SendTask | commands.WatchChildRun | commands.CancelChildRun
 
 
 def owe(world: World, run: Run) -> list[Question]:
@@ -491,9 +491,9 @@ def owe(world: World, run: Run) -> list[Question]:
                 else:
                     # At once: whoever comes from now on is behind them.
                     world.locks.wait(asked(run, command))
-            case commands.StartSubrun():
+            case commands.StartChildRun():
                 world.child_runs.want(_key(run.id, command))
-            case commands.Place() | commands.Survey() | commands.WatchSubrun() | commands.CancelSubrun():
+            case commands.Place() | commands.Survey() | commands.WatchChildRun() | commands.CancelChildRun():
                 questions.append(command)
             case _:
                 pass

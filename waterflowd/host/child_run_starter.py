@@ -91,6 +91,6 @@ class Starter:
         if isinstance(error, Retryable):
             delay_s = max(delay_s, min(error.after_s, _BACKOFF_MAX_S))
         logger.warning("run %s, %s/%s: its run is not started yet: %s", place.run, place.job, place.step, error)
-        why = reason(ReasonCode.SUBRUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
+        why = reason(ReasonCode.CHILD_RUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
         self._driver.submit([(place.run, child_runs.not_begun(place, why, is_refused=False))])
         asyncio.get_running_loop().call_later(delay_s, self._world.child_runs.again, place)

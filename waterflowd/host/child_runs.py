@@ -29,7 +29,7 @@ from waterflowd.model.statuses import Conclusion
 _KEY_BYTES_MAX = 400
 
 
-class Subruns:
+class ChildRuns:
     """What is wanted and waited for. `look` gives a run that is not open, from the log; None when there is none."""
 
     def __init__(self, look: Callable[[RunId], Run | None] = lambda run: None) -> None:
@@ -105,7 +105,7 @@ def is_wanted(run: Run, place: AttemptKey) -> bool:
     step = job.steps_by_id.get(place.step) if job is not None else None
     if job is None or step is None or step.block.number not in job.blocks:
         return False
-    wanted = commands.StartSubrun(job=place.job, step=place.step, attempt=place.attempt)
+    wanted = commands.StartChildRun(job=place.job, step=place.step, attempt=place.attempt)
     return wanted in owed_to_block(run, job, step.block)
 
 
@@ -117,7 +117,7 @@ def start_request(run: Run, place: AttemptKey, compiled: bytes, given: dict[str,
         repository=run.repository,
         revision=run.revision,
         trigger=Trigger(
-            kind=chains.SUBRUN,
+            kind=chains.PARENT_RUN,
             # Whoever may not approve what they started themselves may not by this way either.
             by=run.trigger.by,
             key=trigger_key(place),
@@ -131,24 +131,24 @@ def start_request(run: Run, place: AttemptKey, compiled: bytes, given: dict[str,
 
 def check_depth(run: Run) -> None:
     """Raises `Rejected` WF609 when the run ends a chain: it may start no other."""
-    if chains.depth_of(run.trigger) >= chains.SUBRUN_DEPTH_MAX:
-        text = f"{chains.SUBRUN_DEPTH_MAX} runs before this one have started one another, which is the limit"
+    if chains.depth_of(run.trigger) >= chains.CHILD_RUN_DEPTH_MAX:
+        text = f"{chains.CHILD_RUN_DEPTH_MAX} runs before this one have started one another, which is the limit"
         raise Rejected("WF609", text)
 
 
 def trigger_key(place: AttemptKey) -> str:
     """The text under which an attempt starts a run once; long ones end in a hash."""
-    key = f"subrun:{place.run}:{place.job}:{place.step}:{place.attempt}"
+    key = f"child-run:{place.run}:{place.job}:{place.step}:{place.attempt}"
     if len(key.encode()) > _KEY_BYTES_MAX:
-        key = f"subrun:{place.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
+        key = f"child-run:{place.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
     return key
 
 
 def _payload(run: Run, place: AttemptKey) -> dict[str, Any]:
     """The `event` context: the step that starts the run."""
     return {
-        "name": chains.SUBRUN,
-        chains.SUBRUN: {
+        "name": chains.PARENT_RUN,
+        chains.PARENT_RUN: {
             "id": run.id,
             "number": run.number,
             "name": run.plan.name,
@@ -201,4 +201,4 @@ def gone(place: AttemptKey, run: RunId) -> inputs.Ended:
 def refusal(error: Rejected) -> Reason:
     """Why the run can never be, for the step."""
     text = f"{error.where}: {error.text}" if error.where else error.text
-    return reason(ReasonCode.SUBRUN_REFUSED, f"{text} [{error.code}]", error=error.code)
+    return reason(ReasonCode.CHILD_RUN_REFUSED, f"{text} [{error.code}]", error=error.code)

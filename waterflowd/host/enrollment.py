@@ -1,4 +1,4 @@
-"""Enrolment: who may become an agent. Facts go to the `fleet` stream; the registry is their fold.
+"""Enrollment: who may become an agent. Facts go to the `fleet` stream; the registry is their fold.
 
 Rules of this file: an answer leaves only when its fact is durable. Groups are given by the token or by the person who approves,
 never by the agent: what it asks for is shown to that person. Those that wait for a person are kept in memory, bounded and by
@@ -53,7 +53,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     server_key: str
 
 
-class Enrolment:
+class Enrollment:
     """Implements `ports.EnrolmentDesk`, and what people do about agents."""
 
     def __init__(
@@ -162,7 +162,7 @@ class Enrolment:
         if after is not None:
             self._pending.pop(fact.agent, None)
         groups = {group: None for entry in (before, after) if entry is not None for group in entry.groups}
-        self._driver.world.placement.enrolment_changed(fact.agent, tuple(groups))
+        self._driver.world.placement.enrollment_changed(fact.agent, tuple(groups))
         self._driver.wake()
 
     # What people do ---------------------------------------------------------------------------------------------------

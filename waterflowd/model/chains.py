@@ -1,4 +1,4 @@
-"""Chains: runs that start one another, after their end (`workflow_run`) or by a step (`subrun`).
+"""Chains: runs that start one another, after their end (`workflow_run`) or by a step (`parent_run`).
 
 Rules of this file: what a run was started by stands in its trigger's payload, with the number of runs before it. Both ways
 count in one number, so that a chain that mixes them has an end too.
@@ -10,14 +10,14 @@ from waterflowd.model.records import Trigger
 
 #: Kinds of triggers by which one run starts another; the payload holds a mapping of the same name.
 AFTER = "workflow_run"
-SUBRUN = "subrun"
+PARENT_RUN = "parent_run"
 #: Runs in a row, of which each started the next one by a step.
-SUBRUN_DEPTH_MAX = 8
+CHILD_RUN_DEPTH_MAX = 8
 
 
 def depth_of(trigger: Trigger) -> int:
     """How many runs before this one started one another."""
     name = trigger.payload.get("name")
-    about = trigger.payload.get(name) if name in (AFTER, SUBRUN) else None
+    about = trigger.payload.get(name) if name in (AFTER, PARENT_RUN) else None
     depth = about.get("depth") if isinstance(about, dict) else None
     return depth if isinstance(depth, int) else 0

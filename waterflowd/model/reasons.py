@@ -116,13 +116,13 @@ class ReasonCode(Enum):
     #: More than the bound allows.
     BOUND = "bound"
     #: The run that the step wants has not been started yet.
-    SUBRUN_STARTING = "subrun-starting"
+    CHILD_RUN_STARTING = "child-run-starting"
     #: Waits for the end of the run that it started.
-    WAITING_SUBRUN = "waiting-subrun"
+    WAITING_CHILD_RUN = "waiting-child-run"
     #: The run that the step wants cannot be started.
-    SUBRUN_REFUSED = "subrun-refused"
+    CHILD_RUN_REFUSED = "child-run-refused"
     #: The run that it started did not succeed.
-    SUBRUN_FAILED = "subrun-failed"
+    CHILD_RUN_FAILED = "child-run-failed"
     #: It failed, and `continue-on-error` lets what follows go on.
     CONTINUED = "continued"
 

@@ -48,7 +48,7 @@ class StreamAppend(msgspec.Struct, kw_only=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `subrun`, `api`, `cli`,
+    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `parent_run`, `api`, `cli`,
     `manual`, `rerun`."""
 
     kind: str

@@ -25,9 +25,9 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import Agents, Bulk
 from waterflowd.host.batch import Lower, MissingSecrets, World, all_missing
 from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import Subruns
+from waterflowd.host.child_runs import ChildRuns
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrolment
+from waterflowd.host.enrollment import Enrollment
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
@@ -145,7 +145,7 @@ class HostWorld:
             locks=Locks(),
             registry=self.registry,
             timers=Timers(),
-            child_runs=Subruns(self.queries.known),
+            child_runs=ChildRuns(self.queries.known),
             lower=lower,
             missing_secrets=missing_secrets,
             epoch=self.log.generation,
@@ -154,7 +154,7 @@ class HostWorld:
         self.outputs = Outputs(self.world, self.output_logs, self.link, self.feed, self.queries)
         self.files = Files(self.world, MemoryFiles(trees), self.link)
         self.agents = Agents(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
-        self.enrolment = Enrolment(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
+        self.enrollment = Enrollment(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
         self.targets = MemoryTargets()
         self.starter = Starter(self.driver, self.targets)
         self._tasks: list[asyncio.Task[None]] = []
@@ -193,7 +193,7 @@ class HostWorld:
 
     # What happens outside ---------------------------------------------------------------------------------------------
 
-    def enrol(self, name: str, *groups: str) -> AgentId:
+    def enroll(self, name: str, *groups: str) -> AgentId:
         """The agent of this name may work; its fact is in the log."""
         agent = agent_id(name)
         fact = fleet_events.AgentApproved(

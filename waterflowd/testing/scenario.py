@@ -196,30 +196,34 @@ class Scenario:
         self._feed(inputs.Decision(job=job, step=step, by=name, is_approved=is_approved))
 
     def _do_begun(self, words: list[str]) -> None:
-        place = self._subrun_place(words[0])
+        place = self._child_run_place(words[0])
         self._feed(inputs.Begun(**place, run=RunId(words[1]), name="other", number=1))
 
     def _do_refuse(self, words: list[str]) -> None:
-        why = reason(ReasonCode.SUBRUN_REFUSED, words[1])
-        self._feed(inputs.NotBegun(**self._subrun_place(words[0]), is_refused=True, reason=why))
+        why = reason(ReasonCode.CHILD_RUN_REFUSED, words[1])
+        self._feed(inputs.NotBegun(**self._child_run_place(words[0]), is_refused=True, reason=why))
 
     def _do_delay(self, words: list[str]) -> None:
-        why = reason(ReasonCode.SUBRUN_STARTING, words[1])
-        self._feed(inputs.NotBegun(**self._subrun_place(words[0]), reason=why))
+        why = reason(ReasonCode.CHILD_RUN_STARTING, words[1])
+        self._feed(inputs.NotBegun(**self._child_run_place(words[0]), reason=why))
 
     def _do_ended(self, words: list[str]) -> None:
         place, word, *pairs = words
         outputs = {name.removeprefix("out."): value for name, _, value in (pair.partition("=") for pair in pairs)}
-        subrun = self._named(place)[1].attempts[-1].subrun
-        if subrun is None:
+        child_run = self._named(place)[1].attempts[-1].child_run
+        if child_run is None:
             raise ValueError(f"{place} has started no run")
         self._feed(
             inputs.Ended(
-                **self._subrun_place(place), run=subrun, conclusion=Conclusion(word), why="its reason", outputs=outputs
+                **self._child_run_place(place),
+                run=child_run,
+                conclusion=Conclusion(word),
+                why="its reason",
+                outputs=outputs,
             )
         )
 
-    def _subrun_place(self, words: str) -> dict[str, Any]:
+    def _child_run_place(self, words: str) -> dict[str, Any]:
         job, found = self._named(words)
         return {"job": job.id, "step": found.id, "attempt": found.attempts[-1].number}
 
@@ -307,13 +311,13 @@ class Scenario:
                 self.placement.free(agent, AttemptKey(RUN, job, name, number))
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
-            case commands.StartSubrun() | commands.WatchSubrun() | commands.CancelSubrun():
+            case commands.StartChildRun() | commands.WatchChildRun() | commands.CancelChildRun():
                 # By force the attempt is over already, and nothing of it is owed any more.
-                if not isinstance(command, commands.CancelSubrun) or not command.is_forced:
+                if not isinstance(command, commands.CancelChildRun) or not command.is_forced:
                     self.owed[command] = None
                 self._lines.append(f"  ! {_shown(command)}")
-            case commands.DropSubrun(job=job, step=name, attempt=number):
-                for kind in (commands.StartSubrun, commands.WatchSubrun, commands.CancelSubrun):
+            case commands.DropChildRun(job=job, step=name, attempt=number):
+                for kind in (commands.StartChildRun, commands.WatchChildRun, commands.CancelChildRun):
                     self._settle(kind, job, name, number)
             case commands.ReleaseJob():
                 self._lines.append(f"  ! {_shown(command)}")

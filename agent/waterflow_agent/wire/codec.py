@@ -9,7 +9,7 @@ A frame is a msgpack array: `[session, ack, first_number, [numbered messages], [
 - Each list is decoded as what that peer may put there and nothing else: an agent's `Offer` is an unknown kind to the daemon.
 
 Messages are encoded one by one when they are queued and put together as raw bytes, so that sizes are exact, a frame is split
-where it must be, and sending again costs a copy. On the enrolment port a part is one bare message, without a frame.
+where it must be, and sending again costs a copy. On the enrollment port a part is one bare message, without a frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKEN_LENGTH_MAX = 64
 FRAME_OVERHEAD_BYTES = 128
 #: Largest single message: a frame of its own that the peer's socket still takes.
 SINGLE_BYTES_MAX = messages.MESSAGE_BYTES_MAX - FRAME_OVERHEAD_BYTES
-#: Names, groups and a token; an enrolment needs no more, and strangers may send it.
+#: Names, groups and a token; an enrollment needs no more, and strangers may send it.
 ENROLL_BYTES_MAX = 16 << 10
 #: A peer's fault is told in one line.
 _TEXT_LENGTH_MAX = 200
@@ -113,7 +113,7 @@ def decode_frame(frame: bytes | memoryview, sender: Side) -> Frame:
 
 
 def decode_enroll_request(part: bytes | memoryview) -> messages.EnrollRequest:
-    """What a stranger asks on the enrolment port; errors as in `decode_frame`."""
+    """What a stranger asks on the enrollment port; errors as in `decode_frame`."""
     _check_size(len(part), ENROLL_BYTES_MAX)
     try:
         return _enroll_requests.decode(part)
@@ -122,7 +122,7 @@ def decode_enroll_request(part: bytes | memoryview) -> messages.EnrollRequest:
 
 
 def decode_enroll_answer(part: bytes | memoryview) -> messages.EnrollAnswer:
-    """What the daemon answers on the enrolment port; errors as in `decode_frame`."""
+    """What the daemon answers on the enrollment port; errors as in `decode_frame`."""
     _check_size(len(part), ENROLL_BYTES_MAX)
     try:
         return _enroll_answers.decode(part)

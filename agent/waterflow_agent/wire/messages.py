@@ -294,7 +294,7 @@ class Content(msgspec.Struct, frozen=True, array_like=True, tag="content"):
 
 
 class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
-    """Agent, on the enrolment port alone: take the key of this connection into these groups, by this token or a person."""
+    """Agent, on the enrollment port alone: take the key of this connection into these groups, by this token or a person."""
 
     protocol: int
     token: str
@@ -306,7 +306,7 @@ class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
 
 
 class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled"):
-    """Daemon, on the enrolment port: `approved`, `pending` (ask again after `after_ms`) or `refused`, and what to do."""
+    """Daemon, on the enrollment port: `approved`, `pending` (ask again after `after_ms`) or `refused`, and what to do."""
 
     state: str
     text: str
@@ -330,7 +330,7 @@ NUMBERED: tuple[type, ...] = (Offer, Cancel, Release, Started, Finished)
 class PeerState(Enum):
     """What the daemon knows of whoever is at the other end of a connection."""
 
-    #: On the enrolment port: any key.
+    #: On the enrollment port: any key.
     ANONYMOUS = "anonymous"
     #: On the work port with an approved key; no session yet.
     CONNECTED = "connected"

@@ -175,31 +175,34 @@ def test_places_are_read_as_the_longest_job_that_is_there() -> None:
     assert not run_lookup.is_within("rolling", "roll")
 
 
-SUBRUN = "jobs: {a: {runs-on: web, steps: [{id: other, uses: workflow/run, with: {workflow: w.yml}}]}}"
+CHILD_RUN = "jobs: {a: {runs-on: web, steps: [{id: other, uses: workflow/run, with: {workflow: w.yml}}]}}"
 
 
 def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
     """From both sides; a run of another kind whose payload says the same is none."""
-    compiled = compile_workflow("w.yml", SUBRUN.encode(), {"w.yml": SUBRUN.encode()})
+    compiled = compile_workflow("w.yml", CHILD_RUN.encode(), {"w.yml": CHILD_RUN.encode()})
     assert compiled.plan is not None, compiled.diagnostics
     place = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
     other = RunId("01J00000000000000000000001")
     about = {"id": "01J00000000000000000000000", "job": "a", "step": "other", "attempt": 1, "depth": 1}
-    for kind, known in (("subrun", {"run": about["id"], "job": "a", "step": "other", "attempt": 1}), ("webhook", None)):
-        trigger = Trigger(kind=kind, payload={"name": kind, "subrun": about})
+    for kind, known in (
+        ("parent_run", {"run": about["id"], "job": "a", "step": "other", "attempt": 1}),
+        ("webhook", None),
+    ):
+        trigger = Trigger(kind=kind, payload={"name": kind, "parent_run": about})
         history = [
             events.RunCreated(at=1, plan_hash="h", number=1, trigger=trigger, deadline_at=10, reason=CREATED),
             events.RunStarted(at=2, reason=CREATED),
             ready("a"),
             events.AttemptQueued(at=4, **place),
-            events.SubrunWanted(at=4, **place, workflow="w.yml", reason=CREATED),
-            events.SubrunStarted(at=5, **place, run=other, reason=CREATED),
+            events.ChildRunRequested(at=4, **place, workflow="w.yml", reason=CREATED),
+            events.ChildRunStarted(at=5, **place, run=other, reason=CREATED),
         ]
         shown = run_rendering.run_json(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
-        assert shown["subrun_of"] == known
+        assert shown["parent_run"] == known
         step = shown["jobs"][0]["steps"][0]
         assert step["status"] == "waiting"
-        assert step["attempts"][0]["subrun"] == other
+        assert step["attempts"][0]["child_run"] == other
         assert run_shapes.RunShape.model_validate(shown).outputs == {}
 
 

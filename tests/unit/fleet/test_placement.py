@@ -18,16 +18,16 @@ class World:
         self.registry = Registry()
         self.placement = Placement(self.registry)
 
-    def enrol(self, name: str, *groups: str) -> AgentId:
+    def enroll(self, name: str, *groups: str) -> AgentId:
         agent = AgentId(name)
         self.registry.apply(
             events.AgentApproved(at=1, by="test", agent=agent, public_key=name, name=name, groups=groups)
         )
-        self.placement.enrolment_changed(agent, groups)
+        self.placement.enrollment_changed(agent, groups)
         return agent
 
     def connect(self, name: str, *groups: str, slots: int = 1, nodes: frozenset[str] = NODES) -> AgentId:
-        agent = self.enrol(name, *groups) if groups else AgentId(name)
+        agent = self.enroll(name, *groups) if groups else AgentId(name)
         self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
         return agent
 
@@ -106,7 +106,7 @@ def test_within_a_kind_the_oldest_goes_first() -> None:
 def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
     """A server in two groups takes the want that has waited longest, whichever group it is of: none starves the other."""
     world = World()
-    world.enrol("mine", "web", "db")
+    world.enroll("mine", "web", "db")
     world.place(want("older", "db"))
     world.place(want("newer", "web"))
     mine = world.connect("mine")
@@ -165,7 +165,7 @@ def test_the_reason_says_what_is_missing() -> None:
     """Nobody enrolled, nobody connected, nobody with the node, nobody with a slot: four reasons."""
     world = World()
     assert world.place(want("a")) == "no-server-in-group"
-    world.enrol("mine", "web")
+    world.enroll("mine", "web")
     assert world.place(want("b")) == "no-server-connected"
     world.connect("mine", nodes=frozenset({"log"}))
     assert world.place(want("c")) == "no-server-with-node"
@@ -178,7 +178,7 @@ def test_news_tells_each_changed_reason_once() -> None:
     world = World()
     world.place(want("a"))
     assert world.placement.news() == []
-    world.enrol("mine", "web")
+    world.enroll("mine", "web")
     told = world.placement.news()
     assert [(item.key.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
     assert world.placement.news() == []
@@ -249,7 +249,7 @@ def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> N
     mine = world.connect("mine", "web", slots=2)
     world.place(want("a"))
     world.registry.apply(events.AgentRevoked(at=2, by="test", agent=mine))
-    world.placement.enrolment_changed(mine, ("web",))
+    world.placement.enrollment_changed(mine, ("web",))
     assert world.place(want("a", agent="mine", step="2")) == "server-lost"
     assert world.place(want("b")) == "no-server-in-group"
     world.placement.free(mine, key("a"))
@@ -310,7 +310,7 @@ def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
     """After the daemon's start servers have their time to connect."""
     world = World()
     world.placement.is_gathering = True
-    world.enrol("one", "web")
+    world.enroll("one", "web")
     assert world.place(want("a", agent="one")) == "no-server-connected"
     world.placement.gathered()
     assert [why.code.value for _, why in world.placement.news()] == ["server-unreachable"]

@@ -28,7 +28,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, RunSummary, messages.TaskKey]:
     """An agent with one attempt that was offered and nothing said about."""
-    agent = world.enrol("web-1", "web")
+    agent = world.enroll("web-1", "web")
     world.hello(agent)
     summary = await world.start(workflow)
     (key,) = world.link.offers()
@@ -187,7 +187,7 @@ async def test_another_agents_report_changes_nothing() -> None:
     """A key under another agent's name is evidence: who an agent is comes from the link, not from what it says."""
     async with HostWorld() as world:
         _, summary, key = await running(world)
-        intruder = world.enrol("web-2", "web")
+        intruder = world.enroll("web-2", "web")
         world.hello(intruder)
         world.finished(intruder, key)
         await world.settle()
@@ -301,7 +301,7 @@ async def test_after_a_restart_an_attempt_keeps_its_lease() -> None:
 async def test_nothing_that_is_not_durable_is_sent_to_an_agent_that_connects() -> None:
     """An agent that comes back while a commit is on its way gets its offers after it, not before (G3)."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         await world.settle()
         world.log.hold()

@@ -16,7 +16,7 @@ from waterflowd.testing.host import HostWorld
 async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_not_offered_again() -> None:
     """G3: the agent's journal is gone, so an offer could run the step a second time."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         run = await world.start()
         (key,) = world.link.offers()
@@ -37,7 +37,7 @@ async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_
 async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_the_next_session() -> None:
     """Acknowledgements are cumulative: one for a later report would tell the agent to forget the stalled run's result."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         first, second = await world.start(), await world.start()
         keys = {key.run: key for key in world.link.offers()}
@@ -70,12 +70,12 @@ async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent()
         raise ValueError(f"no task of {run!r:.10}")
 
     async with HostWorld() as good:
-        agent = good.enrol("web-1", "web")
+        agent = good.enroll("web-1", "web")
         good.hello(agent)
         run = await good.start()
         state = good.log.reopened()
     async with HostWorld(state, lower=lower) as world:
-        world.enrol("web-1", "web")
+        world.enroll("web-1", "web")
         world.hello(agent)
         await world.settle()
 
@@ -86,7 +86,7 @@ async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent()
 async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> None:
     """G7: grace and a minute after the cancel the attempt is lost and the run ends."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         run = await world.start()
         await world.driver.cancel(run.id, "uid:0")
@@ -105,7 +105,7 @@ async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> Non
 async def test_nothing_new_begins_while_the_disk_is_low() -> None:
     """What is open may end with the room that is left; a start is told to come back."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         run = await world.start()
         (key,) = world.link.offers()

@@ -37,7 +37,7 @@ async def _first(records: AsyncIterator[Record]) -> Record:
 async def test_nothing_leaves_before_the_commit() -> None:
     """While the commit is held, no offer is sent, no caller answered, no subscriber woken; afterwards all are."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         await world.settle()
         world.log.hold()
@@ -58,7 +58,7 @@ async def test_nothing_leaves_before_the_commit() -> None:
 async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
     """`durable` is called when the result is in the log, and not while the commit is held."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start()
         world.log.hold()
@@ -84,7 +84,7 @@ async def test_each_message_is_sent_after_the_event_that_it_follows_from() -> No
                 assert any((e.step, e.attempt, e.epoch) == (key.step, key.attempt, key.epoch) for e in dispatched)
 
         world.link.watch = is_logged
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         await world.start(TWO_STEPS)
         world.finished(agent, world.link.offers()[-1])
@@ -95,7 +95,7 @@ async def test_each_message_is_sent_after_the_event_that_it_follows_from() -> No
 async def test_after_a_full_disk_the_touched_runs_are_what_the_log_says_and_go_on() -> None:
     """A failed commit has never happened: state, slots and timers are those of the log, and the report is not lost."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start(TWO_STEPS)
         key = world.link.offers()[0]
@@ -112,7 +112,7 @@ async def test_after_a_full_disk_the_touched_runs_are_what_the_log_says_and_go_o
 async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_acknowledged() -> None:
     """Acknowledgements are cumulative, so a report that failed goes again before those behind it, in order."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         first, second = await world.start(), await world.start()
         keys = {key.run: key for key in world.link.offers()}
@@ -132,7 +132,7 @@ async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_ac
 async def test_what_the_host_itself_has_to_say_survives_a_full_disk() -> None:
     """Nobody sends a loss again, so it stays in the queue until it is durable: no run hangs on a server that is gone."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start()
         world.agents.disconnected(agent, "cut")
@@ -190,7 +190,7 @@ async def test_a_run_that_raises_is_stalled_alone() -> None:
         return lowering.lower(run, command, instance)
 
     async with HostWorld(lower=broken) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         bad, good = await asyncio.gather(world.start(f"name: bad\n{ONE_STEP}"), world.start(f"name: good\n{ONE_STEP}"))
         await world.settle()
@@ -204,7 +204,7 @@ async def test_a_run_that_raises_is_stalled_alone() -> None:
 async def test_the_row_of_a_stalled_run_says_no_more_than_its_log() -> None:
     """A step that raises in its middle has changed the run, but neither its log nor its row in the index."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start()
         # The cancel is indexed in the same batch in which the next input raises.
@@ -234,7 +234,7 @@ async def test_a_start_that_raises_is_refused_and_its_key_is_free() -> None:
 async def test_what_cannot_be_stored_stalls_its_run_and_nobody_else() -> None:
     """An event that the log cannot hold never reaches the log: the run is stalled, the daemon goes on."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         bad, good = await world.start(), await world.start()
         keys = {key.run: key for key in world.link.offers()}
@@ -366,7 +366,7 @@ async def test_a_cancel_that_met_a_full_disk_is_refused_and_has_not_happened() -
 async def test_a_completed_run_leaves_the_live_state() -> None:
     """No timers, slots, wants or state of a run are left once it is completed."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start()
         world.finished(agent, world.link.offers()[0])
@@ -378,7 +378,7 @@ async def test_a_completed_run_leaves_the_live_state() -> None:
 async def test_timers_fire_when_the_logs_clock_has_come_there() -> None:
     """A sleep of an hour ends after an hour of the log's clock, and not before."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         sleep = "jobs: {a: {runs-on: web, steps: [{uses: sleep, with: {duration: 1h}}]}}"
         summary = await world.start(sleep)

@@ -127,7 +127,7 @@ async def _wait(feed: Feed, run: RunId) -> list[int]:
 async def test_a_run_is_told_as_it_happens() -> None:
     """Over the real driver: the events of a run come in order, each once, and durable."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         seen: list[str] = []
 

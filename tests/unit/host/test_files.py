@@ -42,7 +42,7 @@ async def asked(world: HostWorld, agent: AgentId, wanted: messages.Wanted) -> me
 async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
     """The task says that there are some."""
     async with HostWorld(trees=trees) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world)
         assert task.tree == messages.Tree("ops", "1", [])
@@ -56,7 +56,7 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
     """Whatever they know: a file of another commit, or an attempt's name."""
     async with HostWorld(trees=trees) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world)
         other = msgspec.structs.replace(task.key, epoch=task.key.epoch + 1)
@@ -74,7 +74,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
     """By its own word, or because its run comes from no repository."""
     workflow = ONE_STEP.replace("steps:", f"{checkout}, steps:") if checkout else ONE_STEP
     async with HostWorld(trees=trees) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world, "1" if checkout else None, workflow)
         assert task.tree is None
@@ -84,7 +84,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
 async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what may come back has a time to ask again."""
     async with HostWorld(trees=trees) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world, "3")
         assert (await asked(world, agent, messages.Wanted(task.key, 1, [], 0))).after_ms == 0
@@ -100,7 +100,7 @@ async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) 
 async def test_too_many_questions_of_an_agent_are_to_be_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are answered, and so is the agent when it has waited."""
     async with HostWorld(trees=trees) as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world)
         gate = asyncio.Event()

@@ -36,7 +36,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slots: tuple[int, int]) -> None:
     """They ask for slots at the same time, before the job has its server."""
     async with HostWorld() as world:
-        agents = [world.enrol(f"web-{number}", "web") for number in range(2)]
+        agents = [world.enroll(f"web-{number}", "web") for number in range(2)]
         for agent, count in zip(agents, slots, strict=True):
             world.hello(agent, slots=count)
         await world.settle()
@@ -79,7 +79,7 @@ async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> Non
 async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:
     """Who was given the place in the batch that never was has its turn before those behind it, not after."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         runs: list[RunId] = []
         for _ in range(3):
@@ -99,7 +99,7 @@ async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> Non
 async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
     """By the log, and before anything else is asked."""
     async with HostWorld() as world:
-        world.enrol("web-1", "web")
+        world.enroll("web-1", "web")
         runs: list[RunId] = []
         for _ in range(3):
             world.clock.at += 1
@@ -121,13 +121,13 @@ async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_i
 async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
     """An instance that waited for a slot of its server goes on waiting until the servers had time to connect."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
         run = await world.start(EACH)
         await world.settle()
         assert "AttemptFinished" not in world.kinds(run.id)
     again = world.crashed()
-    again.enrol("web-1", "web")
+    again.enroll("web-1", "web")
     async with again:
         await again.settle()
         assert "AttemptFinished" not in again.kinds(run.id)
@@ -139,12 +139,12 @@ async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
 async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
     """Once its time to connect is over."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
         run = await world.start(EACH)
         await world.settle()
     again = world.crashed()
-    again.enrol("web-1", "web")
+    again.enroll("web-1", "web")
     async with again:
         await again.settle()
         again.agents._gathered()
@@ -155,11 +155,11 @@ async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> 
 async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up() -> None:
     """It will never connect again: the instance ends as for one that is away."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
         run = await world.start(EACH)
         await world.settle()
-        await world.enrolment.revoke(agent, "somebody")
+        await world.enrollment.revoke(agent, "somebody")
         await world.settle()
         assert world.kinds(run.id)[-1] == "RunCompleted"
 
@@ -168,7 +168,7 @@ async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None
     """Another server of the group is taken, though the first one has more room."""
     retried = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, initial-interval: 1s}, steps: [{run: work}]}}"
     async with HostWorld() as world:
-        first, second = world.enrol("web-1", "web"), world.enrol("web-2", "web")
+        first, second = world.enroll("web-1", "web"), world.enroll("web-2", "web")
         world.hello(first, slots=4)
         world.hello(second, slots=2)
         run = await world.start(retried)
@@ -188,8 +188,8 @@ async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> N
         run = await world.start(EACH)
         await world.settle()
         assert world.kinds(run.id)[-1] == "JobWaiting"
-        agent = world.enrol("web-1", "web")
-        world.world.placement.enrolment_changed(agent, ("web",))
+        agent = world.enroll("web-1", "web")
+        world.world.placement.enrollment_changed(agent, ("web",))
         world.driver.wake()
         await world.settle()
         assert "JobExpanded" in world.kinds(run.id)
@@ -199,7 +199,7 @@ async def test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so() -> N
     """And the newcomer has the place once the other is over."""
     newcomer = LOCKED.replace("deploy", "{group: deploy, cancel-in-progress: true}")
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         old = await world.start(LOCKED)
         await world.settle()

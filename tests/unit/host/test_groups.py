@@ -29,7 +29,7 @@ def guarded() -> HostWorld:
     world.world = world.driver.world = guarded
     world.outputs._world = guarded
     for name, *groups in (("w", "web"), ("d", "db"), ("both", "web-2", "db")):
-        world.enrol(name, *groups)
+        world.enroll(name, *groups)
     return world
 
 
@@ -81,13 +81,13 @@ async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> 
     guarded = msgspec.structs.replace(world.world, may_use=lambda repository, group: ALLOWED.may_use(group))
     world.world = world.driver.world = guarded
     world.outputs._world = guarded
-    world.enrol("d", "db")
+    world.enroll("d", "db")
     async with world:
         world.hello(agent_id("d"))
         row = await world.driver.start(of_ops(EVERY))
         assert world.link.offers() == []
-        agent = world.enrol("w", "web")
-        world.world.placement.enrolment_changed(agent, ("web",))
+        agent = world.enroll("w", "web")
+        world.world.placement.enrollment_changed(agent, ("web",))
         world.hello(agent)
         await world.settle()
         assert [agent for agent, _ in world.link.sent] == [agent_id("w")]

@@ -36,7 +36,7 @@ def acks(world: HostWorld) -> list[int]:
 
 async def running(world: HostWorld) -> tuple[AgentId, messages.TaskKey]:
     """An agent that runs an attempt."""
-    agent = world.enrol("web-1", "web")
+    agent = world.enroll("web-1", "web")
     world.hello(agent)
     await world.start(ONE_STEP)
     key = world.link.offers()[-1]
@@ -101,7 +101,7 @@ async def test_another_agent_cannot_add_to_an_output_log() -> None:
     """Nor can an attempt of a completed run be written to by anybody but the agent that had it."""
     async with HostWorld() as world:
         agent, key = await running(world)
-        intruder = world.enrol("web-2", "web")
+        intruder = world.enroll("web-2", "web")
         world.agents.output(intruder, output(key, 0, b"lies\n"))
         world.finished(agent, key)
         await until(lambda: not world.world.runs)

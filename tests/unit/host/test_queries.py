@@ -21,7 +21,7 @@ UNKNOWN = RunId("01J00000000000000000000000")
 async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
     """Time travel by position: each one is the fold of so many events, and the newest is the run as it is."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start(TWO_STEPS)
         world.finished(agent, world.link.offers()[0])
@@ -52,7 +52,7 @@ async def test_a_position_that_is_not_there_is_404() -> None:
 async def test_a_watched_run_advances_with_the_log_and_not_before() -> None:
     """While a commit is held, the run is shown as it is on disk; afterwards as it has become."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         summary = await world.start()
         before = world.queries.run(summary.id).seq

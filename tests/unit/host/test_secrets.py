@@ -63,7 +63,7 @@ async def news(world: HostWorld) -> None:
 
 async def dispatched_without_value(world: HostWorld, source: Source) -> tuple[AgentId, RunSummary]:
     """A run whose value was there when it asked for a slot, and is forgotten when it gets one after a long wait."""
-    agent = world.enrol("web-1", "web")
+    agent = world.enroll("web-1", "web")
     world.hello(agent, slots=1)
     await world.start(PLAIN)
     slow = await world.start(SLOW)
@@ -81,7 +81,7 @@ async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None
     """No slot is taken for it, another run has the only one meanwhile; once it is read the step gets its value."""
     source = Source()
     async with source.world() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent, slots=1)
         slow = await world.start(SLOW)
         plain = await world.start(PLAIN)
@@ -105,7 +105,7 @@ async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one()
     """The reason says what keeps it, once."""
     source = Source()
     async with source.world() as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         run = await world.start(SLOW)
         for _ in range(3):
             await news(world)
@@ -129,7 +129,7 @@ async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_it
     """Two codes, since one is for whoever keeps the source and the other for whoever wrote the file."""
     source = Source()
     async with source.world() as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         run = await world.start(SLOW)
         source.answer = answer
         await news(world)
@@ -146,7 +146,7 @@ async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> 
     """What comes for it later is nobody's."""
     source = Source()
     async with source.world() as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         run = await world.start(SLOW)
         await world.driver.cancel(run.id, "test")
         source.answer = VALUE
@@ -210,7 +210,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
     """Before its slot and after it: nothing is lost or failed."""
     source = Source()
     async with source.world() as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         waiting = await world.start(SLOW)
         source.answer = VALUE
         sent = await world.start(SLOW)
@@ -219,7 +219,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
 
     source.answer = READING
     async with source.world(log, clock) as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         await world.settle()
         assert world.link.offers() == []
         source.answer = VALUE

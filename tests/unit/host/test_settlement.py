@@ -28,7 +28,7 @@ async def commit_on_its_way(world: HostWorld) -> AsyncIterator[None]:
 async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_durable() -> None:
     """An offer, a cancel or a release that left earlier could rest on what a crash takes away."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         async with commit_on_its_way(world):
             world.hello(agent, session="1" * 32)
@@ -39,7 +39,7 @@ async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_d
 async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
     """The next one asks for itself."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         async with commit_on_its_way(world):
             world.hello(agent, session="1" * 32)
@@ -54,7 +54,7 @@ async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
 async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
     """After a crash it is open again, and an agent that was told to forget it would never take it a second time."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         run = await world.start(ONE_STEP)
         (key,) = world.link.offers()
@@ -76,7 +76,7 @@ async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> Non
     async with HostWorld() as world:
         run = await world.start(ONE_STEP)
         world.log.fail_next(*[Retryable("WF302", "no space left", after_s=1.0)] * 2)
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         await until(lambda: bool(world.link.offers()), seconds=10.0)
         (key,) = set(world.link.offers())
@@ -92,7 +92,7 @@ async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> Non
 async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> None:
     """A refusal that the agent's next start knows nothing of: the attempt is over, and not offered to that one."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         run = await world.start(ONE_STEP)
         (key,) = world.link.offers()
@@ -109,7 +109,7 @@ async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> N
 async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
     """It would be refused; the settlement makes it again."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         async with commit_on_its_way(world):
             world.hello(agent, session="1" * 32, instance="instance-2")
@@ -121,7 +121,7 @@ async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
 async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> None:
     """The attempt was accepted when the session began, and its result comes in the batch of the settlement."""
     async with HostWorld() as world:
-        agent = world.enrol("s", "web")
+        agent = world.enroll("s", "web")
         world.hello(agent)
         run = await world.start(ONE_STEP)
         (key,) = world.link.offers()

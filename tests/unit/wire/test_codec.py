@@ -124,8 +124,8 @@ def test_a_message_that_no_peer_would_take_is_not_encoded() -> None:
     assert caught.value.code == "WF206"
 
 
-def test_an_enrolment_request_comes_back_as_it_was_sent() -> None:
-    """The enrolment port carries bare messages both ways."""
+def test_an_enrollment_request_comes_back_as_it_was_sent() -> None:
+    """The enrollment port carries bare messages both ways."""
     wanted = messages.EnrollRequest(1, "token", "web-1", ["web"], "host", "machine", "0.1.0")
     answer = messages.EnrollAnswer("pending", "wait", "SHA256:x", "web-1", [], "tcp://:1", 5_000)
 
@@ -133,7 +133,7 @@ def test_an_enrolment_request_comes_back_as_it_was_sent() -> None:
     assert codec.decode_enroll_answer(bytes(memoryview(codec.encode_message(answer)))) == answer
 
 
-def test_only_a_request_is_read_on_the_enrolment_port() -> None:
+def test_only_a_request_is_read_on_the_enrollment_port() -> None:
     """A work message and a large part are refused there."""
     with pytest.raises(RemoteProtocolError):
         codec.decode_enroll_request(bytes(memoryview(codec.encode_message(STARTED))))

@@ -91,7 +91,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "revision": run.revision,
         "trigger": trigger_json(run.trigger),
         "rerun_of": run.rerun_of,
-        "subrun_of": _subrun_of(run),
+        "parent_run": _parent_run(run),
         "status": run.status.value,
         "conclusion": _word(run.conclusion),
         "reason": reason_json(run.reason),
@@ -112,10 +112,10 @@ def run_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _subrun_of(run: Run) -> dict[str, Any] | None:
+def _parent_run(run: Run) -> dict[str, Any] | None:
     """The step that started the run."""
-    about = run.trigger.payload.get(chains.SUBRUN)
-    if run.trigger.kind != chains.SUBRUN or not isinstance(about, dict):
+    about = run.trigger.payload.get(chains.PARENT_RUN)
+    if run.trigger.kind != chains.PARENT_RUN or not isinstance(about, dict):
         return None
     return {"run": about["id"], "job": about["job"], "step": about["step"], "attempt": about["attempt"]}
 
@@ -327,7 +327,7 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "agent": attempt.agent_name or None,
         "agent_fingerprint": attempt.agent,
-        "subrun": attempt.subrun,
+        "child_run": attempt.child_run,
         "epoch": attempt.epoch,
         "queued_at": time_text(attempt.queued_at),
         "dispatched_at": time_text(attempt.dispatched_at),

@@ -80,7 +80,7 @@ class BatchShape(Shape):
     resume_at: str | None
 
 
-class SubrunOfShape(Shape):
+class ParentRunShape(Shape):
     """The step that has started the run."""
 
     run: str
@@ -90,7 +90,7 @@ class SubrunOfShape(Shape):
 
 
 class AttemptShape(Shape):
-    """One try of a step; `subrun` is the run that it has started."""
+    """One try of a step; `child_run` is the run that it has started."""
 
     attempt: int
     status: str
@@ -99,7 +99,7 @@ class AttemptShape(Shape):
     exit_code: int | None
     agent: str | None
     agent_fingerprint: str | None
-    subrun: str | None
+    child_run: str | None
     epoch: int
     queued_at: str | None
     dispatched_at: str | None
@@ -218,7 +218,7 @@ class RunRow(Shape):
 class RunShape(RunRow):
     """A run with all its parts."""
 
-    subrun_of: SubrunOfShape | None
+    parent_run: ParentRunShape | None
     deadline_at: str | None
     plan_hash: str
     inputs: dict[str, Any]

@@ -22,7 +22,7 @@ def now_ms() -> int:
 @click.command()
 @click.option("--status", help="queued, waiting, running, completed, or a conclusion such as failure.")
 @click.option("--name", help="Only runs of this workflow (name or path).")
-@click.option("--trigger", help="push, schedule, webhook, workflow_run, subrun, api, cli, manual or rerun.")
+@click.option("--trigger", help="push, schedule, webhook, workflow_run, parent_run, api, cli, manual or rerun.")
 @click.option("--revision", help="Only runs of this commit.")
 @click.option("--since", help="Only runs since this time, such as 2026-01-02T03:04:05Z.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most so many.")
@@ -92,7 +92,7 @@ def _print_facts(run: dict[str, Any]) -> None:
         text = f"re-run of {run['rerun_of']}"
         text += f", {kept['jobs']} jobs and {kept['steps']} steps kept" if kept else ""
         click.echo(style(escape_for_display(text), "bright_black"))
-    of = run.get("subrun_of")
+    of = run.get("parent_run")
     if of:
         click.echo(
             style(escape_for_display(f"started by step {of['job']}/{of['step']} of run {of['run']}"), "bright_black")

@@ -29,12 +29,14 @@ def _step_node(step: dict[str, Any], now_ms: int | None) -> Node:
     tries = f"  attempt {attempts[-1]['attempt']}" if attempts and attempts[-1]["attempt"] > 1 else ""
     blocks = step.get("blocks") or []
     passes = _passes(step)
-    return Node(f"{thing(step, now_ms)}{passes}{tries}{_subrun(step)}{why(step)}", _block_nodes(step, blocks, now_ms))
+    return Node(
+        f"{thing(step, now_ms)}{passes}{tries}{_child_run(step)}{why(step)}", _block_nodes(step, blocks, now_ms)
+    )
 
 
-def _subrun(step: dict[str, Any]) -> str:
+def _child_run(step: dict[str, Any]) -> str:
     """The run that the step has started, where its reason does not name it."""
-    started = step["attempts"][-1].get("subrun") if step["attempts"] else None
+    started = step["attempts"][-1].get("child_run") if step["attempts"] else None
     return faint(f"  run {started}") if started and step["conclusion"] == "success" else ""
 
 

@@ -120,7 +120,7 @@ def step_sleeping(run: Run, event: events.StepSleeping) -> None:
     job.deadline_at += max(0, event.due_at - event.at)
 
 
-def subrun_wanted(run: Run, event: events.SubrunWanted) -> None:
+def child_run_requested(run: Run, event: events.ChildRunRequested) -> None:
     """The attempt is the start of another run."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     assert attempt.status is AttemptStatus.PENDING, "only a pending attempt wants a run"
@@ -136,13 +136,13 @@ def subrun_wanted(run: Run, event: events.SubrunWanted) -> None:
     start_job(job, event.at, event.at + job.timeout_ms, event.reason)
 
 
-def subrun_started(run: Run, event: events.SubrunStarted) -> None:
+def child_run_started(run: Run, event: events.ChildRunStarted) -> None:
     """The run that the attempt wanted exists."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     assert attempt.status is AttemptStatus.PENDING, "only a pending attempt starts a run"
     assert attempt.params is not None, "an attempt wants a run before it starts one"
-    assert attempt.subrun is None, "an attempt starts one run"
-    attempt.subrun = event.run
+    assert attempt.child_run is None, "an attempt starts one run"
+    attempt.child_run = event.run
     attempt.started_at = event.at
     attempt.reason = event.reason
     step.reason = event.reason

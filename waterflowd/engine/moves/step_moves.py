@@ -29,7 +29,7 @@ def of_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
     if step.approval is not None:
         return _active_approval(run, job, step, now)
     attempt = step.last
-    if step.is_subrun and attempt is not None and attempt.status is AttemptStatus.PENDING:
+    if step.is_child_run and attempt is not None and attempt.status is AttemptStatus.PENDING:
         return child_runs.of_attempt(run, job, step, attempt, now)
     return _active_step(run, job, step, now)
 

@@ -3,7 +3,7 @@
 Rules of this file:
 
 - The step has attempts, as if a server did it, and holds none. An attempt is pending until it is over: first its parameters are
-  rendered (`SubrunWanted`), then the host starts the run (`SubrunStarted`), then the run's end is the attempt's.
+  rendered (`ChildRunRequested`), then the host starts the run (`ChildRunStarted`), then the run's end is the attempt's.
 - A step that must end has its run cancelled, and ends after it, so that nothing of it goes on behind its back. By force it ends
   at once, and its run is ended by force too.
 """
@@ -39,14 +39,14 @@ Events = tuple[events.RunEvent, ...]
 
 def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
     """What follows for a pending attempt by itself."""
-    if step.stop is Stop.FORCED or (attempt.subrun is None and (step.stop or step.is_timed_out)):
+    if step.stop is Stop.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
         why = step.stop_reason if step.stop else step.reason
         return _finished(job, step, attempt, _cut_outcome(run, job, step), why, now)
     if attempt.params is None:
         return _wanted(run, job, step, attempt, now)
-    if attempt.subrun is not None and not attempt.params["wait"]:
-        why = reason(ReasonCode.SUCCEEDED, f"run {attempt.subrun} was started", run=attempt.subrun)
-        return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.subrun})
+    if attempt.child_run is not None and not attempt.params["wait"]:
+        why = reason(ReasonCode.SUCCEEDED, f"run {attempt.child_run} was started", run=attempt.child_run)
+        return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.child_run})
     return None
 
 
@@ -71,7 +71,7 @@ def _wanted(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> event
     except ValueError as error:
         why = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
         return _finished(job, step, attempt, Outcome.FAILURE, why, now)
-    return events.SubrunWanted(
+    return events.ChildRunRequested(
         at=now,
         job=job.id,
         step=step.id,
@@ -81,7 +81,7 @@ def _wanted(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> event
         inputs=values,
         is_awaited=is_awaited,
         deadline_at=None if timeout_ms is None else now + timeout_ms,
-        reason=reason(ReasonCode.SUBRUN_STARTING, f"starts {workflow}", workflow=workflow),
+        reason=reason(ReasonCode.CHILD_RUN_STARTING, f"starts {workflow}", workflow=workflow),
     )
 
 
@@ -117,19 +117,21 @@ def _finished(
 def begun(run: Run, given: inputs.Begun, now: int) -> Events:
     """The run was started."""
     found = _pending(run, given)
-    if found is None or found[2].subrun is not None:
+    if found is None or found[2].child_run is not None:
         return ()
     text = f"waits for run {given.run} ({given.name} #{given.number})"
-    why = reason(ReasonCode.WAITING_SUBRUN, text, run=given.run, number=given.number)
+    why = reason(ReasonCode.WAITING_CHILD_RUN, text, run=given.run, number=given.number)
     return (
-        events.SubrunStarted(at=now, job=given.job, step=given.step, attempt=given.attempt, run=given.run, reason=why),
+        events.ChildRunStarted(
+            at=now, job=given.job, step=given.step, attempt=given.attempt, run=given.run, reason=why
+        ),
     )
 
 
 def not_begun(run: Run, given: inputs.NotBegun, now: int) -> Events:
     """The run was not started, for now or for good."""
     found = _pending(run, given)
-    if found is None or found[2].subrun is not None:
+    if found is None or found[2].child_run is not None:
         return ()
     job, step, attempt = found
     if given.is_refused:
@@ -142,7 +144,7 @@ def not_begun(run: Run, given: inputs.NotBegun, now: int) -> Events:
 def ended(run: Run, given: inputs.Ended, now: int) -> Events:
     """The run that was started has ended, and so does the attempt."""
     found = _pending(run, given)
-    if found is None or found[2].subrun != given.run:
+    if found is None or found[2].child_run != given.run:
         return ()
     job, step, attempt = found
     outcome = _OUTCOMES.get(given.conclusion, Outcome.FAILURE)
@@ -157,7 +159,7 @@ def _end_reason(step: Step, outcome: Outcome, given: inputs.Ended) -> Reason:
         return reason(ReasonCode.SUCCEEDED, f"run {given.run} ended {given.conclusion.value}", run=given.run)
     if outcome is Outcome.FAILURE:
         text = f"run {given.run} ended {given.conclusion.value}: {given.why}"
-        return reason(ReasonCode.SUBRUN_FAILED, text, run=given.run, conclusion=given.conclusion.value)
+        return reason(ReasonCode.CHILD_RUN_FAILED, text, run=given.run, conclusion=given.conclusion.value)
     return step.stop_reason if step.stop else step.reason
 
 
@@ -168,4 +170,4 @@ def _pending(run: Run, given: inputs.Begun | inputs.NotBegun | inputs.Ended) -> 
         return None
     job = run.jobs_by_id[given.job]
     step = job.steps_by_id[given.step]
-    return (job, step, attempt) if step.is_subrun else None
+    return (job, step, attempt) if step.is_child_run else None

@@ -24,12 +24,12 @@ LOOP = "loop"
 PARALLEL = "parallel"
 COMPOSITE = "composite"
 #: Starts another run. It is tried again like a task of an agent, and has attempts like one.
-SUBRUN = "workflow/run"
+CHILD_RUN = "workflow/run"
 #: Those that have steps inside.
 CONTROL_NODES = frozenset({CONDITION, LOOP, PARALLEL, COMPOSITE})
 ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
 #: Nodes that need no server.
-SERVERLESS_NODES = ENGINE_NODES | {SUBRUN}
+SERVERLESS_NODES = ENGINE_NODES | {CHILD_RUN}
 
 
 class Stop(IntEnum):
@@ -47,9 +47,30 @@ class Attempt:
     """One try of a step. Times are the log's clock except `started_at` and `finished_at`, which are the agent's."""
 
     __slots__ = (
-        "agent", "agent_name", "boot_id", "dispatched_at", "env", "epoch", "exit_code", "exported", "facts",
-        "finished_at", "is_late_recorded", "number", "outcome", "output_bytes", "output_dropped", "outputs", "params",
-        "queued_at", "reason", "started_at", "status", "subrun", "timeout_ms", "working_directory",
+        "agent",
+        "agent_name",
+        "boot_id",
+        "child_run",
+        "dispatched_at",
+        "env",
+        "epoch",
+        "exit_code",
+        "exported",
+        "facts",
+        "finished_at",
+        "is_late_recorded",
+        "number",
+        "outcome",
+        "output_bytes",
+        "output_dropped",
+        "outputs",
+        "params",
+        "queued_at",
+        "reason",
+        "started_at",
+        "status",
+        "timeout_ms",
+        "working_directory",
     )  # fmt: skip
 
     def __init__(self, number: AttemptNo, queued_at: int) -> None:
@@ -79,7 +100,7 @@ class Attempt:
         self.timeout_ms = 0
         self.is_late_recorded = False
         #: The run that it started.
-        self.subrun: RunId | None = None
+        self.child_run: RunId | None = None
 
     @property
     def is_open(self) -> bool:
@@ -120,10 +141,39 @@ class Step:
     """One step of a block."""
 
     __slots__ = (
-        "approval", "attempts", "block", "blocks", "completed_at", "conclusion", "count", "deadline_at", "due_at",
-        "earlier", "failed_block", "has_blocks", "id", "inputs", "is_engine_node", "is_held", "is_sleep", "is_subrun",
-        "is_timed_out", "items", "max_parallel", "name", "open_blocks", "outcome", "own_outputs", "plan", "reason",
-        "retry_at", "started_at", "status", "stop", "stop_at", "stop_reason",
+        "approval",
+        "attempts",
+        "block",
+        "blocks",
+        "completed_at",
+        "conclusion",
+        "count",
+        "deadline_at",
+        "due_at",
+        "earlier",
+        "failed_block",
+        "has_blocks",
+        "id",
+        "inputs",
+        "is_child_run",
+        "is_engine_node",
+        "is_held",
+        "is_sleep",
+        "is_timed_out",
+        "items",
+        "max_parallel",
+        "name",
+        "open_blocks",
+        "outcome",
+        "own_outputs",
+        "plan",
+        "reason",
+        "retry_at",
+        "started_at",
+        "status",
+        "stop",
+        "stop_at",
+        "stop_reason",
     )  # fmt: skip
 
     def __init__(self, plan: StepPlan, step_id: StepId, block: Block, attempts: list[Attempt]) -> None:
@@ -135,7 +185,7 @@ class Step:
         self.is_sleep = plan.node == SLEEP
         self.has_blocks = plan.node in CONTROL_NODES
         #: The node that starts another run.
-        self.is_subrun = plan.node == SUBRUN
+        self.is_child_run = plan.node == CHILD_RUN
         self.name = plan.name
         self.status = Status.QUEUED
         self.conclusion: Conclusion | None = None

@@ -1,4 +1,4 @@
-"""Enrolment: a token lets in as many as it says, a person whom they mean, and every answer is durable."""
+"""Enrollment: a token lets in as many as it says, a person whom they mean, and every answer is durable."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def ask(token: str = "", **changes: Any) -> messages.EnrollRequest:
 
 async def make_token(world: HostWorld, *, uses: int | None = 1, ttl_ms: int = 60_000) -> str:
     """A token for group `web`, as the agent sends it."""
-    world.enrolment.endpoints = Endpoints(
+    world.enrollment.endpoints = Endpoints(
         work="tcp://127.0.0.1:7233", enroll="tcp://127.0.0.1:7234", server_key="x" * 40
     )
-    return join_token.decode(await world.enrolment.create_token(("web",), ttl_ms, uses, "uid:0")).credential
+    return join_token.decode(await world.enrollment.create_token(("web",), ttl_ms, uses, "uid:0")).credential
 
 
 async def test_a_token_lets_in_at_once_and_into_its_own_groups() -> None:
     """The groups are the token's, never those that the agent asks for; the fact is durable before the answer."""
     async with HostWorld() as world:
-        answer = await world.enrolment.request("one", ask(await make_token(world)))
+        answer = await world.enrollment.request("one", ask(await make_token(world)))
         assert (answer.state, answer.groups, answer.fingerprint) == ("approved", ["web"], agent_id("one"))
-        assert world.enrolment.is_approved("one")
+        assert world.enrollment.is_approved("one")
         assert isinstance(world.log.read(FLEET)[-1].event, events.AgentApproved)
         again = world.crashed()
-        assert again.enrolment.is_approved("one")
+        assert again.enrollment.is_approved("one")
 
 
 async def test_a_token_for_one_lets_in_one_of_many_at_once() -> None:
     """Concurrent requests cannot use it twice."""
     async with HostWorld() as world:
         token = await make_token(world, uses=1)
-        answers = await asyncio.gather(*(world.enrolment.request(f"key-{n}", ask(token)) for n in range(8)))
+        answers = await asyncio.gather(*(world.enrollment.request(f"key-{n}", ask(token)) for n in range(8)))
         assert sorted(answer.state for answer in answers) == ["approved"] + ["refused"] * 7
         assert len(world.registry.agents) == 1
 
@@ -71,7 +71,7 @@ async def test_one_key_that_asks_twice_at_once_is_approved_twice_by_one_use() ->
     """An agent that repeats its request is not refused because its first one has used the token up."""
     async with HostWorld() as world:
         token = await make_token(world, uses=1)
-        answers = await asyncio.gather(*(world.enrolment.request("one", ask(token)) for _ in range(3)))
+        answers = await asyncio.gather(*(world.enrollment.request("one", ask(token)) for _ in range(3)))
         assert [answer.state for answer in answers] == ["approved"] * 3
         assert [entry.used for entry in world.registry.tokens.values()] == [1]
 
@@ -80,7 +80,7 @@ async def test_names_given_at_once_differ() -> None:
     """Two servers that both call themselves `web` can be told apart."""
     async with HostWorld() as world:
         token = await make_token(world, uses=None)
-        await asyncio.gather(*(world.enrolment.request(f"key-{n}", ask(token)) for n in range(4)))
+        await asyncio.gather(*(world.enrollment.request(f"key-{n}", ask(token)) for n in range(4)))
         assert sorted(entry.name for entry in world.registry.agents.values()) == ["web", "web-2", "web-3", "web-4"]
 
 
@@ -90,22 +90,22 @@ async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
         token = await make_token(world, ttl_ms=5_000)
         world.clock.at += 5_000
         for text in (token, "nonsense", "x.y"):
-            answer = await world.enrolment.request("one", ask(text))
+            answer = await world.enrollment.request("one", ask(text))
             assert answer.state == "refused"
             assert "waterflowctl agents token" in answer.text
-        assert world.enrolment.pending() == []
+        assert world.enrollment.pending() == []
 
 
 async def test_without_a_token_a_key_waits_for_a_person() -> None:
     """It may ask as often as it likes, and is told to ask again until somebody approves it, into that person's groups."""
     async with HostWorld() as world:
         for _ in range(3):
-            answer = await world.enrolment.request("one", ask())
+            answer = await world.enrollment.request("one", ask())
             assert (answer.state, answer.after_ms > 0) == ("pending", True)
-        assert [item.groups for item in world.enrolment.pending()] == [("wanted",)]
-        await world.enrolment.approve(agent_id("one"), ("db",), "uid:0")
-        assert world.enrolment.pending() == []
-        answer = await world.enrolment.request("one", ask())
+        assert [item.groups for item in world.enrollment.pending()] == [("wanted",)]
+        await world.enrollment.approve(agent_id("one"), ("db",), "uid:0")
+        assert world.enrollment.pending() == []
+        answer = await world.enrollment.request("one", ask())
         assert (answer.state, answer.groups) == ("approved", ["db"])
 
 
@@ -113,10 +113,10 @@ async def test_those_that_wait_are_bounded() -> None:
     """Strangers can push each other out and nothing else; texts are cut."""
     async with HostWorld() as world:
         for number in range(PENDING_MAX + 20):
-            await world.enrolment.request(
+            await world.enrollment.request(
                 f"key-{number}", ask(name="n" * 999, groups=["g" * 999] * 99, hostname="h" * 999)
             )
-        waiting = world.enrolment.pending()
+        waiting = world.enrollment.pending()
         assert len(waiting) == PENDING_MAX
         assert waiting[-1].agent == agent_id(f"key-{PENDING_MAX + 19}")
         assert len(waiting[0].name) + len(waiting[0].hostname) + sum(map(len, waiting[0].groups)) < 2_000
@@ -126,34 +126,34 @@ async def test_those_that_wait_are_bounded() -> None:
 async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name() -> None:
     """With or without `SHA256:`; at least six characters of it."""
     async with HostWorld() as world:
-        await world.enrolment.request("abcdefgh", ask())
-        await world.enrolment.request("abcdefzz", ask())
+        await world.enrollment.request("abcdefgh", ask())
+        await world.enrollment.request("abcdefzz", ask())
         for text in (agent_id("abcdefgh"), "SHA256:abcdefg", "abcdefg"):
-            assert world.enrolment.find(text) == agent_id("abcdefgh")
+            assert world.enrollment.find(text) == agent_id("abcdefgh")
         for text in ("abcdef", "abcd", "", "SHA256:", "nobody", "*"):
             with pytest.raises(Rejected) as refused:
-                world.enrolment.find(text)
+                world.enrollment.find(text)
             assert (refused.value.code, refused.value.status) == ("WF227", 404)
-        await world.enrolment.approve("abcdefg", ("web",), "uid:0")
+        await world.enrollment.approve("abcdefg", ("web",), "uid:0")
         name = world.registry.agents[agent_id("abcdefgh")].name
-        await world.enrolment.revoke(name, "uid:0")
-        assert not world.enrolment.is_approved("abcdefgh")
+        await world.enrollment.revoke(name, "uid:0")
+        assert not world.enrollment.is_approved("abcdefgh")
 
 
 async def test_a_caller_that_goes_away_does_not_part_the_fact_from_the_registry() -> None:
     """The fact becomes durable, so the registry has it too, although nobody waits for the answer any more."""
     async with HostWorld() as world:
-        await world.enrolment.request("one", ask())
+        await world.enrollment.request("one", ask())
         world.log.hold()
-        caller = asyncio.create_task(world.enrolment.approve(agent_id("one"), ("web",), "uid:0"))
+        caller = asyncio.create_task(world.enrollment.approve(agent_id("one"), ("web",), "uid:0"))
         await until(lambda: bool(world.log._held))
         caller.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await caller
-        assert not world.enrolment.is_approved("one")
+        assert not world.enrollment.is_approved("one")
         world.log.release()
-        await until(lambda: world.enrolment.is_approved("one"))
-        assert world.enrolment.pending() == []
+        await until(lambda: world.enrollment.is_approved("one"))
+        assert world.enrollment.pending() == []
 
 
 async def test_a_full_disk_lets_nobody_in() -> None:
@@ -162,38 +162,38 @@ async def test_a_full_disk_lets_nobody_in() -> None:
         token = await make_token(world, uses=1)
         world.log.fail_next(FULL)
         with pytest.raises(Retryable):
-            await world.enrolment.request("one", ask(token))
-        assert not world.enrolment.is_approved("one")
-        assert (await world.enrolment.request("one", ask(token))).state == "approved"
+            await world.enrollment.request("one", ask(token))
+        assert not world.enrollment.is_approved("one")
+        assert (await world.enrollment.request("one", ask(token))).state == "approved"
 
 
 async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
     """Not even by one with uses left: a person decides."""
     async with HostWorld() as world:
         token = await make_token(world, uses=None)
-        await world.enrolment.request("one", ask(token))
-        await world.enrolment.revoke(agent_id("one"), "uid:0")
-        assert (await world.enrolment.request("one", ask(token))).state == "pending"
-        await world.enrolment.approve(agent_id("one"), ("web",), "uid:0")
-        assert (await world.enrolment.request("one", ask(token))).state == "approved"
+        await world.enrollment.request("one", ask(token))
+        await world.enrollment.revoke(agent_id("one"), "uid:0")
+        assert (await world.enrollment.request("one", ask(token))).state == "pending"
+        await world.enrollment.approve(agent_id("one"), ("web",), "uid:0")
+        assert (await world.enrollment.request("one", ask(token))).state == "approved"
 
 
 async def test_revoking_a_key_that_waits_forgets_it() -> None:
     """It was never an agent, so nothing is recorded."""
     async with HostWorld() as world:
-        await world.enrolment.request("one", ask())
-        await world.enrolment.revoke(agent_id("one"), "uid:0")
-        assert world.enrolment.pending() == []
+        await world.enrollment.request("one", ask())
+        await world.enrollment.revoke(agent_id("one"), "uid:0")
+        assert world.enrollment.pending() == []
         assert world.log.last_seq == 0
 
 
 async def test_what_runs_on_a_revoked_server_is_lost_at_once() -> None:
     """Its session is cut, its attempts are lost, and the daemon goes on: also with steps that waited for it."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent, slots=1)
         first, second = await world.start(TWO_STEPS), await world.start(ONE_STEP)
-        await world.enrolment.revoke("web-1", "uid:0")
+        await world.enrollment.revoke("web-1", "uid:0")
         assert world.link.revoked == [agent]
         await until(lambda: (row := world.log.run(first.id)) is not None and row.status is Status.COMPLETED)
         row = world.log.run(first.id)
@@ -208,12 +208,12 @@ async def test_what_runs_on_a_revoked_server_is_lost_at_once() -> None:
 async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
     """Approving it again moves it; what waits in either group hears of it."""
     async with HostWorld() as world:
-        agent = world.enrol("web-1", "db")
+        agent = world.enroll("web-1", "db")
         world.hello(agent)
         summary = await world.start(ONE_STEP)
         await world.settle()
         assert world.world.runs[summary.id].jobs[0].reason.code.value == "no-server-in-group"
-        await world.enrolment.approve("web-1", ("web",), "uid:0")
+        await world.enrollment.approve("web-1", ("web",), "uid:0")
         await until(lambda: bool(world.link.offers()))
 
 
@@ -224,5 +224,5 @@ async def test_tokens_that_cannot_be_are_refused(ttl_ms: int, uses: int) -> None
     """Out of bounds is the caller's fault."""
     async with HostWorld() as world:
         with pytest.raises(Rejected):
-            await world.enrolment.create_token(("web",), ttl_ms, uses, "uid:0")
+            await world.enrollment.create_token(("web",), ttl_ms, uses, "uid:0")
         assert world.is_alive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sim.mutant import Mutant
 
-_SUBRUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
+_CHILD_RUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
 _STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
 _DRIVER, _BATCH = "waterflowd.host.driver", "waterflowd.host.batch"
 
@@ -22,8 +22,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "if live is None:",
         "a run is started for an attempt that is over",
     ),
-    Mutant(f"{_SUBRUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"),
-    Mutant(f"{_SUBRUNS}:Subruns.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
+    Mutant(
+        f"{_CHILD_RUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"
+    ),
+    Mutant(f"{_CHILD_RUNS}:ChildRuns.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
     Mutant(
         f"{_NODE}:ended",
         "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
@@ -34,22 +36,22 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
     ),
     Mutant(
-        f"{_OWED}:_owed_to_subrun",
+        f"{_OWED}:_owed_to_child_run",
         "if step.stop or step.is_timed_out:",
         "if False:",
         "a cancel does not reach the run that a step has started",
-        "tests.unit.host.test_subruns:test_a_cancel_goes_to_the_run_that_the_step_started",
+        "tests.unit.host.test_child_runs:test_a_cancel_goes_to_the_run_that_the_step_started",
     ),
     Mutant(
         f"{_BATCH}:Batch._watch",
         "found = world.child_runs.look(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",
-        "tests.unit.host.test_subruns:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
+        "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
     ),
     Mutant(
-        f"{_SUBRUNS}:check_depth",
-        ">= chains.SUBRUN_DEPTH_MAX",
+        f"{_CHILD_RUNS}:check_depth",
+        ">= chains.CHILD_RUN_DEPTH_MAX",
         ">= 100",
         "a chain of runs has no end",
     ),

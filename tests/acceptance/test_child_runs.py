@@ -81,7 +81,7 @@ def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_world: World
         "the step that waits",
         60,
     )
-    assert reason["code"] == "waiting-subrun"
+    assert reason["code"] == "waiting-child-run"
     assert reason["run"] == other["id"]
     assert other["id"] in world.ctl("show", run).stdout
     (tmp_path / "gate").touch()
@@ -95,11 +95,11 @@ def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_world: World
     assert ended["jobs"][0]["outputs"] == {"answer": "for main"}
     assert world.lines(run, 1) == [f"run {other['id']} says for main"]
     created = world.events(other["id"])[0]
-    assert created["trigger"]["kind"] == "subrun"
+    assert created["trigger"]["kind"] == "parent_run"
     shown = world.run(other["id"])
-    assert shown["subrun_of"] == {"run": run, "job": "all", "step": "other", "attempt": 1}
+    assert shown["parent_run"] == {"run": run, "job": "all", "step": "other", "attempt": 1}
     assert shown["outputs"] == {"answer": "for main"}
-    assert ended["jobs"][0]["steps"][0]["attempts"][0]["subrun"] == other["id"]
+    assert ended["jobs"][0]["steps"][0]["attempts"][0]["child_run"] == other["id"]
     assert f"run {other['id']}" in world.ctl("show", run).stdout
     assert f"started by step all/other of run {run}" in world.ctl("show", other["id"]).stdout
 

@@ -75,14 +75,14 @@ async def begun(world: HostWorld, text: str = PARENT, files: dict[str, str] | No
 
 def started_by(world: HostWorld, run: RunId) -> list[RunId]:
     """The runs that the run says it has started."""
-    return [event.run for event in world.events(run) if isinstance(event, events.SubrunStarted)]
+    return [event.run for event in world.events(run) if isinstance(event, events.ChildRunStarted)]
 
 
 def all_of(world: HostWorld) -> dict[RunId, events.RunCreated]:
     """Every run of the log that a step has started."""
     found = [record for record in world.log.feed(0, 10_000) if isinstance(record.event, events.RunCreated)]
     runs = {RunId(record.stream.removeprefix("run/")): record.event for record in found}
-    return {run: event for run, event in runs.items() if event.trigger.kind == chains.SUBRUN}
+    return {run: event for run, event in runs.items() if event.trigger.kind == chains.PARENT_RUN}
 
 
 async def waits(world: HostWorld, run: RunId) -> RunId:
@@ -101,7 +101,7 @@ async def ends(world: HostWorld, run: RunId, conclusion: Conclusion) -> events.R
 
 async def work(world: HostWorld, **changes: Any) -> None:
     """A server takes the next step and ends it."""
-    agent = world.enrol("web-1", "web")
+    agent = world.enroll("web-1", "web")
     world.hello(agent)
     await until(lambda: bool(world.link.offers()), 60)
     world.finished(agent, world.link.offers()[-1], **changes)
@@ -117,7 +117,7 @@ async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
         (created,) = all_of(world).values()
         assert (created.repository, created.revision, created.inputs) == ("ops", "c1", {"version": "2"})
         assert (created.trigger.by, created.trigger.ref) == ("ann", "refs/heads/main")
-        assert created.trigger.payload["subrun"]["id"] == run
+        assert created.trigger.payload["parent_run"]["id"] == run
         assert world.queries.run(run).jobs[0].steps[0].reason.text == f"waits for run {other} (other #1)"
         assert world.placed() == {}
         await work(world, outputs={"x": "made"})
@@ -160,7 +160,7 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
             await ends(again, run, Conclusion.SUCCESS)
             assert list(all_of(again)) == started_by(again, run)
             assert len(all_of(again)) == 1
-    assert {"SubrunWanted", "SubrunStarted", "RunCompleted"} <= seen
+    assert {"ChildRunRequested", "ChildRunStarted", "RunCompleted"} <= seen
 
 
 async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
@@ -266,7 +266,7 @@ async def test_a_run_that_can_never_be_fails_the_step_with_its_code(step: str, s
         last = await ends(world, run, Conclusion.FAILURE)
         assert said in last.reason.text
         assert all_of(world) == {}
-        assert world.queries.run(run).jobs[0].steps[0].reason.code.value == "subrun-refused"
+        assert world.queries.run(run).jobs[0].steps[0].reason.code.value == "child-run-refused"
 
 
 async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> None:
@@ -283,9 +283,9 @@ async def test_runs_that_start_one_another_end_at_the_bound() -> None:
     async with HostWorld() as world:
         run = await begun(world, ITSELF, {})
         last = await ends(world, run, Conclusion.FAILURE)
-        assert len(all_of(world)) == chains.SUBRUN_DEPTH_MAX
-        depths = [event.trigger.payload["subrun"]["depth"] for event in all_of(world).values()]
-        assert depths == list(range(1, chains.SUBRUN_DEPTH_MAX + 1))
+        assert len(all_of(world)) == chains.CHILD_RUN_DEPTH_MAX
+        depths = [event.trigger.payload["parent_run"]["depth"] for event in all_of(world).values()]
+        assert depths == list(range(1, chains.CHILD_RUN_DEPTH_MAX + 1))
         newest = list(all_of(world))[-1]
         refusal = world.queries.run(newest).jobs[0].steps[0].reason
         assert "which is the limit [WF609]" in refusal.text
@@ -294,11 +294,11 @@ async def test_runs_that_start_one_another_end_at_the_bound() -> None:
 
 def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
     """One that mixes them has an end too, and no payload of another kind can pretend to be one."""
-    step = Trigger(kind="subrun", payload={"name": "subrun", "subrun": {"depth": 3}})
+    step = Trigger(kind="parent_run", payload={"name": "parent_run", "parent_run": {"depth": 3}})
     after = Trigger(kind="workflow_run", payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
     assert [chains.depth_of(trigger) for trigger in (step, after)] == [3, 4]
-    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "x", "subrun": {"depth": 9}})) == 0
-    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "subrun", "subrun": {"depth": "9"}})) == 0
+    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "x", "parent_run": {"depth": 9}})) == 0
+    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "parent_run", "parent_run": {"depth": "9"}})) == 0
 
 
 async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
@@ -317,7 +317,7 @@ async def test_a_cancel_by_force_ends_both_at_once() -> None:
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
-        agent = world.enrol("web-1", "web")
+        agent = world.enroll("web-1", "web")
         world.hello(agent)
         await until(lambda: bool(world.link.offers()), 60)
         await world.driver.cancel(run, "ann")
@@ -416,6 +416,6 @@ async def test_a_job_with_such_a_step_behind_others_is_placed() -> None:
     """The first step of a job asks for the nodes of all others; this one needs none of a server."""
     text = PARENT.replace("      - id: other", "      - run: before\n      - id: other")
     async with HostWorld() as world:
-        world.hello(world.enrol("web-1", "web"))
+        world.hello(world.enroll("web-1", "web"))
         await begun(world, text)
         await until(lambda: world.link.offers())

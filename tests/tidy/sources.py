@@ -79,7 +79,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry)
-        elif entry.is_file() and name != ".coverage":
+        elif entry.is_file() and not name.startswith(".coverage"):
             yield entry
 
 

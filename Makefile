@@ -14,7 +14,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check nightly golden reference sim mutants bench dist lock clean environment environment-dev \
+.PHONY: help demo test check coverage nightly golden reference sim mutants bench dist lock clean environment environment-dev \
 	packages deb rpm packages-test packages-nightly packages-lock environment-packaging
 
 help: ## Show this list
@@ -32,6 +32,12 @@ check: environment-dev ## Check format, lint, types, and the quick tests: half a
 	@$(bin)/ruff check --quiet .
 	@$(bin)/mypy
 	@$(bin)/python -m pytest -q -n auto -m "not slow" tests/tidy tests/unit tests/golden $(ARGS)
+	@$(bin)/python -m tests.tidy.sizes
+
+coverage: environment-dev ## Measure which lines and branches the quick tests and the integration tests reach; ARGS="tests/unit" narrows it
+	@$(bin)/python -m coverage erase
+	@$(bin)/python -m pytest -q -n auto --cov --cov-report= $(if $(ARGS),$(ARGS),tests/unit tests/golden tests/property tests/contract tests/integration)
+	@$(bin)/python -m coverage report --skip-covered --sort=cover
 
 nightly: environment-dev ## Attack the real binaries at every system call, with every fault: hours. ARGS="-k name" narrows it
 	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py tests/acceptance/test_api_schema.py tests/oracle tests/property $(ARGS)

@@ -101,7 +101,7 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
     config = _load(config_file, {"data_dir": data_dir})
     try:
         shown = status_file.read(Path(config.data_dir))
-    except errors.AgentError as error:
+    except errors.WaterflowError as error:
         raise _failure(error, EXIT_NOT_RUNNING) from error
     if shown is None:
         click.echo(f"no agent runs in {config.data_dir}", err=True)
@@ -174,7 +174,7 @@ def _load(config_file: Path | None, options: dict[str, Any]) -> Config:
             if key in overrides:
                 overrides[key] = list(overrides[key])
         return config.load(config_file, overrides=overrides)
-    except errors.AgentError as error:
+    except errors.WaterflowError as error:
         raise _failure(error, EXIT_USAGE) from error
 
 
@@ -190,7 +190,7 @@ async def _run(config: Config) -> int:
         loop.add_signal_handler(number, agent.stop)
     try:
         await agent.run()
-    except errors.AgentError as error:
+    except errors.WaterflowError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED if error.code in _REFUSALS else EXIT_STOPPED
     return 0
@@ -213,7 +213,7 @@ async def _enroll(config: Config, token_file: Path | None) -> int:
         door = enrollment.find_door(config, os.environ, token_file)
         click.echo(f"this agent's key is {pair.fingerprint}")
         await enrollment.enroll(config, door, pair, say=click.echo)
-    except errors.AgentError as error:
+    except errors.WaterflowError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED
     return 0
@@ -225,7 +225,7 @@ def _log(level: str) -> None:
     )
 
 
-def _failure(error: errors.AgentError, code: int) -> click.ClickException:
+def _failure(error: errors.WaterflowError, code: int) -> click.ClickException:
     return _Failure(str(error), code)
 
 

@@ -1,13 +1,16 @@
-"""Errors whose type says what the caller should do; the agent's twin of the daemon's, with the same codes.
+"""The errors of agent and daemon. Their type says what the caller should do.
 
-WF2xx link, WF3xx files of the agent, WF7xx nodes.
+`Rejected`: the request is wrong; report that to its sender. `Stalled`: only a person can help; stop retrying.
+`Retryable`: try again later. Any other exception is a bug and crashes its task.
+Codes are stable: WF1xx language, WF2xx link, WF3xx files and store, WF4xx replay, WF5xx repositories, WF6xx API and access,
+WF7xx nodes.
 """
 
 from __future__ import annotations
 
 
-class AgentError(Exception):
-    """Root of all errors that the agent raises on purpose; `code` is stable, `text` is one sentence for a person."""
+class WaterflowError(Exception):
+    """Root of all errors that Waterflow raises on purpose; `code` is stable, `text` is one sentence for a person."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{text} [{code}]")
@@ -15,15 +18,21 @@ class AgentError(Exception):
         self.text = text
 
 
-class Rejected(AgentError):
-    """The request, file or setting is wrong; trying it again unchanged is useless."""
+class Rejected(WaterflowError):
+    """The request, file or setting is wrong; retrying it unchanged is useless. `where` names the field or the file."""
+
+    def __init__(self, code: str, text: str, *, where: str | None = None, status: int = 400) -> None:
+        super().__init__(code, text)
+        self.where = where
+        #: The HTTP status that the API answers with.
+        self.status = status
 
 
-class Stalled(AgentError):
-    """Only a person can help."""
+class Stalled(WaterflowError):
+    """Only a person can help: stop retrying and show the text."""
 
 
-class Retryable(AgentError):
+class Retryable(WaterflowError):
     """May work later; try again after `after_s` seconds."""
 
     def __init__(self, code: str, text: str, *, after_s: float = 1.0) -> None:
@@ -31,9 +40,9 @@ class Retryable(AgentError):
         self.after_s = after_s
 
 
-class LocalProtocolError(AgentError):
+class LocalProtocolError(WaterflowError):
     """This side used the wire session wrongly: a bug here."""
 
 
-class RemoteProtocolError(AgentError):
+class RemoteProtocolError(WaterflowError):
     """The peer broke the protocol: its session ends, nothing else does."""

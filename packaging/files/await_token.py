@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from waterflow_agent import config
-from waterflow_agent.errors import AgentError
+from waterflow_agent.errors import WaterflowError
 
 #: A token that is just being written is waited for.
 _PATIENCE_S = 2.0
@@ -20,7 +20,7 @@ def main() -> int:
     """Decides, with a sentence for the journal."""
     try:
         settings = config.load()
-    except AgentError:
+    except WaterflowError:
         return 0
     has_joined = Path(settings.data_dir, "server.json").exists()
     if has_joined or settings.server or os.environ.get(config.TOKEN_VARIABLE):

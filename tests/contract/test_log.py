@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids, records
 from waterflowd.model.reasons import Reason, ReasonCode

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
+from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.blob_cache import blob_id
-from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.gitsource.contents import Contents
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model.records import Checkout

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.integration.test_gitsource_local import Git
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.compiler.compiler import CompilerProcess
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model import plan as plans
 from waterflowd.ports import Targets

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.errors import WaterflowError
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.compile import Wanted
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
-from waterflowd.errors import WaterflowError
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import RunId, StreamName

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import lmdb
 
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Stalled
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, StreamAppend

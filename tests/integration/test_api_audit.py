@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from waterflow_agent.errors import Retryable
 from waterflowd.access import audit_trail
 from waterflowd.access.events import AccessRefused
 from waterflowd.access.registry import Role
 from waterflowd.api.services import PendingRow, RepositoryRow
 from waterflowd.api.views.rendering import time_text
-from waterflowd.errors import Retryable
 from waterflowd.testing.api_world import ApiWorld, until
 
 WORKFLOW = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.registry import Role
 from waterflowd.api import openapi
 from waterflowd.api.app import ROUTERS
 from waterflowd.api.gate import PEER_UID, PUBLIC
-from waterflowd.errors import Rejected
 from waterflowd.testing.api_world import ApiWorld
 
 #: Who may use a route at least. Routes of the older name have the role of their newer one.

@@ -17,10 +17,10 @@ import pytest
 
 from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
+from waterflow_agent.errors import Stalled
 from waterflowd.access.registry import Role
 from waterflowd.api.server import ApiServer
 from waterflowd.api.streaming import streams
-from waterflowd.errors import Stalled
 from waterflowd.testing.api_world import until
 
 YAML = {"Content-Type": "application/yaml"}

@@ -12,11 +12,11 @@ import pytest
 import zmq
 from zmq.utils import z85
 
+from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, Rival
 from waterflowd.dispatch.rejections import Refusals
-from waterflowd.errors import Stalled
 from waterflowd.rates import BucketPerName, TokenBucket
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
+from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.listing import Entry, Kind
-from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import contents
 from waterflowd.gitsource.contents import Contents
 from waterflowd.gitsource.opening import Opener

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.gitsource import digests
 
 

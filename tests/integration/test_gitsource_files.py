@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.opening import Opener
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.gitsource import urls
 from waterflowd.reconcile import codes
 

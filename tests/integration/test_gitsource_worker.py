@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Retryable
+from waterflow_agent.errors import Retryable
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 

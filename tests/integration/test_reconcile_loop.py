@@ -16,7 +16,7 @@ from tests.integration.reconcile_world import (
     Daemon,
     Work,
 )
-from waterflowd.errors import Rejected, Retryable, WaterflowError
+from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.reconcile import codes, events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.settings import RepositorySettings

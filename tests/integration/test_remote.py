@@ -14,7 +14,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.reconcile_world import ON_PUSH, PATIENCE_S, Daemon
 from tests.integration.remote_world import World, contents
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import source as remote
 from waterflowd.reconcile import codes, events
 from waterflowd.reconcile.conditions import ConditionType

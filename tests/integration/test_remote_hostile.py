@@ -18,7 +18,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.remote_world import World, contents
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import fetcher
 from waterflowd.gitsource.remote.fetch_protocol import Access, FetchRequest, Limits
 from waterflowd.gitsource.remote.fetcher import Fetches

@@ -16,7 +16,7 @@ from tests.integration import remote_world
 from tests.integration.remote_world import Https, World, contents
 from tests.integration.test_remote_hostile import fetch_children
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Rejected, Retryable, Stalled
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.reconcile import codes
 
 SECRET = "ghp_0123456789abcdefSECRET"

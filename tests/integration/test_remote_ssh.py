@@ -12,7 +12,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.remote_world import Sshd, World, contents
 from tests.ports import Ports
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.reconcile import codes
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.reconcile_world import ON_PUSH, Daemon, Work
 from tests.integration.trigger_world import NAP, UNIONS, TriggerWorld
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.model import ids
 from waterflowd.model.ids import RunId
 from waterflowd.reconcile import events, schedules

@@ -16,8 +16,8 @@ import pytest
 
 from tests.integration import store_child
 from tests.integration.file_faults import files_replaced
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Retryable, Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, Record, StreamAppend

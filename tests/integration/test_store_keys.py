@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 
 from tests.integration import store_child
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger

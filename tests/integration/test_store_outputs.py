@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.file_faults import files_replaced
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.model import ids
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 from waterflowd.store import layout, outputs

@@ -18,8 +18,8 @@ import pytest
 from tests.chance import IS_FULL
 from tests.integration import store_child
 from tests.integration.test_store import mounted
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Stalled
 from waterflowd.model import ids
 from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, StreamAppend
 from waterflowd.store import check, copying, directory, layout, salvage

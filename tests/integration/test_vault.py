@@ -14,7 +14,7 @@ import pytest
 from tests.integration import openbao
 from tests.integration.openbao import ROOT_TOKEN, OpenBao
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets import vault_key
 from waterflowd.secrets.vault import Vault
 from waterflowd.secrets.vault_settings import Settings

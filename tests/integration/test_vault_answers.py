@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Rejected, Retryable, WaterflowError
+from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.secrets.vault import ANSWER_BYTES_MAX, Vault
 from waterflowd.secrets.vault_settings import Settings
 

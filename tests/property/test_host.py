@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Held, HeldState
-from waterflowd.errors import Retryable
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.host import HostWorld

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.errors import Rejected
 from waterflowd.engine.rules import matrix
-from waterflowd.errors import Rejected
 
 _VALUES = st.sampled_from([1, 2, "a", "b", True, None, 1.5])
 _ENTRIES = st.lists(st.dictionaries(st.sampled_from("xyzw"), _VALUES, max_size=3), max_size=4)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.test_engine import _FILES, _act, _drain, workflows
+from waterflow_agent.errors import Rejected
 from waterflowd.engine import events
 from waterflowd.engine.rules import rerun
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model.records import Kept
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Stalled
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger

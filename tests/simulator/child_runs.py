@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tests.simulator import plans as rows
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import Run, events
 from waterflowd.engine.state.runs import Attempt, Step
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains
 from waterflowd.model import plan as plans

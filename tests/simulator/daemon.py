@@ -12,12 +12,12 @@ from tests.simulator.repository import Compiler, Source
 from tests.simulator.secrets import SlowSecrets
 from tests.simulator.storage import Log, OutputLogs
 from tests.simulator.triggered import HOOK_SECRET
+from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
-from waterflowd.errors import Stalled
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry

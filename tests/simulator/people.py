@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from tests.simulator.child_runs import REPOSITORY, REVISION
 from tests.simulator.language import APPROVERS
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import Run
 from waterflowd.engine.rules import approvals, rerun
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.model import plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
 from waterflowd.model.records import Kept, StartRequest, Trigger

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tests.simulator.loop import Process
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.model import plan as plans
 from waterflowd.model.plan import Plan, PushTrigger, Triggers
 from waterflowd.ports import FileReader

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 
 from tests.simulator.chance import Chance
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands
-from waterflowd.errors import Retryable
 from waterflowd.secrets.slow_sources import Readings
 
 #: A source that answers, one that is slow, and how often it says that it cannot at the moment.

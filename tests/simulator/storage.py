@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from tests.simulator.loop import Killed, Process
-from waterflow_agent.errors import Retryable as AgentRetryable
+from waterflow_agent.errors import Retryable
 from waterflow_agent.runner.spool import Chunk
 from waterflow_agent.state import journal
 from waterflow_agent.state.ledger import records as ledger_records
-from waterflowd.errors import Retryable
 from waterflowd.model.records import Batch, OutputAppend
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -169,4 +168,4 @@ class Journal(journal.Journal):
 
     def _check(self, what: str) -> None:
         if self._disk.is_full:
-            raise AgentRetryable("WF302", f"no space left for {what}", after_s=1.0)
+            raise Retryable("WF302", f"no space left for {what}", after_s=1.0)

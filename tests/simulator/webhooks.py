@@ -18,8 +18,8 @@ from tests.simulator.calendar import HOOK_WINDOW_S
 from tests.simulator.people import PATIENCE_S
 from tests.simulator.repository import MAIN
 from tests.simulator.triggered import HOOK, HOOK_NAME, HOOK_SECRET, Triggered
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import events as run_events
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Batch
 

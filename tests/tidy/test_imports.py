@@ -40,8 +40,8 @@ MAY_BESIDES = {
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)
-#: The vocabulary of errors: leaves that import nothing themselves.
-ERRORS = {"waterflowd": "waterflowd.errors", "waterflow_agent": "waterflow_agent.errors"}
+#: The errors of both distributions, which import nothing themselves.
+ERRORS = "waterflow_agent.errors"
 #: How text is shown to people, the same in both distributions; it imports nothing either.
 DISPLAY = "waterflow_agent.display"
 #: The modules of the standard library without sockets, files, clocks, threads, randomness, processes and logging.
@@ -80,7 +80,7 @@ CTL_MAY = (
     "waterflowd.ctl",
     "waterflowd.api.views.shapes",
     "waterflowd.dsl",
-    "waterflowd.errors",
+    ERRORS,
     "waterflowd.__version__",
     DISPLAY,
 )
@@ -109,7 +109,7 @@ def pure_findings(source: Source) -> Iterator[str]:
     package = next((name for name in PURE if sources.is_in(source.module, name)), None)
     if package is None or sources.is_in(source.module, *NOT_PURE):
         return
-    may = {package, ERRORS[package.partition(".")[0]], DISPLAY, *PURE[package], *MAY_BESIDES.get(source.module, ())}
+    may = {package, ERRORS, DISPLAY, *PURE[package], *MAY_BESIDES.get(source.module, ())}
     for found in sources.imports(source):
         if found.is_in(*NOT_PURE) or not found.is_in(*may, *PURE_LIBRARY):
             yield _text(source, found.line, f"a module of {package}, which is pure, imports {found.name}")
@@ -169,8 +169,8 @@ def adapter_findings(source: Source) -> Iterator[str]:
 
 
 def errors_findings(source: Source) -> Iterator[str]:
-    """What the vocabulary of errors imports: it is everybody's, so it may bring nothing along."""
-    if source.module in (*ERRORS.values(), DISPLAY):
+    """Imports of the errors and of the display functions: everything imports these, so they import nothing."""
+    if source.module in (ERRORS, DISPLAY):
         for found in sources.imports(source):
             if found.top not in PURE_LIBRARY:
                 yield _text(source, found.line, f"{source.module} imports {found.name}")
@@ -273,7 +273,7 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
         adapter_findings,
     ),
     ("waterflowd.app.cli", "from waterflowd.api.server import serve", adapter_findings),
-    ("waterflowd.errors", "import msgspec", errors_findings),
+    ("waterflow_agent.errors", "import msgspec", errors_findings),
     ("waterflow_agent.errors", "from waterflow_agent import wire", errors_findings),
     ("waterflowd.host.driver", "from . import clock", relative_findings),
     ("waterflowd.host.driver", "from waterflowd.model import *", relative_findings),
@@ -292,7 +292,7 @@ def test_a_broken_rule_is_found(module: str, text: str, rule: Callable[[Source],
 
 ALLOWED: list[tuple[str, str]] = [
     ("waterflowd.model.plan", "import msgspec\nfrom collections.abc import Mapping\nfrom waterflowd.model import ids"),
-    ("waterflowd.dsl.reading.reader", "import yaml\nfrom waterflowd.errors import Rejected"),
+    ("waterflowd.dsl.reading.reader", "import yaml\nfrom waterflow_agent.errors import Rejected"),
     (
         "waterflowd.dsl.building.project",
         "from pathlib import PurePosixPath\nfrom waterflow_agent.nodes.schema import find",

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from waterflow_agent.errors import Rejected
 from waterflowd.app import config
-from waterflowd.errors import Rejected
 
 WHOLE = """
 data-dir = "/data"

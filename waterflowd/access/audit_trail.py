@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import WaterflowError
 from waterflowd.access.events import AccessRefused, ActionTaken
 from waterflowd.access.registry import Principal
 from waterflowd.api.services import Services
-from waterflowd.errors import WaterflowError
 from waterflowd.model.ids import AUDIT
 from waterflowd.rates import BucketPerName, TokenBucket
 

@@ -10,8 +10,8 @@ import os
 import pwd
 from collections.abc import Mapping
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.registry import ROLES, Role
-from waterflowd.errors import Rejected
 
 #: In place of a role: may connect, and is refused.
 NONE = "none"

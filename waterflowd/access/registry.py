@@ -18,8 +18,8 @@ from typing import NoReturn
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.events import AccessRefused, ActionTaken, Fact, TokenCreated, TokenRevoked
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import Plan, leaf_jobs
 
 #: What every token begins with, so that scanners of leaked secrets can find it.

@@ -24,11 +24,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import Refusals
 from waterflowd.access.registry import Principal, Role
 from waterflowd.api.problems import problem
 from waterflowd.api.services import Services
-from waterflowd.errors import Rejected
 from waterflowd.rates import BucketPerName
 
 #: For probes, generators of clients, and editors; they tell nothing of what runs.

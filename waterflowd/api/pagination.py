@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 #: So that rendering one page never holds the loop for long.
 ROWS_MAX = 100

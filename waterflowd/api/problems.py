@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.dsl.reporting.diagnostics import Diagnostic, as_row
-from waterflowd.errors import Rejected, Retryable, Stalled
 
 _encoder = msgspec.json.Encoder()
 MEDIA_TYPE = "application/problem+json"

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 #: A workflow file of 1 MiB, escaped as JSON, with room for inputs.
 BODY_BYTES_MAX = 2 << 20

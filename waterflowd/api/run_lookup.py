@@ -12,9 +12,9 @@ from typing import Annotated
 from fastapi import Query
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
 
 #: A short text of a query.

@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.registry import Principal, check_plan
 from waterflowd.api import unknown_nodes
 from waterflowd.api.problems import Invalid
@@ -25,7 +26,6 @@ from waterflowd.api.services import Services
 from waterflowd.api.views.rendering import run_url
 from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import events
-from waterflowd.errors import Rejected
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger

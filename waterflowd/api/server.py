@@ -24,9 +24,9 @@ import uvicorn
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from waterflow_agent.errors import Stalled
 from waterflowd.api.app import Api
 from waterflowd.api.gate import PEER_UID
-from waterflowd.errors import Stalled
 
 _SOCKET_MODE = 0o660
 #: `sun_path` holds 108 bytes with the final NUL.

@@ -1,7 +1,7 @@
 """What the API is built on: ports, and the two desks that it asks about agents and repositories.
 
 Rules of this file: Protocols and rows only. Unless a line says otherwise the methods are called on the event loop's thread,
-do not block, and what they change is durable when they return. Errors are those of `waterflowd.errors`.
+do not block, and what they change is durable when they return. Errors are those of `waterflow_agent.errors`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.registry import Access
 from waterflowd.api.metric_samples import MetricsDesk
 from waterflowd.engine.state.runs import Run
-from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
 from waterflowd.model.records import OwnNode, RunSummary

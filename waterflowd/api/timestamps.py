@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 
 def parse_instant(text: str) -> int:

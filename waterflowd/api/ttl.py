@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.model import durations
 
 _LIFETIME_MS_MIN = 1_000

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import waterflowd
+from waterflow_agent.errors import Rejected
 from waterflowd.api.metric_samples import Sample
 from waterflowd.api.services import AgentRow, PendingRow, ServerRow
 from waterflowd.engine import Run
-from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Enrolled, Registry
 from waterflowd.host.driver import Driver

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import waterflowd
+from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.access import events
@@ -26,7 +27,6 @@ from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
 from waterflowd.engine import Run, commands
 from waterflowd.engine.events import RunEvent
-from waterflowd.errors import Stalled
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement

@@ -12,8 +12,8 @@ import click
 import waterflowd
 
 if TYPE_CHECKING:
+    from waterflow_agent.errors import WaterflowError
     from waterflowd.app.config import Config
-    from waterflowd.errors import WaterflowError
 
 Result = TypeVar("Result")
 
@@ -24,8 +24,8 @@ def main() -> None:
 
 
 def _load(file: str | None, **overrides: Any) -> Config:
+    from waterflow_agent.errors import WaterflowError
     from waterflowd.app import config
-    from waterflowd.errors import WaterflowError
 
     try:
         return config.load(Path(file) if file else None, overrides=overrides)
@@ -59,8 +59,8 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
     import asyncio
     import resource
 
+    from waterflow_agent.errors import WaterflowError
     from waterflowd.app import daemon, logs
-    from waterflowd.errors import WaterflowError
 
     config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
     logs.configure(config.log.level, config.log.format)
@@ -85,8 +85,8 @@ def _loop_factory() -> Any:
 @_FILE
 def check_config(file: str | None) -> None:
     """Checks the configuration, and ends 0 when it is right."""
+    from waterflow_agent.errors import WaterflowError
     from waterflowd.app import bootstrap
-    from waterflowd.errors import WaterflowError
 
     config = _load(file)
     try:
@@ -166,7 +166,7 @@ def restore(file: str | None, data_dir: str | None, source: str, go_on: bool, as
 
 def _tried(call: Callable[[], Result]) -> Result:
     """The call's result; ends with 1 and one sentence when it cannot be."""
-    from waterflowd.errors import WaterflowError
+    from waterflow_agent.errors import WaterflowError
 
     try:
         return call()

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.secrets import age, vault_settings

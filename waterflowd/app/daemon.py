@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from waterflow_agent.errors import Stalled
 from waterflowd.app import bootstrap
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
-from waterflowd.errors import Stalled
 from waterflowd.host.enrollment import Endpoints
 
 logger = logging.getLogger("waterflow.daemon")

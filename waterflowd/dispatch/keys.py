@@ -18,7 +18,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import AgentId
 
 #: Length of a CURVE key, and of the same as text in Z85.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import zmq.asyncio
 
+from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
 from waterflowd.dispatch.enrollment import Enrollment
@@ -21,7 +22,6 @@ from waterflowd.dispatch.rejections import Refusals, tell_nobody
 from waterflowd.dispatch.router import Router
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
-from waterflowd.errors import Stalled
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentDesk, EnrolmentDesk
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.engine import commands
 from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.
 OUTPUT_BYTES_MAX = 64 << 20

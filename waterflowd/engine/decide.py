@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd.engine import events, flags, inputs
 from waterflowd.engine.moves import child_moves
 from waterflowd.engine.outstanding import stop_timer, wants_lock, wants_survey
 from waterflowd.engine.rules import approvals, child_runs, contexts, rendering, result_limits
 from waterflowd.engine.state.runs import Attempt, Job, Run, Step
-from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import Offline

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 
 #: What a run of this version records. No behaviour has changed since the first version, so there is no flag yet.
 CURRENT: tuple[int, ...] = ()

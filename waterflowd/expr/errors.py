@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 SYNTAX = "WF120"
 BOUND = "WF121"

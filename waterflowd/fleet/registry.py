@@ -12,7 +12,7 @@ import re
 
 import msgspec
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.fleet import events
 from waterflowd.model.ids import AgentId
 

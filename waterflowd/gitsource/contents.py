@@ -15,10 +15,10 @@ from contextlib import closing
 from typing import TypeVar
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.wire.messages import Piece
-from waterflowd.errors import Rejected, Retryable, Stalled
 from waterflowd.gitsource import links, objects, reading, walk
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.opening import Opener

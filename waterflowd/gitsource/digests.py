@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.expr import file_hash
 from waterflowd.gitsource import objects, reading, walk
 from waterflowd.gitsource.objects import Objects

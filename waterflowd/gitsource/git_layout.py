@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.reconcile import codes
 
 #: A `.git` file, HEAD or `commondir` holds one short line.

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from dulwich.refs import DiskRefsContainer, Ref
 
-from waterflowd.errors import Retryable
+from waterflow_agent.errors import Retryable
 from waterflowd.gitsource import git_layout, reading, urls
 from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directories
 from waterflowd.gitsource.worker import Worker

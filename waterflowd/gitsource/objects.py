@@ -23,7 +23,7 @@ from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID, RawObjectID
 from dulwich.pack import Pack, PackFileDisappeared, UnresolvedDeltas
 
-from waterflowd.errors import Retryable
+from waterflow_agent.errors import Retryable
 from waterflowd.reconcile import codes
 
 COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4

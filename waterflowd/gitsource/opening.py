@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.gitsource import digests, git_layout, reading, urls
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.remote import address_policy

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.gitsource import commits, objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.trees import Trees

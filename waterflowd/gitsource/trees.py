@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dulwich.objects import parse_tree
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
-from waterflowd.errors import Retryable, Stalled
 from waterflowd.gitsource import objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.reconcile import codes
 
 Scheme = Literal["https", "http", "ssh", "git"]

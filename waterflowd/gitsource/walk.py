@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from dulwich.objects import parse_tree
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.gitsource import objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes

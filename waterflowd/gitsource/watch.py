@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-from waterflowd.errors import WaterflowError
+from waterflow_agent.errors import WaterflowError
 from waterflowd.gitsource import git_layout, mounts
 from waterflowd.reconcile.source import Watching
 

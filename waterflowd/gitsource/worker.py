@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from waterflowd.errors import Retryable
+from waterflow_agent.errors import Retryable
 from waterflowd.reconcile import codes
 
 Result = TypeVar("Result")

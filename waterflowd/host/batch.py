@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry

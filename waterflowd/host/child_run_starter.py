@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.dsl.building.child_workflows import target_path
 from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run
-from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.driver import Driver

@@ -15,10 +15,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_block
-from waterflowd.errors import Rejected
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains, plan
 from waterflowd.model.ids import RunId

@@ -27,12 +27,12 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
-from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe, summary

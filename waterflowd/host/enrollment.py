@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflow_agent.join_token import JoinToken as TokenText
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.errors import Rejected
 from waterflowd.fleet import events
 from waterflowd.fleet.registry import Registry, check_groups, free_name
 from waterflowd.host.agents import Agents

@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections import Counter
 
+from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine.rules import checkout
-from waterflowd.errors import Retryable, WaterflowError
 from waterflowd.host.batch import World
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import Checkout

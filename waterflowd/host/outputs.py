@@ -12,10 +12,10 @@ import asyncio
 import logging
 from collections import Counter
 
+from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run
-from waterflowd.errors import Retryable, WaterflowError
 from waterflowd.host.batch import World
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import Queries

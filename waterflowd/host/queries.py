@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from waterflow_agent.errors import Rejected, Stalled, WaterflowError
 from waterflowd import ports
 from waterflowd.engine import Run, evolve, fold
-from waterflowd.errors import Rejected, Stalled, WaterflowError
 from waterflowd.model import plan
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import WaterflowError
 from waterflowd.app.bootstrap import UNIONS
 from waterflowd.app.config import Config
 from waterflowd.engine import Run, events, fold, inputs, step
-from waterflowd.errors import WaterflowError
 from waterflowd.host.batch import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, StreamName, is_run_id, repository_stream, run_stream

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import pyrage
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.secrets import key_file, values
 
 #: How long what was opened stays in memory. A revision never changes; this bounds how long a value lies around.

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 #: A token has a hundred bytes, a file of identities a few lines.
 KEY_BYTES_MAX = 64 << 10

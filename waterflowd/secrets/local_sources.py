@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.secrets import values
 
 logger = logging.getLogger("waterflow.secrets")

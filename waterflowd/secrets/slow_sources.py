@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from waterflowd.errors import Rejected, Retryable, Stalled
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 
 logger = logging.getLogger("waterflow.secrets")
 

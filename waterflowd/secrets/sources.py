@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets import values
 from waterflowd.secrets.age import AgeFiles
 from waterflowd.secrets.local_sources import OwnSources

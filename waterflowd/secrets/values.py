@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 
 #: Linux takes no variable of more than 128 KiB, and a value may stand in the midst of a text.
 BYTES_MAX = 64 << 10

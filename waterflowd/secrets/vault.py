@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 import httpx
 import msgspec
 
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets.vault_settings import Field, Settings
 
 #: A path of a key/value engine holds a few keys; Vault itself takes 1 MiB for one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.secrets import key_file
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 from waterflowd.model.records import Batch, RunSummary
 from waterflowd.model.statuses import Status

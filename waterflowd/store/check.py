@@ -24,7 +24,7 @@ from typing import NamedTuple
 import lmdb
 import lmdb.verify as lmdb_verify
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import layout, record
 from waterflowd.store.environment import Environment
 

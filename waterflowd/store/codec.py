@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 
 #: The schema that events are written under today.

@@ -26,7 +26,7 @@ import lmdb
 import msgspec
 
 import waterflowd
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.records import AttemptName
 from waterflowd.store import check, directory, layout, output_files, outputs
 from waterflowd.store import environment as environment_files

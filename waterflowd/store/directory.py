@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 import waterflowd
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import layout
 
 #: A daemon that was told to stop needs a moment; after that, whoever holds the lock means to keep it.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import lmdb
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import directory, layout
 
 #: One slot per thread that reads; the daemon reads on its loop, and tools may look from other processes.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lmdb
 
-from waterflowd.errors import Retryable, Stalled
+from waterflow_agent.errors import Retryable, Stalled
 
 #: With less than this free, an "Input/output error" is LMDB's word for a write cut short by a full disk.
 FULL_BELOW_BYTES = 1 << 20

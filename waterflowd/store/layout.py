@@ -32,7 +32,7 @@ import struct
 import zlib
 from functools import lru_cache
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName, is_run_id
 
 #: Grows with every change of a stored shape that an older release could misread; a newer one is refused untouched.

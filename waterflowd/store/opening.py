@@ -15,7 +15,7 @@ from typing import Any
 import lmdb
 
 import waterflowd
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import check, copying, directory, health, layout
 from waterflowd.store import environment as environment_files
 from waterflowd.store import log as event_log

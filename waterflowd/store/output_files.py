@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import RunId, is_run_id
 from waterflowd.model.records import AttemptName, OutputPiece
 from waterflowd.store import directory

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import lmdb
 
-from waterflowd.errors import Stalled, WaterflowError
+from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment

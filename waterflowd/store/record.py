@@ -16,7 +16,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 from waterflowd.store import layout
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import lmdb
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
 

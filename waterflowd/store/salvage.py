@@ -24,7 +24,7 @@ from typing import NamedTuple
 import lmdb
 import msgspec
 
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.store import copying, directory, layout, output_files, outputs, record
 from waterflowd.store import environment as environment_files
 from waterflowd.store.environment import Environment

@@ -25,7 +25,7 @@ from typing import Any
 
 import lmdb
 
-from waterflowd.errors import Retryable, Stalled, WaterflowError
+from waterflow_agent.errors import Retryable, Stalled, WaterflowError
 from waterflowd.store import health, layout
 from waterflowd.store.ballast import Ballast
 from waterflowd.store.environment import Environment

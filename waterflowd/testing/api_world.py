@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
@@ -37,7 +38,6 @@ from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.engine import inputs
-from waterflowd.errors import Rejected
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement, Server

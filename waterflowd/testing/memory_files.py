@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.blob_cache import blob_id
 from waterflow_agent.trees.listing import Entry, Kind
 from waterflow_agent.wire.messages import Piece
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.model.records import Checkout, FilesListed
 from waterflowd.reconcile import codes, globs
 

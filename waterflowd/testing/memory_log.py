@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Protocol
 
-from waterflowd.errors import Stalled, WaterflowError
+from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Batch, Record, RunSummary
 from waterflowd.model.statuses import Status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Generator, Sequence
 from typing import Any
 
-from waterflowd.errors import WaterflowError
+from waterflow_agent.errors import WaterflowError
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 
 #: What the fields of a stored piece hold; the same as in the store.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.reporting import codes
-from waterflowd.errors import Rejected, WaterflowError
 
 
 class MemoryTargets:

@@ -98,7 +98,7 @@ class Supervisor:
         self._is_closed = False
         self._connected_at = 0.0
         self._pause_s = 0.0
-        self._failure: errors.AgentError | None = None
+        self._failure: errors.WaterflowError | None = None
         self._attempts = AttemptStore(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
         self._remover: asyncio.Task[None] | None = None
@@ -376,7 +376,7 @@ class Supervisor:
             waiter.set_result(held)
         return None
 
-    def _fail(self, failure: errors.AgentError) -> None:
+    def _fail(self, failure: errors.WaterflowError) -> None:
         self._failure = failure
         self._has_reports.set()
         for waiter in self._held_waiters:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterflow_agent.errors import Rejected
 from waterflowd.api.streaming import output_lines
 from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, parse_cursor, ranges_of
-from waterflowd.errors import Rejected
 from waterflowd.model.records import OutputPiece
 
 _TEXT = st.lists(

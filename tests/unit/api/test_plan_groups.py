@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.registry import Principal, Role, check_plan
 from waterflowd.dsl import compile_workflow
-from waterflowd.errors import Rejected
 from waterflowd.model import plan as plans
 
 CALLER = b"jobs: {a: {uses: ./workflows/callee.yml}}"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from waterflow_agent.errors import Rejected
 from waterflowd.dsl.building.inputs import check_inputs
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec, InputType
 
 SPECS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events, flags, fold
 from waterflowd.engine.state.runs import Run
-from waterflowd.errors import Stalled
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.reasons import ReasonCode, reason

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.fleet import events
 from waterflowd.fleet.registry import GROUPS_MAX, Registry, check_groups, free_name
 from waterflowd.model.ids import AgentId

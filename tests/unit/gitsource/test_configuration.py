@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from waterflow_agent.errors import Rejected
 from waterflowd.app import config
 from waterflowd.app.cli import main
-from waterflowd.errors import Rejected
 from waterflowd.gitsource.remote import credentials
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.gitsource import opening, urls
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Held, HeldState
 from waterflowd.engine import events
-from waterflowd.errors import Retryable
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId, RunId
 from waterflowd.model.reasons import ReasonCode

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_run_starter as starter_module
 from waterflowd.host import child_runs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import HeldState
 from waterflowd.engine import events
-from waterflowd.errors import Retryable
 from waterflowd.model.ids import RunId
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import HostWorld

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.engine.state.runs import Run
-from waterflowd.errors import Rejected, Retryable, Stalled
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import RunId, StreamName, run_stream
 from waterflowd.model.records import Record, StartRequest, Trigger

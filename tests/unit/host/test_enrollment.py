@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from waterflow_agent import join_token
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.fleet import events
 from waterflowd.host import driver as driver_module
 from waterflowd.host.enrollment import PENDING_MAX, Endpoints

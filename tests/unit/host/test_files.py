@@ -7,10 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
+from waterflow_agent.errors import Retryable
 from waterflow_agent.trees import listing
 from waterflow_agent.trees.blob_cache import blob_id
 from waterflow_agent.wire import messages
-from waterflowd.errors import Retryable
 from waterflowd.host import file_responses as files_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, request, until

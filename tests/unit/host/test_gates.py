@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.engine import events
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.testing.host import HostWorld, until

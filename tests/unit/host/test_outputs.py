@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
-from waterflowd.errors import Retryable
 from waterflowd.host import outputs as outputs_module
 from waterflowd.model.ids import AgentId, RunId
 from waterflowd.model.records import AttemptName

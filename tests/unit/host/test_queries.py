@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.engine import events
-from waterflowd.errors import Rejected, Stalled
 from waterflowd.host import queries as queries_module
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary

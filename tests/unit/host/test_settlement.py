@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Held, HeldState
-from waterflowd.errors import Retryable
 from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.secrets.local_sources import OwnSources
 from waterflowd.secrets.values import BYTES_MAX as VALUE_BYTES_MAX
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.secrets import slow_sources as readings_module
 from waterflowd.secrets.slow_sources import Key, Readings
 from waterflowd.testing.host import until

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets.age import AgeFiles
 from waterflowd.secrets.local_sources import OwnSources
 from waterflowd.secrets.slow_sources import Readings

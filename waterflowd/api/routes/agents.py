@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflowd.access import registry
 from waterflowd.access.audit_trail import note
@@ -28,7 +29,6 @@ from waterflowd.api.views.shapes import (
     Problem,
     RevokedAgent,
 )
-from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
 
 router = APIRouter(tags=["agents"])

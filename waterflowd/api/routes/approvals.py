@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import Principal, check_plan
 from waterflowd.api.gate import Approver, Ports
@@ -23,7 +24,6 @@ from waterflowd.api.views.run_shapes import RunRow
 from waterflowd.engine.rules import approvals
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId
 
 router = APIRouter(tags=["runs"])

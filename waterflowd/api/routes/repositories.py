@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from waterflow_agent.display import escape_for_display, quote
+from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import note
 from waterflowd.api import run_starts
 from waterflowd.api.gate import Approver, Ports, Runner, Viewer
@@ -24,7 +25,6 @@ from waterflowd.api.views.shapes import (
     RepositoryShape,
     StartedShape,
 )
-from waterflowd.errors import Rejected
 from waterflowd.model.records import StartRequest, Trigger
 
 router = APIRouter(tags=["repositories"])

@@ -13,6 +13,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import check_plan
 from waterflowd.api import run_starts
@@ -26,7 +27,6 @@ from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import events
 from waterflowd.engine.rules import rerun
 from waterflowd.engine.state.runs import Run
-from waterflowd.errors import Rejected, Stalled
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Kept, RunSummary, StartRequest, Trigger

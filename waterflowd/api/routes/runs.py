@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import check_plan
 from waterflowd.api import run_starts
@@ -24,7 +25,6 @@ from waterflowd.api.views.rendering import record_json, summary_json
 from waterflowd.api.views.run_rendering import run_json
 from waterflowd.api.views.run_shapes import RunList, RunRow, RunShape
 from waterflowd.api.views.shapes import WORKFLOW_BODY, DryRunShape, EventList, Problem, StartedShape
-from waterflowd.errors import Rejected
 from waterflowd.model.ids import RunId, is_run_id, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 from waterflowd.model.statuses import Conclusion, Status

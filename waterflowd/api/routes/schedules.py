@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from waterflow_agent.errors import Rejected
 from waterflowd.api.gate import Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import answer
@@ -15,7 +16,6 @@ from waterflowd.api.services import ScheduleRow
 from waterflowd.api.views.rendering import time_text
 from waterflowd.api.views.shapes import Problem, ScheduleList
 from waterflowd.dsl import cron
-from waterflowd.errors import Rejected
 
 router = APIRouter(tags=["schedules"])
 

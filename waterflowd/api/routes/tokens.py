@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflowd.access import registry
 from waterflowd.access.events import TokenCreated, TokenRevoked
 from waterflowd.access.registry import ROLES, TOKEN_PREFIX, hash_secret
@@ -18,7 +19,6 @@ from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.ttl import lifetime_ms
 from waterflowd.api.views.rendering import token_json
 from waterflowd.api.views.shapes import NewTokenShape, TokenList, TokenShape
-from waterflowd.errors import Rejected
 from waterflowd.fleet.registry import check_groups
 from waterflowd.model.ids import AUDIT
 

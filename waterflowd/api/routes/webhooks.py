@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import Principal, Role
 from waterflowd.api.gate import Ports, source_of
@@ -19,7 +20,6 @@ from waterflowd.api.request_bodies import JSON_TYPE, answer, check_values, conte
 from waterflowd.api.run_starts import started_json
 from waterflowd.api.views.rendering import run_url
 from waterflowd.api.views.shapes import StartedShape
-from waterflowd.errors import Rejected
 from waterflowd.rates import BucketPerName
 
 router = APIRouter(tags=["hooks"])

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.model.records import OutputPiece
 
 #: The largest chunk on the wire, too: a longer line is nobody's line.

@@ -22,12 +22,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.access.registry import Principal, Role
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.output_reader import RunOutput
 from waterflowd.api.views.rendering import record_json
 from waterflowd.engine import events
-from waterflowd.errors import Rejected, WaterflowError
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from waterflow_agent.display import quote
+from waterflow_agent.errors import Rejected
 from waterflowd.dsl.reading.tree import plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.dsl.reporting.values import as_text, describe
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec, InputType, Json
 
 #: All inputs of a start as JSON; GitHub's bound.

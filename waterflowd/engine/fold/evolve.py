@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from waterflow_agent.errors import Stalled
 from waterflowd.engine import events, flags
 from waterflowd.engine.fold import evolve_jobs, evolve_steps
 from waterflowd.engine.fold.transitions import move, stop
 from waterflowd.engine.state.blocks import Stop
 from waterflowd.engine.state.runs import Run
-from waterflowd.errors import Stalled
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import Plan
 from waterflowd.model.reasons import ReasonCode, reason

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.rules import contexts, rendering
 from waterflowd.engine.state.blocks import COMPOSITE, CONDITION, LOOP, Block, Step
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import Conclusion
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.rules import completion, contexts, matrix, rendering
 from waterflowd.engine.state.runs import Children, Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.model.ids import AgentId
 from waterflowd.model.plan import TargetPlan

@@ -6,12 +6,12 @@ place in a concurrency group. Then it becomes instances, or the jobs that it cal
 
 from __future__ import annotations
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.moves import child_moves
 from waterflowd.engine.rules import calls, completion, conditions, contexts, rendering, retry
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline

@@ -11,11 +11,11 @@ cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, w
 
 from __future__ import annotations
 
+from waterflow_agent.errors import Rejected
 from waterflowd.engine import events
 from waterflowd.engine.moves import job_moves, step_moves
 from waterflowd.engine.rules import completion, contexts
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import ConcurrencyPlan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import Conclusion, Status, worst

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.fold.evolve import CONCLUSIONS
@@ -12,7 +13,6 @@ from waterflowd.engine.moves import block_moves
 from waterflowd.engine.rules import approvals, child_runs, conditions, contexts, rendering, retry, sleep
 from waterflowd.engine.state.blocks import APPROVAL, Attempt, Step, Stop
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.errors import Rejected
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import OnLost

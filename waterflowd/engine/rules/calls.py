@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine.rules import rendering
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import CallPlan, InputSpec, InputType, Json
 
 _EMPTY: dict[InputType, Json] = {InputType.BOOLEAN: False, InputType.NUMBER: 0, InputType.JSON: None}

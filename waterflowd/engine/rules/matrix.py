@@ -12,8 +12,8 @@ import math
 import re
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
-from waterflowd.errors import Rejected
 
 #: As at GitHub.
 INSTANCES_MAX = 256

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine.rules import contexts
 from waterflowd.engine.state.runs import Job, Run, Step
-from waterflowd.errors import Rejected
 from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.

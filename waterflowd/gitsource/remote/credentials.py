@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import Stalled
+from waterflow_agent.errors import Stalled
 from waterflowd.gitsource.remote.fetch_protocol import Access, Login
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes

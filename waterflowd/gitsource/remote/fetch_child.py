@@ -36,7 +36,7 @@ from dulwich.protocol import Protocol
 from dulwich.refs import Ref
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import WaterflowError
+from waterflow_agent.errors import WaterflowError
 from waterflowd.gitsource import objects, reading
 from waterflowd.gitsource.remote import https, name_resolution, remote_refs, ssh
 from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_repository, past_limit, unreachable

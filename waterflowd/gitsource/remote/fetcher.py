@@ -18,7 +18,7 @@ import sys
 
 import msgspec
 
-from waterflowd.errors import Retryable, Stalled, WaterflowError
+from waterflow_agent.errors import Retryable, Stalled, WaterflowError
 from waterflowd.gitsource.remote.fetch_protocol import (
     ANSWER_BYTES_MAX,
     LENGTH,

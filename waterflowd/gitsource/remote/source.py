@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from waterflowd.errors import Retryable, WaterflowError
+from waterflow_agent.errors import Retryable, WaterflowError
 from waterflowd.gitsource import reading
 from waterflowd.gitsource.remote import credentials
 from waterflowd.gitsource.remote.fetch_protocol import Fetched, FetchRequest, Limits

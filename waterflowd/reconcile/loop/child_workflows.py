@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.dsl.reporting import codes as dsl_codes
-from waterflowd.errors import Rejected, Retryable
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.errors import Rejected
+from waterflow_agent.errors import Rejected
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
 from waterflowd.reconcile.loop.scheduler import Timetable

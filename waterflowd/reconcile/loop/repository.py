@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.dsl.reporting import codes as dsl_codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
-from waterflowd.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.model.ids import repository_stream
 from waterflowd.model.records import StartRequest
 from waterflowd.ports import Clock, Compiler, Feed, Log, Runs

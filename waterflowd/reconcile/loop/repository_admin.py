@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.display import escape_for_display, quote
+from waterflow_agent.errors import Rejected
 from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.dsl.reporting.diagnostics import as_row
-from waterflowd.errors import Rejected
 from waterflowd.model.plan import InputSpec
 from waterflowd.reconcile import codes, ref_updates, schedules
 from waterflowd.reconcile.conditions import Condition, ConditionType

@@ -17,8 +17,8 @@ import logging
 import msgspec
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.dsl import cron
-from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import ScheduleTrigger
 from waterflowd.model.statuses import Status

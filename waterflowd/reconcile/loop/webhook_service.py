@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflowd.api.services import HookCall
-from waterflowd.errors import Rejected
 from waterflowd.model.records import RunSummary
 from waterflowd.reconcile import codes, webhooks
 from waterflowd.reconcile.loop.repository import LoopPorts

@@ -16,8 +16,8 @@ import contextlib
 import logging
 
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.engine.events import RunCompleted, RunCreated
-from waterflowd.errors import Rejected, Retryable, WaterflowError
 from waterflowd.model import chains
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record, RunSummary, StartRequest

@@ -20,7 +20,7 @@ import waterflowd.app.config
 from tests.tidy import sources
 from waterflowd.api import routes
 from waterflowd.ctl.main import cli as waterflowctl
-from waterflowd.dsl.models import schema
+from waterflowd.dsl import models
 
 _CODE = re.compile(r"\bWF[0-9]{3}\b")
 _PARAMETER = re.compile(r"\{[^}]*\}")
@@ -176,7 +176,7 @@ def test_every_route_is_described() -> None:
 # The language ---------------------------------------------------------------------------------------------------------
 
 
-def _concepts(concept: type[schema.Concept] = schema.Concept) -> Iterator[type[schema.Concept]]:
+def _concepts(concept: type[models.LanguageModel] = models.LanguageModel) -> Iterator[type[models.LanguageModel]]:
     for inner in concept.__subclasses__():
         yield inner
         yield from _concepts(inner)
@@ -186,9 +186,9 @@ def test_every_key_of_the_language_is_described() -> None:
     """In docs/workflows.md, as `key`."""
     text = _page("workflows.md")
     missing = [
-        schema.named(concept, key)
+        models.named(concept, key)
         for concept in _concepts()
-        for key in schema.keys(concept)
+        for key in models.keys(concept)
         if not re.search(rf"`(?:[a-z_-]+\.)*{re.escape(key)}(?:: [^`]*)?`", text)
     ]
     assert not missing, _report("workflows.md", missing)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflowd.dsl import models
 from waterflowd.dsl.building.project import Project
 from waterflowd.dsl.building.session import Reader, Session
-from waterflowd.dsl.models import schema, validation
+from waterflowd.dsl.models import validation
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model import plan
@@ -52,7 +53,7 @@ def _built(session: Session, path: str, content: bytes) -> plan.Plan | None:
     if source is None:
         return None
     try:
-        workflow = validation.validate(source.document, source.report, schema.Workflow)
+        workflow = validation.validate(source.document, source.report, models.Workflow)
         return Project(session, path).plan(source, workflow) if workflow is not None else None
     except TooMany:
         return None

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.dsl.conftest import Language
 from waterflow_agent.nodes import schema as node_schema
-from waterflowd.dsl.building import control_flow
+from waterflowd.dsl import models
 from waterflowd.dsl.models.model import keys
 from waterflowd.model.plan import BlockPlan, StepPlan
 
@@ -222,7 +222,7 @@ def test_inner_steps_count(language: Language) -> None:
 
 def test_the_records_of_the_nodes_name_the_same_parameters() -> None:
     """What a page shows and what is checked are one."""
-    for name, model in control_flow.MODELS.items():
+    for name, model in models.CONTROL_FLOW.items():
         fields = node_schema.BUILT_IN[name].parameters.__struct_encode_fields__
         assert sorted(fields) == sorted(keys(model))
 

@@ -11,8 +11,7 @@ import pytest
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.building import control_flow
+from waterflowd.dsl import compile_workflow, models
 from waterflowd.dsl.building.contexts import FIXED, KNOWN, NEED_FIELDS, STEP_FIELDS
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import plain, to_json
@@ -53,7 +52,7 @@ def _examples() -> Iterator[Any]:
 
 def test_every_key_of_every_concept_has_an_entry_and_no_other_has() -> None:
     """In the order of the models, so that a page reads as the file is written."""
-    with_nodes = {model.__name__ for model in control_flow.MODELS.values()}
+    with_nodes = {model.__name__ for model in models.CONTROL_FLOW.values()}
     assert set(SECTIONS) == set(json_schema.CONCEPTS) - with_nodes
     for name, section in SECTIONS.items():
         keys = [str(field.alias) for field in json_schema.CONCEPTS[name].model_fields.values()]
@@ -65,7 +64,7 @@ def test_every_parameter_of_a_node_has_an_entry(node: node_schema.NodeSchema) ->
     """Those of its record, and no other; the models of nodes with steps inside have the same."""
     fields = {field.encode_name for field in msgspec.structs.fields(node.parameters)}
     assert set(NODES[node.name].keys) == fields
-    model = control_flow.MODELS.get(node.name)
+    model = models.CONTROL_FLOW.get(node.name)
     assert model is None or {str(field.alias) for field in model.model_fields.values()} == fields
 
 
@@ -139,27 +138,27 @@ def test_the_example_of_a_context_is_an_expression_over_it() -> None:
 #: Where a key stands in the file below, by its concept; and what else must stand beside it.
 _AT: dict[str, tuple[Any, ...]] = {
     "Workflow": (),
-    "DefaultsOfRun": ("defaults", "run"),
+    "RunDefaults": ("defaults", "run"),
     "Concurrency": ("concurrency",),
     "CallOutput": ("on", "workflow_call", "outputs", "o"),
-    "Call": ("on", "workflow_call"),
+    "WorkflowCall": ("on", "workflow_call"),
     "Job": ("jobs", "b"),
     "RunsOn": ("jobs", "b", "runs-on"),
     "Strategy": ("jobs", "b", "strategy"),
-    "Gate": ("jobs", "b", "environment"),
+    "DeploymentEnvironment": ("jobs", "b", "environment"),
     "Step": ("jobs", "b", "steps", 1),
 }
 _BESIDE: dict[str, dict[str, Any]] = {
     "CallOutput": {"value": "x"},
     "Concurrency": {"group": "x"},
-    "Gate": {"name": "x"},
+    "DeploymentEnvironment": {"name": "x"},
     "Strategy": {"matrix": {"m": [1, 2]}},
 }
 #: Keys that take more than a text: how the expression is put there.
 _PUT: dict[tuple[str, str], Any] = {
     ("Workflow", "vars"): lambda text: {"a": 1, "x": text},
     ("Workflow", "env"): lambda text: {"X": text},
-    ("Call", "outputs"): lambda text: {"x": text},
+    ("WorkflowCall", "outputs"): lambda text: {"x": text},
     ("Job", "strategy"): lambda text: {"matrix": {"m": text}},
     ("Job", "outputs"): lambda text: {"x": text},
     ("Job", "env"): lambda text: {"X": text},

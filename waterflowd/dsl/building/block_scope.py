@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.display import quote
+from waterflowd.dsl import models
 from waterflowd.dsl.building.contexts import Place
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.model.plan import StepPlan
 
@@ -25,7 +25,7 @@ class ScriptDefaults:
     shell: str | None = None
     working_directory: str | None = None
 
-    def over(self, defaults: schema.Defaults) -> ScriptDefaults:
+    def over(self, defaults: models.Defaults) -> ScriptDefaults:
         """These, with what a narrower place says over them."""
         run = defaults.run
         return ScriptDefaults(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import msgspec
 
 from waterflow_agent.display import quote
+from waterflowd.dsl import models
 from waterflowd.dsl.building import secret_references
 from waterflowd.dsl.building.arguments import given_inputs
 from waterflowd.dsl.building.session import Session, local_path
 from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.models import events, schema
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
@@ -35,7 +35,7 @@ class Callee:
     """A workflow as its callers see it: a call without what is given, and what it asks for."""
 
     call: CallPlan
-    declared_secrets: dict[str, events.CallSecret]
+    declared_secrets: dict[str, models.CallSecret]
     used_secrets: tuple[str, ...]
     minutes: float | None
     #: Levels of calls below it, itself included.
@@ -45,7 +45,7 @@ class Callee:
 
 
 #: Compiles a file as a callee; None when it has errors that leave none.
-BuildCallee = Callable[[Source, schema.Workflow], Callee | None]
+BuildCallee = Callable[[Source, models.Workflow], Callee | None]
 
 
 class Calls:
@@ -57,7 +57,7 @@ class Calls:
         self._callees: dict[str, Callee | None] = {}
         self._open: list[str] = [first]
 
-    def plan(self, source: Source, path: Path, job: schema.Job) -> tuple[CallPlan | None, float | None]:
+    def plan(self, source: Source, path: Path, job: models.Job) -> tuple[CallPlan | None, float | None]:
         """The call of the job at `path`, and the callee's time-out; nothing when there is an error that leaves none."""
         assert job.uses is not None
         callee = self._callee(source, path, job.uses)
@@ -117,7 +117,7 @@ class Calls:
             return None
         self._open.append(file)
         try:
-            workflow = validate(source.document, source.report, schema.Workflow)
+            workflow = validate(source.document, source.report, models.Workflow)
             return self._build(source, workflow) if workflow is not None else None
         except TooMany:
             # Its own report is full; the files that use it still have something to say.
@@ -127,7 +127,7 @@ class Calls:
         finally:
             self._open.pop()
 
-    def _secrets(self, source: Source, path: Path, job: schema.Job, callee: Callee) -> dict[str, str] | None:
+    def _secrets(self, source: Source, path: Path, job: models.Job, callee: Callee) -> dict[str, str] | None:
         """The callee's names of secrets and the caller's; None for all of them."""
         if isinstance(job.secrets, str):
             return None

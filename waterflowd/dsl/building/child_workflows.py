@@ -13,11 +13,11 @@ from typing import Any
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building.arguments import given_inputs
 from waterflowd.dsl.building.session import Session, local_path
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.building.triggers import started_inputs
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
@@ -87,7 +87,7 @@ class Targets:
         if target is None:
             return "it is no YAML that could be read"
         try:
-            workflow = validate(target.document, target.report, schema.Workflow)
+            workflow = validate(target.document, target.report, models.Workflow)
             specs = started_inputs(target, workflow) if workflow is not None else ()
         except TooMany:
             specs = ()

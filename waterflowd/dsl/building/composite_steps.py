@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from waterflow_agent.display import quote
 from waterflowd.dsl.building import input_declarations
@@ -22,11 +19,8 @@ from waterflowd.dsl.building.expressions import Expressions
 from waterflowd.dsl.building.session import Session, local_path
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.building.steps import DEPTH_MAX, Steps
-from waterflowd.dsl.models.events import Outputs
-from waterflowd.dsl.models.field_types import FreeText, StaticName
+from waterflowd.dsl.models.composite_step import CompositeStep
 from waterflowd.dsl.models.ids import Ids
-from waterflowd.dsl.models.model import Concept
-from waterflowd.dsl.models.schema import Inputs, Step
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
@@ -36,33 +30,6 @@ from waterflowd.model.plan import InputSpec, Json, StepPlan
 #: What the file of a composite step's folder may be called, ours first.
 FILE_NAMES = ("step.yml", "step.yaml", "action.yml", "action.yaml")
 _FILE_ENDINGS = (".yml", ".yaml")
-
-
-class CompositeRuns(Concept):
-    """`runs` of a GitHub action; only composite ones can be used."""
-
-    TITLE = "runs"
-    INSTEAD = dict.fromkeys(
-        ("main", "pre", "post", "image", "entrypoint", "args", "pre-if", "post-if", "env"),
-        "only composite steps run here: write steps, with what it does as run",
-    )
-
-    using: Literal["composite"]
-    steps: Annotated[list[Step], Field(min_length=1)]
-
-
-class CompositeStep(Concept):
-    """The file of a composite step."""
-
-    TITLE = "a composite step"
-    INSTEAD = {"author": "write it as a comment", "branding": "remove it"}
-
-    name: StaticName | None = None
-    description: FreeText = ""
-    inputs: Inputs = {}
-    outputs: Outputs = {}
-    steps: Annotated[list[Step], Field(min_length=1)] | None = None
-    runs: CompositeRuns | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

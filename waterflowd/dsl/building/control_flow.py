@@ -7,25 +7,19 @@ node are visible. `params` of the plan hold what is no step, `blocks` the steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import contexts
 from waterflowd.dsl.building.contexts import Place
-from waterflowd.dsl.models.field_types import (
-    ApprovalsOrExpression,
-    CountOrExpression,
-    DurationOrExpression,
-    JsonValue,
-    StaticText,
-    Text,
-    TextsOrExpressions,
+from waterflowd.dsl.models.control_flow import (
+    CONTROL_FLOW,
+    ApprovalParameters,
+    ConditionParameters,
+    LoopParameters,
+    ParallelParameters,
 )
-from waterflowd.dsl.models.model import Concept
-from waterflowd.dsl.models.schema import Condition, Step
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
@@ -36,68 +30,6 @@ from waterflowd.model.plan import BlockPlan, Json
 if TYPE_CHECKING:
     from waterflowd.dsl.building.block_scope import Surroundings
     from waterflowd.dsl.building.steps import Steps
-
-BRANCHES_MAX = 100
-
-_Steps = Annotated[list[Step], Field(min_length=1)]
-
-
-class ConditionWith(Concept):
-    """`with` of the node `condition`."""
-
-    TITLE = "condition"
-
-    if_: Condition
-    then: _Steps
-    else_: list[Step] = []
-
-
-class LoopWith(Concept):
-    """`with` of the node `loop`."""
-
-    TITLE = "loop"
-
-    items: JsonValue = None
-    as_: StaticText = "item"
-    max_parallel: CountOrExpression = 1
-    while_: Condition | None = None
-    max_iterations: CountOrExpression | None = None
-    steps: _Steps
-
-
-def _lists(value: object) -> object:
-    """A branch of one step may be written without its list."""
-    return [[item] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
-
-
-class ParallelWith(Concept):
-    """`with` of the node `parallel`."""
-
-    TITLE = "parallel"
-
-    branches: Annotated[list[_Steps], BeforeValidator(_lists), Field(min_length=1, max_length=BRANCHES_MAX)]
-    max_parallel: CountOrExpression | None = None
-
-
-class ApprovalWith(Concept):
-    """`with` of the node `approval`."""
-
-    TITLE = "approval"
-
-    approvers: TextsOrExpressions = []
-    minimum: ApprovalsOrExpression = 1
-    message: Text | None = None
-    timeout: DurationOrExpression | None = None
-    default: Literal["approve", "reject"] = "reject"
-
-
-#: The nodes whose `with` holds more than values.
-MODELS: dict[str, type[Concept]] = {
-    "condition": ConditionWith,
-    "loop": LoopWith,
-    "parallel": ParallelWith,
-    "approval": ApprovalWith,
-}
 
 Parts = tuple[dict[str, Json], tuple[BlockPlan, ...]]
 
@@ -120,19 +52,19 @@ class Control:
             text = f"{node} needs its parameters"
             self._source.at_value(path, codes.WRONG_PARAMETER, text, f"add with: and {' '.join(_required(node))}")
             return None
-        found = validate(self._source.document, self._source.report, MODELS[node], at)
+        found = validate(self._source.document, self._source.report, CONTROL_FLOW[node], at)
         match found:
-            case ConditionWith():
+            case ConditionParameters():
                 return self._condition(at, found, place, around)
-            case LoopWith():
+            case LoopParameters():
                 return self._loop(at, found, place, around)
-            case ParallelWith():
+            case ParallelParameters():
                 return self._parallel(at, found, place, around)
-            case ApprovalWith():
+            case ApprovalParameters():
                 return self._approval(at, found, place), ()
         return None
 
-    def _parallel(self, at: Path, wanted: ParallelWith, place: Place, around: Surroundings) -> Parts:
+    def _parallel(self, at: Path, wanted: ParallelParameters, place: Place, around: Surroundings) -> Parts:
         self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
         blocks = (
             self._steps.block(str(number + 1), (*at, "branches", number), branch, around)
@@ -140,14 +72,14 @@ class Control:
         )
         return {} if wanted.max_parallel is None else {"max-parallel": wanted.max_parallel}, tuple(blocks)
 
-    def _condition(self, at: Path, wanted: ConditionWith, place: Place, around: Surroundings) -> Parts:
+    def _condition(self, at: Path, wanted: ConditionParameters, place: Place, around: Surroundings) -> Parts:
         self._expressions.condition((*at, "if"), wanted.if_, place)
         blocks = [self._steps.block("then", (*at, "then"), wanted.then, around)]
         if wanted.else_:
             blocks.append(self._steps.block("else", (*at, "else"), wanted.else_, around))
         return {"if": wanted.if_}, tuple(blocks)
 
-    def _loop(self, at: Path, wanted: LoopWith, place: Place, around: Surroundings) -> Parts:
+    def _loop(self, at: Path, wanted: LoopParameters, place: Place, around: Surroundings) -> Parts:
         params: dict[str, Json] = {}
         loop: dict[str, Any] = {"loop": contexts.FIXED["loop"]}
         if wanted.has("items") and wanted.has("while_"):
@@ -162,7 +94,7 @@ class Control:
         inner = around.with_loop(loop)
         return params, (self._steps.block("steps", (*at, "steps"), wanted.steps, inner),)
 
-    def _items(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
+    def _items(self, at: Path, wanted: LoopParameters, place: Place) -> dict[str, Json]:
         items = wanted.items
         self._expressions.value((*at, "items"), items, place)
         self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
@@ -181,7 +113,7 @@ class Control:
             self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
 
-    def _while(self, at: Path, wanted: LoopWith, place: Place) -> dict[str, Json]:
+    def _while(self, at: Path, wanted: LoopParameters, place: Place) -> dict[str, Json]:
         sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
         inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in wanted.steps if step.id}
         self._expressions.condition((*at, "while"), wanted.while_, place.within({}, inside))
@@ -211,7 +143,7 @@ class Control:
             return True
         return False
 
-    def _approval(self, at: Path, wanted: ApprovalWith, place: Place) -> dict[str, Json]:
+    def _approval(self, at: Path, wanted: ApprovalParameters, place: Place) -> dict[str, Json]:
         params: dict[str, Json] = {}
         for key in wanted.given():
             params[key] = getattr(wanted, key)
@@ -228,5 +160,5 @@ class Control:
 
 def _required(node: str) -> list[str]:
     """The keys that a node cannot do without, as a person would write them."""
-    required = [str(field.alias) for field in MODELS[node].model_fields.values() if field.is_required()]
+    required = [str(field.alias) for field in CONTROL_FLOW[node].model_fields.values() if field.is_required()]
     return [f"{name}: ..." for name in (required if node != "loop" else ["items", *required])]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from waterflow_agent.display import quote
+from waterflowd.dsl import models
 from waterflowd.dsl.building import inputs
-from waterflowd.dsl.models import ids, schema
+from waterflowd.dsl.models import ids
 from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
@@ -18,7 +19,7 @@ PATTERN_CHARACTERS_MAX = 500
 
 
 def specs(
-    declared: Mapping[str, schema.Input], base: Path, document: Document, report: Report
+    declared: Mapping[str, models.Input], base: Path, document: Document, report: Report
 ) -> tuple[InputSpec, ...]:
     """The inputs that a file declares under the path `base`; what is wrong with them is reported."""
     checked = _Declarations(base, document, report)
@@ -34,7 +35,7 @@ class _Declarations:
         self._report = report
         self._ids = ids.Ids("input", report)
 
-    def spec(self, name: str, wanted: schema.Input) -> InputSpec:
+    def spec(self, name: str, wanted: models.Input) -> InputSpec:
         self._ids.take(name, self._document.key_start((*self._base, name)))
         spec = InputSpec(
             name=name,

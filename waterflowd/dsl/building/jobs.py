@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waterflow_agent.display import quote
+from waterflowd.dsl import models
 from waterflowd.dsl.building import lints, secret_references
 from waterflowd.dsl.building.block_scope import ScriptDefaults, Surroundings
 from waterflowd.dsl.building.contexts import Instances, Names, NeededJob, Place
@@ -21,7 +22,6 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.building.steps import Steps
 from waterflowd.dsl.building.strategy import Strategies
 from waterflowd.dsl.building.working_directory import check_directory
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import missing_hint
 from waterflowd.dsl.reading.tree import Mapping, Path
@@ -54,7 +54,7 @@ _CALL_KEYS = {
 }
 
 
-def needed_jobs(workflow: schema.Workflow) -> dict[str, NeededJob]:
+def needed_jobs(workflow: models.Workflow) -> dict[str, NeededJob]:
     """What is known of each job to those that need it."""
     return {
         name: NeededJob(
@@ -78,7 +78,7 @@ class Jobs:
         self._strategies = Strategies(source, self._expressions)
         self._placing = Placing(source, self._expressions)
 
-    def build(self, name: str, job: schema.Job, names: Names, needs: tuple[str, ...], around: Surroundings) -> JobPlan:
+    def build(self, name: str, job: models.Job, names: Names, needs: tuple[str, ...], around: Surroundings) -> JobPlan:
         """The plan of one job. `around` holds what the workflow gives to all steps."""
         path: Path = ("jobs", name)
         # A need that does not exist is one error, and not one more for each expression that names it.
@@ -111,7 +111,7 @@ class Jobs:
         return self._with_steps(path, job, plan, names, (instances, around))
 
     def _with_steps(
-        self, path: Path, job: schema.Job, plan: JobPlan, names: Names, scope: tuple[Instances, Surroundings]
+        self, path: Path, job: models.Job, plan: JobPlan, names: Names, scope: tuple[Instances, Surroundings]
     ) -> JobPlan:
         instances, around = scope
         for key, sentence in _CALL_KEYS.items():
@@ -150,7 +150,7 @@ class Jobs:
             steps=steps,
         )
 
-    def _called(self, path: Path, job: schema.Job, plan: JobPlan, names: Names, instances: Instances) -> JobPlan:
+    def _called(self, path: Path, job: models.Job, plan: JobPlan, names: Names, instances: Instances) -> JobPlan:
         for key, sentence in _STEP_JOB_KEYS.items():
             if key in job.given():
                 text = f"{key} does not go with uses: {sentence}"
@@ -164,7 +164,7 @@ class Jobs:
             plan, call=call, timeout_minutes=job.timeout_minutes if job.has("timeout_minutes") else default
         )
 
-    def _check_required(self, path: Path, job: schema.Job) -> None:
+    def _check_required(self, path: Path, job: models.Job) -> None:
         node, _ = self._source.document.find(path)
         # A value that is no mapping has been reported as such.
         if not isinstance(node, Mapping):
@@ -175,21 +175,21 @@ class Jobs:
                 self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quote(key)}", missing_hint(at))
 
     def _defaults(
-        self, path: Path, defaults: schema.Defaults, names: Names, scope: tuple[Collection[str], Instances]
+        self, path: Path, defaults: models.Defaults, names: Names, scope: tuple[Collection[str], Instances]
     ) -> None:
         directory = defaults.run.working_directory
         at: Path = (*path, "defaults", "run", "working-directory")
         self._expressions.value(at, directory, names.for_job(*scope, has_env=True))
         check_directory(self._source, at, directory)
 
-    def _outputs(self, path: Path, job: schema.Job, place: Place) -> None:
+    def _outputs(self, path: Path, job: models.Job, place: Place) -> None:
         ids = Ids("output", self._source.report)
         for name in job.outputs:
             ids.take(name, self._source.document.key_start((*path, "outputs", name)))
         self._expressions.value((*path, "outputs"), dict(job.outputs), place)
 
 
-def workflow_surroundings(workflow: schema.Workflow, names: Names) -> Surroundings:
+def workflow_surroundings(workflow: models.Workflow, names: Names) -> Surroundings:
     """What a workflow gives to the steps of all its jobs."""
     return Surroundings(
         place=names.for_workflow(),
@@ -198,7 +198,7 @@ def workflow_surroundings(workflow: schema.Workflow, names: Names) -> Surroundin
     )
 
 
-def warn_of_slips(source: Source, workflow: schema.Workflow, needs: dict[str, tuple[str, ...]]) -> None:
+def warn_of_slips(source: Source, workflow: models.Workflow, needs: dict[str, tuple[str, ...]]) -> None:
     """Warns of jobs that can never run."""
     never = [name for name, job in workflow.jobs.items() if lints.warn_never(source, ("jobs", name), "job", job.if_)]
     lints.warn_unreachable(source, needs, {name: job.if_ for name, job in workflow.jobs.items()}, never)

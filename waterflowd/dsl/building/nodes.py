@@ -15,7 +15,7 @@ import msgspec
 from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl.models import schema
+from waterflowd.dsl import models
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report, did_you_mean
@@ -41,7 +41,7 @@ _SETUP, _SETUP_HINT = (
 )
 
 #: Keys of a step that people look for among a node's parameters.
-_STEP_KEYS = frozenset(schema.keys(schema.Step))
+_STEP_KEYS = frozenset(models.keys(models.Step))
 
 
 class Nodes:

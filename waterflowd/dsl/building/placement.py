@@ -6,10 +6,10 @@ import re
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building.contexts import Place
 from waterflowd.dsl.building.expressions import Expressions
 from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.models import placement
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline, Queue, TargetPlan
@@ -30,7 +30,7 @@ class Placing:
         self._source = source
         self._expressions = expressions
 
-    def target(self, path: Path, runs_on: placement.RunsOn, place: Place) -> TargetPlan | None:
+    def target(self, path: Path, runs_on: models.RunsOn, place: Place) -> TargetPlan | None:
         """Checks `runs-on` at `path`; the plan of `target: each`, None for one server."""
         self._group(path, runs_on.group, place)
         for key, value in (
@@ -69,7 +69,7 @@ class Placing:
             text = f"{quote(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
             self._source.at_value(at, codes.WRONG_VALUE, text)
 
-    def concurrency(self, path: Path, wanted: placement.Concurrency | None, place: Place) -> ConcurrencyPlan | None:
+    def concurrency(self, path: Path, wanted: models.Concurrency | None, place: Place) -> ConcurrencyPlan | None:
         """The plan of the `concurrency` at `path`."""
         if wanted is None:
             return None
@@ -86,7 +86,9 @@ class Placing:
             cancel_in_progress=wanted.cancel_in_progress,
         )
 
-    def environment(self, path: Path, wanted: placement.Gate | None, place: Place) -> EnvironmentPlan | None:
+    def environment(
+        self, path: Path, wanted: models.DeploymentEnvironment | None, place: Place
+    ) -> EnvironmentPlan | None:
         """The plan of the `environment` at `path`."""
         if wanted is None:
             return None

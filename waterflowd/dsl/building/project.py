@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building import calls
 from waterflowd.dsl.building.calls import Callee, Calls
 from waterflowd.dsl.building.composite_steps import Composites
@@ -24,7 +25,6 @@ from waterflowd.dsl.building.session import Session
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.building.triggers import build_call_inputs, build_inputs, build_triggers, started_inputs
 from waterflowd.dsl.building.working_directory import check_directory
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import plain
 from waterflowd.dsl.reporting import codes
@@ -41,7 +41,7 @@ class Project:
         self._composites = Composites(session)
         self._calls = Calls(session, path, self._callee)
 
-    def plan(self, source: Source, workflow: schema.Workflow) -> Plan:
+    def plan(self, source: Source, workflow: models.Workflow) -> Plan:
         """The plan of a workflow; only of use when no report has an error afterwards."""
         triggers = build_triggers(source, workflow)
         inputs = started_inputs(source, workflow)
@@ -67,7 +67,7 @@ class Project:
             jobs=jobs,
         )
 
-    def _callee(self, source: Source, workflow: schema.Workflow) -> Callee | None:
+    def _callee(self, source: Source, workflow: models.Workflow) -> Callee | None:
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
             hint = "add workflow_call to on of that file"
@@ -106,7 +106,7 @@ class Project:
 class _Build:
     """One workflow file on its way to a plan."""
 
-    def __init__(self, source: Source, workflow: schema.Workflow, session: Session, inputs: Sequence[str]) -> None:
+    def __init__(self, source: Source, workflow: models.Workflow, session: Session, inputs: Sequence[str]) -> None:
         self._source = source
         self._workflow = workflow
         self._session = session
@@ -176,11 +176,11 @@ class _Build:
             secrets.take(name, self._source.document.key_start((*base, "secrets", name)))
 
 
-def _name(source: Source, workflow: schema.Workflow) -> str:
+def _name(source: Source, workflow: models.Workflow) -> str:
     return workflow.name or PurePosixPath(source.path).stem
 
 
-def _call_outputs(workflow: schema.Workflow) -> dict[str, Json]:
+def _call_outputs(workflow: models.Workflow) -> dict[str, Json]:
     call = workflow.on.workflow_call if workflow.on is not None else None
     return {name: output.value for name, output in call.outputs.items()} if call is not None else {}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from waterflowd.dsl import models
 from waterflowd.dsl.building import lints
 from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.model.plan import RetryPolicy
 
 
-def retry_policy(source: Source, path: Path, retry: schema.Retry | None) -> RetryPolicy | None:
+def retry_policy(source: Source, path: Path, retry: models.Retry | None) -> RetryPolicy | None:
     """The policy that stands at `path`."""
     if retry is None:
         return None

@@ -14,6 +14,7 @@ import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building import control_flow, lints, secret_references
 from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
@@ -33,7 +34,6 @@ from waterflowd.dsl.building.retry import retry_policy
 from waterflowd.dsl.building.session import Session
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.building.working_directory import check_directory
-from waterflowd.dsl.models import schema
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
@@ -86,11 +86,11 @@ class Steps:
         self._targets = Targets(session)
         self._control = control_flow.Control(self)
 
-    def block(self, name: str, path: Path, steps: list[schema.Step], around: Surroundings) -> BlockPlan:
+    def block(self, name: str, path: Path, steps: list[models.Step], around: Surroundings) -> BlockPlan:
         """A block inside of a step."""
         return BlockPlan(name=name, steps=self.rows(path, steps, around))
 
-    def rows(self, path: Path, steps: list[schema.Step], around: Surroundings) -> tuple[StepPlan, ...]:
+    def rows(self, path: Path, steps: list[models.Step], around: Surroundings) -> tuple[StepPlan, ...]:
         """The steps of one block, in order; those with errors are left out."""
         if not self._is_within_bounds(path, steps, around):
             return ()
@@ -115,7 +115,7 @@ class Steps:
                 place = None
         return tuple(built)
 
-    def _is_within_bounds(self, path: Path, steps: list[schema.Step], around: Surroundings) -> bool:
+    def _is_within_bounds(self, path: Path, steps: list[models.Step], around: Surroundings) -> bool:
         if around.depth > DEPTH_MAX:
             text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
             self.source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
@@ -128,7 +128,7 @@ class Steps:
         self._session.count(self.source, path, steps=len(steps))
         return True
 
-    def _build(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+    def _build(self, path: Path, step: models.Step, place: Place, inside: Surroundings) -> StepPlan | None:
         """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
         self._check_expressions(path, step, place)
         lints.warn_never(self.source, path, "step", step.if_)
@@ -144,7 +144,7 @@ class Steps:
         node = self._node(path, step)
         if node is None:
             return None
-        if node.name in control_flow.MODELS:
+        if node.name in models.CONTROL_FLOW:
             self._check_engine_keys(path, step, node.name)
             parts = self._control.parts(path, node.name, place.without_secrets(_NO_SECRETS), inside)
             if parts is None:
@@ -172,7 +172,7 @@ class Steps:
             is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
         )
 
-    def _composite(self, path: Path, step: schema.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+    def _composite(self, path: Path, step: models.Step, place: Place, inside: Surroundings) -> StepPlan | None:
         assert step.uses is not None
         # An input that holds a secret is a reference like the secret itself, so it is filled in where it ends up.
         self._expressions.value((*path, "with"), step.with_, place.with_secrets)
@@ -189,7 +189,7 @@ class Steps:
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
 
-    def _own_node(self, path: Path, step: schema.Step, node: OwnNode, place: Place, inside: Surroundings) -> StepPlan:
+    def _own_node(self, path: Path, step: models.Step, node: OwnNode, place: Place, inside: Surroundings) -> StepPlan:
         self._expressions.value((*path, "with"), step.with_, place.with_secrets)
         self._refuse_script_keys(path, step, node.name)
         given: dict[str, Any] = dict(step.with_)
@@ -197,13 +197,13 @@ class Steps:
         secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(params))))
         return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=params, secrets=secrets)
 
-    def _refuse_script_keys(self, path: Path, step: schema.Step, node: str) -> None:
+    def _refuse_script_keys(self, path: Path, step: models.Step, node: str) -> None:
         for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
             if is_given:
                 text = f"{key} belongs to a script (run), not to {node}"
                 self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
-    def _plain(self, path: Path, step: schema.Step, node: str, inside: Surroundings) -> StepPlan:
+    def _plain(self, path: Path, step: models.Step, node: str, inside: Surroundings) -> StepPlan:
         """The plan of a step but for its node's own part."""
         return StepPlan(
             id=StepId(step.id or str(int(path[-1]) + 1)),
@@ -219,11 +219,11 @@ class Steps:
             on_lost=OnLost(step.on_lost),
             stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
             output_bytes_max=step.output_max_bytes,
-            secrets=() if node in control_flow.MODELS else inside.secrets,
+            secrets=() if node in models.CONTROL_FLOW else inside.secrets,
             line=self.source.line(path),
         )
 
-    def _check_engine_keys(self, path: Path, step: schema.Step, node: str) -> None:
+    def _check_engine_keys(self, path: Path, step: models.Step, node: str) -> None:
         for key in step.given():
             reason = _PROCESS_KEYS.get(key)
             if key in _RETRY_KEYS and node == WORKFLOW_RUN:
@@ -234,7 +234,7 @@ class Steps:
                 text = f"{key} does not go with {node}: {reason}"
                 self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
-    def _check_expressions(self, path: Path, step: schema.Step, place: Place) -> None:
+    def _check_expressions(self, path: Path, step: models.Step, place: Place) -> None:
         self._expressions.condition((*path, "if"), step.if_, place)
         check_environment((*path, "env"), step.env, self._document, self._report)
         check_directory(self.source, (*path, "working-directory"), step.working_directory)
@@ -248,7 +248,7 @@ class Steps:
         ):
             self._expressions.value((*path, key), value, place)
 
-    def _node(self, path: Path, step: schema.Step) -> node_schema.NodeSchema | None:
+    def _node(self, path: Path, step: models.Step) -> node_schema.NodeSchema | None:
         if step.run is not None and step.uses is not None:
             text = "a step has either run or uses, not both"
             self._report.add(
@@ -266,7 +266,7 @@ class Steps:
         return None
 
     def _params(
-        self, path: Path, step: schema.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
+        self, path: Path, step: models.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
     ) -> tuple[dict[str, Json], dict[str, str]]:
         """The node's parameters, and the environment that a script needs for its expressions."""
         is_script = node.name == "shell"
@@ -287,7 +287,7 @@ class Steps:
             params = {**params, "shell": defaults.shell}
         return self._script(path, step, params)
 
-    def _script(self, path: Path, step: schema.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
+    def _script(self, path: Path, step: models.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
         if step.shell is not None:
             if "shell" in params:
                 text = "shell is given twice: here and under with"
@@ -311,7 +311,7 @@ class Steps:
             return params, {}
         return {**params, "run": script.text}, dict(script.env)
 
-    def _retry(self, path: Path, step: schema.Step) -> RetryPolicy | None:
+    def _retry(self, path: Path, step: models.Step) -> RetryPolicy | None:
         if step.retry is not None and step.retry_strategy is not None:
             text = "retry-strategy is another name of retry; both are given"
             self._report.add(
@@ -321,7 +321,7 @@ class Steps:
         return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
 
 
-def _default_name(step: schema.Step) -> str:
+def _default_name(step: models.Step) -> str:
     """GitHub's rule: the first line of the script, or the node."""
     if step.run is None:
         return (step.uses or "").removesuffix("@v1")

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building.contexts import Instances, Place
 from waterflowd.dsl.building.expressions import Expressions
 from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.models import placement, schema
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
 from waterflowd.dsl.reporting import codes
@@ -42,7 +42,7 @@ class Strategies:
         self._source = source
         self._expressions = expressions
 
-    def build(self, path: Path, job: schema.Job, place: Place) -> tuple[StrategyPlan | None, Instances]:
+    def build(self, path: Path, job: models.Job, place: Place) -> tuple[StrategyPlan | None, Instances]:
         """The strategy of the job at `path`, and what it means for names."""
         is_each = job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == "all-servers")
         if job.strategy is None:
@@ -63,7 +63,7 @@ class Strategies:
         plan = StrategyPlan(matrix=matrix, max_parallel=wanted.max_parallel, fail_fast=wanted.fail_fast)
         return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each)
 
-    def _check_each(self, at: Path, job: schema.Job, wanted: placement.Strategy) -> None:
+    def _check_each(self, at: Path, job: models.Job, wanted: models.Strategy) -> None:
         if wanted.has("fail_fast"):
             text = "with target: each, max-failures of runs-on takes the place of fail-fast"
             self._source.at_key((*at, "fail-fast"), codes.EXCLUSIVE_KEYS, text, "remove it")

@@ -6,10 +6,10 @@ import re
 from pathlib import PurePosixPath
 
 from waterflow_agent.display import quote
+from waterflowd.dsl import models
 from waterflowd.dsl.building import input_declarations, secret_references
+from waterflowd.dsl.building.schedules import build_schedules
 from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.models import events, schema
-from waterflowd.dsl.models.schedule import build_schedules
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
@@ -24,7 +24,7 @@ _HOOK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
+def build_triggers(source: Source, workflow: models.Workflow) -> Triggers:
     """What starts the workflow."""
     if not workflow.has("on"):
         return Triggers(on_change=True)
@@ -44,7 +44,7 @@ def build_triggers(source: Source, workflow: schema.Workflow) -> Triggers:
     )
 
 
-def _push(source: Source, push: schema.Push | None) -> PushTrigger | None:
+def _push(source: Source, push: models.Push | None) -> PushTrigger | None:
     if push is None:
         return None
     _check_patterns(source, "push", "branches", push.branches, push.branches_ignore)
@@ -60,7 +60,7 @@ def _push(source: Source, push: schema.Push | None) -> PushTrigger | None:
     )
 
 
-def _webhook(source: Source, webhook: events.Webhook | None) -> WebhookTrigger | None:
+def _webhook(source: Source, webhook: models.Webhook | None) -> WebhookTrigger | None:
     if webhook is None:
         return None
     at: Path = ("on", "webhook")
@@ -79,7 +79,7 @@ def _webhook(source: Source, webhook: events.Webhook | None) -> WebhookTrigger |
 
 
 def _workflow_run(
-    source: Source, workflow: schema.Workflow, wanted: events.WorkflowRun | None
+    source: Source, workflow: models.Workflow, wanted: models.WorkflowRun | None
 ) -> WorkflowRunTrigger | None:
     if wanted is None:
         return None
@@ -108,10 +108,10 @@ def _check_patterns(source: Source, event: str, key: str, wanted: list[str], ign
         source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
 
 
-def build_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+def build_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...]:
     """The inputs of a start by hand, from the one place where the file declares them."""
     on = workflow.on
-    places: list[tuple[Path, dict[str, schema.Input]]] = []
+    places: list[tuple[Path, dict[str, models.Input]]] = []
     if workflow.has("inputs"):
         places.append((("inputs",), workflow.inputs))
     if on is not None and on.workflow_dispatch is not None and on.workflow_dispatch.has("inputs"):
@@ -129,7 +129,7 @@ def build_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, 
     )
 
 
-def build_call_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...] | None:
+def build_call_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...] | None:
     """The inputs of a call: those of `workflow_call`, or those at the top; None for a workflow that is not called."""
     call = workflow.on.workflow_call if workflow.on is not None else None
     if call is None:
@@ -142,21 +142,21 @@ def build_call_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputS
     return input_declarations.specs(call.inputs, path, source.document, source.report)
 
 
-def started_inputs(source: Source, workflow: schema.Workflow) -> tuple[InputSpec, ...]:
+def started_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...]:
     """The inputs of a run: those of a start by hand, or those of a call where a call is all that the file knows of."""
     own = build_inputs(source, workflow)
     called_with = build_call_inputs(source, workflow)
     return own if called_with is None or is_dispatched(workflow) else called_with
 
 
-def is_dispatched(workflow: schema.Workflow) -> bool:
+def is_dispatched(workflow: models.Workflow) -> bool:
     """Whether the file says how it is started by hand."""
     on = workflow.on
     by_hand = on is not None and (on.workflow_dispatch is not None or on.manual is not None)
     return by_hand or bool(workflow.inputs)
 
 
-def _check_one_place(source: Source, places: list[tuple[Path, dict[str, schema.Input]]]) -> None:
+def _check_one_place(source: Source, places: list[tuple[Path, dict[str, models.Input]]]) -> None:
     for path, _ in places[1:]:
         first = ".".join(map(str, places[0][0]))
         text = f"inputs are declared twice: here and at {first}"

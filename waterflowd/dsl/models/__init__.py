@@ -1,1 +1,68 @@
-"""What people write: one model per concept of the language, its fields the keys of the file."""
+"""The models of the workflow language: one model per mapping, one field per key.
+
+Rules of this package: the models are the single source for validation, the JSON Schema and the reference. Alternative
+spellings (a text, a list, a mapping) are normalized before validation. What a model cannot check alone (needs, ids,
+expressions, a node's parameters) is checked in `building`.
+"""
+
+from waterflowd.dsl.models.composite_step import CompositeRuns, CompositeStep
+from waterflowd.dsl.models.control_flow import (
+    CONTROL_FLOW,
+    ApprovalParameters,
+    ConditionParameters,
+    LoopParameters,
+    ParallelParameters,
+)
+from waterflowd.dsl.models.defaults import Defaults, RunDefaults
+from waterflowd.dsl.models.inputs import Input
+from waterflowd.dsl.models.job import Job
+from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
+from waterflowd.dsl.models.placement import Concurrency, DeploymentEnvironment, RunsOn, Strategy
+from waterflowd.dsl.models.schedule import Schedule
+from waterflowd.dsl.models.step import Retry, Step, Stop
+from waterflowd.dsl.models.triggers import (
+    CallOutput,
+    CallSecret,
+    Push,
+    Triggers,
+    Webhook,
+    WorkflowCall,
+    WorkflowDispatch,
+    WorkflowRun,
+)
+from waterflowd.dsl.models.workflow import Workflow
+
+__all__ = [
+    "CONTROL_FLOW",
+    "ApprovalParameters",
+    "CallOutput",
+    "CallSecret",
+    "CompositeRuns",
+    "CompositeStep",
+    "Concurrency",
+    "ConditionParameters",
+    "Defaults",
+    "DeploymentEnvironment",
+    "Input",
+    "Job",
+    "LanguageModel",
+    "LoopParameters",
+    "ParallelParameters",
+    "Push",
+    "Retry",
+    "RunDefaults",
+    "RunsOn",
+    "Schedule",
+    "Step",
+    "Stop",
+    "Strategy",
+    "Triggers",
+    "Webhook",
+    "Workflow",
+    "WorkflowCall",
+    "WorkflowDispatch",
+    "WorkflowRun",
+    "keys",
+    "model_at",
+    "named",
+]

@@ -36,6 +36,11 @@ def wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError(READY, "{message}", {"message": message})
 
 
+def one_or_more(value: object) -> object:
+    """A single value is short for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 def _text(value: object) -> str:
     written = as_text(value)
     if not isinstance(written, str):
@@ -242,7 +247,7 @@ Duration = Annotated[int, PlainValidator(_duration, json_schema_input_type=str)]
 #: One text or a list of them; static.
 Texts = Annotated[list[str], PlainValidator(_texts, json_schema_input_type=str | list[str])]
 #: Names to texts with expressions.
-Environment = Annotated[
+EnvironmentVariables = Annotated[
     dict[str, Annotated[str, PlainValidator(_environment_value, json_schema_input_type=_TEXT_INPUT | None)]],
     BeforeValidator(_environment),
 ]

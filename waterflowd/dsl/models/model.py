@@ -18,7 +18,7 @@ def _key(field: str) -> str:
     return field.rstrip("_").replace("_", "-")
 
 
-class Concept(BaseModel):
+class LanguageModel(BaseModel):
     """Base of the models: keys with hyphens, unknown ones refused, values of the right kind only."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_key)
@@ -36,23 +36,23 @@ class Concept(BaseModel):
         return [str(field.alias) for name, field in type(self).model_fields.items() if name in self.model_fields_set]
 
 
-def keys(concept: type[Concept]) -> list[str]:
+def keys(concept: type[LanguageModel]) -> list[str]:
     """The keys of a concept, in the order of the model."""
     return [str(field.alias) for field in concept.model_fields.values()]
 
 
-def named(concept: type[Concept], key: str) -> str:
+def named(concept: type[LanguageModel], key: str) -> str:
     """How a message names a key of a concept."""
     return f"{quote(key)} of {concept.TITLE}"
 
 
-def concept_at(root: type[Concept], path: tuple[str | int, ...]) -> type[Concept]:
+def model_at(root: type[LanguageModel], path: tuple[str | int, ...]) -> type[LanguageModel]:
     """The concept whose keys stand at a path below `root`: the deepest model on the way there."""
-    found: type[Concept] = root
+    found: type[LanguageModel] = root
     place: Any = root
     for part in path:
         place = _below(place, part)
-        if isinstance(place, type) and issubclass(place, Concept):
+        if isinstance(place, type) and issubclass(place, LanguageModel):
             found = place
     return found
 
@@ -64,7 +64,7 @@ def empty_is_all(value: object) -> object:
 
 def _below(place: Any, part: str | int) -> Any:
     """The annotation of what hangs at a key or position of a value with the annotation `place`."""
-    if isinstance(place, type) and issubclass(place, Concept):
+    if isinstance(place, type) and issubclass(place, LanguageModel):
         field = next((field for field in place.model_fields.values() if field.alias == part), None)
         return _model_or_container(field.annotation) if field is not None else None
     origin, arguments = get_origin(place), get_args(place)
@@ -76,5 +76,5 @@ def _model_or_container(annotation: Any) -> Any:
         return _model_or_container(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return next((part for part in map(_model_or_container, get_args(annotation)) if part is not None), None)
-    is_model = isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, Concept)
+    is_model = isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, LanguageModel)
     return annotation if is_model or get_origin(annotation) in (dict, list) else None

@@ -21,7 +21,7 @@ from waterflowd.dsl.models.field_types import (
     Texts,
     wrong,
 )
-from waterflowd.dsl.models.model import Concept
+from waterflowd.dsl.models.model import LanguageModel
 from waterflowd.dsl.reporting.values import describe
 
 
@@ -46,7 +46,7 @@ def environment_spelling(value: object) -> object:
     return value if isinstance(value, dict) else {"name": value}
 
 
-class RunsOn(Concept):
+class RunsOn(LanguageModel):
     """`runs-on`: where a job runs."""
 
     TITLE = "runs-on"
@@ -62,7 +62,7 @@ class RunsOn(Concept):
     wait_minutes: Minutes = 10.0
 
 
-class Strategy(Concept):
+class Strategy(LanguageModel):
     """`strategy`: a job as many instances."""
 
     TITLE = "strategy"
@@ -72,7 +72,7 @@ class Strategy(Concept):
     fail_fast: BooleanOrExpression = True
 
 
-class Concurrency(Concept):
+class Concurrency(LanguageModel):
     """`concurrency`: how many of one name may be at work at a time."""
 
     TITLE = "concurrency"
@@ -83,7 +83,7 @@ class Concurrency(Concept):
     cancel_in_progress: BooleanOrExpression = False
 
 
-class Gate(Concept):
+class DeploymentEnvironment(LanguageModel):
     """`environment`: what must be approved before a job starts."""
 
     TITLE = "environment"

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from waterflow_agent.display import quote
-from waterflowd.dsl.models import schema
+from waterflowd.dsl import models
 from waterflowd.dsl.models.field_types import READY
-from waterflowd.dsl.models.model import Concept, concept_at, keys, named
+from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
 from waterflowd.dsl.reading.tree import Document, Path, to_json
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report, did_you_mean
@@ -73,7 +73,7 @@ _OTHER_NAMES = {
 }
 
 
-Found = TypeVar("Found", bound=Concept)
+Found = TypeVar("Found", bound=LanguageModel)
 
 
 def validate(document: Document, report: Report, concept: type[Found], base: Path = ()) -> Found | None:
@@ -99,7 +99,7 @@ def validate(document: Document, report: Report, concept: type[Found], base: Pat
 class _Part:
     """A part of a document that is one concept; reports what pydantic found in it."""
 
-    def __init__(self, document: Document, report: Report, concept: type[Concept], base: Path) -> None:
+    def __init__(self, document: Document, report: Report, concept: type[LanguageModel], base: Path) -> None:
         self._document = document
         self._report = report
         self._concept = concept
@@ -114,7 +114,7 @@ class _Part:
             self._unknown_key(detail["loc"])
         elif kind == "missing":
             place = self._document.key_start(path[:-1])
-            title = concept_at(self._concept, detail["loc"][:-1]).TITLE
+            title = model_at(self._concept, detail["loc"][:-1]).TITLE
             hint = missing_hint(whole)
             self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
         elif kind == READY:
@@ -136,8 +136,8 @@ class _Part:
 
     def _unknown_key(self, path: Path) -> None:
         place = self._document.key_start((*self._base, *path))
-        concept, name = concept_at(self._concept, path[:-1]), str(path[-1])
-        is_trigger = concept is schema.Triggers
+        concept, name = model_at(self._concept, path[:-1]), str(path[-1])
+        is_trigger = concept is models.Triggers
         what = f"the event {quote(name)}" if is_trigger else named(concept, name)
         known = keys(concept)
         if name in concept.INSTEAD:

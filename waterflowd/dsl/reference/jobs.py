@@ -245,7 +245,7 @@ SECTIONS: dict[str, Section] = {
             ),
         },
     ),
-    "Gate": Section(
+    "DeploymentEnvironment": Section(
         "environment",
         "`jobs.<id>.environment`",
         "What must be approved before a job starts.",

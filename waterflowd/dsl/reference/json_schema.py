@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
-from waterflowd.dsl.building import composite_steps, control_flow
-from waterflowd.dsl.models import schema
-from waterflowd.dsl.models.model import Concept
+from waterflowd.dsl import models
+from waterflowd.dsl.models.model import LanguageModel
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import plain, to_json
 from waterflowd.dsl.reference import SECTIONS, Key, shapes
@@ -29,7 +28,7 @@ from waterflowd.dsl.reference.shapes import ID_NAMES, VARIABLE_NAMES, JsonSchema
 from waterflowd.dsl.reporting.report import Report
 
 #: What a schema can be had of: the kind, and the concept that a file is.
-KINDS: dict[str, type[Concept]] = {"workflow": schema.Workflow, "step": composite_steps.CompositeStep}
+KINDS: dict[str, type[LanguageModel]] = {"workflow": models.Workflow, "step": models.CompositeStep}
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _TITLES = {"workflow": "Waterflow workflow", "step": "Waterflow composite step"}
@@ -46,7 +45,7 @@ def document(kind: str = "workflow") -> JsonSchema:
     definitions: dict[str, JsonSchema] = {}
     _collect(root, definitions)
     for name, node in node_schema.BUILT_IN.items():
-        model = control_flow.MODELS.get(name)
+        model = models.CONTROL_FLOW.get(name)
         if model is not None:
             _collect(model, definitions)
         else:
@@ -65,7 +64,7 @@ def schema_text(kind: str = "workflow") -> str:
     return json.dumps(document(kind), indent=2, ensure_ascii=False) + "\n"
 
 
-def _collect(concept: type[Concept], definitions: dict[str, JsonSchema]) -> None:
+def _collect(concept: type[LanguageModel], definitions: dict[str, JsonSchema]) -> None:
     """Puts the definition of a concept, and of all that it needs, into `definitions`."""
     if concept.__name__ in definitions:
         return
@@ -76,7 +75,7 @@ def _collect(concept: type[Concept], definitions: dict[str, JsonSchema]) -> None
             _collect(inner, definitions)
 
 
-def _all_concepts(concept: type[Concept] = Concept) -> Iterator[type[Concept]]:
+def _all_concepts(concept: type[LanguageModel] = LanguageModel) -> Iterator[type[LanguageModel]]:
     for inner in concept.__subclasses__():
         if inner.__module__.startswith("waterflowd."):
             yield inner
@@ -84,7 +83,7 @@ def _all_concepts(concept: type[Concept] = Concept) -> Iterator[type[Concept]]:
 
 
 #: Every concept of the language by the name of its model.
-CONCEPTS: dict[str, type[Concept]] = {concept.__name__: concept for concept in _all_concepts()}
+CONCEPTS: dict[str, type[LanguageModel]] = {concept.__name__: concept for concept in _all_concepts()}
 
 
 def _references(part: Any) -> Iterator[str]:
@@ -98,7 +97,7 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-def _concept(concept: type[Concept]) -> JsonSchema:
+def _concept(concept: type[LanguageModel]) -> JsonSchema:
     section = SECTIONS.get(concept.__name__) or NODES[concept.TITLE]
     properties = {
         str(field.alias): _described(
@@ -117,7 +116,7 @@ def _concept(concept: type[Concept]) -> JsonSchema:
     return {**made, **_RULES[concept.__name__]()} if concept.__name__ in _RULES else made
 
 
-def _named(concept: type[Concept], key: str, found: JsonSchema) -> JsonSchema:
+def _named(concept: type[LanguageModel], key: str, found: JsonSchema) -> JsonSchema:
     """A key's schema with what is known of its names."""
     place = (concept.__name__, key)
     if place == ("Step", "uses"):
@@ -125,7 +124,7 @@ def _named(concept: type[Concept], key: str, found: JsonSchema) -> JsonSchema:
         local = {"type": "string", "pattern": _LOCAL, "patternErrorMessage": "expected a node, or ./ and a path"}
         own = {"type": "string", "pattern": f"^(?!{_ACTIONS}){node_schema.OWN_NAME.pattern}$"}
         return {"anyOf": [{"enum": nodes}, local, own]}
-    if place in _WITH_IDS or key == "inputs" or place[0] == "Call":
+    if place in _WITH_IDS or key == "inputs" or place[0] == "WorkflowCall":
         return {**found, "propertyNames": ID_NAMES} if "type" in found else found
     return {**found, "propertyNames": VARIABLE_NAMES} if place in _WITH_VARIABLES else found
 
@@ -183,7 +182,7 @@ def plain_text(text: str) -> str:
 
 
 def _with_name(node: str) -> str:
-    model = control_flow.MODELS.get(node)
+    model = models.CONTROL_FLOW.get(node)
     return model.__name__ if model is not None else f"{node.replace('/', '-')}-with"
 
 
@@ -234,7 +233,7 @@ def _has(key: str, value: JsonSchema | None = None) -> JsonSchema:
 
 def _needs_parameters(node: node_schema.NodeSchema) -> bool:
     """Whether a node cannot do without `with`."""
-    model = control_flow.MODELS.get(node.name)
+    model = models.CONTROL_FLOW.get(node.name)
     if model is not None:
         return any(field.is_required() for field in model.model_fields.values())
     return node.name == "sleep" or any(field.required for field in msgspec.structs.fields(node.parameters))

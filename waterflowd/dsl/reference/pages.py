@@ -14,8 +14,7 @@ import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import compile_workflow, render_diagnostic
-from waterflowd.dsl.building import control_flow
+from waterflowd.dsl import compile_workflow, models, render_diagnostic
 from waterflowd.dsl.reference import SECTIONS, Key, Section, json_schema, shapes
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
 from waterflowd.dsl.reference.entries import PLACES
@@ -140,7 +139,7 @@ _REQUIRED = object()
 
 def _node_keys(node: node_schema.NodeSchema) -> dict[str, tuple[str, Any, str]]:
     """Each parameter's words, default and description."""
-    model = control_flow.MODELS.get(node.name)
+    model = models.CONTROL_FLOW.get(node.name)
     if model is not None:
         return {
             str(field.alias): (

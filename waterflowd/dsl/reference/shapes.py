@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator, PlainValidator
 from pydantic.fields import FieldInfo
 
-from waterflowd.dsl.models import field_types, schedule, schema
-from waterflowd.dsl.models.model import Concept
+from waterflowd.dsl import models
+from waterflowd.dsl.models import field_types, step
+from waterflowd.dsl.models.model import LanguageModel
 
 JsonSchema = dict[str, Any]
 
@@ -132,7 +133,7 @@ def _validator(alias: Any) -> Callable[..., Any]:
     return function
 
 
-def _of_field(concept: type[Concept], name: str) -> Callable[..., Any]:
+def _of_field(concept: type[LanguageModel], name: str) -> Callable[..., Any]:
     """The same for a type that has no name of its own."""
     metadata = concept.model_fields[name].metadata
     function: Callable[..., Any] = next(item for item in metadata if isinstance(item, PlainValidator)).func
@@ -188,9 +189,9 @@ _VALUES: dict[Callable[..., Any], Shape] = {
     _validator(field_types.Labels): Shape(
         {"type": "object", "additionalProperties": _TEXT.schema}, "a mapping of names to texts"
     ),
-    _validator(schema.Condition): Shape(_matching(r"\S", "a condition", *_SCALAR), "a condition"),
-    _validator(schema.RetryReasons): _texts(_REASON, f"{_REASON.words}, or a list of them"),
-    _validator(schema.Signal): Shape(
+    _validator(step.Condition): Shape(_matching(r"\S", "a condition", *_SCALAR), "a condition"),
+    _validator(step.RetryReasons): _texts(_REASON, f"{_REASON.words}, or a list of them"),
+    _validator(step.Signal): Shape(
         _matching(
             f"^({_without_case('SIG')})?({'|'.join(_without_case(name[3:]) for name in _SIGNALS)})$",
             f"one of {', '.join(_SIGNALS)}",
@@ -198,15 +199,15 @@ _VALUES: dict[Callable[..., Any], Shape] = {
         ),
         f"one of {', '.join(f'`{name}`' for name in _SIGNALS)}; `SIG` may be left out",
     ),
-    _of_field(schedule.Schedule, "cron"): Shape(_matching(r"\S", "a cron expression", "string"), "a cron expression"),
-    _of_field(schedule.Schedule, "timezone"): Shape(_matching(r"\S", "a time zone", "string"), "a time zone"),
-    _of_field(schema.Job, "secrets"): Shape(
+    _of_field(models.Schedule, "cron"): Shape(_matching(r"\S", "a cron expression", "string"), "a cron expression"),
+    _of_field(models.Schedule, "timezone"): Shape(_matching(r"\S", "a time zone", "string"), "a time zone"),
+    _of_field(models.Job, "secrets"): Shape(
         {"anyOf": [{"enum": ["inherit"]}, {"type": "object", "additionalProperties": {"type": "string"}}]},
         "`inherit`, or a mapping of names to `${{ secrets.NAME }}`",
     ),
     next(
         item.func
-        for item in get_args(get_args(get_args(field_types.Environment)[0])[1])[1:]
+        for item in get_args(get_args(get_args(field_types.EnvironmentVariables)[0])[1])[1:]
         if isinstance(item, PlainValidator)
     ): _FREE,
 }
@@ -225,7 +226,7 @@ def _one_or_more(shape: Shape) -> Shape:
 
 
 def _events(shape: Shape) -> Shape:
-    names: JsonSchema = {"enum": [str(field.alias) for field in schema.Triggers.model_fields.values()]}
+    names: JsonSchema = {"enum": [str(field.alias) for field in models.Triggers.model_fields.values()]}
     options = [names, {"type": "array", "items": names, "minItems": 1}, *_options(shape.schema)]
     return Shape({"anyOf": options}, f"the name of an event, a list of names, or {shape.words}")
 
@@ -243,8 +244,8 @@ _SPELLINGS: dict[str, Callable[[Shape], Shape]] = {
     "environment_spelling": _short("name"),
     "_schedule": _short("cron"),
     "_value_spelling": _short("value"),
-    "_event_names": _events,
-    "_one_or_more": _one_or_more,
+    "event_names": _events,
+    "one_or_more": _one_or_more,
     "_completed": _one_or_more,
     "_lists": _branches,
     "_environment": lambda shape: Shape(shape.schema, "a mapping of names to texts"),
@@ -290,7 +291,7 @@ def _plain(annotation: Any) -> Shape:
         inner = _plain(arguments[1])
         schema_of: JsonSchema = {"type": "object", "additionalProperties": inner.schema or True}
         return Shape(schema_of, f"a mapping of names to {inner.words}")
-    if isinstance(annotation, type) and issubclass(annotation, Concept):
+    if isinstance(annotation, type) and issubclass(annotation, LanguageModel):
         return Shape({"$ref": f"#/definitions/{annotation.__name__}"}, "a mapping")
     assert annotation is Any, annotation
     return _ANY

@@ -111,7 +111,7 @@ SECTIONS: dict[str, Section] = {
             ),
         },
     ),
-    "Dispatch": Section(
+    "WorkflowDispatch": Section(
         "on-workflow-dispatch",
         "`on.workflow_dispatch`, `on.manual`",
         "Starts by hand.",
@@ -161,7 +161,7 @@ SECTIONS: dict[str, Section] = {
             ),
         },
     ),
-    "Call": Section(
+    "WorkflowCall": Section(
         "on-workflow-call",
         "`on.workflow_call`",
         "Makes the file a reusable workflow: a job of another one calls it by `uses: ./path`.",

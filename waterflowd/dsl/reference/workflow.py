@@ -89,7 +89,7 @@ SECTIONS: dict[str, Section] = {
         "defaults:\n  {}\n" + JOBS,
         {"run": Key("What scripts (`run`) take.", "run: {shell: bash}")},
     ),
-    "DefaultsOfRun": Section(
+    "RunDefaults": Section(
         "defaults-run",
         "`defaults.run`, `jobs.<id>.defaults.run`",
         "What scripts take that do not say it themselves.",

@@ -20,6 +20,7 @@ import msgspec
 
 import waterflow_agent
 from waterflow_agent import join_token, keys, machine
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.config import TOKEN_VARIABLE, Config, enroll_endpoint
 from waterflow_agent.errors import Rejected, RemoteProtocolError, Retryable, Stalled
 from waterflow_agent.join_token import JoinToken
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: An answer takes a commit; a server that is not there takes this long to be noticed.
 ANSWER_S_MAX = 10.0
-RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0
+_BACKOFF = Backoff(first_s=1.0, max_s=30.0)
 _FILE_NAME = "server.json"
 
 
@@ -99,7 +100,7 @@ async def enroll(config: Config, door: Door, pair: KeyPair, say: Callable[[str],
         except Retryable as error:
             failures += 1
             say(f"{door.endpoint}: {error.text}; trying again")
-            await asyncio.sleep(random.uniform(RETRY_S_MIN, min(RETRY_S_MAX, 2.0 ** min(failures, 6))))
+            await asyncio.sleep(_BACKOFF.delay_s(failures + 1, jitter=random.random()))
             continue
         failures = 0
         if answer.state == "approved":

@@ -17,6 +17,7 @@ import zmq.asyncio
 from tests.patience import PATIENCE_S
 from waterflow_agent import enrollment, keys
 from waterflow_agent.agent import Agent
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
@@ -65,8 +66,7 @@ async def test_refused_key_is_said_and_tried_again(
     daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that the server does not know is told in plain words; the agent comes back when it is approved."""
-    monkeypatch.setattr(link, "REFUSED_S_MIN", 0.05)
-    monkeypatch.setattr(link, "REFUSED_S_MAX", 0.1)
+    monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
     enrolled(data_dir, daemon)
     daemon.is_approving = False
 

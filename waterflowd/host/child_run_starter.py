@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.dsl.building.child_workflows import target_path
 from waterflowd.dsl.reporting import codes
@@ -22,8 +23,7 @@ from waterflowd.ports import Targets
 
 #: Runs that are prepared at a time: one repository that hangs does not hold up the others.
 _AT_ONCE = 8
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 60.0
+_BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 #: `Rejected` with this status means too many open runs, which passes.
 _BUSY = 429
 
@@ -87,9 +87,9 @@ class Starter:
         failures = self._world.child_runs.failed(place)
         if not failures:
             return
-        delay_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * float(2 ** min(failures - 1, 10)))
+        delay_s = _BACKOFF.delay_s(failures)
         if isinstance(error, Retryable):
-            delay_s = max(delay_s, min(error.after_s, _BACKOFF_MAX_S))
+            delay_s = max(delay_s, min(error.after_s, _BACKOFF.max_s))
         logger.warning("run %s, %s/%s: its run is not started yet: %s", place.run, place.job, place.step, error)
         why = reason(ReasonCode.CHILD_RUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
         self._driver.submit([(place.run, child_runs.not_begun(place, why, is_refused=False))])

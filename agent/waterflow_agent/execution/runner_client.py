@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import waterflow_agent
 from waterflow_agent import errors
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.runner import attempts, protocol
 from waterflow_agent.runner.attempts import AttemptStore
 from waterflow_agent.runner.reports import (
@@ -47,9 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Back-off between tries to reach a runner that does not answer, seconds.
-RETRY_S_MIN = 0.05
-RETRY_S_MAX = 2.0
+#: Between attempts to reach a runner that does not answer.
+_BACKOFF = Backoff(first_s=0.05, max_s=2.0)
 #: A connection that was lost sooner than this says that the runner ends as soon as it starts: then there is no hurry.
 STEADY_S = 5.0
 #: A detached runner without steps and agent ends after this; the next agent starts a new one.
@@ -97,7 +97,7 @@ class Supervisor:
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
         self._connected_at = 0.0
-        self._pause_s = 0.0
+        self._losses = 0
         self._failure: errors.WaterflowError | None = None
         self._attempts = AttemptStore(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
@@ -217,7 +217,7 @@ class Supervisor:
     # The connection.
 
     async def _open(self) -> _Connection:
-        delay_s, deadline = RETRY_S_MIN, asyncio.get_running_loop().time() + START_S_MAX
+        failures, deadline = 0, asyncio.get_running_loop().time() + START_S_MAX
         while True:
             try:
                 return await self._connect_once()
@@ -226,8 +226,8 @@ class Supervisor:
                     raise errors.Retryable("WF341", f"the runner does not answer: {error}") from error
             if self._starts_runner:
                 await asyncio.to_thread(self._start_runner)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, RETRY_S_MAX)
+            failures += 1
+            await asyncio.sleep(_BACKOFF.delay_s(failures))
 
     async def _connect_once(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -292,11 +292,11 @@ class Supervisor:
         if self._failure is None:
             logger.warning("connection to the step runner lost, connecting again")
             is_steady = asyncio.get_running_loop().time() - self._connected_at > STEADY_S
-            self._pause_s = 0.0 if is_steady else min(max(2 * self._pause_s, RETRY_S_MIN), RETRY_S_MAX)
+            self._losses = 0 if is_steady else self._losses + 1
             self._keeper = asyncio.create_task(self._reconnect(), name="waterflow-runner-reconnect")
 
     async def _reconnect(self) -> None:
-        await asyncio.sleep(self._pause_s)
+        await asyncio.sleep(_BACKOFF.delay_s(self._losses))
         while True:
             try:
                 await self.connect()

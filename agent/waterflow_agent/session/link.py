@@ -28,6 +28,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.session.dealer import Dealer
@@ -37,10 +38,10 @@ from waterflow_agent.wire.session import Received, Session
 
 logger = logging.getLogger(__name__)
 
-#: Back-off after a connection that failed, in seconds; a daemon that restarts is found again quickly.
-RETRY_S_MIN, RETRY_S_MAX = 0.1, 5.0
-#: Back-off after a refused key: only a person can change that.
-REFUSED_S_MIN, REFUSED_S_MAX = 1.0, 30.0
+#: After a connection that failed: short, so that a restarted daemon is found again quickly.
+BACKOFF = Backoff(first_s=0.1, max_s=5.0)
+#: After a refused key: only a person can change that.
+REFUSED_BACKOFF = Backoff(first_s=1.0, max_s=30.0)
 #: From the first byte of a connection to `Welcome`.
 OPEN_S_MAX = 10.0
 #: At the end of the agent, for frames that ZeroMQ still holds.
@@ -161,9 +162,9 @@ class Link:
     def _delay_s(self, ended: Ended, failures: int) -> float:
         if ended.after_ms is not None:
             return ended.after_ms / 1_000 * self._random.uniform(1.0, 1.2)
-        least, most = (REFUSED_S_MIN, REFUSED_S_MAX) if ended.ending is Ending.REFUSED else (RETRY_S_MIN, RETRY_S_MAX)
-        # Full jitter above the least: a thousand agents must not come back in one instant.
-        return least + self._random.uniform(0, min(most, least * 2 ** min(failures, 10)) - least)
+        backoff = REFUSED_BACKOFF if ended.ending is Ending.REFUSED else BACKOFF
+        # Full jitter: a thousand agents must not come back at the same moment.
+        return backoff.delay_s(failures + 1, jitter=self._random.random())
 
     def _say(self, ended: Ended) -> None:
         if ended.text != self.state:

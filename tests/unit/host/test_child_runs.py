@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dsl import compile_workflow
@@ -55,7 +56,7 @@ FILES = {"workflows/other.yml": OTHER}
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_module, "DISK_FULL_PAUSE_S", 0.0)
-    monkeypatch.setattr(starter_module, "_BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr(starter_module, "_BACKOFF", Backoff(0.0, 0.0))
 
 
 def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: Any) -> StartRequest:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.dsl.reporting import codes as dsl_codes
@@ -44,8 +45,7 @@ _RESTOCK_AT_ONCE = 16
 _UNWATCHED_INTERVAL_S = 2.0
 #: How long whoever needs a plan at once waits for it.
 _PLAN_WAIT_S = 10.0
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 60.0
+_BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 _STALLED_INTERVAL_MAX_S = 600.0
 
 _logger = logging.getLogger("waterflow.reconcile")
@@ -414,12 +414,11 @@ class RepositoryLoop:
         elif isinstance(failure, Stalled):
             if watching.is_remote:
                 # A server may lock out whoever knocks with a wrong token again and again.
-                slower_s = interval_s * 2 ** min(self._failures - 1, 10)
-                interval_s = max(interval_s, min(slower_s, _STALLED_INTERVAL_MAX_S))
+                slower_s = Backoff(interval_s, _STALLED_INTERVAL_MAX_S).delay_s(self._failures)
+                interval_s = max(interval_s, slower_s)
         elif failure is not None:
-            backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 10))
             asked_s = failure.after_s if isinstance(failure, Retryable) else 0.0
-            interval_s = max(backoff_s, asked_s) * (0.75 + 0.5 * self._ports.random())
+            interval_s = max(_BACKOFF.delay_s(self._failures), asked_s) * (0.75 + 0.5 * self._ports.random())
         elif not watching.is_watching and not watching.is_remote:
             interval_s = min(interval_s, _UNWATCHED_INTERVAL_S)
         hint = asyncio.ensure_future(self._source.wait_for_change(interval_s))

@@ -16,6 +16,7 @@ import logging
 
 import msgspec
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.dsl import cron
@@ -31,8 +32,7 @@ from waterflowd.reconcile.state import FileState, RefState, ScheduleName, Schedu
 _WAKE_S_MAX = 30.0
 #: How often somebody looks whether the run has ended that an instant waits for.
 _WAITING_S = 1.0
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 60.0
+_BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 #: Schedules that are looked at before others have the loop.
 _AT_ONCE = 50
 #: `Rejected` with this status means too many open runs, which passes.
@@ -110,7 +110,7 @@ class Timetable:
             self._failures = 0
             return wait_s
         self._failures += 1
-        return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * float(2 ** min(self._failures - 1, 10)))
+        return _BACKOFF.delay_s(self._failures)
 
     async def _tick(self) -> float:
         """Decides everything that has come; gives the seconds until more may have."""

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.engine.events import RunCompleted, RunCreated
@@ -31,8 +32,7 @@ _AT_ONCE = 200
 _MARK_EVERY = 1_000
 #: How often the log is asked when nobody tells of new records.
 _UNTOLD_S = 0.05
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 60.0
+_BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 #: `Rejected` with this status means too many open runs, which passes.
 _BUSY = 429
 _RUN_STREAM = run_stream(RunId(""))
@@ -89,7 +89,7 @@ class Follower:
             self._failures = 0
             return None
         self._failures += 1
-        return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * float(2 ** min(self._failures - 1, 10)))
+        return _BACKOFF.delay_s(self._failures)
 
     async def _tick(self) -> None:
         self._loop.fold()

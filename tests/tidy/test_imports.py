@@ -27,7 +27,7 @@ PURE: dict[str, frozenset[str]] = {
         {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}
     ),
     "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", RECORDS}),
-    "waterflowd.fleet": frozenset({"waterflowd.model", RECORDS}),
+    "waterflowd.fleet": frozenset({"waterflowd.model", "waterflow_agent.wire", RECORDS}),
     "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
     "waterflow_agent.wire": frozenset({RECORDS}),
     "waterflow_agent.state.ledger": frozenset({"waterflow_agent.wire", RECORDS}),

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import msgspec
 
 from waterflow_agent.errors import Rejected
+from waterflow_agent.wire.messages import OwnNode
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.registry import Access
 from waterflowd.api.metric_samples import MetricsDesk
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import InputSpec
-from waterflowd.model.records import OwnNode, RunSummary
+from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
 from waterflowd.reconcile.webhooks import Delivery
 

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from waterflow_agent.wire.messages import OwnNode
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.records import OwnNode
 
 #: Whether a server may be taken at all.
 Accept = Callable[[Enrolled], bool]

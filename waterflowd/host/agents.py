@@ -35,7 +35,6 @@ from waterflowd.host.file_responses import Files
 from waterflowd.host.outputs import Outputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.records import OwnNode
 from waterflowd.model.statuses import AttemptStatus, Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
@@ -90,7 +89,7 @@ class Agents:
             boot_id=hello.boot_id,
             slots=max(0, min(hello.slots, 10_000)),
             nodes=frozenset(hello.nodes),
-            own_nodes=tuple(map(_own_node, hello.own_nodes)),
+            own_nodes=tuple(hello.own_nodes),
             facts={
                 "id": agent,
                 "hostname": hello.hostname,
@@ -258,17 +257,6 @@ class Agents:
     def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
         """See `ports.AgentDesk`."""
         self._files.wanted(agent, wanted)
-
-
-def _own_node(told: messages.OwnNode) -> OwnNode:
-    return OwnNode(
-        name=told.name,
-        origin=told.origin,
-        version=told.version,
-        summary=told.summary,
-        parameters=tuple(told.parameters),
-        fault=told.fault,
-    )
 
 
 def _not_durable() -> None:

@@ -27,17 +27,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     event: Any
 
 
-class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent says of a node that it has beside those of its version, as in `wire.messages.OwnNode`."""
-
-    name: str
-    origin: str
-    version: str
-    summary: str = ""
-    parameters: tuple[tuple[str, bool], ...] = ()
-    fault: str = ""
-
-
 class StreamAppend(msgspec.Struct, kw_only=True):
     """Events to add to one stream that must stand at `expected` (0 for a new one)."""
 

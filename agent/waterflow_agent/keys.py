@@ -9,12 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 import msgspec
 
 from waterflow_agent.errors import Stalled
 
+#: Length of a CURVE key, and of the same key as Z85 text.
+KEY_BYTES = 32
+KEY_TEXT_LENGTH = 40
 _FILE_NAME = "agent.key"
 
 
@@ -34,13 +38,17 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fingerprint(public_key: str) -> str:
-    """The fingerprint of a public key given as Z85 text; raises `ValueError` for anything else."""
+    """`SHA256:` and the unpadded base 64 of the SHA-256 of a key's 32 bytes. Raises `ValueError` for an invalid key."""
     from zmq.utils import z85
 
-    if len(public_key) != 40:
-        raise ValueError("a public key is 40 characters of Z85")
-    digest = hashlib.sha256(z85.decode(public_key)).digest()
-    return "SHA256:" + base64.b64encode(digest).rstrip(b"=").decode("ascii")
+    try:
+        raw = z85.decode(public_key) if public_key.isascii() else b""
+    except (KeyError, ValueError, struct.error):
+        # Z85's decoder raises these for a foreign character, a wrong length and a value that is too large.
+        raw = b""
+    if len(raw) != KEY_BYTES:
+        raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85")
+    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
 
 
 def load_or_create(data_dir: Path) -> KeyPair:
@@ -55,7 +63,7 @@ def load_or_create(data_dir: Path) -> KeyPair:
     try:
         pair = msgspec.json.decode(content, type=KeyPair)
         fingerprint(pair.public)
-    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise Stalled("WF220", f"{path} is damaged; remove it and enroll this agent again under a new key") from error
     os.chmod(path, 0o600)
     return pair

@@ -13,6 +13,7 @@ import zmq
 import zmq.asyncio
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
 from waterflowd.dispatch import keys
@@ -101,7 +102,7 @@ class Peer:
     def __init__(self, world: World, pair: tuple[bytes, bytes] | None = None) -> None:
         self._world = world
         self.public, self.secret = pair or zmq.curve_keypair()
-        self.agent = keys.fingerprint(self.public.decode())
+        self.agent = AgentId(fingerprint(self.public.decode()))
         self.session = Session("not-open-yet", codec.Side.DAEMON, 0)
         self.socket: zmq.asyncio.Socket = world.socket()
 

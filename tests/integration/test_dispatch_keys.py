@@ -1,16 +1,12 @@
-"""The daemon's key file, fingerprints, and the bounds of what is refused."""
+"""The daemon's key file, and the bounds of what is refused."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import multiprocessing
 from pathlib import Path
 
 import pytest
-import zmq
-from zmq.utils import z85
 
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
@@ -64,23 +60,6 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
 
     with pytest.raises(Stalled, match="chmod 600"):
         keys.load_server_keys(tmp_path)
-
-
-def test_a_fingerprint_is_the_digest_of_the_key_bytes() -> None:
-    """Text and bytes of one key have the same one, in the form that ssh-keygen made common."""
-    public = zmq.curve_keypair()[0]
-    raw = z85.decode(public)
-    digest = base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
-
-    assert keys.fingerprint(public.decode()) == keys.fingerprint(raw) == f"SHA256:{digest}"
-    assert len(keys.fingerprint(raw)) == 50
-
-
-@pytest.mark.parametrize("text", ["", "a" * 39, "~" * 40, "#" * 40, "é" * 40, b"short"])
-def test_what_is_no_key_has_no_fingerprint(text: str | bytes) -> None:
-    """Anything that is not 32 bytes is a ValueError."""
-    with pytest.raises(ValueError, match="public key"):
-        keys.fingerprint(text)
 
 
 def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:

@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 import zmq
 
+from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch.enrollment import Enrollment
-from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.dispatch.sessions import Sessions, Terms

@@ -15,7 +15,6 @@ from tests.simulator.triggered import HOOK_SECRET
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.fleet.locks import Locks
@@ -119,7 +118,7 @@ class Daemon:
         outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
         files = Files(self.world, MemoryFiles(simulated.tree), link)
         self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
-        enrollment = self.enrollment = Enrollment(registry, self.driver, self.agents, link, clock, fingerprint)
+        enrollment = self.enrollment = Enrollment(registry, self.driver, self.agents, link, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,

@@ -31,12 +31,12 @@ from tests.simulator.trace import Trace
 from tests.simulator.triggered import Triggered
 from tests.simulator.truth import Truth
 from tests.simulator.webhooks import Senders
-from waterflowd.dispatch.keys import fingerprint
+from waterflow_agent.keys import fingerprint
 from waterflowd.engine import Run
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import FLEET
+from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import codec
@@ -231,7 +231,7 @@ class World:
     def revoke(self, server: Server) -> None:
         """Somebody ends the agent's right to work."""
         server.is_revoked = True
-        self.revocations.append(Revocation(self, fingerprint(server.public_key)))
+        self.revocations.append(Revocation(self, AgentId(fingerprint(server.public_key))))
         self.revocations[-1].ask()
 
     def thaw(self, process: Process) -> None:
@@ -307,7 +307,7 @@ class World:
             fleet_events.AgentApproved(
                 at=BEGAN_AT,
                 by="the world",
-                agent=fingerprint(server.public_key),
+                agent=AgentId(fingerprint(server.public_key)),
                 public_key=server.public_key,
                 name=server.name,
                 groups=server.groups,

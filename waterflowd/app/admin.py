@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import waterflowd
+from waterflow_agent import keys
 from waterflow_agent.errors import Rejected
 from waterflowd.api.metric_samples import Sample
 from waterflowd.api.services import AgentRow, PendingRow, ServerRow
@@ -80,7 +81,7 @@ class AgentsDesk:
         endpoints = self._enrollment.endpoints
         return ServerRow(
             key=endpoints.server_key,
-            fingerprint=self._enrollment.fingerprint(endpoints.server_key),
+            fingerprint=keys.fingerprint(endpoints.server_key),
             work=endpoints.work,
             enroll=endpoints.enroll,
         )

@@ -146,7 +146,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     contents = _contents(config, data_dir)
     bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
     agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
-    enrollment = Enrollment(registry, driver, agents, link, clock, keys.fingerprint)
+    enrollment = Enrollment(registry, driver, agents, link, clock)
     dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
     compiler = CompilerProcess()

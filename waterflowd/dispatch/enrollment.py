@@ -14,8 +14,8 @@ from collections.abc import Callable
 import msgspec
 
 from waterflow_agent.errors import LocalProtocolError, Rejected, RemoteProtocolError, Retryable, WaterflowError
+from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.ports import EnrolmentDesk

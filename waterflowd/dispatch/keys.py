@@ -6,24 +6,16 @@ is written once: to a new file, flushed, and linked into place, so that a crash 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import secrets
 import stat
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
-from zmq.utils import z85
 
 from waterflow_agent.errors import Stalled
-from waterflowd.model.ids import AgentId
-
-#: Length of a CURVE key, and of the same as text in Z85.
-KEY_BYTES = 32
-KEY_TEXT_LENGTH = 40
+from waterflow_agent.keys import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +31,6 @@ class ServerKeys:
         return fingerprint(self.public)
 
 
-def fingerprint(public_key: str | bytes) -> AgentId:
-    """`SHA256:` and the unpadded base 64 of a public key's SHA-256; the key as Z85 text or as its 32 bytes.
-
-    Raises `ValueError` for what is no key.
-    """
-    raw = _decoded(public_key) if isinstance(public_key, str) else public_key
-    if len(raw) != KEY_BYTES:
-        raise ValueError(f"a public key has {KEY_BYTES} bytes, not {len(raw)}")
-    return AgentId("SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("="))
-
-
 def load_server_keys(data_dir: Path) -> ServerKeys:
     """The pair of this data directory, made now if there is none.
 
@@ -59,16 +40,6 @@ def load_server_keys(data_dir: Path) -> ServerKeys:
     if not path.exists():
         _create(path)
     return _read(path)
-
-
-def _decoded(text: str) -> bytes:
-    if len(text) != KEY_TEXT_LENGTH or not text.isascii():
-        raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85")
-    try:
-        # Z85's decoder looks characters up in a table and packs 32 bits: a foreign character and a value too large.
-        return bytes(z85.decode(text))
-    except (KeyError, struct.error) as error:
-        raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85") from error
 
 
 def _create(path: Path) -> None:

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
+from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import handshake
 from waterflowd.dispatch.clone_detection import Rival
-from waterflowd.dispatch.keys import fingerprint
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.router import Inbound, Sent
 from waterflowd.model.ids import AgentId
@@ -51,7 +51,6 @@ READING_MS_PER_S = 200.0
 _AGENTS_MAX = 4_096
 
 _logger = logging.getLogger("waterflow.dispatch")
-_agent_of = functools.lru_cache(maxsize=_AGENTS_MAX)(fingerprint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,3 +393,8 @@ class Sessions:
             self.end(live, f"no frame for {self._terms.silence_ms / 1000:g} s")
             return
         self._emit(live, now)
+
+
+@functools.lru_cache(maxsize=_AGENTS_MAX)
+def _agent_of(public_key: str) -> AgentId:
+    return AgentId(fingerprint(public_key))

@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
-from waterflowd.dispatch.keys import KEY_BYTES
+from waterflow_agent.keys import KEY_BYTES
 from waterflowd.dispatch.rejections import Refusals
 
 #: The address is fixed by the protocol; there is one authenticator for each ZeroMQ context.

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from waterflow_agent import keys
 from waterflow_agent.errors import Rejected
 from waterflow_agent.join_token import JoinToken as TokenText
 from waterflow_agent.wire import messages
@@ -63,14 +64,14 @@ class Enrollment:
         agents: Agents,
         link: ports.Link,
         clock: ports.Clock,
-        fingerprint: Callable[[str], AgentId],
+        fingerprint: Callable[[str], str] = keys.fingerprint,
     ) -> None:
         self._registry = registry
         self._driver = driver
         self._agents = agents
         self._link = link
         self._clock = clock
-        self.fingerprint = fingerprint
+        self._fingerprint = fingerprint
         self._pending: OrderedDict[AgentId, Pending] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
         self.endpoints = Endpoints(work="", enroll="", server_key="")
@@ -86,7 +87,7 @@ class Enrollment:
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
         """See `ports.EnrolmentDesk`."""
-        agent = self.fingerprint(public_key)
+        agent = AgentId(self._fingerprint(public_key))
         entry = self._registry.agents.get(agent)
         if entry is not None:
             return self._answer("approved", agent, f"welcome, {entry.name}")

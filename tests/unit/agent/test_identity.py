@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from zmq.utils import z85
 
 from waterflow_agent import agent, join_token, keys
 from waterflow_agent.errors import Rejected, Stalled
@@ -53,14 +56,20 @@ def test_secret_is_not_shown(tmp_path: Path) -> None:
     assert pair.fingerprint in repr(pair)
 
 
-def test_fingerprint_is_that_of_the_daemon() -> None:
-    """`SHA256:` and 43 characters over the key's 32 bytes."""
-    from waterflowd.dispatch import keys as daemon_keys
-
+def test_a_fingerprint_is_the_digest_of_the_key_bytes() -> None:
+    """`SHA256:` and the unpadded base 64 of the digest, as ssh-keygen prints it."""
     public, _ = zmq.curve_keypair()
+    digest = base64.b64encode(hashlib.sha256(z85.decode(public)).digest()).decode().rstrip("=")
 
-    assert keys.fingerprint(public.decode()) == daemon_keys.fingerprint(public.decode())
-    assert len(keys.fingerprint(public.decode())) == len("SHA256:") + 43
+    assert keys.fingerprint(public.decode()) == f"SHA256:{digest}"
+    assert len(keys.fingerprint(public.decode())) == 50
+
+
+@pytest.mark.parametrize("text", ["", "a" * 39, "~" * 40, "#" * 40, "é" * 40, "a" * 45])
+def test_an_invalid_key_has_no_fingerprint(text: str) -> None:
+    """Anything that does not decode to 32 bytes is a ValueError."""
+    with pytest.raises(ValueError, match="public key"):
+        keys.fingerprint(text)
 
 
 def test_damaged_key_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from waterflowd.engine import Run, commands, inputs, step
 from waterflowd.host.batch import summary
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId
-from waterflowd.model.records import Batch, StreamAppend, Trigger
+from waterflowd.model.records import Batch, StreamAppend, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
 from waterflowd.store.opening import open_store
 
@@ -30,7 +30,7 @@ def history(
     start = inputs.StartRun(
         plan_hash=plan_hash,
         number=number,
-        trigger=Trigger(kind="api", by="bench"),
+        trigger=Trigger(kind=TriggerKind.API, by="bench"),
         repository=None,
         revision=None,
         inputs={},

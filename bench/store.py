@@ -68,7 +68,9 @@ def summary(number: int, status: Status) -> records.RunSummary:
         path=".waterflow/deploy.yaml",
         repository="shop",
         revision="0" * 40,
-        trigger=records.Trigger(kind="push", by="Ada", key=f"push/shop/{number}", ref="refs/heads/main"),
+        trigger=records.Trigger(
+            kind=records.TriggerKind.PUSH, by="Ada", key=f"push/shop/{number}", ref="refs/heads/main"
+        ),
         status=status,
         conclusion=Conclusion.SUCCESS if is_done else None,
         reason=REASON,

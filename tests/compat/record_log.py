@@ -25,7 +25,16 @@ from waterflowd.engine import events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger
+from waterflowd.model.records import (
+    AttemptName,
+    Batch,
+    OutputAppend,
+    OutputPiece,
+    RunSummary,
+    StreamAppend,
+    Trigger,
+    TriggerKind,
+)
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.opening import Store, open_store
@@ -99,7 +108,9 @@ def summary(number: int, status: Status) -> RunSummary:
         path=".waterflow/deploy.yaml",
         repository="shop",
         revision="f" * 40,
-        trigger=Trigger(kind="push", by="Ada", key=f"key {number}", ref="main", git={"sha": "f"}, payload={"a": [1]}),
+        trigger=Trigger(
+            kind=TriggerKind.PUSH, by="Ada", key=f"key {number}", ref="main", git={"sha": "f"}, payload={"a": [1]}
+        ),
         status=status,
         conclusion=Conclusion.SUCCESS if status is Status.COMPLETED else None,
         reason=Reason(code=ReasonCode.SUCCEEDED, text="all good"),

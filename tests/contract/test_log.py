@@ -84,7 +84,7 @@ def summary(number: int, status: Status = Status.RUNNING, name: str = "deploy") 
         number=number,
         name=name,
         path=".waterflow/deploy.yaml",
-        trigger=records.Trigger(kind="api", by="ada", payload={"answer": [1, 2.5, None, "x"]}),
+        trigger=records.Trigger(kind=records.TriggerKind.API, by="ada", payload={"answer": [1, 2.5, None, "x"]}),
         status=status,
         conclusion=Conclusion.SUCCESS if status is Status.COMPLETED else None,
         reason=REASON,

@@ -14,7 +14,7 @@ from tests.integration import store_child
 from waterflow_agent.errors import Stalled
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger
+from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
 from waterflowd.model.statuses import Status
 from waterflowd.store import layout
 from waterflowd.store.opening import Store, open_store
@@ -29,7 +29,7 @@ def summary(number: int) -> RunSummary:
     is_open = number % 3 == 0
     return RunSummary(
         id=store_child.run(number), number=number, name="a name that takes some room", path="workflows/a.yml",
-        repository=None, revision=None, trigger=Trigger(kind="cli"),
+        repository=None, revision=None, trigger=Trigger(kind=TriggerKind.CLI),
         status=Status.RUNNING if is_open else Status.COMPLETED, conclusion=None,
         reason=Reason(code=ReasonCode.STARTED, text="started"), created_at=number, started_at=None, completed_at=None,
         seq=1,

@@ -14,7 +14,16 @@ from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger
+from waterflowd.model.records import (
+    AttemptName,
+    Batch,
+    OutputAppend,
+    OutputPiece,
+    RunSummary,
+    StreamAppend,
+    Trigger,
+    TriggerKind,
+)
 from waterflowd.model.statuses import Status
 from waterflowd.ports import Log, OutputLogs
 from waterflowd.store import layout, record
@@ -43,7 +52,7 @@ summaries = st.builds(
         number=number,
         name="n",
         path="p",
-        trigger=Trigger(kind="api"),
+        trigger=Trigger(kind=TriggerKind.API),
         status=status,
         reason=REASON,
         created_at=1,

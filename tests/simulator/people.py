@@ -12,7 +12,7 @@ from waterflowd.engine import Run
 from waterflowd.engine.rules import approvals, rerun
 from waterflowd.model import plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
-from waterflowd.model.records import Kept, StartRequest, Trigger
+from waterflowd.model.records import Kept, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Start:
         #: A restored backup knows nothing of the run.
         self.is_gone = False
         self._world = world
-        trigger = Trigger(kind="api", by="token:ci", key=self.key)
+        trigger = Trigger(kind=TriggerKind.API, by="token:ci", key=self.key)
         self._request = StartRequest(
             plan=compiled,
             trigger=trigger,

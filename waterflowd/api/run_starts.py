@@ -28,7 +28,7 @@ from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import events
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import run_stream
-from waterflowd.model.records import RunSummary, StartRequest, Trigger
+from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 
 #: What a file is called that came without a name.
 DEFAULT_PATH = "workflow.yml"
@@ -101,9 +101,9 @@ def idempotency_key(request: Request, principal: Principal) -> str | None:
     return f"api/{principal.name}/{key}"
 
 
-def trigger_kind(request: Request) -> str:
+def trigger_kind(request: Request) -> TriggerKind:
     """`cli` for our own command, `api` for everything else."""
-    return "cli" if request.headers.get("user-agent", "").startswith("waterflowctl/") else "api"
+    return TriggerKind.CLI if request.headers.get("user-agent", "").startswith("waterflowctl/") else TriggerKind.API
 
 
 async def start(services: Services, principal: Principal, request: StartRequest, *, is_dry_run: bool) -> Response:
@@ -152,6 +152,6 @@ def _check_same(services: Services, row: RunSummary, request: StartRequest) -> N
         )
 
 
-def trigger_of(request: Request, principal: Principal, kind: str) -> Trigger:
+def trigger_of(request: Request, principal: Principal, kind: TriggerKind) -> Trigger:
     """Who starts, how, and under which key."""
     return Trigger(kind=kind, by=principal.name, key=idempotency_key(request, principal))

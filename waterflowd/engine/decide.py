@@ -68,7 +68,7 @@ def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
 
 
 def _created(given: inputs.StartRun) -> Reason:
-    kind = given.trigger.kind
+    kind = given.trigger.kind.value
     if given.rerun_of is None:
         return reason(ReasonCode.CREATED, f"started by {kind}", trigger=kind)
     return reason(ReasonCode.CREATED, f"re-run of {given.rerun_of}", trigger=kind, run=given.rerun_of)

@@ -23,7 +23,7 @@ from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains, plan
 from waterflowd.model.ids import RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.records import RunSummary, StartRequest, Trigger
+from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 
 _KEY_BYTES_MAX = 400
@@ -117,7 +117,7 @@ def start_request(run: Run, place: AttemptKey, compiled: bytes, given: dict[str,
         repository=run.repository,
         revision=run.revision,
         trigger=Trigger(
-            kind=chains.PARENT_RUN,
+            kind=TriggerKind.PARENT_RUN,
             # Whoever may not approve what they started themselves may not by this way either.
             by=run.trigger.by,
             key=trigger_key(place),

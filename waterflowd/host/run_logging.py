@@ -60,7 +60,7 @@ def _by_outcome(event: events.AttemptFinished) -> int:
 
 def _created(event: events.RunCreated) -> _Line:
     trigger = event.trigger
-    return f"run {event.number} started", {"trigger": trigger.kind, "by": trigger.by}
+    return f"run {event.number} started", {"trigger": trigger.kind.value, "by": trigger.by}
 
 
 def _completed(event: events.RunCompleted) -> _Line:

@@ -6,11 +6,11 @@ count in one number, so that a chain that mixes them has an end too.
 
 from __future__ import annotations
 
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Trigger, TriggerKind
 
 #: Kinds of triggers by which one run starts another; the payload holds a mapping of the same name.
-AFTER = "workflow_run"
-PARENT_RUN = "parent_run"
+AFTER = TriggerKind.WORKFLOW_RUN.value
+PARENT_RUN = TriggerKind.PARENT_RUN.value
 #: Runs in a row, of which each started the next one by a step.
 CHILD_RUN_DEPTH_MAX = 8
 

@@ -5,6 +5,7 @@ Rules of this file: pure data, shared by the host, the store and the API so that
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -36,11 +37,33 @@ class StreamAppend(msgspec.Struct, kw_only=True):
     events: list[Any]
 
 
-class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What started a run. `kind`: `push`, `schedule`, `webhook`, `workflow_run`, `parent_run`, `api`, `cli`,
-    `manual`, `rerun`."""
+class TriggerKind(StrEnum):
+    """What can start a run."""
 
-    kind: str
+    #: A change of a ref in a repository.
+    PUSH = "push"
+    #: The calendar, by `on.schedule`.
+    SCHEDULE = "schedule"
+    #: A signed request of another program.
+    WEBHOOK = "webhook"
+    #: The end of another run, by `on.workflow_run`.
+    WORKFLOW_RUN = "workflow_run"
+    #: A step of another run.
+    PARENT_RUN = "parent_run"
+    #: A client of the API that sent the workflow.
+    API = "api"
+    #: `waterflowctl run FILE`.
+    CLI = "cli"
+    #: A person or program that started a workflow of a repository.
+    MANUAL = "manual"
+    #: A re-run of an earlier run.
+    RERUN = "rerun"
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What started a run."""
+
+    kind: TriggerKind
     #: The principal: a token's name, `uid:N`, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
     by: str = ""
     #: Unique key of the trigger; a second start with it gives the first one's run.

@@ -14,7 +14,7 @@ import msgspec
 from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.model import plan as plans
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
 from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
@@ -172,7 +172,7 @@ def start_request(
         repository=pushed.repository,
         revision=commit.id,
         trigger=Trigger(
-            kind="push",
+            kind=TriggerKind.PUSH,
             by=escape_for_display(commit.author),
             key=triggers.trigger_key(pushed.repository, movement, path),
             ref=movement.ref,

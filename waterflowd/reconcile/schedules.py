@@ -25,7 +25,7 @@ import msgspec
 
 from waterflowd.dsl import cron
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import events, ref_updates
 from waterflowd.reconcile.events import ScheduleDecided, ScheduleOutcome
 from waterflowd.reconcile.state import FileState, RefState, ScheduleName, ScheduleState
@@ -167,7 +167,7 @@ def start_request(
         repository=repository,
         revision=ref.commit,
         trigger=Trigger(
-            kind="schedule",
+            kind=TriggerKind.SCHEDULE,
             by="schedule",
             key=trigger_key(repository, name, instant),
             ref=ref.ref,

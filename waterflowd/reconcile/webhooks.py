@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import ref_updates
 from waterflowd.reconcile.state import RefState
 
@@ -123,7 +123,7 @@ def start_request(
         repository=repository,
         revision=ref.commit,
         trigger=Trigger(
-            kind="webhook",
+            kind=TriggerKind.WEBHOOK,
             by=f"hook:{name}",
             key=key,
             ref=ref.ref,

@@ -15,7 +15,7 @@ from typing import Any
 from waterflowd.model import chains
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import WorkflowRunTrigger
-from waterflowd.model.records import RunSummary, StartRequest, Trigger
+from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import globs, ref_updates, refs
 from waterflowd.reconcile.state import FileState, RefState
 
@@ -70,7 +70,7 @@ def event_of(row: RunSummary, depth: int) -> dict[str, Any]:
             "name": row.name,
             "path": row.path,
             "conclusion": row.conclusion.value if row.conclusion is not None else None,
-            "event": row.trigger.kind,
+            "event": row.trigger.kind.value,
             "ref": row.trigger.ref,
             "branch": refs.branch_of(row.trigger.ref) if row.trigger.ref is not None else None,
             "revision": row.revision,
@@ -86,7 +86,7 @@ def start_request(plan: bytes, repository: str, ref: RefState, path: str, row: R
         repository=repository,
         revision=ref.commit,
         trigger=Trigger(
-            kind=KIND,
+            kind=TriggerKind.WORKFLOW_RUN,
             by=f"run:{row.id}",
             key=trigger_key(row.id, path),
             ref=ref.ref,

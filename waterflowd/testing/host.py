@@ -34,7 +34,7 @@ from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
-from waterflowd.model.records import RunSummary, StartRequest, Trigger
+from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
@@ -114,7 +114,7 @@ def request(workflow: str = ONE_STEP, *, key: str | None = None, path: str = "wo
     compiled = compile_workflow(path, workflow.encode())
     if compiled.plan is None:
         raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
-    return StartRequest(plan=compiled.plan, trigger=Trigger(kind="cli", by="uid:0", key=key))
+    return StartRequest(plan=compiled.plan, trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", key=key))
 
 
 class HostWorld:

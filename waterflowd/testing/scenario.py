@@ -46,7 +46,7 @@ from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.model.records import Kept, Trigger
+from waterflowd.model.records import Kept, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
 
 RUN = RunId("01J00000000000000000000000")
@@ -121,7 +121,7 @@ class Scenario:
             inputs.StartRun(
                 plan_hash=self.plan_hash,
                 number=1,
-                trigger=Trigger(kind="cli", by="uid:0", git={"sha": "0" * 40, "branch": "main"}),
+                trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", git={"sha": "0" * 40, "branch": "main"}),
                 repository=None,
                 revision=None,
                 inputs=given,

@@ -18,7 +18,7 @@ from waterflowd.engine import Run, events, fold
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import CREATED, ReasonCode, reason
-from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger
+from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 
 EACH = """\
@@ -45,7 +45,7 @@ def made(text: str, *history: events.RunEvent, **created: Any) -> Run:
     compiled = compile_workflow("w.yml", text.encode())
     assert compiled.plan is not None, compiled.diagnostics
     first = events.RunCreated(
-        at=1, plan_hash="h", number=1, trigger=Trigger(kind="cli"), deadline_at=10, reason=CREATED, **created
+        at=1, plan_hash="h", number=1, trigger=Trigger(kind=TriggerKind.CLI), deadline_at=10, reason=CREATED, **created
     )
     begun = events.RunStarted(at=2, reason=CREATED)
     return fold(RunId("01J00000000000000000000000"), plans.decode(compiled.plan), [first, begun, *history])
@@ -186,8 +186,8 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
     other = RunId("01J00000000000000000000001")
     about = {"id": "01J00000000000000000000000", "job": "a", "step": "other", "attempt": 1, "depth": 1}
     for kind, known in (
-        ("parent_run", {"run": about["id"], "job": "a", "step": "other", "attempt": 1}),
-        ("webhook", None),
+        (TriggerKind.PARENT_RUN, {"run": about["id"], "job": "a", "step": "other", "attempt": 1}),
+        (TriggerKind.WEBHOOK, None),
     ):
         trigger = Trigger(kind=kind, payload={"name": kind, "parent_run": about})
         history = [

@@ -16,7 +16,7 @@ from waterflowd.engine import Run, commands, inputs, step
 from waterflowd.engine.state.runs import Job
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, MatrixPlan, Plan, StepPlan, StrategyPlan
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
 
 ENGINE = engine.__path__[0]
@@ -53,7 +53,13 @@ class Feeder:
         self.open: deque[commands.SendTask] = deque()
         self.events = 0
         start = inputs.StartRun(
-            plan_hash="0", number=1, trigger=Trigger(kind="cli"), repository=None, revision=None, inputs={}, vars={}
+            plan_hash="0",
+            number=1,
+            trigger=Trigger(kind=TriggerKind.CLI),
+            repository=None,
+            revision=None,
+            inputs={},
+            vars={},
         )
         self.feed(start)
 

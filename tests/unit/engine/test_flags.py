@@ -10,7 +10,7 @@ from waterflowd.engine.state.runs import Run
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.model.records import Trigger
+from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.testing.host import ONE_STEP, HostWorld, request
 
 RUN = RunId("01J00000000000000000000000")
@@ -21,7 +21,7 @@ def created(numbers: tuple[int, ...]) -> events.RunCreated:
         at=1,
         plan_hash="h",
         number=1,
-        trigger=Trigger(kind="cli"),
+        trigger=Trigger(kind=TriggerKind.CLI),
         flags=numbers,
         deadline_at=2,
         reason=reason(ReasonCode.CREATED, "created"),

@@ -19,7 +19,7 @@ from waterflowd.host import child_runs
 from waterflowd.host import driver as driver_module
 from waterflowd.model import chains
 from waterflowd.model.ids import AttemptNo, JobId, RunId, StepId
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import HostWorld, until
 
@@ -64,7 +64,7 @@ def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: 
     others = {**(FILES if files is None else files), PATH: text}
     compiled = compile_workflow(PATH, text.encode(), {path: content.encode() for path, content in others.items()})
     assert compiled.plan is not None, compiled.diagnostics
-    fields: dict[str, Any] = {"kind": "cli", "by": "ann", "ref": "refs/heads/main", "git": {"branch": "main"}}
+    fields: dict[str, Any] = {"kind": TriggerKind.CLI, "by": "ann", "ref": "refs/heads/main", "git": {"branch": "main"}}
     return StartRequest(plan=compiled.plan, repository="ops", revision="c1", trigger=Trigger(**{**fields, **trigger}))
 
 
@@ -295,11 +295,14 @@ async def test_runs_that_start_one_another_end_at_the_bound() -> None:
 
 def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
     """One that mixes them has an end too, and no payload of another kind can pretend to be one."""
-    step = Trigger(kind="parent_run", payload={"name": "parent_run", "parent_run": {"depth": 3}})
-    after = Trigger(kind="workflow_run", payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
+    step = Trigger(kind=TriggerKind.PARENT_RUN, payload={"name": "parent_run", "parent_run": {"depth": 3}})
+    after = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
     assert [chains.depth_of(trigger) for trigger in (step, after)] == [3, 4]
-    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "x", "parent_run": {"depth": 9}})) == 0
-    assert chains.depth_of(Trigger(kind="webhook", payload={"name": "parent_run", "parent_run": {"depth": "9"}})) == 0
+    assert chains.depth_of(Trigger(kind=TriggerKind.WEBHOOK, payload={"name": "x", "parent_run": {"depth": 9}})) == 0
+    assert (
+        chains.depth_of(Trigger(kind=TriggerKind.WEBHOOK, payload={"name": "parent_run", "parent_run": {"depth": "9"}}))
+        == 0
+    )
 
 
 async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:

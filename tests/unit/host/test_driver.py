@@ -16,7 +16,7 @@ from waterflowd.engine import commands, inputs
 from waterflowd.engine.state.runs import Run
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import RunId, StreamName, run_stream
-from waterflowd.model.records import Record, StartRequest, Trigger
+from waterflowd.model.records import Record, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.testing.host import ONE_STEP, TWO_STEPS, HostWorld, request, until
@@ -248,7 +248,9 @@ async def test_a_start_with_a_broken_plan_is_refused() -> None:
     """Bytes that are no plan are the caller's fault, not the end of the driver."""
     async with HostWorld() as world:
         with pytest.raises(Rejected):
-            await world.driver.start(StartRequest(plan=b"\xc1nonsense", trigger=Trigger(kind="cli", by="uid:0")))
+            await world.driver.start(
+                StartRequest(plan=b"\xc1nonsense", trigger=Trigger(kind=TriggerKind.CLI, by="uid:0"))
+            )
         assert world.is_alive
         await world.start()
 

@@ -10,7 +10,7 @@ from waterflowd.model import chains
 from waterflowd.model.ids import run_id
 from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.reasons import CREATED
-from waterflowd.model.records import RunSummary, Trigger
+from waterflowd.model.records import RunSummary, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import workflow_run
 
@@ -24,7 +24,7 @@ def completed(ref: str | None = "refs/heads/main", conclusion: Conclusion = Conc
         name="build",
         path="workflows/build.yml",
         repository="ops",
-        trigger=Trigger(kind="push", ref=ref),
+        trigger=Trigger(kind=TriggerKind.PUSH, ref=ref),
         status=Status.COMPLETED,
         conclusion=conclusion,
         reason=CREATED,
@@ -65,10 +65,10 @@ def test_a_file_never_starts_after_itself() -> None:
 
 def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
     """What a webhook or a push carries cannot say that it is one."""
-    chained = Trigger(kind="workflow_run", payload=workflow_run.event_of(completed(), 4))
+    chained = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload=workflow_run.event_of(completed(), 4))
     assert chains.depth_of(chained) == 4
-    assert chains.depth_of(Trigger(kind="push", payload={"name": "push"})) == 0
-    forged = Trigger(kind="webhook", payload={"name": "webhook", "workflow_run": {"depth": 9}})
+    assert chains.depth_of(Trigger(kind=TriggerKind.PUSH, payload={"name": "push"})) == 0
+    forged = Trigger(kind=TriggerKind.WEBHOOK, payload={"name": "webhook", "workflow_run": {"depth": 9}})
     assert chains.depth_of(forged) == 0
 
 

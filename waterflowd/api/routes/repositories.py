@@ -25,7 +25,7 @@ from waterflowd.api.views.shapes import (
     RepositoryShape,
     StartedShape,
 )
-from waterflowd.model.records import StartRequest, Trigger
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["repositories"])
 
@@ -124,7 +124,7 @@ async def run_definition(
     key = run_starts.idempotency_key(request, principal)
     wanted = StartRequest(
         plan=found.plan,
-        trigger=Trigger(kind="manual", by=principal.name, key=key, ref=found.ref, git=found.git),
+        trigger=Trigger(kind=TriggerKind.MANUAL, by=principal.name, key=key, ref=found.ref, git=found.git),
         repository=found.repository,
         revision=found.revision,
         inputs=given.inputs,

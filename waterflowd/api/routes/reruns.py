@@ -29,7 +29,7 @@ from waterflowd.engine.rules import rerun
 from waterflowd.engine.state.runs import Run
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.model.records import Kept, RunSummary, StartRequest, Trigger
+from waterflowd.model.records import Kept, RunSummary, StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["runs"])
 
@@ -110,7 +110,7 @@ def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     """The start of the same thing again, for nobody yet and with nothing kept."""
     old = run.trigger
     # For the file it is the same event: a step that asks for `event.name == 'push'` is not skipped by being done again.
-    trigger = Trigger(kind="rerun", ref=old.ref, git=old.git, payload={"name": old.kind, **old.payload})
+    trigger = Trigger(kind=TriggerKind.RERUN, ref=old.ref, git=old.git, payload={"name": old.kind.value, **old.payload})
     plan, revision = services.log.plan(run.plan_hash), run.revision
     if plan is None:
         raise Stalled("WF305", f"the plan of run {run.id} is missing from the store; run waterflowd fsck")

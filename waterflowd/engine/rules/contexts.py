@@ -161,7 +161,7 @@ def _job_facts(job: Job) -> dict[str, object]:
 
 
 def _payload(run: Run) -> dict[str, object]:
-    return {"name": run.trigger.kind, **run.trigger.payload}
+    return {"name": run.trigger.kind.value, **run.trigger.payload}
 
 
 def _vars(place: _Place) -> dict[str, Any]:

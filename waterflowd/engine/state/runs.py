@@ -21,7 +21,7 @@ from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
-from waterflowd.model.records import Kept, Trigger
+from waterflowd.model.records import Kept, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 __all__ = ["Approval", "Attempt", "Block", "Children", "Job", "Lock", "Run", "Scope", "Step", "Stop"]
@@ -285,7 +285,7 @@ class Run:
         self.plan = plan
         self.plan_hash = ""
         self.number = 0
-        self.trigger = Trigger(kind="")
+        self.trigger = Trigger(kind=TriggerKind.API)
         self.repository: str | None = None
         self.revision: str | None = None
         self.flags: frozenset[int] = frozenset()

@@ -88,10 +88,14 @@ class Word:
 
 @dataclass(slots=True)
 class Command:
-    """One simple command; `here_string` is the word behind `<<<`."""
+    """One simple command, or a compound one as its last word; `here_string` is the word behind `<<<`."""
 
     words: list[Word] = field(default_factory=list)
     here_string: Word | None = None
+    #: Whether its input is redirected.
+    has_input: bool = False
+    #: A command inside of it that runs its input as code.
+    reader: str | None = None
 
 
 @dataclass(slots=True)
@@ -167,9 +171,11 @@ def reads_options_as_code(command: Command) -> bool:
 def reads_code(command: Command) -> str | None:
     """Return the name of the command if it takes a program to run from its standard input."""
     words = _arguments(command)
-    if not words:
-        return None
+    if command.reader or not words:
+        return command.reader
     first = _name(words[0])
+    if first == "eval":
+        return reads_code(Command(words[1:]))
     if first in _REMOTE:
         return first if not _remote_code(words) else None
     if first in _SOURCE:

@@ -13,7 +13,10 @@ from waterflowd.expr.shell_commands import Command, Pipeline, Word
 from waterflowd.expr.template import Placed
 
 #: Words after which a command may start.
-_KEYWORDS = frozenset({"if", "then", "else", "elif", "do", "while", "until", "!", "{", "time", "coproc"})
+_KEYWORDS = frozenset({"then", "else", "elif", "do", "!", "time", "coproc"})
+#: Words that open a compound command. Behind `for` and `select` there are words; behind the others, a command.
+_OPENERS = frozenset({"if", "while", "until", "for", "select", "case", "{"})
+_CLOSERS = frozenset({"fi", "done", "esac", "}"})
 
 #: No name or option that matters is longer, and a script may be one word of a megabyte.
 _WORD_CHARACTERS_MAX = 200
@@ -42,6 +45,16 @@ class Document:
     pipeline: Pipeline
 
 
+@dataclass(slots=True)
+class Compound:
+    """An open compound command such as `while` or `{`: the pipeline it is part of, and how much was used before it."""
+
+    outer: Pipeline
+    used_before: int
+    #: The command inside that runs its input as code.
+    reader: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Frame:
     """One level of quoting. `closer` ends it; the rest is for one kind alone, as said."""
@@ -61,6 +74,10 @@ class Frame:
     used: list[Placed] = field(default_factory=list)
     #: Commands: `subject`, `pattern` or `body` for each open `case`.
     cases: list[str] = field(default_factory=list)
+    #: Commands: the open compound commands, `case` included.
+    compounds: list[Compound] = field(default_factory=list)
+    #: Commands: whether the next word is the name behind `function`.
+    is_function_name: bool = False
 
     #: Parameter: whether the part that is read now is calculated, and whether a single quote quotes in it.
     is_calculated: bool = False
@@ -69,9 +86,11 @@ class Frame:
     #: Arithmetic: open parentheses inside.
     depth: int = 0
 
-    #: Here-document: where it ends, where the script goes on, and which command takes it for code.
+    #: Here-document: where it ends, and where the script continues behind it.
     end: int = 0
     resume: int = 0
+
+    #: Commands and here-document: the command that runs the input as code.
     reader: str | None = None
 
     @property
@@ -130,13 +149,36 @@ class Frame:
             return False
         if text == "esac" and state is not None and not words:
             self.cases.pop()
-            return True
+            return self._close_compound(text)
         if words or state == "pattern":
             return False
-        if text == "case":
-            self.cases.append("subject")
+        if self.is_function_name or text == "function":
+            self.is_function_name = not self.is_function_name
             return True
-        return text in _KEYWORDS
+        if text in _OPENERS:
+            self.compounds.append(Compound(self.pipeline, len(self.used)))
+            self.pipeline = Pipeline()
+            if text == "case":
+                self.cases.append("subject")
+            return text not in ("for", "select")
+        return self._close_compound(text) if text in _CLOSERS else text in _KEYWORDS
+
+    def _close_compound(self, text: str) -> bool:
+        """Go back to the pipeline around a compound command, in which the whole of it is one command."""
+        if not self.compounds or len(self.pipeline.commands) > 1:
+            return False
+        compound = self.compounds.pop()
+        self.pipeline = compound.outer
+        self.command.words.append(Word(text, self.used[compound.used_before :]))
+        self.command.reader = compound.reader
+        return True
+
+    def note_reader(self, reader: str) -> None:
+        """Note that what is being read has a command that runs its input as code."""
+        if self.compounds:
+            self.compounds[-1].reader = reader
+        else:
+            self.reader = reader
 
     def end_command(self) -> None:
         """End a command of a pipeline; the next one is part of it as well."""
@@ -147,6 +189,6 @@ class Frame:
     def end_pipeline(self) -> Pipeline:
         """End the pipeline that is being read and return it."""
         self.end_word()
-        self.is_redirect = self.is_here_string = self.is_duplication = False
+        self.is_redirect = self.is_here_string = self.is_duplication = self.is_function_name = False
         pipeline, self.pipeline = self.pipeline, Pipeline()
         return pipeline

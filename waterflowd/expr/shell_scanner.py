@@ -37,7 +37,7 @@ from waterflowd.expr.shell_commands import (
     pipeline_reads_code,
     reads_options_as_code,
 )
-from waterflowd.expr.shell_frames import Document, Frame, Kind
+from waterflowd.expr.shell_frames import Compound, Document, Frame, Kind
 from waterflowd.expr.template import Placed
 
 BARE = "${%s}"
@@ -60,7 +60,7 @@ _PLAIN = {
     Kind.PARAMETER: re.compile(r"[^}'\"\\$`\x01]+"),
     Kind.ARITHMETIC: re.compile(r"[^()\]\\$`\x01]+"),
     Kind.DOCUMENT: re.compile(r"[^\\$`\x01]+"),
-    Kind.COMMENT: re.compile(r"[^\n`\x01]+"),
+    Kind.COMMENT: re.compile(r"[^\n\\`\x01]+"),
 }
 _IN_WORDS = frozenset({Kind.COMMANDS, Kind.SINGLE, Kind.DOUBLE, Kind.ANSI})
 
@@ -71,7 +71,8 @@ _HERE_DOCUMENT = re.compile(r"<<(-?)[ \t]*((?:[^\s;&|<>()'\"\\]|\\.|'[^']*'|\"[^
 _REDIRECTION = re.compile(r"[<>][<>&|]{0,2}|&>>?")
 _DEFINITION = re.compile(r"\([ \t]*\)")
 _SUBSCRIPT = re.compile(r"\{?[A-Za-z_]\w*\[[^\]]*")
-_COMPOUND_ENDS = frozenset({"done", "fi", "}"})
+#: A backtick with the backslashes in front of it, up to seven substitutions inside each other.
+_BACKTICK = re.compile(r"\\{0,127}`")
 
 _BEHIND_DOLLAR = "a name behind `$`"
 _BEHIND_BACKSLASH = "the character behind a backslash"
@@ -197,13 +198,16 @@ class Scanner:
         return frame.end if frame.kind is Kind.DOCUMENT else len(self._text)
 
     @property
-    def _is_in_backticks(self) -> bool:
-        return any(frame.closer == "`" for frame in self._stack)
+    def _backtick_depth(self) -> int:
+        return sum(frame.closer == "`" for frame in self._stack)
+
+    def _check_nesting(self, levels: list[Frame] | list[Compound]) -> None:
+        if len(levels) > NESTING_MAX:
+            text = f"quotes, substitutions and compound commands of a script may nest {NESTING_MAX} levels deep"
+            raise ExpressionError(BOUND, text, self._position)
 
     def _push(self, kind: Kind, closer: str = "") -> Frame:
-        if len(self._stack) > NESTING_MAX:
-            text = f"quotes and substitutions of a script may nest {NESTING_MAX} levels deep"
-            raise ExpressionError(BOUND, text, self._position)
+        self._check_nesting(self._stack)
         outer = self._stack[-1] if self._stack else None
         frame = Frame(kind, closer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
         self._stack.append(frame)
@@ -215,7 +219,15 @@ class Scanner:
         if frame.kind is not Kind.COMMANDS:
             return
         self._end_pipeline(frame)
-        if self._stack and frame.used:
+        while frame.compounds:
+            # Nothing closes it: not a script that runs, but what was read of it counts.
+            frame.pipeline = frame.compounds.pop().outer
+            self._end_pipeline(frame)
+        if not self._stack:
+            return
+        if frame.reader:
+            self._commands.command.reader = frame.reader
+        if frame.used:
             self._commands.used.extend(frame.used)
             if self._stack[-1].kind is Kind.COMMANDS and reads_options_as_code(self._stack[-1].command):
                 for placed in frame.used:
@@ -223,26 +235,18 @@ class Scanner:
             if owner := self._word_owner:
                 owner.open_word().placed.extend(frame.used)
 
-    def _close_backticks(self) -> None:
-        closed = False
-        while not closed:
-            closed = self._stack[-1].closer == "`"
-            self._pop()
-
     def _end_pipeline(self, frame: Frame) -> None:
-        """Keep what is unsafe in a pipeline that ends; a compound command hands on all that it printed."""
+        """Keep what is unsafe in a pipeline that ends, and whether what is fed to it from outside would be run as code."""
         pipeline = frame.end_pipeline()
         for placed, place in findings(pipeline, self._names):
             self._find(placed, place)
-        first = pipeline.commands[0].words
-        if first and first[0].text in _COMPOUND_ENDS and (reader := pipeline_reads_code(pipeline)):
-            for placed in frame.used:
-                self._find(placed, EVALUATED.format(reader))
-            frame.used.clear()
+        if not pipeline.commands[0].has_input and (reader := pipeline_reads_code(pipeline)):
+            frame.note_reader(reader)
 
     # Readers of commands: each reads at least one character and returns the next position.
 
     def _read_commands(self, position: int, frame: Frame) -> int:
+        self._check_nesting(frame.compounds)
         character = self._text[position]
         if character in " \t" or (character in ";&|()<>\n" and frame.is_test):
             frame.end_word()
@@ -303,6 +307,7 @@ class Scanner:
             self._push(Kind.COMMANDS, ")")
             return position + 2
         frame.end_word()
+        frame.command.has_input |= self._text[position] == "<"
         if self._text.startswith("<<<", position):
             frame.is_here_string = True
             return position + 3
@@ -351,12 +356,8 @@ class Scanner:
     def _read_special(self, position: int, frame: Frame) -> int:
         """Read a backslash, a dollar or a backtick."""
         character = self._text[position]
-        if character == "`":
-            if self._is_in_backticks:
-                self._close_backticks()
-            else:
-                self._push(Kind.COMMANDS, "`")
-            return position + 1
+        if backtick := self._backtick(position):
+            return self._read_backtick(backtick)
         if placed := self._placed.get(position + 1):
             self._find(placed, _BEHIND_BACKSLASH if character == "\\" else _BEHIND_DOLLAR)
             return position + 1
@@ -366,6 +367,24 @@ class Scanner:
         if frame.kind is Kind.COMMANDS and escaped != "\n":
             frame.add(escaped)
         return position + 2
+
+    def _backtick(self, position: int) -> re.Match[str] | None:
+        """Return the backtick here; inside of backticks, one with backslashes in front of it may be one as well."""
+        character = self._text[position]
+        is_possible = character == "`" or (character == "\\" and self._backtick_depth)
+        return _BACKTICK.match(self._text, position) if is_possible else None
+
+    def _read_backtick(self, found: re.Match[str], *, may_open: bool = True) -> int:
+        """Close or open a substitution. Each level halves the backslashes, so their number says which one is meant."""
+        level, backslashes = 1, len(found.group()) - 1
+        while backslashes % 2:
+            level, backslashes = level + 1, backslashes // 2
+        depth = self._backtick_depth
+        if level == depth + 1 and may_open:
+            self._push(Kind.COMMANDS, "`")
+        while level <= depth and self._backtick_depth >= level:
+            self._pop()
+        return found.end()
 
     def _read_dollar(self, position: int, frame: Frame) -> int:
         text = self._text
@@ -412,10 +431,8 @@ class Scanner:
         character = self._text[position]
         if character == "'":
             self._pop()
-        elif character == "`" and self._is_in_backticks:
-            self._close_backticks()
-        elif character == "\\" and self._text.startswith("\\`", position) and self._is_in_backticks:
-            return position + 2
+        elif backtick := self._backtick(position):
+            return self._read_backtick(backtick, may_open=False)
         else:
             self._add_to_word(character)
         return position + 1
@@ -466,11 +483,11 @@ class Scanner:
         return self._read_special(position, frame) if self._text[position] in "\\$`" else position + 1
 
     def _read_comment(self, position: int, frame: Frame) -> int:
-        character = self._text[position]
-        if character == "\n" or (character == "`" and self._is_in_backticks):
+        if self._text[position] == "\n":
             self._pop()
             return position
-        return position + 1
+        backtick = self._backtick(position)
+        return self._read_backtick(backtick, may_open=False) if backtick else position + 1
 
     # Here-documents
 

@@ -1,11 +1,11 @@
 """Script safety: an expression in `run` is data, never code.
 
-For bash and sh each expression becomes an environment variable and the script gets a reference to it that fits the
-place (`shellscan` finds the place). Where no reference is safe, that is an error that holds the `env:` lines which
-fix it. The source of other interpreters may hold no expression at all, except values that are constants of the file
-and consist of characters that mean nothing anywhere.
+In a script for bash or sh, each expression becomes an environment variable, and the script gets a reference to that
+variable with the quoting its context needs (shell_scanner.py determines the context). Where no reference is safe, the error
+contains the `env:` lines that fix it. A script for another interpreter may contain no expressions, except constants of
+the workflow file made of characters that are special nowhere.
 
-The value of a variable is given as the `${{ }}` source; whoever renders it turns it into text with `to_text`.
+`Script.env` holds each variable's `${{ }}` source; the caller renders it with `to_text`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from waterflowd.expr.shell_scanner import Scanner
 from waterflowd.expr.template import Placed, Template, parse_template
 from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
 
-#: Returns the value of an expression that the file alone decides, such as a matrix value or an id; else None.
+#: Returns the value of an expression that is constant in its workflow file, such as a matrix value or an id; else None.
 Constant = Callable[[Node], Value]
 
-#: What the variables are called; the number counts from 1.
+#: Variables are numbered from 1.
 VARIABLE_PREFIX = "WF_EXPR_"
 
 _PASTEABLE = re.compile(r"[A-Za-z0-9._/:@-]*")
@@ -43,7 +43,7 @@ _READING = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A script without unsafe expressions, and the variables that it needs: name to `${{ }}` source."""
+    """A script without unsafe expressions, and its variables: name to `${{ }}` source."""
 
     text: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -52,8 +52,8 @@ class Script:
 def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: Constant | None = None) -> Script:
     """Return the script with every expression turned into data.
 
-    `shell` is a name or a command line such as `bash -e {0}`. With `unsafe` the text comes back as it is, a template
-    to be rendered by pasting. Raises ExpressionError for the first place where no safe reference exists.
+    `shell` is a name or a command line such as `bash -e {0}`. With `unsafe` the text is returned unchanged, as a template
+    in which values are pasted. Raises ExpressionError for the first expression without a safe reference.
     """
     template = parse_template(text)
     if unsafe or not template.expressions:
@@ -65,7 +65,7 @@ def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: Const
 
 
 def check_script(text: str, shell: str, *, constant: Constant | None = None) -> list[ExpressionError]:
-    """Return every place of a script where no safe reference exists; raises ExpressionError if it cannot be parsed."""
+    """Return an error for each expression without a safe reference; raises ExpressionError if a template is malformed."""
     template = parse_template(text)
     return _Lowering(template, shell, constant).errors if template.expressions else []
 
@@ -77,7 +77,7 @@ def interpreter(shell: str) -> str:
 
 
 class _Lowering:
-    """One script on its way; `script` is meaningful only when there are no errors."""
+    """The conversion of one script; `script` is only meaningful when there are no errors."""
 
     def __init__(self, template: Template, shell: str, constant: Constant | None) -> None:
         self._shell = interpreter(shell)
@@ -98,14 +98,14 @@ class _Lowering:
             for placed in open_places:
                 reference = scanner.references.get(placed.start, "${%s}")
                 replacements[placed.start] = reference % self._variable(placed)
-            self.errors.extend(self._unsafe(placed, place) for placed, place in scanner.findings)
+            self.errors.extend(self._unsafe(placed, place) for placed, place in scanner.unsafe_uses)
         else:
             place = f"the source of {self._shell or 'an unknown interpreter'}"
             self.errors.extend(self._unsafe(placed, place) for placed in open_places)
         return "".join(part if isinstance(part, str) else replacements.get(part.start, "") for part in template.parts)
 
     def _pasted(self, placed: Placed) -> str | None:
-        """Return the text of an expression that may stand anywhere, else None."""
+        """Return the text of an expression that is safe to paste anywhere, else None."""
         if isinstance(placed.node, Literal):
             value: Value = placed.node.value
         else:
@@ -127,7 +127,7 @@ class _Lowering:
             self._shell, '"${0}"' if self._shell in _POSIX_SHELLS else "the environment variable {0}"
         )
         text = (
-            f"the expression stands in {place}; give its value a name and check it before it is used there:\n"
+            f"the expression is in {place}; assign it to a variable and check the value before you use it there:\n"
             f"  env:\n    {name}: ${{{{ {placed.source.strip()} }}}}\n"
             f"and read it as {reading.format(name)}"
         )
@@ -135,7 +135,7 @@ class _Lowering:
 
 
 def _variable_name(node: Node) -> str:
-    """Return a name for the value of an expression, from the last name that it refers to."""
+    """Return a variable name for an expression, made from the last name it refers to."""
     for path, _ in references(node):
         names = [part for part in path if part != ANY and part.lower() != "outputs"]
         name = re.sub(r"[^A-Z0-9]+", "_", names[-1].upper()).strip("_")

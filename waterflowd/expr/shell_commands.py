@@ -1,11 +1,11 @@
-"""Which words of a shell command are read as code once more, by the command itself.
+"""Commands that run their arguments or their input as code.
 
-A variable reference keeps a value from being code for the shell that runs the script. It cannot do so where a command
-reads its arguments or its input as a program: `eval`, `bash -c`, `ssh host '...'`, `python -c`, `[[ x -eq y ]]`. This
-module knows those commands; the scanner gives it the commands of a script with the expressions in each word.
+A variable reference prevents the shell that runs the script from treating a value as code. It does not help where a command
+evaluates its arguments or its input: `eval`, `bash -c`, `ssh host '...'`, `python -c`, `[[ x -eq y ]]`. This module
+lists these commands; the scanner passes it the pipelines of a script with the expressions in each word.
 
-The list is that of the usual commands, not of all: what the languages of other programs (sed, jq, make) make of
-a value is for the author of the script to know.
+The tables cover the usual commands, not all. The author of a script must know how other languages (sed, jq, make) treat
+a value, and where a value that is assigned to a variable or written to a file is used later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waterflowd.expr.template import Placed
 _SHELLS = frozenset({"bash", "sh", "dash", "ash", "ksh", "zsh", "fish", "su"})
 _SHELL_CODE_OPTION = re.compile(r"-[A-Za-z]*c|--command")
 
-#: Other interpreters, without their versions: the options whose value is code, as patterns of letters and of words.
+#: Other interpreters, without version suffix: patterns of the short and long options that take code.
 _INTERPRETERS = {
     "python": ("c", "command"),
     "perl": ("[eE]", "eval"),
@@ -34,22 +34,22 @@ _INTERPRETERS = {
     "mariadb": ("e", "execute"),
     "sqlite": ("c", "cmd"),
 }
-#: Clients that read their statements from the standard input whatever operands they have.
+#: Database clients, which read statements from standard input whatever their operands are.
 _STATEMENT_READERS = frozenset({"psql", "mysql", "mariadb", "sqlite"})
 _STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 _SOURCE = frozenset({"source", "."})
 _FEEDERS = frozenset({"xargs", "parallel"})
-#: Commands that start the one that they get as arguments, behind options of their own.
+#: Commands that run the command in their arguments, after their own options.
 _LAUNCHERS = frozenset(
     {"docker", "podman", "kubectl", "nsenter", "chroot", "runuser", "timeout", "flock", "stdbuf", "lxc"}
 )
 _AWKS = frozenset({"awk", "gawk", "mawk", "nawk"})
-#: Commands whose arguments are code, as a whole or in parts.
+#: Commands whose arguments are code or contain code.
 _EVALUATORS = frozenset({"eval", "alias", "compgen", "complete", "watch"})
-#: Commands that pass what follows `-c` to a shell, whatever stands before it.
+#: Commands that pass the argument of `-c` to a shell, whatever precedes it.
 _COMMAND_OPTIONS = frozenset({"script", "flock"})
-#: Variables whose value bash expands as code in a script, now or in one that it starts. `ENV` counts for interactive shells
-#: alone, and is what scripts call their environment.
+#: Variables whose value bash expands as code, in this script or in one that it starts. Not `ENV`, which only interactive
+#: shells read and which scripts often use for the name of an environment.
 _CODE_VARIABLES = frozenset({"PS4", "BASH_ENV", "PROMPT_COMMAND"})
 _REMOTE = frozenset({"ssh", "rsh", "mosh"})
 _REMOTE_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
@@ -58,27 +58,27 @@ _PREFIXES = frozenset({"sudo", "exec", "command", "builtin", "nohup", "time", "e
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
 _TESTS = frozenset({"[", "test"})
 _DECLARATIONS = frozenset({"declare", "typeset", "local", "readonly"})
-#: Flags of declarations: an integer or a reference, whose values are evaluated; an array.
+#: Flags of declarations: integers and name references, whose values are evaluated, and arrays.
 _CALCULATED_FLAGS = frozenset("in")
 _ARRAY_FLAGS = frozenset("aA")
 _NAME_READERS = frozenset({"read", "unset", "mapfile", "readarray", "getopts"})
 
-#: Stands for an expression in the text of a word; no pattern of names matches it.
+#: Represents an expression in the text of a word; matches no pattern for names.
 VALUE = "\0"
 
-#: Stands for the parentheses of an array's list, `a=( )`.
+#: Represents the parentheses of an array literal, `a=( )`.
 LIST = "\2"
 
 EVALUATED = "text that {} runs as code"
-CALCULATED = "arithmetic, in which bash runs the commands of a subscript"
+ARITHMETIC = "arithmetic, where bash runs commands in a subscript"
 CODE_VARIABLE = "the value of {}, which bash expands as code"
-LISTED = "the value of an array's declaration, which bash reads as a list and runs the commands in it"
-NAMED = "the name of a variable, in which bash runs the commands of a subscript"
+ARRAY_LITERAL = "the value of an array declaration, which bash parses as a list and runs commands in"
+VARIABLE_NAME = "the name of a variable, where bash runs commands in a subscript"
 
 
 @dataclass(slots=True)
 class Word:
-    """One word of a command: its text with quotes removed as far as known, and the expressions in it."""
+    """One word of a command: its text without quotes, as far as known, and the expressions in it."""
 
     text: str = ""
     placed: list[Placed] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Word:
 
 @dataclass(slots=True)
 class Command:
-    """One simple command, or a compound one as its last word; `here_string` is the word behind `<<<`."""
+    """One simple command, or a compound command reduced to its closing word; `here_string` is the word after `<<<`."""
 
     words: list[Word] = field(default_factory=list)
     here_string: Word | None = None
@@ -100,15 +100,15 @@ class Command:
 
 @dataclass(slots=True)
 class Pipeline:
-    """Commands joined by `|`; what one reads may come from those before. `fed` came in by a here-document."""
+    """Commands joined by `|`, and the expressions in the here-documents that they read."""
 
     commands: list[Command] = field(default_factory=lambda: [Command()])
-    fed: list[Placed] = field(default_factory=list)
+    here_documents: list[Placed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """What a script says of its variables, wherever it says so: integers and references, and arrays."""
+class VariableAttributes:
+    """Variables that a script declares anywhere: integers and name references, which are evaluated, and arrays."""
 
     evaluated: frozenset[str]
     arrays: frozenset[str]
@@ -121,8 +121,8 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 _ARRAY = re.compile(r"\b([A-Za-z_]\w*)(?:\+?=\(|\[[^\]\n]{0,200}\]\+?=)")
 
 
-def names_of(script: str) -> Names:
-    """Return what the text of a script says of its variables; it may say more than the truth."""
+def variable_attributes(script: str) -> VariableAttributes:
+    """Return the attributes that a script gives to variables; the search may find too many, never too few."""
     evaluated, arrays = set(), {found.group(1) for found in _ARRAY.finditer(script)}
     for found in _DECLARATION.finditer(script):
         flags, names = found.group(1), _NAME.findall(found.group(2))
@@ -130,46 +130,47 @@ def names_of(script: str) -> Names:
             evaluated.update(names)
         if not _ARRAY_FLAGS.isdisjoint(flags):
             arrays.update(names)
-    return Names(frozenset(evaluated), frozenset(arrays))
+    return VariableAttributes(frozenset(evaluated), frozenset(arrays))
 
 
-Finding = tuple[Placed, str]
+#: An expression whose value would be run as code, and a description of the place.
+UnsafeUse = tuple[Placed, str]
 
 
-def findings(pipeline: Pipeline, names: Names) -> Iterator[Finding]:
-    """Yield the expressions of a pipeline whose value a command would read as code, each with a name for the place."""
+def unsafe_uses(pipeline: Pipeline, variables: VariableAttributes) -> Iterator[UnsafeUse]:
+    """Yield the expressions of a pipeline that a command would run as code."""
     last_reader: tuple[int, str] | None = None
     for number, command in enumerate(pipeline.commands):
-        yield from _in_command(command, names)
-        yield from _assigned(command, names)
+        yield from _in_command(command, variables)
+        yield from _assigned(command, variables)
         if name := reads_code(command):
             last_reader = (number, name)
             if command.here_string is not None:
                 yield from _all([command.here_string], EVALUATED.format(name))
     if last_reader is not None:
         number, name = last_reader
-        yield from ((placed, EVALUATED.format(name)) for placed in pipeline.fed)
+        yield from ((placed, EVALUATED.format(name)) for placed in pipeline.here_documents)
         for command in pipeline.commands[:number]:
             inputs = [command.here_string] if command.here_string is not None else []
             yield from _all(command.words + inputs, EVALUATED.format(name))
 
 
 def pipeline_reads_code(pipeline: Pipeline) -> str | None:
-    """Return the name of a command that reads its input as code, such as `bash` in `cat <<EOF | bash`."""
+    """Return the name of a command that runs its input as code, such as `bash` in `cat <<EOF | bash`."""
     return next((name for command in pipeline.commands if (name := reads_code(command))), None)
 
 
 def reads_options_as_code(command: Command) -> bool:
-    """Return whether the next word, if it split into words, could be an option that runs the commands of a subscript.
+    """Return whether the next word, if it were split, could become an option that runs commands in a subscript.
 
-    These are the `-v` of `[` and `test`, wherever it stands, and that of `printf` in front.
+    These options are `-v` of `[` and `test`, in any position, and `-v` of `printf` as the first argument.
     """
     names = [word.text for word in command.words[:2]]
     return not _TESTS.isdisjoint(names) or (len(command.words) <= 2 and names[-1:] == ["printf"])
 
 
 def reads_code(command: Command) -> str | None:
-    """Return the name of the command if it takes a program to run from its standard input."""
+    """Return the name of the command if it runs its standard input as code."""
     words = _arguments(command)
     if command.reader or not words:
         return command.reader
@@ -198,13 +199,13 @@ def reads_code(command: Command) -> str | None:
 
 
 def _launches(command: Command) -> bool:
-    """Return whether a command starts the one in its arguments, as `sudo -u deploy bash` does."""
+    """Return whether a command runs the command in its arguments, as `sudo -u deploy bash` does."""
     first = next((_name(word) for word in command.words if not _ASSIGNMENT.match(word.text)), "")
     return first in _LAUNCHERS or first in _PREFIXES
 
 
 def _interpreter(word: Word) -> str | None:
-    """Return the shell or interpreter that a word starts, without its version, or None."""
+    """Return the shell or interpreter that a word names, without its version, or None."""
     name = _name(word)
     if name in ("$SHELL", "$BASH"):
         return "bash"
@@ -215,7 +216,7 @@ def _interpreter(word: Word) -> str | None:
 
 
 def _code_option(name: str) -> re.Pattern[str]:
-    """Return what the option of an interpreter starts with whose value is code."""
+    """Return the pattern of the option that takes code."""
     if name in _SHELLS:
         return _SHELL_CODE_OPTION
     letters, words = _INTERPRETERS[name]
@@ -227,7 +228,7 @@ def _name(word: Word) -> str:
 
 
 def _arguments(command: Command) -> list[Word]:
-    """Return the words from the command's name on, without assignments and `sudo` and its like."""
+    """Return the words from the command's name on, without assignments and prefixes such as `sudo`."""
     words = command.words
     position = 0
     while position < len(words) - 1 and (
@@ -239,7 +240,7 @@ def _arguments(command: Command) -> list[Word]:
     return words[position:]
 
 
-def _in_command(command: Command, names: Names) -> Iterator[Finding]:
+def _in_command(command: Command, variables: VariableAttributes) -> Iterator[UnsafeUse]:
     words = _arguments(command)
     if not words:
         return
@@ -252,19 +253,19 @@ def _in_command(command: Command, names: Names) -> Iterator[Finding]:
     elif name in _COMMAND_OPTIONS:
         yield from _after_option(rest, EVALUATED.format(name))
     elif name == "let":
-        yield from _all(rest, CALCULATED)
+        yield from _all(rest, ARITHMETIC)
     elif name == "[[":
         yield from _tests(rest)
     elif name in _TESTS:
         yield from _variable_tests(rest)
     elif name in _DECLARATIONS:
-        yield from _declared(rest, names)
+        yield from _declared(rest, variables)
     elif name == "export":
-        yield from _declared([word for word in rest if _ASSIGNMENT.match(word.text) or word.text[:1] == "-"], names)
+        yield from _declared([word for word in rest if _ASSIGNMENT.match(word.text) or word.text[:1] == "-"], variables)
     elif name in _NAME_READERS:
-        yield from _all(rest, NAMED)
+        yield from _all(rest, VARIABLE_NAME)
     elif name == "printf" and rest and rest[0].text.startswith("-v"):
-        yield from _all(rest[:1] if len(rest[0].text) > 2 else rest[1:2], NAMED)
+        yield from _all(rest[:1] if len(rest[0].text) > 2 else rest[1:2], VARIABLE_NAME)
     elif name in _REMOTE:
         yield from _all(_remote_code(words), EVALUATED.format(name))
     elif name in _SOURCE:
@@ -272,64 +273,64 @@ def _in_command(command: Command, names: Names) -> Iterator[Finding]:
     yield from _code_options(words)
 
 
-def _all(words: list[Word], place: str) -> Iterator[Finding]:
+def _all(words: list[Word], place: str) -> Iterator[UnsafeUse]:
     return ((placed, place) for word in words for placed in word.placed)
 
 
-def _after_option(words: list[Word], place: str) -> Iterator[Finding]:
-    """Yield what stands behind the first `-c`."""
+def _after_option(words: list[Word], place: str) -> Iterator[UnsafeUse]:
+    """Yield the expressions after the first `-c`."""
     for position, word in enumerate(words):
         if _SHELL_CODE_OPTION.match(word.text):
             yield from _all(words[position:], place)
             return
 
 
-def _assigned(command: Command, names: Names) -> Iterator[Finding]:
-    """Yield what is assigned to a variable whose value is code, or is calculated at each assignment."""
+def _assigned(command: Command, variables: VariableAttributes) -> Iterator[UnsafeUse]:
+    """Yield the expressions assigned to a variable whose value is code or is evaluated on assignment."""
     for word in command.words:
         name = _assigned_name(word)
         if name in _CODE_VARIABLES:
             yield from _all([word], CODE_VARIABLE.format(name))
-        elif name in names.evaluated:
-            yield from _all([word], CALCULATED)
+        elif name in variables.evaluated:
+            yield from _all([word], ARITHMETIC)
 
 
 def _assigned_name(word: Word) -> str:
-    """Return the name in front of the `=` of an assignment, or ''."""
+    """Return the name before the `=` of an assignment, or ''."""
     found = _ASSIGNMENT.match(word.text)
     return re.split(r"[\[+=]", found.group(), maxsplit=1)[0] if found else ""
 
 
-def _tests(words: list[Word]) -> Iterator[Finding]:
+def _tests(words: list[Word]) -> Iterator[UnsafeUse]:
     for position, word in enumerate(words):
         if word.text in _ARITHMETIC_TESTS:
-            yield from _all(words[max(position - 1, 0) : position] + words[position + 1 : position + 2], CALCULATED)
+            yield from _all(words[max(position - 1, 0) : position] + words[position + 1 : position + 2], ARITHMETIC)
     yield from _variable_tests(words)
 
 
-def _variable_tests(words: list[Word]) -> Iterator[Finding]:
+def _variable_tests(words: list[Word]) -> Iterator[UnsafeUse]:
     for position, word in enumerate(words):
         if word.text in ("-v", "-R"):
-            yield from _all(words[position + 1 : position + 2], NAMED)
+            yield from _all(words[position + 1 : position + 2], VARIABLE_NAME)
 
 
-def _declared(words: list[Word], names: Names) -> Iterator[Finding]:
-    """Yield what a declaration calculates, takes for a name, or reads as an array's list, in which commands run."""
+def _declared(words: list[Word], variables: VariableAttributes) -> Iterator[UnsafeUse]:
+    """Yield the expressions that a declaration evaluates, takes for a name, or parses as an array literal."""
     flags = "".join(word.text[1:] for word in words if re.fullmatch(r"-\w+", word.text))
     is_evaluated = not _CALCULATED_FLAGS.isdisjoint(flags)
     is_array = not _ARRAY_FLAGS.isdisjoint(flags)
     for word in words:
         found = _ASSIGNMENT.match(word.text)
         if is_evaluated or (found and VALUE in found.group()):
-            yield from _all([word], CALCULATED)
+            yield from _all([word], ARITHMETIC)
         elif not found:
-            yield from _all([word], NAMED)
-        elif (is_array or _assigned_name(word) in names.arrays) and word.text[found.end() :][:1] != LIST:
-            yield from _all([word], LISTED)
+            yield from _all([word], VARIABLE_NAME)
+        elif (is_array or _assigned_name(word) in variables.arrays) and word.text[found.end() :][:1] != LIST:
+            yield from _all([word], ARRAY_LITERAL)
 
 
 def _remote_code(words: list[Word]) -> list[Word]:
-    """Return the words behind the host of an ssh command."""
+    """Return the words after the host of an ssh command."""
     position = 1
     while position < len(words) and words[position].text.startswith("-"):
         option = words[position].text
@@ -337,8 +338,8 @@ def _remote_code(words: list[Word]) -> list[Word]:
     return words[position + 1 :]
 
 
-def _code_options(words: list[Word]) -> Iterator[Finding]:
-    """Yield what stands behind `sh -c`, `python -c` and the like, wherever in the command they are started."""
+def _code_options(words: list[Word]) -> Iterator[UnsafeUse]:
+    """Yield the expressions after `sh -c`, `python -c` and the like, anywhere in the command."""
     for position, word in enumerate(words):
         if _name(word) in _AWKS:
             yield from _awk_program(_name(word), words[position + 1 :])
@@ -349,7 +350,7 @@ def _code_options(words: list[Word]) -> Iterator[Finding]:
             return
 
 
-def _code_values(name: str, words: list[Word]) -> Iterator[Finding]:
+def _code_values(name: str, words: list[Word]) -> Iterator[UnsafeUse]:
     option, place = _code_option(name), EVALUATED.format(name)
     for position, word in enumerate(words):
         if word.is_process:
@@ -361,13 +362,13 @@ def _code_values(name: str, words: list[Word]) -> Iterator[Finding]:
 
 
 def _operand_at(words: list[Word], position: int) -> int:
-    """Return where the first word stands that is no option; `bash -c -o pipefail CODE` has some behind the `-c`."""
+    """Return the position of the first operand; `bash -c -o pipefail CODE` has options after the `-c`."""
     while position < len(words) and words[position].text.startswith(("-", "+")):
         position += 2 if re.fullmatch(r"[-+]\w*[oO]", words[position].text) else 1
     return position
 
 
-def _awk_program(name: str, words: list[Word]) -> Iterator[Finding]:
+def _awk_program(name: str, words: list[Word]) -> Iterator[UnsafeUse]:
     position = 0
     while position < len(words) and words[position].text.startswith("-"):
         if words[position].text.startswith("-f"):

@@ -1,7 +1,7 @@
-"""What the scanner of scripts remembers: a stack of frames, one for each level of quoting that is open.
+"""The state of the shell scanner: a stack of frames, one for each open level of quoting or substitution.
 
-A frame of commands also assembles what it reads into words, commands and pipelines, and follows `case`, whose patterns
-end with a parenthesis that closes nothing.
+A COMMANDS frame also assembles words, commands, pipelines and compound commands. It tracks `case`, because the
+parenthesis that ends a pattern closes nothing.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from enum import Enum
 from waterflowd.expr.shell_commands import Command, Pipeline, Word
 from waterflowd.expr.template import Placed
 
-#: Words after which a command may start.
+#: Reserved words that a command may follow.
 _KEYWORDS = frozenset({"then", "else", "elif", "do", "!", "time", "coproc"})
-#: Words that open a compound command. Behind `for` and `select` there are words; behind the others, a command.
+#: Reserved words that open a compound command. Words follow `for` and `select`; a command follows the others.
 _OPENERS = frozenset({"if", "while", "until", "for", "select", "case", "{"})
 _CLOSERS = frozenset({"fi", "done", "esac", "}"})
 
-#: No name or option that matters is longer, and a script may be one word of a megabyte.
+#: Longer than any name or option that matters; a script may be a single word of a megabyte.
 _WORD_CHARACTERS_MAX = 200
 
 
-class Kind(Enum):
-    """What a frame is a level of."""
+class FrameKind(Enum):
+    """The syntax that a frame is inside of."""
 
     COMMANDS = "commands"
     SINGLE = "single quotes"
@@ -36,8 +36,8 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A here-document that was announced; `pipeline` is what it was announced in."""
+class HereDocument:
+    """A here-document whose body has not started; `pipeline` is the one that contains its redirection."""
 
     delimiter: str
     is_quoted: bool
@@ -47,83 +47,83 @@ class Document:
 
 @dataclass(slots=True)
 class Compound:
-    """An open compound command such as `while` or `{`: the pipeline it is part of, and how much was used before it."""
+    """An open compound command such as `while` or `{`: the enclosing pipeline, and the number of expressions before it."""
 
     outer: Pipeline
     used_before: int
-    #: The command inside that runs its input as code.
+    #: A command inside of it that runs its input as code.
     reader: str | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One level of quoting. `closer` ends it; the rest is for one kind alone, as said."""
+    """One level of quoting or substitution, ended by `closer`. The comments say which kinds use the other fields."""
 
-    kind: Kind
+    kind: FrameKind
     closer: str = ""
-    #: Whether it opened inside of a subscript, `a["...` or `a[$(...`.
+    #: Whether it was opened inside a subscript: `a["...` or `a[$(...`.
     is_in_subscript: bool = False
 
-    #: Commands: what has been read of them, and every expression so far.
+    #: Commands: the current pipeline and word, and every expression so far.
     pipeline: Pipeline = field(default_factory=Pipeline)
     word: Word | None = None
     is_here_string: bool = False
     is_redirect: bool = False
-    #: Commands: whether the word that is read now is the target of `>&` or `<&`.
+    #: Commands: whether the current word is the target of `>&` or `<&`.
     is_duplication: bool = False
     used: list[Placed] = field(default_factory=list)
     #: Commands: `subject`, `pattern` or `body` for each open `case`.
     cases: list[str] = field(default_factory=list)
     #: Commands: the open compound commands, `case` included.
     compounds: list[Compound] = field(default_factory=list)
-    #: Commands: whether the next word is the name behind `function`.
+    #: Commands: whether the next word is the function name that follows `function`.
     is_function_name: bool = False
 
-    #: Parameter: whether the part that is read now is calculated, and whether a single quote quotes in it.
+    #: Parameter: whether the current part is evaluated as arithmetic, and whether single quotes are special in it.
     is_calculated: bool = False
     is_quoting: bool = True
 
     #: Arithmetic: open parentheses inside.
     depth: int = 0
 
-    #: Here-document: where it ends, and where the script continues behind it.
+    #: Here-document: where the body ends, and where the script continues after the delimiter.
     end: int = 0
     resume: int = 0
 
-    #: Commands and here-document: the command that runs the input as code.
+    #: Commands and here-document: a command that runs the input as code.
     reader: str | None = None
 
     @property
     def command(self) -> Command:
-        """The command that is being read."""
+        """The current command."""
         return self.pipeline.commands[-1]
 
     @property
     def is_in_pattern(self) -> bool:
-        """Whether a pattern of `case` is being read."""
+        """Whether the scanner is in a pattern of `case`."""
         return bool(self.cases) and self.cases[-1] == "pattern"
 
     @property
     def is_test(self) -> bool:
-        """Whether a `[[` is open, in which `&&`, `(`, `<` and a line break do not end the command."""
+        """Whether a `[[` is open: `&&`, `(`, `<` and a newline do not end the command there."""
         words = self.command.words
         last = self.word or words[-1] if words else None
         return last is not None and words[0].text == "[[" and last.text != "]]"
 
     def open_word(self) -> Word:
-        """Return the word that is being read; there is one from now on."""
+        """Return the current word; start one if there is none."""
         if self.word is None:
             self.word = Word()
         return self.word
 
     def add(self, text: str) -> None:
-        """Add text to the word that is being read."""
+        """Append text to the current word."""
         word = self.open_word()
         if len(word.text) < _WORD_CHARACTERS_MAX:
             word.text += text[:_WORD_CHARACTERS_MAX]
 
     def end_word(self) -> None:
-        """End the word that is being read, if any."""
+        """End the current word, if any."""
         word, self.word = self.word, None
         if word is None:
             return
@@ -138,7 +138,7 @@ class Frame:
             self.command.words.append(word)
 
     def _end_keyword(self, text: str) -> bool:
-        """Handle a word that is syntax rather than part of a command; return whether it was."""
+        """Handle a reserved word; return whether the word was one."""
         words = self.command.words
         state = self.cases[-1] if self.cases else None
         if state == "subject":
@@ -164,7 +164,7 @@ class Frame:
         return self._close_compound(text) if text in _CLOSERS else text in _KEYWORDS
 
     def _close_compound(self, text: str) -> bool:
-        """Go back to the pipeline around a compound command, in which the whole of it is one command."""
+        """Return to the enclosing pipeline, in which the compound command counts as one command."""
         if not self.compounds or len(self.pipeline.commands) > 1:
             return False
         compound = self.compounds.pop()
@@ -174,20 +174,20 @@ class Frame:
         return True
 
     def note_reader(self, reader: str) -> None:
-        """Note that what is being read has a command that runs its input as code."""
+        """Record that the innermost compound command, or the frame, contains a command that runs its input as code."""
         if self.compounds:
             self.compounds[-1].reader = reader
         else:
             self.reader = reader
 
     def end_command(self) -> None:
-        """End a command of a pipeline; the next one is part of it as well."""
+        """End the current command of a pipeline at `|`."""
         self.end_word()
         self.is_redirect = self.is_here_string = self.is_duplication = False
         self.pipeline.commands.append(Command())
 
     def end_pipeline(self) -> Pipeline:
-        """End the pipeline that is being read and return it."""
+        """End the current pipeline and return it."""
         self.end_word()
         self.is_redirect = self.is_here_string = self.is_duplication = self.is_function_name = False
         pipeline, self.pipeline = self.pipeline, Pipeline()

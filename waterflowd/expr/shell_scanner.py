@@ -1,22 +1,25 @@
-"""Where in a bash or sh script each expression stands, and which reference fits there.
+"""Find the context of each expression in a bash or sh script, and a reference that is safe there.
 
-A stack of frames follows the script's quoting: commands (also inside `$( )`, `( )` and backticks), single, double and
-ANSI quotes, `${ }`, arithmetic, comments, bodies of here-documents. The frame on top decides the reference:
+A stack of frames follows the quoting: commands (also inside `$( )`, `( )` and backticks), single, double and ANSI
+quotes, `${ }`, arithmetic, comments and here-documents. The innermost frame determines the reference:
 
 | frame | reference |
 |---|---|
-| an argument of `[` and `test`, the first of `printf` | `"${NAME}"` |
-| other commands, double quotes, `${x:-...}`, open here-document, comment | `${NAME}` |
+| arguments of `[` and `test`, the first argument of `printf` | `"${NAME}"` |
+| other commands, double quotes, `${x:-...}`, unquoted here-document, comment | `${NAME}` |
 | single quotes | `'"${NAME}"'` |
 | `$'...'` | `'"${NAME}"$'` |
-| arithmetic, quoted here-document, names and subscripts, behind `$` or a backslash | none: a finding |
+| arithmetic, quoted here-document, names and subscripts, after `$` or a backslash | none: the use is unsafe |
 
-The scanner need not be a perfect shell parser to be safe: each reference has balanced quotes and never holds the
-value, so in a place that was judged wrongly it yields wrong text, not code. What has to be found reliably are the
-places where the shell or a command evaluates a value again; they are findings.
+The scanner is safe without being a complete shell parser: each reference has balanced quotes and never contains the
+value, so a misjudged context yields wrong text, not code. What it must find reliably are the places where the shell or
+a command evaluates the value again (shell_commands.py); these uses are reported as unsafe.
 
-The scan goes over a copy of the script in which expressions are blanked, so that their text is never taken for shell.
-Its time is linear in the script, since the stack is bounded.
+The scan works on a copy of the script in which expressions are blanked out, so that their text is never parsed as shell.
+The stack is bounded, so the time is linear in the length of the script.
+
+Why not tree-sitter-bash: it parses faster, but it is less safe. ARCHITECTURE.md ("Why the shell scanner is our own") has the
+comparison.
 """
 
 from __future__ import annotations
@@ -27,17 +30,17 @@ from collections.abc import Callable, Iterable
 
 from waterflowd.expr.errors import BOUND, ExpressionError
 from waterflowd.expr.shell_commands import (
-    CALCULATED,
+    ARITHMETIC,
     EVALUATED,
     LIST,
     VALUE,
-    Finding,
-    findings,
-    names_of,
+    UnsafeUse,
     pipeline_reads_code,
     reads_options_as_code,
+    unsafe_uses,
+    variable_attributes,
 )
-from waterflowd.expr.shell_frames import Compound, Document, Frame, Kind
+from waterflowd.expr.shell_frames import Compound, Frame, FrameKind, HereDocument
 from waterflowd.expr.template import Placed
 
 BARE = "${%s}"
@@ -45,24 +48,24 @@ QUOTED = '"${%s}"'
 IN_SINGLE_QUOTES = "'\"${%s}\"'"
 IN_ANSI_QUOTES = "'\"${%s}\"$'"
 
-#: Quotes and substitutions inside each other; people stop at five.
+#: Nested quotes, substitutions and compound commands; real scripts have about five.
 NESTING_MAX = 100
 
-#: What expressions are blanked with: a character that means nothing in a shell and that YAML does not allow.
+#: Replaces expressions: a character without meaning in a shell that YAML does not allow.
 _BLANK = "\x01"
 
-#: Characters in a row that mean nothing in a frame.
+#: Runs of characters without special meaning in a frame.
 _PLAIN = {
-    Kind.COMMANDS: re.compile(r"[^\s;&|()<>'\"\\$`#\x01]+"),
-    Kind.SINGLE: re.compile(r"[^'\\`\x01]+"),
-    Kind.DOUBLE: re.compile(r"[^\"\\$`\x01]+"),
-    Kind.ANSI: re.compile(r"[^'\\\x01]+"),
-    Kind.PARAMETER: re.compile(r"[^}'\"\\$`\x01]+"),
-    Kind.ARITHMETIC: re.compile(r"[^()\]\\$`\x01]+"),
-    Kind.DOCUMENT: re.compile(r"[^\\$`\x01]+"),
-    Kind.COMMENT: re.compile(r"[^\n\\`\x01]+"),
+    FrameKind.COMMANDS: re.compile(r"[^\s;&|()<>'\"\\$`#\x01]+"),
+    FrameKind.SINGLE: re.compile(r"[^'\\`\x01]+"),
+    FrameKind.DOUBLE: re.compile(r"[^\"\\$`\x01]+"),
+    FrameKind.ANSI: re.compile(r"[^'\\\x01]+"),
+    FrameKind.PARAMETER: re.compile(r"[^}'\"\\$`\x01]+"),
+    FrameKind.ARITHMETIC: re.compile(r"[^()\]\\$`\x01]+"),
+    FrameKind.DOCUMENT: re.compile(r"[^\\$`\x01]+"),
+    FrameKind.COMMENT: re.compile(r"[^\n\\`\x01]+"),
 }
-_IN_WORDS = frozenset({Kind.COMMANDS, Kind.SINGLE, Kind.DOUBLE, Kind.ANSI})
+_IN_WORDS = frozenset({FrameKind.COMMANDS, FrameKind.SINGLE, FrameKind.DOUBLE, FrameKind.ANSI})
 
 _PARAMETER = re.compile(r"\$\{[!#]?(?:[A-Za-z_]\w*|[0-9]+|[@*#?$!-])(?:\[[^\]\n]{0,200}\])?")
 _NAMED_PARAMETER = re.compile(r"\$\{([A-Za-z_]\w*)")
@@ -71,22 +74,22 @@ _HERE_DOCUMENT = re.compile(r"<<(-?)[ \t]*((?:[^\s;&|<>()'\"\\]|\\.|'[^']*'|\"[^
 _REDIRECTION = re.compile(r"[<>][<>&|]{0,2}|&>>?")
 _DEFINITION = re.compile(r"\([ \t]*\)")
 _SUBSCRIPT = re.compile(r"\{?[A-Za-z_]\w*\[[^\]]*")
-#: A backtick with the backslashes in front of it, up to seven substitutions inside each other.
+#: A backtick with its preceding backslashes: up to seven nested substitutions.
 _BACKTICK = re.compile(r"\\{0,127}`")
 
-_BEHIND_DOLLAR = "a name behind `$`"
-_BEHIND_BACKSLASH = "the character behind a backslash"
-_DUPLICATION = "the target of `>&` or `<&`, which bash expands twice; write `&>` or `>` there"
+_AFTER_DOLLAR = "a name after `$`"
+_AFTER_BACKSLASH = "the character after a backslash"
+_DUPLICATION = "the target of `>&` or `<&`, which bash expands twice; use `&>` or `>`"
 _DELIMITER = "the delimiter of a here-document"
-_QUOTED_DOCUMENT = "a here-document with a quoted delimiter, in which nothing is replaced"
-_UNQUOTED_TEST = "a substitution that `[` or `printf` may take for its option `-v`; put double quotes around that"
-_PARAMETER_NAME = "the name, the subscript or the offset of `${ }`, in which bash runs the commands of a subscript"
+_QUOTED_DOCUMENT = "a here-document with a quoted delimiter, where nothing is expanded"
+_UNQUOTED_TEST = "an unquoted substitution that `[` or `printf` may take for its option `-v`; put it in double quotes"
+_PARAMETER_NAME = "the name, subscript or offset of `${ }`, where bash runs commands in a subscript"
 
 
 class Scanner:
-    """One scan; afterwards `references` has a pattern by the start of each expression, `findings` the unsafe ones.
+    """One scan; afterwards `references` maps the start of each expression to a pattern, and `unsafe_uses` has the unsafe ones.
 
-    `constants` are the starts of the expressions that will be pasted, which are safe anywhere.
+    `constants` are the starts of the expressions that will be pasted, which is safe anywhere.
     """
 
     def __init__(self, text: str, expressions: Iterable[Placed], constants: frozenset[int]) -> None:
@@ -94,20 +97,20 @@ class Scanner:
         self._starts = list(self._placed)
         self._constants = constants
         self._text = _blanked(text, self._placed.values())
-        self._stack = [Frame(Kind.COMMANDS)]
-        self._announced: list[Document] = []
-        self._found: dict[int, Finding] = {}
+        self._stack = [Frame(FrameKind.COMMANDS)]
+        self._announced: list[HereDocument] = []
+        self._found: dict[int, UnsafeUse] = {}
         self._position = 0
-        self._names = names_of(text)
+        self._variables = variable_attributes(text)
         self.references: dict[int, str] = {}
 
     @property
-    def findings(self) -> list[Finding]:
-        """The expressions that have no safe reference, each with a name for its place, in the order of the script."""
+    def unsafe_uses(self) -> list[UnsafeUse]:
+        """The expressions without a safe reference and where they are, in the order of the script."""
         return [self._found[start] for start in sorted(self._found)]
 
     def scan(self) -> None:
-        """Read the whole script; raises ExpressionError when it nests too deep."""
+        """Read the whole script; raises ExpressionError when it is nested too deeply."""
         while self._position < len(self._text):
             position, frame = self._position, self._stack[-1]
             if document := self._document_that_ends(position):
@@ -128,23 +131,23 @@ class Scanner:
 
     def _expression(self, placed: Placed, frame: Frame) -> None:
         self.references[placed.start] = self._reference(frame)
-        if frame.kind is Kind.COMMENT:
+        if frame.kind is FrameKind.COMMENT:
             return
         for outer in self._stack:
-            if outer.kind is Kind.ARITHMETIC:
-                self._find(placed, CALCULATED)
-            elif outer.kind is Kind.PARAMETER and outer.is_calculated:
-                self._find(placed, _PARAMETER_NAME)
-            elif outer.kind is Kind.DOCUMENT:
-                outer.pipeline.fed.append(placed)
+            if outer.kind is FrameKind.ARITHMETIC:
+                self._report(placed, ARITHMETIC)
+            elif outer.kind is FrameKind.PARAMETER and outer.is_calculated:
+                self._report(placed, _PARAMETER_NAME)
+            elif outer.kind is FrameKind.DOCUMENT:
+                outer.pipeline.here_documents.append(placed)
                 if outer.reader:
-                    self._find(placed, EVALUATED.format(outer.reader))
+                    self._report(placed, EVALUATED.format(outer.reader))
             if outer.is_in_subscript:
-                self._find(placed, CALCULATED)
+                self._report(placed, ARITHMETIC)
             if outer.is_duplication:
-                self._find(placed, _DUPLICATION)
+                self._report(placed, _DUPLICATION)
         if self._is_at_subscript(frame):
-            self._find(placed, CALCULATED)
+            self._report(placed, ARITHMETIC)
         self._commands.used.append(placed)
         if commands := self._word_owner:
             commands.open_word().placed.append(placed)
@@ -152,41 +155,41 @@ class Scanner:
 
     @staticmethod
     def _is_at_subscript(frame: Frame) -> bool:
-        """Return whether the word that a frame reads is in the middle of a subscript, `a[`, or `[` in an array's list."""
-        if frame.kind is not Kind.COMMANDS or frame.word is None:
+        """Return whether the current word is an unfinished subscript: `a[`, or `[` in an array literal."""
+        if frame.kind is not FrameKind.COMMANDS or frame.word is None:
             return False
         word = frame.word.text
         return _SUBSCRIPT.fullmatch(word) is not None or (word == "[" and frame.closer == ")")
 
     def _reference(self, frame: Frame) -> str:
-        if frame.kind is Kind.SINGLE:
+        if frame.kind is FrameKind.SINGLE:
             return IN_SINGLE_QUOTES
-        if frame.kind is Kind.ANSI:
+        if frame.kind is FrameKind.ANSI:
             return IN_ANSI_QUOTES
-        is_split = frame.kind is Kind.COMMANDS or (frame.kind is Kind.PARAMETER and frame.is_quoting)
+        is_split = frame.kind is FrameKind.COMMANDS or (frame.kind is FrameKind.PARAMETER and frame.is_quoting)
         return QUOTED if is_split and reads_options_as_code(self._commands.command) else BARE
 
-    def _find(self, placed: Placed, place: str) -> None:
+    def _report(self, placed: Placed, place: str) -> None:
         if placed.start not in self._constants:
             self._found.setdefault(placed.start, (placed, place))
 
-    def _find_within(self, start: int, end: int, place: str) -> None:
+    def _report_within(self, start: int, end: int, place: str) -> None:
         for number in range(bisect_left(self._starts, start), bisect_left(self._starts, end)):
-            self._find(self._placed[self._starts[number]], place)
+            self._report(self._placed[self._starts[number]], place)
 
     # Frames
 
     @property
     def _commands(self) -> Frame:
-        return next(frame for frame in reversed(self._stack) if frame.kind is Kind.COMMANDS)
+        return next(frame for frame in reversed(self._stack) if frame.kind is FrameKind.COMMANDS)
 
     @property
     def _word_owner(self) -> Frame | None:
-        """The frame whose word is being read, which the body of a here-document is no part of."""
+        """The frame whose word is being read; None in the body of a here-document, which is not part of a word."""
         for frame in reversed(self._stack):
-            if frame.kind is Kind.COMMANDS:
+            if frame.kind is FrameKind.COMMANDS:
                 return frame
-            if frame.kind is Kind.DOCUMENT:
+            if frame.kind is FrameKind.DOCUMENT:
                 return None
         return None
 
@@ -195,7 +198,7 @@ class Scanner:
             owner.add(text)
 
     def _limit(self, frame: Frame) -> int:
-        return frame.end if frame.kind is Kind.DOCUMENT else len(self._text)
+        return frame.end if frame.kind is FrameKind.DOCUMENT else len(self._text)
 
     @property
     def _backtick_depth(self) -> int:
@@ -206,7 +209,7 @@ class Scanner:
             text = f"quotes, substitutions and compound commands of a script may nest {NESTING_MAX} levels deep"
             raise ExpressionError(BOUND, text, self._position)
 
-    def _push(self, kind: Kind, closer: str = "") -> Frame:
+    def _push(self, kind: FrameKind, closer: str = "") -> Frame:
         self._check_nesting(self._stack)
         outer = self._stack[-1] if self._stack else None
         frame = Frame(kind, closer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
@@ -214,13 +217,13 @@ class Scanner:
         return frame
 
     def _pop(self) -> None:
-        """Leave a frame; what a substitution used is part of the word around it."""
+        """Leave a frame; the expressions in a substitution are part of the word around it."""
         frame = self._stack.pop()
-        if frame.kind is not Kind.COMMANDS:
+        if frame.kind is not FrameKind.COMMANDS:
             return
         self._end_pipeline(frame)
         while frame.compounds:
-            # Nothing closes it: not a script that runs, but what was read of it counts.
+            # Unclosed, so bash would not run it; a misread script might still be valid, so check it nevertheless.
             frame.pipeline = frame.compounds.pop().outer
             self._end_pipeline(frame)
         if not self._stack:
@@ -229,21 +232,21 @@ class Scanner:
             self._commands.command.reader = frame.reader
         if frame.used:
             self._commands.used.extend(frame.used)
-            if self._stack[-1].kind is Kind.COMMANDS and reads_options_as_code(self._stack[-1].command):
+            if self._stack[-1].kind is FrameKind.COMMANDS and reads_options_as_code(self._stack[-1].command):
                 for placed in frame.used:
-                    self._find(placed, _UNQUOTED_TEST)
+                    self._report(placed, _UNQUOTED_TEST)
             if owner := self._word_owner:
                 owner.open_word().placed.extend(frame.used)
 
     def _end_pipeline(self, frame: Frame) -> None:
-        """Keep what is unsafe in a pipeline that ends, and whether what is fed to it from outside would be run as code."""
+        """Record the unsafe uses of a pipeline, and whether it would run input from outside as code."""
         pipeline = frame.end_pipeline()
-        for placed, place in findings(pipeline, self._names):
-            self._find(placed, place)
+        for placed, place in unsafe_uses(pipeline, self._variables):
+            self._report(placed, place)
         if not pipeline.commands[0].has_input and (reader := pipeline_reads_code(pipeline)):
             frame.note_reader(reader)
 
-    # Readers of commands: each reads at least one character and returns the next position.
+    # Readers of a COMMANDS frame: each consumes at least one character and returns the next position.
 
     def _read_commands(self, position: int, frame: Frame) -> int:
         self._check_nesting(frame.compounds)
@@ -254,7 +257,7 @@ class Scanner:
         if character == "\n":
             return self._read_line_end(position, frame)
         if character == "#" and frame.word is None:
-            self._push(Kind.COMMENT)
+            self._push(FrameKind.COMMENT)
             return position + 1
         if character in "<>" or self._text.startswith("&>", position):
             return self._read_redirection(position, frame)
@@ -266,7 +269,7 @@ class Scanner:
             return self._read_closing(position, frame)
         if character in "'\"":
             frame.open_word()
-            self._push(Kind.SINGLE if character == "'" else Kind.DOUBLE, character)
+            self._push(FrameKind.SINGLE if character == "'" else FrameKind.DOUBLE, character)
             return position + 1
         if character in "\\$`":
             frame.open_word()
@@ -304,7 +307,7 @@ class Scanner:
             frame.word = None
         if self._text.startswith(("<(", ">("), position):
             frame.open_word().is_process = True
-            self._push(Kind.COMMANDS, ")")
+            self._push(FrameKind.COMMANDS, ")")
             return position + 2
         frame.end_word()
         frame.command.has_input |= self._text[position] == "<"
@@ -312,11 +315,11 @@ class Scanner:
             frame.is_here_string = True
             return position + 3
         if found := _HERE_DOCUMENT.match(self._text, position):
-            self._find_within(position, found.end(), _DELIMITER)
+            self._report_within(position, found.end(), _DELIMITER)
             raw = found.group(2)
             is_quoted = any(character in raw for character in "'\"\\")
             delimiter = re.sub(r"\\(.)|['\"]", lambda match: match.group(1) or "", raw)
-            self._announced.append(Document(delimiter, is_quoted, bool(found.group(1)), frame.pipeline))
+            self._announced.append(HereDocument(delimiter, is_quoted, bool(found.group(1)), frame.pipeline))
             return found.end()
         frame.is_redirect = True
         frame.is_duplication = self._text.startswith((">&", "<&"), position)
@@ -333,11 +336,11 @@ class Scanner:
         words = frame.command.words
         may_calculate = not words or (len(words) == 1 and words[0].text == "for")
         if self._text.startswith("((", position) and frame.word is None and may_calculate:
-            self._push(Kind.ARITHMETIC, "))")
+            self._push(FrameKind.ARITHMETIC, "))")
             return position + 2
         if frame.word is not None:
             frame.add(LIST)
-        self._push(Kind.COMMANDS, ")")
+        self._push(FrameKind.COMMANDS, ")")
         return position + 1
 
     def _read_closing(self, position: int, frame: Frame) -> int:
@@ -351,7 +354,7 @@ class Scanner:
             self._end_pipeline(frame)
         return position + 1
 
-    # Readers of what means nearly the same wherever it means something
+    # Readers of characters that have nearly the same meaning in several frames
 
     def _read_special(self, position: int, frame: Frame) -> int:
         """Read a backslash, a dollar or a backtick."""
@@ -359,68 +362,68 @@ class Scanner:
         if backtick := self._backtick(position):
             return self._read_backtick(backtick)
         if placed := self._placed.get(position + 1):
-            self._find(placed, _BEHIND_BACKSLASH if character == "\\" else _BEHIND_DOLLAR)
+            self._report(placed, _AFTER_BACKSLASH if character == "\\" else _AFTER_DOLLAR)
             return position + 1
         if character == "$":
             return self._read_dollar(position, frame)
         escaped = self._text[position + 1 : position + 2]
-        if frame.kind is Kind.COMMANDS and escaped != "\n":
+        if frame.kind is FrameKind.COMMANDS and escaped != "\n":
             frame.add(escaped)
         return position + 2
 
     def _backtick(self, position: int) -> re.Match[str] | None:
-        """Return the backtick here; inside of backticks, one with backslashes in front of it may be one as well."""
+        """Match a backtick that opens or closes a substitution; in a nested one it is preceded by backslashes."""
         character = self._text[position]
         is_possible = character == "`" or (character == "\\" and self._backtick_depth)
         return _BACKTICK.match(self._text, position) if is_possible else None
 
     def _read_backtick(self, found: re.Match[str], *, may_open: bool = True) -> int:
-        """Close or open a substitution. Each level halves the backslashes, so their number says which one is meant."""
+        """Close or open a substitution. Each level removes half of the backslashes, so their number determines the level."""
         level, backslashes = 1, len(found.group()) - 1
         while backslashes % 2:
             level, backslashes = level + 1, backslashes // 2
         depth = self._backtick_depth
         if level == depth + 1 and may_open:
-            self._push(Kind.COMMANDS, "`")
+            self._push(FrameKind.COMMANDS, "`")
         while level <= depth and self._backtick_depth >= level:
             self._pop()
         return found.end()
 
     def _read_dollar(self, position: int, frame: Frame) -> int:
         text = self._text
-        is_unquoted = frame.kind is Kind.COMMANDS or (frame.kind is Kind.PARAMETER and frame.is_quoting)
+        is_unquoted = frame.kind is FrameKind.COMMANDS or (frame.kind is FrameKind.PARAMETER and frame.is_quoting)
         if text.startswith("$((", position):
-            self._push(Kind.ARITHMETIC, "))")
+            self._push(FrameKind.ARITHMETIC, "))")
             return position + 3
         if text.startswith("$[", position):
-            self._push(Kind.ARITHMETIC, "]")
+            self._push(FrameKind.ARITHMETIC, "]")
             return position + 2
         if text.startswith("$(", position):
-            self._push(Kind.COMMANDS, ")")
+            self._push(FrameKind.COMMANDS, ")")
             return position + 2
         if text.startswith("${", position):
-            if frame.kind is Kind.COMMANDS and (named := _NAMED_PARAMETER.match(text, position)):
+            if frame.kind is FrameKind.COMMANDS and (named := _NAMED_PARAMETER.match(text, position)):
                 frame.add(f"${named.group(1)}")
             return self._read_parameter_start(position, frame)
         if is_unquoted and text.startswith(("$'", '$"'), position):
             quote = text[position + 1]
-            self._push(Kind.ANSI if quote == "'" else Kind.DOUBLE, quote)
+            self._push(FrameKind.ANSI if quote == "'" else FrameKind.DOUBLE, quote)
             return position + 2
-        if frame.kind is Kind.COMMANDS:
+        if frame.kind is FrameKind.COMMANDS:
             frame.add("$")
-        # `$$` is one thing, unless its second dollar starts an expression, which was looked at before.
+        # `$$` is the process id, unless its second dollar starts an expression, which was handled before.
         is_process_id = text.startswith("$$", position)
         return position + (2 if is_process_id else 1)
 
     def _read_parameter_start(self, position: int, outer: Frame) -> int:
         found = _PARAMETER.match(self._text, position)
         end = found.end() if found else position + 2
-        self._find_within(position, end, _PARAMETER_NAME)
+        self._report_within(position, end, _PARAMETER_NAME)
         operator = _WORD_OPERATOR.match(self._text, end)
-        is_quoted = outer.kind in (Kind.DOUBLE, Kind.DOCUMENT) or (
-            outer.kind is Kind.PARAMETER and not outer.is_quoting
+        is_quoted = outer.kind in (FrameKind.DOUBLE, FrameKind.DOCUMENT) or (
+            outer.kind is FrameKind.PARAMETER and not outer.is_quoting
         )
-        frame = self._push(Kind.PARAMETER, "}")
+        frame = self._push(FrameKind.PARAMETER, "}")
         frame.is_calculated = operator is None
         frame.is_quoting = not is_quoted or (operator is not None and operator.group()[0] in "#%/^,")
         return operator.end() if operator else end
@@ -438,11 +441,11 @@ class Scanner:
         return position + 1
 
     def _read_double(self, position: int, frame: Frame) -> int:
-        """Read on in double quotes, or in `$'...'`, in which a dollar and a backtick are nothing special."""
+        """Read double quotes, or `$'...'`, where a dollar and a backtick are not special."""
         character = self._text[position]
         if character == frame.closer:
             self._pop()
-        elif character == "\\" or (character in "$`" and frame.kind is Kind.DOUBLE):
+        elif character == "\\" or (character in "$`" and frame.kind is FrameKind.DOUBLE):
             return self._read_special(position, frame)
         else:
             self._add_to_word(character)
@@ -453,7 +456,7 @@ class Scanner:
         if character == "}":
             self._pop()
         elif character == '"' or (character == "'" and frame.is_quoting):
-            self._push(Kind.DOUBLE if character == '"' else Kind.SINGLE, character)
+            self._push(FrameKind.DOUBLE if character == '"' else FrameKind.SINGLE, character)
         elif character in "\\$`":
             return self._read_special(position, frame)
         return position + 1
@@ -474,9 +477,9 @@ class Scanner:
             self._pop()
             return position + 2
         elif character == ")":
-            # It was a subshell in a subshell after all, and the outer one is still open.
+            # It was a subshell in a subshell, and the outer one is still open.
             self._pop()
-            self._push(Kind.COMMANDS, ")")
+            self._push(FrameKind.COMMANDS, ")")
         return position + 1
 
     def _read_document(self, position: int, frame: Frame) -> int:
@@ -492,21 +495,21 @@ class Scanner:
     # Here-documents
 
     def _start_document(self, position: int) -> int:
-        """Enter the first of the bodies that start at `position`; those with a quoted delimiter are passed over."""
+        """Enter the body that starts at `position`; skip bodies with a quoted delimiter."""
         while self._announced:
             document = self._announced.pop(0)
             end, resume = self._body(position, document)
             if not document.is_quoted:
-                frame = self._push(Kind.DOCUMENT)
+                frame = self._push(FrameKind.DOCUMENT)
                 frame.pipeline, frame.end, frame.resume = document.pipeline, end, resume
                 frame.reader = pipeline_reads_code(document.pipeline)
                 return position
-            self._find_within(position, end, _QUOTED_DOCUMENT)
+            self._report_within(position, end, _QUOTED_DOCUMENT)
             position = resume
         return position
 
-    def _body(self, position: int, document: Document) -> tuple[int, int]:
-        """Return where the body that starts at `position` ends and where the script goes on."""
+    def _body(self, position: int, document: HereDocument) -> tuple[int, int]:
+        """Return the end of the body that starts at `position`, and where the script continues."""
         length = len(self._text)
         while position < length:
             end = self._text.find("\n", position)
@@ -518,9 +521,9 @@ class Scanner:
         return length, length
 
     def _document_that_ends(self, position: int) -> Frame | None:
-        """Return the here-document that ends here, however much inside it is still open."""
+        """Return the here-document that ends here, even if frames inside it are still open."""
         for frame in self._stack:
-            if frame.kind is Kind.DOCUMENT and position >= frame.end:
+            if frame.kind is FrameKind.DOCUMENT and position >= frame.end:
                 return frame
         return None
 
@@ -532,20 +535,20 @@ class Scanner:
         return self._start_document(document.resume)
 
 
-_READERS: dict[Kind, Callable[[Scanner, int, Frame], int]] = {
-    Kind.COMMANDS: Scanner._read_commands,
-    Kind.SINGLE: Scanner._read_single,
-    Kind.DOUBLE: Scanner._read_double,
-    Kind.ANSI: Scanner._read_double,
-    Kind.PARAMETER: Scanner._read_parameter,
-    Kind.ARITHMETIC: Scanner._read_arithmetic,
-    Kind.DOCUMENT: Scanner._read_document,
-    Kind.COMMENT: Scanner._read_comment,
+_READERS: dict[FrameKind, Callable[[Scanner, int, Frame], int]] = {
+    FrameKind.COMMANDS: Scanner._read_commands,
+    FrameKind.SINGLE: Scanner._read_single,
+    FrameKind.DOUBLE: Scanner._read_double,
+    FrameKind.ANSI: Scanner._read_double,
+    FrameKind.PARAMETER: Scanner._read_parameter,
+    FrameKind.ARITHMETIC: Scanner._read_arithmetic,
+    FrameKind.DOCUMENT: Scanner._read_document,
+    FrameKind.COMMENT: Scanner._read_comment,
 }
 
 
 def _blanked(text: str, expressions: Iterable[Placed]) -> str:
-    """Return the text with each expression replaced by as many blanks."""
+    """Return the text with each expression replaced by blanks of the same length."""
     pieces: list[str] = []
     position = 0
     for placed in expressions:

@@ -1,4 +1,4 @@
-"""Checkouts: a large tree to a new agent, and the same one after a small change."""
+"""CheckoutService: a large tree to a new agent, and the same one after a small change."""
 
 from __future__ import annotations
 

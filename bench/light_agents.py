@@ -44,7 +44,7 @@ class LightDesk:
         self._attempt = attempt
         self._boot_id = boot_id
         self._instance = os.urandom(8).hex()
-        self._state: messages.HeldState | None = messages.HeldState.STARTED
+        self._state: messages.AttemptState | None = messages.AttemptState.STARTED
         self._is_known = False
 
     def hello(self, session: str) -> messages.Hello:
@@ -63,13 +63,13 @@ class LightDesk:
             arch="x86_64",
             labels={},
             nodes=["log"],
-            held=[] if self._state is None else [messages.Held(self._attempt, self._state)],
+            held=[] if self._state is None else [messages.HeldAttempt(self._attempt, self._state)],
         )
 
     def opened(self, welcome: messages.Welcome) -> None:
         """At the second time the attempt is over."""
         if self._is_known and self._state is not None:
-            self._state = messages.HeldState.FINISHED
+            self._state = messages.AttemptState.FINISHED
             now = time.time_ns() // 1_000_000
             assert self.link is not None
             self.link.send(

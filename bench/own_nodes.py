@@ -7,19 +7,19 @@ import time
 from pathlib import Path
 
 from bench.figures import Latencies, Row
+from waterflow_agent.checkout.file_requests import FileRequests
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.config import Config
 from waterflow_agent.execution.desk import Desk
 from waterflow_agent.execution.process_steps import ProcessSteps
-from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
-from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeShelf
 from waterflow_agent.runner import reports
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
-from waterflow_agent.trees.checkouts import Checkouts
-from waterflow_agent.trees.file_requests import Asking
-from waterflow_agent.trees.store import Store
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Received
@@ -71,17 +71,17 @@ def _reload(root: Path) -> tuple[Latencies, Latencies]:
 
 
 async def _log(data_dir: Path) -> float:
-    workspaces = Workspaces(data_dir / "work")
+    workspaces = WorkingDirectories(data_dir / "work")
     directories = StepDirectories(data_dir / "steps", workspaces.discard)
-    steps = ProcessSteps(Supervisor(data_dir, starts_runner=False), workspaces, directories)
+    steps = ProcessSteps(RunnerClient(data_dir, starts_runner=False), workspaces, directories)
     ledger = Ledger(boot_id="boot", instance="instance", slots=STEPS)
     journal = Journal(data_dir / "journal")
-    store = Store(data_dir / "trees", 1 << 20, workspaces.discard)
-    checkouts = Checkouts(store, Asking(lambda wanted: None), workspaces)
+    store = TreeStore(data_dir / "trees", 1 << 20, workspaces.discard)
+    checkouts = CheckoutService(store, FileRequests(lambda wanted: None), workspaces)
     config = Config(name="bench", data_dir=str(data_dir))
     desk = Desk(config=config, ledger=ledger, journal=journal, steps=steps, checkouts=checkouts)
     desk.restore(*journal.read())
-    desk.on_reports([reports.Held(())])
+    desk.on_reports([reports.HeldSteps(())])
     began = time.perf_counter()
     for number in range(STEPS):
         desk.received(Received(numbered=[(number + 1, messages.Offer(_task(number)))], loose=[], acknowledged=[]))

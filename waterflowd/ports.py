@@ -162,8 +162,8 @@ class AgentDesk(Protocol):
         """Printed bytes; the host answers with `OutputAck` through the link when they are durable."""
         ...
 
-    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
-        """Asks for files of a job; the host answers with `Content` through the link."""
+    def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
+        """Asks for files of a job; the host answers with `FileResponse` through the link."""
         ...
 
 
@@ -208,7 +208,7 @@ class RevisionFiles(Protocol):
 
     async def pieces(
         self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int
-    ) -> list[messages.Piece]:
+    ) -> list[messages.FileChunk]:
         """The contents of files by their Git ids, in order, the first from `offset` on; at least one, `bytes_max` together."""
         ...
 

@@ -19,23 +19,23 @@ from typing import Any
 import msgspec
 
 from waterflow_agent import enrollment, keys, machine
+from waterflow_agent.checkout.file_requests import FileRequests
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Stalled
 from waterflow_agent.execution.desk import Desk
 from waterflow_agent.execution.process_steps import ProcessSteps
-from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
-from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NodeShelf
 from waterflow_agent.session.link import Link
 from waterflow_agent.state import secret_store, status
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
-from waterflow_agent.state.secret_store import MaskBook
-from waterflow_agent.trees.checkouts import Checkouts
-from waterflow_agent.trees.file_requests import Asking
-from waterflow_agent.trees.store import Store
+from waterflow_agent.state.secret_store import SecretStore
 
 logger = logging.getLogger(__name__)
 
@@ -75,23 +75,23 @@ class Agent:
     async def _find_server(self, pair: KeyPair) -> enrollment.Server:
         server = enrollment.load(self._data_dir)
         if server is None:
-            door = enrollment.find_door(self._config, self._environment)
+            settings = enrollment.enrollment_settings(self._config, self._environment)
             logger.info("this agent's key is %s", pair.fingerprint)
-            server = await enrollment.enroll(self._config, door, pair)
+            server = await enrollment.enroll(self._config, settings, pair)
         return server
 
     async def _serve(self, journal: Journal, pair: KeyPair, server: enrollment.Server) -> None:
         runner_dir = self._data_dir / "runner"
         runner_dir.mkdir(mode=0o700, exist_ok=True)
-        supervisor = Supervisor(runner_dir, starts_runner=self._config.runner == "own")
-        workspaces = Workspaces(self._data_dir / "work")
+        supervisor = RunnerClient(runner_dir, starts_runner=self._config.runner == "own")
+        workspaces = WorkingDirectories(self._data_dir / "work")
         directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
         steps = ProcessSteps(supervisor, workspaces, directories, self._environment)
         steps.agent_name = server.name
         ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
-        book = MaskBook(secret_store.place(self._data_dir, self._environment))
-        store = Store(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
-        checkouts = Checkouts(store, Asking(lambda wanted: link.send(wanted)), workspaces)
+        book = SecretStore(secret_store.place(self._data_dir, self._environment))
+        store = TreeStore(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
+        checkouts = CheckoutService(store, FileRequests(lambda wanted: link.send(wanted)), workspaces)
         shelf = NodeShelf(self._config.node_path, self._environment)
         desk = Desk(
             config=self._config,
@@ -129,7 +129,7 @@ class Agent:
             await desk.close()
             await supervisor.close()
 
-    async def _listen(self, supervisor: Supervisor, desk: Desk) -> None:
+    async def _listen(self, supervisor: RunnerClient, desk: Desk) -> None:
         await supervisor.connect()
         while batch := await supervisor.receive():
             desk.on_reports(batch)
@@ -180,7 +180,7 @@ class Agent:
             attempts=desk.attempts(),
         )
 
-    async def _sweep(self, workspaces: Workspaces, desk: Desk) -> None:
+    async def _sweep(self, workspaces: WorkingDirectories, desk: Desk) -> None:
         await desk.settled.wait()
         while True:
             runs = {entry.key.run for entry in desk.ledger}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 
-class Background:
+class BackgroundTasks:
     """All such work of one part. What one of them raises ends up in `failure`, and the agent has to end."""
 
     def __init__(self) -> None:

@@ -210,9 +210,9 @@ async def _enroll(config: Config, token_file: Path | None) -> int:
         if server is not None:
             click.echo(f"already enrolled as {server.name} at {server.work_endpoint}")
             return 0
-        door = enrollment.find_door(config, os.environ, token_file)
+        settings = enrollment.enrollment_settings(config, os.environ, token_file)
         click.echo(f"this agent's key is {pair.fingerprint}")
-        await enrollment.enroll(config, door, pair, say=click.echo)
+        await enrollment.enroll(config, settings, pair, say=click.echo)
     except errors.WaterflowError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED

@@ -44,7 +44,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str]
 
 
-class Door(msgspec.Struct, frozen=True, kw_only=True):
+class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how to ask: the enrollment port, the pinned key, and a credential or "" for approval by a person."""
 
     endpoint: str
@@ -65,7 +65,9 @@ def load(data_dir: Path) -> Server | None:
         raise Stalled("WF304", f"{path} is damaged; remove it and enroll this agent again") from error
 
 
-def find_door(config: Config, environment: Mapping[str, str], token_file: Path | None = None) -> Door:
+def enrollment_settings(
+    config: Config, environment: Mapping[str, str], token_file: Path | None = None
+) -> EnrollmentSettings:
     """The way in, by `token_file`, the configured token file, the environment, or the configured key, in this order.
 
     Raises `Rejected`: WF230 for a token that is none, WF232 when there is no way in.
@@ -79,10 +81,12 @@ def find_door(config: Config, environment: Mapping[str, str], token_file: Path |
             raise Rejected("WF230", f"cannot read the join token in {path}: {error.strerror}") from error
     text = text or environment.get(TOKEN_VARIABLE, "").strip()
     if text:
-        return _door_of(join_token.decode(text), config)
+        return _from_token(join_token.decode(text), config)
     endpoint = enroll_endpoint(config)
     if config.server_key and endpoint:
-        return Door(endpoint=endpoint, server_key=config.server_key, credential="", work_endpoint=config.server)
+        return EnrollmentSettings(
+            endpoint=endpoint, server_key=config.server_key, credential="", work_endpoint=config.server
+        )
     raise Rejected(
         "WF232",
         "this agent is not enrolled: give it a join token (`waterflowctl agents token --group G` on the server; then"
@@ -90,23 +94,25 @@ def find_door(config: Config, environment: Mapping[str, str], token_file: Path |
     )
 
 
-async def enroll(config: Config, door: Door, pair: KeyPair, say: Callable[[str], None] = logger.info) -> Server:
+async def enroll(
+    config: Config, settings: EnrollmentSettings, pair: KeyPair, say: Callable[[str], None] = logger.info
+) -> Server:
     """Asks until the daemon has decided, and keeps what it said. Raises `Rejected` WF231 when it refuses."""
     failures = 0
-    request = _request(config, door)
+    request = _request(config, settings)
     while True:
         try:
-            answer = await ask(door, pair, request)
+            answer = await ask(settings, pair, request)
         except Retryable as error:
             failures += 1
-            say(f"{door.endpoint}: {error.text}; trying again")
+            say(f"{settings.endpoint}: {error.text}; trying again")
             await asyncio.sleep(_BACKOFF.delay_s(failures + 1, jitter=random.random()))
             continue
         failures = 0
         if answer.state == "approved":
             server = Server(
-                server_key=door.server_key,
-                work_endpoint=_work_endpoint(config, door, answer.work_endpoint),
+                server_key=settings.server_key,
+                work_endpoint=_work_endpoint(config, settings, answer.work_endpoint),
                 name=answer.name,
                 groups=answer.groups,
             )
@@ -121,7 +127,7 @@ async def enroll(config: Config, door: Door, pair: KeyPair, say: Callable[[str],
         await asyncio.sleep(max(answer.after_ms, 500) / 1_000)
 
 
-async def ask(door: Door, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
+async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
     """One question and its answer. Raises `Retryable` WF233 when none comes, or one that makes no sense."""
     import zmq
     import zmq.asyncio
@@ -131,8 +137,8 @@ async def ask(door: Door, pair: KeyPair, request: messages.EnrollRequest) -> mes
     context = zmq.asyncio.Context()
     sock = context.socket(zmq.DEALER)
     try:
-        secure(sock, server_key=door.server_key, keys=pair)
-        sock.connect(door.endpoint)
+        secure(sock, server_key=settings.server_key, keys=pair)
+        sock.connect(settings.endpoint)
         await sock.send(bytes(codec.encode_message(request)))
         part = await asyncio.wait_for(sock.recv(), ANSWER_S_MAX)
         return codec.decode_enroll_answer(part)
@@ -145,8 +151,8 @@ async def ask(door: Door, pair: KeyPair, request: messages.EnrollRequest) -> mes
         context.destroy(linger=0)
 
 
-def _door_of(token: JoinToken, config: Config) -> Door:
-    return Door(
+def _from_token(token: JoinToken, config: Config) -> EnrollmentSettings:
+    return EnrollmentSettings(
         endpoint=config.enroll_server or token.enroll_endpoint,
         server_key=token.server_key,
         credential=token.credential,
@@ -154,10 +160,10 @@ def _door_of(token: JoinToken, config: Config) -> Door:
     )
 
 
-def _request(config: Config, door: Door) -> messages.EnrollRequest:
+def _request(config: Config, settings: EnrollmentSettings) -> messages.EnrollRequest:
     return messages.EnrollRequest(
         protocol=messages.PROTOCOL_VERSION,
-        token=door.credential,
+        token=settings.credential,
         name=config.name,
         groups=config.groups,
         hostname=machine.host_name(),
@@ -166,11 +172,11 @@ def _request(config: Config, door: Door) -> messages.EnrollRequest:
     )
 
 
-def _work_endpoint(config: Config, door: Door, answered: str) -> str:
+def _work_endpoint(config: Config, settings: EnrollmentSettings, answered: str) -> str:
     """The configured one, else the answered one, whose host may be left to this side, else the token's."""
     if config.server or not answered:
-        return config.server or door.work_endpoint
+        return config.server or settings.work_endpoint
     host, _, port = answered.removeprefix("tcp://").rpartition(":")
     if host in ("", "*", "0.0.0.0", "[::]"):
-        host = door.endpoint.removeprefix("tcp://").rpartition(":")[0]
+        host = settings.endpoint.removeprefix("tcp://").rpartition(":")[0]
     return f"tcp://{host}:{port}"

@@ -26,7 +26,7 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import parameters, schema
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.nodes.shell import Command
-from waterflow_agent.runner.reports import Result
+from waterflow_agent.runner.reports import StepResult
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.codec import Side
 from waterflow_agent.wire.messages import TaskKey
@@ -367,7 +367,7 @@ def _given(name: str | Path, params: dict[str, Any]) -> schema.Parameters | Code
     return parameters.convert(name, parameters.find(name).parameters, params)
 
 
-def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[Result, str]:
+def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[StepResult, str]:
     """What a runner would say of the command's process, and what that printed."""
     process = subprocess.Popen(
         command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
@@ -384,7 +384,7 @@ def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[Re
             process.kill()
             printed, _ = process.communicate()
         reason = "timed-out"
-    result = Result(
+    result = StepResult(
         reason=reason,
         exit_code=process.returncode if process.returncode >= 0 else None,
         signal=-process.returncode if process.returncode < 0 else None,

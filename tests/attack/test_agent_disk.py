@@ -18,8 +18,8 @@ from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import IS_FULL, sweep
 from tests.attack.test_hostile_steps import job, step
 from tests.patience import PATIENCE_S
-from waterflow_agent.execution.runner_client import Supervisor
-from waterflow_agent.runner.reports import Exited, StepSpec
+from waterflow_agent.execution.runner_client import RunnerClient
+from waterflow_agent.runner.reports import StepExited, StepSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
@@ -106,12 +106,12 @@ async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
 ) -> None:
     """What it cannot say about the disk must not end it: the other steps go on, and every start is answered."""
     ends = {}
-    async with asyncio.timeout(PATIENCE_S), Supervisor(tmp_path, starts_runner=False) as runner:
+    async with asyncio.timeout(PATIENCE_S), RunnerClient(tmp_path, starts_runner=False) as runner:
         runner.start(_spec("good", "sleep 1; echo done"))
         (tmp_path / "attempts" / "bad").write_text("in the way of a directory")
         runner.start(_spec("bad", "echo never"))
         async for report in runner.reports():
-            if isinstance(report, Exited):
+            if isinstance(report, StepExited):
                 ends[report.name] = report.result
             if len(ends) == 2:
                 break

@@ -40,8 +40,8 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
                 labels={"zone": "a", "größe": "klein"},
                 nodes=["run", "docker"],
                 held=[
-                    messages.Held(key=KEY, state=messages.HeldState.STARTED),
-                    messages.Held(key=OTHER, state=messages.HeldState.FINISHED),
+                    messages.HeldAttempt(key=KEY, state=messages.AttemptState.STARTED),
+                    messages.HeldAttempt(key=OTHER, state=messages.AttemptState.FINISHED),
                 ],
             )
         ],
@@ -136,21 +136,21 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         ],
         [],
     ),
-    "v1-wanted": (
+    "v1-file-request": (
         codec.Side.AGENT,
         1,
         1,
         [],
-        [messages.Wanted(KEY, 1, [], 262_144), messages.Wanted(KEY, 2, [b"\x01" * 20, b"\xff" * 20], 0)],
+        [messages.FileRequest(KEY, 1, [], 262_144), messages.FileRequest(KEY, 2, [b"\x01" * 20, b"\xff" * 20], 0)],
     ),
-    "v1-content": (
+    "v1-file-response": (
         codec.Side.DAEMON,
         1,
         1,
         [],
         [
-            messages.Content(KEY, 2, [messages.Piece(3, b"one"), messages.Piece(1_000_000, b"\x00\xff")]),
-            messages.Content(KEY, 1, [], "WF503", "the repository cannot be read", 5_000),
+            messages.FileResponse(KEY, 2, [messages.FileChunk(3, b"one"), messages.FileChunk(1_000_000, b"\x00\xff")]),
+            messages.FileResponse(KEY, 1, [], "WF503", "the repository cannot be read", 5_000),
         ],
     ),
     "v1-started-and-finished": (
@@ -183,8 +183,8 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
                 key=KEY,
                 offset=0,
                 chunks=[
-                    messages.Chunk(at=1, stream=1, data=b"line\n"),
-                    messages.Chunk(at=2, stream=2, data=b"\xff\x00"),
+                    messages.OutputChunk(at=1, stream=1, data=b"line\n"),
+                    messages.OutputChunk(at=2, stream=2, data=b"\xff\x00"),
                 ],
             )
         ],

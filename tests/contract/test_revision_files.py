@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.blob_cache import blob_id
 from waterflowd.gitsource.contents import Contents
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model.records import Checkout
@@ -31,7 +31,7 @@ class World:
     async def paths(self, *patterns: str) -> dict[str, bytes]:
         """Path and Git id of what a checkout holds."""
         found = await self.files.listed(Checkout(repository="ops", revision=self.revision, patterns=patterns))
-        entries = listing.decode(found.content)
+        entries = file_list.decode(found.content)
         assert found.blobs == {entry.blob for entry in entries}
         return {entry.path.decode(): entry.blob for entry in entries}
 

@@ -60,7 +60,7 @@ def test_an_attempt_goes_through_its_whole_life() -> None:
     daemon.queue(messages.Offer(task=TASK))
     ((offered,)) = pass_on(daemon, agent, 0)
     agent.acknowledge(offered.numbered[-1][0], 1)
-    output = messages.Output(key=KEY, offset=0, chunks=[messages.Chunk(at=1, stream=1, data=b"hello")])
+    output = messages.Output(key=KEY, offset=0, chunks=[messages.OutputChunk(at=1, stream=1, data=b"hello")])
     agent.queue(output)
     agent.queue(FINISHED)
 

@@ -44,7 +44,7 @@ class Desk:
         self.texts: list[str] = []
         self.reports: list[messages.Started | messages.Finished] = []
         self.outputs: list[messages.Output] = []
-        self.questions: list[messages.Wanted] = []
+        self.questions: list[messages.FileRequest] = []
         self.clones: list[AgentId] = []
         self.forget: list[messages.TaskKey] = []
         self.on_connected: Callable[[AgentId], None] = lambda agent: None
@@ -72,8 +72,8 @@ class Desk:
     def output(self, agent: AgentId, output: messages.Output) -> None:
         self.outputs.append(output)
 
-    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
-        self.questions.append(wanted)
+    def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
+        self.questions.append(request)
 
 
 class Enrollments:

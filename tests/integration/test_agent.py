@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.agent import Agent
 from waterflow_agent.config import Config
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
-from waterflow_agent.wire.messages import HeldState, Outcome
+from waterflow_agent.wire.messages import AttemptState, Outcome
 
 
 class Bench:
@@ -164,7 +164,7 @@ async def test_attempt_survives_the_agent(bench: Bench) -> None:
     await go_on(gate, "restart\n")
     output = await bench.daemon.output(task.key)
 
-    assert [(one.key, one.state) for one in held] == [(task.key, HeldState.STARTED)]
+    assert [(one.key, one.state) for one in held] == [(task.key, AttemptState.STARTED)]
     assert output == b"before\nafter restart\n"
     assert (await bench.daemon.result(task.key)).outcome is Outcome.SUCCESS
     assert bench.marker("ran") == ["started"]
@@ -203,7 +203,7 @@ async def test_result_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
     bench.daemon.is_acknowledging = bench.daemon.is_taking_output = True
     await bench.start_process()
 
-    assert {one.state for one in bench.daemon.hellos[-1].held} == {HeldState.FINISHED}
+    assert {one.state for one in bench.daemon.hellos[-1].held} == {AttemptState.FINISHED}
     assert await bench.daemon.output(task.key) == b"printed\n"
     assert await bench.daemon.output(log.key) == b"inside\n"
     assert bench.marker("ran") == ["ran"]

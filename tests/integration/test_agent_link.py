@@ -215,9 +215,9 @@ def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 
 async def test_token_makes_an_agent(data_dir: Path) -> None:
     """The token's credential travels, the answer is kept, and the token is not needed again."""
     async with Enrollment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
-        door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+        settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
         pair = keys.load_or_create(data_dir)
-        server = await enrollment.enroll(Config(name="wish", groups=["web"], data_dir=str(data_dir)), door, pair)
+        server = await enrollment.enroll(Config(name="wish", groups=["web"], data_dir=str(data_dir)), settings, pair)
 
     assert (port.requests[0].token, port.requests[0].name, port.requests[0].groups) == ("t.s", "wish", ["web"])
     assert (server.name, server.groups, server.work_endpoint) == ("given", ["web"], "tcp://127.0.0.1:7233")
@@ -259,7 +259,7 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
             data_dir=str(data_dir),
         )
         pair = keys.load_or_create(data_dir)
-        server = await enrollment.enroll(config, enrollment.find_door(config, {}), pair, said.append)
+        server = await enrollment.enroll(config, enrollment.enrollment_settings(config, {}), pair, said.append)
 
     assert f"waterflowctl agents approve {pair.fingerprint} --group web" in said[0]
     assert [request.token for request in port.requests] == ["", "", ""]
@@ -269,10 +269,10 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
 async def test_refused_enrollment_ends(data_dir: Path) -> None:
     """With what the server said."""
     async with Enrollment([answer("refused", "the token is used up")]) as port:
-        door = enrollment.find_door(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
+        settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
 
         with pytest.raises(Rejected, match="the token is used up"):
-            await enrollment.enroll(Config(data_dir=str(data_dir)), door, keys.load_or_create(data_dir))
+            await enrollment.enroll(Config(data_dir=str(data_dir)), settings, keys.load_or_create(data_dir))
 
 
 async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,11 +280,13 @@ async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, mo
     monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()
     async with Enrollment([answer("approved")]) as port:
-        door = enrollment.Door(endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint="")
+        settings = enrollment.EnrollmentSettings(
+            endpoint=port.endpoint, server_key=other.decode(), credential="t.s", work_endpoint=""
+        )
         request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
 
         with pytest.raises(Retryable, match="another key"):
-            await enrollment.ask(door, keys.load_or_create(data_dir), request)
+            await enrollment.ask(settings, keys.load_or_create(data_dir), request)
 
     assert port.requests == []
 

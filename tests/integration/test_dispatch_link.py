@@ -99,7 +99,7 @@ async def test_output_reaches_the_desk_and_its_acknowledgement_the_agent(tmp_pat
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
-        output = messages.Output(key=KEY, offset=0, chunks=[messages.Chunk(at=1, stream=1, data=b"hello")])
+        output = messages.Output(key=KEY, offset=0, chunks=[messages.OutputChunk(at=1, stream=1, data=b"hello")])
         await agent.say(output)
         await until(lambda: world.desk.outputs == [output])
 
@@ -109,12 +109,12 @@ async def test_a_question_for_files_reaches_the_desk_and_its_answer_the_agent(tm
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
-        wanted = messages.Wanted(KEY, 1, [b"1" * 20], 0)
+        wanted = messages.FileRequest(KEY, 1, [b"1" * 20], 0)
         await agent.say(wanted)
         await until(lambda: world.desk.questions == [wanted])
-        content = messages.Content(KEY, 1, [messages.Piece(3, b"one")])
+        content = messages.FileResponse(KEY, 1, [messages.FileChunk(3, b"one")])
         world.dispatch.send(agent.agent, [content])
-        assert await agent.hear(messages.Content) == [content]
+        assert await agent.hear(messages.FileResponse) == [content]
 
 
 async def test_a_new_hello_of_the_same_process_replaces_the_session(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Started(KEY, 1),
     messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
     messages.Output(KEY, 0, []),
-    messages.Wanted(KEY, 1, [], 0),
+    messages.FileRequest(KEY, 1, [], 0),
     messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
     messages.Reject(TOKEN, "WF210", "no", 0),
     messages.Reset("again"),
@@ -37,7 +37,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Cancel(KEY, False, ""),
     messages.Release("run", "job"),
     messages.OutputAck(KEY, 0),
-    messages.Content(KEY, 1, []),
+    messages.FileResponse(KEY, 1, []),
     messages.EnrollRequest(1, "", "n", [], "h", "m", "v"),
     messages.EnrollAnswer("approved", "", "", "", [], "", 0),
 )
@@ -68,7 +68,7 @@ class Host:
     def output(self, agent: AgentId, output: messages.Output) -> None:
         self.calls.append("output")
 
-    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+    def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         self.calls.append("wanted")
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:

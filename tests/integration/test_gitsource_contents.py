@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_gitsource_local import Git
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.file_list import Entry, Kind
 from waterflow_agent.errors import Retryable, Stalled
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.listing import Entry, Kind
 from waterflowd.gitsource import contents
 from waterflowd.gitsource.contents import Contents
 from waterflowd.gitsource.opening import Opener
@@ -36,7 +36,7 @@ def _listed(git: Git, revision: str, *patterns: str) -> list[Entry]:
     found = contents.listed(
         str(git.path / ".git/objects"), Checkout(repository="r", revision=revision, patterns=patterns)
     )
-    return listing.decode(found.content)
+    return file_list.decode(found.content)
 
 
 def _tree(git: Git, *entries: tuple[str, str, str]) -> str:
@@ -106,7 +106,7 @@ def test_too_many_files_are_refused_with_the_bound(git: Git, monkeypatch: pytest
     (git.path / "a").write_text("1")
     (git.path / "b").write_text("2")
     commit = _commit(git)
-    monkeypatch.setattr(listing, "FILES_MAX", 1)
+    monkeypatch.setattr(file_list, "FILES_MAX", 1)
     with pytest.raises(Stalled, match="more than 1 files; choose some"):
         _listed(git, commit)
 
@@ -116,10 +116,11 @@ async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, mo
     (git.path / "a").write_text("1")
     (git.path / "b").write_text("2" * 100)
     commit = _commit(git)
-    monkeypatch.setattr(listing, "FILE_BYTES_MAX", 50)
+    monkeypatch.setattr(file_list, "FILE_BYTES_MAX", 50)
     source = Contents({"r": RepositorySettings(name="r", url=str(git.path))}, Opener(git.path / "mirrors", {}))
     blobs = [
-        entry.blob for entry in listing.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
+        entry.blob
+        for entry in file_list.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
     ]
     assert len(await source.pieces("r", blobs, 0, 1_000)) == 1
     with pytest.raises(Stalled, match="larger than 0 MiB; leave it out"):

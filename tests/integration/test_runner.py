@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflow_agent.execution.runner_client import Supervisor
-from waterflow_agent.runner.reports import Exited, Held, Refused, Report, Result, Started, StepSpec
-from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader
+from waterflow_agent.execution.runner_client import RunnerClient
+from waterflow_agent.runner import reports
+from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, SpoolChunk, SpoolReader
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
@@ -30,17 +30,17 @@ class Bench:
         self.data_dir = data_dir
         self.options = options
         self.supervisor = self.new_supervisor()
-        self.seen: list[Report] = []
+        self.seen: list[reports.RunnerReport] = []
 
-    def new_supervisor(self) -> Supervisor:
-        return Supervisor(self.data_dir, runner_options=self.options, idle_exit_s=30)
+    def new_supervisor(self) -> RunnerClient:
+        return RunnerClient(self.data_dir, runner_options=self.options, idle_exit_s=30)
 
     def start(self, name: str, script: str, **fields: object) -> None:
         """Start a bash script."""
         spec: dict[str, object] = {"cwd": str(self.data_dir), "env": ENVIRONMENT, "grace_ms": 500} | fields
-        self.supervisor.start(StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
+        self.supervisor.start(reports.StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
 
-    async def until(self, is_it: Callable[[Report], bool]) -> Report:
+    async def until(self, is_it: Callable[[reports.RunnerReport], bool]) -> reports.RunnerReport:
         """The first report, old or new, that `is_it`."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
@@ -49,24 +49,24 @@ class Bench:
                         return report
                 self.seen += await self.supervisor.receive()
 
-    async def started(self, name: str) -> Started:
-        report = await self.until(lambda report: isinstance(report, Started) and report.name == name)
-        assert isinstance(report, Started)
+    async def started(self, name: str) -> reports.StepStarted:
+        report = await self.until(lambda report: isinstance(report, reports.StepStarted) and report.name == name)
+        assert isinstance(report, reports.StepStarted)
         return report
 
-    async def result(self, name: str) -> Result:
-        report = await self.until(lambda report: isinstance(report, Exited) and report.name == name)
-        assert isinstance(report, Exited)
+    async def result(self, name: str) -> reports.StepResult:
+        report = await self.until(lambda report: isinstance(report, reports.StepExited) and report.name == name)
+        assert isinstance(report, reports.StepExited)
         return report.result
 
-    async def run(self, name: str, script: str, **fields: object) -> Result:
+    async def run(self, name: str, script: str, **fields: object) -> reports.StepResult:
         self.start(name, script, **fields)
         return await self.result(name)
 
-    def chunks(self, name: str) -> list[Chunk]:
+    def chunks(self, name: str) -> list[SpoolChunk]:
         """Everything in the spool."""
         reader = SpoolReader(str(self.supervisor.directory(name) / "output"))
-        chunks: list[Chunk] = []
+        chunks: list[SpoolChunk] = []
         while more := reader.read(chunks[-1].end if chunks else 0, 1 << 20):
             chunks += more
         return chunks
@@ -160,12 +160,12 @@ async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None
 
 async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
     """The reason is for a person, and names what was looked for."""
-    bench.supervisor.start(StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
-    bench.supervisor.start(StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
+    bench.supervisor.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
+    bench.supervisor.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
     script = bench.data_dir / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o700)
-    bench.supervisor.start(StepSpec(name="c", argv=[str(script)], cwd="/", env=ENVIRONMENT))
+    bench.supervisor.start(reports.StepSpec(name="c", argv=[str(script)], cwd="/", env=ENVIRONMENT))
 
     a, b, c = [await bench.result(name) for name in "abc"]
 
@@ -381,8 +381,8 @@ async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> 
     assert await bench.supervisor.held() == ()
     assert not bench.supervisor.directory("a").exists()
     bench.supervisor.cancel("a")
-    refused = await bench.until(lambda report: isinstance(report, Refused))
-    assert isinstance(refused, Refused)
+    refused = await bench.until(lambda report: isinstance(report, reports.RequestRefused))
+    assert isinstance(refused, reports.RequestRefused)
     assert "no attempt" in refused.text
 
 
@@ -422,8 +422,8 @@ async def test_a_step_outlives_its_agent(bench: Bench) -> None:
     bench.seen.clear()
     await bench.supervisor.connect()
 
-    held = await bench.until(lambda report: isinstance(report, Held))
-    assert isinstance(held, Held)
+    held = await bench.until(lambda report: isinstance(report, reports.HeldSteps))
+    assert isinstance(held, reports.HeldSteps)
     states = {attempt.name: attempt for attempt in held.attempts}
     assert states["long"].state == "running"
     assert states["short"].state == "ended"
@@ -454,8 +454,8 @@ async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
 
     os.kill(bench.runner_pid(), signal.SIGKILL)
 
-    held = await bench.until(lambda report: isinstance(report, Held))
-    assert isinstance(held, Held)
+    held = await bench.until(lambda report: isinstance(report, reports.HeldSteps))
+    assert isinstance(held, reports.HeldSteps)
     results = {attempt.name: attempt.result for attempt in held.attempts}
     lost, done = results["a"], results["done"]
     assert lost is not None
@@ -480,8 +480,8 @@ async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alon
     clone = Bench(copy, bench.options)
     try:
         await clone.supervisor.connect()
-        held = await clone.until(lambda report: isinstance(report, Held))
-        assert isinstance(held, Held)
+        held = await clone.until(lambda report: isinstance(report, reports.HeldSteps))
+        assert isinstance(held, reports.HeldSteps)
         assert [attempt.result.reason for attempt in held.attempts if attempt.result is not None] == ["lost"]
     finally:
         await clone.supervisor.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Held, HeldState
+from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.host import HostWorld
@@ -34,7 +34,7 @@ class Play:
         self.world = HostWorld()
         self.agents = {name: self.world.enroll(name, *groups) for name, groups in SERVERS.items()}
         #: What each agent has and has not reported, and its results that are not acknowledged yet.
-        self.held: dict[AgentId, dict[messages.TaskKey, HeldState]] = {agent: {} for agent in self.agents.values()}
+        self.held: dict[AgentId, dict[messages.TaskKey, AttemptState]] = {agent: {} for agent in self.agents.values()}
         self.online: set[AgentId] = set()
         self.starts: dict[tuple[str, str, str], list[messages.TaskKey]] = {}
 
@@ -49,23 +49,23 @@ class Play:
                 started = self.starts.setdefault((key.run, key.job, key.step), [])
                 if key not in started:
                     started.append(key)
-                    held[key] = HeldState.STARTED
+                    held[key] = AttemptState.STARTED
             elif isinstance(message, messages.Cancel) and message.key in held:
                 self.finish(agent, message.key, messages.Outcome.CANCELLED)
         self.world.link.sent.clear()
 
     def finish(self, agent: AgentId, key: messages.TaskKey, outcome: messages.Outcome) -> None:
         held = self.held[agent]
-        held[key] = HeldState.FINISHED
+        held[key] = AttemptState.FINISHED
         if agent in self.online:
             self.world.finished(agent, key, lambda: held.pop(key, None) and None, outcome=outcome)
 
     def connect(self, agent: AgentId) -> None:
         held = self.held[agent]
-        for key in self.world.hello(agent, slots=2, held=[Held(key, state) for key, state in held.items()]):
+        for key in self.world.hello(agent, slots=2, held=[HeldAttempt(key, state) for key, state in held.items()]):
             held.pop(key, None)
         self.online.add(agent)
-        for key in [key for key, state in held.items() if state is HeldState.FINISHED]:
+        for key in [key for key, state in held.items() if state is AttemptState.FINISHED]:
             self.finish(agent, key, messages.Outcome.SUCCESS)
 
     def disconnect(self, agent: AgentId) -> None:
@@ -81,7 +81,7 @@ class Play:
             case "start":
                 _retrieve(asyncio.create_task(world.start(dice.choice(WORKFLOWS))))
             case "finish":
-                running = [key for key, state in self.held[agent].items() if state is HeldState.STARTED]
+                running = [key for key, state in self.held[agent].items() if state is AttemptState.STARTED]
                 if running:
                     self.finish(agent, dice.choice(running), dice.choice(list(messages.Outcome)))
             case "connect":
@@ -120,7 +120,7 @@ class Play:
             await self.world.settle()
             self.deliver()
             for agent, held in self.held.items():
-                for key in [key for key, state in held.items() if state is HeldState.STARTED]:
+                for key in [key for key, state in held.items() if state is AttemptState.STARTED]:
                     self.finish(agent, key, messages.Outcome.SUCCESS)
             await self.world.settle()
             if not self.world.world.runs:

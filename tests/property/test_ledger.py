@@ -9,7 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from waterflow_agent.state.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.state.ledger import (
+    Ledger,
+    ReleaseAttempt,
+    ReportResult,
+    RunnerView,
+    StartAttempt,
+    StopAttempt,
+    records,
+)
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 
@@ -29,7 +37,7 @@ class Agents(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.journal: list[records.Fact | records.Released] = []
+        self.journal: list[records.LedgerRecord | records.ReleasedRecord] = []
         self.instance = 0
         self.ledger = self.new_ledger()
         #: What the runner was ever asked to start, how often, and what has ended.
@@ -43,13 +51,13 @@ class Agents(RuleBasedStateMachine):
         return Ledger(boot_id="boot", instance=str(self.instance), slots=SLOTS)
 
     def carry_out(self, move: object) -> None:
-        if isinstance(move, Start):
+        if isinstance(move, StartAttempt):
             key = move.task.key
-            self.journal.append(records.Accepted(key, "shell", "", 0))
+            self.journal.append(records.AcceptedRecord(key, "shell", "", 0))
             self.ledger.given(key)
             self.starts[key] += 1
             self.running.add(key)
-        elif isinstance(move, Report):
+        elif isinstance(move, ReportResult):
             self.journal.append(move.record)
             result = move.record.result
             # A daemon that offers again what it has dropped may hear that nobody knows any more.
@@ -57,9 +65,9 @@ class Agents(RuleBasedStateMachine):
             assert result == first or result.outcome is Outcome.LOST, "a result is final"
             if result.outcome is Outcome.REFUSED:
                 assert self.starts[result.key] == 0, "refused says that nothing of it ran"
-        elif isinstance(move, Release):
-            self.journal.append(records.Released(move.key))
-        elif isinstance(move, Stop):
+        elif isinstance(move, ReleaseAttempt):
+            self.journal.append(records.ReleasedRecord(move.key))
+        elif isinstance(move, StopAttempt):
             assert move.key in self.running | self.ended
 
     @rule(key=KEYS, instance=st.integers(0, 3))
@@ -79,7 +87,7 @@ class Agents(RuleBasedStateMachine):
     @rule(key=KEYS)
     def process_is_heard_of(self, key: TaskKey) -> None:
         if key in self.running and self.ledger.started(key, 1):
-            self.journal.append(records.Started(key, 1))
+            self.journal.append(records.StartedRecord(key, 1))
 
     @rule(key=KEYS, size=st.integers(0, 1))
     def process_ends(self, key: TaskKey, size: int) -> None:
@@ -148,7 +156,11 @@ TestAgents = Agents.TestCase
 def test_records_survive_their_encoding() -> None:
     """Each kind of record is what it was after a trip through msgpack."""
     key = TaskKey("run", "job", "step", 1, 1)
-    finished = records.Finished(_success(key, 3), [messages.Chunk(1, 2, b"\xff\x00x")], True)
-    facts: list[records.Fact] = [records.Accepted(key, "shell", "name", 1), records.Started(key, 2), finished]
-    for record in (*facts, records.Released(key), records.Snapshot(1, "boot", facts)):
+    finished = records.FinishedRecord(_success(key, 3), [messages.OutputChunk(1, 2, b"\xff\x00x")], True)
+    facts: list[records.LedgerRecord] = [
+        records.AcceptedRecord(key, "shell", "name", 1),
+        records.StartedRecord(key, 2),
+        finished,
+    ]
+    for record in (*facts, records.ReleasedRecord(key), records.SnapshotRecord(1, "boot", facts)):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=records.Record) == record

@@ -49,20 +49,24 @@ _finished = st.builds(
     output_bytes=_numbers,
     output_dropped=_numbers,
 )
-_chunks = st.builds(messages.Chunk, at=_numbers, stream=st.sampled_from([1, 2]), data=st.binary(max_size=20))
+_chunks = st.builds(messages.OutputChunk, at=_numbers, stream=st.sampled_from([1, 2]), data=st.binary(max_size=20))
 _outputs = st.builds(messages.Output, key=_keys, offset=_numbers, chunks=st.lists(_chunks, max_size=3))
 _offers = st.builds(messages.Offer, task=_tasks)
 _cancels = st.builds(messages.Cancel, key=_keys, force=st.booleans(), reason=_texts)
 _releases = st.builds(messages.Release, run=_texts, job=_texts)
 _output_acks = st.builds(messages.OutputAck, key=_keys, offset=_numbers)
 _wanted = st.builds(
-    messages.Wanted, key=_keys, number=_numbers, blobs=st.lists(st.binary(max_size=20), max_size=3), offset=_numbers
-)
-_contents = st.builds(
-    messages.Content,
+    messages.FileRequest,
     key=_keys,
     number=_numbers,
-    pieces=st.lists(st.builds(messages.Piece, size=_numbers, data=st.binary(max_size=20)), max_size=3),
+    blobs=st.lists(st.binary(max_size=20), max_size=3),
+    offset=_numbers,
+)
+_contents = st.builds(
+    messages.FileResponse,
+    key=_keys,
+    number=_numbers,
+    chunks=st.lists(st.builds(messages.FileChunk, size=_numbers, data=st.binary(max_size=20)), max_size=3),
     code=_texts,
     text=_texts,
     after_ms=_numbers,

@@ -354,7 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_LEDGER}:Ledger.facts",
-        "facts.append(records.Finished(entry.result, entry.printed, entry.has_spool, entry.has_secrets))",
+        "facts.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))",
         "pass",
         "a new segment forgets results",
     ),
@@ -374,13 +374,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_DESK}:Desk.opened", "self._outgoing += self.ledger.owed()", "pass", "a new session owes nothing"),
     Mutant(f"{_DESK}:Desk._finish_process", "if is_output_taken:", "if False:", "an attempt is never released"),
     Mutant(
-        f"{_PUMP}:Pump.take",
+        f"{_PUMP}:OutputSender.take",
         "while self._unanswered and now",
         "while False and now",
         "lost output is not sent again",
     ),
     Mutant(
-        f"{_PUMP}:Pump.rewind",
+        f"{_PUMP}:OutputSender.rewind",
         "self._go_back(key, stream)",
         "pass",
         "a new session does not send again what was on its way",
@@ -395,19 +395,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing is sent again",
     ),
     Mutant(
-        f"{_SUPERVISION}:Supervisor._on_connected",
+        f"{_SUPERVISION}:RunnerClient._on_connected",
         "*self._starts.values(), ",
         "",
         "a start that the runner never got is not repeated",
     ),
     Mutant(
-        f"{_PUMP}:Pump.take",
+        f"{_PUMP}:OutputSender.take",
         "next(iter(self._unanswered.values()))",
         "max(self._unanswered.values())",
         "a chatty attempt keeps the lost output of another from being sent again",
     ),
     Mutant(
-        f"{_PUMP}:Pump.acknowledge",
+        f"{_PUMP}:OutputSender.acknowledge",
         "elif offset < stream.acked and stream.rewound_at == _NOT_YET:",
         "elif False:",
         "output waits for ever for a daemon that was restored",
@@ -474,18 +474,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.agent.test_desk:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
     ),
     Mutant(
-        "waterflow_agent.trees.file_requests:Asking.opened",
+        "waterflow_agent.checkout.file_requests:FileRequests.opened",
         "self._send(wanted)",
         "pass",
         "files that were asked for in a session before never come",
-        "tests.unit.agent.test_trees:test_what_has_no_answer_is_asked_again_in_the_next_session",
+        "tests.unit.agent.test_checkout:test_what_has_no_answer_is_asked_again_in_the_next_session",
     ),
     Mutant(
-        "waterflow_agent.trees.checkouts:Checkouts._fetch_some",
+        "waterflow_agent.checkout.service:CheckoutService._fetch_some",
         "wanted = wanted[len(arrived) :]",
         "wanted = []",
         "of the files of an answer the rest is not asked for",
-        "tests.unit.agent.test_trees:test_a_checkout_brings_small_and_large_files",
+        "tests.unit.agent.test_checkout:test_a_checkout_brings_small_and_large_files",
     ),
     # A backup.
     Mutant(

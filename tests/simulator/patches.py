@@ -20,7 +20,7 @@ import zmq
 from tests.simulator import calendar
 from waterflow_agent.execution import desk, output
 from waterflow_agent.runner import spool
-from waterflow_agent.runner.spool import Chunk
+from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.session import link
 from waterflowd.host import driver
 from waterflowd.reconcile import schedules, webhooks
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 class _SpoolReader:
     """`spool.SpoolReader` over the simulated disks."""
 
-    def __init__(self, chunks: list[Chunk]) -> None:
+    def __init__(self, chunks: list[SpoolChunk]) -> None:
         self._chunks = chunks
         self._index = 0
 
-    def read(self, from_offset: int, max_bytes: int, *, tail: bool = True) -> list[Chunk]:
+    def read(self, from_offset: int, max_bytes: int, *, tail: bool = True) -> list[SpoolChunk]:
         """What is there from an offset on."""
         del tail
         if self._index >= len(self._chunks) or from_offset < self._chunks[self._index].offset:
             self._index = 0
-        found: list[Chunk] = []
+        found: list[SpoolChunk] = []
         for index in range(self._index, len(self._chunks)):
             chunk = self._chunks[index]
             if chunk.end <= from_offset:
@@ -50,7 +50,7 @@ class _SpoolReader:
             self._index = index
             begin = max(0, from_offset - chunk.offset)
             piece = chunk.data[begin : begin + max_bytes]
-            found.append(Chunk(chunk.offset + begin, chunk.at, chunk.stream, piece))
+            found.append(SpoolChunk(chunk.offset + begin, chunk.at, chunk.stream, piece))
             break
         return found
 
@@ -137,7 +137,7 @@ def _fake_spool(world: World) -> Any:
         return _SpoolReader(disk.spools.setdefault(path, []))
 
     return SimpleNamespace(
-        SpoolReader=open_reader, MISSING=spool.MISSING, STDERR=spool.STDERR, STDOUT=spool.STDOUT, Chunk=Chunk
+        SpoolReader=open_reader, MISSING=spool.MISSING, STDERR=spool.STDERR, STDOUT=spool.STDOUT, SpoolChunk=SpoolChunk
     )
 
 

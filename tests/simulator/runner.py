@@ -12,9 +12,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tests.simulator.loop import Process
-from waterflow_agent.execution.runner_client import Supervisor
+from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.runner import protocol, spool
-from waterflow_agent.runner.spool import Chunk
+from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.wire.messages import TaskKey
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Runner:
         if not self.is_dead:
             # Nobody reads the pipe of an orphan.
             stream = spool.STDOUT if line % 3 else spool.STDERR
-            chunks.append(Chunk(begin, self._world.wall_ms(), stream, data))
+            chunks.append(SpoolChunk(begin, self._world.wall_ms(), stream, data))
             step.execution.printed += data
             self._tell({"type": "output", "name": step.name, "bytes": begin + len(data)})
 
@@ -317,7 +317,7 @@ class _Pipe:
 
 
 class _Attempts:
-    """`runner.attempts.AttemptStore` without files."""
+    """`runner.attempts.AttemptDirectoryPool` without files."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -333,7 +333,7 @@ class _Attempts:
         return None
 
 
-class SimSupervisor(Supervisor):
+class SimRunnerClient(RunnerClient):
     """The real client of the runner; only its socket and its directories are simulated."""
 
     def __init__(self, world: World, server: Server, process: Process) -> None:

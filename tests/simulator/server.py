@@ -14,8 +14,12 @@ import msgspec
 
 from tests.simulator.loop import Process
 from tests.simulator.network import Dealer
-from tests.simulator.runner import Runner, SimSupervisor
+from tests.simulator.runner import Runner, SimRunnerClient
 from tests.simulator.storage import Disk, Journal
+from waterflow_agent.checkout.blob_cache import blob_id
+from waterflow_agent.checkout.file_list import FileEntry
+from waterflow_agent.checkout.file_requests import FileRequests
+from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.config import Config
 from waterflow_agent.execution import process_steps
 from waterflow_agent.execution.desk import Desk
@@ -24,13 +28,9 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes import exits, schema
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.nodes.own.code import Code
-from waterflow_agent.runner.reports import Result, StepSpec
+from waterflow_agent.runner.reports import StepResult, StepSpec
 from waterflow_agent.session.link import Link
 from waterflow_agent.state.ledger import Ledger
-from waterflow_agent.trees.blob_cache import blob_id
-from waterflow_agent.trees.checkouts import Checkouts
-from waterflow_agent.trees.file_requests import Asking
-from waterflow_agent.trees.listing import Entry
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Received
@@ -153,19 +153,19 @@ class Agent:
         self.instance = f"{server.name}-{world.agents_started}"
         world.note(f"{server.name}: agent {self.instance} starts")
         self.desk: Desk | None = None
-        self.supervisor: SimSupervisor | None = None
+        self.supervisor: SimRunnerClient | None = None
         self.process.run(self._build)
 
     def _build(self) -> None:
         world, server = self._world, self._server
         journal = Journal(world, self.process, server.disk)
-        self.supervisor = SimSupervisor(world, server, self.process)
+        self.supervisor = SimRunnerClient(world, server, self.process)
         directories = _Directories(server)
         workspaces = _Workspaces(world, server)
         steps = _Steps(self.supervisor, workspaces, directories, {})  # type: ignore[arg-type]
         steps.server, steps.workspaces = server, workspaces
         ledger = Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots)
-        checkouts = Checkouts(_Trees(world, server), Asking(lambda wanted: link.send(wanted)), workspaces)  # type: ignore[arg-type]
+        checkouts = CheckoutService(_Trees(world, server), FileRequests(lambda wanted: link.send(wanted)), workspaces)  # type: ignore[arg-type]
         desk = self.desk = Desk(
             config=Config(name=server.name, slots=server.slots),
             ledger=ledger,
@@ -188,7 +188,7 @@ class Agent:
         self._watch(self._talk(link, desk), "link")
         desk.failure.add_done_callback(self._failed)
 
-    async def _listen(self, supervisor: SimSupervisor, desk: Desk) -> None:
+    async def _listen(self, supervisor: SimRunnerClient, desk: Desk) -> None:
         await supervisor.connect()
         while batch := await supervisor.receive():
             desk.on_reports(batch)
@@ -283,7 +283,7 @@ class _Steps(ProcessSteps):
         self._runner.start(spec)
         self._begun[task.key] = process_steps._Begun(spec, task.timeout_ms)
 
-    def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:
+    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> Ended:
         """What the end of the process means, with what it handed back."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
         place = self._places.get(key)
@@ -322,23 +322,23 @@ class _Directories:
 
 
 class _Directory:
-    """A directory in the making; what `store.Making` is to the disk."""
+    """A directory in the making; what `store.PartialTree` is to the disk."""
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: list[FileEntry]) -> None:
         self.path = self
         self.entries = entries
         self.files: dict[str, bytes] = {}
-        self.missing: dict[bytes, list[Entry]] = {}
+        self.missing: dict[bytes, list[FileEntry]] = {}
 
 
 class _Trees:
-    """`trees.store.Store` without files. Files that were kept are sometimes gone, as if there had been no room."""
+    """`trees.store.TreeStore` without files. Files that were kept are sometimes gone, as if there had been no room."""
 
     def __init__(self, world: World, server: Server) -> None:
         self._world = world
         self._blobs = server.blobs
 
-    def begin(self, tree: messages.Tree, entries: list[Entry]) -> _Directory:
+    def begin(self, tree: messages.Tree, entries: list[FileEntry]) -> _Directory:
         making = _Directory(entries)
         if self._world.chance.files.random() < KEPT_FILES_LOST:
             self._blobs.clear()
@@ -368,7 +368,7 @@ class _Trees:
 
 
 class _Workspaces:
-    """`workdir.Workspaces` without files: which jobs have a directory on the server."""
+    """`workdir.WorkingDirectories` without files: which jobs have a directory on the server."""
 
     def __init__(self, world: World, server: Server) -> None:
         self._world = world

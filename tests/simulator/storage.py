@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulator.loop import Killed, Process
 from waterflow_agent.errors import Retryable
-from waterflow_agent.runner.spool import Chunk
+from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.state import journal
 from waterflow_agent.state.ledger import records as ledger_records
 from waterflowd.model.records import Batch, OutputAppend
@@ -99,7 +99,7 @@ class Disk:
     def __init__(self) -> None:
         self.segments: list[_Segment] = []
         #: The runner's spools, by the path of their first file.
-        self.spools: dict[str, list[Chunk]] = {}
+        self.spools: dict[str, list[SpoolChunk]] = {}
         self.is_full = False
 
     def lose_power(self, *, loses_tail: bool) -> None:
@@ -123,14 +123,14 @@ class Journal(journal.Journal):
         """Soon, so that segments change often."""
         return len(self._disk.segments[-1].frames) > SEGMENT_RECORDS
 
-    def read(self) -> tuple[str, list[ledger_records.Fact | ledger_records.Released]]:
+    def read(self) -> tuple[str, list[ledger_records.Fact | ledger_records.ReleasedRecord]]:
         """Boot id and facts; a snapshot takes the place of everything before it."""
         boot_id = ""
-        facts: list[ledger_records.Fact | ledger_records.Released] = []
+        facts: list[ledger_records.Fact | ledger_records.ReleasedRecord] = []
         for segment in self._disk.segments:
             for frame in segment.frames:
                 record = journal._decoder.decode(frame)
-                if isinstance(record, ledger_records.Snapshot):
+                if isinstance(record, ledger_records.SnapshotRecord):
                     boot_id, facts = record.boot_id, list(record.records)
                 else:
                     facts.append(record)
@@ -139,10 +139,10 @@ class Journal(journal.Journal):
     def begin(self, boot_id: str, facts: list[ledger_records.Fact]) -> None:
         """A new segment."""
         self._check("a segment")
-        snapshot = ledger_records.Snapshot(ledger_records.VERSION, boot_id, facts)
+        snapshot = ledger_records.SnapshotRecord(ledger_records.VERSION, boot_id, facts)
         self._disk.segments.append(_Segment(journal._encoder.encode(snapshot)))
 
-    def append(self, facts: Sequence[ledger_records.Fact | ledger_records.Released]) -> None:
+    def append(self, facts: Sequence[ledger_records.Fact | ledger_records.ReleasedRecord]) -> None:
         """More records of the newest segment."""
         if not facts or self._process.is_dead:
             return

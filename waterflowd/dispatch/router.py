@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import zmq
 
-from waterflow_agent.session.receiver import Arrivals
+from waterflow_agent.session.frame_receiver import FrameReceiver
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 
@@ -73,7 +73,7 @@ class Router:
         #: Parts that carried no key or came with others; only a broken or hostile peer sends such.
         self.frames_misshapen = 0
         self._socket = context.socket(zmq.ROUTER)
-        self._arrivals: Arrivals | None = None
+        self._arrivals: FrameReceiver | None = None
         self._endpoint = ""
         options: dict[int, int | bytes] = {
             zmq.CURVE_SERVER: 1,
@@ -124,7 +124,7 @@ class Router:
 
     async def run(self, handle: Callable[[Inbound], None]) -> None:
         """Reads until it is cancelled."""
-        self._arrivals = Arrivals(self._socket, lambda parts: self._hand_over(parts, handle), DRAIN_MAX)
+        self._arrivals = FrameReceiver(self._socket, lambda parts: self._hand_over(parts, handle), DRAIN_MAX)
         await self._arrivals.run()
 
     def close(self) -> None:

@@ -236,8 +236,8 @@ class Sessions:
         for message in received.loose:
             if isinstance(message, messages.Output):
                 self._desk.output(live.agent, message)
-            elif isinstance(message, messages.Wanted):
-                self._desk.wanted(live.agent, message)
+            elif isinstance(message, messages.FileRequest):
+                self._desk.file_requested(live.agent, message)
         if received.numbered and not live.is_over:
             number = received.numbered[-1][0]
             reports = [m for _, m in received.numbered if isinstance(m, messages.Started | messages.Finished)]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TypeVar
 
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, Stalled
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.listing import Entry, Kind
-from waterflow_agent.wire.messages import Piece
+from waterflow_agent.wire.messages import FileChunk
 from waterflowd.gitsource import links, objects, reading, walk
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.opening import Opener
@@ -32,11 +32,11 @@ Result = TypeVar("Result")
 _LINK_BYTES_MAX = 4_096
 _CALL_TIMEOUT_S = 60.0
 #: Files of all lists that are kept, and bytes of files, for each repository.
-_LISTED_MAX = 2 * listing.FILES_MAX
+_LISTED_MAX = 2 * file_list.FILES_MAX
 _READ_BYTES_MAX = 32 << 20
 #: Without a question for this long, what was kept goes.
 _IDLE_S = 30.0
-_KINDS = {0o100644: Kind.FILE, 0o100755: Kind.EXECUTABLE, 0o100664: Kind.FILE, 0o160000: Kind.SUBMODULE}
+_KINDS = {0o100644: FileKind.FILE, 0o100755: FileKind.EXECUTABLE, 0o100664: FileKind.FILE, 0o160000: FileKind.SUBMODULE}
 
 
 class Contents:
@@ -51,7 +51,7 @@ class Contents:
         """See `ports.RevisionFiles`."""
         return await self._reader(checkout.repository).listed(checkout)
 
-    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
         """See `ports.RevisionFiles`."""
         return await self._reader(repository).pieces(blobs, offset, bytes_max)
 
@@ -90,7 +90,7 @@ class _Reader:
             found = await self._call(lambda: self._list(checkout))
         return found
 
-    async def pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+    async def pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
         return await self._call(lambda: self._pieces(blobs, offset, bytes_max))
 
     def close(self) -> None:
@@ -121,8 +121,8 @@ class _Reader:
                 self._lists.popitem(last=False)
         return found
 
-    def _pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
-        pieces: list[Piece] = []
+    def _pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
+        pieces: list[FileChunk] = []
         left = bytes_max
         with closing(Objects(self._directory())) as store:
             for blob in blobs:
@@ -134,7 +134,7 @@ class _Reader:
                         break
                     raise
                 part = content[offset : offset + left]
-                pieces.append(Piece(len(content), part))
+                pieces.append(FileChunk(len(content), part))
                 left -= len(part)
                 if left <= 0 or offset + len(part) < len(content):
                     break
@@ -147,9 +147,9 @@ class _Reader:
             self._read.move_to_end(blob)
             return content
         try:
-            kind, content = store.read(blob.hex(), listing.FILE_BYTES_MAX)
+            kind, content = store.read(blob.hex(), file_list.FILE_BYTES_MAX)
         except objects.TooLarge as error:
-            text = f"it is larger than {listing.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
+            text = f"it is larger than {file_list.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
             raise Stalled(codes.LIMIT, text) from error
         if kind != objects.BLOB:
             raise objects.unreadable(blob.hex(), "is no file")
@@ -170,39 +170,39 @@ def listed(directory: str, checkout: Checkout) -> FilesListed:
         tree = reading.commit(store, checkout.revision).tree
         entries = sorted(_entries(store, tree, checkout.patterns), key=lambda entry: entry.path)
         _check_links(store, entries)
-    content = listing.encode(entries)
-    if len(content) > listing.BYTES_MAX:
+    content = file_list.encode(entries)
+    if len(content) > file_list.BYTES_MAX:
         raise _too_many()
     return FilesListed(content=content, blobs=frozenset(entry.blob for entry in entries if entry.blob))
 
 
-def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[Entry]:
+def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[FileEntry]:
     count = 0
     for prefix, found in walk.folders(store, root):
         count += len(found)
-        if count > listing.FILES_MAX:
+        if count > file_list.FILES_MAX:
             raise _too_many()
         names = Counter(name for name, _, _ in found)
         for name, mode, object_id in found:
             path = prefix + name
-            if names[name] > 1 or b"/" in name or not listing.is_safe(path):
+            if names[name] > 1 or b"/" in name or not file_list.is_safe(path):
                 raise Stalled(codes.UNSAFE_NAME, f"{_text(path)}: the name is none that Git would make")
             is_chosen = not patterns or globs.selects(patterns, path.decode("utf-8", "surrogateescape"))
             if is_chosen and not stat.S_ISDIR(mode):
                 yield _entry(path, mode, object_id)
 
 
-def _entry(path: bytes, mode: int, object_id: str) -> Entry:
-    kind = Kind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
+def _entry(path: bytes, mode: int, object_id: str) -> FileEntry:
+    kind = FileKind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
     if kind is None:
         raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: its mode is {mode:o}, expected 100644 or 100755")
-    return Entry(path, kind, b"" if kind is Kind.SUBMODULE else bytes.fromhex(object_id))
+    return FileEntry(path, kind, b"" if kind is FileKind.SUBMODULE else bytes.fromhex(object_id))
 
 
-def _check_links(store: Objects, entries: Sequence[Entry]) -> None:
+def _check_links(store: Objects, entries: Sequence[FileEntry]) -> None:
     targets: dict[bytes, bytes] = {}
     for entry in entries:
-        if entry.kind is Kind.LINK:
+        if entry.kind is FileKind.LINK:
             try:
                 _, targets[entry.path] = store.read(entry.blob.hex(), _LINK_BYTES_MAX)
             except objects.TooLarge as error:
@@ -220,5 +220,5 @@ def _text(path: bytes) -> str:
 
 
 def _too_many() -> Stalled:
-    text = f"the commit has more than {listing.FILES_MAX:,} files; choose some of them with the job's checkout"
+    text = f"the commit has more than {file_list.FILES_MAX:,} files; choose some of them with the job's checkout"
     return Stalled(codes.LIMIT, text)

@@ -112,7 +112,7 @@ class Agents:
         return [
             held.key
             for held in hello.held
-            if held.state is messages.HeldState.ACCEPTED and self._open(agent, held.key) is None
+            if held.state is messages.AttemptState.ACCEPTED and self._open(agent, held.key) is None
         ]
 
     def connected(self, agent: AgentId) -> None:
@@ -131,7 +131,7 @@ class Agents:
         lost: list[tuple[RunId, inputs.Input]] = []
         for run, attempt, key in list(self._taken(server)):
             state = held.pop(key, None)
-            if state is messages.HeldState.FINISHED:
+            if state is messages.AttemptState.FINISHED:
                 continue
             if state is None and attempt.status is AttemptStatus.STARTED:
                 # It had begun, and the agent's memory of it is gone: an offer would run it twice.
@@ -149,11 +149,11 @@ class Agents:
             except Exception as error:  # noqa: BLE001  supervision point: one run must not keep the agent out
                 stall(self._world, run, error)
         for key, state in held.items():
-            if state is not messages.HeldState.FINISHED:
+            if state is not messages.AttemptState.FINISHED:
                 # Nothing happens for one that was forgotten with the `Welcome`.
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
         # What was accepted may have made its job's directory since.
-        accepted = [item.key for item in hello.held if item.state is messages.HeldState.ACCEPTED]
+        accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
         jobs = dict.fromkeys([*hello.jobs, *((key.run, key.job) for key in accepted)])
         outgoing.extend(messages.Release(run, job) for run, job in jobs if self._is_over(agent, run, job))
         if outgoing:
@@ -254,9 +254,9 @@ class Agents:
         """See `ports.AgentDesk`."""
         self._outputs.received(agent, output)
 
-    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+    def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """See `ports.AgentDesk`."""
-        self._files.wanted(agent, wanted)
+        self._files.file_requested(agent, request)
 
 
 def _not_durable() -> None:

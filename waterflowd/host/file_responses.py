@@ -22,7 +22,7 @@ from waterflowd.model.records import Checkout
 logger = logging.getLogger("waterflow.host")
 
 #: Questions of one agent that are worked on: those of a session and of the ones that it replaced.
-QUESTIONS_MAX = 4 * messages.WANTED_MAX
+QUESTIONS_MAX = 4 * messages.FILE_REQUESTS_MAX
 LATER_MS = 1_000
 
 
@@ -36,16 +36,16 @@ class Files:
         self._open: Counter[AgentId] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def wanted(self, agent: AgentId, wanted: messages.Wanted) -> None:
+    def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """An agent asks for files."""
         if self._open[agent] >= QUESTIONS_MAX:
             # After some short sessions their questions may still be worked on; the agent asks again.
             text = "too many questions of this agent are worked on"
-            later = messages.Content(wanted.key, wanted.number, [], "WF219", text, LATER_MS)
+            later = messages.FileResponse(request.key, request.number, [], "WF219", text, LATER_MS)
             self._link.send(agent, [later])
             return
         self._open[agent] += 1
-        task = asyncio.create_task(self._answer(agent, wanted), name="files for an agent")
+        task = asyncio.create_task(self._answer(agent, request), name="files for an agent")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -55,36 +55,38 @@ class Files:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, agent: AgentId, wanted: messages.Wanted) -> None:
+    async def _answer(self, agent: AgentId, request: messages.FileRequest) -> None:
         try:
-            content = messages.Content(wanted.key, wanted.number, await self._pieces(agent, wanted))
+            content = messages.FileResponse(request.key, request.number, await self._pieces(agent, request))
         except WaterflowError as error:
             after_ms = int(error.after_s * 1_000) if isinstance(error, Retryable) else 0
-            content = messages.Content(wanted.key, wanted.number, [], error.code, error.text, after_ms)
+            content = messages.FileResponse(request.key, request.number, [], error.code, error.text, after_ms)
         except Exception:
             # The supervision point per peer: a bug that one repository brings out fails the steps that need its files.
-            logger.exception("the files for %s could not be read", wanted.key, extra={"agent": agent})
+            logger.exception("the files for %s could not be read", request.key, extra={"agent": agent})
             text = "a fault in Waterflow itself; see the daemon's log"
-            content = messages.Content(wanted.key, wanted.number, [], "WF514", text)
+            content = messages.FileResponse(request.key, request.number, [], "WF514", text)
         finally:
             self._open[agent] -= 1
             if not self._open[agent]:
                 del self._open[agent]
         self._link.send(agent, [content])
 
-    async def _pieces(self, agent: AgentId, wanted: messages.Wanted) -> list[messages.Piece]:
-        found = self._checkout(agent, wanted.key)
+    async def _pieces(self, agent: AgentId, request: messages.FileRequest) -> list[messages.FileChunk]:
+        found = self._checkout(agent, request.key)
         if found is None:
             raise WaterflowError("WF219", "the attempt that the files are for is not open on this server")
         listed = await self._files.listed(found)
-        if not wanted.blobs:
-            offset = min(max(wanted.offset, 0), len(listed.content))
-            part = listed.content[offset : offset + messages.CONTENT_BYTES_MAX]
-            return [messages.Piece(len(listed.content), part)]
-        blobs = wanted.blobs[: messages.WANTED_BLOBS_MAX]
+        if not request.blobs:
+            offset = min(max(request.offset, 0), len(listed.content))
+            part = listed.content[offset : offset + messages.FILE_RESPONSE_BYTES_MAX]
+            return [messages.FileChunk(len(listed.content), part)]
+        blobs = request.blobs[: messages.FILE_REQUEST_BLOBS_MAX]
         if not listed.blobs.issuperset(blobs):
             raise WaterflowError("WF219", "a file that is not of the job's files")
-        return await self._files.pieces(found.repository, blobs, max(wanted.offset, 0), messages.CONTENT_BYTES_MAX)
+        return await self._files.pieces(
+            found.repository, blobs, max(request.offset, 0), messages.FILE_RESPONSE_BYTES_MAX
+        )
 
     def _checkout(self, agent: AgentId, key: messages.TaskKey) -> Checkout | None:
         run = self._world.runs.get(RunId(key.run))

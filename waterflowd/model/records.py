@@ -183,7 +183,7 @@ class Checkout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkout holds: the list as an agent gets it (`waterflow_agent.trees.listing`), and the Git ids in it."""
+    """What a checkout holds: the list as an agent gets it (`waterflow_agent.checkout.file_list`), and the Git ids in it."""
 
     content: bytes
     blobs: frozenset[bytes]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.blob_cache import blob_id
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Rejected, Retryable
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.blob_cache import blob_id
-from waterflow_agent.trees.listing import Entry, Kind
-from waterflow_agent.wire.messages import Piece
+from waterflow_agent.wire.messages import FileChunk
 from waterflowd.model.records import Checkout, FilesListed
 from waterflowd.reconcile import codes, globs
 
@@ -35,14 +35,14 @@ class MemoryFiles:
         entries = []
         for path, content in sorted(files.items()):
             if not checkout.patterns or globs.selects(checkout.patterns, path):
-                entry = Entry(path.encode(), Kind.FILE, blob_id(content))
+                entry = FileEntry(path.encode(), FileKind.FILE, blob_id(content))
                 self._contents[checkout.repository, entry.blob] = content
                 entries.append(entry)
-        return FilesListed(content=listing.encode(entries), blobs=frozenset(entry.blob for entry in entries))
+        return FilesListed(content=file_list.encode(entries), blobs=frozenset(entry.blob for entry in entries))
 
-    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[Piece]:
+    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
         """See `ports.RevisionFiles`."""
-        pieces: list[Piece] = []
+        pieces: list[FileChunk] = []
         for blob in blobs:
             content = self._contents.get((repository, blob))
             if content is None:
@@ -50,7 +50,7 @@ class MemoryFiles:
                     break
                 raise Retryable(codes.OBJECT_UNREADABLE, f"object {blob.hex()[:12]} is missing", after_s=5)
             part = content[offset : offset + bytes_max]
-            pieces.append(Piece(len(content), part))
+            pieces.append(FileChunk(len(content), part))
             bytes_max -= len(part)
             if bytes_max <= 0 or offset + len(part) < len(content):
                 break

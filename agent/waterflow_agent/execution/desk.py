@@ -3,7 +3,7 @@
 A turn: messages or reports come in, the ledger answers with moves, their records go to the journal in one write, and only
 then are processes started, results sent and the daemon's messages acknowledged.
 
-    offer ─▶ Start ─▶ journal ─▶ checkout ─▶ script, command ─▶ runner ─▶ exited ─▶ outputs ─▶ Report ─▶ journal ─▶ Finished
+    offer ─▶ StartAttempt ─▶ journal ─▶ checkout ─▶ script, command ─▶ runner ─▶ exited ─▶ outputs ─▶ journal ─▶ Finished
 
 Rules of this file:
 
@@ -25,10 +25,11 @@ from typing import Protocol
 
 import waterflow_agent
 from waterflow_agent import machine
-from waterflow_agent.background import Background
+from waterflow_agent.background import BackgroundTasks
+from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected
-from waterflow_agent.execution.output import OutputLog, Pump, chunks_of, missing_line
+from waterflow_agent.execution.output import OutputLog, OutputSender, chunks_of, missing_line
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.nodes import instant, parameters, schema
 from waterflow_agent.nodes.outcome import Ended, failure, masked, withheld
@@ -38,11 +39,20 @@ from waterflow_agent.runner import reports
 from waterflow_agent.state import status
 from waterflow_agent.state.journal import FULL, Journal
 from waterflow_agent.state.journal_writer import JournalWriter
-from waterflow_agent.state.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop, records
-from waterflow_agent.state.secret_store import MaskBook
-from waterflow_agent.trees.checkouts import Checkouts
+from waterflow_agent.state.ledger import (
+    Ledger,
+    LedgerAction,
+    LedgerEntry,
+    ReleaseAttempt,
+    ReportResult,
+    RunnerView,
+    StartAttempt,
+    StopAttempt,
+    records,
+)
+from waterflow_agent.state.secret_store import SecretStore
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Chunk, HeldState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, Outcome, OutputChunk, TaskKey
 from waterflow_agent.wire.session import Received
 
 logger = logging.getLogger(__name__)
@@ -81,8 +91,8 @@ class Desk:
         ledger: Ledger,
         journal: Journal,
         steps: ProcessSteps,
-        checkouts: Checkouts,
-        book: MaskBook | None = None,
+        checkouts: CheckoutService,
+        book: SecretStore | None = None,
         shelf: NodeShelf | None = None,
     ) -> None:
         self.ledger = ledger
@@ -91,16 +101,16 @@ class Desk:
         self.settled = asyncio.Event()
         self.groups: list[str] = []
         self._config = config
-        self._background = Background()
+        self._background = BackgroundTasks()
         self._journal = JournalWriter(journal, ledger, self._background.spawn)
         self._steps = steps
         self._checkouts = checkouts
-        self._book = MaskBook(None) if book is None else book
+        self._book = SecretStore(None) if book is None else book
         self._shelf = NodeShelf() if shelf is None else shelf
         self._offered: list[messages.OwnNode] = []
-        self._pump = Pump()
+        self._pump = OutputSender()
         # What this turn has to do, in this order.
-        self._facts: list[records.Fact | records.Released] = []
+        self._facts: list[records.LedgerRecord | records.ReleasedRecord] = []
         self._starts: list[tuple[messages.Task, schema.Parameters | Code]] = []
         self._outgoing: list[messages.Started | messages.Finished] = []
         self._released: list[TaskKey] = []
@@ -115,9 +125,7 @@ class Desk:
         """Fails with what makes it impossible to go on."""
         return self._background.failure
 
-    # Beginning.
-
-    def restore(self, boot_id: str, facts: list[records.Fact | records.Released]) -> None:
+    def restore(self, boot_id: str, facts: list[records.LedgerRecord | records.ReleasedRecord]) -> None:
         """Takes over what the journal says of an earlier start; `on_reports` with the runner's first word settles it."""
         self._is_same_boot = boot_id == self.ledger.boot_id
         for fact in facts:
@@ -135,8 +143,6 @@ class Desk:
                     is_known = True
                 self._pump.finish(entry.key, entry.printed if is_known else [], entry.result.output_bytes)
         self._steps.ready()
-
-    # The link's desk.
 
     def hello(self, session: str) -> messages.Hello:
         """The opening of a session, with all that is held."""
@@ -187,7 +193,7 @@ class Desk:
             if isinstance(message, messages.Finished):
                 self._carry_out(self.ledger.result_taken(message.key))
         for loose in received.loose:
-            if isinstance(loose, messages.Content):
+            if isinstance(loose, messages.FileResponse):
                 self._checkouts.answered(loose)
             elif isinstance(loose, messages.OutputAck) and self._pump.acknowledge(loose.key, loose.offset, now):
                 self._carry_out(self.ledger.output_taken(loose.key))
@@ -218,20 +224,18 @@ class Desk:
         """Nothing to do: what was not acknowledged is owed again when the next session opens."""
         logger.debug("session closed: %s", text)
 
-    # The runner's ear.
-
-    def on_reports(self, batch: list[reports.Report]) -> None:
+    def on_reports(self, batch: list[reports.RunnerReport]) -> None:
         """What the runner has to say, in order."""
         for report in batch:
-            if isinstance(report, reports.Output):
+            if isinstance(report, reports.StepOutput):
                 key = self._steps.key_of(report.name)
                 if key is not None:
                     self._pump.grown(key)
-            elif isinstance(report, reports.Exited):
+            elif isinstance(report, reports.StepExited):
                 self._on_exited(report.name, report.result)
-            elif isinstance(report, reports.Started):
+            elif isinstance(report, reports.StepStarted):
                 self._on_started(report.name, report.at)
-            elif isinstance(report, reports.Held):
+            elif isinstance(report, reports.HeldSteps):
                 self._on_held(report)
             else:
                 self._on_refused(report)
@@ -249,14 +253,14 @@ class Desk:
         now = _boot_ms()
         while self._young and self._young[0][0] <= now:
             entry = self.ledger.get(self._young.popleft()[1])
-            if entry is not None and entry.state is HeldState.STARTED and entry.started_at is not None:
-                self._facts.append(records.Started(entry.key, entry.started_at))
+            if entry is not None and entry.state is AttemptState.STARTED and entry.started_at is not None:
+                self._facts.append(records.StartedRecord(entry.key, entry.started_at))
                 self._outgoing.append(messages.Started(entry.key, entry.started_at))
         if self._young:
             self._background.call_later(max(1, self._young[0][0] - now) / 1_000, self._announce)
         self._commit()
 
-    def _on_exited(self, name: str, result: reports.Result) -> None:
+    def _on_exited(self, name: str, result: reports.StepResult) -> None:
         key = self._steps.key_of(name)
         entry = None if key is None else self.ledger.get(key)
         if entry is None:
@@ -273,13 +277,13 @@ class Desk:
         else:
             self._finish_process(entry, result, end, result.output_bytes)
 
-    async def _measure_and_finish(self, entry: Entry, result: reports.Result, end: Ended) -> None:
+    async def _measure_and_finish(self, entry: LedgerEntry, result: reports.StepResult, end: Ended) -> None:
         """A spool with gaps has marks in the log, and masks are of another length than what they mask: both are counted."""
         size = await asyncio.to_thread(self._output_log(entry).size)
         self._finish_process(entry, result, end, size)
         self._commit()
 
-    def _finish_process(self, entry: Entry, result: reports.Result, end: Ended, spool_size: int) -> None:
+    def _finish_process(self, entry: LedgerEntry, result: reports.StepResult, end: Ended, spool_size: int) -> None:
         if self.ledger.get(entry.key) is not entry or not entry.is_live:
             # Told twice, or dropped while its output was measured.
             return
@@ -299,11 +303,11 @@ class Desk:
         if is_output_taken:
             self._carry_out(self.ledger.output_taken(entry.key))
 
-    def _on_refused(self, report: reports.Refused) -> None:
+    def _on_refused(self, report: reports.RequestRefused) -> None:
         key = None if report.name is None else self._steps.key_of(report.name)
         entry = None if key is None else self.ledger.get(key)
         logger.warning("the step runner refused: %s", report.text)
-        if entry is None or entry.state is not HeldState.ACCEPTED or not report.text.startswith("start:"):
+        if entry is None or entry.state is not AttemptState.ACCEPTED or not report.text.startswith("start:"):
             return
         if "stopping" in report.text:
             self._background.call_later(START_AGAIN_S, lambda: self._steps.begin_again(entry.key))
@@ -312,11 +316,11 @@ class Desk:
         end = Ended(outcome=Outcome.LOST, reason_code="outcome-unknown", reason_text=f"the step runner: {report.text}")
         self._finish_unstarted(entry.key, end)
 
-    def _on_held(self, held: reports.Held) -> None:
+    def _on_held(self, held: reports.HeldSteps) -> None:
         """Compares what the runner has with what is held here."""
         attempts = {attempt.name: attempt for attempt in held.attempts}
         views: dict[TaskKey, RunnerView] = {}
-        ended: list[reports.HeldAttempt] = []
+        ended: list[reports.HeldStep] = []
         for entry in self.ledger:
             if not entry.is_live:
                 if entry.has_spool:
@@ -325,7 +329,7 @@ class Desk:
             attempt = attempts.pop(self._steps.adopt(entry.key), None)
             if attempt is None:
                 is_waited_for = self._steps.is_asked_for(entry.key) or entry.key in self._waiting
-                is_pending = entry.state is HeldState.ACCEPTED and is_waited_for
+                is_pending = entry.state is AttemptState.ACCEPTED and is_waited_for
                 views[entry.key] = RunnerView.PENDING if is_pending else RunnerView.UNKNOWN
                 continue
             self._open_output(entry)
@@ -344,7 +348,7 @@ class Desk:
         self._drop_unknown(attempts)
         self._on_settled()
 
-    def _drop_unknown(self, attempts: dict[str, reports.HeldAttempt]) -> None:
+    def _drop_unknown(self, attempts: dict[str, reports.HeldStep]) -> None:
         for attempt in attempts.values():
             if attempt.result is not None:
                 self._steps.forget_unknown(attempt.name)
@@ -361,21 +365,19 @@ class Desk:
         self._is_same_boot = True
         self.settled.set()
 
-    # Moves.
-
-    def _carry_out(self, move: Move | None) -> None:
+    def _carry_out(self, move: LedgerAction | None) -> None:
         """Notes what a move asks for; `_commit` does it."""
-        if isinstance(move, Start):
+        if isinstance(move, StartAttempt):
             self._begin(move.task)
-        elif isinstance(move, Report):
+        elif isinstance(move, ReportResult):
             self._stop_waiting(move.record.result.key)
             self._facts.append(move.record)
             self._outgoing.append(move.record.result)
-        elif isinstance(move, Release):
+        elif isinstance(move, ReleaseAttempt):
             self._stop_waiting(move.key)
-            self._facts.append(records.Released(move.key))
+            self._facts.append(records.ReleasedRecord(move.key))
             self._released.append(move.key)
-        elif isinstance(move, Stop):
+        elif isinstance(move, StopAttempt):
             self._steps.stop(move.key, is_forced=move.is_forced)
 
     def _begin(self, task: messages.Task) -> None:
@@ -466,7 +468,7 @@ class Desk:
             self._waiting[task.key] = self._background.spawn(self._check_out(entry, task, task.tree, given), "checkout")
 
     async def _check_out(
-        self, entry: Entry, task: messages.Task, tree: messages.Tree, given: schema.Parameters | Code
+        self, entry: LedgerEntry, task: messages.Task, tree: messages.Tree, given: schema.Parameters | Code
     ) -> None:
         """Gives the job its files, and begins the attempt; cancelled when the attempt is over."""
         failed: Rejected | OSError | None = None
@@ -486,7 +488,7 @@ class Desk:
         if task is not None:
             task.cancel()
 
-    def _start_process(self, entry: Entry, task: messages.Task, given: schema.Parameters | Code) -> None:
+    def _start_process(self, entry: LedgerEntry, task: messages.Task, given: schema.Parameters | Code) -> None:
         try:
             self._steps.begin(task, given, time.monotonic())
         except (Rejected, OSError) as error:
@@ -508,16 +510,14 @@ class Desk:
         else:
             self._finish_unstarted(key, failure("spawn-failed", text))
 
-    # Secrets.
-
-    def _open_output(self, entry: Entry) -> bool:
+    def _open_output(self, entry: LedgerEntry) -> bool:
         """Begins to send what the process prints; False when that is withheld."""
         masks = self._book.of(entry.key) if entry.has_secrets else None
         is_known = masks is not None or not entry.has_secrets
         self._pump.open(entry.key, self._steps.spool_path(entry.key) if is_known else None, masks)
         return is_known
 
-    def _output_log(self, entry: Entry) -> OutputLog:
+    def _output_log(self, entry: LedgerEntry) -> OutputLog:
         """For measuring. Masking costs, so what was read for sending is not read again."""
         if not entry.has_secrets:
             return OutputLog(self._steps.spool_path(entry.key))
@@ -526,7 +526,7 @@ class Desk:
         assert log is not None, "it was opened just now"
         return log
 
-    def _masked(self, entry: Entry, end: Ended) -> Ended:
+    def _masked(self, entry: LedgerEntry, end: Ended) -> Ended:
         if not entry.has_secrets:
             return end
         masks = self._book.of(entry.key)
@@ -550,8 +550,6 @@ class Desk:
             )
             for entry in self.ledger
         ]
-
-    # Supervision.
 
     async def close(self) -> None:
         """Waits for what is on its way in the background, so that the journal may be closed."""
@@ -579,16 +577,16 @@ def _finished(key: TaskKey, end: Ended, times: tuple[int, int], output: tuple[in
     )
 
 
-def _cut(printed: list[Chunk], bytes_max: int) -> list[Chunk]:
+def _cut(printed: list[OutputChunk], bytes_max: int) -> list[OutputChunk]:
     """The first `bytes_max` bytes, and a line that counts the rest."""
-    kept: list[Chunk] = []
+    kept: list[OutputChunk] = []
     total = sum(len(chunk.data) for chunk in printed)
     left = bytes_max
     for chunk in printed:
         if left > 0:
-            kept.append(Chunk(chunk.at, chunk.stream, chunk.data[:left]))
+            kept.append(OutputChunk(chunk.at, chunk.stream, chunk.data[:left]))
         left -= len(chunk.data)
-    return [*kept, Chunk(printed[0].at, 2, missing_line(total - bytes_max))]
+    return [*kept, OutputChunk(printed[0].at, 2, missing_line(total - bytes_max))]
 
 
 def _wall_ms() -> int:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from waterflow_agent.execution.masking import Masks, Stream
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Chunk, TaskKey
+from waterflow_agent.wire.messages import OutputChunk, TaskKey
 
 #: Without any progress for this long the output goes out again from the last acknowledgement: far more than a slow commit.
 RESEND_MS = 10_000
@@ -52,7 +52,7 @@ class OutputLog:
         "_spool_path",
     )
 
-    def __init__(self, spool_path: str | None, printed: Sequence[Chunk] = (), masks: Masks | None = None) -> None:
+    def __init__(self, spool_path: str | None, printed: Sequence[OutputChunk] = (), masks: Masks | None = None) -> None:
         """`spool_path` is the runner's `output`, or None for an attempt without a process; `printed` is masked already."""
         self._spool_path = spool_path
         self._masks = masks
@@ -61,15 +61,15 @@ class OutputLog:
         self._offset: int
         self._rewind()
 
-    def append(self, printed: Iterable[Chunk]) -> None:
+    def append(self, printed: Iterable[OutputChunk]) -> None:
         """Adds what the agent says after the end of the process."""
         self._printed += printed
 
-    def read(self, offset: int, bytes_max: int, *, is_over: bool) -> list[Chunk]:
+    def read(self, offset: int, bytes_max: int, *, is_over: bool) -> list[OutputChunk]:
         """Pieces from `offset` on, about `bytes_max` in all; empty when there is no more for now."""
         if offset < self._offset:
             self._rewind()
-        chunks: list[Chunk] = []
+        chunks: list[OutputChunk] = []
         while bytes_max > 0:
             pieces = self._next(bytes_max, is_over=is_over)
             if not pieces:
@@ -79,7 +79,7 @@ class OutputLog:
                 if self._offset <= offset:
                     continue
                 if begin < offset:
-                    piece = Chunk(piece.at, piece.stream, piece.data[offset - begin :])
+                    piece = OutputChunk(piece.at, piece.stream, piece.data[offset - begin :])
                 chunks.append(piece)
                 bytes_max -= len(piece.data)
         return chunks
@@ -115,7 +115,7 @@ class OutputLog:
         self._masked: dict[int, Stream] | None = None if self._masks is None else {}
         self._reader = None if self._spool_path is None else spool.SpoolReader(self._spool_path)
 
-    def _next(self, bytes_max: int, *, is_over: bool) -> list[Chunk]:
+    def _next(self, bytes_max: int, *, is_over: bool) -> list[OutputChunk]:
         while self._reader is not None:
             found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_over)
             if found:
@@ -133,13 +133,13 @@ class OutputLog:
         if self._printed_count >= len(self._printed):
             return []
         chunk = self._printed[self._printed_count]
-        piece = Chunk(chunk.at, chunk.stream, chunk.data[self._printed_offset : self._printed_offset + bytes_max])
+        piece = OutputChunk(chunk.at, chunk.stream, chunk.data[self._printed_offset : self._printed_offset + bytes_max])
         self._printed_offset += len(piece.data)
         if self._printed_offset >= len(chunk.data):
             self._printed_count, self._printed_offset = self._printed_count + 1, 0
         return [piece]
 
-    def _joined(self, chunks: list[spool.Chunk]) -> Iterable[spool.Chunk]:
+    def _joined(self, chunks: list[spool.SpoolChunk]) -> Iterable[spool.SpoolChunk]:
         """The pieces; where they are masked, those of one stream and one instant as one, since masking each costs."""
         if self._masked is None:
             yield from chunks
@@ -149,24 +149,24 @@ class OutputLog:
                 yield from row
             else:
                 pieces = list(row)
-                yield spool.Chunk(pieces[0].offset, at, number, b"".join(piece.data for piece in pieces))
+                yield spool.SpoolChunk(pieces[0].offset, at, number, b"".join(piece.data for piece in pieces))
 
-    def _tell(self, chunk: spool.Chunk) -> list[Chunk]:
+    def _tell(self, chunk: spool.SpoolChunk) -> list[OutputChunk]:
         """The pieces of the log that are known now that this one of the spool is."""
         if chunk.stream == spool.MISSING:
-            line = Chunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
+            line = OutputChunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
             return [*self._tell_held(chunk.at), line]
         if self._masked is None or self._masks is None:
-            return [Chunk(chunk.at, chunk.stream, chunk.data)]
+            return [OutputChunk(chunk.at, chunk.stream, chunk.data)]
         stream = self._masked.get(chunk.stream)
         if stream is None:
             stream = self._masked[chunk.stream] = Stream(self._masks, is_clean=self._is_clean)
         data = stream.feed(chunk.data)
-        return [Chunk(chunk.at, chunk.stream, data)] if data else []
+        return [OutputChunk(chunk.at, chunk.stream, data)] if data else []
 
-    def _tell_held(self, at: int) -> list[Chunk]:
+    def _tell_held(self, at: int) -> list[OutputChunk]:
         """What is held back, because nothing follows it."""
-        held = [Chunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
+        held = [OutputChunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
         return [piece for piece in held if piece.data]
 
 
@@ -175,10 +175,10 @@ def missing_line(dropped: int) -> bytes:
     return b"\n[waterflow: %d bytes of output are left out here]\n" % dropped
 
 
-def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[Chunk]:
+def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[OutputChunk]:
     """Makes (stream, bytes) of what a node printed into chunks that fit a message."""
     return [
-        Chunk(at, stream, text[begin : begin + _CHUNK_BYTES])
+        OutputChunk(at, stream, text[begin : begin + _CHUNK_BYTES])
         for stream, text in printed
         for begin in range(0, len(text), _CHUNK_BYTES)
     ]
@@ -197,7 +197,7 @@ class _Stream:
         self.rewound_at = _NOT_YET
 
 
-class Pump:
+class OutputSender:
     """The output of all attempts of an agent. Times are milliseconds that never go back."""
 
     def __init__(self, window_bytes: int = messages.OUTPUT_WINDOW_BYTES) -> None:
@@ -241,7 +241,7 @@ class Pump:
         if key in self._streams:
             self._ready[key] = None
 
-    def finish(self, key: TaskKey, printed: Sequence[Chunk], total: int) -> bool:
+    def finish(self, key: TaskKey, printed: Sequence[OutputChunk], total: int) -> bool:
         """The attempt is over and its whole log has `total` bytes, `printed` at its end; True when the daemon has them all.
 
         Then no acknowledgement is to come that would say so.

@@ -19,11 +19,11 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import working_directories
 from waterflow_agent.execution.step_directories import StepDirectories
-from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.nodes import exits, hosted, schema, script, shell, step_files
 from waterflow_agent.nodes.outcome import Ended
 from waterflow_agent.nodes.own.code import Code
-from waterflow_agent.runner.reports import Report, Result, StepSpec
+from waterflow_agent.runner.reports import RunnerReport, StepResult, StepSpec
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 
@@ -31,7 +31,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class Runner(Protocol):
-    """What is asked of the step runner; `supervision.Supervisor` is the real one."""
+    """What is asked of the step runner; `supervision.RunnerClient` is the real one."""
 
     def directory(self, name: str) -> Path:
         """Where the runner keeps the attempt's `output`."""
@@ -49,7 +49,7 @@ class Runner(Protocol):
         """The attempt is of no use any more, and its files neither."""
         ...
 
-    async def receive(self) -> list[Report]:
+    async def receive(self) -> list[RunnerReport]:
         """All reports that have come, waiting for one; empty once closed."""
         ...
 
@@ -67,7 +67,7 @@ class ProcessSteps:
     def __init__(
         self,
         runner: Runner,
-        workspaces: Workspaces,
+        workspaces: WorkingDirectories,
         directories: StepDirectories,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -146,7 +146,7 @@ class ProcessSteps:
         """Ends the process by its policy, or at once; its end comes back as a report."""
         self._runner.cancel(self.adopt(key), is_forced=is_forced)
 
-    def collect(self, key: TaskKey, result: Result, cancel_reason: str) -> Ended:
+    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> Ended:
         """What the end of the process means, with what the script handed back."""
         begun = self._begun.get(key)
         timeout_ms = None if begun is None else begun.timeout_ms

@@ -3,9 +3,9 @@
 Rules
 - Nothing waits for an answer. `start` and `cancel` are kept and sent again after every reconnect until the runner has
   spoken of the attempt; the runner starts a name once, so repeating is safe. `forget` is sent once: an attempt that the
-  runner still holds after a reconnect is in `Held`, and is to be forgotten again.
+  runner still holds after a reconnect is in `HeldSteps`, and is to be forgotten again.
 - All messages of one turn of the loop leave in one write, all that have arrived are handed out in one list.
-- After every connect the first message is `Held`: all that the runner has, running and ended. What happened while no
+- After every connect the first message is `HeldSteps`: all that the runner has, running and ended. What happened while no
   agent was connected is known from it alone.
 - A runner that does not answer is started, detached, so that it outlives this process. Under a service manager that
   keeps the runner alive by itself, `starts_runner=False` only waits for it.
@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import waterflow_agent
 from waterflow_agent import errors
 from waterflow_agent.backoff import Backoff
-from waterflow_agent.runner import attempts, protocol
-from waterflow_agent.runner.attempts import AttemptStore
+from waterflow_agent.runner import directory_pool, protocol
+from waterflow_agent.runner.directory_pool import AttemptDirectoryPool
 from waterflow_agent.runner.reports import (
-    Exited,
-    Held,
-    HeldAttempt,
-    Output,
-    Refused,
-    Report,
-    Result,
-    Started,
+    HeldStep,
+    HeldSteps,
+    RequestRefused,
+    RunnerReport,
+    StepExited,
+    StepOutput,
+    StepResult,
     StepSpec,
+    StepStarted,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _STOP = protocol.encode({"type": "stop"})
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
 
 
-class Supervisor:
+class RunnerClient:
     """The connection to the runner of `data_dir`, kept up until `close`; for one event loop, not thread-safe."""
 
     def __init__(
@@ -88,18 +88,18 @@ class Supervisor:
         self._starts: dict[str, bytes] = {}
         self._cancels: dict[str, bytes] = {}
         self._outgoing: list[bytes] = []
-        self._reports: list[Report] = []
+        self._reports: list[RunnerReport] = []
         self._has_reports = asyncio.Event()
         self._awaits_held = False
         #: The runner is of another release and goes on only until it is idle.
         self._is_outdated = False
-        self._held_waiters: list[asyncio.Future[Held]] = []
+        self._held_waiters: list[asyncio.Future[HeldSteps]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
         self._connected_at = 0.0
         self._losses = 0
         self._failure: errors.WaterflowError | None = None
-        self._attempts = AttemptStore(f"{self._data_dir}/attempts")
+        self._attempts = AttemptDirectoryPool(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
         self._remover: asyncio.Task[None] | None = None
 
@@ -153,7 +153,7 @@ class Supervisor:
     def start(self, spec: StepSpec) -> None:
         """Have the step started, once, whatever happens to the connection. Raises `Rejected` for a wrong `spec`.
 
-        The answer is `Started` or `Exited` (or `Refused` when the name was used and forgotten before).
+        The answer is `StepStarted` or `StepExited` (or `RequestRefused` when the name was used and forgotten before).
         """
         message = spec.encode()
         # The runner would make the directory too, but only here one can be used again. What fails here, fails there.
@@ -165,7 +165,7 @@ class Supervisor:
     def cancel(self, name: str, reason: str = "cancelled", *, is_forced: bool = False) -> None:
         """Have the step stopped: its stop signal, its grace, then the end, or by force at once.
 
-        `Exited` tells when nothing is left.
+        `StepExited` tells when nothing is left.
         """
         message = protocol.encode({"type": "cancel", "name": name, "reason": reason, "force": is_forced})
         self._cancels[name] = message
@@ -183,9 +183,9 @@ class Supervisor:
         if self._remover is None or self._remover.done():
             self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
 
-    async def held(self) -> tuple[HeldAttempt, ...]:
+    async def held(self) -> tuple[HeldStep, ...]:
         """What the runner has now; waits for the connection when there is none. The reports do not hold this answer."""
-        waiter: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[HeldSteps] = asyncio.get_running_loop().create_future()
         self._held_waiters.append(waiter)
         self._send(_STATUS)
         return (await waiter).attempts
@@ -196,7 +196,7 @@ class Supervisor:
 
     # Reports.
 
-    async def receive(self) -> list[Report]:
+    async def receive(self) -> list[RunnerReport]:
         """All reports that have arrived, waiting for one; empty once closed. Raises what ended the connection for good."""
         while not self._reports:
             if self._failure is not None:
@@ -208,7 +208,7 @@ class Supervisor:
         reports, self._reports = self._reports, []
         return reports
 
-    async def reports(self) -> AsyncIterator[Report]:
+    async def reports(self) -> AsyncIterator[RunnerReport]:
         """Every report in turn, until closed."""
         while batch := await self.receive():
             for report in batch:
@@ -323,7 +323,7 @@ class Supervisor:
         """Messages of the runner (called by the connection)."""
         for message in messages:
             if self._awaits_held and message["type"] in ("started", "output", "exited"):
-                # What happened between connecting and `Held` is in it.
+                # What happened between connecting and `HeldSteps` is in it.
                 continue
             report = self._read(cast("dict[str, Any]", message))
             if report is not None:
@@ -331,7 +331,7 @@ class Supervisor:
         if self._reports:
             self._has_reports.set()
 
-    def _read(self, message: dict[str, Any]) -> Report | None:
+    def _read(self, message: dict[str, Any]) -> RunnerReport | None:
         match message["type"]:
             case "exited":
                 name = message["name"]
@@ -339,18 +339,18 @@ class Supervisor:
                 self._cancels.pop(name, None)
                 if self._is_outdated:
                     self.stop_runner()
-                return Exited(name, Result.from_json(message["result"]))
+                return StepExited(name, StepResult.from_json(message["result"]))
             case "started":
                 self._starts.pop(message["name"], None)
-                return Started(message["name"], message["pid"], message["at"])
+                return StepStarted(message["name"], message["pid"], message["at"])
             case "output":
-                return Output(message["name"], message["bytes"])
+                return StepOutput(message["name"], message["bytes"])
             case "held":
-                return self._on_held(Held(tuple(HeldAttempt.from_json(attempt) for attempt in message["attempts"])))
+                return self._on_held(HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"])))
             case "error":
                 self._starts.pop(message["name"], None)
                 self._cancels.pop(message["name"], None)
-                return Refused(message["name"], message["text"])
+                return RequestRefused(message["name"], message["text"])
             case "replaced":
                 self._fail(errors.Stalled("WF342", "another agent took over the runner of this directory"))
             case "hello":
@@ -367,7 +367,7 @@ class Supervisor:
             # An idle runner of another release makes room for this one's. A busy one refuses and is asked after each step.
             self.stop_runner()
 
-    def _on_held(self, held: Held) -> Held | None:
+    def _on_held(self, held: HeldSteps) -> HeldSteps | None:
         if self._awaits_held:
             self._awaits_held = False
             return held
@@ -391,13 +391,13 @@ class Supervisor:
     async def _remove(self) -> None:
         while self._to_remove:
             paths, self._to_remove = self._to_remove, []
-            await asyncio.to_thread(attempts.remove, paths)
+            await asyncio.to_thread(directory_pool.remove, paths)
 
 
 class _Connection(asyncio.Protocol):
     """Frames on the runner's socket."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: RunnerClient) -> None:
         self._supervisor = supervisor
         self._decoder = protocol.Decoder()
         self._transport: asyncio.Transport | None = None

@@ -38,7 +38,7 @@ _SET_FLAGS = 0x40086602
 _FIXED_FLAGS = 0x10 | 0x20
 
 
-class Workspaces:
+class WorkingDirectories:
     """All working directories of one agent. Times are seconds that never go back."""
 
     def __init__(self, root: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 
 from waterflow_agent.nodes.outcome import Ended, failure, one_line
-from waterflow_agent.runner.reports import Result
+from waterflow_agent.runner.reports import StepResult
 from waterflow_agent.wire.messages import Outcome
 
 #: Reasons after which there is something to collect: the step ran and is over.
 RAN = frozenset({"exited", "timed-out", "cancelled"})
 
 
-def interpret(result: Result, *, timeout_ms: int | None = None, cancel_reason: str = "") -> Ended:
+def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> Ended:
     """The outcome and its reason. `timeout_ms` and `cancel_reason` are for the sentence, where they are still known."""
     if result.reason == "exited":
         return _exited(result)
@@ -41,7 +41,7 @@ def interpret(result: Result, *, timeout_ms: int | None = None, cancel_reason: s
     )
 
 
-def _exited(result: Result) -> Ended:
+def _exited(result: StepResult) -> Ended:
     if result.exit_code == 0:
         return Ended(outcome=Outcome.SUCCESS, exit_code=0)
     if result.exit_code is not None:

@@ -94,7 +94,7 @@ def _serve(options: Options, root: str, listener: socket.socket) -> None:
     label = hashlib.sha256(os.fsencode(options.data_directory)).hexdigest()[:12]
     tree = cgroup.find_tree(label) if options.uses_groups else None
     ended = recovery.recover(root, tree)
-    runner = service.Service(root, listener, tree=tree, ended=ended, release=waterflow_agent.__version__)
+    runner = service.RunnerService(root, listener, tree=tree, ended=ended, release=waterflow_agent.__version__)
     _tell_systemd("READY=1")
     runner.run(idle_s=options.idle_exit_s)
     if tree is not None:

@@ -15,7 +15,7 @@ import signal
 import time
 
 from waterflow_agent.runner import processes, protocol, service
-from waterflow_agent.runner.directory import AttemptDirectory
+from waterflow_agent.runner.attempt_directory import AttemptDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

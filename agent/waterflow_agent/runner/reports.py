@@ -58,7 +58,7 @@ class StepSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class StepResult:
     """How an attempt's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when it is not plain."""
 
     exit_code: int | None
@@ -86,7 +86,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldAttempt:
+class HeldStep:
     """An attempt that the runner has: `state` is `running`, `stopping` or `ended` (then with its result)."""
 
     name: str
@@ -94,7 +94,7 @@ class HeldAttempt:
     pid: int | None
     at: int | None
     output_bytes: int
-    result: Result | None
+    result: StepResult | None
 
     @classmethod
     def from_json(cls, attempt: Mapping[str, Any]) -> Self:
@@ -106,19 +106,19 @@ class HeldAttempt:
             pid=attempt["pid"],
             at=attempt["at"],
             output_bytes=attempt["output_bytes"],
-            result=None if result is None else Result.from_json(result),
+            result=None if result is None else StepResult.from_json(result),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Everything the runner has; the first message after every connect, and the answer to `Supervisor.ask_held`."""
+class HeldSteps:
+    """Everything the runner has; the first message after every connect, and the answer to `RunnerClient.ask_held`."""
 
-    attempts: tuple[HeldAttempt, ...]
+    attempts: tuple[HeldStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StepStarted:
     """The process runs; sent again in answer to a repeated start."""
 
     name: str
@@ -127,7 +127,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class StepOutput:
     """The spool holds output up to this many bytes; a hint, coalesced."""
 
     name: str
@@ -135,19 +135,19 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
+class StepExited:
     """The attempt is over: nothing of it runs, its output is complete, its result is on disk."""
 
     name: str
-    result: Result
+    result: StepResult
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RequestRefused:
     """The runner did not do what was asked; `name` is None when it was about no attempt."""
 
     name: str | None
     text: str
 
 
-Report = Held | Started | Output | Exited | Refused
+RunnerReport = HeldSteps | StepStarted | StepOutput | StepExited | RequestRefused

@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 
-from waterflow_agent.runner import directory, link, processes, protocol, step
-from waterflow_agent.runner.directory import AttemptDirectory
-from waterflow_agent.runner.loop import Loop
+from waterflow_agent.runner import agent_connection, attempt_directory, processes, protocol, step
+from waterflow_agent.runner.attempt_directory import AttemptDirectory
+from waterflow_agent.runner.event_loop import EventLoop
 from waterflow_agent.runner.spawn import Spawner, SpawnFailed
 from waterflow_agent.runner.step import Step, boot_ms, wall_ms
 
@@ -31,7 +31,7 @@ _STRAYS_MS = 250
 _MOVE_MS = 30
 
 
-class Service:
+class RunnerService:
     """The running runner of one directory; `run` returns when it was told to stop and holds nothing any more."""
 
     def __init__(
@@ -44,12 +44,12 @@ class Service:
         self._release = release
         self._boot_id = processes.boot_id()
         self._spawner = Spawner()
-        self._loop = Loop(self._on_children, self._on_stop)
+        self._loop = EventLoop(self._on_children, self._on_stop)
         self._steps: dict[str, Step] = {}
         self._pids: dict[int, Step] = {}
         self._ended: set[str] = set(ended)
         self._unwritten: dict[str, Message] = {}
-        self._agent: link.AgentLink | None = None
+        self._agent: agent_connection.AgentConnection | None = None
         self._awaits_writable = False
         self._looks_for_strays = False
         self._will_move = False
@@ -104,7 +104,7 @@ class Service:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        agent = link.AgentLink(connection)
+        agent = agent_connection.AgentConnection(connection)
         if agent.peer_uid() not in (os.geteuid(), 0):
             agent.close()
             return
@@ -190,7 +190,7 @@ class Service:
         self._pids[one.pid] = one
         try:
             # Its birth is bracketed by the clock: reading it from /proc right after an exec takes 200 µs.
-            directory.record_process(record_fd, one.pid, one.started_at, (before, boot_ms()))
+            attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, boot_ms()))
         except OSError as error:
             # Only a later runner needs it, and finds the step by its mark as well.
             _say(f"{one.name}: cannot record its process: {error.strerror}")
@@ -376,7 +376,7 @@ class Service:
         if agent.is_broken:
             self._drop_agent()
 
-    def _flush_agent(self, agent: link.AgentLink) -> None:
+    def _flush_agent(self, agent: agent_connection.AgentConnection) -> None:
         agent.flush()
         if agent.has_unsent != self._awaits_writable and not agent.is_broken:
             self._awaits_writable = agent.has_unsent

@@ -183,7 +183,7 @@ class SpoolWriter:
             return 0
 
 
-class Chunk:
+class SpoolChunk:
     """A piece of output: `data` of `stream` (1, 2) printed at `at`, or (`stream` 3) `dropped` bytes that are missing."""
 
     __slots__ = ("at", "data", "dropped", "offset", "stream")
@@ -201,7 +201,7 @@ class Chunk:
         return self.offset + len(self.data) + self.dropped
 
     def __repr__(self) -> str:
-        return f"Chunk({self.offset}, {self.at}, {self.stream}, {self.data!r}, dropped={self.dropped})"
+        return f"SpoolChunk({self.offset}, {self.at}, {self.stream}, {self.data!r}, dropped={self.dropped})"
 
 
 class UnknownFormat(ValueError):
@@ -221,7 +221,7 @@ class SpoolReader:
         self._position = 0
         self._offset = 0
 
-    def read(self, from_offset: int, max_bytes: int = PAYLOAD_BYTES_MAX, *, tail: bool = True) -> list[Chunk]:
+    def read(self, from_offset: int, max_bytes: int = PAYLOAD_BYTES_MAX, *, tail: bool = True) -> list[SpoolChunk]:
         """What is known from `from_offset` on, up to `max_bytes` of data, in the order it was read from the pipes.
 
         Empty when nothing more is there yet. Missing bytes are one chunk of stream 3 (`at` is that of what follows).
@@ -230,20 +230,20 @@ class SpoolReader:
         """
         if from_offset < self._offset:
             self._part = self._position = self._offset = 0
-        chunks: list[Chunk] = []
+        chunks: list[SpoolChunk] = []
         expected = from_offset
         for kind, at, begin, length, data in self._records(tail):
             if begin + length <= expected:
                 continue
             if begin > expected or kind == MISSING:
                 missing_end = begin + length if kind == MISSING else begin
-                chunks.append(Chunk(expected, at, MISSING, b"", missing_end - expected))
+                chunks.append(SpoolChunk(expected, at, MISSING, b"", missing_end - expected))
                 expected = missing_end
             if kind == MISSING:
                 continue
             piece = bytes(data[expected - begin : expected - begin + max_bytes])
             if piece:
-                chunks.append(Chunk(expected, at, kind, piece))
+                chunks.append(SpoolChunk(expected, at, kind, piece))
             expected += len(piece)
             max_bytes -= len(piece)
             if max_bytes <= 0:

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from waterflow_agent.runner.attempt_directory import AttemptDirectory
     from waterflow_agent.runner.cgroup import StepGroup
-    from waterflow_agent.runner.directory import AttemptDirectory
     from waterflow_agent.runner.processes import Process
     from waterflow_agent.runner.protocol import Message, StartRequest
     from waterflow_agent.runner.spawn import Spawned
 
-    class Host(Protocol):
+    class StepHost(Protocol):
         """What a step needs from the loop; everything is called in the loop's one thread."""
 
         def watch(self, fd: int, ready: Callable[[], None]) -> None:
@@ -115,7 +115,12 @@ class Step:
     )
 
     def __init__(
-        self, host: Host, request: StartRequest, directory: AttemptDirectory, spawned: Spawned, group: StepGroup | None
+        self,
+        host: StepHost,
+        request: StartRequest,
+        directory: AttemptDirectory,
+        spawned: Spawned,
+        group: StepGroup | None,
     ) -> None:
         self._host = host
         self.directory = directory

@@ -10,7 +10,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from waterflow_agent.keys import KeyPair
-from waterflow_agent.session.receiver import Arrivals
+from waterflow_agent.session.frame_receiver import FrameReceiver
 from waterflow_agent.wire import messages
 
 #: Frames that are taken before anything else may happen; at 64 offers a frame this is far more than any agent has slots.
@@ -48,7 +48,7 @@ class Dealer:
         plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
         self._socket = plain.socket(zmq.DEALER)
         secure(self._socket, server_key=server_key, keys=keys)
-        self._arrivals: Arrivals | None = None
+        self._arrivals: FrameReceiver | None = None
         endpoint = f"inproc://monitor-of-{self._socket.fileno()}"
         self._socket.monitor(endpoint, _EVENTS)
         self._monitor = context.socket(zmq.PAIR)
@@ -64,7 +64,7 @@ class Dealer:
 
     async def read(self, take: Callable[[memoryview], None]) -> None:
         """Hands over each frame until it is cancelled. Raises what `take` raises."""
-        self._arrivals = Arrivals(self._socket, lambda parts: take(parts[0].buffer), DRAIN_FRAMES)
+        self._arrivals = FrameReceiver(self._socket, lambda parts: take(parts[0].buffer), DRAIN_FRAMES)
         await self._arrivals.run()
 
     def send(self, frame: bytes) -> None:

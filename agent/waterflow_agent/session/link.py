@@ -48,7 +48,7 @@ OPEN_S_MAX = 10.0
 LINGER_MS = 500
 
 
-class Ending(Enum):
+class EndReason(Enum):
     """Why a connection is over."""
 
     #: Nobody answers, or the connection was cut.
@@ -63,10 +63,10 @@ class Ending(Enum):
     CLOSED = "closed"
 
 
-class Ended(msgspec.Struct, frozen=True):
+class ConnectionEnd(msgspec.Struct, frozen=True):
     """The end of a connection, in one sentence for a person; `after_ms` is the daemon's wish, 0 for "never again"."""
 
-    ending: Ending
+    ending: EndReason
     text: str
     after_ms: int | None = None
 
@@ -132,7 +132,7 @@ class Link:
                 ended = await connection.run()
                 failures = 0 if connection.was_open else failures + 1
                 self._say(ended)
-                if ended.ending is Ending.REJECTED and ended.after_ms == 0:
+                if ended.ending is EndReason.REJECTED and ended.after_ms == 0:
                     return
                 await asyncio.sleep(self._delay_s(ended, failures))
         finally:
@@ -159,14 +159,14 @@ class Link:
         if self._connection is not None:
             self._connection.wake()
 
-    def _delay_s(self, ended: Ended, failures: int) -> float:
+    def _delay_s(self, ended: ConnectionEnd, failures: int) -> float:
         if ended.after_ms is not None:
             return ended.after_ms / 1_000 * self._random.uniform(1.0, 1.2)
-        backoff = REFUSED_BACKOFF if ended.ending is Ending.REFUSED else BACKOFF
+        backoff = REFUSED_BACKOFF if ended.ending is EndReason.REFUSED else BACKOFF
         # Full jitter: a thousand agents must not come back at the same moment.
         return backoff.delay_s(failures + 1, jitter=self._random.random())
 
-    def _say(self, ended: Ended) -> None:
+    def _say(self, ended: ConnectionEnd) -> None:
         if ended.text != self.state:
             logger.warning("%s: %s", self.endpoint, ended.text)
         self.state = ended.text
@@ -199,12 +199,12 @@ class _Connection:
         self._flushing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
-        self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
         self._socket = link.open_socket()
         self.is_open = False
         self.was_open = False
 
-    async def run(self) -> Ended:
+    async def run(self) -> ConnectionEnd:
         tasks = [
             asyncio.create_task(self._watch(), name="link-monitor"),
             asyncio.create_task(self._socket.read(self._take), name="link-reader"),
@@ -256,16 +256,16 @@ class _Connection:
                 self._say_hello()
             elif kind is zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self._end(
-                    Ending.REFUSED, "the server refused this key: it is not enrolled there, or was revoked [WF212]"
+                    EndReason.REFUSED, "the server refused this key: it is not enrolled there, or was revoked [WF212]"
                 )
             elif kind is zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 self._end(
-                    Ending.FAULT, "the other end is no Waterflow server, or has another key than the one pinned here"
+                    EndReason.FAULT, "the other end is no Waterflow server, or has another key than the one pinned here"
                 )
             elif kind is zmq.Event.CLOSED:
-                self._end(Ending.UNREACHABLE, "the server does not answer")
+                self._end(EndReason.UNREACHABLE, "the server does not answer")
             else:
-                self._end(Ending.UNREACHABLE, "the connection was cut")
+                self._end(EndReason.UNREACHABLE, "the connection was cut")
 
     def _flush(self) -> None:
         self._flushing = None
@@ -274,9 +274,9 @@ class _Connection:
         try:
             self._say_all(self._session)
         except LocalProtocolError as error:
-            self._end(Ending.FAULT, str(error))
+            self._end(EndReason.FAULT, str(error))
         except zmq.Again:
-            self._end(Ending.UNREACHABLE, "the connection was cut")
+            self._end(EndReason.UNREACHABLE, "the connection was cut")
         except Exception as error:  # noqa: BLE001  told to whoever runs this
             self._ended.set_exception(error)
 
@@ -288,7 +288,7 @@ class _Connection:
         for frame in session.frames(now):
             self._socket.send(frame)
         if session.is_silent(now):
-            self._end(Ending.UNREACHABLE, f"nothing came from the server for {session.silence_ms} ms")
+            self._end(EndReason.UNREACHABLE, f"nothing came from the server for {session.silence_ms} ms")
             return
         wake_at = session.next_wake_at(now)
         self._arm(now, wake_at if ask_at is None else min(wake_at, ask_at))
@@ -312,12 +312,12 @@ class _Connection:
             return
         if session.is_silent(now):
             # This process or machine stood still: whatever waited in the socket is older than the daemon's patience.
-            self._end(Ending.UNREACHABLE, "this agent was stopped for longer than the session lives")
+            self._end(EndReason.UNREACHABLE, "this agent was stopped for longer than the session lives")
             return
         try:
             received = session.receive(frame, now)
         except RemoteProtocolError as error:
-            self._end(Ending.FAULT, f"the server broke the protocol: {error}")
+            self._end(EndReason.FAULT, f"the server broke the protocol: {error}")
             return
         if received.loose and not self._settle(received):
             return
@@ -331,7 +331,7 @@ class _Connection:
             if isinstance(message, messages.Welcome):
                 self._open(message)
             elif isinstance(message, messages.Reject):
-                self._end(Ending.REJECTED, f"{message.text} [{message.code}]", message.after_ms)
+                self._end(EndReason.REJECTED, f"{message.text} [{message.code}]", message.after_ms)
                 return False
             elif isinstance(message, messages.Reset) and self.is_open:
                 # While a Hello is on its way, a Reset is about an older session.
@@ -345,7 +345,7 @@ class _Connection:
         if session is None or self.is_open or welcome.session != session.token:
             return
         if not messages.PROTOCOL_VERSION_MIN <= welcome.protocol <= messages.PROTOCOL_VERSION:
-            self._end(Ending.FAULT, f"the server speaks protocol {welcome.protocol}, which this agent does not")
+            self._end(EndReason.FAULT, f"the server speaks protocol {welcome.protocol}, which this agent does not")
             return
         session.silence_ms = welcome.silence_ms
         self.is_open = self.was_open = True
@@ -361,9 +361,9 @@ class _Connection:
         if was_open:
             self._desk.closed(text)
 
-    def _end(self, ending: Ending, text: str, after_ms: int | None = None) -> None:
+    def _end(self, ending: EndReason, text: str, after_ms: int | None = None) -> None:
         if not self._ended.done():
-            self._ended.set_result(Ended(ending, text, after_ms))
+            self._ended.set_result(ConnectionEnd(ending, text, after_ms))
 
     def _arm(self, now: int, wake_at: int) -> None:
         if self._timer is not None:
@@ -374,4 +374,4 @@ class _Connection:
         if self._opening is not None:
             self._opening.cancel()
         text = f"the server did not answer within {OPEN_S_MAX:.0f} s"
-        self._opening = asyncio.get_running_loop().call_later(OPEN_S_MAX, self._end, Ending.UNREACHABLE, text)
+        self._opening = asyncio.get_running_loop().call_later(OPEN_S_MAX, self._end, EndReason.UNREACHABLE, text)

@@ -68,16 +68,16 @@ class Journal:
         """Whether a new segment is due: `begin` one."""
         return self._size > max(SEGMENT_BYTES, 2 * self._snapshot_size)
 
-    def read(self) -> tuple[str, list[records.Fact | records.Released]]:
+    def read(self) -> tuple[str, list[records.LedgerRecord | records.ReleasedRecord]]:
         """The boot id that the facts belong to ("" for a new journal) and the facts, in order.
 
         Raises `Stalled` WF304 for a journal of a newer version.
         """
         boot_id = ""
-        facts: list[records.Fact | records.Released] = []
+        facts: list[records.LedgerRecord | records.ReleasedRecord] = []
         for number in self._segments():
             for record in _read_segment(self._path(number)):
-                if not isinstance(record, records.Snapshot):
+                if not isinstance(record, records.SnapshotRecord):
                     facts.append(record)
                     continue
                 if record.version > records.VERSION:
@@ -87,11 +87,11 @@ class Journal:
                 boot_id, facts = record.boot_id, list(record.records)
         return boot_id, facts
 
-    def begin(self, boot_id: str, facts: list[records.Fact]) -> None:
+    def begin(self, boot_id: str, facts: list[records.LedgerRecord]) -> None:
         """Begins a segment that holds `facts`; the segments before it go at the next flush."""
         older = self._segments()
         number = (older[-1] if older else 0) + 1
-        frame = _frame(records.Snapshot(records.VERSION, boot_id, facts))
+        frame = _frame(records.SnapshotRecord(records.VERSION, boot_id, facts))
         path = self._path(number)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -110,7 +110,7 @@ class Journal:
         # After the new descriptor: a flush takes these first, so what takes their place is flushed before they go.
         self._retired += retired
 
-    def append(self, facts: Sequence[records.Fact | records.Released]) -> None:
+    def append(self, facts: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> None:
         """Writes the records, all of them or none."""
         if not facts:
             return

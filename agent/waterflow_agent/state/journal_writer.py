@@ -40,7 +40,7 @@ class JournalWriter:
         self._journal.begin(self._ledger.boot_id, self._ledger.facts())
         self._flush_soon()
 
-    def write(self, facts: Sequence[records.Fact | records.Released]) -> bool:
+    def write(self, facts: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> bool:
         """Writes what the ledger has come to know; False when the disk is full, so that nothing may start."""
         try:
             if self._is_behind or self._journal.is_large:

@@ -30,7 +30,7 @@ _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _decoder = msgspec.msgpack.Decoder(list[str])
 
 
-class MaskBook:
+class SecretStore:
     """The masks of all attempts of one agent that have secrets; for the loop's thread. Calls take less than a millisecond."""
 
     def __init__(self, directory: Path | None) -> None:

@@ -52,7 +52,7 @@ class AgentFrame(msgspec.Struct, frozen=True, array_like=True):
     ack: _Number
     first_number: _Number
     numbered: list[messages.Started | messages.Finished]
-    loose: list[messages.Hello | messages.Output | messages.Wanted]
+    loose: list[messages.Hello | messages.Output | messages.FileRequest]
 
 
 class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -62,7 +62,7 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
     ack: _Number
     first_number: _Number
     numbered: list[messages.Offer | messages.Cancel | messages.Release]
-    loose: list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.Content]
+    loose: list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.FileResponse]
 
 
 Frame = AgentFrame | DaemonFrame

@@ -36,11 +36,11 @@ OUTPUT_CHUNK_BYTES_MAX = 64 << 10
 OUTPUTS_BYTES_MAX = 1 << 20
 #: Questions for files that an agent may have on the way without an answer. With the size of an answer this is the window of
 #: files, 1 MiB: enough for 10 MB a second over 100 ms of way, and an answer takes a slow line (1 Mbit/s) less than a silence.
-WANTED_MAX = 4
+FILE_REQUESTS_MAX = 4
 #: Where an answer ends, give or take the last file's part.
-CONTENT_BYTES_MAX = 256 << 10
+FILE_RESPONSE_BYTES_MAX = 256 << 10
 #: Files that one question may ask for.
-WANTED_BLOBS_MAX = 1_024
+FILE_REQUEST_BLOBS_MAX = 1_024
 
 
 class TaskKey(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +66,7 @@ class Outcome(Enum):
     REFUSED = "refused"
 
 
-class HeldState(Enum):
+class AttemptState(Enum):
     """What an agent has of an attempt."""
 
     ACCEPTED = "accepted"
@@ -74,11 +74,11 @@ class HeldState(Enum):
     FINISHED = "finished"
 
 
-class Held(msgspec.Struct, frozen=True, array_like=True):
+class HeldAttempt(msgspec.Struct, frozen=True, array_like=True):
     """One attempt that the agent holds, as its journal says."""
 
     key: TaskKey
-    state: HeldState
+    state: AttemptState
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True):
@@ -150,7 +150,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     arch: str
     labels: dict[str, str]
     nodes: list[str]
-    held: list[Held]
+    held: list[HeldAttempt]
     #: Run and job of each working directory that is there; the daemon releases those that are over.
     jobs: list[tuple[str, str]] = []
     #: What is known of the nodes that are none of this version's; those that work stand in `nodes` too.
@@ -235,7 +235,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     output_dropped: int
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
+class OutputChunk(msgspec.Struct, frozen=True, array_like=True):
     """A piece of what a step printed: when (ms, wall clock), on which stream (1 or 2), and the bytes."""
 
     at: int
@@ -248,7 +248,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
 
     key: TaskKey
     offset: int
-    chunks: list[Chunk]
+    chunks: list[OutputChunk]
 
 
 class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
@@ -258,8 +258,8 @@ class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
     offset: int
 
 
-class Wanted(msgspec.Struct, frozen=True, array_like=True, tag="wanted"):
-    """Agent, loose: send files of the tree of this attempt's job. At most `WANTED_MAX` of them are open at a time."""
+class FileRequest(msgspec.Struct, frozen=True, array_like=True, tag="file-request"):
+    """Agent, loose: send files of the tree of this attempt's job. At most `FILE_REQUESTS_MAX` of them are open at a time."""
 
     key: TaskKey
     #: The agent's own, for the answer to name.
@@ -270,7 +270,7 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True, tag="wanted"):
     offset: int
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True):
+class FileChunk(msgspec.Struct, frozen=True, array_like=True):
     """A part of a file, or all of it."""
 
     #: Of the whole file in bytes.
@@ -278,15 +278,15 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Content(msgspec.Struct, frozen=True, array_like=True, tag="content"):
-    """Daemon, loose: the answer to a `Wanted`; a lost one is asked for again.
+class FileResponse(msgspec.Struct, frozen=True, array_like=True, tag="file-response"):
+    """Daemon, loose: the answer to a `FileRequest`; a lost one is asked for again.
 
-    The pieces are those of the wanted files, in order, and end after about `CONTENT_BYTES_MAX`: the rest is to be asked for.
+    The chunks belong to the requested files, in order, and end after about `FILE_RESPONSE_BYTES_MAX`; request the rest again.
     """
 
     key: TaskKey
     number: int
-    pieces: list[Piece]
+    chunks: list[FileChunk]
     #: Why there is nothing; the text says what to do. `after_ms` is when to ask again, 0 for never.
     code: str = ""
     text: str = ""
@@ -318,8 +318,8 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
     after_ms: int
 
 
-AgentMessage = Hello | Started | Finished | Output | Wanted
-DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck | Content
+AgentMessage = Hello | Started | Finished | Output | FileRequest
+DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck | FileResponse
 Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 
@@ -344,6 +344,6 @@ class PeerState(Enum):
 PERMITTED: dict[PeerState, frozenset[type]] = {
     PeerState.ANONYMOUS: frozenset({EnrollRequest}),
     PeerState.CONNECTED: frozenset({Hello}),
-    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output, Wanted}),
+    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output, FileRequest}),
     PeerState.REVOKED: frozenset(),
 }

@@ -119,7 +119,7 @@ class Session:
         if self._loose_bytes + size > LOOSE_BYTES_MAX:
             raise LocalProtocolError("WF207", "too many messages wait for the next frame")
         # Output and files come after the rest of a frame, so that a flood of them can delay nothing.
-        (self._bulk if isinstance(message, messages.Output | messages.Content) else self._urgent).append(raw)
+        (self._bulk if isinstance(message, messages.Output | messages.FileResponse) else self._urgent).append(raw)
         self._loose_bytes += size
         return None
 

@@ -12,22 +12,31 @@ import msgspec
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.checkout.blob_cache import blob_id
+from waterflow_agent.checkout.file_list import FileEntry, FileKind, encode
+from waterflow_agent.checkout.file_requests import FileRequests
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Retryable
 from waterflow_agent.execution.desk import Desk
 from waterflow_agent.execution.process_steps import ProcessSteps, attempt_name
 from waterflow_agent.execution.step_directories import StepDirectories
-from waterflow_agent.execution.working_directories import Workspaces
-from waterflow_agent.runner.reports import Exited, Held, HeldAttempt, Refused, Report, Result, Started, StepSpec
+from waterflow_agent.execution.working_directories import WorkingDirectories
+from waterflow_agent.runner.reports import (
+    HeldStep,
+    HeldSteps,
+    RequestRefused,
+    RunnerReport,
+    StepExited,
+    StepResult,
+    StepSpec,
+    StepStarted,
+)
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
-from waterflow_agent.state.secret_store import MaskBook
-from waterflow_agent.trees.blob_cache import blob_id
-from waterflow_agent.trees.checkouts import Checkouts
-from waterflow_agent.trees.file_requests import Asking
-from waterflow_agent.trees.listing import Entry, Kind, encode
-from waterflow_agent.trees.store import Store
+from waterflow_agent.state.secret_store import SecretStore
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome, TaskKey
 from waterflow_agent.wire.session import Received
@@ -54,7 +63,7 @@ class FakeRunner:
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
 
-    async def receive(self) -> list[Report]:
+    async def receive(self) -> list[RunnerReport]:
         return []
 
 
@@ -81,14 +90,16 @@ class FakeLink:
 class Bench:
     """A desk and all around it."""
 
-    def __init__(self, root: Path, book: MaskBook | None = None) -> None:
+    def __init__(self, root: Path, book: SecretStore | None = None) -> None:
         self.runner = FakeRunner(root / "attempts")
         self.link = FakeLink()
         self.journal = Journal(root / "journal")
         self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
-        workspaces = Workspaces(root / "work")
+        workspaces = WorkingDirectories(root / "work")
         steps = ProcessSteps(self.runner, workspaces, StepDirectories(root / "steps", workspaces.discard), {})
-        checkouts = Checkouts(Store(root / "trees", 1 << 20, workspaces.discard), Asking(self.link.send), workspaces)
+        checkouts = CheckoutService(
+            TreeStore(root / "trees", 1 << 20, workspaces.discard), FileRequests(self.link.send), workspaces
+        )
         self.desk = Desk(
             config=Config(name="a"),
             ledger=self.ledger,
@@ -102,9 +113,9 @@ class Bench:
     def restore(self) -> None:
         self.desk.restore(*self.journal.read())
 
-    def wanted(self) -> list[messages.Wanted]:
+    def wanted(self) -> list[messages.FileRequest]:
         """The questions for files that were sent."""
-        return [message for message in self.link.sent if isinstance(message, messages.Wanted)]
+        return [message for message in self.link.sent if isinstance(message, messages.FileRequest)]
 
     def offer(
         self,
@@ -139,7 +150,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     """A desk that is settled and holds nothing."""
     bench = Bench(tmp_path)
     bench.restore()
-    bench.desk.on_reports([Held(())])
+    bench.desk.on_reports([HeldSteps(())])
     yield bench
     await bench.desk.close()
     bench.journal.close()
@@ -156,8 +167,8 @@ def key(number: int = 1) -> TaskKey:
     return TaskKey("run", "job", f"s{number}", 1, 1)
 
 
-def exited(reason: str = "exited", exit_code: int | None = 0) -> Result:
-    return Result(
+def exited(reason: str = "exited", exit_code: int | None = 0) -> StepResult:
+    return StepResult(
         exit_code=exit_code, signal=None, reason=reason, started_at=1, finished_at=2, output_bytes=0, output_dropped=0
     )
 
@@ -195,7 +206,7 @@ async def test_full_disk_starts_nothing_and_loses_no_result(bench: Bench, monkey
         full.setattr(bench.journal, "append", no_space)
         full.setattr(bench.journal, "begin", no_space)
         bench.offer(key(2), run="true")
-        bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+        bench.desk.on_reports([StepExited(attempt_name(key(1)), exited())])
     bench.offer(key(3), run="true")
 
     outcomes = {result.key: result.outcome for result in bench.link.results()}
@@ -209,11 +220,11 @@ async def test_full_disk_starts_nothing_and_loses_no_result(bench: Bench, monkey
 
 
 async def test_start_is_told_only_of_what_goes_on(bench: Bench) -> None:
-    """An attempt that ends at once has a result and no `Started`."""
+    """An attempt that ends at once has a result and no `StepStarted`."""
     bench.offer(key(1), run="true")
     bench.offer(key(2), run="sleep 60")
-    bench.desk.on_reports([Started(attempt_name(key(1)), 1, 5), Started(attempt_name(key(2)), 2, 6)])
-    bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+    bench.desk.on_reports([StepStarted(attempt_name(key(1)), 1, 5), StepStarted(attempt_name(key(2)), 2, 6)])
+    bench.desk.on_reports([StepExited(attempt_name(key(1)), exited())])
 
     await eventually(lambda: any(isinstance(message, messages.Started) for message in bench.link.sent))
 
@@ -227,7 +238,7 @@ async def test_runner_that_is_about_to_end_is_asked_again(bench: Bench) -> None:
     bench.offer(key(), run="true")
     name = attempt_name(key())
 
-    bench.desk.on_reports([Refused(name, "start: the runner is stopping")])
+    bench.desk.on_reports([RequestRefused(name, "start: the runner is stopping")])
 
     await eventually(lambda: bench.runner.started == [name, name])
     assert bench.link.results() == []
@@ -237,7 +248,7 @@ async def test_name_that_was_used_before_is_lost(bench: Bench) -> None:
     """Something may have run under it, so it is neither started again nor called refused."""
     bench.offer(key(), run="true")
 
-    bench.desk.on_reports([Refused(attempt_name(key()), "start: this name was used before")])
+    bench.desk.on_reports([RequestRefused(attempt_name(key()), "start: this name was used before")])
 
     assert [result.outcome for result in bench.link.results()] == [Outcome.LOST]
 
@@ -246,20 +257,20 @@ async def test_runner_that_came_back_without_a_start_is_asked_by_its_client(benc
     """What was asked for and not answered yet is left alone; what ran and is unknown now is lost."""
     bench.offer(key(1), run="true")
     bench.offer(key(2), run="true")
-    bench.desk.on_reports([Started(attempt_name(key(2)), 1, 5)])
+    bench.desk.on_reports([StepStarted(attempt_name(key(2)), 1, 5)])
 
-    bench.desk.on_reports([Held(())])
+    bench.desk.on_reports([HeldSteps(())])
 
     assert [(result.key, result.outcome) for result in bench.link.results()] == [(key(2), Outcome.LOST)]
 
 
 async def test_attempts_of_nobody_are_ended(bench: Bench) -> None:
     """What runs without a journal entry is stopped, what has ended is forgotten."""
-    running = HeldAttempt(name="a", state="running", pid=1, at=1, output_bytes=0, result=None)
-    ended = HeldAttempt(name="b", state="ended", pid=None, at=1, output_bytes=0, result=exited())
+    running = HeldStep(name="a", state="running", pid=1, at=1, output_bytes=0, result=None)
+    ended = HeldStep(name="b", state="ended", pid=None, at=1, output_bytes=0, result=exited())
 
-    bench.desk.on_reports([Held((running, ended))])
-    bench.desk.on_reports([Exited("a", exited("cancelled", None))])
+    bench.desk.on_reports([HeldSteps((running, ended))])
+    bench.desk.on_reports([StepExited("a", exited("cancelled", None))])
 
     assert bench.runner.cancelled == ["a"]
     assert bench.runner.forgotten == ["b", "a"]
@@ -268,8 +279,8 @@ async def test_attempts_of_nobody_are_ended(bench: Bench) -> None:
 async def test_second_end_of_an_attempt_changes_nothing(bench: Bench) -> None:
     """A report that comes twice is normal."""
     bench.offer(key(), run="true")
-    bench.desk.on_reports([Exited(attempt_name(key()), exited())])
-    bench.desk.on_reports([Exited(attempt_name(key()), exited(exit_code=1))])
+    bench.desk.on_reports([StepExited(attempt_name(key()), exited())])
+    bench.desk.on_reports([StepExited(attempt_name(key()), exited(exit_code=1))])
 
     assert [result.exit_code for result in bench.link.results()] == [0]
 
@@ -284,7 +295,7 @@ async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
     with monkeypatch.context() as full:
         full.setattr(bench.journal, "append", no_space)
         full.setattr(bench.journal, "begin", no_space)
-        bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+        bench.desk.on_reports([StepExited(attempt_name(key(1)), exited())])
 
     assert bench.link.results()[0].outputs == {"a": "1"}
     assert output.read_text() == "a=1\n"
@@ -296,7 +307,7 @@ async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
 async def test_directory_of_a_finished_step_belongs_to_the_next(bench: Bench, tmp_path: Path) -> None:
     """Also for the next process of the agent, when the daemon has not taken the first one's result yet."""
     bench.offer(key(1), run="true")
-    bench.desk.on_reports([Exited(attempt_name(key(1)), exited())])
+    bench.desk.on_reports([StepExited(attempt_name(key(1)), exited())])
     bench.offer(key(2), run="true")
     bench.journal.close()
 
@@ -304,11 +315,11 @@ async def test_directory_of_a_finished_step_belongs_to_the_next(bench: Bench, tm
     later.restore()
     (tmp_path / "steps" / "1" / "output").write_text("second=yes\n")
     attempts = tuple(
-        HeldAttempt(name=attempt_name(key(number)), state="ended", pid=None, at=1, output_bytes=0, result=exited())
+        HeldStep(name=attempt_name(key(number)), state="ended", pid=None, at=1, output_bytes=0, result=exited())
         for number in (1, 2)
     )
     later.desk.received(Received(acknowledged=[bench.link.results()[0]]))
-    later.desk.on_reports([Held(attempts)])
+    later.desk.on_reports([HeldSteps(attempts)])
     later.desk.opened(messages.Welcome("s", 1, 1, "a", [], 6_000, []))
 
     assert {result.key: result.outputs for result in later.link.results()} == {key(2): {"second": "yes"}}
@@ -331,7 +342,7 @@ async def test_printed_line_over_the_cap_is_cut(bench: Bench) -> None:
     assert b"4001 bytes of output are left out" in sent
 
 
-def spool(bench: Bench, printed: bytes) -> Result:
+def spool(bench: Bench, printed: bytes) -> StepResult:
     """What the only started step has printed, and its end."""
     directory = bench.runner.root / bench.runner.started[-1]
     directory.mkdir(parents=True)
@@ -357,7 +368,7 @@ async def test_what_a_step_says_is_masked_and_measured_as_masked(bench: Bench) -
     (files / "output").write_text("b=(s3cret)\n")
     (files / "env").write_text("C=[s3cret]\n")
 
-    bench.desk.on_reports([Exited(bench.runner.started[0], spool(bench, b"printed s3cret\n"))])
+    bench.desk.on_reports([StepExited(bench.runner.started[0], spool(bench, b"printed s3cret\n"))])
 
     results = {result.key: result for result in bench.link.results()}
     assert results[key(3)].outputs == {"a": ["<***>"]}
@@ -372,9 +383,9 @@ async def test_what_a_step_says_is_masked_and_measured_as_masked(bench: Bench) -
 async def test_a_later_agent_masks_what_an_earlier_one_started(tmp_path: Path, is_known: bool) -> None:
     """With the values in memory; without them it withholds what it cannot mask, and a success without outputs is none."""
     memory = tmp_path / "memory"
-    first = Bench(tmp_path, MaskBook(memory))
+    first = Bench(tmp_path, SecretStore(memory))
     first.restore()
-    first.desk.on_reports([Held(())])
+    first.desk.on_reports([HeldSteps(())])
     first.offer(key(), secrets=("s3cret",), run="true")
     (next(iter((tmp_path / "steps").iterdir())) / "output").write_text("a=s3cret\n")
     result = spool(first, b"printed s3cret\n")
@@ -384,12 +395,12 @@ async def test_a_later_agent_masks_what_an_earlier_one_started(tmp_path: Path, i
     if not is_known:
         shutil.rmtree(memory)
 
-    second = Bench(tmp_path, MaskBook(memory))
+    second = Bench(tmp_path, SecretStore(memory))
     second.restore()
-    held = HeldAttempt(
+    held = HeldStep(
         name=first.runner.started[0], state="ended", pid=None, at=None, output_bytes=result.output_bytes, result=result
     )
-    second.desk.on_reports([Held((held,))])
+    second.desk.on_reports([HeldSteps((held,))])
 
     (end,) = second.link.results()
     if is_known:
@@ -415,19 +426,19 @@ def waiting(tmp_path: Path) -> Bench:
     """A desk with an attempt that has asked for its job's files."""
     bench = Bench(tmp_path)
     bench.restore()
-    bench.desk.on_reports([Held(())])
+    bench.desk.on_reports([HeldSteps(())])
     bench.offer(key(), run="true", tree=TREE)
     return bench
 
 
-async def answer(bench: Bench, content: messages.Content | None = None) -> None:
+async def answer(bench: Bench, content: messages.FileResponse | None = None) -> None:
     """Answers the newest question for files."""
     await eventually(lambda: bench.wanted())
     wanted = bench.wanted().pop()
     if content is None:
-        entries = [Entry(b"file", Kind.FILE, blob_id(FILE))]
+        entries = [FileEntry(b"file", FileKind.FILE, blob_id(FILE))]
         data = FILE if wanted.blobs else encode(entries)
-        content = messages.Content(wanted.key, wanted.number, [messages.Piece(len(data), data)])
+        content = messages.FileResponse(wanted.key, wanted.number, [messages.FileChunk(len(data), data)])
     bench.link.sent.clear()
     bench.desk.received(Received(loose=[msgspec.structs.replace(content, number=wanted.number)]))
 
@@ -460,7 +471,7 @@ async def test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins(tm
     (end,) = bench.link.results()
     assert end.outcome is Outcome.CANCELLED
     bench.desk.received(
-        Received(loose=[messages.Content(wanted.key, wanted.number, [messages.Piece(len(FILE), FILE)])])
+        Received(loose=[messages.FileResponse(wanted.key, wanted.number, [messages.FileChunk(len(FILE), FILE)])])
     )
     await asyncio.sleep(0.05)
     assert bench.runner.started == []
@@ -471,7 +482,7 @@ async def test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins(tm
 async def test_a_runner_that_came_back_does_not_end_what_waits_for_files(tmp_path: Path) -> None:
     """The runner knows nothing of it yet, and need not."""
     bench = waiting(tmp_path)
-    bench.desk.on_reports([Held(())])
+    bench.desk.on_reports([HeldSteps(())])
     assert bench.link.results() == []
     await answer(bench)
     await answer(bench)
@@ -482,7 +493,7 @@ async def test_a_runner_that_came_back_does_not_end_what_waits_for_files(tmp_pat
 async def test_files_that_are_not_to_be_had_fail_the_step_with_the_server_s_words(tmp_path: Path) -> None:
     """Nothing of it ran."""
     bench = waiting(tmp_path)
-    await answer(bench, messages.Content(key(), 0, [], "WF520", "out: a link to /etc, out of the repository"))
+    await answer(bench, messages.FileResponse(key(), 0, [], "WF520", "out: a link to /etc, out of the repository"))
     await eventually(bench.link.results)
     (end,) = bench.link.results()
     assert (end.outcome, end.reason_code) == (Outcome.FAILURE, "node-error")
@@ -498,7 +509,7 @@ async def test_an_agent_that_ends_while_files_are_on_the_way_says_that_nothing_r
     await ended(bench)
     again = Bench(tmp_path)
     again.restore()
-    again.desk.on_reports([Held(())])
+    again.desk.on_reports([HeldSteps(())])
     assert [entry.result.outcome for entry in again.ledger if entry.result is not None] == [Outcome.REFUSED]
     assert not (tmp_path / "work/run/job").exists()
     assert not list((tmp_path / "trees/made").iterdir())

@@ -14,11 +14,11 @@ from waterflow_agent.state.ledger import records
 from waterflow_agent.wire.messages import TaskKey
 
 
-def accepted(number: int) -> records.Accepted:
-    return records.Accepted(TaskKey("run", "job", f"s{number}", 1, 1), "shell", "", number)
+def accepted(number: int) -> records.AcceptedRecord:
+    return records.AcceptedRecord(TaskKey("run", "job", f"s{number}", 1, 1), "shell", "", number)
 
 
-def reread(directory: Path) -> tuple[str, list[records.Fact | records.Released]]:
+def reread(directory: Path) -> tuple[str, list[records.LedgerRecord | records.ReleasedRecord]]:
     journal = Journal(directory)
     try:
         return journal.read()
@@ -30,13 +30,13 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     """What was appended is read by the next one, after the snapshot's facts."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
-    journal.append([accepted(2), records.Started(accepted(2).key, 5)])
-    journal.append([records.Released(accepted(1).key)])
+    journal.append([accepted(2), records.StartedRecord(accepted(2).key, 5)])
+    journal.append([records.ReleasedRecord(accepted(1).key)])
     journal.close()
 
     assert reread(tmp_path) == (
         "boot",
-        [accepted(1), accepted(2), records.Started(accepted(2).key, 5), records.Released(accepted(1).key)],
+        [accepted(1), accepted(2), records.StartedRecord(accepted(2).key, 5), records.ReleasedRecord(accepted(1).key)],
     )
 
 
@@ -70,7 +70,7 @@ def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
         (directory / "journal.1").write_bytes(longer[:end])
         torn = Journal(directory)
         boot_id, facts = torn.read()
-        torn.begin(boot_id, [fact for fact in facts if isinstance(fact, records.Accepted)])
+        torn.begin(boot_id, [fact for fact in facts if isinstance(fact, records.AcceptedRecord)])
         torn.append([accepted(4)])
         torn.close()
 
@@ -127,7 +127,7 @@ def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
     journal.close()
     from waterflow_agent.state import journal as module
 
-    (tmp_path / "journal.9").write_bytes(module._frame(records.Snapshot(records.VERSION + 1, "boot", [])))
+    (tmp_path / "journal.9").write_bytes(module._frame(records.SnapshotRecord(records.VERSION + 1, "boot", [])))
 
     with pytest.raises(Stalled, match="newer"):
         reread(tmp_path)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from waterflow_agent.state.ledger import Ledger, Release, Report, RunnerView, Start, Stop, records
+from waterflow_agent.state.ledger import (
+    Ledger,
+    ReleaseAttempt,
+    ReportResult,
+    RunnerView,
+    StartAttempt,
+    StopAttempt,
+    records,
+)
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import HeldState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
 
 NOW = 1_000
 
@@ -49,13 +57,13 @@ def ledger() -> Ledger:
 
 def started(ledger: Ledger, which: TaskKey) -> None:
     """Takes the attempt all the way to a process that runs."""
-    assert isinstance(ledger.offer(task(which), NOW), Start)
+    assert isinstance(ledger.offer(task(which), NOW), StartAttempt)
     ledger.given(which)
     assert ledger.started(which, NOW)
 
 
 def outcome_of(move: object) -> Outcome:
-    assert isinstance(move, Report)
+    assert isinstance(move, ReportResult)
     return move.record.result.outcome
 
 
@@ -63,7 +71,7 @@ def test_offer_is_started_once(ledger: Ledger) -> None:
     """A key that is held is acknowledged and nothing else."""
     first, second = ledger.offer(task(key()), NOW), ledger.offer(task(key()), NOW)
 
-    assert isinstance(first, Start)
+    assert isinstance(first, StartAttempt)
     assert second is None
 
 
@@ -71,7 +79,7 @@ def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -
     """Also after the daemon has taken the result and the entry is gone."""
     started(ledger, key())
     ledger.finish(finished(key()))
-    assert ledger.result_taken(key()) == Release(key())
+    assert ledger.result_taken(key()) == ReleaseAttempt(key())
 
     assert ledger.offer(task(key()), NOW) is None
     assert len(ledger) == 0
@@ -93,7 +101,7 @@ def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> Non
 
 def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
     """A duplicate of what an earlier start accepted is a duplicate, not a stranger."""
-    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
+    ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
 
     assert ledger.offer(task(key(), instance="the one before"), NOW) is None
 
@@ -116,7 +124,7 @@ def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
     started(ledger, key())
     ledger.finish(finished(key()))
 
-    assert isinstance(ledger.offer(task(key(attempt=2)), NOW), Start)
+    assert isinstance(ledger.offer(task(key(attempt=2)), NOW), StartAttempt)
 
 
 def test_attempt_older_than_one_that_was_here_is_not_started(ledger: Ledger) -> None:
@@ -141,7 +149,7 @@ def test_end_frees_the_slot_at_once(ledger: Ledger) -> None:
     started(ledger, key("b"))
     ledger.finish(finished(key("a")))
 
-    assert isinstance(ledger.offer(task(key("c")), NOW), Start)
+    assert isinstance(ledger.offer(task(key("c")), NOW), StartAttempt)
 
 
 def test_cancel_of_a_running_attempt_stops_it_once(ledger: Ledger) -> None:
@@ -151,7 +159,7 @@ def test_cancel_of_a_running_attempt_stops_it_once(ledger: Ledger) -> None:
 
     moves = [ledger.cancel(cancel, NOW) for cancel in (polite, polite, forced, forced, polite)]
 
-    assert moves == [Stop(key(), False, "why"), None, Stop(key(), True, "why"), None, None]
+    assert moves == [StopAttempt(key(), False, "why"), None, StopAttempt(key(), True, "why"), None, None]
 
 
 def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
@@ -193,7 +201,7 @@ def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order
 
     moves = [step(key()) for step in steps]
 
-    assert moves == [None, Release(key())]
+    assert moves == [None, ReleaseAttempt(key())]
 
 
 def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
@@ -203,7 +211,7 @@ def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
     ledger.finish(finished(key("a"), output_bytes=5))
 
     assert ledger.owed() == [finished(key("a"), output_bytes=5), messages.Started(key("b"), NOW)]
-    assert [held.state for held in ledger.held()] == [HeldState.FINISHED, HeldState.STARTED]
+    assert [held.state for held in ledger.held()] == [AttemptState.FINISHED, AttemptState.STARTED]
 
     ledger.result_taken(key("a"))
 
@@ -219,10 +227,10 @@ def test_forgotten_attempt_is_killed_and_not_reported(ledger: Ledger) -> None:
 
     moves = ledger.forget([key("a"), key("b"), key("unknown")])
 
-    assert moves[0] == Release(key("a"))
-    assert isinstance(moves[1], Stop)
+    assert moves[0] == ReleaseAttempt(key("a"))
+    assert isinstance(moves[1], StopAttempt)
     assert ledger.held() == []
-    assert ledger.finish(finished(key("b"))) == Release(key("b"))
+    assert ledger.finish(finished(key("b"))) == ReleaseAttempt(key("b"))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +247,7 @@ def test_accepted_attempt_after_a_restart(
     ledger: Ledger, view: RunnerView, is_same_boot: bool, expected: Outcome | None
 ) -> None:
     """What the runner never heard of did not run, if the machine did not restart in between."""
-    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
+    ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
 
     moves = ledger.settle({key(): view}, NOW, is_same_boot=is_same_boot)
 
@@ -248,13 +256,13 @@ def test_accepted_attempt_after_a_restart(
 
 def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -> None:
     """It ran, and nobody can know how it ended: never a success, never "not run"."""
-    ledger.replay(records.Accepted(key(), "shell", "a step", NOW))
-    ledger.replay(records.Started(key(), NOW))
+    ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
+    ledger.replay(records.StartedRecord(key(), NOW))
 
     (move,) = ledger.settle({}, NOW)
 
     assert outcome_of(move) is Outcome.LOST
-    assert isinstance(move, Report)
+    assert isinstance(move, ReportResult)
     assert move.record.result.reason_code == "outcome-unknown"
 
 
@@ -262,7 +270,7 @@ def test_facts_rebuild_the_ledger(ledger: Ledger) -> None:
     """A snapshot says all that the records said."""
     started(ledger, key("a"))
     ledger.offer(task(key("b")), NOW)
-    ledger.finish(finished(key("a"), output_bytes=3), [messages.Chunk(NOW, 1, b"abc")])
+    ledger.finish(finished(key("a"), output_bytes=3), [messages.OutputChunk(NOW, 1, b"abc")])
 
     again = Ledger(boot_id="boot", instance="later", slots=2)
     for fact in ledger.facts():

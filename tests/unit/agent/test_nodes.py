@@ -8,12 +8,12 @@ import pytest
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import exits, instant, parameters, registry, schema
-from waterflow_agent.runner.reports import Result
+from waterflow_agent.runner.reports import StepResult
 from waterflow_agent.wire.messages import Outcome
 
 
-def result(reason: str = "exited", exit_code: int | None = 0, signal: int | None = None) -> Result:
-    return Result(
+def result(reason: str = "exited", exit_code: int | None = 0, signal: int | None = None) -> StepResult:
+    return StepResult(
         exit_code=exit_code, signal=signal, reason=reason, started_at=1, finished_at=2, output_bytes=0, output_dropped=0
     )
 
@@ -94,7 +94,7 @@ def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
         (result("from the future", 0), Outcome.LOST, "outcome-unknown", "not known"),
     ],
 )
-def test_end_of_a_process_is_an_outcome(ended: Result, outcome: Outcome, code: str, said: str) -> None:
+def test_end_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:
     """Only an exit with 0 is a success; what this version does not understand is lost."""
     end = exits.interpret(ended, timeout_ms=120_000, cancel_reason="somebody")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterflow_agent.execution.masking import Masks, Stream
-from waterflow_agent.execution.output import RESEND_MS, OutputLog, Pump, chunks_of, missing_line
+from waterflow_agent.execution.output import RESEND_MS, OutputLog, OutputSender, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
@@ -93,7 +93,7 @@ def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
 
 def test_window_is_over_all_attempts(tmp_path: Path) -> None:
     """Two floods share it, in turns, and go on as acknowledgements come."""
-    pump = Pump(window_bytes=150_000)
+    pump = OutputSender(window_bytes=150_000)
     for number in (1, 2):
         pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 60_000] * 10))
         pump.finish(key(number), [], 600_000)
@@ -112,7 +112,7 @@ def test_window_is_over_all_attempts(tmp_path: Path) -> None:
 
 def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
     """Only for an attempt that is over."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"text"]))
     pump.take(0)
 
@@ -128,7 +128,7 @@ def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
 
 def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> None:
     """All that a step printed was acknowledged while it still ran: nothing is to come that would say so."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"all"]))
     pump.take(0)
     assert not pump.acknowledge(key(), 3, 0)
@@ -138,7 +138,7 @@ def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> N
 
 def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
     """What was on the way is sent again."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
     pump.take(0)
     pump.acknowledge(key(), 3, 0)
@@ -152,7 +152,7 @@ def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
 
 def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
     """After a restart of the agent the first acknowledgement tells how far the daemon's log reaches."""
-    pump = Pump(window_bytes=1)
+    pump = OutputSender(window_bytes=1)
     pump.open(key(), spooled(tmp_path / "output", [b"0123456789"]))
     pump.finish(key(), [], 10)
     pump.take(0)
@@ -165,7 +165,7 @@ def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
 
 def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
     """The same acknowledgement again means that a piece is missing there; it is not sent once per repetition."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
     pump.finish(key(), [], 6)
     pump.take(0)
@@ -181,7 +181,7 @@ def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
 
 def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
     """After `RESEND_MS`, not before."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
     pump.finish(key(), [], 3)
     pump.take(1_000)
@@ -193,7 +193,7 @@ def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
 
 def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
     """The attempt must not be held for ever for bytes that are gone."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), str(tmp_path / "nothing"))
     pump.finish(key(), [], 10)
 
@@ -202,7 +202,7 @@ def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
 
 def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
     """Nobody waits for an acknowledgement of what nobody wants."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
     pump.take(0)
 
@@ -214,7 +214,7 @@ def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
 
 def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
     """Marks and the agent's own lines included."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"x" * 50_000] * 9, cap=200_000))
     printed = chunks_of([(2, b"y" * 300_000)], 0)
     total = OutputLog(str(tmp_path / "output")).size() + 300_000
@@ -234,7 +234,7 @@ def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
 
 def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path) -> None:
     """One attempt's silence is its own: another one that goes on printing does not keep it waiting."""
-    pump = Pump()
+    pump = OutputSender()
     for number in (1, 2):
         pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 100]))
     pump.take(0)
@@ -248,7 +248,7 @@ def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path
 
 def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> None:
     """A restored backup has less of the output than was acknowledged: the first answer of a session counts."""
-    pump = Pump()
+    pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"abcdefgh"]))
     pump.take(0)
     pump.acknowledge(key(), 6, 0)

@@ -9,7 +9,7 @@ import pytest
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Held, HeldState
+from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.engine import events
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId, RunId
@@ -36,7 +36,9 @@ async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, 
     return agent, summary, key
 
 
-async def again(world: HostWorld, agent: AgentId, *held: Held, boot_id: str = "boot-1") -> list[messages.TaskKey]:
+async def again(
+    world: HostWorld, agent: AgentId, *held: HeldAttempt, boot_id: str = "boot-1"
+) -> list[messages.TaskKey]:
     """The agent comes back and holds this; gives what it should forget."""
     world.agents.disconnected(agent, "cut")
     forget = world.hello(agent, held=list(held), boot_id=boot_id)
@@ -50,12 +52,12 @@ def row(world: HostWorld, summary: RunSummary) -> RunSummary:
     return found
 
 
-@pytest.mark.parametrize("held", [None, HeldState.ACCEPTED, HeldState.STARTED])
-async def test_open_on_another_boot_and_not_finished_is_lost(held: HeldState | None) -> None:
+@pytest.mark.parametrize("held", [None, AttemptState.ACCEPTED, AttemptState.STARTED])
+async def test_open_on_another_boot_and_not_finished_is_lost(held: AttemptState | None) -> None:
     """After a reboot nobody can know how the attempt ended; nothing of it is offered again."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        await again(world, agent, *([Held(key, held)] if held else []), boot_id="boot-2")
+        await again(world, agent, *([HeldAttempt(key, held)] if held else []), boot_id="boot-2")
         assert row(world, summary).conclusion is Conclusion.LOST
         assert world.link.offers() == []
         (finished,) = [event for event in world.events(summary.id) if isinstance(event, events.AttemptFinished)]
@@ -66,7 +68,7 @@ async def test_open_on_another_boot_and_finished_is_its_report() -> None:
     """A result that was journalled before the reboot counts."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        await again(world, agent, Held(key, HeldState.FINISHED), boot_id="boot-2")
+        await again(world, agent, HeldAttempt(key, AttemptState.FINISHED), boot_id="boot-2")
         assert row(world, summary).status is not Status.COMPLETED
         world.finished(agent, key)
         await world.settle()
@@ -81,26 +83,26 @@ async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> 
         assert world.link.offers() == [key]
 
 
-@pytest.mark.parametrize("held", [HeldState.ACCEPTED, HeldState.STARTED, HeldState.FINISHED])
-async def test_what_both_have_goes_on(held: HeldState) -> None:
+@pytest.mark.parametrize("held", [AttemptState.ACCEPTED, AttemptState.STARTED, AttemptState.FINISHED])
+async def test_what_both_have_goes_on(held: AttemptState) -> None:
     """Neither an offer nor a cancel: the agent is at it, or its report follows."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        assert await again(world, agent, Held(key, held)) == []
+        assert await again(world, agent, HeldAttempt(key, held)) == []
         assert world.link.sent == []
         world.finished(agent, key)
         await world.settle()
         assert row(world, summary).conclusion is Conclusion.SUCCESS
 
 
-@pytest.mark.parametrize("held", [HeldState.ACCEPTED, HeldState.STARTED])
-async def test_a_cancel_that_is_wanted_is_said_again(held: HeldState) -> None:
+@pytest.mark.parametrize("held", [AttemptState.ACCEPTED, AttemptState.STARTED])
+async def test_a_cancel_that_is_wanted_is_said_again(held: AttemptState) -> None:
     """The first one may have been lost with the session."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await world.driver.cancel(summary.id, "uid:0")
         world.link.take()
-        await again(world, agent, Held(key, held))
+        await again(world, agent, HeldAttempt(key, held))
         (cancel,) = world.link.take()
         assert isinstance(cancel, messages.Cancel)
         assert (cancel.key, cancel.force) == (key, False)
@@ -133,7 +135,7 @@ async def test_what_is_over_and_only_accepted_is_forgotten() -> None:
     """The agent drops it unstarted, and the job's directory if it has one by then."""
     async with HostWorld() as world:
         agent, _, key = await over(world)
-        assert await again(world, agent, Held(key, HeldState.ACCEPTED)) == [key]
+        assert await again(world, agent, HeldAttempt(key, AttemptState.ACCEPTED)) == [key]
         cancel, release = world.link.take()
         assert isinstance(cancel, messages.Cancel)
         assert cancel.force
@@ -144,7 +146,7 @@ async def test_what_is_over_and_still_runs_is_ended_by_force() -> None:
     """Its report is evidence."""
     async with HostWorld() as world:
         agent, summary, key = await over(world)
-        assert await again(world, agent, Held(key, HeldState.STARTED)) == []
+        assert await again(world, agent, HeldAttempt(key, AttemptState.STARTED)) == []
         (cancel,) = world.link.take()
         assert isinstance(cancel, messages.Cancel)
         assert (cancel.key, cancel.force) == (key, True)
@@ -173,7 +175,9 @@ async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         stale = messages.TaskKey(key.run, key.job, key.step, key.attempt, key.epoch + 1)
-        assert await again(world, agent, Held(stale, HeldState.ACCEPTED), Held(key, HeldState.STARTED)) == [stale]
+        assert await again(
+            world, agent, HeldAttempt(stale, AttemptState.ACCEPTED), HeldAttempt(key, AttemptState.STARTED)
+        ) == [stale]
         world.finished(agent, stale, outcome=messages.Outcome.FAILURE, exit_code=1)
         await world.settle()
         assert row(world, summary).status is not Status.COMPLETED
@@ -248,7 +252,7 @@ async def test_a_server_that_comes_back_in_time_loses_nothing() -> None:
     """Its return ends the wait; giving up a connected server does nothing."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        await again(world, agent, Held(key, HeldState.STARTED))
+        await again(world, agent, HeldAttempt(key, AttemptState.STARTED))
         assert agent not in world.agents._lost_timers
         world.agents._give_up(agent)
         await world.settle()
@@ -263,7 +267,7 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
         world.agents._give_up(agent)
         await world.settle()
         await world.advance(10_000)
-        world.hello(agent, held=[Held(key, HeldState.FINISHED)])
+        world.hello(agent, held=[HeldAttempt(key, AttemptState.FINISHED)])
         world.finished(agent, key, outcome=messages.Outcome.FAILURE, exit_code=1)
         await world.settle()
         assert "LateReport" in world.kinds(summary.id)
@@ -291,7 +295,7 @@ async def test_after_a_restart_an_attempt_keeps_its_lease() -> None:
         first.started(agent, key)
         await first.settle()
     async with first.crashed() as world:
-        world.hello(agent, held=[Held(key, HeldState.STARTED)])
+        world.hello(agent, held=[HeldAttempt(key, AttemptState.STARTED)])
         assert world.link.sent == []
         world.finished(agent, key)
         await world.settle()
@@ -325,7 +329,7 @@ async def test_what_a_held_commit_ends_is_not_forgotten_before_it_is_durable() -
         cancel = asyncio.create_task(world.driver.cancel(summary.id, "uid:0", is_forced=True))
         await until(lambda: bool(world.log._held))
         world.agents.disconnected(agent, "cut")
-        forget = world.hello(agent, held=[Held(key, HeldState.STARTED)])
+        forget = world.hello(agent, held=[HeldAttempt(key, AttemptState.STARTED)])
         for _ in range(5):
             await asyncio.sleep(0)
         assert forget == []

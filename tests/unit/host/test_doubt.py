@@ -6,7 +6,7 @@ import pytest
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import HeldState
+from waterflow_agent.wire.messages import AttemptState
 from waterflowd.engine import events
 from waterflowd.model.ids import RunId
 from waterflowd.model.statuses import Conclusion
@@ -55,7 +55,7 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
         third = await world.start()
         del world.world.stalled[first.id]
         world.agents.disconnected(agent, "cut")
-        world.hello(agent, held=[messages.Held(key, HeldState.FINISHED) for key in keys.values()])
+        world.hello(agent, held=[messages.HeldAttempt(key, AttemptState.FINISHED) for key in keys.values()])
         await world.settle()
         world.finished(agent, keys[first.id], lambda: acknowledged.append("first"))
         await world.settle()

@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Retryable
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.blob_cache import blob_id
 from waterflow_agent.wire import messages
 from waterflowd.host import file_responses as files_module
 from waterflowd.model.ids import AgentId
@@ -33,10 +33,10 @@ async def running(world: HostWorld, revision: str | None = "1", workflow: str = 
     return offer.task
 
 
-async def asked(world: HostWorld, agent: AgentId, wanted: messages.Wanted) -> messages.Content:
-    world.agents.wanted(agent, wanted)
-    await until(lambda: [message for _, message in world.link.sent if isinstance(message, messages.Content)])
-    return next(message for message in world.link.take() if isinstance(message, messages.Content))
+async def asked(world: HostWorld, agent: AgentId, request: messages.FileRequest) -> messages.FileResponse:
+    world.agents.file_requested(agent, request)
+    await until(lambda: [message for _, message in world.link.sent if isinstance(message, messages.FileResponse)])
+    return next(message for message in world.link.take() if isinstance(message, messages.FileResponse))
 
 
 async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
@@ -46,11 +46,11 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
         world.hello(agent)
         task = await running(world)
         assert task.tree == messages.Tree("ops", "1", [])
-        answer = await asked(world, agent, messages.Wanted(task.key, 7, [], 0))
+        answer = await asked(world, agent, messages.FileRequest(task.key, 7, [], 0))
         assert (answer.number, answer.code) == (7, "")
-        assert [entry.path for entry in listing.decode(answer.pieces[0].data)] == [b"a", b"b"]
-        answer = await asked(world, agent, messages.Wanted(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
-        assert [piece.data for piece in answer.pieces] == [b"wo", b"one"]
+        assert [entry.path for entry in file_list.decode(answer.chunks[0].data)] == [b"a", b"b"]
+        answer = await asked(world, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
+        assert [piece.data for piece in answer.chunks] == [b"wo", b"one"]
 
 
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
@@ -61,12 +61,12 @@ async def test_another_agent_another_epoch_and_another_file_get_nothing() -> Non
         task = await running(world)
         other = msgspec.structs.replace(task.key, epoch=task.key.epoch + 1)
         refused = [
-            await asked(world, agent_id("db-1"), messages.Wanted(task.key, 1, [], 0)),
-            await asked(world, agent, messages.Wanted(other, 1, [], 0)),
-            await asked(world, agent, messages.Wanted(messages.TaskKey("x", "x", "x", 1, 1), 1, [], 0)),
-            await asked(world, agent, messages.Wanted(task.key, 1, [blob_id(b"other")], 0)),
+            await asked(world, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
+            await asked(world, agent, messages.FileRequest(other, 1, [], 0)),
+            await asked(world, agent, messages.FileRequest(messages.TaskKey("x", "x", "x", 1, 1), 1, [], 0)),
+            await asked(world, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
         ]
-        assert {(answer.code, len(answer.pieces), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}
+        assert {(answer.code, len(answer.chunks), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}
 
 
 @pytest.mark.parametrize("checkout", ["checkout: false", ""])
@@ -78,7 +78,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
         world.hello(agent)
         task = await running(world, "1" if checkout else None, workflow)
         assert task.tree is None
-        assert (await asked(world, agent, messages.Wanted(task.key, 1, [], 0))).code == "WF219"
+        assert (await asked(world, agent, messages.FileRequest(task.key, 1, [], 0))).code == "WF219"
 
 
 async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,13 +87,13 @@ async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) 
         agent = world.enroll("web-1", "web")
         world.hello(agent)
         task = await running(world, "3")
-        assert (await asked(world, agent, messages.Wanted(task.key, 1, [], 0))).after_ms == 0
+        assert (await asked(world, agent, messages.FileRequest(task.key, 1, [], 0))).after_ms == 0
 
         async def away(*_: object) -> None:
             raise Retryable("WF503", "away", after_s=2)
 
         monkeypatch.setattr(world.files._files, "listed", away)
-        answer = await asked(world, agent, messages.Wanted(task.key, 2, [], 0))
+        answer = await asked(world, agent, messages.FileRequest(task.key, 2, [], 0))
         assert (answer.code, answer.text, answer.after_ms) == ("WF503", "away", 2_000)
 
 
@@ -112,13 +112,13 @@ async def test_too_many_questions_of_an_agent_are_to_be_asked_later(monkeypatch:
 
         monkeypatch.setattr(world.files._files, "listed", slow)
         for number in range(files_module.QUESTIONS_MAX + 5):
-            world.agents.wanted(agent, messages.Wanted(task.key, number, [], 0))
-        later = [message for message in world.link.take() if isinstance(message, messages.Content)]
+            world.agents.file_requested(agent, messages.FileRequest(task.key, number, [], 0))
+        later = [message for message in world.link.take() if isinstance(message, messages.FileResponse)]
         assert [(content.number, content.after_ms) for content in later] == [
             (files_module.QUESTIONS_MAX + number, files_module.LATER_MS) for number in range(5)
         ]
         gate.set()
         await until(lambda: len(world.link.sent) >= files_module.QUESTIONS_MAX)
-        answers = [message for message in world.link.take() if isinstance(message, messages.Content)]
-        assert all(content.pieces for content in answers)
-        assert (await asked(world, agent, messages.Wanted(task.key, 99, [], 0))).number == 99
+        answers = [message for message in world.link.take() if isinstance(message, messages.FileResponse)]
+        assert all(content.chunks for content in answers)
+        assert (await asked(world, agent, messages.FileRequest(task.key, 99, [], 0))).number == 99

@@ -23,7 +23,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def output(key: messages.TaskKey, offset: int, *texts: bytes) -> messages.Output:
-    return messages.Output(key, offset, [messages.Chunk(1, 1, text) for text in texts])
+    return messages.Output(key, offset, [messages.OutputChunk(1, 1, text) for text in texts])
 
 
 def name_of(key: messages.TaskKey) -> AttemptName:
@@ -156,7 +156,7 @@ async def test_odd_offsets_and_times_do_no_harm() -> None:
     async with HostWorld() as world:
         agent, key = await running(world)
         world.agents.output(agent, output(key, -5, b"abc"))
-        world.agents.output(agent, messages.Output(key, 0, [messages.Chunk(-1, 999, b"ok")]))
+        world.agents.output(agent, messages.Output(key, 0, [messages.OutputChunk(-1, 999, b"ok")]))
         await until(lambda: world.output_logs.size(name_of(key)) == 2)
         assert world.is_alive
 

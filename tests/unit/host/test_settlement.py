@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Held, HeldState
+from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
 
 
@@ -63,7 +63,7 @@ async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
         await until(lambda: world.driver.is_ahead)
         world.link.take()
 
-        assert world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)]) == []
+        assert world.hello(agent, session="1" * 32, held=[HeldAttempt(key, AttemptState.ACCEPTED)]) == []
 
         world.log.release()
         await cancelling
@@ -128,7 +128,7 @@ async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> 
         async with commit_on_its_way(world):
             world.link.take()
 
-            world.hello(agent, session="1" * 32, held=[Held(key, HeldState.ACCEPTED)], jobs=[])
+            world.hello(agent, session="1" * 32, held=[HeldAttempt(key, AttemptState.ACCEPTED)], jobs=[])
             world.finished(agent, key)
 
         assert world.kinds(run.id)[-1] == "RunCompleted"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.runner import spool
-from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, Chunk, SpoolReader, SpoolWriter, UnknownFormat
+from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, SpoolChunk, SpoolReader, SpoolWriter, UnknownFormat
 
 
 def write(path: Path, pieces: list[tuple[int, bytes]], bytes_max: int = 1 << 20) -> SpoolWriter:
@@ -18,9 +18,9 @@ def write(path: Path, pieces: list[tuple[int, bytes]], bytes_max: int = 1 << 20)
     return writer
 
 
-def read_all(path: Path, from_offset: int = 0, max_bytes: int = 100) -> list[Chunk]:
+def read_all(path: Path, from_offset: int = 0, max_bytes: int = 100) -> list[SpoolChunk]:
     reader = SpoolReader(str(path))
-    chunks: list[Chunk] = []
+    chunks: list[SpoolChunk] = []
     while more := reader.read(from_offset, max_bytes):
         chunks += more
         from_offset = more[-1].end

@@ -49,7 +49,7 @@ def test_all_that_is_queued_leaves_in_one_frame() -> None:
 def test_output_comes_after_everything_else() -> None:
     """A flood of output stands behind the results in frames, whatever was queued first."""
     ours = agent()
-    chunk = messages.Chunk(at=1, stream=1, data=bytes(messages.OUTPUT_CHUNK_BYTES_MAX))
+    chunk = messages.OutputChunk(at=1, stream=1, data=bytes(messages.OUTPUT_CHUNK_BYTES_MAX))
     for _ in range(20):
         ours.queue(messages.Output(key=KEY, offset=0, chunks=[chunk]))
     ours.queue(started(1))
@@ -263,7 +263,7 @@ def test_the_window_bounds_bytes_too() -> None:
 def test_loose_messages_that_nobody_collects_are_bounded() -> None:
     """A shell that never sends is told so instead of filling the memory."""
     ours = agent()
-    output = messages.Output(key=KEY, offset=0, chunks=[messages.Chunk(at=1, stream=1, data=bytes(3 << 20))])
+    output = messages.Output(key=KEY, offset=0, chunks=[messages.OutputChunk(at=1, stream=1, data=bytes(3 << 20))])
     for _ in range(session.LOOSE_BYTES_MAX // (3 << 20)):
         ours.queue(output)
 

@@ -1,7 +1,7 @@
 """What the agent holds and what it owes the daemon. Pure: no file, socket, clock or process.
 
 An attempt's way: accepted, started, finished, and gone once the daemon has its result and its output. `Ledger` decides what
-each message, start, end and acknowledgement means and answers with a `Move` for the shell; `records` is what the
+each message, start, end and acknowledgement means and answers with a `LedgerAction` for the shell; `records` is what the
 journal keeps so that a later start of the agent knows the same.
 
 Rules:
@@ -12,6 +12,24 @@ Rules:
 - An outcome that nobody can know is `lost`, never a success; an attempt that surely never began is `refused`.
 """
 
-from waterflow_agent.state.ledger.ledger import Entry, Ledger, Move, Release, Report, RunnerView, Start, Stop
+from waterflow_agent.state.ledger.ledger import (
+    Ledger,
+    LedgerAction,
+    LedgerEntry,
+    ReleaseAttempt,
+    ReportResult,
+    RunnerView,
+    StartAttempt,
+    StopAttempt,
+)
 
-__all__ = ["Entry", "Ledger", "Move", "Release", "Report", "RunnerView", "Start", "Stop"]
+__all__ = [
+    "Ledger",
+    "LedgerEntry",
+    "LedgerAction",
+    "ReleaseAttempt",
+    "ReportResult",
+    "RunnerView",
+    "StartAttempt",
+    "StopAttempt",
+]

@@ -21,7 +21,7 @@ import msgspec
 
 from waterflow_agent.state.ledger import records
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import HeldState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
 
 #: Results that wait for the daemon, beyond which no new work is taken: a daemon that takes no results offers no work either.
 HELD_MAX = 10_000
@@ -29,22 +29,22 @@ HELD_MAX = 10_000
 SEEN_MAX = 50_000
 
 #: What may follow what; an attempt that ends before its start was heard of goes straight to FINISHED.
-TRANSITIONS: dict[HeldState, frozenset[HeldState]] = {
-    HeldState.ACCEPTED: frozenset({HeldState.STARTED, HeldState.FINISHED}),
-    HeldState.STARTED: frozenset({HeldState.FINISHED}),
-    HeldState.FINISHED: frozenset(),
+TRANSITIONS: dict[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.ACCEPTED: frozenset({AttemptState.STARTED, AttemptState.FINISHED}),
+    AttemptState.STARTED: frozenset({AttemptState.FINISHED}),
+    AttemptState.FINISHED: frozenset(),
 }
 
 _StepKey = tuple[str, str, str]
 
 
-class Start(msgspec.Struct, frozen=True):
+class StartAttempt(msgspec.Struct, frozen=True):
     """Write `Accepted`, then start the task."""
 
     task: messages.Task
 
 
-class Stop(msgspec.Struct, frozen=True):
+class StopAttempt(msgspec.Struct, frozen=True):
     """End the process of this attempt; its end comes back as usual."""
 
     key: TaskKey
@@ -52,19 +52,19 @@ class Stop(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Report(msgspec.Struct, frozen=True):
+class ReportResult(msgspec.Struct, frozen=True):
     """Write the record, then send its result."""
 
-    record: records.Finished
+    record: records.FinishedRecord
 
 
-class Release(msgspec.Struct, frozen=True):
+class ReleaseAttempt(msgspec.Struct, frozen=True):
     """Write `Released`; then the attempt's files may go."""
 
     key: TaskKey
 
 
-Move = Start | Stop | Report | Release
+LedgerAction = StartAttempt | StopAttempt | ReportResult | ReleaseAttempt
 
 
 class RunnerView(Enum):
@@ -78,7 +78,7 @@ class RunnerView(Enum):
     ENDED = "ended"
 
 
-class Entry:
+class LedgerEntry:
     """One attempt that the agent holds. Only the ledger writes it."""
 
     __slots__ = (
@@ -103,10 +103,10 @@ class Entry:
         self.key = key
         self.node = node
         self.step_name = step_name
-        self.state = HeldState.ACCEPTED
+        self.state = AttemptState.ACCEPTED
         self.started_at: int | None = None
         self.result: messages.Finished | None = None
-        self.printed: list[messages.Chunk] = []
+        self.printed: list[messages.OutputChunk] = []
         self.has_spool = False
         self.has_secrets = False
         #: Number of the directory with its files; 0 for none.
@@ -117,12 +117,12 @@ class Entry:
         self.is_output_taken = False
         #: The daemon is done with it: no report when it ends.
         self.is_unwanted = False
-        self.cancel: Stop | None = None
+        self.cancel: StopAttempt | None = None
 
     @property
     def is_live(self) -> bool:
         """Whether it holds a slot."""
-        return self.state is not HeldState.FINISHED
+        return self.state is not AttemptState.FINISHED
 
 
 class Ledger:
@@ -132,7 +132,7 @@ class Ledger:
         self.boot_id = boot_id
         self.instance = instance
         self.slots = slots
-        self._entries: dict[TaskKey, Entry] = {}
+        self._entries: dict[TaskKey, LedgerEntry] = {}
         self._live: dict[_StepKey, TaskKey] = {}
         self._seen: OrderedDict[_StepKey, tuple[int, int]] = OrderedDict()
 
@@ -141,13 +141,13 @@ class Ledger:
     def __contains__(self, key: TaskKey) -> bool:
         return key in self._entries
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LedgerEntry]:
         return iter(self._entries.values())
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: TaskKey) -> Entry | None:
+    def get(self, key: TaskKey) -> LedgerEntry | None:
         """The entry of an attempt that is held."""
         return self._entries.get(key)
 
@@ -156,10 +156,10 @@ class Ledger:
         """How many slots are taken."""
         return len(self._live)
 
-    def held(self) -> list[messages.Held]:
+    def held(self) -> list[messages.HeldAttempt]:
         """What `Hello` tells: every attempt of which the daemon does not have the result."""
         return [
-            messages.Held(entry.key, entry.state)
+            messages.HeldAttempt(entry.key, entry.state)
             for entry in self._entries.values()
             if not entry.is_result_taken and not entry.is_unwanted
         ]
@@ -172,25 +172,27 @@ class Ledger:
                 continue
             if entry.result is not None:
                 owed.append(entry.result)
-            elif entry.state is HeldState.STARTED and entry.started_at is not None:
+            elif entry.state is AttemptState.STARTED and entry.started_at is not None:
                 owed.append(messages.Started(entry.key, entry.started_at))
         return owed
 
-    def facts(self) -> list[records.Fact]:
+    def facts(self) -> list[records.LedgerRecord]:
         """What a snapshot of the journal holds."""
-        facts: list[records.Fact] = []
+        facts: list[records.LedgerRecord] = []
         for entry in self._entries.values():
             if entry.result is not None:
-                facts.append(records.Finished(entry.result, entry.printed, entry.has_spool, entry.has_secrets))
+                facts.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))
                 continue
-            facts.append(records.Accepted(entry.key, entry.node, entry.step_name, 0, entry.place, entry.has_secrets))
+            facts.append(
+                records.AcceptedRecord(entry.key, entry.node, entry.step_name, 0, entry.place, entry.has_secrets)
+            )
             if entry.started_at is not None:
-                facts.append(records.Started(entry.key, entry.started_at))
+                facts.append(records.StartedRecord(entry.key, entry.started_at))
         return facts
 
     # What the daemon says.
 
-    def offer(self, task: messages.Task, now: int) -> Start | Report | None:
+    def offer(self, task: messages.Task, now: int) -> StartAttempt | ReportResult | None:
         """Takes or refuses an offer; None for a key that was seen before, which is acknowledged and nothing else."""
         key = task.key
         if key in self._entries:
@@ -202,21 +204,21 @@ class Ledger:
         if newest is not None and (key.epoch, key.attempt) < newest:
             return self._stale(task, newest, now)
         refusal = self._refusal(task, step)
-        entry = self._entries[key] = Entry(key, task.node, task.step_name)
+        entry = self._entries[key] = LedgerEntry(key, task.node, task.step_name)
         entry.has_secrets = bool(task.secrets)
         # A refused one as well: its result is final, so it is not started by a better offer either.
         self._remember(step, (key.epoch, key.attempt))
         if refusal is not None:
             return self._report(entry, ended(key, Outcome.REFUSED, now, reason_code="refused", reason_text=refusal))
         self._live[step] = key
-        return Start(task)
+        return StartAttempt(task)
 
-    def cancel(self, cancel: messages.Cancel, now: int) -> Stop | Report | None:
+    def cancel(self, cancel: messages.Cancel, now: int) -> StopAttempt | ReportResult | None:
         """Ends an attempt. None when it is unknown or over: the daemon learns that from the settlement or the result."""
         entry = self._entries.get(cancel.key)
         if entry is None or not entry.is_live:
             return None
-        stop = Stop(cancel.key, cancel.force, cancel.reason)
+        stop = StopAttempt(cancel.key, cancel.force, cancel.reason)
         if not entry.is_given:
             result = ended(
                 cancel.key,
@@ -231,9 +233,9 @@ class Ledger:
         entry.cancel = stop
         return stop
 
-    def forget(self, keys: Iterable[TaskKey]) -> list[Stop | Release]:
+    def forget(self, keys: Iterable[TaskKey]) -> list[StopAttempt | ReleaseAttempt]:
         """Drops what is over for the daemon. What still runs is killed, and goes when it has ended."""
-        moves: list[Stop | Release] = []
+        moves: list[StopAttempt | ReleaseAttempt] = []
         for key in keys:
             entry = self._entries.get(key)
             if entry is None:
@@ -242,11 +244,11 @@ class Ledger:
             if not entry.is_live or not entry.is_given:
                 moves.append(self._drop(entry))
             elif entry.cancel is None or not entry.cancel.is_forced:
-                entry.cancel = Stop(key, True, "the daemon is done with this attempt")
+                entry.cancel = StopAttempt(key, True, "the daemon is done with this attempt")
                 moves.append(entry.cancel)
         return moves
 
-    def result_taken(self, key: TaskKey) -> Release | None:
+    def result_taken(self, key: TaskKey) -> ReleaseAttempt | None:
         """The daemon has the result."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
@@ -254,7 +256,7 @@ class Ledger:
         entry.is_result_taken = True
         return self._drop(entry) if entry.is_output_taken else None
 
-    def output_taken(self, key: TaskKey) -> Release | None:
+    def output_taken(self, key: TaskKey) -> ReleaseAttempt | None:
         """The daemon has all of the output."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
@@ -264,11 +266,11 @@ class Ledger:
 
     # What happens here.
 
-    def placed(self, key: TaskKey, place: int, now: int) -> records.Accepted:
+    def placed(self, key: TaskKey, place: int, now: int) -> records.AcceptedRecord:
         """The attempt will be a process, whose files are in this directory; gives the record to write before its start."""
         entry = self._entries[key]
         entry.place = place
-        return records.Accepted(key, entry.node, entry.step_name, now, place, entry.has_secrets)
+        return records.AcceptedRecord(key, entry.node, entry.step_name, now, place, entry.has_secrets)
 
     def given(self, key: TaskKey) -> None:
         """The task is about to be handed to the runner: from here on only the runner knows whether it began."""
@@ -277,16 +279,16 @@ class Ledger:
     def started(self, key: TaskKey, at: int) -> bool:
         """The process runs since `at`; False when that is old news."""
         entry = self._entries.get(key)
-        if entry is None or entry.state is not HeldState.ACCEPTED:
+        if entry is None or entry.state is not AttemptState.ACCEPTED:
             return False
-        self._move(entry, HeldState.STARTED)
+        self._move(entry, AttemptState.STARTED)
         entry.started_at = at
         entry.is_given = True
         return True
 
     def finish(
-        self, result: messages.Finished, printed: Sequence[messages.Chunk] = (), *, has_spool: bool = False
-    ) -> Report | Release | None:
+        self, result: messages.Finished, printed: Sequence[messages.OutputChunk] = (), *, has_spool: bool = False
+    ) -> ReportResult | ReleaseAttempt | None:
         """The attempt is over; None when it was before: a result is final."""
         entry = self._entries.get(result.key)
         if entry is None or not entry.is_live:
@@ -299,22 +301,22 @@ class Ledger:
 
     # After a restart.
 
-    def replay(self, record: records.Fact | records.Released) -> None:
+    def replay(self, record: records.LedgerRecord | records.ReleasedRecord) -> None:
         """Takes over one record of the journal, in order."""
-        if isinstance(record, records.Accepted):
-            entry = Entry(record.key, record.node, record.step_name)
+        if isinstance(record, records.AcceptedRecord):
+            entry = LedgerEntry(record.key, record.node, record.step_name)
             entry.place = record.place
             entry.has_secrets = record.has_secrets
             self._entries[record.key] = entry
             step = (record.key.run, record.key.job, record.key.step)
             self._live[step] = record.key
             self._remember(step, (record.key.epoch, record.key.attempt))
-        elif isinstance(record, records.Started):
+        elif isinstance(record, records.StartedRecord):
             self.started(record.key, record.at)
-        elif isinstance(record, records.Finished):
+        elif isinstance(record, records.FinishedRecord):
             key = record.result.key
             if key not in self._entries:
-                self._entries[key] = Entry(key, "", "")
+                self._entries[key] = LedgerEntry(key, "", "")
                 self._remember((key.run, key.job, key.step), (key.epoch, key.attempt))
             self._entries[key].has_secrets = record.has_secrets
             self.finish(record.result, record.printed, has_spool=record.has_spool)
@@ -325,12 +327,12 @@ class Ledger:
 
     def settle(
         self, views: Mapping[TaskKey, RunnerView], now: int, *, is_same_boot: bool = True
-    ) -> list[Report | Release]:
+    ) -> list[ReportResult | ReleaseAttempt]:
         """Compares what is live with what the runner says: what it does not know has no outcome that anyone can know.
 
         Called when the agent starts and each time the runner has come back.
         """
-        moves: list[Report | Release] = []
+        moves: list[ReportResult | ReleaseAttempt] = []
         for key in list(self._live.values()):
             entry = self._entries[key]
             view = views.get(key, RunnerView.UNKNOWN) if is_same_boot else RunnerView.UNKNOWN
@@ -342,9 +344,9 @@ class Ledger:
                 moves.append(move)
         return moves
 
-    def _stale(self, task: messages.Task, newest: tuple[int, int], now: int) -> Report:
+    def _stale(self, task: messages.Task, newest: tuple[int, int], now: int) -> ReportResult:
         """An attempt older than one that was here is never started; whether it ran before is not known any more."""
-        entry = self._entries[task.key] = Entry(task.key, task.node, task.step_name)
+        entry = self._entries[task.key] = LedgerEntry(task.key, task.node, task.step_name)
         text = f"a newer attempt of this step was here before (attempt {newest[1]}, epoch {newest[0]})"
         return self._report(entry, ended(task.key, Outcome.LOST, now, reason_code="outcome-unknown", reason_text=text))
 
@@ -362,17 +364,17 @@ class Ledger:
             return f"{HELD_MAX} results on this server wait for the daemon"
         return None
 
-    def _report(self, entry: Entry, result: messages.Finished) -> Report:
-        self._move(entry, HeldState.FINISHED)
+    def _report(self, entry: LedgerEntry, result: messages.Finished) -> ReportResult:
+        self._move(entry, AttemptState.FINISHED)
         entry.result = result
         entry.is_output_taken = result.output_bytes == 0
         self._free(entry.key)
-        return Report(records.Finished(result, entry.printed, entry.has_spool, entry.has_secrets))
+        return ReportResult(records.FinishedRecord(result, entry.printed, entry.has_spool, entry.has_secrets))
 
-    def _drop(self, entry: Entry) -> Release:
+    def _drop(self, entry: LedgerEntry) -> ReleaseAttempt:
         del self._entries[entry.key]
         self._free(entry.key)
-        return Release(entry.key)
+        return ReleaseAttempt(entry.key)
 
     def _free(self, key: TaskKey) -> None:
         step = (key.run, key.job, key.step)
@@ -385,16 +387,16 @@ class Ledger:
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
 
-    def _move(self, entry: Entry, state: HeldState) -> None:
+    def _move(self, entry: LedgerEntry, state: AttemptState) -> None:
         assert state in TRANSITIONS[entry.state], f"{entry.key}: {entry.state} cannot become {state}"
         entry.state = state
 
 
-def _without_runner(entry: Entry, now: int, *, is_same_boot: bool) -> messages.Finished:
+def _without_runner(entry: LedgerEntry, now: int, *, is_same_boot: bool) -> messages.Finished:
     """The result of a live attempt that the runner does not know."""
     if not is_same_boot:
         text = "the server was restarted while the attempt was open"
-    elif entry.state is HeldState.ACCEPTED and not entry.is_given:
+    elif entry.state is AttemptState.ACCEPTED and not entry.is_given:
         text = "the agent was restarted before it had started the attempt; nothing of it ran"
         return ended(entry.key, Outcome.REFUSED, now, reason_code="refused", reason_text=text)
     else:

@@ -15,7 +15,7 @@ from waterflow_agent.wire import messages
 VERSION = 1
 
 
-class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
+class AcceptedRecord(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     """The attempt is this agent's; written before its process can exist."""
 
     key: messages.TaskKey
@@ -28,38 +28,38 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     has_secrets: bool = False
 
 
-class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
+class StartedRecord(msgspec.Struct, frozen=True, array_like=True, tag="started"):
     """Its process runs since `at`; written lazily, as the runner knows it too."""
 
     key: messages.TaskKey
     at: int
 
 
-class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
+class FinishedRecord(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     """It is over, and all here is masked.
 
     `printed` is the output that is in no file; it follows what the spool holds, if `has_spool`.
     """
 
     result: messages.Finished
-    printed: list[messages.Chunk]
+    printed: list[messages.OutputChunk]
     has_spool: bool
     has_secrets: bool = False
 
 
-class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
+class ReleasedRecord(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     """The daemon has the result and the output, or wants neither."""
 
     key: messages.TaskKey
 
 
-class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
+class SnapshotRecord(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
     """Opens a segment: all that is held now. It takes the place of everything before it."""
 
     version: int
     boot_id: str
-    records: list[Accepted | Started | Finished]
+    records: list[AcceptedRecord | StartedRecord | FinishedRecord]
 
 
-Fact = Accepted | Started | Finished
-Record = Accepted | Started | Finished | Released | Snapshot
+LedgerRecord = AcceptedRecord | StartedRecord | FinishedRecord
+Record = AcceptedRecord | StartedRecord | FinishedRecord | ReleasedRecord | SnapshotRecord

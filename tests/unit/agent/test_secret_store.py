@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.state import secret_store
-from waterflow_agent.state.secret_store import MaskBook
+from waterflow_agent.state.secret_store import SecretStore
 from waterflow_agent.wire.messages import TaskKey
 
 FIRST, SECOND = TaskKey("run", "job", "s1", 1, 1), TaskKey("run", "job", "s2", 1, 1)
 
 
-def text_of(book: MaskBook, key: TaskKey) -> str | None:
+def text_of(book: SecretStore, key: TaskKey) -> str | None:
     masks = book.of(key)
     return None if masks is None else masks.text("a s3cret value")
 
@@ -22,12 +22,12 @@ def text_of(book: MaskBook, key: TaskKey) -> str | None:
 def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
     """For the attempts that are still held; the values of others go, and with the last one the directory."""
     directory = tmp_path / "memory"
-    earlier = MaskBook(directory)
+    earlier = SecretStore(directory)
     earlier.keep(FIRST, ["s3cret"])
     earlier.keep(SECOND, ["value"])
     modes = {path.stat().st_mode & 0o777 for path in directory.iterdir()}
 
-    later = MaskBook(directory)
+    later = SecretStore(directory)
     later.sweep([FIRST])
 
     assert (modes, directory.stat().st_mode & 0o777) == ({0o600}, 0o700)
@@ -39,7 +39,7 @@ def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
 
 def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
     """Nothing is written to a disk instead."""
-    book = MaskBook(None)
+    book = SecretStore(None)
     book.keep(FIRST, ["s3cret"])
     assert text_of(book, FIRST) == "a *** value"
     book.drop(FIRST)
@@ -61,7 +61,7 @@ def test_a_directory_that_somebody_else_may_have_made_is_not_used(
     else:
         directory.mkdir()
         directory.chmod(0o777)
-    book = MaskBook(directory)
+    book = SecretStore(directory)
 
     with caplog.at_level(logging.WARNING):
         book.keep(FIRST, ["s3cret"])
@@ -74,9 +74,9 @@ def test_a_directory_that_somebody_else_may_have_made_is_not_used(
 def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
     """An agent that was killed while it wrote had not begun the step."""
     directory = tmp_path / "memory"
-    MaskBook(directory).keep(FIRST, ["s3cret"])
+    SecretStore(directory).keep(FIRST, ["s3cret"])
     next(directory.iterdir()).write_bytes(b"\x91")
-    assert text_of(MaskBook(directory), FIRST) is None
+    assert text_of(SecretStore(directory), FIRST) is None
 
 
 def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:

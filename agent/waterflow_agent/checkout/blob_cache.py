@@ -15,7 +15,7 @@ from pathlib import Path
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Blobs:
+class BlobCache:
     """The kept files below `root`."""
 
     def __init__(self, root: Path, bytes_max: int) -> None:

@@ -19,26 +19,26 @@ from pathlib import Path
 
 import msgspec
 
+from waterflow_agent.checkout.blob_cache import BlobCache, blob_id
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
+from waterflow_agent.checkout.tree_writer import TreeWriter
 from waterflow_agent.errors import Rejected
-from waterflow_agent.trees.blob_cache import Blobs, blob_id
-from waterflow_agent.trees.listing import Entry, Kind
-from waterflow_agent.trees.writing import Writer
 from waterflow_agent.wire.messages import Tree
 
 #: A tree of fewer files is written in a few hundredths of a second.
 SPARE_FILES_MIN = 500
 #: Spare directories of one agent, each of another repository or other patterns.
 SPARES_MAX = 4
-_Files = dict[bytes, Entry]
+_Files = dict[bytes, FileEntry]
 
 
-class Making(msgspec.Struct):
+class PartialTree(msgspec.Struct):
     """A directory in the making."""
 
     path: Path
-    writer: Writer
+    writer: TreeWriter
     #: The files that are not here yet, by their Git id; in the order in which they should come.
-    missing: dict[bytes, list[Entry]]
+    missing: dict[bytes, list[FileEntry]]
     files: _Files
 
 
@@ -47,12 +47,12 @@ class _Spare(msgspec.Struct, frozen=True):
     files: _Files
 
 
-class Store:
+class TreeStore:
     """All of it for one agent."""
 
     def __init__(self, root: Path, bytes_max: int, discard: Callable[[Path], None]) -> None:
         """`bytes_max` bounds the kept files. `discard` moves a directory out of the way and has it removed later."""
-        self._blobs = Blobs(root / "blobs", bytes_max)
+        self._blobs = BlobCache(root / "blobs", bytes_max)
         self._made = root / "made"
         self._discard = discard
         self._spares: OrderedDict[tuple[str, tuple[str, ...]], _Spare] = OrderedDict()
@@ -61,12 +61,12 @@ class Store:
         for left in os.listdir(self._made):
             discard(self._made / left)
 
-    def begin(self, tree: Tree, entries: Iterable[Entry]) -> Making:
+    def begin(self, tree: Tree, entries: Iterable[FileEntry]) -> PartialTree:
         """A directory with all of the tree that is on this disk. Raises `OSError`."""
         spare = self._spares.pop(_name(tree), None)
         return self._changed(spare or self._empty(), {entry.path: entry for entry in entries})
 
-    def add(self, making: Making, arrived: Iterable[tuple[bytes, bytes]]) -> None:
+    def add(self, making: PartialTree, arrived: Iterable[tuple[bytes, bytes]]) -> None:
         """Takes files that were missing, as Git id and content. Raises `Rejected` WF752 for one that is another, `OSError`."""
         for blob, content in arrived:
             if blob_id(content) != blob:
@@ -75,16 +75,16 @@ class Store:
             for entry in making.missing.pop(blob, ()):
                 making.writer.write(entry, content)
 
-    def finish(self, making: Making) -> None:
+    def finish(self, making: PartialTree) -> None:
         """Nothing is missing any more: the directory is as it should be. Raises `OSError`."""
         assert not making.missing, "a checkout ends with all of its files"
         making.writer.finish()
 
-    def drop(self, making: Making) -> None:
+    def drop(self, making: PartialTree) -> None:
         """Nobody wants the directory any more."""
         self._discard(making.path)
 
-    def prepare_spare(self, tree: Tree, files: Mapping[bytes, Entry]) -> None:
+    def prepare_spare(self, tree: Tree, files: Mapping[bytes, FileEntry]) -> None:
         """Writes a spare directory for the next checkout like this one, if that is worth it and its files are all kept."""
         if len(files) < SPARE_FILES_MIN or _name(tree) in self._spares:
             return
@@ -107,9 +107,9 @@ class Store:
         path.mkdir(mode=0o700)
         return _Spare(path, {})
 
-    def _changed(self, there: _Spare, files: _Files) -> Making:
+    def _changed(self, there: _Spare, files: _Files) -> PartialTree:
         """Makes of a directory what the kept files allow."""
-        making = Making(there.path, Writer(os.fspath(there.path)), {}, files)
+        making = PartialTree(there.path, TreeWriter(os.fspath(there.path)), {}, files)
         try:
             making.writer.remove(entry for path, entry in there.files.items() if files.get(path) != entry)
             for path, entry in files.items():
@@ -120,8 +120,8 @@ class Store:
             raise
         return making
 
-    def _bring(self, making: Making, entry: Entry) -> None:
-        if entry.kind is Kind.SUBMODULE:
+    def _bring(self, making: PartialTree, entry: FileEntry) -> None:
+        if entry.kind is FileKind.SUBMODULE:
             making.writer.write(entry, b"")
             return
         content = None if entry.blob in making.missing else self._blobs.get(entry.blob)

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 
-class Arrivals:
+class FrameReceiver:
     """The frames of one socket of plain pyzmq."""
 
     def __init__(self, sock: zmq.Socket[bytes], take: Callable[[list[zmq.Frame]], Any], turn_max: int) -> None:

@@ -1,4 +1,4 @@
-"""Checkouts: gives a job its working directory with the files of the run's revision, before its first step.
+"""CheckoutService: gives a job its working directory with the files of the run's revision, before its first step.
 
     list of files ──▶ directory with what is kept here ──▶ the rest, over the link ──▶ renamed to the job's directory
 
@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
+from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
-from waterflow_agent.execution.working_directories import Workspaces
-from waterflow_agent.trees import listing
-from waterflow_agent.trees.store import Making, Store
+from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey, Tree
 
 if TYPE_CHECKING:
-    from waterflow_agent.trees.file_requests import Asking
+    from waterflow_agent.checkout.file_requests import FileRequests
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ Result = TypeVar("Result")
 BLOBS_ASKED = 256
 
 
-class Checkouts:
+class CheckoutService:
     """All checkouts of one agent. For the loop's thread."""
 
-    def __init__(self, store: Store, asking: Asking, workspaces: Workspaces) -> None:
+    def __init__(self, store: TreeStore, asking: FileRequests, workspaces: WorkingDirectories) -> None:
         self._store = store
         self._asking = asking
         self._workspaces = workspaces
@@ -54,7 +54,7 @@ class Checkouts:
         """The link has a new session."""
         self._asking.opened()
 
-    def answered(self, content: messages.Content) -> None:
+    def answered(self, content: messages.FileResponse) -> None:
         """The daemon sent files."""
         self._asking.answered(content)
 
@@ -75,9 +75,9 @@ class Checkouts:
                 await self._make(key, tree)
 
     async def _make(self, key: TaskKey, tree: Tree) -> None:
-        entries = await asyncio.to_thread(listing.decode, await self._list(key))
+        entries = await asyncio.to_thread(file_list.decode, await self._list(key))
         # Filled by the thread, so that a cancel while it works does not lose what it has made.
-        made: list[Making] = []
+        made: list[PartialTree] = []
         try:
             await self._on_disk(lambda: made.append(self._store.begin(tree, entries)))
             making = made[0]
@@ -96,7 +96,7 @@ class Checkouts:
         self._ahead.add(task)
         task.add_done_callback(self._ahead.discard)
 
-    async def _prepare_spare(self, tree: Tree, making: Making) -> None:
+    async def _prepare_spare(self, tree: Tree, making: PartialTree) -> None:
         await self._on_disk(lambda: self._store.prepare_spare(tree, making.files))
 
     async def _list(self, key: TaskKey) -> bytearray:
@@ -106,14 +106,14 @@ class Checkouts:
             content += piece.data
             if len(content) >= piece.size:
                 return content
-            _check_growth(piece, listing.BYTES_MAX)
+            _check_growth(piece, file_list.BYTES_MAX)
 
-    async def _fetch(self, key: TaskKey, making: Making) -> None:
+    async def _fetch(self, key: TaskKey, making: PartialTree) -> None:
         missing = list(making.missing)
         waiting = deque(missing[at : at + BLOBS_ASKED] for at in range(0, len(missing), BLOBS_ASKED))
         lanes = [
             asyncio.create_task(self._fetch_some(key, making, waiting), name="fetch-files")
-            for _ in range(min(messages.WANTED_MAX, len(waiting)))
+            for _ in range(min(messages.FILE_REQUESTS_MAX, len(waiting)))
         ]
         try:
             await asyncio.gather(*lanes)
@@ -122,7 +122,7 @@ class Checkouts:
                 lane.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
 
-    async def _fetch_some(self, key: TaskKey, making: Making, waiting: deque[list[bytes]]) -> None:
+    async def _fetch_some(self, key: TaskKey, making: PartialTree, waiting: deque[list[bytes]]) -> None:
         while waiting:
             wanted = waiting.popleft()
             while wanted:
@@ -139,12 +139,12 @@ class Checkouts:
             arrived = [(wanted[0], await self._rest(key, wanted[0], pieces[0]))]
         return arrived
 
-    async def _rest(self, key: TaskKey, blob: bytes, piece: messages.Piece) -> bytes:
+    async def _rest(self, key: TaskKey, blob: bytes, piece: messages.FileChunk) -> bytes:
         """A file that is larger than an answer."""
         async with self._large:
             content = bytearray(piece.data)
             while len(content) < piece.size:
-                _check_growth(piece, listing.FILE_BYTES_MAX)
+                _check_growth(piece, file_list.FILE_BYTES_MAX)
                 piece = (await self._asking.ask(key, [blob], len(content)))[0]
                 content += piece.data
             return bytes(content)
@@ -160,7 +160,7 @@ class Checkouts:
                 raise
 
 
-def _check_growth(piece: messages.Piece, bytes_max: int) -> None:
+def _check_growth(piece: messages.FileChunk, bytes_max: int) -> None:
     """Raises `Rejected` WF750 for an answer that brings nothing on, or promises more than may be."""
     if not piece.data or piece.size > bytes_max:
         raise Rejected("WF750", f"the server sent {len(piece.data)} of {piece.size} bytes, where {bytes_max} may be")

@@ -24,7 +24,7 @@ _RECEIVE_BYTES = 65_536
 _CREDENTIALS = struct.Struct("3i")
 
 
-class AgentLink:
+class AgentConnection:
     """One accepted connection; a broken one shows as `is_broken` and is the loop's to close."""
 
     __slots__ = ("_decoder", "_hints", "_queue", "_socket", "_unsent", "flush_due", "is_broken")

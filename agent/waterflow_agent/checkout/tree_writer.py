@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from waterflow_agent.trees.blob_cache import write_all
-from waterflow_agent.trees.listing import Entry, Kind
+from waterflow_agent.checkout.blob_cache import write_all
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
 
-_MODES = {Kind.FILE: 0o644, Kind.EXECUTABLE: 0o755}
+_MODES = {FileKind.FILE: 0o644, FileKind.EXECUTABLE: 0o755}
 
 
-class Writer:
+class TreeWriter:
     """Writes below `root`, which exists."""
 
     def __init__(self, root: str) -> None:
@@ -24,12 +24,12 @@ class Writer:
         self._folders = {b""}
         self._links: list[tuple[bytes, bytes]] = []
 
-    def write(self, entry: Entry, content: bytes) -> None:
+    def write(self, entry: FileEntry, content: bytes) -> None:
         """One entry; a link waits for `finish`. Raises `OSError`."""
-        if entry.kind is Kind.LINK:
+        if entry.kind is FileKind.LINK:
             self._links.append((entry.path, content))
             return
-        if entry.kind is Kind.SUBMODULE:
+        if entry.kind is FileKind.SUBMODULE:
             self._enter(entry.path)
             return
         self._enter(os.path.dirname(entry.path))
@@ -40,11 +40,11 @@ class Writer:
         finally:
             os.close(file)
 
-    def remove(self, entries: Iterable[Entry]) -> None:
+    def remove(self, entries: Iterable[FileEntry]) -> None:
         """Takes away what an earlier tree had here, and the folders that are empty then."""
         emptied: set[bytes] = set()
         for entry in entries:
-            if entry.kind is Kind.SUBMODULE:
+            if entry.kind is FileKind.SUBMODULE:
                 emptied.add(entry.path)
             else:
                 os.unlink(self._at(entry.path))

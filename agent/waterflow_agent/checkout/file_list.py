@@ -25,7 +25,7 @@ BLOB_ID_BYTES = 20
 _UNSAFE_PARTS = frozenset({b"", b".", b"..", b".git"})
 
 
-class Kind(IntEnum):
+class FileKind(IntEnum):
     """What stands at a path."""
 
     FILE = 0
@@ -36,32 +36,32 @@ class Kind(IntEnum):
     SUBMODULE = 3
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class FileEntry(msgspec.Struct, frozen=True, array_like=True):
     """One path of a tree, relative to its root, with `/` between its parts."""
 
     path: bytes
-    kind: Kind
+    kind: FileKind
     #: The Git id of the content: SHA-1 of `blob SIZE\\0` and the content. Of a submodule nothing.
     blob: bytes
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Entry])
+_decoder = msgspec.msgpack.Decoder(list[FileEntry])
 
 
-def encode(entries: Iterable[Entry]) -> bytes:
+def encode(entries: Iterable[FileEntry]) -> bytes:
     """The list's bytes."""
     return _encoder.encode(list(entries))
 
 
-def decode(content: bytes | bytearray) -> list[Entry]:
+def decode(content: bytes | bytearray) -> list[FileEntry]:
     """The entries. Raises `Rejected` WF750 for what is no list, and for a path that may not be."""
     try:
         entries = _decoder.decode(content)
     except (msgspec.MsgspecError, ValueError) as error:
         raise Rejected("WF750", f"the server sent a list of files that cannot be read: {error}") from error
     for entry in entries:
-        if not is_safe(entry.path) or (entry.kind is not Kind.SUBMODULE and len(entry.blob) != BLOB_ID_BYTES):
+        if not is_safe(entry.path) or (entry.kind is not FileKind.SUBMODULE and len(entry.blob) != BLOB_ID_BYTES):
             raise Rejected("WF750", f"the server sent a list of files with a path that may not be: {entry.path!r:.200}")
     return entries
 

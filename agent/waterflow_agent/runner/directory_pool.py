@@ -18,7 +18,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from waterflow_agent.runner import directory
+from waterflow_agent.runner import attempt_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ _FREE = ".free-"
 _KNOWN = frozenset({"record", "files", "output"})
 
 
-class AttemptStore:
+class AttemptDirectoryPool:
     """The directories below `root`; for one agent, not thread-safe. Calls take microseconds."""
 
     def __init__(self, root: str) -> None:
@@ -66,7 +66,7 @@ class AttemptStore:
             self._free.pop()
             return path
         os.makedirs(self._root, mode=0o700, exist_ok=True)
-        directory.make(path)
+        attempt_directory.make(path)
         return path
 
     def release(self, name: str) -> str | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from waterflow_agent.runner import directory
-from waterflow_agent.runner.attempts import AttemptStore, remove
-from waterflow_agent.runner.directory import AttemptDirectory
+from waterflow_agent.runner import attempt_directory
+from waterflow_agent.runner.attempt_directory import AttemptDirectory
+from waterflow_agent.runner.directory_pool import AttemptDirectoryPool, remove
 from waterflow_agent.runner.protocol import StartRequest
 
 
@@ -36,7 +36,7 @@ def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path
     """Each fact is a line; secrets are in none."""
     place = AttemptDirectory(str(tmp_path), "a")
     fd = place.claim(request("a"), "boot")
-    directory.record_process(fd, 17, 1_000, (5, 6))
+    attempt_directory.record_process(fd, 17, 1_000, (5, 6))
     os.close(fd)
     place.write_result({"reason": "exited", "exit_code": 3})
 
@@ -63,7 +63,7 @@ def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
 
 def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> None:
     """Nothing of the one attempt is seen by the next, and its name can be used for nothing else meanwhile."""
-    store = AttemptStore(str(tmp_path))
+    store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
     place = claim(tmp_path, "a")
     Path(place.output_path).write_bytes(b"\x01secret output")
@@ -82,7 +82,7 @@ def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> No
 @pytest.mark.parametrize("left", ["files/output", "other", "output.1"])
 def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: str) -> None:
     """Only what is as good as new is kept."""
-    store = AttemptStore(str(tmp_path))
+    store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
     Path(tmp_path, "a", left).write_text("left")
 
@@ -97,7 +97,7 @@ def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: 
 @pytest.mark.parametrize("link", ["output", "record", "files/env"])
 def test_links_left_in_a_directory_are_not_followed(tmp_path: Path, link: str) -> None:
     """A step cannot have another file cut off or removed."""
-    store = AttemptStore(str(tmp_path / "attempts"))
+    store = AttemptDirectoryPool(str(tmp_path / "attempts"))
     store.prepare("a")
     precious = tmp_path / "precious"
     precious.write_text("precious")
@@ -113,7 +113,7 @@ def test_links_left_in_a_directory_are_not_followed(tmp_path: Path, link: str) -
 
 def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
     """The agent may prepare a directory, fill it, and start."""
-    store = AttemptStore(str(tmp_path))
+    store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
     store.release("a")
     Path(store.prepare("b"), "script").write_text("true")
@@ -125,4 +125,4 @@ def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
 
 def test_releasing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     """A second forget finds nothing."""
-    assert AttemptStore(str(tmp_path)).release("a") is None
+    assert AttemptDirectoryPool(str(tmp_path)).release("a") is None

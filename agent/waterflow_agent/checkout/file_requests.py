@@ -14,18 +14,18 @@ from waterflow_agent.wire.messages import TaskKey
 PATIENCE_S = 600.0
 
 
-class Asking:
+class FileRequests:
     """The questions of one agent that have no answer yet. For the loop's thread."""
 
-    def __init__(self, send: Callable[[messages.Wanted], None]) -> None:
+    def __init__(self, send: Callable[[messages.FileRequest], None]) -> None:
         """`send` may drop a question without a session: `opened` asks again."""
         self._send = send
         self._numbers = itertools.count(1)
-        self._open: dict[int, tuple[messages.Wanted, asyncio.Future[messages.Content]]] = {}
-        self._window = asyncio.Semaphore(messages.WANTED_MAX)
+        self._open: dict[int, tuple[messages.FileRequest, asyncio.Future[messages.FileResponse]]] = {}
+        self._window = asyncio.Semaphore(messages.FILE_REQUESTS_MAX)
 
-    async def ask(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> list[messages.Piece]:
-        """The answer's pieces, at least one; see `messages.Wanted`.
+    async def ask(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
+        """The answer's pieces, at least one; see `messages.FileRequest`.
 
         Raises `Rejected` with the daemon's words when it has not got them, or had not for `PATIENCE_S`.
         """
@@ -33,17 +33,17 @@ class Asking:
         give_up_at = loop.time() + PATIENCE_S
         while True:
             content = await self._once(key, blobs, offset)
-            if content.pieces and not content.code:
-                return content.pieces
+            if content.chunks and not content.code:
+                return content.chunks
             if not content.after_ms or loop.time() >= give_up_at:
                 raise Rejected(content.code or "WF751", content.text or "the server sent nothing")
             await asyncio.sleep(content.after_ms / 1_000)
 
-    async def _once(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> messages.Content:
+    async def _once(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> messages.FileResponse:
         async with self._window:
             number = next(self._numbers)
-            wanted = messages.Wanted(key, number, list(blobs), offset)
-            answer: asyncio.Future[messages.Content] = asyncio.get_running_loop().create_future()
+            wanted = messages.FileRequest(key, number, list(blobs), offset)
+            answer: asyncio.Future[messages.FileResponse] = asyncio.get_running_loop().create_future()
             self._open[number] = (wanted, answer)
             try:
                 self._send(wanted)
@@ -56,7 +56,7 @@ class Asking:
         for wanted, _ in self._open.values():
             self._send(wanted)
 
-    def answered(self, content: messages.Content) -> None:
+    def answered(self, content: messages.FileResponse) -> None:
         """An answer has come; one that nobody waits for is dropped."""
         _, answer = self._open.get(content.number, (None, None))
         if answer is not None and not answer.done():

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import working_directories
-from waterflow_agent.execution.working_directories import Workspaces
+from waterflow_agent.execution.working_directories import WorkingDirectories
 
 
 def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
     """The same job gets the same one again, with what was in it."""
-    workspaces = Workspaces(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work")
     first, second = workspaces.enter("run", "a", 0), workspaces.enter("run", "b", 0)
     (first / "file").write_text("x")
 
@@ -26,7 +26,7 @@ def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
 
 def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
     """The next step of the job has a place to run."""
-    workspaces = Workspaces(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work")
     workspaces.enter("run", "a", 0).rmdir()
 
     assert workspaces.enter("run", "a", 1).is_dir()
@@ -72,7 +72,7 @@ def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
 
 def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
     """Not before the time, not while something is held; a new agent counts anew, and what was moved away is removed."""
-    workspaces = Workspaces(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work")
     used, held = workspaces.enter("used", "a", 0), workspaces.enter("held", "a", 0)
 
     workspaces.retire_unused({"held"}, 599, keep_s=600)
@@ -80,7 +80,7 @@ def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
     workspaces.retire_unused({"held"}, 600, keep_s=600)
     assert not used.exists()
     assert held.exists()
-    later = Workspaces(tmp_path / "work")
+    later = WorkingDirectories(tmp_path / "work")
     later.retire_unused(set(), 1000, keep_s=600)
     assert held.exists()
     later.retire_unused(set(), 1600, keep_s=600)
@@ -92,10 +92,10 @@ def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
 
 def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> None:
     """What is there is told by run and job, also by a new agent; a release of what is not there is nothing."""
-    workspaces = Workspaces(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work")
     for job in ("a", "b"):
         workspaces.enter("run", job, 0)
-    assert sorted(Workspaces(tmp_path / "work").jobs()) == [("run", "a"), ("run", "b")]
+    assert sorted(WorkingDirectories(tmp_path / "work").jobs()) == [("run", "a"), ("run", "b")]
 
     workspaces.release("run", "a")
     workspaces.release("run", "a")

@@ -1,4 +1,4 @@
-"""`waterflow_agent.session.receiver`: real ZeroMQ sockets on both kinds of loops."""
+"""`waterflow_agent.session.frame_receiver`: real ZeroMQ sockets on both kinds of loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uvloop
 import zmq
 
 from tests.patience import PATIENCE_S
-from waterflow_agent.session.receiver import Arrivals
+from waterflow_agent.session.frame_receiver import FrameReceiver
 
 Plain = zmq.Socket[bytes]
 
@@ -51,7 +51,7 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
         with pair() as sockets:
             seen = [0, 0]
             done = asyncio.Event()
-            arrivals: list[Arrivals] = []
+            arrivals: list[FrameReceiver] = []
 
             def answer(me: int) -> None:
                 seen[me] += 1
@@ -66,8 +66,8 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
                 sockets[me].send(b"x", zmq.NOBLOCK)
 
             arrivals += [
-                Arrivals(sockets[0], lambda parts: answer(0), 16),
-                Arrivals(sockets[1], lambda parts: answer(1), 16),
+                FrameReceiver(sockets[0], lambda parts: answer(0), 16),
+                FrameReceiver(sockets[1], lambda parts: answer(1), 16),
             ]
             tasks = [asyncio.create_task(one.run()) for one in arrivals]
             for _ in range(at_once):
@@ -100,7 +100,7 @@ def test_everybody_else_has_a_turn_in_a_flood() -> None:
                 if len(taken) == 1_000:
                     done.set()
 
-            reading = asyncio.create_task(Arrivals(one, take, 10).run())
+            reading = asyncio.create_task(FrameReceiver(one, take, 10).run())
             await done.wait()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -122,10 +122,10 @@ def test_what_goes_wrong_ends_the_reading() -> None:
 
             other.send(b"bad")
             with pytest.raises(ValueError, match="bad"):
-                await Arrivals(one, take, 10).run()
+                await FrameReceiver(one, take, 10).run()
             # Its end has left nothing on the loop: a second one reads the same socket.
             other.send(b"worse")
             with pytest.raises(ValueError, match="worse"):
-                await Arrivals(one, take, 10).run()
+                await FrameReceiver(one, take, 10).run()
 
     on_each_loop(test)

@@ -1,4 +1,4 @@
-"""Checkouts on a server's disk: kept files, directories, spare ones, and questions that are asked again."""
+"""CheckoutService on a server's disk: kept files, directories, spare ones, and questions that are asked again."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.checkout import file_list, file_requests, tree_store
+from waterflow_agent.checkout.blob_cache import BlobCache, blob_id
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
+from waterflow_agent.checkout.file_requests import FileRequests
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
-from waterflow_agent.execution.working_directories import Workspaces
-from waterflow_agent.trees import file_requests, listing, store
-from waterflow_agent.trees.blob_cache import Blobs, blob_id
-from waterflow_agent.trees.checkouts import Checkouts
-from waterflow_agent.trees.file_requests import Asking
-from waterflow_agent.trees.listing import Entry, Kind
-from waterflow_agent.trees.store import Making, Store
+from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Content, Piece, TaskKey, Tree
+from waterflow_agent.wire.messages import FileChunk, FileResponse, TaskKey, Tree
 
 KEY = TaskKey("run", "job", "s1", 1, 1)
 TREE = Tree("ops", "1", [])
 
 
-def entry(path: str, content: bytes, kind: Kind = Kind.FILE) -> Entry:
-    return Entry(path.encode(), kind, b"" if kind is Kind.SUBMODULE else blob_id(content))
+def entry(path: str, content: bytes, kind: FileKind = FileKind.FILE) -> FileEntry:
+    return FileEntry(path.encode(), kind, b"" if kind is FileKind.SUBMODULE else blob_id(content))
 
 
 # The list ---------------------------------------------------------------------------------------------------------------
@@ -36,16 +36,16 @@ def entry(path: str, content: bytes, kind: Kind = Kind.FILE) -> Entry:
 def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
     """Whoever sends it."""
     with pytest.raises(Rejected, match="a path that may not be"):
-        listing.decode(listing.encode([Entry(path, Kind.FILE, b"1" * 20)]))
+        file_list.decode(file_list.encode([FileEntry(path, FileKind.FILE, b"1" * 20)]))
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc1", b"\x93\x01\x02\x03", listing.encode([Entry(b"a", Kind.FILE, b"short")])]
+    "content", [b"", b"\xc1", b"\x93\x01\x02\x03", file_list.encode([FileEntry(b"a", FileKind.FILE, b"short")])]
 )
 def test_what_is_no_list_is_refused(content: bytes) -> None:
     """With one sentence."""
     with pytest.raises(Rejected) as error:
-        listing.decode(content)
+        file_list.decode(content)
     assert error.value.code == "WF750"
 
 
@@ -54,7 +54,7 @@ def test_what_is_no_list_is_refused(content: bytes) -> None:
 
 def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None:
     """What was read lately stays; what is larger than all room is not kept."""
-    kept = Blobs(tmp_path, 30)
+    kept = BlobCache(tmp_path, 30)
     contents = [bytes([65 + number]) * 10 for number in range(4)]
     for content in contents[:3]:
         kept.put(blob_id(content), content)
@@ -68,19 +68,19 @@ def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None
 
 def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
     """What a crash has left half written is not among them."""
-    kept = Blobs(tmp_path, 100)
+    kept = BlobCache(tmp_path, 100)
     for content in (b"one", b"other"):
         kept.put(blob_id(content), content)
     half = tmp_path / blob_id(b"other").hex()[:2] / blob_id(b"other").hex()[2:]
     half.write_bytes(b"oth")
-    again = Blobs(tmp_path, 100)
+    again = BlobCache(tmp_path, 100)
     assert again.get(blob_id(b"one")) == b"one"
     assert again.get(blob_id(b"other")) is None
 
 
 def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     """And is kept anew the next time."""
-    kept = Blobs(tmp_path, 100)
+    kept = BlobCache(tmp_path, 100)
     kept.put(blob_id(b"one"), b"one")
     next(tmp_path.glob("*/*")).write_bytes(b"two")
     assert kept.get(blob_id(b"one")) is None
@@ -92,16 +92,16 @@ def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path)
 
 
 @pytest.fixture
-def workspaces(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "work")
+def workspaces(tmp_path: Path) -> WorkingDirectories:
+    return WorkingDirectories(tmp_path / "work")
 
 
 @pytest.fixture
-def disk(tmp_path: Path, workspaces: Workspaces) -> Store:
-    return Store(tmp_path / "trees", 1 << 20, workspaces.discard)
+def disk(tmp_path: Path, workspaces: WorkingDirectories) -> TreeStore:
+    return TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
 
 
-def make(disk: Store, contents: dict[str, bytes], *more: Entry, tree: Tree = TREE) -> Making:
+def make(disk: TreeStore, contents: dict[str, bytes], *more: FileEntry, tree: Tree = TREE) -> PartialTree:
     """A finished directory of these files."""
     entries = [entry(path, content) for path, content in contents.items()]
     making = disk.begin(tree, [*entries, *more])
@@ -122,16 +122,16 @@ def shown(root: Path) -> dict[str, str]:
     return found
 
 
-def test_a_directory_has_files_modes_links_and_submodules(disk: Store) -> None:
+def test_a_directory_has_files_modes_links_and_submodules(disk: TreeStore) -> None:
     """One content may stand at several places."""
     making = disk.begin(
         TREE,
         [
             entry("a/one", b"1"),
             entry("a/same", b"1"),
-            entry("tool", b"2", Kind.EXECUTABLE),
-            entry("z", b"a/one", Kind.LINK),
-            entry("m/module", b"", Kind.SUBMODULE),
+            entry("tool", b"2", FileKind.EXECUTABLE),
+            entry("z", b"a/one", FileKind.LINK),
+            entry("m/module", b"", FileKind.SUBMODULE),
         ],
     )
     disk.add(making, [(blob_id(content), content) for content in (b"1", b"2", b"a/one")])
@@ -141,7 +141,7 @@ def test_a_directory_has_files_modes_links_and_submodules(disk: Store) -> None:
     assert not os.access(making.path / "a/one", os.X_OK)
 
 
-def test_another_file_than_was_asked_for_is_refused(disk: Store) -> None:
+def test_another_file_than_was_asked_for_is_refused(disk: TreeStore) -> None:
     """A list says the ids, and they hold."""
     making = disk.begin(TREE, [entry("a", b"1")])
     with pytest.raises(Rejected) as error:
@@ -149,25 +149,25 @@ def test_another_file_than_was_asked_for_is_refused(disk: Store) -> None:
     assert error.value.code == "WF752"
 
 
-def test_a_spare_directory_becomes_the_next_tree(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spare_directory_becomes_the_next_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files, folders and links come, go, change their kind, and nothing else is left of the old tree."""
-    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     old = {"same": b"s", "changed": b"1", "gone/deep/x": b"x", "folder/file": b"f", "was-file": b"w"}
-    first = make(disk, old, entry("link", b"s", Kind.LINK), entry("module", b"", Kind.SUBMODULE))
+    first = make(disk, old, entry("link", b"s", FileKind.LINK), entry("module", b"", FileKind.SUBMODULE))
     disk.add(first, [(blob_id(b"s"), b"s")])
     disk.finish(first)
     disk.prepare_spare(TREE, first.files)
     new = {"same": b"s", "changed": b"2", "folder": b"now a file", "was-file/in": b"now a folder", "link": b"a file"}
-    second = make(disk, new, entry("module/x", b"s", Kind.LINK))
+    second = make(disk, new, entry("module/x", b"s", FileKind.LINK))
     disk.finish(second)
     assert second.path != first.path
     assert shown(second.path) == {path: content.decode() for path, content in new.items()} | {"module/x": "-> s"}
     assert shown(first.path)["changed"] == "1"
 
 
-def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two jobs that begin together have two directories."""
-    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     first = make(disk, {"a": b"1"})
     disk.finish(first)
     disk.prepare_spare(TREE, first.files)
@@ -177,21 +177,21 @@ def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: Store, monkey
 
 
 def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
-    disk: Store, tmp_path: Path, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+    disk: TreeStore, tmp_path: Path, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a power cut has left of them is not known."""
-    monkeypatch.setattr(store, "SPARE_FILES_MIN", 1)
+    monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     making = make(disk, {"a": b"1"})
-    for number in range(store.SPARES_MAX + 2):
+    for number in range(tree_store.SPARES_MAX + 2):
         disk.prepare_spare(Tree(f"r{number}", "1", []), making.files)
-    assert len(list((tmp_path / "trees/made").iterdir())) == store.SPARES_MAX + 1
-    Store(tmp_path / "trees", 1 << 20, workspaces.discard)
+    assert len(list((tmp_path / "trees/made").iterdir())) == tree_store.SPARES_MAX + 1
+    TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
     assert not list((tmp_path / "trees/made").iterdir())
 
 
-def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: Store, tmp_path: Path) -> None:
+def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: TreeStore, tmp_path: Path) -> None:
     """Links are made last: the folder of the same name is there before."""
-    making = disk.begin(TREE, [entry("a", os.fsencode(tmp_path), Kind.LINK), entry("a/pwned", b"x")])
+    making = disk.begin(TREE, [entry("a", os.fsencode(tmp_path), FileKind.LINK), entry("a/pwned", b"x")])
     disk.add(making, [(blob_id(os.fsencode(tmp_path)), os.fsencode(tmp_path)), (blob_id(b"x"), b"x")])
     with pytest.raises(FileExistsError):
         disk.finish(making)
@@ -202,40 +202,40 @@ def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: Sto
 
 
 class Daemon:
-    """Answers questions from a table of contents, `CONTENT_BYTES_MAX` at a time."""
+    """Answers questions from a table of contents, `FILE_RESPONSE_BYTES_MAX` at a time."""
 
     def __init__(self, *entries: tuple[str, bytes]) -> None:
         self.contents = {blob_id(content): content for _, content in entries}
-        self.list = listing.encode([entry(path, content) for path, content in entries])
-        self.asked: list[messages.Wanted] = []
+        self.list = file_list.encode([entry(path, content) for path, content in entries])
+        self.asked: list[messages.FileRequest] = []
         self.is_away = False
-        self.asking = Asking(self.take)
+        self.asking = FileRequests(self.take)
 
-    def take(self, wanted: messages.Wanted) -> None:
+    def take(self, wanted: messages.FileRequest) -> None:
         self.asked.append(wanted)
         if not self.is_away:
             asyncio.get_running_loop().call_soon(self.asking.answered, self.answer(wanted))
 
-    def answer(self, wanted: messages.Wanted) -> Content:
-        pieces, left, offset = [], messages.CONTENT_BYTES_MAX, wanted.offset
+    def answer(self, wanted: messages.FileRequest) -> FileResponse:
+        pieces, left, offset = [], messages.FILE_RESPONSE_BYTES_MAX, wanted.offset
         for content in [self.contents[blob] for blob in wanted.blobs] or [self.list]:
             part = content[offset : offset + left]
-            pieces.append(Piece(len(content), part))
+            pieces.append(FileChunk(len(content), part))
             left -= len(part)
             if left <= 0:
                 break
             offset = 0
-        return Content(wanted.key, wanted.number, pieces)
+        return FileResponse(wanted.key, wanted.number, pieces)
 
 
 async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
     """Larger than an answer, empty, and many; afterwards none of them is asked for again."""
-    workspaces = Workspaces(tmp_path / "work")
-    disk = Store(tmp_path / "trees", 1 << 20, workspaces.discard)
+    workspaces = WorkingDirectories(tmp_path / "work")
+    disk = TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
     files = [(f"f{number}", b"%d" % number) for number in range(700)]
-    large = os.urandom(3 * messages.CONTENT_BYTES_MAX + 5)
+    large = os.urandom(3 * messages.FILE_RESPONSE_BYTES_MAX + 5)
     daemon = Daemon(*files, ("large", large), ("empty", b""), ("z", b"last"))
-    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.asking, workspaces)
     await checkouts.make(KEY, TREE)
     root = tmp_path / "work/run/job"
     assert (root / "large").read_bytes() == large
@@ -247,10 +247,10 @@ async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
     await checkouts.close()
 
 
-async def test_steps_that_begin_together_have_one_checkout(disk: Store, workspaces: Workspaces) -> None:
+async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, workspaces: WorkingDirectories) -> None:
     """And a later one asks nothing."""
     daemon = Daemon(("a", b"1"))
-    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.asking, workspaces)
     await asyncio.gather(*(checkouts.make(TaskKey("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
     await checkouts.make(KEY, TREE)
     assert len(daemon.asked) == 2
@@ -259,10 +259,10 @@ async def test_steps_that_begin_together_have_one_checkout(disk: Store, workspac
 
 async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: Path) -> None:
     """Under the same number, so that an answer to the first question is as good."""
-    workspaces = Workspaces(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work")
     daemon = Daemon(("a", b"1"))
     daemon.is_away = True
-    checkouts = Checkouts(Store(tmp_path / "trees", 1 << 20, workspaces.discard), daemon.asking, workspaces)
+    checkouts = CheckoutService(TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard), daemon.asking, workspaces)
     work = asyncio.create_task(checkouts.make(KEY, TREE))
     while not daemon.asked:  # noqa: ASYNC110 - a thread has to look at the disk before
         await asyncio.sleep(0)
@@ -274,10 +274,12 @@ async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: P
     await checkouts.close()
 
 
-async def test_a_checkout_that_is_cancelled_leaves_nothing(disk: Store, workspaces: Workspaces, tmp_path: Path) -> None:
+async def test_a_checkout_that_is_cancelled_leaves_nothing(
+    disk: TreeStore, workspaces: WorkingDirectories, tmp_path: Path
+) -> None:
     """Neither a directory nor a question."""
     daemon = Daemon(("a", b"1"))
-    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.asking, workspaces)
     answer = daemon.answer
     work = asyncio.create_task(checkouts.make(KEY, TREE))
     while not list((tmp_path / "trees/made").iterdir()):
@@ -292,34 +294,36 @@ async def test_a_checkout_that_is_cancelled_leaves_nothing(disk: Store, workspac
 
 
 async def test_not_now_is_asked_again_until_it_is_enough(
-    disk: Store, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+    disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the daemon's words are the error; a final word is one at once."""
     daemon, loop = Daemon(), asyncio.get_running_loop()
     real = loop.time
     # The patience is over once it was asked three times, however long that took.
     monkeypatch.setattr(loop, "time", lambda: real() + (2 * file_requests.PATIENCE_S if len(daemon.asked) > 2 else 0))
-    checkouts = Checkouts(disk, daemon.asking, workspaces)
-    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [], "WF503", "it is away", 10))
+    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    monkeypatch.setattr(
+        daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF503", "it is away", 10)
+    )
     with pytest.raises(Rejected, match="it is away"):
         await checkouts.make(KEY, TREE)
     assert len(daemon.asked) == 3
     asked = len(daemon.asked)
-    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [], "WF520", "a link out"))
+    monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF520", "a link out"))
     with pytest.raises(Rejected, match="a link out"):
         await checkouts.make(KEY, TREE)
     assert len(daemon.asked) == asked + 1
     await checkouts.close()
 
 
-@pytest.mark.parametrize("piece", [Piece(1 << 40, b"x"), Piece(10, b"")])
+@pytest.mark.parametrize("piece", [FileChunk(1 << 40, b"x"), FileChunk(10, b"")])
 async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
-    disk: Store, workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch, piece: Piece
+    disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch, piece: FileChunk
 ) -> None:
     """A checkout neither fills the memory nor goes in circles."""
     daemon = Daemon()
-    monkeypatch.setattr(daemon, "answer", lambda wanted: Content(KEY, wanted.number, [piece]))
-    checkouts = Checkouts(disk, daemon.asking, workspaces)
+    monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [piece]))
+    checkouts = CheckoutService(disk, daemon.asking, workspaces)
     with pytest.raises(Rejected) as error:
         await checkouts.make(KEY, TREE)
     assert error.value.code == "WF750"

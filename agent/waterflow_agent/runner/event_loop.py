@@ -30,7 +30,7 @@ _WAIT_S_MAX = 10.0
 _STALE_MAX = 256
 
 
-class Loop:
+class EventLoop:
     """Calls back until it is told to end; everything it calls runs in the thread that called `turn`."""
 
     def __init__(self, on_children: Callable[[list[tuple[int, int]]], None], on_stop: Callable[[], None]) -> None:

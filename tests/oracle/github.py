@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.patience import PATIENCE_S
 from waterflowd import expr
-from waterflowd.expr.values import shortest
+from waterflowd.model.numbers import shortest
 
 HERE = Path(__file__).parent
 #: What `npm.installed` installs.

@@ -38,6 +38,8 @@ PURE: dict[str, frozenset[str]] = {
 MAY_BESIDES = {
     "waterflowd.dsl.reading.reader": frozenset({"yaml"}),
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
+    # Patterns of inputs come from everybody who may push; the standard library's engine takes exponential time for some.
+    "waterflowd.model.inputs": frozenset({"pydantic_core"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The errors of both distributions, which import nothing themselves.

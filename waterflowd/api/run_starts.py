@@ -24,10 +24,10 @@ from waterflowd.api.request_bodies import (
 )
 from waterflowd.api.services import Services
 from waterflowd.api.views.rendering import run_url
-from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import events
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import run_stream
+from waterflowd.model.inputs import check_start
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 
 #: What a file is called that came without a name.
@@ -116,7 +116,7 @@ async def start(services: Services, principal: Principal, request: StartRequest,
             " `on`, or start it from another workflow, by `uses` of a job or a step with workflow/run"
         )
         raise Rejected("WF605", text, where="on", status=422)
-    inputs = check_inputs(plan.inputs, request.inputs)
+    inputs = check_start(plan.inputs, request.inputs)
     request = msgspec.structs.replace(request, inputs=inputs)
     if is_dry_run:
         return answer({"valid": True, "name": plan.name, "path": plan.path, "inputs": inputs, "status": "not-started"})

@@ -30,7 +30,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from waterflowd.dsl.reporting.report import did_you_mean
+from waterflowd.model.wording import did_you_mean
 
 #: Longer than any expression that somebody can read.
 EXPRESSION_LENGTH_MAX = 200

@@ -7,9 +7,6 @@ the offset into line and column. `suggestion` is a name the author probably mean
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from waterflow_agent.errors import Rejected
 
 SYNTAX = "WF120"
@@ -53,10 +50,3 @@ class ExpressionError(Rejected):
     def moved(self, distance: int) -> ExpressionError:
         """Return the same error for a text in which the source starts `distance` characters later."""
         return ExpressionError(self.code, self.text, self.offset + distance, suggestion=self.suggestion)
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` most likely stands for, or None."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
-    return spelled[found[0]] if found else None

@@ -13,23 +13,23 @@ from functools import lru_cache, partial
 
 from waterflow_agent.display import quote
 from waterflowd.expr.env import Env
-from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, WRONG_ARITY, WRONG_VALUE, ExpressionError, closest
+from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, WRONG_ARITY, WRONG_VALUE, ExpressionError
 from waterflowd.expr.functions import FUNCTIONS, Function, arity_text
 from waterflowd.expr.json_text import Problem, bounded, plain
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.values import (
     NUMBER,
     STRING,
-    Number,
     Value,
     all_of,
     equals,
     is_less,
     is_truthy,
     kind_of,
-    normal,
     property_of,
 )
+from waterflowd.model.numbers import Number, normal
+from waterflowd.model.wording import closest
 
 Evaluator = Callable[[Env], object]
 

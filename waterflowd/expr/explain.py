@@ -16,7 +16,8 @@ from waterflowd.expr.evaluation import compiled
 from waterflowd.expr.lexer import NAME_PATTERN
 from waterflowd.expr.nodes import IMPLIED, Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.parser import PRECEDENCE
-from waterflowd.expr.values import Value, is_truthy, shortest, to_text
+from waterflowd.expr.values import Value, is_truthy, to_text
+from waterflowd.model.numbers import shortest
 
 #: One line of a terminal or of a table in the UI.
 EXPLANATION_CHARACTERS_MAX = 200

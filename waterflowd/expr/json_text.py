@@ -18,13 +18,11 @@ from waterflowd.expr.values import (
     NUMBER,
     OBJECT,
     STRING,
-    Number,
     Value,
     kind_of,
-    normal,
     number_from_text,
-    shortest,
 )
+from waterflowd.model.numbers import Number, normal, shortest
 
 #: A result larger than this belongs into a file; it is also all that a job may output.
 RESULT_BYTES_MAX = 1024 * 1024

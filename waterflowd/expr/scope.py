@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from waterflow_agent.display import quote
-from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError, closest
+from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError
 from waterflowd.expr.evaluation import find_function
 from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIONS
 from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, children, walk
 from waterflowd.expr.values import to_text
+from waterflowd.model.wording import closest
 
 #: More problems of one expression nobody reads, and each costs a search for what was meant.
 ERRORS_MAX = 50

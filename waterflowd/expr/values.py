@@ -13,19 +13,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
-Number = int | float
+from waterflowd.model.numbers import Number, normal, number_to_text
+
 Value = object
-
-#: Integers outside are rounded to floats, as all of them are in JavaScript: these are what the log and the wire have room for,
-#: and what a workflow file may hold.
-INTEGER_MIN = -(2**63)
-INTEGER_MAX = 2**64 - 1
-
-#: Largest float below which every integer has a float of its own.
-_FLOAT_EXACT = 2.0**53
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 #: Digits that an integer within the bound may have; more are read as a float at once, which never takes long.
@@ -35,10 +27,6 @@ _INFINITE = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf
 
 #: What JavaScript trims from a string before it reads a number.
 _JS_SPACE = "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200B)))
-
-#: `toFixed(15)` of the largest number that it writes out needs 21 digits before the point and 15 behind it.
-_FIXED = Context(prec=40)
-_FIFTEEN_PLACES = Decimal(1).scaleb(-15)
 
 NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = "null", "a boolean", "a number", "a string", "an array", "an object"
 
@@ -71,18 +59,6 @@ def kind_of(value: Value) -> str:
         if isinstance(value, base):
             return name
     raise TypeError(f"not a value of an expression: {type(value).__name__}")
-
-
-def normal(number: Number) -> Number:
-    """Return the one spelling of a number: whole floats as int, integers that are too large as float."""
-    if isinstance(number, float):
-        return int(number) if -_FLOAT_EXACT <= number <= _FLOAT_EXACT and number.is_integer() else number
-    if INTEGER_MIN <= number <= INTEGER_MAX:
-        return int(number)
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
 
 
 def number_from_text(text: str) -> Number:
@@ -133,38 +109,6 @@ def to_text(value: Value) -> str:
         assert isinstance(value, int | float)
         return number_to_text(value)
     return "Array" if kind is ARRAY else "Object"
-
-
-def number_to_text(number: Number) -> str:
-    """Return a number as JavaScript writes it after rounding to 15 places, as GitHub does."""
-    number = normal(number)
-    if isinstance(number, int):
-        return str(number)
-    if math.isnan(number):
-        return "NaN"
-    if math.isinf(number):
-        return "Infinity" if number > 0 else "-Infinity"
-    if abs(number) < 1e21:
-        number = float(Decimal(number).quantize(_FIFTEEN_PLACES, ROUND_HALF_UP, _FIXED))
-    return shortest(number)
-
-
-def shortest(number: float) -> str:
-    """Return the fewest digits that read back as `number`, laid out as by JavaScript's Number::toString."""
-    if number == 0:
-        return "0"
-    sign, digits, exponent = Decimal(repr(number)).as_tuple()
-    assert isinstance(exponent, int)
-    text = "".join(map(str, digits)).rstrip("0")
-    point = len(digits) + exponent
-    if 0 < point <= 21:
-        body = text.ljust(point, "0") if len(text) <= point else f"{text[:point]}.{text[point:]}"
-    elif -6 < point <= 0:
-        body = "0." + "0" * -point + text
-    else:
-        mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
-        body = f"{mantissa}e{point - 1:+d}"
-    return "-" + body if sign else body
 
 
 def is_truthy(value: Value) -> bool:

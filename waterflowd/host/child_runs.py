@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from waterflow_agent.errors import Rejected
-from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_block
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains, plan
 from waterflowd.model.ids import RunId
+from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
@@ -111,7 +111,7 @@ def is_wanted(run: Run, place: AttemptKey) -> bool:
 
 def start_request(run: Run, place: AttemptKey, compiled: bytes, given: dict[str, Any]) -> StartRequest:
     """The start of the run that the attempt wants. Raises `Rejected` WF110 for inputs that the workflow does not take."""
-    values = check_inputs(plan.decode(compiled).inputs, given)
+    values = check_start(plan.decode(compiled).inputs, given)
     return StartRequest(
         plan=compiled,
         repository=run.repository,

@@ -33,7 +33,6 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
 from waterflowd.engine.state.runs import Approval, Attempt, Block, Children, Job, Lock, Scope
 from waterflowd.engine.state.runs import Step as StepState
@@ -45,6 +44,7 @@ from waterflowd.host.batch import answered, surveyed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Kept, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
@@ -116,7 +116,7 @@ class Scenario:
         self._assign()
 
     def _do_start(self, words: list[str]) -> None:
-        given = check_inputs(self.plan.inputs, dict(word.split("=", 1) for word in words))
+        given = check_start(self.plan.inputs, dict(word.split("=", 1) for word in words))
         self._feed(
             inputs.StartRun(
                 plan_hash=self.plan_hash,

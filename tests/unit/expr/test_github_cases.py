@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from waterflowd import expr
-from waterflowd.expr.values import shortest
+from waterflowd.model.numbers import shortest
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "github_cases.json").read_text(encoding="utf-8"))
 GROUPS = [name for name in RECORDED if name != "contexts"]

@@ -23,12 +23,12 @@ from waterflowd.api.run_lookup import read_run, resolve
 from waterflowd.api.services import DefinitionPlan, Services
 from waterflowd.api.views.rendering import run_url
 from waterflowd.api.views.shapes import RerunShape
-from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.engine import events
 from waterflowd.engine.rules import rerun
 from waterflowd.engine.state.runs import Run
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.inputs import check_start
 from waterflowd.model.records import Kept, RunSummary, StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["runs"])
@@ -83,7 +83,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
         return answer({**_started(None, plan.name), **shown})
     key = run_starts.idempotency_key(request, principal)
     trigger = msgspec.structs.replace(wanted.trigger, by=principal.name, key=key)
-    inputs = check_inputs(plan.inputs, wanted.inputs) if plan is not run.plan else wanted.inputs
+    inputs = check_start(plan.inputs, wanted.inputs) if plan is not run.plan else wanted.inputs
     row = await services.runs.start(
         msgspec.structs.replace(wanted, trigger=trigger, inputs=inputs, kept=selection.kept)
     )

@@ -9,8 +9,8 @@ from waterflowd.api.gate import Ports, Viewer
 from waterflowd.api.request_bodies import answer
 from waterflowd.api.run_lookup import Text
 from waterflowd.api.views.shapes import WORKFLOW_BODY, Problem, Valid
-from waterflowd.dsl.building.inputs import check_inputs
 from waterflowd.model import plan as plans
+from waterflowd.model.inputs import check_start
 
 router = APIRouter(tags=["validate"])
 
@@ -21,6 +21,6 @@ async def validate(request: Request, services: Ports, _: Viewer, path: Text = No
     sent = await run_starts.read_file(request, path)
     plan = plans.decode(await run_starts.compile_file(services, sent))
     if sent.inputs:
-        check_inputs(plan.inputs, sent.inputs)
+        check_start(plan.inputs, sent.inputs)
     jobs = [{"id": job.id, "group": job.group, "steps": len(job.steps)} for job in plan.jobs]
     return answer({"valid": True, "name": plan.name, "path": plan.path, "jobs": jobs, "errors": []})

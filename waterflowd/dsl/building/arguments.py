@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from waterflow_agent.display import quote
 from waterflowd import expr
-from waterflowd.dsl.building import inputs
+from waterflowd.dsl.building.input_declarations import converted
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.dsl.reporting.values import EXPRESSION
+from waterflowd.model.inputs import default_of, known_inputs
 from waterflowd.model.plan import InputSpec, Json
+from waterflowd.model.wording import did_you_mean
 
 
 def given_inputs(
@@ -26,7 +27,7 @@ def given_inputs(
         spec = known.get(name.lower())
         if spec is None:
             names = [spec.name for spec in specs]
-            hint = did_you_mean(name, names) or (f"it has {', '.join(names)}" if names else "it takes none")
+            hint = did_you_mean(name, names) or known_inputs(specs)
             source.at_key(at, codes.WRONG_INPUT, f"{what} has no input {quote(name)}", hint)
         elif expr.is_static(value):
             found[spec.name] = _typed(source, at, spec, value)
@@ -41,12 +42,12 @@ def given_inputs(
 
 def with_defaults(specs: Sequence[InputSpec], given: Mapping[str, Json]) -> dict[str, Json]:
     """A value for each declared input, in the order of the declarations."""
-    return {spec.name: given[spec.name] if spec.name in given else inputs.default_of(spec) for spec in specs}
+    return {spec.name: given[spec.name] if spec.name in given else default_of(spec) for spec in specs}
 
 
 def _typed(source: Source, at: Path, spec: InputSpec, value: Json) -> Json:
     try:
-        typed = inputs.typed(spec, value)
+        typed = converted(spec, value)
     except ValueError as error:
         source.at_value(at, codes.WRONG_INPUT, f"input {quote(spec.name)}: {error}")
         return plain(value)

@@ -20,8 +20,9 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import TooMany, did_you_mean
+from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
+from waterflowd.model.wording import did_you_mean
 
 #: Workflows that call one another, below the one that was started.
 DEPTH_MAX = 4

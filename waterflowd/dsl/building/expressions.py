@@ -17,13 +17,13 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.expr import errors as expression_errors
 from waterflowd.expr import file_hash
 from waterflowd.expr.json_text import Problem
 from waterflowd.expr.nodes import IMPLIED, Call, Literal, walk
 from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
+from waterflowd.model.wording import did_you_mean
 
 #: GitHub's context and ours.
 _GITHUB_NAMES = {

@@ -7,13 +7,13 @@ from typing import Any
 
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
-from waterflowd.dsl.building import inputs
 from waterflowd.dsl.models import ids
-from waterflowd.dsl.reading.tree import Document, Path
+from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.values import has_expression
-from waterflowd.model.plan import InputSpec, InputType
+from waterflowd.dsl.reporting.values import as_text, has_expression
+from waterflowd.model import inputs
+from waterflowd.model.plan import InputSpec, InputType, Json
 
 PATTERN_CHARACTERS_MAX = 500
 
@@ -24,6 +24,12 @@ def specs(
     """The inputs that a file declares under the path `base`; what is wrong with them is reported."""
     checked = _Declarations(base, document, report)
     return tuple(checked.spec(name, wanted) for name, wanted in declared.items())
+
+
+def converted(spec: InputSpec, value: object) -> Json:
+    """A value of the file as the input holds it; raises ValueError. Text inputs take numbers as they are written."""
+    is_text = spec.type in (InputType.STRING, InputType.CHOICE)
+    return inputs.convert(spec, as_text(value) if is_text else plain(value))
 
 
 class _Declarations:
@@ -59,7 +65,7 @@ class _Declarations:
             self._add(name, "default", "a default is a value, not an expression")
             return spec
         try:
-            return _replaced(spec, default=inputs.typed(spec, wanted.default))
+            return _replaced(spec, default=converted(spec, wanted.default))
         except ValueError as error:
             self._add(name, "default", str(error))
             return spec

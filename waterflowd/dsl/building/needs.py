@@ -8,7 +8,8 @@ from waterflow_agent.display import quote
 from waterflowd.dsl.reading.tree import Document
 from waterflowd.dsl.reading.tree import Mapping as TreeMapping
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report, did_you_mean
+from waterflowd.dsl.reporting.report import Report
+from waterflowd.model.wording import did_you_mean
 
 #: Jobs of a circle that a message names.
 _SHOWN_MAX = 10

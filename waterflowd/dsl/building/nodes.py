@@ -18,11 +18,12 @@ from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report, did_you_mean
+from waterflowd.dsl.reporting.report import Report
 from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.expr.errors import UNSAFE_PLACE
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
+from waterflowd.model.wording import did_you_mean
 
 _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+")
 

@@ -19,9 +19,9 @@ from waterflowd.dsl.building.session import Session
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.dsl.reporting.values import as_text
 from waterflowd.model.plan import Json, NodePlan
+from waterflowd.model.wording import did_you_mean
 
 #: So alike is a slip, not a name.
 _SLIP_RATIO = 0.85

@@ -10,8 +10,8 @@ from waterflowd.dsl import models
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
+from waterflowd.model.wording import did_you_mean
 
 
 def build_schedules(

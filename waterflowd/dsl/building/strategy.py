@@ -20,9 +20,9 @@ from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import did_you_mean
 from waterflowd.dsl.reporting.values import describe, has_expression
 from waterflowd.model.plan import Json, MatrixPlan, StrategyPlan
+from waterflowd.model.wording import did_you_mean
 
 INSTANCES_MAX = 256
 

@@ -18,8 +18,9 @@ from waterflowd.dsl.models.field_types import READY
 from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
 from waterflowd.dsl.reading.tree import Document, Path, to_json
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report, did_you_mean
+from waterflowd.dsl.reporting.report import Report
 from waterflowd.dsl.reporting.values import describe
+from waterflowd.model.wording import did_you_mean
 
 #: A repair can uncover one more layer of errors; more rounds than layers of models find nothing.
 _ROUNDS_MAX = 8

@@ -7,9 +7,6 @@ keeps no file from running; it is for what is surely a slip.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 import msgspec
 
 from waterflowd.dsl.reading.tree import Lines
@@ -89,10 +86,3 @@ def _diagnostic(path: str, lines: Lines, offset: int, code: str, message: str, s
         caret=caret,
         suggestion=suggestion,
     )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The suggestion for a misspelt name: `did you mean "build"?`, or empty when nothing is close."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
-    return f'did you mean "{spelled[found[0]]}"?' if found else ""

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from waterflow_agent.display import quote
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reading.tree import WrittenFloat, WrittenInt
+from waterflowd.model import wording
 
 EXPRESSION = "${{"
 
 
 def describe(value: object) -> str:
-    """A value from a file in a few words."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case WrittenInt() | WrittenFloat():
-            return f"the number {quote(value.text)[1:-1]}"
-        case int() | float():
-            return f"the number {value}"
-        case str():
-            return quote(value)
-        case list():
-            return "a list"
-    return "a mapping"
+    """A value from a file in a few words; numbers as they are written there."""
+    if isinstance(value, WrittenInt | WrittenFloat):
+        return f"the number {escape_for_display(value.text)}"
+    return wording.describe(value)
 
 
 def has_expression(value: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.dsl.building.inputs import check_inputs
+from waterflowd.model.inputs import check_start
 from waterflowd.model.plan import InputSpec, InputType
 
 SPECS = (
@@ -22,7 +22,7 @@ SPECS = (
 def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
     """The CLI sends text; a run sees numbers, booleans and JSON."""
     given = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
-    assert check_inputs(SPECS, given) == {
+    assert check_start(SPECS, given) == {
         "who": "bob",
         "count": 2.5,
         "loud": True,
@@ -34,12 +34,12 @@ def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
 def test_typed_values_are_taken_as_they_are() -> None:
     """The API sends JSON."""
     given = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
-    assert check_inputs(SPECS, given) == given
+    assert check_start(SPECS, given) == given
 
 
 def test_what_is_not_given_has_its_default_or_is_empty() -> None:
     """As at GitHub: false, the first option, and null for JSON."""
-    assert check_inputs(SPECS, {"who": "bob"}) == {
+    assert check_start(SPECS, {"who": "bob"}) == {
         "who": "bob",
         "count": 3,
         "loud": False,
@@ -52,7 +52,7 @@ def test_a_whole_number_stays_whole() -> None:
     """`3` is 3, and a 64-bit id keeps its digits."""
     specs = (InputSpec(name="n", type=InputType.NUMBER),)
     for text in ("3", "9007199254740993"):
-        value = check_inputs(specs, {"n": text})["n"]
+        value = check_start(specs, {"n": text})["n"]
         assert value == int(text)
         assert isinstance(value, int)
 
@@ -84,7 +84,7 @@ def test_a_whole_number_stays_whole() -> None:
 def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) -> None:
     """WF110 names the input in `where` and in the text."""
     with pytest.raises(Rejected) as caught:
-        check_inputs(SPECS, given)
+        check_start(SPECS, given)
     assert caught.value.code == "WF110"
     assert caught.value.where == where
     assert where in caught.value.text
@@ -93,17 +93,17 @@ def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) ->
 def test_a_misspelt_input_gets_a_suggestion() -> None:
     """The nearest name is in the text."""
     with pytest.raises(Rejected, match='did you mean "count"'):
-        check_inputs(SPECS, {"who": "bob", "cuont": 1})
+        check_start(SPECS, {"who": "bob", "cuont": 1})
 
 
 def test_too_many_bytes_are_rejected() -> None:
     """All inputs together have a bound."""
-    with pytest.raises(Rejected, match="larger than"):
-        check_inputs((InputSpec(name="a"),), {"a": "x" * 70_000})
+    with pytest.raises(Rejected, match="more than 65,535 bytes"):
+        check_start((InputSpec(name="a"),), {"a": "x" * 70_000})
 
 
 def test_a_hostile_pattern_takes_linear_time() -> None:
     """Patterns run on an engine without backtracking."""
     specs = (InputSpec(name="a", pattern="(a+)+"),)
     with pytest.raises(Rejected):
-        check_inputs(specs, {"a": "a" * 50_000 + "!"})
+        check_start(specs, {"a": "a" * 50_000 + "!"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.world import World
-from waterflowd.api.metric_samples import SAMPLES
+from waterflowd.admin.metric_samples import METRICS
 
 _PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -23,7 +23,7 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
 
 def test_every_metric_is_on_its_page_and_the_page_names_no_other() -> None:
     """The page's table is the list; a counter is shown with its ending."""
-    shown = {f"{name}_total" if kind.is_counter else name for name, kind in SAMPLES.items()}
+    shown = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
 
     assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
 
@@ -47,6 +47,6 @@ def test_a_run_is_counted(empty_world: World) -> None:
     assert values["waterflow_log_events_total",] >= 9
     assert values["waterflow_link_total", "sessions_opened"] == 1
     assert values["process_resident_memory_bytes",] > 1e7
-    known = {f"{name}_total" if kind.is_counter else name for name, kind in SAMPLES.items()}
+    known = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
     assert {name for name, *_ in values if name.startswith("waterflow_")} <= known
     assert run not in answer.text

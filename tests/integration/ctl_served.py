@@ -9,8 +9,8 @@ from threading import Thread
 from click.testing import CliRunner, Result
 
 from tests.patience import PATIENCE_S
+from waterflowd.admin.ports import RepositoryRow
 from waterflowd.api.server import ApiServer
-from waterflowd.api.services import RepositoryRow
 from waterflowd.ctl.main import cli
 from waterflowd.testing.api_world import ApiWorld, until
 

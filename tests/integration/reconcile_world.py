@@ -16,6 +16,7 @@ import msgspec
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import WaterflowError
+from waterflowd.admin.repositories import GitRepositoryAdmin
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.compile import Wanted
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
@@ -28,7 +29,7 @@ from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
-from waterflowd.reconcile.loop import LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop import LoopPorts, Reconciler
 from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
@@ -235,7 +236,7 @@ class Daemon:
             wall=self.wall,
         )
         self.reconciler = Reconciler(self.settings, self.open_source, ports)
-        self.desk = RepositoryDesk(self.reconciler)
+        self.admin = GitRepositoryAdmin(self.reconciler)
 
     async def start(self) -> None:
         self.task = asyncio.create_task(self.reconciler.run())

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from waterflowd.api.services import AgentRow, PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.api.views import run_shapes, shapes
 from waterflowd.testing.api_world import VERSION, ApiWorld
 

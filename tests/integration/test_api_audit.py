@@ -11,7 +11,7 @@ from waterflow_agent.errors import Retryable
 from waterflowd.access import audit_trail
 from waterflowd.access.events import AccessRefused
 from waterflowd.access.registry import Role
-from waterflowd.api.services import PendingRow, RepositoryRow
+from waterflowd.admin.ports import PendingRow, RepositoryRow
 from waterflowd.api.views.rendering import time_text
 from waterflowd.testing.api_world import ApiWorld, until
 

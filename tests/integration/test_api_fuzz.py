@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from waterflowd.api.services import RepositoryRow
+from waterflowd.admin.ports import RepositoryRow
 from waterflowd.testing.api_world import ApiWorld
 
 _ROUNDS = 25

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from tests.integration.ctl_served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
-from waterflowd.api.services import PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
 
 FAILING = """\

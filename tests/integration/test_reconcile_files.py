@@ -34,7 +34,7 @@ async def daemon(work: Work) -> AsyncIterator[Daemon]:
 
 
 def errors(daemon: Daemon, path: str) -> list[str]:
-    row = next(row for row in daemon.desk.definitions() if row.path == path)
+    row = next(row for row in daemon.admin.definitions() if row.path == path)
     return [str(error["code"]) for error in row.errors]
 
 
@@ -44,7 +44,7 @@ async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: D
     commit = work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
     await daemon.sync()
     assert daemon.started() == [("workflows/caller.yml", commit), ("workflows/stepped.yml", commit)]
-    assert {row.path for row in daemon.desk.definitions() if row.is_ready} == {
+    assert {row.path for row in daemon.admin.definitions() if row.is_ready} == {
         "workflows/caller.yml",
         "workflows/shared.yml",
         "workflows/stepped.yml",
@@ -120,7 +120,7 @@ async def test_the_same_file_with_other_content_beside_it_is_another_plan_on_eac
     await daemon.sync()
     (start,) = daemon.runs.started
     assert (start.trigger.ref, start.revision, b"echo two" in start.plan) == ("refs/heads/next", commit, True)
-    assert b"echo one" in daemon.desk.plan("workflows/caller.yml", "ops").plan
+    assert b"echo one" in daemon.admin.plan("workflows/caller.yml", "ops").plan
     # Main comes to the same: known from the branch, and still a change here.
     daemon.started()
     daemon.compiler.asked.clear()
@@ -140,20 +140,20 @@ async def test_a_restart_compiles_no_more_than_was_lost_and_from_what_it_was_mad
     )
     await daemon.sync()
     daemon.started()
-    before = daemon.desk.plan("workflows/caller.yml", None)
+    before = daemon.admin.plan("workflows/caller.yml", None)
     await daemon.restart()
     daemon.compiler.asked.clear()
     await daemon.sync()
     await daemon.until(lambda: len(daemon.compiler.asked) == 2)
     await daemon.sync()
     assert sorted(daemon.compiler.asked) == ["workflows/caller.yml", "workflows/shared.yml"]
-    assert daemon.desk.plan("workflows/caller.yml", None) == before
+    assert daemon.admin.plan("workflows/caller.yml", None) == before
     assert daemon.started() == []
     await daemon.stop()
     commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
     await daemon.restart()
     await daemon.sync()
-    plan = daemon.desk.plan("workflows/caller.yml", None)
+    plan = daemon.admin.plan("workflows/caller.yml", None)
     assert (plan.revision, b"echo two" in plan.plan) == (commit, True)
 
 

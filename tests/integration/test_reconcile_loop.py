@@ -60,8 +60,8 @@ async def test_g6_the_first_sight_of_history_records_it_and_starts_nothing(
     await daemon.start()
     assert await daemon.sync() == commit
     assert daemon.started() == []
-    assert [row.path for row in daemon.desk.definitions()] == ["workflows/a.yml", "workflows/b.yml"]
-    (row,) = daemon.desk.status()
+    assert [row.path for row in daemon.admin.definitions()] == ["workflows/a.yml", "workflows/b.yml"]
+    (row,) = daemon.admin.status()
     assert (row.is_ready, row.revision_fetched, row.revision_applied) == (True, commit, commit)
 
 
@@ -143,7 +143,7 @@ async def test_a_restart_starts_nothing_and_compiles_what_the_log_does_not_hold(
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": by_hand})
     await daemon.sync()
     daemon.started()
-    before = daemon.desk.plan("workflows/b.yml", None)
+    before = daemon.admin.plan("workflows/b.yml", None)
     daemon.compiler.asked.clear()
     await daemon.restart()
     await daemon.sync()
@@ -151,7 +151,7 @@ async def test_a_restart_starts_nothing_and_compiles_what_the_log_does_not_hold(
     await daemon.sync()
     assert daemon.started() == []
     assert daemon.compiler.asked == ["workflows/b.yml"]
-    assert daemon.desk.plan("workflows/b.yml", None) == before
+    assert daemon.admin.plan("workflows/b.yml", None) == before
 
 
 async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon: Daemon) -> None:
@@ -163,11 +163,11 @@ async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon
     broken = work.pushed({"workflows/a.yml": "jobs: [unclosed"})
     await daemon.sync()
     assert daemon.started() == [("workflows/b.yml", broken)]
-    row = next(row for row in daemon.desk.definitions() if row.path == "workflows/a.yml")
+    row = next(row for row in daemon.admin.definitions() if row.path == "workflows/a.yml")
     assert (row.name, row.is_ready, bool(row.errors)) == ("a", False, True)
     assert daemon.condition(ConditionType.FILES_VALID) == (False, "files-broken")
     with pytest.raises(Rejected) as caught:
-        daemon.desk.plan("workflows/a.yml", "ops")
+        daemon.admin.plan("workflows/a.yml", "ops")
     assert (caught.value.code, caught.value.status) == (codes.BROKEN_WORKFLOW, 409)
     repaired = work.pushed({"workflows/a.yml": SMALLEST.format("repaired")})
     await daemon.sync()
@@ -190,9 +190,9 @@ async def test_a_file_that_a_newer_version_refuses_blocks_nobody(work: Work, dae
     commit = work.pushed({"docs/x": "1"}) if is_pushed else ""
     await daemon.restart()
     await daemon.sync()
-    await daemon.until(lambda: not all(row.is_ready for row in daemon.desk.definitions()))
+    await daemon.until(lambda: not all(row.is_ready for row in daemon.admin.definitions()))
     assert daemon.started() == ([("workflows/a.yml", commit)] if is_pushed else [])
-    assert [row.path for row in daemon.desk.definitions() if not row.is_ready] == ["workflows/old.yml"]
+    assert [row.path for row in daemon.admin.definitions() if not row.is_ready] == ["workflows/old.yml"]
 
 
 async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> None:
@@ -205,7 +205,7 @@ async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> No
     await daemon.sync()
     assert daemon.started() == []
     with pytest.raises(Rejected) as caught:
-        daemon.desk.plan("workflows/b.yml", None)
+        daemon.admin.plan("workflows/b.yml", None)
     assert caught.value.status == 404
 
 
@@ -262,7 +262,7 @@ async def test_one_repository_does_not_block_another(
             await daemon.sync(name)
         assert caught.value.code == code
         assert daemon.condition(ConditionType.READY, name) == (False, code)
-    assert [row.is_ready for row in daemon.desk.status()] == [False, False, False, True]
+    assert [row.is_ready for row in daemon.admin.status()] == [False, False, False, True]
 
 
 async def test_a_ref_that_cannot_be_read_does_not_hold_up_another(work: Work, daemons: Callable[..., Daemon]) -> None:
@@ -292,7 +292,7 @@ async def test_a_ref_that_is_removed_and_comes_back_moves_on(work: Work, daemon:
     daemon.started()
     work.git("update-ref", "-d", "refs/heads/main", cwd=work.bare)
     await daemon.sync()
-    assert daemon.desk.definitions() == []
+    assert daemon.admin.definitions() == []
     work.push()
     await daemon.sync()
     assert [start.trigger.key for start in daemon.runs.started] == ["push:ops:refs/heads/main:2:workflows/b.yml"]
@@ -306,7 +306,7 @@ async def test_a_repository_that_vanished_and_was_made_anew_recovers(work: Work,
     daemon.started()
     shutil.rmtree(work.bare)
     await daemon.until(lambda: daemon.condition(ConditionType.FETCHED) == (False, codes.NOT_THERE))
-    assert [row.path for row in daemon.desk.definitions()] == ["workflows/a.yml"]
+    assert [row.path for row in daemon.admin.definitions()] == ["workflows/a.yml"]
     work.git("init", "--quiet", "--bare", "--initial-branch", "main", str(work.bare), cwd=work.root)
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("again")})
     await daemon.until(lambda: bool(daemon.runs.started))
@@ -320,7 +320,7 @@ async def test_a_suspended_repository_is_left_alone_and_catches_up(work: Work, d
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
     daemon.started()
-    await daemon.desk.suspend("ops", "token:ada")
+    await daemon.admin.suspend("ops", "token:ada")
     await daemon.restart()
     await daemon.until(lambda: daemon.condition(ConditionType.READY) == (False, codes.SUSPENDED))
     work.pushed({"x": "1"})
@@ -329,7 +329,7 @@ async def test_a_suspended_repository_is_left_alone_and_catches_up(work: Work, d
         await daemon.sync()
     assert caught.value.code == codes.SUSPENDED
     assert daemon.started() == []
-    await daemon.desk.resume("ops", "token:ada")
+    await daemon.admin.resume("ops", "token:ada")
     await daemon.sync()
     assert daemon.started() == [("workflows/b.yml", last)]
 
@@ -416,10 +416,10 @@ async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon]
         "workflows/${{ secrets.x }}.yml",
         "workflows/<img onerror=x>.yml",
     ]
-    broken = [row for row in daemon.desk.definitions() if not row.is_ready]
+    broken = [row for row in daemon.admin.definitions() if not row.is_ready]
     assert [row.path for row in broken] == ["workflows/new\\nline.yml"]
     assert [error["code"] for error in broken[0].errors] == [codes.UNSAFE_NAME]
-    found = daemon.desk.plan("workflows/<img onerror=x>.yml", None)
+    found = daemon.admin.plan("workflows/<img onerror=x>.yml", None)
     assert found.git["branch"] == "x$(id)"
     assert found.git["message"].startswith("`touch pwn`")
     assert not list(tmp_path.rglob("pwn"))  # noqa: ASYNC240
@@ -433,7 +433,7 @@ async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, d
     work.pushed({"workflows/a.yml": SMALLEST.format("a")})
     await daemon.sync()
     assert daemon.started() == []
-    (row,) = daemon.desk.definitions()
+    (row,) = daemon.admin.definitions()
     assert [error["code"] for error in row.errors] == [codes.GROUP_NOT_ALLOWED]
 
 
@@ -445,7 +445,7 @@ async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: 
     work.pushed({f"workflows/{number:04}.yml": SMALLEST.format("a") for number in range(count)})
     await daemon.sync()
     assert len(daemon.log.commits) == commits + 1
-    assert len(daemon.desk.definitions()) == count
+    assert len(daemon.admin.definitions()) == count
     assert len(daemon.started()) == count
 
 

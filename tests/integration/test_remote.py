@@ -350,7 +350,7 @@ async def test_a_suspended_remote_is_left_alone(world: World) -> None:
         daemon = Daemon(settings, open_source=lambda s: world.opener().open(s))
         await daemon.start()
         await daemon.sync()
-        await daemon.desk.suspend("ops", "ada")
+        await daemon.admin.suspend("ops", "ada")
         # A look that is under way ends; the looks after it do nothing.
         daemon.reconciler.loop("ops").request_look()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
@@ -362,7 +362,7 @@ async def test_a_suspended_remote_is_left_alone(world: World) -> None:
         with pytest.raises(Exception, match="suspended"):
             await daemon.sync()
         assert (len(asked), daemon.started()) == (before, [])
-        await daemon.desk.resume("ops", "ada")
+        await daemon.admin.resume("ops", "ada")
         await daemon.until(lambda: len(daemon.runs.started) == 1)
         assert daemon.started() == [("workflows/a.yml", second)]
         await daemon.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from waterflowd.access.registry import Role
-from waterflowd.api.services import RepositoryRow
+from waterflowd.admin.ports import RepositoryRow
 from waterflowd.testing.api_world import ApiWorld
 
 

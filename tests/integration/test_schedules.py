@@ -274,7 +274,7 @@ async def test_queue_starts_what_waits_after_the_run_before_it_and_over_a_restar
     await armed(daemon, work, scheduled(", overlap: queue"))
     for hour in (1, 2, 3):
         await turned(daemon, MIDNIGHT + hour * HOUR, hour)
-    (row,) = daemon.desk.schedules(None)
+    (row,) = daemon.admin.schedules(None)
     assert row.waiting == (MIDNIGHT + 2 * HOUR, MIDNIGHT + 3 * HOUR)
     await daemon.restart()
     for number in (2, 3):
@@ -324,7 +324,7 @@ async def test_the_schedule_of_a_file_that_is_gone_stops_at_once(
     await daemon.sync()
     assert [start for start in daemon.runs.started if start.trigger.kind == "schedule"] == []
     assert [fact.code for fact in daemon.facts() if isinstance(fact, events.ScheduleDropped)] == [code]
-    assert daemon.desk.schedules(None) == []
+    assert daemon.admin.schedules(None) == []
 
 
 async def test_a_change_beside_the_times_neither_loses_nor_repeats_an_instant(work: Work, daemon: Daemon) -> None:
@@ -347,7 +347,7 @@ async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
     work.pushed({FILE: scheduled(cron="30 6 * * *")})
     await daemon.sync()
     await daemon.until(lambda: [name.cron for name in daemon.reconciler.loop("ops").state.schedules] == ["30 6 * * *"])
-    (row,) = daemon.desk.schedules("s")
+    (row,) = daemon.admin.schedules("s")
     assert row.next_at == MIDNIGHT + 30 * HOUR + 30 * MINUTE
     assert instants(daemon) in ([], [12])
 
@@ -362,7 +362,7 @@ async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[
     work.push("HEAD:refs/heads/other")
     await daemon.sync()
     await turned(daemon, MIDNIGHT + HOUR, 1)
-    assert [(row.cron, row.ref) for row in daemon.desk.schedules(None)] == [("0 * * * *", "refs/heads/main")]
+    assert [(row.cron, row.ref) for row in daemon.admin.schedules(None)] == [("0 * * * *", "refs/heads/main")]
     assert instants(daemon) == [1]
 
 
@@ -394,11 +394,11 @@ async def test_a_plan_that_a_restart_has_lost_is_compiled_again_for_its_instant(
 async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed(work: Work, daemon: Daemon) -> None:
     """Suspended is like being down: the policy of the schedule says what becomes of what was missed."""
     await armed(daemon, work, scheduled())
-    await daemon.desk.suspend("ops", "token:ada")
+    await daemon.admin.suspend("ops", "token:ada")
     daemon.turn_to(MIDNIGHT + 3 * HOUR + 30 * MINUTE)
-    await daemon.until(lambda: "suspended" in daemon.desk.schedules(None)[0].text)
+    await daemon.until(lambda: "suspended" in daemon.admin.schedules(None)[0].text)
     assert decided(daemon) == []
-    await daemon.desk.resume("ops", "token:ada")
+    await daemon.admin.resume("ops", "token:ada")
     await daemon.until(lambda: len(decided(daemon)) == 2)
     assert instants(daemon) == [3]
 
@@ -461,12 +461,12 @@ async def test_two_schedules_of_a_file_are_two(work: Work, daemon: Daemon) -> No
     work.pushed({FILE: f"name: s\non: {on}{BODY}", "workflows/p.yml": ON_PUSH.format("p")})
     await daemon.sync()
     daemon.started()
-    await daemon.until(lambda: len(daemon.desk.schedules("s")) == 2)
+    await daemon.until(lambda: len(daemon.admin.schedules("s")) == 2)
     await turned(daemon, MIDNIGHT + 30 * MINUTE, 1)
     await turned(daemon, MIDNIGHT + HOUR, 2)
     assert [start.vars for start in daemon.runs.started] == [{"a": 2}, {"a": 1}]
-    assert daemon.desk.schedules("nothing") == []
-    (definition,) = [row for row in daemon.desk.definitions() if row.path == FILE]
+    assert daemon.admin.schedules("nothing") == []
+    (definition,) = [row for row in daemon.admin.definitions() if row.path == FILE]
     assert definition.triggers == ("schedule",)
 
 

@@ -12,10 +12,13 @@ from tests.integration.reconcile_world import PATIENCE_S, RealCompiler
 from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.registry import Access
+from waterflowd.admin.metrics import DriverMetrics
+from waterflowd.admin.repositories import GitRepositoryAdmin
+from waterflowd.admin.runs import LogRunReader
+from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.api.app import build_app
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app.admin import MetricsDesk, RunReader
 from waterflowd.dispatch import lowering
 from waterflowd.engine import events as run_events
 from waterflowd.fleet import events as fleet_events
@@ -31,10 +34,10 @@ from waterflowd.host.timers import Timers
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
-from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop import LoopPorts, Reconciler
 from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.testing.api_world import MemoryAgentsDesk, ScriptedAgents, WallClock
+from waterflowd.testing.api_world import MemoryAgentAdmin, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
 UNIONS = {
@@ -84,18 +87,18 @@ class TriggerWorld:
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
-        self.repositories = RepositoryDesk(self.reconciler)
+        self.repositories = GitRepositoryAdmin(self.reconciler)
         self.services = Services(
             log=log,
-            metrics=MetricsDesk(self.driver, dict),
+            metrics=DriverMetrics(self.driver, dict),
             outputs=outputs,
             runs=self.driver,
             feed=self.feed,
             compiler=self.compiler,
-            reader=RunReader(queries, self.driver),
-            agents=MemoryAgentsDesk(),
+            reader=LogRunReader(queries, self.driver),
+            agents=MemoryAgentAdmin(),
             repositories=self.repositories,
-            hooks=HookDesk(loop_ports, self.secrets.get),
+            webhooks=SignedWebhookService(loop_ports, self.secrets.get),
             clock=self.clock,
             access=Access(),
             version="0",

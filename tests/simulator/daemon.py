@@ -15,6 +15,7 @@ from tests.simulator.triggered import HOOK_SECRET
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.dispatch.rejections import Refusals
 from waterflowd.dispatch.sessions import Sessions, Terms
 from waterflowd.fleet.locks import Locks
@@ -32,7 +33,7 @@ from waterflowd.host.outputs import Outputs
 from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
-from waterflowd.reconcile.loop import HookDesk, LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
 from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.reconcile.loop.scheduler import Timetable
 from waterflowd.reconcile.loop.webhook_names import HookNames
@@ -132,7 +133,7 @@ class Daemon:
         self.driver.recover()
         self.agents.recovered()
         simulated.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
-        self.hooks: HookDesk | None = None
+        self.webhooks: SignedWebhookService | None = None
         #: Of each repository of the world, by name.
         self.loops = self._repositories(clock)
         self._watch(self.driver.run(), "driver")
@@ -165,7 +166,7 @@ class Daemon:
             if repository is simulated.triggered:
                 self._watch(Timetable(loop, loop_ports).run(), f"schedules of {name}")
                 self._watch(Follower(loop, loop_ports).run(), f"followers of {name}")
-                self.hooks = HookDesk(loop_ports, lambda _: HOOK_SECRET)
+                self.webhooks = SignedWebhookService(loop_ports, lambda _: HOOK_SECRET)
         return loops
 
     def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:

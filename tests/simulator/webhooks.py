@@ -90,14 +90,14 @@ class Senders:
     async def _deliver(self, request: _Request) -> None:
         world = self._world
         assert world.daemon is not None, "it is its own task"
-        desk = world.daemon.hooks
-        assert desk is not None, "a daemon of this world has a repository with a hook"
-        call = desk.call(HOOK_NAME, request.headers, request.body)
+        service = world.daemon.webhooks
+        assert service is not None, "a daemon of this world has a repository with a hook"
+        call = service.verify(HOOK_NAME, request.headers, request.body)
         if call is None:
             self._refused(request)
             return
         try:
-            row, _ = await desk.start(call, json.loads(request.body))
+            row, _ = await service.start(call, json.loads(request.body))
         except Retryable:
             return
         except Rejected as error:

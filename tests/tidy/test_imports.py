@@ -73,7 +73,9 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.host": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.store": ("zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.dispatch": ("lmdb", "waterflowd.api"),
-    "waterflowd.gitsource": ("lmdb", "zmq"),
+    "waterflowd.gitsource": ("lmdb", "zmq", "waterflowd.api"),
+    "waterflowd.reconcile": ("lmdb", "zmq", "waterflowd.api", "waterflowd.admin"),
+    "waterflowd.admin": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.api": ("lmdb", "zmq"),
     "waterflow_agent": ("waterflowd",),
 }
@@ -94,14 +96,17 @@ ADAPTERS = (
     "waterflowd.dispatch",
     "waterflowd.gitsource",
     "waterflowd.api",
+    "waterflowd.admin",
     "waterflowd.compiler",
 )
-#: What the API shows: records and protocols that others implement.
-API_CONTRACTS = ("waterflowd.api.services", "waterflowd.api.views.shapes")
+#: What the API sees of the administration services: protocols, their rows, and the list of metrics.
+ADMIN_CONTRACTS = ("waterflowd.admin.ports", "waterflowd.admin.metric_samples")
+#: Records and protocols that others may import.
+API_CONTRACTS = ("waterflowd.api.views.shapes", "waterflowd.api.services", *ADMIN_CONTRACTS)
 #: The composition root; `testing` composes the worlds that tests run in.
 #: `rescue` joins the store's copies with the engine's events, while no daemon is there.
 COMPOSITION = (
-    *("waterflowd.app.bootstrap", "waterflowd.app.daemon", "waterflowd.app.admin", "waterflowd.testing"),
+    *("waterflowd.app.bootstrap", "waterflowd.app.daemon", "waterflowd.testing"),
     *("waterflowd.rescue",),
 )
 
@@ -270,7 +275,7 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
     ("waterflowd.host.driver", "from waterflowd.store import log", adapter_findings),
     ("waterflowd.host.driver", "from waterflowd import dispatch", adapter_findings),
     (
-        "waterflowd.reconcile.loop.repository_admin",
+        "waterflowd.reconcile.loop.repository",
         "from waterflowd.gitsource.local import LocalSource",
         adapter_findings,
     ),
@@ -300,7 +305,7 @@ ALLOWED: list[tuple[str, str]] = [
         "from pathlib import PurePosixPath\nfrom waterflow_agent.nodes.schema import find",
     ),
     ("waterflowd.engine.decide", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(1, UTC)"),
-    ("waterflowd.reconcile.loop.repository", "import asyncio\nfrom waterflowd.api.services import RepositoryRow"),
+    ("waterflowd.admin.repositories", "import asyncio\nfrom waterflowd.reconcile.loop import Reconciler"),
     (
         "waterflowd.ctl.commands.validate",
         "import httpx\nfrom waterflowd import __version__\nfrom waterflowd import dsl",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from waterflow_agent.nodes import schema
-from waterflowd.api.services import AgentRow
+from waterflowd.admin.ports import AgentRow
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model import plan as plans

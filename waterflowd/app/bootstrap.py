@@ -16,10 +16,14 @@ from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.registry import Access
+from waterflowd.admin.agents import FleetAgentAdmin
+from waterflowd.admin.metrics import DriverMetrics
+from waterflowd.admin.repositories import GitRepositoryAdmin
+from waterflowd.admin.runs import LogRunReader
+from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.api.app import build_app
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import admin
 from waterflowd.app.config import Config
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.compiler import CompilerProcess
@@ -47,7 +51,7 @@ from waterflowd.host.queries import Queries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
-from waterflowd.reconcile.loop import HookDesk, LoopPorts, Reconciler, RepositoryDesk
+from waterflowd.reconcile.loop import LoopPorts, Reconciler
 from waterflowd.reconcile.loop.child_workflows import CommitTargets
 from waterflowd.reconcile.loop.plan_cache import PlanShelf
 from waterflowd.secrets import vault_key
@@ -157,13 +161,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         runs=driver,
         feed=feed,
         compiler=compiler,
-        reader=admin.RunReader(queries, driver),
-        agents=admin.AgentsDesk(registry, world.placement, enrollment),
-        repositories=RepositoryDesk(reconciler),
-        hooks=HookDesk(loop_ports, secrets.own.get),
+        reader=LogRunReader(queries, driver),
+        agents=FleetAgentAdmin(registry, world.placement, enrollment),
+        repositories=GitRepositoryAdmin(reconciler),
+        webhooks=SignedWebhookService(loop_ports, secrets.own.get),
         clock=clock,
         access=Access(record.event for record in log.read(AUDIT)),
-        metrics=admin.MetricsDesk(driver, lambda: dispatch.counters),
+        metrics=DriverMetrics(driver, lambda: dispatch.counters),
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),

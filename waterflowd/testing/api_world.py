@@ -22,8 +22,8 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
 from waterflowd.access.registry import Access, Role, hash_secret
-from waterflowd.api.app import Api, build_app
-from waterflowd.api.services import (
+from waterflowd.admin.metrics import DriverMetrics
+from waterflowd.admin.ports import (
     AgentRow,
     DefinitionPlan,
     DefinitionRow,
@@ -31,9 +31,10 @@ from waterflowd.api.services import (
     RepositoryRow,
     ScheduleRow,
     ServerRow,
-    Services,
 )
-from waterflowd.app.admin import MetricsDesk, RunReader
+from waterflowd.admin.runs import LogRunReader
+from waterflowd.api.app import Api, build_app
+from waterflowd.api.services import Services
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_knowing, compile_workflow
 from waterflowd.dsl.reporting.diagnostics import Compiled
@@ -179,8 +180,8 @@ def _names(agent: AgentId, key: messages.TaskKey) -> dict[str, Any]:
 
 
 @dataclass
-class MemoryAgentsDesk:
-    """`api.services.AgentsDesk` over lists."""
+class MemoryAgentAdmin:
+    """`admin.ports.AgentAdmin` over lists."""
 
     agents: list[AgentRow] = field(default_factory=list)
     waiting: list[PendingRow] = field(default_factory=list)
@@ -222,8 +223,8 @@ class MemoryAgentsDesk:
 
 
 @dataclass
-class MemoryRepositoriesDesk:
-    """`api.services.RepositoriesDesk` over lists."""
+class MemoryRepositoryAdmin:
+    """`admin.ports.RepositoryAdmin` over lists."""
 
     repositories: list[RepositoryRow] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -288,8 +289,8 @@ class ApiWorld:
         self.log = MemoryLog()
         self.outputs = MemoryOutputLogs()
         self.feed = Feed(self.log)
-        self.agents = MemoryAgentsDesk()
-        self.repositories = MemoryRepositoriesDesk()
+        self.agents = MemoryAgentAdmin()
+        self.repositories = MemoryRepositoryAdmin()
         self.fleet = ScriptedAgents(self.outputs, self.feed, self.clock)
         registry = Registry()
         self._placement = Placement(registry)
@@ -310,12 +311,12 @@ class ApiWorld:
         self.access = Access()
         self.services = Services(
             log=self.log,
-            metrics=MetricsDesk(self.driver, dict),
+            metrics=DriverMetrics(self.driver, dict),
             outputs=self.outputs,
             runs=self.driver,
             feed=self.feed,
             compiler=DirectCompiler(),
-            reader=RunReader(queries, self.driver),
+            reader=LogRunReader(queries, self.driver),
             agents=self.agents,
             repositories=self.repositories,
             clock=self.clock,

@@ -14,10 +14,11 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflowd.access import registry
 from waterflowd.access.audit_trail import note
+from waterflowd.admin.ports import AgentRow
 from waterflowd.api.gate import Approver, Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import answer, described, read_json
-from waterflowd.api.services import AgentRow, Services
+from waterflowd.api.services import Services
 from waterflowd.api.ttl import lifetime_ms
 from waterflowd.api.views.rendering import agent_json, groups_json, pending_json, time_text
 from waterflowd.api.views.shapes import (

@@ -1,6 +1,6 @@
 """`GET /metrics`: what the daemon counts, in Prometheus' text format.
 
-Everything is read when it is asked for; nothing is pushed. What there is stands in samples.py.
+All values are read for each request; nothing is pushed. `admin/metric_samples.py` lists the metrics.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from waterflowd.admin.metric_samples import METRICS, Sample
 from waterflowd.api.gate import Ports, Viewer
-from waterflowd.api.metric_samples import SAMPLES, Sample
 
 router = APIRouter(tags=["system"])
 
@@ -28,13 +28,13 @@ class _Collector(Collector):
         """The samples, by metric."""
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for sample in self._samples:
-            kind = SAMPLES[sample.name]
+            spec = METRICS[sample.name]
             family = families.get(sample.name)
             if family is None:
-                made = CounterMetricFamily if kind.is_counter else GaugeMetricFamily
-                labels = [kind.label] if kind.label else []
-                family = families[sample.name] = made(sample.name, kind.text, labels=labels)
-            family.add_metric([sample.label] if kind.label else [], sample.value)
+                made = CounterMetricFamily if spec.is_counter else GaugeMetricFamily
+                labels = [spec.label] if spec.label else []
+                family = families[sample.name] = made(sample.name, spec.text, labels=labels)
+            family.add_metric([sample.label] if spec.label else [], sample.value)
         yield from families.values()
 
 

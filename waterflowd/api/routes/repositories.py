@@ -10,12 +10,13 @@ from fastapi import APIRouter, Query, Request, Response
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import note
+from waterflowd.admin.ports import DefinitionRow
 from waterflowd.api import run_starts
 from waterflowd.api.gate import Approver, Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import answer, check_values, described, read_json
 from waterflowd.api.run_lookup import Text
-from waterflowd.api.services import DefinitionRow, Services
+from waterflowd.api.services import Services
 from waterflowd.api.views.rendering import definition_json, repository_json
 from waterflowd.api.views.shapes import (
     DefinitionList,

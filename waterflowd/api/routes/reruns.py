@@ -16,11 +16,12 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.audit_trail import note
 from waterflowd.access.registry import check_plan
+from waterflowd.admin.ports import DefinitionPlan
 from waterflowd.api import run_starts
 from waterflowd.api.gate import Ports, Runner
 from waterflowd.api.request_bodies import answer, described, read_json
 from waterflowd.api.run_lookup import read_run, resolve
-from waterflowd.api.services import DefinitionPlan, Services
+from waterflowd.api.services import Services
 from waterflowd.api.views.rendering import run_url
 from waterflowd.api.views.shapes import RerunShape
 from waterflowd.engine import events

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from waterflow_agent.errors import Rejected
+from waterflowd.admin.ports import ScheduleRow
 from waterflowd.api.gate import Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import answer
 from waterflowd.api.run_lookup import Text
-from waterflowd.api.services import ScheduleRow
 from waterflowd.api.views.rendering import time_text
 from waterflowd.api.views.shapes import Problem, ScheduleList
 from waterflowd.dsl import cron

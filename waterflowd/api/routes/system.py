@@ -9,12 +9,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from waterflowd.admin.ports import ScheduleRow
 from waterflowd.api.gate import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.request_bodies import answer
 from waterflowd.api.routes.schedules import schedule_json
-from waterflowd.api.services import ScheduleRow, Services
+from waterflowd.api.services import Services
 from waterflowd.api.streaming import streams
 from waterflowd.api.views.rendering import (
     agent_json,

@@ -76,15 +76,15 @@ async def deliver(
     if kind not in (JSON_TYPE, FORM_TYPE):
         raise Rejected("WF608", f"send the payload as `{JSON_TYPE}` or `{FORM_TYPE}`", status=415)
     body = await read_body(request, BODY_BYTES_MAX)
-    call = services.hooks.call(name, request.headers, body)
-    if call is None:
+    delivered = services.webhooks.verify(name, request.headers, body)
+    if delivered is None:
         raise wrong.refuse(source_of(request.scope), services.clock.now())
-    if call.delivery.event == PING:
+    if delivered.delivery.event == PING:
         return Response(status_code=204)
-    row, is_new = await services.hooks.start(call, _payload(kind, body))
+    row, is_new = await services.webhooks.start(delivered, _payload(kind, body))
     if is_new:
         principal = Principal(name=f"hook:{name}", role=Role.VIEWER)
-        await note(services, principal, "start-run", call.path, run=row.id, delivery=call.delivery.id)
+        await note(services, principal, "start-run", delivered.path, run=row.id, delivery=delivered.delivery.id)
     return answer(started_json(row), 202, {"Location": run_url(row.id)})
 
 

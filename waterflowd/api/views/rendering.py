@@ -15,7 +15,7 @@ import msgspec
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.access import events
 from waterflowd.access.registry import Access, Token
-from waterflowd.api.services import AgentRow, DefinitionRow, PendingRow, RepositoryRow
+from waterflowd.admin.ports import AgentRow, DefinitionRow, PendingRow, RepositoryRow
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Record, RunSummary, Trigger
 

@@ -1,13 +1,11 @@
-"""The part of reconciling that does I/O: reads through a source, compiles through a port, and records through another.
+"""The part of reconciling that does I/O: it reads through a source, compiles through a port, and records through another.
 
-`repository` is the loop of one repository, `files` compiles its files, `shelf` keeps their plans; `timetable` starts what has a
-schedule, `follower` what starts after other runs, `hookdesk` what a signed request starts (`hooknames`: whose hook it is).
-`reconciler` runs them for each configured repository, `desk` shows everything to the API.
+`repository` is the loop of one repository; `workflow_files` compiles its files and `plan_cache` keeps their plans. `scheduler`
+starts scheduled runs, and `workflow_run_triggers` starts runs that follow other runs. `webhook_names` knows which workflow owns
+a webhook. `reconciler` runs all of these for each configured repository.
 """
 
 from waterflowd.reconcile.loop.reconciler import Reconciler
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.loop.repository_admin import RepositoryDesk
-from waterflowd.reconcile.loop.webhook_service import HookDesk
 
-__all__ = ["HookDesk", "LoopPorts", "Reconciler", "RepositoryDesk", "RepositoryLoop"]
+__all__ = ["LoopPorts", "Reconciler", "RepositoryLoop"]

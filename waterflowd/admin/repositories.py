@@ -9,7 +9,7 @@ import msgspec
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
-from waterflowd.api.services import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.dsl.reporting.diagnostics import as_row
 from waterflowd.model.plan import InputSpec
 from waterflowd.reconcile import codes, ref_updates, schedules
@@ -34,8 +34,8 @@ _described = msgspec.msgpack.Decoder(_Described)
 _RowsKey = tuple[str, int, int, int]
 
 
-class RepositoryDesk:
-    """The API's view of the reconciler."""
+class GitRepositoryAdmin:
+    """Implements `admin.ports.RepositoryAdmin` over the reconciler."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler

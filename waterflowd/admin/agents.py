@@ -1,0 +1,90 @@
+"""Administration of agents: who they are, approval, revocation and join tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from waterflow_agent import keys
+from waterflowd.admin.ports import AgentRow, PendingRow, ServerRow
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Enrolled, Registry
+from waterflowd.host.enrollment import Enrollment
+
+
+class FleetAgentAdmin:
+    """Implements `admin.ports.AgentAdmin`."""
+
+    def __init__(self, registry: Registry, placement: Placement, enrollment: Enrollment) -> None:
+        self._registry = registry
+        self._placement = placement
+        self._enrollment = enrollment
+
+    def rows(self) -> Sequence[AgentRow]:
+        """See the protocol."""
+        return [self._row(entry) for entry in sorted(self._registry.agents.values(), key=lambda entry: entry.name)]
+
+    def _row(self, entry: Enrolled) -> AgentRow:
+        server = self._placement.servers.get(entry.agent)
+        if server is None:
+            text = "not seen since the daemon started"
+            return AgentRow(
+                fingerprint=entry.agent,
+                name=entry.name,
+                groups=entry.groups,
+                is_connected=False,
+                text=text,
+                hostname=entry.hostname,
+            )
+        return AgentRow(
+            fingerprint=entry.agent,
+            name=entry.name,
+            groups=entry.groups,
+            is_connected=server.is_connected,
+            text="connected" if server.is_connected else server.text,
+            seen_at=server.changed_at or None,
+            hostname=server.facts.get("hostname", entry.hostname),
+            version=server.version,
+            os=server.facts.get("os", ""),
+            arch=server.facts.get("arch", ""),
+            slots=server.slots,
+            slots_busy=len(server.taken),
+            labels=server.facts.get("labels", {}),
+            nodes=tuple(sorted(server.nodes)),
+            own_nodes=server.own_nodes,
+        )
+
+    def pending(self) -> Sequence[PendingRow]:
+        """See the protocol."""
+        return [
+            PendingRow(
+                fingerprint=item.agent,
+                name=item.name,
+                groups=item.groups,
+                hostname=item.hostname,
+                requested_at=item.asked_at,
+            )
+            for item in self._enrollment.pending()
+        ]
+
+    def server(self) -> ServerRow:
+        """See the protocol."""
+        endpoints = self._enrollment.endpoints
+        return ServerRow(
+            key=endpoints.server_key,
+            fingerprint=keys.fingerprint(endpoints.server_key),
+            work=endpoints.work,
+            enroll=endpoints.enroll,
+        )
+
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
+        """See the protocol."""
+        return await self._enrollment.create_token(tuple(groups), ttl_ms, uses, by)
+
+    async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """See the protocol."""
+        agent = await self._enrollment.approve(fingerprint, tuple(groups), by)
+        return self._row(self._registry.agents[agent])
+
+    async def revoke(self, fingerprint: str, by: str) -> None:
+        """See the protocol."""
+        await self._enrollment.revoke(fingerprint, by)

@@ -42,7 +42,7 @@ _WAITING_MAX = 64
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 #: The child sees the packages that the parent sees, and nothing of its environment that could lead elsewhere.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from waterflowd import compiler_child as c; c.main({}, {})"
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from waterflowd.compiler import child as c; c.main({}, {})"
 
 #: What a Python that is not installed in the usual places needs; the daemon's secrets stay out.
 _KEPT_ENVIRONMENT = frozenset(["LD_LIBRARY_PATH"])

@@ -34,7 +34,10 @@ _AT_ONCE = 8
 _TURN_S = 5.0
 #: The child ends itself in time; this is for one that cannot.
 _GRACE_S = 5.0
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from waterflowd.gitsource import fetch_child as c; c.main()"
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from waterflowd.gitsource.remote import fetch_child as c; c.main()"
+)
 #: What programs and libraries need to be found. Neither proxies nor settings of Git or ssh, and no secrets.
 _KEPT_ENVIRONMENT = frozenset(["PATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"])
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)

@@ -16,7 +16,7 @@ from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
-from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeShelf
+from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeCatalog
 from waterflow_agent.runner import reports
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
@@ -55,8 +55,8 @@ def _reload(root: Path) -> tuple[Latencies, Latencies]:
     paths = [root / "bench" / f"n{number}.py" for number in range(NODES_MAX)]
     for path in paths:
         path.write_text(SOURCE)
-    shelf = NodeShelf([str(root)])
-    assert len(list(shelf.changed())) == NODES_MAX
+    catalog = NodeCatalog([str(root)])
+    assert len(list(catalog.changed())) == NODES_MAX
     changes, looks = Latencies(), Latencies()
     for number in range(ROUNDS):
         new = root / "new"
@@ -64,7 +64,7 @@ def _reload(root: Path) -> tuple[Latencies, Latencies]:
         new.rename(paths[number % NODES_MAX])
         for latencies, count in ((changes, 1), (looks, 0)):
             began = time.perf_counter()
-            found = list(shelf.changed())
+            found = list(catalog.changed())
             latencies.add(time.perf_counter() - began)
             assert len(found) == count
     return changes, looks

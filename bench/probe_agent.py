@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waterflow_agent.cli import main
 from waterflow_agent.nodes import instant, schema
-from waterflow_agent.nodes.outcome import Ended
+from waterflow_agent.nodes.outcome import NodeResult
 
 _instants: list[int] = []
 
@@ -19,7 +19,7 @@ _instants: list[int] = []
 def _install() -> None:
     real = instant.run
 
-    def noted(parameters: schema.Parameters) -> Ended:
+    def noted(parameters: schema.Parameters) -> NodeResult:
         _instants.append(time.perf_counter_ns())
         return real(parameters)
 

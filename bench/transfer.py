@@ -19,7 +19,7 @@ import msgspec
 from bench.figures import Row
 from tests.attack.arena import memory_bytes
 from tests.integration.transfer_world import certified
-from waterflow_agent.nodes.host import Request
+from waterflow_agent.nodes.host import NodeRequest
 
 BYTES = 1_000_000_000
 ROUNDS = 5
@@ -123,7 +123,7 @@ def _node(folder: Path, endpoint: str, file: Path, authority: str) -> list[str]:
     if authority:
         params["verify"] = authority
     request = folder / "request"
-    request.write_bytes(msgspec.json.encode(Request(node="file/transfer", params=params, workspace=str(folder))))
+    request.write_bytes(msgspec.json.encode(NodeRequest(node="file/transfer", params=params, workspace=str(folder))))
     return [sys.executable, "-m", "waterflow_agent.nodes.host", str(request)]
 
 

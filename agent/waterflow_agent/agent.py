@@ -30,7 +30,7 @@ from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.keys import KeyPair
-from waterflow_agent.nodes.own.catalog import NodeShelf
+from waterflow_agent.nodes.own.catalog import NodeCatalog
 from waterflow_agent.session.link import Link
 from waterflow_agent.state import secret_store, status
 from waterflow_agent.state.journal import Journal
@@ -92,7 +92,7 @@ class Agent:
         book = SecretStore(secret_store.place(self._data_dir, self._environment))
         store = TreeStore(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
         checkouts = CheckoutService(store, FileRequests(lambda wanted: link.send(wanted)), workspaces)
-        shelf = NodeShelf(self._config.node_path, self._environment)
+        catalog = NodeCatalog(self._config.node_path, self._environment)
         desk = Desk(
             config=self._config,
             ledger=ledger,
@@ -100,7 +100,7 @@ class Agent:
             steps=steps,
             checkouts=checkouts,
             book=book,
-            shelf=shelf,
+            catalog=catalog,
         )
         desk.restore(*journal.read())
         link = Link(
@@ -114,9 +114,9 @@ class Agent:
         is_stocked = asyncio.Event()
         tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._listen(supervisor, desk), name="runner-reports"),
-            asyncio.create_task(self._stock(shelf, link, desk, is_stocked), name="nodes"),
+            asyncio.create_task(self._stock(catalog, link, desk, is_stocked), name="nodes"),
             asyncio.create_task(self._talk(link, desk, is_stocked), name="link"),
-            asyncio.create_task(self._show(pair, server, link, desk, shelf), name="status"),
+            asyncio.create_task(self._show(pair, server, link, desk, catalog), name="status"),
             asyncio.create_task(self._sweep(workspaces, desk), name="workspaces"),
             desk.failure,
         ]
@@ -134,9 +134,9 @@ class Agent:
         while batch := await supervisor.receive():
             desk.on_reports(batch)
 
-    async def _stock(self, shelf: NodeShelf, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
+    async def _stock(self, catalog: NodeCatalog, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
         while True:
-            await shelf.refresh()
+            await catalog.refresh()
             is_stocked.set()
             if desk.is_outdated:
                 # Nothing happens while no session is open; the next look comes soon enough.
@@ -153,10 +153,12 @@ class Agent:
         logger.error("not connecting again: %s", link.state)
         await self._stop.wait()
 
-    async def _show(self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk, shelf: NodeShelf) -> None:
+    async def _show(
+        self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk, catalog: NodeCatalog
+    ) -> None:
         shown: status.Status | None = None
         while True:
-            now = msgspec.structs.replace(self._status(pair, server, link, desk), nodes=shelf.told)
+            now = msgspec.structs.replace(self._status(pair, server, link, desk), nodes=catalog.reported)
             if shown is None or _without_time(now) != _without_time(shown):
                 try:
                     status.write(self._data_dir, now)

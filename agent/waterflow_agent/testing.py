@@ -339,7 +339,7 @@ def run_node(
     import tempfile
 
     from waterflow_agent.execution import process_steps
-    from waterflow_agent.nodes import exits, hosted, shell, step_files
+    from waterflow_agent.nodes import exits, node_process, shell, step_files
 
     task = messages.Task(
         key=TaskKey("run", "job", "step", 1, 1), node=str(name), params=params, env=dict(env or {}),
@@ -347,7 +347,7 @@ def run_node(
         output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as files:
-        place = shell.Place(files=files, workspace=str(directory), agent="test")
+        place = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
         try:
             given = _given(name, params)
             command = process_steps.prepare(task, given, place, shell.inherited(os.environ))
@@ -355,7 +355,11 @@ def run_node(
             return NodeRun(outcome=messages.Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
         result, printed = _run_to_end(command, directory, timeout_s)
         end = exits.interpret(result)
-        end = hosted.finish(end, files) if hosted.is_hosted(files) else shell.finish(end, step_files.locate(files))
+        end = (
+            node_process.finish(end, files)
+            if node_process.is_node_directory(files)
+            else shell.finish(end, step_files.locate(files))
+        )
     return NodeRun(
         outcome=end.outcome, exit_code=end.exit_code, text=end.reason_text, outputs=end.outputs, printed=printed
     )

@@ -244,9 +244,9 @@ def _started(project: Project) -> subprocess.Popen[bytes]:
 
     import msgspec
 
-    from waterflow_agent.nodes.host import Request
+    from waterflow_agent.nodes.host import NodeRequest
 
-    request = Request(
+    request = NodeRequest(
         node="docker/compose-up", params={"file": "compose.yml", "project": "shop"}, workspace=str(project.folder)
     )
     file = project.folder / "request"

@@ -19,7 +19,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names
-from waterflow_agent.nodes.transfer.node import Transfer
+from waterflow_agent.nodes.transfer.node import FileTransferNode
 from waterflow_agent.wire.messages import Outcome
 
 KEYS = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
@@ -342,5 +342,5 @@ def test_more_objects_than_a_transfer_has_are_a_failure(
     )
     context = Context(directory=tmp_path, workspace=tmp_path, env={})
     with pytest.raises(NodeFailure, match="has more than 2 objects; transfer it in parts"):
-        asyncio.run(Transfer().run(context, given))
+        asyncio.run(FileTransferNode().run(context, given))
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names
-from waterflow_agent.nodes.transfer.node import Transfer
+from waterflow_agent.nodes.transfer.node import FileTransferNode
 from waterflow_agent.testing import NodeRun
 from waterflow_agent.wire.messages import Outcome
 
@@ -398,5 +398,5 @@ def test_more_files_than_a_transfer_has_are_a_failure(near: Path, far: Path, mon
         )
         context = Context(directory=near, workspace=near, env={})
         with pytest.raises(NodeFailure, match="has more than 2 files; transfer it in parts"):
-            asyncio.run(Transfer().run(context, given))
+            asyncio.run(FileTransferNode().run(context, given))
     assert list(near.iterdir()) == []

@@ -18,7 +18,7 @@ from typing import Any
 from tests.integration import remote_world
 from tests.integration.remote_world import LOOPBACK
 from tests.patience import PATIENCE_S
-from waterflow_agent.nodes import hosted, shell
+from waterflow_agent.nodes import node_process, shell
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire import messages
 
@@ -67,8 +67,8 @@ def signalled(
             step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
             output_bytes_max=1 << 20, boot_id="", instance="",
         )  # fmt: skip
-        place = shell.Place(files=files, workspace=str(directory), agent="test")
-        command = hosted.prepare(task, place, shell.inherited(os.environ))
+        place = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
+        command = node_process.prepare(task, place, shell.inherited(os.environ))
         process = subprocess.Popen(
             command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -26,7 +26,7 @@ from waterflow_agent.execution.desk import Desk
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes import exits, schema
-from waterflow_agent.nodes.outcome import Ended
+from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import StepResult, StepSpec
 from waterflow_agent.session.link import Link
@@ -283,7 +283,7 @@ class _Steps(ProcessSteps):
         self._runner.start(spec)
         self._begun[task.key] = process_steps._Begun(spec, task.timeout_ms)
 
-    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> Ended:
+    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
         """What the end of the process means, with what it handed back."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
         place = self._places.get(key)

@@ -32,8 +32,8 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.output import OutputLog, OutputSender, chunks_of, missing_line
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.nodes import instant, parameters, schema
-from waterflow_agent.nodes.outcome import Ended, failure, masked, withheld
-from waterflow_agent.nodes.own.catalog import NodeShelf
+from waterflow_agent.nodes.outcome import NodeResult, failure, masked, withheld
+from waterflow_agent.nodes.own.catalog import NodeCatalog
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner import reports
 from waterflow_agent.state import status
@@ -93,7 +93,7 @@ class Desk:
         steps: ProcessSteps,
         checkouts: CheckoutService,
         book: SecretStore | None = None,
-        shelf: NodeShelf | None = None,
+        catalog: NodeCatalog | None = None,
     ) -> None:
         self.ledger = ledger
         self.link: Sender | None = None
@@ -106,7 +106,7 @@ class Desk:
         self._steps = steps
         self._checkouts = checkouts
         self._book = SecretStore(None) if book is None else book
-        self._shelf = NodeShelf() if shelf is None else shelf
+        self._catalog = NodeCatalog() if catalog is None else catalog
         self._offered: list[messages.OwnNode] = []
         self._pump = OutputSender()
         # What this turn has to do, in this order.
@@ -147,7 +147,7 @@ class Desk:
     def hello(self, session: str) -> messages.Hello:
         """The opening of a session, with all that is held."""
         system, architecture = machine.system()
-        self._offered = self._shelf.told
+        self._offered = self._catalog.reported
         return messages.Hello(
             session=session,
             protocol=messages.PROTOCOL_VERSION,
@@ -161,7 +161,7 @@ class Desk:
             os=system,
             arch=architecture,
             labels=self._config.labels,
-            nodes=[*parameters.runnable(), schema.FROM_REPOSITORY, *self._shelf.names],
+            nodes=[*parameters.runnable(), schema.FROM_REPOSITORY, *self._catalog.names],
             held=self.ledger.held(),
             jobs=self._steps.jobs(),
             own_nodes=self._offered,
@@ -170,7 +170,7 @@ class Desk:
     @property
     def is_outdated(self) -> bool:
         """Whether the last `hello` told of other nodes than there are now."""
-        return self._offered != self._shelf.told
+        return self._offered != self._catalog.reported
 
     def opened(self, welcome: messages.Welcome) -> None:
         """Drops what the daemon does not want, and sends what is owed."""
@@ -277,13 +277,13 @@ class Desk:
         else:
             self._finish_process(entry, result, end, result.output_bytes)
 
-    async def _measure_and_finish(self, entry: LedgerEntry, result: reports.StepResult, end: Ended) -> None:
+    async def _measure_and_finish(self, entry: LedgerEntry, result: reports.StepResult, end: NodeResult) -> None:
         """A spool with gaps has marks in the log, and masks are of another length than what they mask: both are counted."""
         size = await asyncio.to_thread(self._output_log(entry).size)
         self._finish_process(entry, result, end, size)
         self._commit()
 
-    def _finish_process(self, entry: LedgerEntry, result: reports.StepResult, end: Ended, spool_size: int) -> None:
+    def _finish_process(self, entry: LedgerEntry, result: reports.StepResult, end: NodeResult, spool_size: int) -> None:
         if self.ledger.get(entry.key) is not entry or not entry.is_live:
             # Told twice, or dropped while its output was measured.
             return
@@ -313,7 +313,9 @@ class Desk:
             self._background.call_later(START_AGAIN_S, lambda: self._steps.begin_again(entry.key))
             return
         # The name was used: something of this attempt may have run, and nobody knows how it ended.
-        end = Ended(outcome=Outcome.LOST, reason_code="outcome-unknown", reason_text=f"the step runner: {report.text}")
+        end = NodeResult(
+            outcome=Outcome.LOST, reason_code="outcome-unknown", reason_text=f"the step runner: {report.text}"
+        )
         self._finish_unstarted(entry.key, end)
 
     def _on_held(self, held: reports.HeldSteps) -> None:
@@ -387,7 +389,7 @@ class Desk:
             given = self._given(task)
         except Rejected as error:
             is_unknown = error.code == "WF701"
-            end = Ended(
+            end = NodeResult(
                 outcome=Outcome.REFUSED if is_unknown else Outcome.FAILURE,
                 reason_code="refused" if is_unknown else "node-error",
                 reason_text=error.text,
@@ -405,13 +407,13 @@ class Desk:
         if schema.find(task.node) is None:
             if task.source:
                 return Code(name=task.node, path=schema.path_of(task.node), text=task.source)
-            code = self._shelf.code(task.node)
+            code = self._catalog.code(task.node)
             if code is not None:
                 return code
         node = parameters.find(task.node)
         return parameters.convert(task.node, node.parameters, task.params)
 
-    def _finish_unstarted(self, key: TaskKey, end: Ended, output_bytes_max: int | None = None) -> None:
+    def _finish_unstarted(self, key: TaskKey, end: NodeResult, output_bytes_max: int | None = None) -> None:
         """Ends an attempt that is no process (any more)."""
         now = _wall_ms()
         entry = self.ledger.get(key)
@@ -460,7 +462,9 @@ class Desk:
             return
         if not may_start:
             text = "no space left in the agent's data directory"
-            self._finish_unstarted(task.key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
+            self._finish_unstarted(
+                task.key, NodeResult(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text)
+            )
             return
         if task.tree is None or self._checkouts.has(task.key):
             self._start_process(entry, task, given)
@@ -506,7 +510,7 @@ class Desk:
         text = f"cannot prepare the step's files: {error.strerror}{place}"
         if error.errno in FULL:
             # Nothing is wrong with the step: it is made again when there may be room.
-            self._finish_unstarted(key, Ended(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
+            self._finish_unstarted(key, NodeResult(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text))
         else:
             self._finish_unstarted(key, failure("spawn-failed", text))
 
@@ -526,7 +530,7 @@ class Desk:
         assert log is not None, "it was opened just now"
         return log
 
-    def _masked(self, entry: LedgerEntry, end: Ended) -> Ended:
+    def _masked(self, entry: LedgerEntry, end: NodeResult) -> NodeResult:
         if not entry.has_secrets:
             return end
         masks = self._book.of(entry.key)
@@ -560,7 +564,7 @@ class Desk:
         await self._background.close()
 
 
-def _finished(key: TaskKey, end: Ended, times: tuple[int, int], output: tuple[int, int]) -> messages.Finished:
+def _finished(key: TaskKey, end: NodeResult, times: tuple[int, int], output: tuple[int, int]) -> messages.Finished:
     """The message; `times` are start and end, `output` is the log's size and what its cap left out."""
     return messages.Finished(
         key=key,

@@ -20,8 +20,8 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import working_directories
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
-from waterflow_agent.nodes import exits, hosted, schema, script, shell, step_files
-from waterflow_agent.nodes.outcome import Ended
+from waterflow_agent.nodes import exits, node_process, schema, script, shell, step_files
+from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import RunnerReport, StepResult, StepSpec
 from waterflow_agent.wire import messages
@@ -121,7 +121,7 @@ class ProcessSteps:
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
         files = self._directories.path(self._places[task.key])
-        place = shell.Place(files=files, workspace=str(workspace), agent=self.agent_name)
+        place = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
         command = prepare(task, given, place, self._environment)
         spec = StepSpec(
             name=name,
@@ -146,7 +146,7 @@ class ProcessSteps:
         """Ends the process by its policy, or at once; its end comes back as a report."""
         self._runner.cancel(self.adopt(key), is_forced=is_forced)
 
-    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> Ended:
+    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
         """What the end of the process means, with what the script handed back."""
         begun = self._begun.get(key)
         timeout_ms = None if begun is None else begun.timeout_ms
@@ -155,8 +155,8 @@ class ProcessSteps:
         if result.reason not in exits.RAN or place is None:
             return end
         directory = self._directories.path(place)
-        if hosted.is_hosted(directory):
-            return hosted.finish(end, directory)
+        if node_process.is_node_directory(directory):
+            return node_process.finish(end, directory)
         return shell.finish(end, step_files.locate(directory))
 
     def collected(self, key: TaskKey) -> None:
@@ -193,7 +193,7 @@ class ProcessSteps:
 
 
 def prepare(
-    task: messages.Task, given: schema.Parameters | Code, place: shell.Place, start: Mapping[str, str]
+    task: messages.Task, given: schema.Parameters | Code, place: shell.AttemptLocation, start: Mapping[str, str]
 ) -> shell.Command:
     """The command of a step that is a process, with its files written; `given` is what its node needs.
 
@@ -203,7 +203,7 @@ def prepare(
         return shell.prepare(given, task, place, start)
     if isinstance(given, schema.Script):
         return script.prepare(given, task, place, start)
-    return hosted.prepare(task, place, start, given if isinstance(given, Code) else None)
+    return node_process.prepare(task, place, start, given if isinstance(given, Code) else None)
 
 
 def attempt_name(key: TaskKey) -> str:

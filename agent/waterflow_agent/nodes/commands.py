@@ -20,7 +20,7 @@ TAIL_BYTES_MAX = 4 << 10
 _CHUNK = 64 << 10
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
+class CompletedProgram(msgspec.Struct, frozen=True, kw_only=True):
     """How a program ended; `stdout` is its beginning, `KEPT_BYTES_MAX` at most, `stderr` its end, `TAIL_BYTES_MAX` at most."""
 
     exit_code: int
@@ -36,7 +36,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 async def run(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, is_shown: bool = True
-) -> Finished:
+) -> CompletedProgram:
     """Runs a program to its end; a cancel ends it first. Raises `NodeFailure` when it cannot be started."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -70,7 +70,9 @@ async def run(
             process.terminate()
         await process.wait()
         raise
-    return Finished(exit_code=code, stdout=kept.decode("utf-8", "replace"), stderr=tail.decode("utf-8", "replace"))
+    return CompletedProgram(
+        exit_code=code, stdout=kept.decode("utf-8", "replace"), stderr=tail.decode("utf-8", "replace")
+    )
 
 
 async def _chunks(stream: asyncio.StreamReader | None, shown: BinaryIO | None) -> AsyncIterator[bytes]:

@@ -41,7 +41,7 @@ def _options(context: Context, given: schema.ComposeUp | schema.ComposeDown) -> 
     return options
 
 
-def _failure(verb: str, done: commands.Finished, outputs: dict[str, Any]) -> NodeFailure:
+def _failure(verb: str, done: commands.CompletedProgram, outputs: dict[str, Any]) -> NodeFailure:
     """In compose's own last words. An engine or a registry that is away may come back."""
     said = done.complaint
     text = f"docker compose {verb} ended with exit code {done.exit_code}{f': {said}' if said else ''}"
@@ -49,7 +49,7 @@ def _failure(verb: str, done: commands.Finished, outputs: dict[str, Any]) -> Nod
     return NodeFailure(text, may_retry=may_retry, outputs=outputs)
 
 
-class Up(Node[schema.ComposeUp]):
+class ComposeUpNode(Node[schema.ComposeUp]):
     """The services of the file, up."""
 
     parameters = schema.ComposeUp
@@ -77,7 +77,7 @@ class Up(Node[schema.ComposeUp]):
         return {"services": services}
 
 
-def _services(shown: commands.Finished) -> list[dict[str, Any]] | None:
+def _services(shown: commands.CompletedProgram) -> list[dict[str, Any]] | None:
     """What `docker compose ps` says of each; None when it says nothing that can be read."""
     text = shown.stdout.strip()
     try:
@@ -99,7 +99,7 @@ def _services(shown: commands.Finished) -> list[dict[str, Any]] | None:
     ]
 
 
-class Down(Node[schema.ComposeDown]):
+class ComposeDownNode(Node[schema.ComposeDown]):
     """The services of the file, gone."""
 
     parameters = schema.ComposeDown

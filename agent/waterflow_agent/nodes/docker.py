@@ -21,8 +21,8 @@ from docker import errors, utils
 from urllib3.exceptions import HTTPError
 
 from waterflow_agent.nodes import commands, schema
-from waterflow_agent.nodes.durations import seconds
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
+from waterflow_agent.nodes.parameter_values import duration_s
 
 Answer = TypeVar("Answer")
 
@@ -90,7 +90,7 @@ def _pull(client: docker.DockerClient, image: str) -> str:
     return str(client.images.get(image).id)
 
 
-class Exec(Node[schema.DockerExec]):
+class DockerExecNode(Node[schema.DockerExec]):
     """A docker command line, or a command inside of a container that runs."""
 
     parameters = schema.DockerExec
@@ -116,7 +116,7 @@ class Exec(Node[schema.DockerExec]):
         return outputs
 
 
-class Pull(Node[schema.DockerPull]):
+class DockerPullNode(Node[schema.DockerPull]):
     """The image, on this server."""
 
     parameters = schema.DockerPull
@@ -138,7 +138,7 @@ class Pull(Node[schema.DockerPull]):
         return {"image": image, "changed": changed}
 
 
-class Run(Node[schema.DockerRun]):
+class DockerRunNode(Node[schema.DockerRun]):
     """A container: to its end, or (`detach`) in the background."""
 
     parameters = schema.DockerRun
@@ -242,14 +242,14 @@ class Run(Node[schema.DockerRun]):
         return int(container.wait()["StatusCode"])
 
 
-class Stop(Node[schema.DockerStop]):
+class DockerStopNode(Node[schema.DockerStop]):
     """No such container runs any more."""
 
     parameters = schema.DockerStop
 
     async def run(self, context: Context, given: schema.DockerStop) -> dict[str, Any]:
         """See the base class."""
-        grace_s = round(seconds(given.grace, "grace"))
+        grace_s = round(duration_s(given.grace, "grace"))
 
         def stop(client: docker.DockerClient) -> bool:
             try:

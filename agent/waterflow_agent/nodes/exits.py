@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from waterflow_agent.nodes.outcome import Ended, failure, one_line
+from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.runner.reports import StepResult
 from waterflow_agent.wire.messages import Outcome
 
@@ -12,20 +12,20 @@ from waterflow_agent.wire.messages import Outcome
 RAN = frozenset({"exited", "timed-out", "cancelled"})
 
 
-def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> Ended:
+def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> NodeResult:
     """The outcome and its reason. `timeout_ms` and `cancel_reason` are for the sentence, where they are still known."""
     if result.reason == "exited":
         return _exited(result)
     if result.reason == "timed-out":
         after = "" if timeout_ms is None else f" of {_duration(timeout_ms)}"
-        return Ended(
+        return NodeResult(
             outcome=Outcome.TIMED_OUT,
             exit_code=result.exit_code,
             reason_code="timeout",
             reason_text=f"stopped: the time-out{after} has passed",
         )
     if result.reason == "cancelled":
-        return Ended(
+        return NodeResult(
             outcome=Outcome.CANCELLED,
             exit_code=result.exit_code,
             reason_code="cancel-requested",
@@ -34,16 +34,16 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
     if result.reason == "spawn-failed":
         return failure("spawn-failed", result.error or "the process could not be started")
     # "lost", and whatever a newer runner may say: nobody here knows how it ended.
-    return Ended(
+    return NodeResult(
         outcome=Outcome.LOST,
         reason_code="outcome-unknown",
         reason_text=one_line(result.error or "the outcome is not known"),
     )
 
 
-def _exited(result: StepResult) -> Ended:
+def _exited(result: StepResult) -> NodeResult:
     if result.exit_code == 0:
-        return Ended(outcome=Outcome.SUCCESS, exit_code=0)
+        return NodeResult(outcome=Outcome.SUCCESS, exit_code=0)
     if result.exit_code is not None:
         return failure("exit-code", f"the process ended with exit code {result.exit_code}", exit_code=result.exit_code)
     number = result.signal or 0

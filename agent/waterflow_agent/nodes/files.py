@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from waterflow_agent.nodes import permissions, schema
+from waterflow_agent.nodes import parameter_values, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
 #: A difference of larger files, or of more lines, is not shown.
@@ -52,7 +52,7 @@ class _Writer:
 
     def write(self) -> dict[str, Any]:
         """Makes the file as it should be, if it is not."""
-        mode, owner = permissions.mode(self._given.mode), permissions.owner(self._given.owner)
+        mode, owner = parameter_values.file_mode(self._given.mode), parameter_values.file_owner(self._given.owner)
         path = self._path
         try:
             before = self._read()
@@ -61,7 +61,7 @@ class _Writer:
             if differs:
                 self._show(
                     before,
-                    mode if mode is not None else found.st_mode if found is not None else permissions.DEFAULT_MODE,
+                    mode if mode is not None else found.st_mode if found is not None else parameter_values.DEFAULT_MODE,
                 )
                 if self._given.backup and before is not None:
                     kept = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.bak")
@@ -72,7 +72,7 @@ class _Writer:
                     if mode is not None
                     else stat.S_IMODE(found.st_mode)
                     if found is not None
-                    else permissions.DEFAULT_MODE
+                    else parameter_values.DEFAULT_MODE
                 )
             changed = differs | self._adjust(mode, owner)
         except OSError as error:
@@ -136,7 +136,7 @@ class _Writer:
         return changed
 
 
-class Write(Node[schema.FileWrite]):
+class FileWriteNode(Node[schema.FileWrite]):
     """A file with this content."""
 
     parameters = schema.FileWrite
@@ -146,7 +146,7 @@ class Write(Node[schema.FileWrite]):
         return _Writer(context, given, given.content.encode("utf-8", "surrogateescape")).write()
 
 
-class Template(Node[schema.FileTemplate]):
+class FileTemplateNode(Node[schema.FileTemplate]):
     """A file from a template: `${name}` is a value, `$${` is a dollar sign and a brace."""
 
     parameters = schema.FileTemplate
@@ -175,7 +175,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-class Read(Node[schema.FileRead]):
+class FileReadNode(Node[schema.FileRead]):
     """The content of a file, for later steps."""
 
     parameters = schema.FileRead
@@ -209,7 +209,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(os.path.realpath(folder))
 
 
-class Delete(Node[schema.FileDelete]):
+class FileDeleteNode(Node[schema.FileDelete]):
     """No such file any more."""
 
     parameters = schema.FileDelete

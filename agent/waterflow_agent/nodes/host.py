@@ -29,7 +29,7 @@ from waterflow_agent.nodes.own.code import Code
 RESULT = "result"
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent wrote for the node."""
 
     node: str
@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     code: Code | None = None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NodeOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the node gave. `text` is why it failed."""
 
     outputs: dict[str, Any] = {}
@@ -49,13 +49,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def main(arguments: list[str]) -> int:
     """Runs the node that the file names; gives the exit code."""
     file = Path(arguments[0])
-    request = msgspec.json.decode(file.read_bytes(), type=Request)
+    request = msgspec.json.decode(file.read_bytes(), type=NodeRequest)
     file.unlink()
     result, exit_code = _ended(request)
     try:
         content = msgspec.json.encode(result)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        content = msgspec.json.encode(Result(text=f"its outputs hold what JSON cannot: {error}"))
+        content = msgspec.json.encode(NodeOutput(text=f"its outputs hold what JSON cannot: {error}"))
         exit_code = FAILURE_EXIT_CODE
     _write(file.parent / RESULT, content)
     if result.text:
@@ -63,17 +63,17 @@ def main(arguments: list[str]) -> int:
     return exit_code
 
 
-def _ended(request: Request) -> tuple[Result, int]:
+def _ended(request: NodeRequest) -> tuple[NodeOutput, int]:
     try:
         # Before the loop: until the node runs, a signal to stop needs nobody's answer.
         node = registry.load(request.node) if request.code is None else code.load(request.code)
         given = parameters.convert(request.node, node.parameters, request.params)
     except Rejected as error:
-        return Result(text=error.text), FAILURE_EXIT_CODE
+        return NodeOutput(text=error.text), FAILURE_EXIT_CODE
     return _lived(_run(node, request, given))
 
 
-def _lived(node: Coroutine[Any, Any, tuple[Result, int]]) -> tuple[Result, int]:
+def _lived(node: Coroutine[Any, Any, tuple[NodeOutput, int]]) -> tuple[NodeOutput, int]:
     # Not asyncio.run, which waits for threads: one of a node that was stopped may wait for an engine or a server.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -86,7 +86,7 @@ def _lived(node: Coroutine[Any, Any, tuple[Result, int]]) -> tuple[Result, int]:
     return ended
 
 
-async def _run(node: type[Node[Any]], request: Request, given: msgspec.Struct) -> tuple[Result, int]:
+async def _run(node: type[Node[Any]], request: NodeRequest, given: msgspec.Struct) -> tuple[NodeOutput, int]:
     task = asyncio.current_task()
     assert task is not None
     # The step's stop policy begins with this signal: the node may end what it has begun.
@@ -97,24 +97,24 @@ async def _run(node: type[Node[Any]], request: Request, given: msgspec.Struct) -
         return _result(outputs, request.node), 0
     except NodeFailure as failure:
         exit_code = MAY_RETRY_EXIT_CODE if failure.may_retry else FAILURE_EXIT_CODE
-        return Result(outputs=failure.outputs, text=failure.text), exit_code
+        return NodeOutput(outputs=failure.outputs, text=failure.text), exit_code
     except Rejected as error:
-        return Result(text=error.text), FAILURE_EXIT_CODE
+        return NodeOutput(text=error.text), FAILURE_EXIT_CODE
     except asyncio.CancelledError:
-        return Result(text="stopped"), 128 + signal.SIGTERM
+        return NodeOutput(text="stopped"), 128 + signal.SIGTERM
     except Exception as error:  # noqa: BLE001  the supervision point of the process: a bug of a node is a failure with its place
         traceback.print_exc()
-        return Result(text=f"{type(error).__name__}: {error}"), FAILURE_EXIT_CODE
+        return NodeOutput(text=f"{type(error).__name__}: {error}"), FAILURE_EXIT_CODE
 
 
-def _result(outputs: object, name: str) -> Result:
+def _result(outputs: object, name: str) -> NodeOutput:
     """What an author's node returns may be anything; nothing at all are no outputs."""
     if outputs is None:
-        return Result()
+        return NodeOutput()
     if not isinstance(outputs, dict) or not all(isinstance(key, str) for key in outputs):
         kind = "a map with keys that are no text" if isinstance(outputs, dict) else type(outputs).__name__
         raise Rejected("WF722", f'node "{name}": run returns its outputs as a map of names, not {kind}')
-    return Result(outputs=outputs)
+    return NodeOutput(outputs=outputs)
 
 
 def _write(path: Path, content: bytes) -> None:

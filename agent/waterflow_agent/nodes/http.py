@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 
 from waterflow_agent.nodes import files, schema
-from waterflow_agent.nodes.durations import seconds
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
+from waterflow_agent.nodes.parameter_values import duration_s
 
 #: Of a refused answer's body, shown in the log.
 SHOWN_BYTES = 1024
@@ -81,7 +81,7 @@ def may_pass(error: httpx.HTTPError) -> bool:
     return is_request and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
-class Request(Node[schema.HttpRequest]):
+class HttpRequestNode(Node[schema.HttpRequest]):
     """One request and its answer."""
 
     parameters = schema.HttpRequest
@@ -92,7 +92,7 @@ class Request(Node[schema.HttpRequest]):
         if len(bodies) > 1:
             raise NodeFailure(f"only one of {' and '.join(bodies)} can be sent")
         wanted, again = _statuses(given.expect_status), _statuses(given.retry_status)
-        async with client(verify=given.verify, timeout_s=seconds(given.timeout, "timeout")) as http:
+        async with client(verify=given.verify, timeout_s=duration_s(given.timeout, "timeout")) as http:
             answer = await self._send(context, given, http)
             if _is_in(answer["status"], again) and not _is_in(answer["status"], wanted):
                 wait_s = _retry_after_s(answer["headers"])
@@ -196,7 +196,7 @@ def _shown(url: str) -> str:
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 
-class Wait(Node[schema.HttpWait]):
+class HttpWaitNode(Node[schema.HttpWait]):
     """Asks again and again until the answer is the wanted one: a health check after a deploy."""
 
     parameters = schema.HttpWait
@@ -204,8 +204,8 @@ class Wait(Node[schema.HttpWait]):
     async def run(self, context: Context, given: schema.HttpWait) -> dict[str, Any]:
         """See the base class."""
         wanted = _statuses(given.expect_status)
-        give_up_at = time.monotonic() + seconds(given.timeout, "timeout")
-        pause_s = seconds(given.interval, "interval")
+        give_up_at = time.monotonic() + duration_s(given.timeout, "timeout")
+        pause_s = duration_s(given.interval, "interval")
         attempts, said = 0, ""
         async with client(verify=given.verify, timeout_s=max(1.0, min(30.0, pause_s * 5))) as http:
             while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from waterflow_agent.nodes import schema
-from waterflow_agent.nodes.outcome import STDERR, STDOUT, Ended, failure, one_line
+from waterflow_agent.nodes.outcome import STDERR, STDOUT, NodeResult, failure, one_line
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
 
@@ -13,12 +13,12 @@ from waterflow_agent.wire.messages import Outcome
 RECORDS = (schema.Log, schema.Fail, schema.SetOutputs)
 
 
-def run(parameters: schema.Parameters) -> Ended:
+def run(parameters: schema.Parameters) -> NodeResult:
     """Carries out one of these nodes; any other record is a mistake of the caller."""
     if isinstance(parameters, schema.Log):
-        return Ended(outcome=Outcome.SUCCESS, exit_code=0, printed=[(STDOUT, _line(parameters.message))])
+        return NodeResult(outcome=Outcome.SUCCESS, exit_code=0, printed=[(STDOUT, _line(parameters.message))])
     if isinstance(parameters, schema.Fail):
-        return Ended(
+        return NodeResult(
             outcome=Outcome.FAILURE,
             exit_code=parameters.exit_code,
             reason_code="exit-code",
@@ -29,7 +29,7 @@ def run(parameters: schema.Parameters) -> Ended:
     size = len(msgspec.msgpack.encode(parameters.outputs))
     if size > messages.OUTPUTS_BYTES_MAX:
         return failure("node-error", f"outputs of {size} bytes are over the limit of {messages.OUTPUTS_BYTES_MAX}")
-    return Ended(outcome=Outcome.SUCCESS, exit_code=0, outputs=parameters.outputs)
+    return NodeResult(outcome=Outcome.SUCCESS, exit_code=0, outputs=parameters.outputs)
 
 
 def _line(text: str) -> bytes:

@@ -18,7 +18,7 @@ REASON_LENGTH_MAX = 500
 HEIGHT_MAX = 128
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     """A node's end. `printed` is what the agent itself adds to the output: (stream, bytes)."""
 
     outcome: Outcome
@@ -30,9 +30,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     printed: list[tuple[int, bytes]] = []
 
 
-def failure(reason_code: str, text: str, *, exit_code: int | None = None) -> Ended:
+def failure(reason_code: str, text: str, *, exit_code: int | None = None) -> NodeResult:
     """A failure for this reason; the text is bounded and made one printable line."""
-    return Ended(outcome=Outcome.FAILURE, exit_code=exit_code, reason_code=reason_code, reason_text=one_line(text))
+    return NodeResult(outcome=Outcome.FAILURE, exit_code=exit_code, reason_code=reason_code, reason_text=one_line(text))
 
 
 def fault_of(outputs: Any) -> str:
@@ -52,7 +52,7 @@ def fault_of(outputs: Any) -> str:
     return f"its outputs are nested deeper than {HEIGHT_MAX}"
 
 
-def masked(end: Ended, masks: Masks) -> Ended:
+def masked(end: NodeResult, masks: Masks) -> NodeResult:
     """The end without a secret in its texts, outputs and environment."""
     return msgspec.structs.replace(
         end,
@@ -63,11 +63,11 @@ def masked(end: Ended, masks: Masks) -> Ended:
     )
 
 
-def withheld(end: Ended) -> Ended:
+def withheld(end: NodeResult) -> NodeResult:
     """The end of an attempt whose secrets nobody knows any more; a success that has lost what it handed back is none."""
     text = "the secrets of this attempt are not known here any more, so what it printed and handed back is withheld"
     is_incomplete = end.outcome is Outcome.SUCCESS and bool(end.outputs or end.env)
-    return Ended(
+    return NodeResult(
         outcome=Outcome.FAILURE if is_incomplete else end.outcome,
         exit_code=end.exit_code,
         reason_code="node-error" if is_incomplete else end.reason_code,

@@ -11,21 +11,21 @@ from waterflow_agent.nodes.node import Node
 
 #: Node: module and class.
 _CLASSES = {
-    "http/request": "waterflow_agent.nodes.http:Request",
-    "http/wait": "waterflow_agent.nodes.http:Wait",
-    "notify/webhook": "waterflow_agent.nodes.webhook:Webhook",
-    "file/write": "waterflow_agent.nodes.files:Write",
-    "file/read": "waterflow_agent.nodes.files:Read",
-    "file/template": "waterflow_agent.nodes.files:Template",
-    "file/delete": "waterflow_agent.nodes.files:Delete",
-    "file/transfer": "waterflow_agent.nodes.transfer.node:Transfer",
-    "systemd/unit": "waterflow_agent.nodes.systemd:Unit",
-    "docker/exec": "waterflow_agent.nodes.docker:Exec",
-    "docker/pull": "waterflow_agent.nodes.docker:Pull",
-    "docker/run": "waterflow_agent.nodes.docker:Run",
-    "docker/stop": "waterflow_agent.nodes.docker:Stop",
-    "docker/compose-up": "waterflow_agent.nodes.compose:Up",
-    "docker/compose-down": "waterflow_agent.nodes.compose:Down",
+    "http/request": "waterflow_agent.nodes.http:HttpRequestNode",
+    "http/wait": "waterflow_agent.nodes.http:HttpWaitNode",
+    "notify/webhook": "waterflow_agent.nodes.webhook:WebhookNode",
+    "file/write": "waterflow_agent.nodes.files:FileWriteNode",
+    "file/read": "waterflow_agent.nodes.files:FileReadNode",
+    "file/template": "waterflow_agent.nodes.files:FileTemplateNode",
+    "file/delete": "waterflow_agent.nodes.files:FileDeleteNode",
+    "file/transfer": "waterflow_agent.nodes.transfer.node:FileTransferNode",
+    "systemd/unit": "waterflow_agent.nodes.systemd:SystemdUnitNode",
+    "docker/exec": "waterflow_agent.nodes.docker:DockerExecNode",
+    "docker/pull": "waterflow_agent.nodes.docker:DockerPullNode",
+    "docker/run": "waterflow_agent.nodes.docker:DockerRunNode",
+    "docker/stop": "waterflow_agent.nodes.docker:DockerStopNode",
+    "docker/compose-up": "waterflow_agent.nodes.compose:ComposeUpNode",
+    "docker/compose-down": "waterflow_agent.nodes.compose:ComposeDownNode",
 }
 
 

@@ -1,7 +1,7 @@
 """The node `script`: a file of the job's directory, or a text, given to its interpreter. All else is as with `shell`.
 
 The interpreter is the one that the step names, else the one of the script's first line (`#!`), else `sh`. The line is read
-here, as the kernel reads it, so that the file needs no mode and its place no permission to run programs.
+here, as the kernel reads it, so that the file needs no mode and its location no permission to run programs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, shell
 from waterflow_agent.nodes.outcome import one_line
-from waterflow_agent.nodes.shell import Command, Place
+from waterflow_agent.nodes.shell import AttemptLocation, Command
 from waterflow_agent.wire import messages
 
 #: What Linux reads of a first line.
@@ -23,20 +23,22 @@ _FIRST_LINE_BYTES_MAX = 256
 _DEFAULT = ["sh"]
 
 
-def prepare(parameters: schema.Script, task: messages.Task, place: Place, start: Mapping[str, str]) -> Command:
+def prepare(
+    parameters: schema.Script, task: messages.Task, location: AttemptLocation, start: Mapping[str, str]
+) -> Command:
     """Finds or writes the script, and gives the command.
 
     Raises `Rejected` WF720 for a script that is not there, else as `shell.prepare`.
     """
     if (parameters.path is None) == (parameters.content is None):
         raise Rejected("WF702", 'node "script": give it either path or content')
-    env = shell.environment(task, place, start)
-    files = shell.step_files(env, place)
-    shell.move_large_values(env, place.files, "")
+    env = shell.environment(task, location, start)
+    files = shell.create_step_files(env, location)
+    shell.move_large_values(env, location.files, "")
     if parameters.path is not None:
-        path, head = _found(parameters.path, place.workspace)
+        path, head = _found(parameters.path, location.workspace)
     else:
-        path, head = f"{place.files}/script", (parameters.content or "").encode("utf-8", "surrogateescape")
+        path, head = f"{location.files}/script", (parameters.content or "").encode("utf-8", "surrogateescape")
         shell.write(path, parameters.content or "")
     argv = [*_interpreter(parameters.interpreter, head), path, *parameters.args]
     return shell.command(argv, env, files)

@@ -26,9 +26,8 @@ from collections.abc import Mapping
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import schema
-from waterflow_agent.nodes import step_files as stepfiles
-from waterflow_agent.nodes.outcome import STDERR, Ended, one_line
+from waterflow_agent.nodes import schema, step_files
+from waterflow_agent.nodes.outcome import STDERR, NodeResult, one_line
 from waterflow_agent.nodes.step_files import StepFiles
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
@@ -75,7 +74,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     files: StepFiles
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptLocation(msgspec.Struct, frozen=True, kw_only=True):
     """Where an attempt runs, and for whom: the names that its environment tells. Paths are absolute."""
 
     #: Directory for the attempt's own files; as good as new, or not there yet.
@@ -94,28 +93,30 @@ def inherited(own: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-def prepare(parameters: schema.Shell, task: messages.Task, place: Place, start: Mapping[str, str]) -> Command:
+def prepare(
+    parameters: schema.Shell, task: messages.Task, location: AttemptLocation, start: Mapping[str, str]
+) -> Command:
     """Writes the script and its files, and gives the command. `start` is what `inherited` gave.
 
     Raises `Rejected` WF705 (an environment that no process can have) or WF706 (a shell that is none); `OSError` when the
     disk refuses.
     """
-    env = environment(task, place, start)
+    env = environment(task, location, start)
     template, suffix = _template(parameters.shell, env["PATH"])
-    files = step_files(env, place)
-    prelude = move_large_values(env, place.files, template[0])
-    script = f"{place.files}/script{suffix}"
+    files = create_step_files(env, location)
+    prelude = move_large_values(env, location.files, template[0])
+    script = f"{location.files}/script{suffix}"
     write(script, prelude + parameters.run.removesuffix("\n") + "\n")
     argv = [part.replace("{0}", script) for part in template] + parameters.args
     return command(argv, env, files)
 
 
-def step_files(env: dict[str, str], place: Place) -> StepFiles:
+def create_step_files(env: dict[str, str], location: AttemptLocation) -> StepFiles:
     """Makes the files that a script hands values back in, and tells it in `env` where they are. Raises `OSError`."""
-    files = stepfiles.create(place.files)
+    files = step_files.create(location.files)
     # The directory may have been a node's before.
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{place.files}/{RESULT}")
+        os.unlink(f"{location.files}/{RESULT}")
     env |= {
         "WATERFLOW_OUTPUT": files.output,
         "WATERFLOW_ENV": files.env,
@@ -133,10 +134,10 @@ def command(argv: list[str], env: dict[str, str], files: StepFiles) -> Command:
     return Command(argv=argv, env=env, files=files)
 
 
-def finish(end: Ended, files: StepFiles) -> Ended:
+def finish(end: NodeResult, files: StepFiles) -> NodeResult:
     """`end` with what the script handed back; what cannot be read fails the step. Outputs of a failed step are kept."""
     try:
-        written = stepfiles.collect(files)
+        written = step_files.collect(files)
     except Rejected as error:
         text = f"{end.reason_text}; {error.text}" if end.reason_text else error.text
         line = f"waterflow: {error.text}\n".encode("utf-8", "replace")
@@ -156,7 +157,7 @@ def finish(end: Ended, files: StepFiles) -> Ended:
     return msgspec.structs.replace(end, outputs=dict(written.outputs), env=written.env, printed=printed)
 
 
-def environment(task: messages.Task, place: Place, start: Mapping[str, str]) -> dict[str, str]:
+def environment(task: messages.Task, location: AttemptLocation, start: Mapping[str, str]) -> dict[str, str]:
     """What the step's process has in its environment. Raises `Rejected` WF705."""
     for name, value in task.env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
@@ -170,8 +171,8 @@ def environment(task: messages.Task, place: Place, start: Mapping[str, str]) -> 
         "WATERFLOW_STEP": key.step,
         "WATERFLOW_STEP_NAME": task.step_name,
         "WATERFLOW_ATTEMPT": str(key.attempt),
-        "WATERFLOW_AGENT": place.agent,
-        "WATERFLOW_WORKSPACE": place.workspace,
+        "WATERFLOW_AGENT": location.agent,
+        "WATERFLOW_WORKSPACE": location.workspace,
     }
 
 

@@ -45,7 +45,7 @@ class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True):
+class StepFileContents(msgspec.Struct, frozen=True, kw_only=True):
     """What a script handed back; `denied` are names of `WATERFLOW_ENV` that were not taken."""
 
     outputs: dict[str, str]
@@ -72,13 +72,13 @@ def create(directory: str) -> StepFiles:
     return files
 
 
-def collect(files: StepFiles) -> Written:
+def collect(files: StepFiles) -> StepFileContents:
     """Reads what the script wrote; raises `Rejected` WF704 that names the file and the line."""
     output = _read(files.output, "WATERFLOW_OUTPUT", messages.OUTPUTS_BYTES_MAX)
     env = _read(files.env, "WATERFLOW_ENV", messages.OUTPUTS_BYTES_MAX - len(output))
     variables = _parse(env, "WATERFLOW_ENV", _ENV_NAME)
     denied = [name for name in variables if is_denied(name)]
-    return Written(
+    return StepFileContents(
         outputs=_parse(output, "WATERFLOW_OUTPUT", _OUTPUT_NAME),
         env={name: value for name, value in variables.items() if name not in denied},
         denied=denied,

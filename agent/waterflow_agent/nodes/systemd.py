@@ -14,7 +14,7 @@ _STARTED = ("active", "reloading")
 _STOPPED = ("inactive", "failed")
 
 
-class Unit(Node[schema.SystemdUnit]):
+class SystemdUnitNode(Node[schema.SystemdUnit]):
     """Talks to systemd by `systemctl`, as an operator would."""
 
     parameters = schema.SystemdUnit

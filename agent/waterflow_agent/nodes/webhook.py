@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 
 from waterflow_agent.nodes import http, schema
-from waterflow_agent.nodes.durations import seconds
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
+from waterflow_agent.nodes.parameter_values import duration_s
 
 
-class Webhook(Node[schema.NotifyWebhook]):
+class WebhookNode(Node[schema.NotifyWebhook]):
     """Posts once; a server that is away or busy may be tried again."""
 
     parameters = schema.NotifyWebhook
@@ -28,7 +28,7 @@ class Webhook(Node[schema.NotifyWebhook]):
             headers["x-hub-signature-256"] = f"sha256={digest}"
         # The address of such a hook is a secret by itself, so no message shows it.
         try:
-            async with http.client(verify=True, timeout_s=seconds(given.timeout, "timeout")) as sender:
+            async with http.client(verify=True, timeout_s=duration_s(given.timeout, "timeout")) as sender:
                 response = await sender.post(given.url, content=content, headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise NodeFailure("url is no address") from error

@@ -1,4 +1,4 @@
-"""Nodes of an author's own: what a file may hold, how it fails, and what the shelf makes of files that come, change and go."""
+"""Own nodes: what a file may contain, how loading fails, and how the catalog follows new, changed and deleted files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.world import is_running, wait_until
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.own import check
-from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeShelf
+from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeCatalog
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.testing import NodeRun, run_node
 from waterflow_agent.wire.messages import Outcome
@@ -199,48 +199,48 @@ def write(root: Path, name: str, text: str) -> Path:
 
 async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
     """New, changed, broken, mended and removed: the last version that worked stays until the file is gone."""
-    shelf = NodeShelf([str(tmp_path)])
-    await shelf.refresh()
-    assert shelf.names == []
+    catalog = NodeCatalog([str(tmp_path)])
+    await catalog.refresh()
+    assert catalog.names == []
 
     path = write(tmp_path, "demo/greet", GREET)
-    await shelf.refresh()
-    (first,) = shelf.told
+    await catalog.refresh()
+    (first,) = catalog.reported
     assert (first.name, first.origin, first.fault) == ("demo/greet", "server", "")
     assert first.parameters == [("who", False), ("how-often", False)]
 
     path.write_text(GREET.replace("hello", "good day"))
-    await shelf.refresh()
-    (second,) = shelf.told
+    await catalog.refresh()
+    (second,) = catalog.reported
     assert second.version != first.version
 
     path.write_text("import nowhere\n")
-    await shelf.refresh()
-    (broken,) = shelf.told
+    await catalog.refresh()
+    (broken,) = catalog.reported
     assert broken.version == second.version
     assert "greet.py:1: ModuleNotFoundError" in broken.fault
-    kept = shelf.code("demo/greet")
+    kept = catalog.code("demo/greet")
     assert kept is not None
     assert "good day" in kept.text
 
     path.write_text(GREET)
-    await shelf.refresh()
-    assert shelf.told == [first]
+    await catalog.refresh()
+    assert catalog.reported == [first]
 
     path.unlink()
-    await shelf.refresh()
-    assert (shelf.names, shelf.told) == ([], [])
+    await catalog.refresh()
+    assert (catalog.names, catalog.reported) == ([], [])
 
 
 async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
     """A look is calls of stat; one that was only touched is read, and is not news."""
     path = write(tmp_path, "demo/greet", GREET)
-    shelf = NodeShelf([str(tmp_path)])
-    await shelf.refresh()
+    catalog = NodeCatalog([str(tmp_path)])
+    await catalog.refresh()
 
-    assert list(shelf.changed()) == []
+    assert list(catalog.changed()) == []
     path.touch()
-    assert list(shelf.changed()) == []
+    assert list(catalog.changed()) == []
 
 
 @pytest.mark.parametrize(
@@ -256,12 +256,12 @@ async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> 
 async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
     """With the reason; the name is none that a step could use."""
     write(tmp_path, name, text).chmod(mode)
-    shelf = NodeShelf([str(tmp_path)])
+    catalog = NodeCatalog([str(tmp_path)])
 
-    await shelf.refresh()
+    await catalog.refresh()
 
-    assert shelf.names == []
-    (told,) = shelf.told
+    assert catalog.names == []
+    (told,) = catalog.reported
     assert (told.name, told.version) == (name, "")
     assert said in told.fault
 
@@ -276,12 +276,12 @@ async def test_what_is_no_node_s_file_is_left_alone(tmp_path: Path) -> None:
     write(second, "top", "broken(")
     (second / "demo" / "folder.py").mkdir()
     os.mkfifo(second / "demo" / "pipe.py")
-    shelf = NodeShelf([str(first), str(second), str(tmp_path / "missing")])
+    catalog = NodeCatalog([str(first), str(second), str(tmp_path / "missing")])
 
-    await shelf.refresh()
+    await catalog.refresh()
 
-    assert shelf.names == ["demo/greet"]
-    assert {told.name for told in shelf.told if told.fault} == {"demo/folder", "demo/pipe"}
+    assert catalog.names == ["demo/greet"]
+    assert {told.name for told in catalog.reported if told.fault} == {"demo/folder", "demo/pipe"}
 
 
 async def test_nodes_are_bounded(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ async def test_nodes_are_bounded(tmp_path: Path) -> None:
     for number in range(NODES_MAX + 3):
         write(tmp_path, f"demo/n{number:03}", GREET)
 
-    found = list(NodeShelf([str(tmp_path)]).changed())
+    found = list(NodeCatalog([str(tmp_path)]).changed())
 
     assert [one.code.name for one in found] == [f"demo/n{number:03}" for number in range(NODES_MAX)]
 
@@ -305,20 +305,20 @@ async def test_packages_bring_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"PATH": os.environ["PATH"]}
-    monkeypatch.setattr("waterflow_agent.nodes.hosted.PACKAGE", f"{Path(check.__file__).parents[2]}:{tmp_path}")
-    shelf = NodeShelf([str(tmp_path / "nodes")], environment)
+    monkeypatch.setattr("waterflow_agent.nodes.node_process.PACKAGE", f"{Path(check.__file__).parents[2]}:{tmp_path}")
+    catalog = NodeCatalog([str(tmp_path / "nodes")], environment)
 
-    await shelf.refresh()
+    await catalog.refresh()
 
-    told = {one.name: one for one in shelf.told}
+    told = {one.name: one for one in catalog.reported}
     assert (told["shop/greet"].origin, told["shop/greet"].version) == ("package", "shop-nodes 1.2")
     assert "is no class that is a Node" in told["shop/none"].fault
     assert "is a node of Waterflow" in told["file/read"].fault
-    assert shelf.names == ["shop/greet"]
+    assert catalog.names == ["shop/greet"]
 
     path = write(tmp_path / "nodes", "shop/greet", GREET)
-    await shelf.refresh()
-    assert {one.name: one.origin for one in shelf.told}["shop/greet"] == "server"
+    await catalog.refresh()
+    assert {one.name: one.origin for one in catalog.reported}["shop/greet"] == "server"
     path.unlink()
-    await shelf.refresh()
-    assert {one.name: one.origin for one in shelf.told}["shop/greet"] == "package"
+    await catalog.refresh()
+    assert {one.name: one.origin for one in catalog.reported}["shop/greet"] == "package"

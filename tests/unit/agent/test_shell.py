@@ -11,7 +11,7 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, shell
-from waterflow_agent.nodes.shell import Command, Place
+from waterflow_agent.nodes.shell import AttemptLocation, Command
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 
@@ -40,7 +40,7 @@ def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | Non
         boot_id="",
         instance="",
     )
-    place = Place(files=str(tmp_path), workspace="/work/space", agent="web-1")
+    place = AttemptLocation(files=str(tmp_path), workspace="/work/space", agent="web-1")
     return shell.prepare(parameters, task, place, shell.inherited(OWN))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import step_files
-from waterflow_agent.nodes.step_files import StepFiles, Written
+from waterflow_agent.nodes.step_files import StepFileContents, StepFiles
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def files(tmp_path: Path) -> StepFiles:
     return step_files.create(str(tmp_path))
 
 
-def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> Written:
+def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> StepFileContents:
     Path(files.output).write_bytes(output)
     Path(files.env).write_bytes(env)
     return step_files.collect(files)
@@ -110,7 +110,7 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
     os.unlink(files.output)
     os.unlink(files.env)
 
-    assert step_files.collect(files) == Written(outputs={}, env={}, denied=[])
+    assert step_files.collect(files) == StepFileContents(outputs={}, env={}, denied=[])
 
 
 @given(

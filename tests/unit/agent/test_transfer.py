@@ -19,7 +19,7 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import address, names
 from waterflow_agent.nodes.transfer.content import Content, Progress, amount
-from waterflow_agent.nodes.transfer.node import Transfer
+from waterflow_agent.nodes.transfer.node import FileTransferNode
 
 
 @pytest.fixture
@@ -166,11 +166,11 @@ def test_a_library_that_is_missing_is_one_clear_error(
     monkeypatch.setitem(sys.modules, package, None)
     given = schema.FileTransfer(source=source, destination="x", password="x", access_key="a", secret_key="b")
     with pytest.raises(Rejected, match='pip install "waterflow-agent') as caught:
-        asyncio.run(Transfer().run(context, given))
+        asyncio.run(FileTransferNode().run(context, given))
     assert (caught.value.code, package in caught.value.text) == ("WF708", True)
     (context.directory / "a").write_text("x")
     plain = schema.FileTransfer(source="a", destination="b")
-    assert asyncio.run(Transfer().run(context, plain))["files"] == 1
+    assert asyncio.run(FileTransferNode().run(context, plain))["files"] == 1
 
 
 def test_more_files_than_a_transfer_has_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,5 +181,5 @@ def test_more_files_than_a_transfer_has_are_a_failure(context: Context, monkeypa
         (context.directory / "in" / name).write_text("x")
     given = schema.FileTransfer(source="in", destination="out")
     with pytest.raises(NodeFailure, match="has more than 2 files; transfer it in parts"):
-        asyncio.run(Transfer().run(context, given))
+        asyncio.run(FileTransferNode().run(context, given))
     assert not (context.directory / "out").exists()

@@ -5,7 +5,7 @@ Rules of this file:
 - A look (`changed`) is some calls of `stat` and, for what is new, a read and a hash; it is done on the agent's loop. New
   code is loaded by `check.in_child` and nowhere else.
 - What a step runs is the text that was checked, from memory: a file that is being written, or broken, is none of its business.
-- A version that does not work is told of as a fault, and the last one that did stays. A file that is gone is gone.
+- A version that does not work is reported of as a fault, and the last one that did stays. A file that is gone is gone.
 - A file that another user may write is not taken: whoever writes it runs code as the agent's user.
 """
 
@@ -22,13 +22,13 @@ import msgspec
 
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.own import check
-from waterflow_agent.nodes.own.check import Checked
+from waterflow_agent.nodes.own.check import CheckResult
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.wire.messages import OwnNode
 
 logger = logging.getLogger(__name__)
 
-#: Own nodes of one agent; they are in memory, and told of in each `Hello`.
+#: Own nodes of one agent; they are in memory, and reported of in each `Hello`.
 NODES_MAX = 128
 #: The entry points of packages that bring nodes.
 ENTRY_POINTS = "waterflow.nodes"
@@ -48,7 +48,7 @@ class _Signature(msgspec.Struct, frozen=True):
     modified_ns: int
 
 
-class _Found(msgspec.Struct, frozen=True, kw_only=True):
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a node that was not looked at before; `fault` says why it need not be checked."""
 
     code: Code
@@ -57,7 +57,7 @@ class _Found(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
-class NodeShelf:
+class NodeCatalog:
     """All own nodes of one agent. For the loop's thread."""
 
     def __init__(self, directories: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
@@ -66,8 +66,8 @@ class NodeShelf:
         self._is_full = False
         self._seen: dict[str, _Signature] = {}
         self._codes: dict[str, Code] = {}
-        self._told: dict[str, OwnNode] = {}
-        self._packages: list[_Found] | None = None
+        self._reported: dict[str, OwnNode] = {}
+        self._packages: list[_Version] | None = None
 
     def code(self, name: str) -> Code | None:
         """The newest version of the node that works."""
@@ -79,9 +79,9 @@ class NodeShelf:
         return sorted(self._codes)
 
     @property
-    def told(self) -> list[OwnNode]:
-        """What the daemon is told of them, faults included."""
-        return [self._told[name] for name in sorted(self._told)]
+    def reported(self) -> list[OwnNode]:
+        """What the daemon is reported of them, faults included."""
+        return [self._reported[name] for name in sorted(self._reported)]
 
     async def refresh(self) -> None:
         """Looks at everything once, and checks what is new."""
@@ -91,7 +91,9 @@ class NodeShelf:
             found += [one for one in self._packages if one.code.name not in self._seen]
         for one in found:
             try:
-                checked = Checked(fault=one.fault) if one.fault else await check.in_child(one.code, self._environment)
+                checked = (
+                    CheckResult(fault=one.fault) if one.fault else await check.in_child(one.code, self._environment)
+                )
             except OSError as error:
                 # No process can be had now; as nothing was found out, it is new at the next look too.
                 logger.warning("node %s cannot be checked yet: %s", one.code.name, error.strerror)
@@ -100,12 +102,12 @@ class NodeShelf:
             else:
                 self._take(one, checked)
 
-    def changed(self) -> Iterator[_Found]:
+    def changed(self) -> Iterator[_Version]:
         """The files that are new or other than before; forgets those that are gone."""
         files = dict(self._files())
         for name in self._seen.keys() - files.keys():
             logger.info("node %s: its file is gone", name)
-            for known in (self._seen, self._codes, self._told):
+            for known in (self._seen, self._codes, self._reported):
                 known.pop(name, None)
             # A package's node of that name is no longer hidden.
             yield from (one for one in self._packages or () if one.code.name == name)
@@ -114,7 +116,7 @@ class NodeShelf:
                 continue
             found = _read(name, signature)
             self._seen[name] = signature
-            known_version = self._told.get(name)
+            known_version = self._reported.get(name)
             if known_version is None or known_version.fault or known_version.version != found.version or found.fault:
                 yield found
 
@@ -144,20 +146,20 @@ class NodeShelf:
                     changed, modified = status.st_ctime_ns, status.st_mtime_ns
                     yield name, _Signature(entry.path, status.st_ino, status.st_size, changed, modified)
 
-    def _take(self, found: _Found, checked: Checked) -> None:
-        name, known = found.code.name, self._told.get(found.code.name)
+    def _take(self, found: _Version, checked: CheckResult) -> None:
+        name, known = found.code.name, self._reported.get(found.code.name)
         if checked.fault:
             kept = f"; the version {known.version[:12]} stays" if known is not None and known.version else ""
             logger.warning("node %s: %s%s", name, checked.fault, kept)
             fault = checked.fault[:FAULT_LENGTH_MAX]
             if known is None:
-                self._told[name] = OwnNode(name=name, origin=found.origin, version="", fault=fault)
+                self._reported[name] = OwnNode(name=name, origin=found.origin, version="", fault=fault)
             else:
-                self._told[name] = msgspec.structs.replace(known, fault=fault)
+                self._reported[name] = msgspec.structs.replace(known, fault=fault)
             return
         logger.info("node %s: %s, version %s", name, found.code.shown, found.version[:12])
         self._codes[name] = found.code
-        self._told[name] = OwnNode(
+        self._reported[name] = OwnNode(
             name=name,
             origin=found.origin,
             version=found.version,
@@ -175,11 +177,11 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _read(name: str, signature: _Signature) -> _Found:
+def _read(name: str, signature: _Signature) -> _Version:
     path = signature.path
 
-    def refused(text: str) -> _Found:
-        return _Found(code=Code(name=name, path=path), version="", fault=text)
+    def refused(text: str) -> _Version:
+        return _Version(code=Code(name=name, path=path), version="", fault=text)
 
     if schema.find(name) is not None:
         return refused(f"{path}: {name} is a node of Waterflow; give yours another name [WF723]")
@@ -200,10 +202,10 @@ def _read(name: str, signature: _Signature) -> _Found:
         return refused(f"{path}: it is not UTF-8 [WF723]")
     if len(content) > schema.SOURCE_BYTES_MAX:
         return refused(f"{path}: it has more than {schema.SOURCE_BYTES_MAX} bytes; make it a package [WF723]")
-    return _Found(code=Code(name=name, path=path, text=text), version=hashlib.sha256(content).hexdigest())
+    return _Version(code=Code(name=name, path=path, text=text), version=hashlib.sha256(content).hexdigest())
 
 
-def _packages() -> Iterator[_Found]:
+def _packages() -> Iterator[_Version]:
     """The nodes of packages beside the agent; nothing of them is imported here."""
     taken: set[str] = set()
     try:
@@ -225,4 +227,4 @@ def _packages() -> Iterator[_Found]:
             fault = f"{package}: another package has the node {entry.name} too [WF723]"
         taken.add(entry.name)
         code = Code(name=entry.name, entry=entry.value)
-        yield _Found(code=code, version=f"{package} {version}"[:VERSION_LENGTH_MAX], origin="package", fault=fault)
+        yield _Version(code=code, version=f"{package} {version}"[:VERSION_LENGTH_MAX], origin="package", fault=fault)

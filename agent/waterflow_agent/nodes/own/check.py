@@ -1,8 +1,8 @@
-"""Whether an own node's code works: it is loaded in a process of its own, which may crash, hang or lie without harm.
+"""Check that the code of an own node works, by loading it in a child process that may crash, hang or lie without harm.
 
-`python -m waterflow_agent.nodes.own.check` reads a `Code` from standard input and answers with a `Checked`, a line each; what
-the code prints meanwhile goes nowhere. Then it waits for its end, so that its process group is still its own when
-that is killed.
+`python -m waterflow_agent.nodes.own.check` reads a `Code` from standard input and writes a `CheckResult`, one line each;
+output of the code itself is discarded. Then it waits to be killed, so that its process group still exists when the agent
+kills the group.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import hosted, shell
+from waterflow_agent.nodes import node_process, shell
 from waterflow_agent.nodes.outcome import one_line
 from waterflow_agent.nodes.own import code as codes
 from waterflow_agent.nodes.own.code import Code
 
 #: Far above what a class takes to load, and short enough for one that never ends.
 CHECK_S_MAX = 30.0
-#: What is told of a node: names and one line.
+#: What is reported of a node: names and one line.
 PARAMETERS_MAX = 32
 NAME_LENGTH_MAX = 64
 SUMMARY_LENGTH_MAX = 200
 _ANSWER_BYTES_MAX = 1 << 20
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of a node that was loaded; `fault` says why it cannot be."""
 
     fault: str = ""
@@ -42,30 +42,30 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     schema: dict[str, Any] = {}
 
 
-def described(code: Code) -> Checked:
+def described(code: Code) -> CheckResult:
     """Loads the code in this process."""
     try:
         node = codes.load(code)
         schema = msgspec.json.schema(node.parameters)
     except Rejected as error:
-        return Checked(fault=one_line(str(error)))
+        return CheckResult(fault=one_line(str(error)))
     except (TypeError, ValueError) as error:
-        return Checked(fault=one_line(f"{code.shown}: its parameter record has no schema: {error}"))
+        return CheckResult(fault=one_line(f"{code.shown}: its parameter record has no schema: {error}"))
     fields = msgspec.structs.fields(node.parameters)
     if len(fields) > PARAMETERS_MAX or any(len(field.encode_name) > NAME_LENGTH_MAX for field in fields):
         text = f"{code.shown}: at most {PARAMETERS_MAX} parameters with names of {NAME_LENGTH_MAX} characters [WF722]"
-        return Checked(fault=text)
+        return CheckResult(fault=text)
     lines = (node.__doc__ or "").strip().splitlines()
-    return Checked(
+    return CheckResult(
         summary=one_line(lines[0])[:SUMMARY_LENGTH_MAX] if lines else "",
         parameters=[(field.encode_name, field.required) for field in fields],
         schema=schema,
     )
 
 
-async def in_child(code: Code, own: Mapping[str, str]) -> Checked:
+async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
     """The same in a child process, which gets what a step gets of the environment `own`. Raises `OSError`."""
-    env = {**shell.inherited(own), "PYTHONPATH": hosted.PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**shell.inherited(own), "PYTHONPATH": node_process.PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "waterflow_agent.nodes.own.check"),
         stdin=asyncio.subprocess.PIPE,
@@ -79,7 +79,7 @@ async def in_child(code: Code, own: Mapping[str, str]) -> Checked:
         async with asyncio.timeout(CHECK_S_MAX):
             answer = await _exchange(child, msgspec.json.encode(code))
     except TimeoutError:
-        return Checked(fault=f"{code.shown}: loading it takes longer than {CHECK_S_MAX:g} s [WF721]")
+        return CheckResult(fault=f"{code.shown}: loading it takes longer than {CHECK_S_MAX:g} s [WF721]")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -87,9 +87,9 @@ async def in_child(code: Code, own: Mapping[str, str]) -> Checked:
                 os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
     try:
-        return msgspec.json.decode(answer, type=Checked)
+        return msgspec.json.decode(answer, type=CheckResult)
     except (msgspec.MsgspecError, RecursionError):
-        return Checked(fault=f"{code.shown}: its process ended while it was loaded [WF721]")
+        return CheckResult(fault=f"{code.shown}: its process ended while it was loaded [WF721]")
 
 
 async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
@@ -117,7 +117,7 @@ def main() -> None:
     try:
         answer = msgspec.json.encode(described(code))
     except SystemExit:
-        answer = msgspec.json.encode(Checked(fault=f"{code.shown}: it ends the process while it is loaded [WF721]"))
+        answer = msgspec.json.encode(CheckResult(fault=f"{code.shown}: it ends the process while it is loaded [WF721]"))
     with open(answers, "wb") as file:
         file.write(answer + b"\n")
     requests.read()

@@ -17,7 +17,7 @@ from waterflow_agent.nodes.node import NodeFailure
 _KNOWN = "a local path, s3://bucket/key, sftp://user@host/path, https://host/path, or repo:path"
 
 
-class Kind(Enum):
+class AddressKind(Enum):
     """What kind of place."""
 
     LOCAL = "local"
@@ -31,7 +31,7 @@ class Kind(Enum):
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """One place. `path` is the local path, the key, the path on the server, or the whole of an http address."""
 
-    kind: Kind
+    kind: AddressKind
     path: str
     #: The bucket or the server.
     host: str = ""
@@ -41,13 +41,13 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         """As people may see it: an http address without its login, query and fragment, any of which may be a secret."""
         match self.kind:
-            case Kind.LOCAL:
+            case AddressKind.LOCAL:
                 return self.path
-            case Kind.REPOSITORY:
+            case AddressKind.REPOSITORY:
                 return f"repo:{self.path}"
-            case Kind.S3:
+            case AddressKind.S3:
                 return f"s3://{self.host}/{self.path}"
-            case Kind.WEB:
+            case AddressKind.WEB:
                 parts = urlsplit(self.path)
                 return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -67,15 +67,15 @@ def parse(text: str, name: str) -> Address:
     scheme, separator, rest = text.partition("://")
     if not separator:
         if text.startswith("repo:"):
-            return Address(kind=Kind.REPOSITORY, path=text.removeprefix("repo:").lstrip("/"))
-        return Address(kind=Kind.LOCAL, path=text)
+            return Address(kind=AddressKind.REPOSITORY, path=text.removeprefix("repo:").lstrip("/"))
+        return Address(kind=AddressKind.LOCAL, path=text)
     match scheme.lower():
         case "s3":
             return _s3(rest, name)
         case "sftp":
             return _sftp(text, name)
         case "http" | "https":
-            return Address(kind=Kind.WEB, path=text, host=_split(text, name)[0])
+            return Address(kind=AddressKind.WEB, path=text, host=_split(text, name)[0])
     raise NodeFailure(f'{name}: "{scheme}://" is not known; expected {_KNOWN}')
 
 
@@ -83,7 +83,7 @@ def _s3(rest: str, name: str) -> Address:
     bucket, _, key = rest.partition("/")
     if not bucket or "@" in bucket or ":" in bucket:
         raise NodeFailure(f"{name}: expected s3://bucket/key")
-    return Address(kind=Kind.S3, host=bucket, path=key)
+    return Address(kind=AddressKind.S3, host=bucket, path=key)
 
 
 def _sftp(text: str, name: str) -> Address:
@@ -94,7 +94,7 @@ def _sftp(text: str, name: str) -> Address:
         raise NodeFailure(f"{name}: a password does not belong into the address; use password, with a secret")
     if not slash or not path:
         raise NodeFailure(f"{name}: expected sftp://[user@]host[:port]/path")
-    return Address(kind=Kind.SFTP, host=host, port=port, user=user, path=f"/{path}")
+    return Address(kind=AddressKind.SFTP, host=host, port=port, user=user, path=f"/{path}")
 
 
 def _split(text: str, name: str) -> tuple[str, int | None, str | None, bool]:

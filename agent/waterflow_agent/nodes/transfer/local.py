@@ -20,11 +20,11 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from waterflow_agent.nodes import permissions
+from waterflow_agent.nodes import parameter_values
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
-from waterflow_agent.nodes.transfer.place import Entry, Found
+from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
 #: A disk that is full now may have room later.
 _MAY_PASS = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EIO, errno.ESTALE])
@@ -87,14 +87,14 @@ class LocalSource(_Local):
         self._folder: Path | None = None
         self._left_out = 0
 
-    async def find(self) -> Found:
+    async def find(self) -> Listing:
         """See the contract."""
         try:
             return await asyncio.to_thread(self._find)
         except OSError as error:
             raise _failure("read", error.filename or self._path, error) from error
 
-    def _find(self) -> Found:
+    def _find(self) -> Listing:
         text = str(self._path)
         if names.is_pattern(text):
             folder, pattern = names.split(text)
@@ -102,16 +102,16 @@ class LocalSource(_Local):
             entries = [entry for entry in self._walk(Path(folder)) if matches(entry.name)]
         elif stat.S_ISREG((found := self._path.stat()).st_mode):
             name = names.checked(self._path.name, self._path.parent)
-            return Found(entries=[Entry(name=name, key=text, size=found.st_size)], is_many=False)
+            return Listing(entries=[SourceFile(name=name, key=text, size=found.st_size)], is_many=False)
         elif not stat.S_ISDIR(found.st_mode):
             raise NodeFailure(f"{self._path} is neither a file nor a folder")
         else:
             entries = list(self._walk(self._path))
         if self._left_out > _WARNINGS_MAX:
             self._context.warn(f"... {self._left_out} in all are left out")
-        return Found(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
+        return Listing(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
 
-    def _walk(self, folder: Path) -> Iterator[Entry]:
+    def _walk(self, folder: Path) -> Iterator[SourceFile]:
         self._folder = folder
 
         def stop(error: OSError) -> None:
@@ -129,7 +129,7 @@ class LocalSource(_Local):
                 if count > names.FILES_MAX:
                     raise NodeFailure(f"{folder} has more than {names.FILES_MAX} files; transfer it in parts")
                 below = names.checked(os.path.relpath(path, folder), folder)
-                yield Entry(name=below, key=below, size=found.st_size)
+                yield SourceFile(name=below, key=below, size=found.st_size)
 
     def _leave_out(self, path: str, found: os.stat_result) -> None:
         self._left_out += 1
@@ -137,7 +137,7 @@ class LocalSource(_Local):
             kind = "a link" if stat.S_ISLNK(found.st_mode) else "no regular file"
             self._context.warn(f"{path!r} is {kind} and is left out")
 
-    async def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+    async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """See the contract."""
         try:
             file = await asyncio.to_thread(self._open, entry)
@@ -157,7 +157,7 @@ class LocalSource(_Local):
         if was != now or before.st_size != entry.size:
             raise NodeFailure(f"{entry.key} has changed while it was sent", may_retry=True)
 
-    def _open(self, entry: Entry) -> BinaryIO:
+    def _open(self, entry: SourceFile) -> BinaryIO:
         if self._folder is None:
             return open(os.open(entry.key, _READ), "rb", buffering=0)
         *folders, name = entry.key.split("/")
@@ -218,7 +218,7 @@ class LocalTarget(_Local):
         if (uid, gid) != (-1, -1):
             os.fchown(file, uid, gid)
         # After the owner, whose change takes away set-user-id bits.
-        os.fchmod(file, permissions.DEFAULT_MODE if mode is None else mode)
+        os.fchmod(file, parameter_values.DEFAULT_MODE if mode is None else mode)
         os.fsync(file)
 
 

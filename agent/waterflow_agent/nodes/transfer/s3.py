@@ -27,7 +27,7 @@ from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.address import Address
 from waterflow_agent.nodes.transfer.content import Content
-from waterflow_agent.nodes.transfer.place import Entry, Found
+from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
 #: S3 takes 10,000 parts of an object at most: with these 78 GiB. A larger file of a known size has larger ones.
 PART_BYTES = 8 << 20
@@ -50,7 +50,7 @@ _MACHINE_KEYS = ("/latest/api/token", "/latest/meta-data")
 _MAY_PASS = frozenset(["SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError", "OperationAborted"])
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True):
+class S3Access(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is reached and entered. What is None comes from the environment."""
 
     endpoint: str | None
@@ -62,14 +62,14 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
-def access(given: schema.FileTransfer, env: dict[str, str], timeout_s: float) -> Access:
+def access(given: schema.FileTransfer, env: dict[str, str], timeout_s: float) -> S3Access:
     """What the parameters and the environment say. Raises `NodeFailure`."""
     if (given.access_key is None) != (given.secret_key is None):
         raise NodeFailure("access-key and secret-key go together")
     endpoint = given.endpoint or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise NodeFailure("endpoint: expected an address that begins with https:// or http://")
-    return Access(
+    return S3Access(
         endpoint=endpoint or None,
         region=given.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
         access_key=given.access_key,
@@ -80,7 +80,7 @@ def access(given: schema.FileTransfer, env: dict[str, str], timeout_s: float) ->
     )
 
 
-def _store(bucket: str, access: Access) -> S3Store:
+def _store(bucket: str, access: S3Access) -> S3Store:
     timeout = timedelta(seconds=access.timeout_s)
     client: dict[str, Any] = {
         "connect_timeout": min(timeout, timedelta(seconds=30)),
@@ -115,7 +115,7 @@ def _store(bucket: str, access: Access) -> S3Store:
 class S3:
     """A source and a target: an object, with a slash at its end all below it, or what matches a pattern."""
 
-    def __init__(self, address: Address, access: Access) -> None:
+    def __init__(self, address: Address, access: S3Access) -> None:
         self._address = address
         # Without the slash at its end, which the library does not know.
         self._key = address.path.strip("/")
@@ -129,7 +129,7 @@ class S3:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def find(self) -> Found:
+    async def find(self) -> Listing:
         """See the contract."""
         try:
             if names.is_pattern(self._key):
@@ -140,12 +140,12 @@ class S3:
                 entries = [entry async for entry in self._list(self._key)]
             else:
                 found = await obstore.head_async(self._store, self._key)
-                return Found(entries=[_entry(found, self._key.rpartition("/")[2])], is_many=False)
+                return Listing(entries=[_entry(found, self._key.rpartition("/")[2])], is_many=False)
         except (exceptions.BaseError, FileNotFoundError, OSError) as error:
             raise self._failure(error, self._key) from error
-        return Found(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
+        return Listing(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
 
-    async def _list(self, folder: str) -> AsyncIterator[Entry]:
+    async def _list(self, folder: str) -> AsyncIterator[SourceFile]:
         count = 0
         # The slash is the library's: what only begins with the folder's name is not below it.
         async for chunk in obstore.list(self._store, prefix=folder or None):
@@ -166,7 +166,7 @@ class S3:
             return False
         return True
 
-    async def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+    async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """See the contract."""
         assert entry.size is not None
         starts = range(0, entry.size, PART_BYTES)
@@ -186,7 +186,7 @@ class S3:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _range(self, entry: Entry, start: int) -> bytes:
+    async def _range(self, entry: SourceFile, start: int) -> bytes:
         assert entry.size is not None
         options: dict[str, Any] = {"range": (start, min(start + PART_BYTES, entry.size))}
         if entry.version is not None:
@@ -258,8 +258,8 @@ class S3:
         return NodeFailure(f"{place}: the server cannot be reached, or answers too late", may_retry=True)
 
 
-def _entry(found: Any, name: str) -> Entry:
-    return Entry(name=name, key=found["path"], size=found["size"], version=found.get("e_tag"))
+def _entry(found: Any, name: str) -> SourceFile:
+    return SourceFile(name=name, key=found["path"], size=found["size"], version=found.get("e_tag"))
 
 
 def _checked(key: str, address: Address) -> None:

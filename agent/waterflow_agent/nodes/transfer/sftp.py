@@ -15,13 +15,13 @@ from typing import Self, TypeVar
 
 import asyncssh
 
-from waterflow_agent.nodes import permissions
+from waterflow_agent.nodes import parameter_values
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names, ssh
 from waterflow_agent.nodes.transfer.address import Address
 from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
-from waterflow_agent.nodes.transfer.place import Entry, Found
-from waterflow_agent.nodes.transfer.ssh import Access
+from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
+from waterflow_agent.nodes.transfer.ssh import SshAccess
 
 Answer = TypeVar("Answer")
 
@@ -30,7 +30,7 @@ class Sftp:
     """A source and a target: a file, a folder with all that is in it, or what matches a pattern."""
 
     def __init__(
-        self, context: Context, address: Address, access: Access, *, mode: int | None, owner: tuple[int, int]
+        self, context: Context, address: Address, access: SshAccess, *, mode: int | None, owner: tuple[int, int]
     ) -> None:
         self._context = context
         self._address = address
@@ -58,7 +58,7 @@ class Sftp:
 
     # As a source.
 
-    async def find(self) -> Found:
+    async def find(self) -> Listing:
         """See the contract."""
         if names.is_pattern(self._path):
             folder, pattern = names.split(self._path)
@@ -68,11 +68,11 @@ class Sftp:
             found = await self._do(f"look at {self._path}", self._client.stat(self._path))
             if found.type != asyncssh.FILEXFER_TYPE_DIRECTORY:
                 name = names.checked(self._path.rpartition("/")[2], self._address)
-                return Found(entries=[_entry(name, self._path, found)], is_many=False)
+                return Listing(entries=[_entry(name, self._path, found)], is_many=False)
             entries = [entry async for entry in self._walk(self._path)]
-        return Found(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
+        return Listing(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
 
-    async def _walk(self, folder: str) -> AsyncIterator[Entry]:
+    async def _walk(self, folder: str) -> AsyncIterator[SourceFile]:
         """All regular files below; a server's links are left out, since they lead wherever it likes."""
         waiting, count, base = [""], 0, "" if folder == "/" else folder.rstrip("/")
         while waiting:
@@ -92,7 +92,7 @@ class Sftp:
                 else:
                     self._context.warn(f"{base}/{name} is no regular file and is left out")
 
-    async def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+    async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """See the contract."""
         what = f"read {entry.key}"
         file = await self._do(what, self._client.open(entry.key, "rb"))
@@ -156,7 +156,7 @@ class Sftp:
             there = await self._do(f"look at {path}", self._client.exists(path))
             found = await self._do(f"look at {path}", self._client.stat(path)) if there else None
             kept = found.permissions if found is not None else None
-            mode = permissions.DEFAULT_MODE if kept is None else stat.S_IMODE(kept)
+            mode = parameter_values.DEFAULT_MODE if kept is None else stat.S_IMODE(kept)
         if self._owner != (-1, -1):
             await self._do(f"give {path} its owner", file.chown(*self._owner))
         await self._do(f"give {path} its mode", file.chmod(mode))
@@ -176,5 +176,5 @@ class Sftp:
                         await client.remove(temporary)
 
 
-def _entry(name: str, key: str, found: asyncssh.SFTPAttrs) -> Entry:
-    return Entry(name=name, key=key, size=found.size, version=str(found.mtime))
+def _entry(name: str, key: str, found: asyncssh.SFTPAttrs) -> SourceFile:
+    return SourceFile(name=name, key=key, size=found.size, version=str(found.mtime))

@@ -33,7 +33,7 @@ _FINAL = (
 ERRORS = (OSError, asyncssh.Error, TimeoutError)
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True):
+class SshAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How servers are known and entered."""
 
     #: A known hosts file's content, or a key, as the library takes it.
@@ -45,13 +45,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
-def access(given: schema.FileTransfer, context: Context, timeout_s: float) -> Access:
+def access(given: schema.FileTransfer, context: Context, timeout_s: float) -> SshAccess:
     """What the parameters say. Raises `NodeFailure`; its texts never hold a key or a password."""
     if given.private_key is None and given.password is None:
         raise NodeFailure("sftp needs private-key or password; next: give one, from a secret")
     known_hosts, fingerprint = _known(given, context)
     keys = [] if given.private_key is None else [_private_key(given.private_key, given.passphrase, context)]
-    return Access(
+    return SshAccess(
         known_hosts=known_hosts, fingerprint=fingerprint, keys=keys, password=given.password, timeout_s=timeout_s
     )
 
@@ -105,7 +105,7 @@ class _Keeper(asyncssh.SSHClient):
         return fingerprint == self._wanted
 
 
-async def connect(address: Address, access: Access, stack: contextlib.AsyncExitStack) -> asyncssh.SFTPClient:
+async def connect(address: Address, access: SshAccess, stack: contextlib.AsyncExitStack) -> asyncssh.SFTPClient:
     """A session with the server, which `stack` ends. Raises `NodeFailure`."""
     keeper = _Keeper(access.fingerprint)
     options: dict[str, Any] = {} if address.user is None else {"username": address.user}
@@ -141,7 +141,7 @@ async def _closed(connection: asyncssh.SSHClientConnection) -> None:
             await connection.wait_closed()
 
 
-def _stranger(address: Address, access: Access, shown: str) -> NodeFailure:
+def _stranger(address: Address, access: SshAccess, shown: str) -> NodeFailure:
     host, port = address.host, address.port or 22
     known = "is not known" if access.fingerprint is None else f"is not {access.fingerprint}"
     return NodeFailure(
@@ -151,7 +151,7 @@ def _stranger(address: Address, access: Access, shown: str) -> NodeFailure:
     )
 
 
-def failure(what: str, access: Access, error: Exception) -> NodeFailure:
+def failure(what: str, access: SshAccess, error: Exception) -> NodeFailure:
     """Why `what` did not come about, and whether trying again can help."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return NodeFailure(f"{what}: no answer for {access.timeout_s:g} s", may_retry=True)

@@ -18,7 +18,7 @@ from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.address import Address
 from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
-from waterflow_agent.nodes.transfer.place import Entry, Found
+from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
 REDIRECTS_MAX = 5
 #: Of a refused answer's body, shown in the reason.
@@ -39,13 +39,13 @@ class Web:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def find(self) -> Found:
+    async def find(self) -> Listing:
         """See the contract. Whether it is there turns out when it is read."""
         last = unquote(urlsplit(self._address.path).path.rpartition("/")[2])
         name = names.checked(last, self._address) if last else "index"
-        return Found(entries=[Entry(name=name, key=self._address.path, size=None)], is_many=False)
+        return Listing(entries=[SourceFile(name=name, key=self._address.path, size=None)], is_many=False)
 
-    async def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+    async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """See the contract."""
         try:
             response = await self._get(entry.key)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from waterflow_agent.nodes.transfer.content import Content
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of a source: its name below the destination, checked, and how the source finds it."""
 
     name: str
@@ -27,14 +27,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What a source has. With `is_many` they go into the destination as into a folder, be it one or a thousand."""
 
-    entries: list[Entry]
+    entries: list[SourceFile]
     is_many: bool
 
 
-class Place(Protocol):
+class Endpoint(Protocol):
     """Either end."""
 
     async def __aenter__(self) -> Self:
@@ -48,19 +48,19 @@ class Place(Protocol):
         ...
 
 
-class Source(Place, Protocol):
+class Source(Endpoint, Protocol):
     """Where files come from."""
 
-    async def find(self) -> Found:
+    async def find(self) -> Listing:
         """What there is, sorted by name; at least one file."""
         ...
 
-    def read(self, entry: Entry) -> AsyncGenerator[bytes]:
+    def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """Its bytes in order, as they are now. Fails at its end when the file has changed meanwhile."""
         ...
 
 
-class Target(Place, Protocol):
+class Target(Endpoint, Protocol):
     """Where files go."""
 
     async def is_folder(self) -> bool:

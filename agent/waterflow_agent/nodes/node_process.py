@@ -9,22 +9,24 @@ from collections.abc import Mapping
 import msgspec
 
 from waterflow_agent.nodes import outcome, shell, step_files
-from waterflow_agent.nodes.host import Request, Result
-from waterflow_agent.nodes.outcome import Ended, failure, one_line
+from waterflow_agent.nodes.host import NodeOutput, NodeRequest
+from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.nodes.own.code import Code
-from waterflow_agent.nodes.shell import Command, Place
+from waterflow_agent.nodes.shell import AttemptLocation, Command
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import Outcome
 
 
-def prepare(task: messages.Task, place: Place, start: Mapping[str, str], code: Code | None = None) -> Command:
+def prepare(
+    task: messages.Task, location: AttemptLocation, start: Mapping[str, str], code: Code | None = None
+) -> Command:
     """Writes the node's request, and gives the command; `code` is that of an own node. Raises as `shell.prepare`."""
-    env = shell.environment(task, place, start)
-    files = step_files.create(place.files)
+    env = shell.environment(task, location, start)
+    files = step_files.create(location.files)
     # Empty from the start on: the file says that this is a node's directory, also to a later start of the agent.
-    shell.write(f"{place.files}/{shell.RESULT}", "")
-    path = f"{place.files}/request"
-    request = Request(node=task.node, params=task.params, workspace=place.workspace, code=code)
+    shell.write(f"{location.files}/{shell.RESULT}", "")
+    path = f"{location.files}/request"
+    request = NodeRequest(node=task.node, params=task.params, workspace=location.workspace, code=code)
     shell.write(path, msgspec.json.encode(request).decode())
     # -P: a file of the repository must not stand in for a module. -u: what is printed is seen at once.
     argv = [sys.executable, "-P", "-u", "-m", "waterflow_agent.nodes.host", path]
@@ -35,12 +37,12 @@ def prepare(task: messages.Task, place: Place, start: Mapping[str, str], code: C
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def is_hosted(directory: str) -> bool:
+def is_node_directory(directory: str) -> bool:
     """Whether the attempt whose own directory this is was a node's."""
     return os.path.lexists(f"{directory}/{shell.RESULT}")
 
 
-def finish(end: Ended, directory: str) -> Ended:
+def finish(end: NodeResult, directory: str) -> NodeResult:
     """`end` with what the node gave; a node that left nothing behind has not come to its end."""
     try:
         fd = os.open(f"{directory}/{shell.RESULT}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -55,7 +57,7 @@ def finish(end: Ended, directory: str) -> Ended:
     if len(content) > messages.OUTPUTS_BYTES_MAX:
         return failure("node-error", f"outputs are over the limit of {messages.OUTPUTS_BYTES_MAX} bytes")
     try:
-        result = msgspec.json.decode(content, type=Result)
+        result = msgspec.json.decode(content, type=NodeOutput)
         fault = outcome.fault_of(result.outputs)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Another hand than ours wrote it: a node may do in its process what it likes.

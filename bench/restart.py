@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
@@ -43,7 +44,7 @@ def history(
     while waiting:
         command = waiting.pop(0)
         if isinstance(command, commands.Place):
-            names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
+            names: dict[str, Any] = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
             given: inputs.Input = inputs.Placed(
                 **names, agent=agent, agent_name="bench", boot_id=BOOT_ID, facts={"hostname": "bench"}
             )

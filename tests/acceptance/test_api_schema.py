@@ -102,7 +102,8 @@ def _operations(served: Served) -> list[Any]:
         for operation in methods.values():
             operation["x-needs-token"] = operation.pop("security", None) is not None
     schema = schemathesis.openapi.from_dict(document)
-    return [found.ok() for found in schema.get_all_operations()]
+    operations: list[Any] = list(schema.get_all_operations())
+    return [found.ok() for found in operations]
 
 
 def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]]:
@@ -115,7 +116,7 @@ def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]
 
 def _expected(principal: str, operation: Any, response: Any) -> bool:
     """Whether the status fits who asks: nobody is told anything, and a role that is too low is told that."""
-    status = response.status_code
+    status: int = response.status_code
     if principal != "nobody" and b"there is nothing at this address" in response.content:
         # An address that no route takes, such as one with a line break: nobody's role is asked for.
         return status == 404

@@ -198,7 +198,7 @@ def test_an_inspection_runs_on_every_server(world: World) -> None:
         if asked <= 3:
             request.reply(503)
         else:
-            request.reply(200, b'{"status": "fine"}', **{"content-type": "application/json"})
+            request.reply(200, b'{"status": "fine"}', content_type="application/json")
 
     with served(answer) as server:
         files = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.attack.arena import Arena
-from tests.attack.sweep import IS_FULL
+from tests.chance import IS_FULL
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace
 from tests.attack.small_disk import fill, small_disk
-from tests.attack.sweep import IS_FULL, SEED, sweep
+from tests.attack.sweep import sweep
 from tests.attack.test_hostile_steps import job
+from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]

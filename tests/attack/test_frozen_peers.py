@@ -8,8 +8,8 @@ import pytest
 
 from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
-from tests.attack.sweep import IS_FULL
 from tests.attack.test_hostile_steps import job
+from tests.chance import IS_FULL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

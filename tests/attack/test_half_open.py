@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
-from tests.attack.sweep import IS_FULL, SEED
+from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -15,7 +15,7 @@ from tests import living
 from tests.acceptance.world import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.injection import is_alive
-from tests.attack.sweep import IS_FULL, SEED
+from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if IS_FULL else 1200)]

@@ -11,7 +11,8 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, started_with, wait_for_end
-from tests.attack.sweep import IS_FULL, portions, sweep
+from tests.attack.sweep import portions, sweep
+from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 1200)]

@@ -22,8 +22,8 @@ import pytest
 
 from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
-from tests.attack.sweep import IS_FULL, SEED
 from tests.attack.test_hostile_steps import job
+from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.attack.arena import Arena
 from tests.attack.small_disk import cut_power, small_disk
-from tests.attack.sweep import IS_FULL, SEED
+from tests.chance import IS_FULL, SEED
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
@@ -39,7 +40,7 @@ def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> Non
                 first = next(iter(answers.values()))
                 if dice.random() < 0.5 and first is not None:
                     # Later, when results have been acknowledged and the others are at work.
-                    wait_until(lambda run=first: arena.is_over(run), "the first run to end")
+                    wait_until(functools.partial(arena.is_over, first), "the first run to end")
                 arena.kill_daemon()
                 cut_power(arena.folder)
                 arena.start_daemon()

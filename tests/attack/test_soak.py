@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tests.attack.arena import Arena, descriptors, memory_bytes
-from tests.attack.sweep import IS_FULL
 from tests.attack.test_hostile_steps import job
+from tests.chance import IS_FULL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

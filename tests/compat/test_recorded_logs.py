@@ -20,7 +20,9 @@ RECORDINGS = sorted(path.name.removesuffix(".tar.gz") for path in record_log.LOG
 def unpacked(release: str, directory: Path) -> Path:
     with tarfile.open(record_log.LOGS / f"{release}.tar.gz") as archive:
         # Python 3.11.2, as in Debian 12, has no filters yet; the archive is our own.
-        archive.extractall(directory, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        if hasattr(tarfile, "data_filter"):
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(directory)
     return directory
 
 

@@ -6,7 +6,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,11 @@ class Relay:
                 # A close alone would leave those who wait for it waiting.
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+    def cut_after(self, wait: Callable[[], object]) -> None:
+        """Ends every connection once `wait` returns."""
+        wait()
+        self.cut()
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -22,7 +22,7 @@ from waterflowd.dsl.compile import Wanted
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
-from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.ids import JobId, RunId, StepId, StreamName
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, RunSummary, StartRequest, StreamAppend
 from waterflowd.model.statuses import Conclusion, Status
@@ -77,6 +77,12 @@ class LogRuns:
 
     async def start(self, request: StartRequest) -> RunSummary:
         raise AssertionError("repositories start runs with their facts only")
+
+    async def decide(
+        self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
+    ) -> RunSummary:
+        """Repositories approve nothing."""
+        raise AssertionError("a repository does not decide approvals")
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         self.cancelled.append(run)

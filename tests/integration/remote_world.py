@@ -26,7 +26,7 @@ from waterflowd.gitsource.remote.mirror import Note
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.reconcile.source import Refs, Source
 
-Serve = Callable[[socket.socket], None]
+Serve = Callable[[socket.socket], object]
 
 LOOPBACK = "127.0.0.1"
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -69,7 +69,9 @@ def _by(arguments: list[str], env: dict[str, str]) -> Serve:
     """Hands a connection to a program, as inetd does."""
 
     def answer(connection: socket.socket) -> None:
-        process = subprocess.Popen(arguments, stdin=connection, stdout=connection, stderr=subprocess.DEVNULL, env=env)
+        process = subprocess.Popen(
+            arguments, stdin=connection.fileno(), stdout=connection.fileno(), stderr=subprocess.DEVNULL, env=env
+        )
         process.wait()
 
     return answer
@@ -93,12 +95,17 @@ def old_git_daemon(root: Path) -> Serve:
     return answer
 
 
+def _answer_and_close(answer: Serve, connection: socket.socket) -> None:
+    answer(connection)
+    connection.close()
+
+
 def cut_after(answer: Serve, count: int) -> Serve:
     """A server that vanishes once it has sent so many bytes."""
 
     def cut(connection: socket.socket) -> None:
         ours, theirs = socket.socketpair()
-        threading.Thread(target=lambda: _quietly(lambda: (answer(theirs), theirs.close())), daemon=True).start()
+        threading.Thread(target=lambda: _quietly(lambda: _answer_and_close(answer, theirs)), daemon=True).start()
         threading.Thread(target=_copy, args=(connection, ours), daemon=True).start()
         left = count
         while left > 0 and (data := ours.recv(min(left, 4_096))):

@@ -82,7 +82,7 @@ async def test_back_off_of_a_refused_key_is_long() -> None:
     """Only a person can change it: seconds, growing to half a minute, with jitter."""
     keys_pair = keys.KeyPair(public="x" * 40, secret="y" * 40)
     one = link.Link(endpoint="", server_key="", keys=keys_pair, desk=None, new_token=str)  # type: ignore[arg-type]
-    refused = link.Ended(link.Ending.REFUSED, "no")
+    refused = link.ConnectionEnd(link.EndReason.REFUSED, "no")
 
     delays = [[one._delay_s(refused, failures) for _ in range(50)] for failures in (1, 3, 20)]
 

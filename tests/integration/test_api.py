@@ -64,7 +64,8 @@ async def client(world: ApiWorld) -> AsyncIterator[httpx.AsyncClient]:
 async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) -> dict[str, Any]:
     response = await client.post("/v1/runs", content=text, headers={**YAML, **headers})
     assert response.status_code == 201, response.text
-    return response.json()
+    started: dict[str, Any] = response.json()
+    return started
 
 
 async def test_a_started_run_is_durable_and_found_at_the_address_that_the_answer_names(
@@ -107,7 +108,7 @@ async def test_answers_have_the_shapes_that_the_openapi_document_promises(
     world.repositories.timetable.append(NIGHTLY)
     world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
     await client.post("/v1/tokens", json={"role": "viewer"})
-    for path, shape in [
+    answers: list[tuple[str, Any]] = [
         ("/v1/runs", run_shapes.RunList),
         (started["url"], run_shapes.RunShape),
         (started["url"] + "/events", shapes.EventList),
@@ -122,7 +123,8 @@ async def test_answers_have_the_shapes_that_the_openapi_document_promises(
         ("/v1/status", shapes.StatusShape),
         ("/health", shapes.Health),
         ("/version", shapes.Version),
-    ]:
+    ]
+    for path, shape in answers:
         response = await client.get(path)
         assert response.status_code == 200, (path, response.text)
         shape.model_validate(response.json())

@@ -245,7 +245,7 @@ async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.Asy
     step = (await show(client, run))["jobs"][0]["steps"][0]
     assert (step["conclusion"], step["approval"]["given"]) == ("success", ["anonymous"])
     fact = world.audit()[-1]
-    assert (fact.what, fact.target, fact.facts["job"]) == ("approve-run", run, "ask")  # type: ignore[attr-defined]
+    assert (fact.what, fact.target, fact.facts["job"]) == ("approve-run", run, "ask")
     again = await client.post(f"/v1/runs/{run}/approve")
     assert (again.status_code, again.json()["code"]) == (409, "WF606")
 
@@ -322,7 +322,7 @@ async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.Asy
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
     assert [row["rerun_of"] for row in rows] == [first]
     fact = world.audit()[-1]
-    assert (fact.what, fact.facts["run"]) == ("rerun-run", found["id"])  # type: ignore[attr-defined]
+    assert (fact.what, fact.facts["run"]) == ("rerun-run", found["id"])
 
 
 async def test_what_succeeded_is_kept_when_only_the_failed_is_done_again(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dulwich.refs import Ref
 from dulwich.repo import Repo
 
 from tests.patience import PATIENCE_S
@@ -88,7 +89,7 @@ def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     bare, work = demo_repository.create(tmp_path)
     assert "no git here" in demo_repository.push_first(bare, work)
     with Repo(str(bare)) as repository:
-        assert repository.refs[b"refs/heads/main"] == repository.head()
+        assert repository.refs[Ref(b"refs/heads/main")] == repository.head()
     compiled = compile_workflow(demo_repository.WORKFLOW_PATH, (work / demo_repository.WORKFLOW_PATH).read_bytes())
     assert compiled.plan is not None, compiled.diagnostics
 

@@ -13,7 +13,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from tests.integration.dispatch_world import FINISHED, KEY, PATIENCE_S, STARTED, TASK, Peer, World, started, until
+from tests.integration.dispatch_world import FINISHED, KEY, STARTED, TASK, Peer, World, started, until
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import enrollment
 from waterflowd.model.ids import AgentId
@@ -279,7 +280,12 @@ async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
 async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_path: Path) -> None:
     """Every other kind of message, sent by a stranger, is refused by name and reaches no desk."""
     async with started(tmp_path) as world:
-        others = [STARTED, FINISHED, messages.Output(key=KEY, offset=0, chunks=[]), messages.Reset(text="x")]
+        others: list[messages.Message] = [
+            STARTED,
+            FINISHED,
+            messages.Output(key=KEY, offset=0, chunks=[]),
+            messages.Reset(text="x"),
+        ]
         for message in others:
             stranger = Peer(world).connect(world.dispatch.endpoints.enroll)
             await stranger.socket.send(bytes(memoryview(codec.encode_message(message))))

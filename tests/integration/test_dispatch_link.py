@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from tests.integration.dispatch_world import FINISHED, KEY, PATIENCE_S, SILENCE_MS, STARTED, TASK, Peer, started, until
+from tests.integration.dispatch_world import FINISHED, KEY, SILENCE_MS, STARTED, TASK, Peer, started, until
+from tests.patience import PATIENCE_S
 from waterflow_agent.wire import codec, messages
 
 

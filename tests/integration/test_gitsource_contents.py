@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.test_gitsource_local import Git
 from waterflow_agent.checkout import file_list
-from waterflow_agent.checkout.file_list import Entry, Kind
+from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource import contents
 from waterflowd.gitsource.contents import Contents
@@ -32,7 +32,7 @@ def _commit(git: Git) -> str:
     return git("rev-parse", "HEAD").strip()
 
 
-def _listed(git: Git, revision: str, *patterns: str) -> list[Entry]:
+def _listed(git: Git, revision: str, *patterns: str) -> list[FileEntry]:
     found = contents.listed(
         str(git.path / ".git/objects"), Checkout(repository="r", revision=revision, patterns=patterns)
     )
@@ -65,11 +65,11 @@ def test_modes_and_kinds_are_kept(git: Git) -> None:
     (git.path / "module").mkdir()
     found = {entry.path: entry.kind for entry in _listed(git, _commit(git))}
     assert found == {
-        b"link": Kind.LINK,
-        b"module": Kind.SUBMODULE,
-        b"plain": Kind.FILE,
-        b"tool": Kind.EXECUTABLE,
-        b"\xff\n": Kind.FILE,
+        b"link": FileKind.LINK,
+        b"module": FileKind.SUBMODULE,
+        b"plain": FileKind.FILE,
+        b"tool": FileKind.EXECUTABLE,
+        b"\xff\n": FileKind.FILE,
     }
 
 

@@ -241,7 +241,7 @@ def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params:
 def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, tmp_path: Path) -> None:
     """Exit code 75, since what has come is kept or thrown away as a whole."""
     with registry() as images, relayed(engine) as relay:
-        cutter = threading.Thread(target=lambda: images.is_half.wait(PATIENCE_S) and relay.cut())
+        cutter = threading.Thread(target=lambda: relay.cut_after(lambda: images.is_half.wait(PATIENCE_S)))
         cutter.start()
         ended = run("docker/pull", tmp_path, relay.address, image=images.image)
         cutter.join()
@@ -253,7 +253,9 @@ def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, 
 def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: str, tmp_path: Path) -> None:
     """Which is no reason to begin it a second time; outputs say which one it was."""
     with relayed(engine) as relay:
-        cutter = threading.Thread(target=lambda: (wait_until(lambda: _containers(engine, "--quiet")), relay.cut()))
+        cutter = threading.Thread(
+            target=relay.cut_after, args=[lambda: wait_until(lambda: _containers(engine, "--quiet"))]
+        )
         cutter.start()
         ended = run("docker/run", tmp_path, relay.address, image=IMAGE, command="sleep 300", network="none", name="box")
         cutter.join()

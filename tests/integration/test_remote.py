@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from tests.integration import remote_world
-from tests.integration.reconcile_world import ON_PUSH, PATIENCE_S, Daemon
+from tests.integration.reconcile_world import ON_PUSH, Daemon
 from tests.integration.remote_world import World, contents
+from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import source as remote
 from waterflowd.reconcile import codes, events

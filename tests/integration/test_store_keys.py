@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import lmdb
 
 from tests.integration import store_child
 from waterflow_agent.errors import Stalled
+from waterflowd.engine import events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
@@ -43,7 +45,7 @@ async def fill(store: Store) -> None:
             stream=ids.run_stream(store_child.run(number)),
             expected=0,
             at=number,
-            events=[store_child.events.RunStarted(at=number, reason=store_child.REASON)],
+            events=[events.RunStarted(at=number, reason=store_child.REASON)],
         )
         batch = Batch(
             appends=[append],
@@ -65,17 +67,17 @@ def questions(store: Store) -> Iterator[Question]:
     log, outputs = store.log, store.outputs
     for number in range(RUNS + 1):
         run, name = store_child.run(number), store_child.name(number)
-        yield lambda run=run: log.run(run)
-        yield lambda run=run: log.head(ids.run_stream(run))
-        yield lambda run=run: log.read(ids.run_stream(run))
-        yield lambda number=number: log.run_for_key(f"trigger-{number}")
-        yield lambda number=number: log.counter(f"counter-{number}")
-        yield lambda number=number: log.plan(f"hash-{number}")
-        yield lambda name=name: outputs.size(name)
+        yield functools.partial(log.run, run)
+        yield functools.partial(log.head, ids.run_stream(run))
+        yield functools.partial(log.read, ids.run_stream(run))
+        yield functools.partial(log.run_for_key, f"trigger-{number}")
+        yield functools.partial(log.counter, f"counter-{number}")
+        yield functools.partial(log.plan, f"hash-{number}")
+        yield functools.partial(outputs.size, name)
         for offset, bytes_max in ((0, 1 << 20), (0, 10), (2_500, 1 << 20), (4_999, 1)):
-            yield lambda name=name, offset=offset, most=bytes_max: outputs.read(name, offset, most)
+            yield functools.partial(outputs.read, name, offset, bytes_max)
     for after, limit in ((0, 1_000), (10, 3), (RUNS - 1, 10), (RUNS, 10)):
-        yield lambda after=after, limit=limit: log.feed(after, limit)
+        yield functools.partial(log.feed, after, limit)
     yield lambda: list(log.open_runs())
     yield lambda: log.runs(before=None, limit=100)
     yield lambda: log.runs(before=store_child.run(30), limit=7)

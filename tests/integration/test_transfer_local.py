@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_checksum_of_many_is_that_of_their_list(tmp_path: Path, logs: Path) 
 def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> None:
     """Each with a sentence; nothing is written."""
     (tmp_path / "a").write_text("x")
-    for source, destination, more, text in (
+    cases: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         ("none", "b", {}, "No such file"),
         ("logs/*.none", "b", {}, "there is no such file"),
         ("[z-a]*", "b", {}, "is no pattern"),
@@ -119,7 +120,8 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> No
         ("/dev/null", "b", {}, "neither a file nor a folder"),
         ("a", "a/b", {}, "cannot write"),
         ("a", "b", {"timeout": "soon"}, "timeout: expected a duration"),
-    ):
+    )
+    for source, destination, more, text in cases:
         ended = transfer(tmp_path, source, destination, **more)
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), (source, destination, ended)
         assert text in ended.text, (source, destination, ended.text)

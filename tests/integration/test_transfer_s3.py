@@ -22,7 +22,7 @@ from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.node import FileTransferNode
 from waterflow_agent.wire.messages import Outcome
 
-KEYS = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
+KEYS: dict[str, Any] = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
 SMALL = os.urandom(1000)
 #: Three parts.
 LARGE = os.urandom(20 << 20)
@@ -90,7 +90,7 @@ def bucket(moto: tuple[str, Any]) -> Iterator[Bucket]:
     backend.reset()
 
 
-def send(directory: Path, bucket: Bucket, source: str, destination: str, **more: object) -> Any:
+def send(directory: Path, bucket: Bucket, source: str, destination: str, **more: Any) -> Any:
     return transfer(directory, source, destination, **{"endpoint": bucket.endpoint, **KEYS, **more})
 
 
@@ -295,7 +295,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path
         seen.append(request.headers["if-match"])
         begin, end = (int(part) for part in request.headers["range"].removeprefix("bytes=").split("-"))
         if begin == 0:
-            headers = {"content_range": f"bytes {begin}-{end}/{size}", "etag": '"1"'}
+            headers: dict[str, Any] = {"content_range": f"bytes {begin}-{end}/{size}", "etag": '"1"'}
             request.reply(206, first[begin : end + 1], last_modified="Tue, 24 Nov 2026 10:00:00 GMT", **headers)
         else:
             assert second

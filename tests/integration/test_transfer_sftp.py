@@ -51,8 +51,8 @@ def near(tmp_path: Path) -> Path:
     return folder
 
 
-def send(directory: Path, server: Sshd, source: object, destination: object, **more: object) -> NodeRun:
-    access = {"private-key": str(server.key), "known-hosts": str(server.known_hosts)}
+def send(directory: Path, server: Sshd, source: object, destination: object, **more: Any) -> NodeRun:
+    access: dict[str, Any] = {"private-key": str(server.key), "known-hosts": str(server.known_hosts)}
     return transfer(directory, source, destination, **{**access, **more})
 
 
@@ -223,8 +223,8 @@ class Odd(asyncssh.SFTPServer):
 
     root: Path
     #: Called with the number of bytes that have been written so far, before more are.
-    before_write: Callable[[int, asyncssh.SSHServerConnection], None] = staticmethod(lambda count, connection: None)
-    before_read: Callable[[int, asyncssh.SSHServerConnection], None] = staticmethod(lambda count, connection: None)
+    before_write: Callable[[int, Any], None] = staticmethod(lambda count, connection: None)
+    before_read: Callable[[int, Any], None] = staticmethod(lambda count, connection: None)
     #: Names that its listings have, too.
     lies: tuple[str, ...] = ()
 
@@ -240,11 +240,11 @@ class Odd(asyncssh.SFTPServer):
         async for found in super().scandir(path):
             yield found
 
-    def write(self, file_obj: object, offset: int, data: bytes) -> int:
+    def write(self, file_obj: object, offset: int, data: bytes) -> Any:
         self.before_write(offset, self._connection)
         return super().write(file_obj, offset, data)
 
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+    def read(self, file_obj: object, offset: int, size: int) -> Any:
         self.before_read(offset, self._connection)
         return super().read(file_obj, offset, size)
 
@@ -294,7 +294,7 @@ def odd(**attributes: Any) -> Iterator[tuple[int, str]]:
         loop.close()
 
 
-def with_odd(directory: Path, server: tuple[int, str], source: object, destination: object, **more: object) -> NodeRun:
+def with_odd(directory: Path, server: tuple[int, str], source: object, destination: object, **more: Any) -> NodeRun:
     ends = [str(end).replace("ODD", f"sftp://ann@127.0.0.1:{server[0]}") for end in (source, destination)]
     return transfer(directory, *ends, **{"password": "secret", "host-key": server[1], **more})
 

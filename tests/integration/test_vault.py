@@ -164,7 +164,7 @@ async def test_a_role_logs_in_and_again_before_its_token_expires(server: OpenBao
 
     def key() -> str:
         logins[0] += 1
-        return role.secret_id
+        return str(role.secret_id)
 
     vault = connect(key, lambda: now[0], role_id=role.id)
     for at, expected in ((0, 1), (39, 1), (41, 2)):

@@ -31,7 +31,7 @@ def transfer(
     *,
     env: dict[str, str] | None = None,
     step_timeout_s: float = PATIENCE_S,
-    **more: object,
+    **more: Any,
 ) -> NodeRun:
     """Runs the node to its end, in `directory`."""
     params = {"source": str(source), "destination": str(destination)}
@@ -54,7 +54,7 @@ def leftovers(folder: Path) -> list[Path]:
 def signalled(
     directory: Path,
     params: dict[str, Any],
-    is_time: Callable[[], bool],
+    is_time: Callable[[], object],
     *,
     node: str = "file/transfer",
     env: dict[str, str] | None = None,

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from tests.integration.reconcile_world import PATIENCE_S, RealCompiler
+from tests.integration.reconcile_world import RealCompiler
+from tests.patience import PATIENCE_S
 from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.registry import Access
@@ -125,7 +126,7 @@ class TriggerWorld:
         async with asyncio.timeout(PATIENCE_S):
             return await self.reconciler.sync(name)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, holds: Callable[[], object]) -> None:
         """Waits for what comes by itself."""
         async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 
@@ -80,7 +81,7 @@ def error_of(action: Callable[[], object]) -> expr.ExpressionError | None:
 def test_parsing_raises_nothing_but_expression_errors(text: str) -> None:
     """With an offset inside of the text; the same for templates and conditions."""
     for parse, source in ((expr.parse, text), (expr.parse_template, "${{" + text), (expr.parse_condition, text)):
-        error = error_of(lambda parse=parse, source=source: parse(source))
+        error = error_of(functools.partial(parse, source))
         assert error is None or 0 <= error.offset <= len(source)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import msgspec
 from hypothesis import given
@@ -79,7 +80,7 @@ _SIDES = {
 
 
 @st.composite
-def frames(draw: st.DrawFn) -> tuple[codec.Side, list[messages.Numbered], list[messages.Message], bytes]:
+def frames(draw: st.DrawFn) -> tuple[codec.Side, list[Any], list[Any], bytes]:
     side = draw(st.sampled_from(codec.Side))
     numbered_of, loose_of = _SIDES[side]
     numbered = draw(st.lists(numbered_of, max_size=4))

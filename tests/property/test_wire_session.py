@@ -11,6 +11,11 @@ from waterflow_agent.wire.session import Session
 TOKEN = "0123456789abcdef"
 
 
+def _attempt(message: messages.Numbered) -> int:
+    assert isinstance(message, messages.Started | messages.Finished | messages.Cancel)
+    return message.key.attempt
+
+
 class World:
     """An agent's and a daemon's session and what is on the way between them."""
 
@@ -46,11 +51,11 @@ class World:
         frame = pending[at % len(pending)] if keep else pending.pop(at % len(pending))
         if to == "daemon":
             received = self.daemon.receive(frame, self.now)
-            self.got_by_daemon += [message.key.attempt for _, message in received.numbered]
+            self.got_by_daemon += [_attempt(message) for _, message in received.numbered]
         else:
             received = self.agent.receive(frame, self.now)
-            self.got_by_agent += [message.key.attempt for _, message in received.numbered]
-            self.acknowledged_to_agent += [message.key.attempt for message in received.acknowledged]
+            self.got_by_agent += [_attempt(message) for _, message in received.numbered]
+            self.acknowledged_to_agent += [_attempt(message) for message in received.acknowledged]
 
     def make_durable(self) -> None:
         self.daemon.acknowledge(self.daemon.received_number, self.now)

@@ -123,10 +123,10 @@ class Journal(journal.Journal):
         """Soon, so that segments change often."""
         return len(self._disk.segments[-1].frames) > SEGMENT_RECORDS
 
-    def read(self) -> tuple[str, list[ledger_records.Fact | ledger_records.ReleasedRecord]]:
+    def read(self) -> tuple[str, list[ledger_records.LedgerRecord | ledger_records.ReleasedRecord]]:
         """Boot id and facts; a snapshot takes the place of everything before it."""
         boot_id = ""
-        facts: list[ledger_records.Fact | ledger_records.ReleasedRecord] = []
+        facts: list[ledger_records.LedgerRecord | ledger_records.ReleasedRecord] = []
         for segment in self._disk.segments:
             for frame in segment.frames:
                 record = journal._decoder.decode(frame)
@@ -136,13 +136,13 @@ class Journal(journal.Journal):
                     facts.append(record)
         return boot_id, facts
 
-    def begin(self, boot_id: str, facts: list[ledger_records.Fact]) -> None:
+    def begin(self, boot_id: str, facts: list[ledger_records.LedgerRecord]) -> None:
         """A new segment."""
         self._check("a segment")
         snapshot = ledger_records.SnapshotRecord(ledger_records.VERSION, boot_id, facts)
         self._disk.segments.append(_Segment(journal._encoder.encode(snapshot)))
 
-    def append(self, facts: Sequence[ledger_records.Fact | ledger_records.ReleasedRecord]) -> None:
+    def append(self, facts: Sequence[ledger_records.LedgerRecord | ledger_records.ReleasedRecord]) -> None:
         """More records of the newest segment."""
         if not facts or self._process.is_dead:
             return

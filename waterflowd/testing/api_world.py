@@ -374,7 +374,7 @@ class ApiWorld:
         )
         return secret
 
-    def audit(self) -> list[object]:
+    def audit(self) -> list[Any]:
         """The facts of the audit stream."""
         return [record.event for record in self.log.read(AUDIT)]
 

@@ -294,7 +294,7 @@ def finished(key: messages.TaskKey, at: int = START_AT, **changes: Any) -> messa
     return messages.Finished(key=key, **{**fields, **changes})
 
 
-async def until(is_true: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(is_true: Callable[[], object], seconds: float = 5.0) -> None:
     """Waits for a condition, with a deadline."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

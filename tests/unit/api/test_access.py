@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.access.events import TokenCreated, TokenRevoked
+from waterflowd.access.events import Fact, TokenCreated, TokenRevoked
 from waterflowd.access.registry import Access, Role, hash_secret
 from waterflowd.api.gate import host_name
 from waterflowd.api.views.rendering import time_text
@@ -26,7 +26,12 @@ def created(token: str = "t1", secret: str = SECRET, **changes: object) -> Token
 
 def test_the_registry_is_the_fold_of_its_facts() -> None:
     """The same facts give the same registry, and a repeated fact changes nothing."""
-    facts = [created(), created(), TokenRevoked(at=5, by="uid:0", token="t1"), TokenRevoked(at=9, by="x", token="t1")]
+    facts: list[Fact] = [
+        created(),
+        created(),
+        TokenRevoked(at=5, by="uid:0", token="t1"),
+        TokenRevoked(at=9, by="x", token="t1"),
+    ]
     access = Access(facts)
     assert [(token.id, token.revoked_at) for token in access.tokens()] == [("t1", 5)]
 

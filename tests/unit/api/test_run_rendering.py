@@ -182,7 +182,7 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
     """From both sides; a run of another kind whose payload says the same is none."""
     compiled = compile_workflow("w.yml", CHILD_RUN.encode(), {"w.yml": CHILD_RUN.encode()})
     assert compiled.plan is not None, compiled.diagnostics
-    place = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
+    place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
     other = RunId("01J00000000000000000000001")
     about = {"id": "01J00000000000000000000000", "job": "a", "step": "other", "attempt": 1, "depth": 1}
     for kind, known in (
@@ -190,7 +190,7 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
         (TriggerKind.WEBHOOK, None),
     ):
         trigger = Trigger(kind=kind, payload={"name": kind, "parent_run": about})
-        history = [
+        history: list[events.RunEvent] = [
             events.RunCreated(at=1, plan_hash="h", number=1, trigger=trigger, deadline_at=10, reason=CREATED),
             events.RunStarted(at=2, reason=CREATED),
             ready("a"),

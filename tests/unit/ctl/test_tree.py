@@ -30,12 +30,12 @@ def thing(identity: str, conclusion: str | None = "success", **more: Any) -> dic
 
 
 def step(identity: str, conclusion: str | None = "success", **more: Any) -> dict[str, Any]:
-    base = {"node": "shell", "attempts": [], "counts": {}, "blocks_total": 0, "blocks": []}
+    base: dict[str, Any] = {"node": "shell", "attempts": [], "counts": {}, "blocks_total": 0, "blocks": []}
     return thing(identity, conclusion, **{**base, **more})
 
 
 def job(identity: str, conclusion: str | None = "success", **more: Any) -> dict[str, Any]:
-    base = {
+    base: dict[str, Any] = {
         "agent": None, "kind": "steps", "calls": None, "tries": 1, "batch": None, "matrix": {}, "steps": [],
         "counts": {}, "jobs_total": 0, "jobs": [],
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None
     inner = step("check", node="condition", blocks_total=1, counts={"success": 1}, blocks=[
         {"index": 0, "name": "then", "item": None, "state": "success", "steps": [step("deep")]},
     ])  # fmt: skip
-    passes = [
+    passes: list[dict[str, Any]] = [
         {"index": n, "name": f"pass {n + 1}", "item": item, "state": state, "steps": [inner]}
         for n, (item, state) in enumerate([("x", "success"), ({"a": 1}, "running")])
     ]
@@ -118,7 +118,7 @@ def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None
 
 def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
     """The others are counted."""
-    passes = [
+    passes: list[dict[str, Any]] = [
         {"index": n, "name": f"pass {n + 1}", "item": n, "state": "failure" if n == 30 else "success", "steps": []}
         for n in range(100)
     ]

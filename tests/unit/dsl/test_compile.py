@@ -7,6 +7,7 @@ import pytest
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.models.github_events import GITHUB_EVENTS
 from waterflowd.model import plan
+from waterflowd.model.ids import JobId, StepId
 
 HELLO = b"""\
 name: hello-world
@@ -41,13 +42,17 @@ def test_the_smallest_file_becomes_a_plan() -> None:
         triggers=plan.Triggers(on_change=True, push=None, dispatch=True),
         jobs=(
             plan.JobPlan(
-                id="greet",
+                id=JobId("greet"),
                 name="greet",
                 group="web-servers",
                 line=3,
                 steps=(
                     plan.StepPlan(
-                        id="1", name="Say hello", node="shell", params={"run": 'echo "Hello from Waterflow!"'}, line=6
+                        id=StepId("1"),
+                        name="Say hello",
+                        node="shell",
+                        params={"run": 'echo "Hello from Waterflow!"'},
+                        line=6,
                     ),
                 ),
             ),
@@ -173,7 +178,7 @@ def test_a_step_has_all_its_keys() -> None:
         "continue-on-error: true}"
     )
     assert built == plan.StepPlan(
-        id="s",
+        id=StepId("s"),
         is_named=True,
         name="Run make",
         node="shell",

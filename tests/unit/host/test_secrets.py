@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -244,7 +245,8 @@ async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing
     """The job is in no log any more, and the others go on."""
     async with HostWorld() as world:
         run = await world.start(ONE_STEP)
-        world.world.unread.append((run.id, commands.Survey(job=JobId("gone"), group="web")))
+        gone: Any = commands.Survey(job=JobId("gone"), group="web")
+        world.world.unread.append((run.id, gone))
         world.driver.secrets_read()
         # A driver that has ended would let it wait for ever.
         async with asyncio.timeout(PATIENCE_S):

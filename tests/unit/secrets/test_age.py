@@ -16,8 +16,6 @@ from waterflowd.secrets.age import AgeFiles, Locked
 VALUE = "s3cret-of-a-file"
 TABLE = f'DEPLOY_KEY = "{VALUE}"\nother = """two\nlines"""\n'.encode()
 
-Identity = pyrage.x25519.Identity
-
 
 class Commits:
     """Repositories as the daemon reads them: by name and revision."""
@@ -31,13 +29,13 @@ class Commits:
 
 
 @pytest.fixture
-def identity() -> Identity:
+def identity() -> pyrage.x25519.Identity:
     """The daemon's key."""
-    return Identity.generate()
+    return pyrage.x25519.Identity.generate()
 
 
 @pytest.fixture
-def key_file(tmp_path: Path, identity: Identity) -> Path:
+def key_file(tmp_path: Path, identity: pyrage.x25519.Identity) -> Path:
     """It, as age-keygen writes it."""
     path = tmp_path / "ops.agekey"
     path.touch(mode=0o600)
@@ -53,14 +51,14 @@ def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFil
     return AgeFiles({"ops": locked}, commits.read, key_file.parent / "data"), commits
 
 
-def sealed(content: bytes, *identities: Identity, armored: bool = False) -> bytes:
+def sealed(content: bytes, *identities: pyrage.x25519.Identity, armored: bool = False) -> bytes:
     """The content, for these recipients."""
     return bytes(pyrage.encrypt(content, [one.to_public() for one in identities], armored=armored))
 
 
 @pytest.mark.parametrize("armored", [False, True])
 async def test_a_table_holds_several_secrets_and_any_other_file_one(
-    identity: Identity, key_file: Path, armored: bool
+    identity: pyrage.x25519.Identity, key_file: Path, armored: bool
 ) -> None:
     """The form follows from the name; a line's end at the end of a single value is an editor's."""
     files = {
@@ -74,10 +72,10 @@ async def test_a_table_holds_several_secrets_and_any_other_file_one(
 
 
 async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_identities(
-    identity: Identity, key_file: Path
+    identity: pyrage.x25519.Identity, key_file: Path
 ) -> None:
     """So keys can be rotated without a gap."""
-    alice, newer = Identity.generate(), Identity.generate()
+    alice, newer = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
     with key_file.open("a") as file:
         file.write(f"\n{newer}\n")
     for recipients in ((alice, identity), (identity, alice), (newer,)):
@@ -85,14 +83,14 @@ async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_iden
         assert (await age.read("ops", "c1"))[0]["deploy_key"] == VALUE
 
 
-async def test_of_a_name_in_several_files_the_first_counts(identity: Identity, key_file: Path) -> None:
+async def test_of_a_name_in_several_files_the_first_counts(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """In the order of the configuration."""
     files = {"b.toml.age": sealed(b'x = "second"', identity), "x.age": sealed(b"first", identity)}
     age, _ = opened(key_file, files, "x.age", "b.toml.age")
     assert (await age.read("ops", "c1"))[0] == {"x": "first"}
 
 
-async def test_a_revision_has_its_own_files_and_may_have_none(identity: Identity, key_file: Path) -> None:
+async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """Values belong to commits; where no file is there is no need of a key either."""
     age, commits = opened(key_file, {"x.age": sealed(b"old", identity)})
     commits.files["ops", "c2"] = {"x.age": sealed(b"new", identity)}
@@ -112,7 +110,7 @@ async def test_a_revision_has_its_own_files_and_may_have_none(identity: Identity
         (b"DEPLOY_KEY = plain", "cannot be opened"),
         (b"age-encryption.org/v1\n-> X25519 AAAA\nBBBB\n--- CCCC\n", "cannot be opened"),
         (bytes(pyrage.passphrase.encrypt(TABLE, "passphrase")), "cannot be opened"),
-        (sealed(TABLE, Identity.generate()), "No matching keys"),
+        (sealed(TABLE, pyrage.x25519.Identity.generate()), "No matching keys"),
     ],
     ids=["empty", "not encrypted", "a broken header", "a passphrase", "another key"],
 )
@@ -128,7 +126,7 @@ async def test_what_the_key_does_not_open_is_said_with_its_path_and_nothing_of_i
     assert VALUE not in str(raised.value)
 
 
-async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: Identity, key_file: Path) -> None:
+async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """Its seal covers all of it."""
     whole = sealed(TABLE, identity)
     for content in (whole[:-1], whole[:-20], whole[:-1] + bytes([whole[-1] ^ 1])):
@@ -142,7 +140,7 @@ async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: Identity, 
     [("a.toml.age", f'x = "{VALUE}'), ("a.toml.age", f'x = ["{VALUE}"]'), ("a.toml.age", f'"{VALUE}"')],
 )
 async def test_a_table_that_is_none_is_said_without_its_lines(
-    identity: Identity, key_file: Path, path: str, content: str
+    identity: pyrage.x25519.Identity, key_file: Path, path: str, content: str
 ) -> None:
     """A parser's message may quote the line: ours does not."""
     age, _ = opened(key_file, {path: sealed(content.encode(), identity)})
@@ -152,7 +150,7 @@ async def test_a_table_that_is_none_is_said_without_its_lines(
     assert VALUE not in str(raised.value)
 
 
-async def test_a_single_value_is_text(identity: Identity, key_file: Path) -> None:
+async def test_a_single_value_is_text(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """Bytes that are no UTF-8 cannot be in an environment."""
     age, _ = opened(key_file, {"x.age": sealed(b"\xff\xfe", identity)})
     with pytest.raises(Rejected, match=r"x\.age holds no text"):
@@ -208,7 +206,7 @@ def _gone(key_file: Path) -> Path:
     ],
 )
 async def test_a_key_that_cannot_be_used_is_refused_at_the_check_and_at_each_reading(
-    identity: Identity, key_file: Path, spoil: object, said: str
+    identity: pyrage.x25519.Identity, key_file: Path, spoil: object, said: str
 ) -> None:
     """By its place, its mode and what it holds; the text names the key of the configuration, and quotes no line."""
     assert callable(spoil)
@@ -226,7 +224,7 @@ async def test_a_key_that_cannot_be_used_is_refused_at_the_check_and_at_each_rea
         await age.read("ops", "c1")
 
 
-IDENTITY = Identity.generate()
+IDENTITY = pyrage.x25519.Identity.generate()
 WHOLE = sealed(TABLE, IDENTITY)
 
 

@@ -119,7 +119,8 @@ def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
     ours.silence_ms = 10**9
     ours.queue(started(1))
     ours.frames(0)
-    moments, now = [], 0
+    moments: list[int] = []
+    now = 0
     while len(moments) < 5:
         now = ours.next_wake_at(now + 1)
         if any(decoded(frame).numbered for frame in ours.frames(now)):

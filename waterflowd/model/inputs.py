@@ -117,6 +117,20 @@ def convert(spec: InputSpec, value: Json) -> Json:
             return _json(value)
 
 
+def check_secret(spec: InputSpec, value: Json) -> None:
+    """Checks a value with a secret in it; raises ValueError when the input needs a value that can be checked.
+
+    Only the server knows what a secret is, so nothing but text without a pattern, and secrets inside of JSON, can be taken.
+    """
+    is_free_text = spec.type is InputType.STRING and spec.pattern is None
+    if not is_free_text and not (spec.type is InputType.JSON and not isinstance(value, str)):
+        kind = "with a pattern" if spec.pattern is not None else f"of type {spec.type.value}"
+        raise ValueError(
+            f"an input {kind} cannot take a secret, whose value cannot be checked; "
+            "declare it as type string, without a pattern"
+        )
+
+
 def _text(value: Json) -> Json:
     """Numbers and booleans as text, as expressions write them; everything else unchanged."""
     if isinstance(value, bool):

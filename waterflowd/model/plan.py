@@ -64,7 +64,7 @@ class CatchUp(Enum):
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One typed input of `workflow_dispatch`."""
+    """One typed input of a workflow or a composite step."""
 
     name: str
     type: InputType = InputType.STRING
@@ -247,7 +247,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Nodes of the engine: `condition` (`params.if`; blocks `then` and, if given, `else`), `loop` (`params.items`, `as`,
     `max-parallel`, or `params.while`, `max-iterations`; one block), `parallel` (a block for each branch), `composite`
-    (`params` are its inputs, `outputs` its outputs; one block), `approval`, `sleep` and `workflow/run` (no block).
+    (`params` are the values for its `inputs`, `outputs` its outputs; one block), `approval`, `sleep` and `workflow/run` (no block).
     """
 
     id: StepId
@@ -257,6 +257,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Static: `shell`, `sleep`, `log`, ...
     node: str
     params: dict[str, Json] = {}
+    #: The inputs that a composite step declares.
+    inputs: tuple[InputSpec, ...] = ()
     env: dict[str, Json] = {}
     condition: str | None = None
     working_directory: str | None = None

@@ -11,6 +11,8 @@ from enum import Enum
 import msgspec
 
 from waterflow_agent.display import single_line
+from waterflow_agent.errors import Rejected
+from waterflowd.model.inputs import WRONG_INPUT
 
 #: A reason's sentence is cut here; the whole output is in the output log.
 TEXT_LENGTH_MAX = 500
@@ -45,6 +47,8 @@ class ReasonCode(Enum):
     EARLIER_FAILURE = "earlier-failure"
     #: An expression could not be evaluated.
     EXPRESSION_ERROR = "expression-error"
+    #: The value of an input does not fit its declaration.
+    INPUT_INVALID = "input-invalid"
     #: Waits for the jobs in `needs`.
     WAITING_NEEDS = "waiting-needs"
     #: No server of the group is enrolled.
@@ -138,6 +142,12 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | list[str] | None) -> Reason:
     """Makes a reason; the text is bounded and free of control characters."""
     return Reason(code=code, text=single_line(text, TEXT_LENGTH_MAX), facts=facts)
+
+
+def rejection(error: Rejected) -> Reason:
+    """The reason of a step or job that an error ends before it begins."""
+    code = ReasonCode.INPUT_INVALID if error.code == WRONG_INPUT else ReasonCode.EXPRESSION_ERROR
+    return reason(code, error.text, error=error.code)
 
 
 #: The reason of what has just been made.

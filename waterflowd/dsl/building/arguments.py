@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl.building import secret_references
 from waterflowd.dsl.building.input_declarations import converted
 from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.values import EXPRESSION
-from waterflowd.model.inputs import default_of, known_inputs
+from waterflowd.model.inputs import check_secret, known_inputs
 from waterflowd.model.plan import InputSpec, Json
 from waterflowd.model.wording import did_you_mean
 
@@ -33,6 +34,7 @@ def given_inputs(
             found[spec.name] = _typed(source, at, spec, value)
         else:
             found[spec.name] = plain(value)
+            _check_secrets(source, at, spec, value)
     for spec in specs:
         if spec.required and spec.default is None and spec.name not in found:
             hint = f"add it under {path[-1]}: {spec.name}: ..."
@@ -40,9 +42,12 @@ def given_inputs(
     return found
 
 
-def with_defaults(specs: Sequence[InputSpec], given: Mapping[str, Json]) -> dict[str, Json]:
-    """A value for each declared input, in the order of the declarations."""
-    return {spec.name: given[spec.name] if spec.name in given else default_of(spec) for spec in specs}
+def _check_secrets(source: Source, at: Path, spec: InputSpec, value: Json) -> None:
+    if secret_references.names_in(value):
+        try:
+            check_secret(spec, value)
+        except ValueError as error:
+            source.at_value(at, codes.WRONG_INPUT, f"input {quote(spec.name)}: {error}")
 
 
 def _typed(source: Source, at: Path, spec: InputSpec, value: Json) -> Json:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from waterflow_agent.display import quote
 from waterflowd.dsl.building import input_declarations
-from waterflowd.dsl.building.arguments import given_inputs, with_defaults
+from waterflowd.dsl.building.arguments import given_inputs
 from waterflowd.dsl.building.block_scope import Surroundings
 from waterflowd.dsl.building.contexts import for_composite
 from waterflowd.dsl.building.expressions import Expressions
@@ -36,7 +36,8 @@ _FILE_ENDINGS = (".yml", ".yaml")
 class Parts:
     """A use of a composite step."""
 
-    inputs: dict[str, Json]
+    inputs: tuple[InputSpec, ...]
+    arguments: dict[str, Json]
     outputs: dict[str, Json]
     steps: tuple[StepPlan, ...]
 
@@ -86,8 +87,8 @@ class Composites:
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
             source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
-        values = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
-        return Parts(inputs=with_defaults(built.specs, values), outputs=built.outputs, steps=built.steps)
+        arguments = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
+        return Parts(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: Source, at: Path, uses: str) -> str | None:
         folder = local_path(uses)

@@ -180,11 +180,12 @@ class Steps:
         parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
         if parts is None:
             return None
-        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(parts.inputs))))
+        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
             self._plain(path, step, COMPOSITE, inside),
-            params=parts.inputs,
+            params=parts.arguments,
+            inputs=parts.inputs,
             outputs=parts.outputs,
             blocks=(BlockPlan(name="steps", steps=steps),),
         )

@@ -10,7 +10,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
-from waterflowd.engine.rules import contexts, rendering
+from waterflowd.engine.rules import calls, contexts, rendering
 from waterflowd.engine.state.blocks import COMPOSITE, CONDITION, LOOP, Block, Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -52,7 +52,7 @@ def enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.Ste
     elif plan.node == COMPOSITE:
         rendered = expr.render(plan.params, env)
         assert isinstance(rendered, dict)
-        inputs = rendered
+        inputs = calls.resolve_inputs(plan.inputs, rendered)
     else:
         parallel = _number(plan.params.get("max-parallel", len(plan.blocks)), env, "max-parallel")
     minutes = rendering.minutes_ms(plan.timeout_minutes, env, "timeout-minutes")

@@ -15,7 +15,7 @@ from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline
-from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
 from waterflowd.model.records import KeptJob
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
@@ -43,8 +43,7 @@ def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
     try:
         return _gates(run, job, now)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
-        return completion.complete(job, Conclusion.FAILURE, why, now)
+        return completion.complete(job, Conclusion.FAILURE, rejection(error), now)
 
 
 def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
@@ -224,7 +223,7 @@ def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
     assert call is not None
     given = expr.render(call.given, env)
     assert isinstance(given, dict)
-    values = calls.inputs(call, given)
+    values = calls.of_call(call, given)
     return events.JobEntered(
         at=now,
         job=job.id,

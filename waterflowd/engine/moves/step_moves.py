@@ -16,7 +16,7 @@ from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import OnLost
-from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
 from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status
 
 
@@ -57,8 +57,7 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
         if step.is_engine_node:
             return _enter(run, job, step, env, now)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
-        return _complete(run, job, step, Conclusion.FAILURE, why, now)
+        return _complete(run, job, step, Conclusion.FAILURE, rejection(error), now)
     return _queue(job, step, now)
 
 

@@ -1,16 +1,18 @@
-"""Calls: what a job gives to the workflow that it calls.
+"""Inputs of called workflows and composite steps: their values once the expressions in them are evaluated.
 
-Rules of this file: the compiler has checked the names, and the values that hold no expression; here values are given their
-types as GitHub does it.
+The compiler has checked the names, and the values that hold no expression; the others are checked here, by the same rules.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from waterflow_agent.display import quote
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
-from waterflowd.engine.rules import rendering
+from waterflowd.engine.rules import rendering, secrets
+from waterflowd.model import inputs
 from waterflowd.model.plan import CallPlan, InputSpec, InputType, Json
 
 _EMPTY: dict[InputType, Json] = {InputType.BOOLEAN: False, InputType.NUMBER: 0, InputType.JSON: None}
@@ -18,7 +20,19 @@ _EMPTY: dict[InputType, Json] = {InputType.BOOLEAN: False, InputType.NUMBER: 0, 
 _EXACT_MAX = 1e15
 
 
-def inputs(call: CallPlan, given: dict[str, Any]) -> dict[str, Any]:
+def resolve_inputs(specs: Sequence[InputSpec], arguments: dict[str, Any]) -> dict[str, Json]:
+    """A checked and converted value for each input. Raises `Rejected` WF110."""
+    for spec in specs:
+        value = arguments.get(spec.name)
+        if secrets.has_reference(value):
+            try:
+                inputs.check_secret(spec, value)
+            except ValueError as error:
+                raise Rejected(inputs.WRONG_INPUT, f"input {quote(spec.name)}: {error}") from None
+    return inputs.resolve(specs, arguments)
+
+
+def of_call(call: CallPlan, given: dict[str, Any]) -> dict[str, Any]:
     """The typed inputs of the workflow that is called. Raises `Rejected`."""
     return {spec.name: _value(call, spec, given.get(spec.name)) for spec in call.inputs}
 

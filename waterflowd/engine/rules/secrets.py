@@ -21,6 +21,11 @@ def reference(name: str) -> str:
     return f"{_OPEN}{name}{_CLOSE}"
 
 
+def has_reference(value: object) -> bool:
+    """Whether a value is text with the reference of a secret in it."""
+    return isinstance(value, str) and _OPEN in value
+
+
 def fill(value: Any, names: frozenset[str], resolve: Callable[[str], str]) -> Any:
     """The JSON value with the references to `names` replaced by what `resolve` gives for them; others stay."""
     match value:

@@ -1,0 +1,120 @@
+"""Claims about the inputs of called workflows and composite steps: values from expressions are checked like all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from waterflowd.model.ids import StepId
+from waterflowd.model.reasons import Reason
+from waterflowd.model.statuses import Conclusion
+from waterflowd.testing.scenario import Scenario
+
+#: A declaration, the value that an expression gives for it, and what the reason says.
+WRONG = [
+    ("{type: choice, options: [staging, production]}", "$(reboot)", "expected one of staging, production"),
+    ("{type: choice, options: [staging, production]}", "prodction", 'did you mean "production"?'),
+    ("{pattern: '[a-z]+'}", "x; reboot", "expected text that matches [a-z]+"),
+    ("{type: number}", "many", "expected a number"),
+    ("{type: boolean}", "yes", "expected true or false"),
+    ("{type: json}", "{broken", "expected JSON"),
+]
+#: A declaration, the value that an expression gives for it, and the input.
+RIGHT = [
+    ("{type: choice, options: [staging, production]}", "production", "production"),
+    ("{pattern: '[a-z]+'}", "abc", "abc"),
+    ("{type: number}", "5", 5),
+    ("{type: boolean}", "true", True),
+    ("{type: json}", '{"a": [1]}', {"a": [1]}),
+]
+
+
+def composite(declaration: str, value: str) -> Scenario:
+    """A run whose second step is a composite step that takes the output `value` of the first one."""
+    files = {"steps/deploy/step.yml": f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"}
+    steps = "[{id: pick, run: pick}, {id: deploy, uses: ./steps/deploy, with: {to: '${{ steps.pick.outputs.value }}'}}]"
+    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: {steps}}}}}", files)
+    world.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
+    return world
+
+
+def check_failure(conclusion: Conclusion | None, reason: Reason, value: str, expected: str) -> None:
+    assert conclusion is Conclusion.FAILURE
+    assert reason.code.value == "input-invalid"
+    assert 'input "to"' in reason.text
+    assert f'found "{value}"' in reason.text
+    assert expected in reason.text
+
+
+@pytest.mark.parametrize(("declaration", "value", "expected"), WRONG)
+def test_a_wrong_value_fails_the_composite_step_before_anything_in_it_runs(
+    declaration: str, value: str, expected: str
+) -> None:
+    """A `choice` or a `pattern` protects a script only when values that are known late are checked as well."""
+    world = composite(declaration, value)
+    step = world.run.jobs[0].steps_by_id[StepId("deploy")]
+    assert not step.blocks
+    check_failure(step.conclusion, step.reason, value, expected)
+
+
+@pytest.mark.parametrize(("declaration", "value", "converted"), RIGHT)
+def test_a_value_that_fits_is_converted_for_the_composite_step(declaration: str, value: str, converted: Any) -> None:
+    """Text from an output becomes what the input's type says, as if it were written in the file."""
+    step = composite(declaration, value).run.jobs[0].steps_by_id[StepId("deploy")]
+    assert step.blocks
+    assert step.inputs == {"to": converted}
+
+
+def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:
+    """The default holds; without one, a required input fails with a reason that says so."""
+    files = {"steps/deploy/step.yml": "inputs: {to: {required: true}}\nsteps: [{run: 'deploy ${{ inputs.to }}'}]"}
+    world = Scenario(
+        "jobs: {a: {runs-on: web, steps: [{id: deploy, uses: ./steps/deploy, with: {to: '${{ null }}'}}]}}", files
+    )
+    world.play("connect web-1 web\nstart")
+    step = world.run.jobs[0].steps_by_id[StepId("deploy")]
+    assert step.reason.text == 'input "to" is required, and the value given is null'
+
+
+SECRETS = [
+    ("{pattern: '[^;]+'}", "an input with a pattern cannot take a secret"),
+    ("{type: choice, options: [a, b]}", "an input of type choice cannot take a secret"),
+    ("{type: number}", "an input of type number cannot take a secret"),
+    ("{type: json}", "an input of type json cannot take a secret"),
+]
+
+
+@pytest.mark.parametrize(("declaration", "expected"), SECRETS)
+def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, expected: str) -> None:
+    """The daemon sees a reference in its place; the compiler says so, and the engine where a secret comes through an input."""
+    inner = f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"
+    uses = "{uses: ./steps/inner, with: {to: '${{ secrets.TOKEN }}'}}"
+    with pytest.raises(ValueError, match=expected):
+        Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", {"steps/inner/step.yml": inner})
+    files = {
+        "steps/inner/step.yml": inner,
+        "steps/outer/step.yml": "inputs: {to: {}}\n"
+        "steps: [{id: inner, uses: ./steps/inner, with: {to: '${{ inputs.to }}'}}]",
+    }
+    uses = "{id: outer, uses: ./steps/outer, with: {to: '${{ secrets.TOKEN }}'}}"
+    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", files)
+    world.play("connect web-1 web\nstart")
+    step = world.run.jobs[0].steps_by_id[StepId("outer/inner")]
+    assert step.conclusion is Conclusion.FAILURE
+    assert step.reason.code.value == "input-invalid"
+    assert expected in step.reason.text
+    assert "TOKEN" not in step.reason.text
+
+
+def test_text_and_json_may_hold_secrets() -> None:
+    """They are filled in on the way to the server."""
+    inner = (
+        "inputs: {text: {}, data: {type: json}}\nsteps: [{run: 'deploy ${{ inputs.text }} ${{ inputs.data.token }}'}]"
+    )
+    uses = "{id: a, uses: ./steps/inner, with: {text: 'x ${{ secrets.A }}', data: {token: '${{ secrets.B }}'}}}"
+    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", {"steps/inner/step.yml": inner})
+    world.play("connect web-1 web\nstart")
+    (inner_step,) = world.run.jobs[0].steps_by_id[StepId("a")].blocks[0].steps
+    assert inner_step.plan.secrets == ("A", "B")
+    assert inner_step.attempts

@@ -39,6 +39,22 @@ def composite(declaration: str, value: str) -> Scenario:
     return world
 
 
+def call(declaration: str, value: str) -> Scenario:
+    """A run whose second job calls a workflow and passes the output `value` of the first one."""
+    files = {
+        "workflows/callee.yml": f"on: {{workflow_call: {{inputs: {{to: {declaration}}}}}}}\n"
+        "jobs: {work: {runs-on: web, steps: [{run: 'deploy ${{ inputs.to }}'}]}}"
+    }
+    world = Scenario(
+        "jobs:\n"
+        "  a: {runs-on: web, steps: [{id: pick, run: pick}], outputs: {value: '${{ steps.pick.outputs.value }}'}}\n"
+        "  call: {needs: a, uses: ./workflows/callee.yml, with: {to: '${{ needs.a.outputs.value }}'}}\n",
+        files,
+    )
+    world.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
+    return world
+
+
 def check_failure(conclusion: Conclusion | None, reason: Reason, value: str, expected: str) -> None:
     assert conclusion is Conclusion.FAILURE
     assert reason.code.value == "input-invalid"
@@ -64,6 +80,14 @@ def test_a_value_that_fits_is_converted_for_the_composite_step(declaration: str,
     step = composite(declaration, value).run.jobs[0].steps_by_id[StepId("deploy")]
     assert step.blocks
     assert step.inputs == {"to": converted}
+
+
+@pytest.mark.parametrize(("declaration", "value", "expected"), [each for each in WRONG if "pattern" in each[0]])
+def test_a_wrong_value_fails_the_job_that_calls_a_workflow(declaration: str, value: str, expected: str) -> None:
+    """No job of the called workflow begins."""
+    job = call(declaration, value).run.jobs[1]
+    assert job.children is None
+    check_failure(job.conclusion, job.reason, value, expected)
 
 
 def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from waterflow_agent.display import quote
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
-from waterflowd.engine.rules import rendering, secrets
+from waterflowd.engine.rules import secrets
 from waterflowd.model import inputs
 from waterflowd.model.plan import CallPlan, InputSpec, InputType, Json
 
@@ -45,7 +45,11 @@ def _value(call: CallPlan, spec: InputSpec, given: Json) -> Json:
         return _EMPTY.get(spec.type, "")
     match spec.type:
         case InputType.STRING:
-            return rendering.text(value)
+            try:
+                return inputs.convert(spec, value)
+            except ValueError as error:
+                text = f"input {quote(spec.name)} of {call.path}: {error}"
+                raise Rejected(inputs.WRONG_INPUT, text) from None
         case InputType.BOOLEAN if isinstance(value, bool) or value in ("true", "false"):
             return value is True or value == "true"
         case InputType.NUMBER:

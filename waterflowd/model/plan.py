@@ -247,7 +247,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Nodes of the engine: `condition` (`params.if`; blocks `then` and, if given, `else`), `loop` (`params.items`, `as`,
     `max-parallel`, or `params.while`, `max-iterations`; one block), `parallel` (a block for each branch), `composite`
-    (`params` are the values for its `inputs`, `outputs` its outputs; one block), `approval`, `sleep` and `workflow/run` (no block).
+    (`params` are the values for its `inputs`, `outputs` its outputs; one block), `approval`, `sleep` and `workflow/run`
+    (no block).
     """
 
     id: StepId

@@ -224,10 +224,11 @@ def test_files_that_multiply_meet_a_bound(language: Language) -> None:
 
 
 def test_a_composite_step_becomes_a_block(language: Language) -> None:
-    """With a value for each input."""
+    """With the values that are given, and the declarations of its inputs, so that the engine fills in and checks the rest."""
     job = language.plan(USER, {"steps/deploy/step.yml": STEP}).jobs[0]
     step = job.steps[0]
-    assert (step.node, step.params) == ("composite", {"to": "dev", "fast": False})
+    assert (step.node, step.params) == ("composite", {"to": "dev"})
+    assert [spec.name for spec in step.inputs] == ["to", "fast"]
     assert step.outputs == {"url": "${{ steps.go.outputs.url }}"}
     (block,) = step.blocks
     assert block.name == "steps"
@@ -255,7 +256,8 @@ runs:
   steps: [{id: a, run: 'echo ${{ inputs.to }}', shell: bash}]
 """
     text = "jobs: {j: {runs-on: g, steps: [{uses: ./.github/actions/x}]}}"
-    assert language.plan(text, {".github/actions/x/action.yml": action}).jobs[0].steps[0].params == {"to": "dev"}
+    step = language.plan(text, {".github/actions/x/action.yml": action}).jobs[0].steps[0]
+    assert [(spec.name, spec.default) for spec in step.inputs] == [("to", "dev")]
     node = action.replace("composite", "node20")
     assert language.error(text, {".github/actions/x/action.yml": node}).code == "WF106"
 

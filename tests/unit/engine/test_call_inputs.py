@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd.model.ids import StepId
+from waterflowd.model.ids import JobId, StepId
 from waterflowd.model.reasons import Reason
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario
@@ -82,12 +82,40 @@ def test_a_value_that_fits_is_converted_for_the_composite_step(declaration: str,
     assert step.inputs == {"to": converted}
 
 
-@pytest.mark.parametrize(("declaration", "value", "expected"), [each for each in WRONG if "pattern" in each[0]])
+@pytest.mark.parametrize(("declaration", "value", "expected"), WRONG)
 def test_a_wrong_value_fails_the_job_that_calls_a_workflow(declaration: str, value: str, expected: str) -> None:
     """No job of the called workflow begins."""
     job = call(declaration, value).run.jobs[1]
     assert job.children is None
     check_failure(job.conclusion, job.reason, value, expected)
+
+
+@pytest.mark.parametrize(("declaration", "value", "converted"), RIGHT)
+def test_a_value_that_fits_is_converted_for_the_called_workflow(declaration: str, value: str, converted: Any) -> None:
+    """JSON text is parsed whether it stands in the file or comes from an expression."""
+    job = call(declaration, value).run.jobs[1]
+    assert job.children is not None
+    assert job.children.scope is not None
+    assert job.children.scope.inputs == {"to": converted}
+
+
+def test_a_choice_that_is_not_given_is_its_first_option() -> None:
+    """For called workflows and composite steps as for a start by hand."""
+    callee = "inputs: {to: {type: choice, options: [staging, production]}}\n"
+    work = "steps: [{run: 'deploy ${{ inputs.to }}'}]"
+    files = {
+        "workflows/callee.yml": f"on: workflow_call\n{callee}jobs: {{work: {{runs-on: web, {work}}}}}",
+        "steps/deploy/step.yml": callee + work,
+    }
+    world = Scenario(
+        "jobs:\n  call: {uses: ./workflows/callee.yml}\n  a: {runs-on: web, steps: [{uses: ./steps/deploy}]}", files
+    )
+    world.play("connect web-1 web\nstart")
+    called, job = world.run.jobs[0], world.run.jobs_by_id[JobId("a")]
+    assert called.children is not None
+    assert called.children.scope is not None
+    assert called.children.scope.inputs == {"to": "staging"}
+    assert next(iter(job.steps_by_id.values())).inputs == {"to": "staging"}
 
 
 def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:

@@ -223,7 +223,7 @@ def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
     assert call is not None
     given = expr.render(call.given, env)
     assert isinstance(given, dict)
-    values = calls.of_call(call, given)
+    values = calls.resolve_inputs(call.inputs, given, call.path)
     return events.JobEntered(
         at=now,
         job=job.id,

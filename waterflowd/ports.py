@@ -137,7 +137,7 @@ class Link(Protocol):
         ...
 
 
-class AgentDesk(Protocol):
+class AgentListener(Protocol):
     """What the link tells the host. Calls for one agent come in order."""
 
     def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
@@ -167,7 +167,7 @@ class AgentDesk(Protocol):
         ...
 
 
-class EnrolmentDesk(Protocol):
+class Enroller(Protocol):
     """Who may become an agent. Facts are durable when the methods return."""
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
@@ -213,7 +213,7 @@ class RevisionFiles(Protocol):
         ...
 
 
-class Targets(Protocol):
+class ChildWorkflows(Protocol):
     """The workflows that steps start (`workflow/run`)."""
 
     async def plan(self, repository: str, revision: str, path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What every `ports.Targets` must do: the daemon's over a real repository and compiler, and the twin in memory."""
+"""What every `ports.ChildWorkflows` must do: the daemon's over a real repository and compiler, and the twin in memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.compiler.compiler import CompilerProcess
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model import plan as plans
-from waterflowd.ports import Targets
+from waterflowd.ports import ChildWorkflows
 from waterflowd.reconcile.loop.child_workflows import CommitTargets
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.testing.memory_workflows import MemoryTargets
+from waterflowd.testing.memory_workflows import MemoryChildWorkflows
 
 FILES = {
     "workflows/good.yml": "name: good\njobs: {a: {uses: ./lib/called.yml}}\n",
@@ -26,14 +26,14 @@ FILES = {
 
 
 class World(NamedTuple):
-    targets: Targets
+    targets: ChildWorkflows
     revision: str
 
 
 @pytest.fixture(params=["git", "memory"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "memory":
-        yield World(MemoryTargets(FILES), "c1")
+        yield World(MemoryChildWorkflows(FILES), "c1")
         return
     git = Git(tmp_path / "ops")
     git.path.mkdir()

@@ -11,8 +11,8 @@ import pytest
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
-from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, Rival
-from waterflowd.dispatch.rejections import Refusals
+from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, CloneDetector
+from waterflowd.dispatch.rejections import Rejections
 from waterflowd.rates import BucketPerName, TokenBucket
 
 
@@ -81,29 +81,29 @@ def test_names_are_bounded_and_the_oldest_makes_room() -> None:
 def test_refusals_are_counted_in_full_and_told_in_part(caplog: pytest.LogCaptureFixture) -> None:
     """A flood costs a burst of lines; the next line says how many were left out."""
     now = [0]
-    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: now[0])
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: now[0])
     with caplog.at_level(logging.WARNING):
         for _ in range(1_000):
-            refusals.note("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
+            rejections.note("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
         now[0] = 1_000
-        refusals.note("WF202", "one more", "10.0.0.1")
+        rejections.note("WF202", "one more", "10.0.0.1")
 
-    assert refusals.total == refusals.counts["WF202"] == 1_001
+    assert rejections.total == rejections.counts["WF202"] == 1_001
     assert len(caplog.messages) == 21
-    assert "980 more refusals" in caplog.messages[-1]
+    assert "980 more rejections" in caplog.messages[-1]
     assert all(message.isprintable() for message in caplog.messages)
 
 
-def _newcomer() -> Rival:
+def _newcomer() -> CloneDetector:
     hello = messages.Hello("0123456789abcdef", 1, 1, "0", "newer", "m", "b", 1, "h", "linux", "arm", {}, [], [])
-    return Rival(hello, 1_000, 6_000)
+    return CloneDetector(hello, 1_000, 6_000)
 
 
 def test_a_newcomer_is_let_in_when_the_older_process_stays_silent() -> None:
     """It waits for two keep-alives, and is told for how long."""
-    rival = _newcomer()
+    detector = _newcomer()
 
-    assert [refusal.after_ms if (refusal := rival.refusal(now)) else 0 for now in (1_000, 4_000, 5_000)] == [
+    assert [refusal.after_ms if (refusal := detector.refusal(now)) else 0 for now in (1_000, 4_000, 5_000)] == [
         4_000,
         1_000,
         0,
@@ -112,9 +112,9 @@ def test_a_newcomer_is_let_in_when_the_older_process_stays_silent() -> None:
 
 def test_a_newcomer_is_a_clone_once_the_older_process_speaks() -> None:
     """The first frame that cannot have been on the way before decides, for good, and is told once."""
-    rival = _newcomer()
+    detector = _newcomer()
 
-    assert [rival.is_exposed(now) for now in (1_001, 1_999, 2_000, 2_001)] == [False, False, True, False]
-    refusal = rival.refusal(100_000)
+    assert [detector.is_exposed(now) for now in (1_001, 1_999, 2_000, 2_001)] == [False, False, True, False]
+    refusal = detector.refusal(100_000)
     assert refusal is not None
     assert (refusal.code, refusal.after_ms) == ("WF211", CLONE_RETRY_MS)

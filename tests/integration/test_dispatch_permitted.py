@@ -12,10 +12,10 @@ import zmq
 
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.enrollment import Enrollment
-from waterflowd.dispatch.rejections import Refusals
-from waterflowd.dispatch.router import Inbound, Sent
-from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.dispatch.enrollment import EnrollmentPort
+from waterflowd.dispatch.rejections import Rejections
+from waterflowd.dispatch.router import IncomingFrame, SendResult
+from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.model.ids import AgentId
 
 TOKEN = "0123456789abcdef"
@@ -79,8 +79,8 @@ class Host:
         return self.is_approving
 
 
-def inbound(payload: bytes) -> Inbound:
-    return Inbound(b"route", PUBLIC_KEY, "127.0.0.1", memoryview(payload))
+def inbound(payload: bytes) -> IncomingFrame:
+    return IncomingFrame(b"route", PUBLIC_KEY, "127.0.0.1", memoryview(payload))
 
 
 def frame(message: object, token: str) -> bytes:
@@ -104,14 +104,14 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
     """A permitted message reaches the desk; any other reaches nobody, and is counted or answered by a reset."""
     host = Host()
     sent: list[bytes] = []
-    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
 
-    def send(routing_id: bytes, payload: bytes) -> Sent:
+    def send(routing_id: bytes, payload: bytes) -> SendResult:
         sent.append(payload)
-        return Sent.QUEUED
+        return SendResult.QUEUED
 
-    terms = Terms(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
-    sessions = Sessions(host, host, send, terms, refusals)
+    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    sessions = Sessions(host, host, send, settings, rejections)
     if state is not messages.PeerState.CONNECTED:
         opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
         sessions.take(inbound(frame(opening, TOKEN)))
@@ -125,7 +125,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
         assert reached
     else:
         assert not reached
-        assert refusals.total or sessions.resets_sent
+        assert rejections.total or sessions.resets_sent
         assert sent or state is messages.PeerState.REVOKED
         assert fingerprint(PUBLIC_KEY) not in sessions.connected or state is messages.PeerState.SETTLED
     sessions.close()
@@ -136,42 +136,44 @@ async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else
     """Strangers are heard when they ask to enroll, and refused otherwise."""
     host = Host()
     answers: list[messages.EnrollAnswer] = []
-    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
 
-    def send(routing_id: bytes, payload: bytes) -> Sent:
+    def send(routing_id: bytes, payload: bytes) -> SendResult:
         answers.append(codec.decode_enroll_answer(payload))
-        return Sent.QUEUED
+        return SendResult.QUEUED
 
-    enrollment = Enrollment(host, send, refusals, lambda: 0, lambda: "tcp://:1")
+    enrollment = EnrollmentPort(host, send, rejections, lambda: 0, lambda: "tcp://:1")
     enrollment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
     await enrollment.settled()
 
     is_permitted = type(message) in messages.PERMITTED[messages.PeerState.ANONYMOUS]
     assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]
     assert host.calls == (["request"] if is_permitted else [])
-    assert refusals.total == (0 if is_permitted else 1)
+    assert rejections.total == (0 if is_permitted else 1)
 
 
 async def test_an_agent_whose_frames_are_costly_to_read_is_cut() -> None:
     """Well-formed frames that eat the processor end the session and are not read further; another agent is not touched."""
     host = Host()
-    refusals = Refusals(logging.getLogger("waterflow.test"), lambda: 0)
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
     processor_s = itertools.count(0, 60)
-    terms = Terms(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
-    sessions = Sessions(host, host, lambda route, payload: Sent.QUEUED, terms, refusals, lambda: next(processor_s))
+    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    sessions = Sessions(
+        host, host, lambda route, payload: SendResult.QUEUED, settings, rejections, lambda: next(processor_s)
+    )
     opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
     sessions.take(inbound(frame(opening, TOKEN)))
 
     while fingerprint(PUBLIC_KEY) in sessions.connected:
         sessions.take(inbound(codec.encode_frame(TOKEN, 0, 1, [], [])))
 
-    assert refusals.counts["WF218"] == 1
+    assert rejections.counts["WF218"] == 1
     assert host.calls == ["settle", "connected", "disconnected"]
     read = next(processor_s)
     sessions.take(inbound(frame(opening, TOKEN)))
     assert next(processor_s) == read + 60
     assert fingerprint(PUBLIC_KEY) not in sessions.connected
     other = zmq.curve_keypair()[0].decode()
-    sessions.take(Inbound(b"other", other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
+    sessions.take(IncomingFrame(b"other", other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
     assert sessions.connected == {fingerprint(other)}
     sessions.close()

@@ -99,9 +99,9 @@ def nothing_known(_: Environment, __: AttemptName) -> bool:
 # Salvage --------------------------------------------------------------------------------------------------------------
 
 
-def saved(source: Path, target: Path) -> tuple[salvage.Salvaged, dict[ids.StreamName, list[str]]]:
+def saved(source: Path, target: Path) -> tuple[salvage.SalvageReport, dict[ids.StreamName, list[str]]]:
     """Salvages, opens the result, checks all of it, and gives what it says."""
-    with salvage.salvaged(source, target) as found, open_store(target, UNIONS, is_rescue=True) as store:
+    with salvage.salvage_directory(source, target) as found, open_store(target, UNIONS, is_rescue=True) as store:
         assert store.verify().records == found.records
         assert [record.seq for record in store.log.feed(0, 1 << 30)] == list(range(1, found.records + 1))
     with open_store(target, UNIONS) as store:
@@ -109,7 +109,7 @@ def saved(source: Path, target: Path) -> tuple[salvage.Salvaged, dict[ids.Stream
 
 
 def check_prefixes(
-    found: salvage.Salvaged, kept: dict[ids.StreamName, list[str]], whole: dict[ids.StreamName, list[str]]
+    found: salvage.SalvageReport, kept: dict[ids.StreamName, list[str]], whole: dict[ids.StreamName, list[str]]
 ) -> None:
     """Every stream is a prefix of the truth, and what is not said to be cut is all of it."""
     cuts = {cut.stream: cut for cut in found.cuts}
@@ -225,18 +225,18 @@ def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> N
     """Its directory says that it is unfinished, to the daemon, to restore, to backup and to itself."""
     source, target = tmp_path / "source", tmp_path / "target"
     fill(source)
-    with pytest.raises(KeyError), salvage.salvaged(source, target):
+    with pytest.raises(KeyError), salvage.salvage_directory(source, target):
         raise KeyError
     assert not any(target.iterdir()), "an error cleans up"
     directory.make_copy_directory(target)
     shutil.copytree(source / layout.ENVIRONMENT_DIRECTORY, target / layout.ENVIRONMENT_DIRECTORY)
     with pytest.raises(Stalled, match="WF313"):
         open_store(target, UNIONS)
-    with pytest.raises(Stalled, match="WF313"), copying.restored(target, tmp_path / "other"):
+    with pytest.raises(Stalled, match="WF313"), copying.restore_backup(target, tmp_path / "other"):
         pass
     with pytest.raises(Stalled, match="WF313"):
         copying.back_up(target, tmp_path / "other", nothing_known)
-    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, target):
+    with pytest.raises(Stalled, match="WF315"), salvage.salvage_directory(source, target):
         pass
 
 
@@ -244,17 +244,21 @@ def test_salvage_keeps_its_hands_off(tmp_path: Path) -> None:
     """A directory with a daemon in it, one of a newer release, a target with content, a target inside of the source."""
     source = tmp_path / "source"
     fill(source)
-    with open_store(source, UNIONS), pytest.raises(Stalled, match="WF310"), salvage.salvaged(source, tmp_path / "a"):
+    with (
+        open_store(source, UNIONS),
+        pytest.raises(Stalled, match="WF310"),
+        salvage.salvage_directory(source, tmp_path / "a"),
+    ):
         pass
-    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, source / "inside"):
+    with pytest.raises(Stalled, match="WF315"), salvage.salvage_directory(source, source / "inside"):
         pass
-    with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, source):
+    with pytest.raises(Stalled, match="WF315"), salvage.salvage_directory(source, source):
         pass
     (source / "FORMAT").write_text('{"format": 99, "lmdb": 0, "release": "9.0"}')
-    with pytest.raises(Stalled, match="WF311"), salvage.salvaged(source, tmp_path / "b"):
+    with pytest.raises(Stalled, match="WF311"), salvage.salvage_directory(source, tmp_path / "b"):
         pass
     (source / "FORMAT").write_text("garbled")
-    with salvage.salvaged(source, tmp_path / "c") as found:
+    with salvage.salvage_directory(source, tmp_path / "c") as found:
         assert found.is_whole
 
 
@@ -262,7 +266,7 @@ def test_salvage_keeps_its_hands_off(tmp_path: Path) -> None:
 
 
 def restore(source: Path, target: Path) -> Store:
-    with copying.restored(source, target), open_store(target, UNIONS, is_rescue=True):
+    with copying.restore_backup(source, target), open_store(target, UNIONS, is_rescue=True):
         pass
     return open_store(target, UNIONS)
 
@@ -458,7 +462,7 @@ def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path
         with pytest.raises(Stalled, match="WF315"):
             restore(made, small)
         assert not any(small.iterdir())
-        with pytest.raises(Stalled, match="WF315"), salvage.salvaged(source, small):
+        with pytest.raises(Stalled, match="WF315"), salvage.salvage_directory(source, small):
             pass
         assert not any(small.iterdir())
 

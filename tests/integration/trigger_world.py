@@ -27,10 +27,10 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource.local import open_source
-from waterflowd.host.batch import World
+from waterflowd.host.batch import LiveState
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.queries import Queries
+from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
@@ -64,7 +64,7 @@ class TriggerWorld:
         outputs, self.feed = MemoryOutputLogs(), Feed(log)
         fleet = ScriptedAgents(outputs, self.feed, self.clock)
         registry = Registry()
-        world = World(
+        world = LiveState(
             runs={},
             stalled={},
             placement=Placement(registry),
@@ -74,7 +74,7 @@ class TriggerWorld:
             lower=lowering.lower,
             epoch=log.generation,
         )
-        queries = Queries(log)
+        queries = RunQueries(log)
         self.driver = fleet.driver = Driver(world, log, fleet, self.clock, self.feed, queries)
         self.compiler = RealCompiler()
         loop_ports = LoopPorts(

@@ -165,11 +165,11 @@ async def _append(logs: OutputLogs, wanted: list[OutputAppend]) -> list[int]:
 
 
 stored = st.builds(
-    record.Stored,
+    record.StoredRecord,
     seq=st.integers(1, 2**63),
     place=st.one_of(
-        st.builds(record.Place, st.binary(min_size=16, max_size=16), st.just(b"")),
-        st.builds(record.Place, st.just(bytes(16)), st.binary(min_size=1, max_size=255)),
+        st.builds(record.StreamRef, st.binary(min_size=16, max_size=16), st.just(b"")),
+        st.builds(record.StreamRef, st.just(bytes(16)), st.binary(min_size=1, max_size=255)),
     ),
     position=st.integers(1, 2**63),
     at=st.integers(0, 2**63),
@@ -181,13 +181,13 @@ stored = st.builds(
 
 
 @given(stored)
-def test_a_record_comes_back_as_it_was_packed(wanted: record.Stored) -> None:
+def test_a_record_comes_back_as_it_was_packed(wanted: record.StoredRecord) -> None:
     """Every field survives the way through bytes."""
     assert record.unpack(wanted.seq, record.pack(wanted)) == wanted
 
 
 @given(stored, st.data())
-def test_no_damage_to_a_record_goes_unnoticed(wanted: record.Stored, draw: st.DataObject) -> None:
+def test_no_damage_to_a_record_goes_unnoticed(wanted: record.StoredRecord, draw: st.DataObject) -> None:
     """One flipped bit, another length or another place in the log: WF304 and no record."""
     packed = record.pack(wanted)
     at = draw.draw(st.integers(0, len(packed) * 8 - 1))

@@ -15,7 +15,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "list(",
         "the end of a run is not told to the step that waits for it",
     ),
-    Mutant(f"{_BATCH}:owe", "world.child_runs.want(", "(", "a run that a step wants is forgotten by a restart"),
+    Mutant(f"{_BATCH}:owe", "state.child_runs.want(", "(", "a run that a step wants is forgotten by a restart"),
     Mutant(
         f"{_DRIVER}:Driver.begin",
         "if live is None or not child_runs.is_wanted(live, place):",
@@ -25,7 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_CHILD_RUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"
     ),
-    Mutant(f"{_CHILD_RUNS}:ChildRuns.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
+    Mutant(f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
     Mutant(
         f"{_NODE}:ended",
         "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
@@ -44,7 +44,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch._watch",
-        "found = world.child_runs.look(command.run)",
+        "found = state.child_runs.look(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",
         "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",

@@ -70,7 +70,7 @@ def files(dice: random.Random, groups: tuple[str, ...]) -> dict[str, bytes]:
 
 
 class Targets:
-    """`ports.Targets` of one daemon: slow now and then, and not to be read."""
+    """`ports.ChildWorkflows` of one daemon: slow now and then, and not to be read."""
 
     def __init__(self, world: World, known: dict[str, bytes]) -> None:
         self._world = world

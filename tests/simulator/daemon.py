@@ -16,21 +16,21 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.admin.webhooks import SignedWebhookService
-from waterflowd.dispatch.rejections import Refusals
-from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.dispatch.rejections import Rejections
+from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import Agents, Bulk
-from waterflowd.host.batch import World as HostWorld
-from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import ChildRuns
+from waterflowd.host.agents import AgentHandler, Bulk
+from waterflowd.host.batch import LiveState
+from waterflowd.host.child_run_starter import ChildRunStarter
+from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrollment
+from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import Files
-from waterflowd.host.outputs import Outputs
-from waterflowd.host.queries import Queries
+from waterflowd.host.file_responses import FileServer
+from waterflowd.host.outputs import OutputCollector
+from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
@@ -102,31 +102,33 @@ class Daemon:
             registry.apply(record.event)
         secrets = SlowSecrets(simulated.chance)
         clock = Clock(simulated.log_ms)
-        link, self.feed, queries = _CheckedLink(simulated), Feed(log), Queries(log)
-        self.world = HostWorld(
+        link, self.feed, queries = _CheckedLink(simulated), Feed(log), RunQueries(log)
+        self.world = LiveState(
             runs={},
             stalled={},
             placement=Placement(registry),
             locks=Locks(),
             registry=registry,
             timers=Timers(),
-            child_runs=ChildRuns(queries.known),
+            child_runs=ChildRunRegistry(queries.known),
             lower=secrets.lower,
             epoch=log.generation,
         )
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
         secrets.readings.changed = self.driver.secrets_read
-        outputs = Outputs(self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries)
-        files = Files(self.world, MemoryFiles(simulated.tree), link)
-        self.agents = Agents(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
-        enrollment = self.enrollment = Enrollment(registry, self.driver, self.agents, link, clock)
+        outputs = OutputCollector(
+            self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries
+        )
+        files = FileServer(self.world, MemoryFiles(simulated.tree), link)
+        self.agents = AgentHandler(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
+        enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
             enrollment,
             simulated.network.send,
-            Terms(generation=log.generation, describe=enrollment.describe, cloned=self._cloned),
-            Refusals(silent, lambda: simulated.loop.now_ms),
+            SessionSettings(generation=log.generation, describe=enrollment.describe, cloned=self._cloned),
+            Rejections(silent, lambda: simulated.loop.now_ms),
             cpu_s=lambda: 0.0,
         )
         link.sessions = self.sessions
@@ -140,7 +142,7 @@ class Daemon:
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
         if simulated.chance.has_child_runs:
-            self._watch(Starter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
+            self._watch(ChildRunStarter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
 
     def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
         """The loops of the world's repositories, at work."""

@@ -17,7 +17,7 @@ import zmq
 
 from tests.simulator.chance import Chance
 from tests.simulator.loop import Process, VirtualLoop
-from waterflowd.dispatch.router import Inbound, Sent
+from waterflowd.dispatch.router import IncomingFrame, SendResult
 
 #: ZeroMQ's heartbeat time-out closes a connection that is cut for longer.
 HEARTBEAT_S = 8.0
@@ -121,7 +121,10 @@ class Door:
     """The daemon's work port while one process of it lives."""
 
     def __init__(
-        self, process: Process, take: Callable[[Inbound], None], is_approved: Callable[[str], bool] = lambda key: True
+        self,
+        process: Process,
+        take: Callable[[IncomingFrame], None],
+        is_approved: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self.process = process
         self.take = take
@@ -163,22 +166,22 @@ class Network:
             wire.is_daemon_gone = True
         self._wires.clear()
 
-    def send(self, routing_id: bytes, payload: bytes) -> Sent:
+    def send(self, routing_id: bytes, payload: bytes) -> SendResult:
         """`Router.send`."""
         wire = self._wires.get(routing_id)
         if wire is None:
-            return Sent.GONE
+            return SendResult.GONE
         if wire.is_agent_gone and not self._cut(wire).is_up:
             self._wires.pop(routing_id, None)
-            return Sent.GONE
+            return SendResult.GONE
         if len(wire.down) >= FRAMES_OUTBOUND_MAX:
-            return Sent.FULL
+            return SendResult.FULL
         self.frames += 1
         for _ in range(self._copies()):
             wire.down.append(payload)
             wire.down_at = self._deliver_at(wire.down_at)
             self.loop.outside(wire.down_at - self.loop.time(), self._down, wire)
-        return Sent.QUEUED
+        return SendResult.QUEUED
 
     def _down(self, wire: Wire) -> None:
         if not wire.down or self._cut(wire).is_down:
@@ -224,9 +227,11 @@ class Network:
     def _up(self, wire: Wire) -> None:
         if not wire.up or self._cut(wire).is_up or wire.is_daemon_gone:
             return
-        inbound = Inbound(wire.routing_id, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft()))
+        incoming = IncomingFrame(
+            wire.routing_id, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft())
+        )
         # The daemon's own turn: a frozen one finds the frames when it goes on.
-        self.loop.call_soon(wire.door.take, inbound, context=wire.door.process.context)
+        self.loop.call_soon(wire.door.take, incoming, context=wire.door.process.context)
 
     def _copies(self) -> int:
         if self._chance.happens("frame lost"):

@@ -113,7 +113,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) 
     caplog.set_level(level, logger="waterflow.run")
     caplog.clear()
     append = StreamAppend(stream="run/01M", expected=3, at=1, events=list(happened))  # type: ignore[arg-type]
-    run_logging.narrate(Batch(appends=[append]))
+    run_logging.log_batch(Batch(appends=[append]))
     return caplog.records
 
 

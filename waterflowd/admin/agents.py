@@ -8,13 +8,13 @@ from waterflow_agent import keys
 from waterflowd.admin.ports import AgentRow, PendingRow, ServerRow
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Enrolled, Registry
-from waterflowd.host.enrollment import Enrollment
+from waterflowd.host.enrollment import EnrollmentService
 
 
 class FleetAgentAdmin:
     """Implements `admin.ports.AgentAdmin`."""
 
-    def __init__(self, registry: Registry, placement: Placement, enrollment: Enrollment) -> None:
+    def __init__(self, registry: Registry, placement: Placement, enrollment: EnrollmentService) -> None:
         self._registry = registry
         self._placement = placement
         self._enrollment = enrollment

@@ -18,21 +18,21 @@ class DriverMetrics:
 
     def samples(self) -> Iterator[Sample]:
         """See the protocol."""
-        world, counts = self._driver.world, self._driver.counts
+        state, metrics = self._driver.state, self._driver.metrics
         yield Sample("waterflow_build", 1, waterflowd.__version__)
-        yield Sample("waterflow_runs_open", len(world.runs))
-        yield Sample("waterflow_runs_stalled", len(world.stalled))
-        yield from (Sample("waterflow_runs_started", count, kind) for kind, count in counts.started.items())
-        yield from (Sample("waterflow_runs_completed", count, how) for how, count in counts.completed.items())
-        yield Sample("waterflow_attempts_waiting", world.placement.waiting)
-        connected = [server for server in world.placement.servers.values() if server.is_connected]
+        yield Sample("waterflow_runs_open", len(state.runs))
+        yield Sample("waterflow_runs_stalled", len(state.stalled))
+        yield from (Sample("waterflow_runs_started", count, kind) for kind, count in metrics.started.items())
+        yield from (Sample("waterflow_runs_completed", count, how) for how, count in metrics.completed.items())
+        yield Sample("waterflow_attempts_waiting", state.placement.waiting)
+        connected = [server for server in state.placement.servers.values() if server.is_connected]
         yield Sample("waterflow_slots", sum(len(server.taken) for server in connected), "taken")
         yield Sample("waterflow_slots", sum(max(0, server.free) for server in connected), "free")
         yield Sample("waterflow_agents", len(connected), "connected")
-        yield Sample("waterflow_agents", max(0, len(world.registry.agents) - len(connected)), "away")
-        yield Sample("waterflow_timers", len(world.timers))
-        yield Sample("waterflow_log_events", counts.events)
-        yield Sample("waterflow_log_commits", counts.commits)
-        yield Sample("waterflow_log_commit_seconds", counts.commit_s)
+        yield Sample("waterflow_agents", max(0, len(state.registry.agents) - len(connected)), "away")
+        yield Sample("waterflow_timers", len(state.timers))
+        yield Sample("waterflow_log_events", metrics.events)
+        yield Sample("waterflow_log_commits", metrics.commits)
+        yield Sample("waterflow_log_commit_seconds", metrics.commit_s)
         yield Sample("waterflow_log_read_only", 1 if self._driver.refusal else 0)
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import Run
 from waterflowd.host.driver import Driver
-from waterflowd.host.queries import Queries
+from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import RunId
 
 
 class LogRunReader:
     """Implements `admin.ports.RunReader`."""
 
-    def __init__(self, queries: Queries, driver: Driver) -> None:
+    def __init__(self, queries: RunQueries, driver: Driver) -> None:
         self._queries = queries
         self._driver = driver
 
@@ -34,7 +34,7 @@ class LogRunReader:
 
     def stalled(self) -> Mapping[RunId, str]:
         """See the protocol."""
-        return self._driver.world.stalled
+        return self._driver.state.stalled
 
     def read_only_text(self) -> str | None:
         """See the protocol."""

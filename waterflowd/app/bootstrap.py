@@ -37,17 +37,17 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import opening as repository_opening
 from waterflowd.gitsource.contents import Contents
-from waterflowd.host.agents import Agents, Bulk
-from waterflowd.host.batch import Lower, MissingSecrets, World
-from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import ChildRuns
+from waterflowd.host.agents import AgentHandler, Bulk
+from waterflowd.host.batch import LiveState, Lower, MissingSecrets
+from waterflowd.host.child_run_starter import ChildRunStarter
+from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.clock import LogClock
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrollment
+from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import Files
-from waterflowd.host.outputs import Outputs
-from waterflowd.host.queries import Queries
+from waterflowd.host.file_responses import FileServer
+from waterflowd.host.outputs import OutputCollector
+from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
@@ -100,14 +100,14 @@ class Parts:
     store: opening.Store
     keys: keys.ServerKeys
     driver: Driver
-    agents: Agents
+    agents: AgentHandler
     bulk: Bulk
     contents: Contents
-    enrollment: Enrollment
+    enrollment: EnrollmentService
     dispatch: Dispatch
     compiler: CompilerProcess
     reconciler: Reconciler
-    starter: Starter
+    starter: ChildRunStarter
     api: ApiServer
     secrets: Sources
 
@@ -129,15 +129,15 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     server_keys = keys.load_server_keys(data_dir)
     registry = _registry(log)
     secrets = _secrets(config)
-    link, feed, queries = _LateLink(), Feed(log), Queries(log)
-    world = World(
+    link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
+    world = LiveState(
         runs={},
         stalled={},
         placement=Placement(registry),
         locks=Locks(),
         registry=registry,
         timers=Timers(),
-        child_runs=ChildRuns(queries.known),
+        child_runs=ChildRunRegistry(queries.known),
         lower=_lower(secrets),
         missing_secrets=_missing_secrets(secrets),
         may_use=_group_policy(config),
@@ -148,9 +148,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     driver = Driver(world, log, link, clock, feed, queries)
     secrets.readings.changed = driver.secrets_read
     contents = _contents(config, data_dir)
-    bulk = Bulk(Outputs(world, store.outputs, link, feed, queries), Files(world, contents, link))
-    agents = Agents(driver, link, clock, bulk, config.agents.lost_after_ms)
-    enrollment = Enrollment(registry, driver, agents, link, clock)
+    bulk = Bulk(OutputCollector(world, store.outputs, link, feed, queries), FileServer(world, contents, link))
+    agents = AgentHandler(driver, link, clock, bulk, config.agents.lost_after_ms)
+    enrollment = EnrollmentService(registry, driver, agents, link, clock)
     dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
@@ -191,7 +191,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
         secrets=secrets,
-        starter=Starter(driver, _targets(config, data_dir, compiler)),
+        starter=ChildRunStarter(driver, _targets(config, data_dir, compiler)),
     )
 
 

@@ -19,7 +19,7 @@ from waterflow_agent.errors import Stalled
 from waterflowd.app import bootstrap
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
-from waterflowd.host.enrollment import Endpoints
+from waterflowd.host.enrollment import DaemonEndpoints
 
 logger = logging.getLogger("waterflow.daemon")
 
@@ -77,7 +77,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     await parts.dispatch.start(agents.listen, agents.enroll_listen)
     tasks.extend(parts.dispatch.tasks)
     bound = parts.dispatch.endpoints
-    parts.enrollment.endpoints = Endpoints(
+    parts.enrollment.endpoints = DaemonEndpoints(
         work=advertised(bound.work, agents.address),
         enroll=advertised(bound.enroll, agents.address),
         server_key=parts.keys.public,

@@ -14,7 +14,7 @@ from waterflowd.dispatch import handshake
 CLONE_RETRY_MS = 60_000
 
 
-class Rival:
+class CloneDetector:
     """A newcomer under the key of an agent that has a session, since its first `Hello` at `now`."""
 
     def __init__(self, hello: messages.Hello, now: int, silence_ms: int) -> None:

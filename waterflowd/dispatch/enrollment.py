@@ -16,9 +16,9 @@ import msgspec
 from waterflow_agent.errors import LocalProtocolError, Rejected, RemoteProtocolError, Retryable, WaterflowError
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.rejections import Refusals
-from waterflowd.dispatch.router import Inbound, Sent
-from waterflowd.ports import EnrolmentDesk
+from waterflowd.dispatch.rejections import Rejections
+from waterflowd.dispatch.router import IncomingFrame, SendResult
+from waterflowd.ports import Enroller
 from waterflowd.rates import BucketPerName, TokenBucket
 
 #: A waiting agent asks every few seconds; a hundred servers may be set up behind one address at once.
@@ -36,21 +36,21 @@ _TEXT_LENGTH_MAX = 256
 _logger = logging.getLogger("waterflow.dispatch.enroll")
 
 
-class Enrollment:
+class EnrollmentPort:
     """Answers the enrollment port."""
 
     def __init__(
         self,
-        desk: EnrolmentDesk,
-        send: Callable[[bytes, bytes], Sent],
-        refusals: Refusals,
+        desk: Enroller,
+        send: Callable[[bytes, bytes], SendResult],
+        rejections: Rejections,
         clock: Callable[[], int],
         work_endpoint: Callable[[], str],
     ) -> None:
         self.requests_answered = 0
         self._desk = desk
         self._send = send
-        self._refusals = refusals
+        self._rejections = rejections
         self._clock = clock
         self._work_endpoint = work_endpoint
         self._per_key = BucketPerName(PER_KEY_PER_S, PER_KEY_BURST, _NAMES_MAX)
@@ -58,27 +58,27 @@ class Enrollment:
         self._in_all = TokenBucket(IN_ALL_PER_S, IN_ALL_BURST, clock())
         self._working: set[asyncio.Task[None]] = set()
 
-    def take(self, inbound: Inbound) -> None:
+    def take(self, incoming: IncomingFrame) -> None:
         """Handles one part of the enrollment port. Raises nothing for what is in it."""
         now = self._clock()
         # The narrow bounds first: what one key or address has too much of does not use up what all share.
         if not (
-            self._per_key.take(inbound.public_key, now)
-            and self._per_address.take(inbound.address, now)
+            self._per_key.take(incoming.public_key, now)
+            and self._per_address.take(incoming.address, now)
             and self._in_all.take(now)
         ):
-            self._turn_away(inbound, "too many requests")
+            self._turn_away(incoming, "too many requests")
             return
         try:
-            wanted = self._permitted(inbound)
+            wanted = self._permitted(incoming)
         except RemoteProtocolError as error:
-            self._refusals.note(error.code, error.text, inbound.address)
-            self._answer(inbound, _answer("refused", f"{error.text} [{error.code}]", 0))
+            self._rejections.note(error.code, error.text, incoming.address)
+            self._answer(incoming, _answer("refused", f"{error.text} [{error.code}]", 0))
             return
         if len(self._working) >= WORKING_MAX:
-            self._turn_away(inbound, "too many requests at once")
+            self._turn_away(incoming, "too many requests at once")
             return
-        task = asyncio.get_running_loop().create_task(self._work(inbound, wanted), name="enrollment request")
+        task = asyncio.get_running_loop().create_task(self._work(incoming, wanted), name="enrollment request")
         self._working.add(task)
         task.add_done_callback(self._finish)
 
@@ -93,8 +93,8 @@ class Enrollment:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
 
-    def _permitted(self, inbound: Inbound) -> messages.EnrollRequest:
-        wanted = codec.decode_enroll_request(inbound.payload)
+    def _permitted(self, incoming: IncomingFrame) -> messages.EnrollRequest:
+        wanted = codec.decode_enroll_request(incoming.payload)
         if type(wanted) not in messages.PERMITTED[messages.PeerState.ANONYMOUS]:
             raise RemoteProtocolError("WF213", "only a request to enroll may be sent to this port")
         if wanted.protocol < messages.PROTOCOL_VERSION_MIN:
@@ -104,26 +104,26 @@ class Enrollment:
             raise RemoteProtocolError("WF214", "too many groups, or a text that is too long")
         return wanted
 
-    async def _work(self, inbound: Inbound, wanted: messages.EnrollRequest) -> None:
+    async def _work(self, incoming: IncomingFrame, wanted: messages.EnrollRequest) -> None:
         try:
-            answer = await self._desk.request(inbound.public_key, wanted)
+            answer = await self._desk.request(incoming.public_key, wanted)
         except Retryable as error:
             answer = _answer("pending", str(error), int(error.after_s * 1000))
         except WaterflowError as error:
             code = error.code if isinstance(error, Rejected) else "WF217"
-            self._refusals.note(code, error.text, inbound.address)
+            self._rejections.note(code, error.text, incoming.address)
             answer = _answer("refused", str(error), 0)
-        self._answer(inbound, answer)
+        self._answer(incoming, answer)
 
-    def _turn_away(self, inbound: Inbound, text: str) -> None:
-        self._refusals.note("WF217", text, inbound.address)
-        self._answer(inbound, _answer("pending", f"{text}: ask again later [WF217]", BUSY_RETRY_MS))
+    def _turn_away(self, incoming: IncomingFrame, text: str) -> None:
+        self._rejections.note("WF217", text, incoming.address)
+        self._answer(incoming, _answer("pending", f"{text}: ask again later [WF217]", BUSY_RETRY_MS))
 
-    def _answer(self, inbound: Inbound, answer: messages.EnrollAnswer) -> None:
+    def _answer(self, incoming: IncomingFrame, answer: messages.EnrollAnswer) -> None:
         """Sends what was decided; the facts that only the link knows are filled in where the desk left them out."""
         answer = msgspec.structs.replace(
             answer,
-            fingerprint=answer.fingerprint or fingerprint(inbound.public_key),
+            fingerprint=answer.fingerprint or fingerprint(incoming.public_key),
             work_endpoint=answer.work_endpoint or self._work_endpoint(),
         )
         try:
@@ -132,7 +132,7 @@ class Enrollment:
             _logger.error("an answer could not be sent: %s", error)
             return
         # An agent that is gone or takes nothing asks again.
-        self._send(inbound.routing_id, payload)
+        self._send(incoming.routing_id, payload)
         self.requests_answered += 1
 
     def _finish(self, task: asyncio.Task[None]) -> None:

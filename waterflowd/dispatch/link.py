@@ -16,19 +16,19 @@ import zmq.asyncio
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
-from waterflowd.dispatch.enrollment import Enrollment
+from waterflowd.dispatch.enrollment import EnrollmentPort
 from waterflowd.dispatch.keys import ServerKeys
-from waterflowd.dispatch.rejections import Refusals, tell_nobody
+from waterflowd.dispatch.rejections import Rejections, tell_nobody
 from waterflowd.dispatch.router import Router
-from waterflowd.dispatch.sessions import Sessions, Terms
+from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
 from waterflowd.model.ids import AgentId
-from waterflowd.ports import AgentDesk, EnrolmentDesk
+from waterflowd.ports import AgentListener, Enroller
 
 _logger = logging.getLogger("waterflow.dispatch")
 
 
-class Endpoints(NamedTuple):
+class BoundEndpoints(NamedTuple):
     """Where the two ports are bound, with their real numbers."""
 
     work: str
@@ -44,8 +44,8 @@ class Dispatch:
 
     def __init__(
         self,
-        desk: AgentDesk,
-        enrollment: EnrolmentDesk,
+        desk: AgentListener,
+        enrollment: Enroller,
         keys: ServerKeys,
         generation: int,
         describe: Callable[[AgentId], tuple[str, list[str]]],
@@ -56,17 +56,17 @@ class Dispatch:
         self._desk = desk
         self._enrollment_desk = enrollment
         self._keys = keys
-        self._terms = Terms(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
-        #: Hears code, sentence and who of refusals, at a bounded rate; for the audit trail. To be set before `start`.
+        self._settings = SessionSettings(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
+        #: Hears code, sentence and who of rejections, at a bounded rate; for the audit trail. To be set before `start`.
         self.refused: Callable[[str, str, str], None] = tell_nobody
         self._context: zmq.asyncio.Context | None = None
         self._authenticator: Authenticator | None = None
         self._routers: list[Router] = []
         self._sessions: Sessions | None = None
-        self._enrollment: Enrollment | None = None
-        self._refusals: Refusals | None = None
+        self._enrollment: EnrollmentPort | None = None
+        self._rejections: Rejections | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._endpoints = Endpoints("", "")
+        self._endpoints = BoundEndpoints("", "")
 
     async def start(self, endpoint: str, enroll_endpoint: str) -> None:
         """Binds the ports (such as `tcp://127.0.0.1:*`) and begins to read. Raises `Stalled` WF221 when one cannot be had."""
@@ -76,19 +76,19 @@ class Dispatch:
             return int(loop.time() * 1000)
 
         context = self._context = zmq.asyncio.Context()
-        refusals = self._refusals = Refusals(_logger, clock, self.refused)
-        authenticator = self._authenticator = Authenticator(context, self._enrollment_desk.is_approved, refusals)
+        rejections = self._rejections = Rejections(_logger, clock, self.refused)
+        authenticator = self._authenticator = Authenticator(context, self._enrollment_desk.is_approved, rejections)
         # The same context, without futures for each frame.
         plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
         work = Router(plain, self._keys, WORK_DOMAIN)
         enroll = Router(plain, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
         self._routers = [work, enroll]
-        sessions = self._sessions = Sessions(self._desk, self._enrollment_desk, work.send, self._terms, refusals)
-        enrollment = self._enrollment = Enrollment(
-            self._enrollment_desk, enroll.send, refusals, clock, lambda: _port_only(self._endpoints.work)
+        sessions = self._sessions = Sessions(self._desk, self._enrollment_desk, work.send, self._settings, rejections)
+        enrollment = self._enrollment = EnrollmentPort(
+            self._enrollment_desk, enroll.send, rejections, clock, lambda: _port_only(self._endpoints.work)
         )
         try:
-            self._endpoints = Endpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
+            self._endpoints = BoundEndpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
         except Stalled:
             await self.close()
             raise
@@ -99,7 +99,7 @@ class Dispatch:
         )
 
     @property
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> BoundEndpoints:
         """Where the ports are bound; empty texts before `start`."""
         return self._endpoints
 
@@ -116,12 +116,12 @@ class Dispatch:
     @property
     def counters(self) -> dict[str, int]:
         """Running totals since `start`, by name, for the metrics."""
-        if self._sessions is None or self._enrollment is None or self._refusals is None:
+        if self._sessions is None or self._enrollment is None or self._rejections is None:
             return {}
         return {
             "frames_received": sum(router.frames_received for router in self._routers),
             "frames_misshapen": sum(router.frames_misshapen for router in self._routers),
-            "frames_refused": self._refusals.total,
+            "frames_refused": self._rejections.total,
             "frames_foreign": self._sessions.frames_foreign,
             "sessions_opened": self._sessions.sessions_opened,
             "sessions_closed": self._sessions.sessions_closed,

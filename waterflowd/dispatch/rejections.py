@@ -1,6 +1,6 @@
 """What the link refuses: counted in full, told at a bounded rate.
 
-Whoever can reach a port can make as many refusals as there are packets, so a line of the log is a budget: a burst, then one
+Whoever can reach a port can make as many rejections as there are packets, so a line of the log is a budget: a burst, then one
 a second; what was left out is said in the next line. Text that a peer chose is made printable before it is shown.
 """
 
@@ -22,8 +22,8 @@ def tell_nobody(code: str, text: str, who: str) -> None:
     """For whoever keeps no audit trail; the line in the log is written anyway."""
 
 
-class Refusals:
-    """Counts refusals by code and logs some of them."""
+class Rejections:
+    """Counts rejections by code and logs some of them."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Refusals:
 
     @property
     def total(self) -> int:
-        """All refusals so far."""
+        """All rejections so far."""
         return self.counts.total()
 
     def note(self, code: str, text: str, who: str) -> None:
@@ -56,7 +56,7 @@ class Refusals:
             escape_for_display(who),
             escape_for_display(text),
             code,
-            f" ({left_out} more refusals since the last line)" if left_out else "",
+            f" ({left_out} more rejections since the last line)" if left_out else "",
             extra={"code": code, "left_out": left_out},
         )
         self._told(code, escape_for_display(text), escape_for_display(who))

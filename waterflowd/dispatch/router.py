@@ -25,7 +25,7 @@ from waterflowd.dispatch.keys import ServerKeys
 
 #: Frames handled before the loop gets a turn for others.
 DRAIN_MAX = 128
-#: Frames that wait per peer. Inbound little: the rest stays in the peer, by TCP. Outbound a second of a busy agent's work.
+#: Frames queued per peer. Few inbound: TCP holds the rest back in the peer. Outbound, one second of a busy agent's work.
 FRAMES_INBOUND_MAX = 64
 FRAMES_OUTBOUND_MAX = 1_000
 #: A stranger has this long for greeting and handshake.
@@ -38,7 +38,7 @@ _BACKLOG = 512
 _MAPPED_IPV4 = "::ffff:"
 
 
-class Inbound(NamedTuple):
+class IncomingFrame(NamedTuple):
     """One part as it came: where an answer goes, whose key the connection has proven, from where, and the bytes."""
 
     routing_id: bytes
@@ -47,7 +47,7 @@ class Inbound(NamedTuple):
     payload: memoryview
 
 
-class Sent(Enum):
+class SendResult(Enum):
     """What became of a send."""
 
     #: ZeroMQ has it. That is no delivery.
@@ -108,21 +108,21 @@ class Router:
         self._endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
-    def send(self, routing_id: bytes, payload: bytes) -> Sent:
+    def send(self, routing_id: bytes, payload: bytes) -> SendResult:
         """Hands one part to ZeroMQ without ever waiting."""
         if self._arrivals is not None:
             self._arrivals.look()
         try:
             self._socket.send_multipart((routing_id, payload), zmq.NOBLOCK)
         except zmq.Again:
-            return Sent.FULL
+            return SendResult.FULL
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                return Sent.GONE
+                return SendResult.GONE
             raise
-        return Sent.QUEUED
+        return SendResult.QUEUED
 
-    async def run(self, handle: Callable[[Inbound], None]) -> None:
+    async def run(self, handle: Callable[[IncomingFrame], None]) -> None:
         """Reads until it is cancelled."""
         self._arrivals = FrameReceiver(self._socket, lambda parts: self._hand_over(parts, handle), DRAIN_MAX)
         await self._arrivals.run()
@@ -131,7 +131,7 @@ class Router:
         """Closes the socket; what ZeroMQ has not sent yet is dropped."""
         self._socket.close(linger=0)
 
-    def _hand_over(self, parts: list[zmq.Frame], handle: Callable[[Inbound], None]) -> None:
+    def _hand_over(self, parts: list[zmq.Frame], handle: Callable[[IncomingFrame], None]) -> None:
         self.frames_received += 1
         if len(parts) != 2:
             self.frames_misshapen += 1
@@ -145,7 +145,7 @@ class Router:
         except zmq.ZMQError:
             self.frames_misshapen += 1
             return
-        handle(Inbound(parts[0].bytes, public_key, address, payload.buffer))
+        handle(IncomingFrame(parts[0].bytes, public_key, address, payload.buffer))
 
 
 def _is_ipv4(endpoint: str) -> bool:

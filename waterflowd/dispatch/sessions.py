@@ -29,11 +29,11 @@ from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import handshake
-from waterflowd.dispatch.clone_detection import Rival
-from waterflowd.dispatch.rejections import Refusals
-from waterflowd.dispatch.router import Inbound, Sent
+from waterflowd.dispatch.clone_detection import CloneDetector
+from waterflowd.dispatch.rejections import Rejections
+from waterflowd.dispatch.router import IncomingFrame, SendResult
 from waterflowd.model.ids import AgentId
-from waterflowd.ports import AgentDesk, EnrolmentDesk
+from waterflowd.ports import AgentListener, Enroller
 from waterflowd.rates import BucketPerName
 
 #: A timer this late says that the daemon itself stood still, so silence proves nothing.
@@ -54,7 +54,7 @@ _logger = logging.getLogger("waterflow.dispatch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class SessionSettings:
     """What the daemon states to every agent, and whom it tells about a clone."""
 
     generation: int
@@ -65,18 +65,18 @@ class Terms:
     silence_ms: int = SILENCE_MS
 
 
-class _Live:
+class _OpenSession:
     """One open session of one agent."""
 
-    __slots__ = ("agent", "instance", "is_over", "public_key", "rival", "routing_id", "session", "wake", "wake_at")
+    __slots__ = ("agent", "detector", "instance", "is_over", "public_key", "routing_id", "session", "wake", "wake_at")
 
-    def __init__(self, agent: AgentId, inbound: Inbound, instance: str, session: Session) -> None:
+    def __init__(self, agent: AgentId, incoming: IncomingFrame, instance: str, session: Session) -> None:
         self.agent = agent
-        self.public_key = inbound.public_key
-        self.routing_id = inbound.routing_id
+        self.public_key = incoming.public_key
+        self.routing_id = incoming.routing_id
         self.instance = instance
         self.session = session
-        self.rival: Rival | None = None
+        self.detector: CloneDetector | None = None
         self.is_over = False
         self.wake: asyncio.TimerHandle | None = None
         self.wake_at = 0
@@ -87,11 +87,11 @@ class Sessions:
 
     def __init__(
         self,
-        desk: AgentDesk,
-        enrollment: EnrolmentDesk,
-        send: Callable[[bytes, bytes], Sent],
-        terms: Terms,
-        refusals: Refusals,
+        desk: AgentListener,
+        enrollment: Enroller,
+        send: Callable[[bytes, bytes], SendResult],
+        settings: SessionSettings,
+        rejections: Rejections,
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self.sessions_opened = 0
@@ -103,15 +103,15 @@ class Sessions:
         self._desk = desk
         self._enrollment = enrollment
         self._send_frame = send
-        self._terms = terms
-        self._refusals = refusals
+        self._settings = settings
+        self._rejections = rejections
         self._cpu_s = cpu_s
         self._loop = asyncio.get_running_loop()
-        self._by_agent: dict[AgentId, _Live] = {}
-        self._by_route: dict[bytes, _Live] = {}
+        self._by_agent: dict[AgentId, _OpenSession] = {}
+        self._by_route: dict[bytes, _OpenSession] = {}
         self._hellos = BucketPerName(HELLOS_PER_S, HELLOS_BURST, _AGENTS_MAX)
         self._reading = BucketPerName(READING_MS_PER_S, READING_MS_BURST, _AGENTS_MAX)
-        self._dirty: dict[_Live, None] = {}
+        self._dirty: dict[_OpenSession, None] = {}
         self._flush_handle: asyncio.Handle | None = None
 
     @property
@@ -146,25 +146,25 @@ class Sessions:
             # The desk hears of it in the next turn, for the reason above; until then no frame can come.
             self._loop.call_soon(self.end, live, text)
 
-    def take(self, inbound: Inbound) -> None:
+    def take(self, incoming: IncomingFrame) -> None:
         """Handles one frame of the work port. Raises nothing for what is in it."""
-        live = self._by_route.get(inbound.routing_id)
-        if not self._enrollment.is_approved(inbound.public_key):
-            self._refusals.note("WF212", "a frame under a key that is not approved", inbound.address)
+        live = self._by_route.get(incoming.routing_id)
+        if not self._enrollment.is_approved(incoming.public_key):
+            self._rejections.note("WF212", "a frame under a key that is not approved", incoming.address)
             if live is not None:
                 self._cut(live, "WF212", "the agent's key is not approved", after_ms=0)
             return
-        agent = _agent_of(inbound.public_key)
+        agent = _agent_of(incoming.public_key)
         try:
-            self._take(agent, inbound, live)
+            self._take(agent, incoming, live)
         except RemoteProtocolError as error:
-            self._refusals.note(error.code, error.text, agent)
+            self._rejections.note(error.code, error.text, agent)
             if live is not None:
                 self._cut(live, error.code, error.text, after_ms=FAULT_RETRY_MS)
             elif self._hellos.take(agent, self._now()):
                 # Perhaps a hello of a version that this one cannot read: the agent should learn why nothing opens.
                 fault = messages.Reject(session="", code=error.code, text=error.text, after_ms=FAULT_RETRY_MS)
-                self._say(inbound.routing_id, "", fault)
+                self._say(incoming.routing_id, "", fault)
         except Exception:
             # The supervision point per peer: a bug that one agent's frame brings out ends that agent's session only.
             _logger.exception("a frame of %s could not be handled", agent, extra={"agent": agent})
@@ -172,7 +172,7 @@ class Sessions:
             if broken is not None:
                 self.end(broken, "the daemon failed on one of its frames; see the daemon's log")
 
-    def end(self, live: _Live, text: str) -> None:
+    def end(self, live: _OpenSession, text: str) -> None:
         """Closes a session and tells the desk, once."""
         if live.is_over:
             return
@@ -201,18 +201,18 @@ class Sessions:
     def _now(self) -> int:
         return int(self._loop.time() * 1000)
 
-    def _take(self, agent: AgentId, inbound: Inbound, live: _Live | None) -> None:
-        frame = self._read(agent, inbound.payload)
+    def _take(self, agent: AgentId, incoming: IncomingFrame, live: _OpenSession | None) -> None:
+        frame = self._read(agent, incoming.payload)
         hello = next((message for message in frame.loose if isinstance(message, messages.Hello)), None)
         state = messages.PeerState.CONNECTED if live is None or hello is not None else messages.PeerState.SETTLED
         allowed = messages.PERMITTED[state]
         if hello is None and live is None:
-            self._reset(inbound, frame.session)
+            self._reset(incoming, frame.session)
             return
         if not all(type(message) in allowed for message in (*frame.numbered, *frame.loose)):
             raise RemoteProtocolError("WF213", f"a message that a peer may not send while it is {state.value}")
         if hello is not None:
-            self._greet(agent, inbound, frame, hello)
+            self._greet(agent, incoming, frame, hello)
         elif live is not None:
             self._take_settled(live, frame)
 
@@ -226,7 +226,7 @@ class Sessions:
         finally:
             budget.spend((self._cpu_s() - began) * 1000)
 
-    def _take_settled(self, live: _Live, frame: codec.Frame) -> None:
+    def _take_settled(self, live: _OpenSession, frame: codec.Frame) -> None:
         now = self._now()
         received = live.session.take(frame, now)
         if received.is_foreign:
@@ -245,7 +245,7 @@ class Sessions:
         if not live.is_over:
             self._arm(live, now)
 
-    def _durable(self, live: _Live, number: int) -> None:
+    def _durable(self, live: _OpenSession, number: int) -> None:
         if not live.is_over:
             now = self._now()
             live.session.acknowledge(number, now)
@@ -253,77 +253,77 @@ class Sessions:
 
     # Opening a session ------------------------------------------------------------------------------------------------
 
-    def _greet(self, agent: AgentId, inbound: Inbound, frame: codec.Frame, hello: messages.Hello) -> None:
+    def _greet(self, agent: AgentId, incoming: IncomingFrame, frame: codec.Frame, hello: messages.Hello) -> None:
         refusal = handshake.refusal(frame, hello)
         if refusal is None and not self._hellos.take(agent, self._now()):
             refusal = handshake.reject(hello, "WF216", "too many hellos; wait a little", after_ms=HELLO_RETRY_MS)
         older = self._by_agent.get(agent)
         if refusal is None and older is not None:
-            refusal = self._make_way(older, inbound, hello)
+            refusal = self._make_way(older, incoming, hello)
         if refusal is not None:
-            self._refusals.note(refusal.code, refusal.text, agent)
-            self._say(inbound.routing_id, hello.session, refusal)
+            self._rejections.note(refusal.code, refusal.text, agent)
+            self._say(incoming.routing_id, hello.session, refusal)
             return
-        self._open(agent, inbound, hello)
+        self._open(agent, incoming, hello)
 
-    def _make_way(self, older: _Live, inbound: Inbound, hello: messages.Hello) -> messages.Reject | None:
+    def _make_way(self, older: _OpenSession, incoming: IncomingFrame, hello: messages.Hello) -> messages.Reject | None:
         """Ends the older session if the newcomer may replace it, or gives the reason why it may not."""
         if hello.session == older.session.token:
             return handshake.reject(hello, "WF214", "this session's token was used before", after_ms=1)
-        if hello.instance == older.instance or inbound.routing_id == older.routing_id:
+        if hello.instance == older.instance or incoming.routing_id == older.routing_id:
             self.end(older, "the agent connected again")
             return None
         now = self._now()
         probe = codec.encode_frame(older.session.token, 0, 1, [], [])
-        if self._send_frame(older.routing_id, probe) is Sent.GONE:
+        if self._send_frame(older.routing_id, probe) is SendResult.GONE:
             self.end(older, "its connection is closed and a new process of it connected")
             return None
-        rival = older.rival
-        if rival is None or rival.hello.instance != hello.instance:
-            rival = Rival(hello, now, self._terms.silence_ms)
-        rival.hello = hello
-        older.rival = rival
-        refusal = rival.refusal(now)
+        detector = older.detector
+        if detector is None or detector.hello.instance != hello.instance:
+            detector = CloneDetector(hello, now, self._settings.silence_ms)
+        detector.hello = hello
+        older.detector = detector
+        refusal = detector.refusal(now)
         if refusal is None:
             self.end(older, "it did not speak while a new process of it connected")
         return refusal
 
-    def _listen_for_clone(self, live: _Live, now: int) -> None:
-        rival = live.rival
-        if rival is None or not rival.is_exposed(now):
+    def _listen_for_clone(self, live: _OpenSession, now: int) -> None:
+        detector = live.detector
+        if detector is None or not detector.is_exposed(now):
             return
-        host = escape_for_display(rival.hello.hostname)
+        host = escape_for_display(detector.hello.hostname)
         _logger.error(
             "agent %s: two live processes use its key; the newer one, on %s, is refused [WF211]",
             live.agent,
             host,
             extra={"agent": live.agent, "code": "WF211"},
         )
-        self._terms.cloned(live.agent, rival.hello)
+        self._settings.cloned(live.agent, detector.hello)
 
-    def _open(self, agent: AgentId, inbound: Inbound, hello: messages.Hello) -> None:
+    def _open(self, agent: AgentId, incoming: IncomingFrame, hello: messages.Hello) -> None:
         forget = self._desk.settle(agent, hello)
-        name, groups = self._terms.describe(agent)
-        session = Session(hello.session, codec.Side.AGENT, self._now(), self._terms.silence_ms)
+        name, groups = self._settings.describe(agent)
+        session = Session(hello.session, codec.Side.AGENT, self._now(), self._settings.silence_ms)
         session.queue(
             messages.Welcome(
                 session=hello.session,
                 protocol=min(hello.protocol, messages.PROTOCOL_VERSION),
-                generation=self._terms.generation,
+                generation=self._settings.generation,
                 name=name,
                 groups=groups,
-                silence_ms=self._terms.silence_ms,
+                silence_ms=self._settings.silence_ms,
                 forget=forget,
             )
         )
-        live = _Live(agent, inbound, hello.instance, session)
-        self._by_agent[agent] = self._by_route[inbound.routing_id] = live
+        live = _OpenSession(agent, incoming, hello.instance, session)
+        self._by_agent[agent] = self._by_route[incoming.routing_id] = live
         self.sessions_opened += 1
         _logger.info(
             "agent %s (%s) connected from %s",
             agent,
             escape_for_display(name),
-            escape_for_display(inbound.address),
+            escape_for_display(incoming.address),
             extra={"agent": agent},
         )
         self._touch(live)
@@ -331,17 +331,17 @@ class Sessions:
 
     # Saying things ----------------------------------------------------------------------------------------------------
 
-    def _reset(self, inbound: Inbound, token: str) -> None:
+    def _reset(self, incoming: IncomingFrame, token: str) -> None:
         self.resets_sent += 1
         self._say(
-            inbound.routing_id, token, messages.Reset(text="this connection has no open session: say hello again")
+            incoming.routing_id, token, messages.Reset(text="this connection has no open session: say hello again")
         )
 
-    def _cut(self, live: _Live, code: str, text: str, *, after_ms: int) -> None:
+    def _cut(self, live: _OpenSession, code: str, text: str, *, after_ms: int) -> None:
         self._dismiss(live, code, text, after_ms=after_ms)
         self.end(live, text)
 
-    def _dismiss(self, live: _Live, code: str, text: str, *, after_ms: int) -> None:
+    def _dismiss(self, live: _OpenSession, code: str, text: str, *, after_ms: int) -> None:
         token = live.session.token
         self._say(live.routing_id, token, messages.Reject(session=token, code=code, text=text, after_ms=after_ms))
 
@@ -349,7 +349,7 @@ class Sessions:
         """One message outside of any session's machine; lost when it cannot leave at once."""
         self._send_frame(routing_id, codec.encode_frame(token, 0, 1, [], [codec.encode_message(message)]))
 
-    def _touch(self, live: _Live) -> None:
+    def _touch(self, live: _OpenSession) -> None:
         self._dirty[live] = None
         if self._flush_handle is None:
             self._flush_handle = self._loop.call_soon(self._flush)
@@ -362,18 +362,19 @@ class Sessions:
             if not live.is_over:
                 self._emit(live, now)
 
-    def _emit(self, live: _Live, now: int) -> None:
+    def _emit(self, live: _OpenSession, now: int) -> None:
         for frame in live.session.frames(now):
             sent = self._send_frame(live.routing_id, frame)
-            if sent is Sent.QUEUED:
+            if sent is SendResult.QUEUED:
                 continue
             self.end(
-                live, "its connection is closed" if sent is Sent.GONE else "it takes nothing: frozen, or far behind"
+                live,
+                "its connection is closed" if sent is SendResult.GONE else "it takes nothing: frozen, or far behind",
             )
             return
         self._arm(live, now)
 
-    def _arm(self, live: _Live, now: int) -> None:
+    def _arm(self, live: _OpenSession, now: int) -> None:
         """Makes sure that the session is looked at when it asked for; a timer that is early enough stays."""
         wake_at = live.session.next_wake_at(now)
         if live.wake is not None:
@@ -384,13 +385,13 @@ class Sessions:
         # One more than asked, so that rounding to whole milliseconds never wakes it too early.
         live.wake = self._loop.call_at((wake_at + 1) / 1000, self._wake, live)
 
-    def _wake(self, live: _Live) -> None:
+    def _wake(self, live: _OpenSession) -> None:
         live.wake = None
         now = self._now()
         if now > live.wake_at + PAUSE_MS:
             live.session.forgive(now)
         if live.session.is_silent(now):
-            self.end(live, f"no frame for {self._terms.silence_ms / 1000:g} s")
+            self.end(live, f"no frame for {self._settings.silence_ms / 1000:g} s")
             return
         self._emit(live, now)
 

@@ -18,7 +18,7 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from waterflow_agent.keys import KEY_BYTES
-from waterflowd.dispatch.rejections import Refusals
+from waterflowd.dispatch.rejections import Rejections
 
 #: The address is fixed by the protocol; there is one authenticator for each ZeroMQ context.
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
@@ -40,9 +40,11 @@ class _Request(NamedTuple):
 class Authenticator:
     """Answers every handshake of one context. Start it before the first socket is bound."""
 
-    def __init__(self, context: zmq.asyncio.Context, is_approved: Callable[[str], bool], refusals: Refusals) -> None:
+    def __init__(
+        self, context: zmq.asyncio.Context, is_approved: Callable[[str], bool], rejections: Rejections
+    ) -> None:
         self._is_approved = is_approved
-        self._refusals = refusals
+        self._rejections = rejections
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
         self._socket.bind(ZAP_ENDPOINT)
@@ -73,5 +75,5 @@ class Authenticator:
         return self._refuse(request.request_id, f"key {key} is not approved", [request.address])
 
     def _refuse(self, request_id: bytes, text: str, address: list[bytes]) -> list[bytes]:
-        self._refusals.note("WF212", text, address[0].decode("ascii", "replace") if address else "?")
+        self._rejections.note("WF212", text, address[0].decode("ascii", "replace") if address else "?")
         return [b"1.0", request_id, b"400", b"this key is not approved", b"", b""]

@@ -31,8 +31,8 @@ from waterflowd.engine.state.runs import Attempt
 from waterflowd.fleet.placement import AttemptKey, Server
 from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver
-from waterflowd.host.file_responses import Files
-from waterflowd.host.outputs import Outputs
+from waterflowd.host.file_responses import FileServer
+from waterflowd.host.outputs import OutputCollector
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import AttemptStatus, Outcome, Status
@@ -46,16 +46,16 @@ GATHER_S = 60.0
 class Bulk(NamedTuple):
     """What is large and goes beside the messages: what steps print comes, the files of their jobs go."""
 
-    outputs: Outputs
-    files: Files
+    outputs: OutputCollector
+    files: FileServer
 
 
-class Agents:
-    """Implements `ports.AgentDesk` over the driver's world."""
+class AgentHandler:
+    """Implements `ports.AgentListener` over the driver's state."""
 
     def __init__(self, driver: Driver, link: ports.Link, clock: ports.Clock, bulk: Bulk, lost_after_ms: int) -> None:
         self._driver = driver
-        self._world = driver.world
+        self._state = driver.state
         self._link = link
         self._clock = clock
         self._outputs, self._files = bulk
@@ -68,21 +68,21 @@ class Agents:
 
     def recovered(self) -> None:
         """After recovery: agents that hold attempts have `lost-after` from now on to come back, and others their time too."""
-        for server in self._world.placement.servers.values():
+        for server in self._state.placement.servers.values():
             self._await_return(server.agent)
-        self._world.placement.is_gathering = True
+        self._state.placement.is_gathering = True
         self._gathering = asyncio.get_running_loop().call_later(
             min(GATHER_S, self._lost_after_ms / 1000), self._gathered
         )
 
     def _gathered(self) -> None:
-        self._world.placement.gathered()
+        self._state.placement.gathered()
         self._driver.wake()
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 
     def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         server = Server(
             agent=agent,
             instance=hello.instance,
@@ -103,7 +103,7 @@ class Agents:
         timer = self._lost_timers.pop(agent, None)
         if timer is not None:
             timer.cancel()
-        self._world.placement.connect(server)
+        self._state.placement.connect(server)
         self._hellos[agent] = hello
         self._unacknowledged.discard(agent)
         if self._driver.is_ahead:
@@ -116,7 +116,7 @@ class Agents:
         ]
 
     def connected(self, agent: AgentId) -> None:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         hello = self._hellos[agent]
         self._driver.settle(agent, lambda: self._settle(agent, hello))
 
@@ -126,7 +126,7 @@ class Agents:
             return
         del self._hellos[agent]
         held = {item.key: item.state for item in hello.held}
-        server = self._world.placement.server(agent)
+        server = self._state.placement.server(agent)
         outgoing: list[messages.DaemonMessage] = []
         lost: list[tuple[RunId, inputs.Input]] = []
         for run, attempt, key in list(self._taken(server)):
@@ -147,7 +147,7 @@ class Agents:
             try:
                 outgoing.extend(self._owed(run, key, is_held=state is not None))
             except Exception as error:  # noqa: BLE001  supervision point: one run must not keep the agent out
-                stall(self._world, run, error)
+                stall(self._state, run, error)
         for key, state in held.items():
             if state is not messages.AttemptState.FINISHED:
                 # Nothing happens for one that was forgotten with the `Welcome`.
@@ -164,9 +164,9 @@ class Agents:
 
     def _is_over(self, agent: AgentId, run_id: str, job_id: str) -> bool:
         """Whether nothing of the job will come to the agent any more. What is stalled, or not in the log, stays as it is."""
-        run = self._world.runs.get(RunId(run_id))
+        run = self._state.runs.get(RunId(run_id))
         if run is None:
-            return RunId(run_id) not in self._world.stalled and self._driver.knows(run_id)
+            return RunId(run_id) not in self._state.stalled and self._driver.knows(run_id)
         job = run.jobs_by_id.get(JobId(job_id))
         if job is None or job.status is Status.COMPLETED or job.retry_at is not None:
             return True
@@ -180,14 +180,14 @@ class Agents:
             if (command.step, command.attempt) != (key.step, key.attempt):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
-                yield from offer(self._world, run, command)
+                yield from offer(self._state, run, command)
             elif isinstance(command, commands.CancelTask):
                 yield messages.Cancel(key, command.is_forced, command.reason)
 
     def disconnected(self, agent: AgentId, text: str) -> None:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         self._hellos.pop(agent, None)
-        self._world.placement.disconnect(agent, self._clock.now(), text)
+        self._state.placement.disconnect(agent, self._clock.now(), text)
         self._await_return(agent)
         self._driver.wake()
 
@@ -200,7 +200,7 @@ class Agents:
 
     def _give_up(self, agent: AgentId) -> None:
         self._lost_timers.pop(agent, None)
-        server = self._world.placement.server(agent)
+        server = self._state.placement.server(agent)
         if server.is_connected:
             return
         self.lose(agent, f"not connected for {self._lost_after_ms // 1000} s", ReasonCode.SERVER_LOST)
@@ -208,7 +208,7 @@ class Agents:
     def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
         """Ends everything that the agent holds as lost: it stayed away too long or was revoked."""
         lost: list[tuple[RunId, inputs.Input]] = []
-        for run, attempt, key in self._taken(self._world.placement.server(agent)):
+        for run, attempt, key in self._taken(self._state.placement.server(agent)):
             why = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
             lost.append((run.id, _lost(agent, key, why)))
         if lost:
@@ -218,13 +218,13 @@ class Agents:
 
     def _taken(self, server: Server) -> Iterator[tuple[Run, Attempt, messages.TaskKey]]:
         for name in server.taken:
-            run = self._world.runs.get(name.run)
+            run = self._state.runs.get(name.run)
             attempt = run.attempt(name.job, name.step, name.attempt) if run is not None else None
             if run is not None and attempt is not None and attempt.is_open:
                 yield run, attempt, _task_key(name, attempt.epoch)
 
     def _open(self, agent: AgentId, key: messages.TaskKey) -> Attempt | None:
-        run = self._world.runs.get(RunId(key.run))
+        run = self._state.runs.get(RunId(key.run))
         attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if run is not None else None
         if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
             return None
@@ -236,26 +236,26 @@ class Agents:
         reports: Sequence[messages.Started | messages.Finished],
         durable: Callable[[], None],
     ) -> None:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         given: list[tuple[RunId, inputs.Input]] = []
         for report in reports:
             run_id = RunId(report.key.run)
-            if run_id in self._world.stalled:
+            if run_id in self._state.stalled:
                 # The result stays with the agent until the run can take it. Acknowledgements are cumulative, so from here on
                 # none may be given in this session; what is taken meanwhile comes again, and is no news then.
                 self._unacknowledged.add(agent)
-            elif run_id in self._world.runs:
+            elif run_id in self._state.runs:
                 given.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
                 self._driver.record_evidence(run_id, _report(agent, report))
         self._driver.submit(given, _not_durable if agent in self._unacknowledged else durable)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         self._outputs.received(agent, output)
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
-        """See `ports.AgentDesk`."""
+        """See `ports.AgentListener`."""
         self._files.file_requested(agent, request)
 
 

@@ -6,7 +6,7 @@ Rules of this file:
 - Placement is answered in here: `Place` goes to the fleet, and its answer is fed back as an input of the same batch.
 - Outgoing messages are made now, from the state that they belong to, and leave only after the commit.
 - A secret that is still being read holds up what needs it and nothing else: no slot is asked for, or the offer waits
-  (`World.unread`), and both are asked for again when there is news.
+  (`LiveState.unread`), and both are asked for again when there is news.
 - A run whose step raises is stalled alone: it leaves the driver, its place in the log and the error are shown.
 - What the log could not hold never gets into a batch: it would fail together with everybody else's.
 """
@@ -28,7 +28,7 @@ from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
 from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host import child_runs, slot_requests
-from waterflowd.host.child_runs import ChildRuns
+from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
@@ -63,7 +63,7 @@ def all_missing(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-class World(msgspec.Struct, frozen=True, kw_only=True):
+class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     """What all batches work on: the driver's live state. The single writer owns it."""
 
     runs: dict[RunId, Run]
@@ -74,7 +74,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     #: Runs that steps start and wait for.
-    child_runs: ChildRuns = msgspec.field(default_factory=ChildRuns)
+    child_runs: ChildRunRegistry = msgspec.field(default_factory=ChildRunRegistry)
     lower: Lower
     missing_secrets: MissingSecrets = all_missing
     #: Asked for again when some secret was read, or could not be.
@@ -93,8 +93,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 class Batch:
     """One transaction in the making."""
 
-    def __init__(self, world: World, now: int) -> None:
-        self._world = world
+    def __init__(self, state: LiveState, now: int) -> None:
+        self._state = state
         self._now = now
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
@@ -110,7 +110,7 @@ class Batch:
 
     def feed(self, run_id: RunId, given: inputs.Input) -> bool:
         """Feeds an input and everything that it leads to inside the batch. False when the run is not open."""
-        run = self._world.runs.get(run_id)
+        run = self._state.runs.get(run_id)
         if run is None:
             return False
         waiting = deque([given])
@@ -118,7 +118,7 @@ class Batch:
             while waiting:
                 self._step(run, waiting.popleft(), waiting)
         except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
-            stall(self._world, run, error)
+            stall(self._state, run, error)
         return True
 
     def _step(self, run: Run, given: inputs.Input, waiting: deque[inputs.Input]) -> None:
@@ -132,11 +132,11 @@ class Batch:
             if run.is_completed and before < run.seq:
                 self.completed.append(run.id)
                 self._others.extend(
-                    (place.run, child_runs.ended(place, run)) for place in self._world.child_runs.waiting(run.id)
+                    (place.run, child_runs.ended(place, run)) for place in self._state.child_runs.waiting(run.id)
                 )
         if isinstance(given, inputs.Placed) and not _is_held(run, given):
             # The slot was taken for an attempt that does not want it any more.
-            self._world.placement.free(given.agent, _key(run.id, given))
+            self._state.placement.free(given.agent, _key(run.id, given))
         for command in progress.commands:
             self._carry_out(run, command, waiting)
 
@@ -164,44 +164,44 @@ class Batch:
                 self._append(run_stream(run.id), run.seq, [event])
 
     def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
-        world = self._world
+        state = self._state
         # The most frequent ones first.
         match command:
             case commands.Place():
                 answer = self.place(run.id, command)
                 waiting.append(answer)
             case commands.SendTask(agent=agent):
-                for message in offer(world, run, command):
+                for message in offer(state, run, command):
                     self._send(agent, message)
             case commands.FreeSlot(agent=agent):
-                world.placement.free(agent, _key(run.id, command))
+                state.placement.free(agent, _key(run.id, command))
             case commands.Survey(job=job, group=group, labels=labels):
                 waiting.append(self._survey(run.id, job, group, labels))
             case commands.DropSurvey(job=job):
-                world.placement.drop_survey(Survey(run.id, job))
+                state.placement.drop_survey(Survey(run.id, job))
             case commands.Lock():
                 self._lock(run, command)
             case commands.Unlock(job=job):
-                world.locks.release(Holder(run.id, job))
+                state.locks.release(Holder(run.id, job))
             case commands.StartChildRun():
-                world.child_runs.want(_key(run.id, command))
+                state.child_runs.want(_key(run.id, command))
             case commands.WatchChildRun():
                 waiting.extend(self._watch(run.id, command))
             case commands.CancelChildRun():
                 self._cancel_child_run(run.id, command)
             case commands.DropChildRun():
-                world.child_runs.drop(_key(run.id, command))
+                state.child_runs.drop(_key(run.id, command))
             case commands.Withdraw():
-                world.placement.withdraw(_key(run.id, command))
+                state.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):
                 key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
             case commands.ReleaseJob(agent=agent, job=job):
                 self._send(agent, messages.Release(run.id, job))
             case commands.ArmTimer(timer=timer):
-                world.timers.arm(run.id, timer)
+                state.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
-                world.timers.drop(run.id, timer)
+                state.timers.drop(run.id, timer)
 
     def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
         self.outbox.setdefault(agent, []).append(message)
@@ -209,7 +209,7 @@ class Batch:
     def ask(self, owed: Sequence[tuple[RunId, Question]]) -> None:
         """Asks for what is owed to runs since they were folded, or while secrets were read: slots, lists of servers, offers."""
         for run_id, command in owed:
-            run = self._world.runs.get(run_id)
+            run = self._state.runs.get(run_id)
             # A timer may have ended the attempt since, or the run may have been folded again and asked for twice.
             still = () if run is None else _owed(run, command)
             if run is None or command not in still:
@@ -217,7 +217,7 @@ class Batch:
             match command:
                 case commands.SendTask():
                     self._offer_again(run, still)
-                case commands.Place() if not self._world.placement.knows(_key(run_id, command)):
+                case commands.Place() if not self._state.placement.knows(_key(run_id, command)):
                     self.feed(run_id, self.place(run_id, command))
                 case commands.Survey(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
@@ -236,19 +236,19 @@ class Batch:
                 if isinstance(command, commands.SendTask | commands.CancelTask):
                     self._carry_out(run, command, deque())
         except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
-            stall(self._world, run, error)
+            stall(self._state, run, error)
 
     def _watch(self, run_id: RunId, command: commands.WatchChildRun) -> list[inputs.Input]:
         """Waits for the end of a run; gives it when it is there already."""
-        place, world = _key(run_id, command), self._world
-        found = world.runs.get(command.run)
-        if found is None and command.run not in world.stalled:
-            found = world.child_runs.look(command.run)
+        place, state = _key(run_id, command), self._state
+        found = state.runs.get(command.run)
+        if found is None and command.run not in state.stalled:
+            found = state.child_runs.look(command.run)
             if found is None:
                 return [child_runs.gone(place, command.run)]
         if found is not None and found.is_completed:
             return [child_runs.ended(place, found)]
-        world.child_runs.watch(place, command.run)
+        state.child_runs.watch(place, command.run)
         return []
 
     def _cancel_child_run(self, run_id: RunId, command: commands.CancelChildRun) -> None:
@@ -256,26 +256,26 @@ class Batch:
         self._others.append((command.run, inputs.CancelRun(by=f"run {run_id}", is_forced=command.is_forced)))
 
     def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
-        repository, may_use = self._world.runs[run_id].repository, self._world.may_use
+        repository, may_use = self._state.runs[run_id].repository, self._state.may_use
         if group != ALL_SERVERS and not may_use(repository, group):
             return inputs.Surveyed(job=job, servers=[], reason=_not_allowed(repository, group), is_refused=True)
         survey = Survey(run_id, job)
         if group != ALL_SERVERS or may_use(repository, ALL_SERVERS):
-            return surveyed(survey, self._world.placement.survey(survey, group, labels))
+            return surveyed(survey, self._state.placement.survey(survey, group, labels))
 
         def accept(entry: Enrolled) -> bool:
             return any(may_use(repository, name) for name in entry.groups)
 
-        return surveyed(survey, self._world.placement.survey(survey, group, labels, accept))
+        return surveyed(survey, self._state.placement.survey(survey, group, labels, accept))
 
     def _may_use(self, repository: str | None, group: str, agent: AgentId | None) -> bool:
         """Whether a run of the repository may use the group; of every server, whether it may use this one."""
-        may_use = self._world.may_use
-        entry = self._world.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
+        may_use = self._state.may_use
+        entry = self._state.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
         return may_use(repository, group) or (entry is not None and any(may_use(repository, of) for of in entry.groups))
 
     def _lock(self, run: Run, command: commands.Lock) -> None:
-        locks = self._world.locks
+        locks = self._state.locks
         ask = asked(run, command)
         is_waiting = False
         for answer in locks.ask(ask):
@@ -299,15 +299,15 @@ class Batch:
 
     def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
         """Asks the fleet for a slot and gives the answer as an input."""
-        repository = self._world.runs[run_id].repository
+        repository = self._state.runs[run_id].repository
         if not self._may_use(repository, command.group, command.agent):
             why = _not_allowed(repository, command.group)
             return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
         obstacle = self._without_secrets(run_id, command) if command.secrets else None
         if obstacle is not None:
             return obstacle
-        want = slot_requests.of(self._world.runs[run_id], command, _key(run_id, command))
-        answer = self._world.placement.place(want)
+        want = slot_requests.of(self._state.runs[run_id], command, _key(run_id, command))
+        answer = self._state.placement.place(want)
         if isinstance(answer, Server):
             return self._placed(want, answer)
         return inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
@@ -316,9 +316,9 @@ class Batch:
         """Why the attempt gets no slot yet, or never; None when all of its secrets are at hand."""
         job, name, number = command.job, command.step, command.attempt
         try:
-            missing = self._world.missing_secrets(self._world.runs[run_id], job, command.secrets)
+            missing = self._state.missing_secrets(self._state.runs[run_id], job, command.secrets)
         except Retryable as error:
-            self._world.unread.append((run_id, command))
+            self._state.unread.append((run_id, command))
             why = reason(ReasonCode.SECRET_WAITING, error.text)
             return inputs.NotPlaced(job=job, step=name, attempt=number, reason=why)
         except Rejected as error:
@@ -331,12 +331,12 @@ class Batch:
         return inputs.Unplaceable(job=job, step=name, attempt=number, reason=why)
 
     def _placed(self, want: Want, server: Server) -> inputs.Placed:
-        entry = self._world.registry.agents[server.agent]
+        entry = self._state.registry.agents[server.agent]
         return inputs.Placed(
             job=want.key.job,
             step=want.key.step,
             attempt=want.key.attempt,
-            epoch=self._world.epoch,
+            epoch=self._state.epoch,
             agent=server.agent,
             agent_name=entry.name,
             boot_id=server.boot_id,
@@ -348,16 +348,16 @@ class Batch:
         """Gives what came free to those who wait, and tells those that wait on why, where that has changed."""
         while True:
             self._settle_others()
-            for want, server in self._world.placement.assign():
+            for want, server in self._state.placement.assign():
                 if not self.feed(want.key.run, self._placed(want, server)):
-                    self._world.placement.free(server.agent, want.key)
-            for want, why in self._world.placement.news():
+                    self._state.placement.free(server.agent, want.key)
+            for want, why in self._state.placement.news():
                 key = want.key
                 given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why)
                 self.feed(key.run, given)
-            for survey, found in self._world.placement.surveyed():
+            for survey, found in self._state.placement.surveyed():
                 self.feed(survey.run, surveyed(survey, found))
-            for answer in self._world.locks.news():
+            for answer in self._state.locks.news():
                 self._answer(answer)
             if not self._others:
                 return
@@ -366,7 +366,7 @@ class Batch:
         while self._others:
             run_id, given = self._others.popleft()
             if not self.feed(run_id, given) and isinstance(given, inputs.Locked):
-                self._world.locks.forget(run_id)
+                self._state.locks.forget(run_id)
 
     def seal(self) -> records.Batch:
         """The batch's contents, complete."""
@@ -443,36 +443,36 @@ def check_storable(content: Sequence[Any]) -> None:
         raise Rejected("WF605", f"a value cannot be stored: {error}") from error
 
 
-def offer(world: World, run: Run, command: commands.SendTask) -> Iterator[messages.Offer]:
+def offer(state: LiveState, run: Run, command: commands.SendTask) -> Iterator[messages.Offer]:
     """The offer of an attempt; none while a secret of it is being read: it is made when there is news."""
-    instance = world.placement.server(command.agent).instance
+    instance = state.placement.server(command.agent).instance
     try:
-        yield messages.Offer(world.lower(run, command, instance))
+        yield messages.Offer(state.lower(run, command, instance))
     except Retryable:
-        world.unread.append((run.id, command))
+        state.unread.append((run.id, command))
 
 
-def stall(world: World, run: Run, error: Exception) -> None:
+def stall(state: LiveState, run: Run, error: Exception) -> None:
     """The run cannot go on until a person has looked: it leaves the live state, its place in the log stays, others go on."""
     logger.error("run %s is stalled; the other runs go on", run.id, exc_info=error, extra={"run": run.id})
-    world.stalled[run.id] = f"stalled after event {run.seq}: {error}"
-    drop(world, run.id)
+    state.stalled[run.id] = f"stalled after event {run.seq}: {error}"
+    drop(state, run.id)
 
 
-def drop(world: World, run: RunId) -> None:
+def drop(state: LiveState, run: RunId) -> None:
     """The run leaves the live state: its slots, wants, places and timers with it."""
-    world.runs.pop(run, None)
-    world.timers.drop_run(run)
-    world.placement.forget(run)
-    world.locks.forget(run)
-    world.child_runs.forget(run)
+    state.runs.pop(run, None)
+    state.timers.drop_run(run)
+    state.placement.forget(run)
+    state.locks.forget(run)
+    state.child_runs.forget(run)
 
 
 #: What is asked in the batch after a run was folded, or a secret was read.
 Question = commands.Place | commands.Survey | commands.SendTask | commands.WatchChildRun | commands.CancelChildRun
 
 
-def owe(world: World, run: Run) -> list[Question]:
+def owe(state: LiveState, run: Run) -> list[Question]:
     """Takes up what the host owes a run that was folded from the log; gives what is still to be asked for.
 
     Tasks that are on agents hold their slots; what the agents lack is sent when they connect.
@@ -481,18 +481,18 @@ def owe(world: World, run: Run) -> list[Question]:
     for command in outstanding(run):
         match command:
             case commands.ArmTimer(timer=timer):
-                world.timers.arm(run.id, timer)
+                state.timers.arm(run.id, timer)
             case commands.SendTask(agent=agent, job=job, step=name, attempt=number):
-                world.placement.hold(agent, AttemptKey(run.id, job, name, number))
+                state.placement.hold(agent, AttemptKey(run.id, job, name, number))
             case commands.Lock(job=job):
                 lock = run.lock if job is None else run.jobs_by_id[job].lock
                 if lock is not None and lock.is_held:
-                    world.locks.hold(asked(run, command))
+                    state.locks.hold(asked(run, command))
                 else:
                     # At once: whoever comes from now on is behind them.
-                    world.locks.wait(asked(run, command))
+                    state.locks.wait(asked(run, command))
             case commands.StartChildRun():
-                world.child_runs.want(_key(run.id, command))
+                state.child_runs.want(_key(run.id, command))
             case commands.Place() | commands.Survey() | commands.WatchChildRun() | commands.CancelChildRun():
                 questions.append(command)
             case _:

@@ -19,7 +19,7 @@ from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.driver import Driver
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.ports import Targets
+from waterflowd.ports import ChildWorkflows
 
 #: Runs that are prepared at a time: one repository that hangs does not hold up the others.
 _AT_ONCE = 8
@@ -30,12 +30,12 @@ _BUSY = 429
 logger = logging.getLogger("waterflow.host")
 
 
-class Starter:
-    """Starts what `world.child_runs` wants. `run` is its task."""
+class ChildRunStarter:
+    """Starts what `state.child_runs` wants. `run` is its task."""
 
-    def __init__(self, driver: Driver, targets: Targets) -> None:
+    def __init__(self, driver: Driver, targets: ChildWorkflows) -> None:
         self._driver = driver
-        self._world = driver.world
+        self._state = driver.state
         self._targets = targets
 
     async def run(self) -> None:
@@ -46,7 +46,7 @@ class Starter:
 
     async def _work(self) -> None:
         while True:
-            place = await self._world.child_runs.next()
+            place = await self._state.child_runs.next()
             try:
                 await self._start(place)
             except Rejected as error:
@@ -63,7 +63,7 @@ class Starter:
                 self._later(place, Stalled("WF403", f"a fault in Waterflow: {type(error).__name__}"))
 
     async def _start(self, place: AttemptKey) -> None:
-        run = self._world.runs.get(place.run)
+        run = self._state.runs.get(place.run)
         attempt = run.attempt(place.job, place.step, place.attempt) if run is not None else None
         if run is None or attempt is None or attempt.params is None or not child_runs.is_wanted(run, place):
             return
@@ -84,7 +84,7 @@ class Starter:
 
     def _later(self, place: AttemptKey, error: WaterflowError) -> None:
         """Says why the step waits, and tries again after a while."""
-        failures = self._world.child_runs.failed(place)
+        failures = self._state.child_runs.failed(place)
         if not failures:
             return
         delay_s = _BACKOFF.delay_s(failures)
@@ -93,4 +93,4 @@ class Starter:
         logger.warning("run %s, %s/%s: its run is not started yet: %s", place.run, place.job, place.step, error)
         why = reason(ReasonCode.CHILD_RUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
         self._driver.submit([(place.run, child_runs.not_begun(place, why, is_refused=False))])
-        asyncio.get_running_loop().call_later(delay_s, self._world.child_runs.again, place)
+        asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.again, place)

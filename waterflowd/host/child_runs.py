@@ -29,7 +29,7 @@ from waterflowd.model.statuses import Conclusion
 _KEY_BYTES_MAX = 400
 
 
-class ChildRuns:
+class ChildRunRegistry:
     """What is wanted and waited for. `look` gives a run that is not open, from the log; None when there is none."""
 
     def __init__(self, look: Callable[[RunId], Run | None] = lambda run: None) -> None:

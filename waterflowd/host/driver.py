@@ -35,11 +35,11 @@ from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
 from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
-from waterflowd.host.batch import Batch, Question, World, check_storable, drop, owe, summary
+from waterflowd.host.batch import Batch, LiveState, Question, check_storable, drop, owe, summary
 from waterflowd.host.feed import Feed
-from waterflowd.host.metrics import Counts
-from waterflowd.host.queries import Queries
-from waterflowd.host.run_logging import narrate
+from waterflowd.host.metrics import DriverMetrics
+from waterflowd.host.queries import RunQueries
+from waterflowd.host.run_logging import log_batch
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
@@ -75,15 +75,15 @@ class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
     def __init__(
-        self, world: World, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed, queries: Queries
+        self, state: LiveState, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed, queries: RunQueries
     ) -> None:
-        self.world = world
+        self.state = state
         self._queries = queries
         self._log = log
         self._link = link
         self._clock = clock
         self._feed = feed
-        self.counts = Counts()
+        self.metrics = DriverMetrics()
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}
@@ -99,18 +99,18 @@ class Driver:
     def recover(self) -> int:
         """Folds all open runs and takes up what is owed to them; gives their number. Called once, before `run`."""
         self._take_up(list(self._log.open_runs()))
-        return len(self.world.runs)
+        return len(self.state.runs)
 
     def _take_up(self, run_ids: Sequence[RunId]) -> None:
         """Folds runs from the log, takes up what is owed to them, and asks for what they lack in the next batch."""
         questions: list[tuple[RunId, Question]] = []
         for run_id in run_ids:
             try:
-                questions.extend((run_id, question) for question in owe(self.world, self._fold(run_id)))
+                questions.extend((run_id, question) for question in owe(self.state, self._fold(run_id)))
             except Exception as error:  # noqa: BLE001  supervision point: one run's log must not keep the others from going on
                 logger.error("run %s is stalled: %s", run_id, error, extra={"run": run_id})
-                drop(self.world, run_id)
-                self.world.stalled[run_id] = str(error)
+                drop(self.state, run_id)
+                self.state.stalled[run_id] = str(error)
         if run_ids:
             # Even without questions: places in concurrency groups are given by the batch.
             self._submit(lambda batch: batch.ask(questions))
@@ -121,8 +121,8 @@ class Driver:
         compiled = self._log.plan(created.plan_hash) if isinstance(created, events.RunCreated) else None
         if not isinstance(created, events.RunCreated) or compiled is None:
             raise Stalled("WF305", "its first event or its plan is missing from the store; run waterflowd fsck")
-        run = self.world.runs[run_id] = fold(run_id, self._decode(created.plan_hash, compiled), history)
-        self.world.stalled.pop(run_id, None)
+        run = self.state.runs[run_id] = fold(run_id, self._decode(created.plan_hash, compiled), history)
+        self.state.stalled.pop(run_id, None)
         return run
 
     def _decode(self, plan_hash: str, compiled: bytes) -> plan.Plan:
@@ -145,7 +145,7 @@ class Driver:
         if self._items:
             return
         self._wake.clear()
-        next_at = self.world.timers.next_at
+        next_at = self.state.timers.next_at
         delay_s = WAKE_S_MAX if next_at is None else min(WAKE_S_MAX, max(0.0, (next_at - self._clock.now()) / 1000))
         handle = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
         try:
@@ -155,8 +155,8 @@ class Driver:
 
     async def _make_batch(self) -> None:
         now = self._clock.now()
-        batch = Batch(self.world, now)
-        for run_id, timer in self.world.timers.due(now, BATCH_ITEMS_MAX):
+        batch = Batch(self.state, now)
+        for run_id, timer in self.state.timers.due(now, BATCH_ITEMS_MAX):
             batch.feed(run_id, inputs.TimerFired(timer=timer))
         items: list[_Item] = []
         while self._items and len(items) < BATCH_ITEMS_MAX:
@@ -183,15 +183,15 @@ class Driver:
             except Stalled as error:
                 self._end(items, error)
                 raise
-            self.counts.add(contents, time.monotonic() - began)
-            narrate(contents)
+            self.metrics.add(contents, time.monotonic() - began)
+            log_batch(contents)
             self.read_only = ""
         self._publish(batch, items)
 
     def _publish(self, batch: Batch, items: list[_Item]) -> None:
         self.is_ahead = False
         for run_id in batch.completed:
-            drop(self.world, run_id)
+            drop(self.state, run_id)
         self._feed.published(append.stream for append in batch.contents.appends)
         for item in items:
             item.done()
@@ -200,7 +200,7 @@ class Driver:
                 # Its settlement has just said all that is owed.
                 continue
             # An offer for an earlier start of the agent would be refused; the settlement with the present one makes it again.
-            instance = self.world.placement.server(agent).instance
+            instance = self.state.placement.server(agent).instance
             fresh = [one for one in outgoing if not isinstance(one, messages.Offer) or one.task.instance == instance]
             self._link.send(agent, fresh)
 
@@ -215,8 +215,8 @@ class Driver:
         # In their order and before whatever has come meanwhile: an acknowledgement says so of everything before it.
         self._items.extendleft(reversed(kept))
         for run_id in batch.touched:
-            drop(self.world, run_id)
-            self.world.stalled.pop(run_id, None)
+            drop(self.state, run_id)
+            self.state.stalled.pop(run_id, None)
         # At once: who looks during the pause must find these runs open.
         self._take_up([run_id for run_id in batch.touched if self._log.head(run_stream(run_id))])
         self.is_ahead = False
@@ -278,8 +278,8 @@ class Driver:
 
     def secrets_read(self) -> None:
         """Some secret was read, or could not be: asks again for all that waits for secrets."""
-        waiting = list(self.world.unread)
-        self.world.unread.clear()
+        waiting = list(self.state.unread)
+        self.state.unread.clear()
         if waiting:
             self._submit(lambda batch: batch.ask(waiting))
 
@@ -318,7 +318,7 @@ class Driver:
         (run_id,) = await self._commit(lambda batch: self._start_all(batch, [request]))
         found = self._log.run(run_id)
         if found is None:
-            raise Stalled("WF403", self.world.stalled.pop(run_id, f"run {run_id} could not begin"))
+            raise Stalled("WF403", self.state.stalled.pop(run_id, f"run {run_id} could not begin"))
         return found
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
@@ -341,7 +341,7 @@ class Driver:
             return request
         if not calls or request.hashes or request.repository is None or request.revision is None:
             return request
-        hashes = await self.world.digests(request.repository, request.revision, calls)
+        hashes = await self.state.digests(request.repository, request.revision, calls)
         return msgspec.structs.replace(request, hashes=hashes)
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
@@ -357,7 +357,7 @@ class Driver:
         fresh = sum(self._known(batch, request) is None for request in requests)
         if fresh and self._log.is_disk_low:
             raise Retryable("WF302", DISK_LOW)
-        if fresh and len(self.world.runs) + fresh > OPEN_RUNS_MAX:
+        if fresh and len(self.state.runs) + fresh > OPEN_RUNS_MAX:
             raise Rejected(
                 "WF609", f"{OPEN_RUNS_MAX} runs are open, which is the limit; wait or cancel some", status=429
             )
@@ -390,7 +390,7 @@ class Driver:
         batch.contents.plans[plan_hash] = request.plan
         if key is not None:
             batch.contents.keys[key] = run_id
-        self.world.runs[run_id] = Run(run_id, compiled)
+        self.state.runs[run_id] = Run(run_id, compiled)
         batch.feed(
             run_id,
             inputs.StartRun(
@@ -404,7 +404,7 @@ class Driver:
                 rerun_of=request.rerun_of,
                 kept=request.kept,
                 hashes=request.hashes,
-                environments=self.world.policies(request, compiled),
+                environments=self.state.policies(request, compiled),
             ),
         )
         if key is not None and run_id not in batch.touched:
@@ -420,14 +420,14 @@ class Driver:
         wanted = await self._with_hashes(request)
 
         def apply(batch: Batch) -> None:
-            live = self.world.runs.get(place.run)
+            live = self.state.runs.get(place.run)
             if live is None or not child_runs.is_wanted(live, place):
                 return
             (started,) = self._start_all(batch, [wanted])
-            found = self.world.runs.get(started)
+            found = self.state.runs.get(started)
             row = self._log.run(started) if found is None else summary(found)
             if row is None:
-                raise Rejected("WF403", self.world.stalled.pop(started, f"run {started} could not begin"))
+                raise Rejected("WF403", self.state.stalled.pop(started, f"run {started} could not begin"))
             batch.feed(place.run, child_runs.begun(place, row))
 
         await self._commit(apply)
@@ -449,7 +449,7 @@ class Driver:
         return found
 
     def _check_decision(self, given: inputs.Decision, run: RunId) -> None:
-        live = self.world.runs.get(run)
+        live = self.state.runs.get(run)
         approval = approvals.find(live, given.job, given.step) if live is not None else None
         if live is None or approval is None:
             where = given.job if given.step is None else f"{given.job}/{given.step}"
@@ -460,12 +460,12 @@ class Driver:
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         """See `ports.Runs`."""
-        if run not in self.world.runs:
+        if run not in self.state.runs:
             known = self._log.run(run)
             if known is None:
                 raise Rejected("WF604", f"there is no run {run}", status=404)
-            if run in self.world.stalled:
-                raise Rejected("WF606", f"run {run} is stalled: {self.world.stalled[run]}", status=409)
+            if run in self.state.stalled:
+                raise Rejected("WF606", f"run {run} is stalled: {self.state.stalled[run]}", status=409)
             raise Rejected("WF606", f"run {run} is completed; there is nothing to cancel", status=409)
         given = inputs.CancelRun(by=by, is_forced=is_forced)
         await self._commit(lambda batch: batch.feed(run, given))

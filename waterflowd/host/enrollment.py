@@ -22,7 +22,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.fleet import events
 from waterflowd.fleet.registry import Registry, check_groups, free_name
-from waterflowd.host.agents import Agents
+from waterflowd.host.agents import AgentHandler
 from waterflowd.host.driver import Driver
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.model.reasons import ReasonCode
@@ -34,7 +34,7 @@ ASK_AGAIN_MS = 5_000
 TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True):
+class PendingAgent(msgspec.Struct, frozen=True, kw_only=True):
     """A key that waits for a person."""
 
     agent: AgentId
@@ -46,7 +46,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: int
 
 
-class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+class DaemonEndpoints(msgspec.Struct, frozen=True, kw_only=True):
     """How agents reach this daemon, as join tokens carry it."""
 
     work: str
@@ -54,14 +54,14 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     server_key: str
 
 
-class Enrollment:
-    """Implements `ports.EnrolmentDesk`, and what people do about agents."""
+class EnrollmentService:
+    """Implements `ports.Enroller`, and what people do about agents."""
 
     def __init__(
         self,
         registry: Registry,
         driver: Driver,
-        agents: Agents,
+        agents: AgentHandler,
         link: ports.Link,
         clock: ports.Clock,
         fingerprint: Callable[[str], str] = keys.fingerprint,
@@ -72,12 +72,12 @@ class Enrollment:
         self._link = link
         self._clock = clock
         self._fingerprint = fingerprint
-        self._pending: OrderedDict[AgentId, Pending] = OrderedDict()
+        self._pending: OrderedDict[AgentId, PendingAgent] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
-        self.endpoints = Endpoints(work="", enroll="", server_key="")
+        self.endpoints = DaemonEndpoints(work="", enroll="", server_key="")
 
     def is_approved(self, public_key: str) -> bool:
-        """See `ports.EnrolmentDesk`."""
+        """See `ports.Enroller`."""
         return self._registry.agent_of_key(public_key) is not None
 
     def describe(self, agent: AgentId) -> tuple[str, list[str]]:
@@ -86,12 +86,12 @@ class Enrollment:
         return (entry.name, list(entry.groups)) if entry is not None else (agent, [])
 
     async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
-        """See `ports.EnrolmentDesk`."""
+        """See `ports.Enroller`."""
         agent = AgentId(self._fingerprint(public_key))
         entry = self._registry.agents.get(agent)
         if entry is not None:
             return self._answer("approved", agent, f"welcome, {entry.name}")
-        pending = Pending(
+        pending = PendingAgent(
             agent=agent,
             public_key=public_key,
             name=wanted.name[:64],
@@ -108,7 +108,7 @@ class Enrollment:
             return self._answer("refused", agent, error.text)
         return self._answer("approved", agent, "welcome")
 
-    def _wait(self, pending: Pending) -> messages.EnrollAnswer:
+    def _wait(self, pending: PendingAgent) -> messages.EnrollAnswer:
         agent = pending.agent
         self._pending[agent] = pending
         self._pending.move_to_end(agent)
@@ -117,7 +117,7 @@ class Enrollment:
         text = f"waits for a person: waterflowctl agents approve {agent} --group GROUP"
         return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
 
-    def _joined(self, pending: Pending, text: str) -> events.AgentApproved | None:
+    def _joined(self, pending: PendingAgent, text: str) -> events.AgentApproved | None:
         """The approval by a token; None when the key is an agent already, by another request of the same one."""
         if pending.agent in self._registry.agents:
             return None
@@ -128,7 +128,9 @@ class Enrollment:
         name, groups = self.describe(agent)
         return messages.EnrollAnswer(state, text, agent, name, groups, self.endpoints.work, after_ms)
 
-    def _approval(self, pending: Pending, groups: tuple[str, ...], by: str, token: str | None) -> events.AgentApproved:
+    def _approval(
+        self, pending: PendingAgent, groups: tuple[str, ...], by: str, token: str | None
+    ) -> events.AgentApproved:
         return events.AgentApproved(
             at=self._clock.now(),
             by=by,
@@ -163,7 +165,7 @@ class Enrollment:
         if after is not None:
             self._pending.pop(fact.agent, None)
         groups = {group: None for entry in (before, after) if entry is not None for group in entry.groups}
-        self._driver.world.placement.enrollment_changed(fact.agent, tuple(groups))
+        self._driver.state.placement.enrollment_changed(fact.agent, tuple(groups))
         self._driver.wake()
 
     # What people do ---------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ class Enrollment:
         entry = self._registry.agents.get(agent)
         pending = self._pending.get(agent)
         if pending is None and entry is not None:
-            pending = Pending(
+            pending = PendingAgent(
                 agent=agent,
                 public_key=entry.public_key,
                 name=entry.name,
@@ -238,6 +240,6 @@ class Enrollment:
             raise Rejected("WF227", f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents', status=404)
         return matches[0]
 
-    def pending(self) -> list[Pending]:
+    def pending(self) -> list[PendingAgent]:
         """The keys that wait for a person, oldest first."""
         return list(self._pending.values())

@@ -15,7 +15,7 @@ from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine.rules import checkout
-from waterflowd.host.batch import World
+from waterflowd.host.batch import LiveState
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import Checkout
 
@@ -26,11 +26,11 @@ QUESTIONS_MAX = 4 * messages.FILE_REQUESTS_MAX
 LATER_MS = 1_000
 
 
-class Files:
+class FileServer:
     """The way of files from the repositories to the link."""
 
-    def __init__(self, world: World, files: ports.RevisionFiles, link: ports.Link) -> None:
-        self._world = world
+    def __init__(self, state: LiveState, files: ports.RevisionFiles, link: ports.Link) -> None:
+        self._state = state
         self._files = files
         self._link = link
         self._open: Counter[AgentId] = Counter()
@@ -89,7 +89,7 @@ class Files:
         )
 
     def _checkout(self, agent: AgentId, key: messages.TaskKey) -> Checkout | None:
-        run = self._world.runs.get(RunId(key.run))
+        run = self._state.runs.get(RunId(key.run))
         attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if run is not None else None
         if run is None or attempt is None or not attempt.is_open:
             return None

@@ -1,4 +1,4 @@
-"""Counts: what the driver has made durable since the daemon is up, for the metrics."""
+"""DriverMetrics: what the driver has made durable since the daemon is up, for the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from waterflowd.engine import events
 from waterflowd.model.records import Batch
 
 
-class Counts:
+class DriverMetrics:
     """Running totals; read them at any time."""
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run
-from waterflowd.host.batch import World
+from waterflowd.host.batch import LiveState
 from waterflowd.host.feed import Feed
-from waterflowd.host.queries import Queries
+from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, is_run_id
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 
@@ -34,11 +34,13 @@ WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
 DISK_FULL_PAUSE_S = 1.0
 
 
-class Outputs:
+class OutputCollector:
     """The way of output from the link to the disk."""
 
-    def __init__(self, world: World, logs: ports.OutputLogs, link: ports.Link, feed: Feed, queries: Queries) -> None:
-        self._world = world
+    def __init__(
+        self, state: LiveState, logs: ports.OutputLogs, link: ports.Link, feed: Feed, queries: RunQueries
+    ) -> None:
+        self._state = state
         self._logs = logs
         self._link = link
         self._feed = feed
@@ -77,7 +79,7 @@ class Outputs:
         return "" if 0 <= offset <= LOG_BYTES_MAX - size else "which is outside of what a log holds"
 
     def _is_owner(self, agent: AgentId, key: messages.TaskKey) -> bool:
-        run: Run | None = self._world.runs.get(RunId(key.run))
+        run: Run | None = self._state.runs.get(RunId(key.run))
         if run is None:
             if not is_run_id(key.run):
                 return False

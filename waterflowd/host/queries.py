@@ -1,4 +1,4 @@
-"""Queries: runs as they stand in the durable log, for whoever looks.
+"""RunQueries: runs as they stand in the durable log, for whoever looks.
 
 Rules of this file: the driver's own runs are ahead of the disk while a commit is on its way, so nobody but the driver sees
 them. What is shown is folded from the log again; a small cache keeps the runs that somebody watches and folds only what is
@@ -19,7 +19,7 @@ from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id, run_stream
 CACHED_RUNS = 64
 
 
-class Queries:
+class RunQueries:
     """Reads runs from a log."""
 
     def __init__(self, log: ports.Log) -> None:

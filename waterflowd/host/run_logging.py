@@ -21,7 +21,7 @@ _Fields = dict[str, Any]
 _Line = tuple[str, _Fields]
 
 
-def narrate(batch: Batch) -> None:
+def log_batch(batch: Batch) -> None:
     """Tells of one durable batch."""
     least = logger.getEffectiveLevel()
     rows: dict[str, RunSummary] | None = None

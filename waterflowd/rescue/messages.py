@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from waterflowd.rescue.rescue import Ended, Rescued, Restored
 from waterflowd.store.copying import Manifest
-from waterflowd.store.salvage import Salvaged
+from waterflowd.store.salvage import SalvageReport
 
 #: Names that are listed one by one; of more only the number is said, and `--json` has them all.
 LISTED_MAX = 20
@@ -53,7 +53,7 @@ def _generation(ended: Ended) -> str:
     return f"Its generation is {ended.generation}, above all that agents have seen: older leases fit nothing any more."
 
 
-def _lost(kept: Salvaged) -> Iterator[str]:
+def _lost(kept: SalvageReport) -> Iterator[str]:
     if kept.records_lost is None:
         yield "lost: an unknown number of records"
     elif kept.records_lost:

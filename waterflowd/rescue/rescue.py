@@ -67,7 +67,7 @@ class Rescued(msgspec.Struct, kw_only=True):
 
     verdict: str
     directory: str
-    kept: salvage.Salvaged
+    kept: salvage.SalvageReport
     ended: Ended
 
 
@@ -86,13 +86,13 @@ def back_up(config: Config, target: Path) -> copying.Manifest:
 
 
 def restore(config: Config, source: Path, *, goes_on: bool = False) -> Restored:
-    """Makes the configured data directory, which must be empty, of a backup; see `copying.restored` for what it raises.
+    """Makes the configured data directory, which must be empty, of a backup; see `copying.restore_backup` for what it raises.
 
     With `goes_on` nothing is ended: right only when no daemon has run since the backup was taken.
     """
     target = Path(config.data_dir)
     ended = Ended()
-    with copying.restored(source, target) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
+    with copying.restore_backup(source, target) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
         ended.generation = store.log.generation
         if not goes_on:
             when = f" of {_day(manifest.made_at)}" if manifest is not None else ""
@@ -103,12 +103,12 @@ def restore(config: Config, source: Path, *, goes_on: bool = False) -> Restored:
 
 
 def rescue(config: Config, target: Path) -> Rescued:
-    """Salvages the configured data directory into the new directory `target`; see `salvage.salvaged` for what it raises.
+    """Salvages the configured data directory into the new directory `target`. Raises as `salvage.salvage_directory` does.
 
     What is proven whole goes on, everything else is ended as after a restore.
     """
     try:
-        with salvage.salvaged(Path(config.data_dir), target) as kept:
+        with salvage.salvage_directory(Path(config.data_dir), target) as kept:
             if not kept.records:
                 raise _NothingLeft(kept)
             with open_store(target, UNIONS, is_rescue=True) as store:
@@ -120,12 +120,12 @@ def rescue(config: Config, target: Path) -> Rescued:
 
 
 class _NothingLeft(Exception):
-    def __init__(self, kept: salvage.Salvaged) -> None:
+    def __init__(self, kept: salvage.SalvageReport) -> None:
         super().__init__("nothing is left")
         self.kept = kept
 
 
-def _complete(store: Store, kept: salvage.Salvaged, configured: Sequence[str]) -> Ended:
+def _complete(store: Store, kept: salvage.SalvageReport, configured: Sequence[str]) -> Ended:
     """Makes the indexes, and ends what is not proven whole."""
     ended = Ended(generation=store.log.generation)
     _index(store.log, ended)

@@ -98,7 +98,7 @@ class BatchWork:
                 seq += 1
                 position += 1
                 chain = record.chained(chain, self._schema, position, append.at, body)
-                stored = record.Stored(seq, place, position, append.at, before, chain, self._schema, body)
+                stored = record.StoredRecord(seq, place, position, append.at, before, chain, self._schema, body)
                 records.append((layout.pack_u64(seq), record.pack(stored)))
                 if position % layout.MARK_EVERY == 0:
                     marks.append((append.key + layout.pack_u64(position), layout.pack_u64(seq)))

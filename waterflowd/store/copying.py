@@ -116,7 +116,7 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
 
 
 @contextlib.contextmanager
-def restored(source: Path, target: Path) -> Iterator[Manifest | None]:
+def restore_backup(source: Path, target: Path) -> Iterator[Manifest | None]:
     """Copies a backup, or a stopped daemon's data directory, into the new or empty directory `target`, and verifies it.
 
     Inside of the block the target can be opened for rescue; it becomes a data directory when the block is left in order, else

@@ -24,7 +24,7 @@ FULL_BELOW_BYTES = 1 << 20
 RETRY_AFTER_S = 5.0
 
 
-class Latch:
+class FailureLatch:
     """Remembers the first error after which nothing may be trusted. Safe on every thread."""
 
     def __init__(self, on_poison: Callable[[Stalled], None] | None = None) -> None:

@@ -18,7 +18,7 @@ from waterflowd.store import layout, record
 from waterflowd.store.batch import BatchWork, decode_summary
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
-from waterflowd.store.health import Latch
+from waterflowd.store.health import FailureLatch
 from waterflowd.store.rows import find, seek_before, seek_from
 from waterflowd.store.writer import Writer
 
@@ -30,7 +30,7 @@ class LmdbLog:
     """The log of one data directory. `append` wants a running loop, `append_blocking` and reading work on any thread."""
 
     def __init__(
-        self, environment: Environment, writer: Writer, *, codec: Codec, latch: Latch, generation: int
+        self, environment: Environment, writer: Writer, *, codec: Codec, latch: FailureLatch, generation: int
     ) -> None:
         self._environment = environment
         self._writer = writer
@@ -83,7 +83,7 @@ class LmdbLog:
     def feed(self, after_seq: int, limit: int) -> list[Record]:
         """Durable records of all streams with a sequence above `after_seq`, in order."""
         self._latch.check()
-        found: list[record.Stored] = []
+        found: list[record.StoredRecord] = []
         # Before the transaction, which then sees at least so many.
         last_seq = self._writer.last_seq
         with self._environment.reading() as transaction:
@@ -193,7 +193,7 @@ class LmdbLog:
         with self._environment.reading() as transaction:
             return find(self._environment, transaction, database, key)
 
-    def _record(self, stored: record.Stored) -> Record:
+    def _record(self, stored: record.StoredRecord) -> Record:
         stream = record.stream_of(stored.place)
         event = self._codec.decode(stream, stored.position, stored.schema, stored.body)
         return Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event)
@@ -205,7 +205,7 @@ def read_stream(
     """Durable records of a stream from position `first` on, checked; of any environment, written by somebody or not."""
     first = max(first, 1)
     with environment.reading() as transaction:
-        chain, walked = _Walk(environment, transaction, stream).records(first, limit)
+        chain, walked = _StreamReader(environment, transaction, stream).records(first, limit)
     records = []
     for stored in walked:
         chain = record.chained(chain, stored.schema, stored.position, stored.at, stored.body)
@@ -216,7 +216,7 @@ def read_stream(
     return records
 
 
-class _Walk:
+class _StreamReader:
     """Reads part of one stream in one transaction, from its newest wanted record back to its oldest."""
 
     def __init__(self, environment: Environment, transaction: lmdb.Transaction[bytes], stream: StreamName) -> None:
@@ -226,7 +226,7 @@ class _Walk:
         self._key = layout.stream_key(stream)
         self._place = record.place_of(self._key)
 
-    def records(self, first: int, limit: int | None) -> tuple[bytes, list[record.Stored]]:
+    def records(self, first: int, limit: int | None) -> tuple[bytes, list[record.StoredRecord]]:
         """The chain before position `first`, and the records from there on in order."""
         packed = self._row("heads", self._key)
         if packed is None:
@@ -252,7 +252,7 @@ class _Walk:
                 return layout.unpack_u64(packed), marked
         return head_seq, head_position
 
-    def _back(self, seq: int, position: int, first: int) -> list[record.Stored]:
+    def _back(self, seq: int, position: int, first: int) -> list[record.StoredRecord]:
         """Records from `position` back to the one before `first`, for its chain."""
         database = self._environment.database("records")
         stop = max(first - 1, 1)

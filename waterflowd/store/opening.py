@@ -22,7 +22,7 @@ from waterflowd.store import log as event_log
 from waterflowd.store.ballast import Ballast
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
-from waterflowd.store.health import Latch
+from waterflowd.store.health import FailureLatch
 from waterflowd.store.output_files import OutputFiles
 from waterflowd.store.outputs import LmdbOutputLogs
 from waterflowd.store.rows import find
@@ -92,7 +92,7 @@ def open_store(
         ballast = Ballast(held.path, size_bytes=ballast_bytes)
         undo.callback(ballast.release)
         generation = _next_generation(environment, ballast, is_rescue=is_rescue)
-        latch = Latch(on_poison)
+        latch = FailureLatch(on_poison)
         writer = Writer(environment, generation, ballast=ballast, latch=latch)
         writer.start(last_seq, last_at)
         undo.callback(writer.close)

@@ -32,7 +32,7 @@ from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
-from waterflowd.store.health import Latch
+from waterflowd.store.health import FailureLatch
 from waterflowd.store.output_files import OutputFile, OutputFiles
 from waterflowd.store.rows import hidden, seek_before
 from waterflowd.store.staging import Staging
@@ -70,7 +70,7 @@ class _Request(NamedTuple):
 class LmdbOutputLogs:
     """The output logs of one data directory. `append` wants a running loop; the rest works on any thread."""
 
-    def __init__(self, environment: Environment, writer: Writer, *, files: OutputFiles, latch: Latch) -> None:
+    def __init__(self, environment: Environment, writer: Writer, *, files: OutputFiles, latch: FailureLatch) -> None:
         self._environment = environment
         self._writer = writer
         self._files = files

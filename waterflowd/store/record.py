@@ -29,18 +29,18 @@ _HEADER_BYTES = 4 + _REST.size
 _NO_RUN = bytes(16)
 
 
-class Place(NamedTuple):
+class StreamRef(NamedTuple):
     """A stream as records name it: run streams by 16 bytes, the others by name."""
 
     run: bytes
     name: bytes
 
 
-class Stored(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record as it was stored; its CRC has been checked, its chain has not."""
 
     seq: int
-    place: Place
+    place: StreamRef
     position: int
     at: int
     previous: int
@@ -49,12 +49,12 @@ class Stored(NamedTuple):
     body: bytes
 
 
-def place_of(key: bytes) -> Place:
+def place_of(key: bytes) -> StreamRef:
     """The place of a stream, from its key in `heads`."""
-    return Place(key[1:], b"") if key[:1] == b"r" else Place(_NO_RUN, key[1:])
+    return StreamRef(key[1:], b"") if key[:1] == b"r" else StreamRef(_NO_RUN, key[1:])
 
 
-def stream_of(place: Place) -> StreamName:
+def stream_of(place: StreamRef) -> StreamName:
     """The name of the stream at `place`."""
     return StreamName(place.name.decode() if place.name else f"run/{layout.run_of_key(place.run)}")
 
@@ -71,7 +71,7 @@ def chained(chain: bytes, schema: int, position: int, at: int, body: bytes) -> b
     ).digest()
 
 
-def pack(stored: Stored) -> bytes:
+def pack(stored: StoredRecord) -> bytes:
     """A record as bytes."""
     seq, (run, name), position, at, previous, chain, schema, body = stored
     header = _REST.pack(RECORD_LAYOUT, len(name), schema, previous, run, chain, position, at)
@@ -79,7 +79,7 @@ def pack(stored: Stored) -> bytes:
     return zlib.crc32(rest, seq & 0xFFFFFFFF).to_bytes(4, "big") + rest
 
 
-def unpack(seq: int, value: bytes) -> Stored:
+def unpack(seq: int, value: bytes) -> StoredRecord:
     """The record in `value`. Raises `Stalled` WF304 when it is damaged, WF401 when a newer release wrote it."""
     if len(value) < _HEADER_BYTES or zlib.crc32(value[4:], seq & 0xFFFFFFFF) != int.from_bytes(value[:4], "big"):
         raise broken(seq, "its checksum does not match")
@@ -89,8 +89,8 @@ def unpack(seq: int, value: bytes) -> Stored:
             "WF401", f"record {seq} has layout {record_layout}, this release knows {RECORD_LAYOUT}; upgrade Waterflow"
         )
     name_end = _HEADER_BYTES + name_length
-    place = Place(run, value[_HEADER_BYTES:name_end])
-    return Stored(seq, place, position, at, previous, chain, schema, value[name_end:])
+    place = StreamRef(run, value[_HEADER_BYTES:name_end])
+    return StoredRecord(seq, place, position, at, previous, chain, schema, value[name_end:])
 
 
 def broken(seq: int, what: str) -> Stalled:

@@ -40,7 +40,7 @@ _HEAD_BYTES = 32
 _PLAN_BYTES_MIN = 17
 
 
-class Cut(msgspec.Struct, frozen=True, kw_only=True):
+class TruncatedStream(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is not proven whole."""
 
     stream: str
@@ -51,14 +51,14 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Salvaged(msgspec.Struct, kw_only=True):
+class SalvageReport(msgspec.Struct, kw_only=True):
     """What became of a damaged directory."""
 
     records: int = 0
     streams: int = 0
     #: Records of the source that are not in the copy; None when nobody can know.
     records_lost: int | None = 0
-    cuts: list[Cut] = []
+    cuts: list[TruncatedStream] = []
     plans: int = 0
     #: Output logs whose end is lost: a run, or a file.
     outputs_cut: list[str] = []
@@ -74,7 +74,7 @@ class Salvaged(msgspec.Struct, kw_only=True):
 
 
 @contextlib.contextmanager
-def salvaged(source: Path, target: Path) -> Iterator[Salvaged]:
+def salvage_directory(source: Path, target: Path) -> Iterator[SalvageReport]:
     """Salvages `source` into the new or empty directory `target`, which can be opened for rescue inside of the block.
 
     It becomes a data directory when the block is left in order; otherwise nothing is left in it. Raises `Stalled`: WF310 while
@@ -146,9 +146,9 @@ class _Salvage:
         self._sink = _Sink(environment)
         self._streams: dict[bytes, _Stream] = {}
         self._heads: dict[bytes, tuple[int, int, bytes]] = {}
-        self._found = Salvaged()
+        self._found = SalvageReport()
 
-    def run(self) -> Salvaged:
+    def run(self) -> SalvageReport:
         """Takes over what verifies."""
         file = self._file
         heads = _survey(file, "heads", _is_sealed)
@@ -196,26 +196,26 @@ class _Salvage:
                 elif stored.position > stream.position and not stream.why:
                     stream.why = f"event {stream.position + 1} is damaged or missing"
 
-    def _stream(self, stored: record.Stored) -> _Stream:
+    def _stream(self, stored: record.StoredRecord) -> _Stream:
         key = layout.stream_key(record.stream_of(stored.place))
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = _Stream(key)
         return stream
 
-    def _is_known(self, stored: record.Stored) -> bool:
+    def _is_known(self, stored: record.StoredRecord) -> bool:
         """Whether the record is one that was committed, as far as the stream's head is known."""
         head = self._heads.get(layout.stream_key(record.stream_of(stored.place)))
         return head is None or stored.position <= head[1]
 
-    def _fits(self, stored: record.Stored) -> bool:
+    def _fits(self, stored: record.StoredRecord) -> bool:
         stream = self._stream(stored)
         if stream.why or stored.position != stream.position + 1 or stored.previous != stream.from_seq:
             return False
         chain = record.chained(stream.chain, stored.schema, stored.position, stored.at, stored.body)
         return chain == stored.chain
 
-    def _take(self, stored: record.Stored) -> None:
+    def _take(self, stored: record.StoredRecord) -> None:
         stream = self._stream(stored)
         stream.from_seq, stream.position, stream.chain = stored.seq, stored.position, stored.chain
         stream.to_seq = self._sink.add(stored, previous=stream.to_seq)
@@ -253,7 +253,7 @@ class _Salvage:
                 why = stream.why or ("its newest events are gone" if head else "nothing proves that this is its newest")
                 lost = newest - stream.position or None
                 name = record.stream_of(record.place_of(key))
-                found.cuts.append(Cut(stream=name, kept=stream.position, lost=lost, why=why))
+                found.cuts.append(TruncatedStream(stream=name, kept=stream.position, lost=lost, why=why))
         newest = max([last, *(head[0] for head in self._heads.values())])
         is_known = is_proven or (self._file.is_rooted and bool(self._heads))
         found.records_lost = max(newest - found.records, 0) if is_known else None
@@ -292,7 +292,7 @@ class _Sink:
         self._bytes = 0
         self.last_seq = self._last_at = 0
 
-    def add(self, stored: record.Stored, *, previous: int) -> int:
+    def add(self, stored: record.StoredRecord, *, previous: int) -> int:
         """Adds a record behind the newest one; gives its sequence."""
         self.last_seq += 1
         self._last_at = stored.at
@@ -395,7 +395,7 @@ def _merged(
             last = key
 
 
-def _copy_outputs(source: Path, made: Path, environment: Environment, found: Salvaged) -> None:
+def _copy_outputs(source: Path, made: Path, environment: Environment, found: SalvageReport) -> None:
     """Large output logs: of each the frames up to the first that is damaged, if its rows lead up to it."""
     for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY):
         path = file.relative_to(source)

@@ -29,7 +29,7 @@ from waterflow_agent.errors import Retryable, Stalled, WaterflowError
 from waterflowd.store import health, layout
 from waterflowd.store.ballast import Ballast
 from waterflowd.store.environment import Environment
-from waterflowd.store.health import Latch
+from waterflowd.store.health import FailureLatch
 from waterflowd.store.staging import Staging, Work
 
 #: About 8,000 events of 1 KiB: some tens of milliseconds, so that nobody waits longer for somebody else's flood.
@@ -47,7 +47,7 @@ GENERATION_KEY = b"generation"
 Done = Callable[[Any, BaseException | None], None]
 
 
-class _Ticket:
+class _Submission:
     """One submitted work item and who waits for it."""
 
     __slots__ = ("done", "loop", "work")
@@ -58,19 +58,19 @@ class _Ticket:
         self.done = done
 
 
-_Outcome = tuple[_Ticket, Any, BaseException | None]
+_Outcome = tuple[_Submission, Any, BaseException | None]
 
 
 class Writer:
     """Owns the writer thread of one environment. `submit` and `run` are safe on every thread."""
 
-    def __init__(self, environment: Environment, generation: int, *, ballast: Ballast, latch: Latch) -> None:
+    def __init__(self, environment: Environment, generation: int, *, ballast: Ballast, latch: FailureLatch) -> None:
         self._environment = environment
         self._directory = environment.path.parent
         self._generation = str(generation).encode()
         self._ballast = ballast
         self._latch = latch
-        self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._submitting = threading.Lock()
         self._is_closed = False
         self.last_seq, self.last_at = 0, 0
@@ -101,7 +101,7 @@ class Writer:
             else:
                 future.set_exception(error)
 
-        self._put(_Ticket(work, loop, done))
+        self._put(_Submission(work, loop, done))
         return future
 
     def run(self, work: Work) -> concurrent.futures.Future[Any]:
@@ -114,7 +114,7 @@ class Writer:
             else:
                 future.set_exception(error)
 
-        self._put(_Ticket(work, None, done))
+        self._put(_Submission(work, None, done))
         return future
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Writer:
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, ticket: _Ticket) -> None:
+    def _put(self, ticket: _Submission) -> None:
         with self._submitting:
             self._latch.check()
             if self._is_closed:
@@ -134,7 +134,7 @@ class Writer:
 
     def _main(self) -> None:
         """The thread. Whatever ends it, nobody is left waiting."""
-        group: list[_Ticket] = []
+        group: list[_Submission] = []
         try:
             while not self._is_last(group):
                 _deliver(self._commit(group))
@@ -143,7 +143,7 @@ class Writer:
         finally:
             self._refuse(group)
 
-    def _is_last(self, group: list[_Ticket]) -> bool:
+    def _is_last(self, group: list[_Submission]) -> bool:
         """Fills `group` with the next items; True when there will be none."""
         ticket = self._take()
         size = 0
@@ -159,7 +159,7 @@ class Writer:
         self._queue.put(None)
         return not group
 
-    def _take(self) -> _Ticket | None:
+    def _take(self) -> _Submission | None:
         """The next item; while the disk is low it looks for room meanwhile, as nothing new may come before there is some."""
         while True:
             try:
@@ -167,7 +167,7 @@ class Writer:
             except queue.Empty:
                 self._look_around()
 
-    def _commit(self, group: list[_Ticket]) -> list[_Outcome]:
+    def _commit(self, group: list[_Submission]) -> list[_Outcome]:
         error = self._latch.error
         if error is not None:
             return [(ticket, None, Stalled(error.code, error.text)) for ticket in group]
@@ -182,19 +182,19 @@ class Writer:
                     return self._poison(group, health.poisoned(problem))
                 if not self._ballast.release():
                     break
-            except _Deposed:
+            except _DirectoryTaken:
                 text = "another daemon has taken the data directory; this one writes nothing any more"
                 return self._poison(group, Stalled("WF301", text))
         full: Retryable = health.disk_full(self._directory)
         return [(ticket, None, Retryable(full.code, full.text, after_s=full.after_s)) for ticket in group]
 
-    def _transact(self, group: list[_Ticket]) -> list[_Outcome]:
+    def _transact(self, group: list[_Submission]) -> list[_Outcome]:
         """One transaction with everything of `group`; raises only when nothing of it is durable."""
         transaction = self._environment.begin_write()
         try:
             found = transaction.get(GENERATION_KEY, db=self._environment.database("meta"))
             if found != layout.seal(GENERATION_KEY, self._generation):
-                raise _Deposed
+                raise _DirectoryTaken
             staging = Staging(self._environment, transaction, self.last_seq, self.last_at)
             outcomes = [_stage(ticket, staging) for ticket in group]
             if staging.is_empty:
@@ -208,7 +208,7 @@ class Writer:
         self.last_seq = staging.last_seq
         return outcomes
 
-    def _poison(self, group: list[_Ticket], error: Stalled) -> list[_Outcome]:
+    def _poison(self, group: list[_Submission], error: Stalled) -> list[_Outcome]:
         error = self._latch.set(error)
         return [(ticket, None, Stalled(error.code, error.text)) for ticket in group]
 
@@ -222,7 +222,7 @@ class Writer:
             self._ballast_checked_at = now
             self._ballast.make()
 
-    def _refuse(self, group: list[_Ticket]) -> None:
+    def _refuse(self, group: list[_Submission]) -> None:
         """Ends everything that was not committed; nothing is left after an orderly close."""
         with self._submitting:
             is_orderly, self._is_closed = self._is_closed, True
@@ -238,11 +238,11 @@ class Writer:
             _deliver(self._poison(left, health.poisoned(RuntimeError("the writer thread has ended"))))
 
 
-class _Deposed(Exception):
+class _DirectoryTaken(Exception):
     """The generation record is not ours."""
 
 
-def _stage(ticket: _Ticket, staging: Staging) -> _Outcome:
+def _stage(ticket: _Submission, staging: Staging) -> _Outcome:
     try:
         return ticket, ticket.work.stage(staging), None
     except WaterflowError as error:

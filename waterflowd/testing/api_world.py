@@ -43,10 +43,10 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.batch import World
+from waterflowd.host.batch import LiveState
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.queries import Queries
+from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AUDIT, AgentId, AttemptNo, JobId, RunId, StepId
@@ -295,7 +295,7 @@ class ApiWorld:
         registry = Registry()
         self._placement = Placement(registry)
         self._registry = registry
-        world = World(
+        world = LiveState(
             runs={},
             stalled={},
             placement=self._placement,
@@ -305,7 +305,7 @@ class ApiWorld:
             lower=lowering.lower,
             epoch=self.log.generation,
         )
-        queries = Queries(self.log)
+        queries = RunQueries(self.log)
         self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
         self.access = Access()

@@ -22,16 +22,16 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import Agents, Bulk
-from waterflowd.host.batch import Lower, MissingSecrets, World, all_missing
-from waterflowd.host.child_run_starter import Starter
-from waterflowd.host.child_runs import ChildRuns
+from waterflowd.host.agents import AgentHandler, Bulk
+from waterflowd.host.batch import LiveState, Lower, MissingSecrets, all_missing
+from waterflowd.host.child_run_starter import ChildRunStarter
+from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import Enrollment
+from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import Files
-from waterflowd.host.outputs import Outputs
-from waterflowd.host.queries import Queries
+from waterflowd.host.file_responses import FileServer
+from waterflowd.host.outputs import OutputCollector
+from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
@@ -40,7 +40,7 @@ from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
-from waterflowd.testing.memory_workflows import MemoryTargets
+from waterflowd.testing.memory_workflows import MemoryChildWorkflows
 from waterflowd.testing.scenario import dump
 
 START_AT = 1_700_000_000_000
@@ -134,29 +134,29 @@ class HostWorld:
         self.output_logs = MemoryOutputLogs()
         self.link = RecordingLink()
         self.feed = Feed(self.log)
-        self.queries = Queries(self.log)
+        self.queries = RunQueries(self.log)
         self.registry = Registry()
         for record in self.log.read(FLEET):
             self.registry.apply(record.event)
-        self.world = World(
+        self.world = LiveState(
             runs={},
             stalled={},
             placement=Placement(self.registry),
             locks=Locks(),
             registry=self.registry,
             timers=Timers(),
-            child_runs=ChildRuns(self.queries.known),
+            child_runs=ChildRunRegistry(self.queries.known),
             lower=lower,
             missing_secrets=missing_secrets,
             epoch=self.log.generation,
         )
         self.driver = Driver(self.world, self.log, self.link, self.clock, self.feed, self.queries)
-        self.outputs = Outputs(self.world, self.output_logs, self.link, self.feed, self.queries)
-        self.files = Files(self.world, MemoryFiles(trees), self.link)
-        self.agents = Agents(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
-        self.enrollment = Enrollment(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
-        self.targets = MemoryTargets()
-        self.starter = Starter(self.driver, self.targets)
+        self.outputs = OutputCollector(self.world, self.output_logs, self.link, self.feed, self.queries)
+        self.files = FileServer(self.world, MemoryFiles(trees), self.link)
+        self.agents = AgentHandler(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
+        self.enrollment = EnrollmentService(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
+        self.targets = MemoryChildWorkflows()
+        self.starter = ChildRunStarter(self.driver, self.targets)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> HostWorld:

@@ -1,4 +1,4 @@
-"""`ports.Targets` over files in memory: one repository whose commits all hold the same files."""
+"""`ports.ChildWorkflows` over files in memory: one repository whose commits all hold the same files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.reporting import codes
 
 
-class MemoryTargets:
+class MemoryChildWorkflows:
     """Compiles its `files`, by their path from the root, whatever the repository and the commit are called."""
 
     def __init__(self, files: dict[str, str] | None = None) -> None:
@@ -21,7 +21,7 @@ class MemoryTargets:
         self._failures.append(error)
 
     async def plan(self, repository: str, revision: str, path: str) -> bytes:
-        """See `ports.Targets`."""
+        """See `ports.ChildWorkflows`."""
         self.asked.append((repository, revision, path))
         if self._failures:
             raise self._failures.pop(0)

@@ -348,7 +348,7 @@ async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
     """It is a run of the same repository, and may no more than that may."""
     async with HostWorld() as world:
         policy = msgspec.structs.replace(world.world, may_use=lambda repository, group: repository is None)
-        world.driver.world = policy
+        world.driver.state = policy
         run = await begun(world)
         await waits(world, run)
         last = await ends(world, run, Conclusion.FAILURE)

@@ -13,7 +13,7 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.fleet import events
 from waterflowd.host import driver as driver_module
-from waterflowd.host.enrollment import PENDING_MAX, Endpoints
+from waterflowd.host.enrollment import PENDING_MAX, DaemonEndpoints
 from waterflowd.model.ids import FLEET
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.testing.host import ONE_STEP, TWO_STEPS, HostWorld, agent_id, until
@@ -41,7 +41,7 @@ def ask(token: str = "", **changes: Any) -> messages.EnrollRequest:
 
 async def make_token(world: HostWorld, *, uses: int | None = 1, ttl_ms: int = 60_000) -> str:
     """A token for group `web`, as the agent sends it."""
-    world.enrollment.endpoints = Endpoints(
+    world.enrollment.endpoints = DaemonEndpoints(
         work="tcp://127.0.0.1:7233", enroll="tcp://127.0.0.1:7234", server_key="x" * 40
     )
     return join_token.decode(await world.enrollment.create_token(("web",), ttl_ms, uses, "uid:0")).credential

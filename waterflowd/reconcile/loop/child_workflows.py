@@ -24,7 +24,7 @@ ReadFile = Callable[[RepositorySettings, str, str], Awaitable[bytes | None]]
 
 
 class CommitTargets:
-    """`ports.Targets` over the configured repositories."""
+    """`ports.ChildWorkflows` over the configured repositories."""
 
     def __init__(self, repositories: Sequence[RepositorySettings], read: ReadFile, compiler: Compiler) -> None:
         self._repositories = {settings.name: settings for settings in repositories}
@@ -33,7 +33,7 @@ class CommitTargets:
         self._plans: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
 
     async def plan(self, repository: str, revision: str, path: str) -> bytes:
-        """See `ports.Targets`."""
+        """See `ports.ChildWorkflows`."""
         key = repository, revision, path
         if key not in self._plans:
             self._plans[key] = await self._compiled(repository, revision, path)

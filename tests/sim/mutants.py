@@ -288,7 +288,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_BATCH}:owe", "state.placement.hold(", "(", "slots are free after a restart that are not"),
     Mutant(f"{_BATCH}:owe", "state.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
-    Mutant(f"{_AGENTS}:AgentHandler._settle", "if attempt.boot_id != server.boot_id:", "if False:", "a reboot loses nothing"),
+    Mutant(
+        f"{_AGENTS}:AgentHandler._settle",
+        "if attempt.boot_id != server.boot_id:",
+        "if False:",
+        "a reboot loses nothing",
+    ),
     Mutant(
         f"{_AGENTS}:AgentHandler._settle",
         "outgoing.extend(self._owed(run, key, is_held=state is not None))",
@@ -301,7 +306,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "durable(); self._driver.submit(",
         "acknowledged too early",
     ),
-    Mutant(f"{_AGENTS}:AgentHandler._is_over", "job.status is Status.COMPLETED", "True", "directories go before their job"),
+    Mutant(
+        f"{_AGENTS}:AgentHandler._is_over", "job.status is Status.COMPLETED", "True", "directories go before their job"
+    ),
     Mutant(f"{_AGENTS}:AgentHandler.lose", "if lost:", "if False:", "a server that stays away loses nothing"),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",

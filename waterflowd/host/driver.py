@@ -37,7 +37,7 @@ from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.batch import Batch, LiveState, Question, check_storable, drop, owe, summary
 from waterflowd.host.feed import Feed
-from waterflowd.host.metrics import DriverMetrics
+from waterflowd.host.metrics import CommitMetrics
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.run_logging import log_batch
 from waterflowd.model import ids, plan
@@ -83,7 +83,7 @@ class Driver:
         self._link = link
         self._clock = clock
         self._feed = feed
-        self.metrics = DriverMetrics()
+        self.metrics = CommitMetrics()
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}

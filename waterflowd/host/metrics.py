@@ -1,4 +1,4 @@
-"""DriverMetrics: what the driver has made durable since the daemon is up, for the metrics."""
+"""CommitMetrics: what the driver has made durable since the daemon is up, for the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from waterflowd.engine import events
 from waterflowd.model.records import Batch
 
 
-class DriverMetrics:
+class CommitMetrics:
     """Running totals; read them at any time."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ def guarded() -> HostWorld:
         world.world, may_use=lambda repository, group: repository is None or ALLOWED.may_use(group)
     )
     world.world = world.driver.state = guarded
-    world.outputs._world = guarded
+    world.outputs._state = guarded
     for name, *groups in (("w", "web"), ("d", "db"), ("both", "web-2", "db")):
         world.enroll(name, *groups)
     return world
@@ -80,7 +80,7 @@ async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> 
     world = HostWorld()
     guarded = msgspec.structs.replace(world.world, may_use=lambda repository, group: ALLOWED.may_use(group))
     world.world = world.driver.state = guarded
-    world.outputs._world = guarded
+    world.outputs._state = guarded
     world.enroll("d", "db")
     async with world:
         world.hello(agent_id("d"))

@@ -203,12 +203,12 @@ def _named_tests(text: str) -> list[str]:
 
 def _fault_table() -> list[list[str]]:
     """The cells of each row of the table of faults."""
-    _, _, table = _page("guarantees.md").partition("\n## Faults")
+    _, _, table = _page("developers/proofs.md").partition("\n## Faults")
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[1:]]
 
 
-@pytest.mark.parametrize("page", ["guarantees.md", "bugs.md"])
+@pytest.mark.parametrize("page", ["developers/proofs.md", "developers/bugs.md"])
 def test_every_named_test_exists(page: str) -> None:
     """A promise whose test is gone or has another name now is only a sentence."""
     named = _named_tests(_page(page))

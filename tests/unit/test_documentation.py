@@ -109,7 +109,7 @@ def test_errors_look_as_the_tutorial_shows_them() -> None:
 
 def test_every_test_that_a_guarantee_names_exists() -> None:
     """A promise whose proof was renamed or removed would be a promise alone."""
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text("utf-8"))
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "developers" / "proofs.md").read_text("utf-8"))
     assert named
     missing = []
     for file, name in named:

@@ -1,12 +1,13 @@
-"""The API's client: requests, pages and streams that survive a restart of the daemon.
+"""The API client: requests, pages, and streams that survive a restart of the daemon.
 
-Rules of this file: the only place that imports httpx, and only when the first request is made. Every way in which a request
-can fail becomes a `Failure` with its exit code. A stream that breaks is taken up again where it broke, for `PATIENCE_S`.
+Rules of this file: only this module imports httpx, and only when the first request is made. Every way in which a request
+can fail becomes a `Failure` with its exit code. A broken stream is resumed where it broke, for up to `RECONNECT_S`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 import uuid
@@ -21,19 +22,23 @@ from waterflowd.ctl.settings import Settings
 if TYPE_CHECKING:
     import httpx
 
-#: How long a stream waits for a daemon that went away: a restart, an upgrade.
-PATIENCE_S = 300.0
+#: How long a stream waits for a daemon that is restarted or upgraded.
+RECONNECT_S = 300.0
 _PAUSE_S = 0.5
 _CONNECT_S = 5.0
-#: Longer than the API's heartbeats.
+#: Longer than the interval of the API's heartbeats.
 _READ_S = 60.0
-#: A connection over which nothing is said is asked by the system whether its other end is still there: gone after a minute.
+#: The kernel probes an idle connection, and closes it when the other side has been gone for a minute.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
+_JSON = {"Content-Type": "application/json"}
+_FIND_DAEMON = (
+    "systemctl status waterflowd, or name the daemon's address: waterflowctl --server http://HOST:PORT status"
+)
 
 
 class Client:
@@ -52,7 +57,7 @@ class Client:
                 headers["Authorization"] = f"Bearer {self.settings.token}"
             path = self.settings.socket
             if path is not None:
-                self._try_socket(path)
+                self._probe_socket(path)
             self._http = httpx.Client(
                 transport=httpx.HTTPTransport(uds=path)
                 if path is not None
@@ -63,8 +68,8 @@ class Client:
             )
         return self._http
 
-    def _try_socket(self, path: str) -> None:
-        """Looks whether anybody listens there, since httpx leaves the socket of a failed try open."""
+    def _probe_socket(self, path: str) -> None:
+        """Check that the unix socket accepts connections; httpx leaks the socket of a failed attempt."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_CONNECT_S)
             try:
@@ -73,37 +78,36 @@ class Client:
                 raise self._unreachable(error) from None
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         if self._http is not None:
             self._http.close()
 
     def get(self, path: str, /, **parameters: Any) -> Any:
-        """The JSON at `path`; parameters that are None are left out."""
-        return self._ask("GET", path, parameters, {}, None)
+        """Return the JSON at `path`; parameters that are None are left out."""
+        return self._request("GET", path, parameters, {}, None)
 
     def post(self, path: str, content: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
-        """Posts JSON and gives the answer's JSON."""
-        body = json.dumps(content or {}).encode()
-        return self._ask("POST", path, parameters, {"Content-Type": "application/json"}, body)
+        """Post JSON and return the response's JSON."""
+        return self._request("POST", path, parameters, _JSON, json.dumps(content or {}).encode())
 
     def wait(self, path: str, /, **parameters: Any) -> Any:
-        """Posts what is answered when it is done, however long that takes: how long it may take is the daemon's to say."""
+        """Post a request that is answered when the work is done; the daemon limits the time, not the client."""
         import httpx
 
         timeout = httpx.Timeout(None, connect=_CONNECT_S)
-        return self._ask("POST", path, parameters, {"Content-Type": "application/json"}, b"{}", timeout=timeout)
+        return self._request("POST", path, parameters, _JSON, b"{}", timeout=timeout)
 
     def start(self, path: str, content: dict[str, Any], /, **parameters: Any) -> Any:
-        """Posts a start under a key of its own, so that it can be tried again when the answer was lost."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
+        """Post a start with an idempotency key, so that it can be sent again if the response was lost."""
+        headers = {**_JSON, "Idempotency-Key": uuid.uuid4().hex}
         body = json.dumps(content).encode()
         try:
-            return self._ask("POST", path, parameters, headers, body)
+            return self._request("POST", path, parameters, headers, body)
         except Unreachable:
             time.sleep(_PAUSE_S)
-            return self._ask("POST", path, parameters, headers, body)
+            return self._request("POST", path, parameters, headers, body)
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -115,13 +119,18 @@ class Client:
     ) -> Any:
         import httpx
 
-        chosen = {name: value for name, value in parameters.items() if value is not None}
         try:
             client = self._client()
-            timeout = timeout or client.timeout
-            response = client.request(method, path, params=chosen, headers=headers, content=body, timeout=timeout)
+            response = client.request(
+                method,
+                path,
+                params=_present(parameters),
+                headers=headers,
+                content=body,
+                timeout=timeout or client.timeout,
+            )
         except httpx.InvalidURL as error:
-            raise Unreachable(f"{self.settings.server!r} is no address: {error}", _NEXT) from None
+            raise Unreachable(f"invalid server address {self.settings.server!r}: {error}", _FIND_DAEMON) from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if response.status_code >= 400:
@@ -129,128 +138,116 @@ class Client:
         return json.loads(response.content) if response.content else None
 
     def pages(self, path: str, key: str, limit: int | None = None, /, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Rows of a list over all its pages, at most `limit`."""
+        """Yield the rows of a list over all its pages, at most `limit`."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
             size = 100 if left is None else min(left, 100)
-            answered = self.get(path, limit=size, cursor=cursor, **parameters)
-            yield from answered[key]
+            page = self.get(path, limit=size, cursor=cursor, **parameters)
+            yield from page[key]
             if left is not None:
-                left -= len(answered[key])
-            cursor = answered["next"]
+                left -= len(page[key])
+            cursor = page["next"]
             if cursor is None:
                 return
 
     def lines(self, path: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Objects of an NDJSON answer."""
+        """Yield the objects of an NDJSON response."""
         import httpx
 
-        chosen = {name: value for name, value in parameters.items() if value is not None}
-        headers = {"Accept": "application/x-ndjson"}
         try:
-            with self._client().stream("GET", path, params=chosen, headers=headers) as response:
+            with self._client().stream(
+                "GET", path, params=_present(parameters), headers={"Accept": "application/x-ndjson"}
+            ) as response:
                 if response.status_code >= 400:
                     raise refused(response.status_code, response.read())
-                for line in response.iter_lines():
-                    if line:
-                        yield json.loads(line)
+                rest = b""
+                for chunk in response.iter_bytes():
+                    # Not `iter_lines`, which also splits at characters that JSON strings may contain, such as U+2028.
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    yield from (json.loads(line) for line in lines if line)
+                if rest:
+                    yield json.loads(rest)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
 
-    def follow(
-        self, path: str, on_lost: Callable[[str], None], /, **parameters: Any
-    ) -> Iterator[dict[str, Any] | None]:
-        """Items of a stream of server-sent events until its end; None for a heartbeat.
+    def follow(self, path: str, on_lost: Callable[[str], None], /, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """Yield the items of a stream of server-sent events until its end.
 
-        A broken connection is taken up again after the last item; `on_lost` is told once per break.
+        A broken connection is resumed after the last item; `on_lost` is called once per interruption.
         """
         import httpx
+        from httpx_sse import EventSource, SSEError
 
-        chosen = {name: value for name, value in parameters.items() if value is not None} | {"follow": "true"}
         last: str | None = None
         lost_since: float | None = None
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last is not None else {})
-            problem = "the daemon has ended the stream"
+            reason = "the daemon closed the stream"
+            opened_at = time.monotonic()
             try:
-                with self._client().stream("GET", path, params=chosen, headers=headers) as response:
+                with self._client().stream(
+                    "GET", path, params=_present(parameters) | {"follow": "true"}, headers=headers
+                ) as response:
                     if response.status_code >= 400:
                         raise refused(response.status_code, response.read())
-                    for identity, kind, content in _events(response.iter_lines()):
+                    for event in EventSource(response).iter_sse():
                         lost_since = None
-                        if kind == "end":
+                        if event.event == "end":
                             return
-                        last = identity or last
-                        yield json.loads(content) if content else None
-            except httpx.TransportError as error:
-                problem = str(self._unreachable(error).message)
+                        last = event.id or last
+                        if event.data:
+                            yield json.loads(event.data)
+            except (httpx.TransportError, SSEError) as error:
+                reason = self._unreachable(error).message
             except Refused as error:
-                # Restarting daemons say 503 for a moment.
+                # A daemon that is starting answers 503 for a moment.
                 if error.status != 503:
                     raise
-                problem = str(error.message)
-            if lost_since is None:
+                reason = error.message
+            if lost_since is None or time.monotonic() - opened_at > _READ_S:
+                # A stream that lasted longer than the read timeout had heartbeats, so this is a new interruption.
                 lost_since = time.monotonic()
-                on_lost(problem)
-            elif time.monotonic() - lost_since > PATIENCE_S:
-                raise Unreachable(problem, _NEXT)
+                on_lost(reason)
+            elif time.monotonic() - lost_since > RECONNECT_S:
+                raise Unreachable(reason, _FIND_DAEMON)
             time.sleep(_PAUSE_S)
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        text = str(error) or type(error).__name__
+        text = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        server = self.settings.server
         if "Permission denied" in text:
             return Unreachable(
-                f"this user may not use {self.settings.server} ({text})",
+                f"permission denied for {server}",
                 "sudo waterflowctl status, or --server http://HOST:PORT with WATERFLOW_TOKEN",
             )
         if "without sending" in text or "disconnected" in text:
-            return Unreachable(f"the connection to {self.settings.server} broke off", _NEXT)
-        return Unreachable(f"no daemon answers at {self.settings.server} ({text})", _NEXT)
+            return Unreachable(f"lost the connection to {server}", _FIND_DAEMON)
+        return Unreachable(f"cannot connect to the daemon at {server} ({text})", _FIND_DAEMON)
 
 
-_NEXT = "systemctl status waterflowd, or say where it is: waterflowctl --server http://HOST:PORT status"
+def _present(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def refused(status: int, content: bytes) -> Refused:
-    """What a problem document becomes."""
+    """Make a failure of an error response."""
     try:
         problem = json.loads(content)
     except ValueError:
         problem = {}
     if not isinstance(problem, dict):
         problem = {}
-    following = ""
+    next_step = ""
     if status == 401:
-        following = "export WATERFLOW_TOKEN=wf_... (an admin makes one: waterflowctl tokens create --role runner)"
+        next_step = "export WATERFLOW_TOKEN=wf_... (an admin creates one: waterflowctl tokens create --role runner)"
     elif status == 403:
-        following = "waterflowctl tokens create --role ... (as an admin)"
+        next_step = "ask an admin for a token with the role: waterflowctl tokens create --role ..."
     elif status == 422:
-        following = "repair the file, then: waterflowctl validate FILE"
-    return Refused(status, problem, following)
-
-
-def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
-    """(id, kind, data) of each server-sent event; a comment gives an empty one."""
-    identity = kind = content = ""
-    for line in lines:
-        if not line:
-            if content or kind:
-                yield identity, kind, content
-            identity = kind = content = ""
-        elif line.startswith(":"):
-            yield "", "", ""
-        else:
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if field == "id":
-                identity = value
-            elif field == "event":
-                kind = value
-            elif field == "data":
-                content = content + "\n" + value if content else value
+        next_step = "fix the file, then: waterflowctl validate FILE"
+    return Refused(status, problem, next_step)
 
 
 def run_path(run: str, rest: str = "") -> str:
-    """The address of a run, whatever the user typed."""
+    """Return the API path of a run, whatever the user typed."""
     return f"/v1/runs/{quote(run, safe='')}{rest}"

@@ -107,7 +107,7 @@ def _global_first(args: Sequence[str]) -> list[str]:
 def cli(context: click.Context, server: str | None) -> None:
     """Start, watch and understand Waterflow's runs.
 
-    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 no daemon answers, 5 the daemon refused.
+    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 daemon unreachable, 5 request refused.
     """
     context.obj = Lazy(server)
     context.call_on_close(context.obj.close)

@@ -1,4 +1,4 @@
-"""The client's patience: with a daemon that works, not with one that is gone."""
+"""The API client: time limits, and how it splits streams into items."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
 from waterflowd.ctl.settings import Settings
 
+#: Characters that some libraries take for the end of a line, but JSON does not.
+TEXT = "a\u2028b\x85c\u2029d"
+
 
 class Slow(ThreadingHTTPServer):
-    """Answers a post when it is released."""
+    """Answers a post when it is released, and a get at once with a stream of two items."""
 
     daemon_threads = True
 
@@ -43,13 +46,28 @@ class _Handler(BaseHTTPRequestHandler):
             # The client that would not wait.
             self.close_connection = True
 
+    def do_GET(self) -> None:
+        items = [f'{{"text":"{TEXT}"}}', '{"text":"two"}']
+        if "text/event-stream" in self.headers["Accept"]:
+            text = ": comment\n\n" + "".join(f"id: {number}\ndata: {item}\n\n" for number, item in enumerate(items))
+            text += "event: end\ndata: {}\n\n"
+            kind = "text/event-stream"
+        else:
+            text, kind = "".join(f"{item}\n" for item in items), "application/x-ndjson"
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_: object) -> None:
         """Says nothing."""
 
 
 @pytest.fixture
 def slow() -> Iterator[Slow]:
-    """A server that is at work."""
+    """A server that takes its time for a post."""
     with Slow() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -62,7 +80,7 @@ def slow() -> Iterator[Slow]:
 
 
 def test_a_wait_outlives_the_bound_of_other_requests(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a fetch may take is the daemon's to say; what answers at once elsewhere is given up on after a while."""
+    """The daemon limits the time of a fetch; other requests time out in the client."""
     monkeypatch.setattr(clients, "_READ_S", 0.05)
     settings = Settings(f"http://127.0.0.1:{slow.server_port}", None)
     waiting, other = Client(settings), Client(settings)
@@ -76,3 +94,21 @@ def test_a_wait_outlives_the_bound_of_other_requests(slow: Slow, monkeypatch: py
         assert answer.result(PATIENCE_S) == {}
     waiting.close()
     other.close()
+
+
+def test_only_a_line_feed_separates_items(slow: Slow) -> None:
+    """Text of a step may hold every other character that some count as the end of a line."""
+    client = Client(Settings(f"http://127.0.0.1:{slow.server_port}", None))
+
+    assert [row["text"] for row in client.lines("/v1/runs/a/logs")] == [TEXT, "two"]
+    client.close()
+
+
+def test_a_followed_stream_ends_with_its_end_event(slow: Slow) -> None:
+    """Comments are skipped; an item may hold characters that some count as the end of a line."""
+    client = Client(Settings(f"http://127.0.0.1:{slow.server_port}", None))
+
+    followed = client.follow("/v1/runs/a/events", lambda _text: pytest.fail("the connection was not lost"))
+
+    assert [row["text"] for row in followed] == [TEXT, "two"]
+    client.close()

@@ -1,4 +1,4 @@
-"""What the command line does without a daemon: help, usage, settings, validation, and how it says that nobody is there."""
+"""What the command line does without a daemon: help, usage, settings, validation, and the error when it is unreachable."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(serve
     words = ["runs", "--limit", "5"]
     result = ctl(*words[:place], "--server", server, *words[place:]) if place == 0 else ctl(*words, "--server", server)
     assert result.exit_code == 4
-    assert "no daemon answers at" in result.output
+    assert "cannot connect to the daemon at" in result.output
     assert "next: " in result.output
 
 

@@ -17,9 +17,9 @@ from waterflowd.ctl.options import client_of, find_run, json_option, print_json
 _COLORS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
 
 
-def say_lost(text: str) -> None:
-    """A stream broke and is being taken up again."""
-    click.echo(f"connection lost ({escape_for_display(text)}); trying again ...", err=True)
+def report_lost(text: str) -> None:
+    """Say that a stream was interrupted and is being resumed."""
+    click.echo(f"{escape_for_display(text)}; reconnecting ...", err=True)
 
 
 @click.command()
@@ -66,7 +66,7 @@ def logs(
 def _lines(client: Client, run: str, place: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
     path = run_path(run, "/logs")
     if follow:
-        return (row for row in client.follow(path, say_lost, place=place) if row is not None)
+        return client.follow(path, report_lost, place=place)
     return client.lines(path, place=place)
 
 
@@ -97,7 +97,7 @@ def events(context: click.Context, run: str, follow: bool, as_json: bool) -> Non
     path = run_path(identity, "/events")
     found: Iterator[dict[str, Any]]
     if follow:
-        found = (row for row in client.follow(path, say_lost) if row is not None)
+        found = client.follow(path, report_lost)
     else:
         found = client.lines(path)
     try:

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.client import PATIENCE_S, Client, run_path
-from waterflowd.ctl.commands.logs import say_lost
+from waterflowd.ctl.client import RECONNECT_S, Client, run_path
+from waterflowd.ctl.commands.logs import report_lost
 from waterflowd.ctl.commands.runs import now_ms
 from waterflowd.ctl.display import pending_approvals, tree
 from waterflowd.ctl.display.event_lines import ChangeLines
@@ -132,7 +132,7 @@ def see_through(client: Client, run: str, *, as_json: bool = False) -> int:
 
 def _look(client: Client, run: str) -> dict[str, Any]:
     """The run as it is; waits for a daemon that is being started again."""
-    give_up_at = time.monotonic() + PATIENCE_S
+    give_up_at = time.monotonic() + RECONNECT_S
     while True:
         try:
             found: dict[str, Any] = client.get(run_path(run))
@@ -167,9 +167,8 @@ def _follow(client: Client, run: str) -> _Changes:
 
     def read() -> None:
         try:
-            for event in client.follow(run_path(run, "/events"), say_lost):
-                if event is not None:
-                    changes.put(event)
+            for event in client.follow(run_path(run, "/events"), report_lost):
+                changes.put(event)
             changes.put(None)
         except click.ClickException as failure:
             changes.put(failure)

@@ -4,15 +4,7 @@ Names are compared without case. As in GitHub, text functions read any primitive
 A function raises `Problem`; the evaluator adds the place. No function can build more than the result bound, not even
 for a moment, and none does more work than linear in its arguments and its result.
 
-Beyond GitHub's:
-
-- `len(x)`: characters of a text, items of an array or object, 0 for null.
-- `upper(x)`, `lower(x)`, `trim(x)`.
-- `split(text, separator = ',')`: an array; empty text gives the empty array, so that it undoes `join`.
-- `replace(text, old, new)`: every occurrence, with case.
-- `default(x, ...)`: the first argument that is neither null nor '', else the last; it keeps `false` and `0`.
-- `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: an array of integers without `stop`.
-- `now()`: milliseconds since 1970, as recorded by the host.
+GitHub does not have `len`, `upper`, `lower`, `trim`, `split`, `replace`, `default`, `range`, `now`.
 """
 
 from __future__ import annotations
@@ -52,12 +44,17 @@ ARGUMENTS_MAX = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """One function: its name as documented and how many arguments it takes."""
+    """One function: how it is called, what it does, and what the reference says about it."""
 
     name: str
     least: int
     most: int
     call: Implementation
+    #: The calls that are possible, as the reference shows them.
+    usage: str
+    description: str
+    #: Expressions whose values the reference shows.
+    examples: tuple[str, ...] = ()
     #: Whether the number of arguments has to be odd: pairs, and one more.
     is_odd: bool = False
     #: Whether `call` gets functions that compute the arguments, so that it asks only for those that it needs.
@@ -249,36 +246,210 @@ def _case(arguments: LazyArguments, env: Env) -> Value:
     return otherwise()
 
 
-def _table(*rows: tuple[str, int, int, Implementation]) -> dict[str, Function]:
-    return {name.lower(): Function(name=name, least=least, most=most, call=call) for name, least, most, call in rows}
+def _table(*functions: Function) -> dict[str, Function]:
+    return {function.name.lower(): function for function in functions}
 
 
 _STATUS = _table(
-    ("success", 0, 0, _success),
-    ("failure", 0, 0, _failure),
-    ("always", 0, 0, _always),
-    ("cancelled", 0, 0, _cancelled),
+    Function(
+        name="success",
+        least=0,
+        most=0,
+        call=_success,
+        usage="success()",
+        description="Only in `if`: whether nothing before has failed or was cancelled.",
+    ),
+    Function(
+        name="failure",
+        least=0,
+        most=0,
+        call=_failure,
+        usage="failure()",
+        description="Only in `if`: whether something before ended as `failure`, `timed-out` or `lost`.",
+    ),
+    Function(
+        name="cancelled",
+        least=0,
+        most=0,
+        call=_cancelled,
+        usage="cancelled()",
+        description="Only in `if`: whether the run was cancelled.",
+    ),
+    Function(
+        name="always",
+        least=0,
+        most=0,
+        call=_always,
+        usage="always()",
+        description="Only in `if`: true, whatever happened before.",
+    ),
 )
 
 _PLAIN = _table(
-    ("contains", 2, 2, _contains),
-    ("startsWith", 2, 2, _starts_with),
-    ("endsWith", 2, 2, _ends_with),
-    ("format", 1, ARGUMENTS_MAX, _format),
-    ("join", 1, 2, _join),
-    ("toJSON", 1, 1, _to_json),
-    ("fromJSON", 1, 1, _from_json),
-    ("hashFiles", 1, ARGUMENTS_MAX, _hash_files),
-    ("len", 1, 1, _len),
-    ("upper", 1, 1, _upper),
-    ("lower", 1, 1, _lower),
-    ("trim", 1, 1, _trim),
-    ("split", 1, 2, _split),
-    ("replace", 3, 3, _replace),
-    ("default", 2, ARGUMENTS_MAX, _default),
-    ("range", 1, 3, _range),
-    ("now", 0, 0, _now),
-) | {"case": Function(name="case", least=3, most=ARGUMENTS_MAX, call=_case, is_odd=True, is_lazy=True)}
+    Function(
+        name="contains",
+        least=2,
+        most=2,
+        call=_contains,
+        usage="contains(a, b)",
+        description="Whether the text `a` contains the text `b`, or the array `a` the item `b`; ignores case.",
+        examples=("contains('Waterflow', 'FLOW')", "contains(fromJSON('[1, 2]'), 2)"),
+    ),
+    Function(
+        name="startsWith",
+        least=2,
+        most=2,
+        call=_starts_with,
+        usage="startsWith(a, b)",
+        description="Whether `a` starts with `b`; ignores case.",
+        examples=("startsWith('refs/heads/main', 'refs/')",),
+    ),
+    Function(
+        name="endsWith",
+        least=2,
+        most=2,
+        call=_ends_with,
+        usage="endsWith(a, b)",
+        description="Whether `a` ends with `b`; ignores case.",
+        examples=("endsWith('a.yml', '.YML')",),
+    ),
+    Function(
+        name="format",
+        least=1,
+        most=ARGUMENTS_MAX,
+        call=_format,
+        usage="format(text, ...)",
+        description="The text with `{0}`, `{1}` and so on replaced by the arguments; `{{` and `}}` are braces.",
+        examples=("format('{0}:{1}', 'app', 2)",),
+    ),
+    Function(
+        name="join",
+        least=1,
+        most=2,
+        call=_join,
+        usage="join(array, separator)",
+        description="The items joined into one text; the default separator is `,`.",
+        examples=("join(fromJSON('[1, 2, 3]'), ' ')",),
+    ),
+    Function(
+        name="toJSON",
+        least=1,
+        most=1,
+        call=_to_json,
+        usage="toJSON(x)",
+        description="The value as JSON text.",
+        examples=("toJSON('a \"b\"')",),
+    ),
+    Function(
+        name="fromJSON",
+        least=1,
+        most=1,
+        call=_from_json,
+        usage="fromJSON(text)",
+        description="The value of a JSON text.",
+        examples=("fromJSON('{\"a\": [1]}').a[0]",),
+    ),
+    Function(
+        name="hashFiles",
+        least=1,
+        most=ARGUMENTS_MAX,
+        call=_hash_files,
+        usage="hashFiles(pattern, ...)",
+        description="A digest of the files that match the patterns.",
+    ),
+    Function(
+        name="len",
+        least=1,
+        most=1,
+        call=_len,
+        usage="len(x)",
+        description="The number of characters of a text, or of items of an array or object; 0 for null.",
+        examples=("len('four')", "len(null)"),
+    ),
+    Function(
+        name="upper",
+        least=1,
+        most=1,
+        call=_upper,
+        usage="upper(x)",
+        description="The text in upper case.",
+        examples=("upper('abc')",),
+    ),
+    Function(
+        name="lower",
+        least=1,
+        most=1,
+        call=_lower,
+        usage="lower(x)",
+        description="The text in lower case.",
+        examples=("lower('ABC')",),
+    ),
+    Function(
+        name="trim",
+        least=1,
+        most=1,
+        call=_trim,
+        usage="trim(x)",
+        description="The text without leading and trailing white space.",
+        examples=("trim('  a ')",),
+    ),
+    Function(
+        name="split",
+        least=1,
+        most=2,
+        call=_split,
+        usage="split(text, separator)",
+        description="The parts as an array; empty text gives an empty array. The default separator is `,`.",
+        examples=("split('a,b')", "split('a b', ' ')"),
+    ),
+    Function(
+        name="replace",
+        least=3,
+        most=3,
+        call=_replace,
+        usage="replace(text, old, new)",
+        description="The text with every `old` replaced by `new`; respects case.",
+        examples=("replace('a/b', '/', '-')",),
+    ),
+    Function(
+        name="default",
+        least=2,
+        most=ARGUMENTS_MAX,
+        call=_default,
+        usage="default(x, ...)",
+        description="The first argument that is neither null nor empty text, or else the last; `false` and `0` are kept.",
+        examples=("default('', 'x')", "default(false, true)"),
+    ),
+    Function(
+        name="range",
+        least=1,
+        most=3,
+        call=_range,
+        usage="range(stop), range(start, stop), range(start, stop, step)",
+        description="An array of whole numbers, excluding `stop`; at most 10,000.",
+        examples=("range(3)", "range(10, 0, -5)"),
+    ),
+    Function(
+        name="now",
+        least=0,
+        most=0,
+        call=_now,
+        usage="now()",
+        description="The time in milliseconds since 1970, as recorded in the log.",
+    ),
+    Function(
+        name="case",
+        least=3,
+        most=ARGUMENTS_MAX,
+        call=_case,
+        is_odd=True,
+        is_lazy=True,
+        usage="case(condition, value, ..., otherwise)",
+        description="The value after the first condition that is true. Conditions must be `true` or `false`. Only the chosen"
+        " value is computed.",
+        examples=("case(1 > 2, 'a', 2 > 1, 'b', 'c')",),
+    ),
+)
 
 #: Every function by its lower-case name.
 FUNCTIONS: dict[str, Function] = _PLAIN | _STATUS

@@ -53,7 +53,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(top="timeout-minutes: ${{ vars.x }}"), "WF106", "a number"),
         (workflow(steps="{run: ''}"), "WF106", "empty"),
         (workflow(steps="{run: x, retry: {max-attempts: 0}}"), "WF106", "from 1"),
-        (workflow(steps="{run: x, retry: {max-attempts: 2, initial-interval: 5}}"), "WF106", "do you mean 5s?"),
+        (workflow(steps="{run: x, retry: {max-attempts: 2, initial-interval: 5}}"), "WF106", "did you mean 5s?"),
         (workflow(steps="{run: x, retry: {max-attempts: 2, jitter: 2}}"), "WF106", "from 0 to 1"),
         (workflow(steps="{run: x, retry: {max-attempts: 2, on: exit:300}}"), "WF106", "exit:N"),
         (workflow(steps="{run: x, retry: {}}"), "WF105", "max-attempts"),

@@ -1,4 +1,4 @@
-"""Claims about the JSON Schema: draft 7, the same bytes; what compiles passes, slips do not."""
+"""The JSON Schema is draft 7 and stable; it accepts what compiles, and finds typing errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from tests.unit.dsl import schemas
 from waterflowd.ctl.main import cli
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.reference import SECTIONS, json_schema
-from waterflowd.dsl.reference.nodes import NODES
+from waterflowd.dsl.reference import json_schema
+from waterflowd.dsl.reference.annotated_schema import FILES
+from waterflowd.dsl.reference.entries import NODES, SECTIONS
 
 ROOT = Path(__file__).parents[3]
 SCENARIOS = sorted((ROOT / "tests" / "golden" / "scenarios").glob("*.txt"))
@@ -128,7 +129,7 @@ def test_a_composite_step_of_ones_own_takes_any_parameters() -> None:
     assert schemas.complaints("jobs: {j: {runs-on: g, steps: [{uses: ./steps/a, with: {x: [1, {y: z}]}}]}}") == []
 
 
-@pytest.mark.parametrize("kind", sorted(json_schema.KINDS))
+@pytest.mark.parametrize("kind", sorted(FILES))
 def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
     """Nothing newer than editors read, and no key without a word about it."""
     text = json_schema.schema_text(kind)
@@ -143,7 +144,7 @@ def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
             assert described["description"], (name, key)
 
 
-@pytest.mark.parametrize("kind", sorted(json_schema.KINDS))
+@pytest.mark.parametrize("kind", sorted(FILES))
 def test_the_command_prints_it(kind: str) -> None:
     """Offline, and byte for byte."""
     done = CliRunner().invoke(cli, ["schema", "--kind", kind])

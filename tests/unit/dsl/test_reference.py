@@ -1,4 +1,4 @@
-"""Claims about the reference: it speaks of everything, its examples work, and what it says of expressions is true."""
+"""The reference covers everything, its examples compile, and what it says about expressions is true."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pytest
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import compile_workflow, models
-from waterflowd.dsl.building.contexts import FIXED, KNOWN, NEED_FIELDS, STEP_FIELDS
+from waterflowd.dsl.building.contexts import KNOWN
+from waterflowd.dsl.models.expression_scopes import CONTEXTS, SCOPES
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import plain, to_json
-from waterflowd.dsl.reference import SECTIONS, Key, Section, json_schema
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
-from waterflowd.dsl.reference.entries import PLACES
-from waterflowd.dsl.reference.expressions import CONTEXTS, FUNCTIONS
-from waterflowd.dsl.reference.nodes import NODES
+from waterflowd.dsl.reference.entries import NODES, SECTIONS, Key, Section
 from waterflowd.dsl.reporting.codes import CODES
 from waterflowd.dsl.reporting.report import Report
+from waterflowd.expr.functions import Function
 
 #: What examples use by path.
 FILES = {
@@ -32,7 +31,6 @@ jobs: {build: {runs-on: web-servers, steps: [{run: make}]}}
 jobs: {build: {runs-on: web-servers, steps: [{run: make}]}}
 """,
 }
-BUILT = list(node_schema.BUILT_IN.values())
 
 
 def _compiled(text: str, files: dict[str, bytes] = FILES) -> list[str]:
@@ -42,47 +40,49 @@ def _compiled(text: str, files: dict[str, bytes] = FILES) -> list[str]:
 
 def _examples() -> Iterator[Any]:
     for name, section in {**SECTIONS, **NODES}.items():
-        if name in SECTIONS or name in node_schema.BUILT_IN:
-            for key, entry in section.keys.items():
-                yield pytest.param(name, section, entry, id=f"{name}.{key}")
+        for key, entry in section.keys.items():
+            yield pytest.param(name, section, entry, id=f"{name}.{key}")
 
 
 # Everything that exists -------------------------------------------------------------------------------------------------------
 
 
-def test_every_key_of_every_concept_has_an_entry_and_no_other_has() -> None:
+def test_every_model_and_node_has_an_entry_for_each_key() -> None:
     """In the order of the models, so that a page reads as the file is written."""
-    with_nodes = {model.__name__ for model in models.CONTROL_FLOW.values()}
-    assert set(SECTIONS) == set(json_schema.CONCEPTS) - with_nodes
+    every = {model.__name__: model for model in models.LanguageModel.__subclasses__()}
+    assert {name for name, model in every.items() if model.PAGE is not None} == set(SECTIONS)
+    assert set(every) - set(SECTIONS) == {model.__name__ for model in models.CONTROL_FLOW.values()}
     for name, section in SECTIONS.items():
-        keys = [str(field.alias) for field in json_schema.CONCEPTS[name].model_fields.values()]
-        assert sorted(section.keys) == sorted(keys), name
+        assert list(section.keys) == models.keys(every[name])
+    assert set(NODES) == set(node_schema.BUILT_IN)
 
 
-@pytest.mark.parametrize("node", BUILT, ids=lambda node: node.name)
-def test_every_parameter_of_a_node_has_an_entry(node: node_schema.NodeSchema) -> None:
-    """Those of its record, and no other; the models of nodes with steps inside have the same."""
-    fields = {field.encode_name for field in msgspec.structs.fields(node.parameters)}
-    assert set(NODES[node.name].keys) == fields
-    model = models.CONTROL_FLOW.get(node.name)
-    assert model is None or {str(field.alias) for field in model.model_fields.values()} == fields
+@pytest.mark.parametrize("name", sorted(models.CONTROL_FLOW))
+def test_the_model_and_the_record_of_a_control_flow_node_have_the_same_keys(name: str) -> None:
+    """The record serves clients that list the nodes, the model checks the steps inside."""
+    fields = {field.encode_name for field in msgspec.structs.fields(node_schema.BUILT_IN[name].parameters)}
+    assert set(models.keys(models.CONTROL_FLOW[name])) == fields == set(NODES[name].keys)
+
+
+@pytest.mark.parametrize("section", [*SECTIONS.values(), *NODES.values()], ids=lambda section: section.page.name)
+def test_every_description_is_a_sentence(section: Section) -> None:
+    """It begins with a capital letter or code, and ends with a full stop."""
+    for text in (section.description, *(key.description for key in section.keys.values())):
+        assert text.endswith("."), text
+        assert text[0].isupper() or text[0] in "`#", text
 
 
 def test_every_context_function_and_code_has_an_entry() -> None:
-    """And those with fixed fields name each of them."""
+    """Contexts and codes have one; a function cannot exist without."""
     assert set(CONTEXTS) == set(KNOWN)
-    assert set(FUNCTIONS) == {function.name for function in expr.FUNCTIONS.values()}
     assert set(EXAMPLES) | NOT_OF_A_FILE == set(CODES)
     assert not set(EXAMPLES) & NOT_OF_A_FILE
-    fixed = {**FIXED, "steps": STEP_FIELDS, "needs": NEED_FIELDS}
-    for name, fields in fixed.items():
-        assert fields is None or tuple(CONTEXTS[name].fields) == tuple(fields), name
 
 
-def test_every_kind_of_place_is_used() -> None:
-    """A kind that no key has any more leaves the table."""
-    used = {entry.place for section in (*SECTIONS.values(), *NODES.values()) for entry in section.keys.values()}
-    assert used - {""} == set(PLACES)
+def test_every_scope_is_used() -> None:
+    """A scope that no key has any longer leaves the table."""
+    used = {key.expressions for section in (*SECTIONS.values(), *NODES.values()) for key in section.keys.values()}
+    assert used - {""} == set(SCOPES)
 
 
 # Examples -----------------------------------------------------------------------------------------------------------------
@@ -117,14 +117,15 @@ def test_the_example_of_a_code_gives_it(code: str) -> None:
     assert code == "WF119" or found == {code}
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_the_examples_of_a_function_have_values(name: str) -> None:
-    """They call the function; those that ask for the status, the clock or files have none."""
-    for example in FUNCTIONS[name].examples:
-        assert f"{name}(" in example
+@pytest.mark.parametrize("function", expr.FUNCTIONS.values(), ids=lambda function: function.name)
+def test_the_examples_of_a_function_have_values(function: Function) -> None:
+    """They call the function; functions that need a run (status, clock, files) have none."""
+    for example in function.examples:
+        assert f"{function.name}(" in example
         json.dumps(expr.evaluate(expr.parse(example), expr.Env()))
-    has_none = name in {*expr.STATUS_FUNCTIONS, "now", "hashFiles"}
-    assert bool(FUNCTIONS[name].examples) != has_none
+    needs_run = function.name in {*expr.STATUS_FUNCTIONS, "now", "hashFiles"}
+    assert bool(function.examples) != needs_run
+    assert f"{function.name}(" in function.usage
 
 
 def test_the_example_of_a_context_is_an_expression_over_it() -> None:
@@ -135,7 +136,7 @@ def test_the_example_of_a_context_is_an_expression_over_it() -> None:
 
 # Expressions --------------------------------------------------------------------------------------------------------------
 
-#: Where a key stands in the file below, by its concept; and what else must stand beside it.
+#: The path of a model in the file below, and which other keys it needs.
 _AT: dict[str, tuple[Any, ...]] = {
     "Workflow": (),
     "RunDefaults": ("defaults", "run"),
@@ -202,27 +203,27 @@ def _file() -> dict[str, Any]:
     }
 
 
-def _with_expression(concept: str, key: str, expression: str) -> dict[str, Any]:
+def _with_expression(name: str, key: str, expression: str) -> dict[str, Any]:
     """The file with an expression in the key."""
     file, text = _file(), f"${{{{ {expression} }}}}"
-    if concept in NODES:
-        section = NODES[concept]
-        place = _example_of(section, key)
-        place[key] = _PUT.get((concept, key), str)(text)
-        file["jobs"]["b"]["steps"][1] = {"uses": concept, "with": place}
+    if name in NODES:
+        section = NODES[name]
+        parameters = _example_of(section, key)
+        parameters[key] = _PUT.get((name, key), str)(text)
+        file["jobs"]["b"]["steps"][1] = {"uses": name, "with": parameters}
         return file
     at: Any = file
-    for part in _AT[concept]:
+    for part in _AT[name]:
         at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
-    at.update({name: value for name, value in _BESIDE.get(concept, {}).items() if name not in at})
-    at[key] = _PUT.get((concept, key), str)(text)
-    if concept == "Job" and key == "with":
-        file["jobs"]["b"] = {name: at[name] for name in ("needs", "strategy", "with")} | {
+    at.update({beside: value for beside, value in _BESIDE.get(name, {}).items() if beside not in at})
+    at[key] = _PUT.get((name, key), str)(text)
+    if name == "Job" and key == "with":
+        file["jobs"]["b"] = {part: at[part] for part in ("needs", "strategy", "with")} | {
             "uses": "./workflows/library.yml"
         }
-    if concept == "Step" and key == "with":
+    if name == "Step" and key == "with":
         file["jobs"]["b"]["steps"][1] = {"uses": "log", "with": at["with"]}
-    if concept == "RunsOn" and key not in ("group", "labels", "target"):
+    if name == "RunsOn" and key not in ("group", "labels", "target"):
         at["target"] = "each"
     return file
 
@@ -233,10 +234,10 @@ def _example_of(section: Section, key: str) -> dict[str, Any]:
     return content
 
 
-def _keys_with_a_place() -> Iterator[Any]:
+def _keys_with_expressions() -> Iterator[Any]:
     for name, section in {**SECTIONS, **NODES}.items():
         for key, entry in section.keys.items():
-            if (name in SECTIONS or name in node_schema.BUILT_IN) and entry.place:
+            if entry.expressions:
                 yield pytest.param(name, key, entry, id=f"{name}.{key}")
 
 
@@ -244,33 +245,33 @@ def _keys_with_a_place() -> Iterator[Any]:
 _OUT_OF_SIGHT = {"WF122", "WF129", "WF136", "WF123"}
 
 
-@pytest.mark.parametrize(("concept", "key", "entry"), list(_keys_with_a_place()))
-def test_a_key_sees_the_contexts_that_its_entry_names_and_no_others(concept: str, key: str, entry: Key) -> None:
+@pytest.mark.parametrize(("name", "key", "entry"), list(_keys_with_expressions()))
+def test_a_key_sees_the_contexts_that_its_entry_names_and_no_others(name: str, key: str, entry: Key) -> None:
     """Every context is tried in every key; and whether an expression may ask for the status."""
     seen = set()
     for context, expression in _OVER.items():
-        text = json.dumps(_with_expression(concept, key, expression))
+        text = json.dumps(_with_expression(name, key, expression))
         compiled = compile_workflow("workflows/example.yml", text.encode(), FILES)
         codes = {found.code for found in compiled.diagnostics}
         assert codes <= _OUT_OF_SIGHT, (expression, [found.message for found in compiled.diagnostics])
         if not codes:
             seen.add(context)
-    assert seen == set(PLACES[entry.place].contexts)
-    text = json.dumps(_with_expression(concept, key, "success()"))
+    assert seen == set(SCOPES[entry.expressions].contexts)
+    text = json.dumps(_with_expression(name, key, "success()"))
     refused = {one.code for one in compile_workflow("workflows/example.yml", text.encode(), FILES).diagnostics}
-    assert (not refused) == PLACES[entry.place].has_status
+    assert (not refused) == SCOPES[entry.expressions].has_status
 
 
-def _keys_without_a_place() -> Iterator[Any]:
+def _keys_without_expressions() -> Iterator[Any]:
     for name, section in SECTIONS.items():
         for key, entry in section.keys.items():
             # A description is shown as it is, whatever stands in it.
-            if not entry.place and name in _AT and key != "description":
+            if not entry.expressions and name in _AT and key != "description":
                 yield pytest.param(name, key, id=f"{name}.{key}")
 
 
-@pytest.mark.parametrize(("concept", "key"), list(_keys_without_a_place()))
-def test_a_key_without_a_place_takes_no_expression(concept: str, key: str) -> None:
+@pytest.mark.parametrize(("name", "key"), list(_keys_without_expressions()))
+def test_a_key_without_a_scope_takes_no_expression(name: str, key: str) -> None:
     """What an editor says of the key is what the compiler does with it."""
-    text = json.dumps(_with_expression(concept, key, "git.sha"))
+    text = json.dumps(_with_expression(name, key, "git.sha"))
     assert compile_workflow("workflows/example.yml", text.encode(), FILES).diagnostics

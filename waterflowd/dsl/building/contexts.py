@@ -11,24 +11,18 @@ from dataclasses import dataclass, field, replace
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl.models.expression_scopes import CONTEXTS
 
-#: What each context holds, where the language fixes it; None where data decides.
+#: The fields of each context that has the same everywhere; None where they depend on the run.
 FIXED: dict[str, Collection[str] | None] = {
-    "run": ("id", "number", "attempt", "workflow", "url"),
-    "git": ("sha", "short-sha", "ref", "branch", "tag", "message", "author", "repository"),
-    "strategy": ("job-index", "job-total", "fail-fast", "max-parallel"),
-    "loop": ("index", "number", "total"),
-    "job": ("id", "status"),
-    "agent": ("id", "name", "hostname", "os", "arch", "group", "labels"),
-    "runner": ("id", "name", "hostname", "os", "arch", "group", "labels"),
-    "event": None,
-    "env": None,
+    name: tuple(CONTEXTS[name].fields) or None
+    for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env")
 }
 
 #: Fields of `steps.<id>`.
-STEP_FIELDS = ("outputs", "outcome", "conclusion", "exit-code", "attempt")
-#: Fields of `needs.<id>`; the last two are those of a job that is many instances.
-NEED_FIELDS = ("result", "conclusion", "outputs", "servers", "instances")
+STEP_FIELDS = tuple(CONTEXTS["steps"].fields)
+#: Fields of `needs.<id>`; the last two belong to a job with instances.
+NEED_FIELDS = tuple(CONTEXTS["needs"].fields)
 
 SECRETS = "secrets"
 

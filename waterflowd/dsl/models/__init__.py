@@ -16,7 +16,7 @@ from waterflowd.dsl.models.control_flow import (
 from waterflowd.dsl.models.defaults import Defaults, RunDefaults
 from waterflowd.dsl.models.inputs import Input
 from waterflowd.dsl.models.job import Job
-from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
+from waterflowd.dsl.models.model import LanguageModel, Page, keys, model_at, named
 from waterflowd.dsl.models.placement import Concurrency, DeploymentEnvironment, RunsOn, Strategy
 from waterflowd.dsl.models.schedule import Schedule
 from waterflowd.dsl.models.step import Retry, Step, Stop
@@ -47,6 +47,7 @@ __all__ = [
     "Job",
     "LanguageModel",
     "LoopParameters",
+    "Page",
     "ParallelParameters",
     "Push",
     "Retry",

@@ -1,29 +1,49 @@
-"""The model of one input: of a workflow started by hand or called, or of a composite step."""
+"""The model of one input: of a workflow that is started by hand or called, or of a composite step."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from waterflowd.dsl.models.field_types import Boolean, FreeText, JsonValue, StaticText, Texts
-from waterflowd.dsl.models.model import LanguageModel, empty_is_all
+from waterflowd.dsl.models.field_types import Boolean, FreeText, IdName, JsonValue, OrEmpty, StaticText, Texts
+from waterflowd.dsl.models.model import EXAMPLE_JOBS, LanguageModel, Page, key
 
 
 class Input(LanguageModel):
-    """One input of a start by hand."""
+    """One typed value that is given by a start by hand, by a call, or by the step that uses a composite step. All inputs
+    together are limited to 64 KiB.
+    """
 
     TITLE = "an input"
     INSTEAD = {"deprecationMessage": "write it into description"}
+    PAGE = Page(
+        name="inputs",
+        where="`inputs.<name>`, `on.workflow_dispatch.inputs.<name>`, `on.workflow_call.inputs.<name>`",
+        frame="inputs:\n  version:\n    {}\n" + EXAMPLE_JOBS,
+    )
 
-    type: Literal["string", "number", "boolean", "choice", "json"] = "string"
-    description: FreeText = ""
-    required: Boolean = False
-    default: JsonValue = None
-    options: Texts = []
-    pattern: StaticText | None = None
+    type: Literal["string", "number", "boolean", "choice", "json"] = key(
+        "The type of the value.", "type: choice\noptions: [staging, production]", default="string"
+    )
+    description: FreeText = key("A description for people.", "description: version to release", default="")
+    required: Boolean = key("Whether a value must be given if there is no default.", "required: true", default=False)
+    default: JsonValue = key(
+        "The value if none is given.",
+        "type: number\ndefault: 3",
+        default=None,
+        without="by type: empty text, 0, false, the first option, or null",
+        pitfalls=("It is a plain value; an expression is not allowed.",),
+    )
+    options: Texts = key("The allowed values of a `choice`.", "type: choice\noptions: [a, b]", default=[])
+    pattern: StaticText | None = key(
+        "A regular expression that the whole value of a `string` must match.",
+        "pattern: '[0-9]+\\.[0-9]+'",
+        default=None,
+        without="any text",
+        pitfalls=("Look-around and back-references are not supported, so that matching takes linear time.",),
+    )
 
 
-Inputs = Annotated[
-    dict[str, Annotated[Input, BeforeValidator(empty_is_all)]], BeforeValidator(empty_is_all), Field(max_length=100)
-]
+#: The inputs of one workflow or composite step.
+Inputs = OrEmpty[Annotated[dict[IdName, OrEmpty[Input]], Field(max_length=100)]]

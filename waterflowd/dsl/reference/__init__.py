@@ -1,19 +1,10 @@
-"""The reference of the language: what people say about keys, nodes, contexts, functions and codes.
+"""The reference of the language, rendered from the models: the pages under docs/reference/, and the JSON Schema for editors.
 
-Rules of this package: the models (`schema` and its neighbours) say which keys there are, which values they take and what
-holds when they are missing; what no model can say stands here, once. The JSON Schema, editors, and the pages under
-`docs/reference/` are made of both. A test asks for an entry about everything that exists, compiles every example, and
-tries every context in every key.
+Rules of this package: it describes nothing itself. The models (`dsl.models`), the records of the nodes
+(`waterflow_agent.nodes.schema`), the contexts (`dsl.models.expression_scopes`) and the functions (`waterflowd.expr`) carry
+their own descriptions and examples; only the examples of error codes are here. Tests compile every example, and try every
+context in every key.
 
-Texts: `workflow`, `triggers`, `jobs`, `steps`, `nodes`, `expressions`, `diagnostics`. `pages` makes the pages of them.
+    models, records ─annotated_schema─▶ definitions ─┬─ json_schema ──▶ *.schema.json
+                                                     └─ entries, pages ─▶ *.md
 """
-
-from __future__ import annotations
-
-from waterflowd.dsl.reference import jobs, steps, triggers, workflow
-from waterflowd.dsl.reference.entries import Key, Section
-
-#: What is said about each concept, by the name of its model.
-SECTIONS: dict[str, Section] = {**workflow.SECTIONS, **triggers.SECTIONS, **jobs.SECTIONS, **steps.SECTIONS}
-
-__all__ = ["SECTIONS", "Key", "Section"]

@@ -1,42 +1,38 @@
-"""The pages under docs/reference/: one for each concept and node, and one each for contexts, functions and codes.
+"""The pages under docs/reference/: one for each model and node, and one each for contexts, functions and codes.
 
-Rules of this file: nothing is written here that a model or a text says; a page is the same bytes each time. What an
-error looks like is what the compiler says about the example.
+Rules of this file: it only renders; every text comes from the models, the nodes' records, the contexts, the functions and
+the codes. A page is the same bytes each time, and each error message in it is the compiler's own output for the example.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
-from waterflowd.dsl import compile_workflow, models, render_diagnostic
-from waterflowd.dsl.reference import SECTIONS, Key, Section, json_schema, shapes
+from waterflowd.dsl import compile_workflow, render_diagnostic
+from waterflowd.dsl.models.expression_scopes import CONTEXTS, SCOPES
+from waterflowd.dsl.reference import annotated_schema, json_schema
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
-from waterflowd.dsl.reference.entries import PLACES
-from waterflowd.dsl.reference.expressions import CONTEXTS, FUNCTIONS
-from waterflowd.dsl.reference.nodes import NODES
+from waterflowd.dsl.reference.entries import NODES, SECTIONS, Key, Section
 from waterflowd.dsl.reporting.codes import CODES
 
-_BANNER = "<!-- Made by `make reference` from the language's models and texts; changes here are lost. -->\n"
-#: A context that more keys see is seen nearly everywhere.
+_BANNER = "<!-- Made by `make reference` from the models of the language; changes here are lost. -->\n"
+#: A context that more keys see is visible almost everywhere.
 _SEEN_MAX = 16
 _ONLY = {
     "steps": "a job with `steps`",
     "call": "a job that calls a workflow (`uses`)",
-    "process": "steps that run on a server: not with nodes that the daemon runs, nor composite steps",
-    "attempts": "steps that run on a server, and `workflow/run`: not with the other nodes that the daemon runs",
-    "script": "scripts: `run`, or the node `shell`",
+    "process": "a step that runs on a server; not a node that the daemon runs, and not a composite step",
+    "attempts": "a step that runs on a server, or `workflow/run`; not another node that the daemon runs",
+    "script": "a script: `run`, or the node `shell`",
 }
 _RUNS_IN = {
     "process": "a process on the server",
-    "host": "a process of its own on the server",
+    "host": "a separate process on the server",
     "agent": "the agent on the server",
-    "engine": "the daemon's log; holds no server",
+    "engine": "the daemon; it occupies no server",
 }
 
 #: A code's cause and next action.
@@ -45,15 +41,15 @@ Advice = Mapping[str, tuple[str, str]]
 
 def pages(advice: Advice) -> dict[str, str]:
     """Every file of the folder by its name. `advice` holds each code's cause and next action."""
-    made = {f"{section.name}.md": _concept_page(name, section) for name, section in SECTIONS.items()}
-    made |= {f"node-{name.replace('/', '-')}.md": _node_page(node) for name, node in node_schema.BUILT_IN.items()}
+    made = {f"{section.page.name}.md": _section_page(section) for section in SECTIONS.values()}
+    made |= {f"{NODES[name].page.name}.md": _node_page(node) for name, node in node_schema.BUILT_IN.items()}
     made |= {
         "README.md": _index(),
         "contexts.md": _contexts(),
         "functions.md": _functions(),
         "diagnostics.md": _diagnostics(advice),
     }
-    made |= {f"{kind}.schema.json": json_schema.schema_text(kind) for kind in json_schema.KINDS}
+    made |= {f"{kind}.schema.json": json_schema.schema_text(kind) for kind in annotated_schema.FILES}
     return dict(sorted(made.items()))
 
 
@@ -62,138 +58,97 @@ def _page(title: str, *parts: str) -> str:
 
 
 def _fence(text: str, info: str = "yaml") -> str:
-    # Files that are used by path are not there for who copies an example; the tests bring them.
+    # A reader who copies an example does not have the files that it uses by path; the tests provide them.
     needs_files = "uses: ./" in text and info == "yaml"
     return f"```{'yml' if needs_files else info}\n{text.rstrip(chr(10))}\n```"
 
 
-# Concepts and nodes -------------------------------------------------------------------------------------------------------
+# Models and nodes ---------------------------------------------------------------------------------------------------------
 
 
-def _concept_page(name: str, section: Section) -> str:
-    concept = json_schema.CONCEPTS[name]
-    fields = {str(field.alias): field for field in concept.model_fields.values()}
-    parts = [section.what, f"Stands at: {section.where}."]
-    for key, entry in section.keys.items():
-        field = fields[key]
-        default = _default(entry, json_schema.default_value(field), is_required=field.is_required())
-        parts.append(_key(key, entry, section, (shapes.of_field(field).words, default)))
-    return _page(_title(section), *parts)
-
-
-def _title(section: Section) -> str:
-    return f"{section.name.removeprefix('node-')}"
-
-
-def _default(entry: Key, default: Any, *, is_required: bool) -> str:
-    if is_required:
-        return "required"
-    if entry.default:
-        return entry.default
-    if default is None or default in ({}, []):
-        return "none"
-    shown = json.dumps(default).strip('"') if not isinstance(default, list) else f"[{', '.join(map(str, default))}]"
-    return f"`{shown}`"
-
-
-def _key(key: str, entry: Key, section: Section, facts: tuple[str, str]) -> str:
-    words, default = facts
-    lines = [f"## `{key}`", "", entry.what, "", f"- Takes: {entry.takes or words}.", f"- Default: {default}."]
-    lines.append(f"- Expressions: {_place(entry)}.")
-    if entry.only:
-        lines.append(f"- Goes with: {_ONLY[entry.only]}.")
-    if entry.example:
-        lines += ["", _fence(section.framed(entry.example))]
-    if entry.pitfalls:
-        lines += ["", "Pitfalls:", "", *(f"- {pitfall}" for pitfall in entry.pitfalls)]
-    return "\n".join(lines)
-
-
-def _place(entry: Key) -> str:
-    if not entry.place:
-        return "none"
-    place = PLACES[entry.place]
-    names = ", ".join(f"[`{name}`](contexts.md#{name})" for name in place.contexts)
-    return names + ("; `success()`, `failure()`, `cancelled()`, `always()`" if place.has_status else "")
+def _section_page(section: Section) -> str:
+    parts = [section.description, f"Path: {section.page.where}."]
+    return _page(section.page.name, *parts, *(_key(name, key, section) for name, key in section.keys.items()))
 
 
 def _node_page(node: node_schema.NodeSchema) -> str:
-    section = NODES.get(node.name) or Section("", f"`with` of `uses: {node.name}`", node.summary, "", {})
+    section = NODES[node.name]
     names = [f"`{name}`" for name in (node.name, *node.aliases)]
-    outputs = ", ".join(f"`{name}`" for name in node.outputs) or "none of its own"
     facts = [
-        f"- Name: {', or '.join(names)}; `@v1` may follow.",
+        f"- Name: {' or '.join(names)}, optionally followed by `@v1`.",
         f"- Runs in: {_RUNS_IN[node.runs_in.value]}.",
-        f"- Outputs: {outputs}.",
+        f"- Outputs: {', '.join(f'`{name}`' for name in node.outputs) or 'no fixed ones'}.",
     ]
-    parts = [section.what, "\n".join(facts)]
-    for key, (words, default, described) in _node_keys(node).items():
-        entry = section.keys.get(key) or Key(described, "")
-        shown = _default(entry, default, is_required=default is _REQUIRED)
-        parts.append(_key(key, entry, section, (words, shown)))
-    return _page(node.name, *parts)
+    parts = [section.description, "\n".join(facts)]
+    return _page(node.name, *parts, *(_key(name, key, section) for name, key in section.keys.items()))
 
 
-_REQUIRED = object()
+def _key(name: str, key: Key, section: Section) -> str:
+    lines = [f"## `{name}`", "", key.description, "", f"- Values: {key.takes}.", f"- Default: {_default(key)}."]
+    lines.append(f"- Expressions: {_expressions(key)}.")
+    if key.only:
+        lines.append(f"- Only for: {_ONLY[key.only]}.")
+    lines += ["", _fence(section.framed(key.example))]
+    if key.pitfalls:
+        lines += ["", "Pitfalls:", "", *(f"- {pitfall}" for pitfall in key.pitfalls)]
+    return "\n".join(lines)
 
 
-def _node_keys(node: node_schema.NodeSchema) -> dict[str, tuple[str, Any, str]]:
-    """Each parameter's words, default and description."""
-    model = models.CONTROL_FLOW.get(node.name)
-    if model is not None:
-        return {
-            str(field.alias): (
-                shapes.of_field(field).words,
-                _REQUIRED if field.is_required() else json_schema.default_value(field),
-                "",
-            )
-            for field in model.model_fields.values()
-        }
-    _, components = msgspec.json.schema_components([node.parameters])
-    (record,) = components.values()
-    required = set(record.get("required", ()))
-    return {
-        name: (
-            shapes.of_parameter(found).words,
-            _REQUIRED if name in required else found.get("default"),
-            found.get("description", ""),
-        )
-        for name, found in record["properties"].items()
-    }
+def _default(key: Key) -> str:
+    if key.is_required:
+        return "required"
+    if key.without:
+        return key.without
+    if key.default is None or key.default in ({}, []):
+        return "none"
+    if isinstance(key.default, list):
+        return f"`[{', '.join(map(str, key.default))}]`"
+    return "`" + json.dumps(key.default).strip('"') + "`"
+
+
+def _expressions(key: Key) -> str:
+    if not key.expressions:
+        return "none"
+    scope = SCOPES[key.expressions]
+    names = ", ".join(f"[`{name}`](contexts.md#{name})" for name in scope.contexts)
+    return names + ("; `success()`, `failure()`, `cancelled()`, `always()`" if scope.has_status else "")
 
 
 # Expressions --------------------------------------------------------------------------------------------------------------
 
 
 def _contexts() -> str:
-    parts = ["What expressions can name. The page of each key says which of them it sees."]
+    parts = ["The names that expressions can use. The page of each key lists the contexts that it sees."]
     for name, context in CONTEXTS.items():
-        lines = [f"## `{name}`", "", context.what, "", f"- Where: {context.where}.", f"- Example: `{context.example}`"]
+        lines = [f"## `{name}`", "", context.description, ""]
+        lines += [f"- Where: {context.where}.", f"- Example: `{context.example}`"]
         if context.fields:
-            lines += ["", "| field | holds |", "|---|---|"]
-            lines += [f"| `{field}` | {what} |" for field, what in context.fields.items()]
-        seen = list(dict.fromkeys(_keys_that_see(name)))
-        if len(seen) <= _SEEN_MAX:
-            lines += ["", f"Keys that see it: {', '.join(seen)}."]
+            lines += ["", "| field | value |", "|---|---|"]
+            lines += [f"| `{field}` | {text} |" for field, text in context.fields.items()]
+        keys = list(dict.fromkeys(_keys_that_see(name)))
+        if len(keys) <= _SEEN_MAX:
+            lines += ["", f"Keys that see it: {', '.join(keys)}."]
         parts.append("\n".join(lines))
     return _page("Contexts", *parts)
 
 
 def _keys_that_see(context: str) -> Iterator[str]:
     for section in SECTIONS.values():
-        for key, entry in section.keys.items():
-            if entry.place and context in PLACES[entry.place].contexts:
-                yield f"[`{key}` of {_title(section)}]({section.name}.md#{key})"
+        for name, key in section.keys.items():
+            if key.expressions and context in SCOPES[key.expressions].contexts:
+                yield f"[`{name}` of {section.page.name}]({section.page.name}.md#{name})"
 
 
 def _functions() -> str:
-    parts = ["Names are compared without case. In text, everything that is no array and no object is read as text."]
-    for name, function in FUNCTIONS.items():
-        lines = [f"## `{name}`", "", f"`{function.call}`", "", function.what]
+    parts = [
+        "Function names are case-insensitive. Where text is expected, numbers, booleans and null are converted to text."
+    ]
+    for function in expr.FUNCTIONS.values():
+        lines = [f"## `{function.name}`", "", f"`{function.usage}`", "", function.description]
         if function.examples:
             rows = [(example, expr.evaluate(expr.parse(example), expr.Env())) for example in function.examples]
-            shown = [f"| `{example}` | `{json.dumps(value, ensure_ascii=False)}` |" for example, value in rows]
-            lines += ["", "| expression | value |", "|---|---|", *(row.replace("\n", "\\n") for row in shown)]
+            values = [f"| `{example}` | `{json.dumps(value, ensure_ascii=False)}` |" for example, value in rows]
+            lines += ["", "| expression | value |", "|---|---|", *(row.replace("\n", "\\n") for row in values)]
         parts.append("\n".join(lines))
     return _page("Functions", *parts)
 
@@ -203,16 +158,16 @@ def _functions() -> str:
 
 def _diagnostics(advice: Advice) -> str:
     parts = [
-        "Each error and warning of the language, with the smallest file that gives it. Codes are stable: one is never used for"
-        " something else. The codes of the rest of the system are in [errors](../errors.md)."
+        "Each error and warning of the language, with a minimal file that causes it. Codes are stable: a code never gets"
+        " another meaning. The other codes are in [errors](../errors.md)."
     ]
     for code in sorted(CODES):
         cause, action = advice[code]
         lines = [f"## {code}", "", f"{_sentence(CODES[code])}", "", f"- Cause: {cause}", f"- What to do: {action}"]
         if code in NOT_OF_A_FILE:
-            lines += ["", "No file gives it: it is met while a run goes on."]
+            lines += ["", "It is not caused by a file: it occurs during a run."]
         else:
-            lines += ["", *_shown(code)]
+            lines += ["", *_diagnostic_example(code)]
         parts.append("\n".join(lines))
     return _page("Diagnostics", *parts)
 
@@ -221,49 +176,47 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _shown(code: str) -> Iterator[str]:
+def _diagnostic_example(code: str) -> Iterator[str]:
     example = EXAMPLES[code]
     compiled = compile_workflow("workflows/example.yml", example.content or example.text.encode(), example.files)
-    found = [one for one in (*compiled.diagnostics, *compiled.warnings) if one.code == code]
+    found = [diagnostic for diagnostic in (*compiled.diagnostics, *compiled.warnings) if diagnostic.code == code]
     yield _fence(example.text, "yml")
     if example.note:
         yield f"\n{example.note}"
-    yield "\n" + _fence("\n".join(render_diagnostic(one) for one in found), "")
+    yield "\n" + _fence("\n".join(render_diagnostic(diagnostic) for diagnostic in found), "")
 
 
 # The index ----------------------------------------------------------------------------------------------------------------
 
 _EDITOR = """## In an editor
 
-The language has a JSON Schema (draft 7): [workflow.schema.json](workflow.schema.json) for workflows,
+The language has a JSON Schema (draft 7): [workflow.schema.json](workflow.schema.json) for workflows, and
 [step.schema.json](step.schema.json) for the files of composite steps. `waterflowctl schema` prints it, and the daemon
-serves it at `/v1/schema`. Editors with the YAML language server (VS Code, Neovim, Helix, Zed, Emacs, and others) then
-complete keys and nodes, show what a key means, and mark what is wrong while you type. A line at the top of a file is enough:
+serves it at `/v1/schema`. Editors with the YAML language server (VS Code, Neovim, Helix, Zed, Emacs and others) then
+complete keys and nodes, show what a key means, and mark errors while you type. A line at the top of a file is enough:
 
 ```yml
 # yaml-language-server: $schema=https://waterflow.example.org/v1/schema
 ```
 
-or, for all files of a repository, in the settings of VS Code:
+For all files of a repository, use the settings of VS Code:
 
 ```json
 {"yaml.schemas": {"./.waterflow/workflow.schema.json": ["workflows/*.yml", ".waterflow/workflows/*.yml"]}}
 ```
 
-with the file that `waterflowctl schema > .waterflow/workflow.schema.json` has written. The schema knows keys, values and nodes'
-parameters; expressions, names and other files are checked by `waterflowctl validate`."""
+with the file written by `waterflowctl schema > .waterflow/workflow.schema.json`. The schema checks keys, values and the
+parameters of nodes; `waterflowctl validate` also checks expressions, names and other files."""
 
 
 def _index() -> str:
-    concepts = [f"- [{_title(section)}]({section.name}.md): {section.where}" for section in SECTIONS.values()]
-    nodes = [
-        f"- [`{name}`](node-{name.replace('/', '-')}.md): {node.summary}" for name, node in node_schema.BUILT_IN.items()
-    ]
+    keys = [f"- [{section.page.name}]({section.page.name}.md): {section.page.where}" for section in SECTIONS.values()]
+    nodes = [f"- [`{name}`]({NODES[name].page.name}.md): {node.summary}" for name, node in node_schema.BUILT_IN.items()]
     return _page(
         "Reference of the language",
-        "Made from the models that the compiler itself uses. For a description in one piece read"
+        "This reference is made from the models that the compiler uses. For an introduction, read"
         " [workflows](../workflows.md).",
-        "## Keys\n\n" + "\n".join(concepts),
+        "## Keys\n\n" + "\n".join(keys),
         "## Nodes\n\n" + "\n".join(nodes),
         "## Expressions\n\n- [Contexts](contexts.md)\n- [Functions](functions.md)",
         "## Errors and warnings\n\n- [Every code with an example](diagnostics.md)",

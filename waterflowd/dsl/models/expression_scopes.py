@@ -1,0 +1,186 @@
+"""The contexts of expressions, and which of them each kind of key sees.
+
+The fields of a context are defined here once: the compiler checks names against them, and the reference lists them. A
+model names the scope of a key; a test compiles every context in every key and compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A context, as the reference describes it."""
+
+    description: str
+    #: An expression that uses it.
+    example: str
+    #: Where it exists, in words.
+    where: str
+    #: Fields and what they hold; empty where they depend on the file or the run.
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+_JOB_RESULT = {
+    "result": "`success`, `failure`, `cancelled` or `skipped`; `timed-out` and `lost` count as `failure`",
+    "conclusion": "the exact conclusion, including `timed-out` and `lost`",
+    "outputs": "the outputs of the job; null for a job with instances",
+    "servers": "for a job with `target: each`: `result`, `conclusion` and `outputs` by server name",
+    "instances": "for a job with instances: a list with `result`, `conclusion` and `outputs` of each",
+}
+_AGENT = {
+    "id": "the agent's fingerprint",
+    "name": "the agent's name",
+    "hostname": "the server's host name",
+    "os": "the operating system",
+    "arch": "the processor architecture",
+    "group": "the group that the job requested",
+    "labels": "the agent's labels",
+}
+
+CONTEXTS: dict[str, Context] = {
+    "inputs": Context(
+        description="The inputs of the workflow, or of the composite step whose file this is.",
+        example="inputs.version",
+        where="everywhere",
+    ),
+    "vars": Context(
+        description="The workflow's variables, with the values that a start or a schedule overrides.",
+        example="vars.image",
+        where="everywhere except in composite steps; a variable sees only those above it",
+    ),
+    "git": Context(
+        description="The commit that the run belongs to. All fields are empty for a file that was submitted directly.",
+        example="git.branch == 'main'",
+        where="everywhere",
+        fields={
+            "sha": "the commit",
+            "short-sha": "its first characters",
+            "ref": "the ref, such as `refs/heads/main`",
+            "branch": "the branch; empty for a tag",
+            "tag": "the tag; empty for a branch",
+            "message": "the commit message",
+            "author": "the author of the commit",
+            "repository": "the repository's name",
+        },
+    ),
+    "event": Context(
+        description="The event that started the run: its `name`, and its data, such as `changed` for a push or the"
+        " request body for a webhook.",
+        example="event.name",
+        where="everywhere",
+    ),
+    "run": Context(
+        description="The run.",
+        example="run.number",
+        where="everywhere except in `vars`",
+        fields={
+            "id": "the run's id",
+            "number": "counts the runs of this workflow, from 1",
+            "attempt": "1 for the first attempt; each re-run adds 1",
+            "workflow": "the workflow's name",
+            "url": "the run's address",
+        },
+    ),
+    "needs": Context(
+        description="The jobs listed in `needs`, by id.",
+        example="needs.build.outputs.version",
+        where="jobs with `needs`",
+        fields=_JOB_RESULT,
+    ),
+    "jobs": Context(
+        description="All jobs of the workflow, by id.",
+        example="jobs.build.outputs.version",
+        where="only in the outputs of `workflow_call`",
+        fields=_JOB_RESULT,
+    ),
+    "matrix": Context(
+        description="The matrix values of this instance, by name.",
+        example="matrix.version",
+        where="jobs with `strategy.matrix`, except in their `if`",
+    ),
+    "strategy": Context(
+        description="The position of this instance among the job's instances.",
+        example="strategy.job-index + 1",
+        where="jobs with instances, except in their `if`",
+        fields={
+            "job-index": "its index, from 0",
+            "job-total": "the number of instances",
+            "fail-fast": "the value of `strategy.fail-fast`",
+            "max-parallel": "the value of `strategy.max-parallel`",
+        },
+    ),
+    "env": Context(
+        description="The environment variables that are set so far.",
+        example="env.REGION",
+        where="steps, and the `env` of a job",
+    ),
+    "steps": Context(
+        description="The earlier steps that have an `id`, by id.",
+        example="steps.find.outputs.version",
+        where="steps, and the `outputs` of a job",
+        fields={
+            "outputs": "what the script wrote to `$WATERFLOW_OUTPUT`, or the outputs of the node",
+            "outcome": "the conclusion before `continue-on-error` applies",
+            "conclusion": "the conclusion after `continue-on-error` applies",
+            "exit-code": "the exit code of the process",
+            "attempt": "the number of the last attempt",
+        },
+    ),
+    "job": Context(
+        description="The job that the step belongs to.",
+        example="job.status",
+        where="steps",
+        fields={"id": "the job's id", "status": "the status so far: `success`, `failure` or `cancelled`"},
+    ),
+    "agent": Context(
+        description="The server that the job runs on.", example="agent.hostname", where="steps", fields=_AGENT
+    ),
+    "runner": Context(description="An alias of `agent`.", example="runner.os", where="steps", fields=_AGENT),
+    "loop": Context(
+        description="The current iteration of the enclosing loop. The item is called `item`, or what `as` says.",
+        example="loop.number",
+        where="the steps of a loop",
+        fields={
+            "index": "counts from 0",
+            "number": "counts from 1",
+            "total": "the number of items; null with `while`",
+        },
+    ),
+    "secrets": Context(
+        description="References to secrets. They are never evaluated or recorded: the values are filled in when a step is"
+        " sent to its server. A secret can stand alone, inside text, or in `format(...)`; nothing can be computed with it.",
+        example="secrets.TOKEN",
+        where="`env`, `run`, and the `with` of nodes that run on a server",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpressionScope:
+    """What the expressions of a key see, and whether they may call the status functions."""
+
+    contexts: tuple[str, ...]
+    has_status: bool = False
+
+
+_TRIGGER = ("inputs", "vars", "git", "event")
+_RUN = (*_TRIGGER, "run")
+_JOB = (*_RUN, "needs", "matrix", "strategy")
+_STEP = (*_JOB, "env", "steps", "job", "agent", "runner")
+
+#: Every scope that a key can have. Loops add `item` and `loop`; `matrix` and `strategy` exist in jobs with instances only.
+SCOPES: dict[str, ExpressionScope] = {
+    "vars": ExpressionScope(contexts=_TRIGGER),
+    "workflow": ExpressionScope(contexts=_RUN),
+    "workflow-env": ExpressionScope(contexts=(*_RUN, "secrets")),
+    "job-if": ExpressionScope(contexts=(*_RUN, "needs"), has_status=True),
+    "strategy": ExpressionScope(contexts=(*_RUN, "needs")),
+    "job": ExpressionScope(contexts=_JOB),
+    "job-env": ExpressionScope(contexts=(*_JOB, "env", "secrets")),
+    "step": ExpressionScope(contexts=_STEP),
+    "step-if": ExpressionScope(contexts=_STEP, has_status=True),
+    "step-secrets": ExpressionScope(contexts=(*_STEP, "secrets")),
+    "call-outputs": ExpressionScope(contexts=(*_RUN, "jobs")),
+}

@@ -10,9 +10,9 @@ import pytest
 from waterflow_agent.errors import Retryable
 from waterflowd.access import audit_trail
 from waterflowd.access.events import AccessRefused
-from waterflowd.access.registry import Role
+from waterflowd.access.roles import Role
 from waterflowd.admin.ports import PendingRow, RepositoryRow
-from waterflowd.api.views.rendering import time_text
+from waterflowd.api.timestamps import timestamp
 from waterflowd.testing.api_world import ApiWorld, until
 
 WORKFLOW = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
@@ -76,7 +76,7 @@ async def test_everything_that_changes_something_is_in_the_trail_with_who_what_a
             assert [row["facts"].get("run") for row in reversed(rows)][:2] == runs
             assert rows[0]["seq"] == len(rows)
             assert sorted(row["at"] for row in rows) == [row["at"] for row in reversed(rows)]
-            assert rows[-1]["at"] >= time_text(began)
+            assert rows[-1]["at"] >= timestamp(began)
             assert "secret" not in str(rows)
 
 
@@ -122,7 +122,7 @@ async def test_who_is_refused_leaves_a_record() -> None:
         await until(lambda: len(_refused(world)) == 4)
         assert [(fact.by, fact.door, fact.code, fact.target) for fact in _refused(world)] == [
             ("192.0.2.7", "api", "WF601", "GET /v1/runs"),
-            ("192.0.2.7", "api", "WF601", "GET /v1/\N{REPLACEMENT CHARACTER}[31mred"),
+            ("192.0.2.7", "api", "WF601", "GET /v1/\\x1b[31mred"),
             ("192.0.2.7", "api", "WF603", "GET /health"),
             ("viewer", "api", "WF602", "POST /v1/tokens"),
         ]
@@ -156,7 +156,7 @@ async def test_refusals_of_the_agents_ports_are_in_the_trail_too() -> None:
     """At the same bounded rate, with the fingerprint or the address."""
     async with ApiWorld() as world:
         for _ in range(100):
-            world.api.refusals.agent_refused("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
+            world.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
         await until(lambda: len(_refused(world)) == audit_trail.SOURCE_BURST)
         first = _refused(world)[0]
         assert (first.by, first.door, first.code) == ("192.0.2.9", "agents", "WF212")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
-from waterflowd.access.registry import Role
+from waterflowd.access.roles import Role
 from waterflowd.api import request_bodies, server
 from waterflowd.testing.api_world import until
 

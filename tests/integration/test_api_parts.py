@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from waterflowd.access.registry import Role
-from waterflowd.api.views import run_shapes, shapes
+from waterflowd.access.roles import Role
+from waterflowd.api.schemas.jobs import JobList, StepList
+from waterflowd.api.schemas.runs import RerunSchema, RunSchema
+from waterflowd.api.schemas.system import SystemStatusSchema
 from waterflowd.testing.api_world import ApiWorld, until
 
 YAML = {"Content-Type": "application/yaml"}
@@ -109,7 +112,7 @@ async def show(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
     response = await client.get(f"/v1/runs/{run}")
     assert response.status_code == 200, response.text
     shown: dict[str, Any] = response.json()
-    run_shapes.RunShape.model_validate(shown)
+    msgspec.convert(shown, RunSchema)
     return shown
 
 
@@ -149,7 +152,7 @@ async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.
     ]  # fmt: skip
     path = f"/v1/runs/{run['id']}/jobs"
     listed = (await client.get(path, params={"job": "build", "status": "failure"})).json()
-    run_shapes.JobList.model_validate(listed)
+    msgspec.convert(listed, JobList)
     assert [row["id"] for row in listed["jobs"]] == ["build[3]"]
     rows: list[dict[str, Any]] = []
     cursor = None
@@ -178,7 +181,7 @@ async def test_steps_inside_of_steps_stand_in_blocks(world: ApiWorld, client: ht
     assert check["blocks"][0]["steps"][0]["id"] == "all[1]/check/inner"
     path = f"/v1/runs/{run['id']}/steps"
     listed = (await client.get(path, params={"job": "a", "step": "all[1]"})).json()
-    run_shapes.StepList.model_validate(listed)
+    msgspec.convert(listed, StepList)
     assert [row["id"] for row in listed["steps"]] == ["all[1]/say", "all[1]/check", "all[1]/check/inner"]
     assert (await client.get(path)).status_code == 400
 
@@ -236,7 +239,7 @@ async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.Asy
     (waiting,) = await _waiting(client, run)
     assert (waiting["job"], waiting["step"], waiting["minimum"]) == ("ask", "gate", 1)
     status = (await client.get("/v1/status")).json()
-    shapes.StatusShape.model_validate(status)
+    msgspec.convert(status, SystemStatusSchema)
     assert [(row["run"], row["step"]) for row in status["approvals"]] == [(run, "gate")]
     assert status["waiting"] == []
     answered = await client.post(f"/v1/runs/{run}/approve", json={"comment": "looks\x07 good"})
@@ -311,7 +314,7 @@ async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.Asy
     answered = await client.post(f"/v1/runs/{first}/rerun")
     found = answered.json()
     assert answered.status_code == 201, answered.text
-    shapes.RerunShape.model_validate(found)
+    msgspec.convert(found, RerunSchema)
     assert (found["rerun_of"], found["kept"], found["again"], found["number"]) == (first, [], ["build", "after"], 2)
     assert answered.headers["location"] == found["url"]
     await world.completed(found["id"])

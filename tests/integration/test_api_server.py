@@ -18,7 +18,7 @@ import pytest
 from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Stalled
-from waterflowd.access.registry import Role
+from waterflowd.access.roles import Role
 from waterflowd.api.server import ApiServer
 from waterflowd.api.streaming import streams
 from waterflowd.testing.api_world import until
@@ -127,7 +127,7 @@ async def test_roles_are_enforced_on_every_change(served: Served) -> None:
         async with served.tcp(served.world.token(role)) as client:
             for needed, path, body in changes:
                 response = await client.post(path, json=body)
-                assert (response.status_code == 403) == (role < needed), (role, path, response.text)
+                assert (response.status_code == 403) == (not role.includes(needed)), (role, path, response.text)
             assert (await client.get("/v1/tokens")).status_code == (200 if role is Role.ADMIN else 403)
 
 

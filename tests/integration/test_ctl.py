@@ -18,6 +18,8 @@ from tests.integration.ctl_served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
 from waterflowd.admin.ports import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
+from waterflowd.model.plan import CatchUp, Overlap
+from waterflowd.reconcile.events import ScheduleOutcome
 
 FAILING = """\
 name: failing
@@ -167,8 +169,8 @@ def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(serve
     assert server.world is not None
     nightly = ScheduleRow(
         path="workflows/backup.yml", name="backup", repository="ops", ref="refs/heads/main", revision="a" * 40,
-        cron="30 2 * * *", timezone="Europe/Berlin", overlap="skip", catch_up="last",
-        next_at=1_792_801_800_000, last_instant=1_792_715_400_000, last_outcome="started",
+        cron="30 2 * * *", timezone="Europe/Berlin", overlap=Overlap.SKIP, catch_up=CatchUp.LAST,
+        next_at=1_792_801_800_000, last_instant=1_792_715_400_000, last_outcome=ScheduleOutcome.STARTED,
     )  # fmt: skip
     server.world.repositories.timetable.append(nightly)
     lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()

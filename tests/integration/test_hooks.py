@@ -363,7 +363,7 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         await world.sync("other")
         rows = {(row.repository, row.path): row for row in world.repositories.definitions()}
         assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
-        assert rows["other", "workflows/a.yml"].errors[0]["code"] == codes.HOOK_TAKEN
+        assert rows["other", "workflows/a.yml"].errors[0].code == codes.HOOK_TAKEN
         # A file that is renamed keeps its name.
         work.pushed(
             {

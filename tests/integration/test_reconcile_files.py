@@ -35,7 +35,7 @@ async def daemon(work: Work) -> AsyncIterator[Daemon]:
 
 def errors(daemon: Daemon, path: str) -> list[str]:
     row = next(row for row in daemon.admin.definitions() if row.path == path)
-    return [str(error["code"]) for error in row.errors]
+    return [error.code for error in row.errors]
 
 
 async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: Daemon) -> None:

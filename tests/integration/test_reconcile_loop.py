@@ -418,7 +418,7 @@ async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon]
     ]
     broken = [row for row in daemon.admin.definitions() if not row.is_ready]
     assert [row.path for row in broken] == ["workflows/new\\nline.yml"]
-    assert [error["code"] for error in broken[0].errors] == [codes.UNSAFE_NAME]
+    assert [error.code for error in broken[0].errors] == [codes.UNSAFE_NAME]
     found = daemon.admin.plan("workflows/<img onerror=x>.yml", None)
     assert found.git["branch"] == "x$(id)"
     assert found.git["message"].startswith("`touch pwn`")
@@ -434,7 +434,7 @@ async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, d
     await daemon.sync()
     assert daemon.started() == []
     (row,) = daemon.admin.definitions()
-    assert [error["code"] for error in row.errors] == [codes.GROUP_NOT_ALLOWED]
+    assert [error.code for error in row.errors] == [codes.GROUP_NOT_ALLOWED]
 
 
 async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: Work, daemon: Daemon) -> None:

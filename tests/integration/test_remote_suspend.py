@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from waterflowd.access.registry import Role
+from waterflowd.access.roles import Role
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.testing.api_world import ApiWorld
 

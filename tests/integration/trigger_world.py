@@ -12,12 +12,12 @@ from tests.integration.reconcile_world import RealCompiler
 from tests.patience import PATIENCE_S
 from waterflowd import ports
 from waterflowd.access import events
-from waterflowd.access.registry import Access
+from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.admin.webhooks import SignedWebhookService
-from waterflowd.api.app import build_app
+from waterflowd.api.app import Api
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
 from waterflowd.dispatch import lowering
@@ -101,13 +101,13 @@ class TriggerWorld:
             repositories=self.repositories,
             webhooks=SignedWebhookService(loop_ports, self.secrets.get),
             clock=self.clock,
-            access=Access(),
+            tokens=TokenRegistry(),
             version="0",
             started_at=self.clock.now(),
             listen="127.0.0.1:0",
             requests_per_s=0,
         )
-        self.api = build_app(self.services)
+        self.api = Api(self.services)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> TriggerWorld:

@@ -77,12 +77,12 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.reconcile": ("lmdb", "zmq", "waterflowd.api", "waterflowd.admin"),
     "waterflowd.admin": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.api": ("lmdb", "zmq"),
+    "waterflowd.access": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflow_agent": ("waterflowd",),
 }
 #: What the command line may import of the daemon: the API's types, the language, and what has no parts.
 CTL_MAY = (
     "waterflowd.ctl",
-    "waterflowd.api.views.shapes",
     "waterflowd.dsl",
     ERRORS,
     "waterflowd.__version__",
@@ -102,7 +102,7 @@ ADAPTERS = (
 #: What the API sees of the administration services: protocols, their rows, and the list of metrics.
 ADMIN_CONTRACTS = ("waterflowd.admin.ports", "waterflowd.admin.metric_samples")
 #: Records and protocols that others may import.
-API_CONTRACTS = ("waterflowd.api.views.shapes", "waterflowd.api.services", *ADMIN_CONTRACTS)
+API_CONTRACTS = ("waterflowd.api.services", *ADMIN_CONTRACTS)
 #: The composition root; `testing` composes the worlds that tests run in.
 #: `rescue` joins the store's copies with the engine's events, while no daemon is there.
 COMPOSITION = (

@@ -1,1 +1,1 @@
-"""Access control: roles, API tokens, and the audit trail."""
+"""Access to the daemon: roles, API tokens, roles of the users of the unix socket, and the audit trail."""

@@ -1,10 +1,11 @@
-"""The audit trail: who did what to what and when, and who was turned away.
+"""The audit trail: who did what and when, and which requests and connections were rejected.
 
 Rules of this file:
 
-- What somebody did is durable before the answer says that it is done.
-- Strangers can make refusals as fast as they can send. So a refusal gets a record at a bounded rate, per source and in all;
-  the next record says how many are without one. Nobody waits for these records, and a full disk drops them.
+- An action is durable before the answer reports it.
+- Strangers can cause rejections as fast as they can send. So rejections are recorded at a limited rate, per source and in
+  total; the next record holds the number of those that were left out. No answer waits for these records, and a full disk drops
+  them.
 """
 
 from __future__ import annotations
@@ -14,47 +15,45 @@ import asyncio
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
 from waterflowd.access.events import AccessRefused, ActionTaken
-from waterflowd.access.registry import Principal
-from waterflowd.api.services import Services
+from waterflowd.access.roles import Principal
 from waterflowd.model.ids import AUDIT
+from waterflowd.ports import Clock, Runs
 from waterflowd.rates import BucketPerName, TokenBucket
 
-#: One record a minute for ever is 100 MB in ten years; the first ones are what one wants to see.
+#: One record a minute adds up to 100 MB in ten years; the burst keeps the first, most interesting ones.
 PER_S = 1 / 60
 BURST = 60
 SOURCE_BURST = 6
 _SOURCES_MAX = 256
 
 
-async def note(
-    services: Services, principal: Principal, what: str, target: str, **facts: str | int | bool | list[str] | None
-) -> None:
-    """Records who did what to what; durable when it returns."""
-    fact = ActionTaken(at=services.clock.now(), by=principal.name, what=what, target=target, facts=facts)
-    await services.runs.record(AUDIT, [fact])
+class AuditTrail:
+    """Records actions and rejections. All methods are called on the event loop's thread."""
 
-
-class Refusals:
-    """Records of who was turned away, at a bounded rate. Everything is called on the event loop's thread."""
-
-    def __init__(self, services: Services) -> None:
-        self._runs = services.runs
-        self._clock = services.clock
-        now = self._clock.now()
-        self._in_all = TokenBucket(PER_S, BURST, now)
+    def __init__(self, runs: Runs, clock: Clock) -> None:
+        self._runs = runs
+        self._clock = clock
+        self._total = TokenBucket(PER_S, BURST, clock.now())
         self._per_source = BucketPerName(PER_S, SOURCE_BURST, _SOURCES_MAX)
         self._left_out = 0
         self._writing: set[asyncio.Task[None]] = set()
 
-    def note(self, door: str, code: str, target: str, by: str) -> None:
-        """Notes one refusal; `by` is a principal's name, a fingerprint or an address."""
+    async def action(
+        self, principal: Principal, what: str, target: str, **facts: str | int | bool | list[str] | None
+    ) -> None:
+        """Records an action of a principal; durable when it returns."""
+        event = ActionTaken(at=self._clock.now(), by=principal.name, what=what, target=target, facts=facts)
+        await self._runs.record(AUDIT, [event])
+
+    def rejection(self, door: str, code: str, target: str, by: str) -> None:
+        """Records one rejection soon; `by` is a principal's name, a fingerprint or an address."""
         now = self._clock.now()
-        # The narrow bound first: one noisy source does not use up what all share.
-        if not self._per_source.take(by, now) or not self._in_all.take(now):
+        # The narrow limit first: one noisy source must not use up the total.
+        if not self._per_source.take(by, now) or not self._total.take(now):
             self._left_out += 1
             return
         left_out, self._left_out = self._left_out, 0
-        fact = AccessRefused(
+        event = AccessRefused(
             at=now,
             by=escape_for_display(by),
             door=door,
@@ -62,21 +61,21 @@ class Refusals:
             target=escape_for_display(target),
             left_out=left_out,
         )
-        task = asyncio.get_running_loop().create_task(self._write(fact), name="audit: refusal")
+        task = asyncio.get_running_loop().create_task(self._write(event), name="audit: rejection")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    def agent_refused(self, code: str, text: str, who: str) -> None:
-        """Notes what the ports for agents refuse."""
-        self.note("agents", code, text, who)
+    def agent_rejected(self, code: str, text: str, who: str) -> None:
+        """Records what the ports for agents rejected."""
+        self.rejection("agents", code, text, who)
 
     def stop(self) -> None:
-        """Gives up on what is not written yet."""
+        """Drops what has not been written yet."""
         for task in self._writing:
             task.cancel()
 
-    async def _write(self, fact: AccessRefused) -> None:
+    async def _write(self, event: AccessRefused) -> None:
         try:
-            await self._runs.record(AUDIT, [fact])
+            await self._runs.record(AUDIT, [event])
         except WaterflowError:
-            self._left_out += 1 + fact.left_out
+            self._left_out += 1 + event.left_out

@@ -1,7 +1,7 @@
-"""Facts of the `audit` stream: API tokens, and who did what through the API.
+"""Events of the `audit` stream: API tokens, and what principals did through the API.
 
-Rules of this file: the same as for a run's events (engine/events.py): past tense, for ever readable, new fields with defaults.
-A token's secret is never stored, only its SHA-256.
+Rules of this file: as for a run's events (engine/events.py): past tense, readable by all later releases, new fields have
+defaults. A token's secret is never stored, only its SHA-256.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import msgspec
 
 
 class AccessFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """Base of all facts about access. `by` is the principal: a token's name or `uid:N`; `at` is the log's clock in ms."""
+    """Base of all events about access. `by` is the principal: a token's name or `uid:N`; `at` is the log's clock in ms."""
 
     at: int
     by: str
 
 
 class TokenCreated(AccessFact, frozen=True, kw_only=True, tag="token-created"):
-    """An API token exists."""
+    """An API token was created."""
 
     token: str
     name: str
@@ -29,34 +29,34 @@ class TokenCreated(AccessFact, frozen=True, kw_only=True, tag="token-created"):
 
 
 class TokenRevoked(AccessFact, frozen=True, kw_only=True, tag="token-revoked"):
-    """The token is good for nothing from now on."""
+    """The token is no longer valid."""
 
     token: str
 
 
 class ActionTaken(AccessFact, frozen=True, kw_only=True, tag="action-taken"):
-    """Somebody did something that the run's or the fleet's own events do not name with its author."""
+    """A principal did something that the events of the run or fleet do not record with its author."""
 
     #: `approve-agent`, `revoke-agent`, `create-join-token`, `cancel-run`, `start-run`, `sync-repository`,
-    #: `suspend-repository`, `resume-repository`; a verb and what it is done to.
+    #: `suspend-repository`, `resume-repository`: a verb and its object.
     what: str
-    #: What it was done to: a run's id, a fingerprint, a path.
+    #: The object: a run's id, a fingerprint, a path.
     target: str
     facts: dict[str, str | int | bool | list[str] | None] = {}
 
 
 class AccessRefused(AccessFact, frozen=True, kw_only=True, tag="access-refused"):
-    """Somebody was turned away. Strangers can make as many of these as there are packets, so few get a record.
+    """A request or connection was rejected. Strangers can cause any number of these, so their rate is limited.
 
-    `by` is the principal where one is known, else an address, or an agent's fingerprint.
+    `by` is the principal if it is known, otherwise an address or the fingerprint of an agent.
     """
 
     #: `api`, or `agents` for the agents' ports.
     door: str
     code: str
-    #: What was asked for, or the sentence that was answered.
+    #: The request, or the text of the answer.
     target: str
-    #: How many refusals since the last record have none of their own.
+    #: Rejections since the previous record that were not recorded.
     left_out: int = 0
 
 

@@ -1,7 +1,7 @@
-"""Who may do what on the unix socket: roles by the uid that the kernel reports.
+"""Roles on the unix socket, by the uid that the kernel reports.
 
-Rules of this file: the socket's file mode says who may connect, this table what they may do then. Root and the daemon's own
-user can change the table anyway, so they are admins unless it names them.
+Rules of this file: the socket's file mode decides who may connect, this table decides what they may do. Root and the daemon's
+own user could change the table anyway, so they are admins unless the table names them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import pwd
 from collections.abc import Mapping
 
 from waterflow_agent.errors import Rejected
-from waterflowd.access.registry import ROLES, Role
+from waterflowd.access.roles import ROLE_NAMES, Role
 
-#: In place of a role: may connect, and is refused.
+#: Instead of a role: may connect, but every request is rejected.
 NONE = "none"
 
 
 class PeerRoles:
-    """Roles by uid; `default` (None for no role at all) for everybody who is not named."""
+    """Roles by uid. Everyone else has the role `default`, or none when it is None."""
 
     def __init__(self, default: Role | None = Role.ADMIN, by_uid: Mapping[int, Role | None] | None = None) -> None:
         self._default = default
@@ -26,23 +26,23 @@ class PeerRoles:
 
     @classmethod
     def of(cls, default: str, users: Mapping[str, str]) -> PeerRoles:
-        """From the configuration: `users` are names or uids, and their roles. `Rejected` WF620 for what there is not."""
+        """From the configuration: `users` maps names or uids to roles. `Rejected` WF620 for an unknown user or role."""
         return cls(
             _role(default, "api.socket-role"),
             {_uid(user): _role(word, f"api.socket-users.{user}") for user, word in users.items()},
         )
 
     def of_uid(self, uid: int) -> Role | None:
-        """The role of a uid, None when it has none."""
+        """The role of a uid, or None."""
         return self._by_uid.get(uid, self._default)
 
 
 def _role(word: str, key: str) -> Role | None:
     if word == NONE:
         return None
-    if word not in ROLES:
-        raise Rejected("WF620", f"{key}: expected {', '.join(ROLES)} or {NONE}, found {word!r}")
-    return ROLES[word]
+    if word not in ROLE_NAMES:
+        raise Rejected("WF620", f"{key}: expected {', '.join(ROLE_NAMES)} or {NONE}, found {word!r}")
+    return Role(word)
 
 
 def _uid(user: str) -> int:
@@ -51,4 +51,4 @@ def _uid(user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise Rejected("WF620", f"api.socket-users: this machine has no user {user!r}") from None
+        raise Rejected("WF620", f"api.socket-users: user {user!r} does not exist on this machine") from None

@@ -13,10 +13,13 @@ import msgspec
 
 from waterflow_agent.wire.messages import OwnNode
 from waterflowd.admin.metric_samples import Sample
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.ids import RunId
-from waterflowd.model.plan import InputSpec
+from waterflowd.model.plan import CatchUp, InputSpec, Overlap
 from waterflowd.model.records import RunSummary
+from waterflowd.reconcile.conditions import Condition
+from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.reconcile.webhooks import Delivery
 
 
@@ -106,8 +109,7 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     is_ready: bool
     #: One sentence about the state, the same in the CLI, the API and the UI.
     text: str = ""
-    #: `{"type", "status", "reason", "text", "at"}` per condition.
-    conditions: tuple[dict[str, Any], ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +127,7 @@ class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
     #: False when the newest file has errors; the last good version stays known but is not started.
     is_ready: bool = True
     text: str = ""
-    errors: tuple[dict[str, Any], ...] = ()
+    errors: tuple[Diagnostic, ...] = ()
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,15 +141,14 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     cron: str
     timezone: str
-    overlap: str
-    catch_up: str
+    overlap: Overlap
+    catch_up: CatchUp
     #: The next instant that is not decided yet; None when the calendar has no more.
     next_at: int | None = None
     #: Instants that have come and wait for an open run.
     waiting: tuple[int, ...] = ()
     last_instant: int | None = None
-    #: `started`, `queued`, `skipped`, `missed`.
-    last_outcome: str | None = None
+    last_outcome: ScheduleOutcome | None = None
     #: The run that it started last.
     last_run: RunId | None = None
     #: One sentence.

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
 from waterflowd.admin.ports import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
-from waterflowd.dsl.reporting.diagnostics import as_row
 from waterflowd.model.plan import InputSpec
 from waterflowd.reconcile import codes, ref_updates, schedules
-from waterflowd.reconcile.conditions import Condition, ConditionType
+from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import scheduler
 from waterflowd.reconcile.loop.reconciler import Reconciler
 from waterflowd.reconcile.loop.repository import RepositoryLoop
 from waterflowd.reconcile.state import FileState, RefState
-
-_STATUS = {True: "true", False: "false", None: "unknown"}
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -142,7 +138,7 @@ class GitRepositoryAdmin:
             inputs=described.inputs,
             is_ready=not errors,
             text=f"errors: {len(errors)}; the first: {errors[0].message}" if errors else "ready",
-            errors=tuple(as_row(diagnostic) for diagnostic in errors),
+            errors=tuple(errors),
         )
 
 
@@ -161,7 +157,7 @@ def _repository_row(loop: RepositoryLoop) -> RepositoryRow:
         revision_applied=applied.commit if applied else None,
         is_ready=ready.is_true is True,
         text=ready.text,
-        conditions=tuple(_condition(condition) for condition in loop.conditions.all()),
+        conditions=loop.conditions.all(),
     )
 
 
@@ -176,12 +172,12 @@ def _schedule_row(loop: RepositoryLoop, row: scheduler.Row) -> ScheduleRow:
         revision=ref.commit,
         cron=held.name.cron,
         timezone=held.name.timezone,
-        overlap=row.trigger.overlap.value,
-        catch_up=row.trigger.catch_up.value,
+        overlap=row.trigger.overlap,
+        catch_up=row.trigger.catch_up,
         next_at=row.next_at,
         waiting=held.queued,
         last_instant=last.instant_at if last is not None else None,
-        last_outcome=last.outcome.value if last is not None else None,
+        last_outcome=last.outcome if last is not None else None,
         last_run=row.run,
         text=_schedule_text(loop, row),
     )
@@ -195,13 +191,3 @@ def _schedule_text(loop: RepositoryLoop, row: scheduler.Row) -> str:
     if row.held.last is None:
         return "has not come yet"
     return schedules.text_of(row.held.last)
-
-
-def _condition(condition: Condition) -> dict[str, Any]:
-    return {
-        "type": condition.type.value,
-        "status": _STATUS[condition.is_true],
-        "reason": condition.code,
-        "text": condition.text,
-        "at": condition.since_at,
-    }

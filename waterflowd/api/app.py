@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waterflowd.access.audit_trail import Refusals
 from waterflowd.api import openapi, problems
-from waterflowd.api.gate import Gate
+from waterflowd.api.auth import AuthMiddleware
 from waterflowd.api.routes import (
     agents,
     approvals,
@@ -27,39 +26,41 @@ from waterflowd.api.routes import (
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.streams import Streams
 
-#: All resources, in the order in which their routes are tried.
+#: One router per resource, in the order in which their routes are matched.
 ROUTERS = [
-    resource.router
-    for resource in (
-        *(system, metrics, schema, validation, runs, run_parts, approvals, reruns),
-        *(agents, repositories, schedules, webhooks, tokens, audit),
-    )
+    system.router,
+    metrics.router,
+    schema.router,
+    validation.router,
+    runs.router,
+    run_parts.router,
+    approvals.router,
+    reruns.router,
+    agents.router,
+    repositories.router,
+    schedules.router,
+    webhooks.router,
+    tokens.router,
+    audit.router,
 ]
 
 
 class Api:
-    """The application behind its gate, and a way to end its streams."""
+    """The application behind its authentication, and a way to end its streams. To be made on the event loop's thread."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.streams = Streams()
-        #: Who was turned away; the ports for agents tell it too.
-        self.refusals = Refusals(services)
-        self._app: ASGIApp = Gate(_build(services, self.streams), services, self.refusals)
+        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams), services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         await self._app(scope, receive, send)
 
     def stop(self) -> None:
-        """Ends all streams and makes `/ready` say no."""
+        """Ends all streams, and lets `/ready` answer 503."""
         self.streams.stop()
-        self.refusals.stop()
-
-
-def build_app(services: Services) -> Api:
-    """Builds the API over the ports; call it on the event loop's thread."""
-    return Api(services)
+        self.services.audit.stop()
 
 
 def _build(services: Services, streams: Streams) -> FastAPI:
@@ -73,7 +74,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     )
     app.state.services = services
     app.state.streams = streams
-    app.state.wrong_signatures = webhooks.WrongSignatures()
+    app.state.signature_failures = webhooks.SignatureFailures()
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)

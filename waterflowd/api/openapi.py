@@ -1,7 +1,7 @@
-"""`/openapi.json`: what the routes say of themselves, and what is true of all of them.
+"""`/openapi.json`: the routes, the Structs that they take and return, and what is true of all of them.
 
-Rules of this file: an answer that can be given stands in the description, with its content type. Errors are problems
-(problems.py), whatever the framework says by itself. A test holds the description against the running daemon.
+Rules of this file: every possible answer is described, with its content type. Errors are problems (problems.py). An acceptance
+test compares the description with the running daemon.
 """
 
 from __future__ import annotations
@@ -9,55 +9,81 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIRouter
 
-from waterflowd.access.registry import Role
-from waterflowd.api.gate import PUBLIC, ROLE_OF
+from waterflowd.access.roles import Role
+from waterflowd.api.auth import PUBLIC
+from waterflowd.api.dependencies import ROLE_OF
 from waterflowd.api.problems import MEDIA_TYPE
+from waterflowd.api.responses import REF_TEMPLATE, Described
+from waterflowd.api.schemas.problems import ProblemSchema
 
-_TEXTS = {
-    400: "malformed",
-    401: "no token, or one that is unknown, revoked or expired",
-    403: "the role or the groups do not allow it; or `Host` or `Origin` is not this daemon's",
-    404: "it does not exist",
-    408: "the body did not arrive in time",
-    409: "ambiguous, or in conflict with what is there",
-    413: "the body is too large",
-    415: "another content type than is taken here",
-    422: "a workflow that does not validate, or inputs that do not fit",
-    429: "too much at once",
-    503: "stopping, or not possible at the moment",
-    507: "the disk is full; nothing was changed",
+_DESCRIPTIONS = {
+    400: "The request is malformed.",
+    401: "The token is missing, unknown, revoked or expired.",
+    403: "The role or the groups of the token do not permit this, or `Host` or `Origin` is not this daemon.",
+    404: "Not found.",
+    408: "The body did not arrive in time.",
+    409: "The name is ambiguous, or the request conflicts with the current state.",
+    413: "The body is too large.",
+    415: "The content type is not supported here.",
+    422: "The workflow or its inputs are not valid.",
+    429: "Too many requests, streams or tokens.",
+    503: "The daemon is stopping, or cannot do this at the moment.",
+    507: "The disk is full; nothing was changed.",
 }
-_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+_PROBLEM = {"$ref": REF_TEMPLATE.format(name=ProblemSchema.__name__)}
 
 
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Makes `app` describe itself so; `routers` are all that it includes."""
-    made = app.openapi
+    """Makes `app` serve this description; `routers` are all that it includes."""
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(made(), routers)
+            app.openapi_schema = _completed(generate(), routers)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
 def routes(routers: Sequence[APIRouter]) -> Iterator[tuple[str, str, Role | None]]:
-    """(method, path, role) of every route, those under an older name too; None where nobody needs to be known."""
+    """(method, path, role) of every route, including older names; None for routes without authentication."""
+    for route in _api_routes(routers):
+        role = _role(route.dependant)
+        yield from ((method, route.path_format, role) for method in sorted(route.methods or ()))
+
+
+def _api_routes(routers: Sequence[APIRouter]) -> Iterator[APIRoute]:
     for router in routers:
-        for route in router.routes:
-            if isinstance(route, APIRoute):
-                role = _role(route.dependant)
-                yield from ((method, route.path_format, role) for method in sorted(route.methods or ()))
+        yield from (route for route in router.routes if isinstance(route, APIRoute))
 
 
 def _role(dependant: Dependant) -> Role | None:
-    roles = [ROLE_OF[inner.call] for inner in dependant.dependencies if inner.call in ROLE_OF]
-    return max(roles, default=None)
+    return next((ROLE_OF[inner.call] for inner in dependant.dependencies if inner.call in ROLE_OF), None)
+
+
+def _components(routers: Sequence[APIRouter]) -> dict[str, Any]:
+    """The schemas of all Structs that routes declare."""
+    bodies: list[Any] = []
+    for route in _api_routes(routers):
+        bodies += [*route.responses.values(), (route.openapi_extra or {}).get("requestBody")]
+    types = {body.schema: None for body in bodies if isinstance(body, Described)}
+    _, components = msgspec.json.schema_components([ProblemSchema, *types], ref_template=REF_TEMPLATE)
+    return {name: _with_one_of(schema) for name, schema in components.items()}
+
+
+def _with_one_of(schema: Any) -> Any:
+    """A tagged union matches exactly one of its types, so `oneOf` says more than msgspec's `anyOf`."""
+    if isinstance(schema, list):
+        return [_with_one_of(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    is_tagged = "discriminator" in schema and "anyOf" in schema
+    return {"oneOf" if is_tagged and key == "anyOf" else key: _with_one_of(value) for key, value in schema.items()}
 
 
 def _completed(document: dict[str, Any], routers: Sequence[APIRouter]) -> dict[str, Any]:
@@ -65,10 +91,10 @@ def _completed(document: dict[str, Any], routers: Sequence[APIRouter]) -> dict[s
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             _complete(operation, method, path, roles[method, path])
-    components = document["components"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        components["schemas"].pop(name, None)
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["components"] = {
+        "schemas": _components(routers),
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    }
     return document
 
 
@@ -76,20 +102,21 @@ def _complete(operation: dict[str, Any], method: str, path: str, role: Role | No
     if path not in PUBLIC and "x-signed" not in operation:
         operation["security"] = [{"token": []}]
     if role is not None:
-        operation["x-role"] = role.word
-        operation["description"] = f"{operation.get('description', '')}\n\nNeeds the role {role.word}.".strip()
+        operation["x-role"] = role.value
+        operation["description"] = f"{operation.get('description', '')}\n\nRequires role {role.value}.".strip()
     responses = operation["responses"]
-    said = {status for status in responses if status.isdecimal() and int(status) >= 400}
+    declared = {status for status in responses if status.isdecimal() and int(status) >= 400}
     body = operation.get("requestBody", {}).get("content", {})
     possible = {400, 403, 429, 503}
     possible |= {401} if path not in PUBLIC else set()
-    # Ids may be shortened, and a beginning may be several's.
+    # Ids may be abbreviated, and a prefix may be ambiguous.
     possible |= {404, 409} if "{" in path else set()
     possible |= {408, 413, 415} if body else set()
     possible |= {409, 507} if method != "get" else {507} if path == "/ready" else set()
     is_workflow = "application/yaml" in body or path.endswith(("/run", "/rerun"))
-    possible |= {int(status) for status in said if status != "422"} | ({422} if is_workflow else set())
-    for status in said:
+    # FastAPI declares a 422 of its own, for what is a 400 here.
+    possible |= {int(status) for status in declared if status != "422"} | ({422} if is_workflow else set())
+    for status in declared:
         del responses[status]
     for number in sorted(possible):
-        responses[str(number)] = {"description": _TEXTS[number], "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+        responses[str(number)] = {"description": _DESCRIPTIONS[number], "content": {MEDIA_TYPE: {"schema": _PROBLEM}}}

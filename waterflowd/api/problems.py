@@ -1,14 +1,13 @@
-"""Errors as the client sees them: `application/problem+json` (RFC 9457) with a stable code and the next action.
+"""Error responses: `application/problem+json` (RFC 9457) with a stable code and the next action.
 
-Rules of this file: text from outside is cut and freed of control characters before it is echoed. An unexpected exception is
-a bug: it is logged by the server with its traceback, and the client gets a 500 that tells nothing of the inside.
+Rules of this file: text from outside is shortened and its control characters are escaped before it is echoed. An unexpected
+exception is a bug: the server logs it with its traceback, and the client gets a 500 without internal details.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -18,19 +17,30 @@ from starlette.responses import Response
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, Stalled
-from waterflowd.dsl.reporting.diagnostics import Diagnostic, as_row
+from waterflowd.api.schemas.problems import FileErrorSchema, ProblemSchema
+from waterflowd.dsl.reporting.diagnostics import Diagnostic
 
 _encoder = msgspec.json.Encoder()
 MEDIA_TYPE = "application/problem+json"
-#: Longest piece of a request that is echoed.
+#: Codes of the errors that the router and the body readers report by status only.
+_CODES = {
+    400: "WF605",
+    401: "WF601",
+    403: "WF602",
+    404: "WF604",
+    405: "WF605",
+    408: "WF605",
+    409: "WF606",
+    413: "WF607",
+    415: "WF608",
+    422: "WF100",
+    429: "WF609",
+    507: "WF302",
+}
 
-#: Codes for what the router and the readers of requests find.
-_CODES = {400: "WF605", 401: "WF601", 403: "WF602", 404: "WF604", 405: "WF605", 408: "WF605", 409: "WF606",
-          413: "WF607", 415: "WF608", 422: "WF100", 429: "WF609", 507: "WF302"}  # fmt: skip
 
-
-class Invalid(Exception):
-    """A workflow does not validate: 422 with all its errors."""
+class InvalidWorkflow(Exception):
+    """A workflow is not valid: 422 with all its errors."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         super().__init__(f"{len(diagnostics)} errors")
@@ -49,24 +59,22 @@ def problem(
 ) -> Response:
     """Builds the response."""
     code = code or _CODES.get(status, "WF600")
-    content: dict[str, Any] = {
-        "type": f"urn:waterflow:problem:{code.lower()}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": escape_for_display(instance),
-        "code": code,
-    }
-    if where is not None:
-        content["where"] = where
-    if errors is not None:
-        content["errors"] = [as_row(error) for error in errors]
+    content = ProblemSchema(
+        type=f"urn:waterflow:problem:{code.lower()}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=escape_for_display(instance),
+        code=code,
+        where=where,
+        errors=[FileErrorSchema.of(error) for error in errors] if errors is not None else None,
+    )
     return Response(_encoder.encode(content), status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 async def _rejected(request: Request, error: Exception) -> Response:
     assert isinstance(error, Rejected)
-    # For the audit trail; the gate looks at it when the answer has left.
+    # For the audit trail; the middleware reads it after the answer was sent.
     request.state.refused_code = error.code
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
     path = request.url.path
@@ -86,7 +94,7 @@ async def _stalled(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Invalid)
+    assert isinstance(error, InvalidWorkflow)
     count = len(error.diagnostics)
     detail = "the workflow has 1 error" if count == 1 else f"the workflow has {count} errors"
     first = error.diagnostics[0].code if error.diagnostics else "WF100"
@@ -97,9 +105,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if error.status_code == 404:
-        detail = "there is nothing at this address; /openapi.json lists what there is"
+        detail = "no such path; /openapi.json lists all paths"
     elif error.status_code == 405:
-        detail = f"{request.method[:20]} is not possible here; /openapi.json lists what is"
+        detail = f"method {request.method[:20]} is not allowed here; /openapi.json lists the methods"
     headers = dict(error.headers) if error.headers else None
     return problem(error.status_code, escape_for_display(detail), instance=request.url.path, headers=headers)
 
@@ -112,16 +120,16 @@ async def _malformed(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    detail = "this is a bug of Waterflow's; the daemon's journal holds the traceback"
+    detail = "internal error: this is a bug in Waterflow; the traceback is in the daemon's log"
     return problem(500, detail, code="WF600", instance=request.url.path)
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of `app` a problem."""
+    """Makes `app` answer every error with a problem."""
     app.add_exception_handler(Rejected, _rejected)
     app.add_exception_handler(Retryable, _retryable)
     app.add_exception_handler(Stalled, _stalled)
-    app.add_exception_handler(Invalid, _invalid)
+    app.add_exception_handler(InvalidWorkflow, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(Exception, _bug)

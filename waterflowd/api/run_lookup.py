@@ -1,7 +1,7 @@
-"""Which run, job and step somebody means.
+"""Finding runs, jobs and steps by the names that clients send.
 
-Rules of this file: what is not there is a 404 that says what is. A job's name means everything that it has become: `roll` is
-`roll[web-1]` too, `deploy` is `deploy/check` too; a step's name means the steps inside of it.
+Rules of this file: an unknown name is a 404 that lists the known ones. The name of a job includes everything that it expanded
+into: `roll` includes `roll[web-1]`, `deploy` includes `deploy/check`. The name of a step includes the steps inside it.
 """
 
 from __future__ import annotations
@@ -16,50 +16,54 @@ from waterflow_agent.errors import Rejected
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
+from waterflowd.model.statuses import Conclusion, Status
 
 #: A short text of a query.
 Text = Annotated[str | None, Query(max_length=300)]
-#: A job's or step's name: jobs call one another 4 deep, steps stand 10 deep, a part has 200 characters at most.
-Place = Annotated[str | None, Query(max_length=4_000)]
+#: A status or a conclusion.
+STATUSES = [*(status.value for status in Status), *(conclusion.value for conclusion in Conclusion)]
+StatusFilter = Annotated[str | None, Query(max_length=300, json_schema_extra={"enum": STATUSES})]
+#: The name of a job or step, or both: calls are nested up to 4 levels, steps 10 levels, and a name has 200 characters at most.
+Part = Annotated[str | None, Query(max_length=4_000)]
 
 _ID_CHARACTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
-#: As many as fit in one sentence.
+#: As many as fit into one sentence.
 _CANDIDATES = 5
 _NAMES_SHOWN = 20
 
 
 def resolve(services: Services, text: str) -> RunId:
-    """The run that a whole or partial id means; `Rejected` 404 for none, 409 for several."""
-    wanted = text.upper()
+    """The run with this id, or with an id that begins so; `Rejected` 404 for none, 409 for several."""
+    prefix = text.upper()
     missing = Rejected(
-        "WF604", f'there is no run "{escape_for_display(text, 40)}"; see `waterflowctl runs`', status=404
+        "WF604", f'run "{escape_for_display(text, 40)}" not found; list runs with `waterflowctl runs`', status=404
     )
-    if is_run_id(wanted):
-        if services.log.run(RunId(wanted)) is None:
+    if is_run_id(prefix):
+        if services.log.run(RunId(prefix)) is None:
             raise missing
-        return RunId(wanted)
-    if not 0 < len(wanted) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(wanted):
+        return RunId(prefix)
+    if not 0 < len(prefix) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(prefix):
         raise missing
-    found = services.log.runs_by_prefix(wanted, _CANDIDATES + 1)
+    found = services.log.runs_by_prefix(prefix, _CANDIDATES + 1)
     if not found:
         raise missing
     if len(found) > 1:
         shown = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
-        raise Rejected("WF606", f'several runs begin with "{wanted}": {shown}; write more of the id', status=409)
+        raise Rejected("WF606", f'several runs begin with "{prefix}": {shown}; use a longer prefix', status=409)
     return found[0]
 
 
 def read_run(services: Services, run: RunId) -> Run:
-    """The run as it is; `Rejected` 404 when its log has gone meanwhile."""
+    """The current state of the run; `Rejected` 404 when its log has been deleted meanwhile."""
     found = services.reader.run(run)
     if found is None:
-        raise Rejected("WF604", f"run {run} cannot be read any more", status=404)
+        raise Rejected("WF604", f"run {run} no longer exists", status=404)
     return found
 
 
-def is_within(name: str, wanted: str) -> bool:
-    """Whether `name` is the job or step that is wanted, or something that it has become, or is inside of it."""
-    return name == wanted or (name.startswith(wanted) and name[len(wanted)] in "[/")
+def is_within(name: str, selected: str) -> bool:
+    """Whether `name` is the selected job or step, or is below it."""
+    return name == selected or (name.startswith(selected) and name[len(selected)] in "[/")
 
 
 def check_names(run: Run, job: str | None, step: str | None) -> None:
@@ -79,8 +83,8 @@ def find_job(run: Run, name: str) -> Job:
     raise _missing("job", name, (job.id for job in run.scope.jobs.values()))
 
 
-def place(run: Run, text: str) -> tuple[str, str | None]:
-    """Job and step of `JOB[/STEP]`, both of which may hold slashes: the longest job that is there. `Rejected` 404."""
+def split_part(run: Run, text: str) -> tuple[str, str | None]:
+    """Job and step of `JOB[/STEP]`. Both may contain slashes, so the longest existing job wins. `Rejected` 404."""
     end = len(text)
     while end > 0:
         name = text[:end]
@@ -95,12 +99,12 @@ def place(run: Run, text: str) -> tuple[str, str | None]:
 def _steps(job: Job) -> Iterator[str]:
     yield from job.steps_by_id
     if not job.steps_by_id:
-        # It has not become its instances yet.
+        # The job has not expanded yet.
         yield from (step.id for step in job.plan.steps)
 
 
 def _missing(kind: str, name: str, known: Iterator[str]) -> Rejected:
     names = list(dict.fromkeys(known))
     shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    text = f'there is no {kind} "{escape_for_display(name, 60)}"; there are {escape_for_display(shown)}'
+    text = f'{kind} "{escape_for_display(name, 60)}" not found; the {kind}s are: {escape_for_display(shown)}'
     return Rejected("WF604", text, where=kind, status=404)

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from waterflow_agent.errors import Stalled
 from waterflowd.api.app import Api
-from waterflowd.api.gate import PEER_UID
+from waterflowd.api.auth import PEER_UID
 
 _SOCKET_MODE = 0o660
 #: `sun_path` holds 108 bytes with the final NUL.

@@ -1,4 +1,4 @@
-"""What the API is built on: ports, the administration services, and the settings of its own."""
+"""What the API is built on: ports, the administration services, and its own settings."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from waterflow_agent.errors import Rejected
+from waterflowd.access.audit_trail import AuditTrail
 from waterflowd.access.peer_roles import PeerRoles
-from waterflowd.access.registry import Access
+from waterflowd.access.token_admin import TokenAdmin
+from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
 
 
 class _NoWebhooks:
-    """A daemon without webhooks."""
+    """The webhook service of a daemon without webhooks."""
 
     def verify(self, name: str, headers: Mapping[str, str], body: bytes) -> WebhookRequest | None:
-        """Nobody has signed anything."""
+        """No signature is valid."""
         return None
 
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
-        """Nothing comes this far."""
-        raise Rejected("WF604", "there is no such webhook", status=404)
+        """Never called, because no request is verified."""
+        raise Rejected("WF604", "webhook not found", status=404)
 
 
 @dataclass(kw_only=True)
 class Services:
-    """All that the API needs."""
+    """Everything that the API needs."""
 
     log: Log
     outputs: OutputLogs
@@ -39,19 +41,23 @@ class Services:
     agents: AgentAdmin
     repositories: RepositoryAdmin
     clock: Clock
-    access: Access
+    tokens: TokenRegistry
     metrics: MetricsReader
     version: str
-    #: When the daemon came up, ms.
+    #: When the daemon started, in ms.
     started_at: int
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
-    #: Who may do what on the unix socket.
+    #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)
-    #: Requests a second of one principal, or of one address without one; 0 for no bound.
+    #: Requests per second of one principal, or of one address without one; 0 for no limit.
     requests_per_s: int = 200
-    #: No token is needed on TCP.
+    #: Whether requests on TCP need no token.
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.
     listen: str | None = None
-    #: Names that `Host` may hold beside loopback names and the listen address.
-    hosts: frozenset[str] = field(default_factory=frozenset)
+    audit: AuditTrail = field(init=False)
+    token_admin: TokenAdmin = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.audit = AuditTrail(self.runs, self.clock)
+        self.token_admin = TokenAdmin(self.tokens, self.runs, self.clock)

@@ -1,13 +1,35 @@
-"""Instants as clients write them."""
+"""Times in JSON: RFC 3339 in UTC with milliseconds."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
 
 from waterflow_agent.errors import Rejected
 
+#: `2026-01-02T03:04:05.678Z`.
+Timestamp = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
-def parse_instant(text: str) -> int:
+#: The last instant that `datetime` can hold, in ms.
+_INSTANT_MAX = 253_402_300_799_999
+#: Naive, because the zone is always UTC and its text is added afterwards.
+_EPOCH = datetime(1970, 1, 1)
+
+
+def format_timestamp(at: int) -> str:
+    """Milliseconds since 1970 as text. What no calendar holds is moved to the nearest instant that it does."""
+    bounded = min(max(at, 0), _INSTANT_MAX)
+    return (_EPOCH + timedelta(milliseconds=bounded)).isoformat(timespec="milliseconds") + "Z"
+
+
+def timestamp(at: int | None) -> str | None:
+    """The same for a time that may be missing."""
+    return format_timestamp(at) if at is not None else None
+
+
+def parse_timestamp(text: str) -> int:
     """Milliseconds of an RFC 3339 time or of a number of milliseconds; `Rejected` 400 for anything else."""
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return int(text)
@@ -15,4 +37,5 @@ def parse_instant(text: str) -> int:
         instant = datetime.fromisoformat(text)
         return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise Rejected("WF605", "since is a time like 2026-01-02T03:04:05Z, or milliseconds", where="since") from None
+        expected = "an RFC 3339 time such as 2026-01-02T03:04:05Z, or milliseconds since 1970"
+        raise Rejected("WF605", f"since must be {expected}", where="since") from None

@@ -1,7 +1,7 @@
-"""Nodes that a file names and nobody has: beyond the file, the daemon knows which nodes its servers have.
+"""Nodes that no server of the job's group has. The compiler sees only the file; the daemon also knows the servers.
 
-Rules of this file: only what is certain is an error. A server that is away may have the node; but where all servers of a group
-are there and none has it, the file is wrong or comes too early.
+Rules of this file: only certain cases are errors. A disconnected server may have the node; but when all servers of the group
+are connected and none has it, the file is wrong, or was sent too early.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model import plan as plans
 
 
-def unseen(plan: plans.Plan, agents: Sequence[AgentRow]) -> Iterator[Diagnostic]:
-    """Nodes that no server of the job's group has, where all of these are connected and can be asked."""
+def unknown_nodes(plan: plans.Plan, agents: Sequence[AgentRow]) -> Iterator[Diagnostic]:
+    """An error for each step whose node is missing on all servers of its group, when all of them are connected."""
     for job in plans.leaf_jobs(plan.jobs):
         members = [row for row in agents if job.group in row.groups]
         if not members or not all(row.is_connected for row in members):
@@ -26,7 +26,7 @@ def unseen(plan: plans.Plan, agents: Sequence[AgentRow]) -> Iterator[Diagnostic]
             if is_known or not schema.OWN_NAME.fullmatch(step.node) or schema.find(step.node) is not None:
                 continue
             text = f'no server of group "{job.group}" has the node "{step.node}"'
-            hint = f"write {schema.path_of(step.node)} in the repository, or put it on the servers' node path"
+            hint = f"add {schema.path_of(step.node)} to the repository, or install it in the node path of the servers"
             yield Diagnostic(
                 code=codes.UNKNOWN_NODE, path=plan.path, line=step.line, column=1, message=text, suggestion=hint
             )

@@ -15,13 +15,13 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.peer_roles import PeerRoles
-from waterflowd.access.registry import Access
+from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.agents import FleetAgentAdmin
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.admin.webhooks import SignedWebhookService
-from waterflowd.api.app import build_app
+from waterflowd.api.app import Api
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
 from waterflowd.app.config import Config
@@ -166,7 +166,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         repositories=GitRepositoryAdmin(reconciler),
         webhooks=SignedWebhookService(loop_ports, secrets.own.get),
         clock=clock,
-        access=Access(record.event for record in log.read(AUDIT)),
+        tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
         metrics=DriverMetrics(driver, lambda: dispatch.counters),
         version=waterflowd.__version__,
         started_at=clock.now(),
@@ -175,8 +175,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         is_open=config.api.open,
         listen=config.api.listen or None,
     )
-    api = build_app(services)
-    dispatch.refused = api.refusals.agent_refused
+    api = Api(services)
+    dispatch.refused = services.audit.agent_rejected
     return Parts(
         config=config,
         store=store,

@@ -21,7 +21,8 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
-from waterflowd.access.registry import Access, Role, hash_secret
+from waterflowd.access.roles import Role
+from waterflowd.access.tokens import TokenRegistry, hash_secret
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.ports import (
     AgentRow,
@@ -33,7 +34,7 @@ from waterflowd.admin.ports import (
     ServerRow,
 )
 from waterflowd.admin.runs import LogRunReader
-from waterflowd.api.app import Api, build_app
+from waterflowd.api.app import Api
 from waterflowd.api.services import Services
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_knowing, compile_workflow
@@ -308,7 +309,7 @@ class ApiWorld:
         queries = RunQueries(self.log)
         self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
-        self.access = Access()
+        self.tokens = TokenRegistry()
         self.services = Services(
             log=self.log,
             metrics=DriverMetrics(self.driver, dict),
@@ -320,14 +321,14 @@ class ApiWorld:
             agents=self.agents,
             repositories=self.repositories,
             clock=self.clock,
-            access=self.access,
+            tokens=self.tokens,
             version=VERSION,
             started_at=self.clock.now(),
             requests_per_s=requests_per_s,
             is_open=is_open,
             listen=listen,
         )
-        self.api: Api = build_app(self.services)
+        self.api: Api = Api(self.services)
 
     async def __aenter__(self) -> ApiWorld:
         self._task = asyncio.create_task(self.driver.run(), name="driver")
@@ -357,16 +358,16 @@ class ApiWorld:
 
     def token(self, role: Role, *, name: str | None = None, groups: tuple[str, ...] = (), ttl_ms: int = 60_000) -> str:
         """An API token with this role, as if an admin had made it."""
-        name = name or role.word
+        name = name or role.value
         secret = f"wf_{name:0<43}"
         now = self.clock.now()
-        self.access.apply(
+        self.tokens.apply(
             events.TokenCreated(
                 at=now,
                 by="test",
                 token=f"t-{name}",
                 name=name,
-                role=role.word,
+                role=role.value,
                 secret_sha256=hash_secret(secret),
                 groups=groups,
                 expires_at=now + ttl_ms,

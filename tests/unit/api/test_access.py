@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.access.events import Fact, TokenCreated, TokenRevoked
-from waterflowd.access.registry import Access, Role, hash_secret
-from waterflowd.api.gate import host_name
-from waterflowd.api.views.rendering import time_text
+from waterflowd.access.roles import Role
+from waterflowd.access.tokens import TokenRegistry, hash_secret
+from waterflowd.api.auth import host_name
+from waterflowd.api.timestamps import timestamp
 
 SECRET = "wf_" + "s" * 43
 
@@ -32,13 +33,13 @@ def test_the_registry_is_the_fold_of_its_facts() -> None:
         TokenRevoked(at=5, by="uid:0", token="t1"),
         TokenRevoked(at=9, by="x", token="t1"),
     ]
-    access = Access(facts)
+    access = TokenRegistry(facts)
     assert [(token.id, token.revoked_at) for token in access.tokens()] == [("t1", 5)]
 
 
 def test_a_principal_has_the_token_s_name_role_and_groups() -> None:
     """What the audit trail names is the token, never its secret."""
-    principal = Access([created(groups=("web",))]).principal(SECRET, 2)
+    principal = TokenRegistry([created(groups=("web",))]).principal(SECRET, 2)
     assert principal is not None
     assert (principal.name, principal.role, principal.groups) == ("ci", Role.RUNNER, ("web",))
 
@@ -48,12 +49,12 @@ def test_a_principal_has_the_token_s_name_role_and_groups() -> None:
 )
 def test_another_secret_opens_nothing(secret: str) -> None:
     """Nothing but the very secret is a principal."""
-    assert Access([created()]).principal(secret, 2) is None
+    assert TokenRegistry([created()]).principal(secret, 2) is None
 
 
 def test_expired_and_revoked_tokens_open_nothing() -> None:
     """At the instant of expiry the token is over; a revocation holds for streams that are open."""
-    access = Access([created(expires_at=10)])
+    access = TokenRegistry([created(expires_at=10)])
     principal = access.principal(SECRET, 9)
     assert principal is not None
     assert access.principal(SECRET, 10) is None
@@ -64,7 +65,7 @@ def test_expired_and_revoked_tokens_open_nothing() -> None:
 
 def test_an_unknown_role_of_a_later_release_is_the_least_one() -> None:
     """A log that was written by a newer version gives nobody more than it should."""
-    principal = Access([created(role="owner")]).principal(SECRET, 2)
+    principal = TokenRegistry([created(role="owner")]).principal(SECRET, 2)
     assert principal is not None
     assert principal.role is Role.VIEWER
 
@@ -86,4 +87,4 @@ def test_a_host_is_read_without_its_port(netloc: str, expected: str | None) -> N
 )  # fmt: skip
 def test_times_are_rfc_3339_in_utc_with_milliseconds(at: int | None, expected: str | None) -> None:
     """Whatever an agent's clock says, it can be shown."""
-    assert time_text(at) == expected
+    assert timestamp(at) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.access.registry import Principal, Role, check_plan
+from waterflowd.access.roles import Principal, Role, check_plan
 from waterflowd.dsl import compile_workflow
 from waterflowd.model import plan as plans
 
@@ -34,6 +34,6 @@ def _plan(text: bytes) -> plans.Plan:
 def test_a_token_for_one_group_starts_nothing_that_may_reach_another(text: bytes) -> None:
     """Jobs of called workflows count, the group of all servers too, and what is not known yet may be any group."""
     bound = Principal(name="ci", role=Role.RUNNER, groups=("web",))
-    with pytest.raises(Rejected, match="may use only web"):
+    with pytest.raises(Rejected, match="may only use web"):
         check_plan(bound, _plan(text))
     check_plan(Principal(name="ci", role=Role.RUNNER, groups=("*",)), _plan(text))

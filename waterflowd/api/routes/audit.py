@@ -1,22 +1,21 @@
-"""The audit trail as admins read it: newest first."""
+"""The audit trail for admins, newest first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from msgspec import Struct
 
-from waterflowd.api.gate import Admin, Ports
+from waterflowd.api.dependencies import Admin, Ports
 from waterflowd.api.pagination import Limit, PageCursor
-from waterflowd.api.request_bodies import answer
+from waterflowd.api.responses import json_response, returns
 from waterflowd.api.run_lookup import Text
+from waterflowd.api.schemas.access import AuditList, AuditSchema
 from waterflowd.api.services import Services
-from waterflowd.api.streaming.streams import position_of
-from waterflowd.api.timestamps import parse_instant
-from waterflowd.api.views.rendering import audit_json
-from waterflowd.api.views.shapes import AuditList
+from waterflowd.api.streaming.streams import parse_position
+from waterflowd.api.timestamps import parse_timestamp
 from waterflowd.model.ids import AUDIT
 from waterflowd.model.records import Record
 
@@ -24,49 +23,53 @@ router = APIRouter(tags=["audit"])
 
 #: Records read at a time.
 _PAGE = 200
-#: Records that one request looks at; a filter that finds little goes on at `next`.
-_LOOKED_AT_MAX = 5_000
+#: Records that one request examines; a filter that matches little continues at `next`.
+_EXAMINED_MAX = 5_000
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
-    """Which records; None means any."""
+class AuditFilter(Struct, frozen=True, kw_only=True):
+    """Which entries to list; None matches all."""
 
     by: str | None
     what: str | None
     since_at: int | None
 
+    def matches(self, entry: AuditSchema) -> bool:
+        """Whether the entry belongs in the list, regardless of its time."""
+        return self.by in (None, entry.by) and self.what in (None, entry.what)
 
-async def _wanted(by: Text = None, what: Text = None, since: Text = None) -> Wanted:
-    return Wanted(by=by, what=what, since_at=parse_instant(since) if since is not None else None)
+
+async def _filter(by: Text = None, what: Text = None, since: Text = None) -> AuditFilter:
+    return AuditFilter(by=by, what=what, since_at=parse_timestamp(since) if since is not None else None)
 
 
-@router.get("/v1/audit", responses={200: {"model": AuditList}})
+@router.get("/v1/audit", responses={200: returns(AuditList)})
 async def list_audit(
     services: Ports,
     _: Admin,
-    wanted: Annotated[Wanted, Depends(_wanted)],
+    selected: Annotated[AuditFilter, Depends(_filter)],
     limit: Limit = 50,
     cursor: PageCursor = None,
 ) -> Response:
-    """Who did what to what and when, and who was turned away; newest first."""
-    place = position_of(cursor) if cursor is not None else services.log.head(AUDIT) + 1
-    before = min(place, services.log.head(AUDIT) + 1)
-    rows: list[dict[str, Any]] = []
+    """Actions of principals, and rejected requests and connections, newest first."""
+    end = services.log.head(AUDIT) + 1
+    before = min(parse_position(cursor), end) if cursor is not None else end
+    entries: list[AuditSchema] = []
     following = None
-    for looked_at, record in enumerate(_backwards(services, before)):
-        if wanted.since_at is not None and record.at < wanted.since_at:
+    for examined, record in enumerate(_backwards(services, before)):
+        if selected.since_at is not None and record.at < selected.since_at:
             break
-        if len(rows) == limit or looked_at == _LOOKED_AT_MAX:
+        if len(entries) == limit or examined == _EXAMINED_MAX:
             following = str(record.position + 1)
             break
-        row = audit_json(record, services.access)
-        if (wanted.by is None or row["by"] == wanted.by) and (wanted.what is None or row["what"] == wanted.what):
-            rows.append(row)
-    return answer({"audit": rows, "next": following})
+        entry = AuditSchema.of(record, services.tokens)
+        if selected.matches(entry):
+            entries.append(entry)
+    return json_response(AuditList(audit=entries, next=following))
 
 
 def _backwards(services: Services, before: int) -> Iterator[Record]:
-    """The audit stream's records before a position, newest first."""
+    """The records of the audit stream before a position, newest first."""
     while before > 1:
         first = max(1, before - _PAGE)
         yield from reversed(services.log.read(AUDIT, first, before - first))

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from waterflowd.admin.metric_samples import METRICS, Sample
-from waterflowd.api.gate import Ports, Viewer
+from waterflowd.api.dependencies import Ports, Viewer
 
 router = APIRouter(tags=["system"])
 
@@ -31,16 +31,16 @@ class _Collector(Collector):
             spec = METRICS[sample.name]
             family = families.get(sample.name)
             if family is None:
-                made = CounterMetricFamily if spec.is_counter else GaugeMetricFamily
+                family_type = CounterMetricFamily if spec.is_counter else GaugeMetricFamily
                 labels = [spec.label] if spec.label else []
-                family = families[sample.name] = made(sample.name, spec.text, labels=labels)
+                family = families[sample.name] = family_type(sample.name, spec.text, labels=labels)
             family.add_metric([sample.label] if spec.label else [], sample.value)
         yield from families.values()
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: Ports, _: Viewer) -> Response:
-    """Counters and gauges for Prometheus, with the process's own memory, processor time and file descriptors."""
+    """Counters and gauges for Prometheus, including the memory, CPU time and file descriptors of the process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_Collector(services.metrics.samples()))

@@ -1,4 +1,4 @@
-"""Repositories, and the workflows that are known from them."""
+"""Repositories, and the workflows known from them."""
 
 from __future__ import annotations
 
@@ -9,129 +9,125 @@ from fastapi import APIRouter, Query, Request, Response
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
-from waterflowd.access.audit_trail import note
 from waterflowd.admin.ports import DefinitionRow
 from waterflowd.api import run_starts
-from waterflowd.api.gate import Approver, Ports, Runner, Viewer
+from waterflowd.api.dependencies import Approver, Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
-from waterflowd.api.request_bodies import answer, check_values, described, read_json
+from waterflowd.api.request_bodies import check_values, read_json
+from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.run_lookup import Text
+from waterflowd.api.schemas.repositories import DefinitionList, DefinitionSchema, RepositoryList, RepositorySchema
+from waterflowd.api.schemas.runs import DryRunSchema, StartDefinitionBody, StartedRunSchema, run_url
 from waterflowd.api.services import Services
-from waterflowd.api.views.rendering import definition_json, repository_json
-from waterflowd.api.views.shapes import (
-    DefinitionList,
-    DefinitionShape,
-    DryRunShape,
-    RepositoryList,
-    RepositoryShape,
-    StartedShape,
-)
+from waterflowd.model import plan as plans
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["repositories"])
 
-Wait = Annotated[bool, Query(description="answer when the newest revision is applied")]
+Wait = Annotated[bool, Query(description="Answer only when the newest revision is applied.")]
 
 
-@router.get("/v1/repositories", responses={200: {"model": RepositoryList}})
+@router.get("/v1/repositories", responses={200: returns(RepositoryList)})
 async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
-    """Watched repositories: what was fetched, tried and applied."""
-    rows = services.repositories.status()
-    return answer(page("repositories", rows, lambda row: row.name, repository_json, limit=limit, cursor=cursor))
+    """Watched repositories, with the revisions that were fetched, attempted and applied."""
+    rows, following = page(services.repositories.status(), lambda row: row.name, limit, cursor)
+    return json_response(RepositoryList(repositories=[RepositorySchema.of(row) for row in rows], next=following))
 
 
-@router.post("/v1/repositories/{name}/sync", status_code=202, responses={202: {"model": RepositoryShape}})
+@router.post("/v1/repositories/{name}/sync", status_code=202, responses={202: returns(RepositorySchema)})
 async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
-    """Looks at the remote now; with `wait` answers when what was found is applied."""
+    """Fetch the repository now. With `wait`, the answer comes when the newest revision is applied."""
     _check_known(services, name)
     row = await services.repositories.sync(name, is_awaited=wait)
-    await note(services, principal, "sync-repository", name)
-    return answer(repository_json(row), 202)
+    await services.audit.action(principal, "sync-repository", name)
+    return json_response(RepositorySchema.of(row), 202)
 
 
-@router.post("/v1/repositories/{name}/suspend", responses={200: {"model": RepositoryShape}})
+@router.post("/v1/repositories/{name}/suspend", responses={200: returns(RepositorySchema)})
 async def suspend_repository(services: Ports, principal: Approver, name: str) -> Response:
-    """Stops looking at a repository until it is resumed, across restarts too. Its runs go on."""
+    """Ignore pushes to the repository until it is resumed, even across restarts. Its open runs continue."""
     _check_known(services, name)
     row = await services.repositories.suspend(name, principal.name)
-    await note(services, principal, "suspend-repository", name)
-    return answer(repository_json(row))
+    await services.audit.action(principal, "suspend-repository", name)
+    return json_response(RepositorySchema.of(row))
 
 
-@router.post("/v1/repositories/{name}/resume", responses={200: {"model": RepositoryShape}})
+@router.post("/v1/repositories/{name}/resume", responses={200: returns(RepositorySchema)})
 async def resume_repository(services: Ports, principal: Approver, name: str) -> Response:
-    """Looks at a suspended repository again, at once: what was pushed meanwhile is handled as one movement."""
+    """Resume a suspended repository at once. Everything that was pushed meanwhile counts as one update per ref."""
     _check_known(services, name)
     row = await services.repositories.resume(name, principal.name)
-    await note(services, principal, "resume-repository", name)
-    return answer(repository_json(row))
+    await services.audit.action(principal, "resume-repository", name)
+    return json_response(RepositorySchema.of(row))
 
 
 def _check_known(services: Services, name: str) -> None:
     names = [row.name for row in services.repositories.status()]
     if name not in names:
         known = escape_for_display(", ".join(names) or "none")
-        text = f"there is no repository {quote(name)}; the repositories are: {known}"
-        raise Rejected("WF604", text, status=404)
+        raise Rejected("WF604", f"repository {quote(name)} not found; configured repositories: {known}", status=404)
 
 
-@router.get("/v1/definitions", responses={200: {"model": DefinitionList}})
+@router.get("/v1/definitions", responses={200: returns(DefinitionList)})
 async def list_definitions(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
     """Workflows known from repositories, by path."""
-    rows = services.repositories.definitions()
-    return answer(page("definitions", rows, _place, definition_json, limit=limit, cursor=cursor))
+    rows, following = page(services.repositories.definitions(), _key, limit, cursor)
+    return json_response(DefinitionList(definitions=[DefinitionSchema.of(row) for row in rows], next=following))
 
 
-def _place(row: DefinitionRow) -> str:
+def _key(row: DefinitionRow) -> str:
     return f"{row.path} {row.repository}"
 
 
-@router.get("/v1/definitions/{path:path}", responses={200: {"model": DefinitionShape}})
+@router.get("/v1/definitions/{path:path}", responses={200: returns(DefinitionSchema)})
 async def show_definition(services: Ports, _: Viewer, path: str, repository: Text = None) -> Response:
-    """One workflow, by its path or its name."""
-    return answer(definition_json(find_definition(services.repositories.definitions(), path, repository)))
+    """One workflow, by its path or name."""
+    return json_response(DefinitionSchema.of(find_definition(services.repositories.definitions(), path, repository)))
 
 
 def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | None) -> DefinitionRow:
-    """The definition with this path, else with this name; `Rejected` 404 for none, 409 for several."""
+    """The workflow with this path, or else with this name; `Rejected` 404 for none, 409 for several."""
     candidates = [row for row in rows if repository is None or row.repository == repository]
     found = [row for row in candidates if row.path == path] or [row for row in candidates if row.name == path]
     shown = escape_for_display(path, 80)
     if not found:
-        raise Rejected("WF604", f'there is no workflow "{shown}"; see `waterflowctl workflows`', status=404)
+        text = f'workflow "{shown}" not found; list workflows with `waterflowctl workflows`'
+        raise Rejected("WF604", text, status=404)
     if len(found) > 1:
         places = ", ".join(f"{row.path} in {row.repository}" for row in found[:5])
-        raise Rejected(
-            "WF606", f'several workflows are called "{shown}": {places}; use the path and `?repository=`', status=409
-        )
+        text = f'several workflows are named "{shown}": {places}; use the path and `?repository=`'
+        raise Rejected("WF606", text, status=409)
     return found[0]
 
 
 @router.post(
     "/v1/definitions/{path:path}/run",
     status_code=201,
-    openapi_extra=described(run_starts.Given),
-    responses={200: {"model": DryRunShape}, 201: {"model": StartedShape}},
+    openapi_extra=takes(StartDefinitionBody),
+    responses={200: returns(DryRunSchema), 201: returns(StartedRunSchema)},
 )
 async def run_definition(
     request: Request, services: Ports, principal: Runner, path: str, repository: Text = None
 ) -> Response:
-    """Starts a known workflow by hand, with inputs and vars."""
-    given = await read_json(request, run_starts.Given)
-    check_values(given.inputs, "inputs")
-    check_values(given.vars, "vars")
+    """Start a known workflow, with inputs and vars."""
+    body = await read_json(request, StartDefinitionBody)
+    check_values(body.inputs, "inputs")
+    check_values(body.vars, "vars")
     row = find_definition(services.repositories.definitions(), path, repository)
     found = services.repositories.plan(row.path, row.repository)
+    plan = plans.decode(found.plan)
     key = run_starts.idempotency_key(request, principal)
-    wanted = StartRequest(
+    start_request = StartRequest(
         plan=found.plan,
         trigger=Trigger(kind=TriggerKind.MANUAL, by=principal.name, key=key, ref=found.ref, git=found.git),
         repository=found.repository,
         revision=found.revision,
-        inputs=given.inputs,
-        vars=given.vars,
+        inputs=body.inputs,
+        vars=body.vars,
     )
-    answered = await run_starts.start(services, principal, wanted, is_dry_run=given.dry_run)
-    if not given.dry_run:
-        await note(services, principal, "start-run", row.path, run=run_starts.run_of(answered))
-    return answered
+    checked = run_starts.check_start(principal, plan, start_request)
+    if body.dry_run:
+        return json_response(DryRunSchema.of(plan, checked.inputs))
+    run = await run_starts.start(services, checked)
+    await services.audit.action(principal, "start-run", row.path, run=run.id)
+    return json_response(StartedRunSchema.of(run), 201, {"Location": run_url(run.id)})

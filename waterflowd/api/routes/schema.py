@@ -1,4 +1,4 @@
-"""The workflow language for editors."""
+"""The JSON Schema of the workflow language, for editors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 router = APIRouter(tags=["language"])
 
-Kind = Annotated[Literal["workflow", "step"], Query(description="a workflow, or a composite step's file")]
+Kind = Annotated[Literal["workflow", "step"], Query(description="Workflow files, or files of composite steps.")]
 
 
 @router.get("/v1/schema", response_class=Response, responses={200: {"content": {"application/schema+json": {}}}})
@@ -20,7 +20,7 @@ async def schema(kind: Kind = "workflow") -> Response:
 
 @cache
 def _text(kind: str) -> bytes:
-    # The language is read by a process of its own; only its schema is made here, once it is asked for.
+    # Workflows are compiled in a separate process; this one imports the language only when the schema is requested.
     from waterflowd.dsl.reference.json_schema import schema_text
 
     return schema_text(kind).encode()

@@ -1,8 +1,8 @@
-"""Webhooks: a signed request of another program starts a workflow.
+"""Webhooks: a signed request from another program starts a workflow.
 
-Rules of this file: the signature is the whole permission, so no token is needed. Who cannot sign learns nothing: an unknown
-hook, one whose secret has no value, and a wrong signature have one answer, after the same work. What is checked before the
-signature (size, type, rate) does not depend on the hook.
+Rules of this file: the signature is the permission, so no token is needed. Whoever cannot sign learns nothing: an unknown
+webhook, a webhook whose secret has no value, and a wrong signature get the same answer after the same work. The checks before
+the signature (size, type, rate) do not depend on the webhook.
 """
 
 from __future__ import annotations
@@ -13,44 +13,43 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from waterflow_agent.errors import Rejected
-from waterflowd.access.audit_trail import note
-from waterflowd.access.registry import Principal, Role
-from waterflowd.api.gate import Ports, source_of
-from waterflowd.api.request_bodies import JSON_TYPE, answer, check_values, content_type, parse_json, read_body
-from waterflowd.api.run_starts import started_json
-from waterflowd.api.views.rendering import run_url
-from waterflowd.api.views.shapes import StartedShape
+from waterflowd.access.roles import Principal, Role
+from waterflowd.api.auth import source_of
+from waterflowd.api.dependencies import Ports
+from waterflowd.api.request_bodies import check_values, content_type, parse_json, read_body
+from waterflowd.api.responses import JSON_TYPE, json_response, returns
+from waterflowd.api.schemas.runs import StartedRunSchema, run_url
 from waterflowd.rates import BucketPerName
 
 router = APIRouter(tags=["hooks"])
 
 BODY_BYTES_MAX = 1 << 20
 FORM_TYPE = "application/x-www-form-urlencoded"
-#: What GitHub says once when a hook is made.
+#: The event that GitHub sends when a webhook is created.
 PING = "ping"
 #: Fields of a form.
 _FIELDS_MAX = 1_000
-#: Wrong signatures of one address: a secret that was changed on one side only, but no search.
+#: Wrong signatures from one address: enough for a secret that was changed on one side only, too few for a search.
 _WRONG_PER_S, _WRONG_BURST, _NAMES_MAX = 1.0, 20, 4_096
 
 
-class WrongSignatures:
-    """How many more wrong signatures an address may send."""
+class SignatureFailures:
+    """The rate of wrong signatures per address."""
 
     def __init__(self) -> None:
         self._rates = BucketPerName(_WRONG_PER_S, _WRONG_BURST, _NAMES_MAX)
 
-    def refuse(self, source: str, now: int) -> Rejected:
-        """Counts one, and gives what to answer."""
+    def reject(self, source: str, now: int) -> Rejected:
+        """Counts one failure, and returns the error to answer with."""
         if self._rates.take(source, now):
-            text = "there is no such webhook, or the signature is not right for it"
+            text = "the webhook does not exist, or the signature is wrong"
             return Rejected("WF601", text, status=401)
-        return Rejected("WF611", "too many wrong signatures from this address; wait for a while", status=429)
+        return Rejected("WF611", "too many wrong signatures from this address; wait a minute", status=429)
 
 
-async def _wrong(request: Request) -> WrongSignatures:
-    wrong: WrongSignatures = request.app.state.wrong_signatures
-    return wrong
+async def _failures(request: Request) -> SignatureFailures:
+    failures: SignatureFailures = request.app.state.signature_failures
+    return failures
 
 
 @router.post(
@@ -63,29 +62,29 @@ async def _wrong(request: Request) -> WrongSignatures:
             "content": {kind: {"schema": {"type": "object"}} for kind in (JSON_TYPE, FORM_TYPE)},
         },
     },
-    responses={202: {"model": StartedShape}, 204: {"description": "GitHub's ping: nothing starts"}},
+    responses={202: returns(StartedRunSchema), 204: {"description": "A ping from GitHub; nothing starts."}},
 )
 async def deliver(
     request: Request,
     services: Ports,
-    wrong: Annotated[WrongSignatures, Depends(_wrong)],
+    failures: Annotated[SignatureFailures, Depends(_failures)],
     name: Annotated[str, Path(max_length=200)],
 ) -> Response:
-    """Starts the workflow with this webhook. Signed by `X-Hub-Signature-256`; a delivery that comes again starts nothing."""
+    """Start the workflow with this webhook. Signed with `X-Hub-Signature-256`. A repeated delivery starts nothing."""
     kind = content_type(request)
     if kind not in (JSON_TYPE, FORM_TYPE):
         raise Rejected("WF608", f"send the payload as `{JSON_TYPE}` or `{FORM_TYPE}`", status=415)
     body = await read_body(request, BODY_BYTES_MAX)
     delivered = services.webhooks.verify(name, request.headers, body)
     if delivered is None:
-        raise wrong.refuse(source_of(request.scope), services.clock.now())
+        raise failures.reject(source_of(request.scope), services.clock.now())
     if delivered.delivery.event == PING:
         return Response(status_code=204)
     row, is_new = await services.webhooks.start(delivered, _payload(kind, body))
     if is_new:
         principal = Principal(name=f"hook:{name}", role=Role.VIEWER)
-        await note(services, principal, "start-run", delivered.path, run=row.id, delivery=delivered.delivery.id)
-    return answer(started_json(row), 202, {"Location": run_url(row.id)})
+        await services.audit.action(principal, "start-run", delivered.path, run=row.id, delivery=delivered.delivery.id)
+    return json_response(StartedRunSchema.of(row), 202, {"Location": run_url(row.id)})
 
 
 def _payload(kind: str, body: bytes) -> Any:
@@ -95,7 +94,7 @@ def _payload(kind: str, body: bytes) -> Any:
 
 
 def _form(body: bytes) -> Any:
-    """The fields of a form; GitHub's holds the JSON in one that is called `payload`."""
+    """The fields of a form. GitHub sends one field, `payload`, that holds the JSON."""
     try:
         fields = parse_qs(
             body.decode(),
@@ -105,7 +104,7 @@ def _form(body: bytes) -> Any:
             max_num_fields=_FIELDS_MAX,
         )
     except ValueError as error:
-        raise Rejected("WF605", "the body is no form as its content type says") from error
+        raise Rejected("WF605", "the body is not a valid form") from error
     if list(fields) == ["payload"] and len(fields["payload"]) == 1:
         return parse_json(fields["payload"][0].encode(), Any)
     return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}

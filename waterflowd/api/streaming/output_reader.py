@@ -1,30 +1,46 @@
-"""A run's whole output as one sequence of lines that can be left and taken up again at any line.
+"""The whole output of a run as one sequence of lines that can be resumed at any line.
 
-Rules of this file: synchronous, over the ports `Log` and `OutputLogs`; it reads a bounded piece at a time and never waits.
-The attempts are taken in the order of their `attempt-dispatched` events. While a run goes on, several attempts print at once:
-each `read_some` gives what is new of each of them in turn.
+Rules of this file: synchronous, over the ports `Log` and `OutputLogs`; it reads a bounded amount at a time and never waits.
+Attempts come in the order of their `attempt-dispatched` events. While a run is active, several attempts print concurrently:
+each `read_some` returns what is new of each of them in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from waterflowd.api.run_lookup import is_within
 from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, ranges_of
-from waterflowd.api.views.rendering import time_text
+from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import AttemptName
 from waterflowd.ports import Log, OutputLogs
 
-#: Read from one attempt before the next one's turn comes: a few milliseconds of work.
+#: Read from one attempt before the next one: a few milliseconds of work.
 _READ_BYTES = 256 << 10
 _RECORDS = 1_000
 
 
+class OutputLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One line of output, or a part of a long one. `cursor` resumes after it."""
+
+    job: str
+    step: str
+    attempt: int
+    at: Timestamp
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    text: str
+    cut: bool
+    cursor: str
+
+
 class _Attempt:
-    """One attempt's output and how much of it is given out."""
+    """The output of one attempt, and how much of it has been returned."""
 
     __slots__ = ("cutter", "is_finished", "is_left", "name", "number", "output_bytes")
 
@@ -33,14 +49,14 @@ class _Attempt:
         self.name = name
         self.cutter = LineCutter(positions)
         self.is_finished = False
-        #: Not read any more although more may come; whoever resumes begins here.
+        #: No longer read although more may come; a client that resumes continues here.
         self.is_left = False
-        #: Size of the whole log once the attempt is finished.
+        #: Size of the whole log, known once the attempt is finished.
         self.output_bytes = 0
 
 
 class RunOutput:
-    """Reads a run's output from a cursor, or from byte `offset` of every log, on."""
+    """Reads the output of a run after a cursor, or from a byte offset of every log."""
 
     def __init__(
         self,
@@ -61,14 +77,14 @@ class RunOutput:
         self._offset = start if isinstance(start, int) else 0
         self._position = 0
         self._by_name: dict[tuple[str, str, int], _Attempt | None] = {}
-        #: Selected attempts that may have more to give, in order.
+        #: Selected attempts that may have more output, in order.
         self._open: list[_Attempt] = []
-        #: Numbers of selected attempts that are given out whole, those before the first open one left out.
+        #: Numbers of selected attempts that have been returned completely, without those before the first open one.
         self._closed: list[int] = []
         self.is_completed = False
 
     def learn(self) -> None:
-        """Takes in the run's new events."""
+        """Reads the new events of the run."""
         stream = run_stream(self._run)
         while True:
             records = self._log.read(stream, self._position + 1, _RECORDS)
@@ -113,19 +129,19 @@ class RunOutput:
 
     @property
     def is_drained(self) -> bool:
-        """True when every byte that finished attempts have announced is given out, and no other is waited for."""
+        """True when all output that finished attempts announced has been returned, and no attempt is still open."""
         return all(attempt.is_left for attempt in self._open)
 
     @property
-    def is_owed(self) -> bool:
-        """True while a finished attempt has announced output that is not there yet."""
+    def is_missing_output(self) -> bool:
+        """True while output that a finished attempt announced has not arrived."""
         return any(attempt.is_finished and not attempt.is_left for attempt in self._open)
 
-    def read_some(self, *, is_last: bool) -> Iterator[dict[str, Any]]:
-        """Gives new lines, a bounded number; nothing when there is nothing new. Must be consumed to its end.
+    def read_some(self, *, is_last: bool) -> Iterator[OutputLine]:
+        """A bounded number of new lines, or none. Must be consumed to its end.
 
-        A finished attempt is given out whole before the next one's turn comes; those at work take turns. With `is_last`
-        nobody waits for more: a line without its end is given out as it is.
+        A finished attempt is returned completely before the next one; active attempts take turns. `is_last` means that no more
+        output is expected: a line without its end is returned as it is.
         """
         for attempt in list(self._open):
             if attempt.is_left:
@@ -134,28 +150,28 @@ class RunOutput:
             if attempt.is_finished and attempt.cutter.next_offset < self._outputs.size(attempt.name):
                 return
 
-    def _read(self, attempt: _Attempt, *, is_last: bool) -> Iterator[dict[str, Any]]:
+    def _read(self, attempt: _Attempt, *, is_last: bool) -> Iterator[OutputLine]:
         cutter = attempt.cutter
         size = self._outputs.size(attempt.name)
         before = self._cursor_without(attempt) if cutter.next_offset < size or attempt.is_finished or is_last else ""
         if cutter.next_offset < size:
             for piece in self._outputs.read(attempt.name, cutter.next_offset, _READ_BYTES):
                 for line in cutter.feed(piece):
-                    yield _row(attempt, line, before)
+                    yield _output_line(attempt, line, before, is_cut=line.is_cut)
         if cutter.next_offset < size:
             return
         if attempt.is_finished and size >= attempt.output_bytes:
             for line in cutter.finish():
-                yield _row(attempt, line, before)
+                yield _output_line(attempt, line, before, is_cut=line.is_cut)
             self._open.remove(attempt)
             self._closed.append(attempt.number)
         elif is_last:
             for line in cutter.finish():
-                yield {**_row(attempt, line, before), "cut": True}
+                yield _output_line(attempt, line, before, is_cut=True)
             attempt.is_left = True
 
     def _cursor_without(self, attempt: _Attempt) -> str:
-        """The cursor but for what stands in it for `attempt`, which is open."""
+        """The cursor without the entry for `attempt`, which is open."""
         done = self._open[0].number
         self._closed = sorted(number for number in self._closed if number > done)
         positions = {
@@ -166,15 +182,15 @@ class RunOutput:
         return Cursor(done=done, ranges=ranges_of(self._closed), positions=positions).text()
 
 
-def _row(attempt: _Attempt, line: Line, before: str) -> dict[str, Any]:
-    return {
-        "job": attempt.name.job,
-        "step": attempt.name.step,
-        "attempt": attempt.name.attempt,
-        "at": time_text(line.at),
-        "stream": "stdout" if line.stream == 1 else "stderr",
-        "offset": line.offset,
-        "text": line.text,
-        "cut": line.is_cut,
-        "cursor": before + entry(attempt.number, line.positions),
-    }
+def _output_line(attempt: _Attempt, line: Line, before: str, *, is_cut: bool) -> OutputLine:
+    return OutputLine(
+        job=attempt.name.job,
+        step=attempt.name.step,
+        attempt=attempt.name.attempt,
+        at=format_timestamp(line.at),
+        stream="stdout" if line.stream == 1 else "stderr",
+        offset=line.offset,
+        text=line.text,
+        cut=is_cut,
+        cursor=before + entry(attempt.number, line.positions),
+    )

@@ -1,12 +1,12 @@
-"""Streams: events and output as they come, by server-sent events or newline-delimited JSON.
+"""Streams of events and output, as server-sent events or newline-delimited JSON.
 
 Rules of this file:
 
-- Every item has an id from which the stream can be taken up again (`Last-Event-ID`, or `cursor`/`from`), with no gap and no
-  repeat. History and tail are one sequence.
-- A stream holds one batch at a time and waits for its reader: a slow reader costs nothing but its own delay.
-- A stream ends itself when its subject is complete (`event: end`), when the daemon stops (no `end`: come back), and when the
-  token that opened it is revoked or expires.
+- Every item has an id from which the stream can be resumed (`Last-Event-ID`, or `cursor`/`from`), with no gap and no repeat.
+  History and new items are one sequence.
+- A stream holds one batch at a time and waits for its client: a slow client delays only itself.
+- A stream ends when the run is completed (`event: end`), when the daemon stops (without `end`: the client should reconnect),
+  and when the token that opened it is revoked or expires.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from waterflow_agent.errors import Rejected, WaterflowError
-from waterflowd.access.registry import Principal, Role
+from waterflowd.access.roles import Principal, Role
+from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.output_reader import RunOutput
-from waterflowd.api.views.rendering import record_json
 from waterflowd.engine import events
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
 
 logger = logging.getLogger("waterflow.api")
 
-#: Shorter than the idle time-outs of common proxies (60 s).
+#: Shorter than the idle timeouts of common proxies (60 s).
 HEARTBEAT_S = 15.0
-#: Output that was announced and does not come: the agent is gone for good.
+#: How long to wait for output that an agent has announced: beyond this, the agent is probably gone.
 _STRAGGLERS_S = 10.0
-#: The same for a reader who does not follow.
+#: The same for a client that does not follow.
 _ANNOUNCED_S = 2.0
-#: Each costs a task or two; a fleet of dashboards stays far below.
+#: Each costs a task or two; many dashboards need far fewer.
 STREAMS_MAX = 256
-#: A few milliseconds of rendering.
+#: A few milliseconds of encoding.
 _RECORDS = 200
 _HEARTBEAT = b": still here\n\n"
 _OPENING = b"retry: 1000\n\n"
@@ -60,7 +60,7 @@ def sse_frame(identity: str, content: Any) -> bytes:
 
 
 def ndjson_frame(identity: str, content: Any) -> bytes:
-    """One line of JSON; its id is a field of the content."""
+    """One line of JSON. The id is one of its fields."""
     return _encoder.encode(content) + b"\n"
 
 
@@ -72,15 +72,15 @@ class Streams:
         self.count = 0
 
     def stop(self) -> None:
-        """Makes every stream end itself."""
+        """Ends every stream."""
         self.stopping.set()
 
 
 class Stream(Response):
-    """A response whose body is a generator; closes the generator whatever ends it: its end, the client, or a cancel.
+    """A response whose body is a generator. The generator is always closed: at its end, on disconnect, and on cancellation.
 
-    One that is not live has its first piece soon, and waits for it with its status: an error until then is answered as any
-    other. Later there is no way to say it: the body is cut short, and the daemon's own log has the sentence.
+    A response that is not live waits for its first piece before it sends the status: an error until then is answered as usual.
+    After that, an error ends the body early and is written to the daemon's log.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Stream(Response):
             async for piece in self._content:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except WaterflowError as error:
-            logger.error("a response is cut short: %s", error)
+            logger.error("a response ended early: %s", error)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -129,34 +129,35 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def admit(request: Request) -> Streams:
-    """The open streams, when there is room for one more; `Rejected` 429 otherwise."""
+    """The open streams, if one more is allowed; `Rejected` 429 otherwise."""
     streams: Streams = request.app.state.streams
     if streams.count >= STREAMS_MAX:
-        raise Rejected("WF609", f"{STREAMS_MAX} streams are open already; close some or try again later", status=429)
+        text = f"the limit of {STREAMS_MAX} open streams is reached; close some, or try again later"
+        raise Rejected("WF609", text, status=429)
     return streams
 
 
 def last_event_id(request: Request) -> str | None:
-    """Where the client was when it lost the stream."""
+    """The last item that the client received before it reconnected."""
     return request.headers.get("last-event-id") or None
 
 
-def position_of(text: str) -> int:
+def parse_position(text: str) -> int:
     """A position in a stream of the log; `Rejected` 400 for anything else."""
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise Rejected("WF605", "a position is a whole number, 0 for the start", where="cursor")
+        raise Rejected("WF605", "a position must be an integer; 0 is the start", where="cursor")
     return int(text)
 
 
-def wants_ndjson(request: Request) -> bool:
-    """Whether the client asked for lines of JSON by name."""
+def accepts_ndjson(request: Request) -> bool:
+    """Whether the client requests NDJSON by its media type."""
     return NDJSON in request.headers.get("accept", "")
 
 
 async def follow_run_events(
     services: Services, streams: Streams, principal: Principal, run: RunId, after: int, frame: Frame
 ) -> AsyncGenerator[bytes, None]:
-    """A run's events from position `after` on, until it is completed."""
+    """The events of a run after a position, until it is completed."""
     is_sse = frame is sse_frame
     if is_sse:
         yield _OPENING
@@ -174,7 +175,7 @@ async def follow_run_events(
                 if is_sse:
                     yield _HEARTBEAT
                 continue
-            yield frame(str(record.position), record_json(record))
+            yield frame(str(record.position), event_schema(record))
             if isinstance(record.event, events.RunCompleted):
                 if is_sse:
                     yield _END
@@ -184,7 +185,7 @@ async def follow_run_events(
 async def follow_everything(
     services: Services, streams: Streams, principal: Principal, after: int
 ) -> AsyncGenerator[bytes, None]:
-    """All events of the system after a global sequence, for ever; the audit stream for admins alone."""
+    """All events of the system after a global sequence, without end. Only admins receive the audit stream."""
     yield _OPENING
     async with contextlib.aclosing(
         _watched(services, streams, principal, services.feed.subscribe(None, after))
@@ -192,18 +193,18 @@ async def follow_everything(
         async for record in source:
             if record is None:
                 yield _HEARTBEAT
-            elif record.stream != AUDIT or principal.role >= Role.ADMIN:
-                yield sse_frame(str(record.seq), record_json(record))
+            elif record.stream != AUDIT or principal.role.includes(Role.ADMIN):
+                yield sse_frame(str(record.seq), event_schema(record))
 
 
 async def _watched(
     services: Services, streams: Streams, principal: Principal, source: AsyncIterator[Record]
 ) -> AsyncGenerator[Record | None, None]:
-    """Records of `source`, None for each quiet heartbeat; ends on stop and when the principal's token does."""
+    """The records of `source`, and None for each idle interval; ends on stop, and when the principal's token does."""
     stop = asyncio.create_task(streams.stopping.wait(), name="stream: stop")
     following: asyncio.Future[Record] | None = None
     try:
-        while services.access.is_current(principal, services.clock.now()):
+        while services.tokens.is_current(principal, services.clock.now()):
             if following is None:
                 following = asyncio.ensure_future(anext(source))
             done, _ = await asyncio.wait(
@@ -231,7 +232,7 @@ def _futures(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
 
 
 async def _end(*tasks: asyncio.Future[Any] | None) -> None:
-    """Cancels tasks and waits until they are over."""
+    """Cancels tasks and waits for their end."""
     waiting = [task for task in tasks if task is not None]
     for task in waiting:
         task.cancel()
@@ -239,18 +240,18 @@ async def _end(*tasks: asyncio.Future[Any] | None) -> None:
 
 
 async def read_events(services: Services, run: RunId, after: int) -> AsyncGenerator[bytes, None]:
-    """A run's events that are there now, from position `after` on, as lines of JSON."""
+    """The existing events of a run after a position, as lines of JSON."""
     stream = run_stream(run)
     while records := services.log.read(stream, after + 1, _RECORDS):
         after = records[-1].position
-        yield b"".join(ndjson_frame("", record_json(record)) for record in records)
+        yield b"".join(ndjson_frame("", event_schema(record)) for record in records)
         await asyncio.sleep(0)
 
 
 async def read_output(services: Services, run: RunId, output: RunOutput) -> AsyncGenerator[bytes, None]:
-    """The output that is there now, as lines of JSON.
+    """The existing output, as lines of JSON.
 
-    Output may come after the result of its attempt; what a result has announced is waited for, for a moment.
+    Output may arrive after the result of its attempt, so this waits a moment for output that a result has announced.
     """
     loop = asyncio.get_running_loop()
     patience_end = loop.time() + _ANNOUNCED_S
@@ -258,13 +259,15 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
     while not output.is_drained:
         grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
         try:
-            # The waiter is registered before anything is read: what comes in between wakes it.
+            # Registered before anything is read, so that output which arrives in between wakes it.
             await asyncio.sleep(0)
             left_s = patience_end - loop.time()
-            lines = [ndjson_frame("", row) for row in output.read_some(is_last=left_s <= 0 or not output.is_owed)]
+            lines = [
+                ndjson_frame("", line) for line in output.read_some(is_last=left_s <= 0 or not output.is_missing_output)
+            ]
             if lines:
                 yield b"".join(lines)
-            elif output.is_owed and left_s > 0:
+            elif output.is_missing_output and left_s > 0:
                 await asyncio.wait([grown], timeout=left_s)
         finally:
             await _end(grown)
@@ -273,7 +276,7 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
 async def follow_output(
     services: Services, streams: Streams, principal: Principal, run: RunId, output: RunOutput, frame: Frame
 ) -> AsyncGenerator[bytes, None]:
-    """A run's output from the reader's cursor on, until the run is completed and its output is all there."""
+    """The output of a run after the client's cursor, until the run is completed and all its output has arrived."""
     is_sse = frame is sse_frame
     if is_sse:
         yield _OPENING
@@ -282,14 +285,14 @@ async def follow_output(
     patience_end: float | None = None
     grown: asyncio.Future[None] | None = None
     try:
-        while services.access.is_current(principal, services.clock.now()):
+        while services.tokens.is_current(principal, services.clock.now()):
             if grown is None:
                 grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
-                # The waiter is registered before anything is read: what comes in between wakes it.
+                # Registered before anything is read, so that output which arrives in between wakes it.
                 await asyncio.sleep(0)
             output.learn()
             is_late = patience_end is not None and loop.time() >= patience_end
-            lines = [frame(row["cursor"], row) for row in output.read_some(is_last=is_late)]
+            lines = [frame(line.cursor, line) for line in output.read_some(is_last=is_late)]
             if lines:
                 patience_end = None
                 yield b"".join(lines)

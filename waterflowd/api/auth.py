@@ -1,48 +1,46 @@
-"""Who is at the other end, and whether a browser was tricked: the gate that every request passes first.
+"""Authentication, and protection against requests that a browser was tricked into: every request passes here first.
 
 Rules of this file:
 
-- On the unix socket the file mode says who may connect, the kernel (SO_PEERCRED) says who did, and peers.py what they may.
-  The principal is `uid:N`.
-- On TCP a request needs `Authorization: Bearer wf_...`, unless the daemon's own configuration says that the address is open.
-  A token in the address counts as none: addresses end up in histories and proxies' logs.
-- On TCP the `Host` must name this daemon (or a page could reach it by rebinding a DNS name), and an `Origin`, where a browser
-  sends one, must be this very host and port (or a page of another site could post here).
-- Default deny: only the paths in `PUBLIC` need nobody. Webhooks need no token and no `Host` of ours: they are signed.
-- Each principal, and each address without one, has a rate; beyond it the answer is a 429 that costs next to nothing. A wrong
-  token has a much lower one, which a right token from the same address does not notice.
-- Who is refused leaves a record in the audit trail, at a bounded rate (trail.py).
+- On the unix socket the file mode decides who may connect, the kernel (SO_PEERCRED) identifies the user, and the table of peer
+  roles (access/peer_roles.py) decides what they may do. The principal is `uid:N`.
+- On TCP a request needs `Authorization: Bearer wf_...`, unless the configuration declares the address open. A token in the URL
+  is ignored, because URLs end up in histories and in the logs of proxies.
+- On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
+  (cross-site requests).
+- Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
+- Each principal, and each address without one, has a rate limit; beyond it the answer is a 429 that costs next to nothing.
+  Wrong tokens have a much lower limit, which does not affect a valid token from the same address.
+- Rejections are recorded in the audit trail, at a limited rate (access/audit_trail.py).
 """
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
 
-from fastapi import Depends, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
-from waterflowd.access.audit_trail import Refusals
-from waterflowd.access.registry import Principal, Role
+from waterflowd.access.roles import Principal, Role
 from waterflowd.api.problems import problem
 from waterflowd.api.services import Services
 from waterflowd.rates import BucketPerName
 
-#: For probes, generators of clients, and editors; they tell nothing of what runs.
+#: For probes, client generators and editors; these paths reveal nothing about runs.
 PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schema"})
-#: Where requests are signed in the place of a token.
+#: Requests below this path are signed and carry no token.
 HOOKS = "/v1/hooks/"
-#: Everybody on an open address.
+#: The principal's name on an open address.
 ANONYMOUS = "anonymous"
-#: Key in the connection's state that holds the peer's uid on a unix socket.
+#: Key of the connection state that holds the uid of the peer on a unix socket.
 PEER_UID = "peer_uid"
 
-#: A principal may be ahead of its rate by so many seconds' worth: pages of a list, a screen that loads.
+#: The burst in seconds of the rate: enough for the pages of a list, or a screen that loads.
 _BURST_S = 5
-#: Wrong tokens of one address: a mistake in a script, but no search.
+#: Wrong tokens from one address: enough for a mistake in a script, too few for a brute-force search.
 _WRONG_PER_S, _WRONG_BURST = 1.0, 20
 _NAMES_MAX = 4_096
 
@@ -56,19 +54,18 @@ _HEADERS = {
 }
 
 
-class Gate:
-    """ASGI middleware: admits a request and tells who asks, or answers with a problem."""
+class AuthMiddleware:
+    """ASGI middleware: adds the principal to the request, or answers with a problem."""
 
-    def __init__(self, app: ASGIApp, services: Services, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._refusals = refusals
         per_s = services.requests_per_s
         self._rates = BucketPerName(per_s, per_s * _BURST_S, _NAMES_MAX) if per_s else None
         self._wrong = BucketPerName(_WRONG_PER_S, _WRONG_BURST, _NAMES_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes one request on, or answers it."""
+        """Forwards one request, or answers it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -93,32 +90,32 @@ class Gate:
             self._check_rate(scope, principal)
         except Rejected as error:
             if error.status != 429:
-                self._note(scope, None, error.code)
-            await _refusal(error, scope["path"])(scope, receive, send_guarded)
+                self._record(scope, None, error.code)
+            await _problem(error, scope["path"])(scope, receive, send_guarded)
             return
         state["principal"] = principal
         await self._app(scope, receive, send_guarded)
         if status in (401, 403):
-            self._note(scope, principal, state.get("refused_code", ""))
+            self._record(scope, principal, state.get("refused_code", ""))
 
-    def _note(self, scope: Scope, principal: Principal | None, code: str) -> None:
+    def _record(self, scope: Scope, principal: Principal | None, code: str) -> None:
         by = principal.name if principal is not None else source_of(scope)
-        self._refusals.note("api", code, f"{scope['method']} {scope['path']}", by)
+        self._services.audit.rejection("api", code, f"{scope['method']} {scope['path']}", by)
 
     def _check_rate(self, scope: Scope, principal: Principal | None) -> None:
         if self._rates is None:
             return
-        # By the token's id where there is one: names may be used again, and all of an open address are one name.
+        # By the id of the token, if there is one: names may be reused, and everyone on an open address has the same name.
         name = principal.token or principal.name if principal is not None else ""
         now = self._services.clock.now()
         bucket = self._rates.bucket(name if name and name != ANONYMOUS else source_of(scope), now)
         if not bucket.take(now):
-            text = f"more than {self._services.requests_per_s} requests a second; wait for {bucket.wait_ms(now)} ms"
+            text = f"rate limit of {self._services.requests_per_s} requests per second exceeded; wait {bucket.wait_ms(now)} ms"
             raise Rejected("WF611", text, status=429)
 
     def _admit(self, scope: Scope) -> Principal | None:
         if scope["method"] == "POST" and scope["path"].startswith(HOOKS):
-            # The signature is the permission, and no page can make one.
+            # The signature is the permission, and no web page can produce it.
             return None
         uid = scope["state"].get(PEER_UID)
         if uid is not None:
@@ -133,7 +130,7 @@ class Gate:
             return Principal(name=ANONYMOUS, role=Role.ADMIN)
         raise Rejected(
             "WF601",
-            "this address needs a token: send `Authorization: Bearer wf_...` (an admin makes one with"
+            "a token is required: send `Authorization: Bearer wf_...` (an admin creates one with"
             " `waterflowctl tokens create --role viewer`)",
             status=401,
         )
@@ -141,28 +138,28 @@ class Gate:
     def _peer(self, uid: int) -> Principal:
         role = self._services.peers.of_uid(uid)
         if role is None:
-            raise Rejected("WF602", f"uid {uid} has no role on this socket; see `api.socket-users`", status=403)
+            raise Rejected("WF602", f"uid {uid} has no role on this socket; add it to `api.socket-users`", status=403)
         return Principal(name=f"uid:{uid}", role=role)
 
     def _bearer(self, headers: Headers, scope: Scope) -> Principal | None:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if not secret or scheme.lower() != "bearer":
             return None
-        principal = self._services.access.principal(secret.strip(), self._services.clock.now())
+        principal = self._services.tokens.principal(secret.strip(), self._services.clock.now())
         if principal is None and not self._services.is_open:
             if not self._wrong.take(source_of(scope), self._services.clock.now()):
-                raise Rejected("WF611", "too many wrong tokens from this address; wait for a while", status=429)
+                raise Rejected("WF611", "too many wrong tokens from this address; wait a minute", status=429)
             raise Rejected("WF601", "the token is unknown, revoked or expired", status=401)
         return principal
 
 
-def _refusal(error: Rejected, path: str) -> Response:
+def _problem(error: Rejected, path: str) -> Response:
     headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
     return problem(error.status, error.text, code=error.code, instance=path, headers=headers)
 
 
 def source_of(scope: Scope) -> str:
-    """The address at the other end, or the uid on a unix socket."""
+    """The address of the client, or its uid on a unix socket."""
     uid = scope["state"].get(PEER_UID)
     client = scope.get("client")
     return f"uid:{uid}" if uid is not None else str(client[0]) if client else "unknown"
@@ -172,16 +169,16 @@ def _check_host(headers: Headers, services: Services) -> None:
     stated = headers.get("host", "")
     host = host_name(stated)
     if host is None:
-        raise Rejected("WF605", "the request has no usable `Host`")
+        raise Rejected("WF605", "the request has no valid `Host` header")
     listen = host_name(services.listen or "")
-    if host in _LOOPBACK_NAMES or host in services.hosts or host == listen:
+    if host in _LOOPBACK_NAMES or host == listen:
         return
     address = _address(host)
     if address is not None and (address.is_loopback or _is_wildcard(listen)):
         return
     raise Rejected(
         "WF603",
-        f"`Host: {escape_for_display(stated)}` is not a name of this daemon; use its address or localhost",
+        f"`Host: {escape_for_display(stated)}` does not name this daemon; use its address or localhost",
         status=403,
     )
 
@@ -189,15 +186,15 @@ def _check_host(headers: Headers, services: Services) -> None:
 def _check_origin(headers: Headers, method: str) -> None:
     origin = headers.get("origin")
     if origin is not None:
-        scheme, separator, place = origin.partition("://")
-        if not separator or scheme not in {"http", "https"} or place.lower() != headers.get("host", "").lower():
+        scheme, separator, netloc = origin.partition("://")
+        if not separator or scheme not in {"http", "https"} or netloc.lower() != headers.get("host", "").lower():
             raise Rejected("WF603", f"`Origin: {escape_for_display(origin)}` may not use this API", status=403)
     if method not in {"GET", "HEAD"} and headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-        raise Rejected("WF603", "another site's page may not change anything here", status=403)
+        raise Rejected("WF603", "requests from pages of another site may not change anything", status=403)
 
 
 def host_name(netloc: str) -> str | None:
-    """The host in `host`, `host:port` or `[v6]:port`, in small letters; None when it has no such form."""
+    """The host in `host`, `host:port` or `[v6]:port`, in lower case; None for any other form."""
     text = netloc.strip().lower()
     if text.startswith("["):
         inside, bracket, rest = text[1:].partition("]")
@@ -218,57 +215,3 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _is_wildcard(listen: str | None) -> bool:
     address = _address(listen) if listen is not None else None
     return address is not None and address.is_unspecified
-
-
-def services_of(request: Request) -> Services:
-    """The ports that the app was built with."""
-    services: Services = request.app.state.services
-    return services
-
-
-def require(request: Request, role: Role) -> Principal:
-    """Who asks, when they have at least `role`; `Rejected` 403 otherwise."""
-    principal: Principal | None = getattr(request.state, "principal", None)
-    if principal is None:
-        raise Rejected("WF601", "this needs a token", status=401)
-    if principal.role < role:
-        raise Rejected(
-            "WF602", f'the token "{principal.name}" is a {principal.role.word}; this needs a {role.word}', status=403
-        )
-    return principal
-
-
-async def _viewer(request: Request) -> Principal:
-    return require(request, Role.VIEWER)
-
-
-async def _runner(request: Request) -> Principal:
-    return require(request, Role.RUNNER)
-
-
-async def _approver(request: Request) -> Principal:
-    return require(request, Role.APPROVER)
-
-
-async def _admin(request: Request) -> Principal:
-    return require(request, Role.ADMIN)
-
-
-#: What a route that takes one of these needs.
-ROLE_OF: dict[object, Role] = {
-    _viewer: Role.VIEWER,
-    _runner: Role.RUNNER,
-    _approver: Role.APPROVER,
-    _admin: Role.ADMIN,
-}
-
-
-async def _ports(request: Request) -> Services:
-    return services_of(request)
-
-
-Viewer = Annotated[Principal, Depends(_viewer)]
-Runner = Annotated[Principal, Depends(_runner)]
-Approver = Annotated[Principal, Depends(_approver)]
-Admin = Annotated[Principal, Depends(_admin)]
-Ports = Annotated[Services, Depends(_ports)]

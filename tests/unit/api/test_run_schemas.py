@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from waterflowd.api import run_lookup
-from waterflowd.api.views import run_rendering, run_shapes
+from waterflowd.api.schemas import jobs as schemas
+from waterflowd.api.schemas.runs import RunSchema
 from waterflowd.ctl.display import tree
 from waterflowd.ctl.display.terminal import glyph
 from waterflowd.dsl import compile_workflow
@@ -77,9 +78,10 @@ def rows(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def shown(run: Run) -> dict[str, Any]:
-    """The answer as a client has it, in the shape that is described."""
-    found: dict[str, Any] = json.loads(msgspec.json.encode(run_rendering.run_json(run)))
-    run_shapes.RunShape.model_validate(found)
+    """The answer as a client receives it."""
+    content = msgspec.json.encode(RunSchema.of_run(run))
+    msgspec.json.decode(content, type=RunSchema)
+    found: dict[str, Any] = json.loads(content)
     return found
 
 
@@ -91,7 +93,7 @@ def test_a_run_on_thousands_of_servers_is_answered_in_part() -> None:
     run = made(EACH, *instances(4_096), *ends)
     found = shown(run)
     roll, after = found["jobs"]
-    assert (after["id"], roll["jobs_total"], len(roll["jobs"])) == ("after", 4_096, run_rendering.SHOWN_MAX)
+    assert (after["id"], roll["jobs_total"], len(roll["jobs"])) == ("after", 4_096, schemas.LIST_MAX)
     assert roll["counts"] == {"success": 3_998, "failure": 2, "queued": 96}
     assert [row["id"] for row in roll["jobs"] if row["conclusion"] == "failure"] == ["roll[web-7]", "roll[web-3999]"]
     assert len(json.dumps(found)) < 300_000
@@ -125,7 +127,7 @@ def test_the_whole_answer_is_bounded_too() -> None:
     found = shown(made(text, *history))
     assert [job["id"] for job in found["jobs"]] == names
     assert all(job["jobs_total"] == 50 for job in found["jobs"])
-    assert len(list(rows(found))) == len(names) + run_rendering.ROWS_MAX
+    assert len(list(rows(found))) == len(names) + schemas.ROWS_MAX
 
 
 def test_steps_count_as_rows() -> None:
@@ -145,7 +147,7 @@ def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
 
 def test_a_first_value_fits_however_large_it_is() -> None:
     """So that a page of one row holds it."""
-    budget = run_rendering.Budget()
+    budget = schemas.Budget()
     huge = {"text": "x" * (3 << 20)}
     assert budget.value(huge) == huge
     assert budget.value({"a": 1}) is None
@@ -168,9 +170,9 @@ def test_a_rerun_says_how_much_it_has_kept() -> None:
 def test_places_are_read_as_the_longest_job_that_is_there() -> None:
     """Slashes and brackets may be part of a job's id and of a step's."""
     run = made(EACH, *instances(2))
-    assert run_lookup.place(run, "roll[web-1]/two") == ("roll[web-1]", "two")
-    assert run_lookup.place(run, "roll[web-1]") == ("roll[web-1]", None)
-    assert run_lookup.place(run, "roll/one") == ("roll", "one")
+    assert run_lookup.split_part(run, "roll[web-1]/two") == ("roll[web-1]", "two")
+    assert run_lookup.split_part(run, "roll[web-1]") == ("roll[web-1]", None)
+    assert run_lookup.split_part(run, "roll/one") == ("roll", "one")
     assert run_lookup.is_within("roll[web-1]", "roll")
     assert not run_lookup.is_within("rolling", "roll")
 
@@ -198,12 +200,11 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
             events.ChildRunRequested(at=4, **place, workflow="w.yml", reason=CREATED),
             events.ChildRunStarted(at=5, **place, run=other, reason=CREATED),
         ]
-        shown = run_rendering.run_json(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
-        assert shown["parent_run"] == known
-        step = shown["jobs"][0]["steps"][0]
+        found = shown(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
+        assert found["parent_run"] == known
+        step = found["jobs"][0]["steps"][0]
         assert step["status"] == "waiting"
         assert step["attempts"][0]["child_run"] == other
-        assert run_shapes.RunShape.model_validate(shown).outputs == {}
 
 
 @pytest.mark.parametrize("conclusion", [Conclusion.SKIPPED, Conclusion.CANCELLED, Conclusion.FAILURE])
@@ -211,10 +212,10 @@ def test_the_steps_of_a_job_that_never_began_are_skipped_for_its_reason(conclusi
     """A run that is over has no step that is still to come; what such a step would have done is no outcome."""
     why = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
     end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=why)
-    shown = run_rendering.run_json(made(EACH, end))
-    (step,) = next(job for job in shown["jobs"] if job["id"] == "after")["steps"]
+    found = shown(made(EACH, end))
+    (step,) = next(job for job in found["jobs"] if job["id"] == "after")["steps"]
     assert (step["status"], step["conclusion"], step["outcome"]) == ("completed", "skipped", None)
     assert step["reason"] == {"code": "needs", "text": why.text}
     assert (step["attempts"], step["started_at"]) == ([], None)
-    drawn = list(tree.lines(shown))
+    drawn = list(tree.lines(found))
     assert [line for line in drawn if "Run x" in line and why.text in line and glyph("completed", "skipped") in line]

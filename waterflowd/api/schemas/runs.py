@@ -1,0 +1,322 @@
+"""Runs: rows of lists, whole runs, and the requests that start, repeat, cancel and approve them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from waterflowd.api.schemas.gates import ConcurrencySchema, PendingApprovalSchema, pending_approvals
+from waterflowd.api.schemas.jobs import Budget, JobSchema
+from waterflowd.api.schemas.reasons import ReasonSchema, reason_schema
+from waterflowd.api.timestamps import Timestamp, timestamp
+from waterflowd.engine.rules.rerun import SERVER_CHOICES, Selection
+from waterflowd.engine.state.runs import Run
+from waterflowd.model import chains
+from waterflowd.model.plan import Plan
+from waterflowd.model.records import Kept, RunSummary, Trigger, TriggerKind
+from waterflowd.model.statuses import Conclusion, Status
+
+#: The path of a workflow that is sent without one.
+DEFAULT_PATH = "workflow.yml"
+#: A sentence or two; recorded in the run's history.
+COMMENT_LENGTH_MAX = 1_000
+#: Names of reused and repeated parts in one answer.
+RERUN_NAMES_MAX = 1_000
+
+_PartName = Annotated[str, msgspec.Meta(max_length=4_000)]
+#: Checked by the engine, which names the choices in its error.
+_ServerChoice = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(SERVER_CHOICES)})]
+#: msgspec has no union of an enumeration and a literal.
+_RerunStatus = Annotated[
+    str, msgspec.Meta(extra_json_schema={"enum": [*(status.value for status in Status), "not-started"]})
+]
+
+
+def run_url(run: str) -> str:
+    """The path of a run in the API."""
+    return f"/v1/runs/{run}"
+
+
+class TriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """What started a run."""
+
+    kind: TriggerKind
+    by: str
+    ref: str | None
+    key: str | None
+    git: dict[str, Any]
+
+    @classmethod
+    def of(cls, trigger: Trigger) -> TriggerSchema:
+        """The trigger without its payload."""
+        return cls(kind=trigger.kind, by=trigger.by, ref=trigger.ref, key=trigger.key, git=trigger.git)
+
+
+class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in a list."""
+
+    id: str
+    number: int
+    name: str
+    path: str
+    repository: str | None
+    revision: str | None
+    trigger: TriggerSchema
+    rerun_of: str | None
+    status: Status
+    conclusion: Conclusion | None
+    reason: ReasonSchema
+    created_at: Timestamp | None
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+    seq: int
+    url: str
+
+    @classmethod
+    def of(cls, row: RunSummary) -> RunSummarySchema:
+        """The run as its row in the index says."""
+        return cls(
+            id=row.id,
+            number=row.number,
+            name=row.name,
+            path=row.path,
+            repository=row.repository,
+            revision=row.revision,
+            trigger=TriggerSchema.of(row.trigger),
+            rerun_of=row.rerun_of,
+            status=row.status,
+            conclusion=row.conclusion,
+            reason=reason_schema(row.reason),
+            created_at=timestamp(row.created_at),
+            started_at=timestamp(row.started_at),
+            completed_at=timestamp(row.completed_at),
+            seq=row.seq,
+            url=run_url(row.id),
+        )
+
+
+class RunList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of runs."""
+
+    runs: list[RunSummarySchema]
+    next: str | None
+
+
+class OlderRunList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of runs under the older name of the resource."""
+
+    workflows: list[RunSummarySchema]
+    next: str | None
+
+
+class ParentRunSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The step that started the run."""
+
+    run: str
+    job: str
+    step: str
+    attempt: int
+
+    @classmethod
+    def of(cls, trigger: Trigger) -> ParentRunSchema | None:
+        """None for a run that another trigger started."""
+        parent = trigger.payload.get(chains.PARENT_RUN)
+        if trigger.kind is not TriggerKind.PARENT_RUN or not isinstance(parent, dict):
+            return None
+        return cls(run=parent["id"], job=parent["job"], step=parent["step"], attempt=parent["attempt"])
+
+
+class KeptSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """What a re-run reuses of the earlier run: how many jobs and steps. `servers` are those that run again, by job."""
+
+    run: str
+    jobs: int
+    steps: int
+    servers: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, kept: Kept) -> KeptSchema:
+        """How much a run reuses."""
+        steps = sum(len(of_job) for of_job in kept.steps.values())
+        return cls(run=kept.run, jobs=len(kept.jobs), steps=steps, servers=kept.servers)
+
+
+class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
+    """A run with all its parts."""
+
+    parent_run: ParentRunSchema | None
+    deadline_at: Timestamp | None
+    plan_hash: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    vars: dict[str, Any]
+    concurrency: ConcurrencySchema | None
+    kept: KeptSchema | None
+    approvals: list[PendingApprovalSchema]
+    jobs: list[JobSchema]
+
+    @classmethod
+    def of_run(cls, run: Run) -> RunSchema:
+        """The run as it is now, within the bounds of one answer."""
+        budget = Budget()
+        return cls(
+            id=run.id,
+            number=run.number,
+            name=run.plan.name,
+            path=run.plan.path,
+            repository=run.repository,
+            revision=run.revision,
+            trigger=TriggerSchema.of(run.trigger),
+            rerun_of=run.rerun_of,
+            parent_run=ParentRunSchema.of(run.trigger),
+            status=run.status,
+            conclusion=run.conclusion,
+            reason=reason_schema(run.reason),
+            created_at=timestamp(run.created_at),
+            started_at=timestamp(run.started_at),
+            completed_at=timestamp(run.completed_at),
+            deadline_at=timestamp(run.deadline_at),
+            seq=run.seq,
+            url=run_url(run.id),
+            plan_hash=run.plan_hash,
+            inputs=run.inputs,
+            outputs=run.outputs,
+            vars=run.vars,
+            concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
+            kept=KeptSchema.of(run.kept) if run.kept is not None else None,
+            approvals=pending_approvals(run),
+            jobs=[JobSchema.of(job, budget, job.outputs) for job in run.scope.jobs.values()],
+        )
+
+
+class RunPartSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a run that waits, with the reason. Without a job, it is the run itself."""
+
+    run: str
+    name: str
+    job: str | None
+    step: str | None
+    reason: ReasonSchema
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+class StartRunBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A workflow to start or to validate."""
+
+    yaml: str
+    vars: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    dry_run: bool = False
+    #: Runs of one path are numbered together.
+    path: str = DEFAULT_PATH
+
+
+class StartDefinitionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Values for a run of a known workflow."""
+
+    inputs: dict[str, Any] = {}
+    vars: dict[str, Any] = {}
+    dry_run: bool = False
+
+
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
+    """How to cancel a run. With `force` it ends at once, without waiting for agents."""
+
+    force: bool = False
+
+
+class DecisionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The job or step to approve or reject. Both may be omitted when only one part of the run waits."""
+
+    job: _PartName | None = None
+    step: _PartName | None = None
+    comment: Annotated[str, msgspec.Meta(max_length=COMMENT_LENGTH_MAX)] = ""
+
+
+class RerunBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which parts run again. Without `failed`, `from` and `servers`, all of them do.
+
+    `failed` selects what did not succeed and everything after it; `from` is `JOB`, `JOB/STEP`, or a step that only one job has.
+    `servers` selects servers of jobs on each server by how they ended. `at` is the revision whose file runs. With `dry_run`
+    nothing starts.
+    """
+
+    failed: bool = False
+    start: _PartName | None = msgspec.field(name="from", default=None)
+    servers: Annotated[list[_ServerChoice], msgspec.Meta(max_length=2)] = []
+    at: Annotated[str, msgspec.Meta(min_length=4, max_length=64)] | None = None
+    dry_run: bool = False
+
+
+# Answers to them ------------------------------------------------------------------------------------------------------
+
+
+class StartedRunSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has been started."""
+
+    id: str
+    number: int
+    name: str
+    status: Status
+    url: str
+
+    @classmethod
+    def of(cls, row: RunSummary) -> StartedRunSchema:
+        """The new run."""
+        return cls(id=row.id, number=row.number, name=row.name, status=row.status, url=run_url(row.id))
+
+
+class DryRunSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that would have been started."""
+
+    valid: Literal[True]
+    name: str
+    path: str
+    inputs: dict[str, Any]
+    status: Literal["not-started"]
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: dict[str, Any]) -> DryRunSchema:
+        """The run that these inputs would start."""
+        return cls(valid=True, name=plan.name, path=plan.path, inputs=inputs, status="not-started")
+
+
+class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A re-run: its jobs and steps (`JOB/STEP`) that are reused or run again, the first 1,000 of each.
+
+    For a dry run `id`, `number` and `url` are null, and `status` is `not-started`.
+    """
+
+    id: str | None
+    number: int | None
+    name: str
+    status: _RerunStatus
+    url: str | None
+    rerun_of: str
+    revision: str | None
+    kept: list[str]
+    kept_total: int
+    again: list[str]
+    again_total: int
+
+    @classmethod
+    def of(
+        cls, row: RunSummary | None, earlier: Run, plan: Plan, revision: str | None, selection: Selection
+    ) -> RerunSchema:
+        """The re-run of an earlier run; `row` is None for a dry run."""
+        return cls(
+            id=row.id if row is not None else None,
+            number=row.number if row is not None else None,
+            name=row.name if row is not None else plan.name,
+            status=row.status.value if row is not None else "not-started",
+            url=run_url(row.id) if row is not None else None,
+            rerun_of=earlier.id,
+            revision=revision,
+            kept=selection.kept_names[:RERUN_NAMES_MAX],
+            kept_total=len(selection.kept_names),
+            again=selection.again_names[:RERUN_NAMES_MAX],
+            again_total=len(selection.again_names),
+        )

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import msgspec
 
 from waterflowd.dsl import models
-from waterflowd.dsl.building.project import Project
-from waterflowd.dsl.building.session import Reader, Session
+from waterflowd.dsl.building.compilation import Compilation, Reader
+from waterflowd.dsl.building.workflow import WorkflowBuilder
 from waterflowd.dsl.models import validation
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.dsl.reporting.report import TooMany
@@ -23,12 +23,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
 def compile_workflow(path: str, content: bytes, files: Reader | Mapping[str, bytes | None] | None = None) -> Compiled:
     """Compiles the file that stands at `path` of its repository. Pure: equal arguments give equal bytes."""
-    session = Session(files.get if isinstance(files, Mapping) else files)
-    built = _built(session, path, content)
-    looked_for = list(session.looked_for)
-    errors = session.errors
+    compilation = Compilation(files.get if isinstance(files, Mapping) else files)
+    built = _built(compilation, path, content)
+    looked_for = list(compilation.looked_for)
+    errors = compilation.errors
     encoded = plan.encode(built) if built is not None and not errors else None
-    return Compiled(plan=encoded, diagnostics=errors, warnings=session.warnings, files=looked_for)
+    return Compiled(plan=encoded, diagnostics=errors, warnings=compilation.warnings, files=looked_for)
 
 
 def compile_knowing(path: str, content: bytes, known: Mapping[str, bytes | None]) -> Compiled | Wanted:
@@ -48,12 +48,12 @@ def compile_knowing(path: str, content: bytes, known: Mapping[str, bytes | None]
     return Wanted(list(wanted)) if wanted else compiled
 
 
-def _built(session: Session, path: str, content: bytes) -> plan.Plan | None:
-    source = session.open(path, content)
+def _built(compilation: Compilation, path: str, content: bytes) -> plan.Plan | None:
+    source = compilation.open(path, content)
     if source is None:
         return None
     try:
         workflow = validation.validate(source.document, source.report, models.Workflow)
-        return Project(session, path).plan(source, workflow) if workflow is not None else None
+        return WorkflowBuilder(compilation, path).plan(source, workflow) if workflow is not None else None
     except TooMany:
         return None

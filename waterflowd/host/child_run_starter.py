@@ -12,7 +12,7 @@ import logging
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.dsl.building.child_workflows import target_path
+from waterflowd.dsl.building.child_workflows import child_workflow_path
 from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run
 from waterflowd.fleet.placement import AttemptKey
@@ -73,7 +73,7 @@ class ChildRunStarter:
         await self._driver.begin(place, child_runs.start_request(run, place, compiled, given))
 
     async def _plan(self, run: Run, workflow: str) -> bytes:
-        path = target_path(run.plan.path, workflow)
+        path = child_workflow_path(run.plan.path, workflow)
         if path is None:
             text = f'"{workflow}" is no workflow of this repository: the path or the name of a .yml or .yaml file'
             raise Rejected(codes.WRONG_CALL, text)

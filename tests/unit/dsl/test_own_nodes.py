@@ -9,8 +9,8 @@ import pytest
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl import Compiled, compile_workflow
-from waterflowd.dsl.building.parameter_schema import ParameterSchema, Unusable
-from waterflowd.dsl.building.session import NODE_BYTES_MAX
+from waterflowd.dsl.building.compilation import NODE_BYTES_MAX
+from waterflowd.dsl.building.parameter_schema import ParameterSchema, UnusableSchema
 from waterflowd.model import plan as plans
 
 SOURCE = b"raise SystemExit('a daemon that runs this is wrong')\n"
@@ -189,7 +189,7 @@ def test_what_fits_a_schema_or_is_not_known_is_taken(given: str, params: dict[st
 @pytest.mark.parametrize("content", [b"[]", b"1", b"[" * 5_000, b"\xff", b'{"a": "' + b"x" * 70_000 + b'"}'])
 def test_what_is_no_schema_is_refused(content: bytes) -> None:
     """Whatever stands in the file."""
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableSchema):
         ParameterSchema(content)
 
 

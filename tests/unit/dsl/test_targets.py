@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.building.child_workflows import target_path
+from waterflowd.dsl.building.child_workflows import child_workflow_path
 from waterflowd.model import plan as plans
 
 OTHER = """
@@ -61,7 +61,7 @@ def found(given: str, files: dict[str, str] | None = None, key: str = "") -> lis
 )
 def test_a_target_is_a_path_from_the_root_or_a_name_beside_the_workflow(workflow: str, path: str | None) -> None:
     """Nothing leaves the repository."""
-    assert target_path("workflows/sub/a.yml", workflow) == path
+    assert child_workflow_path("workflows/sub/a.yml", workflow) == path
 
 
 @pytest.mark.parametrize(

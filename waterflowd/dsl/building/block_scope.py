@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +10,15 @@ import msgspec
 
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
-from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.models.ids import Ids
+from waterflowd.dsl.reading.tree import Path
 from waterflowd.model.plan import StepPlan
 
 #: The node of a step that is steps of another file.
 COMPOSITE = "composite"
+#: Nesting of blocks.
+DEPTH_MAX = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class ScriptDefaults:
     working_directory: str | None = None
 
     def over(self, defaults: models.Defaults) -> ScriptDefaults:
-        """These, with what a narrower place says over them."""
+        """These, with what a narrower scope says over them."""
         run = defaults.run
         return ScriptDefaults(
             shell=run.shell or self.shell, working_directory=run.working_directory or self.working_directory
@@ -34,11 +37,11 @@ class ScriptDefaults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class BlockScope:
     """What a block stands in."""
 
     #: What its expressions may use, but for the steps of the block itself.
-    place: Place
+    available: Availability
     #: Named steps of the blocks around it that have run.
     visible: tuple[str, ...] = ()
     ids: Ids | None = None
@@ -51,20 +54,24 @@ class Surroundings:
     #: The job's; None where it is not known.
     timeout_minutes: float | str = "unknown"
 
-    def with_loop(self, contexts: Mapping[str, Any]) -> Surroundings:
+    def with_loop(self, contexts: Mapping[str, Any]) -> BlockScope:
         """The surroundings of a loop's body."""
         names = tuple(name for name in contexts if name != "loop")
-        return replace(self, place=self.place.within(contexts), loops=(*self.loops, *names))
+        return replace(self, available=self.available.within(contexts), loops=(*self.loops, *names))
 
 
-def not_yet(names: list[str]) -> dict[tuple[str, str], str]:
+#: Builds the steps of a block, which stand at a path of the file.
+BuildBlock = Callable[[Path, list[models.Step], BlockScope], tuple[StepPlan, ...]]
+
+
+def names_not_yet_run(names: list[str]) -> dict[tuple[str, str], str]:
     return {
         ("steps", name.lower()): f"the step {quote(name)} has not run yet here; only earlier steps can be used"
         for name in names
     }
 
 
-def inner_names(plan: StepPlan) -> dict[tuple[str, str], str]:
+def names_run_inside(plan: StepPlan) -> dict[tuple[str, str], str]:
     """What is said of the steps inside of a step when somebody after it names them."""
     if plan.node == COMPOSITE:
         return {}

@@ -14,9 +14,8 @@ import msgspec
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
 from waterflowd.dsl.building import secret_references
-from waterflowd.dsl.building.arguments import given_inputs
-from waterflowd.dsl.building.session import Session, local_path
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import Compilation, SourceFile, local_path
+from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
@@ -46,30 +45,30 @@ class Callee:
 
 
 #: Compiles a file as a callee; None when it has errors that leave none.
-BuildCallee = Callable[[Source, models.Workflow], Callee | None]
+BuildCallee = Callable[[SourceFile, models.Workflow], Callee | None]
 
 
-class Calls:
+class WorkflowCalls:
     """The calls of one compilation."""
 
-    def __init__(self, session: Session, first: str, build: BuildCallee) -> None:
-        self._session = session
+    def __init__(self, compilation: Compilation, first: str, build: BuildCallee) -> None:
+        self._compilation = compilation
         self._build = build
         self._callees: dict[str, Callee | None] = {}
         self._open: list[str] = [first]
 
-    def plan(self, source: Source, path: Path, job: models.Job) -> tuple[CallPlan | None, float | None]:
+    def plan(self, source: SourceFile, path: Path, job: models.Job) -> tuple[CallPlan | None, float | None]:
         """The call of the job at `path`, and the callee's time-out; nothing when there is an error that leaves none."""
         assert job.uses is not None
         callee = self._callee(source, path, job.uses)
         if callee is None:
             return None, None
         what = f"the workflow {quote(job.uses)}"
-        given = given_inputs(source, (*path, "with"), callee.call.inputs, job.with_, what)
+        given = check_arguments(source, (*path, "with"), callee.call.inputs, job.with_, what)
         secrets = self._secrets(source, path, job, callee)
         return msgspec.structs.replace(callee.call, given=given, secrets=secrets), callee.minutes
 
-    def _callee(self, source: Source, path: Path, uses: str) -> Callee | None:
+    def _callee(self, source: SourceFile, path: Path, uses: str) -> Callee | None:
         at: Path = (*path, "uses")
         file = self._file(source, at, uses)
         if file is None:
@@ -87,12 +86,12 @@ class Calls:
             source.at_value(at, codes.WRONG_CALL, text, "move jobs into the workflow that calls them")
             return None
         if callee is not None and known:
-            self._session.count(source, path, steps=callee.steps, jobs=callee.jobs)
+            self._compilation.count(source, path, steps=callee.steps, jobs=callee.jobs)
         if callee is not None and not callee.call.jobs:
             return None
         return callee
 
-    def _file(self, source: Source, at: Path, uses: str) -> str | None:
+    def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
         file = local_path(uses)
         if file is None or not file.endswith(_ENDINGS):
             is_remote = "@" in uses
@@ -100,20 +99,20 @@ class Calls:
             code = codes.GITHUB_ONLY if is_remote else codes.WRONG_CALL
             source.at_value(at, code, text, _REMOTE if is_remote else "write the path from the root of the repository")
             return None
-        if self._session.read is None:
+        if self._compilation.read is None:
             text = f"the workflow {quote(uses)} cannot be found: this file came without its repository"
             source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository")
             return None
-        if file not in self._open and self._session.find(file) is None:
+        if file not in self._open and self._compilation.find(file) is None:
             text = f"there is no file {quote(file)} in this revision"
             source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
             return None
         return file
 
     def _compile(self, file: str) -> Callee | None:
-        content = self._session.find(file)
+        content = self._compilation.find(file)
         assert content is not None
-        source = self._session.open(file, content)
+        source = self._compilation.open(file, content)
         if source is None:
             return None
         self._open.append(file)
@@ -128,7 +127,7 @@ class Calls:
         finally:
             self._open.pop()
 
-    def _secrets(self, source: Source, path: Path, job: models.Job, callee: Callee) -> dict[str, str] | None:
+    def _secrets(self, source: SourceFile, path: Path, job: models.Job, callee: Callee) -> dict[str, str] | None:
         """The callee's names of secrets and the caller's; None for all of them."""
         if isinstance(job.secrets, str):
             return None
@@ -154,7 +153,7 @@ class Calls:
                 self._missing(source, path, callee, name, "uses, and does not declare,")
         return given
 
-    def _missing(self, source: Source, path: Path, callee: Callee, name: str, verb: str) -> None:
+    def _missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
         text = f"the workflow {quote(callee.call.path)} {verb} the secret {quote(name)}, which is not given"
         hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
         source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)

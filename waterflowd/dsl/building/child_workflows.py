@@ -14,9 +14,8 @@ from typing import Any
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building.arguments import given_inputs
-from waterflowd.dsl.building.session import Session, local_path
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import Compilation, SourceFile, local_path
+from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.building.triggers import started_inputs
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
@@ -29,7 +28,7 @@ WORKFLOW_RUN = "workflow/run"
 _ENDINGS = (".yml", ".yaml")
 
 
-def target_path(own_path: str, workflow: str) -> str | None:
+def child_workflow_path(own_path: str, workflow: str) -> str | None:
     """The file that a step of the workflow at `own_path` names; None for what is no path of a workflow file."""
     if not workflow.endswith(_ENDINGS):
         return None
@@ -39,17 +38,17 @@ def target_path(own_path: str, workflow: str) -> str | None:
     return local_path(workflow if workflow.startswith("./") else f"./{workflow}")
 
 
-class Targets:
+class ChildWorkflows:
     """Checks the targets of one file's steps."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, compilation: Compilation) -> None:
+        self._compilation = compilation
         #: What each target takes, or what is wrong with it.
         self._known: dict[str, tuple[InputSpec, ...] | str] = {}
 
-    def check(self, source: Source, path: Path, given: Mapping[str, Any]) -> None:
+    def check(self, source: SourceFile, path: Path, given: Mapping[str, Any]) -> None:
         """Reports what is wrong with the target and the inputs of the step at `path`, as far as that is known now."""
-        if self._session.read is None:
+        if self._compilation.read is None:
             text = "workflow/run starts a workflow of the same repository, and this file came without one"
             source.at_value((*path, "uses"), codes.WRONG_CALL, text, "push it to a watched repository")
             return
@@ -60,15 +59,15 @@ class Targets:
         values = given.get("inputs", {})
         if specs is not None and isinstance(values, Mapping):
             what = f"the workflow {quote(workflow)}"
-            given_inputs(source, (*path, "with", "inputs"), specs, values, what)
+            check_arguments(source, (*path, "with", "inputs"), specs, values, what)
 
-    def _specs(self, source: Source, at: Path, workflow: str) -> tuple[InputSpec, ...] | None:
-        file = target_path(self._session.first, workflow)
+    def _specs(self, source: SourceFile, at: Path, workflow: str) -> tuple[InputSpec, ...] | None:
+        file = child_workflow_path(self._compilation.first, workflow)
         if file is None:
             text = f"{quote(workflow)} is no workflow of this repository: the path or the name of a .yml or .yaml file"
             source.at_value(at, codes.WRONG_CALL, text, "write the path from the root of the repository")
             return None
-        content = self._session.find(file)
+        content = self._compilation.find(file)
         if content is None:
             text = f"there is no file {quote(file)} in this revision"
             source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
@@ -83,7 +82,7 @@ class Targets:
         return found
 
     def _look(self, file: str, content: bytes) -> tuple[InputSpec, ...] | str:
-        target = self._session.peek(file, content)
+        target = self._compilation.peek(file, content)
         if target is None:
             return "it is no YAML that could be read"
         try:

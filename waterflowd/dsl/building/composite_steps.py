@@ -7,18 +7,17 @@ uses it, with that step's environment. GitHub's `action.yml` with `runs.using: c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from waterflow_agent.display import quote
-from waterflowd.dsl.building import input_declarations
-from waterflowd.dsl.building.arguments import given_inputs
-from waterflowd.dsl.building.block_scope import Surroundings
+from waterflowd.dsl import models
+from waterflowd.dsl.building import inputs
+from waterflowd.dsl.building.block_scope import DEPTH_MAX, BlockScope
+from waterflowd.dsl.building.compilation import Compilation, SourceFile, local_path
 from waterflowd.dsl.building.contexts import for_composite
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.session import Session, local_path
-from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.building.steps import DEPTH_MAX, Steps
+from waterflowd.dsl.building.expressions import ExpressionChecker
+from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.models.composite_step import CompositeStep
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import validate
@@ -33,7 +32,7 @@ _FILE_ENDINGS = (".yml", ".yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class CompositeUse:
     """A use of a composite step."""
 
     inputs: tuple[InputSpec, ...]
@@ -43,7 +42,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Built:
+class _CompiledFile:
     """A composite step's file, compiled."""
 
     specs: tuple[InputSpec, ...]
@@ -54,15 +53,22 @@ class _Built:
     count: int
 
 
-class Composites:
-    """The composite steps of one compilation."""
+#: Builds the steps of a file, which stand at a path of it.
+BuildSteps = Callable[[SourceFile, ExpressionChecker, Path, list[models.Step], BlockScope], tuple[StepPlan, ...]]
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._built: dict[str, _Built | None] = {}
+
+class CompositeSteps:
+    """The composite steps of one compilation; `build_steps` builds the steps of their files."""
+
+    def __init__(self, compilation: Compilation, build_steps: BuildSteps) -> None:
+        self._compilation = compilation
+        self._build_steps = build_steps
+        self._built: dict[str, _CompiledFile | None] = {}
         self._open: list[str] = []
 
-    def parts(self, source: Source, path: Path, uses: str, given: Mapping[str, Json], depth: int) -> Parts | None:
+    def parts(
+        self, source: SourceFile, path: Path, uses: str, given: Mapping[str, Json], depth: int
+    ) -> CompositeUse | None:
         """The composite step that the step at `path` uses; None when there is none, which is reported."""
         at: Path = (*path, "uses")
         file = self._file(source, at, uses)
@@ -83,35 +89,35 @@ class Composites:
         if built is None:
             return None
         if not is_new:
-            self._session.count(source, path, steps=built.count)
+            self._compilation.count(source, path, steps=built.count)
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
             source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
-        arguments = given_inputs(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
-        return Parts(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
+        arguments = check_arguments(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
+        return CompositeUse(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
 
-    def _file(self, source: Source, at: Path, uses: str) -> str | None:
+    def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
         folder = local_path(uses)
         if folder is None:
             text = f"{quote(uses)} is no path inside of the repository"
             source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
             return None
-        if self._session.read is None:
+        if self._compilation.read is None:
             text = f"the composite step {quote(uses)} cannot be found: this file came without its repository"
             source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository, or write the steps out")
             return None
         names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}" for name in FILE_NAMES]
         for name in names:
-            if self._session.find(name) is not None:
+            if self._compilation.find(name) is not None:
                 return name
         text = f"there is no composite step {quote(uses)} in this revision"
         source.at_value(at, codes.WRONG_CALL, text, f"it would be the file {names[0]}")
         return None
 
-    def _build(self, file: str) -> _Built | None:
-        content = self._session.find(file)
+    def _build(self, file: str) -> _CompiledFile | None:
+        content = self._compilation.find(file)
         assert content is not None
-        source = self._session.open(file, content)
+        source = self._compilation.open(file, content)
         if source is None:
             return None
         self._open.append(file)
@@ -125,7 +131,7 @@ class Composites:
         finally:
             self._open.pop()
 
-    def _compiled(self, source: Source) -> _Built | None:
+    def _compiled(self, source: SourceFile) -> _CompiledFile | None:
         wanted = validate(source.document, source.report, CompositeStep)
         if wanted is None:
             return None
@@ -142,16 +148,16 @@ class Composites:
                 text = "a composite step needs the key steps"
                 source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
             return None
-        specs = input_declarations.specs(wanted.inputs, ("inputs",), source.document, source.report)
-        expressions = Expressions(source, self._session.hashed)
-        place = for_composite([spec.name for spec in specs])
-        steps = Steps(source, self._session, expressions, self).rows(base, rows, Surroundings(place=place))
+        specs = inputs.specs(wanted.inputs, ("inputs",), source.document, source.report)
+        expressions = ExpressionChecker(source, self._compilation.hashed)
+        available = for_composite([spec.name for spec in specs])
+        steps = self._build_steps(source, expressions, base, rows, BlockScope(available=available))
         ids = Ids("output", source.report)
-        after = place.within({"steps": [step.id for step in rows if step.id]})
+        after = available.within({"steps": [step.id for step in rows if step.id]})
         for name, output in wanted.outputs.items():
             ids.take(name, source.document.key_start(("outputs", name)))
             expressions.text(("outputs", name, "value"), output.value, after)
-        return _Built(
+        return _CompiledFile(
             specs=specs,
             outputs={name: output.value for name, output in wanted.outputs.items()},
             steps=steps,

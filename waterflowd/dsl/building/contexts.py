@@ -56,7 +56,7 @@ class NeededJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Availability:
     """What an expression may use where it stands, and what exists out of its reach, with a sentence about each."""
 
     contexts: Mapping[str, Collection[str] | None]
@@ -78,11 +78,11 @@ class Place:
         return expr.Scope(contexts=self.contexts, functions=_CONDITION_FUNCTIONS)
 
     @property
-    def with_secrets(self) -> Place:
+    def with_secrets(self) -> Availability:
         """The same, for a value that is filled in on the way to the server, unless none can be given here at all."""
         return self if SECRETS in self.why_not else replace(self, contexts={**self.contexts, SECRETS: None})
 
-    def without_secrets(self, sentence: str) -> Place:
+    def without_secrets(self, sentence: str) -> Availability:
         """The same, with its own sentence about why no secret can be given here."""
         return replace(self, why_not={**self.why_not, SECRETS: sentence})
 
@@ -90,7 +90,7 @@ class Place:
         self,
         contexts: Mapping[str, Collection[str] | None],
         out_of_reach: Mapping[tuple[str, str], str] | None = None,
-    ) -> Place:
+    ) -> Availability:
         """The same with more, such as the steps before one."""
         return replace(
             self,
@@ -114,7 +114,7 @@ class Instances:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class WorkflowNames:
     """The names of one workflow file that expressions may use."""
 
     inputs: Collection[str]
@@ -122,55 +122,55 @@ class Names:
     variables: Collection[str] | None
     jobs: Mapping[str, NeededJob]
 
-    def for_variable(self, earlier: Collection[str]) -> Place:
+    def for_variable(self, earlier: Collection[str]) -> Availability:
         """A value of `vars` sees the ones before it."""
         later = {
             ("vars", name.lower()): f"the variable {quote(name)} stands further down; a variable sees those before it"
             for name in self.variables or ()
             if name not in earlier
         }
-        return Place(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=later)
+        return Availability(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=later)
 
-    def for_workflow(self) -> Place:
+    def for_workflow(self) -> Availability:
         """The workflow's `env` and `concurrency`, which belong to no job."""
-        return Place(contexts=self._contexts(_RUN))
+        return Availability(contexts=self._contexts(_RUN))
 
-    def for_call_outputs(self) -> Place:
+    def for_call_outputs(self) -> Availability:
         """The outputs of `workflow_call`, which see all jobs."""
         contexts = {**self._contexts(_RUN), "jobs": list(self.jobs)}
         why_not = {"needs": "the outputs of workflow_call see all jobs; write jobs instead of needs"}
-        return Place(contexts=contexts, why_not=why_not, jobs=self._needed)
+        return Availability(contexts=contexts, why_not=why_not, jobs=self._needed)
 
-    def for_job_condition(self, needs: Collection[str]) -> Place:
+    def for_job_condition(self, needs: Collection[str]) -> Availability:
         """The `if` of a job, and its `strategy`: both come before its instances."""
         sentence = "a job's if is decided before it becomes instances; use {0} in the if of a step"
-        return Place(
+        return Availability(
             contexts={**self._contexts(_RUN), "needs": needs},
             out_of_reach=self._other_jobs(needs),
             why_not={name: sentence.format(name) for name in ("matrix", "strategy")},
             jobs=self._needed,
         )
 
-    def for_strategy(self, needs: Collection[str]) -> Place:
+    def for_strategy(self, needs: Collection[str]) -> Availability:
         """`strategy` itself."""
-        place = self.for_job_condition(needs)
+        available = self.for_job_condition(needs)
         return replace(
-            place, why_not={name: f"strategy makes {name}, it cannot use it" for name in ("matrix", "strategy")}
+            available, why_not={name: f"strategy makes {name}, it cannot use it" for name in ("matrix", "strategy")}
         )
 
-    def for_job(self, needs: Collection[str], instances: Instances, *, has_env: bool = False) -> Place:
+    def for_job(self, needs: Collection[str], instances: Instances, *, has_env: bool = False) -> Availability:
         """The keys of a job; its `env` may refer to the workflow's."""
         contexts = {**self._contexts((*_RUN, "env") if has_env else _RUN), "needs": needs}
         if instances.has_matrix:
             contexts["matrix"] = instances.dimensions
         if instances.has_matrix or instances.is_each:
             contexts["strategy"] = FIXED["strategy"]
-        return Place(contexts=contexts, out_of_reach=self._other_jobs(needs), jobs=self._needed)
+        return Availability(contexts=contexts, out_of_reach=self._other_jobs(needs), jobs=self._needed)
 
-    def for_steps(self, needs: Collection[str], instances: Instances) -> Place:
+    def for_steps(self, needs: Collection[str], instances: Instances) -> Availability:
         """The keys of steps; who builds them adds `steps`."""
-        place = self.for_job(needs, instances, has_env=True)
-        return place.within({name: FIXED[name] for name in ("job", "agent", "runner")})
+        available = self.for_job(needs, instances, has_env=True)
+        return available.within({name: FIXED[name] for name in ("job", "agent", "runner")})
 
     def _contexts(self, names: Iterable[str]) -> dict[str, Collection[str] | None]:
         known = {**FIXED, "inputs": self.inputs, "vars": self.variables}
@@ -188,7 +188,7 @@ class Names:
         }
 
 
-def for_composite(inputs: Collection[str]) -> Place:
+def for_composite(inputs: Collection[str]) -> Availability:
     """The keys of the steps of a composite step, which know nothing of the workflow around them."""
     sentence = "the steps of a composite step do not see {0}; declare an input, and give the value under with"
     why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
@@ -196,4 +196,4 @@ def for_composite(inputs: Collection[str]) -> Place:
         "the steps of a composite step do not see secrets; declare an input, and give the secret under with"
     )
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
-    return Place(contexts=contexts, why_not=why_not)
+    return Availability(contexts=contexts, why_not=why_not)

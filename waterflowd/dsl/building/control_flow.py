@@ -7,12 +7,16 @@ node are visible. `params` of the plan hold what is no step, `blocks` the steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from waterflow_agent.display import quote
 from waterflowd import expr
+from waterflowd.dsl import models
 from waterflowd.dsl.building import contexts
-from waterflowd.dsl.building.contexts import Place
+from waterflowd.dsl.building.block_scope import BlockScope, BuildBlock
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.contexts import Availability
+from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.models.control_flow import (
     CONTROL_FLOW,
     ApprovalParameters,
@@ -27,22 +31,18 @@ from waterflowd.dsl.reporting.values import describe, has_expression
 from waterflowd.expr.functions import RANGE_ITEMS_MAX
 from waterflowd.model.plan import BlockPlan, Json
 
-if TYPE_CHECKING:
-    from waterflowd.dsl.building.block_scope import Surroundings
-    from waterflowd.dsl.building.steps import Steps
-
-Parts = tuple[dict[str, Json], tuple[BlockPlan, ...]]
+NodeParts = tuple[dict[str, Json], tuple[BlockPlan, ...]]
 
 
-class Control:
-    """Builds the nodes of one file that the engine runs."""
+class ControlFlow:
+    """Builds the control flow nodes of one file; `build_block` builds the steps inside of them."""
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        self._source = steps.source
-        self._expressions = steps.expressions
+    def __init__(self, source: SourceFile, expressions: ExpressionChecker, build_block: BuildBlock) -> None:
+        self._source = source
+        self._expressions = expressions
+        self._build_block = build_block
 
-    def parts(self, path: Path, node: str, place: Place, around: Surroundings) -> Parts | None:
+    def parts(self, path: Path, node: str, available: Availability, scope: BlockScope) -> NodeParts | None:
         """Parameters and blocks of the step at `path`; None when nothing can be made of its `with`."""
         at: Path = (*path, "with")
         _, key = self._source.document.find(at)
@@ -55,49 +55,54 @@ class Control:
         found = validate(self._source.document, self._source.report, CONTROL_FLOW[node], at)
         match found:
             case ConditionParameters():
-                return self._condition(at, found, place, around)
+                return self._condition(at, found, available, scope)
             case LoopParameters():
-                return self._loop(at, found, place, around)
+                return self._loop(at, found, available, scope)
             case ParallelParameters():
-                return self._parallel(at, found, place, around)
+                return self._parallel(at, found, available, scope)
             case ApprovalParameters():
-                return self._approval(at, found, place), ()
+                return self._approval(at, found, available), ()
         return None
 
-    def _parallel(self, at: Path, wanted: ParallelParameters, place: Place, around: Surroundings) -> Parts:
-        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
+    def _block(self, name: str, path: Path, steps: list[models.Step], scope: BlockScope) -> BlockPlan:
+        return BlockPlan(name=name, steps=self._build_block(path, steps, scope))
+
+    def _parallel(self, at: Path, wanted: ParallelParameters, available: Availability, scope: BlockScope) -> NodeParts:
+        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, available)
         blocks = (
-            self._steps.block(str(number + 1), (*at, "branches", number), branch, around)
+            self._block(str(number + 1), (*at, "branches", number), branch, scope)
             for number, branch in enumerate(wanted.branches)
         )
         return {} if wanted.max_parallel is None else {"max-parallel": wanted.max_parallel}, tuple(blocks)
 
-    def _condition(self, at: Path, wanted: ConditionParameters, place: Place, around: Surroundings) -> Parts:
-        self._expressions.condition((*at, "if"), wanted.if_, place)
-        blocks = [self._steps.block("then", (*at, "then"), wanted.then, around)]
+    def _condition(
+        self, at: Path, wanted: ConditionParameters, available: Availability, scope: BlockScope
+    ) -> NodeParts:
+        self._expressions.condition((*at, "if"), wanted.if_, available)
+        blocks = [self._block("then", (*at, "then"), wanted.then, scope)]
         if wanted.else_:
-            blocks.append(self._steps.block("else", (*at, "else"), wanted.else_, around))
+            blocks.append(self._block("else", (*at, "else"), wanted.else_, scope))
         return {"if": wanted.if_}, tuple(blocks)
 
-    def _loop(self, at: Path, wanted: LoopParameters, place: Place, around: Surroundings) -> Parts:
+    def _loop(self, at: Path, wanted: LoopParameters, available: Availability, scope: BlockScope) -> NodeParts:
         params: dict[str, Json] = {}
         loop: dict[str, Any] = {"loop": contexts.FIXED["loop"]}
         if wanted.has("items") and wanted.has("while_"):
             text = "a loop has either items or while, not both"
             self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "put one loop into the other")
         elif wanted.while_ is not None:
-            params |= self._while(at, wanted, place.within(loop))
+            params |= self._while(at, wanted, available.within(loop))
         else:
-            params |= self._items(at, wanted, place)
-            if self._is_free(at, wanted.as_, around):
+            params |= self._items(at, wanted, available)
+            if self._is_free(at, wanted.as_, scope):
                 loop[wanted.as_] = None
-        inner = around.with_loop(loop)
-        return params, (self._steps.block("steps", (*at, "steps"), wanted.steps, inner),)
+        inner = scope.with_loop(loop)
+        return params, (self._block("steps", (*at, "steps"), wanted.steps, inner),)
 
-    def _items(self, at: Path, wanted: LoopParameters, place: Place) -> dict[str, Json]:
+    def _items(self, at: Path, wanted: LoopParameters, available: Availability) -> dict[str, Json]:
         items = wanted.items
-        self._expressions.value((*at, "items"), items, place)
-        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, place)
+        self._expressions.value((*at, "items"), items, available)
+        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, available)
         if not wanted.has("items"):
             text = "a loop needs items, or while with max-iterations"
             self._source.at_key(at, codes.WRONG_PARAMETER, text, "add items: a list, or an expression that yields one")
@@ -113,11 +118,11 @@ class Control:
             self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
 
-    def _while(self, at: Path, wanted: LoopParameters, place: Place) -> dict[str, Json]:
+    def _while(self, at: Path, wanted: LoopParameters, available: Availability) -> dict[str, Json]:
         sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
         inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in wanted.steps if step.id}
-        self._expressions.condition((*at, "while"), wanted.while_, place.within({}, inside))
-        self._expressions.value((*at, "max-iterations"), wanted.max_iterations, place)
+        self._expressions.condition((*at, "while"), wanted.while_, available.within({}, inside))
+        self._expressions.value((*at, "max-iterations"), wanted.max_iterations, available)
         if wanted.max_iterations is None:
             text = "a loop with while needs max-iterations, so that it ends whatever its condition says"
             self._source.at_key((*at, "while"), codes.WRONG_PARAMETER, text, "add max-iterations: 100")
@@ -127,27 +132,27 @@ class Control:
                 self._source.at_key((*at, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"while": wanted.while_, "max-iterations": wanted.max_iterations}
 
-    def _is_free(self, at: Path, name: str, around: Surroundings) -> bool:
+    def _is_free(self, at: Path, name: str, scope: BlockScope) -> bool:
         """Whether `as` names something that no context is called yet."""
-        place: Path = (*at, "as")
+        as_path: Path = (*at, "as")
         if not name.replace("-", "_").isidentifier() or not name.isascii():
             text = f"as: {quote(name)} may hold letters, digits, _ and - only, and begins with a letter or _"
-            self._source.at_value(place, codes.WRONG_ID, text)
+            self._source.at_value(as_path, codes.WRONG_ID, text)
         elif name.lower() in contexts.KNOWN or name.lower() == "github":
             text = f"as: {quote(name)} is the name of a context"
-            self._source.at_value(place, codes.WRONG_ID, text, "choose another one")
-        elif name.lower() in {loop.lower() for loop in around.loops}:
+            self._source.at_value(as_path, codes.WRONG_ID, text, "choose another one")
+        elif name.lower() in {loop.lower() for loop in scope.loops}:
             text = f"as: a loop around this one calls its items {quote(name)} too"
-            self._source.at_value(place, codes.WRONG_ID, text, "choose another name by as")
+            self._source.at_value(as_path, codes.WRONG_ID, text, "choose another name by as")
         else:
             return True
         return False
 
-    def _approval(self, at: Path, wanted: ApprovalParameters, place: Place) -> dict[str, Json]:
+    def _approval(self, at: Path, wanted: ApprovalParameters, available: Availability) -> dict[str, Json]:
         params: dict[str, Json] = {}
         for key in wanted.given():
             params[key] = getattr(wanted, key)
-            self._expressions.value((*at, key), params[key], place)
+            self._expressions.value((*at, key), params[key], available)
         if wanted.has("default") and not wanted.has("timeout"):
             text = "default says what comes after the timeout, and there is none"
             self._source.at_key((*at, "default"), codes.EXCLUSIVE_KEYS, text, "add timeout, such as timeout: 2d")

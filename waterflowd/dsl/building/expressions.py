@@ -12,8 +12,8 @@ import re
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import secret_references
-from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, NeededJob, Place
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, Availability, NeededJob
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
 from waterflowd.dsl.reporting import codes
@@ -85,15 +85,15 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
 _HASHED_MAX = 20
 
 
-class Expressions:
+class ExpressionChecker:
     """Checks texts, conditions, values and scripts of one file."""
 
-    def __init__(self, source: Source, hashed: dict[str, None]) -> None:
+    def __init__(self, source: SourceFile, hashed: dict[str, None]) -> None:
         self._document = source.document
         self._report = source.report
         self._hashed = hashed
 
-    def text(self, path: Path, value: str, place: Place) -> None:
+    def text(self, path: Path, value: str, available: Availability) -> None:
         """Checks a text that may hold expressions."""
         if _OPEN not in value:
             return
@@ -103,21 +103,21 @@ class Expressions:
             self._add(path, value, error)
             return
         for placed in template.expressions:
-            self._check(path, value, placed.node, place, place.scope)
+            self._check(path, value, placed.node, available, available.scope)
 
-    def value(self, path: Path, value: Json, place: Place) -> None:
+    def value(self, path: Path, value: Json, available: Availability) -> None:
         """Checks every text in a JSON value."""
         match value:
             case str():
-                self.text(path, value, place)
+                self.text(path, value, available)
             case dict():
                 for key, item in value.items():
-                    self.value((*path, key), item, place)
+                    self.value((*path, key), item, available)
             case list():
                 for position, item in enumerate(value):
-                    self.value((*path, position), item, place)
+                    self.value((*path, position), item, available)
 
-    def condition(self, path: Path, value: str | None, place: Place) -> None:
+    def condition(self, path: Path, value: str | None, available: Availability) -> None:
         """Checks an `if`."""
         if value is None:
             return
@@ -126,7 +126,7 @@ class Expressions:
         except expr.ExpressionError as error:
             self._add(path, value, error)
             return
-        self._check(path, value, node, place, place.condition_scope)
+        self._check(path, value, node, available, available.condition_scope)
 
     def script(self, path: Path, text: str, shell: str, *, unsafe: bool) -> expr.Script | None:
         """The script with its expressions turned into data; None when there is an error, which is reported.
@@ -144,19 +144,19 @@ class Expressions:
             self._add(path, text, error)
         return None
 
-    def _check(self, path: Path, text: str, node: expr.Node, place: Place, scope: expr.Scope) -> None:
+    def _check(self, path: Path, text: str, node: expr.Node, available: Availability, scope: expr.Scope) -> None:
         errors = expr.check(node, scope)
         references = [(used, offset) for used, offset in expr.references(node) if offset != IMPLIED]
         uses = {offset: used for used, offset in references}
         for error in errors:
             used = next((uses[offset] for offset in sorted(uses, reverse=True) if offset <= error.offset), ())
-            self._add_named(path, text, error, used, place)
+            self._add_named(path, text, error, used, available)
         self._hash_files(path, text, node)
         for used, offset in references:
             if used[0] == SECRETS and SECRETS in scope.contexts:
                 self._secret(path, text, used, offset)
             elif not errors and len(used) > 2:
-                self._always_null(path, text, used, offset, place)
+                self._always_null(path, text, used, offset, available)
         if SECRETS in scope.contexts:
             for offset, message in secret_references.misuses(node):
                 hint = "give it to the script by env, and compute there"
@@ -196,7 +196,7 @@ class Expressions:
             )
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
 
-    def _always_null(self, path: Path, text: str, used: tuple[str, ...], offset: int, place: Place) -> None:
+    def _always_null(self, path: Path, text: str, used: tuple[str, ...], offset: int, available: Availability) -> None:
         """Warns of a property that no job or step ever has."""
         name, context, key = used[1], used[0], used[2].lower()
         message = hint = ""
@@ -204,7 +204,7 @@ class Expressions:
             return
         if context == "steps" and key not in STEP_FIELDS:
             message, hint = f"a step has no {quote(used[2])}", did_you_mean(key, STEP_FIELDS)
-        elif context in ("needs", "jobs") and (job := place.jobs.get(name.lower())) is not None:
+        elif context in ("needs", "jobs") and (job := available.jobs.get(name.lower())) is not None:
             message, hint = _null_of_job(name, job, used)
         if message:
             hint = hint or (f"known: {', '.join(STEP_FIELDS)}" if context == "steps" else "")
@@ -213,9 +213,9 @@ class Expressions:
             )
 
     def _add_named(
-        self, path: Path, text: str, error: expr.ExpressionError, used: tuple[str, ...], place: Place
+        self, path: Path, text: str, error: expr.ExpressionError, used: tuple[str, ...], available: Availability
     ) -> None:
-        """Reports an error about a name, with what is known about the name beyond its place."""
+        """Reports an error about a name, with what is known about the name here."""
         found = _NAME.match(text, error.offset)
         name = found.group() if found else ""
         code, message = error.code, error.text
@@ -228,11 +228,11 @@ class Expressions:
                 suggestion = f"write {ours}" if ours else "see git, event and run"
             elif lowered in KNOWN:
                 code = expression_errors.NOT_HERE
-                why = place.reason_against(lowered)
+                why = available.reason_against(lowered)
                 message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
-                suggestion = "" if why else f"known here: {', '.join(sorted(place.contexts))}"
+                suggestion = "" if why else f"known here: {', '.join(sorted(available.contexts))}"
         elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
-            reason = place.out_of_reach.get((used[0], used[1].lower()))
+            reason = available.out_of_reach.get((used[0], used[1].lower()))
             if reason is not None:
                 code, message, suggestion = expression_errors.NOT_HERE, reason, ""
         if suggestion is None:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
 from waterflowd.dsl.building import lints, secret_references
-from waterflowd.dsl.building.block_scope import ScriptDefaults, Surroundings
-from waterflowd.dsl.building.contexts import Instances, Names, NeededJob, Place
-from waterflowd.dsl.building.environment import check_environment
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.placement import ALL_SERVERS, Placing
-from waterflowd.dsl.building.retry import retry_policy
-from waterflowd.dsl.building.session import Session
-from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.building.steps import Steps
-from waterflowd.dsl.building.strategy import Strategies
-from waterflowd.dsl.building.working_directory import check_directory
+from waterflowd.dsl.building.block_scope import BlockScope, ScriptDefaults
+from waterflowd.dsl.building.calls import WorkflowCalls
+from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.composite_steps import CompositeSteps
+from waterflowd.dsl.building.contexts import Availability, Instances, NeededJob, WorkflowNames
+from waterflowd.dsl.building.expressions import ExpressionChecker
+from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
+from waterflowd.dsl.building.steps import StepBuilder
+from waterflowd.dsl.building.strategy import StrategyBuilder
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import missing_hint
 from waterflowd.dsl.reading.tree import Mapping, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, TargetPlan
-
-if TYPE_CHECKING:
-    from waterflowd.dsl.building.calls import Calls
-    from waterflowd.dsl.building.composite_steps import Composites
 
 #: A called workflow without `timeout-minutes` may take as long as a run.
 CALL_MINUTES = 30.0 * 24 * 60
@@ -66,20 +59,24 @@ def needed_jobs(workflow: models.Workflow) -> dict[str, NeededJob]:
     }
 
 
-class Jobs:
+class JobBuilder:
     """Builds the jobs of one file."""
 
-    def __init__(self, source: Source, session: Session, composites: Composites, calls: Calls) -> None:
+    def __init__(
+        self, source: SourceFile, compilation: Compilation, composites: CompositeSteps, calls: WorkflowCalls
+    ) -> None:
         self._source = source
-        self._session = session
+        self._compilation = compilation
         self._calls = calls
-        self._expressions = Expressions(source, session.hashed)
-        self._steps = Steps(source, session, self._expressions, composites)
-        self._strategies = Strategies(source, self._expressions)
-        self._placing = Placing(source, self._expressions)
+        self._expressions = ExpressionChecker(source, compilation.hashed)
+        self._steps = StepBuilder(source, compilation, self._expressions, composites)
+        self._strategies = StrategyBuilder(source, self._expressions)
+        self._placement = PlacementBuilder(source, self._expressions)
 
-    def build(self, name: str, job: models.Job, names: Names, needs: tuple[str, ...], around: Surroundings) -> JobPlan:
-        """The plan of one job. `around` holds what the workflow gives to all steps."""
+    def build(
+        self, name: str, job: models.Job, names: WorkflowNames, needs: tuple[str, ...], scope: BlockScope
+    ) -> JobPlan:
+        """The plan of one job; `scope` is what the workflow gives to the steps of all its jobs."""
         path: Path = ("jobs", name)
         # A need that does not exist is one error, and not one more for each expression that names it.
         wanted = tuple(job.needs)
@@ -88,19 +85,19 @@ class Jobs:
             names = replace(names, variables=None)
         self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(wanted))
         strategy, instances = self._strategies.build(path, job, names.for_strategy(wanted))
-        place = names.for_job(wanted, instances)
+        available = names.for_job(wanted, instances)
         for key, value in (
             ("name", job.name),
             ("timeout-minutes", job.timeout_minutes),
             ("continue-on-error", job.continue_on_error),
         ):
-            self._expressions.value((*path, key), value, place)
+            self._expressions.value((*path, key), value, available)
         plan = JobPlan(
             id=JobId(name),
             name=job.name or name,
             strategy=strategy,
-            concurrency=self._placing.concurrency((*path, "concurrency"), job.concurrency, place),
-            environment=self._placing.environment((*path, "environment"), job.environment, place),
+            concurrency=self._placement.concurrency((*path, "concurrency"), job.concurrency, available),
+            environment=self._placement.environment((*path, "environment"), job.environment, available),
             needs=tuple(JobId(need) for need in needs),
             condition=job.if_,
             continue_on_error=job.continue_on_error,
@@ -108,34 +105,39 @@ class Jobs:
         )
         if job.uses is not None:
             return self._called(path, job, plan, names, instances)
-        return self._with_steps(path, job, plan, names, (instances, around))
+        return self._with_steps(path, job, plan, names, instances, scope)
 
     def _with_steps(
-        self, path: Path, job: models.Job, plan: JobPlan, names: Names, scope: tuple[Instances, Surroundings]
+        self,
+        path: Path,
+        job: models.Job,
+        plan: JobPlan,
+        names: WorkflowNames,
+        instances: Instances,
+        workflow_scope: BlockScope,
     ) -> JobPlan:
-        instances, around = scope
         for key, sentence in _CALL_KEYS.items():
             if key in job.given():
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, f"{key} goes with uses", sentence)
         self._check_required(path, job)
         wanted = tuple(job.needs)
-        place = names.for_job(wanted, instances)
-        env_place = names.for_job(wanted, instances, has_env=True)
-        self._expressions.value((*path, "env"), dict(job.env), env_place.with_secrets)
-        check_environment((*path, "env"), job.env, self._source.document, self._source.report)
-        self._defaults(path, job.defaults, names, (wanted, instances))
+        available = names.for_job(wanted, instances)
+        env_available = names.for_job(wanted, instances, has_env=True)
+        self._expressions.value((*path, "env"), dict(job.env), env_available.with_secrets)
+        check_variable_names((*path, "env"), job.env, self._source.document, self._source.report)
+        self._defaults(path, job.defaults, env_available)
         target: TargetPlan | None = None
         if job.runs_on is not None:
-            target = self._placing.target((*path, "runs-on"), job.runs_on, place)
-        steps_place = names.for_steps(wanted, instances)
-        inside = Surroundings(
-            place=steps_place,
-            secrets=tuple(dict.fromkeys((*around.secrets, *secret_references.names_in(dict(job.env))))),
-            defaults=around.defaults.over(job.defaults),
+            target = self._placement.target((*path, "runs-on"), job.runs_on, available)
+        in_steps = names.for_steps(wanted, instances)
+        inside = BlockScope(
+            available=in_steps,
+            secrets=tuple(dict.fromkeys((*workflow_scope.secrets, *secret_references.names_in(dict(job.env))))),
+            defaults=workflow_scope.defaults.over(job.defaults),
             timeout_minutes=job.timeout_minutes,
         )
-        steps = self._steps.rows((*path, "steps"), job.steps or [], inside)
-        self._outputs(path, job, steps_place.within({"steps": [step.id for step in job.steps or [] if step.id]}))
+        steps = self._steps.build((*path, "steps"), job.steps or [], inside)
+        self._outputs(path, job, in_steps.within({"steps": [step.id for step in job.steps or [] if step.id]}))
         return msgspec.structs.replace(
             plan,
             group=job.runs_on.group if job.runs_on is not None else "",
@@ -150,14 +152,16 @@ class Jobs:
             steps=steps,
         )
 
-    def _called(self, path: Path, job: models.Job, plan: JobPlan, names: Names, instances: Instances) -> JobPlan:
+    def _called(
+        self, path: Path, job: models.Job, plan: JobPlan, names: WorkflowNames, instances: Instances
+    ) -> JobPlan:
         for key, sentence in _STEP_JOB_KEYS.items():
             if key in job.given():
                 text = f"{key} does not go with uses: {sentence}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         sentence = "values given by with are written down; give it under secrets of this job"
-        place = names.for_job(tuple(job.needs), instances).without_secrets(sentence)
-        self._expressions.value((*path, "with"), job.with_, place)
+        available = names.for_job(tuple(job.needs), instances).without_secrets(sentence)
+        self._expressions.value((*path, "with"), job.with_, available)
         call, minutes = self._calls.plan(self._source, path, job)
         default = minutes if minutes is not None else CALL_MINUTES
         return msgspec.structs.replace(
@@ -174,31 +178,31 @@ class Jobs:
                 at: Path = (*path, key)
                 self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quote(key)}", missing_hint(at))
 
-    def _defaults(
-        self, path: Path, defaults: models.Defaults, names: Names, scope: tuple[Collection[str], Instances]
-    ) -> None:
+    def _defaults(self, path: Path, defaults: models.Defaults, available: Availability) -> None:
         directory = defaults.run.working_directory
         at: Path = (*path, "defaults", "run", "working-directory")
-        self._expressions.value(at, directory, names.for_job(*scope, has_env=True))
-        check_directory(self._source, at, directory)
+        self._expressions.value(at, directory, available)
+        check_working_directory(self._source, at, directory)
 
-    def _outputs(self, path: Path, job: models.Job, place: Place) -> None:
+    def _outputs(self, path: Path, job: models.Job, available: Availability) -> None:
         ids = Ids("output", self._source.report)
         for name in job.outputs:
             ids.take(name, self._source.document.key_start((*path, "outputs", name)))
-        self._expressions.value((*path, "outputs"), dict(job.outputs), place)
+        self._expressions.value((*path, "outputs"), dict(job.outputs), available)
 
 
-def workflow_surroundings(workflow: models.Workflow, names: Names) -> Surroundings:
+def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:
     """What a workflow gives to the steps of all its jobs."""
-    return Surroundings(
-        place=names.for_workflow(),
+    return BlockScope(
+        available=names.for_workflow(),
         secrets=secret_references.names_in(dict(workflow.env)),
         defaults=ScriptDefaults().over(workflow.defaults),
     )
 
 
-def warn_of_slips(source: Source, workflow: models.Workflow, needs: dict[str, tuple[str, ...]]) -> None:
+def warn_of_jobs_that_never_run(
+    source: SourceFile, workflow: models.Workflow, needs: dict[str, tuple[str, ...]]
+) -> None:
     """Warns of jobs that can never run."""
     never = [name for name, job in workflow.jobs.items() if lints.warn_never(source, ("jobs", name), "job", job.if_)]
     lints.warn_unreachable(source, needs, {name: job.if_ for name, job in workflow.jobs.items()}, never)

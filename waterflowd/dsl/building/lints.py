@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from waterflowd import expr
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.expr.nodes import walk
@@ -38,7 +38,7 @@ def is_never(condition: str | None) -> bool:
         return False
 
 
-def warn_never(source: Source, path: Path, what: str, condition: str | None) -> bool:
+def warn_never(source: SourceFile, path: Path, what: str, condition: str | None) -> bool:
     """Warns of an `if` below `path` that is always false; says whether it is."""
     if not is_never(condition):
         return False
@@ -47,7 +47,7 @@ def warn_never(source: Source, path: Path, what: str, condition: str | None) -> 
 
 
 def warn_unreachable(
-    source: Source, needs: dict[str, tuple[str, ...]], conditions: dict[str, str | None], never: Collection[str]
+    source: SourceFile, needs: dict[str, tuple[str, ...]], conditions: dict[str, str | None], never: Collection[str]
 ) -> None:
     """Warns of jobs that need a job which can never run, and ask for its success."""
     stopped = set(never)
@@ -65,14 +65,16 @@ def warn_unreachable(
             source.warn_value(("jobs", job, "needs", wanted.index(need)), codes.NEVER_RUNS, text, hint)
 
 
-def warn_retry(source: Source, path: Path, max_attempts: int) -> None:
+def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:
     """Warns of a `retry` at `path` that tries once."""
     if max_attempts == 1:
         text = "max-attempts counts the first attempt too, so with 1 nothing is tried again"
         source.warn_value((*path, "max-attempts"), codes.NO_EFFECT, text, "write 2 or more, or remove retry")
 
 
-def warn_repeat(source: Source, path: Path, node: str, params: Mapping[str, Json], retry: RetryPolicy | None) -> None:
+def warn_repeat(
+    source: SourceFile, path: Path, node: str, params: Mapping[str, Json], retry: RetryPolicy | None
+) -> None:
     """Warns of the `retry` of a step at `path` that has done its work when only the answer was lost."""
     if retry is None or retry.max_attempts < 2:
         return
@@ -95,7 +97,7 @@ def _is_repeated(params: Mapping[str, Json]) -> bool:
     return str(params.get("method", "")).upper() in _NOT_IDEMPOTENT and not has_key
 
 
-def warn_timeout(source: Source, path: Path, step: float | str | None, job: float | str) -> None:
+def warn_timeout(source: SourceFile, path: Path, step: float | str | None, job: float | str) -> None:
     """Warns of a step's `timeout-minutes` that its job's comes before."""
     if isinstance(step, float) and isinstance(job, float) and step > job:
         text = f"the job ends after {job:g} minutes, before this time-out of {step:g}"

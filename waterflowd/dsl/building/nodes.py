@@ -1,6 +1,6 @@
 """Which node a step uses, and whether its `with` fits.
 
-Rules of this file: a node's parameter record says everything. Names of parameters are checked always, values where
+Rules of this file: a node's parameter record says everything. WorkflowNames of parameters are checked always, values where
 they hold no expression; the rest is checked again, by the same record, before the node runs. A number where the
 record wants text is taken as it was written.
 """
@@ -45,7 +45,7 @@ _SETUP, _SETUP_HINT = (
 _STEP_KEYS = frozenset(models.keys(models.Step))
 
 
-class Nodes:
+class NodeChecker:
     """Checks the nodes of one file."""
 
     def __init__(self, document: Document, report: Report) -> None:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
-from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, Unusable
-from waterflowd.dsl.building.session import Session
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, UnusableSchema
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.values import as_text
@@ -40,16 +39,16 @@ class OwnNode:
 class OwnNodes:
     """The own nodes that the steps of one file use."""
 
-    def __init__(self, source: Source, session: Session) -> None:
+    def __init__(self, source: SourceFile, compilation: Compilation) -> None:
         self._source = source
-        self._session = session
+        self._compilation = compilation
 
     def find(self, at: Path, uses: str) -> OwnNode | None:
         """The own node that the `uses` at this path names; None when it is none. What cannot be used is reported."""
         if not node_schema.OWN_NAME.fullmatch(uses) or uses.startswith(_ACTIONS):
             return None
         path = node_schema.path_of(uses)
-        content = self._session.find(path)
+        content = self._compilation.find(path)
         if node_schema.find(uses) is not None:
             if content is not None:
                 text = f"{path} cannot be used: {quote(uses)} is a node of Waterflow"
@@ -64,7 +63,9 @@ class OwnNodes:
     def _of_servers(self, at: Path, uses: str, path: str) -> OwnNode | None:
         if difflib.get_close_matches(uses, node_schema.BUILT_IN, n=1, cutoff=_SLIP_RATIO):
             return None
-        where = "this file came without its repository" if self._session.read is None else f"there is no {path} here"
+        where = (
+            "this file came without its repository" if self._compilation.read is None else f"there is no {path} here"
+        )
         text = f"{quote(uses)} is no node of Waterflow, and {where}: it must be a node of the servers"
         self._source.warn_value(at, codes.UNSEEN_NODE, text, "see which server has it: waterflowctl nodes")
         return OwnNode(name=uses)
@@ -81,19 +82,19 @@ class OwnNodes:
                 fault, hint = f"{path} is not UTF-8 text", "save it as UTF-8"
             else:
                 plan = NodePlan(name=uses, version=hashlib.sha256(content).hexdigest(), source=text)
-                if self._session.take_node(plan):
+                if self._compilation.take_node(plan):
                     return True
                 fault, hint = f"with {path}, the nodes of this workflow have too many bytes", "use fewer, or a package"
         self._source.at_value(at, codes.WRONG_CALL, fault, hint)
         return False
 
     def _schema(self, at: Path, path: str) -> ParameterSchema | None:
-        content = self._session.find(path)
+        content = self._compilation.find(path)
         if content is None:
             return None
         try:
             return ParameterSchema(content)
-        except Unusable as error:
+        except UnusableSchema as error:
             hint = "write it anew: waterflow-agent node FILE --schema"
             self._source.at_value(at, codes.WRONG_CALL, f"{path} is no schema: {error}", hint)
             return None

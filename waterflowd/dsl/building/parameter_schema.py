@@ -23,7 +23,7 @@ _DEFINITIONS = "#/$defs/"
 
 UNKNOWN_KEY = "there is no such parameter"
 #: What is wrong, and at which key or position.
-Fault = tuple[tuple[str | int, ...], str]
+ParameterError = tuple[tuple[str | int, ...], str]
 
 _KINDS: dict[str, Callable[[Json], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -51,7 +51,7 @@ KEYWORDS = frozenset(
 )  # fmt: skip
 
 
-class Unusable(Exception):
+class UnusableSchema(Exception):
     """The file is no schema; the text is one sentence."""
 
 
@@ -61,13 +61,13 @@ class ParameterSchema:
     def __init__(self, content: bytes) -> None:
         """Raises `Unusable`."""
         if len(content) > SCHEMA_BYTES_MAX:
-            raise Unusable(f"it has more than {SCHEMA_BYTES_MAX:,} bytes")
+            raise UnusableSchema(f"it has more than {SCHEMA_BYTES_MAX:,} bytes")
         try:
             root = msgspec.json.decode(content)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise Unusable(f"it is no JSON: {error}") from error
+            raise UnusableSchema(f"it is no JSON: {error}") from error
         if not isinstance(root, dict):
-            raise Unusable("a schema of parameters is an object")
+            raise UnusableSchema("a schema of parameters is an object")
         self._root: dict[str, Json] = root
         self._left = _STEPS_MAX
 
@@ -78,7 +78,7 @@ class ParameterSchema:
         properties = root.get("properties")
         return list(properties) if isinstance(properties, dict) else []
 
-    def faults(self, given: Mapping[str, Json]) -> list[Fault]:
+    def faults(self, given: Mapping[str, Json]) -> list[ParameterError]:
         """What is wrong with these parameters."""
         self._left = _STEPS_MAX
         return list(self._faults(self._root, dict(given), (), 0))
@@ -94,7 +94,7 @@ class ParameterSchema:
             schema = known.get(name, {}) if isinstance(known, dict) and reference.startswith(_DEFINITIONS) else {}
         return schema if isinstance(schema, dict) else {}
 
-    def _faults(self, schema: Json, value: Json, path: tuple[str | int, ...], depth: int) -> Iterator[Fault]:
+    def _faults(self, schema: Json, value: Json, path: tuple[str | int, ...], depth: int) -> Iterator[ParameterError]:
         self._left -= 1
         if self._left < 0 or depth > _DEPTH_MAX or (isinstance(value, str) and not expr.is_static(value)):
             return
@@ -114,7 +114,7 @@ class ParameterSchema:
 
     def _of_alternatives(
         self, known: Mapping[str, Json], value: Json, path: tuple[str | int, ...], depth: int
-    ) -> Iterator[Fault]:
+    ) -> Iterator[ParameterError]:
         for schema in _list(known.get("allOf")):
             yield from self._faults(schema, value, path, depth + 1)
         for keyword in ("anyOf", "oneOf"):
@@ -125,7 +125,7 @@ class ParameterSchema:
 
     def _of_mapping(
         self, known: Mapping[str, Json], value: dict[str, Json], path: tuple[str | int, ...], depth: int
-    ) -> Iterator[Fault]:
+    ) -> Iterator[ParameterError]:
         properties = known.get("properties")
         properties = properties if isinstance(properties, dict) else {}
         others = known.get("additionalProperties", True)

@@ -7,9 +7,9 @@ import re
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building.contexts import Place
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.contexts import Availability
+from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline, Queue, TargetPlan
@@ -23,23 +23,23 @@ _NAME_CHARACTERS_MAX = 200
 _EACH_KEYS = ("batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes")
 
 
-class Placing:
+class PlacementBuilder:
     """Builds where and when the jobs of one file run."""
 
-    def __init__(self, source: Source, expressions: Expressions) -> None:
+    def __init__(self, source: SourceFile, expressions: ExpressionChecker) -> None:
         self._source = source
         self._expressions = expressions
 
-    def target(self, path: Path, runs_on: models.RunsOn, place: Place) -> TargetPlan | None:
+    def target(self, path: Path, runs_on: models.RunsOn, available: Availability) -> TargetPlan | None:
         """Checks `runs-on` at `path`; the plan of `target: each`, None for one server."""
-        self._group(path, runs_on.group, place)
+        self._group(path, runs_on.group, available)
         for key, value in (
             ("labels", dict(runs_on.labels)),
             ("batch", runs_on.batch),
             ("max-parallel", runs_on.max_parallel),
             ("max-failures", runs_on.max_failures),
         ):
-            self._expressions.value((*path, key), value, place)
+            self._expressions.value((*path, key), value, available)
         if runs_on.target is None and runs_on.group != ALL_SERVERS:
             for key in runs_on.given():
                 if key in _EACH_KEYS:
@@ -61,20 +61,22 @@ class Placing:
             wait_ms=round(runs_on.wait_minutes * 60_000),
         )
 
-    def _group(self, path: Path, group: str, place: Place) -> None:
+    def _group(self, path: Path, group: str, available: Availability) -> None:
         at: Path = (*path, "group")
         if not expr.is_static(group):
-            self._expressions.text(at, group, place)
+            self._expressions.text(at, group, available)
         elif not _GROUP.fullmatch(group):
             text = f"{quote(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
             self._source.at_value(at, codes.WRONG_VALUE, text)
 
-    def concurrency(self, path: Path, wanted: models.Concurrency | None, place: Place) -> ConcurrencyPlan | None:
+    def concurrency(
+        self, path: Path, wanted: models.Concurrency | None, available: Availability
+    ) -> ConcurrencyPlan | None:
         """The plan of the `concurrency` at `path`."""
         if wanted is None:
             return None
-        self._expressions.text((*path, "group"), wanted.group, place)
-        self._expressions.value((*path, "cancel-in-progress"), wanted.cancel_in_progress, place)
+        self._expressions.text((*path, "group"), wanted.group, available)
+        self._expressions.value((*path, "cancel-in-progress"), wanted.cancel_in_progress, available)
         self._check_name((*path, "group"), "concurrency", wanted.group)
         if wanted.cancel_in_progress is True and wanted.queue == "reject":
             text = "cancel-in-progress makes place for newcomers, queue: reject refuses them"
@@ -87,12 +89,12 @@ class Placing:
         )
 
     def environment(
-        self, path: Path, wanted: models.DeploymentEnvironment | None, place: Place
+        self, path: Path, wanted: models.DeploymentEnvironment | None, available: Availability
     ) -> EnvironmentPlan | None:
         """The plan of the `environment` at `path`."""
         if wanted is None:
             return None
-        self._expressions.text((*path, "name"), wanted.name, place)
+        self._expressions.text((*path, "name"), wanted.name, available)
         self._check_name((*path, "name"), "environment", wanted.name)
         minimum = wanted.minimum if wanted.minimum is not None else 1 if wanted.approvers else 0
         if wanted.approvers and minimum > len(set(wanted.approvers)):

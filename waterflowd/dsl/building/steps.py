@@ -8,43 +8,38 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import control_flow, lints, secret_references
+from waterflowd.dsl.building import lints, secret_references
 from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
+    DEPTH_MAX,
+    BlockScope,
     ScriptDefaults,
-    Surroundings,
-    inner_names,
-    not_yet,
+    names_not_yet_run,
+    names_run_inside,
     with_secrets,
 )
-from waterflowd.dsl.building.child_workflows import WORKFLOW_RUN, Targets
-from waterflowd.dsl.building.contexts import Place
-from waterflowd.dsl.building.environment import check_environment
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.nodes import Nodes
+from waterflowd.dsl.building.child_workflows import WORKFLOW_RUN, ChildWorkflows
+from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.composite_steps import CompositeSteps
+from waterflowd.dsl.building.contexts import Availability
+from waterflowd.dsl.building.control_flow import ControlFlow
+from waterflowd.dsl.building.expressions import ExpressionChecker
+from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.nodes import NodeChecker
 from waterflowd.dsl.building.own_nodes import OwnNode, OwnNodes
-from waterflowd.dsl.building.retry import retry_policy
-from waterflowd.dsl.building.session import Session
-from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.building.working_directory import check_directory
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
 
-if TYPE_CHECKING:
-    from waterflowd.dsl.building.composite_steps import Composites
-
-#: Blocks inside of one another.
-DEPTH_MAX = 16
 STEPS_PER_BLOCK_MAX = 1_000
 
 #: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
@@ -70,141 +65,144 @@ _RETRY_KEYS = ("retry", "retry-strategy")
 _NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
 
 
-class Steps:
+class StepBuilder:
     """Builds the steps of one file."""
 
-    def __init__(self, source: Source, session: Session, expressions: Expressions, composites: Composites) -> None:
-        self.source = source
-        self.expressions = expressions
+    def __init__(
+        self,
+        source: SourceFile,
+        compilation: Compilation,
+        expressions: ExpressionChecker,
+        composite_steps: CompositeSteps,
+    ) -> None:
+        self._source = source
         self._document = source.document
         self._report = source.report
         self._expressions = expressions
-        self._session = session
-        self._composites = composites
-        self._nodes = Nodes(source.document, source.report)
-        self._own_nodes = OwnNodes(source, session)
-        self._targets = Targets(session)
-        self._control = control_flow.Control(self)
+        self._compilation = compilation
+        self._composite_steps = composite_steps
+        self._node_checker = NodeChecker(source.document, source.report)
+        self._own_nodes = OwnNodes(source, compilation)
+        self._child_workflows = ChildWorkflows(compilation)
+        self._control_flow = ControlFlow(source, expressions, self.build)
 
-    def block(self, name: str, path: Path, steps: list[models.Step], around: Surroundings) -> BlockPlan:
-        """A block inside of a step."""
-        return BlockPlan(name=name, steps=self.rows(path, steps, around))
-
-    def rows(self, path: Path, steps: list[models.Step], around: Surroundings) -> tuple[StepPlan, ...]:
+    def build(self, path: Path, steps: list[models.Step], scope: BlockScope) -> tuple[StepPlan, ...]:
         """The steps of one block, in order; those with errors are left out."""
-        if not self._is_within_bounds(path, steps, around):
+        if not self._is_within_bounds(path, steps, scope):
             return ()
-        ids = around.ids.inner() if around.ids is not None else Ids("step", self._report)
+        ids = scope.ids.inner() if scope.ids is not None else Ids("step", self._report)
         named = [(position, step.id) for position, step in enumerate(steps) if step.id]
         for position, taken in named:
             ids.take(taken, self._document.value_start((*path, position, "id")))
         hidden: dict[tuple[str, str], str] = {}
-        place: Place | None = None
+        available: Availability | None = None
         built: list[StepPlan] = []
         for position, step in enumerate(steps):
-            if place is None:
-                visible = (*around.visible, *(name for at, name in named if at < position))
+            if available is None:
+                visible = (*scope.visible, *(name for at, name in named if at < position))
                 later = [name for at, name in named if at >= position]
-                place = around.place.within({"steps": visible}, {**hidden, **not_yet(later)})
-                inside = replace(around, place=place, visible=visible, ids=ids, depth=around.depth + 1)
-            plan = self._build((*path, position), step, place, inside)
+                available = scope.available.within({"steps": visible}, {**hidden, **names_not_yet_run(later)})
+                inside = replace(scope, available=available, visible=visible, ids=ids, depth=scope.depth + 1)
+            plan = self._build((*path, position), step, inside)
             if plan is not None:
                 built.append(plan)
-                hidden |= inner_names(plan)
+                hidden |= names_run_inside(plan)
             if step.id or (plan is not None and plan.blocks):
-                place = None
+                available = None
         return tuple(built)
 
-    def _is_within_bounds(self, path: Path, steps: list[models.Step], around: Surroundings) -> bool:
-        if around.depth > DEPTH_MAX:
+    def _is_within_bounds(self, path: Path, steps: list[models.Step], scope: BlockScope) -> bool:
+        if scope.depth > DEPTH_MAX:
             text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
-            self.source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
+            self._source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
             return False
         if len(steps) > STEPS_PER_BLOCK_MAX:
-            what = "a job" if around.depth == 1 else "a block"
+            what = "a job" if scope.depth == 1 else "a block"
             text = f"{len(steps):,} steps, {what} may have {STEPS_PER_BLOCK_MAX:,}"
-            self.source.at_key(path, codes.BOUND, text, "split the job")
+            self._source.at_key(path, codes.BOUND, text, "split the job")
             return False
-        self._session.count(self.source, path, steps=len(steps))
+        self._compilation.count(self._source, path, steps=len(steps))
         return True
 
-    def _build(self, path: Path, step: models.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+    def _build(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
         """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
-        self._check_expressions(path, step, place)
-        lints.warn_never(self.source, path, "step", step.if_)
-        lints.warn_timeout(self.source, path, step.timeout_minutes, inside.timeout_minutes)
+        self._check_expressions(path, step, scope.available)
+        lints.warn_never(self._source, path, "step", step.if_)
+        lints.warn_timeout(self._source, path, step.timeout_minutes, scope.timeout_minutes)
         own_secrets = secret_references.names_in(dict(step.env))
-        inside = replace(inside, secrets=tuple(dict.fromkeys((*inside.secrets, *own_secrets))))
+        scope = replace(scope, secrets=tuple(dict.fromkeys((*scope.secrets, *own_secrets))))
         if step.uses is not None and step.run is None and step.uses.startswith("."):
-            return self._composite(path, step, place, inside)
+            return self._composite(path, step, scope)
         if step.uses is not None and step.run is None:
             own = self._own_nodes.find((*path, "uses"), step.uses)
             if own is not None:
-                return self._own_node(path, step, own, place, inside)
+                return self._own_node(path, step, own, scope)
         node = self._node(path, step)
         if node is None:
             return None
         if node.name in models.CONTROL_FLOW:
             self._check_engine_keys(path, step, node.name)
-            parts = self._control.parts(path, node.name, place.without_secrets(_NO_SECRETS), inside)
+            parts = self._control_flow.parts(path, node.name, scope.available.without_secrets(_NO_SECRETS), scope)
             if parts is None:
                 return None
-            return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=parts[0], blocks=parts[1])
+            return msgspec.structs.replace(self._plain(path, step, node.name, scope), params=parts[0], blocks=parts[1])
         if node.runs_in is node_schema.RunsIn.ENGINE:
             self._check_engine_keys(path, step, node.name)
         if node.name == WORKFLOW_RUN:
-            self._targets.check(self.source, path, step.with_)
+            self._child_workflows.check(self._source, path, step.with_)
         is_engine = node.runs_in is node_schema.RunsIn.ENGINE
         self._expressions.value(
-            (*path, "with"), step.with_, place.without_secrets(_NO_SECRETS) if is_engine else place.with_secrets
+            (*path, "with"),
+            step.with_,
+            scope.available.without_secrets(_NO_SECRETS) if is_engine else scope.available.with_secrets,
         )
-        params, script_env = self._params(path, step, node, inside.defaults)
-        secrets = (*inside.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
+        params, script_env = self._params(path, step, node, scope.defaults)
+        secrets = (*scope.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
         is_script = node.name == "shell"
-        plan = self._plain(path, step, node.name, inside)
-        lints.warn_repeat(self.source, path, node.name, params, plan.retry)
+        plan = self._plain(path, step, node.name, scope)
+        lints.warn_repeat(self._source, path, node.name, params, plan.retry)
         return msgspec.structs.replace(
             plan,
             params=params,
             env={**step.env, **script_env},
-            working_directory=plan.working_directory or (inside.defaults.working_directory if is_script else None),
+            working_directory=plan.working_directory or (scope.defaults.working_directory if is_script else None),
             secrets=tuple(dict.fromkeys(secrets)),
             is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
         )
 
-    def _composite(self, path: Path, step: models.Step, place: Place, inside: Surroundings) -> StepPlan | None:
+    def _composite(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
         assert step.uses is not None
-        # An input that holds a secret is a reference like the secret itself, so it is filled in where it ends up.
-        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+        # An input with a secret holds a reference to it, which is filled in where the input is used.
+        self._expressions.value((*path, "with"), step.with_, scope.available.with_secrets)
         self._check_engine_keys(path, step, "a composite step")
-        parts = self._composites.parts(self.source, path, step.uses, step.with_, inside.depth)
+        parts = self._composite_steps.parts(self._source, path, step.uses, step.with_, scope.depth)
         if parts is None:
             return None
-        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(parts.arguments))))
+        secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
-            self._plain(path, step, COMPOSITE, inside),
+            self._plain(path, step, COMPOSITE, scope),
             params=parts.arguments,
             inputs=parts.inputs,
             outputs=parts.outputs,
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
 
-    def _own_node(self, path: Path, step: models.Step, node: OwnNode, place: Place, inside: Surroundings) -> StepPlan:
-        self._expressions.value((*path, "with"), step.with_, place.with_secrets)
+    def _own_node(self, path: Path, step: models.Step, node: OwnNode, scope: BlockScope) -> StepPlan:
+        self._expressions.value((*path, "with"), step.with_, scope.available.with_secrets)
         self._refuse_script_keys(path, step, node.name)
         given: dict[str, Any] = dict(step.with_)
         params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
-        secrets = tuple(dict.fromkeys((*inside.secrets, *secret_references.names_in(params))))
-        return msgspec.structs.replace(self._plain(path, step, node.name, inside), params=params, secrets=secrets)
+        secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(params))))
+        return msgspec.structs.replace(self._plain(path, step, node.name, scope), params=params, secrets=secrets)
 
     def _refuse_script_keys(self, path: Path, step: models.Step, node: str) -> None:
         for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
             if is_given:
                 text = f"{key} belongs to a script (run), not to {node}"
-                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+                self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
-    def _plain(self, path: Path, step: models.Step, node: str, inside: Surroundings) -> StepPlan:
+    def _plain(self, path: Path, step: models.Step, node: str, scope: BlockScope) -> StepPlan:
         """The plan of a step but for its node's own part."""
         return StepPlan(
             id=StepId(step.id or str(int(path[-1]) + 1)),
@@ -220,8 +218,8 @@ class Steps:
             on_lost=OnLost(step.on_lost),
             stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
             output_bytes_max=step.output_max_bytes,
-            secrets=() if node in models.CONTROL_FLOW else inside.secrets,
-            line=self.source.line(path),
+            secrets=() if node in models.CONTROL_FLOW else scope.secrets,
+            line=self._source.line(path),
         )
 
     def _check_engine_keys(self, path: Path, step: models.Step, node: str) -> None:
@@ -233,21 +231,23 @@ class Steps:
                 reason = "it waits as long as its timeout says, under with"
             if reason is not None:
                 text = f"{key} does not go with {node}: {reason}"
-                self.source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
+                self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
-    def _check_expressions(self, path: Path, step: models.Step, place: Place) -> None:
-        self._expressions.condition((*path, "if"), step.if_, place)
-        check_environment((*path, "env"), step.env, self._document, self._report)
-        check_directory(self.source, (*path, "working-directory"), step.working_directory)
-        self._expressions.value((*path, "env"), dict(step.env), place.with_secrets)
-        self._expressions.value((*path, "run"), step.run, place if step.unsafe_interpolation else place.with_secrets)
+    def _check_expressions(self, path: Path, step: models.Step, available: Availability) -> None:
+        self._expressions.condition((*path, "if"), step.if_, available)
+        check_variable_names((*path, "env"), step.env, self._document, self._report)
+        check_working_directory(self._source, (*path, "working-directory"), step.working_directory)
+        self._expressions.value((*path, "env"), dict(step.env), available.with_secrets)
+        self._expressions.value(
+            (*path, "run"), step.run, available if step.unsafe_interpolation else available.with_secrets
+        )
         for key, value in (
             ("name", step.name),
             ("working-directory", step.working_directory),
             ("timeout-minutes", step.timeout_minutes),
             ("continue-on-error", step.continue_on_error),
         ):
-            self._expressions.value((*path, key), value, place)
+            self._expressions.value((*path, key), value, available)
 
     def _node(self, path: Path, step: models.Step) -> node_schema.NodeSchema | None:
         if step.run is not None and step.uses is not None:
@@ -259,7 +259,7 @@ class Steps:
         if step.run is not None:
             return node_schema.BUILT_IN["shell"]
         if step.uses is not None:
-            return self._nodes.find((*path, "uses"), step.uses)
+            return self._node_checker.find((*path, "uses"), step.uses)
         node, _ = self._document.find(path)
         if not self._report.has_within(node.start, node.end):
             text = "a step needs run or uses"
@@ -275,7 +275,7 @@ class Steps:
             self._refuse_script_keys(path, step, node.name)
         given: dict[str, Any] = dict(step.with_)
         if step.run is None:
-            params = self._nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
+            params = self._node_checker.parameters((*path, "with") if step.has("with_") else path, node, given)
         else:
             params = {"run": step.run}
             if step.has("with_"):
@@ -319,7 +319,7 @@ class Steps:
                 self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
             )
         key = "retry" if step.retry is not None else "retry-strategy"
-        return retry_policy(self.source, (*path, key), step.retry or step.retry_strategy)
+        return retry_policy(self._source, (*path, key), step.retry or step.retry_strategy)
 
 
 def _default_name(step: models.Step) -> str:

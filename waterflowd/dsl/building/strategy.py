@@ -14,9 +14,9 @@ from collections.abc import Collection, Sequence
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building.contexts import Instances, Place
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.contexts import Availability, Instances
+from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
 from waterflowd.dsl.reporting import codes
@@ -35,14 +35,14 @@ _ENTRIES_MAX = 256
 _LISTS = ("include", "exclude")
 
 
-class Strategies:
+class StrategyBuilder:
     """Builds the strategies of one file."""
 
-    def __init__(self, source: Source, expressions: Expressions) -> None:
+    def __init__(self, source: SourceFile, expressions: ExpressionChecker) -> None:
         self._source = source
         self._expressions = expressions
 
-    def build(self, path: Path, job: models.Job, place: Place) -> tuple[StrategyPlan | None, Instances]:
+    def build(self, path: Path, job: models.Job, available: Availability) -> tuple[StrategyPlan | None, Instances]:
         """The strategy of the job at `path`, and what it means for names."""
         is_each = job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == "all-servers")
         if job.strategy is None:
@@ -50,7 +50,7 @@ class Strategies:
         wanted, at = job.strategy, (*path, "strategy")
         for key in ("max-parallel", "fail-fast"):
             value = getattr(wanted, key.replace("-", "_"))
-            self._expressions.value((*at, key), value, place)
+            self._expressions.value((*at, key), value, available)
         if not wanted.has("matrix"):
             text = "strategy needs the key matrix"
             hint = "add matrix, or write max-parallel under runs-on" if is_each else "add matrix with a list of values"
@@ -58,7 +58,7 @@ class Strategies:
             return None, Instances(is_each=is_each)
         if is_each:
             self._check_each(at, job, wanted)
-        self._expressions.value((*at, "matrix"), wanted.matrix, place)
+        self._expressions.value((*at, "matrix"), wanted.matrix, available)
         matrix, dimensions = self._matrix((*at, "matrix"), wanted.matrix)
         plan = StrategyPlan(matrix=matrix, max_parallel=wanted.max_parallel, fail_fast=wanted.fail_fast)
         return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each)

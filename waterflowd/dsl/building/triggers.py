@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from waterflow_agent.display import quote
+from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import input_declarations, secret_references
-from waterflowd.dsl.building.schedules import build_schedules
-from waterflowd.dsl.building.source import Source
-from waterflowd.dsl.reading.tree import Path
+from waterflowd.dsl.building import inputs, secret_references
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.model.plan import InputSpec, PushTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger
+from waterflowd.model.plan import (
+    CatchUp,
+    InputSpec,
+    Overlap,
+    PushTrigger,
+    ScheduleTrigger,
+    Triggers,
+    WebhookTrigger,
+    WorkflowRunTrigger,
+)
+from waterflowd.model.wording import did_you_mean
 
 _DISPATCH = ("on", "workflow_dispatch")
 _MANUAL = ("on", "manual")
@@ -24,7 +35,7 @@ _HOOK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def build_triggers(source: Source, workflow: models.Workflow) -> Triggers:
+def build_triggers(source: SourceFile, workflow: models.Workflow) -> Triggers:
     """What starts the workflow."""
     if not workflow.has("on"):
         return Triggers(on_change=True)
@@ -44,7 +55,7 @@ def build_triggers(source: Source, workflow: models.Workflow) -> Triggers:
     )
 
 
-def _push(source: Source, push: models.Push | None) -> PushTrigger | None:
+def _push(source: SourceFile, push: models.Push | None) -> PushTrigger | None:
     if push is None:
         return None
     _check_patterns(source, "push", "branches", push.branches, push.branches_ignore)
@@ -60,7 +71,7 @@ def _push(source: Source, push: models.Push | None) -> PushTrigger | None:
     )
 
 
-def _webhook(source: Source, webhook: models.Webhook | None) -> WebhookTrigger | None:
+def _webhook(source: SourceFile, webhook: models.Webhook | None) -> WebhookTrigger | None:
     if webhook is None:
         return None
     at: Path = ("on", "webhook")
@@ -79,7 +90,7 @@ def _webhook(source: Source, webhook: models.Webhook | None) -> WebhookTrigger |
 
 
 def _workflow_run(
-    source: Source, workflow: models.Workflow, wanted: models.WorkflowRun | None
+    source: SourceFile, workflow: models.Workflow, wanted: models.WorkflowRun | None
 ) -> WorkflowRunTrigger | None:
     if wanted is None:
         return None
@@ -97,7 +108,7 @@ def _workflow_run(
     )
 
 
-def _check_patterns(source: Source, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
+def _check_patterns(source: SourceFile, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
     if wanted and ignored:
         hint = f"write the exceptions under {key}, each with a ! in front"
         text = f"{key} and {key}-ignore exclude each other"
@@ -108,7 +119,7 @@ def _check_patterns(source: Source, event: str, key: str, wanted: list[str], ign
         source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
 
 
-def build_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...]:
+def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:
     """The inputs of a start by hand, from the one place where the file declares them."""
     on = workflow.on
     places: list[tuple[Path, dict[str, models.Input]]] = []
@@ -123,26 +134,24 @@ def build_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, 
         text = "manual is another name of workflow_dispatch; both are given"
         source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of the two")
     return tuple(
-        spec
-        for path, declared in places
-        for spec in input_declarations.specs(declared, path, source.document, source.report)
+        spec for path, declared in places for spec in inputs.specs(declared, path, source.document, source.report)
     )
 
 
-def build_call_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...] | None:
+def build_call_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...] | None:
     """The inputs of a call: those of `workflow_call`, or those at the top; None for a workflow that is not called."""
     call = workflow.on.workflow_call if workflow.on is not None else None
     if call is None:
         return None
     path: Path = (*_CALL, "inputs")
     if not call.has("inputs"):
-        return input_declarations.specs(workflow.inputs, ("inputs",), source.document, Report())
+        return inputs.specs(workflow.inputs, ("inputs",), source.document, Report())
     if workflow.has("inputs"):
         _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
-    return input_declarations.specs(call.inputs, path, source.document, source.report)
+    return inputs.specs(call.inputs, path, source.document, source.report)
 
 
-def started_inputs(source: Source, workflow: models.Workflow) -> tuple[InputSpec, ...]:
+def started_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:
     """The inputs of a run: those of a start by hand, or those of a call where a call is all that the file knows of."""
     own = build_inputs(source, workflow)
     called_with = build_call_inputs(source, workflow)
@@ -156,8 +165,53 @@ def is_dispatched(workflow: models.Workflow) -> bool:
     return by_hand or bool(workflow.inputs)
 
 
-def _check_one_place(source: Source, places: list[tuple[Path, dict[str, models.Input]]]) -> None:
+def _check_one_place(source: SourceFile, places: list[tuple[Path, dict[str, models.Input]]]) -> None:
     for path, _ in places[1:]:
         first = ".".join(map(str, places[0][0]))
         text = f"inputs are declared twice: here and at {first}"
         source.at_key(path, codes.EXCLUSIVE_KEYS, text, "move all of them to one place")
+
+
+def build_schedules(
+    source: SourceFile, variables: Sequence[str], schedules: Sequence[models.Schedule]
+) -> tuple[ScheduleTrigger, ...]:
+    """The schedules of a file that declares these `vars`."""
+    known: dict[tuple[str, str], int] = {}
+    for number, schedule in enumerate(schedules):
+        path: Path = ("on", "schedule", number)
+        _check_variables(source, variables, schedule, path)
+        times = (schedule.cron, schedule.timezone)
+        node, _ = source.document.find(path)
+        if times in known and not source.report.has_within(node.start, node.end + 1):
+            text = f"schedule[{number}] says the same times as schedule[{known[times]}]"
+            source.report.add(
+                node.start, codes.EXCLUSIVE_KEYS, text, "remove one of the two: an instant starts one run"
+            )
+        known.setdefault(times, number)
+    return tuple(_trigger(schedule) for schedule in schedules)
+
+
+def _trigger(schedule: models.Schedule) -> ScheduleTrigger:
+    catch_up = CatchUp(schedule.catch_up)
+    # Skipping overlaps would drop all missed runs but the first, which `catch-up: all` asks for.
+    usual = Overlap.QUEUE if catch_up is CatchUp.ALL else Overlap.SKIP
+    return ScheduleTrigger(
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        overlap=Overlap(schedule.overlap) if schedule.overlap else usual,
+        catch_up=catch_up,
+        vars={name: plain(value) for name, value in schedule.vars.items()},
+    )
+
+
+def _check_variables(source: SourceFile, variables: Sequence[str], schedule: models.Schedule, path: Path) -> None:
+    declared = {name.lower() for name in variables}
+    for name, value in schedule.vars.items():
+        at: Path = (*path, "vars", name)
+        if not expr.is_static(value):
+            text = f"vars of a schedule: {quote(name)} holds an expression, and nothing is known yet that it could use"
+            source.at_key(at, codes.WRONG_VALUE, text, "write a value, or the expression in the vars of the file")
+        if declared and name.lower() not in declared:
+            text = f"vars of a schedule: the file has no variable {quote(name)}"
+            hint = did_you_mean(name, variables) or "declare it in the vars of the file, with what a push shall see"
+            source.at_key(at, codes.UNKNOWN_KEY, text, hint)

@@ -11,14 +11,47 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from waterflowd.dsl.building.source import Source
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX, oversized
-from waterflowd.dsl.reading.tree import Lines, Path
+from waterflowd.dsl.reading.tree import Document, Lines, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.dsl.reporting.report import Report, TooMany
 from waterflowd.model.plan import NodePlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceFile:
+    """A file with its tree and its report."""
+
+    path: str
+    document: Document
+    report: Report
+
+    def at_key(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
+        """Reports an error at the key that stands at `path`."""
+        self.report.add(self.document.key_start(path), code, message, suggestion)
+
+    def at_value(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
+        """Reports an error at the value that stands at `path`."""
+        self.report.add(self.document.value_start(path), code, message, suggestion)
+
+    def warn_key(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
+        """Warns at the key that stands at `path`."""
+        self.report.warn(self.document.key_start(path), code, message, suggestion)
+
+    def warn_value(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
+        """Warns at the value that stands at `path`."""
+        self.report.warn(self.document.value_start(path), code, message, suggestion)
+
+    def line(self, path: Path) -> int:
+        """The line of the value at `path`, from 1."""
+        return self.document.lines.position(self.document.value_start(path))[0]
+
+    def key_line(self, path: Path) -> int:
+        """The line of the key at `path`, from 1."""
+        return self.document.lines.position(self.document.key_start(path))[0]
+
 
 #: Gives the content of a file of the same revision, by its path from the root; None when there is none.
 Reader = Callable[[str], bytes | None]
@@ -53,7 +86,7 @@ class _Opened:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class Compilation:
     """The files, the counts and the answers of one compilation."""
 
     read: Reader | None = None
@@ -85,7 +118,7 @@ class Session:
             self.looked_for[path] = self.read(path)
         return self.looked_for[path]
 
-    def open(self, path: str, content: bytes) -> Source | None:
+    def open(self, path: str, content: bytes) -> SourceFile | None:
         """The tree of a file; None when it cannot be read, which is reported under its own path."""
         if len(content) > CONTENT_BYTES_MAX:
             self._refused.append(oversized(path, len(content)))
@@ -104,7 +137,7 @@ class Session:
             self._opened.append(_Opened(path, Lines(text), report))
             return None
         self._opened.append(_Opened(path, document.lines, report))
-        return Source(path, document, report)
+        return SourceFile(path, document, report)
 
     def take_node(self, node: NodePlan) -> bool:
         """Keeps an own node for the plan; False when the plan would hold too much."""
@@ -114,13 +147,13 @@ class Session:
         self.nodes[node.name] = node
         return True
 
-    def peek(self, path: str, content: bytes) -> Source | None:
+    def peek(self, path: str, content: bytes) -> SourceFile | None:
         """The tree of a file whose errors are its own affair; None when it cannot be read."""
         if len(content) > CONTENT_BYTES_MAX or not self._is_within_bounds(path, content):
             return None
         report = Report()
         try:
-            return Source(path, reader.read(reader.decode(content, report), report), report)
+            return SourceFile(path, reader.read(reader.decode(content, report), report), report)
         except (reader.Unreadable, TooMany):
             return None
 
@@ -138,7 +171,7 @@ class Session:
         if refused not in self._refused:
             self._refused.append(refused)
 
-    def count(self, source: Source, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
+    def count(self, source: SourceFile, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
         """Counts what a use of a file, or a part of it, brings; too many end the compilation with an error at `path`."""
         self._steps += steps
         self._jobs += jobs

@@ -13,35 +13,45 @@ from pathlib import PurePosixPath
 from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import calls
-from waterflowd.dsl.building.calls import Callee, Calls
-from waterflowd.dsl.building.composite_steps import Composites
-from waterflowd.dsl.building.contexts import Names
-from waterflowd.dsl.building.environment import check_environment
-from waterflowd.dsl.building.expressions import Expressions
-from waterflowd.dsl.building.jobs import Jobs, needed_jobs, warn_of_slips, workflow_surroundings
+from waterflowd.dsl.building.block_scope import BlockScope
+from waterflowd.dsl.building.calls import Callee, WorkflowCalls
+from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.composite_steps import CompositeSteps
+from waterflowd.dsl.building.contexts import WorkflowNames
+from waterflowd.dsl.building.expressions import ExpressionChecker
+from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory
+from waterflowd.dsl.building.jobs import JobBuilder, needed_jobs, warn_of_jobs_that_never_run, workflow_scope
 from waterflowd.dsl.building.needs import check_needs
-from waterflowd.dsl.building.placement import Placing
-from waterflowd.dsl.building.session import Session
-from waterflowd.dsl.building.source import Source
+from waterflowd.dsl.building.placement import PlacementBuilder
+from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.triggers import build_call_inputs, build_inputs, build_triggers, started_inputs
-from waterflowd.dsl.building.working_directory import check_directory
 from waterflowd.dsl.models.ids import Ids
-from waterflowd.dsl.reading.tree import plain
+from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan
+from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan, StepPlan
 
 JOBS_MAX = 256
 
 
-class Project:
+class WorkflowBuilder:
     """Builds the first file of a compilation, and every workflow that it calls."""
 
-    def __init__(self, session: Session, path: str) -> None:
-        self._session = session
-        self._composites = Composites(session)
-        self._calls = Calls(session, path, self._callee)
+    def __init__(self, compilation: Compilation, path: str) -> None:
+        self._compilation = compilation
+        self._composite_steps = CompositeSteps(compilation, self._composite_step_steps)
+        self._calls = WorkflowCalls(compilation, path, self._callee)
 
-    def plan(self, source: Source, workflow: models.Workflow) -> Plan:
+    def _composite_step_steps(
+        self,
+        source: SourceFile,
+        expressions: ExpressionChecker,
+        path: Path,
+        steps: list[models.Step],
+        scope: BlockScope,
+    ) -> tuple[StepPlan, ...]:
+        return StepBuilder(source, self._compilation, expressions, self._composite_steps).build(path, steps, scope)
+
+    def plan(self, source: SourceFile, workflow: models.Workflow) -> Plan:
         """The plan of a workflow; only of use when no report has an error afterwards."""
         triggers = build_triggers(source, workflow)
         inputs = started_inputs(source, workflow)
@@ -49,8 +59,8 @@ class Project:
             spec.name
             for spec in (*inputs, *build_inputs(source, workflow), *(build_call_inputs(source, workflow) or ()))
         ]
-        built = _Build(source, workflow, self._session, known)
-        jobs = built.jobs(self._composites, self._calls)
+        built = _FileBuilder(source, workflow, self._compilation, known)
+        jobs = built.jobs(self._composite_steps, self._calls)
         return Plan(
             name=_name(source, workflow),
             path=source.path,
@@ -61,13 +71,13 @@ class Project:
             env=dict(workflow.env),
             timeout_ms=_milliseconds(workflow.timeout_minutes),
             concurrency=built.concurrency(),
-            hashed=tuple(self._session.hashed),
-            nodes=tuple(self._session.nodes[name] for name in sorted(self._session.nodes)),
+            hashed=tuple(self._compilation.hashed),
+            nodes=tuple(self._compilation.nodes[name] for name in sorted(self._compilation.nodes)),
             outputs=_call_outputs(workflow),
             jobs=jobs,
         )
 
-    def _callee(self, source: Source, workflow: models.Workflow) -> Callee | None:
+    def _callee(self, source: SourceFile, workflow: models.Workflow) -> Callee | None:
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
             hint = "add workflow_call to on of that file"
@@ -77,8 +87,8 @@ class Project:
         build_triggers(source, workflow)
         own: Sequence[InputSpec] = build_inputs(source, workflow)
         specs = build_call_inputs(source, workflow) or ()
-        built = _Build(source, workflow, self._session, [spec.name for spec in (*specs, *own)])
-        jobs = built.jobs(self._composites, self._calls)
+        built = _FileBuilder(source, workflow, self._compilation, [spec.name for spec in (*specs, *own)])
+        jobs = built.jobs(self._composite_steps, self._calls)
         if workflow.concurrency is not None:
             text = "a workflow that is called has no concurrency of its own"
             source.at_key(("concurrency",), codes.WRONG_CALL, text, "write it in the job that calls, or in jobs here")
@@ -103,15 +113,17 @@ class Project:
         )
 
 
-class _Build:
+class _FileBuilder:
     """One workflow file on its way to a plan."""
 
-    def __init__(self, source: Source, workflow: models.Workflow, session: Session, inputs: Sequence[str]) -> None:
+    def __init__(
+        self, source: SourceFile, workflow: models.Workflow, compilation: Compilation, inputs: Sequence[str]
+    ) -> None:
         self._source = source
         self._workflow = workflow
-        self._session = session
-        self._expressions = Expressions(source, session.hashed)
-        self._names = Names(
+        self._compilation = compilation
+        self._expressions = ExpressionChecker(source, compilation.hashed)
+        self._names = WorkflowNames(
             inputs=list(dict.fromkeys(inputs)),
             variables=list(workflow.vars) if workflow.vars else None,
             jobs=needed_jobs(workflow),
@@ -130,24 +142,24 @@ class _Build:
 
     def concurrency(self) -> ConcurrencyPlan | None:
         """`concurrency` of the run."""
-        placing = Placing(self._source, self._expressions)
+        placing = PlacementBuilder(self._source, self._expressions)
         return placing.concurrency(("concurrency",), self._workflow.concurrency, self._names.for_workflow())
 
-    def jobs(self, composites: Composites, called: Calls) -> tuple[JobPlan, ...]:
+    def jobs(self, composites: CompositeSteps, called: WorkflowCalls) -> tuple[JobPlan, ...]:
         """The jobs, and what stands around them."""
         workflow, source = self._workflow, self._source
         self._check_bounds()
         self._check_around()
         wanted = {name: job.needs for name, job in workflow.jobs.items()}
         needs: Mapping[str, tuple[str, ...]] = check_needs(wanted, source.document, source.report)
-        builder = Jobs(source, self._session, composites, called)
-        around = workflow_surroundings(workflow, self._names)
+        builder = JobBuilder(source, self._compilation, composites, called)
+        scope = workflow_scope(workflow, self._names)
         ids = Ids("job", source.report)
         jobs: list[JobPlan] = []
         for name, job in workflow.jobs.items():
             ids.take(name, source.document.key_start(("jobs", name)))
-            jobs.append(builder.build(name, job, self._names, needs[name], around))
-        warn_of_slips(source, workflow, dict(needs))
+            jobs.append(builder.build(name, job, self._names, needs[name], scope))
+        warn_of_jobs_that_never_run(source, workflow, dict(needs))
         return tuple(jobs)
 
     def _check_bounds(self) -> None:
@@ -155,15 +167,15 @@ class _Build:
         if len(jobs) > JOBS_MAX:
             text = f"{len(jobs):,} jobs, a workflow may have {JOBS_MAX}"
             self._source.at_key(("jobs",), codes.BOUND, text, "split it into several workflows")
-        self._session.count(self._source, ("jobs",), jobs=len(jobs))
+        self._compilation.count(self._source, ("jobs",), jobs=len(jobs))
 
     def _check_around(self) -> None:
         workflow, names = self._workflow, self._names
-        check_environment(("env",), workflow.env, self._source.document, self._source.report)
+        check_variable_names(("env",), workflow.env, self._source.document, self._source.report)
         self._expressions.value(("env",), dict(workflow.env), names.for_workflow().with_secrets)
         directory = ("defaults", "run", "working-directory")
         self._expressions.value(directory, workflow.defaults.run.working_directory, names.for_workflow())
-        check_directory(self._source, directory, workflow.defaults.run.working_directory)
+        check_working_directory(self._source, directory, workflow.defaults.run.working_directory)
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
             return
@@ -176,7 +188,7 @@ class _Build:
             secrets.take(name, self._source.document.key_start((*base, "secrets", name)))
 
 
-def _name(source: Source, workflow: models.Workflow) -> str:
+def _name(source: SourceFile, workflow: models.Workflow) -> str:
     return workflow.name or PurePosixPath(source.path).stem
 
 

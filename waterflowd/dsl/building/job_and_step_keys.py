@@ -1,0 +1,66 @@
+"""Keys that jobs and steps share: `env`, `working-directory` and `retry`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from waterflow_agent.display import quote
+from waterflowd import expr
+from waterflowd.dsl import models
+from waterflowd.dsl.building import lints
+from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.reading.tree import Document, Path
+from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.report import Report
+from waterflowd.expr.scripts import VARIABLE_PREFIX
+from waterflowd.model.plan import RetryPolicy
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME_CHARACTERS_MAX = 255
+
+
+def check_variable_names(path: Path, names: Iterable[str], document: Document, report: Report) -> None:
+    """Reports names that no shell can read, and those that scripts keep for their expressions."""
+    for name in names:
+        if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
+            text = f"{quote(name)} is no name of an environment variable"
+            hint = "letters, digits and _ only, and no digit at the beginning"
+        elif name.upper().startswith(VARIABLE_PREFIX):
+            text = f"names that begin with {VARIABLE_PREFIX} are kept for the expressions of scripts"
+            hint = "choose another name"
+        else:
+            continue
+        report.add(document.key_start((*path, name)), codes.WRONG_VALUE, text, hint)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def check_working_directory(source: SourceFile, path: Path, directory: str | None) -> None:
+    """Reports a directory that is known to leave the job's; one with an expression is checked when it is known."""
+    if directory is None or not expr.is_static(directory):
+        return
+    what = "absolute" if directory.startswith("/") else "above it" if ".." in directory.split("/") else ""
+    if _CONTROL.search(directory):
+        what = "with a control character"
+    if what:
+        text = f"working-directory {quote(directory)} is {what}; it is a path inside of the job's directory"
+        hint = "use cd in the script to leave it" if what != "with a control character" else ""
+        source.at_value(path, codes.OUTSIDE_PATH, text, hint)
+
+
+def retry_policy(source: SourceFile, path: Path, retry: models.Retry | None) -> RetryPolicy | None:
+    """The policy that stands at `path`."""
+    if retry is None:
+        return None
+    lints.warn_retry(source, path, retry.max_attempts)
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        initial_interval_ms=retry.initial_interval,
+        backoff_coefficient=retry.backoff_coefficient,
+        max_interval_ms=retry.max_interval,
+        jitter=retry.jitter,
+        on=tuple(retry.on),
+        never_on=tuple(retry.never_on),
+    )

@@ -1,4 +1,4 @@
-"""Many agents in one process: the real link with the real protocol and keys, and behind it a desk that runs nothing.
+"""Many agents in one process: the real link with the real protocol and keys, and a handler that runs nothing.
 
 Each holds one attempt that runs. When it has connected again it reports the attempt's end, so that a run's end proves its
 agent's settlement. `python -m bench.light_agents FILE` lives until SIGTERM; the file is a `Crew` in msgpack.
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from waterflow_agent.clock import Clock
 from waterflow_agent.keys import KeyPair
+from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.session import Received
@@ -36,8 +38,8 @@ class Crew(msgspec.Struct):
     members: list[Member]
 
 
-class LightDesk:
-    """See the file's docstring. Implements `link.Desk`."""
+class LightHandler:
+    """See the file's docstring. Implements `link.MessageHandler`."""
 
     def __init__(self, attempt: messages.TaskKey, boot_id: str) -> None:
         self.link: Link | None = None
@@ -66,7 +68,7 @@ class LightDesk:
             held=[] if self._state is None else [messages.HeldAttempt(self._attempt, self._state)],
         )
 
-    def opened(self, welcome: messages.Welcome) -> None:
+    def on_opened(self, welcome: messages.Welcome) -> None:
         """At the second time the attempt is over."""
         if self._is_known and self._state is not None:
             self._state = messages.AttemptState.FINISHED
@@ -89,33 +91,32 @@ class LightDesk:
             )
         self._is_known = True
 
-    def received(self, received: Received) -> None:
+    def on_received(self, received: Received) -> None:
         """Takes note of the daemon's acknowledgement; has a journal for nothing else."""
         if received.acknowledged:
             self._state = None
         if received.numbered and self.link is not None:
             self.link.acknowledge(received.numbered[-1][0])
 
-    def fill(self, now: int) -> int | None:
+    def send_output(self, now: int) -> int | None:
         """Prints nothing."""
         return None
 
-    def closed(self, text: str) -> None:
+    def on_closed(self, reason: str) -> None:
         """The link connects again."""
 
 
 async def _serve(crew: Crew) -> None:
     links = []
     for member in crew.members:
-        desk = LightDesk(member.attempt, crew.boot_id)
-        desk.link = Link(
+        handler = LightHandler(member.attempt, crew.boot_id)
+        handler.link = Link(
             endpoint=crew.endpoint,
-            server_key=crew.server_key,
-            keys=member.keys,
-            desk=desk,
+            sockets=SocketFactory(server_key=crew.server_key, keys=member.keys),
             new_token=lambda: os.urandom(16).hex(),
+            clock=Clock(),
         )
-        links.append(desk.link.run())
+        links.append(handler.link.run(handler))
     await asyncio.gather(*links)
 
 

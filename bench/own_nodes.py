@@ -10,14 +10,17 @@ from bench.figures import Latencies, Row
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
-from waterflow_agent.config import Config
-from waterflow_agent.execution.desk import Desk
+from waterflow_agent.clock import Clock
+from waterflow_agent.core import Core
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
+from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeCatalog
 from waterflow_agent.runner import reports
+from waterflow_agent.session.dealer import SocketFactory
+from waterflow_agent.session.link import Link
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.wire import messages
@@ -33,7 +36,7 @@ SOURCE = (
 
 
 def own_nodes(folder: Path) -> list[Row]:
-    """A node path that is full, of which one file changes; `log` through desk, ledger and journal."""
+    """A node path that is full, of which one file changes; `log` through executor, ledger and journal."""
     (folder / "agent").mkdir()
     changes, looks = _reload(folder / "nodes")
     log_ms = asyncio.run(_log(folder / "agent"))
@@ -71,22 +74,29 @@ def _reload(root: Path) -> tuple[Latencies, Latencies]:
 
 
 async def _log(data_dir: Path) -> float:
-    workspaces = WorkingDirectories(data_dir / "work")
+    workspaces = WorkingDirectories(data_dir / "work", Clock())
     directories = StepDirectories(data_dir / "steps", workspaces.discard)
     steps = ProcessSteps(RunnerClient(data_dir, starts_runner=False), workspaces, directories)
     ledger = Ledger(boot_id="boot", instance="instance", slots=STEPS)
     journal = Journal(data_dir / "journal")
     store = TreeStore(data_dir / "trees", 1 << 20, workspaces.discard)
-    checkouts = CheckoutService(store, FileRequests(lambda wanted: None), workspaces)
-    config = Config(name="bench", data_dir=str(data_dir))
-    desk = Desk(config=config, ledger=ledger, journal=journal, steps=steps, checkouts=checkouts)
-    desk.restore(*journal.read())
-    desk.on_reports([reports.HeldSteps(())])
+    checkouts = CheckoutService(store, FileRequests(lambda request: None), workspaces)
+    link = Link(
+        endpoint="",
+        sockets=SocketFactory(server_key="", keys=KeyPair(public="", secret="")),
+        new_token=str,
+        clock=Clock(),
+    )
+    core = Core(ledger=ledger, journal=journal, steps=steps, checkouts=checkouts, sender=link)
+    core.restore()
+    core.reports.on_reports([reports.HeldSteps(())])
     began = time.perf_counter()
     for number in range(STEPS):
-        desk.received(Received(numbered=[(number + 1, messages.Offer(_task(number)))], loose=[], acknowledged=[]))
+        core.session.on_received(
+            Received(numbered=[(number + 1, messages.Offer(_task(number)))], loose=[], acknowledged=[])
+        )
     took = time.perf_counter() - began
-    await desk.close()
+    await core.close()
     journal.close()
     return took * 1000 / STEPS
 

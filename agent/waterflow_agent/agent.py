@@ -1,8 +1,8 @@
-"""The composition of an agent, and its life: the only module that names every part.
+"""The composition of an agent, and its life: the only module that knows every part.
 
 Order at the start: the data directory and its lock, the keys, the enrollment if there was none, the journal, the runner and
-what it holds, and only then the link. Order at the end: the link, the runner's connection (the runner and its steps stay),
-the journal.
+what it holds, and only then the link. Order at the end: the link, the connection to the runner, the journal. The runner and its
+steps keep running.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,17 @@ from waterflow_agent import enrollment, keys, machine
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
+from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config
+from waterflow_agent.core import Core
 from waterflow_agent.errors import Stalled
-from waterflow_agent.execution.desk import Desk
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NodeCatalog
+from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
 from waterflow_agent.state import secret_store, status
 from waterflow_agent.state.journal import Journal
@@ -39,16 +40,16 @@ from waterflow_agent.state.secret_store import SecretStore
 
 logger = logging.getLogger(__name__)
 
-#: How often the status file and the working directories are looked at.
+#: How often the status file is updated if needed, and how often unused working directories are deleted.
 STATUS_S = 1.0
 SWEEP_S = 60.0
-#: How often the own nodes of this server are looked at, and how long the first look may keep it from connecting.
+#: How often the nodes of this server are checked for changes, and how long the first check may delay the first connection.
 NODES_S = 1.0
 NODES_FIRST_S_MAX = 20.0
 
 
 class Agent:
-    """One agent. `run` lives until it is cancelled, `stop` is called, or something makes it impossible to go on."""
+    """One agent. `run` returns when it is cancelled or `stop` is called, or raises an error that it cannot recover from."""
 
     def __init__(self, config: Config, environment: Mapping[str, str] | None = None) -> None:
         self._config = config
@@ -57,18 +58,18 @@ class Agent:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Ends `run` in good order; the steps go on under the runner."""
+        """Ends `run` in an orderly way; the steps keep running under the runner."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Raises what makes it impossible to go on: `Rejected` and `Stalled` need a person."""
+        """Runs the agent. Raises `Rejected` and `Stalled` when a person has to do something."""
         prepare_data_dir(self._data_dir)
         journal = Journal(self._data_dir / "journal")
         try:
             pair = keys.load_or_create(self._data_dir)
             server = await self._unless_stopped(self._find_server(pair))
             if server is not None:
-                await self._serve(journal, pair, server)
+                await self._serve(_EnrolledAgent(self._config, self._environment, journal, pair, server))
         finally:
             journal.close()
 
@@ -80,45 +81,14 @@ class Agent:
             server = await enrollment.enroll(self._config, settings, pair)
         return server
 
-    async def _serve(self, journal: Journal, pair: KeyPair, server: enrollment.Server) -> None:
-        runner_dir = self._data_dir / "runner"
-        runner_dir.mkdir(mode=0o700, exist_ok=True)
-        supervisor = RunnerClient(runner_dir, starts_runner=self._config.runner == "own")
-        workspaces = WorkingDirectories(self._data_dir / "work")
-        directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
-        steps = ProcessSteps(supervisor, workspaces, directories, self._environment)
-        steps.agent_name = server.name
-        ledger = Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=self._config.slots)
-        book = SecretStore(secret_store.place(self._data_dir, self._environment))
-        store = TreeStore(self._data_dir / "trees", self._config.cache_mb << 20, workspaces.discard)
-        checkouts = CheckoutService(store, FileRequests(lambda wanted: link.send(wanted)), workspaces)
-        catalog = NodeCatalog(self._config.node_path, self._environment)
-        desk = Desk(
-            config=self._config,
-            ledger=ledger,
-            journal=journal,
-            steps=steps,
-            checkouts=checkouts,
-            book=book,
-            catalog=catalog,
-        )
-        desk.restore(*journal.read())
-        link = Link(
-            endpoint=self._config.server or server.work_endpoint,
-            server_key=server.server_key,
-            keys=pair,
-            desk=desk,
-            new_token=lambda: os.urandom(16).hex(),
-        )
-        desk.link = link
-        is_stocked = asyncio.Event()
+    async def _serve(self, agent: _EnrolledAgent) -> None:
         tasks: list[asyncio.Future[None]] = [
-            asyncio.create_task(self._listen(supervisor, desk), name="runner-reports"),
-            asyncio.create_task(self._stock(catalog, link, desk, is_stocked), name="nodes"),
-            asyncio.create_task(self._talk(link, desk, is_stocked), name="link"),
-            asyncio.create_task(self._show(pair, server, link, desk, catalog), name="status"),
-            asyncio.create_task(self._sweep(workspaces, desk), name="workspaces"),
-            desk.failure,
+            asyncio.create_task(agent.handle_reports(), name="runner-reports"),
+            asyncio.create_task(agent.refresh_nodes(), name="nodes"),
+            asyncio.create_task(agent.keep_connected(), name="link"),
+            asyncio.create_task(agent.keep_status(), name="status"),
+            asyncio.create_task(agent.delete_unused_directories(), name="working-directories"),
+            agent.failure,
         ]
         try:
             await self._until_stopped(tasks)
@@ -126,69 +96,7 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await desk.close()
-            await supervisor.close()
-
-    async def _listen(self, supervisor: RunnerClient, desk: Desk) -> None:
-        await supervisor.connect()
-        while batch := await supervisor.receive():
-            desk.on_reports(batch)
-
-    async def _stock(self, catalog: NodeCatalog, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
-        while True:
-            await catalog.refresh()
-            is_stocked.set()
-            if desk.is_outdated:
-                # Nothing happens while no session is open; the next look comes soon enough.
-                link.greet_again()
-            await asyncio.sleep(NODES_S)
-
-    async def _talk(self, link: Link, desk: Desk, is_stocked: asyncio.Event) -> None:
-        await desk.settled.wait()
-        with contextlib.suppress(TimeoutError):
-            # So that a server that comes back is not taken for one without its nodes.
-            await asyncio.wait_for(is_stocked.wait(), NODES_FIRST_S_MAX)
-        await link.run()
-        # The daemon wants no session with this agent: what runs goes on, and a person has to look.
-        logger.error("not connecting again: %s", link.state)
-        await self._stop.wait()
-
-    async def _show(
-        self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk, catalog: NodeCatalog
-    ) -> None:
-        shown: status.Status | None = None
-        while True:
-            now = msgspec.structs.replace(self._status(pair, server, link, desk), nodes=catalog.reported)
-            if shown is None or _without_time(now) != _without_time(shown):
-                try:
-                    status.write(self._data_dir, now)
-                except OSError as error:
-                    logger.warning("cannot write the status: %s", error)
-                shown = now
-            await asyncio.sleep(STATUS_S)
-
-    def _status(self, pair: KeyPair, server: enrollment.Server, link: Link, desk: Desk) -> status.Status:
-        return status.Status(
-            pid=os.getpid(),
-            process_started=status.process_started(os.getpid()),
-            at=time.time_ns() // 1_000_000,
-            name=server.name,
-            fingerprint=pair.fingerprint,
-            server=link.endpoint,
-            is_connected=link.is_open,
-            link=link.state,
-            groups=desk.groups or server.groups,
-            slots=self._config.slots,
-            attempts=desk.attempts(),
-        )
-
-    async def _sweep(self, workspaces: WorkingDirectories, desk: Desk) -> None:
-        await desk.settled.wait()
-        while True:
-            runs = {entry.key.run for entry in desk.ledger}
-            workspaces.retire_unused(runs, time.monotonic())
-            await asyncio.to_thread(workspaces.empty_trash)
-            await asyncio.sleep(SWEEP_S)
+            await agent.close()
 
     async def _unless_stopped(self, work: Coroutine[None, None, enrollment.Server]) -> enrollment.Server | None:
         task = asyncio.create_task(work, name="enrollment")
@@ -200,7 +108,7 @@ class Agent:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _until_stopped(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
-        """Waits for `stop` or the first task that ends; raises what it ended with."""
+        """Waits for `stop` or for the first task that ends. Raises the task's error."""
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -210,18 +118,133 @@ class Agent:
             stopping.cancel()
 
 
+class _EnrolledAgent:
+    """The parts of an agent that has a server; its methods are the agent's tasks."""
+
+    def __init__(
+        self, config: Config, environment: Mapping[str, str], journal: Journal, pair: KeyPair, server: enrollment.Server
+    ) -> None:
+        self._config = config
+        self._pair = pair
+        self._server = server
+        self._data_dir = Path(config.data_dir)
+        self._clock = Clock()
+        runner_dir = self._data_dir / "runner"
+        runner_dir.mkdir(mode=0o700, exist_ok=True)
+        self._runner = RunnerClient(runner_dir, starts_runner=config.runner == "own")
+        self._workspaces = workspaces = WorkingDirectories(self._data_dir / "work", self._clock)
+        directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
+        steps = ProcessSteps(self._runner, workspaces, directories, environment)
+        steps.agent_name = server.name
+        self._nodes = NodeCatalog(config.node_path, environment)
+        self._has_nodes = asyncio.Event()
+        self._link = Link(
+            endpoint=config.server or server.work_endpoint,
+            sockets=SocketFactory(server_key=server.server_key, keys=pair),
+            new_token=lambda: os.urandom(16).hex(),
+            clock=self._clock,
+        )
+        store = TreeStore(self._data_dir / "trees", config.cache_mb << 20, workspaces.discard)
+        self._core = Core(
+            ledger=Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=config.slots),
+            journal=journal,
+            steps=steps,
+            checkouts=CheckoutService(store, FileRequests(self._link.send), workspaces),
+            sender=self._link,
+            secrets=SecretStore(secret_store.find_directory(self._data_dir, environment)),
+            nodes=self._nodes,
+            labels=config.labels,
+            clock=self._clock,
+        )
+        self._core.restore()
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """See `Core.failure`."""
+        return self._core.failure
+
+    async def handle_reports(self) -> None:
+        """Connects to the runner and handles its reports."""
+        await self._runner.connect()
+        while batch := await self._runner.receive():
+            self._core.reports.on_reports(batch)
+
+    async def refresh_nodes(self) -> None:
+        """Looks for changes in the nodes of this server, and announces them to the daemon."""
+        while True:
+            await self._nodes.refresh()
+            self._has_nodes.set()
+            if self._core.session.is_outdated:
+                # Does nothing while no session is open; the next check follows soon.
+                self._link.restart_session()
+            await asyncio.sleep(NODES_S)
+
+    async def keep_connected(self) -> None:
+        """Keeps a session with the daemon open, once the ledger is settled."""
+        await self._core.executor.is_settled.wait()
+        with contextlib.suppress(TimeoutError):
+            # The first `Hello` should list all nodes, so that a restarted agent does not appear to have lost them.
+            await asyncio.wait_for(self._has_nodes.wait(), NODES_FIRST_S_MAX)
+        await self._link.run(self._core.session)
+        # The daemon refuses sessions with this agent. Steps keep running until a person has looked at it.
+        logger.error("not connecting again: %s", self._link.state)
+        await asyncio.Event().wait()
+
+    async def keep_status(self) -> None:
+        """Keeps the status file up to date."""
+        written: status.Status | None = None
+        while True:
+            now = self._status()
+            if written is None or _without_time(now) != _without_time(written):
+                try:
+                    status.write(self._data_dir, now)
+                except OSError as error:
+                    logger.warning("cannot write the status file: %s", error)
+                written = now
+            await asyncio.sleep(STATUS_S)
+
+    async def delete_unused_directories(self) -> None:
+        """Deletes working directories that the daemon has forgotten, and the trash."""
+        await self._core.executor.is_settled.wait()
+        while True:
+            self._workspaces.retire_unused({entry.key.run for entry in self._core.ledger})
+            await asyncio.to_thread(self._workspaces.empty_trash)
+            await asyncio.sleep(SWEEP_S)
+
+    async def close(self) -> None:
+        """Ends the background work and the connection to the runner."""
+        await self._core.close()
+        await self._runner.close()
+
+    def _status(self) -> status.Status:
+        return status.Status(
+            pid=os.getpid(),
+            process_started=status.process_started(os.getpid()),
+            at=self._clock.wall_ms(),
+            name=self._server.name,
+            fingerprint=self._pair.fingerprint,
+            server=self._link.endpoint,
+            is_connected=self._link.is_open,
+            link=self._link.state,
+            groups=self._core.session.groups or self._server.groups,
+            slots=self._config.slots,
+            attempts=self._core.attempts(),
+            nodes=self._nodes.reported,
+        )
+
+
 def prepare_data_dir(path: Path) -> None:
-    """Makes the data directory, or takes other users' permissions on it away. Raises `Stalled` WF317 when it cannot be used."""
+    """Creates the data directory, or removes other users' permissions on it. Raises `Stalled` WF317 when it cannot be used."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o077:
             os.chmod(path, 0o700)
     except OSError as error:
-        text = (
-            f"data-dir {path} cannot be used: {error.strerror}; make it for the agent's user, or name another directory"
-        )
-        raise Stalled("WF317", text) from error
+        raise Stalled(
+            "WF317",
+            f"cannot use data-dir {path}: {error.strerror}; make it writable for the agent's user, or choose another directory",
+        ) from error
 
 
-def _without_time(shown: status.Status) -> status.Status:
-    return msgspec.structs.replace(shown, at=0)
+def _without_time(written: status.Status) -> status.Status:
+    return msgspec.structs.replace(written, at=0)

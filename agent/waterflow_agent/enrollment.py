@@ -161,13 +161,14 @@ def _from_token(token: JoinToken, config: Config) -> EnrollmentSettings:
 
 
 def _request(config: Config, settings: EnrollmentSettings) -> messages.EnrollRequest:
+    described = machine.describe()
     return messages.EnrollRequest(
         protocol=messages.PROTOCOL_VERSION,
         token=settings.credential,
         name=config.name,
         groups=config.groups,
-        hostname=machine.host_name(),
-        machine_id=machine.machine_id(),
+        hostname=described.hostname,
+        machine_id=described.machine_id,
         agent_version=waterflow_agent.__version__,
     )
 

@@ -1,4 +1,4 @@
-"""What the agent tells of the machine that it runs on."""
+"""Facts about the machine that the agent runs on."""
 
 from __future__ import annotations
 
@@ -6,28 +6,36 @@ import os
 import platform
 import socket
 
+import msgspec
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent reports about its machine."""
+
+    machine_id: str
+    hostname: str
+    #: Operating system and architecture in lower case, such as `linux` and `x86_64`.
+    os: str
+    arch: str
+
+
+def describe() -> Machine:
+    """Returns what is true now: the host name may change while the agent runs."""
+    return Machine(
+        machine_id=_first_line("/etc/machine-id"),
+        hostname=socket.gethostname(),
+        os=platform.system().lower(),
+        arch=platform.machine().lower(),
+    )
+
 
 def boot_id() -> str:
-    """The kernel's random id of this boot."""
+    """Returns the kernel's random id of this boot."""
     return _first_line("/proc/sys/kernel/random/boot_id")
 
 
-def machine_id() -> str:
-    """The machine's id, "" where there is none."""
-    return _first_line("/etc/machine-id")
-
-
-def host_name() -> str:
-    """The host's name as the kernel has it."""
-    return socket.gethostname()
-
-
-def system() -> tuple[str, str]:
-    """Operating system and architecture in small letters, as in `linux`, `x86_64`."""
-    return platform.system().lower(), platform.machine().lower()
-
-
 def _first_line(path: str) -> str:
+    """Returns the text of a small file, or "" when it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

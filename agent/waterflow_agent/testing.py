@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from waterflow_agent import enrollment, keys
+from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import parameters, schema
 from waterflow_agent.nodes.own.code import Code
@@ -46,8 +46,25 @@ class NodeRun(msgspec.Struct, frozen=True, kw_only=True):
     printed: str
 
 
-def _now_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+class FakeClock(Clock):
+    """Clocks that advance only when a test says so."""
+
+    def __init__(self, boot_ms: int = 1_000, wall_ms: int = 1_700_000_000_000) -> None:
+        self._boot_ms = boot_ms
+        self._wall_ms = wall_ms
+
+    def boot_ms(self) -> int:
+        """Returns the time since boot."""
+        return self._boot_ms
+
+    def wall_ms(self) -> int:
+        """Returns the time since 1970."""
+        return self._wall_ms
+
+    def advance(self, by_ms: int) -> None:
+        """Advances both clocks."""
+        self._boot_ms += by_ms
+        self._wall_ms += by_ms
 
 
 class ScriptedDaemon:
@@ -57,6 +74,7 @@ class ScriptedDaemon:
         public, secret = zmq.curve_keypair()
         self.server_key = public.decode("ascii")
         self._secret = secret
+        self._clock = Clock()
         self._context = zmq.asyncio.Context()
         self._socket = self._new_socket()
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
@@ -221,19 +239,19 @@ class ScriptedDaemon:
             elif isinstance(message, messages.Hello):
                 self._is_mute = False
                 self.hellos.append(message)
-                self._session = Session(message.session, Side.AGENT, _now_ms())
+                self._session = Session(message.session, Side.AGENT, self._clock.boot_ms())
                 welcome = messages.Welcome(message.session, 1, 1, "scripted", ["tests"], self.silence_ms, self.forget)
                 self._session.queue(welcome)
 
     def _take(self, session: Session, frame: codec.Frame) -> None:
-        received = session.take(frame, _now_ms())
+        received = session.take(frame, self._clock.boot_ms())
         for _, message in received.numbered:
             if isinstance(message, messages.Finished):
                 self.finished.append(message)
             elif isinstance(message, messages.Started):
                 self.started.append(message)
         if received.numbered and self.is_acknowledging:
-            session.acknowledge(received.numbered[-1][0], _now_ms())
+            session.acknowledge(received.numbered[-1][0], self._clock.boot_ms())
         for loose in received.loose:
             if isinstance(loose, messages.Output) and self.is_taking_output:
                 self._take_output(session, loose)
@@ -247,7 +265,7 @@ class ScriptedDaemon:
 
     def _flush(self) -> None:
         if self._session is not None:
-            for frame in self._session.frames(_now_ms()):
+            for frame in self._session.frames(self._clock.boot_ms()):
                 self._send(frame)
 
     def _send(self, frame: bytes) -> None:

@@ -72,7 +72,7 @@ SECRETS = [
 @pytest.fixture
 def secret_world(empty_world: World) -> Iterator[World]:
     """A daemon that knows the secrets, and an agent."""
-    book = secret_store.place(empty_world.agent_dir("web-1"), {})
+    book = secret_store.find_directory(empty_world.agent_dir("web-1"), {})
     if book is None:
         pytest.skip("there is no directory in memory")
     sources = empty_world.folder / "secrets.toml"
@@ -87,7 +87,7 @@ def secret_world(empty_world: World) -> Iterator[World]:
 
 
 def _book(world: World) -> Path:
-    book = secret_store.place(world.agent_dir("web-1"), {})
+    book = secret_store.find_directory(world.agent_dir("web-1"), {})
     assert book is not None
     return book
 

@@ -387,7 +387,7 @@ async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
     assert finished.output_dropped > 0
     assert output.startswith(b"first\n")
     assert output.endswith(b"last\n")
-    assert b"[waterflow: %d bytes of output are left out here]" % finished.output_dropped in output
+    assert b"[waterflow: %d bytes of output were dropped here]" % finished.output_dropped in output
     assert len(output) == finished.output_bytes
 
 

@@ -18,10 +18,12 @@ from tests.patience import PATIENCE_S
 from waterflow_agent import enrollment, keys
 from waterflow_agent.agent import Agent
 from waterflow_agent.backoff import Backoff
+from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
 from waterflow_agent.session import link
+from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.state import status
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
@@ -72,7 +74,7 @@ async def test_refused_key_is_said_and_tried_again(
 
     async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
         await daemon.until(lambda: daemon.refused_handshakes >= 3)
-        await eventually(lambda: (shown := status.read(data_dir)) and "refused this key" in shown.link)
+        await eventually(lambda: (shown := status.read(data_dir)) and "refused this agent's key" in shown.link)
         daemon.is_approving = True
         await daemon.session_opened()
         await eventually(lambda: (shown := status.read(data_dir)) and shown.is_connected)
@@ -80,8 +82,8 @@ async def test_refused_key_is_said_and_tried_again(
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
     """Only a person can change it: seconds, growing to half a minute, with jitter."""
-    keys_pair = keys.KeyPair(public="x" * 40, secret="y" * 40)
-    one = link.Link(endpoint="", server_key="", keys=keys_pair, desk=None, new_token=str)  # type: ignore[arg-type]
+    sockets = SocketFactory(server_key="", keys=keys.KeyPair(public="x" * 40, secret="y" * 40))
+    one = link.Link(endpoint="", sockets=sockets, new_token=str, clock=Clock())
     refused = link.ConnectionEnd(link.EndReason.REFUSED, "no")
 
     delays = [[one._delay_s(refused, failures) for _ in range(50)] for failures in (1, 3, 20)]

@@ -54,7 +54,7 @@ class Agents(RuleBasedStateMachine):
         if isinstance(move, StartAttempt):
             key = move.task.key
             self.journal.append(records.AcceptedRecord(key, "shell", "", 0))
-            self.ledger.given(key)
+            self.ledger.hand_over(key)
             self.starts[key] += 1
             self.running.add(key)
         elif isinstance(move, ReportResult):
@@ -98,11 +98,11 @@ class Agents(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def result_is_taken(self, key: TaskKey) -> None:
-        self.carry_out(self.ledger.result_taken(key))
+        self.carry_out(self.ledger.result_acknowledged(key))
 
     @rule(key=KEYS)
     def output_is_taken(self, key: TaskKey) -> None:
-        self.carry_out(self.ledger.output_taken(key))
+        self.carry_out(self.ledger.output_acknowledged(key))
 
     @rule(is_lost=st.booleans())
     def agent_is_restarted(self, is_lost: bool) -> None:

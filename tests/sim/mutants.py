@@ -43,13 +43,13 @@ _STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
-_LEDGER, _DESK, _PUMP = (
+_LEDGER, _EXECUTOR, _OUTPUT_SENDER = (
     "waterflow_agent.state.ledger.ledger",
-    "waterflow_agent.execution.desk",
+    "waterflow_agent.execution.attempt_executor",
     "waterflow_agent.execution.output",
 )
 _LOOP, _TRIGGERS = "waterflowd.reconcile.loop.repository", "waterflowd.reconcile.triggers"
-_SESSION, _SUPERVISION = "waterflow_agent.wire.session", "waterflow_agent.execution.runner_client"
+_SESSION, _RUNNER_CLIENT = "waterflow_agent.wire.session", "waterflow_agent.execution.runner_client"
 
 MUTANTS: tuple[Mutant, ...] = (
     # The engine.
@@ -352,16 +352,22 @@ MUTANTS: tuple[Mutant, ...] = (
         # No world comes here: the daemon offers the next attempt only to a server that has answered for the last one.
         "tests.unit.agent.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_lives",
     ),
-    Mutant(f"{_LEDGER}:Ledger.owed", "owed.append(entry.result)", "pass", "results are sent once"),
+    Mutant(f"{_LEDGER}:Ledger.undelivered", "undelivered.append(entry.result)", "pass", "results are sent once"),
     Mutant(
-        f"{_LEDGER}:Ledger.result_taken", "if entry.is_output_taken else None", "", "output is dropped with the result"
+        f"{_LEDGER}:Ledger.result_acknowledged",
+        "if entry.is_output_acknowledged else None",
+        "",
+        "output is dropped with the result",
     ),
     Mutant(
-        f"{_LEDGER}:Ledger.cancel", "if not entry.is_given:", "if True:", "a cancel is answered, the process runs on"
+        f"{_LEDGER}:Ledger.cancel",
+        "if not entry.is_handed_over:",
+        "if True:",
+        "a cancel is answered, the process runs on",
     ),
     Mutant(
-        f"{_LEDGER}:Ledger.facts",
-        "facts.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))",
+        f"{_LEDGER}:Ledger.snapshot",
+        "kept.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))",
         "pass",
         "a new segment forgets results",
     ),
@@ -373,21 +379,31 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_LEDGER}:_without_runner", "Outcome.LOST", "Outcome.SUCCESS", "what nobody knows is a success"),
     Mutant(
-        f"{_DESK}:Desk._commit",
-        "is_written = self._journal.write(facts)",
+        f"{_EXECUTOR}:AttemptExecutor.commit",
+        "is_written = self._journal.write(written)",
         "is_written = True",
         "the journal is not written",
     ),
-    Mutant(f"{_DESK}:Desk.opened", "self._outgoing += self.ledger.owed()", "pass", "a new session owes nothing"),
-    Mutant(f"{_DESK}:Desk._finish_process", "if is_output_taken:", "if False:", "an attempt is never released"),
     Mutant(
-        f"{_PUMP}:OutputSender.take",
+        "waterflow_agent.session.handler:SessionHandler.on_opened",
+        "self._executor.send_undelivered()",
+        "pass",
+        "a new session sends nothing again",
+    ),
+    Mutant(
+        f"{_EXECUTOR}:AttemptExecutor.finish_process",
+        "if is_acknowledged:",
+        "if False:",
+        "an attempt is never released",
+    ),
+    Mutant(
+        f"{_OUTPUT_SENDER}:OutputSender.take",
         "while self._unanswered and now",
         "while False and now",
         "lost output is not sent again",
     ),
     Mutant(
-        f"{_PUMP}:OutputSender.rewind",
+        f"{_OUTPUT_SENDER}:OutputSender.rewind",
         "self._go_back(key, stream)",
         "pass",
         "a new session does not send again what was on its way",
@@ -402,19 +418,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing is sent again",
     ),
     Mutant(
-        f"{_SUPERVISION}:RunnerClient._on_connected",
+        f"{_RUNNER_CLIENT}:RunnerClient._on_connected",
         "*self._starts.values(), ",
         "",
         "a start that the runner never got is not repeated",
     ),
     Mutant(
-        f"{_PUMP}:OutputSender.take",
+        f"{_OUTPUT_SENDER}:OutputSender.take",
         "next(iter(self._unanswered.values()))",
         "max(self._unanswered.values())",
         "a chatty attempt keeps the lost output of another from being sent again",
     ),
     Mutant(
-        f"{_PUMP}:OutputSender.acknowledge",
+        f"{_OUTPUT_SENDER}:OutputSender.acknowledge",
         "elif offset < stream.acked and stream.rewound_at == _NOT_YET:",
         "elif False:",
         "output waits for ever for a daemon that was restored",
@@ -468,20 +484,20 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Files of repositories.
     Mutant(
-        f"{_DESK}:Desk._check_out",
+        f"{_EXECUTOR}:AttemptExecutor._check_out",
         "await self._checkouts.make(task.key, tree)",
         "pass",
         "a step begins without its files",
     ),
     Mutant(
-        f"{_DESK}:Desk._stop_waiting",
+        f"{_EXECUTOR}:AttemptExecutor._stop_waiting",
         "task.cancel()",
         "pass",
         "a step that was cancelled begins when its files are there",
-        "tests.unit.agent.test_desk:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
+        "tests.unit.agent.test_attempt_executor:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
     ),
     Mutant(
-        "waterflow_agent.checkout.file_requests:FileRequests.opened",
+        "waterflow_agent.checkout.file_requests:FileRequests.on_opened",
         "self._send(wanted)",
         "pass",
         "files that were asked for in a session before never come",

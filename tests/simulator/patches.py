@@ -1,4 +1,4 @@
-"""What the real modules take from the machine, replaced for as long as a world runs: clocks, randomness, sockets, spools.
+"""What the real modules take from the machine, replaced for as long as a world runs: randomness, the calendar, loggers.
 
 Everything else that touches the outside comes in through a port and is simulated there. The names below are the only ones
 that are swapped, and they are put back whatever happens.
@@ -15,44 +15,13 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
 from tests.simulator import calendar
-from waterflow_agent.execution import desk, output
-from waterflow_agent.runner import spool
-from waterflow_agent.runner.spool import SpoolChunk
-from waterflow_agent.session import link
 from waterflowd.host import driver
 from waterflowd.reconcile import schedules, webhooks
 from waterflowd.reconcile.loop import repository, scheduler, workflow_run_triggers
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
-
-
-class _SpoolReader:
-    """`spool.SpoolReader` over the simulated disks."""
-
-    def __init__(self, chunks: list[SpoolChunk]) -> None:
-        self._chunks = chunks
-        self._index = 0
-
-    def read(self, from_offset: int, max_bytes: int, *, tail: bool = True) -> list[SpoolChunk]:
-        """What is there from an offset on."""
-        del tail
-        if self._index >= len(self._chunks) or from_offset < self._chunks[self._index].offset:
-            self._index = 0
-        found: list[SpoolChunk] = []
-        for index in range(self._index, len(self._chunks)):
-            chunk = self._chunks[index]
-            if chunk.end <= from_offset:
-                continue
-            self._index = index
-            begin = max(0, from_offset - chunk.offset)
-            piece = chunk.data[begin : begin + max_bytes]
-            found.append(SpoolChunk(chunk.offset + begin, chunk.at, chunk.stream, piece))
-            break
-        return found
 
 
 class _Supervised:
@@ -76,17 +45,6 @@ def installed(world: World) -> Iterator[None]:
     """The modules see this world and nothing else."""
     swapped: list[tuple[Any, str, Any]] = [
         (driver, "secrets", SimpleNamespace(randbits=world.chance.dice.getrandbits)),
-        (desk, "_wall_ms", world.wall_ms),
-        (desk, "_boot_ms", lambda: world.now_ms),
-        (desk, "time", SimpleNamespace(monotonic=world.loop.time)),
-        (
-            desk,
-            "machine",
-            SimpleNamespace(system=lambda: ("linux", "x86_64"), machine_id=str, host_name=lambda: "host"),
-        ),
-        (link, "boot_ms", lambda: world.now_ms),
-        (link, "zmq", _fake_zmq()),
-        (output, "spool", _fake_spool(world)),
         *_swapped_for_triggers(world),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in swapped]
@@ -117,28 +75,6 @@ def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
         (scheduler, "_WAKE_S_MAX", calendar.WAKE_S_MAX),
         (webhooks, "WINDOW_S", calendar.HOOK_WINDOW_S),
     ]
-
-
-def _fake_zmq() -> Any:
-    context = SimpleNamespace(destroy=lambda linger=0: None)
-    return SimpleNamespace(
-        asyncio=SimpleNamespace(Context=lambda: context),
-        Socket=SimpleNamespace(shadow=lambda socket: socket),
-        NOBLOCK=zmq.NOBLOCK,
-        Again=zmq.Again,
-        Event=zmq.Event,
-    )
-
-
-def _fake_spool(world: World) -> Any:
-    def open_reader(path: str) -> _SpoolReader:
-        server = path.split("/")[2]
-        disk = next(one.disk for one in world.servers if one.name == server)
-        return _SpoolReader(disk.spools.setdefault(path, []))
-
-    return SimpleNamespace(
-        SpoolReader=open_reader, MISSING=spool.MISSING, STDERR=spool.STDERR, STDOUT=spool.STDOUT, SpoolChunk=SpoolChunk
-    )
 
 
 def processor_s() -> float:

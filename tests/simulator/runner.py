@@ -1,4 +1,4 @@
-"""The step runner and the processes of steps, as the agent's real supervisor sees them through its socket.
+"""The step runner and the processes of steps, as the agent's real `RunnerClient` sees them through its socket.
 
 A step's script says what its process does: `d=MS` how long it lives, `x=A,B,...` its exit code by attempt, `p=N` how many
 lines it prints, `o` that it hands back an output, `stubborn` that it ignores the stop signal. The runner answers as the real

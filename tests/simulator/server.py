@@ -7,7 +7,6 @@ the rest is made anew by each start, in the order of `waterflow_agent.agent`. A 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,15 +19,16 @@ from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.checkout.file_list import FileEntry
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
-from waterflow_agent.config import Config
+from waterflow_agent.core import Core
 from waterflow_agent.execution import process_steps
-from waterflow_agent.execution.desk import Desk
-from waterflow_agent.execution.process_steps import ProcessSteps
-from waterflow_agent.keys import KeyPair
+from waterflow_agent.execution.output import OutputSender
+from waterflow_agent.execution.process_steps import NodeInput, ProcessSteps
+from waterflow_agent.machine import Machine
 from waterflow_agent.nodes import exits, schema
 from waterflow_agent.nodes.outcome import NodeResult
-from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import StepResult, StepSpec
+from waterflow_agent.runner.spool import SpoolChunk
+from waterflow_agent.session.handler import SessionHandler
 from waterflow_agent.session.link import Link
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.wire import messages
@@ -111,7 +111,7 @@ class Server:
         world.note(f"{self.name}: agent killed {why}")
         world.loop.kill(agent.process)
         world.network.agent_died(agent.process)
-        agent.supervisor_died()
+        agent.close_runner_connection()
         world.loop.outside(world.chance.delay_s(*RESTART_S), self.start_agent)
 
     def reboot(self) -> None:
@@ -152,50 +152,49 @@ class Agent:
         world.agents_started += 1
         self.instance = f"{server.name}-{world.agents_started}"
         world.note(f"{server.name}: agent {self.instance} starts")
-        self.desk: Desk | None = None
-        self.supervisor: SimRunnerClient | None = None
+        self.core: Core | None = None
+        self.runner_client: SimRunnerClient | None = None
         self.process.run(self._build)
 
     def _build(self) -> None:
         world, server = self._world, self._server
         journal = Journal(world, self.process, server.disk)
-        self.supervisor = SimRunnerClient(world, server, self.process)
+        self.runner_client = SimRunnerClient(world, server, self.process)
         directories = _Directories(server)
-        workspaces = _Workspaces(world, server)
-        steps = _Steps(self.supervisor, workspaces, directories, {})  # type: ignore[arg-type]
+        workspaces = _WorkingDirectories(world, server)
+        steps = _Steps(self.runner_client, workspaces, directories, {})  # type: ignore[arg-type]
         steps.server, steps.workspaces = server, workspaces
-        ledger = Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots)
-        checkouts = CheckoutService(_Trees(world, server), FileRequests(lambda wanted: link.send(wanted)), workspaces)  # type: ignore[arg-type]
-        desk = self.desk = Desk(
-            config=Config(name=server.name, slots=server.slots),
-            ledger=ledger,
+        link = Link(
+            endpoint="tcp://daemon:7600",
+            sockets=_Sockets(world, server, self.process),  # type: ignore[arg-type]
+            new_token=world.new_token,
+            clock=world.clock,
+            dice=random.Random(f"{world.chance.seed}/{self.instance}"),
+        )
+        checkouts = CheckoutService(_Trees(world, server), FileRequests(link.send), workspaces)  # type: ignore[arg-type]
+        core = self.core = Core(
+            ledger=Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots),
             journal=journal,
             steps=steps,
             checkouts=checkouts,
+            sender=link,
+            clock=world.clock,
+            output_sender=OutputSender(open_spool=lambda path: _SpoolReader(server.disk.spools.setdefault(path, []))),  # type: ignore[arg-type, return-value]
+            describe_machine=lambda: Machine(machine_id="", hostname="host", os="linux", arch="x86_64"),
         )
-        desk.restore(*journal.read())
-        link = _Link(
-            endpoint="tcp://daemon:7600",
-            server_key="",
-            keys=KeyPair(public=server.public_key, secret=""),
-            desk=_HeardDesk(desk, world, server),
-            new_token=world.new_token,
-        )
-        link.new_dealer = lambda: Dealer(world.network, server.name, server.public_key, self.process)
-        link._random = random.Random(f"{world.chance.seed}/{self.instance}")
-        desk.link = link
-        self._watch(self._listen(self.supervisor, desk), "runner-reports")
-        self._watch(self._talk(link, desk), "link")
-        desk.failure.add_done_callback(self._failed)
+        core.restore()
+        self._watch(self._handle_reports(self.runner_client, core), "runner-reports")
+        self._watch(self._keep_connected(link, core), "link")
+        core.failure.add_done_callback(self._failed)
 
-    async def _listen(self, supervisor: SimRunnerClient, desk: Desk) -> None:
-        await supervisor.connect()
-        while batch := await supervisor.receive():
-            desk.on_reports(batch)
+    async def _handle_reports(self, runner: SimRunnerClient, core: Core) -> None:
+        await runner.connect()
+        while batch := await runner.receive():
+            core.reports.on_reports(batch)
 
-    async def _talk(self, link: Link, desk: Desk) -> None:
-        await desk.settled.wait()
-        await link.run()
+    async def _keep_connected(self, link: Link, core: Core) -> None:
+        await core.executor.is_settled.wait()
+        await link.run(_ObservedHandler(core.session, self._world, self._server))
         if self._server.is_revoked:
             self._server.kill_agent(f"by itself: {link.state}")
             return
@@ -215,9 +214,9 @@ class Agent:
             return
         self._world.checks.fail(f"{self.process.name} ended: {error!r}", error)
 
-    def supervisor_died(self) -> None:
+    def close_runner_connection(self) -> None:
         """The kernel closes the runner's socket."""
-        connection = self.supervisor._connection if self.supervisor is not None else None
+        connection = self.runner_client._connection if self.runner_client is not None else None
         if connection is not None and connection._transport is not None:
             connection._transport.close()
 
@@ -226,53 +225,82 @@ def _code(error: BaseException | None) -> str:
     return getattr(error, "code", "")
 
 
-class _Link(Link):
-    new_dealer: Callable[[], Dealer]
+class _Sockets:
+    """Simulated sockets in place of `dealer.SocketFactory`."""
 
-    def open_socket(self) -> Any:
-        """A simulated socket in place of a DEALER."""
-        return self.new_dealer()
-
-
-class _HeardDesk:
-    """The desk of the link, with an ear for what the daemon acknowledged."""
-
-    def __init__(self, desk: Desk, world: World, server: Server) -> None:
-        self._desk = desk
+    def __init__(self, world: World, server: Server, process: Process) -> None:
         self._world = world
         self._server = server
-        self.hello = desk.hello
-        self.opened = desk.opened
-        self.fill = desk.fill
-        self.closed = desk.closed
+        self._process = process
 
-    def received(self, received: Received) -> None:
-        """A frame; what it acknowledges must be durable at the daemon."""
+    def open(self) -> Dealer:
+        return Dealer(self._world.network, self._server.name, self._server.public_key, self._process)
+
+    def close(self) -> None:
+        """Nothing is shared between the sockets."""
+
+
+class _ObservedHandler:
+    """The real handler, observed for what the daemon acknowledged."""
+
+    def __init__(self, handler: SessionHandler, world: World, server: Server) -> None:
+        self._handler = handler
+        self._world = world
+        self._server = server
+        self.hello = handler.hello
+        self.on_opened = handler.on_opened
+        self.send_output = handler.send_output
+        self.on_closed = handler.on_closed
+
+    def on_received(self, received: Received) -> None:
+        """Checks that what a frame acknowledges is durable at the daemon."""
         checks = self._world.checks
         for message in received.acknowledged:
             checks.acknowledged(self._server, message)
         for loose in received.loose:
             if isinstance(loose, messages.OutputAck):
                 checks.output_acknowledged(loose)
-        self._desk.received(received)
+        self._handler.on_received(received)
+
+
+class _SpoolReader:
+    """`spool.SpoolReader` over the simulated disks."""
+
+    def __init__(self, chunks: list[SpoolChunk]) -> None:
+        self._chunks = chunks
+        self._index = 0
+
+    def read(self, from_offset: int, max_bytes: int, *, tail: bool = True) -> list[SpoolChunk]:
+        """Returns what is in the spool from an offset on."""
+        del tail
+        if self._index >= len(self._chunks) or from_offset < self._chunks[self._index].offset:
+            self._index = 0
+        for index in range(self._index, len(self._chunks)):
+            chunk = self._chunks[index]
+            if chunk.end <= from_offset:
+                continue
+            self._index = index
+            begin = max(0, from_offset - chunk.offset)
+            return [SpoolChunk(chunk.offset + begin, chunk.at, chunk.stream, chunk.data[begin : begin + max_bytes])]
+        return []
 
 
 class _Steps(ProcessSteps):
     """The real steps without files: a script goes to the simulated runner as it is."""
 
     server: Server
-    workspaces: _Workspaces
+    workspaces: _WorkingDirectories
 
-    def begin(self, task: messages.Task, given: schema.Parameters | Code, now_s: float) -> None:
-        """Has the step started."""
-        assert isinstance(given, schema.Shell), "the simulated runner knows scripts only"
+    def start(self, task: messages.Task, node_input: NodeInput) -> None:
+        """Passes the script to the simulated runner as it is."""
+        assert isinstance(node_input, schema.Shell), "the simulated runner knows scripts only"
         self.workspaces.enter(task)
         name = self.adopt(task.key)
         self.server.names[name] = task.key
-        self.server.places[name] = self._places[task.key]
+        self.server.places[name] = self._directory_numbers[task.key]
         spec = StepSpec(
             name=name,
-            argv=["simulated", given.run],
+            argv=["simulated", node_input.run],
             cwd="/",
             env={},
             timeout_ms=task.timeout_ms,
@@ -281,12 +309,12 @@ class _Steps(ProcessSteps):
             output_bytes_max=task.output_bytes_max,
         )
         self._runner.start(spec)
-        self._begun[task.key] = process_steps._Begun(spec, task.timeout_ms)
+        self._requested[task.key] = spec
 
     def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
         """What the end of the process means, with what it handed back."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
-        place = self._places.get(key)
+        place = self._directory_numbers.get(key)
         if result.reason not in exits.RAN or place is None:
             return end
         return msgspec.structs.replace(end, outputs=dict(self.server.files.get(place, {})))
@@ -367,8 +395,8 @@ class _Trees:
         """A directory that is never the job's own has no part in a simulated world."""
 
 
-class _Workspaces:
-    """`workdir.WorkingDirectories` without files: which jobs have a directory on the server."""
+class _WorkingDirectories:
+    """`WorkingDirectories` without files: which jobs have a directory on the server."""
 
     def __init__(self, world: World, server: Server) -> None:
         self._world = world

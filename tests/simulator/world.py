@@ -31,6 +31,7 @@ from tests.simulator.trace import Trace
 from tests.simulator.triggered import Triggered
 from tests.simulator.truth import Truth
 from tests.simulator.webhooks import Senders
+from waterflow_agent.clock import Clock
 from waterflow_agent.keys import fingerprint
 from waterflowd.engine import Run
 from waterflowd.fleet import events as fleet_events
@@ -68,12 +69,28 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
 
 
+class SimulatedClock(Clock):
+    """The clocks of all machines of a world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def boot_ms(self) -> int:
+        """The world's time."""
+        return self._world.now_ms
+
+    def wall_ms(self) -> int:
+        """What the servers' wall clocks show."""
+        return self._world.wall_ms()
+
+
 class World:
     """See the file's docstring."""
 
     def __init__(self, seed: int, *, has_whole_trace: bool = False) -> None:
         self.chance = Chance(seed)
         self.loop = VirtualLoop()
+        self.clock = SimulatedClock(self)
         self.trace = Trace(is_whole=has_whole_trace)
         self.violation: Violation | None = None
         self.truth = Truth()
@@ -367,11 +384,11 @@ class World:
         for server in self.servers:
             if server.is_scrapped or server.is_revoked:
                 continue
-            desk = server.agent.desk if server.agent is not None else None
+            core = server.agent.core if server.agent is not None else None
             if (
-                desk is None
-                or not desk.settled.is_set()
-                or len(desk.ledger)
+                core is None
+                or not core.executor.is_settled.is_set()
+                or len(core.ledger)
                 or server.steps
                 or server.results
                 or any(run in self.checks.shadows for run, _ in server.workspaces)
@@ -393,8 +410,8 @@ class World:
             return is_open
         left = []
         for server in self.servers:
-            desk = server.agent.desk if server.agent is not None else None
-            held = [(entry.key, entry.state.value) for entry in desk.ledger] if desk is not None else "no agent"
+            core = server.agent.core if server.agent is not None else None
+            held = [(entry.key, entry.state.value) for entry in core.ledger] if core is not None else "no agent"
             left.append(f"{server.name} holds {held}, its runner {list(server.results)}, {list(server.workspaces)}")
         return f"all runs are over, and still: {'; '.join(left)}"
 

@@ -88,8 +88,13 @@ CTL_MAY = (
     "waterflowd.__version__",
     DISPLAY,
 )
-#: The runner outlives every upgrade of the agent, so it stands alone; the package's name and version come with it.
-RUNNER_MAY = ("waterflow_agent.runner", "waterflow_agent.errors", "waterflow_agent.__version__")
+#: The runner outlives every upgrade of the agent, so it imports almost nothing: the version, the errors and the clock.
+RUNNER_MAY = (
+    "waterflow_agent.runner",
+    "waterflow_agent.errors",
+    "waterflow_agent.clock",
+    "waterflow_agent.__version__",
+)
 #: The concrete classes behind the ports, and who may name them.
 ADAPTERS = (
     "waterflowd.store",

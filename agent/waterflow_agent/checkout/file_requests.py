@@ -18,7 +18,7 @@ class FileRequests:
     """The questions of one agent that have no answer yet. For the loop's thread."""
 
     def __init__(self, send: Callable[[messages.FileRequest], None]) -> None:
-        """`send` may drop a question without a session: `opened` asks again."""
+        """`send` may drop a question without a session: `on_opened` sends it again."""
         self._send = send
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[messages.FileRequest, asyncio.Future[messages.FileResponse]]] = {}
@@ -51,13 +51,13 @@ class FileRequests:
             finally:
                 del self._open[number]
 
-    def opened(self) -> None:
+    def on_opened(self) -> None:
         """A session is open: what was asked before is asked again."""
         for wanted, _ in self._open.values():
             self._send(wanted)
 
-    def answered(self, content: messages.FileResponse) -> None:
+    def on_response(self, response: messages.FileResponse) -> None:
         """An answer has come; one that nobody waits for is dropped."""
-        _, answer = self._open.get(content.number, (None, None))
+        _, answer = self._open.get(response.number, (None, None))
         if answer is not None and not answer.done():
-            answer.set_result(content)
+            answer.set_result(response)

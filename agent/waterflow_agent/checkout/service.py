@@ -36,9 +36,9 @@ BLOBS_ASKED = 256
 class CheckoutService:
     """All checkouts of one agent. For the loop's thread."""
 
-    def __init__(self, store: TreeStore, asking: FileRequests, workspaces: WorkingDirectories) -> None:
+    def __init__(self, store: TreeStore, requests: FileRequests, workspaces: WorkingDirectories) -> None:
         self._store = store
-        self._asking = asking
+        self._requests = requests
         self._workspaces = workspaces
         self._disk = asyncio.Lock()
         #: One file at a time may be larger than an answer, so that few of them are in memory.
@@ -50,13 +50,13 @@ class CheckoutService:
         """Whether the attempt's job has its directory."""
         return self._workspaces.has(key.run, key.job)
 
-    def opened(self) -> None:
+    def on_opened(self) -> None:
         """The link has a new session."""
-        self._asking.opened()
+        self._requests.on_opened()
 
-    def answered(self, content: messages.FileResponse) -> None:
+    def on_response(self, response: messages.FileResponse) -> None:
         """The daemon sent files."""
-        self._asking.answered(content)
+        self._requests.on_response(response)
 
     async def close(self) -> None:
         """Ends what is done ahead."""
@@ -102,7 +102,7 @@ class CheckoutService:
     async def _list(self, key: TaskKey) -> bytearray:
         content = bytearray()
         while True:
-            piece = (await self._asking.ask(key, (), len(content)))[0]
+            piece = (await self._requests.ask(key, (), len(content)))[0]
             content += piece.data
             if len(content) >= piece.size:
                 return content
@@ -132,7 +132,7 @@ class CheckoutService:
 
     async def _answer(self, key: TaskKey, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """The first of the wanted files, at least one, each whole."""
-        pieces = await self._asking.ask(key, wanted, 0)
+        pieces = await self._requests.ask(key, wanted, 0)
         whole = itertools.takewhile(lambda piece: len(piece.data) == piece.size, pieces)
         arrived = [(blob, piece.data) for blob, piece in zip(wanted, whole, strict=False)]
         if not arrived:
@@ -145,7 +145,7 @@ class CheckoutService:
             content = bytearray(piece.data)
             while len(content) < piece.size:
                 _check_growth(piece, file_list.FILE_BYTES_MAX)
-                piece = (await self._asking.ask(key, [blob], len(content)))[0]
+                piece = (await self._requests.ask(key, [blob], len(content)))[0]
                 content += piece.data
             return bytes(content)
 

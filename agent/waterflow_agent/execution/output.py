@@ -1,18 +1,18 @@
-"""What steps printed, on its way to the daemon: read from the runner's spools, sent in pieces, sent again until acknowledged.
+"""Sends what steps print: read from the runner's spools, in chunks, again and again until the daemon has acknowledged them.
 
-An attempt's output log is what its spool holds, with its secrets masked, then what the agent itself has to say. Where the
-spool's cap left something out, the log has one line on stream 2 that counts the bytes. Offsets on the wire count bytes of this
-log, so they have no gap.
+The output log of an attempt is the content of its spool, with secrets masked, followed by what the agent itself prints. Where
+the spool's size limit dropped bytes, the log has one line on stream 2 that counts them. Offsets on the wire count bytes of this
+log, so they have no gaps.
 
 Rules of this file:
 
-- At most `OUTPUT_WINDOW_BYTES` are on the way without an acknowledgement, over all attempts, in turns of one chunk each. So
-  a flood delays neither control messages nor the output of others.
-- Only the first half of a spool's cap is sent while the step runs: what lies behind may still be taken away from its middle.
-- An acknowledgement says how far the daemon's log reaches; that is where to go on, forwards or backwards.
-- Masked text depends on the spool alone, not on how it is read, so an offset means the same after every restart. What may be
-  the beginning of a secret waits for what follows on its stream, and for the end at most.
-- Nothing here waits; the shell calls `take` once per turn of the loop.
+- At most `OUTPUT_WINDOW_BYTES` are unacknowledged, over all attempts, which take turns of one chunk each. So a flood of output
+  delays neither control messages nor the output of other attempts.
+- While the step runs, only the first half of a spool's size limit is sent: bytes behind it may still be dropped.
+- An acknowledgement says how far the daemon's log reaches. Sending continues from there, forwards or backwards.
+- Masked text depends on the spool alone, not on how it is read, so an offset means the same after every restart. Text that may
+  be the beginning of a secret is held back until more follows on its stream, or the step has exited.
+- Nothing here waits; `take` is called once in each turn of the loop.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from waterflow_agent.execution.masking import Masks, Stream
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import OutputChunk, TaskKey
 
-#: Without any progress for this long the output goes out again from the last acknowledgement: far more than a slow commit.
+#: Without an acknowledgement for this long, output is sent again: far longer than a slow commit takes.
 RESEND_MS = 10_000
-#: One message's output, less room for the lines that count what is missing.
-#: Nothing was acknowledged since a session was opened.
-_NOT_YET = -1
+#: Output in one message; leaves room for the lines that count dropped bytes.
 _CHUNK_BYTES = messages.OUTPUT_CHUNK_BYTES_MAX - 4096
+#: `_Stream.rewound_at` before the first acknowledgement of a session.
+_NOT_YET = -1
 
 
 class OutputLog:
-    """One attempt's output as the daemon sees it; cheap to read on from where the last read ended."""
+    """One attempt's output as the daemon sees it. Reading on from where the last read ended is cheap."""
 
     __slots__ = (
         "_is_clean",
@@ -44,6 +44,7 @@ class OutputLog:
         "_masked",
         "_masks",
         "_offset",
+        "_open_spool",
         "_printed",
         "_printed_count",
         "_printed_offset",
@@ -52,8 +53,15 @@ class OutputLog:
         "_spool_path",
     )
 
-    def __init__(self, spool_path: str | None, printed: Sequence[OutputChunk] = (), masks: Masks | None = None) -> None:
+    def __init__(
+        self,
+        spool_path: str | None,
+        printed: Sequence[OutputChunk] = (),
+        masks: Masks | None = None,
+        open_spool: Callable[[str], spool.SpoolReader] = spool.SpoolReader,
+    ) -> None:
         """`spool_path` is the runner's `output`, or None for an attempt without a process; `printed` is masked already."""
+        self._open_spool = open_spool
         self._spool_path = spool_path
         self._masks = masks
         self._is_clean = False
@@ -62,16 +70,16 @@ class OutputLog:
         self._rewind()
 
     def append(self, printed: Iterable[OutputChunk]) -> None:
-        """Adds what the agent says after the end of the process."""
+        """Adds what the agent prints after the process has exited."""
         self._printed += printed
 
-    def read(self, offset: int, bytes_max: int, *, is_over: bool) -> list[OutputChunk]:
-        """Pieces from `offset` on, about `bytes_max` in all; empty when there is no more for now."""
+    def read(self, offset: int, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
+        """Returns chunks from `offset` on, about `bytes_max` in total; none when there is no more for now."""
         if offset < self._offset:
             self._rewind()
         chunks: list[OutputChunk] = []
         while bytes_max > 0:
-            pieces = self._next(bytes_max, is_over=is_over)
+            pieces = self._next(bytes_max, is_complete=is_complete)
             if not pieces:
                 break
             for piece in pieces:
@@ -85,25 +93,25 @@ class OutputLog:
         return chunks
 
     def size(self) -> int:
-        """Reads the spool to its end and gives the whole log's size, where the runner does not know it: of gaps, of masks."""
-        while self.read(self._offset, _CHUNK_BYTES, is_over=True):
+        """Reads the spool to its end and returns the size of the log. The runner knows it only without gaps and masks."""
+        while self.read(self._offset, _CHUNK_BYTES, is_complete=True):
             continue
         return self._offset
 
     def mark_clean(self) -> None:
-        """The whole log was found to hold no secret: it need not be searched again."""
+        """Notes that the whole log contains no secret, so that it is not searched again."""
         self._is_clean = True
         for stream in (self._masked or {}).values():
             stream.is_clean = True
 
-    def fork(self) -> OutputLog:
-        """One that reads on from the same place, on its own."""
-        twin = copy.copy(self)
-        twin._printed = list(self._printed)
-        twin._reader = copy.copy(self._reader)
+    def copy(self) -> OutputLog:
+        """Returns a log that reads on from the same offset, independently."""
+        duplicate = copy.copy(self)
+        duplicate._printed = list(self._printed)
+        duplicate._reader = copy.copy(self._reader)
         if self._masked is not None:
-            twin._masked = {number: copy.copy(stream) for number, stream in self._masked.items()}
-        return twin
+            duplicate._masked = {number: copy.copy(stream) for number, stream in self._masked.items()}
+        return duplicate
 
     def _rewind(self) -> None:
         self._offset = 0
@@ -111,25 +119,25 @@ class OutputLog:
         self._last_at = 0
         self._printed_count = 0
         self._printed_offset = 0
-        #: By stream; None where nothing is to be masked, empty where nothing is held back.
+        #: By stream number; None when nothing has to be masked.
         self._masked: dict[int, Stream] | None = None if self._masks is None else {}
-        self._reader = None if self._spool_path is None else spool.SpoolReader(self._spool_path)
+        self._reader = None if self._spool_path is None else self._open_spool(self._spool_path)
 
-    def _next(self, bytes_max: int, *, is_over: bool) -> list[OutputChunk]:
+    def _next(self, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
         while self._reader is not None:
-            found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_over)
+            found = self._reader.read(self._spool_offset, min(bytes_max, _CHUNK_BYTES), tail=is_complete)
             if found:
                 self._spool_offset, self._last_at = found[-1].end, found[-1].at
-                pieces = [piece for chunk in self._joined(found) for piece in self._tell(chunk)]
-            elif is_over:
-                pieces = self._tell_held(self._last_at)
+                pieces = [piece for chunk in self._join(found) for piece in self._mask(chunk)]
+            elif is_complete:
+                pieces = self._release_held(self._last_at)
                 if not pieces:
                     break
             else:
                 return []
             if pieces:
                 return pieces
-        # The end of the spool: what is left is the agent's own.
+        # The spool has been read to its end: the rest is what the agent printed.
         if self._printed_count >= len(self._printed):
             return []
         chunk = self._printed[self._printed_count]
@@ -139,8 +147,8 @@ class OutputLog:
             self._printed_count, self._printed_offset = self._printed_count + 1, 0
         return [piece]
 
-    def _joined(self, chunks: list[spool.SpoolChunk]) -> Iterable[spool.SpoolChunk]:
-        """The pieces; where they are masked, those of one stream and one instant as one, since masking each costs."""
+    def _join(self, chunks: list[spool.SpoolChunk]) -> Iterable[spool.SpoolChunk]:
+        """Joins chunks of one stream and one instant when they are masked, because masking each of them is expensive."""
         if self._masked is None:
             yield from chunks
             return
@@ -151,11 +159,11 @@ class OutputLog:
                 pieces = list(row)
                 yield spool.SpoolChunk(pieces[0].offset, at, number, b"".join(piece.data for piece in pieces))
 
-    def _tell(self, chunk: spool.SpoolChunk) -> list[OutputChunk]:
-        """The pieces of the log that are known now that this one of the spool is."""
+    def _mask(self, chunk: spool.SpoolChunk) -> list[OutputChunk]:
+        """Returns the chunks of the log that follow from this chunk of the spool."""
         if chunk.stream == spool.MISSING:
             line = OutputChunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
-            return [*self._tell_held(chunk.at), line]
+            return [*self._release_held(chunk.at), line]
         if self._masked is None or self._masks is None:
             return [OutputChunk(chunk.at, chunk.stream, chunk.data)]
         stream = self._masked.get(chunk.stream)
@@ -164,24 +172,39 @@ class OutputLog:
         data = stream.feed(chunk.data)
         return [OutputChunk(chunk.at, chunk.stream, data)] if data else []
 
-    def _tell_held(self, at: int) -> list[OutputChunk]:
-        """What is held back, because nothing follows it."""
+    def _release_held(self, at: int) -> list[OutputChunk]:
+        """Returns what was held back, because nothing follows it."""
         held = [OutputChunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
         return [piece for piece in held if piece.data]
 
 
 def missing_line(dropped: int) -> bytes:
-    """The line that stands for bytes that were left out."""
-    return b"\n[waterflow: %d bytes of output are left out here]\n" % dropped
+    """Returns the line that replaces dropped bytes."""
+    return b"\n[waterflow: %d bytes of output were dropped here]\n" % dropped
 
 
 def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[OutputChunk]:
-    """Makes (stream, bytes) of what a node printed into chunks that fit a message."""
+    """Returns what a node printed, as (stream, bytes), in chunks that fit a message."""
     return [
         OutputChunk(at, stream, text[begin : begin + _CHUNK_BYTES])
         for stream, text in printed
         for begin in range(0, len(text), _CHUNK_BYTES)
     ]
+
+
+def truncate(chunks: list[OutputChunk], bytes_max: int | None) -> tuple[list[OutputChunk], int]:
+    """Returns the first `bytes_max` bytes with a line that counts the dropped ones, and how many were dropped."""
+    total = sum(len(chunk.data) for chunk in chunks)
+    if bytes_max is None or total <= bytes_max:
+        return chunks, 0
+    kept: list[OutputChunk] = []
+    left = bytes_max
+    for chunk in chunks:
+        if left > 0:
+            kept.append(OutputChunk(chunk.at, chunk.stream, chunk.data[:left]))
+        left -= len(chunk.data)
+    dropped = total - bytes_max
+    return [*kept, OutputChunk(chunks[0].at, spool.STDERR, missing_line(dropped))], dropped
 
 
 class _Stream:
@@ -191,60 +214,68 @@ class _Stream:
         self.log = log
         self.sent = 0
         self.acked = 0
-        #: Size of the log once the attempt is over.
+        #: Size of the log once the attempt has ended.
         self.total: int | None = None
-        #: Where a repeated acknowledgement has already made us go back to; `_NOT_YET` before the first answer.
+        #: Offset to which a repeated acknowledgement has already rewound; `_NOT_YET` before the first one.
         self.rewound_at = _NOT_YET
 
 
 class OutputSender:
-    """The output of all attempts of an agent. Times are milliseconds that never go back."""
+    """Decides which output of which attempt is sent next. Times are milliseconds of the boot clock."""
 
-    def __init__(self, window_bytes: int = messages.OUTPUT_WINDOW_BYTES) -> None:
+    def __init__(
+        self,
+        window_bytes: int = messages.OUTPUT_WINDOW_BYTES,
+        open_spool: Callable[[str], spool.SpoolReader] = spool.SpoolReader,
+    ) -> None:
         self._window_bytes = window_bytes
+        self._open_spool = open_spool
         self._streams: dict[TaskKey, _Stream] = {}
-        #: Attempts that may have something to send, the next one first.
+        #: Attempts that may have output to send, the next one first.
         self._ready: OrderedDict[TaskKey, None] = OrderedDict()
         self._in_flight = 0
-        #: Since when each attempt has bytes on the way without an answer, the oldest first. One attempt's silence is its own:
-        #: the answers for another one do not help it.
+        #: Since when each attempt has had unacknowledged bytes, the oldest first. Kept for each attempt, because
+        #: acknowledgements of one attempt say nothing about another.
         self._unanswered: OrderedDict[TaskKey, int] = OrderedDict()
 
     @property
     def in_flight(self) -> int:
-        """Bytes on the way without an acknowledgement."""
+        """Number of unacknowledged bytes."""
         return self._in_flight
 
     @property
     def has_ready(self) -> bool:
-        """Whether `take` would give something."""
+        """Whether `take` would return something."""
         return bool(self._ready) and self._in_flight < self._window_bytes
 
     def open(self, key: TaskKey, spool_path: str | None, masks: Masks | None = None) -> None:
-        """Begins with an attempt; one that is known already goes on."""
+        """Starts to send the output of an attempt, unless that has started before."""
         if key not in self._streams:
-            self._streams[key] = _Stream(OutputLog(spool_path, masks=masks))
+            self._streams[key] = _Stream(OutputLog(spool_path, masks=masks, open_spool=self._open_spool))
             self._ready[key] = None
 
-    def rest(self, key: TaskKey) -> OutputLog | None:
-        """A log of the attempt from where its sending stands, to be measured."""
-        stream = self._streams.get(key)
-        return None if stream is None else stream.log.fork()
+    def read_spool(self, spool_path: str) -> OutputLog:
+        """Returns a log without masks, from its beginning."""
+        return OutputLog(spool_path, open_spool=self._open_spool)
+
+    def copy_log(self, key: TaskKey) -> OutputLog:
+        """Returns a copy of the log of an opened attempt, which continues where sending is now."""
+        return self._streams[key].log.copy()
 
     def mark_clean(self, key: TaskKey) -> None:
-        """The attempt's log holds no secret."""
+        """Notes that the attempt's log contains no secret."""
         if key in self._streams:
             self._streams[key].log.mark_clean()
 
-    def grown(self, key: TaskKey) -> None:
-        """There is more output."""
+    def on_growth(self, key: TaskKey) -> None:
+        """Notes that the attempt has printed more."""
         if key in self._streams:
             self._ready[key] = None
 
     def finish(self, key: TaskKey, printed: Sequence[OutputChunk], total: int) -> bool:
-        """The attempt is over and its whole log has `total` bytes, `printed` at its end; True when the daemon has them all.
+        """Notes that the attempt has ended with a log of `total` bytes, which ends with `printed`.
 
-        Then no acknowledgement is to come that would say so.
+        Returns whether the daemon has acknowledged all of them; then no further acknowledgement will come.
         """
         stream = self._streams[key]
         stream.log.append(printed)
@@ -253,7 +284,7 @@ class OutputSender:
         return stream.acked >= total
 
     def acknowledge(self, key: TaskKey, offset: int, now: int) -> bool:
-        """The daemon has the first `offset` bytes; True when that is the whole log of an attempt that is over."""
+        """Notes that the daemon has the first `offset` bytes. Returns whether that is the whole log of an ended attempt."""
         stream = self._streams.get(key)
         if stream is None:
             return False
@@ -268,25 +299,25 @@ class OutputSender:
             if stream.total is None or stream.sent < stream.total:
                 self._ready[key] = None
         elif offset == stream.acked < stream.sent and stream.rewound_at != offset:
-            # The daemon is missing a piece before what it got: once from here, not once for each piece on the way.
+            # The daemon misses a chunk before what it received: go back once, not for each chunk that is in flight.
             stream.rewound_at = offset
             self._go_back(key, stream)
         elif offset < stream.acked and stream.rewound_at == _NOT_YET:
-            # The first answer of a session is below what an earlier session heard: the daemon is an older one, restored from
-            # a backup, and only what follows `offset` has a place there. An answer that came late costs a repetition.
+            # The first acknowledgement of a session is below an earlier one: the daemon was restored from a backup and expects
+            # what follows `offset`. If the acknowledgement was only late, some output is sent twice.
             self._go_back(key, stream)
             stream.acked = stream.sent = stream.rewound_at = offset
             self._ready[key] = None
         return stream.total is not None and stream.acked >= stream.total
 
     def rewind(self) -> None:
-        """A new session: what was on the way is sent again."""
+        """Prepares for a new session: what was in flight is sent again."""
         for key, stream in self._streams.items():
             stream.rewound_at = _NOT_YET
             self._go_back(key, stream)
 
     def drop(self, key: TaskKey) -> None:
-        """Nobody wants the attempt's output any more."""
+        """Forgets the attempt's output."""
         stream = self._streams.pop(key, None)
         if stream is not None:
             self._in_flight -= stream.sent - stream.acked
@@ -294,7 +325,7 @@ class OutputSender:
             self._ready.pop(key, None)
 
     def take(self, now: int) -> tuple[list[messages.Output], list[TaskKey]]:
-        """What should be sent now, and the attempts whose spool has less than it should (somebody removed it)."""
+        """Returns what to send now, and the attempts whose spool is shorter than reported, because it was deleted."""
         while self._unanswered and now >= next(iter(self._unanswered.values())) + RESEND_MS:
             key = next(iter(self._unanswered))
             self._streams[key].rewound_at = _NOT_YET
@@ -305,7 +336,7 @@ class OutputSender:
             key, _ = self._ready.popitem(last=False)
             stream = self._streams[key]
             room = min(_CHUNK_BYTES, self._window_bytes - self._in_flight)
-            chunks = stream.log.read(stream.sent, room, is_over=stream.total is not None)
+            chunks = stream.log.read(stream.sent, room, is_complete=stream.total is not None)
             size = sum(len(chunk.data) for chunk in chunks)
             if not size:
                 if stream.total is not None and stream.sent < stream.total:
@@ -320,7 +351,7 @@ class OutputSender:
         return outputs, broken
 
     def next_wake_at(self) -> int | None:
-        """When to call `take` again if no acknowledgement comes; None when nothing is on the way."""
+        """Returns when to call `take` again if no acknowledgement comes; None when nothing is in flight."""
         return next(iter(self._unanswered.values())) + RESEND_MS if self._unanswered else None
 
     def _go_back(self, key: TaskKey, stream: _Stream) -> None:

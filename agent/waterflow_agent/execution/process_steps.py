@@ -1,7 +1,7 @@
-"""Steps that are processes: from a task to what the runner is asked for, and from the runner's result to an outcome.
+"""Steps that are processes: from a task to a request to the runner, and from the runner's result to an outcome.
 
-The only module that knows where an attempt's files are and what its name at the runner is. The name follows from the key
-alone, so a later process of the agent finds its steps again.
+The only module that knows where the files of an attempt are, and the attempt's name at the runner. The name follows from the
+attempt's identity alone, so that a later process of the agent finds its steps again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from waterflow_agent.nodes import exits, node_process, schema, script, shell, st
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import RunnerReport, StepResult, StepSpec
+from waterflow_agent.state.ledger import LedgerEntry
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskKey
 
@@ -31,34 +32,31 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class Runner(Protocol):
-    """What is asked of the step runner; `supervision.RunnerClient` is the real one."""
+    """The step runner, as far as steps need it; implemented by `RunnerClient`."""
 
     def directory(self, name: str) -> Path:
-        """Where the runner keeps the attempt's `output`."""
+        """Returns the directory with the attempt's `output`."""
         ...
 
     def start(self, spec: StepSpec) -> None:
-        """Starts the step, once, whatever happens to the connection."""
+        """Starts the step exactly once, even if the connection is lost meanwhile."""
         ...
 
     def cancel(self, name: str, *, is_forced: bool = False) -> None:
-        """Stops the step by its policy, or at once."""
+        """Stops the step with its stop signal and grace period, or kills it."""
         ...
 
     def forget(self, name: str) -> None:
-        """The attempt is of no use any more, and its files neither."""
+        """Forgets the attempt and deletes its files."""
         ...
 
     async def receive(self) -> list[RunnerReport]:
-        """All reports that have come, waiting for one; empty once closed."""
+        """Returns all reports that have arrived, and waits for one; returns nothing once closed."""
         ...
 
 
-class _Begun(msgspec.Struct, frozen=True):
-    """What this process asked of the runner."""
-
-    spec: StepSpec
-    timeout_ms: int
+#: What a node needs: its checked parameters, or code that checks them itself.
+NodeInput = schema.Parameters | Code
 
 
 class ProcessSteps:
@@ -78,28 +76,33 @@ class ProcessSteps:
         self._environment = shell.inherited(os.environ if environment is None else environment)
         self._keys: dict[str, TaskKey] = {}
         self._names: dict[TaskKey, str] = {}
-        self._begun: dict[TaskKey, _Begun] = {}
+        #: What this process has asked the runner to start.
+        self._requested: dict[TaskKey, StepSpec] = {}
         self._directories = directories
-        self._places: dict[TaskKey, int] = {}
+        self._directory_numbers: dict[TaskKey, int] = {}
 
     def key_of(self, name: str) -> TaskKey | None:
-        """The attempt that the runner knows by `name`."""
+        """Returns the attempt with this name at the runner."""
         return self._keys.get(name)
 
-    def ready(self) -> None:
-        """Every attempt of an earlier start was adopted: what nobody has may be used again."""
+    def restore(self, entries: Iterable[LedgerEntry]) -> None:
+        """Continues with the attempts of an earlier process of the agent, and frees the directories of all others."""
+        for entry in entries:
+            if entry.result is None or entry.has_spool:
+                self.adopt(entry.key)
+            # The directory of a finished attempt may already belong to another one.
+            if entry.result is None and entry.directory:
+                self._directory_numbers[entry.key] = entry.directory
+                self._directories.adopt(entry.directory)
         self._directories.sweep()
 
-    def reserve(self, key: TaskKey) -> int:
-        """Takes a directory for the attempt's files, and gives its number for the journal."""
-        place = self._places[key] = self._directories.take()
-        return place
+    def reserve_directory(self, key: TaskKey) -> int:
+        """Takes a directory for the attempt's files. Returns its number for the journal."""
+        number = self._directory_numbers[key] = self._directories.take()
+        return number
 
-    def adopt(self, key: TaskKey, place: int = 0) -> str:
-        """Takes notice of an attempt that the runner may have, and gives its name there; `place` is the journal's number."""
-        if place:
-            self._places[key] = place
-            self._directories.adopt(place)
+    def adopt(self, key: TaskKey) -> str:
+        """Remembers an attempt that the runner may know. Returns its name there."""
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = attempt_name(key)
@@ -107,22 +110,22 @@ class ProcessSteps:
         return name
 
     def spool_path(self, key: TaskKey) -> str:
-        """Where the attempt's output is."""
+        """Returns the path of the attempt's output."""
         return f"{self._runner.directory(self.adopt(key))}/output"
 
-    def is_asked_for(self, key: TaskKey) -> bool:
-        """Whether this process has asked for the start, so that the supervisor asks again after each reconnect."""
-        return key in self._begun
+    def is_requested(self, key: TaskKey) -> bool:
+        """Whether this process has requested the start, which the runner client repeats after each reconnect."""
+        return key in self._requested
 
-    def begin(self, task: messages.Task, given: schema.Parameters | Code, now_s: float) -> None:
-        """Has the step started. Raises `Rejected` or `OSError` when it cannot be; then nothing of it ran or will."""
-        workspace = self._workspaces.enter(task.key.run, task.key.job, now_s)
+    def start(self, task: messages.Task, node_input: NodeInput) -> None:
+        """Requests the start of the step. Raises `Rejected` or `OSError` when that is impossible; then nothing of it runs."""
+        workspace = self._workspaces.enter(task.key.run, task.key.job)
         cwd = working_directories.resolve(workspace, task.working_directory)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
-        files = self._directories.path(self._places[task.key])
+        files = self._directories.path(self._directory_numbers[task.key])
         place = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
-        command = prepare(task, given, place, self._environment)
+        command = prepare(task, node_input, place, self._environment)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -134,41 +137,41 @@ class ProcessSteps:
             output_bytes_max=task.output_bytes_max,
         )
         self._runner.start(spec)
-        self._begun[task.key] = _Begun(spec, task.timeout_ms)
+        self._requested[task.key] = spec
 
-    def begin_again(self, key: TaskKey) -> None:
+    def start_again(self, key: TaskKey) -> None:
         """Repeats a start that the runner refused because it was about to end."""
-        begun = self._begun.get(key)
-        if begun is not None:
-            self._runner.start(begun.spec)
+        spec = self._requested.get(key)
+        if spec is not None:
+            self._runner.start(spec)
 
     def stop(self, key: TaskKey, *, is_forced: bool) -> None:
-        """Ends the process by its policy, or at once; its end comes back as a report."""
+        """Stops the process with its stop signal and grace period, or kills it. Its exit is reported as usual."""
         self._runner.cancel(self.adopt(key), is_forced=is_forced)
 
     def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
-        """What the end of the process means, with what the script handed back."""
-        begun = self._begun.get(key)
-        timeout_ms = None if begun is None else begun.timeout_ms
+        """Returns what the exit of the process means, with the outputs that the step has written."""
+        spec = self._requested.get(key)
+        timeout_ms = None if spec is None else spec.timeout_ms
         end = exits.interpret(result, timeout_ms=timeout_ms, cancel_reason=cancel_reason)
-        place = self._places.get(key)
-        if result.reason not in exits.RAN or place is None:
+        number = self._directory_numbers.get(key)
+        if result.reason not in exits.RAN or number is None:
             return end
-        directory = self._directories.path(place)
+        directory = self._directories.path(number)
         if node_process.is_node_directory(directory):
             return node_process.finish(end, directory)
         return shell.finish(end, step_files.locate(directory))
 
-    def collected(self, key: TaskKey) -> None:
-        """The result is in the journal: the step's own files may go."""
-        place = self._places.pop(key, None)
-        if place is not None:
-            self._directories.release(place)
+    def release_files(self, key: TaskKey) -> None:
+        """Frees the directory of the step's files, once the result is in the journal."""
+        number = self._directory_numbers.pop(key, None)
+        if number is not None:
+            self._directories.release(number)
 
     def release(self, key: TaskKey) -> None:
-        """The daemon has all of it; nothing happens for an attempt that never was a process here."""
-        self.collected(key)
-        self._begun.pop(key, None)
+        """Forgets an attempt of which the daemon has everything. Does nothing for an attempt without a process."""
+        self.release_files(key)
+        self._requested.pop(key, None)
         name = self._names.pop(key, None)
         if name is None:
             return
@@ -176,38 +179,35 @@ class ProcessSteps:
         self._runner.forget(name)
 
     def forget_unknown(self, name: str) -> None:
-        """Drops an ended attempt that the journal does not know."""
+        """Forgets an exited step that the journal does not know."""
         self._runner.forget(name)
 
     def jobs(self) -> list[tuple[str, str]]:
-        """Run and job of each working directory that is there."""
+        """Returns run and job of each working directory."""
         return self._workspaces.jobs()
 
     def release_job(self, run: str, job: str) -> None:
-        """The job is over: its working directory goes. A process that is about to end may still stand in it."""
+        """Deletes the working directory of a job that has ended. A process that is about to exit may still use it."""
         self._workspaces.release(run, job)
 
     def stop_unknown(self, name: str) -> None:
-        """Ends an attempt that the journal does not know: nobody would ever ask for its result."""
+        """Stops a step that the journal does not know."""
         self._runner.cancel(name)
 
 
 def prepare(
-    task: messages.Task, given: schema.Parameters | Code, place: shell.AttemptLocation, start: Mapping[str, str]
+    task: messages.Task, node_input: NodeInput, place: shell.AttemptLocation, environment: Mapping[str, str]
 ) -> shell.Command:
-    """The command of a step that is a process, with its files written; `given` is what its node needs.
-
-    Raises `Rejected` or `OSError`.
-    """
-    if isinstance(given, schema.Shell):
-        return shell.prepare(given, task, place, start)
-    if isinstance(given, schema.Script):
-        return script.prepare(given, task, place, start)
-    return node_process.prepare(task, place, start, given if isinstance(given, Code) else None)
+    """Writes the files of a step and returns its command. Raises `Rejected` or `OSError`."""
+    if isinstance(node_input, schema.Shell):
+        return shell.prepare(node_input, task, place, environment)
+    if isinstance(node_input, schema.Script):
+        return script.prepare(node_input, task, place, environment)
+    return node_process.prepare(task, place, environment, node_input if isinstance(node_input, Code) else None)
 
 
 def attempt_name(key: TaskKey) -> str:
-    """The attempt's name at the runner: readable, safe as a directory's name, and different for each key."""
+    """Returns the attempt's name at the runner: readable, safe as a directory name, and unique."""
     digest = hashlib.sha256(msgspec.msgpack.encode(key)).hexdigest()[:20]
     run = _UNSAFE.sub("_", key.run)[:40].strip("_") or "run"
     return f"{run}.{key.attempt}.{digest}"
@@ -218,4 +218,4 @@ def _signal_number(name: str) -> int:
     try:
         return signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].value
     except KeyError:
-        raise Rejected("WF707", f'stop-signal: "{name}" is no signal') from None
+        raise Rejected("WF707", f'stop-signal: unknown signal "{name}"') from None

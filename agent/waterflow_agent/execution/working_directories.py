@@ -1,9 +1,9 @@
-"""The working directories of jobs: `<data-dir>/work/<run>/<job>`, made when a job's first step comes: empty, or a checkout.
+"""The working directories of jobs: `<data-dir>/work/<run>/<job>`, created by a job's first step, empty or with a checkout.
 
-A job's directory goes when the daemon says that the job is over: between two of its steps the agent may hold nothing of it for
-days, and may be started anew. What the daemon never speaks of goes after `KEEP_S` without use. A directory is renamed into
-`work/.trash` first, so a removal that takes long or fails never meets a new step; what could not be removed is tried again
-later. Removal runs in a thread, follows no link and enters no mounted file system.
+A job's directory is deleted when the daemon releases the job. Between two steps of a job the agent may hold nothing of it for
+days, and may restart. Directories that the daemon never releases are deleted after `KEEP_S` without use. A directory is first
+renamed into `work/.trash`, so that a slow or failed removal cannot affect a new step; a failed removal is tried again later.
+Removal runs in a thread, follows no links and does not enter mounted file systems.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 
 logger = logging.getLogger(__name__)
 
-#: Longer than the longest run; only what a daemon has forgotten, such as by a restored backup, waits for it.
+#: Longer than the longest run. Only directories that the daemon has forgotten, as after a restored backup, reach this age.
 KEEP_S = 40 * 24 * 3600
-#: Directories that `Hello` tells of; more of them are told of at a later connection.
+#: Directories listed in one `Hello`; a later session lists the others.
 JOBS_MAX = 10_000
 _TRASH = ".trash"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -39,20 +40,21 @@ _FIXED_FLAGS = 0x10 | 0x20
 
 
 class WorkingDirectories:
-    """All working directories of one agent. Times are seconds that never go back."""
+    """All working directories of one agent."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root
+        self._clock = clock
         self._trash = root / _TRASH
         self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
-        #: When the agent last held something of a run.
-        self._used_at: dict[str, float] = {}
+        #: When the agent last held an attempt of each run, in milliseconds of the boot clock.
+        self._used_at: dict[str, int] = {}
         self._made: set[tuple[str, str]] = set()
 
-    def enter(self, run: str, job: str, now: float) -> Path:
-        """The job's directory, made if need be. Raises `OSError` when the disk refuses."""
+    def enter(self, run: str, job: str) -> Path:
+        """Returns the job's directory, which is created if necessary. Raises `OSError`."""
         path = self._root / directory_name(run) / directory_name(job)
-        self._used_at[directory_name(run)] = now
+        self._used_at[directory_name(run)] = self._clock.boot_ms()
         if (run, job) not in self._made or not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._made.add((run, job))
@@ -63,19 +65,19 @@ class WorkingDirectories:
         return (run, job) in self._made or (self._root / directory_name(run) / directory_name(job)).is_dir()
 
     def adopt(self, run: str, job: str, directory: Path) -> None:
-        """Makes a directory of this file system the job's, at once. Raises `OSError`."""
+        """Renames a directory of this file system to be the job's. Raises `OSError`."""
         path = self._root / directory_name(run) / directory_name(job)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.rename(directory, path)
         self._made.add((run, job))
 
     def jobs(self) -> list[tuple[str, str]]:
-        """Run and job of each directory that is there, `JOBS_MAX` at most."""
+        """Returns run and job of each directory, `JOBS_MAX` at most."""
         runs = (name for name in os.listdir(self._root) if name != _TRASH)
         return list(itertools.islice(((run, job) for run in runs for job in _names(self._root / run)), JOBS_MAX))
 
     def release(self, run: str, job: str) -> None:
-        """Moves a job's directory out of the way, at once; its run's directory with it when it was the last."""
+        """Moves a job's directory to the trash, and removes its run's directory when that was the last."""
         self._made.discard((run, job))
         path = self._root / directory_name(run)
         self.discard(path / directory_name(job))
@@ -83,28 +85,29 @@ class WorkingDirectories:
             path.rmdir()
             self._used_at.pop(path.name, None)
 
-    def retire_unused(self, held_runs: Collection[str], now: float, *, keep_s: float = KEEP_S) -> None:
-        """Moves what nobody needs any more out of the way, at once. For the thread of `enter`, so neither meets the other."""
+    def retire_unused(self, held_runs: Collection[str]) -> None:
+        """Moves directories to the trash that were not used for `KEEP_S`. Must run in the thread that calls `enter`."""
+        now = self._clock.boot_ms()
         held = {directory_name(run) for run in held_runs}
         for name in os.listdir(self._root):
             if name == _TRASH:
                 continue
             if name in held:
                 self._used_at[name] = now
-            elif now - self._used_at.setdefault(name, now) >= keep_s:
+            elif now - self._used_at.setdefault(name, now) >= KEEP_S * 1_000:
                 self._retire(name)
 
     def discard(self, path: Path) -> None:
-        """Moves any directory below the agent's own away, to be removed with the rest."""
+        """Moves a directory of the agent to the trash."""
         try:
             os.rename(path, self._trash / f"{path.name}.{os.urandom(6).hex()}")
         except FileNotFoundError:
             return
         except OSError as error:
-            logger.warning("cannot move %s away: %s", path, error.strerror)
+            logger.warning("cannot move %s to the trash: %s", path, error.strerror)
 
     def empty_trash(self) -> None:
-        """Removes what was moved away; takes as long as it takes, so it is for a thread, one at a time."""
+        """Removes everything in the trash. This may take long: call it in a thread, one call at a time."""
         for name in os.listdir(self._trash):
             remove_tree(self._trash / name)
 

@@ -13,12 +13,11 @@ import select
 import signal
 import socket
 
-from waterflow_agent.runner.step import boot_ms
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from waterflow_agent.clock import Clock
     from waterflow_agent.runner.step import Step
 
 READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
@@ -33,8 +32,11 @@ _STALE_MAX = 256
 class EventLoop:
     """Calls back until it is told to end; everything it calls runs in the thread that called `turn`."""
 
-    def __init__(self, on_children: Callable[[list[tuple[int, int]]], None], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Clock, on_children: Callable[[list[tuple[int, int]]], None], on_stop: Callable[[], None]
+    ) -> None:
         """`on_children` gets (pid, wait status) of each child that was reaped, `on_stop` follows SIGTERM and SIGINT."""
+        self._clock = clock
         self._on_children = on_children
         self._on_stop = on_stop
         self._epoll = select.epoll()
@@ -55,7 +57,7 @@ class EventLoop:
             ready = self._ready.get(fd)
             if ready is not None:
                 ready()
-        now = boot_ms()
+        now = self._clock.boot_ms()
         while self._due and self._due[0][0] <= now:
             due, _, one, call = heapq.heappop(self._due)
             if one is None or one.due == due:
@@ -97,7 +99,7 @@ class EventLoop:
     def _wait_s(self, latest: int | None) -> float:
         if self._due and (latest is None or self._due[0][0] < latest):
             latest = self._due[0][0]
-        return -1 if latest is None else min(max(0, latest - boot_ms()) / 1_000, _WAIT_S_MAX)
+        return -1 if latest is None else min(max(0, latest - self._clock.boot_ms()) / 1_000, _WAIT_S_MAX)
 
     def _reap(self) -> None:
         """Reap every child that has ended, the steps' own and adopted ones; then obey a signal to stop."""

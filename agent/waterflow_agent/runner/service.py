@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 
+from waterflow_agent.clock import Clock
 from waterflow_agent.runner import agent_connection, attempt_directory, processes, protocol, step
 from waterflow_agent.runner.attempt_directory import AttemptDirectory
 from waterflow_agent.runner.event_loop import EventLoop
 from waterflow_agent.runner.spawn import Spawner, SpawnFailed
-from waterflow_agent.runner.step import Step, boot_ms, wall_ms
+from waterflow_agent.runner.step import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ class RunnerService:
         self, root: str, listener: socket.socket, *, tree: GroupTree | None, ended: Iterable[str], release: str
     ) -> None:
         """`root` is `DIR/attempts`; `ended` are the names on disk that have a result."""
+        self.clock = Clock()
         self._root = root
         self._listener = listener
         self._tree = tree
         self._release = release
         self._boot_id = processes.boot_id()
         self._spawner = Spawner()
-        self._loop = EventLoop(self._on_children, self._on_stop)
+        self._loop = EventLoop(self.clock, self._on_children, self._on_stop)
         self._steps: dict[str, Step] = {}
         self._pids: dict[int, Step] = {}
         self._ended: set[str] = set(ended)
@@ -54,7 +56,7 @@ class RunnerService:
         self._looks_for_strays = False
         self._will_move = False
         self._idle_ms: int | None = None
-        self._idle_since = boot_ms()
+        self._idle_since = self.clock.boot_ms()
         self._is_stopping = False
 
     def run(self, *, idle_s: int | None = None) -> None:
@@ -68,7 +70,7 @@ class RunnerService:
             self._flush()
         self._listener.close()
 
-    # What a step needs (`step.Host`).
+    # What a step needs (`step.StepHost`).
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` when `fd` is readable."""
@@ -85,7 +87,7 @@ class RunnerService:
     def has_grown(self, one: Step) -> None:
         """Tell the agent that there is more output."""
         if self._agent is not None:
-            self._agent.hint(one.name, one.output_bytes, boot_ms())
+            self._agent.hint(one.name, one.output_bytes, self.clock.boot_ms())
 
     def is_over(self, one: Step, result: Message) -> None:
         """Record and tell the result."""
@@ -94,7 +96,7 @@ class RunnerService:
         self._record_end(one.directory, result)
         if self._tree is None and not self._looks_for_strays:
             self._looks_for_strays = True
-            self._loop.call_at(boot_ms() + _STRAYS_MS, self._end_strays)
+            self._loop.call_at(self.clock.boot_ms() + _STRAYS_MS, self._end_strays)
         self._check_idle()
 
     # Messages of the agent.
@@ -173,7 +175,7 @@ class RunnerService:
                 os.close(record_fd)
 
     def _spawn(self, request: StartRequest, place: AttemptDirectory, record_fd: int) -> None:
-        group, before = None, boot_ms()
+        group, before = None, self.clock.boot_ms()
         try:
             group = self._choose_group(request)
             spawned = self._spawner.spawn(request, (processes.MARK, place.path))
@@ -190,13 +192,13 @@ class RunnerService:
         self._pids[one.pid] = one
         try:
             # Its birth is bracketed by the clock: reading it from /proc right after an exec takes 200 µs.
-            attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, boot_ms()))
+            attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, self.clock.boot_ms()))
         except OSError as error:
             # Only a later runner needs it, and finds the step by its mark as well.
             _say(f"{one.name}: cannot record its process: {error.strerror}")
         if self._agent is not None:
             started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
-            self._agent.send_lazily(started, boot_ms())
+            self._agent.send_lazily(started, self.clock.boot_ms())
 
     def _choose_group(self, request: StartRequest) -> StepGroup | None:
         """Stand where the step is to be born; raises `SpawnFailed` when that is not possible."""
@@ -223,7 +225,7 @@ class RunnerService:
         if not self._will_move:
             # A step that is over by then was born and ended without any move.
             self._will_move = True
-            self._loop.call_at(boot_ms() + _MOVE_MS, self._move_on)
+            self._loop.call_at(self.clock.boot_ms() + _MOVE_MS, self._move_on)
         return group
 
     def _move_on(self) -> None:
@@ -316,7 +318,7 @@ class RunnerService:
         except OSError as error:
             _say(f"{place.name}: cannot write its result, will try again: {error.strerror}")
             if not self._unwritten:
-                self._loop.call_at(boot_ms() + _RETRY_MS, self._write_again)
+                self._loop.call_at(self.clock.boot_ms() + _RETRY_MS, self._write_again)
             self._unwritten[place.name] = result
         if self._agent is not None:
             self._agent.drop_hint(place.name)
@@ -330,7 +332,7 @@ class RunnerService:
                 # Its directory is gone, or never was: the next runner has nothing to be wrong about.
                 del self._unwritten[name]
             except OSError:
-                self._loop.call_at(boot_ms() + _RETRY_MS, self._write_again)
+                self._loop.call_at(self.clock.boot_ms() + _RETRY_MS, self._write_again)
                 return
             else:
                 del self._unwritten[name]
@@ -370,7 +372,7 @@ class RunnerService:
         agent = self._agent
         if agent is None:
             return
-        is_due = agent.flush_due is not None and agent.flush_due <= boot_ms()
+        is_due = agent.flush_due is not None and agent.flush_due <= self.clock.boot_ms()
         if (is_due or self._awaits_writable) and not agent.is_broken:
             self._flush_agent(agent)
         if agent.is_broken:
@@ -394,7 +396,7 @@ class RunnerService:
         """Begin to count when there is neither an agent nor a step; stop when that has lasted long enough."""
         if self._idle_ms is None or self._agent is not None or self._steps:
             return
-        self._idle_since = since = boot_ms()
+        self._idle_since = since = self.clock.boot_ms()
 
         def end_if_idle() -> None:
             if self._idle_since != since or self._agent is not None or self._steps:
@@ -422,7 +424,7 @@ def _result(reason: str, error: str, started_at: int | None) -> Message:
         "signal": None,
         "reason": reason,
         "started_at": started_at,
-        "finished_at": wall_ms(),
+        "finished_at": Clock().wall_ms(),
         "output_bytes": 0,
         "output_dropped": 0,
         "error": error,

@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import time
 
 from waterflow_agent.runner import processes, spool
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from waterflow_agent.clock import Clock
     from waterflow_agent.runner.attempt_directory import AttemptDirectory
     from waterflow_agent.runner.cgroup import StepGroup
     from waterflow_agent.runner.processes import Process
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     class StepHost(Protocol):
         """What a step needs from the loop; everything is called in the loop's one thread."""
 
+        @property
+        def clock(self) -> Clock:
+            """The machine's clocks."""
+
         def watch(self, fd: int, ready: Callable[[], None]) -> None:
             """Call `ready` each time `fd` is readable or its other end is closed."""
 
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
             """Stop watching `fd` and close it."""
 
         def wake_at(self, step: Step, due: int) -> None:
-            """Call `step.on_due()` once `boot_ms()` has reached `due`, unless `step.due` has changed by then."""
+            """Call `step.on_due()` once the boot clock has reached `due`, unless `step.due` has changed by then."""
 
         def has_grown(self, step: Step) -> None:
             """The step printed something."""
@@ -83,20 +87,11 @@ _view = memoryview(_buffer)
 _vector = [_buffer]
 
 
-def boot_ms() -> int:
-    """Milliseconds since boot, suspended time included."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def wall_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 class Step:
     """A started step; `phase` moves by `TRANSITIONS`."""
 
     __slots__ = (
+        "_clock",
         "_error",
         "_grace_ms",
         "_group",
@@ -123,10 +118,11 @@ class Step:
         group: StepGroup | None,
     ) -> None:
         self._host = host
+        self._clock = host.clock
         self.directory = directory
         self.pid = spawned.pid
         self.phase = RUNNING
-        self.started_at = wall_ms()
+        self.started_at = self._clock.wall_ms()
         self.due: int | None = None
         self._group = group
         self._stop_signal = request.stop_signal
@@ -208,7 +204,7 @@ class Step:
         except BlockingIOError:
             return -1
         if count:
-            self._spool.append(stream, _view[:count], wall_ms())
+            self._spool.append(stream, _view[:count], self._clock.wall_ms())
             self._host.has_grown(self)
         return count
 
@@ -308,7 +304,7 @@ class Step:
             self._group.release()
         self._move(OVER)
         self.due = None
-        finished_at = wall_ms()
+        finished_at = self._clock.wall_ms()
         self._spool.close(finished_at)
         self._host.is_over(self, self._result(finished_at))
 
@@ -329,7 +325,7 @@ class Step:
         self._host.unwatch(self._pipes.pop(stream))
 
     def _arm(self, delay_ms: int) -> None:
-        self.due = boot_ms() + delay_ms
+        self.due = self._clock.boot_ms() + delay_ms
         self._host.wake_at(self, self.due)
 
     def _move(self, phase: str) -> None:

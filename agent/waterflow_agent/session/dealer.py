@@ -1,4 +1,4 @@
-"""An agent's socket: CURVE with a pinned server, bounds, one connection only, and the events of that connection."""
+"""The agent's sockets: CURVE with a pinned server key, bounded, one connection each, and the events of that connection."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.session.frame_receiver import FrameReceiver
 from waterflow_agent.wire import messages
 
-#: Frames that are taken before anything else may happen; at 64 offers a frame this is far more than any agent has slots.
+#: Frames read in one turn of the loop; with 64 offers a frame this is far more than any agent has slots.
 DRAIN_FRAMES = 64
+#: When a socket is closed, for frames that ZeroMQ still holds.
+LINGER_MS = 500
 _EVENTS = (
     zmq.Event.HANDSHAKE_SUCCEEDED
     | zmq.Event.HANDSHAKE_FAILED_AUTH
@@ -26,7 +28,7 @@ _EVENTS = (
 
 
 def secure(sock: zmq.Socket[Any], *, server_key: str, keys: KeyPair) -> None:
-    """Sets the options that every socket of an agent has."""
+    """Sets the options of every socket of an agent."""
     sock.curve_serverkey = server_key.encode("ascii")
     sock.curve_publickey = keys.public.encode("ascii")
     sock.curve_secretkey = keys.secret.encode("ascii")
@@ -37,44 +39,68 @@ def secure(sock: zmq.Socket[Any], *, server_key: str, keys: KeyPair) -> None:
     sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     sock.setsockopt(zmq.MAXMSGSIZE, messages.MESSAGE_BYTES_MAX)
     sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    # The session bounds what is on the way; a limit of ZeroMQ's own would only block or lose.
+    # The session bounds what is in flight; a limit of ZeroMQ would only block or lose messages.
     sock.setsockopt(zmq.SNDHWM, 0)
 
 
 class Dealer:
-    """The socket of one connection; it is not connected yet."""
+    """The socket of one connection."""
 
     def __init__(self, context: zmq.asyncio.Context, *, server_key: str, keys: KeyPair) -> None:
         plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
         self._socket = plain.socket(zmq.DEALER)
         secure(self._socket, server_key=server_key, keys=keys)
-        self._arrivals: FrameReceiver | None = None
+        self._receiver: FrameReceiver | None = None
         endpoint = f"inproc://monitor-of-{self._socket.fileno()}"
         self._socket.monitor(endpoint, _EVENTS)
         self._monitor = context.socket(zmq.PAIR)
         self._monitor.connect(endpoint)
 
     def connect(self, endpoint: str) -> None:
-        """Begins to connect; what comes of it is an event."""
+        """Starts to connect; the outcome is an event."""
         self._socket.connect(endpoint)
 
     async def next_event(self) -> zmq.Event:
-        """What happens to the connection next."""
+        """Waits for the next event of the connection."""
         return zmq.Event(parse_monitor_message(await self._monitor.recv_multipart())["event"])
 
     async def read(self, take: Callable[[memoryview], None]) -> None:
-        """Hands over each frame until it is cancelled. Raises what `take` raises."""
-        self._arrivals = FrameReceiver(self._socket, lambda parts: take(parts[0].buffer), DRAIN_FRAMES)
-        await self._arrivals.run()
+        """Passes each frame to `take` until cancelled. Raises what `take` raises."""
+        self._receiver = FrameReceiver(self._socket, lambda parts: take(parts[0].buffer), DRAIN_FRAMES)
+        await self._receiver.run()
 
     def send(self, frame: bytes) -> None:
-        """Hands a frame to ZeroMQ, which is no delivery. Raises `zmq.Again` when the connection is gone."""
-        if self._arrivals is not None:
-            self._arrivals.look()
+        """Passes a frame to ZeroMQ, which does not mean that it is delivered.
+
+        Raises `zmq.Again` when the connection is lost.
+        """
+        if self._receiver is not None:
+            self._receiver.look()
         self._socket.send(frame, zmq.NOBLOCK)
 
     def close(self, linger_ms: int) -> None:
-        """Frees everything; ZeroMQ goes on sending what it has for so long."""
+        """Closes the socket; ZeroMQ keeps sending queued frames for `linger_ms`."""
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=linger_ms)
+
+
+class SocketFactory:
+    """Opens the sockets of one agent, one at a time."""
+
+    def __init__(self, *, server_key: str, keys: KeyPair) -> None:
+        self._server_key = server_key
+        self._keys = keys
+        self._context: zmq.asyncio.Context | None = None
+
+    def open(self) -> Dealer:
+        """Returns a socket that is not connected yet."""
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        return Dealer(self._context, server_key=self._server_key, keys=self._keys)
+
+    def close(self) -> None:
+        """Closes all sockets."""
+        if self._context is not None:
+            self._context.destroy(linger=LINGER_MS)
+            self._context = None

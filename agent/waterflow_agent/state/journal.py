@@ -36,7 +36,8 @@ SEGMENT_BYTES = 8 << 20
 #: What a single record may have: a result with 1 MiB of outputs and its output, many times over.
 RECORD_BYTES_MAX = 64 << 20
 _HEADER_BYTES = 8
-FULL = (errno.ENOSPC, errno.EDQUOT)
+#: The disk or the user's quota is full.
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(records.Record)
@@ -194,6 +195,6 @@ def _write_all(fd: int, content: bytes, size: int) -> None:
 
 
 def _explained(error: OSError, path: Path) -> Retryable | Stalled:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRORS:
         return Retryable("WF302", f"no space left for {path}", after_s=10)
     return Stalled("WF303", f"cannot write {path}: {error.strerror}")

@@ -37,7 +37,7 @@ class JournalWriter:
 
     def begin(self) -> None:
         """Begins a segment with all that the ledger holds. Raises `Retryable` when the disk is full."""
-        self._journal.begin(self._ledger.boot_id, self._ledger.facts())
+        self._journal.begin(self._ledger.boot_id, self._ledger.snapshot())
         self._flush_soon()
 
     def write(self, facts: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> bool:

@@ -34,7 +34,7 @@ class SecretStore:
     """The masks of all attempts of one agent that have secrets; for the loop's thread. Calls take less than a millisecond."""
 
     def __init__(self, directory: Path | None) -> None:
-        """`directory` is what `place` gave; it is made with the first secret, and goes with the last."""
+        """`directory` is what `find_directory` returned; it is created with the first secret and deleted with the last."""
         self._directory = directory
         self._masks: dict[TaskKey, Masks] = {}
 
@@ -57,7 +57,7 @@ class SecretStore:
                 self._directory = None
         return masks
 
-    def of(self, key: TaskKey) -> Masks | None:
+    def get(self, key: TaskKey) -> Masks | None:
         """The attempt's masks; None when nobody knows its secrets any more."""
         masks = self._masks.get(key)
         if masks is None and self._directory is not None:
@@ -89,7 +89,7 @@ class SecretStore:
             self._directory = None
 
 
-def place(data_dir: Path, environment: Mapping[str, str]) -> Path | None:
+def find_directory(data_dir: Path, environment: Mapping[str, str]) -> Path | None:
     """Where the values of this agent's attempts are; None when every candidate is on a disk.
 
     `$RUNTIME_DIRECTORY` is systemd's for a service, `$XDG_RUNTIME_DIR` that of a person who is logged in.

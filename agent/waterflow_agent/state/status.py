@@ -13,7 +13,7 @@ from waterflow_agent.wire.messages import OwnNode
 _FILE_NAME = "status.json"
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt that is held."""
 
     run: str
@@ -39,7 +39,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     link: str
     groups: list[str]
     slots: int
-    attempts: list[Attempt]
+    attempts: list[AttemptStatus]
     #: Own nodes of this server.
     nodes: list[OwnNode] = []
 

@@ -16,6 +16,7 @@ from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.working_directories import WorkingDirectories
+from waterflow_agent.testing import FakeClock
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import FileChunk, FileResponse, TaskKey, Tree
 
@@ -93,7 +94,7 @@ def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path)
 
 @pytest.fixture
 def workspaces(tmp_path: Path) -> WorkingDirectories:
-    return WorkingDirectories(tmp_path / "work")
+    return WorkingDirectories(tmp_path / "work", FakeClock())
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ class Daemon:
     def take(self, wanted: messages.FileRequest) -> None:
         self.asked.append(wanted)
         if not self.is_away:
-            asyncio.get_running_loop().call_soon(self.asking.answered, self.answer(wanted))
+            asyncio.get_running_loop().call_soon(self.asking.on_response, self.answer(wanted))
 
     def answer(self, wanted: messages.FileRequest) -> FileResponse:
         pieces, left, offset = [], messages.FILE_RESPONSE_BYTES_MAX, wanted.offset
@@ -230,7 +231,7 @@ class Daemon:
 
 async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
     """Larger than an answer, empty, and many; afterwards none of them is asked for again."""
-    workspaces = WorkingDirectories(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     disk = TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
     files = [(f"f{number}", b"%d" % number) for number in range(700)]
     large = os.urandom(3 * messages.FILE_RESPONSE_BYTES_MAX + 5)
@@ -259,7 +260,7 @@ async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, work
 
 async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: Path) -> None:
     """Under the same number, so that an answer to the first question is as good."""
-    workspaces = WorkingDirectories(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     daemon = Daemon(("a", b"1"))
     daemon.is_away = True
     checkouts = CheckoutService(TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard), daemon.asking, workspaces)
@@ -267,7 +268,7 @@ async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: P
     while not daemon.asked:  # noqa: ASYNC110 - a thread has to look at the disk before
         await asyncio.sleep(0)
     daemon.is_away = False
-    checkouts.opened()
+    checkouts.on_opened()
     assert daemon.asked[0] == daemon.asked[-1]
     assert len(daemon.asked) == 2
     await work
@@ -289,7 +290,7 @@ async def test_a_checkout_that_is_cancelled_leaves_nothing(
     await asyncio.gather(work, return_exceptions=True)
     assert not list((tmp_path / "trees/made").iterdir())
     assert not checkouts.has(KEY)
-    checkouts.answered(answer(daemon.asked[-1]))
+    checkouts.on_response(answer(daemon.asked[-1]))
     await checkouts.close()
 
 

@@ -58,7 +58,7 @@ def ledger() -> Ledger:
 def started(ledger: Ledger, which: TaskKey) -> None:
     """Takes the attempt all the way to a process that runs."""
     assert isinstance(ledger.offer(task(which), NOW), StartAttempt)
-    ledger.given(which)
+    ledger.hand_over(which)
     assert ledger.started(which, NOW)
 
 
@@ -79,7 +79,7 @@ def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -
     """Also after the daemon has taken the result and the entry is gone."""
     started(ledger, key())
     ledger.finish(finished(key()))
-    assert ledger.result_taken(key()) == ReleaseAttempt(key())
+    assert ledger.result_acknowledged(key()) == ReleaseAttempt(key())
 
     assert ledger.offer(task(key()), NOW) is None
     assert len(ledger) == 0
@@ -94,7 +94,7 @@ def test_offer_for_another_start_is_refused(ledger: Ledger, fields: dict[str, ob
 def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> None:
     """Its result is final, also after the daemon has taken it."""
     ledger.offer(task(key(), instance="other"), NOW)
-    ledger.result_taken(key())
+    ledger.result_acknowledged(key())
 
     assert ledger.offer(task(key()), NOW) is None
 
@@ -195,7 +195,7 @@ def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order
     """Whichever comes first, the attempt goes with the second."""
     started(ledger, key())
     ledger.finish(finished(key(), output_bytes=5), has_spool=True)
-    steps = [ledger.result_taken, ledger.output_taken]
+    steps = [ledger.result_acknowledged, ledger.output_acknowledged]
     if order == "output first":
         steps.reverse()
 
@@ -210,12 +210,12 @@ def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
     started(ledger, key("b"))
     ledger.finish(finished(key("a"), output_bytes=5))
 
-    assert ledger.owed() == [finished(key("a"), output_bytes=5), messages.Started(key("b"), NOW)]
+    assert ledger.undelivered() == [finished(key("a"), output_bytes=5), messages.Started(key("b"), NOW)]
     assert [held.state for held in ledger.held()] == [AttemptState.FINISHED, AttemptState.STARTED]
 
-    ledger.result_taken(key("a"))
+    ledger.result_acknowledged(key("a"))
 
-    assert ledger.owed() == [messages.Started(key("b"), NOW)]
+    assert ledger.undelivered() == [messages.Started(key("b"), NOW)]
     assert [held.key for held in ledger.held()] == [key("b")]
 
 
@@ -247,9 +247,10 @@ def test_accepted_attempt_after_a_restart(
     ledger: Ledger, view: RunnerView, is_same_boot: bool, expected: Outcome | None
 ) -> None:
     """What the runner never heard of did not run, if the machine did not restart in between."""
-    ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
+    boot_id = ledger.boot_id if is_same_boot else "another boot"
+    ledger.restore(boot_id, [records.AcceptedRecord(key(), "shell", "a step", NOW)])
 
-    moves = ledger.settle({key(): view}, NOW, is_same_boot=is_same_boot)
+    moves = ledger.settle({key(): view}, NOW)
 
     assert [outcome_of(move) for move in moves] == ([] if expected is None else [expected])
 
@@ -273,9 +274,9 @@ def test_facts_rebuild_the_ledger(ledger: Ledger) -> None:
     ledger.finish(finished(key("a"), output_bytes=3), [messages.OutputChunk(NOW, 1, b"abc")])
 
     again = Ledger(boot_id="boot", instance="later", slots=2)
-    for fact in ledger.facts():
+    for fact in ledger.snapshot():
         again.replay(fact)
 
     assert again.held() == ledger.held()
-    assert again.owed() == ledger.owed()
-    assert again.facts() == ledger.facts()
+    assert again.undelivered() == ledger.undelivered()
+    assert again.snapshot() == ledger.snapshot()

@@ -19,12 +19,12 @@ def key(number: int = 1) -> TaskKey:
     return TaskKey("run", "job", f"s{number}", 1, 1)
 
 
-def spooled(path: Path, pieces: list[bytes], cap: int = 1 << 20, *, is_over: bool = True) -> str:
+def spooled(path: Path, pieces: list[bytes], cap: int = 1 << 20, *, is_complete: bool = True) -> str:
     """A spool that holds these writes."""
     writer = SpoolWriter(str(path), cap)
     for number, piece in enumerate(pieces):
         writer.append(1 + number % 2, memoryview(piece), number)
-    if is_over:
+    if is_complete:
         writer.close(99)
     return str(path)
 
@@ -35,7 +35,7 @@ def text(outputs: list[messages.Output]) -> bytes:
 
 def everything(log: OutputLog, size: int = 1_000) -> bytes:
     parts: list[bytes] = []
-    while chunks := log.read(sum(map(len, parts)), size, is_over=True):
+    while chunks := log.read(sum(map(len, parts)), size, is_complete=True):
         parts += [chunk.data for chunk in chunks]
     return b"".join(parts)
 
@@ -58,7 +58,7 @@ def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
     assert log.startswith(b"a" * 100)
     assert log.endswith(b"c" * 100)
     kept = sum(log.count(letter) for letter in (b"aaaaa", b"bbbbb", b"ccccc")) * 5
-    assert b"bytes of output are left out here" in log
+    assert b"bytes of output were dropped here" in log
     assert 0 < kept <= 400
     assert OutputLog(path).size() == len(log)
 
@@ -75,7 +75,7 @@ def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: s
         offset = data.draw(st.integers(0, len(whole)))
         size = data.draw(st.integers(1, 100))
 
-        piece = b"".join(chunk.data for chunk in OutputLog(path, log._printed).read(offset, size, is_over=True))
+        piece = b"".join(chunk.data for chunk in OutputLog(path, log._printed).read(offset, size, is_complete=True))
 
     assert whole[offset:].startswith(piece)
     assert piece or offset == len(whole)
@@ -83,10 +83,10 @@ def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: s
 
 def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
     """What lies behind may still be taken out of the middle, so it waits for the end."""
-    path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_over=False)
+    path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_complete=False)
     log = OutputLog(path)
 
-    running = b"".join(chunk.data for chunk in log.read(0, 1_000, is_over=False))
+    running = b"".join(chunk.data for chunk in log.read(0, 1_000, is_complete=False))
 
     assert running == b"a" * 100
 
@@ -280,16 +280,16 @@ def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: i
         assert everything(log, size) == whole
         assert log.size() == len(whole)
         begun = OutputLog(path, masks=masks)
-        begun.read(0, size, is_over=False)
-        assert begun.fork().size() == len(whole)
+        begun.read(0, size, is_complete=False)
+        assert begun.copy().size() == len(whole)
         assert everything(begun) == whole
         if len(whole) == sum(map(len, pieces)):
             begun.mark_clean()
             log.mark_clean()
             assert everything(begun, size) == whole
-        rest = b"".join(chunk.data for chunk in log.read(min(offset, len(whole)), 10_000, is_over=True))
+        rest = b"".join(chunk.data for chunk in log.read(min(offset, len(whole)), 10_000, is_complete=True))
         streams = {1: b"", 2: b""}
-        for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_over=True):
+        for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_complete=True):
             streams[chunk.stream] += chunk.data
     assert rest == whole[min(offset, len(whole)) :]
     for number, told in streams.items():
@@ -310,7 +310,7 @@ def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path
     for number, piece in enumerate([b"a s3c", b"on the other s3c", b"ret b", b"ret d", b" s3", b""]):
         if piece:
             writer.append(1 + number % 2, memoryview(piece), number)
-        told += b"".join(chunk.data for chunk in log.read(len(told), 1_000, is_over=False))
+        told += b"".join(chunk.data for chunk in log.read(len(told), 1_000, is_complete=False))
         assert b"s3c" not in told
     writer.close(9)
 

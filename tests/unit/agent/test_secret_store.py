@@ -15,7 +15,7 @@ FIRST, SECOND = TaskKey("run", "job", "s1", 1, 1), TaskKey("run", "job", "s2", 1
 
 
 def text_of(book: SecretStore, key: TaskKey) -> str | None:
-    masks = book.of(key)
+    masks = book.get(key)
     return None if masks is None else masks.text("a s3cret value")
 
 
@@ -81,11 +81,13 @@ def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
 
 def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:
     """Another data directory has another; what is on a disk is passed over."""
-    found = secret_store.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"})
-    other = secret_store.place(tmp_path / "b", {})
+    found = secret_store.find_directory(
+        tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"}
+    )
+    other = secret_store.find_directory(tmp_path / "b", {})
     if found is None or other is None:
         pytest.skip("there is no directory in memory")
     assert found.parent == Path("/dev/shm")
     assert found != other
-    inner = secret_store.place(tmp_path / "a", {"RUNTIME_DIRECTORY": "/dev/shm"})
+    inner = secret_store.find_directory(tmp_path / "a", {"RUNTIME_DIRECTORY": "/dev/shm"})
     assert inner == found

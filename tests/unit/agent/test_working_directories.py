@@ -12,24 +12,25 @@ from hypothesis import strategies as st
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import working_directories
 from waterflow_agent.execution.working_directories import WorkingDirectories
+from waterflow_agent.testing import FakeClock
 
 
 def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
     """The same job gets the same one again, with what was in it."""
-    workspaces = WorkingDirectories(tmp_path / "work")
-    first, second = workspaces.enter("run", "a", 0), workspaces.enter("run", "b", 0)
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
+    first, second = workspaces.enter("run", "a"), workspaces.enter("run", "b")
     (first / "file").write_text("x")
 
     assert first != second
-    assert (workspaces.enter("run", "a", 1) / "file").read_text() == "x"
+    assert (workspaces.enter("run", "a") / "file").read_text() == "x"
 
 
 def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
     """The next step of the job has a place to run."""
-    workspaces = WorkingDirectories(tmp_path / "work")
-    workspaces.enter("run", "a", 0).rmdir()
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
+    workspaces.enter("run", "a").rmdir()
 
-    assert workspaces.enter("run", "a", 1).is_dir()
+    assert workspaces.enter("run", "a").is_dir()
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
@@ -70,20 +71,25 @@ def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
             working_directories.resolve(inside, wanted)
 
 
-def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
-    """Not before the time, not while something is held; a new agent counts anew, and what was moved away is removed."""
-    workspaces = WorkingDirectories(tmp_path / "work")
-    used, held = workspaces.enter("used", "a", 0), workspaces.enter("held", "a", 0)
+def test_directories_of_unused_runs_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not early, and not while an attempt is held. A restarted agent starts to count again."""
+    monkeypatch.setattr(working_directories, "KEEP_S", 600)
+    clock = FakeClock()
+    workspaces = WorkingDirectories(tmp_path / "work", clock)
+    used, held = workspaces.enter("used", "a"), workspaces.enter("held", "a")
 
-    workspaces.retire_unused({"held"}, 599, keep_s=600)
+    clock.advance(599_000)
+    workspaces.retire_unused({"held"})
     assert used.exists()
-    workspaces.retire_unused({"held"}, 600, keep_s=600)
+    clock.advance(1_000)
+    workspaces.retire_unused({"held"})
     assert not used.exists()
     assert held.exists()
-    later = WorkingDirectories(tmp_path / "work")
-    later.retire_unused(set(), 1000, keep_s=600)
+    later = WorkingDirectories(tmp_path / "work", clock)
+    later.retire_unused(set())
     assert held.exists()
-    later.retire_unused(set(), 1600, keep_s=600)
+    clock.advance(600_000)
+    later.retire_unused(set())
     assert not held.exists()
     assert len(list((tmp_path / "work" / ".trash").iterdir())) == 2
     later.empty_trash()
@@ -92,17 +98,17 @@ def test_runs_go_when_nothing_is_held_for_a_while(tmp_path: Path) -> None:
 
 def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> None:
     """What is there is told by run and job, also by a new agent; a release of what is not there is nothing."""
-    workspaces = WorkingDirectories(tmp_path / "work")
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     for job in ("a", "b"):
-        workspaces.enter("run", job, 0)
-    assert sorted(WorkingDirectories(tmp_path / "work").jobs()) == [("run", "a"), ("run", "b")]
+        workspaces.enter("run", job)
+    assert sorted(WorkingDirectories(tmp_path / "work", FakeClock()).jobs()) == [("run", "a"), ("run", "b")]
 
     workspaces.release("run", "a")
     workspaces.release("run", "a")
     workspaces.release("other", "a")
 
     assert workspaces.jobs() == [("run", "b")]
-    assert workspaces.enter("run", "a", 1).is_dir()
+    assert workspaces.enter("run", "a").is_dir()
     workspaces.release("run", "a")
     workspaces.release("run", "b")
     assert not (tmp_path / "work" / "run").exists()

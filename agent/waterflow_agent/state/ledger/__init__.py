@@ -1,15 +1,15 @@
-"""What the agent holds and what it owes the daemon. Pure: no file, socket, clock or process.
+"""What the agent holds and what it still has to deliver to the daemon. Pure: no file, socket, clock or process.
 
-An attempt's way: accepted, started, finished, and gone once the daemon has its result and its output. `Ledger` decides what
-each message, start, end and acknowledgement means and answers with a `LedgerAction` for the shell; `records` is what the
-journal keeps so that a later start of the agent knows the same.
+An attempt is accepted, started, finished, and removed once the daemon has its result and its output. `Ledger` decides what each
+message, start, exit and acknowledgement means and returns a `LedgerAction` for the executor. `records` is what the journal
+stores, so that the agent knows the same after a restart.
 
 Rules:
 
-- A key that was seen is never started again, whatever arrives.
-- One attempt of a step at a time: a second one is refused while the first is alive.
-- A result is final, and is kept until the daemon has acknowledged it.
-- An outcome that nobody can know is `lost`, never a success; an attempt that surely never began is `refused`.
+- An attempt that was seen once is never started again, whatever arrives.
+- One attempt of a step runs at a time: a second one is refused while the first is alive.
+- A result is final and is kept until the daemon has acknowledged it.
+- An unknown outcome is `lost`, never a success. An attempt that certainly never started is `refused`.
 """
 
 from waterflow_agent.state.ledger.ledger import (
@@ -25,8 +25,8 @@ from waterflow_agent.state.ledger.ledger import (
 
 __all__ = [
     "Ledger",
-    "LedgerEntry",
     "LedgerAction",
+    "LedgerEntry",
     "ReleaseAttempt",
     "ReportResult",
     "RunnerView",

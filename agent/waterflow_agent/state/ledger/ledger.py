@@ -1,14 +1,14 @@
 """The attempts of one agent, and what each input means for them.
 
-    offer ──▶ ACCEPTED ──▶ STARTED ──▶ FINISHED ──result and output taken──▶ gone
+    offer ──▶ ACCEPTED ──▶ STARTED ──▶ FINISHED ──result and output acknowledged──▶ removed
                   └─────────────────────▲
 
 Rules of this file:
 
-- Methods change the ledger and answer with a move, or None for "nothing to do" (a duplicate, a stale message).
-- The shell writes the record of a move to the journal before it carries the move out.
-- `_seen` remembers, for each step, the newest attempt that was ever taken, also after it is gone. Offers are bound to this
-  start of the agent, so it need not outlive it.
+- Methods change the ledger and return an action, or None when there is nothing to do (a duplicate, an outdated message).
+- The executor writes the record of an action to the journal before it carries the action out.
+- `_newest` remembers the newest attempt of each step, even after it was removed. It need not survive a restart, because offers
+  are bound to one start of the agent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from waterflow_agent.state.ledger import records
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
 
-#: Results that wait for the daemon, beyond which no new work is taken: a daemon that takes no results offers no work either.
+#: Attempts held at most; beyond this offers are refused. A daemon that acknowledges no results is not working anyway.
 HELD_MAX = 10_000
-#: Steps whose newest attempt is remembered after it is gone.
-SEEN_MAX = 50_000
+#: Steps whose newest attempt is remembered after it was removed.
+REMEMBERED_MAX = 50_000
 
-#: What may follow what; an attempt that ends before its start was heard of goes straight to FINISHED.
+#: Permitted transitions. An attempt that ends before its start was reported goes straight to FINISHED.
 TRANSITIONS: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.ACCEPTED: frozenset({AttemptState.STARTED, AttemptState.FINISHED}),
     AttemptState.STARTED: frozenset({AttemptState.FINISHED}),
@@ -39,13 +39,13 @@ _StepKey = tuple[str, str, str]
 
 
 class StartAttempt(msgspec.Struct, frozen=True):
-    """Write `Accepted`, then start the task."""
+    """Write an `AcceptedRecord`, then start the task."""
 
     task: messages.Task
 
 
 class StopAttempt(msgspec.Struct, frozen=True):
-    """End the process of this attempt; its end comes back as usual."""
+    """Stop the process of this attempt; its exit is reported as usual."""
 
     key: TaskKey
     is_forced: bool
@@ -59,7 +59,7 @@ class ReportResult(msgspec.Struct, frozen=True):
 
 
 class ReleaseAttempt(msgspec.Struct, frozen=True):
-    """Write `Released`; then the attempt's files may go."""
+    """Write a `ReleasedRecord`, then delete the attempt's files."""
 
     key: TaskKey
 
@@ -68,13 +68,13 @@ LedgerAction = StartAttempt | StopAttempt | ReportResult | ReleaseAttempt
 
 
 class RunnerView(Enum):
-    """What the runner says of an attempt after the agent has come back."""
+    """What the runner reports about an attempt after the agent has connected to it."""
 
     UNKNOWN = "unknown"
-    #: This process has asked for its start, or is about to; the answer is still to come.
+    #: This process has requested its start, or is about to; the runner has not answered yet.
     PENDING = "pending"
     RUNNING = "running"
-    #: Its end is known: the shell reports it as if it had just happened.
+    #: It has exited; the exit is handled as if it had just happened.
     ENDED = "ended"
 
 
@@ -83,15 +83,15 @@ class LedgerEntry:
 
     __slots__ = (
         "cancel",
+        "directory",
         "has_secrets",
         "has_spool",
-        "is_given",
-        "is_output_taken",
-        "is_result_taken",
-        "is_unwanted",
+        "is_abandoned",
+        "is_handed_over",
+        "is_output_acknowledged",
+        "is_result_acknowledged",
         "key",
         "node",
-        "place",
         "printed",
         "result",
         "started_at",
@@ -110,13 +110,13 @@ class LedgerEntry:
         self.has_spool = False
         self.has_secrets = False
         #: Number of the directory with its files; 0 for none.
-        self.place = 0
-        #: The runner may have heard of it.
-        self.is_given = False
-        self.is_result_taken = False
-        self.is_output_taken = False
-        #: The daemon is done with it: no report when it ends.
-        self.is_unwanted = False
+        self.directory = 0
+        #: The task was handed to the runner.
+        self.is_handed_over = False
+        self.is_result_acknowledged = False
+        self.is_output_acknowledged = False
+        #: The daemon does not want its result.
+        self.is_abandoned = False
         self.cancel: StopAttempt | None = None
 
     @property
@@ -134,9 +134,11 @@ class Ledger:
         self.slots = slots
         self._entries: dict[TaskKey, LedgerEntry] = {}
         self._live: dict[_StepKey, TaskKey] = {}
-        self._seen: OrderedDict[_StepKey, tuple[int, int]] = OrderedDict()
+        self._newest: OrderedDict[_StepKey, tuple[int, int]] = OrderedDict()
+        #: False between `restore` from a journal of an earlier boot and the first `settle`.
+        self._is_same_boot = True
 
-    # What is held.
+    # Attempts that are held.
 
     def __contains__(self, key: TaskKey) -> bool:
         return key in self._entries
@@ -148,57 +150,57 @@ class Ledger:
         return len(self._entries)
 
     def get(self, key: TaskKey) -> LedgerEntry | None:
-        """The entry of an attempt that is held."""
+        """Returns the entry of an attempt, or None when it is not held."""
         return self._entries.get(key)
 
     @property
     def live_count(self) -> int:
-        """How many slots are taken."""
+        """Number of slots in use."""
         return len(self._live)
 
     def held(self) -> list[messages.HeldAttempt]:
-        """What `Hello` tells: every attempt of which the daemon does not have the result."""
+        """Returns every attempt whose result the daemon does not have yet, for `Hello`."""
         return [
             messages.HeldAttempt(entry.key, entry.state)
             for entry in self._entries.values()
-            if not entry.is_result_taken and not entry.is_unwanted
+            if not entry.is_result_acknowledged and not entry.is_abandoned
         ]
 
-    def owed(self) -> list[messages.Started | messages.Finished]:
-        """What a new session has to tell again, oldest first."""
-        owed: list[messages.Started | messages.Finished] = []
+    def undelivered(self) -> list[messages.Started | messages.Finished]:
+        """Returns the messages to send again in a new session, oldest first."""
+        undelivered: list[messages.Started | messages.Finished] = []
         for entry in self._entries.values():
-            if entry.is_unwanted or entry.is_result_taken:
+            if entry.is_abandoned or entry.is_result_acknowledged:
                 continue
             if entry.result is not None:
-                owed.append(entry.result)
+                undelivered.append(entry.result)
             elif entry.state is AttemptState.STARTED and entry.started_at is not None:
-                owed.append(messages.Started(entry.key, entry.started_at))
-        return owed
+                undelivered.append(messages.Started(entry.key, entry.started_at))
+        return undelivered
 
-    def facts(self) -> list[records.LedgerRecord]:
-        """What a snapshot of the journal holds."""
-        facts: list[records.LedgerRecord] = []
+    def snapshot(self) -> list[records.LedgerRecord]:
+        """Returns the records of a journal snapshot."""
+        kept: list[records.LedgerRecord] = []
         for entry in self._entries.values():
             if entry.result is not None:
-                facts.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))
+                kept.append(records.FinishedRecord(entry.result, entry.printed, entry.has_spool, entry.has_secrets))
                 continue
-            facts.append(
-                records.AcceptedRecord(entry.key, entry.node, entry.step_name, 0, entry.place, entry.has_secrets)
+            kept.append(
+                records.AcceptedRecord(entry.key, entry.node, entry.step_name, 0, entry.directory, entry.has_secrets)
             )
             if entry.started_at is not None:
-                facts.append(records.StartedRecord(entry.key, entry.started_at))
-        return facts
+                kept.append(records.StartedRecord(entry.key, entry.started_at))
+        return kept
 
-    # What the daemon says.
+    # Messages of the daemon.
 
     def offer(self, task: messages.Task, now: int) -> StartAttempt | ReportResult | None:
-        """Takes or refuses an offer; None for a key that was seen before, which is acknowledged and nothing else."""
+        """Accepts or refuses an offer. Returns None for an attempt that was offered before: it is only acknowledged."""
         key = task.key
         if key in self._entries:
             return None
         step = (key.run, key.job, key.step)
-        newest = self._seen.get(step)
+        newest = self._newest.get(step)
         if newest == (key.epoch, key.attempt):
             return None
         if newest is not None and (key.epoch, key.attempt) < newest:
@@ -206,7 +208,7 @@ class Ledger:
         refusal = self._refusal(task, step)
         entry = self._entries[key] = LedgerEntry(key, task.node, task.step_name)
         entry.has_secrets = bool(task.secrets)
-        # A refused one as well: its result is final, so it is not started by a better offer either.
+        # Refused attempts too: their result is final, so a second offer of the same attempt must not start it.
         self._remember(step, (key.epoch, key.attempt))
         if refusal is not None:
             return self._report(entry, ended(key, Outcome.REFUSED, now, reason_code="refused", reason_text=refusal))
@@ -214,18 +216,18 @@ class Ledger:
         return StartAttempt(task)
 
     def cancel(self, cancel: messages.Cancel, now: int) -> StopAttempt | ReportResult | None:
-        """Ends an attempt. None when it is unknown or over: the daemon learns that from the settlement or the result."""
+        """Cancels an attempt. Returns None when it is unknown or has ended: the daemon learns that from the result."""
         entry = self._entries.get(cancel.key)
         if entry is None or not entry.is_live:
             return None
         stop = StopAttempt(cancel.key, cancel.force, cancel.reason)
-        if not entry.is_given:
+        if not entry.is_handed_over:
             result = ended(
                 cancel.key,
                 Outcome.CANCELLED,
                 now,
                 reason_code="cancel-requested",
-                reason_text="cancelled before it began",
+                reason_text="cancelled before it started",
             )
             return self._report(entry, result)
         if entry.cancel is not None and (entry.cancel.is_forced or not cancel.force):
@@ -234,78 +236,84 @@ class Ledger:
         return stop
 
     def forget(self, keys: Iterable[TaskKey]) -> list[StopAttempt | ReleaseAttempt]:
-        """Drops what is over for the daemon. What still runs is killed, and goes when it has ended."""
-        moves: list[StopAttempt | ReleaseAttempt] = []
+        """Removes attempts that the daemon no longer wants. Those that still run are killed, and removed when they exit."""
+        actions: list[StopAttempt | ReleaseAttempt] = []
         for key in keys:
             entry = self._entries.get(key)
             if entry is None:
                 continue
-            entry.is_unwanted = True
-            if not entry.is_live or not entry.is_given:
-                moves.append(self._drop(entry))
+            entry.is_abandoned = True
+            if not entry.is_live or not entry.is_handed_over:
+                actions.append(self._drop(entry))
             elif entry.cancel is None or not entry.cancel.is_forced:
-                entry.cancel = StopAttempt(key, True, "the daemon is done with this attempt")
-                moves.append(entry.cancel)
-        return moves
+                entry.cancel = StopAttempt(key, True, "the daemon no longer wants this attempt")
+                actions.append(entry.cancel)
+        return actions
 
-    def result_taken(self, key: TaskKey) -> ReleaseAttempt | None:
-        """The daemon has the result."""
+    def result_acknowledged(self, key: TaskKey) -> ReleaseAttempt | None:
+        """Notes that the daemon has the result."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
             return None
-        entry.is_result_taken = True
-        return self._drop(entry) if entry.is_output_taken else None
+        entry.is_result_acknowledged = True
+        return self._drop(entry) if entry.is_output_acknowledged else None
 
-    def output_taken(self, key: TaskKey) -> ReleaseAttempt | None:
-        """The daemon has all of the output."""
+    def output_acknowledged(self, key: TaskKey) -> ReleaseAttempt | None:
+        """Notes that the daemon has all of the output."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
             return None
-        entry.is_output_taken = True
-        return self._drop(entry) if entry.is_result_taken else None
+        entry.is_output_acknowledged = True
+        return self._drop(entry) if entry.is_result_acknowledged else None
 
-    # What happens here.
+    # Events on this server.
 
-    def placed(self, key: TaskKey, place: int, now: int) -> records.AcceptedRecord:
-        """The attempt will be a process, whose files are in this directory; gives the record to write before its start."""
+    def prepare(self, key: TaskKey, directory: int, now: int) -> records.AcceptedRecord:
+        """Notes the directory of an attempt that will be a process. Returns the record to write before its start."""
         entry = self._entries[key]
-        entry.place = place
-        return records.AcceptedRecord(key, entry.node, entry.step_name, now, place, entry.has_secrets)
+        entry.directory = directory
+        return records.AcceptedRecord(key, entry.node, entry.step_name, now, directory, entry.has_secrets)
 
-    def given(self, key: TaskKey) -> None:
-        """The task is about to be handed to the runner: from here on only the runner knows whether it began."""
-        self._entries[key].is_given = True
+    def hand_over(self, key: TaskKey) -> None:
+        """Notes that the task was handed to the runner: from now on only the runner knows whether it started."""
+        self._entries[key].is_handed_over = True
 
     def started(self, key: TaskKey, at: int) -> bool:
-        """The process runs since `at`; False when that is old news."""
+        """Notes that the process has been running since `at`. Returns False when that was known or is outdated."""
         entry = self._entries.get(key)
         if entry is None or entry.state is not AttemptState.ACCEPTED:
             return False
         self._move(entry, AttemptState.STARTED)
         entry.started_at = at
-        entry.is_given = True
+        entry.is_handed_over = True
         return True
 
     def finish(
         self, result: messages.Finished, printed: Sequence[messages.OutputChunk] = (), *, has_spool: bool = False
     ) -> ReportResult | ReleaseAttempt | None:
-        """The attempt is over; None when it was before: a result is final."""
+        """Notes that the attempt has ended. Returns None when it had ended before: a result is final."""
         entry = self._entries.get(result.key)
         if entry is None or not entry.is_live:
             return None
         entry.printed = list(printed)
         entry.has_spool = has_spool
-        if entry.is_unwanted:
+        if entry.is_abandoned:
             return self._drop(entry)
         return self._report(entry, result)
 
     # After a restart.
 
+    def restore(self, boot_id: str, journal: Iterable[records.LedgerRecord | records.ReleasedRecord]) -> None:
+        """Replays the journal of an earlier start of the agent; `boot_id` is the boot that it was written in."""
+        self._is_same_boot = boot_id == self.boot_id
+        for record in journal:
+            self.replay(record)
+
     def replay(self, record: records.LedgerRecord | records.ReleasedRecord) -> None:
-        """Takes over one record of the journal, in order."""
+        """Replays one record of the journal, in order."""
         if isinstance(record, records.AcceptedRecord):
             entry = LedgerEntry(record.key, record.node, record.step_name)
-            entry.place = record.place
+            entry.directory = record.directory
             entry.has_secrets = record.has_secrets
             self._entries[record.key] = entry
             step = (record.key.run, record.key.job, record.key.step)
@@ -325,49 +333,48 @@ class Ledger:
             if entry_or_none is not None:
                 self._drop(entry_or_none)
 
-    def settle(
-        self, views: Mapping[TaskKey, RunnerView], now: int, *, is_same_boot: bool = True
-    ) -> list[ReportResult | ReleaseAttempt]:
-        """Compares what is live with what the runner says: what it does not know has no outcome that anyone can know.
+    def settle(self, views: Mapping[TaskKey, RunnerView], now: int) -> list[ReportResult | ReleaseAttempt]:
+        """Compares the live attempts with what the runner reports, after each connect to it.
 
-        Called when the agent starts and each time the runner has come back.
+        The outcome of an attempt that the runner does not know is unknown, and so is that of every attempt of an earlier boot.
         """
-        moves: list[ReportResult | ReleaseAttempt] = []
+        is_same_boot, self._is_same_boot = self._is_same_boot, True
+        actions: list[ReportResult | ReleaseAttempt] = []
         for key in list(self._live.values()):
             entry = self._entries[key]
             view = views.get(key, RunnerView.UNKNOWN) if is_same_boot else RunnerView.UNKNOWN
             if view is not RunnerView.UNKNOWN:
-                entry.is_given = entry.is_given or view is not RunnerView.PENDING
+                entry.is_handed_over = entry.is_handed_over or view is not RunnerView.PENDING
                 continue
-            move = self.finish(_without_runner(entry, now, is_same_boot=is_same_boot))
-            if move is not None:
-                moves.append(move)
-        return moves
+            action = self.finish(_without_runner(entry, now, is_same_boot=is_same_boot))
+            if action is not None:
+                actions.append(action)
+        return actions
 
     def _stale(self, task: messages.Task, newest: tuple[int, int], now: int) -> ReportResult:
-        """An attempt older than one that was here is never started; whether it ran before is not known any more."""
+        """Reports an attempt as lost that is older than the newest known one: it may have run, so it is not started."""
         entry = self._entries[task.key] = LedgerEntry(task.key, task.node, task.step_name)
-        text = f"a newer attempt of this step was here before (attempt {newest[1]}, epoch {newest[0]})"
+        text = f"this server has already had a newer attempt of the step (attempt {newest[1]}, epoch {newest[0]})"
         return self._report(entry, ended(task.key, Outcome.LOST, now, reason_code="outcome-unknown", reason_text=text))
 
     def _refusal(self, task: messages.Task, step: _StepKey) -> str | None:
         if task.boot_id != self.boot_id:
-            return "the offer was made for an earlier boot of this server"
+            return "the offer was meant for an earlier boot of this server"
         if task.instance != self.instance:
-            return "the offer was made for an earlier start of this agent"
+            return "the offer was meant for an earlier start of this agent"
         live = self._live.get(step)
         if live is not None:
-            return f"attempt {live.attempt} of this step (epoch {live.epoch}) still runs here"
+            return f"attempt {live.attempt} of the step (epoch {live.epoch}) is still running here"
         if len(self._live) >= self.slots:
-            return f"all {self.slots} slots of this server are taken"
+            return f"all {self.slots} slots of this server are in use"
         if len(self._entries) >= HELD_MAX:
-            return f"{HELD_MAX} results on this server wait for the daemon"
+            return f"{HELD_MAX} results on this server are waiting for the daemon"
         return None
 
     def _report(self, entry: LedgerEntry, result: messages.Finished) -> ReportResult:
         self._move(entry, AttemptState.FINISHED)
         entry.result = result
-        entry.is_output_taken = result.output_bytes == 0
+        entry.is_output_acknowledged = result.output_bytes == 0
         self._free(entry.key)
         return ReportResult(records.FinishedRecord(result, entry.printed, entry.has_spool, entry.has_secrets))
 
@@ -382,10 +389,10 @@ class Ledger:
             del self._live[step]
 
     def _remember(self, step: _StepKey, newest: tuple[int, int]) -> None:
-        self._seen[step] = max(newest, self._seen.get(step, newest))
-        self._seen.move_to_end(step)
-        if len(self._seen) > SEEN_MAX:
-            self._seen.popitem(last=False)
+        self._newest[step] = max(newest, self._newest.get(step, newest))
+        self._newest.move_to_end(step)
+        if len(self._newest) > REMEMBERED_MAX:
+            self._newest.popitem(last=False)
 
     def _move(self, entry: LedgerEntry, state: AttemptState) -> None:
         assert state in TRANSITIONS[entry.state], f"{entry.key}: {entry.state} cannot become {state}"
@@ -393,14 +400,14 @@ class Ledger:
 
 
 def _without_runner(entry: LedgerEntry, now: int, *, is_same_boot: bool) -> messages.Finished:
-    """The result of a live attempt that the runner does not know."""
+    """Returns the result of a live attempt that the runner does not know."""
     if not is_same_boot:
-        text = "the server was restarted while the attempt was open"
-    elif entry.state is AttemptState.ACCEPTED and not entry.is_given:
-        text = "the agent was restarted before it had started the attempt; nothing of it ran"
+        text = "the server was rebooted while the attempt was open"
+    elif entry.state is AttemptState.ACCEPTED and not entry.is_handed_over:
+        text = "the agent restarted before it started the attempt; nothing ran"
         return ended(entry.key, Outcome.REFUSED, now, reason_code="refused", reason_text=text)
     else:
-        text = "the step runner knows nothing of the attempt any more"
+        text = "the step runner no longer knows the attempt"
     return ended(
         entry.key,
         Outcome.LOST,
@@ -420,7 +427,7 @@ def ended(
     reason_text: str,
     started_at: int | None = None,
 ) -> messages.Finished:
-    """A result without outputs and without a process's exit."""
+    """Returns a result without outputs and exit code."""
     return messages.Finished(
         key=key,
         outcome=outcome,

@@ -1,8 +1,8 @@
-"""What the journal keeps: facts about attempts, in the order in which they became true.
+"""What the journal stores: facts about attempts, in the order in which they happened.
 
-Rules of this file: a record is a tagged array; new fields come last and have a default. No record holds an environment
-or parameters, because these may carry secrets. So an attempt that was accepted and never given to the runner cannot be
-started by a later process of the agent; it is refused, which says that nothing of it ran.
+Rules of this file: a record is a tagged array; new fields come last and have a default. No record holds an environment or
+parameters, because these may contain secrets. So a later process of the agent cannot start an attempt that was accepted but
+never handed to the runner: it refuses the attempt, which tells the daemon that nothing ran.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ import msgspec
 
 from waterflow_agent.wire import messages
 
-#: Rises when an older agent would misread a journal.
+#: Increased when an older agent would misread the journal.
 VERSION = 1
 
 
 class AcceptedRecord(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
-    """The attempt is this agent's; written before its process can exist."""
+    """This agent has accepted the attempt; written before its process is started."""
 
     key: messages.TaskKey
     node: str
     step_name: str
     at: int
     #: Number of the directory with the step's files; 0 for none.
-    place: int = 0
-    #: Its secrets are in the mask book; what it has to say is masked.
+    directory: int = 0
+    #: Its secrets are in the secret store; output, outputs and reasons are masked.
     has_secrets: bool = False
 
 
 class StartedRecord(msgspec.Struct, frozen=True, array_like=True, tag="started"):
-    """Its process runs since `at`; written lazily, as the runner knows it too."""
+    """Its process has been running since `at`; written lazily, because the runner knows it too."""
 
     key: messages.TaskKey
     at: int
 
 
 class FinishedRecord(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
-    """It is over, and all here is masked.
+    """It has ended; everything in here is masked.
 
-    `printed` is the output that is in no file; it follows what the spool holds, if `has_spool`.
+    `printed` is output that is in no file; it follows what the spool holds, if `has_spool`.
     """
 
     result: messages.Finished
@@ -48,13 +48,13 @@ class FinishedRecord(msgspec.Struct, frozen=True, array_like=True, tag="finished
 
 
 class ReleasedRecord(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """The daemon has the result and the output, or wants neither."""
+    """The daemon has the result and the output, or does not want them."""
 
     key: messages.TaskKey
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
-    """Opens a segment: all that is held now. It takes the place of everything before it."""
+    """The first record of a segment: everything that is held. It replaces all records before it."""
 
     version: int
     boot_id: str

@@ -1,0 +1,118 @@
+"""The parts of an agent between its two connections, to the daemon and to the step runner, wired together.
+
+`agent` runs a `Core` with real connections; the simulator, the tests and the benchmarks bring their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from waterflow_agent import machine
+from waterflow_agent.background import BackgroundTasks
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.clock import Clock
+from waterflow_agent.execution.attempt_executor import AttemptExecutor
+from waterflow_agent.execution.attempt_output import AttemptOutput
+from waterflow_agent.execution.output import OutputSender
+from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.execution.report_handler import RunnerReportHandler
+from waterflow_agent.nodes.own.catalog import NodeCatalog
+from waterflow_agent.session.handler import SessionHandler
+from waterflow_agent.session.link import MessageSender
+from waterflow_agent.state import status
+from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.journal_writer import JournalWriter
+from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.state.secret_store import SecretStore
+
+
+class Core:
+    """Executor and handlers over one ledger and one journal. Call `restore` before anything is passed to the handlers."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        journal: Journal,
+        steps: ProcessSteps,
+        checkouts: CheckoutService,
+        sender: MessageSender,
+        secrets: SecretStore | None = None,
+        nodes: NodeCatalog | None = None,
+        labels: dict[str, str] | None = None,
+        clock: Clock | None = None,
+        output_sender: OutputSender | None = None,
+        describe_machine: Callable[[], machine.Machine] = machine.describe,
+    ) -> None:
+        clock = clock or Clock()
+        nodes = nodes or NodeCatalog()
+        self.ledger = ledger
+        self._journal = journal
+        self._steps = steps
+        self._background = BackgroundTasks()
+        self._writer = JournalWriter(journal, ledger, self._background.spawn)
+        self._output = AttemptOutput(output_sender or OutputSender(), secrets or SecretStore(None), steps.spool_path)
+        self.executor = AttemptExecutor(
+            ledger=ledger,
+            journal=self._writer,
+            steps=steps,
+            checkouts=checkouts,
+            output=self._output,
+            nodes=nodes,
+            sender=sender,
+            background=self._background,
+            clock=clock,
+        )
+        self.reports = RunnerReportHandler(
+            ledger=ledger,
+            executor=self.executor,
+            steps=steps,
+            output=self._output,
+            background=self._background,
+            clock=clock,
+        )
+        self.session = SessionHandler(
+            ledger=ledger,
+            executor=self.executor,
+            steps=steps,
+            output=self._output,
+            checkouts=checkouts,
+            nodes=nodes,
+            sender=sender,
+            labels=labels or {},
+            clock=clock,
+            describe_machine=describe_machine,
+        )
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """Fails with the error of a background task, after which the agent has to stop."""
+        return self._background.failure
+
+    def restore(self) -> None:
+        """Restores the ledger from the journal. The runner's first report then settles it."""
+        self.ledger.restore(*self._journal.read())
+        self._steps.restore(self.ledger)
+        self._output.restore(list(self.ledger))
+
+    def attempts(self) -> list[status.AttemptStatus]:
+        """Returns the attempts that are held, for the status file."""
+        return [
+            status.AttemptStatus(
+                run=entry.key.run,
+                job=entry.key.job,
+                step=entry.key.step,
+                step_name=entry.step_name or entry.key.step,
+                attempt=entry.key.attempt,
+                state=entry.state.value,
+                started_at=entry.started_at,
+            )
+            for entry in self.ledger
+        ]
+
+    async def close(self) -> None:
+        """Waits for the background tasks, so that the journal may be closed."""
+        self._writer.close()
+        await self.executor.close()
+        await self._background.close()

@@ -1,0 +1,82 @@
+"""The output and results of attempts, with their secrets masked.
+
+Rules of this file: whatever an attempt printed or returned is masked before it is stored or sent. When the secrets of an
+attempt are no longer known, its output is withheld, because it cannot be masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from waterflow_agent.execution.output import OutputLog, OutputSender
+from waterflow_agent.nodes.outcome import NodeResult, masked, withheld
+from waterflow_agent.state.ledger import LedgerEntry
+from waterflow_agent.state.secret_store import SecretStore
+from waterflow_agent.wire.messages import OutputChunk, TaskKey
+
+
+class AttemptOutput:
+    """The output of all attempts of one agent, from the runner's spools to the daemon's acknowledgement."""
+
+    def __init__(self, sender: OutputSender, secrets: SecretStore, spool_path: Callable[[TaskKey], str]) -> None:
+        self.sender = sender
+        self._secrets = secrets
+        self._spool_path = spool_path
+
+    def restore(self, entries: Sequence[LedgerEntry]) -> None:
+        """Continues with the attempts of an earlier process of the agent, and deletes the secrets of all others."""
+        self._secrets.sweep(entry.key for entry in entries if entry.has_secrets)
+        for entry in entries:
+            if entry.result is None or not entry.result.output_bytes:
+                continue
+            is_complete = True
+            if entry.has_spool:
+                is_complete = self.open(entry)
+            else:
+                self.sender.open(entry.key, None)
+            self.sender.finish(entry.key, entry.printed if is_complete else [], entry.result.output_bytes)
+
+    def keep_secrets(self, key: TaskKey, values: list[str]) -> None:
+        """Stores the secrets of an attempt before it starts."""
+        self._secrets.keep(key, values)
+
+    def open(self, entry: LedgerEntry) -> bool:
+        """Starts to send what the process prints. Returns False when the output is withheld."""
+        masks = self._secrets.get(entry.key) if entry.has_secrets else None
+        is_known = masks is not None or not entry.has_secrets
+        self.sender.open(entry.key, self._spool_path(entry.key) if is_known else None, masks)
+        return is_known
+
+    def log_to_measure(self, entry: LedgerEntry) -> OutputLog:
+        """Returns a log whose size can be measured. Masking is expensive, so it continues where sending is now."""
+        if not entry.has_secrets:
+            return self.sender.read_spool(self._spool_path(entry.key))
+        self.open(entry)
+        return self.sender.copy_log(entry.key)
+
+    def mask(self, entry: LedgerEntry, end: NodeResult) -> NodeResult:
+        """Returns the end of an attempt without secrets."""
+        if not entry.has_secrets:
+            return end
+        masks = self._secrets.get(entry.key)
+        return withheld(end) if masks is None else masked(end, masks)
+
+    def finish_process(self, entry: LedgerEntry, printed: Sequence[OutputChunk], total: int, *, is_clean: bool) -> bool:
+        """Notes the size of a finished process's log, which ends with `printed`.
+
+        `is_clean` says that the log was searched and contains no secret. Returns whether the daemon has all of it already.
+        """
+        if is_clean:
+            self.sender.mark_clean(entry.key)
+        return self.sender.finish(entry.key, printed, total)
+
+    def finish_unstarted(self, key: TaskKey, printed: Sequence[OutputChunk], total: int) -> None:
+        """Sends what the agent itself printed for an attempt without a process."""
+        self.sender.drop(key)
+        self.sender.open(key, None)
+        self.sender.finish(key, printed, total)
+
+    def release(self, key: TaskKey) -> None:
+        """Forgets the attempt's output and its secrets."""
+        self.sender.drop(key)
+        self._secrets.drop(key)

@@ -1,0 +1,137 @@
+"""Handles the messages of one session: what the daemon offers, cancels and acknowledges, and what the agent announces."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import waterflow_agent
+from waterflow_agent import machine
+from waterflow_agent.checkout.service import CheckoutService
+from waterflow_agent.clock import Clock
+from waterflow_agent.execution.attempt_executor import AttemptExecutor
+from waterflow_agent.execution.attempt_output import AttemptOutput
+from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.nodes import parameters, schema
+from waterflow_agent.nodes.own.catalog import NodeCatalog
+from waterflow_agent.session.link import MessageSender
+from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.session import Received
+
+logger = logging.getLogger(__name__)
+
+
+class SessionHandler:
+    """Implements `link.MessageHandler`: gives the messages of the daemon their meaning."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        executor: AttemptExecutor,
+        steps: ProcessSteps,
+        output: AttemptOutput,
+        checkouts: CheckoutService,
+        nodes: NodeCatalog,
+        sender: MessageSender,
+        labels: dict[str, str],
+        clock: Clock,
+        describe_machine: Callable[[], machine.Machine] = machine.describe,
+    ) -> None:
+        #: As the daemon said in the last `Welcome`.
+        self.groups: list[str] = []
+        self._ledger = ledger
+        self._executor = executor
+        self._steps = steps
+        self._output = output
+        self._checkouts = checkouts
+        self._nodes = nodes
+        self._sender = sender
+        self._labels = labels
+        self._clock = clock
+        self._describe_machine = describe_machine
+        self._announced_nodes: list[messages.OwnNode] = []
+        self._generation = 0
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the nodes of this server have changed since the last `Hello`."""
+        return self._announced_nodes != self._nodes.reported
+
+    def hello(self, session: str) -> messages.Hello:
+        """Returns the opening of a session, with everything that is held."""
+        described = self._describe_machine()
+        self._announced_nodes = self._nodes.reported
+        return messages.Hello(
+            session=session,
+            protocol=messages.PROTOCOL_VERSION,
+            protocol_min=messages.PROTOCOL_VERSION_MIN,
+            agent_version=waterflow_agent.__version__,
+            instance=self._ledger.instance,
+            machine_id=described.machine_id,
+            boot_id=self._ledger.boot_id,
+            slots=self._ledger.slots,
+            hostname=described.hostname,
+            os=described.os,
+            arch=described.arch,
+            labels=self._labels,
+            nodes=[*parameters.runnable(), schema.FROM_REPOSITORY, *self._nodes.names],
+            held=self._ledger.held(),
+            jobs=self._steps.jobs(),
+            own_nodes=self._announced_nodes,
+        )
+
+    def on_opened(self, welcome: messages.Welcome) -> None:
+        """Removes what the daemon does not want, and sends everything again that it has not acknowledged."""
+        if welcome.generation < self._generation:
+            logger.warning("the server's data is older than before: it was restored from a backup")
+        self._generation = welcome.generation
+        self.groups = welcome.groups
+        self._steps.agent_name = welcome.name
+        for action in self._ledger.forget(welcome.forget):
+            self._executor.carry_out(action)
+        self._executor.send_undelivered()
+        self._output.sender.rewind()
+        self._checkouts.on_opened()
+        self._executor.commit()
+
+    def on_received(self, received: Received) -> None:
+        """Handles one frame: acknowledgements first, then files and output, then offers and cancellations."""
+        for message in received.acknowledged:
+            if isinstance(message, messages.Finished):
+                self._executor.carry_out(self._ledger.result_acknowledged(message.key))
+        now = self._clock.boot_ms()
+        for loose in received.loose:
+            if isinstance(loose, messages.FileResponse):
+                self._checkouts.on_response(loose)
+            elif isinstance(loose, messages.OutputAck) and self._output.sender.acknowledge(
+                loose.key, loose.offset, now
+            ):
+                self._executor.carry_out(self._ledger.output_acknowledged(loose.key))
+        for _, message in received.numbered:
+            if isinstance(message, messages.Offer):
+                self._executor.carry_out(self._ledger.offer(message.task, self._clock.wall_ms()))
+            elif isinstance(message, messages.Cancel):
+                self._executor.carry_out(self._ledger.cancel(message, self._clock.wall_ms()))
+            elif isinstance(message, messages.Release):
+                self._steps.release_job(message.run, message.job)
+        self._executor.commit()
+        if received.numbered:
+            self._sender.acknowledge(received.numbered[-1][0])
+
+    def send_output(self, now: int) -> int | None:
+        """Sends the output that fits its window. Returns when to call this again, at the latest."""
+        outputs, broken = self._output.sender.take(now)
+        for output in outputs:
+            self._sender.send(output)
+        for key in broken:
+            logger.warning("%s: its output was deleted on this server before it was sent", key)
+            self._executor.carry_out(self._ledger.output_acknowledged(key))
+        if broken:
+            self._executor.commit()
+        return self._output.sender.next_wake_at()
+
+    def on_closed(self, reason: str) -> None:
+        """Does nothing: what was not acknowledged is sent again when the next session opens."""
+        logger.debug("session closed: %s", reason)

@@ -1,0 +1,73 @@
+"""What a session announces, and what it sends again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agent.core_bench import CoreBench, attempt
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import AttemptState
+from waterflow_agent.wire.session import Received
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
+    """A core that is settled and holds nothing."""
+    bench = CoreBench(tmp_path)
+    bench.settle()
+    yield bench
+    await bench.close()
+
+
+def welcome(generation: int = 1, forget: tuple[messages.TaskKey, ...] = ()) -> messages.Welcome:
+    return messages.Welcome("s", 1, generation, "web-1", ["web"], 6_000, list(forget))
+
+
+async def test_hello_lists_what_is_held(bench: CoreBench) -> None:
+    """Attempts with their state, and the working directories of jobs."""
+    bench.offer(attempt(1), run="true")
+    bench.offer(attempt(2), message="hello")
+
+    hello = bench.core.session.hello("token")
+
+    assert hello.held == [
+        messages.HeldAttempt(attempt(1), AttemptState.ACCEPTED),
+        messages.HeldAttempt(attempt(2), AttemptState.FINISHED),
+    ]
+    assert hello.jobs == [("run", "job")]
+
+
+async def test_a_new_session_sends_unacknowledged_results_and_output_again(bench: CoreBench) -> None:
+    """What was acknowledged before is not sent again."""
+    bench.offer(attempt(1), message="one")
+    bench.offer(attempt(2), message="two")
+    first, _ = bench.link.results()
+    bench.output()
+    bench.receive(Received(acknowledged=[first], loose=[messages.OutputAck(attempt(1), first.output_bytes)]))
+    bench.link.sent.clear()
+
+    bench.core.session.on_opened(welcome())
+
+    assert [result.key for result in bench.link.results()] == [attempt(2)]
+    assert bench.output() == b"two\n"
+
+
+async def test_attempts_that_the_daemon_does_not_want_are_stopped(bench: CoreBench) -> None:
+    """A finished one is removed at once."""
+    bench.offer(attempt(1), run="sleep 60")
+    bench.offer(attempt(2), message="hello")
+
+    bench.core.session.on_opened(welcome(forget=(attempt(1), attempt(2))))
+
+    assert len(bench.runner.cancelled) == 1
+    assert [entry.key for entry in bench.ledger] == [attempt(1)]
+
+
+async def test_the_session_has_the_groups_that_the_daemon_assigned(bench: CoreBench) -> None:
+    """The configuration only asks for groups."""
+    bench.core.session.on_opened(welcome())
+
+    assert bench.core.session.groups == ["web"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.clock import Clock
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.session.dealer import SocketFactory
@@ -26,7 +27,7 @@ class Member(msgspec.Struct):
     """One agent: its keys, and the attempt that it holds."""
 
     keys: KeyPair
-    attempt: messages.TaskKey
+    attempt: messages.TaskId
 
 
 class Crew(msgspec.Struct):
@@ -41,7 +42,7 @@ class Crew(msgspec.Struct):
 class LightHandler:
     """See the file's docstring. Implements `link.MessageHandler`."""
 
-    def __init__(self, attempt: messages.TaskKey, boot_id: str) -> None:
+    def __init__(self, attempt: messages.TaskId, boot_id: str) -> None:
         self.link: Link | None = None
         self._attempt = attempt
         self._boot_id = boot_id
@@ -77,7 +78,7 @@ class LightHandler:
             self.link.send(
                 messages.Finished(
                     key=self._attempt,
-                    outcome=messages.Outcome.SUCCESS,
+                    outcome=Outcome.SUCCESS,
                     exit_code=0,
                     reason_code="",
                     reason_text="",

@@ -23,8 +23,8 @@ from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
 from waterflow_agent.wire.session import Received
 
 ROUNDS = 200
@@ -103,7 +103,7 @@ async def _log(data_dir: Path) -> float:
 
 def _task(number: int) -> messages.Task:
     return messages.Task(
-        key=TaskKey("01BENCH", "job", f"step{number}", 1, 1), node="log", params={"message": "hello"}, env={},
+        key=task_id("01BENCH", "job", f"step{number}", 1, 1), node="log", params={"message": "hello"}, env={},
         step_name="step", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=1_000,
         output_bytes_max=1 << 20, boot_id="boot", instance="instance",
     )  # fmt: skip

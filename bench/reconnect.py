@@ -16,7 +16,7 @@ from bench.light_agents import Crew, Member
 from bench.restart import BOOT_ID, STEPS, history, past
 from tests.acceptance.world import World
 from waterflow_agent.keys import KeyPair
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.testing import task_id
 from waterflowd.app import bootstrap
 from waterflowd.dispatch.keys import load_server_keys
 from waterflowd.fleet.events import AgentApproved
@@ -50,7 +50,7 @@ async def _fill(data_dir: Path) -> list[Member]:
         run, happened = history(plan_hash, compiled, number + 1, at + number, is_open=True, agent=agent)
         batch.appends.append(StreamAppend(stream=ids.run_stream(run.id), expected=0, at=at + number, events=happened))
         batch.summaries.append(summary(run))
-        members.append(Member(keys, TaskKey(run.id, "one", str(STEPS), 1, 1)))
+        members.append(Member(keys, task_id(run.id, "one", str(STEPS), 1, 1)))
     batch.appends.append(StreamAppend(stream=ids.FLEET, expected=0, at=at + AGENTS, events=approved))
     with open_store(data_dir, bootstrap.UNIONS) as store:
         await store.log.append(batch)

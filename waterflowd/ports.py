@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from waterflow_agent.wire import messages
 from waterflowd.dsl.reporting.diagnostics import Compiled
-from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName
 from waterflowd.model.records import (
-    AttemptName,
     Batch,
     Checkout,
     FilesListed,
@@ -116,11 +115,11 @@ class OutputLogs(Protocol):
         """
         ...
 
-    def size(self, name: AttemptName) -> int:
+    def size(self, name: AttemptId) -> int:
         """Durable size in bytes; 0 when there is nothing."""
         ...
 
-    def read(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+    def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
         """Durable pieces from the one that holds `offset` on (the first may begin before it), about `bytes_max` in all."""
         ...
 
@@ -140,7 +139,7 @@ class Link(Protocol):
 class AgentListener(Protocol):
     """What the link tells the host. Calls for one agent come in order."""
 
-    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskId]:
         """A session is about to open: gives what the agent should forget. The host marks what a reboot has lost."""
         ...
 

@@ -207,7 +207,7 @@ class _EnrolledAgent:
         """Deletes working directories that the daemon has forgotten, and the trash."""
         await self._core.executor.is_settled.wait()
         while True:
-            self._workspaces.retire_unused({entry.key.run for entry in self._core.ledger})
+            self._workspaces.retire_unused({entry.key.attempt.run for entry in self._core.ledger})
             await asyncio.to_thread(self._workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)
 

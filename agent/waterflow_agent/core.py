@@ -100,11 +100,11 @@ class Core:
         """Returns the attempts that are held, for the status file."""
         return [
             status.AttemptStatus(
-                run=entry.key.run,
-                job=entry.key.job,
-                step=entry.key.step,
-                step_name=entry.step_name or entry.key.step,
-                attempt=entry.key.attempt,
+                run=entry.key.attempt.run,
+                job=entry.key.attempt.job,
+                step=entry.key.attempt.step,
+                step_name=entry.step_name or entry.key.attempt.step,
+                attempt=entry.key.attempt.number,
                 state=entry.state.value,
                 started_at=entry.started_at,
             )

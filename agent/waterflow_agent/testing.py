@@ -21,6 +21,7 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from waterflow_agent import enrollment, keys
+from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, Outcome, RunId, StepId
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import parameters, schema
@@ -29,16 +30,26 @@ from waterflow_agent.nodes.shell import Command
 from waterflow_agent.runner.reports import StepResult
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.codec import Side
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 from waterflow_agent.wire.session import Session
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 
+def task_id(run: str, job: str, step: str, number: int, epoch: int) -> TaskId:
+    """The id of a task, from plain values."""
+    return TaskId(attempt_id(run, job, step, number), epoch)
+
+
+def attempt_id(run: str, job: str, step: str, number: int) -> AttemptId:
+    """The id of an attempt, from plain values."""
+    return AttemptId(RunId(run), JobId(job), StepId(step), AttemptNo(number))
+
+
 class NodeRun(msgspec.Struct, frozen=True, kw_only=True):
     """How a node ended, and what it printed."""
 
-    outcome: messages.Outcome
+    outcome: Outcome
     exit_code: int | None
     #: Why it failed.
     text: str
@@ -90,7 +101,7 @@ class ScriptedDaemon:
         self.is_acknowledging = True
         self.is_taking_output = True
         self.silence_ms = 6_000
-        self.forget: list[TaskKey] = []
+        self.forget: list[TaskId] = []
         #: Code, text and time for a `Reject` in place of a welcome.
         self.rejection: tuple[str, str, int] | None = None
         self._is_mute = False
@@ -99,7 +110,7 @@ class ScriptedDaemon:
         self.hellos: list[messages.Hello] = []
         self.started: list[messages.Started] = []
         self.finished: list[messages.Finished] = []
-        self.outputs: dict[TaskKey, bytearray] = {}
+        self.outputs: dict[TaskId, bytearray] = {}
         #: For each frame the kinds of what it brought.
         self.frames: list[list[str]] = []
 
@@ -126,7 +137,7 @@ class ScriptedDaemon:
             session.queue(messages.Offer(task))
         self._flush()
 
-    def cancel(self, key: TaskKey, *, force: bool = False, reason: str = "a test said so") -> None:
+    def cancel(self, key: TaskId, *, force: bool = False, reason: str = "a test said so") -> None:
         """Asks for the end of an attempt."""
         self._open_session().queue(messages.Cancel(key, force, reason))
         self._flush()
@@ -146,7 +157,7 @@ class ScriptedDaemon:
         hello = self.hellos[-1]
         params = {"run": fields.pop("run")} if "run" in fields else {}
         task = messages.Task(
-            key=TaskKey("01TESTRUN", "job", f"step{number}", 1, 1),
+            key=task_id("01TESTRUN", "job", f"step{number}", 1, 1),
             node=node,
             params=params,
             env={},
@@ -173,12 +184,12 @@ class ScriptedDaemon:
         await self.until(lambda: len(self.hellos) >= count and self._session is not None)
         return self.hellos[count - 1]
 
-    async def result(self, key: TaskKey) -> messages.Finished:
+    async def result(self, key: TaskId) -> messages.Finished:
         """The attempt's result."""
         await self.until(lambda: any(finished.key == key for finished in self.finished))
         return next(finished for finished in self.finished if finished.key == key)
 
-    async def output(self, key: TaskKey) -> bytes:
+    async def output(self, key: TaskId) -> bytes:
         """All of the attempt's output, once its result has told how much that is."""
         finished = await self.result(key)
         await self.until(lambda: len(self.outputs.get(key, b"")) >= finished.output_bytes)
@@ -348,7 +359,7 @@ def run_node(
     """Runs a node as an agent does, in a process of its own that stands in `directory`; gives how it ended.
 
         ended = run_node("file/write", {"path": "a", "content": "b"}, directory=tmp_path)
-        assert ended.outcome is messages.Outcome.SUCCESS
+        assert ended.outcome is Outcome.SUCCESS
         assert ended.outputs["changed"]
 
     `name` is a node of Waterflow, or the path of a file with one of your own: `Path("nodes/demo/greet.py")`. A node that
@@ -360,7 +371,7 @@ def run_node(
     from waterflow_agent.nodes import exits, node_process, shell, step_files
 
     task = messages.Task(
-        key=TaskKey("run", "job", "step", 1, 1), node=str(name), params=params, env=dict(env or {}),
+        key=task_id("run", "job", "step", 1, 1), node=str(name), params=params, env=dict(env or {}),
         step_name=str(name), working_directory=None, timeout_ms=round(timeout_s * 1000), stop_signal="SIGTERM", grace_ms=10_000,
         output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
@@ -370,7 +381,7 @@ def run_node(
             given = _given(name, params)
             command = process_steps.prepare(task, given, place, shell.inherited(os.environ))
         except Rejected as error:
-            return NodeRun(outcome=messages.Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
+            return NodeRun(outcome=Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
         result, printed = _run_to_end(command, directory, timeout_s)
         end = exits.interpret(result)
         end = (

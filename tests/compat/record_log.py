@@ -20,21 +20,13 @@ from typing import Any
 import msgspec
 
 import waterflowd
+from waterflow_agent.testing import attempt_id
 from waterflowd.access import events as access_events
 from waterflowd.engine import events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import (
-    AttemptName,
-    Batch,
-    OutputAppend,
-    OutputPiece,
-    RunSummary,
-    StreamAppend,
-    Trigger,
-    TriggerKind,
-)
+from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.opening import Store, open_store
@@ -53,8 +45,8 @@ STREAMS = {
     "repo": ids.repository_stream("shop"),
     "audit": ids.AUDIT,
 }
-SMALL = AttemptName(run=RUNS[0], job="deploy", step="1", attempt=1)
-LARGE = AttemptName(run=RUNS[0], job="deploy", step="big.one", attempt=2)
+SMALL = attempt_id(RUNS[0], "deploy", "1", 1)
+LARGE = attempt_id(RUNS[0], "deploy", "big.one", 2)
 
 
 def sample(kind: msgspec.inspect.Type, name: str = "") -> Any:
@@ -142,7 +134,7 @@ async def _print(store: Store) -> None:
         offset = 0
         for length in lengths:
             piece = OutputPiece(offset=offset, at=offset, stream=1, data=bytes([65 + length % 26]) * length)
-            await store.outputs.append([OutputAppend(name=name, pieces=[piece])])
+            await store.outputs.append([OutputAppend(attempt=name, pieces=[piece])])
             offset += length
 
 

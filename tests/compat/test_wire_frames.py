@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 
 FRAMES = Path(__file__).parent / "frames"
 TOKEN = "5f0c6b1d9e2a48b7a3c1d4e5f6071829"
-KEY = messages.TaskKey(run="01J8XQ5T3MZ6V0K9B7N2C4D1EF", job="deploy", step="migrate", attempt=2, epoch=7)
-OTHER = messages.TaskKey(run="01J8XQ5T3MZ6V0K9B7N2C4D1EG", job="build", step="1", attempt=1, epoch=6)
+KEY = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy", "migrate", 2, 7)
+OTHER = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EG", "build", "1", 1, 6)
 
 #: Name -> sender, then acknowledgement, first number, numbered and loose messages.
 EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[messages.Message]]] = {
@@ -161,7 +163,7 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             messages.Started(key=KEY, at=1_764_000_000_000),
             messages.Finished(
                 key=KEY,
-                outcome=messages.Outcome.FAILURE,
+                outcome=Outcome.FAILURE,
                 exit_code=3,
                 reason_code="",
                 reason_text="exit code 3",
@@ -174,8 +176,8 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             ),
             *(
                 messages.Finished(OTHER, outcome, None, "", "", {}, {}, 1, 2, 0, 0)
-                for outcome in messages.Outcome
-                if outcome is not messages.Outcome.FAILURE
+                for outcome in Outcome
+                if outcome is not Outcome.FAILURE
             ),
         ],
         [

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.testing import attempt_id
 from waterflowd.model import ids
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.ports import OutputLogs
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -48,19 +50,19 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     stores[-1].close()
 
 
-def name(step: str = "build", attempt: int = 1, job: str = "deploy") -> AttemptName:
-    return AttemptName(run=RUN, job=job, step=step, attempt=attempt)
+def name(step: str = "build", attempt: int = 1, job: str = "deploy") -> AttemptId:
+    return attempt_id(RUN, job, step, attempt)
 
 
 def piece(offset: int, printed: bytes, at: int = 5, stream: int = 1) -> OutputPiece:
     return OutputPiece(offset=offset, at=at, stream=stream, data=printed)
 
 
-async def add(outputs: OutputLogs, *pieces: OutputPiece, to: AttemptName | None = None) -> int:
-    return (await outputs.append([OutputAppend(name=to or name(), pieces=list(pieces))]))[0]
+async def add(outputs: OutputLogs, *pieces: OutputPiece, to: AttemptId | None = None) -> int:
+    return (await outputs.append([OutputAppend(attempt=to or name(), pieces=list(pieces))]))[0]
 
 
-def text(outputs: OutputLogs, of: AttemptName | None = None, offset: int = 0) -> bytes:
+def text(outputs: OutputLogs, of: AttemptId | None = None, offset: int = 0) -> bytes:
     """All bytes from `offset` on, read in small pages."""
     of = of or name()
     found = b""
@@ -112,7 +114,7 @@ async def test_odd_times_and_streams_stop_nothing(world: World) -> None:
 
 async def test_logs_are_apart(world: World) -> None:
     """Attempts, steps, jobs and runs do not see each other, whatever their ids look like."""
-    other_run = AttemptName(run=ids.run_id(1_700_000_000_000, 8), job="deploy", step="build", attempt=1)
+    other_run = attempt_id(ids.run_id(1_700_000_000_000, 8), "deploy", "build", 1)
     names = [
         name(),
         name(attempt=2),
@@ -124,7 +126,7 @@ async def test_logs_are_apart(world: World) -> None:
     ]
     for large in (b"", b"x" * LARGE):
         appends = [
-            OutputAppend(name=each, pieces=[piece(world.outputs.size(each), b"%d" % number + large)])
+            OutputAppend(attempt=each, pieces=[piece(world.outputs.size(each), b"%d" % number + large)])
             for number, each in enumerate(names)
         ]
         sizes = await world.outputs.append(appends)
@@ -163,8 +165,8 @@ async def test_appends_in_flight_keep_their_order(world: World) -> None:
     calls, offset = [], 0
     for number in range(40):
         printed = b"%d" % (number % 10) * (100 if number % 3 else 20_000)
-        calls.append(world.outputs.append([OutputAppend(name=name(), pieces=[piece(offset, printed)])]))
-        calls.append(world.outputs.append([OutputAppend(name=name(f"s{number}"), pieces=[piece(0, printed)])]))
+        calls.append(world.outputs.append([OutputAppend(attempt=name(), pieces=[piece(offset, printed)])]))
+        calls.append(world.outputs.append([OutputAppend(attempt=name(f"s{number}"), pieces=[piece(0, printed)])]))
         offset += len(printed)
     sizes = await asyncio.gather(*(_sizes(call) for call in calls))
     assert sizes[-2] == [offset] == [world.outputs.size(name())]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Received, Session
 
 TOKEN = "0123456789abcdef"
-KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 TASK = messages.Task(
     KEY, "run", {"script": "true"}, {}, "build", None, 60_000, "TERM", 5_000, 1 << 20, "boot", "instance"
 )
@@ -14,7 +16,7 @@ HELLO = messages.Hello(
     TOKEN, 1, 1, "0.1.0", "instance", "machine", "boot", 4, "host", "linux", "x86_64", {}, ["run"], []
 )
 WELCOME = messages.Welcome(TOKEN, 1, 7, "web-1", ["web"], 3_000, [])
-FINISHED = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"answer": 42}, {}, 1, 2, 5, 0)
+FINISHED = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"answer": 42}, {}, 1, 2, 5, 0)
 
 
 def pair() -> tuple[Session, Session]:

@@ -14,18 +14,20 @@ import zmq.asyncio
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.keys import fingerprint
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.link import Dispatch
 from waterflowd.model.ids import AgentId
+from waterflowd.model.statuses import Outcome
 
-KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 TASK = messages.Task(
     KEY, "run", {"script": "true"}, {}, "build", None, 60_000, "TERM", 5_000, 1 << 20, "boot", "instance"
 )
 STARTED = messages.Started(key=KEY, at=1)
-FINISHED = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0)
+FINISHED = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0)
 #: Short, so that a silent peer costs a test little time; an agent under test speaks when it is told to.
 SILENCE_MS = 900
 
@@ -46,11 +48,11 @@ class Desk:
         self.outputs: list[messages.Output] = []
         self.questions: list[messages.FileRequest] = []
         self.clones: list[AgentId] = []
-        self.forget: list[messages.TaskKey] = []
+        self.forget: list[messages.TaskId] = []
         self.on_connected: Callable[[AgentId], None] = lambda agent: None
         self.on_received: Callable[[Callable[[], None]], None] = lambda durable: durable()
 
-    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskId]:
         self.calls.append(("settle", agent))
         return self.forget
 

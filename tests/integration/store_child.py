@@ -15,10 +15,12 @@ from pathlib import Path
 import lmdb
 
 from waterflow_agent.errors import Stalled
+from waterflow_agent.testing import attempt_id
 from waterflowd.engine import events
 from waterflowd.model import ids
+from waterflowd.model.ids import AttemptId
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, StreamAppend
+from waterflowd.model.records import Batch, OutputAppend, OutputPiece, StreamAppend
 from waterflowd.store import layout
 from waterflowd.store.opening import Store, open_store
 
@@ -32,8 +34,8 @@ def run(number: int) -> ids.RunId:
     return ids.run_id(1_700_000_000_000 + number, number)
 
 
-def name(number: int) -> AttemptName:
-    return AttemptName(run=run(number), job="job", step="step", attempt=1)
+def name(number: int) -> AttemptId:
+    return attempt_id(run(number), "job", "step", 1)
 
 
 def line(number: int, position: int) -> bytes:
@@ -61,7 +63,7 @@ async def append_for_ever(store: Store) -> None:
                 OutputPiece(offset=each * 1000, at=each, stream=1, data=line(number, each))
                 for each in range(position, position + 3)
             ]
-            sizes = await store.outputs.append([OutputAppend(name=name(number), pieces=pieces)])
+            sizes = await store.outputs.append([OutputAppend(attempt=name(number), pieces=pieces)])
             position += 3
             print("output", number, sizes[0], flush=True)
 

@@ -15,9 +15,10 @@ from tests import living
 from tests.acceptance.world import is_running
 from tests.patience import PATIENCE_S
 from waterflow_agent.agent import Agent
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.config import Config
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
-from waterflow_agent.wire.messages import AttemptState, Outcome
+from waterflow_agent.wire.messages import AttemptState
 
 
 class Bench:

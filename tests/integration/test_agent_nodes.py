@@ -11,7 +11,7 @@ import pytest
 
 from tests import living
 from tests.integration.test_agent import Bench, bench, eventually
-from waterflow_agent.wire.messages import Outcome
+from waterflow_agent.attempts import Outcome
 
 __all__ = ["bench"]
 

@@ -422,9 +422,9 @@ async def test_only_the_servers_that_failed_are_done_again(world: ApiWorld, clie
     text = EACH.replace("print from ${{ agent.hostname }}", "hold")
     run = await start(client, text)
     for key in await world.held(2):
-        world.fleet.release(key, 1 if "web-2" in key.job else 0)
+        world.fleet.release(key, 1 if "web-2" in key.attempt.job else 0)
     await world.completed(run)
     again = (await client.post(f"/v1/runs/{run}/rerun", json={"servers": ["failed"]})).json()
     assert again["again"] == ["roll[web-2]"]
     await until(lambda: bool(world.fleet.held))
-    assert [key.job for key in await world.held()] == ["roll[web-2]"]
+    assert [key.attempt.job for key in await world.held()] == ["roll[web-2]"]

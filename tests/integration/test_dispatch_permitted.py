@@ -11,23 +11,25 @@ import pytest
 import zmq
 
 from waterflow_agent.keys import fingerprint
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch.enrollment import EnrollmentPort
 from waterflowd.dispatch.rejections import Rejections
 from waterflowd.dispatch.router import IncomingFrame, SendResult
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.model.ids import AgentId
+from waterflowd.model.statuses import Outcome
 
 TOKEN = "0123456789abcdef"
 PUBLIC_KEY = zmq.curve_keypair()[0].decode()
-KEY = messages.TaskKey("01J00000000000000000000000", "build", "1", 1, 3)
+KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 TASK = messages.Task(KEY, "run", {}, {}, "", None, 1, "TERM", 1, 1, "boot", "instance")
 
 #: One example of every message that there is.
 EXAMPLES: tuple[object, ...] = (
     messages.Hello("fedcba9876543210", 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], []),
     messages.Started(KEY, 1),
-    messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
+    messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
     messages.Output(KEY, 0, []),
     messages.FileRequest(KEY, 1, [], 0),
     messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
@@ -50,7 +52,7 @@ class Host:
         self.calls: list[str] = []
         self.is_approving = True
 
-    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskId]:
         self.calls.append("settle")
         return []
 

@@ -14,8 +14,8 @@ import pytest
 from tests.integration.test_nodes_docker import IMAGE, engine
 from tests.integration.transfer_world import wait_until
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
-from waterflow_agent.wire.messages import Outcome
 
 __all__ = ["engine"]
 

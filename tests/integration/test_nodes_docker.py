@@ -18,8 +18,8 @@ from tests.integration.engine_relay import relayed
 from tests.integration.image_registry import registry
 from tests.integration.transfer_world import signalled, wait_until
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
-from waterflow_agent.wire.messages import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
-from waterflow_agent.wire.messages import Outcome
 
 
 def good(name: str, directory: Path, **params: object) -> NodeRun:

@@ -19,8 +19,8 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.transfer_world import Request, served, signalled
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
-from waterflow_agent.wire.messages import Outcome
 
 
 class Server(ThreadingHTTPServer):

@@ -17,7 +17,8 @@ from tests.integration.test_nodes_compose import plugins
 from tests.integration.test_nodes_docker import IMAGE, engine
 from tests.integration.transfer_world import Request, Server, served
 from tests.patience import PATIENCE_S
-from waterflow_agent.wire.messages import Finished, Outcome, Task
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.wire.messages import Finished, Task
 
 __all__ = ["bench", "engine", "plugins"]
 
@@ -249,7 +250,7 @@ async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
     output = await bench.daemon.output(task.key)
     finished = await bench.daemon.result(task.key)
     await eventually(node.is_over)
-    await eventually(lambda: not list((bench.data_dir / "runner/attempts").glob(f"{task.key.run}*")))
+    await eventually(lambda: not list((bench.data_dir / "runner/attempts").glob(f"{task.key.attempt.run}*")))
     # What has been said twice has arrived before the result of a later step.
     await bench.daemon.run(bench.daemon.task(2, node="log", params={"message": "later"}))
     assert [one.key for one in bench.daemon.finished].count(task.key) == 1

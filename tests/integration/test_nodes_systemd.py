@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import run_node
-from waterflow_agent.wire.messages import Outcome
 
 #: Systemd's own program, in a machine whose systemd cannot be reached.
 WITHOUT = """#!/bin/sh

@@ -212,7 +212,7 @@ def test_a_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
 
 async def _print(store: Store, size: int) -> int:
     pieces = [OutputPiece(offset=0, at=1, stream=1, data=b"x" * size)]
-    return (await store.outputs.append([OutputAppend(name=store_child.name(0), pieces=pieces)]))[0]
+    return (await store.outputs.append([OutputAppend(attempt=store_child.name(0), pieces=pieces)]))[0]
 
 
 def test_a_flipped_byte_in_an_event_is_detected(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
     store = open_store(tmp_path, UNIONS)
     calls = [store.log.append(batch(1, expected, 1)) for expected in range(50)]
     output = store.outputs.append(
-        [OutputAppend(name=store_child.name(0), pieces=[OutputPiece(offset=0, at=1, stream=1, data=b"x")])]
+        [OutputAppend(attempt=store_child.name(0), pieces=[OutputPiece(offset=0, at=1, stream=1, data=b"x")])]
     )
     store.close()
     store.close()

@@ -59,7 +59,7 @@ async def fill(store: Store) -> None:
             OutputPiece(offset=each * 1000, at=each, stream=1, data=store_child.line(number, each))
             for each in range(LINES)
         ]
-        await store.outputs.append([OutputAppend(name=store_child.name(number), pieces=pieces)])
+        await store.outputs.append([OutputAppend(attempt=store_child.name(number), pieces=pieces)])
 
 
 def questions(store: Store) -> Iterator[Question]:

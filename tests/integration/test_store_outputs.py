@@ -9,22 +9,24 @@ import pytest
 
 from tests.integration.file_faults import files_replaced
 from waterflow_agent.errors import Retryable, Stalled
+from waterflow_agent.testing import attempt_id
 from waterflowd.model import ids
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import layout, outputs
 from waterflowd.store.opening import Store, open_store
 
-NAME = AttemptName(run=ids.run_id(1_700_000_000_000, 7), job="deploy", step="build", attempt=1)
-OTHER = AttemptName(run=NAME.run, job="deploy", step="other", attempt=1)
+NAME = attempt_id(ids.run_id(1_700_000_000_000, 7), "deploy", "build", 1)
+OTHER = attempt_id(NAME.run, "deploy", "other", 1)
 
 
-async def add(store: Store, *printed: bytes, to: AttemptName = NAME) -> int:
+async def add(store: Store, *printed: bytes, to: AttemptId = NAME) -> int:
     offset = store.outputs.size(to)
     pieces = []
     for data in printed:
         pieces.append(OutputPiece(offset=offset, at=offset, stream=1, data=data))
         offset += len(data)
-    return (await store.outputs.append([OutputAppend(name=to, pieces=pieces)]))[0]
+    return (await store.outputs.append([OutputAppend(attempt=to, pieces=pieces)]))[0]
 
 
 def files(path: Path) -> list[Path]:
@@ -145,8 +147,8 @@ async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path
         await add(store, b"x" * 70_000)
         with files_replaced("/dev/full"):
             group = [
-                OutputAppend(name=OTHER, pieces=[OutputPiece(offset=0, at=1, stream=1, data=b"small")]),
-                OutputAppend(name=NAME, pieces=[OutputPiece(offset=70_000, at=1, stream=1, data=b"abcdef")]),
+                OutputAppend(attempt=OTHER, pieces=[OutputPiece(offset=0, at=1, stream=1, data=b"small")]),
+                OutputAppend(attempt=NAME, pieces=[OutputPiece(offset=70_000, at=1, stream=1, data=b"abcdef")]),
             ]
             with pytest.raises(Retryable, match="WF302"):
                 await store.outputs.append(group)
@@ -154,7 +156,7 @@ async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path
             OutputPiece(offset=70_000, at=1, stream=1, data=b"abc"),
             OutputPiece(offset=70_003, at=1, stream=1, data=b"defg"),
         ]
-        again = [OutputAppend(name=NAME, pieces=pieces), group[0]]
+        again = [OutputAppend(attempt=NAME, pieces=pieces), group[0]]
         assert await store.outputs.append(again) == [70_007, 5]
         assert text(store)[70_000:] == b"abcdefg"
     with open_store(tmp_path, {}) as store:
@@ -181,9 +183,9 @@ async def test_a_group_may_turn_a_small_log_into_a_large_one(tmp_path: Path) -> 
         calls, offset = [], 0
         for size in (30_000, 30_000, 30_000, 200_000, 5):
             piece = OutputPiece(offset=offset, at=1, stream=1, data=b"%d" % (size % 7) * size)
-            calls.append(store.outputs.append([OutputAppend(name=NAME, pieces=[piece])]))
+            calls.append(store.outputs.append([OutputAppend(attempt=NAME, pieces=[piece])]))
             offset += size
-            calls.append(store.outputs.append([OutputAppend(name=OTHER, pieces=[])]))
+            calls.append(store.outputs.append([OutputAppend(attempt=OTHER, pieces=[])]))
         assert [(await call)[0] for call in calls][-2:] == [offset, 0]
     with open_store(tmp_path, {}) as store:
         assert store.outputs.size(NAME) == offset

@@ -21,7 +21,8 @@ from tests.integration.test_store import mounted
 from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
 from waterflowd.model import ids
-from waterflowd.model.records import AttemptName, Batch, OutputAppend, OutputPiece, StreamAppend
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import Batch, OutputAppend, OutputPiece, StreamAppend
 from waterflowd.store import check, copying, directory, layout, salvage
 from waterflowd.store.environment import Environment
 from waterflowd.store.opening import Store, examine, open_store
@@ -60,7 +61,7 @@ def print_output(store: Store, number: int, size: int) -> None:
     piece = OutputPiece(offset=offset, at=1, stream=1, data=bytes([65 + number]) * size)
 
     async def write() -> None:
-        await store.outputs.append([OutputAppend(name=name, pieces=[piece])])
+        await store.outputs.append([OutputAppend(attempt=name, pieces=[piece])])
 
     asyncio.run(write())
 
@@ -92,7 +93,7 @@ def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def nothing_known(_: Environment, __: AttemptName) -> bool:
+def nothing_known(_: Environment, __: AttemptId) -> bool:
     return False
 
 

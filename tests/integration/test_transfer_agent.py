@@ -12,7 +12,8 @@ from tests import living
 from tests.integration.test_agent import Bench, bench, eventually
 from tests.integration.transfer_world import Request, Server, leftovers, served
 from tests.patience import PATIENCE_S
-from waterflow_agent.wire.messages import Outcome, Task
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.wire.messages import Task
 
 __all__ = ["bench"]
 

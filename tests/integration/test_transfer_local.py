@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.transfer_world import leftovers, transfer
-from waterflow_agent.wire.messages import Outcome
+from waterflow_agent.attempts import Outcome
 
 
 def sha256(content: bytes) -> str:

@@ -16,11 +16,11 @@ import pytest
 
 from tests.integration.transfer_world import Request, certified, leftovers, served, signalled, transfer
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.node import FileTransferNode
-from waterflow_agent.wire.messages import Outcome
 
 KEYS: dict[str, Any] = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
 SMALL = os.urandom(1000)

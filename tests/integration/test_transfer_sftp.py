@@ -18,12 +18,12 @@ from tests.integration import remote_world
 from tests.integration.remote_world import Sshd
 from tests.integration.transfer_world import leftovers, served, signalled, transfer
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.node import FileTransferNode
 from waterflow_agent.testing import NodeRun
-from waterflow_agent.wire.messages import Outcome
 
 CONTENT = os.urandom(5 << 20)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

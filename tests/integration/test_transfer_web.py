@@ -13,7 +13,7 @@ import pytest
 from tests.integration import remote_world
 from tests.integration.transfer_world import Request, leftovers, served, signalled, transfer
 from tests.patience import PATIENCE_S
-from waterflow_agent.wire.messages import Outcome
+from waterflow_agent.attempts import Outcome
 
 CONTENT = os.urandom(5 << 20)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -19,7 +19,7 @@ from tests.integration import remote_world
 from tests.integration.remote_world import LOOPBACK
 from tests.patience import PATIENCE_S
 from waterflow_agent.nodes import node_process, shell
-from waterflow_agent.testing import NodeRun, run_node
+from waterflow_agent.testing import NodeRun, run_node, task_id
 from waterflow_agent.wire import messages
 
 
@@ -63,7 +63,7 @@ def signalled(
     """Starts the node, sends it what a cancel sends when the time has come, then calls `after`, and gives how it ended."""
     with tempfile.TemporaryDirectory() as files:
         task = messages.Task(
-            key=messages.TaskKey("run", "job", "step", 1, 1), node=node, params=params, env=_environment(env),
+            key=task_id("run", "job", "step", 1, 1), node=node, params=params, env=_environment(env),
             step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
             output_bytes_max=1 << 20, boot_id="", instance="",
         )  # fmt: skip

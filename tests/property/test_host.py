@@ -14,6 +14,7 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId
+from waterflowd.model.statuses import Outcome
 from waterflowd.testing.host import HostWorld
 
 WORKFLOWS = [
@@ -34,9 +35,9 @@ class Play:
         self.world = HostWorld()
         self.agents = {name: self.world.enroll(name, *groups) for name, groups in SERVERS.items()}
         #: What each agent has and has not reported, and its results that are not acknowledged yet.
-        self.held: dict[AgentId, dict[messages.TaskKey, AttemptState]] = {agent: {} for agent in self.agents.values()}
+        self.held: dict[AgentId, dict[messages.TaskId, AttemptState]] = {agent: {} for agent in self.agents.values()}
         self.online: set[AgentId] = set()
-        self.starts: dict[tuple[str, str, str], list[messages.TaskKey]] = {}
+        self.starts: dict[tuple[str, str, str], list[messages.TaskId]] = {}
 
     def deliver(self) -> None:
         """What was sent arrives at the agents that are there."""
@@ -46,15 +47,15 @@ class Play:
             held = self.held[agent]
             if isinstance(message, messages.Offer) and message.task.key not in held:
                 key = message.task.key
-                started = self.starts.setdefault((key.run, key.job, key.step), [])
+                started = self.starts.setdefault((key.attempt.run, key.attempt.job, key.attempt.step), [])
                 if key not in started:
                     started.append(key)
                     held[key] = AttemptState.STARTED
             elif isinstance(message, messages.Cancel) and message.key in held:
-                self.finish(agent, message.key, messages.Outcome.CANCELLED)
+                self.finish(agent, message.key, Outcome.CANCELLED)
         self.world.link.sent.clear()
 
-    def finish(self, agent: AgentId, key: messages.TaskKey, outcome: messages.Outcome) -> None:
+    def finish(self, agent: AgentId, key: messages.TaskId, outcome: Outcome) -> None:
         held = self.held[agent]
         held[key] = AttemptState.FINISHED
         if agent in self.online:
@@ -66,7 +67,7 @@ class Play:
             held.pop(key, None)
         self.online.add(agent)
         for key in [key for key, state in held.items() if state is AttemptState.FINISHED]:
-            self.finish(agent, key, messages.Outcome.SUCCESS)
+            self.finish(agent, key, Outcome.SUCCESS)
 
     def disconnect(self, agent: AgentId) -> None:
         if agent in self.online:
@@ -83,7 +84,7 @@ class Play:
             case "finish":
                 running = [key for key, state in self.held[agent].items() if state is AttemptState.STARTED]
                 if running:
-                    self.finish(agent, dice.choice(running), dice.choice(list(messages.Outcome)))
+                    self.finish(agent, dice.choice(running), dice.choice(list(Outcome)))
             case "connect":
                 self.disconnect(agent)
                 self.connect(agent)
@@ -121,7 +122,7 @@ class Play:
             self.deliver()
             for agent, held in self.held.items():
                 for key in [key for key, state in held.items() if state is AttemptState.STARTED]:
-                    self.finish(agent, key, messages.Outcome.SUCCESS)
+                    self.finish(agent, key, Outcome.SUCCESS)
             await self.world.settle()
             if not self.world.world.runs:
                 return
@@ -161,7 +162,7 @@ async def _play(seed: int, lives: int, acts: int) -> None:
         assert not list(world.log.open_runs())
         assert world.state() == {"runs": {}, "placed": {}, "waiting": 0, "timers": 0}
         for keys in play.starts.values():
-            attempts = [key.attempt for key in keys]
+            attempts = [key.attempt.number for key in keys]
             assert attempts == sorted(set(attempts)), "an attempt starts at most once (G3)"
 
 

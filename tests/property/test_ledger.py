@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.state.ledger import (
     Ledger,
     ReleaseAttempt,
@@ -18,11 +19,12 @@ from waterflow_agent.state.ledger import (
     StopAttempt,
     records,
 )
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome, TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 KEYS = st.builds(
-    TaskKey,
+    task_id,
     st.just("run"),
     st.just("job"),
     st.sampled_from(["a", "b", "c"]),
@@ -41,11 +43,11 @@ class Agents(RuleBasedStateMachine):
         self.instance = 0
         self.ledger = self.new_ledger()
         #: What the runner was ever asked to start, how often, and what has ended.
-        self.starts: Counter[TaskKey] = Counter()
-        self.running: set[TaskKey] = set()
-        self.ended: set[TaskKey] = set()
+        self.starts: Counter[TaskId] = Counter()
+        self.running: set[TaskId] = set()
+        self.ended: set[TaskId] = set()
         #: The first result that was written for each attempt.
-        self.results: dict[TaskKey, messages.Finished] = {}
+        self.results: dict[TaskId, messages.Finished] = {}
 
     def new_ledger(self) -> Ledger:
         return Ledger(boot_id="boot", instance=str(self.instance), slots=SLOTS)
@@ -71,37 +73,37 @@ class Agents(RuleBasedStateMachine):
             assert move.key in self.running | self.ended
 
     @rule(key=KEYS, instance=st.integers(0, 3))
-    def offer(self, key: TaskKey, instance: int) -> None:
+    def offer(self, key: TaskId, instance: int) -> None:
         task = messages.Task(key, "shell", {}, {}, "", None, 1, "TERM", 1, 1, "boot", str(instance))
         self.carry_out(self.ledger.offer(task, 0))
 
     @rule(key=KEYS, force=st.booleans())
-    def cancel(self, key: TaskKey, force: bool) -> None:
+    def cancel(self, key: TaskId, force: bool) -> None:
         self.carry_out(self.ledger.cancel(messages.Cancel(key, force, ""), 0))
 
     @rule(keys=st.lists(KEYS, max_size=2))
-    def forget(self, keys: list[TaskKey]) -> None:
+    def forget(self, keys: list[TaskId]) -> None:
         for move in self.ledger.forget(keys):
             self.carry_out(move)
 
     @rule(key=KEYS)
-    def process_is_heard_of(self, key: TaskKey) -> None:
+    def process_is_heard_of(self, key: TaskId) -> None:
         if key in self.running and self.ledger.started(key, 1):
             self.journal.append(records.StartedRecord(key, 1))
 
     @rule(key=KEYS, size=st.integers(0, 1))
-    def process_ends(self, key: TaskKey, size: int) -> None:
+    def process_ends(self, key: TaskId, size: int) -> None:
         if key in self.running:
             self.running.discard(key)
             self.ended.add(key)
             self.carry_out(self.ledger.finish(_success(key, size)))
 
     @rule(key=KEYS)
-    def result_is_taken(self, key: TaskKey) -> None:
+    def result_is_taken(self, key: TaskId) -> None:
         self.carry_out(self.ledger.result_acknowledged(key))
 
     @rule(key=KEYS)
-    def output_is_taken(self, key: TaskKey) -> None:
+    def output_is_taken(self, key: TaskId) -> None:
         self.carry_out(self.ledger.output_acknowledged(key))
 
     @rule(is_lost=st.booleans())
@@ -125,8 +127,9 @@ class Agents(RuleBasedStateMachine):
 
     @invariant()
     def one_attempt_of_a_step_lives(self) -> None:
-        live = [entry.key for entry in self.ledger if entry.is_live]
-        assert len({(key.run, key.job, key.step) for key in live}) == len(live) == self.ledger.live_count <= SLOTS
+        live = [entry.key.attempt for entry in self.ledger if entry.is_live]
+        steps = {(attempt.run, attempt.job, attempt.step) for attempt in live}
+        assert len(steps) == len(live) == self.ledger.live_count <= SLOTS
 
     @invariant()
     def what_never_ran_is_no_success(self) -> None:
@@ -145,7 +148,7 @@ class Agents(RuleBasedStateMachine):
         assert {entry.key: entry.result for entry in again} == {entry.key: entry.result for entry in self.ledger}
 
 
-def _success(key: TaskKey, size: int) -> messages.Finished:
+def _success(key: TaskId, size: int) -> messages.Finished:
     return messages.Finished(key, Outcome.SUCCESS, 0, "", "", {}, {}, 0, 0, size, 0)
 
 
@@ -155,7 +158,7 @@ TestAgents = Agents.TestCase
 
 def test_records_survive_their_encoding() -> None:
     """Each kind of record is what it was after a trip through msgpack."""
-    key = TaskKey("run", "job", "step", 1, 1)
+    key = task_id("run", "job", "step", 1, 1)
     finished = records.FinishedRecord(_success(key, 3), [messages.OutputChunk(1, 2, b"\xff\x00x")], True)
     facts: list[records.LedgerRecord] = [
         records.AcceptedRecord(key, "shell", "name", 1),

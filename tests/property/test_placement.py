@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from waterflowd.fleet import events
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Want
+from waterflowd.fleet.placement import Placement, Server, Want
 from waterflowd.fleet.registry import Registry
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 
 AGENTS = [AgentId(name) for name in ("one", "two", "three")]
 GROUPS = ["web", "db"]
@@ -26,8 +26,8 @@ class PlacementMachine(RuleBasedStateMachine):
         self.enrolled: dict[AgentId, tuple[str, ...]] = {}
         self.connected: dict[AgentId, tuple[int, frozenset[str]]] = {}
         #: Attempts that wait, in the order in which they came; and attempts that have a slot.
-        self.wants: dict[AttemptKey, Want] = {}
-        self.held: dict[AttemptKey, AgentId] = {}
+        self.wants: dict[AttemptId, Want] = {}
+        self.held: dict[AttemptId, AgentId] = {}
         self.count = 0
 
     # The model's questions --------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class PlacementMachine(RuleBasedStateMachine):
     )
     def place(self, run: int, group: str, node: str, agent: AgentId | None) -> None:
         self.count += 1
-        key = AttemptKey(RunId(f"run-{run}"), JobId("a"), StepId(str(self.count)), AttemptNo(1))
+        key = AttemptId(RunId(f"run-{run}"), JobId("a"), StepId(str(self.count)), AttemptNo(1))
         want = Want(key, group, node, agent)
         answer = self.placement.place(want)
         if isinstance(answer, Server):

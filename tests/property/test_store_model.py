@@ -11,19 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from waterflow_agent.errors import Stalled
+from waterflow_agent.testing import attempt_id
 from waterflowd.engine import events
 from waterflowd.model import ids
+from waterflowd.model.ids import AttemptId
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import (
-    AttemptName,
-    Batch,
-    OutputAppend,
-    OutputPiece,
-    RunSummary,
-    StreamAppend,
-    Trigger,
-    TriggerKind,
-)
+from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
 from waterflowd.model.statuses import Status
 from waterflowd.ports import Log, OutputLogs
 from waterflowd.store import layout, record
@@ -123,7 +116,7 @@ def test_the_store_and_its_twin_agree(sessions: list[list[tuple]]) -> None:  # t
                 assert store.verify().records == twin.last_seq
 
 
-names = st.builds(AttemptName, run=st.just(RUNS[0]), job=st.just("j"), step=st.sampled_from("st"), attempt=st.just(1))
+names = st.builds(AttemptId, run=st.just(RUNS[0]), job=st.just("j"), step=st.sampled_from("st"), attempt=st.just(1))
 sizes = st.sampled_from([0, 1, 10, 100, 8_000, 65_000])
 
 
@@ -135,7 +128,7 @@ sizes = st.sampled_from([0, 1, 10, 100, 8_000, 65_000])
         max_size=3,
     )
 )
-def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[AttemptName, int, list[int]]]]]) -> None:
+def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[AttemptId, int, list[int]]]]]) -> None:
     """Whatever pieces come, repeated, overlapping or with gaps, small and large, over several openings."""
     twin = MemoryOutputLogs()
     with tempfile.TemporaryDirectory() as directory:
@@ -145,19 +138,19 @@ def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[Attempt
                     wanted = [_pieces(twin, *each) for each in call]
                     assert asyncio.run(_append(store.outputs, wanted)) == asyncio.run(_append(twin, wanted))
                 for step in "st":
-                    name = AttemptName(run=RUNS[0], job="j", step=step, attempt=1)
+                    name = attempt_id(RUNS[0], "j", step, 1)
                     for offset in (0, 1, 70_000, store.outputs.size(name) - 1):
                         assert store.outputs.read(name, offset, 9_000) == twin.read(name, offset, 9_000)
 
 
-def _pieces(twin: MemoryOutputLogs, name: AttemptName, ahead: int, lengths: list[int]) -> OutputAppend:
+def _pieces(twin: MemoryOutputLogs, name: AttemptId, ahead: int, lengths: list[int]) -> OutputAppend:
     offset = max(twin.size(name) + ahead, 0) if ahead > -10 else 0
     pieces = []
     for length in lengths:
         printed = bytes((offset + number) % 251 for number in range(length))
         pieces.append(OutputPiece(offset=offset, at=offset, stream=1 + offset % 2, data=printed))
         offset += length
-    return OutputAppend(name=name, pieces=pieces)
+    return OutputAppend(attempt=name, pieces=pieces)
 
 
 async def _append(logs: OutputLogs, wanted: list[OutputAppend]) -> list[int]:

@@ -9,12 +9,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import RemoteProtocolError
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 
 _numbers = st.integers(min_value=0, max_value=2**53)
 _texts = st.text(max_size=12)
-_keys = st.builds(messages.TaskKey, run=_texts, job=_texts, step=_texts, attempt=_numbers, epoch=_numbers)
+_keys = st.builds(task_id, run=_texts, job=_texts, step=_texts, number=_numbers, epoch=_numbers)
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | _texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
@@ -39,7 +41,7 @@ _started = st.builds(messages.Started, key=_keys, at=_numbers)
 _finished = st.builds(
     messages.Finished,
     key=_keys,
-    outcome=st.sampled_from(messages.Outcome),
+    outcome=st.sampled_from(Outcome),
     exit_code=st.none() | st.integers(-255, 255),
     reason_code=_texts,
     reason_text=_texts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import Session
 
@@ -13,7 +14,7 @@ TOKEN = "0123456789abcdef"
 
 def _attempt(message: messages.Numbered) -> int:
     assert isinstance(message, messages.Started | messages.Finished | messages.Cancel)
-    return message.key.attempt
+    return message.key.attempt.number
 
 
 class World:
@@ -32,12 +33,12 @@ class World:
 
     def report(self) -> None:
         self.sent["agent"] += 1
-        key = messages.TaskKey("r", "j", "s", self.sent["agent"], 1)
+        key = task_id("r", "j", "s", self.sent["agent"], 1)
         self.agent.queue(messages.Started(key=key, at=self.now))
 
     def order(self) -> None:
         self.sent["daemon"] += 1
-        key = messages.TaskKey("r", "j", "s", self.sent["daemon"], 1)
+        key = task_id("r", "j", "s", self.sent["daemon"], 1)
         self.daemon.queue(messages.Cancel(key=key, force=False, reason=""))
 
     def emit(self) -> None:

@@ -23,7 +23,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a run is started for an attempt that is over",
     ),
     Mutant(
-        f"{_CHILD_RUNS}:trigger_key", ":{place.attempt}", "", "the next attempt of a step has the run of the last one"
+        f"{_CHILD_RUNS}:trigger_key", ":{place.number}", "", "the next attempt of a step has the run of the last one"
     ),
     Mutant(f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
     Mutant(

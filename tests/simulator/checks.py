@@ -25,10 +25,9 @@ from waterflowd.engine import Run, events, evolve
 from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state.runs import Attempt, Job, Step
 from waterflowd.fleet.events import AgentRevoked
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import FLEET, AgentId, AttemptNo, JobId, RunId, StepId, run_stream
-from waterflowd.model.records import AttemptName, Batch, Record
+from waterflowd.model.ids import FLEET, AgentId, AttemptId, JobId, RunId, StepId, run_stream
+from waterflowd.model.records import Batch, Record
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 
@@ -75,8 +74,8 @@ class Checks:
         self.acknowledged_starts: dict[str, RunId] = {}
         self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
         self._acknowledged_cancels: set[RunId] = set()
-        self._acknowledged_results: dict[messages.TaskKey, messages.Finished] = {}
-        self._acknowledged_output: dict[AttemptName, int] = {}
+        self._acknowledged_results: dict[messages.TaskId, messages.Finished] = {}
+        self._acknowledged_output: dict[AttemptId, int] = {}
         #: Agents that work no more, and when somebody was told so.
         self._revoked: dict[AgentId, int] = {}
         #: Jobs that were over before a backup was restored: agents may have been told so, and hear it only now.
@@ -246,7 +245,7 @@ class Checks:
             self.child_runs.finished(shadow, step, event)
         if step.plan.node != "shell":
             return
-        executions = self._world.truth.by_attempt.get((shadow.id, event.job, event.step, event.attempt), [])
+        executions = self._world.truth.by_attempt.get(AttemptId(shadow.id, event.job, event.step, event.attempt), [])
         execution = executions[0] if executions else None
         problem = oracle.contradiction(event, execution)
         if problem:
@@ -282,14 +281,14 @@ class Checks:
             is_allowed = agent not in self._revoked or not is_connected
             self.expect(is_allowed, f"{key} is offered to an agent that was revoked")
         elif isinstance(message, messages.OutputAck):
-            size = self._world.outputs.size(_name(message.key))
+            size = self._world.outputs.size(message.key.attempt)
             if self._is_unknown(message.key):
                 return
             self.expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
 
-    def _durable_attempt(self, key: messages.TaskKey) -> Any:
-        shadow = self.shadows.get(RunId(key.run))
-        return shadow.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if shadow is not None else None
+    def _durable_attempt(self, key: messages.TaskId) -> Any:
+        shadow = self.shadows.get(key.attempt.run)
+        return shadow.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if shadow is not None else None
 
     def acknowledged(self, server: Server, message: messages.Numbered) -> None:
         """An agent was told that a report of it is durable (G1)."""
@@ -303,7 +302,7 @@ class Checks:
             is_there = attempt is not None and attempt.status.value in ("started", "finished")
             self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
 
-    def _is_unknown(self, key: messages.TaskKey) -> bool:
+    def _is_unknown(self, key: messages.TaskId) -> bool:
         """Whether a restored backup cannot know of the attempt: what is said of it is heard, and kept nowhere."""
         attempt = self._durable_attempt(key)
         return key.epoch < self._world.backups.epoch and (attempt is None or attempt.epoch != key.epoch)
@@ -315,7 +314,7 @@ class Checks:
 
     def output_acknowledged(self, message: messages.OutputAck) -> None:
         """An agent was told how much of an attempt's output is durable (G1)."""
-        name = _name(message.key)
+        name = message.key.attempt
         if self._is_unknown(message.key):
             return
         self._acknowledged_output[name] = max(message.offset, self._acknowledged_output.get(name, 0))
@@ -370,11 +369,11 @@ class Checks:
         elif live.seq != shadow.seq or dump(live) != dump(shadow):
             self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
 
-    def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptKey], taken: set[AttemptKey]) -> None:
+    def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptId], taken: set[AttemptId]) -> None:
         """Timers, wants and slots of a run are what its state needs, no more and no less; somebody owns each open job."""
         owed_timers: set[Timer] = set()
-        owed_wants: set[AttemptKey] = set()
-        owed_slots: set[AttemptKey] = set()
+        owed_wants: set[AttemptId] = set()
+        owed_slots: set[AttemptId] = set()
         if not shadow.is_completed and not shadow.is_timed_out:
             owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
         for job in shadow.jobs:
@@ -394,7 +393,7 @@ class Checks:
             taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
         )
 
-    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptKey], slots: set[AttemptKey]) -> None:
+    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptId], slots: set[AttemptId]) -> None:
         """Somebody owns each step whose turn it is; adds what its attempts want and hold."""
         steps = list(oracle.at_work(job.root))
         self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
@@ -412,7 +411,7 @@ class Checks:
                 # Who has it is for another checker.
                 pass
             elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
-                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                key = AttemptId(shadow.id, job.id, step.id, attempt.number)
                 (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)
             elif step.approval is not None:
                 self.expect(step.approval.rejected_by is None, f"nobody owns {name}")
@@ -424,7 +423,7 @@ class Checks:
     def process_started(self, server: Server, execution: Execution) -> None:
         """A step's process begins: at most once for its attempt, alone for its step, allowed by the file, in a slot (G3)."""
         key, truth = execution.key, self._world.truth
-        name = f"{key.run[-6:]} {key.job}/{key.step}#{key.attempt}"
+        name = f"{key.attempt.run[-6:]} {key.attempt.job}/{key.attempt.step}#{key.attempt.number}"
         self.expect(
             len(server.steps) <= server.slots, f"{server.name} runs {len(server.steps)} in {server.slots} slots"
         )
@@ -434,33 +433,38 @@ class Checks:
             is_older or (attempt is not None and attempt.status.value != "pending"),
             f"G1: {name} runs, its dispatch is not in the log",
         )
-        self.expect(len(truth.by_attempt[key.run, key.job, key.step, key.attempt]) == 1, f"G3: {name} is started twice")
-        executions = truth.by_step[key.run, key.job, key.step]
+        self.expect(
+            len(truth.by_attempt[key.attempt]) == 1,
+            f"G3: {name} is started twice",
+        )
+        executions = truth.by_step[key.attempt.run, key.attempt.job, key.attempt.step]
         for earlier in executions[:-1]:
-            self.expect(earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt} runs")
+            self.expect(
+                earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt.number} runs"
+            )
             is_before = earlier.key.epoch < self._world.backups.epoch
             self.expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
             if not is_before and not self._is_of_earlier_try(earlier):
                 self._check_allowed(earlier, name)
-        shadow = self.shadows.get(RunId(key.run))
-        job = shadow.jobs_by_id.get(JobId(key.job)) if shadow is not None else None
+        shadow = self.shadows.get(key.attempt.run)
+        job = shadow.jobs_by_id.get(key.attempt.job) if shadow is not None else None
         if job is not None:
-            most = oracle.attempts_max(job.steps_by_id[StepId(key.step)].plan) * oracle.tries_max(job.plan)
+            most = oracle.attempts_max(job.steps_by_id[key.attempt.step].plan) * oracle.tries_max(job.plan)
             self.expect(
                 len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
             )
 
     def _is_of_earlier_try(self, earlier: Execution) -> bool:
         """Whether the job has begun again since: the file says that what it did is done again."""
-        job = self.shadows[RunId(earlier.key.run)].jobs_by_id[JobId(earlier.key.job)]
-        return job.number > 1 and earlier.key.attempt <= job.steps_by_id[StepId(earlier.key.step)].earlier
+        job = self.shadows[earlier.key.attempt.run].jobs_by_id[earlier.key.attempt.job]
+        return job.number > 1 and earlier.key.attempt.number <= job.steps_by_id[earlier.key.attempt.step].earlier
 
     def _check_allowed(self, earlier: Execution, name: str) -> None:
         """The earlier attempt did run: the file must say that its outcome is tried again."""
         attempt = self._durable_attempt(earlier.key)
-        shadow = self.shadows[RunId(earlier.key.run)]
-        plan = shadow.jobs_by_id[JobId(earlier.key.job)].steps_by_id[StepId(earlier.key.step)].plan
-        text = f"G3: {name} runs again after attempt {earlier.key.attempt} ended {attempt.outcome}"
+        shadow = self.shadows[earlier.key.attempt.run]
+        plan = shadow.jobs_by_id[earlier.key.attempt.job].steps_by_id[earlier.key.attempt.step].plan
+        text = f"G3: {name} runs again after attempt {earlier.key.attempt.number} ended {attempt.outcome}"
         self.expect(oracle.allows(plan, attempt), text)
 
     def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
@@ -504,11 +508,11 @@ class Checks:
         return server.power_lost_at < dispatched_at and not (is_in_memory or server.is_revoked or is_older)
 
     def _check_output(self, shadow: Run, job: JobId, step: Any, attempt: Any) -> None:
-        name = AttemptName(run=shadow.id, job=job, step=step.id, attempt=attempt.number)
+        name = AttemptId(shadow.id, job, step.id, attempt.number)
         pieces = self._world.outputs.read(name, 0, 1 << 30)
         data = b"".join(piece.data for piece in pieces)
         self.expect(attempt.outcome is not None, f"G5: {name} has no end")
-        executions = self._world.truth.by_attempt.get((shadow.id, job, step.id, attempt.number), [])
+        executions = self._world.truth.by_attempt.get(AttemptId(shadow.id, job, step.id, attempt.number), [])
         if step.plan.node == "shell":
             printed = executions[0].printed if executions else b""
             self.expect(printed.startswith(data), f"G9: output of {name} is not what was printed")
@@ -528,10 +532,6 @@ def _is_over(run: Run, job: Job) -> bool:
 def _is_revoked(memory: MemoryLog, agent: AgentId) -> bool:
     facts = (record.event for record in memory.read(FLEET))
     return any(isinstance(fact, AgentRevoked) and fact.agent == agent for fact in facts)
-
-
-def _name(key: messages.TaskKey) -> AttemptName:
-    return AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
 
 
 def _shown(event: Any) -> str:

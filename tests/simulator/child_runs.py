@@ -16,10 +16,9 @@ from tests.simulator import plans as rows
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import Run, events
 from waterflowd.engine.state.runs import Attempt, Step
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import AttemptNo, JobId, RunId, StepId, run_stream
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, run_stream
 from waterflowd.model.plan import JobPlan, Plan, StepPlan
 from waterflowd.model.records import Batch
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
@@ -93,7 +92,7 @@ class ChildRuns:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._started: dict[AttemptKey, RunId] = {}
+        self._started: dict[AttemptId, RunId] = {}
         #: Attempts that end in the batch, and whether they had to.
         self._finished: list[tuple[Run, events.AttemptFinished, bool]] = []
 
@@ -113,17 +112,17 @@ class ChildRuns:
                     self._created(RunId(append.stream.removeprefix(run_stream(RunId("")))), event, is_news=is_news)
                 elif isinstance(event, events.ChildRunStarted):
                     text = f"G6: {event.job}/{event.step}#{event.attempt} names {event.run}, which is not its own"
-                    self._world.checks.expect(self._place(shadows[event.run])[3] == event.attempt, text)
+                    self._world.checks.expect(self._place(shadows[event.run]).number == event.attempt, text)
                 elif isinstance(event, events.RunCompleted) and is_news:
                     self._completed(shadows[RunId(append.stream.removeprefix(run_stream(RunId(""))))])
 
-    def _place(self, run: Run) -> AttemptKey:
+    def _place(self, run: Run) -> AttemptId:
         about = run.trigger.payload[chains.PARENT_RUN]
-        return AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
+        return AttemptId(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
 
     def _created(self, run: RunId, event: events.RunCreated, *, is_news: bool) -> None:
         about = event.trigger.payload[chains.PARENT_RUN]
-        place = AttemptKey(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
+        place = AttemptId(about["id"], JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
         known = self._started.setdefault(place, run)
         self._world.checks.expect(known == run, f"G6: {place} has started {known} and {run}")
         self._world.checks.expect(
@@ -142,9 +141,9 @@ class ChildRuns:
         is_over = attempt is None or attempt.outcome is not None
         self._world.checks.expect(is_over, f"G7: {run.id} has ended, and {place} waits for it")
 
-    def _attempt(self, place: AttemptKey) -> Attempt | None:
+    def _attempt(self, place: AttemptId) -> Attempt | None:
         shadow = self._world.checks.shadows.get(place.run)
-        return shadow.attempt(place.job, place.step, place.attempt) if shadow is not None else None
+        return shadow.attempt(place.job, place.step, place.number) if shadow is not None else None
 
     def finished(self, shadow: Run, step: Step, event: events.AttemptFinished) -> None:
         """An attempt is about to end; whether it had to is known now, how its run ended once the batch is folded."""
@@ -167,16 +166,16 @@ class ChildRuns:
             text = f"{name} ends {event.outcome.value}, and its run ended {other.conclusion}"
             expect(other.conclusion not in (None, Conclusion.SUCCESS), text)
 
-    def check_host(self, shadow: Run, wanted: set[AttemptKey], watched: dict[AttemptKey, RunId]) -> None:
+    def check_host(self, shadow: Run, wanted: set[AttemptId], watched: dict[AttemptId, RunId]) -> None:
         """What the host keeps of the run's wishes is what its state needs."""
-        owed_starts: set[AttemptKey] = set()
-        owed_ends: dict[AttemptKey, RunId] = {}
+        owed_starts: set[AttemptId] = set()
+        owed_ends: dict[AttemptId, RunId] = {}
         for job in shadow.jobs:
             for step in () if shadow.is_completed else job.active_steps():
                 attempt = step.last
                 if step.plan.node != NODE or attempt is None or attempt.status is not AttemptStatus.PENDING:
                     continue
-                key = AttemptKey(shadow.id, job.id, step.id, attempt.number)
+                key = AttemptId(shadow.id, job.id, step.id, attempt.number)
                 self._world.checks.expect(attempt.params is not None, f"nobody asks for the run of {key}")
                 if attempt.child_run is None:
                     owed_starts.add(key)

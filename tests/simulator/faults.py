@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tests.simulator.chance import MOMENTS
 from tests.simulator.checks import FORGED
+from waterflow_agent.attempts import AttemptId, Outcome
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 
 if TYPE_CHECKING:
     from tests.simulator.server import Server
@@ -187,7 +187,7 @@ class Nemesis:
             live = daemon.sessions._by_agent[agent]
         else:
             return False
-        key = messages.TaskKey(run.id, job.id, step.id, attempt.number, epoch)
+        key = messages.TaskId(AttemptId(run.id, job.id, step.id, attempt.number), epoch)
         self._world.note(f"stale report of {step.id} from {live.instance} under epoch {epoch}")
         report = messages.Finished(key, Outcome.SUCCESS, 0, "", "", {FORGED: 1}, {}, 1, 2, 0, 0)
         daemon.process.run(daemon.agents.received, live.agent, [report], lambda: None)

@@ -15,7 +15,7 @@ from tests.simulator.loop import Process
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.runner import protocol, spool
 from waterflow_agent.runner.spool import SpoolChunk
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 if TYPE_CHECKING:
     from tests.simulator.server import Server
@@ -153,7 +153,7 @@ class Runner:
             self._tell_state(name)
             return
         key = server.names[name]
-        behaviour = Behaviour(request.argv[1], key.attempt)
+        behaviour = Behaviour(request.argv[1], key.attempt.number)
         execution = world.truth.started(key, server.name, world.now_ms, world.wall_ms())
         world.note(f"{server.name}: {_short(key)} starts ({request.argv[1]})")
         step = server.steps[name] = _Step(name, execution, behaviour, request)
@@ -179,7 +179,9 @@ class Runner:
 
     def _print(self, step: _Step, line: int) -> None:
         key = step.execution.key
-        data = f"{key.job}/{key.step}#{key.attempt} line {line} {'x' * (line * 37 % 90)}\n".encode()
+        data = (
+            f"{key.attempt.job}/{key.attempt.step}#{key.attempt.number} line {line} {'x' * (line * 37 % 90)}\n".encode()
+        )
         chunks = self._server.disk.spools.setdefault(self._server.spool_path(step.name), [])
         begin = chunks[-1].end if chunks else 0
         if not self.is_dead:
@@ -359,5 +361,5 @@ class SimRunnerClient(RunnerClient):
         self._server.start_runner()
 
 
-def _short(key: TaskKey) -> str:
-    return f"{key.run[-6:]} {key.job}/{key.step}#{key.attempt} e{key.epoch}"
+def _short(key: TaskId) -> str:
+    return f"{key.attempt.run[-6:]} {key.attempt.job}/{key.attempt.step}#{key.attempt.number} e{key.epoch}"

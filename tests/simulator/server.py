@@ -32,7 +32,7 @@ from waterflow_agent.session.handler import SessionHandler
 from waterflow_agent.session.link import Link
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 from waterflow_agent.wire.session import Received
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Server:
         self.steps: dict[str, Any] = {}
         self.results: dict[str, dict[str, object] | None] = {}
         #: Which attempt a name at the runner is; which directory its files are in; what is in the directories.
-        self.names: dict[str, TaskKey] = {}
+        self.names: dict[str, TaskId] = {}
         self.places: dict[str, int] = {}
         self.files: dict[int, dict[str, Any]] = {}
         #: Jobs that have a working directory here, and the files that it began with.
@@ -311,7 +311,7 @@ class _Steps(ProcessSteps):
         self._runner.start(spec)
         self._requested[task.key] = spec
 
-    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
+    def collect(self, key: TaskId, result: StepResult, cancel_reason: str) -> NodeResult:
         """What the end of the process means, with what it handed back."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
         place = self._directory_numbers.get(key)
@@ -403,7 +403,7 @@ class _WorkingDirectories:
         self._jobs = server.workspaces
 
     def enter(self, task: messages.Task) -> None:
-        files = self._jobs.setdefault((task.key.run, task.key.job), {})
+        files = self._jobs.setdefault((task.key.attempt.run, task.key.attempt.job), {})
         self._world.checks.entered(task, files)
 
     def has(self, run: str, job: str) -> bool:

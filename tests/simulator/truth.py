@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.attempts import AttemptId
+from waterflow_agent.wire.messages import TaskId
 
 StepKey = tuple[str, str, str]
 
@@ -12,8 +13,9 @@ StepKey = tuple[str, str, str]
 class Execution:
     """One process that was started for an attempt. Times are the world's milliseconds, unless they say wall."""
 
-    def __init__(self, key: TaskKey, server: str, started_at: int, started_wall_ms: int) -> None:
+    def __init__(self, key: TaskId, server: str, started_at: int, started_wall_ms: int) -> None:
         self.key = key
+        attempt = key.attempt
         self.server = server
         self.started_at = started_at
         self.started_wall_ms = started_wall_ms
@@ -23,19 +25,20 @@ class Execution:
         self.how = ""
         self.printed = b""
         #: What it hands back if it succeeds; no two attempts hand back the same.
-        self.outputs: dict[str, Any] = {"made": f"{key.run}/{key.job}/{key.step}#{key.attempt}"}
+        self.outputs: dict[str, Any] = {"made": f"{attempt.run}/{attempt.job}/{attempt.step}#{attempt.number}"}
 
 
 class Truth:
     """All processes of steps, by attempt and by step."""
 
     def __init__(self) -> None:
-        self.by_attempt: dict[tuple[str, str, str, int], list[Execution]] = {}
+        self.by_attempt: dict[AttemptId, list[Execution]] = {}
         self.by_step: dict[StepKey, list[Execution]] = {}
 
-    def started(self, key: TaskKey, server: str, now: int, wall_ms: int) -> Execution:
+    def started(self, key: TaskId, server: str, now: int, wall_ms: int) -> Execution:
         """A process exists."""
         execution = Execution(key, server, now, wall_ms)
-        self.by_attempt.setdefault((key.run, key.job, key.step, key.attempt), []).append(execution)
-        self.by_step.setdefault((key.run, key.job, key.step), []).append(execution)
+        attempt = key.attempt
+        self.by_attempt.setdefault(attempt, []).append(execution)
+        self.by_step.setdefault((attempt.run, attempt.job, attempt.step), []).append(execution)
         return execution

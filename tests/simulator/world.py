@@ -35,9 +35,8 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.keys import fingerprint
 from waterflowd.engine import Run
 from waterflowd.fleet import events as fleet_events
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.model.ids import FLEET, AgentId, AttemptId
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import codec
@@ -432,11 +431,11 @@ class World:
         for server in world.placement.servers.values():
             if server.slots and len(server.taken) > server.slots:
                 self.checks.fail(f"{server.agent} has {len(server.taken)} attempts in {server.slots} slots")
-        taken: dict[str, set[AttemptKey]] = {}
+        taken: dict[str, set[AttemptId]] = {}
         for server in world.placement.servers.values():
             for key in server.taken:
                 taken.setdefault(key.run, set()).add(key)
-        wants: dict[str, set[AttemptKey]] = {}
+        wants: dict[str, set[AttemptId]] = {}
         for key in world.placement._wants:
             wants.setdefault(key.run, set()).add(key)
         for shadow in touched:

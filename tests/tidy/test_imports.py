@@ -21,7 +21,8 @@ from tests.tidy.sources import Import, Source
 RECORDS = "msgspec"
 #: Package: what it may import besides itself, `ERRORS` and `PURE_LIBRARY`.
 PURE: dict[str, frozenset[str]] = {
-    "waterflowd.model": frozenset({RECORDS}),
+    "waterflow_agent.attempts": frozenset({RECORDS}),
+    "waterflowd.model": frozenset({"waterflow_agent.attempts", RECORDS}),
     "waterflowd.expr": frozenset({"waterflowd.model"}),
     "waterflowd.dsl": frozenset(
         {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}
@@ -29,8 +30,8 @@ PURE: dict[str, frozenset[str]] = {
     "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", RECORDS}),
     "waterflowd.fleet": frozenset({"waterflowd.model", "waterflow_agent.wire", RECORDS}),
     "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
-    "waterflow_agent.wire": frozenset({RECORDS}),
-    "waterflow_agent.state.ledger": frozenset({"waterflow_agent.wire", RECORDS}),
+    "waterflow_agent.wire": frozenset({"waterflow_agent.attempts", RECORDS}),
+    "waterflow_agent.state.ledger": frozenset({"waterflow_agent.attempts", "waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
 }
 #: Modules of pure packages that may import more, or are no part of the pure package.

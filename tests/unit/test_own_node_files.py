@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.testing import run_node
-from waterflow_agent.wire.messages import Outcome
 from waterflowd.dsl import compile_workflow
+from waterflowd.model.statuses import Outcome
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "own-nodes.md"

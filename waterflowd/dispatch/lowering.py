@@ -18,6 +18,7 @@ from waterflow_agent.wire import messages
 from waterflowd.engine import commands
 from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
+from waterflowd.model.ids import AttemptId
 
 #: What is kept of an attempt's output: 64 MiB, its first and last part.
 OUTPUT_BYTES_MAX = 64 << 20
@@ -33,9 +34,9 @@ def _no_secret(name: str) -> None:
     return None
 
 
-def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskKey:
+def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskId:
     """The attempt's name on the wire."""
-    return messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
+    return messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
 
 
 def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:

@@ -24,26 +24,17 @@ import msgspec
 
 from waterflow_agent.wire.messages import OwnNode
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 #: Whether a server may be taken at all.
 Accept = Callable[[Enrolled], bool]
 
 
-class AttemptKey(NamedTuple):
-    """Names one attempt of any run."""
-
-    run: RunId
-    job: JobId
-    step: StepId
-    attempt: AttemptNo
-
-
 class Want(msgspec.Struct, frozen=True):
     """An attempt that wants a slot: on `agent` if its job has a server, else on any of `group` that has the node."""
 
-    key: AttemptKey
+    key: AttemptId
     group: str
     node: str
     agent: AgentId | None
@@ -85,7 +76,7 @@ class Server(msgspec.Struct, kw_only=True):
     changed_at: int = 0
     #: Why it is not connected, one sentence.
     text: str = "not seen since the daemon started"
-    taken: dict[AttemptKey, None] = {}
+    taken: dict[AttemptId, None] = {}
 
     def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
         """Whether the agent said that it has all of these labels."""
@@ -108,14 +99,14 @@ class Placement:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.servers: dict[AgentId, Server] = {}
-        self._wants: dict[AttemptKey, Want] = {}
+        self._wants: dict[AttemptId, Want] = {}
         #: Who came when, and whose attempts want or hold slots (the holder, or None).
         self._numbers = count()
-        self._came: dict[AttemptKey, int] = {}
-        self._of_runs: dict[RunId, dict[AttemptKey, AgentId | None]] = {}
-        self._sticky: dict[AgentId, OrderedDict[AttemptKey, Want]] = {}
-        self._by_group: dict[str, OrderedDict[AttemptKey, Want]] = {}
-        self._told: dict[AttemptKey, Reason] = {}
+        self._came: dict[AttemptId, int] = {}
+        self._of_runs: dict[RunId, dict[AttemptId, AgentId | None]] = {}
+        self._sticky: dict[AgentId, OrderedDict[AttemptId, Want]] = {}
+        self._by_group: dict[str, OrderedDict[AttemptId, Want]] = {}
+        self._told: dict[AttemptId, Reason] = {}
         #: Jobs that found no server, with what they ask for and what they were told.
         self._surveys: dict[RunId, dict[Survey, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]] = {}
         self._is_survey_due = False
@@ -195,11 +186,11 @@ class Placement:
     def _room(self, server: Server) -> int:
         return server.free if server.agent in self._registry.agents else 0
 
-    def _take(self, server: Server, key: AttemptKey) -> None:
+    def _take(self, server: Server, key: AttemptId) -> None:
         server.taken[key] = None
         self._of_runs.setdefault(key.run, {})[key] = server.agent
 
-    def _leave(self, key: AttemptKey) -> None:
+    def _leave(self, key: AttemptId) -> None:
         of_run = self._of_runs.get(key.run)
         if of_run is not None and of_run.pop(key, self) is not self and not of_run:
             del self._of_runs[key.run]
@@ -229,7 +220,7 @@ class Placement:
         else:
             self._by_group.setdefault(want.group, OrderedDict())[want.key] = want
 
-    def withdraw(self, key: AttemptKey) -> None:
+    def withdraw(self, key: AttemptId) -> None:
         """The attempt wants no slot any more. Nothing happens when it has none to want."""
         want = self._wants.pop(key, None)
         if want is None:
@@ -237,25 +228,25 @@ class Placement:
         self._told.pop(key, None)
         del self._came[key]
         self._leave(key)
-        queues: dict[Any, OrderedDict[AttemptKey, Want]] = self._sticky if want.agent is not None else self._by_group
+        queues: dict[Any, OrderedDict[AttemptId, Want]] = self._sticky if want.agent is not None else self._by_group
         name = want.agent if want.agent is not None else want.group
         queue = queues[name]
         del queue[key]
         if not queue:
             del queues[name]
 
-    def hold(self, agent: AgentId, key: AttemptKey) -> None:
+    def hold(self, agent: AgentId, key: AttemptId) -> None:
         """The attempt has the agent's slot already: what recovery finds in the log."""
         self._take(self.server(agent), key)
 
-    def free(self, agent: AgentId, key: AttemptKey) -> None:
+    def free(self, agent: AgentId, key: AttemptId) -> None:
         """The attempt is over."""
         server = self.server(agent)
         if server.taken.pop(key, self) is None:
             self._leave(key)
             self._roomy[agent] = None
 
-    def knows(self, key: AttemptKey) -> bool:
+    def knows(self, key: AttemptId) -> bool:
         """Whether the attempt waits for a slot or has one."""
         return key in self._of_runs.get(key.run, ())
 

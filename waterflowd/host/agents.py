@@ -28,14 +28,14 @@ from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
 from waterflowd.engine.state.runs import Attempt
-from waterflowd.fleet.placement import AttemptKey, Server
+from waterflowd.fleet.placement import Server
 from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver
 from waterflowd.host.file_responses import FileServer
 from waterflowd.host.outputs import OutputCollector
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import AttemptStatus, Outcome, Status
+from waterflowd.model.statuses import AttemptStatus, Status
 
 logger = logging.getLogger("waterflow.host")
 
@@ -81,7 +81,7 @@ class AgentHandler:
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 
-    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskKey]:
+    def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskId]:
         """See `ports.AgentListener`."""
         server = Server(
             agent=agent,
@@ -154,7 +154,7 @@ class AgentHandler:
                 outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
         # What was accepted may have made its job's directory since.
         accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
-        jobs = dict.fromkeys([*hello.jobs, *((key.run, key.job) for key in accepted)])
+        jobs = dict.fromkeys([*hello.jobs, *((key.attempt.run, key.attempt.job) for key in accepted)])
         outgoing.extend(messages.Release(run, job) for run, job in jobs if self._is_over(agent, run, job))
         if outgoing:
             self._link.send(agent, outgoing)
@@ -173,11 +173,11 @@ class AgentHandler:
         # The job has begun again elsewhere.
         return job.number > 1 and job.agent != agent
 
-    def _owed(self, run: Run, key: messages.TaskKey, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
-        for command in owed_to_job(run, run.jobs_by_id[JobId(key.job)]):
+    def _owed(self, run: Run, key: messages.TaskId, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
+        for command in owed_to_job(run, run.jobs_by_id[key.attempt.job]):
             if not isinstance(command, commands.SendTask | commands.CancelTask):
                 continue
-            if (command.step, command.attempt) != (key.step, key.attempt):
+            if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
                 yield from offer(self._state, run, command)
@@ -216,16 +216,16 @@ class AgentHandler:
 
     # Attempts ---------------------------------------------------------------------------------------------------------
 
-    def _taken(self, server: Server) -> Iterator[tuple[Run, Attempt, messages.TaskKey]]:
+    def _taken(self, server: Server) -> Iterator[tuple[Run, Attempt, messages.TaskId]]:
         for name in server.taken:
             run = self._state.runs.get(name.run)
-            attempt = run.attempt(name.job, name.step, name.attempt) if run is not None else None
+            attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
             if run is not None and attempt is not None and attempt.is_open:
-                yield run, attempt, _task_key(name, attempt.epoch)
+                yield run, attempt, messages.TaskId(name, attempt.epoch)
 
-    def _open(self, agent: AgentId, key: messages.TaskKey) -> Attempt | None:
-        run = self._state.runs.get(RunId(key.run))
-        attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if run is not None else None
+    def _open(self, agent: AgentId, key: messages.TaskId) -> Attempt | None:
+        run = self._state.runs.get(key.attempt.run)
+        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if run is not None else None
         if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
             return None
         return attempt
@@ -239,7 +239,7 @@ class AgentHandler:
         """See `ports.AgentListener`."""
         given: list[tuple[RunId, inputs.Input]] = []
         for report in reports:
-            run_id = RunId(report.key.run)
+            run_id = report.key.attempt.run
             if run_id in self._state.stalled:
                 # The result stays with the agent until the run can take it. Acknowledgements are cumulative, so from here on
                 # none may be given in this session; what is taken meanwhile comes again, and is no news then.
@@ -263,15 +263,11 @@ def _not_durable() -> None:
     """The acknowledgement of reports of which one was not taken: none."""
 
 
-def _task_key(name: AttemptKey, epoch: int) -> messages.TaskKey:
-    return messages.TaskKey(name.run, name.job, name.step, name.attempt, epoch)
-
-
-def _lost(agent: AgentId, key: messages.TaskKey, why: Reason) -> inputs.TaskLost:
+def _lost(agent: AgentId, key: messages.TaskId, why: Reason) -> inputs.TaskLost:
     return inputs.TaskLost(
-        job=JobId(key.job),
-        step=StepId(key.step),
-        attempt=AttemptNo(key.attempt),
+        job=key.attempt.job,
+        step=key.attempt.step,
+        attempt=key.attempt.number,
         epoch=key.epoch,
         agent=agent,
         reason=why,
@@ -282,20 +278,20 @@ def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inp
     key = report.key
     if isinstance(report, messages.Started):
         return inputs.TaskStarted(
-            job=JobId(key.job),
-            step=StepId(key.step),
-            attempt=AttemptNo(key.attempt),
+            job=key.attempt.job,
+            step=key.attempt.step,
+            attempt=key.attempt.number,
             epoch=key.epoch,
             agent=agent,
             started_at=report.at,
         )
     return inputs.TaskFinished(
-        job=JobId(key.job),
-        step=StepId(key.step),
-        attempt=AttemptNo(key.attempt),
+        job=key.attempt.job,
+        step=key.attempt.step,
+        attempt=key.attempt.number,
         epoch=key.epoch,
         agent=agent,
-        outcome=Outcome(report.outcome.value),
+        outcome=report.outcome,
         exit_code=report.exit_code,
         reason_code=report.reason_code,
         reason_text=report.reason_text,

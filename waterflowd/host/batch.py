@@ -25,13 +25,13 @@ from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, Survey, Want
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host import child_runs, slot_requests
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.timers import Timers
 from waterflowd.model import records
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.plan import Plan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
@@ -99,7 +99,7 @@ class Batch:
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
         self._rows: dict[RunId, records.RunSummary] = {}
-        self._late: set[AttemptKey] = set()
+        self._late: set[AttemptId] = set()
         self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
         #: Agents that hear what is owed to them by their settlement, right after the commit.
         self.settled: set[AgentId] = set()
@@ -158,7 +158,7 @@ class Batch:
         """Adds late reports to the stream of a completed run, one for each attempt: those of this batch count already."""
         for event in evidence:
             assert isinstance(event, events.LateReport), "nothing else happens to a completed run"
-            attempt = AttemptKey(run.id, event.job, event.step, event.attempt)
+            attempt = AttemptId(run.id, event.job, event.step, event.attempt)
             if attempt not in self._late:
                 self._late.add(attempt)
                 self._append(run_stream(run.id), run.seq, [event])
@@ -194,7 +194,7 @@ class Batch:
             case commands.Withdraw():
                 state.placement.withdraw(_key(run.id, command))
             case commands.CancelTask(agent=agent):
-                key = messages.TaskKey(run.id, command.job, command.step, command.attempt, command.epoch)
+                key = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
             case commands.ReleaseJob(agent=agent, job=job):
                 self._send(agent, messages.Release(run.id, job))
@@ -335,7 +335,7 @@ class Batch:
         return inputs.Placed(
             job=want.key.job,
             step=want.key.step,
-            attempt=want.key.attempt,
+            attempt=want.key.number,
             epoch=self._state.epoch,
             agent=server.agent,
             agent_name=entry.name,
@@ -353,7 +353,7 @@ class Batch:
                     self._state.placement.free(server.agent, want.key)
             for want, why in self._state.placement.news():
                 key = want.key
-                given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why)
+                given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.number, reason=why)
                 self.feed(key.run, given)
             for survey, found in self._state.placement.surveyed():
                 self.feed(survey.run, surveyed(survey, found))
@@ -385,8 +385,8 @@ _OfAttempt = (
 )
 
 
-def _key(run: RunId, named: _OfAttempt) -> AttemptKey:
-    return AttemptKey(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
+def _key(run: RunId, named: _OfAttempt) -> AttemptId:
+    return AttemptId(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
 
 
 def _is_held(run: Run, given: inputs.Placed) -> bool:
@@ -483,7 +483,7 @@ def owe(state: LiveState, run: Run) -> list[Question]:
             case commands.ArmTimer(timer=timer):
                 state.timers.arm(run.id, timer)
             case commands.SendTask(agent=agent, job=job, step=name, attempt=number):
-                state.placement.hold(agent, AttemptKey(run.id, job, name, number))
+                state.placement.hold(agent, AttemptId(run.id, job, name, number))
             case commands.Lock(job=job):
                 lock = run.lock if job is None else run.jobs_by_id[job].lock
                 if lock is not None and lock.is_held:

@@ -15,9 +15,9 @@ from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.dsl.building.child_workflows import child_workflow_path
 from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.driver import Driver
+from waterflowd.model.ids import AttemptId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.ports import ChildWorkflows
 
@@ -62,9 +62,9 @@ class ChildRunStarter:
                 logger.exception("run %s, %s/%s: its run could not be started", place.run, place.job, place.step)
                 self._later(place, Stalled("WF403", f"a fault in Waterflow: {type(error).__name__}"))
 
-    async def _start(self, place: AttemptKey) -> None:
+    async def _start(self, place: AttemptId) -> None:
         run = self._state.runs.get(place.run)
-        attempt = run.attempt(place.job, place.step, place.attempt) if run is not None else None
+        attempt = run.attempt(place.job, place.step, place.number) if run is not None else None
         if run is None or attempt is None or attempt.params is None or not child_runs.is_wanted(run, place):
             return
         child_runs.check_depth(run)
@@ -82,7 +82,7 @@ class ChildRunStarter:
             raise Rejected(codes.WRONG_CALL, text)
         return await self._targets.plan(run.repository, run.revision, path)
 
-    def _later(self, place: AttemptKey, error: WaterflowError) -> None:
+    def _later(self, place: AttemptId, error: WaterflowError) -> None:
         """Says why the step waits, and tries again after a while."""
         failures = self._state.child_runs.failed(place)
         if not failures:

@@ -18,9 +18,8 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_block
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.model import chains, plan
-from waterflowd.model.ids import RunId
+from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
@@ -35,49 +34,49 @@ class ChildRunRegistry:
     def __init__(self, look: Callable[[RunId], Run | None] = lambda run: None) -> None:
         self.look = look
         #: Attempts whose run is to be started, and how often it could not be yet.
-        self._wanted: dict[AttemptKey, int] = {}
+        self._wanted: dict[AttemptId, int] = {}
         #: Who waits for the end of a run, and the other way round.
-        self._waiting: dict[RunId, dict[AttemptKey, None]] = {}
-        self._watched: dict[AttemptKey, RunId] = {}
+        self._waiting: dict[RunId, dict[AttemptId, None]] = {}
+        self._watched: dict[AttemptId, RunId] = {}
         #: The attempts of each run that want or wait for something.
-        self._of_run: dict[RunId, dict[AttemptKey, None]] = {}
-        self._queue: asyncio.Queue[AttemptKey] = asyncio.Queue()
+        self._of_run: dict[RunId, dict[AttemptId, None]] = {}
+        self._queue: asyncio.Queue[AttemptId] = asyncio.Queue()
 
-    def want(self, place: AttemptKey) -> None:
+    def want(self, place: AttemptId) -> None:
         """The attempt's run is to be started, by whoever asks `next`."""
         if place not in self._wanted:
             self._wanted[place] = 0
             self._of_run.setdefault(place.run, {})[place] = None
             self._queue.put_nowait(place)
 
-    async def next(self) -> AttemptKey:
+    async def next(self) -> AttemptId:
         """The next attempt whose run is to be started; each is handed out once, and again after `again`."""
         while (place := await self._queue.get()) not in self._wanted:
             pass
         return place
 
-    def failed(self, place: AttemptKey) -> int:
+    def failed(self, place: AttemptId) -> int:
         """Notes that the run could not be started yet; gives how often that was so, 0 when it is not wanted any more."""
         if place in self._wanted:
             self._wanted[place] += 1
         return self._wanted.get(place, 0)
 
-    def again(self, place: AttemptKey) -> None:
+    def again(self, place: AttemptId) -> None:
         """Hands the attempt out once more, if it is still wanted."""
         if place in self._wanted:
             self._queue.put_nowait(place)
 
-    def watch(self, place: AttemptKey, run: RunId) -> None:
+    def watch(self, place: AttemptId, run: RunId) -> None:
         """The attempt waits for the end of an open run."""
         self._waiting.setdefault(run, {})[place] = None
         self._watched[place] = run
         self._of_run.setdefault(place.run, {})[place] = None
 
-    def waiting(self, run: RunId) -> Iterable[AttemptKey]:
+    def waiting(self, run: RunId) -> Iterable[AttemptId]:
         """The attempts that wait for the run."""
         return tuple(self._waiting.get(run, ()))
 
-    def drop(self, place: AttemptKey) -> None:
+    def drop(self, place: AttemptId) -> None:
         """The attempt wants nothing and waits for nothing any more."""
         self._wanted.pop(place, None)
         run = self._watched.pop(place, None)
@@ -99,17 +98,17 @@ class ChildRunRegistry:
 # Starts ---------------------------------------------------------------------------------------------------------------
 
 
-def is_wanted(run: Run, place: AttemptKey) -> bool:
+def is_wanted(run: Run, place: AttemptId) -> bool:
     """Whether the attempt still wants its run to be started."""
     job = run.jobs_by_id.get(place.job)
     step = job.steps_by_id.get(place.step) if job is not None else None
     if job is None or step is None or step.block.number not in job.blocks:
         return False
-    wanted = commands.StartChildRun(job=place.job, step=place.step, attempt=place.attempt)
+    wanted = commands.StartChildRun(job=place.job, step=place.step, attempt=place.number)
     return wanted in owed_to_block(run, job, step.block)
 
 
-def start_request(run: Run, place: AttemptKey, compiled: bytes, given: dict[str, Any]) -> StartRequest:
+def start_request(run: Run, place: AttemptId, compiled: bytes, given: dict[str, Any]) -> StartRequest:
     """The start of the run that the attempt wants. Raises `Rejected` WF110 for inputs that the workflow does not take."""
     values = check_start(plan.decode(compiled).inputs, given)
     return StartRequest(
@@ -136,15 +135,15 @@ def check_depth(run: Run) -> None:
         raise Rejected("WF609", text)
 
 
-def trigger_key(place: AttemptKey) -> str:
+def trigger_key(place: AttemptId) -> str:
     """The text under which an attempt starts a run once; long ones end in a hash."""
-    key = f"child-run:{place.run}:{place.job}:{place.step}:{place.attempt}"
+    key = f"child-run:{place.run}:{place.job}:{place.step}:{place.number}"
     if len(key.encode()) > _KEY_BYTES_MAX:
         key = f"child-run:{place.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
     return key
 
 
-def _payload(run: Run, place: AttemptKey) -> dict[str, Any]:
+def _payload(run: Run, place: AttemptId) -> dict[str, Any]:
     """The `event` context: the step that starts the run."""
     return {
         "name": chains.PARENT_RUN,
@@ -155,7 +154,7 @@ def _payload(run: Run, place: AttemptKey) -> dict[str, Any]:
             "path": run.plan.path,
             "job": place.job,
             "step": place.step,
-            "attempt": place.attempt,
+            "attempt": place.number,
             "depth": chains.depth_of(run.trigger) + 1,
         },
     }
@@ -164,25 +163,25 @@ def _payload(run: Run, place: AttemptKey) -> dict[str, Any]:
 # Answers --------------------------------------------------------------------------------------------------------------
 
 
-def begun(place: AttemptKey, row: RunSummary) -> inputs.Begun:
+def begun(place: AttemptId, row: RunSummary) -> inputs.Begun:
     """The run exists."""
     return inputs.Begun(
-        job=place.job, step=place.step, attempt=place.attempt, run=row.id, name=row.name, number=row.number
+        job=place.job, step=place.step, attempt=place.number, run=row.id, name=row.name, number=row.number
     )
 
 
-def not_begun(place: AttemptKey, why: Reason, *, is_refused: bool) -> inputs.NotBegun:
+def not_begun(place: AttemptId, why: Reason, *, is_refused: bool) -> inputs.NotBegun:
     """The run does not exist."""
-    return inputs.NotBegun(job=place.job, step=place.step, attempt=place.attempt, reason=why, is_refused=is_refused)
+    return inputs.NotBegun(job=place.job, step=place.step, attempt=place.number, reason=why, is_refused=is_refused)
 
 
-def ended(place: AttemptKey, run: Run) -> inputs.Ended:
+def ended(place: AttemptId, run: Run) -> inputs.Ended:
     """The run has ended."""
     assert run.conclusion is not None
     return inputs.Ended(
         job=place.job,
         step=place.step,
-        attempt=place.attempt,
+        attempt=place.number,
         run=run.id,
         conclusion=run.conclusion,
         why=run.reason.text,
@@ -190,11 +189,11 @@ def ended(place: AttemptKey, run: Run) -> inputs.Ended:
     )
 
 
-def gone(place: AttemptKey, run: RunId) -> inputs.Ended:
+def gone(place: AttemptId, run: RunId) -> inputs.Ended:
     """The log has no such run any more."""
     why = "the log has no such run any more, so nobody can know how it ended"
     return inputs.Ended(
-        job=place.job, step=place.step, attempt=place.attempt, run=run, conclusion=Conclusion.LOST, why=why
+        job=place.job, step=place.step, attempt=place.number, run=run, conclusion=Conclusion.LOST, why=why
     )
 
 

@@ -33,7 +33,6 @@ from waterflowd import ports
 from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_runs
 from waterflowd.host.batch import Batch, LiveState, Question, check_storable, drop, owe, summary
 from waterflowd.host.feed import Feed
@@ -41,7 +40,7 @@ from waterflowd.host.metrics import CommitMetrics
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.run_logging import log_batch
 from waterflowd.model import ids, plan
-from waterflowd.model.ids import AgentId, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -412,7 +411,7 @@ class Driver:
             del batch.contents.keys[key]
         return run_id
 
-    async def begin(self, place: AttemptKey, request: StartRequest) -> None:
+    async def begin(self, place: AttemptId, request: StartRequest) -> None:
         """Starts the run that a step wants, and tells the step of it, in one transaction. Nothing if it wants it no more.
 
         Raises `Rejected` for a run that cannot be, WF609 with status 429 while too many are open, `Retryable` WF302.

@@ -16,7 +16,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine.rules import checkout
 from waterflowd.host.batch import LiveState
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Checkout
 
 logger = logging.getLogger("waterflow.host")
@@ -88,11 +88,11 @@ class FileServer:
             found.repository, blobs, max(request.offset, 0), messages.FILE_RESPONSE_BYTES_MAX
         )
 
-    def _checkout(self, agent: AgentId, key: messages.TaskKey) -> Checkout | None:
-        run = self._state.runs.get(RunId(key.run))
-        attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt)) if run is not None else None
+    def _checkout(self, agent: AgentId, key: messages.TaskId) -> Checkout | None:
+        run = self._state.runs.get(key.attempt.run)
+        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if run is not None else None
         if run is None or attempt is None or not attempt.is_open:
             return None
         if attempt.agent != agent or attempt.epoch != key.epoch:
             return None
-        return checkout.of_job(run, run.jobs_by_id[JobId(key.job)])
+        return checkout.of_job(run, run.jobs_by_id[key.attempt.job])

@@ -19,8 +19,8 @@ from waterflowd.engine import Run
 from waterflowd.host.batch import LiveState
 from waterflowd.host.feed import Feed
 from waterflowd.host.queries import RunQueries
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId, is_run_id
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AgentId, is_run_id
+from waterflowd.model.records import OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
@@ -45,7 +45,7 @@ class OutputCollector:
         self._link = link
         self._feed = feed
         self._queries = queries
-        self._waiting: list[tuple[AgentId, messages.TaskKey, OutputAppend]] = []
+        self._waiting: list[tuple[AgentId, messages.TaskId, OutputAppend]] = []
         self._waiting_bytes: Counter[AgentId] = Counter()
         self._wake = asyncio.Event()
 
@@ -55,13 +55,19 @@ class OutputCollector:
         size = sum(len(chunk.data) for chunk in output.chunks)
         fault = self._fault(agent, key, output.offset, size)
         if fault:
-            about = {"run": key.run, "job": key.job, "step": key.step, "attempt": key.attempt, "agent": agent}
+            attempt = key.attempt
+            about = {
+                "run": attempt.run,
+                "job": attempt.job,
+                "step": attempt.step,
+                "attempt": attempt.number,
+                "agent": agent,
+            }
             logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault, extra=about)
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
-        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
-            self._link.send(agent, [messages.OutputAck(key, self._logs.size(name))])
+            self._link.send(agent, [messages.OutputAck(key, self._logs.size(key.attempt))])
             return
         self._waiting_bytes[agent] += size
         pieces = []
@@ -69,25 +75,25 @@ class OutputCollector:
         for chunk in output.chunks:
             pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=chunk.stream, data=chunk.data))
             offset += len(chunk.data)
-        self._waiting.append((agent, key, OutputAppend(name=name, pieces=pieces)))
+        self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=pieces)))
         self._wake.set()
 
-    def _fault(self, agent: AgentId, key: messages.TaskKey, offset: int, size: int) -> str:
+    def _fault(self, agent: AgentId, key: messages.TaskId, offset: int, size: int) -> str:
         """Why the output has no place, or nothing."""
         if not self._is_owner(agent, key):
             return "which is not its own"
         return "" if 0 <= offset <= LOG_BYTES_MAX - size else "which is outside of what a log holds"
 
-    def _is_owner(self, agent: AgentId, key: messages.TaskKey) -> bool:
-        run: Run | None = self._state.runs.get(RunId(key.run))
+    def _is_owner(self, agent: AgentId, key: messages.TaskId) -> bool:
+        run: Run | None = self._state.runs.get(key.attempt.run)
         if run is None:
-            if not is_run_id(key.run):
+            if not is_run_id(key.attempt.run):
                 return False
             try:
-                run = self._queries.run(RunId(key.run))
+                run = self._queries.run(key.attempt.run)
             except WaterflowError:
                 return False
-        attempt = run.attempt(JobId(key.job), StepId(key.step), AttemptNo(key.attempt))
+        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number)
         return attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
 
     async def run(self) -> None:
@@ -104,16 +110,17 @@ class OutputCollector:
                 logger.error("output waits with its agents: %s", error.text)
                 await asyncio.sleep(DISK_FULL_PAUSE_S)
                 # Tells the agents from where to send again.
-                sizes = [self._logs.size(append.name) for _, _, append in waiting]
+                sizes = [self._logs.size(append.attempt) for _, _, append in waiting]
             acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
             for (agent, key, _), size in zip(waiting, sizes, strict=True):
                 acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, size))
             for agent, outgoing in acknowledgements.items():
                 self._link.send(agent, outgoing)
-            for run in dict.fromkeys(append.name.run for _, _, append in waiting):
+            for run in dict.fromkeys(append.attempt.run for _, _, append in waiting):
                 self._feed.output_published(run)
 
 
-def _shown(key: messages.TaskKey) -> str:
+def _shown(key: messages.TaskId) -> str:
     """The attempt's name for the daemon's log; its parts are the agent's text."""
-    return ascii("/".join((key.run, key.job, key.step, str(key.attempt)))[:200])
+    attempt = key.attempt
+    return ascii("/".join((attempt.run, attempt.job, attempt.step, str(attempt.number)))[:200])

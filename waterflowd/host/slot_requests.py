@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.engine import Run, commands
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
-from waterflowd.fleet.placement import AttemptKey, Want
+from waterflowd.fleet.placement import Want
+from waterflowd.model.ids import AttemptId
 from waterflowd.model.plan import Plan, StepPlan
 
 
-def of(run: Run, command: commands.Place, key: AttemptKey) -> Want:
+def of(run: Run, command: commands.Place, key: AttemptId) -> Want:
     """The want of the attempt that the command is about."""
     node = _needed(run.plan, command.node)
     later: frozenset[str] = frozenset()

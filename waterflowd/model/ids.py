@@ -9,13 +9,25 @@ from __future__ import annotations
 
 from typing import NewType
 
-RunId = NewType("RunId", str)
-#: The key of a job in its workflow file.
-JobId = NewType("JobId", str)
-#: The step's `id`, or its 1-based position in the job when it has none. Unique in its job.
-StepId = NewType("StepId", str)
-#: 1 for the first try of a step.
-AttemptNo = NewType("AttemptNo", int)
+from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, RunId, StepId
+
+__all__ = [
+    "AUDIT",
+    "FLEET",
+    "RUN_ID_LENGTH",
+    "AgentId",
+    "AttemptId",
+    "AttemptNo",
+    "JobId",
+    "RunId",
+    "StepId",
+    "StreamName",
+    "is_run_id",
+    "repository_stream",
+    "run_id",
+    "run_stream",
+]
+
 #: Fingerprint of the agent's public key: `SHA256:` and 43 characters of unpadded base 64.
 AgentId = NewType("AgentId", str)
 #: Name of a stream of the log: `run/<id>`, `repo/<name>`, `fleet`, `audit`.

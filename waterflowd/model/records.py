@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.ids import AttemptId, RunId, StreamName
 from waterflowd.model.reasons import Reason
 from waterflowd.model.statuses import Conclusion, Status
 
@@ -164,15 +164,6 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     earlier_keys: tuple[str, ...] = ()
 
 
-class AttemptName(msgspec.Struct, frozen=True, kw_only=True):
-    """Names an output log: the attempt whose output it holds."""
-
-    run: RunId
-    job: str
-    step: str
-    attempt: int
-
-
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
     """The files that a job's working directory begins with: those of a revision that the patterns choose."""
 
@@ -201,5 +192,5 @@ class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
 class OutputAppend(msgspec.Struct, frozen=True, kw_only=True):
     """Pieces to add to one output log, in order and without gaps from the first one's offset on."""
 
-    name: AttemptName
+    attempt: AttemptId
     pieces: list[OutputPiece]

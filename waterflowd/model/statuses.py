@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from waterflow_agent.attempts import Outcome as Outcome
+
 
 class _Word(Enum):
     """An enum whose members are hashed as what they are, singletons; an `Enum` runs Python code to hash its name."""
@@ -58,23 +60,6 @@ class AttemptStatus(_Word):
     STARTED = "started"
     #: Ended; its result is in the log.
     FINISHED = "finished"
-
-
-class Outcome(_Word):
-    """How one try of a step ended, as its agent saw it. The words are those of the wire."""
-
-    #: The node did what it should.
-    SUCCESS = "success"
-    #: It ran and failed.
-    FAILURE = "failure"
-    #: Its time was over; it was stopped.
-    TIMED_OUT = "timed-out"
-    #: It was stopped because somebody asked for it.
-    CANCELLED = "cancelled"
-    #: Nobody can know.
-    LOST = "lost"
-    #: It never ran, and never will.
-    REFUSED = "refused"
 
 
 #: Allowed moves of runs, jobs and steps.

@@ -26,9 +26,9 @@ from waterflowd.app.config import Config
 from waterflowd.engine import Run, events, fold, inputs, step
 from waterflowd.host.batch import summary
 from waterflowd.model import plan
-from waterflowd.model.ids import RunId, StreamName, is_run_id, repository_stream, run_stream
+from waterflowd.model.ids import AttemptId, RunId, StreamName, is_run_id, repository_stream, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.model.records import AttemptName, Batch, RunSummary, StreamAppend
+from waterflowd.model.records import Batch, RunSummary, StreamAppend
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile import state as repository_state
@@ -75,10 +75,10 @@ def back_up(config: Config, target: Path) -> copying.Manifest:
     """Makes a backup, whether a daemon runs or not; see `copying.back_up` for what it raises."""
     codec = Codec(UNIONS)
 
-    def knows(environment: Environment, name: AttemptName) -> bool:
+    def knows(environment: Environment, name: AttemptId) -> bool:
         return any(
             isinstance(record.event, events.AttemptDispatched)
-            and (record.event.job, record.event.step, record.event.attempt) == (name.job, name.step, name.attempt)
+            and (record.event.job, record.event.step, record.event.attempt) == (name.job, name.step, name.number)
             for record in read_stream(environment, codec, run_stream(name.run))
         )
 

@@ -27,7 +27,7 @@ import msgspec
 
 import waterflowd
 from waterflow_agent.errors import Stalled
-from waterflowd.model.records import AttemptName
+from waterflowd.model.ids import AttemptId
 from waterflowd.store import check, directory, layout, output_files, outputs
 from waterflowd.store import environment as environment_files
 from waterflowd.store.directory import State
@@ -74,7 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Tells whether the snapshot knows that an attempt was sent to an agent.
-Knows = Callable[[Environment, AttemptName], bool]
+Knows = Callable[[Environment, AttemptId], bool]
 
 
 def back_up(source: Path, target: Path, knows: Knows) -> Manifest:

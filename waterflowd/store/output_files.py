@@ -27,8 +27,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from waterflow_agent.errors import Stalled
-from waterflowd.model.ids import RunId, is_run_id
-from waterflowd.model.records import AttemptName, OutputPiece
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, is_run_id
+from waterflowd.model.records import OutputPiece
 from waterflowd.store import directory
 
 #: One place for so many bytes: a reader skips at most this much, and 1 GiB of output has 4,096 places.
@@ -165,7 +165,7 @@ class OutputFiles:
         #: Runs that have a file, so that the many small logs ask the file system nothing.
         self._runs = {entry.name for entry in os.scandir(path) if entry.is_dir()}
 
-    def create(self, name: AttemptName, *, base: int) -> OutputFile:
+    def create(self, name: AttemptId, *, base: int) -> OutputFile:
         """Makes the file of a log that goes on from offset `base`; an unacknowledged one of a failed try is replaced."""
         path = self._path(name)
         directory.make_directory(path.parent)
@@ -183,7 +183,7 @@ class OutputFiles:
             directory.sync_directory(file.path.parent)
             self._unsynced_names.discard(file.path)
 
-    def recover(self, name: AttemptName) -> OutputFile | None:
+    def recover(self, name: AttemptId) -> OutputFile | None:
         """The file of a log as the disk has it, without the torn tail; None when the log has none."""
         if _quoted(name.run) not in self._runs:
             return None
@@ -209,8 +209,8 @@ class OutputFiles:
         _index_path(file.path).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
 
-    def _path(self, name: AttemptName) -> Path:
-        text = ".".join((_quoted(name.job), _quoted(name.step), str(name.attempt)))
+    def _path(self, name: AttemptId) -> Path:
+        text = ".".join((_quoted(name.job), _quoted(name.step), str(name.number)))
         if len(text) > FILE_NAME_BYTES_MAX:
             text = hashlib.blake2b(text.encode(), digest_size=24).hexdigest()
         return self.path / _quoted(name.run) / text
@@ -248,13 +248,13 @@ def files_in(path: Path) -> Iterator[Path]:
             )
 
 
-def name_of(path: Path) -> AttemptName | None:
+def name_of(path: Path) -> AttemptId | None:
     """Whose output log a file is; None when its name is only a hash."""
     parts = [unquote(part) for part in path.name.split(".")]
     run = RunId(unquote(path.parent.name))
     if len(parts) != 3 or not parts[2].isdecimal() or not is_run_id(run):
         return None
-    return AttemptName(run=run, job=parts[0], step=parts[1], attempt=int(parts[2]))
+    return AttemptId(run, JobId(parts[0]), StepId(parts[1]), AttemptNo(int(parts[2])))
 
 
 def _quoted(text: str) -> str:

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import lmdb
 
 from waterflow_agent.errors import Stalled, WaterflowError
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
 from waterflowd.store.health import FailureLatch
@@ -79,8 +80,8 @@ class LmdbOutputLogs:
         self._submitting = threading.Lock()
         self._lock = threading.Lock()
         self._is_closed = False
-        self._tails: dict[AttemptName, _Tail] = {}
-        self._busy: set[AttemptName] = set()
+        self._tails: dict[AttemptId, _Tail] = {}
+        self._busy: set[AttemptId] = set()
         self._thread = threading.Thread(target=self._main, name="waterflow-output", daemon=True)
         self._thread.start()
 
@@ -90,7 +91,7 @@ class LmdbOutputLogs:
         Raises `ValueError` at once for a name that is none; a time or a stream out of range is put into range.
         """
         for append in pieces:
-            log_prefix(append.name)
+            log_prefix(append.attempt)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[int]] = loop.create_future()
 
@@ -113,12 +114,12 @@ class LmdbOutputLogs:
             self._queue.put(_Request(pieces, done))
         return future
 
-    def size(self, name: AttemptName) -> int:
+    def size(self, name: AttemptId) -> int:
         """Durable size of a log in bytes."""
         self._latch.check()
         return self._tail(name).size
 
-    def read(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+    def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
         """Durable pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
         self._latch.check()
         tail = self._tail(name)
@@ -145,10 +146,10 @@ class LmdbOutputLogs:
                 self._queue.put(None)
         self._thread.join()
 
-    def _tail(self, name: AttemptName) -> _Tail:
+    def _tail(self, name: AttemptId) -> _Tail:
         return self._tails.get(name) or self._look_up([name])[name]
 
-    def _look_up(self, names: Collection[AttemptName]) -> dict[AttemptName, _Tail]:
+    def _look_up(self, names: Collection[AttemptId]) -> dict[AttemptId, _Tail]:
         """Where the logs end; what is not in the table is recovered, with one look into LMDB for all of them."""
         with self._lock:
             unknown = [name for name in names if name not in self._tails]
@@ -160,14 +161,14 @@ class LmdbOutputLogs:
             self._trim()
             return tails
 
-    def _end_of_rows(self, transaction: lmdb.Transaction[bytes], name: AttemptName) -> int:
+    def _end_of_rows(self, transaction: lmdb.Transaction[bytes], name: AttemptId) -> int:
         try:
             prefix = log_prefix(name)
         except ValueError:
             return 0
         return rows_end(self._environment, transaction, prefix)
 
-    def _recover(self, name: AttemptName, end: int) -> _Tail:
+    def _recover(self, name: AttemptId, end: int) -> _Tail:
         """Where the log ends on the disk, its rows at `end`; cuts what a crash left half written."""
         file = self._files.recover(name)
         if file is None:
@@ -186,7 +187,7 @@ class LmdbOutputLogs:
             for name in list(itertools.islice(idle, surplus)):
                 del self._tails[name]
 
-    def _rows(self, name: AttemptName, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
+    def _rows(self, name: AttemptId, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
         """Pieces from the one that holds `offset`, of rows that go to `end` without a gap."""
         prefix = log_prefix(name)
         pieces: list[OutputPiece] = []
@@ -245,7 +246,7 @@ class LmdbOutputLogs:
         error: BaseException | None = None
         try:
             with self._lock:
-                self._busy = {append.name for request in group for append in request.pieces}
+                self._busy = {append.attempt for request in group for append in request.pieces}
             sizes = self._write_pieces([append for request in group for append in request.pieces])
         except WaterflowError as problem:
             error = problem
@@ -266,27 +267,27 @@ class LmdbOutputLogs:
         """Makes everything durable and gives the size of each log as the appends of the group left it."""
         sizes: list[int] = []
         small = _SmallWork()
-        tails = self._look_up({append.name for append in appends})
-        ends: dict[AttemptName, _Tail] = {}
-        files: dict[AttemptName, OutputFile] = {}
+        tails = self._look_up({append.attempt for append in appends})
+        ends: dict[AttemptId, _Tail] = {}
+        files: dict[AttemptId, OutputFile] = {}
         try:
             for append in appends:
-                tail = ends.get(append.name) or tails[append.name]
+                tail = ends.get(append.attempt) or tails[append.attempt]
                 fresh = new_pieces(append.pieces, tail.size)
                 end = fresh[-1].offset + len(fresh[-1].data) if fresh else tail.size
                 file = tail.file
                 if file is None and end > SMALL_BYTES_MAX:
-                    if append.name in small.names:
+                    if append.attempt in small.names:
                         # The file may only follow rows that are durable, or a crash would leave a gap.
                         self._commit_rows(small, ends)
                         small = _SmallWork()
-                    file = self._files.create(append.name, base=tail.size)
+                    file = self._files.create(append.attempt, base=tail.size)
                 if file is None:
-                    small.add(append.name, fresh)
+                    small.add(append.attempt, fresh)
                 else:
-                    files[append.name] = file
+                    files[append.attempt] = file
                     file.add(fresh)
-                ends[append.name] = _Tail(end, file)
+                ends[append.attempt] = _Tail(end, file)
                 sizes.append(end)
             self._make_durable(small, files, ends)
         except BaseException:
@@ -296,12 +297,12 @@ class LmdbOutputLogs:
         self._tails.update(ends)
         return sizes
 
-    def _commit_rows(self, small: _SmallWork, ends: dict[AttemptName, _Tail]) -> None:
+    def _commit_rows(self, small: _SmallWork, ends: dict[AttemptId, _Tail]) -> None:
         self._writer.run(small).result()
         self._tails.update((name, ends[name]) for name in small.names)
 
     def _make_durable(
-        self, small: _SmallWork, files: dict[AttemptName, OutputFile], ends: dict[AttemptName, _Tail]
+        self, small: _SmallWork, files: dict[AttemptId, OutputFile], ends: dict[AttemptId, _Tail]
     ) -> None:
         """Rows by the writer, files by this thread meanwhile. Each end moves as soon as it is durable, whatever fails next."""
         rows = self._writer.run(small) if small.rows else None
@@ -344,10 +345,10 @@ class _SmallWork:
 
     def __init__(self) -> None:
         self.rows: list[tuple[bytes, bytes]] = []
-        self.names: set[AttemptName] = set()
+        self.names: set[AttemptId] = set()
         self.size_bytes = 0
 
-    def add(self, name: AttemptName, pieces: Sequence[OutputPiece]) -> None:
+    def add(self, name: AttemptId, pieces: Sequence[OutputPiece]) -> None:
         """Adds the pieces of one log."""
         prefix = log_prefix(name)
         self.names.add(name)
@@ -378,12 +379,12 @@ def row_offset(key: bytes) -> int:
 
 
 @lru_cache(maxsize=TAILS_MAX)
-def log_prefix(name: AttemptName) -> bytes:
+def log_prefix(name: AttemptId) -> bytes:
     """What the keys of one log's rows begin with: its run, a hash of job and step, the attempt."""
-    if not 0 <= name.attempt < 1 << 32:
-        raise ValueError(f"no number of an attempt: {name.attempt}")
+    if not 0 <= name.number < 1 << 32:
+        raise ValueError(f"no number of an attempt: {name.number}")
     step = hashlib.blake2b(f"{name.job}\0{name.step}".encode(), digest_size=16).digest()
-    return layout.run_key(name.run) + step + name.attempt.to_bytes(4, "big")
+    return layout.run_key(name.run) + step + name.number.to_bytes(4, "big")
 
 
 def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:

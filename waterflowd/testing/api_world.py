@@ -50,8 +50,8 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import AUDIT, AgentId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AUDIT, AgentId, RunId
+from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.model.statuses import Outcome
 from waterflowd.ports import FileReader
 from waterflowd.testing.memory_log import MemoryLog
@@ -96,7 +96,7 @@ class ScriptedAgents:
         self._feed = feed
         self._clock = clock
         self.driver: Driver | None = None
-        self.held: dict[messages.TaskKey, AgentId] = {}
+        self.held: dict[messages.TaskId, AgentId] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -123,7 +123,7 @@ class ScriptedAgents:
         assert self.driver is not None
         key = task.key
         started = inputs.TaskStarted(started_at=self._clock.now(), **_names(agent, key))
-        self.driver.submit([(RunId(key.run), started)])
+        self.driver.submit([(key.attempt.run, started)])
         if task.node == "log":
             await self.print(key, task.params["message"].encode() + b"\n")
             self._finish(agent, key, Outcome.SUCCESS, None)
@@ -143,21 +143,21 @@ class ScriptedAgents:
                 return
         self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
 
-    async def print(self, key: messages.TaskKey, data: bytes, stream: int = 1) -> None:
+    async def print(self, key: messages.TaskId, data: bytes, stream: int = 1) -> None:
         """Something is printed by an attempt."""
-        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        name = key.attempt
         piece = OutputPiece(offset=self._outputs.size(name), at=self._clock.now(), stream=stream, data=data)
-        await self._outputs.append([OutputAppend(name=name, pieces=[piece])])
+        await self._outputs.append([OutputAppend(attempt=key.attempt, pieces=[piece])])
         self._feed.output_published(name.run)
 
-    def release(self, key: messages.TaskKey, code: int = 0) -> None:
+    def release(self, key: messages.TaskId, code: int = 0) -> None:
         """An attempt that was held ends."""
         agent = self.held.pop(key)
         self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
 
-    def _finish(self, agent: AgentId, key: messages.TaskKey, outcome: Outcome, code: int | None) -> None:
+    def _finish(self, agent: AgentId, key: messages.TaskId, outcome: Outcome, code: int | None) -> None:
         assert self.driver is not None
-        name = AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
+        name = key.attempt
         now = self._clock.now()
         finished = inputs.TaskFinished(
             outcome=outcome,
@@ -167,14 +167,14 @@ class ScriptedAgents:
             output_bytes=self._outputs.size(name),
             **_names(agent, key),
         )
-        self.driver.submit([(RunId(key.run), finished)])
+        self.driver.submit([(key.attempt.run, finished)])
 
 
-def _names(agent: AgentId, key: messages.TaskKey) -> dict[str, Any]:
+def _names(agent: AgentId, key: messages.TaskId) -> dict[str, Any]:
     return {
-        "job": JobId(key.job),
-        "step": StepId(key.step),
-        "attempt": AttemptNo(key.attempt),
+        "job": key.attempt.job,
+        "step": key.attempt.step,
+        "attempt": key.attempt.number,
         "epoch": key.epoch,
         "agent": agent,
     }
@@ -379,7 +379,7 @@ class ApiWorld:
         """The facts of the audit stream."""
         return [record.event for record in self.log.read(AUDIT)]
 
-    async def held(self, count: int = 1) -> list[messages.TaskKey]:
+    async def held(self, count: int = 1) -> list[messages.TaskId]:
         """Waits until so many attempts are held, and gives them in the order in which they came."""
         await until(lambda: len(self.fleet.held) >= count)
         return list(self.fleet.held)

@@ -35,6 +35,7 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
+from waterflowd.model.statuses import Outcome
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
@@ -99,7 +100,7 @@ class RecordingLink:
         self.sent.clear()
         return taken
 
-    def offers(self) -> list[messages.TaskKey]:
+    def offers(self) -> list[messages.TaskId]:
         """The keys of the offers that were sent and not taken yet, in order."""
         return [message.task.key for _, message in self.sent if isinstance(message, messages.Offer)]
 
@@ -202,7 +203,7 @@ class HostWorld:
         self.registry.apply(fact)
         return agent
 
-    def hello(self, agent: AgentId, **changes: Any) -> list[messages.TaskKey]:
+    def hello(self, agent: AgentId, **changes: Any) -> list[messages.TaskId]:
         """The agent opens a session; gives what it should forget."""
         fields: dict[str, Any] = {
             "session": "0" * 32,
@@ -224,14 +225,14 @@ class HostWorld:
         self.agents.connected(agent)
         return forget
 
-    def started(self, agent: AgentId, key: messages.TaskKey, durable: Callable[[], None] = lambda: None) -> None:
+    def started(self, agent: AgentId, key: messages.TaskId, durable: Callable[[], None] = lambda: None) -> None:
         """The agent reports a start."""
         self.agents.received(agent, [messages.Started(key, self.clock.now())], durable)
 
     def finished(
         self,
         agent: AgentId,
-        key: messages.TaskKey,
+        key: messages.TaskId,
         durable: Callable[[], None] = lambda: None,
         **changes: Any,
     ) -> None:
@@ -277,10 +278,10 @@ class HostWorld:
         }
 
 
-def finished(key: messages.TaskKey, at: int = START_AT, **changes: Any) -> messages.Finished:
+def finished(key: messages.TaskId, at: int = START_AT, **changes: Any) -> messages.Finished:
     """A result as an agent reports it: success, unless `changes` say something else."""
     fields: dict[str, Any] = {
-        "outcome": messages.Outcome.SUCCESS,
+        "outcome": Outcome.SUCCESS,
         "exit_code": 0,
         "reason_code": "",
         "reason_text": "",

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Generator, Sequence
 from typing import Any
 
 from waterflow_agent.errors import WaterflowError
-from waterflowd.model.records import AttemptName, OutputAppend, OutputPiece
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import OutputAppend, OutputPiece
 
 #: What the fields of a stored piece hold; the same as in the store.
 AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
@@ -30,7 +31,7 @@ class MemoryOutputLogs:
     """Output logs in memory, durable at once."""
 
     def __init__(self) -> None:
-        self._logs: dict[AttemptName, list[OutputPiece]] = {}
+        self._logs: dict[AttemptId, list[OutputPiece]] = {}
         self._faults: list[WaterflowError] = []
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
@@ -39,7 +40,7 @@ class MemoryOutputLogs:
             return _Settled([], self._faults.pop(0))
         sizes = []
         for append in pieces:
-            size = self.size(append.name)
+            size = self.size(append.attempt)
             for piece in append.pieces:
                 if piece.offset > size:
                     break
@@ -51,7 +52,7 @@ class MemoryOutputLogs:
                         stream=min(max(piece.stream, 0), STREAM_MAX),
                         data=piece.data[size - piece.offset :],
                     )
-                    self._logs.setdefault(append.name, []).append(fresh)
+                    self._logs.setdefault(append.attempt, []).append(fresh)
                     size = end
             sizes.append(size)
         return _Settled(sizes)
@@ -60,12 +61,12 @@ class MemoryOutputLogs:
         """The next appends fail with these errors, one each."""
         self._faults += errors
 
-    def size(self, name: AttemptName) -> int:
+    def size(self, name: AttemptId) -> int:
         """Size of a log in bytes."""
         log = self._logs.get(name)
         return log[-1].offset + len(log[-1].data) if log else 0
 
-    def read(self, name: AttemptName, offset: int, bytes_max: int) -> list[OutputPiece]:
+    def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
         """Pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
         found: list[OutputPiece] = []
         for piece in self._logs.get(name, ()):

@@ -38,12 +38,12 @@ from waterflowd.engine.state.runs import Approval, Attempt, Block, Children, Job
 from waterflowd.engine.state.runs import Step as StepState
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Ask, Holder, Locks
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, Survey, Want
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.batch import answered, surveyed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Kept, Trigger, TriggerKind
@@ -270,7 +270,7 @@ class Scenario:
             if isinstance(item, inputs.Placed) and not any(
                 isinstance(command, commands.SendTask) for command in progress.commands
             ):
-                self.placement.free(item.agent, AttemptKey(RUN, item.job, item.step, item.attempt))
+                self.placement.free(item.agent, AttemptId(RUN, item.job, item.step, item.attempt))
             for command in progress.commands:
                 self._carry_out(command, waiting)
         self._assign()
@@ -279,7 +279,7 @@ class Scenario:
         match command:
             case commands.Place():
                 self.owed[command] = None
-                key = AttemptKey(RUN, command.job, command.step, command.attempt)
+                key = AttemptId(RUN, command.job, command.step, command.attempt)
                 want = Want(key, command.group, command.node, command.agent, command.labels, command.avoid)
                 answer = self.placement.place(want)
                 if isinstance(answer, Server):
@@ -305,10 +305,10 @@ class Scenario:
                 for owed in [owed for owed in self.owed if isinstance(owed, commands.Lock) and owed.job == job]:
                     del self.owed[owed]
             case commands.Withdraw(job=job, step=name, attempt=number):
-                self.placement.withdraw(AttemptKey(RUN, job, name, number))
+                self.placement.withdraw(AttemptId(RUN, job, name, number))
                 self._settle(commands.Place, job, name, number)
             case commands.FreeSlot(agent=agent, job=job, step=name, attempt=number):
-                self.placement.free(agent, AttemptKey(RUN, job, name, number))
+                self.placement.free(agent, AttemptId(RUN, job, name, number))
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
             case commands.StartChildRun() | commands.WatchChildRun() | commands.CancelChildRun():
@@ -342,7 +342,7 @@ class Scenario:
         return inputs.Placed(
             job=want.key.job,
             step=want.key.step,
-            attempt=want.key.attempt,
+            attempt=want.key.number,
             epoch=1,
             agent=server.agent,
             agent_name=str(server.agent),
@@ -359,7 +359,7 @@ class Scenario:
             self._feed(self._placed(want, server))
         for want, why in self.placement.news():
             key = want.key
-            self._feed(inputs.NotPlaced(job=key.job, step=key.step, attempt=key.attempt, reason=why))
+            self._feed(inputs.NotPlaced(job=key.job, step=key.step, attempt=key.number, reason=why))
 
     def _check(self) -> None:
         """The recovery path and the live path agree, in state and in what is owed."""

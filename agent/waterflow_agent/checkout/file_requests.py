@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 #: How long the daemon may say "not now" before the files count as not to be had, in seconds.
 PATIENCE_S = 600.0
@@ -24,7 +24,7 @@ class FileRequests:
         self._open: dict[int, tuple[messages.FileRequest, asyncio.Future[messages.FileResponse]]] = {}
         self._window = asyncio.Semaphore(messages.FILE_REQUESTS_MAX)
 
-    async def ask(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
+    async def ask(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
         """The answer's pieces, at least one; see `messages.FileRequest`.
 
         Raises `Rejected` with the daemon's words when it has not got them, or had not for `PATIENCE_S`.
@@ -39,7 +39,7 @@ class FileRequests:
                 raise Rejected(content.code or "WF751", content.text or "the server sent nothing")
             await asyncio.sleep(content.after_ms / 1_000)
 
-    async def _once(self, key: TaskKey, blobs: Sequence[bytes], offset: int) -> messages.FileResponse:
+    async def _once(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> messages.FileResponse:
         async with self._window:
             number = next(self._numbers)
             wanted = messages.FileRequest(key, number, list(blobs), offset)

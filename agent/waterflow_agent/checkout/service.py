@@ -21,7 +21,7 @@ from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey, Tree
+from waterflow_agent.wire.messages import TaskId, Tree
 
 if TYPE_CHECKING:
     from waterflow_agent.checkout.file_requests import FileRequests
@@ -46,9 +46,9 @@ class CheckoutService:
         self._jobs: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._ahead: set[asyncio.Task[None]] = set()
 
-    def has(self, key: TaskKey) -> bool:
+    def has(self, key: TaskId) -> bool:
         """Whether the attempt's job has its directory."""
-        return self._workspaces.has(key.run, key.job)
+        return self._workspaces.has(key.attempt.run, key.attempt.job)
 
     def on_opened(self) -> None:
         """The link has a new session."""
@@ -64,9 +64,9 @@ class CheckoutService:
             task.cancel()
         await asyncio.gather(*self._ahead, return_exceptions=True)
 
-    async def make(self, key: TaskKey, tree: Tree) -> None:
+    async def make(self, key: TaskId, tree: Tree) -> None:
         """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then it has none."""
-        job = (key.run, key.job)
+        job = (key.attempt.run, key.attempt.job)
         lock = self._jobs.get(job)
         if lock is None:
             lock = self._jobs[job] = asyncio.Lock()
@@ -74,7 +74,7 @@ class CheckoutService:
             if not self.has(key):
                 await self._make(key, tree)
 
-    async def _make(self, key: TaskKey, tree: Tree) -> None:
+    async def _make(self, key: TaskId, tree: Tree) -> None:
         entries = await asyncio.to_thread(file_list.decode, await self._list(key))
         # Filled by the thread, so that a cancel while it works does not lose what it has made.
         made: list[PartialTree] = []
@@ -84,7 +84,7 @@ class CheckoutService:
             fetched = len(making.missing)
             await self._fetch(key, making)
             await self._on_disk(lambda: self._store.finish(making))
-            self._workspaces.adopt(key.run, key.job, making.path)
+            self._workspaces.adopt(key.attempt.run, key.attempt.job, making.path)
         except BaseException:
             for making in made:
                 self._store.drop(making)
@@ -99,7 +99,7 @@ class CheckoutService:
     async def _prepare_spare(self, tree: Tree, making: PartialTree) -> None:
         await self._on_disk(lambda: self._store.prepare_spare(tree, making.files))
 
-    async def _list(self, key: TaskKey) -> bytearray:
+    async def _list(self, key: TaskId) -> bytearray:
         content = bytearray()
         while True:
             piece = (await self._requests.ask(key, (), len(content)))[0]
@@ -108,7 +108,7 @@ class CheckoutService:
                 return content
             _check_growth(piece, file_list.BYTES_MAX)
 
-    async def _fetch(self, key: TaskKey, making: PartialTree) -> None:
+    async def _fetch(self, key: TaskId, making: PartialTree) -> None:
         missing = list(making.missing)
         waiting = deque(missing[at : at + BLOBS_ASKED] for at in range(0, len(missing), BLOBS_ASKED))
         lanes = [
@@ -122,7 +122,7 @@ class CheckoutService:
                 lane.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
 
-    async def _fetch_some(self, key: TaskKey, making: PartialTree, waiting: deque[list[bytes]]) -> None:
+    async def _fetch_some(self, key: TaskId, making: PartialTree, waiting: deque[list[bytes]]) -> None:
         while waiting:
             wanted = waiting.popleft()
             while wanted:
@@ -130,7 +130,7 @@ class CheckoutService:
                 wanted = wanted[len(arrived) :]
                 await self._on_disk(lambda arrived=arrived: self._store.add(making, arrived))  # type: ignore[misc]
 
-    async def _answer(self, key: TaskKey, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    async def _answer(self, key: TaskId, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """The first of the wanted files, at least one, each whole."""
         pieces = await self._requests.ask(key, wanted, 0)
         whole = itertools.takewhile(lambda piece: len(piece.data) == piece.size, pieces)
@@ -139,7 +139,7 @@ class CheckoutService:
             arrived = [(wanted[0], await self._rest(key, wanted[0], pieces[0]))]
         return arrived
 
-    async def _rest(self, key: TaskKey, blob: bytes, piece: messages.FileChunk) -> bytes:
+    async def _rest(self, key: TaskId, blob: bytes, piece: messages.FileChunk) -> bytes:
         """A file that is larger than an answer."""
         async with self._large:
             content = bytearray(piece.data)

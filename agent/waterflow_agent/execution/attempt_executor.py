@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.background import BackgroundTasks
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.clock import Clock
@@ -44,7 +45,7 @@ from waterflow_agent.state.ledger import (
     records,
 )
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, TaskId
 
 
 class AttemptExecutor:
@@ -78,9 +79,9 @@ class AttemptExecutor:
         self._records: list[records.LedgerRecord | records.ReleasedRecord] = []
         self._starts: list[tuple[messages.Task, NodeInput]] = []
         self._outgoing: list[messages.Started | messages.Finished] = []
-        self._released: list[TaskKey] = []
+        self._released: list[TaskId] = []
         #: Attempts that wait for their job's files.
-        self._waiting: dict[TaskKey, asyncio.Task[None]] = {}
+        self._waiting: dict[TaskId, asyncio.Task[None]] = {}
 
     def carry_out(self, action: LedgerAction | None) -> None:
         """Takes an action of the ledger; `commit` completes it."""
@@ -114,7 +115,7 @@ class AttemptExecutor:
             self._journal.begin()
             self.is_settled.set()
 
-    def is_waiting(self, key: TaskKey) -> bool:
+    def is_waiting(self, key: TaskId) -> bool:
         """Whether the attempt waits for its job's files."""
         return key in self._waiting
 
@@ -166,7 +167,7 @@ class AttemptExecutor:
         if is_acknowledged:
             self.carry_out(self._ledger.output_acknowledged(entry.key))
 
-    def finish_unstarted(self, key: TaskKey, end: NodeResult, output_bytes_max: int | None = None) -> None:
+    def finish_unstarted(self, key: TaskId, end: NodeResult, output_bytes_max: int | None = None) -> None:
         """Ends an attempt that has no process, or whose process is lost."""
         now = self._clock.wall_ms()
         entry = self._ledger.get(key)
@@ -254,7 +255,7 @@ class AttemptExecutor:
             self._start_process(entry, task, node_input)
         self.commit()
 
-    def _stop_waiting(self, key: TaskKey) -> None:
+    def _stop_waiting(self, key: TaskId) -> None:
         task = self._waiting.pop(key, None)
         if task is not None:
             task.cancel()
@@ -268,7 +269,7 @@ class AttemptExecutor:
             self._ledger.hand_over(task.key)
             self._output.open(entry)
 
-    def _finish_unprepared(self, key: TaskKey, error: Rejected | OSError) -> None:
+    def _finish_unprepared(self, key: TaskId, error: Rejected | OSError) -> None:
         """Ends an attempt whose files, or whose job's files, could not be made; nothing of it ran."""
         if isinstance(error, Rejected):
             self.finish_unstarted(key, failure("node-error", error.text))
@@ -283,7 +284,7 @@ class AttemptExecutor:
 
 
 def _result_message(
-    key: TaskKey, end: NodeResult, *, started_at: int, finished_at: int, output_bytes: int, output_dropped: int
+    key: TaskId, end: NodeResult, *, started_at: int, finished_at: int, output_bytes: int, output_dropped: int
 ) -> messages.Finished:
     return messages.Finished(
         key=key,

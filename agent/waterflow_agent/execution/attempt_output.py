@@ -12,13 +12,13 @@ from waterflow_agent.execution.output import OutputLog, OutputSender
 from waterflow_agent.nodes.outcome import NodeResult, masked, withheld
 from waterflow_agent.state.ledger import LedgerEntry
 from waterflow_agent.state.secret_store import SecretStore
-from waterflow_agent.wire.messages import OutputChunk, TaskKey
+from waterflow_agent.wire.messages import OutputChunk, TaskId
 
 
 class AttemptOutput:
     """The output of all attempts of one agent, from the runner's spools to the daemon's acknowledgement."""
 
-    def __init__(self, sender: OutputSender, secrets: SecretStore, spool_path: Callable[[TaskKey], str]) -> None:
+    def __init__(self, sender: OutputSender, secrets: SecretStore, spool_path: Callable[[TaskId], str]) -> None:
         self.sender = sender
         self._secrets = secrets
         self._spool_path = spool_path
@@ -36,7 +36,7 @@ class AttemptOutput:
                 self.sender.open(entry.key, None)
             self.sender.finish(entry.key, entry.printed if is_complete else [], entry.result.output_bytes)
 
-    def keep_secrets(self, key: TaskKey, values: list[str]) -> None:
+    def keep_secrets(self, key: TaskId, values: list[str]) -> None:
         """Stores the secrets of an attempt before it starts."""
         self._secrets.keep(key, values)
 
@@ -70,13 +70,13 @@ class AttemptOutput:
             self.sender.mark_clean(entry.key)
         return self.sender.finish(entry.key, printed, total)
 
-    def finish_unstarted(self, key: TaskKey, printed: Sequence[OutputChunk], total: int) -> None:
+    def finish_unstarted(self, key: TaskId, printed: Sequence[OutputChunk], total: int) -> None:
         """Sends what the agent itself printed for an attempt without a process."""
         self.sender.drop(key)
         self.sender.open(key, None)
         self.sender.finish(key, printed, total)
 
-    def release(self, key: TaskKey) -> None:
+    def release(self, key: TaskId) -> None:
         """Forgets the attempt's output and its secrets."""
         self.sender.drop(key)
         self._secrets.drop(key)

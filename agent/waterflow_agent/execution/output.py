@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from waterflow_agent.execution.masking import Masks, Stream
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import OutputChunk, TaskKey
+from waterflow_agent.wire.messages import OutputChunk, TaskId
 
 #: Without an acknowledgement for this long, output is sent again: far longer than a slow commit takes.
 RESEND_MS = 10_000
@@ -230,13 +230,13 @@ class OutputSender:
     ) -> None:
         self._window_bytes = window_bytes
         self._open_spool = open_spool
-        self._streams: dict[TaskKey, _Stream] = {}
+        self._streams: dict[TaskId, _Stream] = {}
         #: Attempts that may have output to send, the next one first.
-        self._ready: OrderedDict[TaskKey, None] = OrderedDict()
+        self._ready: OrderedDict[TaskId, None] = OrderedDict()
         self._in_flight = 0
         #: Since when each attempt has had unacknowledged bytes, the oldest first. Kept for each attempt, because
         #: acknowledgements of one attempt say nothing about another.
-        self._unanswered: OrderedDict[TaskKey, int] = OrderedDict()
+        self._unanswered: OrderedDict[TaskId, int] = OrderedDict()
 
     @property
     def in_flight(self) -> int:
@@ -248,7 +248,7 @@ class OutputSender:
         """Whether `take` would return something."""
         return bool(self._ready) and self._in_flight < self._window_bytes
 
-    def open(self, key: TaskKey, spool_path: str | None, masks: Masks | None = None) -> None:
+    def open(self, key: TaskId, spool_path: str | None, masks: Masks | None = None) -> None:
         """Starts to send the output of an attempt, unless that has started before."""
         if key not in self._streams:
             self._streams[key] = _Stream(OutputLog(spool_path, masks=masks, open_spool=self._open_spool))
@@ -258,21 +258,21 @@ class OutputSender:
         """Returns a log without masks, from its beginning."""
         return OutputLog(spool_path, open_spool=self._open_spool)
 
-    def copy_log(self, key: TaskKey) -> OutputLog:
+    def copy_log(self, key: TaskId) -> OutputLog:
         """Returns a copy of the log of an opened attempt, which continues where sending is now."""
         return self._streams[key].log.copy()
 
-    def mark_clean(self, key: TaskKey) -> None:
+    def mark_clean(self, key: TaskId) -> None:
         """Notes that the attempt's log contains no secret."""
         if key in self._streams:
             self._streams[key].log.mark_clean()
 
-    def on_growth(self, key: TaskKey) -> None:
+    def on_growth(self, key: TaskId) -> None:
         """Notes that the attempt has printed more."""
         if key in self._streams:
             self._ready[key] = None
 
-    def finish(self, key: TaskKey, printed: Sequence[OutputChunk], total: int) -> bool:
+    def finish(self, key: TaskId, printed: Sequence[OutputChunk], total: int) -> bool:
         """Notes that the attempt has ended with a log of `total` bytes, which ends with `printed`.
 
         Returns whether the daemon has acknowledged all of them; then no further acknowledgement will come.
@@ -283,7 +283,7 @@ class OutputSender:
         self._ready[key] = None
         return stream.acked >= total
 
-    def acknowledge(self, key: TaskKey, offset: int, now: int) -> bool:
+    def acknowledge(self, key: TaskId, offset: int, now: int) -> bool:
         """Notes that the daemon has the first `offset` bytes. Returns whether that is the whole log of an ended attempt."""
         stream = self._streams.get(key)
         if stream is None:
@@ -316,7 +316,7 @@ class OutputSender:
             stream.rewound_at = _NOT_YET
             self._go_back(key, stream)
 
-    def drop(self, key: TaskKey) -> None:
+    def drop(self, key: TaskId) -> None:
         """Forgets the attempt's output."""
         stream = self._streams.pop(key, None)
         if stream is not None:
@@ -324,14 +324,14 @@ class OutputSender:
             self._unanswered.pop(key, None)
             self._ready.pop(key, None)
 
-    def take(self, now: int) -> tuple[list[messages.Output], list[TaskKey]]:
+    def take(self, now: int) -> tuple[list[messages.Output], list[TaskId]]:
         """Returns what to send now, and the attempts whose spool is shorter than reported, because it was deleted."""
         while self._unanswered and now >= next(iter(self._unanswered.values())) + RESEND_MS:
             key = next(iter(self._unanswered))
             self._streams[key].rewound_at = _NOT_YET
             self._go_back(key, self._streams[key])
         outputs: list[messages.Output] = []
-        broken: list[TaskKey] = []
+        broken: list[TaskId] = []
         while self._ready and self._in_flight < self._window_bytes:
             key, _ = self._ready.popitem(last=False)
             stream = self._streams[key]
@@ -354,7 +354,7 @@ class OutputSender:
         """Returns when to call `take` again if no acknowledgement comes; None when nothing is in flight."""
         return next(iter(self._unanswered.values())) + RESEND_MS if self._unanswered else None
 
-    def _go_back(self, key: TaskKey, stream: _Stream) -> None:
+    def _go_back(self, key: TaskId, stream: _Stream) -> None:
         self._in_flight -= stream.sent - stream.acked
         self._unanswered.pop(key, None)
         stream.sent = stream.acked

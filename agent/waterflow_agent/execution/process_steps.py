@@ -26,7 +26,7 @@ from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import RunnerReport, StepResult, StepSpec
 from waterflow_agent.state.ledger import LedgerEntry
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -74,14 +74,14 @@ class ProcessSteps:
         self._runner = runner
         self._workspaces = workspaces
         self._environment = shell.inherited(os.environ if environment is None else environment)
-        self._keys: dict[str, TaskKey] = {}
-        self._names: dict[TaskKey, str] = {}
+        self._keys: dict[str, TaskId] = {}
+        self._names: dict[TaskId, str] = {}
         #: What this process has asked the runner to start.
-        self._requested: dict[TaskKey, StepSpec] = {}
+        self._requested: dict[TaskId, StepSpec] = {}
         self._directories = directories
-        self._directory_numbers: dict[TaskKey, int] = {}
+        self._directory_numbers: dict[TaskId, int] = {}
 
-    def key_of(self, name: str) -> TaskKey | None:
+    def key_of(self, name: str) -> TaskId | None:
         """Returns the attempt with this name at the runner."""
         return self._keys.get(name)
 
@@ -96,12 +96,12 @@ class ProcessSteps:
                 self._directories.adopt(entry.directory)
         self._directories.sweep()
 
-    def reserve_directory(self, key: TaskKey) -> int:
+    def reserve_directory(self, key: TaskId) -> int:
         """Takes a directory for the attempt's files. Returns its number for the journal."""
         number = self._directory_numbers[key] = self._directories.take()
         return number
 
-    def adopt(self, key: TaskKey) -> str:
+    def adopt(self, key: TaskId) -> str:
         """Remembers an attempt that the runner may know. Returns its name there."""
         name = self._names.get(key)
         if name is None:
@@ -109,17 +109,17 @@ class ProcessSteps:
             self._keys[name] = key
         return name
 
-    def spool_path(self, key: TaskKey) -> str:
+    def spool_path(self, key: TaskId) -> str:
         """Returns the path of the attempt's output."""
         return f"{self._runner.directory(self.adopt(key))}/output"
 
-    def is_requested(self, key: TaskKey) -> bool:
+    def is_requested(self, key: TaskId) -> bool:
         """Whether this process has requested the start, which the runner client repeats after each reconnect."""
         return key in self._requested
 
     def start(self, task: messages.Task, node_input: NodeInput) -> None:
         """Requests the start of the step. Raises `Rejected` or `OSError` when that is impossible; then nothing of it runs."""
-        workspace = self._workspaces.enter(task.key.run, task.key.job)
+        workspace = self._workspaces.enter(task.key.attempt.run, task.key.attempt.job)
         cwd = working_directories.resolve(workspace, task.working_directory)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
@@ -139,17 +139,17 @@ class ProcessSteps:
         self._runner.start(spec)
         self._requested[task.key] = spec
 
-    def start_again(self, key: TaskKey) -> None:
+    def start_again(self, key: TaskId) -> None:
         """Repeats a start that the runner refused because it was about to end."""
         spec = self._requested.get(key)
         if spec is not None:
             self._runner.start(spec)
 
-    def stop(self, key: TaskKey, *, is_forced: bool) -> None:
+    def stop(self, key: TaskId, *, is_forced: bool) -> None:
         """Stops the process with its stop signal and grace period, or kills it. Its exit is reported as usual."""
         self._runner.cancel(self.adopt(key), is_forced=is_forced)
 
-    def collect(self, key: TaskKey, result: StepResult, cancel_reason: str) -> NodeResult:
+    def collect(self, key: TaskId, result: StepResult, cancel_reason: str) -> NodeResult:
         """Returns what the exit of the process means, with the outputs that the step has written."""
         spec = self._requested.get(key)
         timeout_ms = None if spec is None else spec.timeout_ms
@@ -162,13 +162,13 @@ class ProcessSteps:
             return node_process.finish(end, directory)
         return shell.finish(end, step_files.locate(directory))
 
-    def release_files(self, key: TaskKey) -> None:
+    def release_files(self, key: TaskId) -> None:
         """Frees the directory of the step's files, once the result is in the journal."""
         number = self._directory_numbers.pop(key, None)
         if number is not None:
             self._directories.release(number)
 
-    def release(self, key: TaskKey) -> None:
+    def release(self, key: TaskId) -> None:
         """Forgets an attempt of which the daemon has everything. Does nothing for an attempt without a process."""
         self.release_files(key)
         self._requested.pop(key, None)
@@ -206,11 +206,11 @@ def prepare(
     return node_process.prepare(task, place, environment, node_input if isinstance(node_input, Code) else None)
 
 
-def attempt_name(key: TaskKey) -> str:
+def attempt_name(key: TaskId) -> str:
     """Returns the attempt's name at the runner: readable, safe as a directory name, and unique."""
     digest = hashlib.sha256(msgspec.msgpack.encode(key)).hexdigest()[:20]
-    run = _UNSAFE.sub("_", key.run)[:40].strip("_") or "run"
-    return f"{run}.{key.attempt}.{digest}"
+    run = _UNSAFE.sub("_", key.attempt.run)[:40].strip("_") or "run"
+    return f"{run}.{key.attempt.number}.{digest}"
 
 
 def _signal_number(name: str) -> int:

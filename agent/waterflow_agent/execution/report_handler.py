@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.background import BackgroundTasks
 from waterflow_agent.clock import Clock
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
@@ -22,7 +23,7 @@ from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.runner import reports
 from waterflow_agent.state.ledger import Ledger, LedgerEntry, RunnerView
-from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, TaskId
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class RunnerReportHandler:
         self._background = background
         self._clock = clock
         #: Attempts that started a moment ago, and when to report that.
-        self._started: deque[tuple[int, TaskKey]] = deque()
+        self._started: deque[tuple[int, TaskId]] = deque()
 
     def on_reports(self, batch: Sequence[reports.RunnerReport]) -> None:
         """Handles reports, in order."""
@@ -133,7 +134,7 @@ class RunnerReportHandler:
     def _on_held(self, held: Sequence[reports.HeldStep]) -> None:
         """Compares what the runner holds with the ledger."""
         unknown = {step.name: step for step in held}
-        views: dict[TaskKey, RunnerView] = {}
+        views: dict[TaskId, RunnerView] = {}
         exited: list[tuple[str, reports.StepResult]] = []
         for entry in self._ledger:
             name = self._steps.adopt(entry.key) if entry.is_live or entry.has_spool else None

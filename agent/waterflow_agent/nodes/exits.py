@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.runner.reports import StepResult
-from waterflow_agent.wire.messages import Outcome
 
 #: Reasons after which there is something to collect: the step ran and is over.
 RAN = frozenset({"exited", "timed-out", "cancelled"})

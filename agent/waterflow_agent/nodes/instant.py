@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.outcome import STDERR, STDOUT, NodeResult, failure, one_line
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 
 #: The parameters of these nodes.
 RECORDS = (schema.Log, schema.Fail, schema.SetOutputs)

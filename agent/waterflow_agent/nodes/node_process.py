@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import outcome, shell, step_files
 from waterflow_agent.nodes.host import NodeOutput, NodeRequest
 from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.nodes.shell import AttemptLocation, Command
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 
 
 def prepare(

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.display import single_line
 from waterflow_agent.execution.masking import Masks
-from waterflow_agent.wire.messages import Outcome
 
 STDOUT = 1
 STDERR = 2

@@ -25,12 +25,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, step_files
 from waterflow_agent.nodes.outcome import STDERR, NodeResult, one_line
 from waterflow_agent.nodes.step_files import StepFiles
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 
 INHERITED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
@@ -166,11 +166,11 @@ def environment(task: messages.Task, location: AttemptLocation, start: Mapping[s
     return {
         **start,
         **task.env,
-        "WATERFLOW_RUN_ID": key.run,
-        "WATERFLOW_JOB": key.job,
-        "WATERFLOW_STEP": key.step,
+        "WATERFLOW_RUN_ID": key.attempt.run,
+        "WATERFLOW_JOB": key.attempt.job,
+        "WATERFLOW_STEP": key.attempt.step,
         "WATERFLOW_STEP_NAME": task.step_name,
-        "WATERFLOW_ATTEMPT": str(key.attempt),
+        "WATERFLOW_ATTEMPT": str(key.attempt.number),
         "WATERFLOW_AGENT": location.agent,
         "WATERFLOW_WORKSPACE": location.workspace,
     }

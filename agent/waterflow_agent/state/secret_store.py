@@ -21,7 +21,7 @@ import msgspec
 
 from waterflow_agent.execution.masking import Masks
 from waterflow_agent.execution.process_steps import attempt_name
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ class SecretStore:
     def __init__(self, directory: Path | None) -> None:
         """`directory` is what `find_directory` returned; it is created with the first secret and deleted with the last."""
         self._directory = directory
-        self._masks: dict[TaskKey, Masks] = {}
+        self._masks: dict[TaskId, Masks] = {}
 
-    def keep(self, key: TaskKey, values: list[str]) -> Masks:
+    def keep(self, key: TaskId, values: list[str]) -> Masks:
         """Takes the values of an attempt that is about to begin."""
         masks = self._masks[key] = Masks(values)
         if self._directory is not None:
@@ -57,7 +57,7 @@ class SecretStore:
                 self._directory = None
         return masks
 
-    def get(self, key: TaskKey) -> Masks | None:
+    def get(self, key: TaskId) -> Masks | None:
         """The attempt's masks; None when nobody knows its secrets any more."""
         masks = self._masks.get(key)
         if masks is None and self._directory is not None:
@@ -69,12 +69,12 @@ class SecretStore:
                 return None
         return masks
 
-    def drop(self, key: TaskKey) -> None:
+    def drop(self, key: TaskId) -> None:
         """Nothing of the attempt will be said any more."""
         if self._masks.pop(key, None) is not None and self._directory is not None:
             _remove(self._directory, [attempt_name(key)])
 
-    def sweep(self, keys: Iterable[TaskKey]) -> None:
+    def sweep(self, keys: Iterable[TaskId]) -> None:
         """Removes the values of all attempts but these; once, when the agent starts."""
         if self._directory is None:
             return

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.attempts import AttemptId, Outcome
+
 #: Version of this protocol, and the oldest that this side still speaks.
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
@@ -43,27 +45,11 @@ FILE_RESPONSE_BYTES_MAX = 256 << 10
 FILE_REQUEST_BLOBS_MAX = 1_024
 
 
-class TaskKey(msgspec.Struct, frozen=True, array_like=True):
-    """Names one attempt under one lease. A result whose `epoch` is not the attempt's own is evidence, never applied."""
+class TaskId(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt under one lease. A result whose `epoch` is not the attempt's own is recorded as evidence, never applied."""
 
-    run: str
-    job: str
-    step: str
-    attempt: int
+    attempt: AttemptId
     epoch: int
-
-
-class Outcome(Enum):
-    """How an attempt ended, as its agent saw it."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    TIMED_OUT = "timed-out"
-    CANCELLED = "cancelled"
-    #: The agent cannot know: the runner or the server went away under the step.
-    LOST = "lost"
-    #: The agent never started it and never will.
-    REFUSED = "refused"
 
 
 class AttemptState(Enum):
@@ -77,7 +63,7 @@ class AttemptState(Enum):
 class HeldAttempt(msgspec.Struct, frozen=True, array_like=True):
     """One attempt that the agent holds, as its journal says."""
 
-    key: TaskKey
+    key: TaskId
     state: AttemptState
 
 
@@ -93,7 +79,7 @@ class Tree(msgspec.Struct, frozen=True, array_like=True):
 class Task(msgspec.Struct, frozen=True, array_like=True):
     """An attempt on the wire: all that an agent needs to run it. Durations are milliseconds."""
 
-    key: TaskKey
+    key: TaskId
     node: str
     #: The node's parameters, rendered; checked again by the agent against the node's record.
     params: dict[str, Any]
@@ -169,7 +155,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     #: Silence after which each side takes the link for cut, and half of which it never lets pass without a frame.
     silence_ms: int
     #: The attempts of `held` that are over for the daemon: drop them, whatever their state.
-    forget: list[TaskKey]
+    forget: list[TaskId]
 
 
 class Reject(msgspec.Struct, frozen=True, array_like=True, tag="reject"):
@@ -196,7 +182,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     """Daemon, numbered: end this attempt by its stop policy; `force` kills at once. The result arrives as `Finished`."""
 
-    key: TaskKey
+    key: TaskId
     force: bool
     reason: str
 
@@ -211,14 +197,14 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
     """Agent, numbered, lazy: the attempt runs since `at` (ms, the agent's wall clock). Not sent when it ended at once."""
 
-    key: TaskKey
+    key: TaskId
     at: int
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     """Agent, numbered: how the attempt ended. Kept by the agent until acknowledged."""
 
-    key: TaskKey
+    key: TaskId
     outcome: Outcome
     exit_code: int | None
     #: A code of `waterflowd.model.reasons.ReasonCode` or "" when the outcome says it all.
@@ -246,7 +232,7 @@ class OutputChunk(msgspec.Struct, frozen=True, array_like=True):
 class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     """Agent, loose: what the attempt printed, from `offset` bytes of its output log on."""
 
-    key: TaskKey
+    key: TaskId
     offset: int
     chunks: list[OutputChunk]
 
@@ -254,14 +240,14 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
 class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
     """Daemon, loose: the first `offset` bytes of the attempt's output are durable; go on from there."""
 
-    key: TaskKey
+    key: TaskId
     offset: int
 
 
 class FileRequest(msgspec.Struct, frozen=True, array_like=True, tag="file-request"):
     """Agent, loose: send files of the tree of this attempt's job. At most `FILE_REQUESTS_MAX` of them are open at a time."""
 
-    key: TaskKey
+    key: TaskId
     #: The agent's own, for the answer to name.
     number: int
     #: Git ids of files, 20 bytes each, in the order in which they should come; none ask for the list of the files.
@@ -284,7 +270,7 @@ class FileResponse(msgspec.Struct, frozen=True, array_like=True, tag="file-respo
     The chunks belong to the requested files, in order, and end after about `FILE_RESPONSE_BYTES_MAX`; request the rest again.
     """
 
-    key: TaskKey
+    key: TaskId
     number: int
     chunks: list[FileChunk]
     #: Why there is nothing; the text says what to do. `after_ms` is when to ask again, 0 for never.

@@ -21,9 +21,9 @@ from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.state.secret_store import SecretStore
-from waterflow_agent.testing import FakeClock
+from waterflow_agent.testing import FakeClock, task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 from waterflow_agent.wire.session import Received
 
 
@@ -117,7 +117,7 @@ class CoreBench:
         self.core.session.on_received(received)
 
     def offer(
-        self, key: TaskKey, *, secrets: tuple[str, ...] = (), tree: messages.Tree | None = None, **params: object
+        self, key: TaskId, *, secrets: tuple[str, ...] = (), tree: messages.Tree | None = None, **params: object
     ) -> None:
         """Offers an attempt of the node that has these parameters."""
         node = "log" if "message" in params else "set-outputs" if "outputs" in params else "shell"
@@ -171,9 +171,9 @@ class CoreBench:
         self.journal.close()
 
 
-def attempt(number: int = 1) -> TaskKey:
+def attempt(number: int = 1) -> TaskId:
     """Returns the attempt of the step with this number."""
-    return TaskKey("run", "job", f"s{number}", 1, 1)
+    return task_id("run", "job", f"s{number}", 1, 1)
 
 
 def exited(reason: str = "exited", exit_code: int | None = 0) -> StepResult:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.unit.agent.core_bench import CoreBench, attempt, exited, no_space
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.checkout.file_list import FileEntry, FileKind, encode
 from waterflow_agent.execution.process_steps import attempt_name
@@ -16,7 +17,6 @@ from waterflow_agent.runner.reports import HeldStep, HeldSteps, StepExited
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 from waterflow_agent.wire.session import Received
 
 

@@ -16,11 +16,11 @@ from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.working_directories import WorkingDirectories
-from waterflow_agent.testing import FakeClock
+from waterflow_agent.testing import FakeClock, task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import FileChunk, FileResponse, TaskKey, Tree
+from waterflow_agent.wire.messages import FileChunk, FileResponse, Tree
 
-KEY = TaskKey("run", "job", "s1", 1, 1)
+KEY = task_id("run", "job", "s1", 1, 1)
 TREE = Tree("ops", "1", [])
 
 
@@ -243,7 +243,7 @@ async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
     assert (root / "empty").read_bytes() == b""
     assert [(root / path).read_bytes() for path, _ in files] == [content for _, content in files]
     asked = len(daemon.asked)
-    await checkouts.make(TaskKey("run", "other", "s1", 1, 1), TREE)
+    await checkouts.make(task_id("run", "other", "s1", 1, 1), TREE)
     assert [wanted.blobs for wanted in daemon.asked[asked:]] == [[]]
     await checkouts.close()
 
@@ -252,7 +252,7 @@ async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, work
     """And a later one asks nothing."""
     daemon = Daemon(("a", b"1"))
     checkouts = CheckoutService(disk, daemon.asking, workspaces)
-    await asyncio.gather(*(checkouts.make(TaskKey("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
+    await asyncio.gather(*(checkouts.make(task_id("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
     await checkouts.make(KEY, TREE)
     assert len(daemon.asked) == 2
     await checkouts.close()

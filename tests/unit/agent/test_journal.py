@@ -11,11 +11,11 @@ import pytest
 from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import records
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.testing import task_id
 
 
 def accepted(number: int) -> records.AcceptedRecord:
-    return records.AcceptedRecord(TaskKey("run", "job", f"s{number}", 1, 1), "shell", "", number)
+    return records.AcceptedRecord(task_id("run", "job", f"s{number}", 1, 1), "shell", "", number)
 
 
 def reread(directory: Path) -> tuple[str, list[records.LedgerRecord | records.ReleasedRecord]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.state.ledger import (
     Ledger,
     ReleaseAttempt,
@@ -14,17 +15,18 @@ from waterflow_agent.state.ledger import (
     StopAttempt,
     records,
 )
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, TaskId
 
 NOW = 1_000
 
 
-def key(step: str = "s", attempt: int = 1, epoch: int = 1) -> TaskKey:
-    return TaskKey("run", "job", step, attempt, epoch)
+def key(step: str = "s", attempt: int = 1, epoch: int = 1) -> TaskId:
+    return task_id("run", "job", step, attempt, epoch)
 
 
-def task(which: TaskKey, **fields: object) -> messages.Task:
+def task(which: TaskId, **fields: object) -> messages.Task:
     made = messages.Task(
         key=which,
         node="shell",
@@ -42,7 +44,7 @@ def task(which: TaskKey, **fields: object) -> messages.Task:
     return msgspec.structs.replace(made, **fields)
 
 
-def finished(which: TaskKey, output_bytes: int = 0) -> messages.Finished:
+def finished(which: TaskId, output_bytes: int = 0) -> messages.Finished:
     return messages.Finished(which, Outcome.SUCCESS, 0, "", "", {}, {}, NOW, NOW, output_bytes, 0)
 
 
@@ -55,7 +57,7 @@ def ledger() -> Ledger:
     return new_ledger()
 
 
-def started(ledger: Ledger, which: TaskKey) -> None:
+def started(ledger: Ledger, which: TaskId) -> None:
     """Takes the attempt all the way to a process that runs."""
     assert isinstance(ledger.offer(task(which), NOW), StartAttempt)
     ledger.hand_over(which)

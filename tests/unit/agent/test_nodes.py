@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import exits, instant, parameters, registry, schema
 from waterflow_agent.runner.reports import StepResult
-from waterflow_agent.wire.messages import Outcome
 
 
 def result(reason: str = "exited", exit_code: int | None = 0, signal: int | None = None) -> StepResult:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from waterflow_agent.execution.masking import Masks, Stream
 from waterflow_agent.execution.output import RESEND_MS, OutputLog, OutputSender, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.wire.messages import TaskId
 
 
-def key(number: int = 1) -> TaskKey:
-    return TaskKey("run", "job", f"s{number}", 1, 1)
+def key(number: int = 1) -> TaskId:
+    return task_id("run", "job", f"s{number}", 1, 1)
 
 
 def spooled(path: Path, pieces: list[bytes], cap: int = 1 << 20, *, is_complete: bool = True) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.world import is_running, wait_until
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.own import check
 from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeCatalog
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.testing import NodeRun, run_node
-from waterflow_agent.wire.messages import Outcome
 
 HEAD = """\
 from __future__ import annotations

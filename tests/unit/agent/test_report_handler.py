@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.agent.core_bench import CoreBench, attempt, exited
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.execution import report_handler
 from waterflow_agent.execution.process_steps import attempt_name
 from waterflow_agent.runner.reports import HeldStep, HeldSteps, RequestRefused, StepExited, StepStarted
 from waterflow_agent.state.secret_store import SecretStore
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import Outcome
 from waterflow_agent.wire.session import Received
 
 

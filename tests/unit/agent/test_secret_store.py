@@ -9,12 +9,13 @@ import pytest
 
 from waterflow_agent.state import secret_store
 from waterflow_agent.state.secret_store import SecretStore
-from waterflow_agent.wire.messages import TaskKey
+from waterflow_agent.testing import task_id
+from waterflow_agent.wire.messages import TaskId
 
-FIRST, SECOND = TaskKey("run", "job", "s1", 1, 1), TaskKey("run", "job", "s2", 1, 1)
+FIRST, SECOND = task_id("run", "job", "s1", 1, 1), task_id("run", "job", "s2", 1, 1)
 
 
-def text_of(book: SecretStore, key: TaskKey) -> str | None:
+def text_of(book: SecretStore, key: TaskId) -> str | None:
     masks = book.get(key)
     return None if masks is None else masks.text("a s3cret value")
 

@@ -22,7 +22,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
     await bench.close()
 
 
-def welcome(generation: int = 1, forget: tuple[messages.TaskKey, ...] = ()) -> messages.Welcome:
+def welcome(generation: int = 1, forget: tuple[messages.TaskId, ...] = ()) -> messages.Welcome:
     return messages.Welcome("s", 1, generation, "web-1", ["web"], 6_000, list(forget))
 
 

@@ -12,8 +12,8 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, shell
 from waterflow_agent.nodes.shell import AttemptLocation, Command
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import TaskKey
 
 OWN = {
     "PATH": "/usr/bin:/bin",
@@ -27,7 +27,7 @@ OWN = {
 
 def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | None = None) -> Command:
     task = messages.Task(
-        key=TaskKey("01RUN", "build", "test", 2, 7),
+        key=task_id("01RUN", "build", "test", 2, 7),
         node="shell",
         params={},
         env=env or {},

@@ -10,15 +10,7 @@ import pytest
 from waterflowd.engine import commands, outstanding
 from waterflowd.engine.inputs import TimerKind
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.model.statuses import (
-    ATTEMPT_TRANSITIONS,
-    SEVERITY,
-    TRANSITIONS,
-    AttemptStatus,
-    Conclusion,
-    Outcome,
-    Status,
-)
+from waterflowd.model.statuses import ATTEMPT_TRANSITIONS, SEVERITY, TRANSITIONS, AttemptStatus, Conclusion, Status
 from waterflowd.testing.scenario import Scenario
 
 Statuses = dict[Any, frozenset[Any]]
@@ -132,10 +124,3 @@ def test_time_alone_ends_whatever_no_agent_holds(name: str, script: str) -> None
             assert [(command.job, command.step) for command in cancels] == [(job.id, step.id)]
             world.play(f"lost {job.id}/{step.id}")
     assert world.run.is_completed, name
-
-
-def test_the_words_of_outcomes_are_those_of_the_wire() -> None:
-    """The engine's outcomes and the wire's are one set of words: each report can be told."""
-    from waterflow_agent.wire import messages
-
-    assert {outcome.value for outcome in Outcome} == {outcome.value for outcome in messages.Outcome}

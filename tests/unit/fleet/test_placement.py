@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from waterflowd.fleet import events
-from waterflowd.fleet.placement import AttemptKey, Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, Survey, Want
 from waterflowd.fleet.registry import Registry
-from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode
 
 NODES = frozenset({"shell", "log"})
@@ -48,8 +48,8 @@ def want(
     return Want(key(run, step), group, node, owner, later=frozenset(later.split()))
 
 
-def key(run: str, step: str = "1") -> AttemptKey:
-    return AttemptKey(RunId(run), JobId("a"), StepId(step), AttemptNo(1))
+def key(run: str, step: str = "1") -> AttemptId:
+    return AttemptId(RunId(run), JobId("a"), StepId(step), AttemptNo(1))
 
 
 def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:

@@ -12,7 +12,7 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.engine import events
 from waterflowd.host import driver as driver_module
-from waterflowd.model.ids import AgentId, RunId
+from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Conclusion, Outcome, Status
@@ -26,7 +26,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_module, "DISK_FULL_PAUSE_S", 0.0)
 
 
-async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, RunSummary, messages.TaskKey]:
+async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, RunSummary, messages.TaskId]:
     """An agent with one attempt that was offered and nothing said about."""
     agent = world.enroll("web-1", "web")
     world.hello(agent)
@@ -36,9 +36,7 @@ async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, 
     return agent, summary, key
 
 
-async def again(
-    world: HostWorld, agent: AgentId, *held: HeldAttempt, boot_id: str = "boot-1"
-) -> list[messages.TaskKey]:
+async def again(world: HostWorld, agent: AgentId, *held: HeldAttempt, boot_id: str = "boot-1") -> list[messages.TaskId]:
     """The agent comes back and holds this; gives what it should forget."""
     world.agents.disconnected(agent, "cut")
     forget = world.hello(agent, held=list(held), boot_id=boot_id)
@@ -121,7 +119,7 @@ async def test_a_cancelled_attempt_that_was_never_accepted_is_offered_and_cancel
         assert offer.task.key == cancel.key == key
 
 
-async def over(world: HostWorld) -> tuple[AgentId, RunSummary, messages.TaskKey]:
+async def over(world: HostWorld) -> tuple[AgentId, RunSummary, messages.TaskId]:
     """An agent with an attempt that is over for the daemon: cancelled by force."""
     agent, summary, key = await running(world)
     await world.driver.cancel(summary.id, "uid:0", is_forced=True)
@@ -139,7 +137,7 @@ async def test_what_is_over_and_only_accepted_is_forgotten() -> None:
         cancel, release = world.link.take()
         assert isinstance(cancel, messages.Cancel)
         assert cancel.force
-        assert release == messages.Release(key.run, key.job)
+        assert release == messages.Release(key.attempt.run, key.attempt.job)
 
 
 async def test_what_is_over_and_still_runs_is_ended_by_force() -> None:
@@ -174,11 +172,11 @@ async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
     """A key under another lease is over: it is forgotten, and its result is evidence, never applied."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        stale = messages.TaskKey(key.run, key.job, key.step, key.attempt, key.epoch + 1)
+        stale = messages.TaskId(key.attempt, key.epoch + 1)
         assert await again(
             world, agent, HeldAttempt(stale, AttemptState.ACCEPTED), HeldAttempt(key, AttemptState.STARTED)
         ) == [stale]
-        world.finished(agent, stale, outcome=messages.Outcome.FAILURE, exit_code=1)
+        world.finished(agent, stale, outcome=Outcome.FAILURE, exit_code=1)
         await world.settle()
         assert row(world, summary).status is not Status.COMPLETED
         assert world.kinds(summary.id)[-1] == "LateReport"
@@ -205,7 +203,9 @@ async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> No
     async with HostWorld() as world:
         agent, _, key = await running(world)
         acknowledged: list[bool] = []
-        foreign = messages.TaskKey(run, key.job, key.step, key.attempt, key.epoch)
+        foreign = messages.TaskId(
+            AttemptId(RunId(run), key.attempt.job, key.attempt.step, key.attempt.number), key.epoch
+        )
         world.started(agent, foreign)
         world.finished(agent, foreign, lambda: acknowledged.append(True))
         await until(lambda: bool(acknowledged))
@@ -228,7 +228,7 @@ async def test_a_hostile_result_ends_its_step_and_harms_nobody(changes: dict[str
     """Whatever the wire lets through, the run ends, and its row and events can be shown."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
-        world.finished(agent, key, **{"outcome": messages.Outcome.FAILURE, **changes})
+        world.finished(agent, key, **{"outcome": Outcome.FAILURE, **changes})
         await until(lambda: row(world, summary).status is Status.COMPLETED)
         assert row(world, summary).conclusion is Conclusion.FAILURE
         assert not world.world.stalled
@@ -268,11 +268,11 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
         await world.settle()
         await world.advance(10_000)
         world.hello(agent, held=[HeldAttempt(key, AttemptState.FINISHED)])
-        world.finished(agent, key, outcome=messages.Outcome.FAILURE, exit_code=1)
+        world.finished(agent, key, outcome=Outcome.FAILURE, exit_code=1)
         await world.settle()
         assert "LateReport" in world.kinds(summary.id)
         (second,) = world.link.offers()
-        assert second.attempt == key.attempt + 1
+        assert second.attempt.number == key.attempt.number + 1
         world.finished(agent, second)
         await world.settle()
         assert row(world, summary).conclusion is Conclusion.SUCCESS
@@ -357,4 +357,4 @@ async def test_the_events_of_a_run_name_only_agents_that_had_it() -> None:
         assert [event.agent for event in world.events(summary.id) if isinstance(event, events.AttemptDispatched)] == [
             agent
         ]
-        assert RunId(key.run) == summary.id
+        assert key.attempt.run == summary.id

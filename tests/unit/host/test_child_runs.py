@@ -10,17 +10,15 @@ import pytest
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable
-from waterflow_agent.wire import messages
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
-from waterflowd.fleet.placement import AttemptKey
 from waterflowd.host import child_run_starter as starter_module
 from waterflowd.host import child_runs
 from waterflowd.host import driver as driver_module
 from waterflowd.model import chains
-from waterflowd.model.ids import AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
-from waterflowd.model.statuses import Conclusion
+from waterflowd.model.statuses import Conclusion, Outcome
 from waterflowd.testing.host import HostWorld, until
 
 PARENT = """
@@ -133,7 +131,7 @@ async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> Non
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
-        await work(world, outcome=messages.Outcome.FAILURE, exit_code=3)
+        await work(world, outcome=Outcome.FAILURE, exit_code=3)
         await ends(world, run, Conclusion.FAILURE)
         step = world.queries.run(run).jobs[0].steps[0]
         assert step.reason.text.startswith(f"run {other} ended failure: ")
@@ -226,7 +224,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
-        place = AttemptKey(run, JobId("a"), StepId("other"), AttemptNo(1))
+        place = AttemptId(run, JobId("a"), StepId("other"), AttemptNo(1))
         live = world.world.runs[run]
         plan = await world.targets.plan("ops", "c1", "workflows/other.yml")
         wanted = child_runs.start_request(live, place, plan, {"version": "2"})
@@ -381,10 +379,10 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
         assert started_by(world, run) == [other]
 
 
-def test_a_long_place_has_a_short_key_of_its_own() -> None:
+def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
     """Ids of steps inside of others grow; a key does not."""
-    long = AttemptKey(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
-    other = long._replace(attempt=AttemptNo(2))
+    long = AttemptId(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
+    other = msgspec.structs.replace(long, number=AttemptNo(2))
     keys = {child_runs.trigger_key(place) for place in (long, other)}
     assert len(keys) == 2
     assert all(len(key) < 200 for key in keys)

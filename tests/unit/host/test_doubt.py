@@ -40,7 +40,7 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
         agent = world.enroll("web-1", "web")
         world.hello(agent)
         first, second = await world.start(), await world.start()
-        keys = {key.run: key for key in world.link.offers()}
+        keys = {key.attempt.run: key for key in world.link.offers()}
         world.world.stalled[first.id] = "a test said so"
         acknowledged: list[str] = []
 

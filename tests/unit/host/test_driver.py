@@ -15,7 +15,7 @@ from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.engine.state.runs import Run
 from waterflowd.host import driver as driver_module
-from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import Record, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
@@ -52,7 +52,7 @@ async def test_nothing_leaves_before_the_commit() -> None:
         summary = await start
         assert (await grown).event.number == 1
         await until(lambda: bool(world.link.offers()))
-        assert world.link.offers()[0].run == summary.id
+        assert world.link.offers()[0].attempt.run == summary.id
 
 
 async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
@@ -80,8 +80,11 @@ async def test_each_message_is_sent_after_the_event_that_it_follows_from() -> No
         def is_logged(_: object, message: messages.DaemonMessage) -> None:
             if isinstance(message, messages.Offer):
                 key = message.task.key
-                dispatched = [e for e in world.events(RunId(key.run)) if type(e).__name__ == "AttemptDispatched"]
-                assert any((e.step, e.attempt, e.epoch) == (key.step, key.attempt, key.epoch) for e in dispatched)
+                dispatched = [e for e in world.events(key.attempt.run) if type(e).__name__ == "AttemptDispatched"]
+                assert any(
+                    (e.step, e.attempt, e.epoch) == (key.attempt.step, key.attempt.number, key.epoch)
+                    for e in dispatched
+                )
 
         world.link.watch = is_logged
         agent = world.enroll("web-1", "web")
@@ -115,7 +118,7 @@ async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_ac
         agent = world.enroll("web-1", "web")
         world.hello(agent)
         first, second = await world.start(), await world.start()
-        keys = {key.run: key for key in world.link.offers()}
+        keys = {key.attempt.run: key for key in world.link.offers()}
         order: list[str] = []
         world.log.fail_next(FULL)
         world.finished(agent, keys[first.id], lambda: order.append("first"))
@@ -196,8 +199,8 @@ async def test_a_run_that_raises_is_stalled_alone() -> None:
         await world.settle()
         assert "a bug" in world.world.stalled[bad.id]
         assert list(world.world.runs) == [good.id]
-        assert [key.run for key in world.link.offers()] == [good.id]
-        assert world.placed() == {agent: [(good.id, "a", "1", 1)]}
+        assert [key.attempt.run for key in world.link.offers()] == [good.id]
+        assert world.placed() == {agent: [AttemptId(good.id, JobId("a"), StepId("1"), AttemptNo(1))]}
         assert world.is_alive
 
 
@@ -237,7 +240,7 @@ async def test_what_cannot_be_stored_stalls_its_run_and_nobody_else() -> None:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
         bad, good = await world.start(), await world.start()
-        keys = {key.run: key for key in world.link.offers()}
+        keys = {key.attempt.run: key for key in world.link.offers()}
         world.finished(agent, keys[bad.id], outputs={"n": 1 << 70})
         world.finished(agent, keys[good.id])
         await until(lambda: (row := world.log.run(good.id)) is not None and row.status is Status.COMPLETED)

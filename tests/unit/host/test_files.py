@@ -10,6 +10,7 @@ import pytest
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Retryable
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
 from waterflowd.host import file_responses as files_module
 from waterflowd.model.ids import AgentId
@@ -63,7 +64,7 @@ async def test_another_agent_another_epoch_and_another_file_get_nothing() -> Non
         refused = [
             await asked(world, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
             await asked(world, agent, messages.FileRequest(other, 1, [], 0)),
-            await asked(world, agent, messages.FileRequest(messages.TaskKey("x", "x", "x", 1, 1), 1, [], 0)),
+            await asked(world, agent, messages.FileRequest(task_id("x", "x", "x", 1, 1), 1, [], 0)),
             await asked(world, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
         ]
         assert {(answer.code, len(answer.chunks), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}

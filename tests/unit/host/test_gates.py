@@ -11,6 +11,7 @@ from waterflow_agent.wire import messages
 from waterflowd.engine import events
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import JobId, RunId, StepId
+from waterflowd.model.statuses import Outcome
 from waterflowd.testing.host import HostWorld, until
 
 BRANCHES = """
@@ -41,7 +42,7 @@ async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slot
             world.hello(agent, slots=count)
         await world.settle()
         run = await world.start(BRANCHES)
-        done: set[messages.TaskKey] = set()
+        done: set[messages.TaskId] = set()
         while len(done) < 3:
             await world.settle()
             offers = [key for key in world.link.offers() if key not in done]
@@ -89,7 +90,7 @@ async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> Non
         for number, run in enumerate(runs):
             assert world.world.locks.holders("", "deploy")[0].run == run
             offer = world.link.offers()[-1]
-            assert offer.run == run
+            assert offer.attempt.run == run
             world.log.fail_next(FULL) if number == 0 else None
             world.finished(agent, offer)
             await world.settle()
@@ -133,7 +134,7 @@ async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
         assert "AttemptFinished" not in again.kinds(run.id)
         again.hello(agent)
         await again.settle()
-        assert [key.run for key in again.link.offers()] == [run.id]
+        assert [key.attempt.run for key in again.link.offers()] == [run.id]
 
 
 async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
@@ -173,7 +174,7 @@ async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None
         world.hello(second, slots=2)
         run = await world.start(retried)
         await world.settle()
-        world.finished(first, world.link.offers()[0], outcome=messages.Outcome.FAILURE, exit_code=1)
+        world.finished(first, world.link.offers()[0], outcome=Outcome.FAILURE, exit_code=1)
         await world.settle()
         await world.advance(2_000)
         assert list(world.placed()) == [second]
@@ -208,7 +209,7 @@ async def test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so() -> N
         await world.settle()
         assert "CancelRequested" in world.kinds(old.id)
         assert "RunStarted" not in world.kinds(new.id)
-        world.finished(agent, key, outcome=messages.Outcome.CANCELLED)
+        world.finished(agent, key, outcome=Outcome.CANCELLED)
         await world.settle()
         assert world.kinds(old.id)[-1] == "RunCompleted"
         assert "RunStarted" in world.kinds(new.id)

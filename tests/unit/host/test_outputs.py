@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable
+from waterflow_agent.testing import attempt_id
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
 from waterflowd.host import outputs as outputs_module
-from waterflowd.model.ids import AgentId, RunId
-from waterflowd.model.records import AttemptName
+from waterflowd.model.ids import AgentId
 from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, until
 
 
@@ -22,19 +24,15 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs_module, "COLLECT_S", 0.0)
 
 
-def output(key: messages.TaskKey, offset: int, *texts: bytes) -> messages.Output:
+def output(key: messages.TaskId, offset: int, *texts: bytes) -> messages.Output:
     return messages.Output(key, offset, [messages.OutputChunk(1, 1, text) for text in texts])
-
-
-def name_of(key: messages.TaskKey) -> AttemptName:
-    return AttemptName(run=RunId(key.run), job=key.job, step=key.step, attempt=key.attempt)
 
 
 def acks(world: HostWorld) -> list[int]:
     return [message.offset for _, message in world.link.sent if isinstance(message, messages.OutputAck)]
 
 
-async def running(world: HostWorld) -> tuple[AgentId, messages.TaskKey]:
+async def running(world: HostWorld) -> tuple[AgentId, messages.TaskId]:
     """An agent that runs an attempt."""
     agent = world.enroll("web-1", "web")
     world.hello(agent)
@@ -53,12 +51,12 @@ async def test_output_is_durable_before_it_is_acknowledged() -> None:
         world.agents.output(agent, output(key, 0, b"one\n", b"two\n"))
         assert acks(world) == []
         await until(lambda: acks(world) == [8])
-        assert world.output_logs.size(name_of(key)) == 8
+        assert world.output_logs.size(key.attempt) == 8
         await asyncio.wait_for(grown, PATIENCE_S)
 
 
-async def _wait(world: HostWorld, key: messages.TaskKey) -> None:
-    await world.feed.output_grew(RunId(key.run))
+async def _wait(world: HostWorld, key: messages.TaskId) -> None:
+    await world.feed.output_grew(key.attempt.run)
 
 
 async def test_what_is_there_already_is_acknowledged_again() -> None:
@@ -70,7 +68,7 @@ async def test_what_is_there_already_is_acknowledged_again() -> None:
             await until(lambda: bool(acks(world)))
             assert acks(world) == [6]
             world.link.take()
-        assert [piece.data for piece in world.output_logs.read(name_of(key), 0, 100)] == [b"hello\n"]
+        assert [piece.data for piece in world.output_logs.read(key.attempt, 0, 100)] == [b"hello\n"]
 
 
 async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
@@ -81,20 +79,21 @@ async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
         world.agents.output(agent, output(key, 9, b"x"))
         await until(lambda: len(acks(world)) == 2)
         assert acks(world) == [5, 5]
-        assert world.output_logs.size(name_of(key)) == 5
+        assert world.output_logs.size(key.attempt) == 5
 
 
-@pytest.mark.parametrize("change", [{"epoch": 99}, {"attempt": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
-async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, object]) -> None:
+@pytest.mark.parametrize("change", [{"epoch": 99}, {"number": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
+async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, Any]) -> None:
     """It is acknowledged, else it would be offered for ever, and stored nowhere."""
     async with HostWorld() as world:
         agent, key = await running(world)
-        fields = {name: getattr(key, name) for name in key.__struct_fields__} | change
-        foreign = messages.TaskKey(**fields)
+        epoch = change.get("epoch", key.epoch)
+        names = {name: value for name, value in change.items() if name != "epoch"}
+        foreign = messages.TaskId(msgspec.structs.replace(key.attempt, **names), epoch)
         world.agents.output(agent, output(foreign, 7, b"abc"))
         assert [message for _, message in world.link.sent] == [messages.OutputAck(foreign, 10)]
         await asyncio.sleep(0)
-        assert world.output_logs.size(name_of(foreign)) == 0
+        assert world.output_logs.size(foreign.attempt) == 0
 
 
 async def test_another_agent_cannot_add_to_an_output_log() -> None:
@@ -107,8 +106,8 @@ async def test_another_agent_cannot_add_to_an_output_log() -> None:
         await until(lambda: not world.world.runs)
         world.agents.output(intruder, output(key, 0, b"lies\n"))
         world.agents.output(agent, output(key, 0, b"late\n"))
-        await until(lambda: world.output_logs.size(name_of(key)) > 0)
-        assert [piece.data for piece in world.output_logs.read(name_of(key), 0, 100)] == [b"late\n"]
+        await until(lambda: world.output_logs.size(key.attempt) > 0)
+        assert [piece.data for piece in world.output_logs.read(key.attempt, 0, 100)] == [b"late\n"]
 
 
 @pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
@@ -116,7 +115,7 @@ async def test_a_name_that_is_no_run_is_dropped(run: str) -> None:
     """Whatever the text is, it costs the daemon nothing."""
     async with HostWorld() as world:
         agent, key = await running(world)
-        foreign = messages.TaskKey(run, key.job, key.step, 1, 1)
+        foreign = messages.TaskId(attempt_id(run, key.attempt.job, key.attempt.step, 1), 1)
         world.agents.output(agent, output(foreign, 0, b"x"))
         world.finished(agent, foreign)
         await world.settle()
@@ -148,7 +147,7 @@ async def test_output_beyond_the_cap_is_not_stored() -> None:
         world.agents.output(agent, output(key, beyond, b"x" * 10))
         await until(lambda: bool(acks(world)))
         assert acks(world) == [beyond + 10]
-        assert world.output_logs.size(name_of(key)) == 0
+        assert world.output_logs.size(key.attempt) == 0
 
 
 async def test_odd_offsets_and_times_do_no_harm() -> None:
@@ -157,7 +156,7 @@ async def test_odd_offsets_and_times_do_no_harm() -> None:
         agent, key = await running(world)
         world.agents.output(agent, output(key, -5, b"abc"))
         world.agents.output(agent, messages.Output(key, 0, [messages.OutputChunk(-1, 999, b"ok")]))
-        await until(lambda: world.output_logs.size(name_of(key)) == 2)
+        await until(lambda: world.output_logs.size(key.attempt) == 2)
         assert world.is_alive
 
 

@@ -87,7 +87,7 @@ async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None
         slow = await world.start(SLOW)
         plain = await world.start(PLAIN)
         (offered,) = world.link.offers()
-        assert offered.run == plain.id
+        assert offered.attempt.run == plain.id
         assert reasons(world, slow.id) == [ReasonCode.SECRET_WAITING]
         world.finished(agent, offered)
         await world.settle()
@@ -97,7 +97,7 @@ async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None
         await news(world)
 
         (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
-        assert (offer.task.key.run, offer.task.env["V"], offer.task.secrets) == (slow.id, VALUE, [VALUE])
+        assert (offer.task.key.attempt.run, offer.task.env["V"], offer.task.secrets) == (slow.id, VALUE, [VALUE])
         assert VALUE not in str(world.events(slow.id))
         assert not world.world.unread
 
@@ -165,7 +165,7 @@ async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer
         source.answer = VALUE
         world.driver.secrets_read()
         await news(world)
-        assert [key.run for key in world.link.offers()] == [slow.id]
+        assert [key.attempt.run for key in world.link.offers()] == [slow.id]
 
 
 async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
@@ -204,7 +204,7 @@ async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_i
         source.answer = VALUE
         await news(world)
         offers = [message.task for message in world.link.take() if isinstance(message, messages.Offer)]
-        assert {(task.key.run, task.instance) for task in offers} == {(slow.id, "instance-2")}
+        assert {(task.key.attempt.run, task.instance) for task in offers} == {(slow.id, "instance-2")}
 
 
 async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
@@ -215,7 +215,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
         waiting = await world.start(SLOW)
         source.answer = VALUE
         sent = await world.start(SLOW)
-        assert [key.run for key in world.link.offers()] == [sent.id]
+        assert [key.attempt.run for key in world.link.offers()] == [sent.id]
         log, clock = world.log.reopened(), ManualClock(world.clock.at)
 
     source.answer = READING
@@ -225,7 +225,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
         assert world.link.offers() == []
         source.answer = VALUE
         await news(world)
-        assert sorted(key.run for key in world.link.offers()) == sorted([waiting.id, sent.id])
+        assert sorted(key.attempt.run for key in world.link.offers()) == sorted([waiting.id, sent.id])
 
 
 async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
+from waterflowd.model.statuses import Outcome
 from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
 
 
@@ -99,7 +100,7 @@ async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> N
         async with commit_on_its_way(world):
             world.link.take()
 
-            world.finished(agent, key, outcome=messages.Outcome.REFUSED, exit_code=None)
+            world.finished(agent, key, outcome=Outcome.REFUSED, exit_code=None)
             world.hello(agent, session="1" * 32, instance="instance-2")
 
         assert "AttemptFinished" in world.kinds(run.id)
@@ -132,4 +133,4 @@ async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> 
             world.finished(agent, key)
 
         assert world.kinds(run.id)[-1] == "RunCompleted"
-        assert messages.Release(key.run, key.job) in world.link.take()
+        assert messages.Release(key.attempt.run, key.attempt.job) in world.link.take()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 
-KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 STARTED = messages.Started(key=KEY, at=5)
 RESET = messages.Reset(text="say hello again")
 
@@ -98,17 +100,19 @@ def test_what_a_peer_wrote_is_made_printable_in_the_error() -> None:
 
 def test_fields_of_a_newer_peer_are_ignored() -> None:
     """Extra fields at the end of a frame and of a message change nothing."""
-    newer = msgspec.msgpack.encode(["s", 0, 1, [["started", ["r", "j", "s", 1, 1, "x"], 5, {"new": 1}]], [], "more"])
+    newer = msgspec.msgpack.encode(
+        ["s", 0, 1, [["started", [["r", "j", "s", 1, "x"], 1, "x"], 5, {"new": 1}]], [], "more"]
+    )
 
     frame = codec.decode_frame(newer, codec.Side.AGENT)
 
-    assert frame.numbered == [messages.Started(key=messages.TaskKey("r", "j", "s", 1, 1), at=5)]
+    assert frame.numbered == [messages.Started(key=task_id("r", "j", "s", 1, 1), at=5)]
 
 
 @pytest.mark.parametrize("value", [2**70, object(), "\ud800"])
 def test_a_message_that_msgpack_cannot_hold_is_a_bug_here(value: object) -> None:
     """What cannot be encoded is this side's fault: LocalProtocolError WF206."""
-    message = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"x": value}, {}, 1, 2, 0, 0)
+    message = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": value}, {}, 1, 2, 0, 0)
 
     with pytest.raises(LocalProtocolError) as caught:
         codec.encode_message(message)

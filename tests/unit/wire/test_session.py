@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
+from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages, session
 from waterflow_agent.wire.session import Session
 
 TOKEN = "0123456789abcdef"
-KEY = messages.TaskKey(run="01J00000000000000000000000", job="build", step="1", attempt=1, epoch=3)
+KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 
 
 def started(at: int) -> messages.Started:
@@ -67,7 +69,7 @@ def test_long_lists_are_split_over_frames_of_bounded_size() -> None:
     ours, theirs = agent(), daemon()
     outputs = {"text": "x" * 300_000}
     for _ in range(10):
-        ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
+        ours.queue(messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
 
     frames = ours.frames(0)
     numbers = [number for frame in frames for number, _ in theirs.receive(frame, 0).numbered]
@@ -80,7 +82,7 @@ def test_a_message_larger_than_a_frame_travels_alone() -> None:
     """A single message beyond the packing bound has a frame of its own, within what a socket takes."""
     ours = agent()
     ours.queue(started(1))
-    ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"x": "y" * (2 << 20)}, {}, 1, 2, 0, 0))
+    ours.queue(messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": "y" * (2 << 20)}, {}, 1, 2, 0, 0))
     ours.queue(started(2))
 
     frames = ours.frames(0)
@@ -150,7 +152,7 @@ def test_one_round_of_sending_again_is_bounded() -> None:
     ours = agent()
     outputs = {"text": "x" * 900_000}
     for _ in range(12):
-        ours.queue(messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
+        ours.queue(messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", outputs, {}, 1, 2, 0, 0))
     ours.frames(0)
 
     again = ours.frames(5_000)
@@ -252,7 +254,7 @@ def test_the_window_bounds_what_may_be_queued() -> None:
 def test_the_window_bounds_bytes_too() -> None:
     """Few but large messages fill the window as well."""
     ours = agent()
-    finished = messages.Finished(KEY, messages.Outcome.SUCCESS, 0, "", "", {"x": "y" * (3 << 20)}, {}, 1, 2, 0, 0)
+    finished = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": "y" * (3 << 20)}, {}, 1, 2, 0, 0)
     queued = 0
     while ours.room:
         ours.queue(finished)

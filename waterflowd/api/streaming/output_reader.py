@@ -16,8 +16,7 @@ from waterflowd.api.run_lookup import is_within
 from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, ranges_of
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
-from waterflowd.model.ids import RunId, run_stream
-from waterflowd.model.records import AttemptName
+from waterflowd.model.ids import AttemptId, RunId, run_stream
 from waterflowd.ports import Log, OutputLogs
 
 #: Read from one attempt before the next one: a few milliseconds of work.
@@ -44,7 +43,7 @@ class _Attempt:
 
     __slots__ = ("cutter", "is_finished", "is_left", "name", "number", "output_bytes")
 
-    def __init__(self, number: int, name: AttemptName, positions: tuple[int, int]) -> None:
+    def __init__(self, number: int, name: AttemptId, positions: tuple[int, int]) -> None:
         self.number = number
         self.name = name
         self.cutter = LineCutter(positions)
@@ -76,7 +75,8 @@ class RunOutput:
         self._cursor = start if isinstance(start, Cursor) else Cursor()
         self._offset = start if isinstance(start, int) else 0
         self._position = 0
-        self._by_name: dict[tuple[str, str, int], _Attempt | None] = {}
+        #: Every attempt of the run, numbered in this order; None for those that were not selected.
+        self._attempts: dict[AttemptId, _Attempt | None] = {}
         #: Selected attempts that may have more output, in order.
         self._open: list[_Attempt] = []
         #: Numbers of selected attempts that have been returned completely, without those before the first open one.
@@ -97,11 +97,11 @@ class RunOutput:
     def _learn(self, event: Any) -> None:
         match event:
             case events.AttemptDispatched():
-                key = (event.job, event.step, event.attempt)
-                if key not in self._by_name:
-                    self._add(key)
+                attempt = AttemptId(self._run, event.job, event.step, event.attempt)
+                if attempt not in self._attempts:
+                    self._add(attempt)
             case events.AttemptFinished():
-                found = self._by_name.get((event.job, event.step, event.attempt))
+                found = self._attempts.get(AttemptId(self._run, event.job, event.step, event.attempt))
                 if found is not None:
                     found.is_finished = True
                     found.output_bytes = event.output_bytes
@@ -110,21 +110,19 @@ class RunOutput:
             case _:
                 pass
 
-    def _add(self, key: tuple[str, str, int]) -> None:
-        job, step, attempt = key
-        number = len(self._by_name)
-        self._by_name[key] = None
-        is_wanted = (self._job is None or is_within(job, self._job)) and (
-            self._step is None or is_within(step, self._step)
+    def _add(self, attempt: AttemptId) -> None:
+        number = len(self._attempts)
+        self._attempts[attempt] = None
+        is_wanted = (self._job is None or is_within(attempt.job, self._job)) and (
+            self._step is None or is_within(attempt.step, self._step)
         )
         if not is_wanted:
             return
         if self._cursor.is_done(number):
             self._closed.append(number)
             return
-        name = AttemptName(run=self._run, job=job, step=step, attempt=attempt)
-        added = _Attempt(number, name, self._cursor.positions.get(number, (self._offset, self._offset)))
-        self._by_name[key] = added
+        added = _Attempt(number, attempt, self._cursor.positions.get(number, (self._offset, self._offset)))
+        self._attempts[attempt] = added
         self._open.append(added)
 
     @property
@@ -186,7 +184,7 @@ def _output_line(attempt: _Attempt, line: Line, before: str, *, is_cut: bool) ->
     return OutputLine(
         job=attempt.name.job,
         step=attempt.name.step,
-        attempt=attempt.name.attempt,
+        attempt=attempt.name.number,
         at=format_timestamp(line.at),
         stream="stdout" if line.stream == 1 else "stderr",
         offset=line.offset,

@@ -19,9 +19,10 @@ from enum import Enum
 
 import msgspec
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.state.ledger import records
 from waterflow_agent.wire import messages
-from waterflow_agent.wire.messages import AttemptState, Outcome, TaskKey
+from waterflow_agent.wire.messages import AttemptState, TaskId
 
 #: Attempts held at most; beyond this offers are refused. A daemon that acknowledges no results is not working anyway.
 HELD_MAX = 10_000
@@ -47,7 +48,7 @@ class StartAttempt(msgspec.Struct, frozen=True):
 class StopAttempt(msgspec.Struct, frozen=True):
     """Stop the process of this attempt; its exit is reported as usual."""
 
-    key: TaskKey
+    key: TaskId
     is_forced: bool
     reason: str
 
@@ -61,7 +62,7 @@ class ReportResult(msgspec.Struct, frozen=True):
 class ReleaseAttempt(msgspec.Struct, frozen=True):
     """Write a `ReleasedRecord`, then delete the attempt's files."""
 
-    key: TaskKey
+    key: TaskId
 
 
 LedgerAction = StartAttempt | StopAttempt | ReportResult | ReleaseAttempt
@@ -99,7 +100,7 @@ class LedgerEntry:
         "step_name",
     )
 
-    def __init__(self, key: TaskKey, node: str, step_name: str) -> None:
+    def __init__(self, key: TaskId, node: str, step_name: str) -> None:
         self.key = key
         self.node = node
         self.step_name = step_name
@@ -132,15 +133,15 @@ class Ledger:
         self.boot_id = boot_id
         self.instance = instance
         self.slots = slots
-        self._entries: dict[TaskKey, LedgerEntry] = {}
-        self._live: dict[_StepKey, TaskKey] = {}
+        self._entries: dict[TaskId, LedgerEntry] = {}
+        self._live: dict[_StepKey, TaskId] = {}
         self._newest: OrderedDict[_StepKey, tuple[int, int]] = OrderedDict()
         #: False between `restore` from a journal of an earlier boot and the first `settle`.
         self._is_same_boot = True
 
     # Attempts that are held.
 
-    def __contains__(self, key: TaskKey) -> bool:
+    def __contains__(self, key: TaskId) -> bool:
         return key in self._entries
 
     def __iter__(self) -> Iterator[LedgerEntry]:
@@ -149,7 +150,7 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: TaskKey) -> LedgerEntry | None:
+    def get(self, key: TaskId) -> LedgerEntry | None:
         """Returns the entry of an attempt, or None when it is not held."""
         return self._entries.get(key)
 
@@ -199,17 +200,17 @@ class Ledger:
         key = task.key
         if key in self._entries:
             return None
-        step = (key.run, key.job, key.step)
+        step = (key.attempt.run, key.attempt.job, key.attempt.step)
         newest = self._newest.get(step)
-        if newest == (key.epoch, key.attempt):
+        if newest == (key.epoch, key.attempt.number):
             return None
-        if newest is not None and (key.epoch, key.attempt) < newest:
+        if newest is not None and (key.epoch, key.attempt.number) < newest:
             return self._stale(task, newest, now)
         refusal = self._refusal(task, step)
         entry = self._entries[key] = LedgerEntry(key, task.node, task.step_name)
         entry.has_secrets = bool(task.secrets)
         # Refused attempts too: their result is final, so a second offer of the same attempt must not start it.
-        self._remember(step, (key.epoch, key.attempt))
+        self._remember(step, (key.epoch, key.attempt.number))
         if refusal is not None:
             return self._report(entry, ended(key, Outcome.REFUSED, now, reason_code="refused", reason_text=refusal))
         self._live[step] = key
@@ -235,7 +236,7 @@ class Ledger:
         entry.cancel = stop
         return stop
 
-    def forget(self, keys: Iterable[TaskKey]) -> list[StopAttempt | ReleaseAttempt]:
+    def forget(self, keys: Iterable[TaskId]) -> list[StopAttempt | ReleaseAttempt]:
         """Removes attempts that the daemon no longer wants. Those that still run are killed, and removed when they exit."""
         actions: list[StopAttempt | ReleaseAttempt] = []
         for key in keys:
@@ -250,7 +251,7 @@ class Ledger:
                 actions.append(entry.cancel)
         return actions
 
-    def result_acknowledged(self, key: TaskKey) -> ReleaseAttempt | None:
+    def result_acknowledged(self, key: TaskId) -> ReleaseAttempt | None:
         """Notes that the daemon has the result."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
@@ -258,7 +259,7 @@ class Ledger:
         entry.is_result_acknowledged = True
         return self._drop(entry) if entry.is_output_acknowledged else None
 
-    def output_acknowledged(self, key: TaskKey) -> ReleaseAttempt | None:
+    def output_acknowledged(self, key: TaskId) -> ReleaseAttempt | None:
         """Notes that the daemon has all of the output."""
         entry = self._entries.get(key)
         if entry is None or entry.result is None:
@@ -268,17 +269,17 @@ class Ledger:
 
     # Events on this server.
 
-    def prepare(self, key: TaskKey, directory: int, now: int) -> records.AcceptedRecord:
+    def prepare(self, key: TaskId, directory: int, now: int) -> records.AcceptedRecord:
         """Notes the directory of an attempt that will be a process. Returns the record to write before its start."""
         entry = self._entries[key]
         entry.directory = directory
         return records.AcceptedRecord(key, entry.node, entry.step_name, now, directory, entry.has_secrets)
 
-    def hand_over(self, key: TaskKey) -> None:
+    def hand_over(self, key: TaskId) -> None:
         """Notes that the task was handed to the runner: from now on only the runner knows whether it started."""
         self._entries[key].is_handed_over = True
 
-    def started(self, key: TaskKey, at: int) -> bool:
+    def started(self, key: TaskId, at: int) -> bool:
         """Notes that the process has been running since `at`. Returns False when that was known or is outdated."""
         entry = self._entries.get(key)
         if entry is None or entry.state is not AttemptState.ACCEPTED:
@@ -316,16 +317,16 @@ class Ledger:
             entry.directory = record.directory
             entry.has_secrets = record.has_secrets
             self._entries[record.key] = entry
-            step = (record.key.run, record.key.job, record.key.step)
+            step = (record.key.attempt.run, record.key.attempt.job, record.key.attempt.step)
             self._live[step] = record.key
-            self._remember(step, (record.key.epoch, record.key.attempt))
+            self._remember(step, (record.key.epoch, record.key.attempt.number))
         elif isinstance(record, records.StartedRecord):
             self.started(record.key, record.at)
         elif isinstance(record, records.FinishedRecord):
             key = record.result.key
             if key not in self._entries:
                 self._entries[key] = LedgerEntry(key, "", "")
-                self._remember((key.run, key.job, key.step), (key.epoch, key.attempt))
+                self._remember((key.attempt.run, key.attempt.job, key.attempt.step), (key.epoch, key.attempt.number))
             self._entries[key].has_secrets = record.has_secrets
             self.finish(record.result, record.printed, has_spool=record.has_spool)
         else:
@@ -333,7 +334,7 @@ class Ledger:
             if entry_or_none is not None:
                 self._drop(entry_or_none)
 
-    def settle(self, views: Mapping[TaskKey, RunnerView], now: int) -> list[ReportResult | ReleaseAttempt]:
+    def settle(self, views: Mapping[TaskId, RunnerView], now: int) -> list[ReportResult | ReleaseAttempt]:
         """Compares the live attempts with what the runner reports, after each connect to it.
 
         The outcome of an attempt that the runner does not know is unknown, and so is that of every attempt of an earlier boot.
@@ -383,8 +384,8 @@ class Ledger:
         self._free(entry.key)
         return ReleaseAttempt(entry.key)
 
-    def _free(self, key: TaskKey) -> None:
-        step = (key.run, key.job, key.step)
+    def _free(self, key: TaskId) -> None:
+        step = (key.attempt.run, key.attempt.job, key.attempt.step)
         if self._live.get(step) == key:
             del self._live[step]
 
@@ -419,7 +420,7 @@ def _without_runner(entry: LedgerEntry, now: int, *, is_same_boot: bool) -> mess
 
 
 def ended(
-    key: TaskKey,
+    key: TaskId,
     outcome: Outcome,
     now: int,
     *,

@@ -18,7 +18,7 @@ VERSION = 1
 class AcceptedRecord(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     """This agent has accepted the attempt; written before its process is started."""
 
-    key: messages.TaskKey
+    key: messages.TaskId
     node: str
     step_name: str
     at: int
@@ -31,7 +31,7 @@ class AcceptedRecord(msgspec.Struct, frozen=True, array_like=True, tag="accepted
 class StartedRecord(msgspec.Struct, frozen=True, array_like=True, tag="started"):
     """Its process has been running since `at`; written lazily, because the runner knows it too."""
 
-    key: messages.TaskKey
+    key: messages.TaskId
     at: int
 
 
@@ -50,7 +50,7 @@ class FinishedRecord(msgspec.Struct, frozen=True, array_like=True, tag="finished
 class ReleasedRecord(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     """The daemon has the result and the output, or does not want them."""
 
-    key: messages.TaskKey
+    key: messages.TaskId
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):

@@ -17,9 +17,9 @@ import msgspec
 _WIDTH = 110
 #: What a value looks like where a key has no default, by record and key.
 _EXAMPLES = {
-    ("Environment", "name"): "production",
-    ("Repository", "name"): "ops",
-    ("Repository", "url"): "/srv/git/ops.git",
+    ("EnvironmentTable", "name"): "production",
+    ("RepositoryTable", "name"): "ops",
+    ("RepositoryTable", "url"): "/srv/git/ops.git",
 }
 
 
@@ -45,7 +45,7 @@ def _render_table(field: Any) -> list[str]:
     header = f"[[{field.encode_name}]]" if is_list else f"[{field.encode_name}]"
     comments = _comments(table)
     about = inspect.cleandoc(table.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    many = " One such table for each." if is_list else ""
+    many = " Repeat this table for each of them." if is_list else ""
     lines = [*_wrapped(about + many), f"#{header}" if is_list else header, ""]
     for inner in msgspec.structs.fields(table):
         lines += [*_wrapped(comments.get(inner.name, "")), _line(table, inner, {}), ""]

@@ -136,7 +136,7 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
 
 
 def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
-    """Stopped, backed up, restored with --go-on, started: the step that ran meanwhile is found again."""
+    """Stopped, backed up, restored with --continue, started: the step that ran meanwhile is found again."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web")
@@ -146,7 +146,7 @@ def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
     assert world.stop_daemon() == 0
     assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
     shutil.rmtree(world.folder / "daemon")
-    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--go-on")
+    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--continue")
     assert restored.returncode == 0, restored.stderr
     start_both(world)
     gate.touch()

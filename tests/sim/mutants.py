@@ -512,10 +512,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # A backup.
     Mutant(
-        "waterflowd.rescue.rescue:_Closing.end_runs", "for run_id in runs:", "for run_id in ():", "a backup goes on"
+        "waterflowd.rescue.operations:WorkCloser.end_runs",
+        "for run_id in runs:",
+        "for run_id in ():",
+        "a backup goes on",
     ),
     Mutant(
-        "waterflowd.rescue.rescue:_Closing.suspend",
+        "waterflowd.rescue.operations:WorkCloser.suspend",
         "for name in dict.fromkeys(names):",
         "for name in ():",
         "a restored repository is looked at at once",

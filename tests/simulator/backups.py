@@ -1,7 +1,7 @@
 """A backup that is restored: the daemon travels back in time, and the agents do not.
 
 Rules of this file: the log is cut to where it was when the backup was taken, the output logs as well, and the product's own
-code closes what the backup holds open (rescue.py). Time, agents, people and the repository go on as they are.
+code closes what the backup holds open (operations.py). Time, agents, people and the repository go on as they are.
 What people were told after the backup is not true any more, and what was said of it is forgotten here; what has really run
 is not.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from waterflowd.model.ids import repository_stream
-from waterflowd.rescue import rescue
+from waterflowd.rescue import operations
 from waterflowd.testing.memory_log import MemoryLog
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class Backups:
         world.outputs._logs.clear()
         world.outputs._logs.update(self._outputs)
         world.note(f"the backup is restored: {len(memory.commits)} transactions of {len(world.memory.commits)}")
-        closing = rescue._Closing(memory, "waterflowd restore", rescue.Ended())  # type: ignore[arg-type]
-        closing._now = world.log_ms()
-        closing.end_runs(list(memory.open_runs()))
+        closer = operations.WorkCloser(memory, "waterflowd restore", operations.ClosedWork())  # type: ignore[arg-type]
+        closer._now = world.log_ms()
+        closer.end_runs(list(memory.open_runs()))
         for repository in world.repositories:
-            closing.suspend([repository.settings.name])
+            closer.suspend([repository.settings.name])
             assert memory.head(repository_stream(repository.settings.name)), "its suspension is in the log"
-        world.checks.expect(not closing._ended.stalled, f"a restore cannot end {closing._ended.stalled}")
+        world.checks.expect(not closer._ended.stalled, f"a restore cannot end {closer._ended.stalled}")
         return memory

@@ -100,7 +100,7 @@ def test_the_journal_gets_the_level_in_its_own_way_and_no_second_time(
 
 def test_lines_that_strangers_cause_are_bounded_and_errors_are_not() -> None:
     """A burst, then one a second."""
-    bounded = logs.Bounded(per_s=0.001, burst=3)
+    bounded = logs.RateLimit(per_s=0.001, burst=3)
     assert [bounded.filter(record("x")) for _ in range(5)] == [True, True, True, False, False]
     assert bounded.filter(record("x", level=logging.ERROR))
 

@@ -1,4 +1,4 @@
-"""The composition root: the only place that names adapters and puts the parts together."""
+"""The composition root: the only module that names the concrete classes behind the ports and connects the parts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from waterflowd.store import opening
 from waterflowd.store.check import Findings
 
 if TYPE_CHECKING:
-    # It costs a tenth of a second to import, and is there only when it is configured.
+    # Importing it takes a tenth of a second, so it is only imported when it is configured.
     from waterflowd.secrets.vault import Vault
 
 #: The events that each kind of stream may hold.
@@ -76,13 +76,13 @@ UNIONS = {
 
 
 class _LateLink:
-    """The link before it is there: the host's parts need one when they are made, and the link needs them."""
+    """A link whose target is set later: the parts of the host need a link, and the link needs these parts."""
 
     def __init__(self) -> None:
         self.target: ports.Link | None = None
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
-        """See `ports.Link`; without a link there is no session, and what is sent is owed again at the next one."""
+        """See `ports.Link`. Without a target there are no sessions; messages are sent again when a session begins."""
         if self.target is not None:
             self.target.send(agent, outgoing)
 
@@ -94,7 +94,7 @@ class _LateLink:
 
 @dataclass(kw_only=True)
 class Parts:
-    """The daemon's parts, put together and not yet started."""
+    """The connected parts of the daemon, before their start."""
 
     config: Config
     store: opening.Store
@@ -113,7 +113,7 @@ class Parts:
 
 
 def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
-    """Opens the data directory and puts the daemon together. Raises `Stalled` with a sentence when that cannot be."""
+    """Opens the data directory and builds the daemon. Raises `Stalled` when that is not possible."""
     data_dir = Path(config.data_dir)
     store = opening.open_store(data_dir, UNIONS, on_poison=on_poison)
     try:
@@ -213,7 +213,7 @@ def _reconciling(
 
 
 def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
-    """Which groups runs may use: those of no repository what the token of their start said, the others what is configured."""
+    """Which groups runs may use: the configuration decides for runs of repositories, the token of the start for others."""
     configured = {settings.name: settings for settings in config.repository_settings}
 
     def may_use(repository: str | None, group: str) -> bool:
@@ -265,7 +265,7 @@ def _targets(config: Config, data_dir: Path, compiler: CompilerProcess) -> Commi
 
 
 def check_secrets(config: Config) -> None:
-    """Raises `Rejected` WF622 for a file of secrets, or with a key to some, that cannot be used."""
+    """Raises `Rejected` WF622 for a secrets file or key file that cannot be used."""
     _secrets(config).check()
 
 
@@ -303,7 +303,7 @@ def _vault(config: Config, data_dir: Path) -> Vault | None:
 
 
 def check_repositories(config: Config) -> None:
-    """Raises `Rejected` WF502 for a repository that can never be opened as it is configured."""
+    """Raises `Rejected` WF502 for a repository that cannot be opened with its configuration."""
     for settings in config.repository_settings:
         repository_opening.check(settings)
 
@@ -314,5 +314,5 @@ def check_access(config: Config) -> None:
 
 
 def examine(config: Config) -> Findings:
-    """Reads and checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
+    """Checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
     return opening.examine(Path(config.data_dir))

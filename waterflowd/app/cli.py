@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def main() -> None:
-    """Watches Git repositories and runs their workflows on your servers."""
+    """The Waterflow daemon: watches Git repositories and runs their workflows on your servers."""
 
 
 def _load(file: str | None, **overrides: Any) -> Config:
@@ -34,7 +34,7 @@ def _load(file: str | None, **overrides: Any) -> Config:
 
 
 def _end(error: WaterflowError, exit_code: int) -> NoReturn:
-    """Ends with one sentence, in the service manager's status too: that shows it to users who may not read the journal."""
+    """Exits with an error message, also in the status of the service manager, for users who may not read the journal."""
     from waterflowd.app.sd_notify import notify
 
     click.echo(f"waterflowd: {error}", err=True)
@@ -46,16 +46,16 @@ _FILE = click.option(
     "--config",
     "file",
     type=click.Path(),
-    help="The configuration; default: /etc/waterflow/waterflowd.toml if it exists.",
+    help="Configuration file; default: /etc/waterflow/waterflowd.toml if it exists.",
 )
 
 
 @main.command()
 @_FILE
-@click.option("--data-dir", help="Where the event log lives.")
+@click.option("--data-dir", help="Data directory.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
-    """Runs the daemon in the foreground."""
+    """Run the daemon in the foreground."""
     import asyncio
     import resource
 
@@ -64,7 +64,7 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
 
     config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
     logs.configure(config.log.level, config.log.format)
-    # A core dump would hold the secrets of tasks on their way.
+    # A core dump would contain the secrets of tasks.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -84,7 +84,7 @@ def _loop_factory() -> Any:
 @main.command("check-config")
 @_FILE
 def check_config(file: str | None) -> None:
-    """Checks the configuration, and ends 0 when it is right."""
+    """Check the configuration. The exit code is 0 when it is valid, 2 otherwise."""
     from waterflow_agent.errors import WaterflowError
     from waterflowd.app import bootstrap
 
@@ -96,39 +96,41 @@ def check_config(file: str | None) -> None:
     except WaterflowError as error:
         click.echo(f"waterflowd: {error}", err=True)
         sys.exit(2)
-    click.echo(f"the configuration is right: data in {config.data_dir}, {len(config.repositories)} repositories")
+    count = len(config.repositories)
+    noun = "repository" if count == 1 else "repositories"
+    click.echo(f"configuration OK: data directory {config.data_dir}, {count} {noun}")
 
 
-_DATA_DIR = click.option("--data-dir", help="The data directory, if it is not the configured one.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Prints one JSON object.")
+_DATA_DIR = click.option("--data-dir", help="Data directory, if it is not the configured one.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @main.command()
 @_FILE
 @_DATA_DIR
-@click.option("--salvage", "target", metavar="DEST", help="Saves what verifies into the new directory DEST.")
+@click.option("--salvage", "target", metavar="DEST", help="Copy everything that verifies into the new directory DEST.")
 @_JSON
 def fsck(file: str | None, data_dir: str | None, target: str | None, as_json: bool) -> None:
-    """Reads and checks the whole event log of a daemon that is stopped; ends 0 when it is sound.
+    """Check the whole event log of a stopped daemon. The exit code is 0 when it is intact, 1 otherwise.
 
-    With --salvage nothing in the data directory is changed, and the end is 0 when all was saved, 3 when part of it is lost,
-    and 4 when nothing could be saved.
+    With --salvage, the data directory is not changed, and the exit code is 0 when everything was saved, 3 when part of it is
+    lost, and 4 when nothing could be saved.
     """
     from waterflowd.app import bootstrap
-    from waterflowd.rescue import messages, rescue
+    from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
     if target is None:
-        found = _tried(lambda: bootstrap.examine(config))
-        _say(
-            [f"sound: {found.records} records in {found.streams} streams of {config.data_dir}"],
+        found = _run_or_exit(lambda: bootstrap.examine(config))
+        _print(
+            [f"intact: {found.records} records in {found.streams} streams of {config.data_dir}"],
             found._asdict(),
             as_json,
         )
         return
-    saved = _tried(lambda: rescue.rescue(config, Path(target)))
-    _say(messages.of_rescue(saved), saved, as_json)
-    sys.exit(rescue.EXIT_CODES[saved.verdict])
+    saved = _run_or_exit(lambda: operations.salvage(config, Path(target)))
+    _print(messages.of_salvage(saved), saved, as_json)
+    sys.exit(operations.EXIT_CODES[saved.verdict])
 
 
 @main.command()
@@ -137,35 +139,40 @@ def fsck(file: str | None, data_dir: str | None, target: str | None, as_json: bo
 @click.argument("target", metavar="DEST")
 @_JSON
 def backup(file: str | None, data_dir: str | None, target: str, as_json: bool) -> None:
-    """Makes a backup in the new or empty directory DEST, whether the daemon runs or not."""
-    from waterflowd.rescue import messages, rescue
+    """Create a backup in the new or empty directory DEST. The daemon may be running."""
+    from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
-    made = _tried(lambda: rescue.back_up(config, Path(target)))
-    _say(messages.of_backup(made, target), made, as_json)
+    made = _run_or_exit(lambda: operations.back_up(config, Path(target)))
+    _print(messages.of_backup(made, target), made, as_json)
 
 
 @main.command()
 @_FILE
 @_DATA_DIR
 @click.argument("source", metavar="SRC")
-@click.option("--go-on", is_flag=True, help="Ends nothing: right only if no daemon has run since the backup was made.")
+@click.option(
+    "--continue",
+    "is_continued",
+    is_flag=True,
+    help="Continue open runs instead of ending them. Only safe if no daemon has run since the backup.",
+)
 @_JSON
-def restore(file: str | None, data_dir: str | None, source: str, go_on: bool, as_json: bool) -> None:
-    """Makes the data directory, which must be empty, of the backup SRC.
+def restore(file: str | None, data_dir: str | None, source: str, is_continued: bool, as_json: bool) -> None:
+    """Restore the data directory, which must be empty, from the backup SRC.
 
-    What was open in the backup may have gone on since: its runs are ended and repositories are suspended, so that nothing
-    runs twice.
+    Work that is open in the backup may have continued since. So that nothing runs twice, its runs are ended and the
+    repositories are suspended.
     """
-    from waterflowd.rescue import messages, rescue
+    from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
-    made = _tried(lambda: rescue.restore(config, Path(source), goes_on=go_on))
-    _say(messages.of_restore(made, goes_on=go_on), made, as_json)
+    made = _run_or_exit(lambda: operations.restore(config, Path(source), is_continued=is_continued))
+    _print(messages.of_restore(made, is_continued=is_continued), made, as_json)
 
 
-def _tried(call: Callable[[], Result]) -> Result:
-    """The call's result; ends with 1 and one sentence when it cannot be."""
+def _run_or_exit(call: Callable[[], Result]) -> Result:
+    """The result of the call; exits with 1 and an error message when it fails."""
     from waterflow_agent.errors import WaterflowError
 
     try:
@@ -175,7 +182,7 @@ def _tried(call: Callable[[], Result]) -> Result:
         sys.exit(1)
 
 
-def _say(lines: Sequence[str], found: object, as_json: bool) -> None:
+def _print(lines: Sequence[str], found: object, as_json: bool) -> None:
     import msgspec
 
     click.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(lines))
@@ -183,5 +190,5 @@ def _say(lines: Sequence[str], found: object, as_json: bool) -> None:
 
 @main.command()
 def version() -> None:
-    """Prints the version."""
+    """Print the version."""
     click.echo(f"waterflowd {waterflowd.__version__}")

@@ -1,8 +1,8 @@
-"""The daemon's configuration: TOML, with the command line and the environment laid over it.
+"""The daemon's configuration: TOML, overridden by the environment and the command line.
 
-Rules of this file: the records below are the one source of what can be set; a field is a key in the file (with hyphens) and
-`WATERFLOWD_<TABLE>_<KEY>` in the environment. The order is command line, environment, file, default. An unknown key is an
-error that tells its line and what was probably meant.
+Rules of this file: the Structs below define every setting. A field is a key in the file (with hyphens) and
+`WATERFLOWD_<TABLE>_<KEY>` in the environment. Precedence: command line, environment, file, default. An unknown key is an error
+with its line and a suggestion.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
 
-#: As many people as one approval may ask for.
+#: The largest number of approvals that an environment may require.
 APPROVALS_MAX = 20
 
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5}|\*)")
@@ -39,33 +39,33 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     """A table of the file."""
 
 
-class Api(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """Where and how the API is served."""
+class ApiTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """How the API is served."""
 
-    #: `host:port`; empty for no TCP at all.
+    #: `host:port`; empty to disable TCP.
     listen: str = "127.0.0.1:8080"
-    #: No token is needed on this address; Host, Origin and content type are still checked.
+    #: Requests need no token on this address; Host, Origin and content type are still checked.
     open: bool = False
     #: Path of the unix socket; empty for none.
     socket: str = "/run/waterflow/waterflowd.sock"
-    #: What those may do who may connect to the socket: `viewer`, `runner`, `approver`, `admin`, or `none`.
+    #: Role of everyone who may connect to the socket: `viewer`, `runner`, `approver`, `admin`, or `none`.
     socket_role: str = "admin"
-    #: What single users may do there: name or uid, and a role or `none`.
+    #: Roles of individual users: name or uid, and a role or `none`.
     socket_users: dict[str, str] = {}
-    #: Requests of one principal, or of one address without one; 0 for no bound.
+    #: Rate limit for one principal, or for one address without a principal; 0 for no limit.
     requests_per_second: int = 200
 
 
-class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """The ports for agents. Both speak CURVE alone."""
+class AgentsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The ports for agents. Both accept only CURVE connections."""
 
-    #: Where agents connect for work: `tcp://host:port`.
+    #: Address for agents: `tcp://host:port`.
     listen: str = "tcp://0.0.0.0:7233"
-    #: Where new agents enroll.
+    #: Address at which new agents enroll.
     enroll_listen: str = "tcp://0.0.0.0:7234"
-    #: How long a server may be away before what runs there is lost.
+    #: How long a server may be disconnected before its running steps count as lost.
     lost_after: str = "10m"
-    #: Host name or address that join tokens give to agents; default: the one that is listened on, or this host's name.
+    #: Host name or address in join tokens; default: that of `listen`, or the name of this host.
     address: str = ""
 
     @property
@@ -74,51 +74,51 @@ class Agents(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
         return durations.parse(self.lost_after)
 
 
-class Repository(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class RepositoryTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """One watched repository."""
 
-    #: Letters, digits, dots, `_` and `-`; used once.
+    #: Letters, digits, dots, `_` and `-`; unique.
     name: str
-    #: https, ssh, git, or the absolute path of a local repository, bare or not. Never with a password.
+    #: https, ssh, git, or the absolute path of a local repository, bare or not; without a password.
     url: str
-    #: Patterns of branches, and of tags with `tags/` in front; empty: the branch that HEAD names.
+    #: Patterns of branches, or of tags with the prefix `tags/`; empty: the branch that HEAD names.
     refs: tuple[str, ...] = ()
-    #: Folders in which workflows lie.
+    #: Folders that contain workflows.
     paths: tuple[str, ...] = DEFAULT_FOLDERS
-    #: The refs are read at least this often.
+    #: How often the repository is fetched at least.
     interval: str = "1m"
-    #: Which groups its workflows may use.
+    #: Groups that its workflows may use.
     groups: tuple[str, ...] = ("*",)
-    #: For https: a file with a token or `user:token` in one line, mode 0600.
+    #: For https: a file with one line, a token or `user:token`; mode 0600.
     credentials_file: str = ""
-    #: For ssh, and required there: the private key, without a passphrase, mode 0600.
+    #: Required for ssh: the private key, without a passphrase; mode 0600.
     ssh_key_file: str = ""
-    #: For ssh, and required there: the keys of the hosts that are trusted, as `ssh-keyscan` prints them.
+    #: Required for ssh: the keys of trusted hosts, as `ssh-keyscan` prints them.
     known_hosts_file: str = ""
-    #: Certificates of authorities for https; default: the system's.
+    #: CA certificates for https; default: those of the system.
     ca_file: str = ""
-    #: Takes http from a server on this machine, for tests.
+    #: Allows http to a server on this machine, for tests.
     allow_http: bool = False
-    #: How long one fetch may take.
+    #: Timeout of one fetch.
     fetch_timeout: str = "2m"
-    #: How much one fetch may bring, in bytes.
+    #: Maximum size of one fetch in bytes.
     fetch_max_bytes: int = 1 << 30
-    #: Encrypted files in it: `NAME.age` is one secret, `ANYTHING.toml.age` several.
+    #: Encrypted files in the repository: `NAME.age` holds one secret, `ANYTHING.toml.age` several.
     age_files: tuple[str, ...] = ()
-    #: The keys that open them, as age-keygen writes them.
+    #: The private keys for them, as written by age-keygen.
     age_identity_file: str = ""
 
 
-class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """Where secrets come from; the sources are asked in this order."""
+class SecretsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Sources of secrets, in the order in which they are searched."""
 
-    #: `DEPLOY_KEY` is the environment variable with this before its name.
+    #: Secret `DEPLOY_KEY` is the environment variable with this prefix.
     env_prefix: str = "WATERFLOW_SECRET_"
-    #: `DEPLOY_KEY` is the systemd credential with this before its name; empty for none. Other credentials are no secrets.
+    #: Secret `DEPLOY_KEY` is the systemd credential with this prefix; empty for none. Other credentials are not secrets.
     credential_prefix: str = "secret."
-    #: A TOML file of `name = "value"` with mode 0600; empty for none.
+    #: A TOML file of `name = "value"`, mode 0600; empty for none.
     file: str = ""
-    #: How long a source that does not answer is asked again before what needs it fails.
+    #: How long a source that does not answer is retried before the step fails.
     give_up_after: str = "10m"
 
     @property
@@ -127,37 +127,37 @@ class Secrets(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
         return durations.parse(self.give_up_after) / 1000
 
 
-class Vault(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """Where Vault is, what lets the daemon in, and which secrets it has."""
+class VaultTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The Vault server, how the daemon authenticates, and which secrets it reads."""
 
-    #: `https://host:port`; http only for this machine. Empty for no Vault.
+    #: `https://host:port`; http only on this machine. Empty to disable Vault.
     address: str = ""
-    #: Where the key/value engine is mounted.
+    #: Mount path of the key/value engine.
     mount: str = "secret"
-    #: The engine's version, 1 or 2.
+    #: Version of the engine, 1 or 2.
     kv_version: int = 2
-    #: For servers that have namespaces.
+    #: Namespace, if the server has them.
     namespace: str = ""
-    #: Certificates of authorities; default: the system's.
+    #: CA certificates; default: those of the system.
     ca_file: str = ""
-    #: A file with a token, mode 0600. WATERFLOWD_VAULT_TOKEN and the systemd credential vault-token go before it.
+    #: A file with a token, mode 0600. WATERFLOWD_VAULT_TOKEN and the systemd credential vault-token take precedence.
     token_file: str = ""
-    #: Lets the daemon in by AppRole in place of a token.
+    #: Role id for AppRole, instead of a token.
     role_id: str = ""
-    #: A file with the role's secret id. WATERFLOWD_VAULT_SECRET_ID and the systemd credential vault-secret-id go before it.
+    #: A file with the secret id. WATERFLOWD_VAULT_SECRET_ID and the systemd credential vault-secret-id take precedence.
     secret_id_file: str = ""
-    #: Where AppRole is mounted.
+    #: Mount path of AppRole.
     approle_mount: str = "approle"
-    #: What one request may take.
+    #: Timeout of one request.
     timeout: str = "10s"
-    #: How long a value is held; a shorter lease counts.
+    #: How long a value is cached; a shorter lease takes precedence.
     cache: str = "1m"
     #: `NAME = "path#field"`.
     secrets: dict[str, str] = {}
 
     @property
     def settings(self) -> vault_settings.Settings:
-        """The table as the client takes it; raises `ValueError` with a sentence."""
+        """The settings of the Vault client; raises `ValueError` for an invalid value."""
         return vault_settings.Settings(
             address=self.address,
             mount=self.mount.strip("/"),
@@ -172,24 +172,24 @@ class Vault(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
         )
 
 
-class Environment(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """What is asked of jobs that enter an environment; files cannot ask for less."""
+class EnvironmentTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Requirements for jobs with this environment. Workflow files cannot lower them."""
 
-    #: As jobs name it.
+    #: The name that jobs use.
     name: str
-    #: Principals that may approve; empty: whoever has the role.
+    #: Principals that may approve; empty: everyone with the role.
     approvers: tuple[str, ...] = ()
-    #: How many approvals are needed; 1 when there are approvers.
+    #: Number of approvals required; 1 when there are approvers.
     minimum: int = 0
-    #: Whether the one who started the run may approve it.
+    #: Whether the author of a run may approve it.
     self_approval: bool = True
-    #: Patterns of the refs whose runs may enter; empty: any.
+    #: Patterns of the refs whose runs may use the environment; empty: all.
     refs: tuple[str, ...] = ()
-    #: Laid over the workflow's own `vars` for these jobs.
+    #: Override the workflow's `vars` in these jobs.
     vars: dict[str, Any] = {}
 
 
-class Log(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class LogTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The daemon's own log, on standard error."""
 
     #: `debug`, `info`, `warning` or `error`.
@@ -199,21 +199,21 @@ class Log(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fiel
 
 
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """Everything that can be set."""
+    """All settings."""
 
-    #: The event log, the server's keys and what steps printed; on a local disk.
+    #: Holds the event log, the keys of the server and the output of steps; must be on a local disk.
     data_dir: str = "/var/lib/waterflow"
-    log: Log = Log()
-    api: Api = Api()
-    agents: Agents = Agents()
-    secrets: Secrets = Secrets()
-    vault: Vault = Vault()
-    environments: tuple[Environment, ...] = ()
-    repositories: tuple[Repository, ...] = ()
+    log: LogTable = LogTable()
+    api: ApiTable = ApiTable()
+    agents: AgentsTable = AgentsTable()
+    secrets: SecretsTable = SecretsTable()
+    vault: VaultTable = VaultTable()
+    environments: tuple[EnvironmentTable, ...] = ()
+    repositories: tuple[RepositoryTable, ...] = ()
 
     @property
     def repository_settings(self) -> list[RepositorySettings]:
-        """The repositories as the reconcile loops take them."""
+        """The settings of the reconcile loops."""
         return [
             RepositorySettings(
                 name=item.name,
@@ -240,9 +240,9 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration that is in force. Raises `Rejected` WF620 that names the source, the key, and the line in a file.
+    """The effective configuration. Raises `Rejected` WF620 with the source, the key, and the line in the file.
 
-    `overrides` are the command line's, by dotted key. Without `file` the default file is read if it exists.
+    `overrides` come from the command line, by dotted key. Without `file`, the default file is read if it exists.
     """
     environment = os.environ if environment is None else environment
     named = file or (Path(environment["WATERFLOWD_CONFIG"]) if environment.get("WATERFLOWD_CONFIG") else None)
@@ -258,7 +258,7 @@ def load(
     except msgspec.ValidationError as error:
         place, _, key = _place(error)
         variable = _variable(".".join((*place, key)))
-        where = variable if variable in environment else "the configuration is wrong"
+        where = variable if variable in environment else "invalid configuration"
         raise Rejected("WF620", f"{where}: {error}") from error
     return _checked(config)
 
@@ -288,14 +288,14 @@ def _fields(table: type) -> dict[str, Any]:
     return {field.encode_name: field.type for field in msgspec.structs.fields(table)}
 
 
-#: Keys that are lists of tables.
-_LISTS: dict[str, type] = {"repositories": Repository, "environments": Environment}
+#: Keys that are arrays of tables.
+_LISTS: dict[str, type] = {"repositories": RepositoryTable, "environments": EnvironmentTable}
 
 
 def _unknown(
     settings: dict[str, Any], table: type, place: tuple[str, ...], number: int = 0
 ) -> Iterator[tuple[tuple[str, ...], int, str, list[str]]]:
-    """Table, its number among those of its name, key, and the keys that are known there."""
+    """The table, its index in an array of tables, the unknown key, and the known keys of the table."""
     fields = _fields(table)
     for key, value in settings.items():
         if key not in fields:
@@ -308,7 +308,7 @@ def _unknown(
 
 
 def _place(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
-    """Table, its number among those of its name, and key that an error of msgspec names; the key is empty for the table."""
+    """The table, its index in an array of tables, and the key in an error of msgspec; the key is empty for the table itself."""
     found = re.search(r"`\$\.([a-z-]+)(?:\[(\d+|\.\.\.)\])?(?:\.([a-z-]+))?", str(error))
     if found is None:
         return (), 0, ""
@@ -319,7 +319,7 @@ def _place(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
 
 
 def _line_of(text: str, place: tuple[str, ...], number: int, key: str) -> int:
-    """The line of a key in the `number`-th table of that name, else that of the table, else 1."""
+    """The line of a key in the `number`-th table of that name, or the line of the table, or 1."""
     name = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
     dotted = re.compile(rf"""\s*{re.escape(".".join((*place, key)))}\s*[.=]""")
     inline = re.compile(rf"""\s*{re.escape(".".join(place))}\s*=""") if place else None
@@ -370,7 +370,7 @@ def _set(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def _checked(config: Config) -> Config:
     if not config.data_dir:
-        raise Rejected("WF620", "data-dir: expected the path of a directory, found an empty text")
+        raise Rejected("WF620", "data-dir must be the path of a directory, but is empty")
     if config.api.listen and not (_LISTEN.fullmatch(config.api.listen) and _is_port(config.api.listen)):
         raise Rejected("WF620", f"api.listen: expected host:port, found {config.api.listen!r}")
     for key, endpoint in (("listen", config.agents.listen), ("enroll-listen", config.agents.enroll_listen)):
@@ -395,9 +395,9 @@ def _checked(config: Config) -> Config:
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:
-            raise Rejected("WF620", f'repositories: the name "{name}" is used twice')
+            raise Rejected("WF620", f'repositories: duplicate name "{name}"')
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise Rejected("WF620", f'repositories: "{name[:64]}" cannot be a name: letters, digits, ".", "_", "-"')
+            raise Rejected("WF620", f'repositories: invalid name "{name[:64]}"; use letters, digits, ".", "_", "-"')
     if not 0 <= config.api.requests_per_second <= 1_000_000:
         raise Rejected("WF620", "api.requests-per-second: expected 0 to 1,000,000")
     if config.log.level not in LOG_LEVELS:
@@ -413,7 +413,7 @@ def _is_port(address: str) -> bool:
 
 
 def advertised(endpoint: str, address: str) -> str:
-    """What a join token says of a bound endpoint: its port, on the configured address or one that others can reach."""
+    """The endpoint in a join token: the bound port, at the configured address or one that other machines can reach."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if address:
         host = f"[{address}]" if ":" in address and not address.startswith("[") else address
@@ -422,31 +422,31 @@ def advertised(endpoint: str, address: str) -> str:
     return f"tcp://{host}:{port}"
 
 
-def _check_environments(environments: Sequence[Environment]) -> None:
+def _check_environments(environments: Sequence[EnvironmentTable]) -> None:
     names = [item.name for item in environments]
     for item in environments:
         if not item.name or names.count(item.name) > 1:
-            raise Rejected("WF620", f'environments: the name "{item.name}" is empty or used twice')
+            raise Rejected("WF620", f'environments: name "{item.name}" is empty or a duplicate')
         most = len(item.approvers) or APPROVALS_MAX
         if not 0 <= item.minimum <= most:
             raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")
 
 
 def _check_secrets(config: Config) -> None:
-    """What is said about sources that take time; the files that it names are looked at when they are used."""
+    """Checks the settings of Vault and age. The files that they name are only read when they are used."""
     try:
         if config.vault.address:
             vault_settings.check(config.vault.settings)
         elif config.vault.secrets:
-            raise ValueError("address: expected https://host:port, since there are secrets")
+            raise ValueError("address is required when vault.secrets is set; expected https://host:port")
     except ValueError as error:
         raise Rejected("WF620", f"vault.{error}") from None
     for item in config.repositories:
         place = f"repositories.{item.name}"
         if bool(item.age_files) != bool(item.age_identity_file):
-            raise Rejected("WF620", f"{place}: age-files and age-identity-file go together; one of them is missing")
+            raise Rejected("WF620", f"{place}: age-files and age-identity-file must be set together")
         if len(item.age_files) > age.FILES_MAX:
-            raise Rejected("WF620", f"{place}.age-files: {age.FILES_MAX} files at most")
+            raise Rejected("WF620", f"{place}.age-files: at most {age.FILES_MAX} files")
         for path in item.age_files:
             if not path.endswith(age.SUFFIX) or path.startswith("/") or ".." in path.split("/"):
                 raise Rejected(

@@ -1,8 +1,7 @@
-"""The daemon's life: start the parts in order, watch over their tasks, stop.
+"""The lifecycle of the daemon: start the parts in order, supervise their tasks, stop.
 
-Rules of this file: every background task has a name, and the first one that ends stops the daemon with that name in its log;
-a part that nobody watches cannot exist. Stopping is one function, and needs nothing that a crash would not do as well: it only
-closes what is open.
+Rules of this file: every background task has a name and is supervised. The first one that ends stops the daemon, with its name
+in the log. Stopping is one function that only closes what is open: a crash at any time must be as safe.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from waterflowd.host.enrollment import DaemonEndpoints
 
 logger = logging.getLogger("waterflow.daemon")
 
-#: A batch of steps makes some thousand objects and next to no cycle: with the collector's own 700 it looked at them all many
-#: times, a twelfth of a step's time. With 20,000 it looks once in some hundred steps, and holds back a few MB at most.
+#: A batch of steps creates some thousand objects and almost no cycles. With Python's default of 700 the collector examined them
+#: many times, for a twelfth of the time of a step; with 20,000 it runs once in some hundred steps, and delays a few MB at most.
 GC_THRESHOLDS = (20_000, 20, 20)
-#: How long the loop may keep the interpreter from the threads that wait for it. Each commit takes it several times, and with
-#: Python's own 5 ms waits each time for most of an API request: a commit beside a busy loop takes a third less time so.
+#: How long the event loop may hold the interpreter lock while threads wait for it. Each commit takes the lock several times.
+#: With Python's default of 5 ms it waits each time for most of an API request; this makes commits a third faster.
 SWITCH_INTERVAL_S = 0.0005
 
 
 async def serve(config: Config) -> None:
-    """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not go on."""
+    """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not continue."""
     began = time.monotonic()
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
@@ -46,7 +45,7 @@ async def serve(config: Config) -> None:
             stop.set_result(None)
 
     def poisoned(error: Stalled) -> None:
-        # Called on the store's thread: the loop must not go on with a log that cannot be trusted.
+        # Called on the store's thread: the daemon must not continue with a log that cannot be trusted.
         loop.call_soon_threadsafe(end, error)
 
     parts = bootstrap.build(config, poisoned)
@@ -55,7 +54,8 @@ async def serve(config: Config) -> None:
     tasks: list[asyncio.Task[None]] = []
     try:
         count = await _start(parts, tasks)
-        address = f"http://{config.api.listen.rpartition(':')[0]}:{parts.api.port}" if parts.api.port else "no TCP"
+        host, port = config.api.listen.rpartition(":")[0], parts.api.port
+        address = f"http://{host}:{port}" if port else "the unix socket only"
         logger.info("ready in %.2f s: %d open runs, API at %s", time.monotonic() - began, count, address)
         notify("READY=1", f"STATUS={count} open runs")
         await _until_stopped(stop, tasks)
@@ -65,7 +65,7 @@ async def serve(config: Config) -> None:
 
 
 async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int:
-    """Starts the parts: first what is owed from the log, then the doors. Gives the number of open runs."""
+    """Starts the parts: first recover outstanding work, then open the listeners. Returns the number of open runs."""
 
     def watch(coroutine: object, name: str) -> None:
         tasks.append(asyncio.create_task(coroutine, name=name))  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     interval_s = watchdog_interval_s()
     if interval_s is not None:
         watch(_feed_watchdog(parts, interval_s), "watchdog")
-    # What lives as long as the daemon is not looked at by the collector again: fewer and shorter pauses.
+    # Objects that live as long as the daemon are exempt from collection: fewer and shorter pauses.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -102,7 +102,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
 
 
 async def _feed_watchdog(parts: bootstrap.Parts, interval_s: float) -> None:
-    """Tells the service manager that the daemon lives, and only while the driver really takes work and finishes it."""
+    """Notifies the watchdog of the service manager, only as long as the driver accepts and finishes work."""
     while True:
         await parts.driver.pass_through()
         notify("WATCHDOG=1")
@@ -113,13 +113,13 @@ async def _until_stopped(stop: asyncio.Future[None], tasks: list[asyncio.Task[No
     await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
     if stop.done():
         stop.result()
-        logger.info("stopping; steps go on, and are found again at the next start")
+        logger.info("stopping; running steps continue on their agents and are recovered at the next start")
         return
     ended = next(task for task in tasks if task.done())
     error = None if ended.cancelled() else ended.exception()
     if isinstance(error, Stalled):
         raise error
-    raise Stalled("WF630", f"the background task {ended.get_name()!r} ended") from error
+    raise Stalled("WF630", f"background task {ended.get_name()!r} ended unexpectedly") from error
 
 
 async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None:

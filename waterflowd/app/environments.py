@@ -1,10 +1,10 @@
-"""Environments: what the configuration asks of jobs that enter one, as the engine takes it."""
+"""The policies of configured environments, as the engine uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from waterflowd.app.config import Environment
+from waterflowd.app.config import EnvironmentTable
 from waterflowd.engine import events
 from waterflowd.model.plan import JobPlan, Plan
 from waterflowd.model.records import StartRequest
@@ -14,16 +14,17 @@ from waterflowd.reconcile import refs
 class Environments:
     """The configured environments."""
 
-    def __init__(self, configured: Sequence[Environment]) -> None:
+    def __init__(self, configured: Sequence[EnvironmentTable]) -> None:
         self._configured = {item.name: item for item in configured}
 
     def policies(self, request: StartRequest, plan: Plan) -> dict[str, events.Policy]:
-        """What is asked of this run, by the name of each environment that it may enter."""
+        """The policies for a run, by the name of each environment that its jobs may use."""
         if not self._configured:
             return {}
         names = _names(plan.jobs)
-        wanted = self._configured if any("${{" in name for name in names) else names & self._configured.keys()
-        return {name: _policy(self._configured[name], request.trigger.ref) for name in sorted(wanted)}
+        # An expression may evaluate to the name of any environment.
+        selected = self._configured if any("${{" in name for name in names) else names & self._configured.keys()
+        return {name: _policy(self._configured[name], request.trigger.ref) for name in sorted(selected)}
 
 
 def _names(jobs: Sequence[JobPlan]) -> set[str]:
@@ -34,7 +35,7 @@ def _names(jobs: Sequence[JobPlan]) -> set[str]:
     return found
 
 
-def _policy(item: Environment, ref: str | None) -> events.Policy:
+def _policy(item: EnvironmentTable, ref: str | None) -> events.Policy:
     return events.Policy(
         approvers=item.approvers,
         minimum=max(item.minimum, 1 if item.approvers else 0),

@@ -1,6 +1,6 @@
-"""Tells the service manager how the daemon is (`sd_notify`); without one it does nothing.
+"""Notifies the service manager of the daemon's state (`sd_notify`); without a service manager it does nothing.
 
-Source of the protocol: sd_notify(3). A datagram to the socket in NOTIFY_SOCKET, whose name may be abstract (`@`).
+Protocol: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET, whose name may be abstract (`@`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 
 
 def notify(*lines: str) -> None:
-    """Sends state lines such as `READY=1`. A service manager that does not listen is no error of ours."""
+    """Sends state lines such as `READY=1`. Errors are ignored: the daemon works without the service manager."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -24,9 +24,9 @@ def notify(*lines: str) -> None:
 
 
 def watchdog_interval_s() -> float | None:
-    """How often the service manager wants `WATCHDOG=1`: half of its time, in seconds; None when it does not ask.
+    """Half of the watchdog timeout in seconds: how often to send `WATCHDOG=1`. None when the watchdog is off.
 
-    Source: sd_watchdog_enabled(3), WATCHDOG_USEC and WATCHDOG_PID.
+    Protocol: sd_watchdog_enabled(3), WATCHDOG_USEC and WATCHDOG_PID.
     """
     text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not text.isdigit() or int(text) == 0 or (pid and pid != str(os.getpid())):

@@ -1,56 +1,56 @@
-"""What the rescue commands say to a person: what was done, what is lost, and what to do next."""
+"""The output of backup, restore and salvage: what was done, what is lost, and what to do next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from waterflowd.rescue.rescue import Ended, Rescued, Restored
+from waterflowd.rescue.operations import ClosedWork, RestoreResult, SalvageResult
 from waterflowd.store.copying import Manifest
 from waterflowd.store.salvage import SalvageReport
 
-#: Names that are listed one by one; of more only the number is said, and `--json` has them all.
+#: Names per list; `--json` prints all of them.
 LISTED_MAX = 20
 
 
 def of_backup(made: Manifest, target: str) -> list[str]:
-    """A backup that is done."""
+    """The output after a backup."""
     return [
-        f"backup made and verified: {target}",
+        f"backup created and verified: {target}",
         f"{made.records} records in {made.streams} streams, {len(made.files)} files, {made.size_bytes} bytes",
-        "The configuration is not in it.",
+        "The backup does not contain the configuration.",
     ]
 
 
-def of_restore(made: Restored, *, goes_on: bool) -> list[str]:
-    """A restore that is done."""
+def of_restore(made: RestoreResult, *, is_continued: bool) -> list[str]:
+    """The output after a restore."""
     lines = [f"restored and verified: {made.directory}", _generation(made.ended)]
-    if goes_on:
-        return [*lines, "Open runs and repositories go on, as you have asked for."]
+    if is_continued:
+        return [*lines, "Open runs and repositories continue, as requested."]
     return [
         *lines,
-        *_ended(made.ended),
-        "Steps that still run on agents are stopped when their agents connect. Results of attempts that this log knows are",
-        "recorded as late reports; what began after the backup is not in this log.",
-        "Agents that joined or were revoked since the backup are not known as such: compare waterflowctl agents.",
-        "Tokens that were revoked since are valid again: compare waterflowctl tokens.",
+        *_closed(made.ended),
+        "Steps that still run on agents are stopped when their agents connect. Results of known attempts are recorded as",
+        "late reports. Work that started after the backup is not in this log.",
+        "Agents that were enrolled after the backup are missing, and revoked ones are back: check waterflowctl agents.",
+        "API tokens that were revoked after the backup are valid again: check waterflowctl tokens.",
     ]
 
 
-def of_rescue(saved: Rescued) -> list[str]:
-    """A salvage that is done."""
+def of_salvage(saved: SalvageResult) -> list[str]:
+    """The output after a salvage."""
     if saved.verdict == "nothing":
-        return ["nothing could be saved: no record of the log can be read; restore a backup"]
+        return ["nothing could be saved: no record of the log is readable; restore a backup"]
     kept = saved.kept
     lines = [
-        f"saved {saved.verdict}: {saved.directory}",
+        f"saved {'everything' if saved.verdict == 'whole' else 'a part'}: {saved.directory}",
         f"kept: {kept.records} records in {kept.streams} streams, {kept.plans} plans",
         _generation(saved.ended),
     ]
-    return [*lines, *_lost(kept), *_ended(saved.ended)]
+    return [*lines, *_lost(kept), *_closed(saved.ended)]
 
 
-def _generation(ended: Ended) -> str:
-    return f"Its generation is {ended.generation}, above all that agents have seen: older leases fit nothing any more."
+def _generation(ended: ClosedWork) -> str:
+    return f"The new generation is {ended.generation}, higher than any that agents have seen: older leases are no longer valid."
 
 
 def _lost(kept: SalvageReport) -> Iterator[str]:
@@ -68,17 +68,17 @@ def _lost(kept: SalvageReport) -> Iterator[str]:
     yield from _listed("cut output logs", kept.outputs_cut)
     cut_names = {cut.stream for cut in kept.cuts}
     if "fleet" in cut_names:
-        yield "Agents may be missing, or be here again after they were revoked: compare waterflowctl agents."
+        yield "Agents may be missing, and revoked ones may be back: check waterflowctl agents."
     if "audit" in cut_names:
-        yield "Tokens may be missing, or be valid again after they were revoked: compare waterflowctl tokens."
+        yield "API tokens may be missing, and revoked ones may be valid again: check waterflowctl tokens."
     if not kept.has_server_key:
-        yield "lost: keys/server.key; take it from a backup, or every agent must be enrolled again"
+        yield "lost: keys/server.key; copy it from a backup, or enroll every agent again"
 
 
-def _ended(ended: Ended) -> Iterator[str]:
-    yield from _listed("ended runs, whose steps may have gone on since", ended.runs)
-    yield from _listed("runs that stand still", ended.stalled)
-    yield from _listed("suspended repositories; look, then waterflowctl resume NAME", ended.repositories)
+def _closed(ended: ClosedWork) -> Iterator[str]:
+    yield from _listed("ended runs (their steps may have continued since)", ended.runs)
+    yield from _listed("stalled runs", ended.stalled)
+    yield from _listed("suspended repositories (check them, then waterflowctl resume NAME)", ended.repositories)
 
 
 def _listed(title: str, names: Sequence[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from waterflowd.testing.api_world import ApiWorld
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """The document as clients receive it."""
+
     async def get() -> dict[str, Any]:
         async with (
             ApiWorld(is_open=False) as world,

@@ -1,14 +1,14 @@
-"""Backup, restore and salvage of a data directory: the store's copies, completed by what only the engine knows.
+"""Backup, restore and salvage of a data directory: the copies of the store, completed by what only the engine knows.
 
 Rules of this file:
 
-- A copy knows less than the agents do: what was decided after it was taken may have run, whatever the copy says. So what the
-  copy holds open is not gone on with. Its runs are ended by force, attempts that agents held end `lost`, and repositories
-  are suspended, for a movement that the copy does not know may have started its runs. A person says what begins again.
-- The generation jumps to one that no daemon has had (store/opening.py), so that no lease of before fits an attempt of after:
-  what agents still report of it is evidence and nothing else.
-- Whoever knows that nothing has run since the copy may say so, and then everything goes on.
-- Rows, trigger keys and numbers of runs are an index: after a salvage they are made from the records again.
+- The agents may know more than a copy: work that was decided after the copy was made may have run. So work that is open in the
+  copy does not continue. Its runs are ended by force, attempts that agents held end as `lost`, and repositories are suspended,
+  because a push that the copy does not know may have started its runs. People decide what runs again.
+- The generation jumps to one that no daemon has had (store/opening.py), so that no earlier lease matches a later attempt:
+  what agents still report of it is recorded, but changes nothing.
+- People who know that nothing has run since the copy may say so; then everything continues.
+- The rows, trigger keys and numbers of runs are an index: a salvage rebuilds them from the records.
 """
 
 from __future__ import annotations
@@ -32,47 +32,48 @@ from waterflowd.model.records import Batch, RunSummary, StreamAppend
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile import state as repository_state
-from waterflowd.store import copying, salvage
+from waterflowd.store import copying
+from waterflowd.store import salvage as store_salvage
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
 from waterflowd.store.log import LmdbLog, read_stream
 from waterflowd.store.opening import Store, open_store
 
-#: What `waterflowd fsck --salvage` ends with.
+#: Exit codes of `waterflowd fsck --salvage`.
 EXIT_CODES = {"whole": 0, "partial": 3, "nothing": 4}
-#: Runs whose rows are written in one transaction.
+#: Rows of runs written in one transaction.
 GROUP_RUNS = 500
 
 
-class Ended(msgspec.Struct, kw_only=True):
-    """What does not go on by itself in a copy."""
+class ClosedWork(msgspec.Struct, kw_only=True):
+    """The open work of a copy, which does not continue by itself."""
 
     runs: list[str] = []
-    #: Runs that cannot be understood; they stand still, and are shown as stalled.
+    #: Runs that cannot be folded; the daemon shows them as stalled.
     stalled: list[str] = []
     repositories: list[str] = []
     generation: int = 0
 
 
-class Restored(msgspec.Struct, kw_only=True):
-    """What a restore has made; `backup` is None when it was a copy of a data directory."""
+class RestoreResult(msgspec.Struct, kw_only=True):
+    """The result of a restore; `backup` is None when the source was a copy of a data directory."""
 
     backup: copying.Manifest | None
     directory: str
-    ended: Ended
+    ended: ClosedWork
 
 
-class Rescued(msgspec.Struct, kw_only=True):
-    """What a salvage has made. `verdict` is `whole`, `partial` or `nothing`."""
+class SalvageResult(msgspec.Struct, kw_only=True):
+    """The result of a salvage. `verdict` is `whole`, `partial` or `nothing`."""
 
     verdict: str
     directory: str
-    kept: salvage.SalvageReport
-    ended: Ended
+    kept: store_salvage.SalvageReport
+    ended: ClosedWork
 
 
 def back_up(config: Config, target: Path) -> copying.Manifest:
-    """Makes a backup, whether a daemon runs or not; see `copying.back_up` for what it raises."""
+    """Creates a backup; the daemon may be running. Raises what `copying.back_up` raises."""
     codec = Codec(UNIONS)
 
     def knows(environment: Environment, name: AttemptId) -> bool:
@@ -85,108 +86,108 @@ def back_up(config: Config, target: Path) -> copying.Manifest:
     return copying.back_up(Path(config.data_dir), target, knows)
 
 
-def restore(config: Config, source: Path, *, goes_on: bool = False) -> Restored:
-    """Makes the configured data directory, which must be empty, of a backup; see `copying.restore_backup` for what it raises.
+def restore(config: Config, source: Path, *, is_continued: bool = False) -> RestoreResult:
+    """Restores the configured data directory, which must be empty, from a backup. Raises what `copying.restore_backup` raises.
 
-    With `goes_on` nothing is ended: right only when no daemon has run since the backup was taken.
+    With `is_continued`, open work continues: only safe when no daemon has run since the backup.
     """
     target = Path(config.data_dir)
-    ended = Ended()
+    ended = ClosedWork()
     with copying.restore_backup(source, target) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
         ended.generation = store.log.generation
-        if not goes_on:
+        if not is_continued:
             when = f" of {_day(manifest.made_at)}" if manifest is not None else ""
-            closing = _Closing(store.log, f"waterflowd restore (backup{when})", ended)
-            closing.end_runs(list(store.log.open_runs()))
-            closing.suspend([*_repositories(store.log), *(each.name for each in config.repositories)])
-    return Restored(backup=manifest, directory=str(target), ended=ended)
+            closer = WorkCloser(store.log, f"waterflowd restore (backup{when})", ended)
+            closer.end_runs(list(store.log.open_runs()))
+            closer.suspend([*_repositories(store.log), *(each.name for each in config.repositories)])
+    return RestoreResult(backup=manifest, directory=str(target), ended=ended)
 
 
-def rescue(config: Config, target: Path) -> Rescued:
-    """Salvages the configured data directory into the new directory `target`. Raises as `salvage.salvage_directory` does.
+def salvage(config: Config, target: Path) -> SalvageResult:
+    """Saves what verifies into the new directory `target`. Raises what `store.salvage.salvage_directory` raises.
 
-    What is proven whole goes on, everything else is ended as after a restore.
+    Runs and repositories that are proven complete continue; everything else is ended as after a restore.
     """
     try:
-        with salvage.salvage_directory(Path(config.data_dir), target) as kept:
+        with store_salvage.salvage_directory(Path(config.data_dir), target) as kept:
             if not kept.records:
                 raise _NothingLeft(kept)
             with open_store(target, UNIONS, is_rescue=True) as store:
                 ended = _complete(store, kept, [each.name for each in config.repositories])
     except _NothingLeft as nothing:
-        return Rescued(verdict="nothing", directory="", kept=nothing.kept, ended=Ended())
+        return SalvageResult(verdict="nothing", directory="", kept=nothing.kept, ended=ClosedWork())
     is_whole = kept.is_whole and not ended.stalled
-    return Rescued(verdict="whole" if is_whole else "partial", directory=str(target), kept=kept, ended=ended)
+    return SalvageResult(verdict="whole" if is_whole else "partial", directory=str(target), kept=kept, ended=ended)
 
 
 class _NothingLeft(Exception):
-    def __init__(self, kept: salvage.SalvageReport) -> None:
-        super().__init__("nothing is left")
+    def __init__(self, kept: store_salvage.SalvageReport) -> None:
+        super().__init__("no record is readable")
         self.kept = kept
 
 
-def _complete(store: Store, kept: salvage.SalvageReport, configured: Sequence[str]) -> Ended:
-    """Makes the indexes, and ends what is not proven whole."""
-    ended = Ended(generation=store.log.generation)
+def _complete(store: Store, kept: store_salvage.SalvageReport, configured: Sequence[str]) -> ClosedWork:
+    """Rebuilds the index, and ends what is not proven complete."""
+    ended = ClosedWork(generation=store.log.generation)
     _index(store.log, ended)
     cut = {StreamName(each.stream) for each in kept.cuts}
-    closing = _Closing(store.log, "waterflowd fsck --salvage", ended)
-    closing.end_runs([run for run in store.log.open_runs() if run_stream(run) in cut])
+    closer = WorkCloser(store.log, "waterflowd fsck --salvage", ended)
+    closer.end_runs([run for run in store.log.open_runs() if run_stream(run) in cut])
     known = _repositories(store.log)
     lost = [] if kept.records_lost == 0 and not cut else [name for name in configured if name not in known]
-    closing.suspend([*(name for name in known if repository_stream(name) in cut), *lost])
+    closer.suspend([*(name for name in known if repository_stream(name) in cut), *lost])
     return ended
 
 
 # Ending ---------------------------------------------------------------------------------------------------------------
 
 
-class _Closing:
-    """Ends what must not go on by itself, as events of the copy."""
+class WorkCloser:
+    """Ends the open work of the copy, as events in its log."""
 
-    def __init__(self, log: LmdbLog, by: str, ended: Ended) -> None:
+    def __init__(self, log: LmdbLog, by: str, ended: ClosedWork) -> None:
         self._log = log
         self._by = by
         self._ended = ended
         self._now = max(log.last_at, time.time_ns() // 1_000_000)
 
     def end_runs(self, runs: Iterable[RunId]) -> None:
-        """Ends these runs by force: nothing of them begins any more, and nobody can know how what was under way ends."""
+        """Ends these runs by force: nothing of them starts again, and the outcome of active attempts is unknown."""
         for run_id in runs:
             try:
                 run = _fold(self._log, run_id)
                 before = run.seq
-                happened = self._end(run)
+                ending = self._end(run)
             except (WaterflowError, AssertionError, LookupError) as error:
-                # It is shown as stalled, with this text, by the daemon.
+                # The daemon shows the run as stalled, with this text.
                 self._ended.stalled.append(f"{run_id}: {error}")
                 continue
-            append = StreamAppend(stream=run_stream(run_id), expected=before, at=self._now, events=happened)
+            append = StreamAppend(stream=run_stream(run_id), expected=before, at=self._now, events=ending)
             self._log.append_blocking(Batch(appends=[append], summaries=[summary(run)]))
             self._ended.runs.append(run_id)
 
     def _end(self, run: Run) -> list[events.RunEvent]:
-        """Asked first, so that what agents have ends as lost and not as cancelled; then by force, so that nothing cleans up."""
-        happened = list(step(run, inputs.CancelRun(by=self._by), self._now).events)
-        why = reason(ReasonCode.OUTCOME_UNKNOWN, f"{self._by}: what came of it is not in the log")
+        """First a cancel, so that attempts on agents end as lost, not cancelled; then by force, so that no cleanup runs."""
+        ending = list(step(run, inputs.CancelRun(by=self._by), self._now).events)
+        unknown = reason(ReasonCode.OUTCOME_UNKNOWN, f"{self._by}: the outcome is not in the log")
         for job, each in [(owner, each) for owner in run.jobs for each in owner.steps]:
             attempt = each.last
             if attempt is not None and attempt.is_open and attempt.agent is not None:
-                given = inputs.TaskLost(
+                report = inputs.TaskLost(
                     job=job.id,
                     step=each.id,
                     attempt=attempt.number,
                     epoch=attempt.epoch,
                     agent=attempt.agent,
-                    reason=why,
+                    reason=unknown,
                 )
-                happened += step(run, given, self._now).events
-        happened += step(run, inputs.CancelRun(by=self._by, is_forced=True), self._now).events
-        assert run.is_completed, "a run that is cancelled by force and has no attempt under way is over"
-        return happened
+                ending += step(run, report, self._now).events
+        ending += step(run, inputs.CancelRun(by=self._by, is_forced=True), self._now).events
+        assert run.is_completed, "a run without active attempts is completed by a forced cancel"
+        return ending
 
     def suspend(self, names: Sequence[str]) -> None:
-        """Suspends these repositories until somebody resumes them."""
+        """Suspends these repositories until they are resumed."""
         for name in dict.fromkeys(names):
             stream = repository_stream(name)
             facts = [record.event for record in self._log.read(stream)]
@@ -204,8 +205,8 @@ def _repositories(log: LmdbLog) -> list[str]:
 # The index ------------------------------------------------------------------------------------------------------------
 
 
-def _index(log: LmdbLog, ended: Ended) -> None:
-    """Makes rows, trigger keys and numbers of all runs again."""
+def _index(log: LmdbLog, ended: ClosedWork) -> None:
+    """Rebuilds the rows, trigger keys and numbers of all runs."""
     batch = Batch(appends=[], summaries=[], keys={}, counters={})
     numbers: dict[str, int] = {}
     for run_id in _runs(log):
@@ -235,10 +236,10 @@ def _runs(log: LmdbLog) -> Iterator[RunId]:
 
 
 def _row(log: LmdbLog, run_id: RunId) -> tuple[RunSummary, str]:
-    """The row of a run and the name of its counter; of a run whose plan is lost what its events say by themselves."""
+    """The row of a run and the name of its counter. Without its plan, the row holds what its events say."""
     history = [record.event for record in log.read(run_stream(run_id))]
     created = history[0]
-    assert isinstance(created, events.RunCreated), "a run begins with its creation"
+    assert isinstance(created, events.RunCreated), "the first event of a run is its creation"
     compiled = log.plan(created.plan_hash)
     if compiled is not None:
         run = fold(run_id, plan.decode(compiled), history)

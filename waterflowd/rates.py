@@ -1,7 +1,7 @@
-"""Rates: how often something may happen, in all and for each of many names.
+"""Rate limits: token buckets, one in total or one per name.
 
-Rules of this file: no clock; times are milliseconds that never go back and come as arguments. Memory is bounded whatever the
-names are, because strangers choose some of them.
+Rules of this file: no clock; times are monotonic milliseconds and come as arguments. Memory is bounded for any number of names,
+because strangers choose some of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 
 class TokenBucket:
-    """Allows `burst` events at once and `per_s` a second on average. Times are milliseconds that never go back."""
+    """Allows `burst` events at once and `per_s` per second on average."""
 
     __slots__ = ("_at", "_burst", "_per_ms", "_tokens")
 
@@ -23,7 +23,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: int) -> bool:
-        """Whether one more event fits now; if so it is counted."""
+        """Whether one more event is allowed now; if so, it is counted."""
         self._refill(now)
         if self._tokens < 1:
             return False
@@ -31,17 +31,17 @@ class TokenBucket:
         return True
 
     def is_spent(self, now: int) -> bool:
-        """Whether nothing is left now; for costs that are known only afterwards."""
+        """Whether the bucket is empty now; for costs that are only known afterwards."""
         self._refill(now)
         return self._tokens <= 0
 
     def wait_ms(self, now: int) -> int:
-        """How long until one more event fits; 0 when it fits now."""
+        """Time until one more event is allowed; 0 when it is allowed now."""
         self._refill(now)
         return 0 if self._tokens >= 1 else math.ceil((1 - self._tokens) / self._per_ms)
 
     def spend(self, cost: float) -> None:
-        """Takes a cost that has arisen already, even below zero: the debt is paid by time."""
+        """Subtracts a cost that has already been incurred, even below zero."""
         self._tokens -= cost
 
     def _refill(self, now: int) -> None:
@@ -50,7 +50,7 @@ class TokenBucket:
 
 
 class BucketPerName:
-    """A bucket for each of at most `names_max` names; the one not seen for longest makes room for a new one."""
+    """A bucket for each of at most `names_max` names; a new name replaces the least recently used one."""
 
     def __init__(self, per_s: float, burst: float, names_max: int) -> None:
         self._per_s = per_s
@@ -59,11 +59,11 @@ class BucketPerName:
         self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
 
     def take(self, name: Hashable, now: int) -> bool:
-        """Whether one more event of `name` fits now; if so it is counted."""
+        """Whether one more event of `name` is allowed now; if so, it is counted."""
         return self.bucket(name, now).take(now)
 
     def bucket(self, name: Hashable, now: int) -> TokenBucket:
-        """The bucket of `name`, a full one if it has none yet."""
+        """The bucket of `name`; a new one is full."""
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = TokenBucket(self._per_s, self._burst, now)

@@ -110,7 +110,7 @@ async def test_a_child_that_cannot_live_is_a_diagnostic(monkeypatch: pytest.Monk
     async with CompilerProcess() as compiler:
         (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
         assert error.code == "WF130"
-        assert "could not be started" in error.message
+        assert "cannot start the compiler" in error.message
 
 
 async def test_a_file_that_needs_too_much_memory_is_a_diagnostic() -> None:

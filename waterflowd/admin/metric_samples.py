@@ -1,7 +1,7 @@
-"""What the metrics are made of: every metric's name and meaning, and who knows the values.
+"""The metrics: their names, descriptions and labels.
 
-Rules of this file: labels are bounded (states, kinds, conclusions), never a run, an agent or a path. A test keeps
-docs/metrics.md equal to `METRICS`.
+Rules of this file: labels have few values (states, kinds, conclusions), never a run, an agent or a path. A test compares
+`METRICS` with docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ import msgspec
 
 
 class MetricSpec(NamedTuple):
-    """One metric: what it counts, and by which label."""
+    """The description of a metric and the name of its label."""
 
     text: str
     is_counter: bool
     label: str = ""
 
 
-#: Every metric by its name, without the ending `_total` that counters have.
+#: By name, without the suffix `_total` that counters have.
 METRICS: dict[str, MetricSpec] = {
-    "waterflow_build": MetricSpec("1, with the version", False, "version"),
-    "waterflow_runs_open": MetricSpec("Runs that are not completed", False),
-    "waterflow_runs_stalled": MetricSpec("Runs that cannot go on until a person looks at them", False),
-    "waterflow_runs_started": MetricSpec("Runs started since the daemon is up", True, "trigger"),
-    "waterflow_runs_completed": MetricSpec("Runs completed since the daemon is up", True, "conclusion"),
-    "waterflow_attempts_waiting": MetricSpec("Attempts that wait for a slot", False),
+    "waterflow_build": MetricSpec("Always 1; the label is the version", False, "version"),
+    "waterflow_runs_open": MetricSpec("Open runs", False),
+    "waterflow_runs_stalled": MetricSpec("Runs that cannot continue until an operator intervenes", False),
+    "waterflow_runs_started": MetricSpec("Runs started since the start of the daemon", True, "trigger"),
+    "waterflow_runs_completed": MetricSpec("Runs completed since the start of the daemon", True, "conclusion"),
+    "waterflow_attempts_waiting": MetricSpec("Attempts waiting for a slot", False),
     "waterflow_slots": MetricSpec("Slots of connected agents", False, "state"),
     "waterflow_agents": MetricSpec("Approved agents", False, "state"),
-    "waterflow_timers": MetricSpec("Timers that are armed", False),
-    "waterflow_log_events": MetricSpec("Events made durable since the daemon is up", True),
-    "waterflow_log_commits": MetricSpec("Batches made durable since the daemon is up", True),
-    "waterflow_log_commit_seconds": MetricSpec("Time that batches waited for the disk, added up", True),
-    "waterflow_log_read_only": MetricSpec("1 while nothing new may begin because the disk is full or almost", False),
-    "waterflow_link": MetricSpec("What the ports for agents have counted since the daemon is up", True, "what"),
+    "waterflow_timers": MetricSpec("Armed timers", False),
+    "waterflow_log_events": MetricSpec("Events committed since the start of the daemon", True),
+    "waterflow_log_commits": MetricSpec("Batches committed since the start of the daemon", True),
+    "waterflow_log_commit_seconds": MetricSpec("Total time that batches waited for the disk", True),
+    "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
+    "waterflow_link": MetricSpec(
+        "Messages and connections of agents since the start of the daemon", True, "what"
+    ),
 }
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One value of a metric; `label` is the value of its label, where it has one."""
+    """One value of a metric; `label` is the value of its label, if it has one."""
 
     name: str
     value: float

@@ -1,11 +1,12 @@
-"""The HTTP API: one resource per file, over ports alone.
+"""The HTTP API: one router per resource (routes/), over ports only.
 
 Rules of this package:
 
-- Handlers are thin: they check who asks (auth.py), read the request (bodies.py), ask a port, and render (rendering.py).
-- Nothing here knows how things are stored or sent; `Services` (services.py) holds the ports, `build_app` (app.py) puts them
-  together, `ApiServer` (server.py) listens on TCP and on a unix socket.
-- Whatever is wrong with a request is a `problem+json` (problems.py) with a stable code, never a 500.
-- A 2xx to something that changes the world is sent after the fact is durable: every port's method promises that.
-- Answers are bounded: pages of at most 100 rows; streams (streams.py) hold one batch at a time and end themselves on stop.
+- A request passes the authentication (auth.py), then a route. Routes are thin: they declare the role that they require
+  (dependencies.py), decode the body (request_bodies.py), call a port, and encode a Struct (schemas/, responses.py).
+- Storage and transport are behind ports, which `Services` (services.py) holds. `Api` (app.py) connects the parts, `ApiServer`
+  (server.py) listens on TCP and on a unix socket.
+- Every error is a `problem+json` (problems.py) with a stable code; an invalid request is never a 500.
+- A 2xx answer to a change is sent after the change is durable, as the methods of the ports promise.
+- Answers are bounded: pages have at most 100 rows; streams (streaming/) hold one batch at a time and end on stop.
 """

@@ -1,13 +1,12 @@
-"""The compiler's side of the pipe: reads files from standard input, answers on standard output, one after the other.
+"""The compiler process: reads requests from standard input and writes answers to standard output, one at a time.
 
-Rules of this file: the process exists so that a hostile file can stop nothing. It has no sockets, no secrets and no
-files of the daemon; it limits itself before the first file: memory, no core dump, and behind the daemon's own work.
-An alarm ends it when a file takes too long, so even without a parent it cannot run on. End of input (the parent closed, or is
-gone) ends it.
+Rules of this file: the process isolates the daemon from hostile files. It has no sockets, secrets or files of the daemon, and
+limits itself before the first file: memory, no core dump, low priority. An alarm ends it when a file takes too long, even
+without the parent. It also ends at the end of its input.
 
-A frame is its length as four bytes, big-endian, then msgpack. First an empty frame says that the child is warm. Then
-for each request comes one `Answer`: the outcome, or the paths of the other files that the next request of the same file
-has to bring along, because this process can read none itself.
+A frame is its length as four bytes, big-endian, followed by msgpack. First, an empty frame reports that the process is ready.
+Then each request is answered with one `Answer`: the outcome, or the paths of the files that the next request for the same
+workflow must contain, because this process cannot read files.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from waterflowd import dsl
 
 LENGTH = struct.Struct(">I")
 
-#: A warm child needs about 60 MB of addresses beyond its libraries; a megabyte of YAML a few hundred.
+#: A ready process needs about 60 MB of address space beyond its libraries; a megabyte of YAML needs a few hundred MB.
 MEMORY_BYTES_MAX = 1024 * 1024 * 1024
 
-#: What runs has the first call on the processors: a push of many files, or an editor that validates at each key, must not
-#: stand in the way of steps. It leaves a child a quarter of a processor that somebody else would take whole.
+#: Running steps take precedence: neither a push of many files nor an editor that validates at each keystroke may slow them
+#: down. With this value, the process gets about a quarter of a CPU that another process wants completely.
 NICENESS = 5
 
-#: Compiled once, so that the first real file does not pay for what loads late.
+#: Compiled once, so that lazy imports do not delay the first real file.
 _WARM_UP = b"jobs: {warm: {runs-on: up, steps: [{run: 'echo ${{ run.id }}', if: success()}]}}"
 
 
@@ -41,15 +40,15 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
     path: str
     content: bytes
-    #: Other files of its revision, None for those that do not exist; None for a file that came without its repository.
+    #: Other files of its revision, None for missing ones. None for a file that was sent without a repository.
     files: dict[str, bytes | None] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a request; exactly one of the two is there."""
+    """The answer to a request; exactly one of the fields is set."""
 
     compiled: dsl.Compiled | None = None
-    wanted: list[str] = []
+    missing: list[str] = []
 
 
 def compiled(request: Request) -> Answer:
@@ -61,12 +60,12 @@ def compiled(request: Request) -> Answer:
 
 
 def encode_frame(payload: bytes) -> bytes:
-    """The payload with its length in front."""
+    """The payload after its length."""
     return LENGTH.pack(len(payload)) + payload
 
 
 def limit(memory_bytes: int) -> None:
-    """Bounds what this process may take; only what it already has stays usable."""
+    """Limits the memory and priority of this process."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(NICENESS)
@@ -88,8 +87,8 @@ def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:
 
 
 def main(memory_bytes: int, timeout_s: float) -> None:
-    """Runs as the child until its input ends."""
-    # A terminal's Ctrl-C and the service manager's SIGTERM are for the parent, whose end ends the input.
+    """Runs the compiler process until its input ends."""
+    # Ctrl-C and SIGTERM are for the parent; when it ends, the input ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -98,5 +97,5 @@ def main(memory_bytes: int, timeout_s: float) -> None:
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer, timeout_s)
     except BrokenPipeError:
-        # The daemon was killed: nobody reads answers any more, nor what Python would say about it at the end.
+        # The daemon was killed: exit without the messages that Python would print.
         os._exit(0)

@@ -1,13 +1,12 @@
-"""Compiles workflow files in a warm child process, so that the loop stays free and a hostile file can stop nothing.
+"""Compiles workflow files in a child process, so that the event loop stays free and hostile files cannot harm the daemon.
 
-Rules of this file: one child, one file at a time, in the order of the calls; a file takes a millisecond, so one is
-enough. The child is started by exec, never forked on, and inherits no descriptor but its pipes. Whatever becomes of
-it, the caller gets a `Compiled`: a child that dies under a file is replaced and the file tried once more (an idle
-child may have been killed by somebody else), one that takes too long is killed, and then a diagnostic says so. A
-caller that goes away changes nothing for the next one.
+Rules of this file: one child compiles one file at a time, in the order of the calls. A file takes a millisecond, so one child
+is enough. It is started with exec and inherits only its pipes. The caller always gets a `Compiled`: when the child dies, it is
+replaced and the file is tried once more (something else may have killed an idle child); when a file takes too long, the child
+is killed and the result is a diagnostic. A caller that is cancelled does not affect the next one.
 
-The child has no files. When a workflow uses others, it says which, and the caller's task (never the worker, so that a slow
-reader holds up nobody) reads them and asks again; each round names files that the one before did not know.
+The child cannot read files. When a workflow uses other files, the child names them, and the task of the caller (not the worker,
+so that a slow reader delays only its caller) reads them and tries again. Each round names new files.
 """
 
 from __future__ import annotations
@@ -26,36 +25,36 @@ from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX, oversized
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.ports import FileReader
 
-#: Far above what a file within the bounds takes, far below what a person waits for.
+#: Far longer than a file within the limits takes, and shorter than people would wait.
 FILE_TIMEOUT_S = 10.0
 
-#: A cold start takes half a second; a machine that is busy booting may take many times that.
+#: A cold start takes half a second, and many times that while a machine boots.
 START_TIMEOUT_S = 60.0
 
-#: Other files that one workflow may bring along; the language allows no more.
+#: Other files that one workflow may use; the language allows no more.
 _FILES_MAX = 200
 
-#: Files that wait for their turn; further callers wait before they are queued.
+#: Length of the queue; further callers wait before they are queued.
 _WAITING_MAX = 64
 
-#: A plan and a hundred diagnostics stay far below; a longer answer is no answer.
+#: A plan and a hundred diagnostics are far smaller; a longer answer is invalid.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
-#: The child sees the packages that the parent sees, and nothing of its environment that could lead elsewhere.
+#: The child uses the packages of the parent, and nothing of the environment that could change them.
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from waterflowd.compiler import child as c; c.main({}, {})"
 
-#: What a Python that is not installed in the usual places needs; the daemon's secrets stay out.
+#: Needed by a Python outside the usual places. The environment may contain secrets, so nothing else is passed on.
 _KEPT_ENVIRONMENT = frozenset(["LD_LIBRARY_PATH"])
 
 _STOPPED = "WF130"
 
 
 class _ChildFailed(Exception):
-    """The child is gone, or was ended because it was of no use; the text is one sentence."""
+    """The child ended, or was killed because it did not work; the text says why."""
 
 
 class _ChildTooSlow(_ChildFailed):
-    """A file took longer than it may; another try would take as long."""
+    """A file exceeded the time limit; another try would take as long."""
 
 
 class CompilerProcess:
@@ -70,17 +69,17 @@ class CompilerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id while there is a warm one."""
+        """The process id of the child, or None when none is running."""
         child = self._child
         return child.pid if child is not None and child.returncode is None else None
 
     async def start(self) -> None:
-        """Begins to start the child and returns; files may be given at once and wait for it."""
+        """Starts the child in the background; calls of `compile` wait for it."""
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="compiler")
 
     async def close(self) -> None:
-        """Ends the child; files that still wait get a diagnostic."""
+        """Ends the child; queued files get a diagnostic."""
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -89,7 +88,7 @@ class CompilerProcess:
         await self._end_child()
         while not self._waiting.empty():
             request, answer = self._waiting.get_nowait()
-            _resolve(answer, Answer(_stopped(request.path, "the compiler was closed before this file's turn came")))
+            _resolve(answer, Answer(_stopped(request.path, "the daemon stopped before this file was compiled")))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -107,12 +106,12 @@ class CompilerProcess:
         known: dict[str, bytes | None] = {}
         while True:
             answer = await self._ask(Request(path=path, content=content, files=dict(known)))
-            wanted = [other for other in answer.wanted if other not in known]
-            if not wanted or len(known) >= _FILES_MAX:
+            missing = [other for other in answer.missing if other not in known]
+            if not missing or len(known) >= _FILES_MAX:
                 return _outcome(path, answer)
-            for other in wanted:
+            for other in missing:
                 found = await files(other)
-                # One byte too many is enough to be refused.
+                # One byte beyond the limit is enough for the error.
                 known[other] = found if found is None else found[: CONTENT_BYTES_MAX + 1]
 
     async def _ask(self, request: Request) -> Answer:
@@ -132,7 +131,7 @@ class CompilerProcess:
             try:
                 _resolve(answer, await self._compiled(request))
             except asyncio.CancelledError:
-                _resolve(answer, Answer(_stopped(request.path, "the compiler was closed while it worked on this file")))
+                _resolve(answer, Answer(_stopped(request.path, "the daemon stopped while this file was compiled")))
                 raise
 
     async def _compiled(self, request: Request) -> Answer:
@@ -156,15 +155,15 @@ class CompilerProcess:
         except TimeoutError:
             raise _ChildTooSlow(f"compiling this file took longer than {self._file_timeout_s:g} s") from None
         except (OSError, EOFError):
-            raise _ChildFailed("the compiler ended while it worked on this file") from None
+            raise _ChildFailed("the compiler crashed while it compiled this file") from None
         return msgspec.msgpack.decode(payload, type=Answer)
 
     async def _warm_child(self) -> asyncio.subprocess.Process:
-        """The running child, or a new one once it has said that it is ready."""
+        """The running child, or a new one after it has reported that it is ready."""
         if self._child is not None and self._child.returncode is None:
             return self._child
         await self._end_child()
-        # The child's own alarm comes a little later than ours, for the time when nobody is left to end it.
+        # The alarm of the child comes later than our own timeout, for the case that the daemon is gone.
         boot = _BOOT.format(self._memory_bytes, self._file_timeout_s * 1.5)
         try:
             self._child = child = await asyncio.create_subprocess_exec(
@@ -182,7 +181,7 @@ class CompilerProcess:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await _read_frame(child)
         except (OSError, EOFError, TimeoutError) as error:
-            raise _ChildFailed(f"the compiler could not be started: {error or 'it ended at once'}") from None
+            raise _ChildFailed(f"cannot start the compiler: {error or 'it ended immediately'}") from None
         return child
 
     async def _end_child(self) -> None:
@@ -200,11 +199,11 @@ class CompilerProcess:
 
 
 async def _read_frame(child: asyncio.subprocess.Process) -> bytes:
-    """The payload of the next frame; raises EOFError when the child ends before or sends nonsense."""
+    """The payload of the next frame; raises EOFError when the child ends first or sends an invalid length."""
     assert child.stdout is not None
     size = LENGTH.unpack(await child.stdout.readexactly(LENGTH.size))[0]
     if size > _ANSWER_BYTES_MAX:
-        raise EOFError("an answer without end")
+        raise EOFError("the answer is too long")
     return await child.stdout.readexactly(size)
 
 
@@ -214,10 +213,10 @@ def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
 
 
 def _outcome(path: str, answer: Answer) -> Compiled:
-    return answer.compiled or _stopped(path, "this file uses too many others")
+    return answer.compiled or _stopped(path, "this file uses too many other files")
 
 
 def _stopped(path: str, text: str) -> Compiled:
-    suggestion = "try again; if it happens again, make the file smaller and report it"
+    suggestion = "try again; if it happens again, report it, and try a smaller file"
     stopped = Diagnostic(code=_STOPPED, path=path, line=1, column=1, message=text, suggestion=suggestion)
     return Compiled(plan=None, diagnostics=[stopped])

@@ -1,7 +1,6 @@
-"""The running daemon against its own `/openapi.json`: whatever is sent, the answer is one that the description names.
+"""The running daemon matches its own `/openapi.json`: every answer is one that the document describes.
 
-Schemathesis makes requests of the description, sensible and broken ones. `WATERFLOW_SWEEP=full` makes many more of them.
-"""
+Schemathesis generates valid and invalid requests from the document. `WATERFLOW_SWEEP=full` generates many more of them."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ jobs:
 
 
 class Served(NamedTuple):
-    """A daemon behind a closed door, with a bit of everything in it."""
+    """A daemon that requires tokens, with an agent, a repository and a run."""
 
     address: str
     #: Header by principal; None for nobody.
@@ -106,16 +105,16 @@ def _operations(served: Served) -> list[Any]:
     return [found.ok() for found in operations]
 
 
-def _asked(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]]:
-    """Requests of the operation, sensible ones and broken ones, and whether they are about something that exists."""
+def _requests(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]]:
+    """Valid and invalid requests of the operation, and whether they refer to something that exists."""
     modes = [schemathesis.GenerationMode.POSITIVE]
     if operation.path_parameters or operation.query or operation.body:
         modes.append(schemathesis.GenerationMode.NEGATIVE)
     return st.tuples(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]), st.booleans())
 
 
-def _expected(principal: str, operation: Any, response: Any) -> bool:
-    """Whether the status fits who asks: nobody is told anything, and a role that is too low is told that."""
+def _is_expected(principal: str, operation: Any, response: Any) -> bool:
+    """Whether the status matches the principal: 401 without a token, 403 for a role that is too low."""
     status: int = response.status_code
     if principal != "nobody" and b"no such path" in response.content:
         # An address that no route takes, such as one with a line break: nobody's role is asked for.
@@ -133,7 +132,7 @@ def _expected(principal: str, operation: Any, response: Any) -> bool:
 
 
 def _check(served: Served, principal: str, operation: Any) -> None:
-    """Sends requests of one operation and looks at the answers."""
+    """Sends requests of one operation and checks the answers."""
     header = served.principals[principal]
     headers = {"Authorization": header} if header else {}
 
@@ -144,7 +143,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(asked=_asked(served, operation))
+    @given(asked=_requests(served, operation))
     def conforms(asked: tuple[Any, bool]) -> None:
         case, is_about_something = asked
         case.headers.pop("Authorization", None)
@@ -155,7 +154,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
                 case.path_parameters[name] = value
         response = case.call(base_url=served.address, headers=headers, timeout=PATIENCE_S)
         case.validate_response(response, checks=CHECKS)
-        assert _expected(principal, operation, response), (
+        assert _is_expected(principal, operation, response), (
             f"{operation.method} {operation.path} answers {response.status_code} to {principal}"
         )
 
@@ -165,8 +164,8 @@ def _check(served: Served, principal: str, operation: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3_600 if EXAMPLES > 10 else 1200)
 @pytest.mark.parametrize("principal", ["nobody", "viewer", "admin"])
-def test_every_answer_is_one_that_the_description_names(served: Served, principal: str) -> None:
-    """Status, content type and shape of each answer to each operation; never a 5xx, and never more than the role allows."""
+def test_every_answer_is_described(served: Served, principal: str) -> None:
+    """Status, content type and schema of each answer to each operation; never a 5xx, and never more than the role permits."""
     operations = _operations(served)
     assert len(operations) > 25
     for operation in operations:

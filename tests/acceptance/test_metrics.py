@@ -1,4 +1,4 @@
-"""`GET /metrics`: what is there is documented, labels are bounded, and the numbers are those of what happened."""
+"""`GET /metrics`: every metric is documented, labels have few values, and the numbers are correct."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_every_metric_is_on_its_page_and_the_page_names_no_other() -> None:
-    """The page's table is the list; a counter is shown with its ending."""
+def test_the_documented_metrics_are_the_existing_ones() -> None:
+    """The table of docs/metrics.md equals the list; counters have their suffix."""
     shown = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
 
     assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
 
 
 def test_a_run_is_counted(empty_world: World) -> None:
-    """Started by its trigger, completed by its conclusion, its events and its slot; the link counts its frames."""
+    """By its trigger, by its conclusion, with its events and its slot; the link counts its frames."""
     empty_world.start_daemon()
     empty_world.add_agent("web-1", "web", slots=3)
     run = empty_world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 1\n")

@@ -1,4 +1,4 @@
-"""Backup, restore and salvage with a real daemon and its agents: nothing runs twice, and what is lost is said."""
+"""Backup, restore and salvage with a real daemon and agents: nothing runs twice, and every loss is reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def gated(marker: Path, gate: Path) -> str:
-    """Two steps; the first waits for its gate."""
+    """Two steps; the first waits for a file."""
     return (
         "jobs:\n  a:\n    runs-on: web\n    steps:\n"
         f"      - run: |\n          echo one >> {marker}\n          while [ ! -e {gate} ]; do sleep 0.05; done\n"
@@ -42,14 +42,14 @@ def gated(marker: Path, gate: Path) -> str:
 
 
 def start_both(world: World) -> None:
-    """The agent is started anew, for its pauses between tries have grown while there was no daemon; its steps go on."""
+    """Restarts the agent too, because its reconnect backoff has grown meanwhile; its steps continue."""
     world.kill_agent("web-1")
     world.start_daemon()
     world.start_agent("web-1")
 
 
 def is_back(world: World) -> None:
-    """Waits for the agent, whose pauses between tries have grown while there was no daemon."""
+    """Waits for the agent, whose reconnect backoff has grown while the daemon was down."""
     wait_until(lambda: "web-1" in world.connected(), "the agent to be back")
 
 
@@ -65,7 +65,7 @@ def events_of(world: World, run: str) -> list[dict[str, Any]]:
 
 
 def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
-    """Backed up beside the running daemon, gone on, restored: open runs are over, results are evidence, pushes wait."""
+    """After a backup of the running daemon and a restore, open runs are ended, results are late reports, and pushes wait for `resume`."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()
@@ -135,8 +135,8 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
     wait_until(lambda: pushed.read_text() == "x\nx\nx\n", "the push to count once it may")
 
 
-def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
-    """Stopped, backed up, restored with --continue, started: the step that ran meanwhile is found again."""
+def test_a_move_to_another_directory_continues(empty_world: World) -> None:
+    """After stop, backup, `restore --continue` and start, a step that ran meanwhile is recovered."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web")
@@ -154,8 +154,8 @@ def test_a_move_to_another_directory_goes_on(empty_world: World) -> None:
     assert marker.read_text() == "one\ntwo\n"
 
 
-def test_a_damaged_log_is_saved_and_goes_on(empty_world: World) -> None:
-    """Whole runs are as they were and go on; the run whose stream is cut is over, and its step does not run again."""
+def test_a_damaged_log_is_salvaged_and_usable(empty_world: World) -> None:
+    """Complete runs are unchanged and continue; the run whose stream was cut is ended, and its step does not run again."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web", slots=8)
@@ -202,7 +202,7 @@ def test_a_damaged_log_is_saved_and_goes_on(empty_world: World) -> None:
 
 
 def _dispatch_of(directory: Path, run: str) -> bytes:
-    """The record of the run that says where its attempt was sent, as it stands in the file."""
+    """The stored record of the run that dispatched its attempt."""
     environment = Environment(directory / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
     try:
         with environment.reading() as transaction:
@@ -214,8 +214,8 @@ def _dispatch_of(directory: Path, run: str) -> bytes:
         environment.close()
 
 
-def test_the_commands_end_with_a_sentence(empty_world: World) -> None:
-    """Nothing there, something in the way: exit 1, one line with a code, and no traceback."""
+def test_failing_commands_print_one_line(empty_world: World) -> None:
+    """A missing directory or one that is not empty: exit code 1, one line with a code, and no traceback."""
     world = empty_world
     nothing = waterflowd(world, "backup", str(world.folder / "backup"))
     unknown = waterflowd(world, "restore", str(world.folder / "no-backup"))

@@ -1,4 +1,4 @@
-"""What the daemon tells a service manager (sd_notify): that it is ready, that it lives, that it stops."""
+"""Notifications to the service manager (sd_notify): ready, alive, stopping."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.patience import PATIENCE_S
 
 
 def _received(manager: socket.socket, wanted: str, count: int = 1) -> None:
-    """Waits for `count` messages that hold the line; the socket's own time-out fails the test."""
+    """Waits for `count` messages with the line; the timeout of the socket fails the test."""
     while count:
         if wanted in manager.recv(4096).decode().splitlines():
             count -= 1
 
 
-def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_world: World) -> None:
-    """READY=1 once its doors are open, WATCHDOG=1 while the driver makes progress, STOPPING=1 at SIGTERM."""
+def test_the_daemon_notifies_ready_watchdog_and_stopping(empty_world: World) -> None:
+    """READY=1 when its listeners are open, WATCHDOG=1 while the driver makes progress, STOPPING=1 at SIGTERM."""
     path = empty_world.folder / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
@@ -46,8 +46,8 @@ def test_the_daemon_says_ready_feeds_the_watchdog_and_says_when_it_stops(empty_w
 @pytest.mark.parametrize(
     ("line", "exit_code", "said"), [("colour = 1", 2, "WF620"), ('data-dir = "FILE/x"', 1, "WF317")]
 )
-def test_a_daemon_that_cannot_start_says_why(empty_world: World, line: str, exit_code: int, said: str) -> None:
-    """As a status, in one line: who may not read the journal sees it in `systemctl status` too."""
+def test_a_failed_start_is_reported_as_status(empty_world: World, line: str, exit_code: int, said: str) -> None:
+    """In one line, for users who may read `systemctl status` but not the journal."""
     path, config, file = (empty_world.folder / name for name in ("notify.sock", "wrong.toml", "file"))
     file.touch()
     config.write_text(line.replace("FILE", str(file)) + "\n")

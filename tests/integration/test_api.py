@@ -1,4 +1,4 @@
-"""The API over memory: what each resource answers, and that nothing that is sent makes it a 500."""
+"""The API over memory: the answers of each resource; no request causes a 500."""
 
 from __future__ import annotations
 
@@ -71,10 +71,8 @@ async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) ->
     return started
 
 
-async def test_a_started_run_is_durable_and_found_at_the_address_that_the_answer_names(
-    world: ApiWorld, client: httpx.AsyncClient
-) -> None:
-    """201 holds id, name, status and url, and the url shows the run until it is completed."""
+async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The 201 has id, name, status and url; the url shows the run until it is completed."""
     response = await client.post("/v1/runs", content=HELLO, headers=YAML)
     started = response.json()
     assert response.status_code == 201
@@ -139,7 +137,7 @@ async def test_answers_match_the_schemas_of_the_openapi_document(world: ApiWorld
 
 
 async def test_a_workflow_with_errors_is_a_422_with_every_place(client: httpx.AsyncClient) -> None:
-    """The problem document holds each error with code, line and column, for a start and for a validation."""
+    """The problem lists each error with code, line and column, both for a start and for a validation."""
     broken = HELLO.replace("runs-on", "runs-onn").replace("run: |", "runn: |")
     for path in ("/v1/runs", "/v1/validate"):
         response = await client.post(path, content=broken, headers=YAML)
@@ -153,16 +151,16 @@ async def test_a_workflow_with_errors_is_a_422_with_every_place(client: httpx.As
     assert listed == {"runs": [], "next": None}
 
 
-async def test_a_file_whose_newlines_were_lost_is_told_just_that(client: httpx.AsyncClient) -> None:
-    """What `curl -d @file` makes of a file is a 422 that names the slip."""
+async def test_lost_newlines_are_reported_as_such(client: httpx.AsyncClient) -> None:
+    """`curl -d @file` removes the newlines of a file; the 422 explains that."""
     response = await client.post("/v1/runs", content=HELLO.replace("\n", ""), headers=YAML)
     assert response.status_code == 422
     assert "newlines were lost" in response.text
 
 
 @pytest.mark.parametrize("is_dry", [False, True])
-async def test_a_workflow_that_is_only_called_is_not_started_by_hand(client: httpx.AsyncClient, is_dry: bool) -> None:
-    """As on GitHub: the answer says what to add; one that may be started in another way as well is."""
+async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: httpx.AsyncClient, is_dry: bool) -> None:
+    """The answer names the missing trigger; with another trigger the workflow can be started."""
     called = HELLO.replace("inputs:\n  who: {default: you}\n", "on: {workflow_call: {inputs: {who: {default: you}}}}\n")
     refused = await client.post("/v1/runs", json={"yaml": called, "dry_run": is_dry})
     assert (refused.status_code, refused.json()["code"]) == (422, "WF605")
@@ -175,7 +173,7 @@ async def test_a_workflow_that_is_only_called_is_not_started_by_hand(client: htt
 
 
 async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Inputs are checked and typed, a dry run starts nothing, unknown inputs are refused."""
+    """Inputs are checked and typed, a dry run starts nothing, unknown inputs are rejected."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
     assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
     assert (await client.get("/v1/runs")).json()["runs"] == []
@@ -190,7 +188,7 @@ async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: h
 async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """The same key gives the first run again; with another workflow it is a conflict."""
+    """The same key returns the first run; with another workflow it is a conflict."""
     first = await start(client, HELLO, **{"Idempotency-Key": "k1"})
     again = await start(client, HELLO, **{"Idempotency-Key": "k1"})
     other = await client.post("/v1/runs", content=HOLDING, headers={**YAML, "Idempotency-Key": "k1"})
@@ -202,7 +200,7 @@ async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
 
 
 async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Pages follow each other without a gap while new runs come, and filters work on every field."""
+    """Pages have no gaps while new runs are added, and filters work on every field."""
     started = [await start(client, HELLO) for _ in range(5)] + [await start(client, FAILING)]
     for row in started:
         await world.completed(row["id"])
@@ -232,15 +230,15 @@ async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiWorld,
         "since=" + "9" * 400,
     ],
 )
-async def test_a_bad_query_is_a_400_that_says_what_is_right(client: httpx.AsyncClient, query: str) -> None:
-    """Bad parameters are the client's mistake, and never a 500."""
+async def test_an_invalid_query_is_a_400_that_names_the_valid_values(client: httpx.AsyncClient, query: str) -> None:
+    """Invalid parameters never cause a 500."""
     response = await client.get(f"/v1/runs?{query}")
     assert response.status_code == 400
     assert response.headers["content-type"].startswith("application/")
 
 
 async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A beginning of an id finds its run in any case of letters; an ambiguous one names the candidates."""
+    """A prefix of an id finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
     one, two = await start(client), await start(client)
     ambiguous = await client.get("/v1/runs/0")
     assert ambiguous.status_code == 409
@@ -265,8 +263,8 @@ async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: h
     ],
 )
 @pytest.mark.parametrize("rest", ["", "/logs", "/events", "/events?follow=true", "/logs?follow=true"])
-async def test_hostile_ids_are_simply_not_found(client: httpx.AsyncClient, identity: str, rest: str) -> None:
-    """Traversal, NUL, ten thousand characters, surrogates: 404 with a problem document."""
+async def test_hostile_ids_are_not_found(client: httpx.AsyncClient, identity: str, rest: str) -> None:
+    """Path traversal, NUL, ten thousand characters, surrogates: 404 with a problem."""
     response = await client.get(f"/v1/runs/{identity}{rest}")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -296,10 +294,10 @@ async def test_hostile_ids_are_simply_not_found(client: httpx.AsyncClient, ident
         (b"x: " + b"y" * (1 << 20), "application/yaml", 422),
     ],
 )
-async def test_a_hostile_body_is_refused_with_the_status_that_fits(
+async def test_a_hostile_body_is_rejected_with_the_right_status(
     client: httpx.AsyncClient, body: bytes, kind: str, status: int
 ) -> None:
-    """Empty, broken, deep, large, mistyped: each has its answer."""
+    """Empty, malformed, deep, large, with the wrong type."""
     for path in ("/v1/runs", "/v1/validate"):
         response = await client.post(path, content=body, headers={"Content-Type": kind} if kind else {})
         assert response.status_code == status, response.text
@@ -307,7 +305,7 @@ async def test_a_hostile_body_is_refused_with_the_status_that_fits(
 
 
 async def test_a_body_in_pieces_without_a_length_is_limited_too(client: httpx.AsyncClient) -> None:
-    """The limit counts what arrives, not what is stated."""
+    """The limit applies to the received bytes, not to the stated length."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(40):
@@ -318,7 +316,7 @@ async def test_a_body_in_pieces_without_a_length_is_limited_too(client: httpx.As
 
 
 async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncClient) -> None:
-    """404 and 405 come as problem documents that say where to look."""
+    """404 and 405 are problems that refer to the list of routes."""
     missing, method = await client.get("/v1/nothing"), await client.put("/v1/runs")
     assert (missing.status_code, method.status_code) == (404, 405)
     for response in (missing, method):
@@ -329,7 +327,7 @@ async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncCli
 
 
 async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Time travel: after its first event the run is queued; beyond its end there is nothing."""
+    """After its first event the run is queued; beyond its last event there is a 404."""
     started = await start(client)
     await world.completed(started["id"])
     first = (await client.get(started["url"], params={"at": 1})).json()
@@ -342,10 +340,8 @@ async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncCl
         assert (await client.get(started["url"], params={"at": wrong})).status_code == 400
 
 
-async def test_events_are_paged_without_a_gap_and_come_as_lines_when_asked(
-    world: ApiWorld, client: httpx.AsyncClient
-) -> None:
-    """Positions run from 1 without gaps over pages; NDJSON gives the whole history."""
+async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Positions are consecutive from 1 across pages; NDJSON has the whole history."""
     started = await start(client)
     await world.completed(started["id"])
     found: list[dict[str, Any]] = []
@@ -364,7 +360,7 @@ async def test_events_are_paged_without_a_gap_and_come_as_lines_when_asked(
 
 
 async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each line of output is an object; job and step choose, unknown ones are told what there is."""
+    """Each line of output is an object; `job` and `step` select, and for unknown names the answer lists the known ones."""
     started = await start(client)
     await world.completed(started["id"])
     response = await client.get(started["url"] + "/logs")
@@ -386,7 +382,7 @@ async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: 
 async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """A cancel of a run at work ends it; a second one after the end is a 409."""
+    """A cancel ends an active run; a second one after the end is a 409."""
     started = await start(client, HOLDING)
     await world.held()
     response = await client.post(started["url"] + "/cancel")
@@ -402,7 +398,7 @@ async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
 
 
 async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """In UTC, as many as asked for, and what waits comes first in the status."""
+    """In UTC, as many as requested; schedules that wait come first in the status."""
     waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
     world.repositories.timetable += [NIGHTLY, waiting]
     for name in ("backup", "workflows/backup.yml"):
@@ -416,7 +412,7 @@ async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorl
 
 
 async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A known workflow starts with its repository and revision, and the start is in the audit trail."""
+    """The run has the repository and revision, and the start is in the audit trail."""
     world.repositories.files["workflows/hello.yml"] = HELLO.encode()
     listed = (await client.get("/v1/definitions")).json()["definitions"]
     assert [(row["path"], row["inputs"][0]["name"]) for row in listed] == [("workflows/hello.yml", "who")]
@@ -431,7 +427,7 @@ async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWor
 
 
 async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Sync reaches the desk; an unknown name is told the known ones."""
+    """For an unknown name the answer lists the configured repositories."""
     world.repositories.repositories.append(
         RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is away")
     )
@@ -445,8 +441,8 @@ async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.As
     assert status["problems"] == ["repository ops: the remote is away"]
 
 
-async def test_agents_are_let_in_and_put_out(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Join tokens, approval by fingerprint (with a slash in it) and revocation, each with its audit entry."""
+async def test_agents_are_enrolled_approved_and_revoked(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """With join tokens, and by fingerprints that contain a slash; each action is in the audit trail."""
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     world.agents.waiting.append(
         PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
@@ -477,13 +473,13 @@ async def test_agents_are_let_in_and_put_out(world: ApiWorld, client: httpx.Asyn
      {"groups": ["x" * 65]},
      {}],
 )  # fmt: skip
-async def test_a_join_token_for_nonsense_is_refused(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """No group, a bad name, a bad time: 400."""
+async def test_an_invalid_join_token_request_is_a_400(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """No group, an invalid name, an invalid time."""
     assert (await client.post("/v1/agents/tokens", json=body)).status_code == 400
 
 
-async def test_ready_says_no_once_the_daemon_stops(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A load balancer sees the stop before the sockets close."""
+async def test_ready_is_503_once_the_daemon_stops(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """So that a load balancer notices the stop before the sockets close."""
     assert (await client.get("/ready")).status_code == 200
     world.api.stop()
     assert (await client.get("/ready")).status_code == 503
@@ -491,7 +487,7 @@ async def test_ready_says_no_once_the_daemon_stops(world: ApiWorld, client: http
 
 
 async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A job without a server is in the list with the sentence that says so."""
+    """A job without a server is listed with its reason."""
     text = HOLDING.replace("runs-on: web", "runs-on: nobody")
     started = await start(client, text)
     status = (await client.get("/v1/status")).json()
@@ -500,7 +496,7 @@ async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.As
 
 
 async def test_agents_page_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Pages of lists in memory are by key as well."""
+    """Lists in memory are paged by key too."""
     world.agents.agents += [
         AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")
         for number in range(5)

@@ -1,4 +1,4 @@
-"""The audit trail: who did what to what, and who was turned away; durable, bounded, and for admins."""
+"""The audit trail: actions and rejections are recorded durably, at a limited rate, and only admins can read them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _refused(world: ApiWorld) -> list[AccessRefused]:
     return [fact for fact in world.audit() if isinstance(fact, AccessRefused)]
 
 
-async def test_everything_that_changes_something_is_in_the_trail_with_who_what_and_when() -> None:
-    """One row for each thing that was done, newest first, in the words of the documentation."""
+async def test_every_change_is_in_the_audit_trail() -> None:
+    """One entry per action, newest first, with the documented words."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
@@ -80,8 +80,8 @@ async def test_everything_that_changes_something_is_in_the_trail_with_who_what_a
             assert "secret" not in str(rows)
 
 
-async def test_pages_and_filters_of_the_trail() -> None:
-    """Newest first without a gap; by who, by what, and since when."""
+async def test_the_audit_trail_is_paged_and_filtered() -> None:
+    """Newest first without gaps; filters are the author, the action and the time."""
     async with ApiWorld(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         ada, bob = (world.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
@@ -110,8 +110,8 @@ async def test_pages_and_filters_of_the_trail() -> None:
             assert (await client.get("/v1/audit", params={"since": "yesterday"})).status_code == 400
 
 
-async def test_who_is_refused_leaves_a_record() -> None:
-    """By the principal where one is known, else by the address; what was asked for cannot forge anything."""
+async def test_rejections_are_recorded() -> None:
+    """With the principal if it is known, otherwise the address; the content of the request cannot forge an entry."""
     async with ApiWorld(is_open=False) as world:
         async with _client(world) as nobody:
             await nobody.get("/v1/runs")
@@ -128,10 +128,10 @@ async def test_who_is_refused_leaves_a_record() -> None:
         ]
 
 
-async def test_a_flood_of_refusals_leaves_few_records_and_the_next_one_says_how_many(
+async def test_records_of_rejections_are_rate_limited_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One source gets its few, many sources theirs in all, and time gives room again."""
+    """One source is limited, all sources together too, and later records are possible again."""
     async with ApiWorld(is_open=False) as world:
         # It stands still, or a flood that takes a minute would be let in once more.
         began = world.clock.now()
@@ -152,8 +152,8 @@ async def test_a_flood_of_refusals_leaves_few_records_and_the_next_one_says_how_
         assert sum(1 + fact.left_out for fact in _refused(world)) == 50 + 150 + 1
 
 
-async def test_refusals_of_the_agents_ports_are_in_the_trail_too() -> None:
-    """At the same bounded rate, with the fingerprint or the address."""
+async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
+    """At the same limited rate, with the fingerprint or the address."""
     async with ApiWorld() as world:
         for _ in range(100):
             world.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
@@ -163,8 +163,8 @@ async def test_refusals_of_the_agents_ports_are_in_the_trail_too() -> None:
         assert "\x1b" not in first.target
 
 
-async def test_a_full_disk_does_not_turn_a_refusal_into_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is the same; the record is counted as left out and said later."""
+async def test_a_full_disk_does_not_change_the_answer_to_a_rejected_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is counted as left out and reported later."""
     async with ApiWorld(is_open=False) as world:
         record = world.driver.record
         tried: list[object] = []

@@ -1,4 +1,4 @@
-"""Whatever is sent to any route of the API, the answer is never a 500 and always JSON of one kind or the other."""
+"""Random requests to every route: the answer is never a 500, and always JSON or a problem."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _VALUES: list[Any] = [None, True, 0, -1, 1 << 63, 1 << 70, 1.5, 1e308, [], {}, [
 
 
 def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """(method, path) of everything that the document names, but the one stream without an end."""
+    """(method, path) of every described operation except the one endless stream."""
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     return [route for route in found if route[1] != "/v1/events"]
 
 
 def request_of(random: Random, method: str, path: str) -> dict[str, Any]:
-    """One request that nobody in their right mind would send."""
+    """One absurd request."""
     # Dots escaped, or the client would walk up the path by itself.
     url = re.sub(r"\{[^}]*\}", lambda _: quote(random.choice(_NASTY), safe="").replace(".", "%2E"), path)
     sent: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def request_of(random: Random, method: str, path: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_no_request_makes_the_api_fail(seed: int) -> None:
-    """Random paths, queries, bodies and types on every route; the seed is in the test's name."""
+    """Random paths, queries, bodies and types on every route; the seed is in the name of the test."""
     random = Random(seed)
     async with ApiWorld() as world:
         world.connect("web-1", "web")

@@ -1,4 +1,4 @@
-"""Bounds of the API on real sockets: rates, sizes, depths, connections, time. Each has a named outcome."""
+"""Limits of the API on real sockets: rates, sizes, depths, connections, time. Exceeding each one has a defined answer."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def code(answered: httpx.Response) -> tuple[int, str]:
     return answered.status_code, answered.json()["code"]
 
 
-async def until_refused(client: httpx.AsyncClient) -> httpx.Response:
-    """Asks until it was too often; how often that is depends on how fast this machine asks."""
+async def until_limited(client: httpx.AsyncClient) -> httpx.Response:
+    """Sends requests until the rate limit is reached; how many depends on the speed of the machine."""
     async with asyncio.timeout(PATIENCE_S):
         while (answered := await client.get("/v1/groups")).status_code != 429:
             assert answered.status_code in (200, 401)
@@ -43,14 +43,14 @@ async def until_refused(client: httpx.AsyncClient) -> httpx.Response:
 # Rates --------------------------------------------------------------------------------------------------------------------
 
 
-async def test_each_principal_has_a_rate_of_its_own(tmp_path: Path) -> None:
-    """Who is too fast gets a 429 that says when to come back; others, and nobody's probes, do not notice."""
+async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
+    """Beyond it there is a 429 with `Retry-After`; other principals and probes are not affected."""
     async with serve(tmp_path, requests_per_s=1) as served:
         fast, other = (served.world.token(Role.VIEWER, name=name) for name in ("fast", "other"))
         async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
             answers = [await client.get("/v1/groups") for _ in range(5)]
             assert [answered.status_code for answered in answers] == [200] * 5
-            refused = await until_refused(client)
+            refused = await until_limited(client)
             assert code(refused) == (429, "WF611")
             assert int(refused.headers["retry-after"]) >= 1
             assert (await second.get("/v1/groups")).status_code == 200
@@ -59,32 +59,32 @@ async def test_each_principal_has_a_rate_of_its_own(tmp_path: Path) -> None:
             assert (await client.get("/v1/groups")).status_code == 200
 
 
-async def test_an_open_address_has_a_rate_for_each_address(tmp_path: Path) -> None:
-    """Everybody there has one name, but not one rate; the unix socket has its own."""
+async def test_an_open_address_has_a_rate_limit_per_client_address(tmp_path: Path) -> None:
+    """Although all clients have the same name; the unix socket has its own limit."""
     async with (
         serve(tmp_path, is_open=True, requests_per_s=1) as served,
         served.tcp() as client,
         served.unix() as socket,
     ):
         assert (await client.get("/v1/groups")).status_code == 200
-        await until_refused(client)
+        await until_limited(client)
         assert (await socket.get("/v1/groups")).status_code == 200
 
 
-async def test_wrong_tokens_are_slowed_down_and_a_right_one_is_not(served: Served) -> None:
-    """A search for tokens ends in 429; from the same address a right token goes on to open the door."""
+async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(served: Served) -> None:
+    """Guessing tokens ends with a 429; a valid token from the same address still works."""
     served.world.services.is_open = False
     async with served.tcp("wf_wrong") as guessing, served.tcp(served.world.token(Role.VIEWER)) as right:
         assert (await guessing.get("/v1/groups")).status_code == 401
-        await until_refused(guessing)
+        await until_limited(guessing)
         assert (await right.get("/v1/groups")).status_code == 200
 
 
 # Bodies -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(served: Served) -> None:
-    """By its stated length before it is read, and by its bytes when it comes in pieces."""
+async def test_a_body_that_is_too_large_is_a_413(served: Served) -> None:
+    """By its stated length before it is read, or by its bytes when it has no stated length."""
     large = b"a" * (request_bodies.BODY_BYTES_MAX + 1)
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -115,15 +115,15 @@ async def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(served:
     ],
     ids=["deep vars", "deep inputs", "only brackets", "large number", "many", "odd key", "half", "bytes", "null"],
 )
-async def test_json_that_is_too_deep_too_much_or_none_is_400(served: Served, body: bytes, status: int) -> None:
-    """Never a 500, and the answer comes at once."""
+async def test_json_that_is_too_deep_too_large_or_invalid_is_a_400(served: Served, body: bytes, status: int) -> None:
+    """Never a 500, and without delay."""
     async with served.unix() as client:
         answered = await client.post("/v1/runs", content=body, headers=JSON)
         assert code(answered)[0] == status, answered.text
 
 
-async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection is not held for ever by somebody who promises a body."""
+async def test_a_body_that_does_not_arrive_is_a_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is not held open."""
     monkeypatch.setattr(request_bodies, "BODY_S_MAX", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
     writer.write(
@@ -138,7 +138,7 @@ async def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pyt
 
 
 async def test_a_connection_without_a_request_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither silence nor half a head holds one; a stream stays."""
+    """Neither silence nor half a request head keeps it open; a stream does."""
     async with served.tcp() as client, client.stream("GET", "/v1/events") as stream:
         # Only now: the stream's own request may take its time.
         monkeypatch.setattr(server, "HEAD_S_MAX", 0.05)
@@ -153,7 +153,7 @@ async def test_a_connection_without_a_request_is_closed(served: Served, monkeypa
 
 
 async def test_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than there may be is cut at once; when another goes there is room again."""
+    """A connection beyond the limit is closed at once; when another one closes, a new one is accepted."""
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
     held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(2)]
 
@@ -194,8 +194,8 @@ async def test_connections_are_bounded(served: Served, monkeypatch: pytest.Monke
         "01J%0d%0aX:%20y",
     ],
 )
-async def test_ids_that_are_none_are_404_everywhere(served: Served, text: str) -> None:
-    """And come back neither as a path, nor as a header, nor as a control character."""
+async def test_invalid_ids_are_a_404_everywhere(served: Served, text: str) -> None:
+    """And they are not echoed as a path, a header or a control character."""
     for path in ("/v1/runs/{}", "/v1/runs/{}/logs", "/v1/definitions/{}", "/v1/workflows/{}"):
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
         writer.write(f"GET {path.format(text)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -209,7 +209,7 @@ async def test_ids_that_are_none_are_404_everywhere(served: Served, text: str) -
 
 
 async def test_a_method_cannot_be_smuggled_in(served: Served) -> None:
-    """Headers and parameters that other servers take for another method mean nothing here."""
+    """Headers and parameters by which other servers change the method have no effect."""
     async with served.tcp(served.world.token(Role.VIEWER)) as client:
         for headers in (
             {"X-HTTP-Method-Override": "DELETE"},

@@ -1,4 +1,4 @@
-"""Runs whose jobs become others and whose steps hold others, as the API shows them; approvals; running again."""
+"""Runs with expanded jobs and nested steps in the API; approvals; re-runs."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[st
 # What a run consists of -----------------------------------------------------------------------------------------------
 
 
-async def test_instances_stand_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The list at the top holds the file's jobs; a job on each server has one below it per server, with its steps."""
+async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The top level lists the jobs of the file; a job on each server has one job per server below it, with its steps."""
     world.connect("web-2", "web")
     run = await done(world, client, EACH)
     (job,) = run["jobs"]
@@ -139,7 +139,7 @@ async def test_instances_stand_below_their_job(world: ApiWorld, client: httpx.As
 
 
 async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Values, key and counts by conclusion; the pages can ask for what failed alone."""
+    """Values, key and counts by conclusion; the pages can be filtered by failure."""
     run = await done(world, client, MATRIX)
     build, after = run["jobs"]
     assert (build["counts"], build["conclusion"], after["conclusion"]) == (
@@ -168,8 +168,8 @@ async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.
     assert (await client.get(path, params={"cursor": "x"})).status_code == 400
 
 
-async def test_steps_inside_of_steps_stand_in_blocks(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each pass has its item and its steps, which hold blocks again; the pages hold them all by their paths."""
+async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Each pass has its item and its steps, which may contain blocks again; the pages list all of them by their paths."""
     run = await done(world, client, LOOP)
     loop, end = run["jobs"][0]["steps"]
     assert (loop["node"], loop["blocks_total"], loop["counts"], end["blocks"]) == ("loop", 3, {"success": 3}, [])
@@ -186,16 +186,18 @@ async def test_steps_inside_of_steps_stand_in_blocks(world: ApiWorld, client: ht
     assert (await client.get(path)).status_code == 400
 
 
-async def test_a_step_whose_script_is_pasted_together_says_so(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """`unsafe-interpolation` can be seen where a run is looked at."""
+async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """`unsafe-interpolation` is visible on the run."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
     run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
     found = (await client.get(f"/v1/runs/{run}")).json()
     assert [step["unsafe"] for step in found["jobs"][0]["steps"]] == [True, False]
 
 
-async def test_output_is_chosen_by_places_with_slashes_and_brackets(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A job means its instances, a step what is inside of it; a place is read as the longest job that is there."""
+async def test_output_is_selected_by_parts_with_slashes_and_brackets(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """A job includes its instances, a step includes the steps inside it; the longest existing job wins."""
     world.connect("web-2", "web")
     looped = await done(world, client, LOOP)
     rolled = await done(world, client, EACH)
@@ -234,7 +236,7 @@ async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[
 
 
 async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run and the status say what waits; the only thing that waits needs no name; the trail says who decided."""
+    """The run and the status show what waits; a single pending approval needs no name; the audit trail names the approver."""
     run = await start(client, APPROVAL)
     (waiting,) = await _waiting(client, run)
     assert (waiting["job"], waiting["step"], waiting["minimum"]) == ("ask", "gate", 1)
@@ -265,8 +267,10 @@ async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.Async
     assert "not today" in json.dumps(shown["jobs"][0]["steps"][0])
 
 
-async def test_only_its_approvers_decide_and_several_need_a_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """409 that lists them when several wait, 403 for somebody who is no approver of it, 409 for what does not wait."""
+async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
+    world: ApiWorld, client: httpx.AsyncClient
+) -> None:
+    """A 409 lists several pending approvals; 403 for anyone who is not an approver; 409 for a part that does not wait."""
     run = await start(client, ENVIRONMENT)
     await _waiting(client, run, 2)
     several = await client.post(f"/v1/runs/{run}/approve")
@@ -286,7 +290,7 @@ async def test_only_its_approvers_decide_and_several_need_a_name(world: ApiWorld
     assert (await show(client, run))["conclusion"] == "success"
 
 
-async def test_a_token_for_a_group_decides_and_does_again_nothing_of_another(
+async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
     """403 with the group, and nothing has changed."""
@@ -306,8 +310,8 @@ async def test_a_token_for_a_group_decides_and_does_again_nothing_of_another(
 # Running again --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The new run has the old one's inputs and vars, names it, and keeps nothing."""
+async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The new run has the inputs and vars of the earlier one, names it, and reuses nothing."""
     sent = {"yaml": MATRIX + "vars: {greeting: hi}\n", "vars": {"greeting": "ho"}}
     first = (await client.post("/v1/runs", json=sent)).json()["id"]
     await world.completed(first)
@@ -328,10 +332,10 @@ async def test_a_run_is_done_again_as_a_whole(world: ApiWorld, client: httpx.Asy
     assert (fact.what, fact.facts["run"]) == ("rerun-run", found["id"])
 
 
-async def test_what_succeeded_is_kept_when_only_the_failed_is_done_again(
+async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """A dry run says so and starts nothing; then the kept job is marked, and only the failed one has attempts."""
+    """A dry run shows that and starts nothing; then the reused job is marked, and only the failed one has attempts."""
     first = (await done(world, client, FLAKY))["id"]
     dry = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "dry_run": True})
     assert (dry.status_code, dry.json()["kept"], dry.json()["again"]) == (200, ["build"], ["deploy"])
@@ -345,8 +349,8 @@ async def test_what_succeeded_is_kept_when_only_the_failed_is_done_again(
     assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
 
 
-async def test_it_begins_again_in_the_middle_of_a_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The steps before the place are kept."""
+async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """The steps before that one are reused."""
     first = (await done(world, client, FLAKY))["id"]
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
     assert again["kept"] == ["build", "deploy/prepare"]
@@ -367,18 +371,18 @@ async def test_it_begins_again_in_the_middle_of_a_job(world: ApiWorld, client: h
         ({"forse": True}, 400),
     ],
 )
-async def test_a_wish_that_cannot_be_is_refused(
+async def test_an_impossible_rerun_is_rejected(
     world: ApiWorld, client: httpx.AsyncClient, body: dict[str, Any], status: int
 ) -> None:
-    """Each with a sentence, and nothing starts."""
+    """Each with its own message, and nothing starts."""
     first = (await done(world, client, FLAKY))["id"]
     answered = await client.post(f"/v1/runs/{first}/rerun", json=body)
     assert answered.status_code == status, answered.text
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
 
 
-async def test_an_open_run_is_not_done_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """409, whatever is wished."""
+async def test_an_open_run_cannot_run_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """409 for every selection."""
     run = await start(client, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n")
     await world.held()
     answered = await client.post(f"/v1/runs/{run}/rerun", json={"failed": True})
@@ -386,7 +390,7 @@ async def test_an_open_run_is_not_done_again(world: ApiWorld, client: httpx.Asyn
 
 
 async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The one that is applied now, or that of an earlier run; what is kept stays kept."""
+    """The revision that is applied now, or that of an earlier run; results are still reused."""
     path = "workflows/flaky.yml"
     world.repositories.files[path] = FLAKY.encode()
     first = (await client.post(f"/v1/definitions/{path}/run")).json()["id"]
@@ -406,7 +410,7 @@ async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorl
 
 
 async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The same key gives the first one; with another wish it is a conflict."""
+    """The same key returns the first one; with another selection it is a conflict."""
     first = (await done(world, client, FLAKY))["id"]
     key = {"Idempotency-Key": "k1"}
     one = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
@@ -416,8 +420,8 @@ async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: http
     assert (other.status_code, other.json()["code"]) == (409, "WF606")
 
 
-async def test_only_the_servers_that_failed_are_done_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """`servers` chooses among the instances of a job on each server."""
+async def test_only_the_servers_that_failed_run_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """`servers` selects among the instances of a job on each server."""
     world.connect("web-2", "web")
     text = EACH.replace("print from ${{ agent.hostname }}", "hold")
     run = await start(client, text)

@@ -1,4 +1,4 @@
-"""Every route against every role: a new route must take a stand here."""
+"""Every route with every role: a new route must be added to the table."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _client(world: ApiWorld, secret: str | None, state: dict[str, Any] | None = 
 
 
 def test_every_route_has_its_role_in_the_table() -> None:
-    """A route that is new, gone, or has another role than the table says is noticed."""
+    """A new or removed route, or one with another role than in the table, is noticed."""
     found = {f"{method} {_newer(path)}": role for method, path, role in ROUTES}
     assert found == TABLE
     assert {f"GET {path}" for path in PUBLIC} - {"GET /openapi.json"} | {"POST /v1/hooks/{name}"} == {
@@ -87,8 +87,8 @@ def test_every_route_has_its_role_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))
-async def test_a_role_opens_what_the_table_says_and_nothing_else(method: str, path: str, needed: Role | None) -> None:
-    """Nobody gets a 401, a lower role a 403, a role that is enough neither; about things that are there or not."""
+async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path: str, needed: Role | None) -> None:
+    """401 without a token, 403 for a lower role, neither for a sufficient one; whether or not the resource exists."""
     async with ApiWorld(is_open=False) as world:
         url = path.replace("{", "").replace("}", "")
         async with _client(world, None) as nobody:
@@ -108,7 +108,7 @@ async def test_a_role_opens_what_the_table_says_and_nothing_else(method: str, pa
 
 
 async def test_the_unix_socket_has_roles_by_uid() -> None:
-    """Who is named has that role, the others the default one; `none` may connect and do nothing."""
+    """Listed users have their role, all others the default; with `none` every request is rejected."""
     roles = PeerRoles.of("viewer", {"1007": "runner", "1008": "none", "nobody": "approver"})
     assert (roles.of_uid(1007), roles.of_uid(1008), roles.of_uid(4242)) == (Role.RUNNER, None, Role.VIEWER)
     assert (roles.of_uid(0), roles.of_uid(os.geteuid())) == (Role.ADMIN, Role.ADMIN)
@@ -131,7 +131,7 @@ async def test_the_unix_socket_has_roles_by_uid() -> None:
 def test_a_role_or_a_user_that_does_not_exist_is_an_error_of_the_configuration(
     default: str, users: dict[str, str]
 ) -> None:
-    """With the key that is wrong."""
+    """With the key."""
     with pytest.raises(Rejected, match=r"api\.socket-"):
         PeerRoles.of(default, users)
 
@@ -160,7 +160,7 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
     ],
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
-    """Not even an admin's: it starts nothing elsewhere, lets nobody in elsewhere, and makes no token that may more."""
+    """Even an admin's: it starts nothing on others, approves no agents for them, and creates no token with more groups."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         world.connect("db-1", "db")
@@ -176,8 +176,8 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
         assert not [fact for fact in world.audit() if type(fact).__name__ != "AccessRefused"]
 
 
-async def test_a_token_for_a_group_does_what_is_of_that_group() -> None:
-    """It starts, lets in, and hands on what it has itself."""
+async def test_a_token_for_a_group_works_for_that_group() -> None:
+    """It starts runs, approves agents, and creates tokens with the same group."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         async with _client(world, world.token(Role.ADMIN, name="bound", groups=("web",))) as client:
@@ -193,7 +193,7 @@ async def test_a_token_for_a_group_does_what_is_of_that_group() -> None:
 
 
 async def test_the_last_use_of_a_token_is_shown() -> None:
-    """Nothing before the first use; a refused use counts too, for it was the token that was used."""
+    """Null before the first use; a rejected request counts as a use too."""
     async with ApiWorld(is_open=False) as world:
         secret = world.token(Role.VIEWER)
         async with _client(world, world.token(Role.ADMIN)) as admin, _client(world, secret) as viewer:

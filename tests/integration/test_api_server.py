@@ -1,4 +1,4 @@
-"""The API on real sockets: who may, from where, and streams that lose and repeat nothing."""
+"""The API on real sockets: authentication, and streams without gaps or repeats."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def collect_all(response: httpx.Response) -> list[tuple[str, Any]]:
 
 
 async def test_the_unix_socket_is_for_admins_and_names_the_uid(served: Served) -> None:
-    """No token is needed there; the principal is the uid that the kernel reports, whatever the client claims."""
+    """No token is needed; the principal is the uid that the kernel reports, regardless of the client's headers."""
     async with served.unix() as client:
         started = await client.post("/v1/runs", content=HELLO, headers={**YAML, "Authorization": "Bearer wf_nonsense"})
         assert started.status_code == 201
@@ -79,7 +79,7 @@ async def test_the_unix_socket_is_for_admins_and_names_the_uid(served: Served) -
 
 
 async def test_the_socket_file_has_its_mode_and_is_removed_on_stop(tmp_path: Path) -> None:
-    """0660 whatever the umask, and nothing is left."""
+    """0660 regardless of the umask."""
     old = os.umask(0)
     try:
         async with serve(tmp_path) as served:
@@ -92,7 +92,7 @@ async def test_the_socket_file_has_its_mode_and_is_removed_on_stop(tmp_path: Pat
 
 @pytest.mark.parametrize("path", ["/v1/runs", "/v1/status", "/v1/agents", "/v1/events", "/v1/tokens", "/nothing"])
 async def test_tcp_needs_a_token(served: Served, path: str) -> None:
-    """No token, a wrong one, one of another scheme, one in the address: all 401 with a challenge."""
+    """A missing or wrong token, another scheme, a token in the URL: all 401 with a challenge."""
     async with served.tcp() as client:
         for headers, query in [
             ({}, ""),
@@ -111,7 +111,7 @@ async def test_tcp_needs_a_token(served: Served, path: str) -> None:
 
 
 async def test_roles_are_enforced_on_every_change(served: Served) -> None:
-    """A viewer changes nothing, a runner starts and cancels, an approver lets agents in, only an admin makes tokens."""
+    """A viewer changes nothing, a runner starts and cancels, an approver approves agents, only an admin creates tokens."""
     changes = [
         (Role.RUNNER, "/v1/runs", {"yaml": HELLO}),
         (Role.RUNNER, "/v1/runs/0000/cancel", {}),
@@ -131,8 +131,8 @@ async def test_roles_are_enforced_on_every_change(served: Served) -> None:
             assert (await client.get("/v1/tokens")).status_code == (200 if role is Role.ADMIN else 403)
 
 
-async def test_a_token_for_a_group_starts_and_stops_only_what_runs_there(served: Served) -> None:
-    """Another group's run can neither be started nor cancelled with it."""
+async def test_a_token_for_a_group_starts_and_cancels_only_its_runs(served: Served) -> None:
+    """Runs of another group can neither be started nor cancelled with it."""
     served.world.connect("db-1", "db")
     async with (
         served.tcp(served.world.token(Role.RUNNER, name="dbs", groups=("db",))) as client,
@@ -151,8 +151,8 @@ async def test_a_token_for_a_group_starts_and_stops_only_what_runs_there(served:
         assert (await client.post("/v1/runs", content=computed, headers=YAML)).status_code in (403, 422)
 
 
-async def test_tokens_are_made_once_expire_and_are_revoked(served: Served) -> None:
-    """The secret is in no list and not in the feed; revocation and expiry close the door at once."""
+async def test_tokens_are_shown_once_expire_and_are_revoked(served: Served) -> None:
+    """The secret is in no list and not in the event feed; revocation and expiry take effect at once."""
     async with served.unix() as admin:
         made = (await admin.post("/v1/tokens", json={"role": "viewer", "name": "ci", "ttl": "1h"})).json()
         secret = made["secret"]
@@ -175,7 +175,7 @@ async def test_tokens_are_made_once_expire_and_are_revoked(served: Served) -> No
 
 
 async def test_an_open_address_needs_no_token_but_checks_host_and_origin(tmp_path: Path) -> None:
-    """`api.open` opens for programs on this machine, not for pages in a browser."""
+    """`api.open` permits programs on this machine, but not web pages in a browser."""
     async with serve(tmp_path, is_open=True) as served, served.tcp() as client:
         assert (await client.get("/v1/runs")).status_code == 200
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "[::1", "a b", "10.0.0.1"):
@@ -196,8 +196,8 @@ async def test_an_open_address_needs_no_token_but_checks_host_and_origin(tmp_pat
         assert "access-control-allow-origin" not in shown.headers
 
 
-async def test_garbage_on_the_port_is_answered_or_cut_and_the_server_goes_on(served: Served) -> None:
-    """Bytes that are no HTTP, an endless header, a websocket upgrade: nobody else notices."""
+async def test_garbage_on_the_port_does_not_affect_other_clients(served: Served) -> None:
+    """Bytes that are not HTTP, an endless header, a websocket upgrade."""
     assert served.server.port is not None
     for content in (
         b"\x00\xff" * 500,
@@ -223,8 +223,8 @@ async def test_garbage_on_the_port_is_answered_or_cut_and_the_server_goes_on(ser
 # Listeners ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_socket_of_a_killed_daemon_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
-    """After kill -9 the next start takes the path; two daemons on one path are refused with a sentence."""
+async def test_the_socket_of_a_killed_daemon_is_replaced_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
+    """After kill -9 the next start succeeds; a second daemon on the same path fails with a message."""
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(tmp_path / "s.sock"))
     left.close()
@@ -247,7 +247,7 @@ async def test_a_socket_of_a_killed_daemon_is_replaced_and_a_living_one_is_not(t
 
 
 async def test_run_events_follow_from_history_to_the_end_and_resume_anywhere(served: Served) -> None:
-    """Every position comes once, in order; from each of them on the rest is the same; the end says so."""
+    """Every position comes once, in order; resuming at any of them gives the same rest, up to the end event."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         key = (await served.world.held())[0]
@@ -266,7 +266,7 @@ async def test_run_events_follow_from_history_to_the_end_and_resume_anywhere(ser
 
 
 async def test_logs_follow_live_and_resume_at_every_line_without_gap_and_repeat(served: Served) -> None:
-    """Two attempts print at once, in torn pieces on both streams; whoever resumes at any line gets exactly the rest."""
+    """Two attempts print concurrently in torn pieces on both streams; resuming at any line gives exactly the rest."""
     two_jobs = HOLDING + "  b:\n    runs-on: web\n    steps:\n      - run: hold\n"
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=two_jobs, headers=YAML)).json()
@@ -307,7 +307,7 @@ async def test_logs_follow_live_and_resume_at_every_line_without_gap_and_repeat(
 
 
 async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: Served) -> None:
-    """Nothing waits for the step's end."""
+    """It does not wait for the end of the step."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         async with (
@@ -322,7 +322,7 @@ async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: S
 
 
 async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: Served) -> None:
-    """All streams' events by global sequence; who made tokens is for admins alone, and no hash of a secret is for anybody."""
+    """The events of all streams by global sequence; only admins receive the audit stream, and no hash of a secret is sent."""
     async with served.unix() as admin:
         await admin.post("/v1/tokens", json={"role": "viewer", "name": "v"})
         started = (await admin.post("/v1/runs", content=HELLO, headers=YAML)).json()
@@ -341,7 +341,7 @@ async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: 
 
 
 async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> None:
-    """A stop does not wait for readers, and a reader is not told that the run has ended."""
+    """A stop does not wait for clients, and the stream does not claim that the run has ended."""
     async with serve(tmp_path) as served, served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         await served.world.held()
@@ -356,7 +356,7 @@ async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> N
 
 
 async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Revocation reaches what is open already."""
+    """Revocation also affects open streams."""
     monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
     secret = served.world.token(Role.VIEWER)
     async with served.unix() as admin, served.tcp(secret) as viewer:
@@ -368,18 +368,18 @@ async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypat
         assert "event: end" not in text
 
 
-async def test_too_many_streams_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Open streams are bounded, with a named outcome."""
+async def test_the_number_of_open_streams_is_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit there is a 429."""
     monkeypatch.setattr(streams, "STREAMS_MAX", 1)
     async with served.unix() as client, client.stream("GET", "/v1/events"):
         refused = await client.get("/v1/events")
         assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
 
 
-async def test_output_that_was_announced_and_never_comes_does_not_hold_a_stream_for_ever(
+async def test_announced_output_that_never_arrives_does_not_hold_a_stream_open(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a while a completed run's stream ends with what there is, a half line included."""
+    """After a while the stream of a completed run ends with the existing output, including an unfinished line."""
     monkeypatch.setattr(streams, "_STRAGGLERS_S", 0.05)
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
@@ -395,8 +395,8 @@ async def test_output_that_was_announced_and_never_comes_does_not_hold_a_stream_
         assert [(row["text"], row["cut"]) for row in rows] == [("first", False), ("half", True)]
 
 
-async def test_a_reader_who_comes_right_after_the_result_gets_the_output_that_it_announced(served: Served) -> None:
-    """Output may be behind its result; whoever reads then waits for it instead of missing it."""
+async def test_a_client_that_reads_right_after_the_result_gets_its_output(served: Served) -> None:
+    """Output may arrive after its result; a client waits for it."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         key = (await served.world.held())[0]

@@ -1,4 +1,4 @@
-"""Claims about the compiler process: it answers, it is replaced, and it ends."""
+"""The compiler process: it answers, is replaced when it dies, and ends with the daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BROKEN = b"jobs: {j: {runs-on: g, needs: k, steps: [{run: echo hello}]}}"
 
 
 async def until(condition: object, seconds: float = PATIENCE_S) -> None:
-    """Waits for a condition, a callable, with a deadline."""
+    """Waits for a condition, with a deadline."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
@@ -30,7 +30,7 @@ async def until(condition: object, seconds: float = PATIENCE_S) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists that is no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -38,12 +38,12 @@ def is_alive(pid: int) -> bool:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process are."""
+    """The targets of the open descriptors of a process."""
     return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def environment(pid: int) -> bytes:
-    """The environment that a process was started with."""
+    """The environment with which a process was started."""
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -56,7 +56,7 @@ async def test_the_child_answers_as_the_package_does() -> None:
 
 
 async def test_a_file_that_is_too_large_is_never_sent() -> None:
-    """The same answer as the child's, without the child."""
+    """The same answer as from the child, without the child."""
     compiler = CompilerProcess()
     content = b"x" * (1024 * 1024 + 1)
     assert await compiler.compile("w.yml", content) == compile_workflow("w.yml", content)
@@ -64,7 +64,7 @@ async def test_a_file_that_is_too_large_is_never_sent() -> None:
 
 
 async def test_a_child_that_was_killed_is_replaced() -> None:
-    """Between two files nobody notices."""
+    """Without effect on the next file."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
         first = compiler.pid
@@ -74,7 +74,7 @@ async def test_a_child_that_was_killed_is_replaced() -> None:
         assert compiler.pid != first
 
 
-async def test_a_child_that_dies_under_a_file_is_replaced() -> None:
+async def test_a_child_that_dies_while_it_compiles_is_replaced() -> None:
     """The file is tried again in the new child."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
@@ -87,8 +87,8 @@ async def test_a_child_that_dies_under_a_file_is_replaced() -> None:
         assert (await answer).plan is not None
 
 
-async def test_a_child_that_hangs_is_replaced_and_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A diagnostic says so, and the next file compiles."""
+async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is a diagnostic, and the next file compiles."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
         first = compiler.pid
@@ -104,8 +104,8 @@ async def test_a_child_that_hangs_is_replaced_and_the_file_is_told(monkeypatch: 
         assert (await compiler.compile("w.yml", HELLO)).plan is not None
 
 
-async def test_a_child_that_cannot_live_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even an exhausted machine raises for a file."""
+async def test_a_child_that_cannot_start_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even an exhausted machine raises no exception."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     async with CompilerProcess() as compiler:
         (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
@@ -114,14 +114,14 @@ async def test_a_child_that_cannot_live_is_a_diagnostic(monkeypatch: pytest.Monk
 
 
 async def test_a_file_that_needs_too_much_memory_is_a_diagnostic() -> None:
-    """The child may not take more than its limit."""
+    """The memory of the child is limited."""
     async with CompilerProcess(memory_bytes=1024) as compiler:
         large = b"vars: {a: [" + b"x," * 40_000 + b"]}\n" + HELLO
         (error,) = (await compiler.compile("w.yml", large)).diagnostics
         assert error.code == "WF130"
 
 
-async def test_a_caller_that_goes_away_changes_nothing_for_the_next() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_next_one() -> None:
     """Answers are never mixed up."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
@@ -132,8 +132,8 @@ async def test_a_caller_that_goes_away_changes_nothing_for_the_next() -> None:
         assert (await compiler.compile("w.yml", HELLO)).plan is not None
 
 
-async def test_closing_ends_the_child_and_answers_whoever_waits() -> None:
-    """No process is left, no caller hangs."""
+async def test_closing_ends_the_child_and_answers_waiting_callers() -> None:
+    """No process is left, and no caller hangs."""
     compiler = CompilerProcess()
     await compiler.start()
     await compiler.compile("w.yml", HELLO)
@@ -149,7 +149,7 @@ async def test_closing_ends_the_child_and_answers_whoever_waits() -> None:
 
 
 async def test_closing_while_the_child_starts_leaves_nothing() -> None:
-    """Nor does it raise."""
+    """And raises nothing."""
     compiler = CompilerProcess()
     await compiler.start()
     await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_closing_while_the_child_starts_leaves_nothing() -> None:
 
 
 async def test_the_child_holds_no_descriptor_of_its_parent() -> None:
-    """Not even an inheritable socket: standard streams are all it has."""
+    """It has only its standard streams, not even an inheritable socket."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.set_inheritable(True)
         async with CompilerProcess() as compiler:
@@ -170,7 +170,7 @@ async def test_the_child_holds_no_descriptor_of_its_parent() -> None:
 
 
 async def test_the_child_sees_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon's variables stay with the daemon."""
+    """The variables of the daemon are not passed on."""
     monkeypatch.setenv("WATERFLOW_SECRET_X", "very-secret")
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
@@ -179,7 +179,7 @@ async def test_the_child_sees_no_secrets_in_its_environment(monkeypatch: pytest.
 
 
 async def test_the_child_ends_with_its_parent() -> None:
-    """Also when the parent is killed."""
+    """Even when the parent is killed."""
     script = (
         "import asyncio\n"
         "from waterflowd.compiler.compiler import CompilerProcess\n"
@@ -211,7 +211,7 @@ FILES: dict[str, bytes] = {
 
 
 async def test_other_files_are_read_by_the_caller() -> None:
-    """The child asks until it knows them; the answer is the package's own."""
+    """The child names missing files until it has all; the answer equals that of the package."""
     asked: list[str] = []
 
     async def files(path: str) -> bytes | None:
@@ -226,8 +226,8 @@ async def test_other_files_are_read_by_the_caller() -> None:
         assert len(asked) == len(set(asked))
 
 
-async def test_a_reader_that_fails_fails_the_call_and_nothing_else() -> None:
-    """Its error is the caller's; the next file compiles."""
+async def test_a_failing_reader_affects_only_its_call() -> None:
+    """The caller gets the error; the next file compiles."""
 
     async def files(path: str) -> bytes | None:
         raise ConnectionError(path)
@@ -238,8 +238,8 @@ async def test_a_reader_that_fails_fails_the_call_and_nothing_else() -> None:
         assert (await compiler.compile("w.yml", HELLO)).plan is not None
 
 
-async def test_a_reader_that_waits_holds_up_no_other_file() -> None:
-    """The child is free while somebody reads."""
+async def test_a_slow_reader_does_not_delay_other_files() -> None:
+    """The child is free while a caller reads."""
     may_go_on = asyncio.Event()
 
     async def files(path: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The configuration: four sources in order, and every mistake told with its place and what was probably meant."""
+"""The configuration: precedence of its four sources, and errors with their place and a suggestion."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
     assert (apps.interval_ms, apps.groups) == (60_000, ("*",))
 
 
-def test_nothing_at_all_is_a_configuration(tmp_path: Path) -> None:
-    """Every key has a default, and the defaults pass their own checks."""
+def test_an_empty_configuration_is_valid(tmp_path: Path) -> None:
+    """Every key has a valid default."""
     assert load("", tmp_path) == config.Config()
 
 
 def test_command_line_before_environment_before_file_before_default(tmp_path: Path) -> None:
-    """Each source wins over the ones behind it; a command line option that was not given is none."""
+    """Each source overrides the following ones; an option that was not given overrides nothing."""
     environment = {"WATERFLOWD_DATA_DIR": "/environment", "WATERFLOWD_API_LISTEN": "127.0.0.1:1"}
     text = 'data-dir = "/file"\nlog.level = "error"\n[api]\nlisten = "127.0.0.1:2"\nsocket = "/file.sock"\n'
     found = load(text, tmp_path, environment, **{"data-dir": "/command", "api.listen": None})
@@ -92,18 +92,18 @@ def test_command_line_before_environment_before_file_before_default(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)])
-def test_the_environment_may_say_yes_and_no(tmp_path: Path, text: str, value: bool) -> None:
-    """The environment has only texts."""
+def test_booleans_come_from_texts_of_the_environment(tmp_path: Path, text: str, value: bool) -> None:
+    """The environment contains only texts."""
     assert load("", tmp_path, {"WATERFLOWD_API_OPEN": text}).api.open is value
 
 
-def test_a_wrong_value_in_the_environment_names_its_variable(tmp_path: Path) -> None:
-    """The file is not to blame."""
+def test_an_invalid_value_in_the_environment_names_its_variable(tmp_path: Path) -> None:
+    """And not the file."""
     assert "WATERFLOWD_API_OPEN" in refusal("", tmp_path, {"WATERFLOWD_API_OPEN": "perhaps"})
 
 
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
-    """`WATERFLOWD_CONFIG` is used without an argument, and must be there."""
+    """`WATERFLOWD_CONFIG` is used without an argument, and must exist."""
     file = tmp_path / "other.toml"
     file.write_text('data-dir = "/other"')
     assert config.load(environment={"WATERFLOWD_CONFIG": str(file)}).data_dir == "/other"
@@ -130,10 +130,10 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
         ('\n"lsiten" = 1\n[api]\n', 2, ""),
     ],
 )
-def test_an_unknown_key_is_told_with_its_line_and_what_was_meant(
+def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
     tmp_path: Path, text: str, line: int, meant: str
 ) -> None:
-    """In every table, written in every way."""
+    """In every table, and in every notation."""
     told = refusal(text, tmp_path)
     assert f"waterflowd.toml:{line}: unknown key" in told
     assert not meant or f'did you mean "{meant}"' in told
@@ -152,13 +152,13 @@ def test_an_unknown_key_is_told_with_its_line_and_what_was_meant(
         ("data-dir = '\x00'", "waterflowd.toml"),
     ],
 )
-def test_a_value_of_another_kind_is_told_with_its_place(tmp_path: Path, text: str, place: str) -> None:
-    """A text where a list belongs, a missing key, no TOML at all."""
+def test_a_value_of_the_wrong_type_is_reported_with_its_place(tmp_path: Path, text: str, place: str) -> None:
+    """A text instead of a list, a missing key, invalid TOML."""
     assert place in refusal(text, tmp_path)
 
 
-def test_bytes_that_are_no_text_are_a_sentence(tmp_path: Path) -> None:
-    """A file in another encoding."""
+def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+    """With a message."""
     file = tmp_path / "waterflowd.toml"
     file.write_bytes(b"data-dir = '\xff'")
     with pytest.raises(Rejected, match=re.escape(str(file))):
@@ -184,13 +184,13 @@ def test_bytes_that_are_no_text_are_a_sentence(tmp_path: Path) -> None:
         ("data-dir = ''\n", "data-dir"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, said: str) -> None:
     """Before anything is opened."""
     assert said in refusal(text, tmp_path)
 
 
-def test_two_repositories_of_one_name_are_refused(tmp_path: Path) -> None:
-    """Their streams would be one."""
+def test_repository_names_are_unique(tmp_path: Path) -> None:
+    """Otherwise they would share a stream."""
     one = "[[repositories]]\nname = 'ops'\nurl = '/a'\n"
     assert 'duplicate name "ops"' in refusal(one + one, tmp_path)
 
@@ -209,7 +209,7 @@ def test_two_repositories_of_one_name_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, told: str) -> None:
-    """The configured one, else the one that is listened on, else this host's name; always the real port."""
+    """The configured one, or the one in `listen`, or the name of this host; always with the bound port."""
     assert config.advertised(endpoint, address) == told
 
 
@@ -227,8 +227,8 @@ def _load(tmp_path: Path, text: str) -> config.Config:
     return config.load(path, environment={})
 
 
-def test_vault_is_what_the_table_says(tmp_path: Path) -> None:
-    """Names are plain, times are seconds."""
+def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
+    """With durations in seconds."""
     loaded = _load(tmp_path, VAULT.format(lines='cache = "5m"\nkv-version = 1')).vault.settings
     assert loaded.fields == {"deploy_key": ("apps/web", "deploy_key")}
     assert (loaded.held_s, loaded.timeout_s, loaded.version, loaded.mount) == (300, 10, 1, "secret")
@@ -255,8 +255,8 @@ def test_vault_is_what_the_table_says(tmp_path: Path) -> None:
         ("{lines}", "token = 5", 'unknown key "token"'),
     ],
 )
-def test_what_is_wrong_with_vault_is_said_with_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:
-    """Before anything is asked; a token has no place in the file."""
+def test_errors_of_the_vault_table_name_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """Before any request; the file cannot contain a token."""
     with pytest.raises(Rejected) as raised:
         _load(tmp_path, VAULT.replace(old, new).replace("{lines}", ""))
     assert raised.value.code == "WF620"
@@ -274,10 +274,8 @@ def test_what_is_wrong_with_vault_is_said_with_its_key(tmp_path: Path, old: str,
         (f'age-files = {["a.age"] * 21}\nage-identity-file = "/k"', "at most 20 files"),
     ],
 )
-def test_what_is_wrong_with_encrypted_files_is_said_with_their_repository(
-    tmp_path: Path, lines: str, said: str
-) -> None:
-    """Files and key go together, and the files lie in the repository."""
+def test_errors_of_encrypted_files_name_the_repository(tmp_path: Path, lines: str, said: str) -> None:
+    """Files and key must be set together, and the files are in the repository."""
     with pytest.raises(Rejected) as raised:
         _load(tmp_path, f'[[repositories]]\nname = "ops"\nurl = "/srv/ops.git"\n{lines}\n')
     assert "repositories.ops" in raised.value.text

@@ -1,4 +1,4 @@
-"""The daemon's own log: what a line looks like, whatever is in it."""
+"""The daemon's own log: the format of entries, with any content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record(message: str, *arguments: object, level: int = logging.INFO, **extra:
 
 
 def test_a_line_of_text_has_time_level_logger_sentence_and_fields_in_order() -> None:
-    """What it is about comes first; what has blanks is quoted; None is not shown."""
+    """The subject comes first; values with blanks are quoted; None is omitted."""
     line = logs.TextFormatter().format(
         record("run %s started", 1, by="Ada L", run="01M", job="a", agent=None, forced=True)
     )
@@ -37,7 +37,7 @@ def test_a_line_of_text_has_time_level_logger_sentence_and_fields_in_order() -> 
     assert rest == 'info    waterflow.test: run 1 started run=01M job=a by="Ada L" forced=true'
 
 
-def test_an_object_has_the_same_and_fields_cannot_replace_its_own() -> None:
+def test_a_json_entry_has_the_same_fields_and_extras_cannot_replace_them() -> None:
     """One line of JSON; numbers stay numbers."""
     entry = json.loads(
         logs.JsonFormatter().format(record("x %s", "y", level=logging.ERROR, run="01M", attempt=2, time=1))
@@ -47,8 +47,8 @@ def test_an_object_has_the_same_and_fields_cannot_replace_its_own() -> None:
 
 
 @pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
-def test_hostile_text_stays_on_its_line_and_moves_nothing(formatter: logs.Formatter) -> None:
-    """In the sentence, in a field, and in the text of an exception."""
+def test_hostile_text_is_escaped(formatter: logs.Formatter) -> None:
+    """In the message, in a field, and in the text of an exception."""
     try:
         raise ValueError(HOSTILE)
     except ValueError:
@@ -64,8 +64,8 @@ def test_hostile_text_stays_on_its_line_and_moves_nothing(formatter: logs.Format
     line.encode("utf-8")
 
 
-def test_tokens_are_cut_wherever_they_stand() -> None:
-    """API tokens and join tokens; the beginning tells which one it was."""
+def test_tokens_are_shortened_everywhere() -> None:
+    """API tokens and join tokens; the prefix identifies the token."""
     for secret in ("wf_" + "Ab3-_" * 9, "wfj1." + "Zz9_-" * 20):
         for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
             line = formatter.format(record("it was %s!", secret, target=f"x {secret}"))
@@ -74,17 +74,15 @@ def test_tokens_are_cut_wherever_they_stand() -> None:
     assert "wf_short" in logs.TextFormatter().format(record("wf_short"))
 
 
-def test_an_endless_text_is_cut() -> None:
-    """With its length."""
+def test_a_long_text_is_cut() -> None:
+    """And its length is added."""
     line = logs.JsonFormatter().format(record("x" * 1_000_000, job="y" * 1_000_000))
     assert len(line) < 20_000
     assert "(1000000 characters)" in line
 
 
-def test_the_journal_gets_the_level_in_its_own_way_and_no_second_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is known by the device and inode that the service manager names."""
+def test_the_journal_gets_its_own_level_format_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is recognized by the device and inode in JOURNAL_STREAM."""
     line = logs.TextFormatter(is_journal=True).format(record("careful", level=logging.WARNING, run="r"))
     assert line == "<4>warning waterflow.test: careful run=r"
     entry = json.loads(logs.JsonFormatter(is_journal=True).format(record("x")).removeprefix("<6>"))
@@ -98,8 +96,8 @@ def test_the_journal_gets_the_level_in_its_own_way_and_no_second_time(
         assert not logs.goes_to_journal(stream)
 
 
-def test_lines_that_strangers_cause_are_bounded_and_errors_are_not() -> None:
-    """A burst, then one a second."""
+def test_entries_that_strangers_cause_are_rate_limited_and_errors_are_not() -> None:
+    """A burst, then one per second."""
     bounded = logs.RateLimit(per_s=0.001, burst=3)
     assert [bounded.filter(record("x")) for _ in range(5)] == [True, True, True, False, False]
     assert bounded.filter(record("x", level=logging.ERROR))

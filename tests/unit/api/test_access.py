@@ -1,4 +1,4 @@
-"""Tokens, roles and hosts: the parts of the gate that need no server."""
+"""Tokens, roles, the `Host` header and times: parts of the API that need no server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def created(token: str = "t1", secret: str = SECRET, **changes: object) -> Token
 
 
 def test_the_registry_is_the_fold_of_its_facts() -> None:
-    """The same facts give the same registry, and a repeated fact changes nothing."""
+    """The same events give the same registry, and a repeated event changes nothing."""
     facts: list[Fact] = [
         created(),
         created(),
@@ -38,7 +38,7 @@ def test_the_registry_is_the_fold_of_its_facts() -> None:
 
 
 def test_a_principal_has_the_token_s_name_role_and_groups() -> None:
-    """What the audit trail names is the token, never its secret."""
+    """The audit trail names the token, never its secret."""
     principal = TokenRegistry([created(groups=("web",))]).principal(SECRET, 2)
     assert principal is not None
     assert (principal.name, principal.role, principal.groups) == ("ci", Role.RUNNER, ("web",))
@@ -47,13 +47,13 @@ def test_a_principal_has_the_token_s_name_role_and_groups() -> None:
 @pytest.mark.parametrize(
     "secret", ["", "wf_", SECRET[:-1], SECRET + "x", "s" * 46, SECRET.upper(), "wf_" + "é" * 43, "wf_" + "x" * 9000]
 )
-def test_another_secret_opens_nothing(secret: str) -> None:
-    """Nothing but the very secret is a principal."""
+def test_another_secret_has_no_principal(secret: str) -> None:
+    """Only the exact secret identifies a principal."""
     assert TokenRegistry([created()]).principal(secret, 2) is None
 
 
-def test_expired_and_revoked_tokens_open_nothing() -> None:
-    """At the instant of expiry the token is over; a revocation holds for streams that are open."""
+def test_expired_and_revoked_tokens_are_invalid() -> None:
+    """From the instant of expiry on; a revocation also affects open streams."""
     access = TokenRegistry([created(expires_at=10)])
     principal = access.principal(SECRET, 9)
     assert principal is not None
@@ -64,7 +64,7 @@ def test_expired_and_revoked_tokens_open_nothing() -> None:
 
 
 def test_an_unknown_role_of_a_later_release_is_the_least_one() -> None:
-    """A log that was written by a newer version gives nobody more than it should."""
+    """A log that was written by a later release grants nobody more than it should."""
     principal = TokenRegistry([created(role="owner")]).principal(SECRET, 2)
     assert principal is not None
     assert principal.role is Role.VIEWER
@@ -76,7 +76,7 @@ def test_an_unknown_role_of_a_later_release_is_the_least_one() -> None:
      ("", None), ("[::1", None), ("[]:1", None), ("a:b", None), ("a/b", None), ("u@h", None), (":80", None), ("[::1]x", None)],
 )  # fmt: skip
 def test_a_host_is_read_without_its_port(netloc: str, expected: str | None) -> None:
-    """Forms that are no host are none."""
+    """Other forms are not a host."""
     assert host_name(netloc) == expected
 
 
@@ -86,5 +86,5 @@ def test_a_host_is_read_without_its_port(netloc: str, expected: str | None) -> N
      (-5, "1970-01-01T00:00:00.000Z"), (None, None)],
 )  # fmt: skip
 def test_times_are_rfc_3339_in_utc_with_milliseconds(at: int | None, expected: str | None) -> None:
-    """Whatever an agent's clock says, it can be shown."""
+    """For every value, including those of a wrong clock."""
     assert timestamp(at) == expected

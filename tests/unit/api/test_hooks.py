@@ -1,12 +1,12 @@
-"""How many wrong signatures an address may send."""
+"""The rate limit for wrong webhook signatures."""
 
 from __future__ import annotations
 
 from waterflowd.api.routes.webhooks import SignatureFailures
 
 
-def test_wrong_signatures_of_an_address_have_a_rate_of_their_own() -> None:
-    """A burst is answered, then the address is told to wait; others are not, and time heals it."""
+def test_wrong_signatures_are_rate_limited_per_address() -> None:
+    """After a burst the address gets a 429; other addresses are not affected, and time resets it."""
     failures = SignatureFailures()
     answers = [failures.reject("192.0.2.1", 1_000).status for _ in range(25)]
     assert answers == [401] * 20 + [429] * 5

@@ -1,4 +1,4 @@
-"""Claims about the language's own route."""
+"""The route that serves the JSON Schema of the language."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from waterflowd.dsl.reference.json_schema import schema_text
 from waterflowd.testing.api_world import ApiWorld
 
 
-async def test_the_schema_is_served_to_everybody() -> None:
-    """As the command prints it, without a token: editors have none. A kind that does not exist is refused."""
+async def test_the_schema_is_served_without_a_token() -> None:
+    """Because editors have none; the text equals that of the command. An unknown kind is a 400."""
     async with (
         ApiWorld(is_open=False) as world,
         httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,

@@ -1,4 +1,4 @@
-"""Lines out of torn pieces, and cursors: whatever the tears and wherever one resumes, the lines are the same."""
+"""Lines from pieces of output, and cursors: the result does not depend on the pieces or the point of resumption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRITES = st.lists(st.tuples(st.integers(1, 2), _TEXT.map(b"".join)), max_size=1
 
 
 def pieces_of(writes: list[tuple[int, bytes]], sizes: list[int]) -> list[OutputPiece]:
-    """The writes as pieces, each torn at the given sizes in turn."""
+    """The writes as pieces, split at the given sizes in turn."""
     found: list[OutputPiece] = []
     offset = 0
     turn = 0
@@ -33,7 +33,7 @@ def pieces_of(writes: list[tuple[int, bytes]], sizes: list[int]) -> list[OutputP
 
 
 def cut(pieces: list[OutputPiece], positions: tuple[int, int] = (0, 0)) -> list[Line]:
-    """All lines from the positions on, read as a reader of the store would: from the piece that holds the offset."""
+    """All lines from the positions on, read like the store does: from the piece that contains the offset."""
     cutter = LineCutter(positions)
     found: list[Line] = []
     for piece in pieces:
@@ -48,10 +48,10 @@ def shown(lines: list[Line]) -> list[tuple[int, int, str, bool]]:
 
 @settings(max_examples=200, deadline=None)
 @given(_WRITES, st.lists(st.integers(1, 4), min_size=1, max_size=5), st.sampled_from([4, 7, 1 << 16]))
-def test_lines_do_not_depend_on_tears_and_any_line_is_a_place_to_resume(
+def test_lines_do_not_depend_on_the_pieces_and_reading_can_resume_at_any_line(
     writes: list[tuple[int, bytes]], sizes: list[int], line_bytes: int
 ) -> None:
-    """Torn or whole, the same lines per stream; from each line's positions on exactly the rest, no gap and no repeat."""
+    """The lines per stream are the same; resuming at a line gives exactly the rest, without gaps or repeats."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output_lines, "LINE_BYTES_MAX", line_bytes)
         whole = cut(pieces_of(writes, [1 << 20]))
@@ -67,8 +67,8 @@ def test_lines_do_not_depend_on_tears_and_any_line_is_a_place_to_resume(
 
 @settings(max_examples=100, deadline=None)
 @given(_WRITES)
-def test_the_lines_hold_every_byte_that_was_printed(writes: list[tuple[int, bytes]]) -> None:
-    """Joined again, the lines of a stream are what went into it, as text."""
+def test_the_lines_contain_every_printed_byte(writes: list[tuple[int, bytes]]) -> None:
+    """Joined, the lines of a stream are its whole content as text."""
     lines = cut(pieces_of(writes, [3]))
     for stream in (1, 2):
         printed = b"".join(data for number, data in writes if number == stream)
@@ -80,8 +80,8 @@ def test_the_lines_hold_every_byte_that_was_printed(writes: list[tuple[int, byte
         assert [line.text for line in lines if line.stream == stream] == decoded
 
 
-def test_a_long_line_is_cut_between_characters_and_says_so() -> None:
-    """64 KiB of two-byte characters behind one byte: no half characters, all parts but the last are marked."""
+def test_a_long_line_is_split_between_characters_and_marked() -> None:
+    """64 KiB of two-byte characters after one byte: no character is split, and all parts except the last are marked."""
     text = "x" + "ä" * 100_000
     lines = cut(pieces_of([(1, text.encode() + b"\nnext\n")], [1000]))
     assert "".join(line.text for line in lines[:-1]) == text
@@ -95,7 +95,7 @@ def test_a_long_line_is_cut_between_characters_and_says_so() -> None:
     st.dictionaries(st.integers(131, 150), st.tuples(st.integers(0, 9), st.integers(0, 9))),
 )
 def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], positions: dict[int, tuple[int, int]]) -> None:
-    """Text and back, ranges included."""
+    """Round trip, including ranges."""
     cursor = Cursor(done=done, ranges=ranges_of(sorted(closed)), positions=positions)
     read = parse_cursor(cursor.text() + entry(200, (5, 6)))
     assert read.positions == positions | {200: (5, 6)}
@@ -105,7 +105,7 @@ def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], position
 @pytest.mark.parametrize(
     "text", ["", "c", "x1", "c1;", "c1;2", "c1;2=", "c1;2=3=4", "c1;2=3.4.5", "c٣", "c1" + ";1=1" * 20_000]
 )
-def test_what_is_no_cursor_is_refused(text: str) -> None:
-    """Hostile cursors are a 400, whatever they hold."""
+def test_an_invalid_cursor_is_a_400(text: str) -> None:
+    """Including hostile ones."""
     with pytest.raises(Rejected):
         parse_cursor(text)

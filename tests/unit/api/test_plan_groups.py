@@ -1,4 +1,4 @@
-"""Which groups a plan uses, as far as tokens that are bound to groups are concerned."""
+"""Groups of a plan, for tokens that are restricted to groups."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _plan(text: bytes) -> plans.Plan:
     ],
     ids=["called workflow", "every server", "expression"],
 )
-def test_a_token_for_one_group_starts_nothing_that_may_reach_another(text: bytes) -> None:
-    """Jobs of called workflows count, the group of all servers too, and what is not known yet may be any group."""
+def test_a_token_for_one_group_cannot_start_work_on_another(text: bytes) -> None:
+    """Jobs of called workflows count, the group of all servers too, and a group from an expression may be any group."""
     bound = Principal(name="ci", role=Role.RUNNER, groups=("web",))
     with pytest.raises(Rejected, match="may only use web"):
         check_plan(bound, _plan(text))

@@ -1,4 +1,4 @@
-"""Runs in JSON: bounded whatever the run is, with what did not end well before what did."""
+"""Runs in JSON: the answer is bounded, and unsuccessful parts come first."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def shown(run: Run) -> dict[str, Any]:
     return found
 
 
-def test_a_run_on_thousands_of_servers_is_answered_in_part() -> None:
-    """The file's jobs are all there; of the instances a hundred, those that failed among them; the counts are of all."""
+def test_a_run_on_thousands_of_servers_is_shown_in_part() -> None:
+    """All jobs of the file, a hundred instances including the failed ones, and counts of all of them."""
     ends = [
         completed(f"roll[web-{n}]", Conclusion.FAILURE if n in (7, 3_999) else Conclusion.SUCCESS) for n in range(4_000)
     ]
@@ -99,8 +99,8 @@ def test_a_run_on_thousands_of_servers_is_answered_in_part() -> None:
     assert len(json.dumps(found)) < 300_000
 
 
-def test_a_loop_of_thousands_of_passes_is_answered_in_part() -> None:
-    """With how many there are."""
+def test_a_loop_of_thousands_of_passes_is_shown_in_part() -> None:
+    """With the total number."""
     place: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
     passes = 5_000
     run = made(
@@ -115,7 +115,7 @@ def test_a_loop_of_thousands_of_passes_is_answered_in_part() -> None:
 
 
 def test_the_whole_answer_is_bounded_too() -> None:
-    """Many jobs with many instances each: the file's jobs stay, the rows below them end."""
+    """With many jobs of many instances each, all jobs of the file are shown, and the rows below them are limited."""
     names = [f"roll{n}" for n in range(100)]
     text = "jobs:\n" + "".join(
         f"  {name}:\n    runs-on: {{group: web, target: each}}\n    steps: [{{run: x}}]\n" for name in names
@@ -131,22 +131,22 @@ def test_the_whole_answer_is_bounded_too() -> None:
 
 
 def test_steps_count_as_rows() -> None:
-    """A few instances with many steps each are as much as many with a few."""
+    """A few instances with many steps cost as much as many instances with a few steps."""
     text = "jobs:\n  roll:\n    runs-on: {group: web, target: each}\n    steps:\n" + "      - run: x\n" * 600
     found = shown(made(text, *instances(50)))
     assert (found["jobs"][0]["jobs_total"], len(found["jobs"][0]["jobs"])) == (50, 2)
 
 
 def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
-    """The first ones are there; nothing is cut in the middle."""
+    """The first ones are shown; none is truncated."""
     large = {"text": "x" * 900_000}
     run = made(EACH, *instances(5), *(completed(f"roll[web-{n}]", Conclusion.SUCCESS, large) for n in range(5)))
     outputs = [row["outputs"] for row in shown(run)["jobs"][0]["jobs"]]
     assert outputs == [large, large, None, None, None]
 
 
-def test_a_first_value_fits_however_large_it_is() -> None:
-    """So that a page of one row holds it."""
+def test_the_first_value_always_fits() -> None:
+    """So that a page of one row contains it."""
     budget = schemas.Budget()
     huge = {"text": "x" * (3 << 20)}
     assert budget.value(huge) == huge
@@ -154,7 +154,7 @@ def test_a_first_value_fits_however_large_it_is() -> None:
     assert budget.value({}) == {}
 
 
-def test_a_rerun_says_how_much_it_has_kept() -> None:
+def test_a_rerun_shows_how_much_it_reuses() -> None:
     """And of which run."""
     kept = Kept(
         run=RunId("01J00000000000000000000001"),
@@ -167,8 +167,8 @@ def test_a_rerun_says_how_much_it_has_kept() -> None:
     assert found["rerun_of"] == kept.run
 
 
-def test_places_are_read_as_the_longest_job_that_is_there() -> None:
-    """Slashes and brackets may be part of a job's id and of a step's."""
+def test_a_part_is_read_as_the_longest_existing_job() -> None:
+    """Ids of jobs and steps may contain slashes and brackets."""
     run = made(EACH, *instances(2))
     assert run_lookup.split_part(run, "roll[web-1]/two") == ("roll[web-1]", "two")
     assert run_lookup.split_part(run, "roll[web-1]") == ("roll[web-1]", None)
@@ -180,8 +180,8 @@ def test_places_are_read_as_the_longest_job_that_is_there() -> None:
 CHILD_RUN = "jobs: {a: {runs-on: web, steps: [{id: other, uses: workflow/run, with: {workflow: w.yml}}]}}"
 
 
-def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
-    """From both sides; a run of another kind whose payload says the same is none."""
+def test_a_step_and_its_child_run_name_each_other() -> None:
+    """The payload of another kind of trigger with the same content is ignored."""
     compiled = compile_workflow("w.yml", CHILD_RUN.encode(), {"w.yml": CHILD_RUN.encode()})
     assert compiled.plan is not None, compiled.diagnostics
     place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
@@ -209,7 +209,7 @@ def test_a_step_and_the_run_that_it_has_started_name_each_other() -> None:
 
 @pytest.mark.parametrize("conclusion", [Conclusion.SKIPPED, Conclusion.CANCELLED, Conclusion.FAILURE])
 def test_the_steps_of_a_job_that_never_began_are_skipped_for_its_reason(conclusion: Conclusion) -> None:
-    """A run that is over has no step that is still to come; what such a step would have done is no outcome."""
+    """A completed run has no queued steps; a step that never ran has no outcome."""
     why = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
     end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=why)
     found = shown(made(EACH, end))

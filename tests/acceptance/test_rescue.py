@@ -65,7 +65,7 @@ def events_of(world: World, run: str) -> list[dict[str, Any]]:
 
 
 def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
-    """After a backup of the running daemon and a restore, open runs are ended, results are late reports, and pushes wait for `resume`."""
+    """After a backup, a restore and a start, open runs are ended, results are late reports, and pushes wait for `resume`."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()

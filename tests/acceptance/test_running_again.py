@@ -48,7 +48,7 @@ def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_
     assert world.ctl("sync", "--wait").returncode == 0
 
     dry = world.ctl("rerun", old[:20], "--from", "put", "--at", fixed, "--dry-run", "--json")
-    assert json.loads(dry.stdout)["kept"] == ["build", "deploy/prepare"], dry.stderr
+    assert json.loads(dry.stdout)["reused"] == ["build", "deploy/prepare"], dry.stderr
     done = world.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
 
     assert done.returncode == 0, (done.stdout, done.stderr)
@@ -56,10 +56,10 @@ def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_
     row = world.api("GET", "/v1/runs").json()["runs"][0]
     assert (row["rerun_of"], row["revision"], row["trigger"]["kind"]) == (old, fixed, "rerun")
     jobs = jobs_of(world.run(row["id"]))
-    assert (jobs["build"]["kept"], jobs["build"]["outputs"]) == (True, {"stamp": stamp})
-    assert [step["kept"] for step in jobs["deploy"]["steps"]] == [True, False]
+    assert (jobs["build"]["reused"], jobs["build"]["outputs"]) == (True, {"stamp": stamp})
+    assert [step["reused"] for step in jobs["deploy"]["steps"]] == [True, False]
     assert world.lines(row["id"], 1) == ["put by me"]
     again = world.ctl("rerun", row["id"], "--detach")
     assert again.returncode == 0, again.stderr
     third = world.wait_for(world.api("GET", "/v1/runs").json()["runs"][0]["id"])
-    assert (third["conclusion"], third["rerun_of"], third["kept"]) == ("success", row["id"], None)
+    assert (third["conclusion"], third["rerun_of"], third["reused"]) == ("success", row["id"], None)

@@ -248,7 +248,7 @@ async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.Asy
     assert answered.status_code == 200, answered.text
     await world.completed(run)
     step = (await show(client, run))["jobs"][0]["steps"][0]
-    assert (step["conclusion"], step["approval"]["given"]) == ("success", ["anonymous"])
+    assert (step["conclusion"], step["approval"]["approved_by"]) == ("success", ["anonymous"])
     fact = world.audit()[-1]
     assert (fact.what, fact.target, fact.facts["job"]) == ("approve-run", run, "ask")
     again = await client.post(f"/v1/runs/{run}/approve")
@@ -319,11 +319,11 @@ async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncC
     found = answered.json()
     assert answered.status_code == 201, answered.text
     msgspec.convert(found, RerunSchema)
-    assert (found["rerun_of"], found["kept"], found["again"], found["number"]) == (first, [], ["build", "after"], 2)
+    assert (found["rerun_of"], found["reused"], found["will_run"], found["number"]) == (first, [], ["build", "after"], 2)
     assert answered.headers["location"] == found["url"]
     await world.completed(found["id"])
     shown = await show(client, found["id"])
-    assert (shown["rerun_of"], shown["kept"], shown["trigger"]["kind"]) == (first, None, "rerun")
+    assert (shown["rerun_of"], shown["reused"], shown["trigger"]["kind"]) == (first, None, "rerun")
     assert world.services.reader.run(found["id"]).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
     assert shown["vars"] == {"greeting": "ho"}
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
@@ -338,14 +338,14 @@ async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
     """A dry run shows that and starts nothing; then the reused job is marked, and only the failed one has attempts."""
     first = (await done(world, client, FLAKY))["id"]
     dry = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "dry_run": True})
-    assert (dry.status_code, dry.json()["kept"], dry.json()["again"]) == (200, ["build"], ["deploy"])
+    assert (dry.status_code, dry.json()["reused"], dry.json()["will_run"]) == (200, ["build"], ["deploy"])
     assert dry.json()["id"] is None
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"failed": True})).json()
     await world.completed(again["id"])
     shown = await show(client, again["id"])
     build, deploy = shown["jobs"]
-    assert (build["kept"], deploy["kept"], shown["kept"]["jobs"]) == (True, False, 1)
+    assert (build["reused"], deploy["reused"], shown["reused"]["jobs"]) == (True, False, 1)
     assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
 
 
@@ -353,10 +353,10 @@ async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client:
     """The steps before that one are reused."""
     first = (await done(world, client, FLAKY))["id"]
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
-    assert again["kept"] == ["build", "deploy/prepare"]
+    assert again["reused"] == ["build", "deploy/prepare"]
     await world.completed(again["id"])
     prepare, put = (await show(client, again["id"]))["jobs"][1]["steps"]
-    assert (prepare["kept"], prepare["attempts"], len(put["attempts"])) == (True, [], 1)
+    assert (prepare["reused"], prepare["attempts"], len(put["attempts"])) == (True, [], 1)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorl
     world.repositories.files[path] = FLAKY.replace("exit 1", "print fine").encode()
     world.repositories.revision = "b" * 40
     again = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "at": "BBBB"})
-    assert (again.status_code, again.json()["kept"]) == (201, ["build"]), again.text
+    assert (again.status_code, again.json()["reused"]) == (201, ["build"]), again.text
     await world.completed(again.json()["id"])
     shown = await show(client, again.json()["id"])
     assert (shown["conclusion"], shown["revision"]) == ("success", "b" * 40)
@@ -429,6 +429,6 @@ async def test_only_the_servers_that_failed_run_again(world: ApiWorld, client: h
         world.fleet.release(key, 1 if "web-2" in key.attempt.job else 0)
     await world.completed(run)
     again = (await client.post(f"/v1/runs/{run}/rerun", json={"servers": ["failed"]})).json()
-    assert again["again"] == ["roll[web-2]"]
+    assert again["will_run"] == ["roll[web-2]"]
     await until(lambda: bool(world.fleet.held))
     assert [key.attempt.job for key in await world.held()] == ["roll[web-2]"]

@@ -159,7 +159,7 @@ def test_a_rerun_says_what_it_keeps_and_ends_with_the_result(server: Server, pat
     assert f"re-run of {old}, 1 jobs and 0 steps kept" in shown
     assert "build  kept" in shown
     middle = server.ctl("rerun", old, "--from", "put", "--detach", "--json")
-    assert json.loads(middle.stdout)["kept"] == ["build", "deploy/prepare"]
+    assert json.loads(middle.stdout)["reused"] == ["build", "deploy/prepare"]
     whole = server.ctl("rerun", old, "--dry-run")
     assert "kept: nothing" in whole.output
     assert server.ctl("rerun", old, "--from", "nope").exit_code == 5

@@ -163,7 +163,7 @@ def test_a_rerun_shows_how_much_it_reuses() -> None:
         servers={"roll": ["web-1"]},
     )
     found = shown(made(EACH, kept=kept))
-    assert found["kept"] == {"run": kept.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
+    assert found["reused"] == {"run": kept.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
     assert found["rerun_of"] == kept.run
 
 

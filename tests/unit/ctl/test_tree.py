@@ -25,7 +25,7 @@ def thing(identity: str, conclusion: str | None = "success", **more: Any) -> dic
     )
     return {
         "id": identity, "name": identity, "status": status, "conclusion": conclusion, "outcome": conclusion,
-        "reason": reason, "kept": False, "started_at": _BEGAN, "completed_at": _ENDED if conclusion else None, **more,
+        "reason": reason, "reused": False, "started_at": _BEGAN, "completed_at": _ENDED if conclusion else None, **more,
     }  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
 
 def test_a_kept_job_and_a_second_try_say_so() -> None:
     """What was kept has nothing below it."""
-    kept = job("build", kept=True, steps=[step("make")])
+    kept = job("build", reused=True, steps=[step("make")])
     batch = {"number": 2, "of": 5, "resume_at": None}
     lines = drawn(run(kept, job("deploy", None, tries=2, batch=batch, steps=[step("put")])))
     assert lines[1:] == ["├─ ✓ build  2.5s  kept", "└─ ● deploy  try 2  batch 2 of 5", "   └─ ✓ put  2.5s"]
@@ -150,11 +150,11 @@ def test_a_kept_job_and_a_second_try_say_so() -> None:
 def test_an_older_daemon_s_answer_is_drawn_too() -> None:
     """Without parts, counts and approvals."""
     old_step = {
-        name: value for name, value in step("one").items() if name not in ("counts", "blocks", "blocks_total", "kept")
+        name: value for name, value in step("one").items() if name not in ("counts", "blocks", "blocks_total", "reused")
     }
     old = {name: value for name, value in job("a").items() if name in (*thing("a"), "agent")} | {"steps": [old_step]}
     found = run(old)
-    del found["approvals"], old["kept"]
+    del found["approvals"], old["reused"]
     assert drawn(found)[1:] == ["└─ ✓ a  2.5s", "   └─ ✓ one  2.5s"]
     assert list(pending_approvals.lines(found)) == []
     assert list(run_parts.reasons(found)) == []
@@ -167,7 +167,7 @@ def test_names_from_outside_move_no_cursor(name: str) -> None:
     loop = step("l", node="loop", blocks_total=1, counts={"success": 1}, blocks=[inner], name=name)
     found = run(job("a", steps=[loop], kind="call", calls=name, name=name, agent=name))
     approval = {
-        "job": name, "step": None, "environment": name, "approvers": [name], "minimum": 1, "given": [],
+        "job": name, "step": None, "environment": name, "approvers": [name], "minimum": 1, "approved_by": [],
         "rejected_by": None, "self_approval": True, "due_at": None, "default": None,
         "reason": {"code": "waiting-approval", "text": name, "message": name},
     }  # fmt: skip
@@ -179,7 +179,7 @@ def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
     """One line each, and one command; with a place, quoted, where several wait."""
     approval = {
         "job": "roll[web-1]", "step": None, "environment": "prod", "approvers": ["alice", "bob"], "minimum": 2,
-        "given": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
+        "approved_by": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
         "reason": {"code": "waiting-approval", "text": "", "message": "now?"},
     }  # fmt: skip
     first, following = pending_approvals.lines(run(approvals=[approval]))

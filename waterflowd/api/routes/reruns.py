@@ -62,7 +62,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     )
     if key is not None:
         _check_same(services, row, earlier, selection.kept)
-    await services.audit.action(principal, "rerun-run", earlier, run=row.id, kept=len(selection.kept_names))
+    await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.kept_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})
 

@@ -26,7 +26,7 @@ class ApprovalSchema(msgspec.Struct, frozen=True, kw_only=True):
     environment: str | None
     approvers: tuple[str, ...]
     minimum: int
-    given: list[str]
+    approved_by: list[str]
     rejected_by: str | None
     self_approval: bool
     due_at: Timestamp | None
@@ -39,7 +39,7 @@ class ApprovalSchema(msgspec.Struct, frozen=True, kw_only=True):
             environment=approval.environment or None,
             approvers=approval.approvers,
             minimum=approval.minimum,
-            given=approval.given,
+            approved_by=approval.given,
             rejected_by=approval.rejected_by,
             self_approval=approval.may_approve_own,
             due_at=timestamp(approval.due_at),
@@ -68,7 +68,7 @@ class PendingApprovalSchema(ApprovalSchema, frozen=True, kw_only=True):
             environment=approval.environment or None,
             approvers=approval.approvers,
             minimum=approval.minimum,
-            given=approval.given,
+            approved_by=approval.given,
             rejected_by=approval.rejected_by,
             self_approval=approval.may_approve_own,
             due_at=timestamp(approval.due_at),
@@ -97,7 +97,7 @@ class ConcurrencySchema(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue
     cancel_in_progress: bool
     is_held: bool
-    wanted_at: Timestamp | None
+    requested_at: Timestamp | None
 
     @classmethod
     def of(cls, lock: Lock) -> ConcurrencySchema:
@@ -108,5 +108,5 @@ class ConcurrencySchema(msgspec.Struct, frozen=True, kw_only=True):
             queue=lock.queue,
             cancel_in_progress=lock.cancel_in_progress,
             is_held=lock.is_held,
-            wanted_at=timestamp(lock.wanted_at),
+            requested_at=timestamp(lock.wanted_at),
         )

@@ -132,7 +132,7 @@ class StepSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exit_code: int | None
     outputs: dict[str, Any] | None
     approval: ApprovalSchema | None
-    kept: bool
+    reused: bool
     due_at: Timestamp | None
     retry_at: Timestamp | None
     started_at: Timestamp | None
@@ -164,7 +164,7 @@ class StepSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             exit_code=step.exit_code,
             outputs=outputs,
             approval=ApprovalSchema.of(step.approval) if step.approval is not None else None,
-            kept=step.reason.code is ReasonCode.KEPT,
+            reused=step.reason.code is ReasonCode.KEPT,
             due_at=timestamp(step.due_at),
             retry_at=timestamp(step.retry_at),
             started_at=timestamp(step.started_at),
@@ -261,7 +261,7 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outputs: dict[str, Any] | None
     approval: ApprovalSchema | None
     concurrency: ConcurrencySchema | None
-    kept: bool
+    reused: bool
     batch: BatchSchema | None
     started_at: Timestamp | None
     completed_at: Timestamp | None
@@ -302,7 +302,7 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             outputs=outputs,
             approval=ApprovalSchema.of(job.approval) if job.approval is not None else None,
             concurrency=ConcurrencySchema.of(job.lock) if job.lock is not None else None,
-            kept=job.reason.code is ReasonCode.KEPT,
+            reused=job.reason.code is ReasonCode.KEPT,
             batch=_batch(job),
             started_at=timestamp(job.started_at),
             completed_at=timestamp(job.completed_at),

@@ -127,7 +127,7 @@ class ParentRunSchema(msgspec.Struct, frozen=True, kw_only=True):
         return cls(run=parent["id"], job=parent["job"], step=parent["step"], attempt=parent["attempt"])
 
 
-class KeptSchema(msgspec.Struct, frozen=True, kw_only=True):
+class ReusedSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What a re-run reuses of the earlier run: how many jobs and steps. `servers` are those that run again, by job."""
 
     run: str
@@ -136,7 +136,7 @@ class KeptSchema(msgspec.Struct, frozen=True, kw_only=True):
     servers: dict[str, list[str]]
 
     @classmethod
-    def of(cls, kept: Kept) -> KeptSchema:
+    def of(cls, kept: Kept) -> ReusedSchema:
         """How much a run reuses."""
         steps = sum(len(of_job) for of_job in kept.steps.values())
         return cls(run=kept.run, jobs=len(kept.jobs), steps=steps, servers=kept.servers)
@@ -152,7 +152,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
     outputs: dict[str, Any]
     vars: dict[str, Any]
     concurrency: ConcurrencySchema | None
-    kept: KeptSchema | None
+    reused: ReusedSchema | None
     approvals: list[PendingApprovalSchema]
     jobs: list[JobSchema]
 
@@ -184,7 +184,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             outputs=run.outputs,
             vars=run.vars,
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
-            kept=KeptSchema.of(run.kept) if run.kept is not None else None,
+            reused=ReusedSchema.of(run.kept) if run.kept is not None else None,
             approvals=pending_approvals(run),
             jobs=[JobSchema.of(job, budget, job.outputs) for job in run.scope.jobs.values()],
         )
@@ -297,10 +297,10 @@ class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
     rerun_of: str
     revision: str | None
-    kept: list[str]
-    kept_total: int
-    again: list[str]
-    again_total: int
+    reused: list[str]
+    reused_total: int
+    will_run: list[str]
+    will_run_total: int
 
     @classmethod
     def of(
@@ -315,8 +315,8 @@ class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
             url=run_url(row.id) if row is not None else None,
             rerun_of=earlier.id,
             revision=revision,
-            kept=selection.kept_names[:RERUN_NAMES_MAX],
-            kept_total=len(selection.kept_names),
-            again=selection.again_names[:RERUN_NAMES_MAX],
-            again_total=len(selection.again_names),
+            reused=selection.kept_names[:RERUN_NAMES_MAX],
+            reused_total=len(selection.kept_names),
+            will_run=selection.again_names[:RERUN_NAMES_MAX],
+            will_run_total=len(selection.again_names),
         )

@@ -79,8 +79,8 @@ def _announce(run: dict[str, Any], planned: dict[str, Any], *, is_json: bool) ->
     at = f" with the workflow at {escape_for_display(other[:10])}" if other else ""
     click.echo(f"again: {escape_for_display(run['name'])} #{run['number']}{at}")
     for title, color, names, total in (
-        ("kept", "green", planned["kept"], planned["kept_total"]),
-        ("done again", "cyan", planned["again"], planned["again_total"]),
+        ("kept", "green", planned["reused"], planned["reused_total"]),
+        ("done again", "cyan", planned["will_run"], planned["will_run_total"]),
     ):
         shown = ", ".join(names[:_NAMES_MAX]) + (f" and {total - _NAMES_MAX} more" if total > _NAMES_MAX else "")
         click.echo(f"  {style(title, color)}: {escape_for_display(shown) or 'nothing'}")

@@ -88,7 +88,7 @@ def _print_facts(run: dict[str, Any]) -> None:
         )
     )
     if run.get("rerun_of"):
-        kept = run.get("kept")
+        kept = run.get("reused")
         text = f"re-run of {run['rerun_of']}"
         text += f", {kept['jobs']} jobs and {kept['steps']} steps kept" if kept else ""
         click.echo(style(escape_for_display(text), "bright_black"))

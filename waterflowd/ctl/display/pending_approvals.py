@@ -25,12 +25,12 @@ def argument(found: dict[str, Any]) -> str:
 def sentence(found: dict[str, Any]) -> str:
     """Who is asked, how many are missing, and until when."""
     whom = ", ".join(found["approvers"]) or "an approver"
-    missing = found["minimum"] - len(found["given"])
+    missing = found["minimum"] - len(found["approved_by"])
     parts = [f"waits for {whom}"]
     if found["environment"]:
         parts[0] += f' to let it into environment "{found["environment"]}"'
-    if found["given"] or missing > 1:
-        parts.append(f"{len(found['given'])} of {found['minimum']} have approved")
+    if found["approved_by"] or missing > 1:
+        parts.append(f"{len(found['approved_by'])} of {found['minimum']} have approved")
     if not found["self_approval"]:
         parts.append("not by who started it")
     if found["due_at"]:

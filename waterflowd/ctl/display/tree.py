@@ -61,7 +61,7 @@ def thing(found: dict[str, Any], now_ms: int | None) -> str:
 def why(found: dict[str, Any]) -> str:
     """The reason, where it says more than the glyph."""
     reason = found["reason"]
-    if found.get("kept"):
+    if found.get("reused"):
         return faint("  kept")
     if found["conclusion"] == "success" or reason["code"] in _OBVIOUS or not reason["text"]:
         return ""

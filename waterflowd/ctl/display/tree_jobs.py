@@ -22,7 +22,7 @@ _DULL = frozenset({"success", "skipped", "queued"})
 def job_node(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> Node:
     """A job, its steps, and what it has become."""
     text = f"{thing(job, now_ms)}{_servers(job)}{_tries(job)}{_batch(job)}{why(job)}"
-    if job.get("kept"):
+    if job.get("reused"):
         return Node(text)
     if job.get("jobs_total"):
         return Node(text, _children(job, now_ms, is_short=is_short))

@@ -209,17 +209,17 @@ async def test_output_is_selected_by_parts_with_slashes_and_brackets(
 
     assert await texts(looped["id"], job="a", step="all[1]/check/inner") == ["found"]
     assert await texts(looped["id"], step="all") == ["x", "y", "found", "z"]
-    assert await texts(looped["id"], place="a/all[1]") == ["y", "found"]
-    assert await texts(looped["id"], place="a") == ["x", "y", "found", "z", "end"]
+    assert await texts(looped["id"], part="a/all[1]") == ["y", "found"]
+    assert await texts(looped["id"], part="a") == ["x", "y", "found", "z", "end"]
     assert sorted(await texts(rolled["id"], job="roll")) == ["from web-1", "from web-2"]
-    assert await texts(rolled["id"], place="roll[web-2]/one") == ["from web-2"]
-    assert await texts(rolled["id"], place="roll[web-2]") == ["from web-2"]
+    assert await texts(rolled["id"], part="roll[web-2]/one") == ["from web-2"]
+    assert await texts(rolled["id"], part="roll[web-2]") == ["from web-2"]
     for wrong in (
-        {"place": "roll[web-3]"},
-        {"place": "roll[web-2]/two"},
+        {"part": "roll[web-3]"},
+        {"part": "roll[web-2]/two"},
         {"job": "rol"},
         {"step": "on"},
-        {"place": "/"},
+        {"part": "/"},
     ):
         assert (await client.get(f"/v1/runs/{rolled['id']}/logs", params=wrong)).status_code == 404, wrong
 
@@ -319,7 +319,12 @@ async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncC
     found = answered.json()
     assert answered.status_code == 201, answered.text
     msgspec.convert(found, RerunSchema)
-    assert (found["rerun_of"], found["reused"], found["will_run"], found["number"]) == (first, [], ["build", "after"], 2)
+    assert (found["rerun_of"], found["reused"], found["will_run"], found["number"]) == (
+        first,
+        [],
+        ["build", "after"],
+        2,
+    )
     assert answered.headers["location"] == found["url"]
     await world.completed(found["id"])
     shown = await show(client, found["id"])

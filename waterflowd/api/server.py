@@ -1,11 +1,11 @@
-"""The API's listeners: TCP and a unix socket, one server, in the daemon's own event loop.
+"""The listeners of the API: TCP and a unix socket, one server, in the event loop of the daemon.
 
 Rules of this file:
 
-- The sockets are bound here, before the server starts, so that a taken port is an error of `start` with a sentence.
-- The unix socket gets its mode between `bind` and `listen`: nobody can connect while it is open to all. Who is at the other
-  end is asked of the kernel once per connection and travels in the connection's state.
-- Signals belong to the daemon: uvicorn never sees one. On `stop` the streams end themselves first.
+- The sockets are bound here, before the server starts, so that `start` reports a port in use with a clear error.
+- The unix socket gets its mode between `bind` and `listen`, so nobody can connect before. The uid of the peer is read from
+  the kernel once per connection, and kept in the state of the connection.
+- The daemon handles signals, not uvicorn. `stop` ends the streams first.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from waterflowd.api.app import Api
 from waterflowd.api.auth import PEER_UID
 
 _SOCKET_MODE = 0o660
-#: `sun_path` holds 108 bytes with the final NUL.
+#: `sun_path` has 108 bytes including the final NUL.
 _SOCKET_PATH_BYTES_MAX = 107
 _BACKLOG = 512
-#: Requests that are still at work after this are cut; streams end at once.
+#: Requests that take longer during a stop are aborted; streams end at once.
 _GRACE_S = 5
-#: Open connections; each stream is one, and every client of ours needs one at a time. Beyond it a new one is cut.
+#: Open connections; each stream is one, and our own clients need one at a time. Further ones are closed at once.
 CONNECTIONS_MAX = 512
-#: A connection on which no request begins for so long is closed at the next look, one such time later at most.
+#: A connection without a new request for this long is closed at the next check, at most this much later.
 HEAD_S_MAX = 30.0
 _UCRED = struct.Struct("3i")
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that knows who is at the other end of a unix socket, and does not wait for ever for a request."""
+    """HTTP/1.1 with the uid of the peer on a unix socket, and a timeout for idle connections."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._seen: object = None
-        self._look = self.loop.call_later(HEAD_S_MAX, self._look_again)
+        self._last_cycle: object = None
+        self._idle_check = self.loop.call_later(HEAD_S_MAX, self._close_if_idle)
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
             return
@@ -56,24 +56,24 @@ class _Protocol(H11Protocol):
             self.app_state = {**self.app_state, PEER_UID: uid}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._look.cancel()
+        self._idle_check.cancel()
         super().connection_lost(exc)
 
-    def _look_again(self) -> None:
-        """Closes the connection when no request is at work and none has begun since the last look."""
-        # Each request has a cycle of its own; there is none before the first.
-        is_at_work = self.cycle is not None and not self.cycle.response_complete
-        if not is_at_work and self.cycle is self._seen:
+    def _close_if_idle(self) -> None:
+        """Closes the connection when no request is active and none has begun since the last check."""
+        # Each request has its own cycle; before the first request there is none.
+        is_active = self.cycle is not None and not self.cycle.response_complete
+        if not is_active and self.cycle is self._last_cycle:
             self.transport.close()
             return
-        self._seen = self.cycle
-        self._look = self.loop.call_later(HEAD_S_MAX, self._look_again)
+        self._last_cycle = self.cycle
+        self._idle_check = self.loop.call_later(HEAD_S_MAX, self._close_if_idle)
 
 
 def _peer_uid(transport: asyncio.Transport) -> int | None:
-    """The uid at the other end of a unix socket; None for TCP."""
+    """The uid of the peer on a unix socket; None for TCP."""
     transport_socket = transport.get_extra_info("socket")
-    # A duplicate, because what the loop shows of its socket lacks `getsockopt` in some loops.
+    # A duplicate, because the socket object of some event loops lacks `getsockopt`.
     with socket.socket(fileno=os.dup(transport_socket.fileno())) as peer:
         if peer.family != socket.AF_UNIX:
             return None
@@ -82,7 +82,7 @@ def _peer_uid(transport: asyncio.Transport) -> int | None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn inside somebody else's process."""
+    """Uvicorn embedded in the daemon."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -90,11 +90,11 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals alone."""
+        """Does not capture signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen and says so."""
+        """Starts to listen and sets `is_up`."""
         await super().startup(sockets)
         self.is_up.set()
 
@@ -109,11 +109,11 @@ class ApiServer:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._inode: int | None = None
-        #: The port that was taken; None without TCP.
+        #: The bound port; None without TCP.
         self.port: int | None = None
 
     async def start(self) -> None:
-        """Listens; raises `Stalled` WF610 when an address cannot be had."""
+        """Starts to listen; raises `Stalled` WF610 when an address cannot be used."""
         sockets: list[socket.socket] = []
         try:
             if self._listen is not None:
@@ -150,12 +150,12 @@ class ApiServer:
             await self._task
 
     async def wait(self) -> None:
-        """Returns when the server has ended, or raises what ended it; for whoever supervises it."""
+        """Returns when the server has ended, or raises its error; for the supervisor."""
         if self._task is not None:
             await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Ends the streams, finishes what is at work within 5 s, and removes the unix socket. Idempotent."""
+        """Ends the streams, finishes active requests within 5 s, and removes the unix socket. Idempotent."""
         if self._server is None or self._task is None:
             return
         self._api.stop()
@@ -176,14 +176,16 @@ def _bind_tcp(listen: str) -> socket.socket:
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except (OSError, ValueError, OverflowError) as error:
         raise Stalled(
-            "WF610", f"api.listen = {listen!r} cannot be used ({error}); choose another address or end what holds it"
+            "WF610",
+            f"cannot listen on api.listen = {listen!r} ({error}); choose another address, or stop the program that uses it",
         ) from error
 
 
 def _bind_unix(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
         raise Stalled(
-            "WF610", f"api.socket is longer than {_SOCKET_PATH_BYTES_MAX} bytes, which no unix socket can be: {path}"
+            "WF610",
+            f"api.socket exceeds {_SOCKET_PATH_BYTES_MAX} bytes, the limit for unix sockets; choose a shorter path: {path}",
         )
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -193,7 +195,7 @@ def _bind_unix(path: Path) -> socket.socket:
         opened.listen(_BACKLOG)
     except OSError as error:
         opened.close()
-        raise Stalled("WF610", f"api.socket = {os.fspath(path)!r} cannot be used ({error})") from error
+        raise Stalled("WF610", f"cannot listen on api.socket = {os.fspath(path)!r} ({error})") from error
     except Stalled:
         opened.close()
         raise
@@ -201,10 +203,10 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes the socket of a daemon that was killed; leaves a living one's, and anything that is no socket."""
+    """Removes the socket of a killed daemon, but not that of a running one, and nothing that is not a socket."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise Stalled("WF610", f"api.socket = {os.fspath(path)!r} is there and is no socket; remove it")
+            raise Stalled("WF610", f"api.socket = {os.fspath(path)!r} exists and is not a socket; remove it")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -216,4 +218,4 @@ def _remove_stale(path: Path) -> None:
             return
         except TimeoutError:
             pass
-    raise Stalled("WF610", f"another daemon listens on {os.fspath(path)!r} already; stop it first")
+    raise Stalled("WF610", f"another daemon already listens on {os.fspath(path)!r}; stop it first")

@@ -199,12 +199,12 @@ class OutputFilter(msgspec.Struct, frozen=True, kw_only=True):
     job: str | None
     step: str | None
     #: `JOB[/STEP]` instead of `job` and `step`.
-    place: str | None
+    part: str | None
     start: str | None
 
 
-async def _output_filter(job: Part = None, step: Part = None, place: Part = None, start: Start = None) -> OutputFilter:
-    return OutputFilter(job=job, step=step, place=place, start=start)
+async def _output_filter(job: Part = None, step: Part = None, part: Part = None, start: Start = None) -> OutputFilter:
+    return OutputFilter(job=job, step=step, part=part, start=start)
 
 
 @router.get(
@@ -223,11 +223,11 @@ async def run_logs(
 ) -> Response:
     """The output of the steps, one JSON object per line. With `follow`, server-sent events until the run is completed.
 
-    `job` and `step` include everything below them; `place` is `JOB[/STEP]`.
+    `job` and `step` include everything below them; `part` is `JOB[/STEP]`.
     """
     run = resolve(services, run_id)
     found = read_run(services, run)
-    job, step = (selected.job, selected.step) if selected.place is None else split_part(found, selected.place)
+    job, step = (selected.job, selected.step) if selected.part is None else split_part(found, selected.part)
     check_names(found, job, step)
     start = _start(streams.last_event_id(request) or selected.start)
     output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=start)

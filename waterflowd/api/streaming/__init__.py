@@ -1,1 +1,1 @@
-"""Events and output as server-sent events or newline-delimited JSON."""
+"""Streams of events and output, as server-sent events or newline-delimited JSON."""

@@ -1,16 +1,16 @@
-"""Bytes that a step printed, cut into lines; and the cursor that says which lines somebody has.
+"""Splits the output of steps into lines, and defines the cursor that marks how much a client has received.
 
-Rules of this file: pure. An output log is one sequence of bytes, in which pieces of two streams (1 and 2) take turns; a line
-belongs to one stream and may be spread over pieces with the other's between them. So what has been given out of a log is
-two offsets, one per stream: everything of that stream below it is out, nothing above it. They stay equal as long as no line
-is half done, which is nearly always.
+Rules of this file: pure. An output log is one sequence of bytes in which pieces of two streams (1 and 2) alternate. A line
+belongs to one stream, and pieces of the other stream may be between its parts. So the position in a log is two offsets, one
+per stream: everything of that stream before it has been returned, nothing after it. The offsets are equal as long as no line
+is incomplete, which is nearly always.
 
-A line longer than `LINE_BYTES_MAX` is given out in parts, cut between characters, with `is_cut` on all but the last. Bytes
-that are not UTF-8 become U+FFFD only when a whole line or part is there, so a character that is spread over two pieces is safe.
+A line longer than `LINE_BYTES_MAX` is returned in parts, split between characters, with `is_cut` on all except the last. Bytes
+that are not UTF-8 become U+FFFD only when a whole line or part is complete, so that characters may span two pieces.
 
-The cursor counts attempts in the order of their dispatch, which the log fixes: `c12;14-17;12=400;18=22.30` means that the
-first 12 and the numbers 14 to 17 (from 0) are done, of number 12 400 bytes, of number 18 22 bytes of stream 1 and 30 of
-stream 2, of all others nothing.
+The cursor numbers attempts in the order of their dispatch, which the log fixes: `c12;14-17;12=400;18=22.30` means that the
+first 12 and the numbers 14 to 17 (from 0) are complete; of number 12, 400 bytes have been returned; of number 18, 22 bytes of
+stream 1 and 30 bytes of stream 2; of all others, nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflowd.model.records import OutputPiece
 
-#: The largest chunk on the wire, too: a longer line is nobody's line.
+#: Also the largest chunk on the wire; no reasonable line is longer.
 LINE_BYTES_MAX = 64 << 10
-#: More attempts than this are not at work at once in one run.
+#: No run has more active attempts at once.
 _CURSOR_ENTRIES_MAX = 1_000
 _CURSOR = re.compile(r"c(\d{1,9})((?:;\d{1,9}-\d{1,9}|;\d{1,9}=\d{1,16}(?:\.\d{1,16})?)*)", re.ASCII)
 _NEWLINE = 10
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line, or a part of a long one. `positions` is what is given out of the log once this line is."""
+    """One line, or a part of a long one. `positions` are the offsets per stream after it."""
 
     offset: int
     at: int
@@ -44,33 +44,33 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Stream:
-    """What came on one stream and is not given out yet."""
+    """The content of one stream that has not been returned yet."""
 
     __slots__ = ("begin", "buffer", "marks", "position", "scanned")
 
     def __init__(self, position: int) -> None:
-        #: Log offset below which everything of this stream is given out.
+        #: Log offset before which everything of this stream has been returned.
         self.position = position
         self.buffer = bytearray()
-        #: Bytes given out before `buffer[0]`, counted in this stream.
+        #: Bytes of this stream that were returned before `buffer[0]`.
         self.begin = 0
-        #: (count in this stream, log offset, time) of each piece that `buffer` holds bytes of.
+        #: (bytes of this stream before it, log offset, time) of each piece that is partly in `buffer`.
         self.marks: deque[tuple[int, int, int]] = deque()
-        #: `buffer[:scanned]` holds no newline.
+        #: `buffer[:scanned]` contains no newline.
         self.scanned = 0
 
 
 class LineCutter:
-    """Cuts one attempt's output; pieces come in the order of the log, from `next_offset` on or before it."""
+    """Splits the output of one attempt. Pieces come in the order of the log, from `next_offset` or before it."""
 
     def __init__(self, positions: tuple[int, int] = (0, 0)) -> None:
         self._streams = (_Stream(positions[0]), _Stream(positions[1]))
-        #: Log offset of the first byte that has not been read.
+        #: Log offset of the first unread byte.
         self.next_offset = min(positions)
 
     @property
     def positions(self) -> tuple[int, int]:
-        """What is given out, per stream."""
+        """The offsets before which everything has been returned, per stream."""
         first, second = self._streams
         return self._position(first, self.next_offset), self._position(second, self.next_offset)
 
@@ -79,7 +79,7 @@ class LineCutter:
         return stream.position if stream.buffer else max(stream.position, read)
 
     def feed(self, piece: OutputPiece) -> Iterator[Line]:
-        """Takes one piece and gives the lines that it completes; must be consumed to its end."""
+        """Adds one piece and returns the lines that it completes; must be consumed to its end."""
         number = 0 if piece.stream == 1 else 1
         stream = self._streams[number]
         end = piece.offset + len(piece.data)
@@ -94,10 +94,10 @@ class LineCutter:
         self.next_offset = end
 
     def finish(self) -> Iterator[Line]:
-        """Gives what is left without a newline at its end: the log has no more, or nobody wants to wait."""
-        held = [number for number in (0, 1) if self._streams[number].buffer]
-        held.sort(key=lambda number: self._offset(self._streams[number]))
-        for number in held:
+        """Returns the rest, which has no newline at its end, because no more output is expected."""
+        rest = [number for number in (0, 1) if self._streams[number].buffer]
+        rest.sort(key=lambda number: self._offset(self._streams[number]))
+        for number in rest:
             stream = self._streams[number]
             size = len(stream.buffer)
             yield self._take(number, 0, size, is_cut=False)
@@ -133,7 +133,7 @@ class LineCutter:
         return offset + stream.begin - count
 
     def _take(self, number: int, start: int, end: int, *, is_cut: bool) -> Line:
-        """Gives `buffer[start:end]` out; the caller removes it from the buffer."""
+        """Returns `buffer[start:end]` as a line; the caller removes it from the buffer."""
         stream = self._streams[number]
         other = self._streams[1 - number]
         marks = stream.marks
@@ -155,7 +155,7 @@ class LineCutter:
 
 
 def _character_end(buffer: bytearray, start: int, end: int) -> int:
-    """The last place at or before `end` that is not inside a character."""
+    """The last index up to `end` that is not inside a character."""
     for back in range(4):
         if end - back <= start:
             break
@@ -165,33 +165,33 @@ def _character_end(buffer: bytearray, start: int, end: int) -> int:
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody has of a run's output."""
+    """How much of the output of a run a client has received."""
 
-    #: Attempts before this number, in the order of dispatch, are given out whole.
+    #: Attempts before this number, in the order of dispatch, are complete.
     done: int = 0
-    #: Further numbers that are given out whole: first and last, both included.
+    #: Further complete attempts: first and last number, inclusive.
     ranges: tuple[tuple[int, int], ...] = ()
-    #: Number of an attempt and what is given out of it, per stream.
+    #: Offsets per stream of incomplete attempts, by number.
     positions: Mapping[int, tuple[int, int]] = {}
 
     def text(self) -> str:
-        """The cursor as it travels."""
+        """The cursor as text."""
         ranges = "".join(f";{first}-{last}" for first, last in self.ranges)
         return f"c{self.done}{ranges}" + "".join(entry(number, both) for number, both in self.positions.items())
 
     def is_done(self, number: int) -> bool:
-        """Whether attempt `number` is given out whole."""
+        """Whether attempt `number` is complete."""
         return number < self.done or any(first <= number <= last for first, last in self.ranges)
 
 
 def entry(number: int, positions: tuple[int, int]) -> str:
-    """What stands in a cursor for one attempt that is given out in part; may be added to a cursor's text."""
+    """The entry for an incomplete attempt; may be appended to the text of a cursor."""
     first, second = positions
     return f";{number}={first}" if first == second else f";{number}={first}.{second}"
 
 
 def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending numbers as ranges."""
+    """Ascending numbers as inclusive ranges."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and ranges[-1][1] == number - 1:
@@ -202,16 +202,16 @@ def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 def parse_cursor(text: str) -> Cursor:
-    """Reads a cursor; `Rejected` 400 for anything else."""
+    """The cursor in a text; `Rejected` 400 for anything else."""
     matched = _CURSOR.fullmatch(text) if len(text) <= 40 * _CURSOR_ENTRIES_MAX else None
     if matched is None:
-        raise Rejected("WF605", "this is no cursor of an output log; leave it out to begin at the start", where="from")
+        raise Rejected("WF605", "invalid cursor; omit it to start at the beginning", where="from")
     positions: dict[int, tuple[int, int]] = {}
     ranges: list[tuple[int, int]] = []
     for part in matched[2].split(";")[1:]:
-        number, equals, place = part.partition("=")
+        number, equals, offsets = part.partition("=")
         if equals:
-            first, _, second = place.partition(".")
+            first, _, second = offsets.partition(".")
             positions[int(number)] = (int(first), int(second or first))
         else:
             lowest, _, highest = part.partition("-")

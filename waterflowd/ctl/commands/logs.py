@@ -66,8 +66,8 @@ def logs(
 def _lines(client: Client, run: str, place: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
     path = run_path(run, "/logs")
     if follow:
-        return client.follow(path, report_lost, place=place)
-    return client.lines(path, place=place)
+        return client.follow(path, report_lost, part=place)
+    return client.lines(path, part=place)
 
 
 def _print_lines(rows: Iterator[dict[str, Any]], wanted: str | None, *, has_times: bool) -> None:

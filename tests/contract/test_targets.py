@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.test_gitsource_local import Git
 from waterflow_agent.errors import Rejected, Retryable
-from waterflowd.compiler.compiler import CompilerProcess
+from waterflowd.compiler.process import CompilerProcess
 from waterflowd.gitsource.opening import Opener
 from waterflowd.model import plan as plans
 from waterflowd.ports import ChildWorkflows

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.compiler.compiler import CompilerProcess
+from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dsl import compile_workflow
 
 HELLO = b"jobs: {j: {runs-on: g, steps: [{run: echo hello}]}}"
@@ -182,7 +182,7 @@ async def test_the_child_ends_with_its_parent() -> None:
     """Even when the parent is killed."""
     script = (
         "import asyncio\n"
-        "from waterflowd.compiler.compiler import CompilerProcess\n"
+        "from waterflowd.compiler.process import CompilerProcess\n"
         "async def main():\n"
         "    compiler = CompilerProcess()\n"
         "    await compiler.start()\n"

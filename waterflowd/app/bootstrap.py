@@ -26,7 +26,7 @@ from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
 from waterflowd.app.config import Config
 from waterflowd.app.environments import Environments
-from waterflowd.compiler.compiler import CompilerProcess
+from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
 from waterflowd.engine import Run, commands

@@ -6,6 +6,7 @@ test compares the description with the running daemon.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,6 +74,9 @@ def _components(routers: Sequence[APIRouter]) -> dict[str, Any]:
         bodies += [*route.responses.values(), (route.openapi_extra or {}).get("requestBody")]
     types = {body.schema: None for body in bodies if isinstance(body, Described)}
     _, components = msgspec.json.schema_components([ProblemSchema, *types], ref_template=REF_TEMPLATE)
+    for schema in components.values():
+        if "description" in schema:
+            schema["description"] = inspect.cleandoc(schema["description"])
     return {name: _with_one_of(schema) for name, schema in components.items()}
 
 

@@ -33,7 +33,8 @@ class Described(dict[str, Any]):
 
 def returns(schema: type[msgspec.Struct], *other_types: str) -> Described:
     """A response, for `responses` of a route. `other_types` are media types that it may have instead of JSON."""
-    return Described(schema, content={name: {} for name in other_types})
+    description = (schema.__doc__ or "").partition("\n")[0]
+    return Described(schema, description=description, content={name: {} for name in other_types})
 
 
 def takes(schema: type[msgspec.Struct], *, is_yaml: bool = False) -> dict[str, Any]:

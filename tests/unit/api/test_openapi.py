@@ -65,5 +65,6 @@ def test_every_route_has_a_summary_and_describes_its_answers(document: dict[str,
             assert operation["summary"], (method, path)
             for status, response in operation["responses"].items():
                 assert status == "204" or response["content"], (method, path, status)
+                assert response["description"], (method, path, status)
                 for media in response.get("content", {}).values():
                     assert "application/json" not in response["content"] or media != {"schema": {}}, (method, path)

@@ -43,9 +43,9 @@ def history(
     done = 0
     while waiting:
         command = waiting.pop(0)
-        if isinstance(command, commands.Place):
+        if isinstance(command, commands.RequestSlot):
             names: dict[str, Any] = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
-            given: inputs.Input = inputs.Placed(
+            given: inputs.Input = inputs.SlotGranted(
                 **names, agent=agent, agent_name="bench", boot_id=BOOT_ID, facts={"hostname": "bench"}
             )
         elif isinstance(command, commands.SendTask):

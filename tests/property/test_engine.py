@@ -290,5 +290,5 @@ def test_each_attempt_is_dispatched_once_and_never_two_of_a_step_at_a_time(
 
 def test_commands_are_values() -> None:
     """Equal commands are equal, so that what is owed can be compared."""
-    first = commands.Withdraw(job="a", step="1", attempt=1)  # type: ignore[arg-type]
-    assert first == commands.Withdraw(job="a", step="1", attempt=1)  # type: ignore[arg-type]
+    first = commands.CancelSlotRequest(job="a", step="1", attempt=1)  # type: ignore[arg-type]
+    assert first == commands.CancelSlotRequest(job="a", step="1", attempt=1)  # type: ignore[arg-type]

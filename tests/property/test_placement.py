@@ -1,4 +1,4 @@
-"""Placement against a model that is too simple to be wrong: sets of wants and slots, looked through anew each time."""
+"""Placement against a model that is too simple to be wrong: sets of requests and slots, looked through anew each time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from waterflowd.fleet import events
-from waterflowd.fleet.placement import Placement, Server, Want
+from waterflowd.fleet.placement import Placement, Server, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 
@@ -17,7 +17,7 @@ NODES = ["shell", "docker"]
 
 
 class PlacementMachine(RuleBasedStateMachine):
-    """The rules are what the host does; the model is `connected`, `enrolled`, `wants` and `held`."""
+    """The rules are what the host does; the model is `connected`, `enrolled`, `requests` and `held`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.enrolled: dict[AgentId, tuple[str, ...]] = {}
         self.connected: dict[AgentId, tuple[int, frozenset[str]]] = {}
         #: Attempts that wait, in the order in which they came; and attempts that have a slot.
-        self.wants: dict[AttemptId, Want] = {}
+        self.requests: dict[AttemptId, SlotRequest] = {}
         self.held: dict[AttemptId, AgentId] = {}
         self.count = 0
 
@@ -37,12 +37,12 @@ class PlacementMachine(RuleBasedStateMachine):
         taken = sum(holder == agent for holder in self.held.values())
         return slots - taken if agent in self.enrolled else 0
 
-    def may_have(self, want: Want, agent: AgentId) -> bool:
+    def may_have(self, request: SlotRequest, agent: AgentId) -> bool:
         if self.room(agent) <= 0:
             return False
-        if want.agent is not None:
-            return want.agent == agent
-        return want.group in self.enrolled[agent] and want.node in self.connected[agent][1]
+        if request.agent is not None:
+            return request.agent == agent
+        return request.group in self.enrolled[agent] and request.node in self.connected[agent][1]
 
     # What the host does -----------------------------------------------------------------------------------------------
 
@@ -85,13 +85,13 @@ class PlacementMachine(RuleBasedStateMachine):
     def place(self, run: int, group: str, node: str, agent: AgentId | None) -> None:
         self.count += 1
         key = AttemptId(RunId(f"run-{run}"), JobId("a"), StepId(str(self.count)), AttemptNo(1))
-        want = Want(key, group, node, agent)
-        answer = self.placement.place(want)
+        request = SlotRequest(key, group, node, agent)
+        answer = self.placement.request(request)
         if isinstance(answer, Server):
-            assert self.may_have(want, answer.agent)
+            assert self.may_have(request, answer.agent)
             self.held[key] = answer.agent
         else:
-            self.wants[key] = want
+            self.requests[key] = request
 
     @precondition(lambda self: self.held)
     @rule(draw=st.data())
@@ -99,39 +99,39 @@ class PlacementMachine(RuleBasedStateMachine):
         key = draw.draw(st.sampled_from(sorted(self.held)))
         self.placement.free(self.held.pop(key), key)
 
-    @precondition(lambda self: self.wants)
+    @precondition(lambda self: self.requests)
     @rule(draw=st.data())
     def withdraw(self, draw: st.DataObject) -> None:
-        key = draw.draw(st.sampled_from(sorted(self.wants)))
-        self.placement.withdraw(key)
-        del self.wants[key]
+        key = draw.draw(st.sampled_from(sorted(self.requests)))
+        self.placement.cancel(key)
+        del self.requests[key]
 
     @rule(run=st.integers(0, 3))
     def forget(self, run: int) -> None:
         name = RunId(f"run-{run}")
         self.placement.forget(name)
-        self.wants = {key: want for key, want in self.wants.items() if key.run != name}
+        self.requests = {key: request for key, request in self.requests.items() if key.run != name}
         self.held = {key: agent for key, agent in self.held.items() if key.run != name}
 
     @rule()
     def assign(self) -> None:
-        for want, server in self.placement.assign():
-            assert self.wants[want.key] == want
-            assert self.may_have(want, server.agent)
+        for request, server in self.placement.assign():
+            assert self.requests[request.attempt] == request
+            assert self.may_have(request, server.agent)
             older = [
                 other
-                for other in list(self.wants.values())[: list(self.wants).index(want.key)]
-                if (other.agent is None) == (want.agent is None) and self.may_have(other, server.agent)
+                for other in list(self.requests.values())[: list(self.requests).index(request.attempt)]
+                if (other.agent is None) == (request.agent is None) and self.may_have(other, server.agent)
             ]
             assert not older, "an older want of the same kind could have had the slot"
-            if want.agent is None:
-                assert not any(other.agent == server.agent for other in self.wants.values()), "started jobs go first"
-            del self.wants[want.key]
-            self.held[want.key] = server.agent
-        for want in self.wants.values():
+            if request.agent is None:
+                assert not any(other.agent == server.agent for other in self.requests.values()), "started jobs go first"
+            del self.requests[request.attempt]
+            self.held[request.attempt] = server.agent
+        for request in self.requests.values():
             for agent in self.connected:
-                assert not self.may_have(want, agent), "whatever can be placed is placed"
-        self.placement.news()
+                assert not self.may_have(request, agent), "whatever can be placed is placed"
+        self.placement.changed_reasons()
 
     # What always holds ------------------------------------------------------------------------------------------------
 
@@ -139,8 +139,8 @@ class PlacementMachine(RuleBasedStateMachine):
     def slots_are_what_the_model_says(self) -> None:
         taken = {key: server.agent for server in self.placement.servers.values() for key in server.taken}
         assert taken == self.held
-        assert self.placement.waiting == len(self.wants)
-        assert not self.held.keys() & self.wants.keys()
+        assert self.placement.waiting == len(self.requests)
+        assert not self.held.keys() & self.requests.keys()
 
     @invariant()
     def nothing_is_given_beyond_what_was_granted(self) -> None:

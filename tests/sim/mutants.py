@@ -30,7 +30,7 @@ from tests.simulator import simulate
 SEEDS_MAX = 2_500
 
 
-_DECIDE, _PLACES = "waterflowd.engine.decide", "waterflowd.engine.moves.affected_parts"
+_DECIDE, _AFFECTED = "waterflowd.engine.decide", "waterflowd.engine.moves.affected_parts"
 _EVOLVE_JOBS, _EVOLVE_STEPS = "waterflowd.engine.fold.evolve_jobs", "waterflowd.engine.fold.evolve_steps"
 _JOBS, _CHILDREN = "waterflowd.engine.moves.job_moves", "waterflowd.engine.moves.child_moves"
 _STEPS, _BLOCKS, _APPROVALS = (
@@ -84,9 +84,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_OWED}:owed_to_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
     Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer outlives its use"),
-    Mutant(f"{_STEP}:_settled", "yield commands.Withdraw(", "commands.Withdraw(", "a want outlives its attempt"),
     Mutant(
-        f"{_PLACES}:_of_job",
+        f"{_STEP}:_settled",
+        "yield commands.CancelSlotRequest(",
+        "commands.CancelSlotRequest(",
+        "a slot request outlives its attempt",
+    ),
+    Mutant(
+        f"{_AFFECTED}:_of_job",
         "if kind is events.JobCompleted:",
         "if False:",
         "nobody looks at the jobs behind",
@@ -118,7 +123,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_JOBS}:_ending", "if parent.children.halted is not None and", "if False and", "a halted job waits for ever"
     ),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
-    Mutant(f"{_PLACES}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
+    Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
     Mutant(
         f"{_OWED}:_owed_to_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
     ),
@@ -152,14 +157,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_PLACEMENT}:Placement._is_for",
-        "return server.agent not in want.avoid or self._best(want) is server",
+        "return server.agent not in request.avoid or self._best(request) is server",
         "return True",
         "a server that is avoided is taken when it comes free first",
         "tests.unit.fleet.test_placement:test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other",
     ),
     Mutant(
         f"{_BATCH}:Batch.assign",
-        "self._state.placement.surveyed()",
+        "self._state.placement.changed_lists()",
         "()",
         "a list of servers is not asked for again",
         "tests.unit.host.test_gates:test_a_job_on_each_server_begins_when_the_first_one_is_enrolled",
@@ -175,7 +180,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "the last one goes first",
     ),
     Mutant(f"{_LOCKS}:Locks.release", "self._leave(holder)", "pass", "a place is never free again"),
-    Mutant(f"{_STEP}:_settled", "yield commands.Unlock(job=job, group=group)", "pass", "a place is never given back"),
+    Mutant(
+        f"{_STEP}:_settled", "yield commands.ReleaseLock(job=job, group=group)", "pass", "a place is never given back"
+    ),
     Mutant(f"{_BATCH}:owe", "state.locks.hold(", "(", "places are free after a restart that are not"),
     Mutant(f"{_BATCH}:owe", "state.locks.wait(", "(", "a queue is forgotten by a restart"),
     Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its place"),
@@ -213,7 +220,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_EVOLVE_STEPS}:step_completed", "block.owner.open_blocks -= 1", "pass", "the end of a block is not noticed"
     ),
     Mutant(
-        f"{_DECIDE}:_placed",
+        f"{_DECIDE}:_slot_granted",
         "(job.agent or job.pinned or given.agent) != given.agent",
         "False",
         "branches run on two servers",
@@ -328,14 +335,16 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # The fleet and the link.
     Mutant(f"{_PLACEMENT}:Server.free", "- len(self.taken)", "- len(self.taken) + 1", "a slot too many"),
-    Mutant(f"{_PLACEMENT}:Placement.assign", "self._take(server, want.key)", "pass", "a slot is given and not taken"),
+    Mutant(
+        f"{_PLACEMENT}:Placement.assign", "self._take(server, request.attempt)", "pass", "a slot is given and not taken"
+    ),
     Mutant(
         f"{_PLACEMENT}:Placement.connect",
         "known.taken if known is not None else {}",
         "{}",
         "a connection empties the slots",
     ),
-    Mutant(f"{_PLACEMENT}:Placement.free", "self._roomy[agent] = None", "pass", "nobody hears of a free slot"),
+    Mutant(f"{_PLACEMENT}:Placement.free", "self._maybe_free[agent] = None", "pass", "nobody hears of a free slot"),
     Mutant(
         f"{_SESSIONS}:Sessions._take_settled",
         "lambda: self._durable(live, number)",

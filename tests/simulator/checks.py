@@ -23,7 +23,8 @@ from tests.simulator.workflow_runs import Followers
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, events, evolve
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state.runs import Attempt, Job, Step
+from waterflowd.engine.state.blocks import Attempt, Step
+from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.events import AgentRevoked
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import FLEET, AgentId, AttemptId, JobId, RunId, StepId, run_stream

@@ -15,7 +15,7 @@ import msgspec
 from tests.simulator import plans as rows
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import Run, events
-from waterflowd.engine.state.runs import Attempt, Step
+from waterflowd.engine.state.blocks import Attempt, Step
 from waterflowd.model import chains
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, run_stream

@@ -15,7 +15,7 @@ from waterflowd.engine import Run, events
 from waterflowd.engine.state.gates import Lock
 from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, Locks
-from waterflowd.fleet.placement import Survey
+from waterflowd.fleet.placement import ServerListRequest
 from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.model.records import Kept
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: The first events of a job at work, and of an instance whose turn has come.
 _BEGIN = (events.JobReady, events.JobExpanded, events.JobEntered)
-_TURN = (*_BEGIN, events.LockWanted)
+_TURN = (*_BEGIN, events.LockRequested)
 
 Group = tuple[str, str]
 
@@ -65,7 +65,7 @@ class Gates:
             self._has_locks = True
             lock = _lock(shadow, event.job)
             if lock is not None:
-                self._granted.append(((shadow.repository or "", lock.group), lock.wanted_at))
+                self._granted.append(((shadow.repository or "", lock.group), lock.requested_at))
         elif isinstance(event, events.ApprovalGiven):
             self._check_decision(shadow, event)
         elif isinstance(event, events.AttemptDispatched):
@@ -161,7 +161,7 @@ class Gates:
 
     def _check_kept(self, shadow: Run, kept: Kept, event: Any) -> None:
         """What a re-run keeps is not done again, and is what it was."""
-        if isinstance(event, (*_BEGIN, events.LockWanted, events.ApprovalRequested)) and event.job is not None:
+        if isinstance(event, (*_BEGIN, events.LockRequested, events.ApprovalRequested)) and event.job is not None:
             is_whole = isinstance(event, events.ApprovalRequested) and event.step is not None
             self._expect(is_whole or event.job not in kept.jobs, f"{event.job} of {shadow.id} is kept, and begins")
         elif isinstance(event, events.JobCompleted) and event.job in kept.jobs:
@@ -213,7 +213,7 @@ class Gates:
                 if lock.is_held:
                     holders[group] = holders.get(group, 0) + 1
                 else:
-                    waiting.setdefault(group, []).append(lock.wanted_at)
+                    waiting.setdefault(group, []).append(lock.requested_at)
         for group, count in holders.items():
             self._expect(count <= LIMITS[group[1]], f"{count} hold places in {group}, which has {LIMITS[group[1]]}")
         for group in waiting:
@@ -222,14 +222,16 @@ class Gates:
             is_first = all(wanted_at <= other for other in waiting.get(group, ()))
             self._expect(is_first, f"somebody who came later has got a place in {group}")
 
-    def check_host(self, shadow: Run, locks: Locks, surveys: set[Survey]) -> None:
+    def check_host(self, shadow: Run, locks: Locks, surveys: set[ServerListRequest]) -> None:
         """What the host keeps of the run's places and questions is what its state needs."""
         kept: dict[Holder, bool] = {}
         for holder, name in locks._of_runs.get(shadow.id, {}).items():
             kept[holder] = holder in locks._groups[name].holders
         owed = {Holder(shadow.id, job): lock.is_held for job, lock in _locks(shadow)}
         self._expect(kept == owed, f"places of {shadow.id}: {kept} and not {owed}")
-        asked = {Survey(shadow.id, job.id) for job in shadow.jobs if not shadow.is_completed and oracle.asks(job)}
+        asked = {
+            ServerListRequest(shadow.id, job.id) for job in shadow.jobs if not shadow.is_completed and oracle.asks(job)
+        }
         self._expect(surveys == asked, f"surveys of {shadow.id}: {surveys} and not {asked}")
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from waterflowd.engine import Run, events
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state.runs import Attempt, Block, Job, Step
+from waterflowd.engine.state.blocks import Attempt, Block, Step
+from waterflowd.engine.state.runs import Job
 from waterflowd.model.plan import JobPlan, OnLost, StepPlan
 from waterflowd.model.statuses import Outcome, Status
 

@@ -436,7 +436,7 @@ class World:
             for key in server.taken:
                 taken.setdefault(key.run, set()).add(key)
         wants: dict[str, set[AttemptId]] = {}
-        for key in world.placement._wants:
+        for key in world.placement._requests:
             wants.setdefault(key.run, set()).add(key)
         for shadow in touched:
             live = world.runs.get(shadow.id)
@@ -450,7 +450,7 @@ class World:
                 place: world.child_runs._watched[place] for place in places if place in world.child_runs._watched
             }
             self.checks.child_runs.check_host(shadow, set(places) - set(watched), watched)
-            self.checks.gates.check_host(shadow, world.locks, set(world.placement._surveys.get(shadow.id, {})))
+            self.checks.gates.check_host(shadow, world.locks, set(world.placement._list_requests.get(shadow.id, {})))
         self.checks.gates.check_groups()
 
     def check_queue(self) -> None:
@@ -458,13 +458,13 @@ class World:
         if self.daemon is None:
             return
         placement, registry = self.daemon.world.placement, self.daemon.world.registry
-        for want in placement._wants.values():
-            agents = registry.group(want.group) if want.agent is None else (want.agent,)
+        for request in placement._requests.values():
+            agents = registry.group(request.group) if request.agent is None else (request.agent,)
             for agent in agents:
                 server = placement.servers.get(agent)
-                is_free = server is not None and want.node in server.nodes and server.free > 0
+                is_free = server is not None and request.node in server.nodes and server.free > 0
                 if server is not None and is_free and agent in registry.agents:
-                    self.checks.fail(f"{want.key} waits, and {agent} has {server.free} free slots")
+                    self.checks.fail(f"{request.attempt} waits, and {agent} has {server.free} free slots")
 
     def _report(self) -> Report:
         shadows = self.checks.shadows.values()

@@ -6,7 +6,7 @@
 - `step(run, input, now)` is the one chokepoint of the live path; `fold` over the log is the recovery path; both end in the
   same `evolve`, and `outstanding` derives from state alone what must be done. A property test holds them equal.
 - The host makes events durable before it carries out commands. Commands may be carried out twice.
-- `Place` is the one question that is answered inside the same batch: the fleet's answer comes back as an input.
+- `RequestSlot` is the one question that is answered inside the same batch: the fleet's answer comes back as an input.
 - Time is the log's clock in ms and always an argument. Ids, and what only the outside knows, are in the inputs.
 - A change of behaviour gets a number in flags.py, so that old logs replay under the rules they were written by.
 

@@ -1,6 +1,6 @@
 """Commands: what the host must do for a run, once the events that led to them are on disk.
 
-Rules of this file: a command can be carried out twice without harm; it is named by what it is about. `Place` alone is
+Rules of this file: a command can be carried out twice without harm; it is named by what it is about. `RequestSlot` alone is
 asked inside the batch, before the commit, because its answer is an input of the same batch.
 """
 
@@ -17,7 +17,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all commands."""
 
 
-class Place(Command, frozen=True, kw_only=True):
+class RequestSlot(Command, frozen=True, kw_only=True):
     """Ask the fleet for a slot: on `agent` when the job has its server already, else on any of `group`."""
 
     job: JobId
@@ -33,7 +33,7 @@ class Place(Command, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
 
 
-class Survey(Command, frozen=True, kw_only=True):
+class ListServers(Command, frozen=True, kw_only=True):
     """Say which servers the group has; asked again when that changes, until the job has its instances."""
 
     job: JobId
@@ -41,13 +41,13 @@ class Survey(Command, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class DropSurvey(Command, frozen=True, kw_only=True):
+class DropServerList(Command, frozen=True, kw_only=True):
     """The list of servers is not wanted any more."""
 
     job: JobId
 
 
-class Lock(Command, frozen=True, kw_only=True):
+class AcquireLock(Command, frozen=True, kw_only=True):
     """Hold a place in a concurrency group, or ask for one; answered inside the batch, and again whenever the answer changes."""
 
     job: JobId | None
@@ -57,14 +57,14 @@ class Lock(Command, frozen=True, kw_only=True):
     cancel_in_progress: bool
 
 
-class Unlock(Command, frozen=True, kw_only=True):
+class ReleaseLock(Command, frozen=True, kw_only=True):
     """The place is free, or not wanted any more."""
 
     job: JobId | None
     group: str
 
 
-class Withdraw(Command, frozen=True, kw_only=True):
+class CancelSlotRequest(Command, frozen=True, kw_only=True):
     """The attempt wants no slot any more."""
 
     job: JobId
@@ -73,7 +73,7 @@ class Withdraw(Command, frozen=True, kw_only=True):
 
 
 class StartChildRun(Command, frozen=True, kw_only=True):
-    """Start the run that the attempt wants, once; the start and `Begun` are of one batch."""
+    """Start the run that the attempt wants, once; the start and `ChildRunCreated` are of one batch."""
 
     job: JobId
     step: StepId
@@ -81,7 +81,7 @@ class StartChildRun(Command, frozen=True, kw_only=True):
 
 
 class WatchChildRun(Command, frozen=True, kw_only=True):
-    """Feed `Ended` when the run that the attempt started has ended, at once if it has."""
+    """Feed `ChildRunEnded` when the run that the attempt started has ended, at once if it has."""
 
     job: JobId
     step: StepId

@@ -12,9 +12,10 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import events, flags, inputs
 from waterflowd.engine.moves import child_moves
-from waterflowd.engine.outstanding import stop_timer, wants_lock, wants_survey
+from waterflowd.engine.outstanding import needs_lock, needs_server_list, stop_timer
 from waterflowd.engine.rules import approvals, child_runs, contexts, rendering, result_limits
-from waterflowd.engine.state.runs import Attempt, Job, Run, Step
+from waterflowd.engine.state.blocks import Attempt, Step
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import Offline
@@ -74,7 +75,7 @@ def _created(given: inputs.StartRun) -> Reason:
     return reason(ReasonCode.CREATED, f"re-run of {given.rerun_of}", trigger=kind, run=given.rerun_of)
 
 
-def _placed(run: Run, given: inputs.Placed, now: int) -> Events:
+def _slot_granted(run: Run, given: inputs.SlotGranted, now: int) -> Events:
     job, step, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
@@ -127,14 +128,14 @@ def _failed(job: Any, step: Any, attempt: Attempt, why: Reason, now: int) -> eve
     )
 
 
-def _unplaceable(run: Run, given: inputs.Unplaceable, now: int) -> Events:
+def _slot_denied(run: Run, given: inputs.SlotDenied, now: int) -> Events:
     _, _, attempt = _named(run, given.job, given.step, given.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
     return (_failed(given.job, given.step, attempt, given.reason, now),)
 
 
-def _not_placed(run: Run, given: inputs.NotPlaced, now: int) -> Events:
+def _slot_pending(run: Run, given: inputs.SlotPending, now: int) -> Events:
     job, _, attempt = _named(run, given.job, given.step, given.attempt)
     if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
@@ -156,7 +157,7 @@ def _may_not_wait(job: Job) -> bool:
     return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
 
 
-def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> events.RunEvent:
+def _absent(job: Job, given: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
     is_lost = given.reason.code is ReasonCode.SERVER_LOST
     text = f"server {job.pinned_name} is {'enrolled no more' if is_lost else 'not connected'}"
@@ -166,9 +167,9 @@ def _absent(job: Job, given: inputs.NotPlaced, attempt: Attempt, now: int) -> ev
     return events.JobSkipped(at=now, job=job.id, reason=why)
 
 
-def _surveyed(run: Run, given: inputs.Surveyed, now: int) -> Events:
+def _servers_listed(run: Run, given: inputs.ServersListed, now: int) -> Events:
     job = run.jobs_by_id.get(given.job)
-    if job is None or not wants_survey(job):
+    if job is None or not needs_server_list(job):
         return ()
     if given.is_refused and given.reason is not None:
         return (events.JobCompleted(
@@ -196,16 +197,16 @@ def _owner(run: Run, job: Any) -> Run | Job | None:
     return run if job is None else run.jobs_by_id.get(job)
 
 
-def _locked(run: Run, given: inputs.Locked, now: int) -> Events:
+def _lock_acquired(run: Run, given: inputs.LockAcquired, now: int) -> Events:
     owner = _owner(run, given.job)
-    if owner is None or not wants_lock(owner):
+    if owner is None or not needs_lock(owner):
         return ()
     return (events.LockGranted(at=now, job=given.job),)
 
 
-def _not_locked(run: Run, given: inputs.NotLocked, now: int) -> Events:
+def _lock_not_acquired(run: Run, given: inputs.LockNotAcquired, now: int) -> Events:
     owner = _owner(run, given.job)
-    if owner is None or not wants_lock(owner):
+    if owner is None or not needs_lock(owner):
         return ()
     if given.is_refused:
         return (events.LockRefused(at=now, job=given.job, reason=given.reason),)
@@ -424,16 +425,16 @@ def _cancel(run: Run, given: inputs.CancelRun, now: int) -> Events:
 
 _DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {
     inputs.StartRun: _start,
-    inputs.Placed: _placed,
-    inputs.NotPlaced: _not_placed,
-    inputs.Unplaceable: _unplaceable,
-    inputs.Surveyed: _surveyed,
-    inputs.Begun: child_runs.begun,
-    inputs.NotBegun: child_runs.not_begun,
-    inputs.Ended: child_runs.ended,
-    inputs.Locked: _locked,
-    inputs.NotLocked: _not_locked,
-    inputs.Decision: approvals.decide,
+    inputs.SlotGranted: _slot_granted,
+    inputs.SlotPending: _slot_pending,
+    inputs.SlotDenied: _slot_denied,
+    inputs.ServersListed: _servers_listed,
+    inputs.ChildRunCreated: child_runs.created,
+    inputs.ChildRunNotCreated: child_runs.not_created,
+    inputs.ChildRunEnded: child_runs.ended,
+    inputs.LockAcquired: _lock_acquired,
+    inputs.LockNotAcquired: _lock_not_acquired,
+    inputs.DecideApproval: approvals.decide,
     inputs.CancelJob: _cancel_job,
     inputs.TaskStarted: _task_started,
     inputs.TaskFinished: _task_finished,

@@ -80,7 +80,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     reason: Reason
 
 
-class LockWanted(Event, frozen=True, kw_only=True, tag="lock-wanted"):
+class LockRequested(Event, frozen=True, kw_only=True, tag="lock-requested"):
     """The run, or the job, must have a place in this concurrency group before it goes on."""
 
     job: JobId | None = None
@@ -471,7 +471,7 @@ class RunCompleted(Event, frozen=True, kw_only=True, tag="run-completed"):
 RunEvent = (
     RunCreated
     | RunStarted
-    | LockWanted
+    | LockRequested
     | LockWaiting
     | LockGranted
     | LockRefused

@@ -72,8 +72,8 @@ class StartRun(Input, frozen=True, kw_only=True):
     environments: dict[str, events.Policy] = {}
 
 
-class Placed(Input, frozen=True, kw_only=True):
-    """The fleet's answer to `Place`: this agent has taken a slot for the attempt."""
+class SlotGranted(Input, frozen=True, kw_only=True):
+    """The fleet's answer to `RequestSlot`: this agent has taken a slot for the attempt."""
 
     job: JobId
     step: StepId
@@ -88,8 +88,8 @@ class Placed(Input, frozen=True, kw_only=True):
     node_version: str = ""
 
 
-class NotPlaced(Input, frozen=True, kw_only=True):
-    """The fleet's other answer to `Place`: nobody yet, and why."""
+class SlotPending(Input, frozen=True, kw_only=True):
+    """The fleet's other answer to `RequestSlot`: nobody yet, and why."""
 
     job: JobId
     step: StepId
@@ -97,8 +97,8 @@ class NotPlaced(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class Unplaceable(Input, frozen=True, kw_only=True):
-    """The host's third answer to `Place`: never, and why; such as a secret that no source has."""
+class SlotDenied(Input, frozen=True, kw_only=True):
+    """The host's third answer to `RequestSlot`: never, and why; such as a secret that no source has."""
 
     job: JobId
     step: StepId
@@ -106,7 +106,7 @@ class Unplaceable(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class Begun(Input, frozen=True, kw_only=True):
+class ChildRunCreated(Input, frozen=True, kw_only=True):
     """The host's answer to `StartChildRun`: this run exists from now on. `name` and `number` are for people."""
 
     job: JobId
@@ -117,7 +117,7 @@ class Begun(Input, frozen=True, kw_only=True):
     number: int
 
 
-class NotBegun(Input, frozen=True, kw_only=True):
+class ChildRunNotCreated(Input, frozen=True, kw_only=True):
     """The other answers to `StartChildRun`: not yet, or (`is_refused`) never."""
 
     job: JobId
@@ -127,7 +127,7 @@ class NotBegun(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class Ended(Input, frozen=True, kw_only=True):
+class ChildRunEnded(Input, frozen=True, kw_only=True):
     """The answer to `WatchChildRun`, once the run has ended: how, why, and what it gives out."""
 
     job: JobId
@@ -139,8 +139,8 @@ class Ended(Input, frozen=True, kw_only=True):
     outputs: dict[str, Any] = {}
 
 
-class Surveyed(Input, frozen=True, kw_only=True):
-    """The answer to `Survey`: the servers of the group as they are now, by name; or why there is none."""
+class ServersListed(Input, frozen=True, kw_only=True):
+    """The answer to `ListServers`: the servers of the group as they are now, by name; or why there is none."""
 
     job: JobId
     servers: list[tuple[AgentId, str]]
@@ -149,21 +149,21 @@ class Surveyed(Input, frozen=True, kw_only=True):
     is_refused: bool = False
 
 
-class Locked(Input, frozen=True, kw_only=True):
-    """The answer to `Lock`: the place is theirs."""
+class LockAcquired(Input, frozen=True, kw_only=True):
+    """The answer to `AcquireLock`: the place is theirs."""
 
     job: JobId | None
 
 
-class NotLocked(Input, frozen=True, kw_only=True):
-    """The other answers to `Lock`: not yet, or (`is_refused`) never."""
+class LockNotAcquired(Input, frozen=True, kw_only=True):
+    """The other answers to `AcquireLock`: not yet, or (`is_refused`) never."""
 
     job: JobId | None
     is_refused: bool = False
     reason: Reason
 
 
-class Decision(Input, frozen=True, kw_only=True):
+class DecideApproval(Input, frozen=True, kw_only=True):
     """A person decides about an approval. The host has checked that the person may."""
 
     job: JobId

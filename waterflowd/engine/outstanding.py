@@ -39,10 +39,10 @@ def owed_to_run(run: Run) -> tuple[commands.Command, ...]:
     return owed if lock is None else (*owed, lock)
 
 
-def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.Lock | None:
+def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.AcquireLock | None:
     if lock is None or lock.refusal is not None or (is_ending and not lock.is_held):
         return None
-    return commands.Lock(
+    return commands.AcquireLock(
         job=job,
         group=lock.group,
         limit=lock.limit,
@@ -51,7 +51,7 @@ def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.
     )
 
 
-def wants_lock(owner: Run | Job) -> bool:
+def needs_lock(owner: Run | Job) -> bool:
     """Whether a place in a concurrency group is asked for and not decided."""
     lock = owner.lock
     return (
@@ -63,7 +63,7 @@ def wants_lock(owner: Run | Job) -> bool:
     )
 
 
-def wants_survey(job: Job) -> bool:
+def needs_server_list(job: Job) -> bool:
     """Whether the job waits for the list of its servers."""
     return (
         job.is_template
@@ -97,8 +97,8 @@ def owed_to_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
         return tuple(owed)
     if not job.is_begun:
         return tuple(owed)
-    if wants_survey(job):
-        owed.append(commands.Survey(job=job.id, group=job.group, labels=tuple(job.labels.items())))
+    if needs_server_list(job):
+        owed.append(commands.ListServers(job=job.id, group=job.group, labels=tuple(job.labels.items())))
     if job.retry_at is not None:
         owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
     elif not job.is_timed_out and not job.open_approvals:
@@ -143,7 +143,7 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
         owed += _owed_to_child_run(job, step, attempt)
         return
     if attempt.status is AttemptStatus.PENDING:
-        place = commands.Place(
+        place = commands.RequestSlot(
             job=job.id,
             step=step.id,
             attempt=attempt.number,

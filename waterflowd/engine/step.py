@@ -1,8 +1,8 @@
 """`step`: the one chokepoint. Every input of a run enters here; events and commands come out.
 
 Rules of this file: decide, apply, follow every move to the fixed point in the order of the file, then say what the host owes
-more and what it owes no longer. The host makes the events durable before it carries out any command except `Place` and
-`Withdraw`, which are answered inside the same batch.
+more and what it owes no longer. The host makes the events durable before it carries out any command except `RequestSlot` and
+`CancelSlotRequest`, which are answered inside the same batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from waterflowd.engine import commands, events, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.fold.evolve import evolve
 from waterflowd.engine.moves import run_moves
-from waterflowd.engine.moves.affected_parts import ALONE, RUN, Place, concerned, touched
+from waterflowd.engine.moves.affected_parts import ALONE, RUN, Part, command_parts, move_parts
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone, owed_to_run
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.reasons import ReasonCode
@@ -53,29 +53,29 @@ class _Waiting:
     """The touched places, each once; the first of them in the order of the file comes first."""
 
     def __init__(self) -> None:
-        self._heap: list[Place] = []
-        self._known: set[Place] = set()
+        self._heap: list[Part] = []
+        self._known: set[Part] = set()
 
-    def add(self, place: Place) -> None:
+    def add(self, part: Part) -> None:
         """Something may follow there."""
-        if place not in self._known:
-            self._known.add(place)
-            heapq.heappush(self._heap, place)
+        if part not in self._known:
+            self._known.add(part)
+            heapq.heappush(self._heap, part)
 
-    def first(self) -> Place | None:
+    def first(self) -> Part | None:
         """Where to look next."""
         return self._heap[0] if self._heap else None
 
     def drop(self) -> None:
-        """Nothing follows at the first place."""
+        """Nothing follows at the first part."""
         self._known.discard(heapq.heappop(self._heap))
 
 
 def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
-    """The next event that follows by itself: of the first touched place for which one does, else of the run."""
+    """The next event that follows by itself: of the first touched part for which one does, else of the run."""
     if run.started_at is not None or run_moves.is_ending(run):
-        while (place := waiting.first()) is not None:
-            event = run_moves.of_place(run, run.jobs[place[0]], place[1], now)
+        while (part := waiting.first()) is not None:
+            event = run_moves.of_part(run, run.jobs[part[0]], part[1], now)
             if event is not None:
                 return event
             waiting.drop()
@@ -83,12 +83,12 @@ def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
 
 
 def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: _Waiting) -> None:
-    for place in concerned(run, event):
-        owed.note(place)
+    for part in command_parts(run, event):
+        owed.note(part)
     evolve(run, event)
     happened.append(event)
-    for place in touched(run, event):
-        waiting.add(place)
+    for part in move_parts(run, event):
+        waiting.add(part)
 
 
 class _Owed:
@@ -96,14 +96,14 @@ class _Owed:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._of_parts: dict[Place, tuple[commands.Command, ...]] = {}
+        self._of_parts: dict[Part, tuple[commands.Command, ...]] = {}
 
-    def note(self, part: Place) -> None:
+    def note(self, part: Part) -> None:
         """Remembers what is owed to a part, at its first touch."""
         if part not in self._of_parts:
             self._of_parts[part] = self._now(part)
 
-    def _now(self, part: Place) -> tuple[commands.Command, ...]:
+    def _now(self, part: Part) -> tuple[commands.Command, ...]:
         if part == RUN:
             return owed_to_run(self._run)
         index, number = part
@@ -159,8 +159,8 @@ _TOLD = (ReasonCode.TERMINATED,)
 def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
     # The most frequent ones first.
     match command:
-        case commands.Place(job=job, step=name, attempt=number):
-            yield commands.Withdraw(job=job, step=name, attempt=number)
+        case commands.RequestSlot(job=job, step=name, attempt=number):
+            yield commands.CancelSlotRequest(job=job, step=name, attempt=number)
         case commands.SendTask(job=job, step=name, attempt=number, agent=agent, epoch=epoch):
             attempt = run.attempt(job, name, number)
             if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TOLD):
@@ -176,10 +176,10 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
             yield commands.FreeSlot(job=job, step=name, attempt=number, agent=agent)
         case commands.ArmTimer(timer=timer):
             yield commands.DropTimer(timer=timer)
-        case commands.Survey(job=job):
-            yield commands.DropSurvey(job=job)
-        case commands.Lock(job=job, group=group):
-            yield commands.Unlock(job=job, group=group)
+        case commands.ListServers(job=job):
+            yield commands.DropServerList(job=job)
+        case commands.AcquireLock(job=job, group=group):
+            yield commands.ReleaseLock(job=job, group=group)
         case commands.StartChildRun(job=job, step=name, attempt=number):
             yield commands.DropChildRun(job=job, step=name, attempt=number)
         case commands.WatchChildRun(job=job, step=name, attempt=number, run=child_run):

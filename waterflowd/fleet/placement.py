@@ -1,15 +1,15 @@
-"""Placement: who is connected, how many slots are free, and which attempt gets the next one.
+"""Placement: which agents are connected, how many slots are free, and which attempt gets the next one.
 
 Rules of this file:
 
-- A slot is held per attempt, from the moment it is placed until the engine says it is over (`FreeSlot`), whether or not the
-  agent is connected: an agent never gets more than it granted (credits).
-- A job keeps its server. The steps of started jobs (wants that name their agent) go before new jobs; within each kind the
-  oldest that the server can take goes first, whichever of its groups it is of.
+- An attempt holds its slot from `SlotGranted` until `FreeSlot`, whether or not its agent is connected. An agent never gets
+  more attempts than it has slots (credits).
+- A job keeps its server. Steps of started jobs (requests that name their agent) go before new jobs; within each kind the
+  oldest request that the server can take goes first, whichever of its groups it asks for.
 - A new job goes to the connected server of its group with the most free slots.
-- An agent that is enrolled no more gets nothing, even while its session is still open.
-- A want that cannot be placed stays here with a reason; `assign` looks again after slots came free or servers came back, and
-  `news` gives the wants whose reason has changed.
+- An agent that is no longer enrolled gets nothing, even while its session is still open.
+- A request that cannot be granted is kept with a reason. `assign` tries again when slots become free or servers connect, and
+  `changed_reasons` returns the requests whose reason has changed.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
-#: Whether a server may be taken at all.
+#: Whether a server may be chosen at all.
 Accept = Callable[[Enrolled], bool]
 
 
-class Want(msgspec.Struct, frozen=True):
-    """An attempt that wants a slot: on `agent` if its job has a server, else on any of `group` that has the node."""
+class SlotRequest(msgspec.Struct, frozen=True):
+    """An attempt's request for a slot: on `agent` if its job has a server, else on any of `group` that has the node."""
 
-    key: AttemptId
+    attempt: AttemptId
     group: str
     node: str
     agent: AgentId | None
     #: Labels that the server must have.
     labels: tuple[tuple[str, str], ...] = ()
-    #: Servers that are taken when there is no other.
+    #: Servers to use only when there is no other.
     avoid: tuple[AgentId, ...] = ()
-    #: What later steps of the job, which keeps its server, need beside `node`.
+    #: Nodes that later steps of the job need; the job keeps its server.
     later: frozenset[str] = frozenset()
 
-    def lacks(self, nodes: frozenset[str]) -> str | None:
-        """A node that the want needs and that is not among these."""
+    def missing_node(self, nodes: frozenset[str]) -> str | None:
+        """A node that the job needs and that is not among `nodes`."""
         if self.node not in nodes:
             return self.node
         return None if self.later <= nodes else min(self.later - nodes)
 
 
-class Survey(NamedTuple):
-    """A job that wants to know which servers there are."""
+class ServerListRequest(NamedTuple):
+    """A job's request for the list of the servers of its group."""
 
     run: RunId
     job: JobId
 
 
 class Server(msgspec.Struct, kw_only=True):
-    """One agent as it is now. `taken` is what it holds or is owed, by the log."""
+    """The present state of one agent. `taken` holds the attempts that occupy its slots, by the log."""
 
     agent: AgentId
     is_connected: bool = False
@@ -69,313 +69,325 @@ class Server(msgspec.Struct, kw_only=True):
     slots: int = 0
     nodes: frozenset[str] = frozenset()
     own_nodes: tuple[OwnNode, ...] = ()
-    #: What the `agent` context shows.
+    #: The `agent` context of expressions.
     facts: dict[str, Any] = {}
     version: str = ""
-    #: When the connection came or went (ms, the log's clock).
+    #: When the agent last connected or disconnected (ms, the log's clock).
     changed_at: int = 0
     #: Why it is not connected, one sentence.
-    text: str = "not seen since the daemon started"
+    text: str = "has not connected since the daemon started"
     taken: dict[AttemptId, None] = {}
 
     def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
-        """Whether the agent said that it has all of these labels."""
+        """Whether the agent reported all of these labels."""
         own = self.facts.get("labels") or {}
         return all(own.get(name) == value for name, value in labels)
 
     def version_of(self, node: str) -> str:
-        """Of a node of its own; "" for every other."""
+        """The version of one of the server's own nodes; "" for any other node."""
         return next((own.version for own in self.own_nodes if own.name == node), "")
 
     @property
     def free(self) -> int:
-        """Slots that an attempt could get now."""
+        """How many attempts it could take now."""
         return self.slots - len(self.taken) if self.is_connected else 0
 
 
 class Placement:
-    """Live servers, slots and the queue of wants."""
+    """Connected servers, their slots, and the queue of slot requests."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.servers: dict[AgentId, Server] = {}
-        self._wants: dict[AttemptId, Want] = {}
-        #: Who came when, and whose attempts want or hold slots (the holder, or None).
+        self._requests: dict[AttemptId, SlotRequest] = {}
+        #: The order of arrival.
         self._numbers = count()
-        self._came: dict[AttemptId, int] = {}
+        self._arrived: dict[AttemptId, int] = {}
+        #: The attempts of each run that hold a slot (and on which agent) or wait for one (None).
         self._of_runs: dict[RunId, dict[AttemptId, AgentId | None]] = {}
-        self._sticky: dict[AgentId, OrderedDict[AttemptId, Want]] = {}
-        self._by_group: dict[str, OrderedDict[AttemptId, Want]] = {}
-        self._told: dict[AttemptId, Reason] = {}
-        #: Jobs that found no server, with what they ask for and what they were told.
-        self._surveys: dict[RunId, dict[Survey, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]] = {}
-        self._is_survey_due = False
-        #: The daemon has just started: who was not seen yet is not known to be away.
+        #: The queue of each agent, of steps of started jobs, and of each group, of new jobs.
+        self._by_agent: dict[AgentId, OrderedDict[AttemptId, SlotRequest]] = {}
+        self._by_group: dict[str, OrderedDict[AttemptId, SlotRequest]] = {}
+        self._reported: dict[AttemptId, Reason] = {}
+        #: Requests for server lists that found no server, with their criteria and the reported reason.
+        self._list_requests: dict[
+            RunId, dict[ServerListRequest, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]
+        ] = {}
+        self._have_servers_changed = False
+        #: The daemon has just started: an agent that has not connected yet is not known to be unreachable.
         self.is_gathering = False
-        #: Agents that may have room for a want, and groups and agents whose wants may have another reason now.
-        self._roomy: dict[AgentId, None] = {}
-        self._doubted: dict[str, None] = {}
+        #: Agents that may have a free slot, and the groups and agents whose requests may have another reason now.
+        self._maybe_free: dict[AgentId, None] = {}
+        self._to_recheck: dict[str, None] = {}
 
     def server(self, agent: AgentId) -> Server:
-        """The server of this agent, made at its first use."""
+        """The server of this agent, created at its first use."""
         found = self.servers.get(agent)
         if found is None:
             found = self.servers[agent] = Server(agent=agent, taken={})
         return found
 
     def connect(self, server: Server) -> None:
-        """The agent has opened a session, with these facts; what it holds by the log stays."""
+        """The agent has opened a session with these facts. The slots that it holds by the log stay taken."""
         known = self.servers.get(server.agent)
         server.taken = known.taken if known is not None else {}
         server.is_connected = True
         server.text = ""
         self.servers[server.agent] = server
-        self._roomy[server.agent] = None
-        self._doubt(server.agent)
+        self._maybe_free[server.agent] = None
+        self._recheck(server.agent)
 
     def disconnect(self, agent: AgentId, now: int, text: str) -> None:
-        """The agent's session is over. Its slots stay taken: what runs goes on."""
+        """The agent's session has ended. Its slots stay taken: its steps continue."""
         server = self.server(agent)
         server.is_connected = False
         server.changed_at = now
         server.text = text
-        self._doubt(agent)
+        self._recheck(agent)
 
     def gathered(self) -> None:
-        """Servers have had their time to connect since the daemon's start."""
+        """Agents have had their time to connect since the daemon's start."""
         self.is_gathering = False
-        self._doubted.update(dict.fromkeys(self._sticky))
+        self._to_recheck.update(dict.fromkeys(self._by_agent))
 
     def enrollment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
-        """The agent was approved, revoked or moved: wants of these groups may have another answer."""
-        self._roomy[agent] = None
-        self._doubted.update(dict.fromkeys(groups))
-        self._doubt(agent)
+        """The agent was approved, revoked or moved between groups: requests for these groups may have another answer."""
+        self._maybe_free[agent] = None
+        self._to_recheck.update(dict.fromkeys(groups))
+        self._recheck(agent)
 
-    def _doubt(self, agent: AgentId) -> None:
-        self._is_survey_due = True
-        self._doubted[agent] = None
-        self._doubted[ALL_SERVERS] = None
+    def _recheck(self, agent: AgentId) -> None:
+        self._have_servers_changed = True
+        self._to_recheck[agent] = None
+        self._to_recheck[ALL_SERVERS] = None
         entry = self._registry.agents.get(agent)
         if entry is not None:
-            self._doubted.update(dict.fromkeys(entry.groups))
+            self._to_recheck.update(dict.fromkeys(entry.groups))
 
-    def place(self, want: Want) -> Server | Reason:
-        """A slot for the want, taken from now on; or why there is none yet, and the want is kept."""
-        holder = self._of_runs.get(want.key.run, {}).get(want.key)
+    def request(self, request: SlotRequest) -> Server | Reason:
+        """The server on which the attempt now holds a slot, or why it must wait; then the request is queued."""
+        attempt = request.attempt
+        holder = self._of_runs.get(attempt.run, {}).get(attempt)
         if holder is not None:
-            # It was answered already, and its job has got its server since.
-            if want.agent in (None, holder):
+            # It was granted already, and its job may have got another server since.
+            if request.agent in (None, holder):
                 return self.server(holder)
-            self.free(holder, want.key)
-        found = self._best(want) if want.agent is None else self._own(want.agent)
+            self.free(holder, attempt)
+        found = self._best(request) if request.agent is None else self._own(request.agent)
         if found is not None:
-            # Nobody is overtaken: behind a queue the want waits for `assign`, which asks the queue in its order.
-            if want.agent is not None or want.group not in self._by_group:
-                self._take(found, want.key)
+            # Behind a queue the request waits for `assign`, which keeps the queue's order.
+            if request.agent is not None or request.group not in self._by_group:
+                self._take(found, attempt)
                 return found
-            self._roomy[found.agent] = None
-        self._keep(want)
-        why = self._told[want.key] = self._reason(want)
+            self._maybe_free[found.agent] = None
+        self._enqueue(request)
+        why = self._reported[attempt] = self._reason(request)
         return why
 
     def _own(self, agent: AgentId) -> Server | None:
         server = self.server(agent)
-        return server if self._room(server) > 0 and agent not in self._sticky else None
+        return server if self._free_slots(server) > 0 and agent not in self._by_agent else None
 
-    def _room(self, server: Server) -> int:
+    def _free_slots(self, server: Server) -> int:
         return server.free if server.agent in self._registry.agents else 0
 
-    def _take(self, server: Server, key: AttemptId) -> None:
-        server.taken[key] = None
-        self._of_runs.setdefault(key.run, {})[key] = server.agent
+    def _take(self, server: Server, attempt: AttemptId) -> None:
+        server.taken[attempt] = None
+        self._of_runs.setdefault(attempt.run, {})[attempt] = server.agent
 
-    def _leave(self, key: AttemptId) -> None:
-        of_run = self._of_runs.get(key.run)
-        if of_run is not None and of_run.pop(key, self) is not self and not of_run:
-            del self._of_runs[key.run]
+    def _remove(self, attempt: AttemptId) -> None:
+        of_run = self._of_runs.get(attempt.run)
+        if of_run is not None and of_run.pop(attempt, self) is not self and not of_run:
+            del self._of_runs[attempt.run]
 
-    def _best(self, want: Want) -> Server | None:
+    def _best(self, request: SlotRequest) -> Server | None:
         best: Server | None = None
         best_free = 0.0
-        for agent in self._registry.group(want.group):
+        for agent in self._registry.group(request.group):
             server = self.servers.get(agent)
-            # An agent with steps of started jobs in the queue has no room for a new job.
-            if server is None or not _fits(want, server) or agent in self._sticky:
+            # The free slots of an agent with a queue of its own belong to the steps of started jobs.
+            if server is None or not _fits(request, server) or agent in self._by_agent:
                 continue
             free: float = server.free
-            if free and agent in want.avoid:
-                # Better than nobody, worse than anybody else.
+            if free and agent in request.avoid:
+                # Better than no server, worse than any other.
                 free = 0.5
             if free > best_free:
                 best, best_free = server, free
         return best
 
-    def _keep(self, want: Want) -> None:
-        self._wants[want.key] = want
-        self._came[want.key] = next(self._numbers)
-        self._of_runs.setdefault(want.key.run, {})[want.key] = None
-        if want.agent is not None:
-            self._sticky.setdefault(want.agent, OrderedDict())[want.key] = want
+    def _enqueue(self, request: SlotRequest) -> None:
+        attempt = request.attempt
+        self._requests[attempt] = request
+        self._arrived[attempt] = next(self._numbers)
+        self._of_runs.setdefault(attempt.run, {})[attempt] = None
+        if request.agent is not None:
+            self._by_agent.setdefault(request.agent, OrderedDict())[attempt] = request
         else:
-            self._by_group.setdefault(want.group, OrderedDict())[want.key] = want
+            self._by_group.setdefault(request.group, OrderedDict())[attempt] = request
 
-    def withdraw(self, key: AttemptId) -> None:
-        """The attempt wants no slot any more. Nothing happens when it has none to want."""
-        want = self._wants.pop(key, None)
-        if want is None:
+    def cancel(self, attempt: AttemptId) -> None:
+        """Removes the attempt's request from the queue, if it is there."""
+        request = self._requests.pop(attempt, None)
+        if request is None:
             return
-        self._told.pop(key, None)
-        del self._came[key]
-        self._leave(key)
-        queues: dict[Any, OrderedDict[AttemptId, Want]] = self._sticky if want.agent is not None else self._by_group
-        name = want.agent if want.agent is not None else want.group
+        self._reported.pop(attempt, None)
+        del self._arrived[attempt]
+        self._remove(attempt)
+        queues: dict[Any, OrderedDict[AttemptId, SlotRequest]] = (
+            self._by_group if request.agent is None else self._by_agent
+        )
+        name = request.agent or request.group
         queue = queues[name]
-        del queue[key]
+        del queue[attempt]
         if not queue:
             del queues[name]
 
-    def hold(self, agent: AgentId, key: AttemptId) -> None:
-        """The attempt has the agent's slot already: what recovery finds in the log."""
-        self._take(self.server(agent), key)
+    def hold(self, agent: AgentId, attempt: AttemptId) -> None:
+        """The attempt holds a slot of the agent already, as recovery found in the log."""
+        self._take(self.server(agent), attempt)
 
-    def free(self, agent: AgentId, key: AttemptId) -> None:
-        """The attempt is over."""
+    def free(self, agent: AgentId, attempt: AttemptId) -> None:
+        """The attempt has ended: its slot is free."""
         server = self.server(agent)
-        if server.taken.pop(key, self) is None:
-            self._leave(key)
-            self._roomy[agent] = None
+        if server.taken.pop(attempt, self) is None:
+            self._remove(attempt)
+            self._maybe_free[agent] = None
 
-    def knows(self, key: AttemptId) -> bool:
-        """Whether the attempt waits for a slot or has one."""
-        return key in self._of_runs.get(key.run, ())
+    def knows(self, attempt: AttemptId) -> bool:
+        """Whether the attempt waits for a slot or holds one."""
+        return attempt in self._of_runs.get(attempt.run, ())
 
     def forget(self, run: RunId) -> None:
-        """None of the run's attempts wants or holds a slot any more."""
-        self._surveys.pop(run, None)
-        for key, holder in list(self._of_runs.get(run, {}).items()):
+        """Drops the requests of all the run's attempts and frees their slots."""
+        self._list_requests.pop(run, None)
+        for attempt, holder in list(self._of_runs.get(run, {}).items()):
             if holder is None:
-                self.withdraw(key)
+                self.cancel(attempt)
             else:
-                self.free(holder, key)
+                self.free(holder, attempt)
 
-    def assign(self) -> Iterator[tuple[Want, Server]]:
-        """Gives the slots that came free to the wants in the queue; each one that comes out has its slot."""
-        while self._roomy:
-            agent = next(iter(self._roomy))
+    def assign(self) -> Iterator[tuple[SlotRequest, Server]]:
+        """Grants free slots to queued requests; yields each request with its server."""
+        while self._maybe_free:
+            agent = next(iter(self._maybe_free))
             server = self.servers.get(agent)
-            want = self._next_for(server) if server is not None and self._room(server) > 0 else None
-            if want is None or server is None:
-                del self._roomy[agent]
+            request = self._next_for(server) if server is not None and self._free_slots(server) > 0 else None
+            if request is None or server is None:
+                del self._maybe_free[agent]
                 continue
-            self.withdraw(want.key)
-            self._take(server, want.key)
-            yield want, server
+            self.cancel(request.attempt)
+            self._take(server, request.attempt)
+            yield request, server
 
-    def _next_for(self, server: Server) -> Want | None:
-        sticky = self._sticky.get(server.agent)
-        if sticky:
-            return next(iter(sticky.values()))
-        oldest: Want | None = None
+    def _next_for(self, server: Server) -> SlotRequest | None:
+        own = self._by_agent.get(server.agent)
+        if own:
+            return next(iter(own.values()))
+        oldest: SlotRequest | None = None
         for group in (*self._registry.agents[server.agent].groups, ALL_SERVERS):
-            fitting = (want for want in self._by_group.get(group, {}).values() if self._is_for(want, server))
+            fitting = (request for request in self._by_group.get(group, {}).values() if self._is_for(request, server))
             first = next(fitting, None)
-            if first is not None and (oldest is None or self._came[first.key] < self._came[oldest.key]):
+            if first is not None and (oldest is None or self._arrived[first.attempt] < self._arrived[oldest.attempt]):
                 oldest = first
         return oldest
 
-    def _is_for(self, want: Want, server: Server) -> bool:
-        """Whether the want fits the server, and need not go there only because it avoids none that has room."""
-        if not _fits(want, server):
+    def _is_for(self, request: SlotRequest, server: Server) -> bool:
+        """Whether the server can take the request, and no server that it prefers is free."""
+        if not _fits(request, server):
             return False
-        return server.agent not in want.avoid or self._best(want) is server
+        return server.agent not in request.avoid or self._best(request) is server
 
-    def survey(
-        self, survey: Survey, group: str, labels: tuple[tuple[str, str], ...], accept: Accept = lambda entry: True
+    def list_servers(
+        self,
+        request: ServerListRequest,
+        group: str,
+        labels: tuple[tuple[str, str], ...],
+        accept: Accept = lambda entry: True,
     ) -> list[Enrolled] | Reason:
-        """The servers of the group that have the labels, by name; or why there is none, and the question is kept.
+        """The servers of the group that have the labels and that `accept` takes, sorted by name.
 
-        Those that `accept` does not take are none of the group for this question.
+        When there is none, returns why and keeps the request for `changed_lists`.
         """
-        found = self._survey(group, labels, accept)
+        found = self._list_servers(group, labels, accept)
         if isinstance(found, Reason):
-            self._surveys.setdefault(survey.run, {})[survey] = (group, labels, accept, found)
+            self._list_requests.setdefault(request.run, {})[request] = (group, labels, accept, found)
         else:
-            self.drop_survey(survey)
+            self.drop_list_request(request)
         return found
 
-    def _survey(self, group: str, labels: tuple[tuple[str, str], ...], accept: Accept) -> list[Enrolled] | Reason:
+    def _list_servers(self, group: str, labels: tuple[tuple[str, str], ...], accept: Accept) -> list[Enrolled] | Reason:
         members = {agent: entry for agent, entry in self._registry.group(group).items() if accept(entry)}
         if not members:
-            return _nobody(group)
+            return _no_server(group)
         fitting = [entry for agent, entry in members.items() if not labels or self.server(agent).has(labels)]
         if not fitting:
-            return _nobody_labelled(group, labels)
+            return _no_server_with_labels(group, labels)
         return sorted(fitting, key=lambda entry: natural(entry.name))
 
-    def drop_survey(self, survey: Survey) -> None:
-        """The job does not ask any more."""
-        of_run = self._surveys.get(survey.run)
-        if of_run is not None and of_run.pop(survey, None) is not None and not of_run:
-            del self._surveys[survey.run]
+    def drop_list_request(self, request: ServerListRequest) -> None:
+        """Drops the job's request for a server list."""
+        of_run = self._list_requests.get(request.run)
+        if of_run is not None and of_run.pop(request, None) is not None and not of_run:
+            del self._list_requests[request.run]
 
-    def surveyed(self) -> list[tuple[Survey, list[Enrolled] | Reason]]:
-        """New answers to kept questions, when servers or their groups have changed."""
-        changed: list[tuple[Survey, list[Enrolled] | Reason]] = []
-        if not self._is_survey_due:
+    def changed_lists(self) -> list[tuple[ServerListRequest, list[Enrolled] | Reason]]:
+        """New answers to kept requests for server lists, once servers or their groups have changed."""
+        changed: list[tuple[ServerListRequest, list[Enrolled] | Reason]] = []
+        if not self._have_servers_changed:
             return changed
-        self._is_survey_due = False
-        kept = [item for of_run in self._surveys.values() for item in of_run.items()]
-        for survey, (group, labels, accept, told) in kept:
-            found = self.survey(survey, group, labels, accept)
-            if not isinstance(found, Reason) or found != told:
-                changed.append((survey, found))
+        self._have_servers_changed = False
+        kept = [item for of_run in self._list_requests.values() for item in of_run.items()]
+        for request, (group, labels, accept, reported) in kept:
+            found = self.list_servers(request, group, labels, accept)
+            if not isinstance(found, Reason) or found != reported:
+                changed.append((request, found))
         return changed
 
-    def news(self) -> list[tuple[Want, Reason]]:
-        """The wants whose reason has changed since it was last told."""
-        if not self._doubted:
+    def changed_reasons(self) -> list[tuple[SlotRequest, Reason]]:
+        """The queued requests whose reason has changed since it was last reported."""
+        if not self._to_recheck:
             return []
-        doubted, self._doubted = self._doubted, {}
-        changed: list[tuple[Want, Reason]] = []
-        for name in doubted:
-            sticky, others = self._sticky.get(AgentId(name)), self._by_group.get(name)
-            for want in [*(sticky or {}).values(), *(others or {}).values()]:
-                why = self._reason(want)
-                if why != self._told[want.key]:
-                    self._told[want.key] = why
-                    changed.append((want, why))
+        names, self._to_recheck = self._to_recheck, {}
+        changed: list[tuple[SlotRequest, Reason]] = []
+        for name in names:
+            of_agent, of_group = self._by_agent.get(AgentId(name)), self._by_group.get(name)
+            for request in [*(of_agent or {}).values(), *(of_group or {}).values()]:
+                why = self._reason(request)
+                if why != self._reported[request.attempt]:
+                    self._reported[request.attempt] = why
+                    changed.append((request, why))
         return changed
 
-    def _reason(self, want: Want) -> Reason:
-        if want.agent is not None:
-            return self._sticky_reason(want.agent)
-        group = want.group
+    def _reason(self, request: SlotRequest) -> Reason:
+        if request.agent is not None:
+            return self._reason_of_server(request.agent)
+        group = request.group
         members = self._registry.group(group)
         if not members:
-            return _nobody(group)
+            return _no_server(group)
         connected = [server for agent in members if (server := self.servers.get(agent)) and server.is_connected]
         if not connected:
             return reason(ReasonCode.NO_SERVER_CONNECTED, f'no server in group "{group}" is connected', group=group)
-        if want.labels:
-            connected = [server for server in connected if server.has(want.labels)]
+        if request.labels:
+            connected = [server for server in connected if server.has(request.labels)]
             if not connected:
-                return _nobody_labelled(group, want.labels)
-        lacking = [want.lacks(server.nodes) for server in connected]
-        if all(lacking):
-            # Of several the one that nobody has is the one to install.
-            node = next((node for node in lacking if all(node not in server.nodes for server in connected)), lacking[0])
-            is_rare = any(node in server.nodes for server in connected)
-            text = (
-                f'no connected server in group "{group}" has the node "{node}"' + is_rare * " and all others of the job"
-            )
+                return _no_server_with_labels(group, request.labels)
+        missing = [request.missing_node(server.nodes) for server in connected]
+        if all(missing):
+            # If no server has one of the nodes, that is the one to install.
+            node = next((node for node in missing if all(node not in server.nodes for server in connected)), missing[0])
+            is_partial = any(node in server.nodes for server in connected)
+            text = f'no connected server in group "{group}" has the node "{node}"'
+            if is_partial:
+                text += " and all the other nodes that the job uses"
             return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=node)
-        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the servers in group "{group}" are taken', group=group)
+        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the servers in group "{group}" are in use', group=group)
 
-    def _sticky_reason(self, agent: AgentId) -> Reason:
+    def _reason_of_server(self, agent: AgentId) -> Reason:
         entry = self._registry.agents.get(agent)
         if entry is None:
-            text = f"the job's server {agent} is enrolled no more; cancel the run, or let the server in again"
+            text = f"the job's server {agent} is no longer enrolled; cancel the run, or enroll the server again"
             return reason(ReasonCode.SERVER_LOST, text, agent=agent)
         name = entry.name
         server = self.server(agent)
@@ -384,26 +396,26 @@ class Placement:
             return reason(ReasonCode.NO_SERVER_CONNECTED, text, agent=name)
         if not server.is_connected:
             return reason(ReasonCode.SERVER_UNREACHABLE, f'the job\'s server "{name}" is not connected', agent=name)
-        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are taken', agent=name)
+        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are in use', agent=name)
 
     @property
     def waiting(self) -> int:
-        """How many attempts want a slot."""
-        return len(self._wants)
+        """How many attempts wait for a slot."""
+        return len(self._requests)
 
 
-def _fits(want: Want, server: Server) -> bool:
-    return want.lacks(server.nodes) is None and (not want.labels or server.has(want.labels))
+def _fits(request: SlotRequest, server: Server) -> bool:
+    return request.missing_node(server.nodes) is None and (not request.labels or server.has(request.labels))
 
 
-def _nobody(group: str) -> Reason:
-    text = f'no server of group "{group}" is enrolled; next: waterflowctl agents token --group {group}'
+def _no_server(group: str) -> Reason:
+    text = f'no server is enrolled in group "{group}"; next: waterflowctl agents token --group {group}'
     if group == ALL_SERVERS:
         text = "no server is enrolled; next: waterflowctl agents token --group GROUP"
     return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
 
 
-def _nobody_labelled(group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
+def _no_server_with_labels(group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
     wanted = ", ".join(f"{name}={value}" for name, value in labels)
     text = f'no connected server in group "{group}" has the labels {wanted}'
     return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=wanted)

@@ -27,7 +27,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
-from waterflowd.engine.state.runs import Attempt
+from waterflowd.engine.state.blocks import Attempt
 from waterflowd.fleet.placement import Server
 from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver

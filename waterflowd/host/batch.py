@@ -25,7 +25,7 @@ from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, outstanding, step
 from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
 from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
-from waterflowd.fleet.placement import Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host import child_runs, slot_requests
 from waterflowd.host.child_runs import ChildRunRegistry
@@ -45,7 +45,7 @@ Lower = Callable[[Run, commands.SendTask, str], messages.Task]
 #: are being read, `Rejected` when one cannot be.
 MissingSecrets = Callable[[Run, JobId, Sequence[str]], list[str]]
 #: What waits for secrets.
-Unread = tuple[RunId, commands.Place | commands.SendTask]
+Unread = tuple[RunId, commands.RequestSlot | commands.SendTask]
 
 #: Events after which a run's row in the index is written anew.
 _INDEXED = frozenset(
@@ -134,7 +134,7 @@ class Batch:
                 self._others.extend(
                     (place.run, child_runs.ended(place, run)) for place in self._state.child_runs.waiting(run.id)
                 )
-        if isinstance(given, inputs.Placed) and not _is_held(run, given):
+        if isinstance(given, inputs.SlotGranted) and not _is_held(run, given):
             # The slot was taken for an attempt that does not want it any more.
             self._state.placement.free(given.agent, _key(run.id, given))
         for command in progress.commands:
@@ -167,7 +167,7 @@ class Batch:
         state = self._state
         # The most frequent ones first.
         match command:
-            case commands.Place():
+            case commands.RequestSlot():
                 answer = self.place(run.id, command)
                 waiting.append(answer)
             case commands.SendTask(agent=agent):
@@ -175,13 +175,13 @@ class Batch:
                     self._send(agent, message)
             case commands.FreeSlot(agent=agent):
                 state.placement.free(agent, _key(run.id, command))
-            case commands.Survey(job=job, group=group, labels=labels):
+            case commands.ListServers(job=job, group=group, labels=labels):
                 waiting.append(self._survey(run.id, job, group, labels))
-            case commands.DropSurvey(job=job):
-                state.placement.drop_survey(Survey(run.id, job))
-            case commands.Lock():
+            case commands.DropServerList(job=job):
+                state.placement.drop_list_request(ServerListRequest(run.id, job))
+            case commands.AcquireLock():
                 self._lock(run, command)
-            case commands.Unlock(job=job):
+            case commands.ReleaseLock(job=job):
                 state.locks.release(Holder(run.id, job))
             case commands.StartChildRun():
                 state.child_runs.want(_key(run.id, command))
@@ -191,8 +191,8 @@ class Batch:
                 self._cancel_child_run(run.id, command)
             case commands.DropChildRun():
                 state.child_runs.drop(_key(run.id, command))
-            case commands.Withdraw():
-                state.placement.withdraw(_key(run.id, command))
+            case commands.CancelSlotRequest():
+                state.placement.cancel(_key(run.id, command))
             case commands.CancelTask(agent=agent):
                 key = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
                 self._send(agent, messages.Cancel(key, command.is_forced, command.reason))
@@ -217,9 +217,9 @@ class Batch:
             match command:
                 case commands.SendTask():
                     self._offer_again(run, still)
-                case commands.Place() if not self._state.placement.knows(_key(run_id, command)):
+                case commands.RequestSlot() if not self._state.placement.knows(_key(run_id, command)):
                     self.feed(run_id, self.place(run_id, command))
-                case commands.Survey(job=job, group=group, labels=labels):
+                case commands.ListServers(job=job, group=group, labels=labels):
                     self.feed(run_id, self._survey(run_id, job, group, labels))
                 case commands.WatchChildRun():
                     for answer in self._watch(run_id, command):
@@ -255,18 +255,20 @@ class Batch:
         """The run that a step started must end; one that is over is no longer there to hear it."""
         self._others.append((command.run, inputs.CancelRun(by=f"run {run_id}", is_forced=command.is_forced)))
 
-    def _survey(self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]) -> inputs.Surveyed:
+    def _survey(
+        self, run_id: RunId, job: JobId, group: str, labels: tuple[tuple[str, str], ...]
+    ) -> inputs.ServersListed:
         repository, may_use = self._state.runs[run_id].repository, self._state.may_use
         if group != ALL_SERVERS and not may_use(repository, group):
-            return inputs.Surveyed(job=job, servers=[], reason=_not_allowed(repository, group), is_refused=True)
-        survey = Survey(run_id, job)
+            return inputs.ServersListed(job=job, servers=[], reason=_not_allowed(repository, group), is_refused=True)
+        request = ServerListRequest(run_id, job)
         if group != ALL_SERVERS or may_use(repository, ALL_SERVERS):
-            return surveyed(survey, self._state.placement.survey(survey, group, labels))
+            return servers_listed(request, self._state.placement.list_servers(request, group, labels))
 
         def accept(entry: Enrolled) -> bool:
             return any(may_use(repository, name) for name in entry.groups)
 
-        return surveyed(survey, self._state.placement.survey(survey, group, labels, accept))
+        return servers_listed(request, self._state.placement.list_servers(request, group, labels, accept))
 
     def _may_use(self, repository: str | None, group: str, agent: AgentId | None) -> bool:
         """Whether a run of the repository may use the group; of every server, whether it may use this one."""
@@ -274,7 +276,7 @@ class Batch:
         entry = self._state.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
         return may_use(repository, group) or (entry is not None and any(may_use(repository, of) for of in entry.groups))
 
-    def _lock(self, run: Run, command: commands.Lock) -> None:
+    def _lock(self, run: Run, command: commands.AcquireLock) -> None:
         locks = self._state.locks
         ask = asked(run, command)
         is_waiting = False
@@ -297,22 +299,22 @@ class Batch:
     def _answer(self, answer: Answer) -> None:
         self._others.append((answer.holder.run, answered(answer)))
 
-    def place(self, run_id: RunId, command: commands.Place) -> inputs.Input:
+    def place(self, run_id: RunId, command: commands.RequestSlot) -> inputs.Input:
         """Asks the fleet for a slot and gives the answer as an input."""
         repository = self._state.runs[run_id].repository
         if not self._may_use(repository, command.group, command.agent):
             why = _not_allowed(repository, command.group)
-            return inputs.Unplaceable(job=command.job, step=command.step, attempt=command.attempt, reason=why)
+            return inputs.SlotDenied(job=command.job, step=command.step, attempt=command.attempt, reason=why)
         obstacle = self._without_secrets(run_id, command) if command.secrets else None
         if obstacle is not None:
             return obstacle
-        want = slot_requests.of(self._state.runs[run_id], command, _key(run_id, command))
-        answer = self._state.placement.place(want)
+        request = slot_requests.of(self._state.runs[run_id], command, _key(run_id, command))
+        answer = self._state.placement.request(request)
         if isinstance(answer, Server):
-            return self._placed(want, answer)
-        return inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
+            return self._granted(request, answer)
+        return inputs.SlotPending(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
 
-    def _without_secrets(self, run_id: RunId, command: commands.Place) -> inputs.Input | None:
+    def _without_secrets(self, run_id: RunId, command: commands.RequestSlot) -> inputs.Input | None:
         """Why the attempt gets no slot yet, or never; None when all of its secrets are at hand."""
         job, name, number = command.job, command.step, command.attempt
         try:
@@ -320,43 +322,43 @@ class Batch:
         except Retryable as error:
             self._state.unread.append((run_id, command))
             why = reason(ReasonCode.SECRET_WAITING, error.text)
-            return inputs.NotPlaced(job=job, step=name, attempt=number, reason=why)
+            return inputs.SlotPending(job=job, step=name, attempt=number, reason=why)
         except Rejected as error:
             why = reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
-            return inputs.Unplaceable(job=job, step=name, attempt=number, reason=why)
+            return inputs.SlotDenied(job=job, step=name, attempt=number, reason=why)
         if not missing:
             return None
         text = f"no source has the secret {', '.join(missing)}; next: give it a value in the daemon's secrets"
         why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
-        return inputs.Unplaceable(job=job, step=name, attempt=number, reason=why)
+        return inputs.SlotDenied(job=job, step=name, attempt=number, reason=why)
 
-    def _placed(self, want: Want, server: Server) -> inputs.Placed:
+    def _granted(self, request: SlotRequest, server: Server) -> inputs.SlotGranted:
         entry = self._state.registry.agents[server.agent]
-        return inputs.Placed(
-            job=want.key.job,
-            step=want.key.step,
-            attempt=want.key.number,
+        return inputs.SlotGranted(
+            job=request.attempt.job,
+            step=request.attempt.step,
+            attempt=request.attempt.number,
             epoch=self._state.epoch,
             agent=server.agent,
             agent_name=entry.name,
             boot_id=server.boot_id,
             facts=server.facts,
-            node_version=server.version_of(want.node),
+            node_version=server.version_of(request.node),
         )
 
     def assign(self) -> None:
         """Gives what came free to those who wait, and tells those that wait on why, where that has changed."""
         while True:
             self._settle_others()
-            for want, server in self._state.placement.assign():
-                if not self.feed(want.key.run, self._placed(want, server)):
-                    self._state.placement.free(server.agent, want.key)
-            for want, why in self._state.placement.news():
-                key = want.key
-                given = inputs.NotPlaced(job=key.job, step=key.step, attempt=key.number, reason=why)
-                self.feed(key.run, given)
-            for survey, found in self._state.placement.surveyed():
-                self.feed(survey.run, surveyed(survey, found))
+            for request, server in self._state.placement.assign():
+                if not self.feed(request.attempt.run, self._granted(request, server)):
+                    self._state.placement.free(server.agent, request.attempt)
+            for request, why in self._state.placement.changed_reasons():
+                attempt = request.attempt
+                given = inputs.SlotPending(job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why)
+                self.feed(attempt.run, given)
+            for list_request, found in self._state.placement.changed_lists():
+                self.feed(list_request.run, servers_listed(list_request, found))
             for answer in self._state.locks.news():
                 self._answer(answer)
             if not self._others:
@@ -365,7 +367,7 @@ class Batch:
     def _settle_others(self) -> None:
         while self._others:
             run_id, given = self._others.popleft()
-            if not self.feed(run_id, given) and isinstance(given, inputs.Locked):
+            if not self.feed(run_id, given) and isinstance(given, inputs.LockAcquired):
                 self._state.locks.forget(run_id)
 
     def seal(self) -> records.Batch:
@@ -375,10 +377,10 @@ class Batch:
 
 
 _OfAttempt = (
-    inputs.Placed
-    | commands.Place
+    inputs.SlotGranted
+    | commands.RequestSlot
     | commands.FreeSlot
-    | commands.Withdraw
+    | commands.CancelSlotRequest
     | commands.StartChildRun
     | commands.WatchChildRun
     | commands.DropChildRun
@@ -389,7 +391,7 @@ def _key(run: RunId, named: _OfAttempt) -> AttemptId:
     return AttemptId(run, JobId(named.job), StepId(named.step), AttemptNo(named.attempt))
 
 
-def _is_held(run: Run, given: inputs.Placed) -> bool:
+def _is_held(run: Run, given: inputs.SlotGranted) -> bool:
     """Whether the attempt has the slot: by this answer, or by another one to the same question."""
     attempt = run.attempt(given.job, given.step, given.attempt)
     return attempt is not None and attempt.is_open and attempt.agent == given.agent
@@ -401,7 +403,7 @@ def _owed(run: Run, question: Question) -> tuple[commands.Command, ...]:
     if job is None:
         # A full disk has undone the batch that had made it.
         return ()
-    if isinstance(question, commands.Survey):
+    if isinstance(question, commands.ListServers):
         return owed_to_job_alone(run, job)
     step = job.steps_by_id.get(question.step)
     is_open = step is not None and step.block.number in job.blocks
@@ -413,25 +415,25 @@ def _not_allowed(repository: str | None, group: str) -> Reason:
     return reason(ReasonCode.GROUP_NOT_ALLOWED, text, group=group, repository=repository)
 
 
-def surveyed(survey: Survey, found: Sequence[Enrolled] | Reason) -> inputs.Surveyed:
+def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reason) -> inputs.ServersListed:
     """The servers of a group, as an input."""
     if isinstance(found, Reason):
-        return inputs.Surveyed(job=survey.job, servers=[], reason=found)
-    return inputs.Surveyed(job=survey.job, servers=[(entry.agent, entry.name) for entry in found])
+        return inputs.ServersListed(job=request.job, servers=[], reason=found)
+    return inputs.ServersListed(job=request.job, servers=[(entry.agent, entry.name) for entry in found])
 
 
 def answered(answer: Answer) -> inputs.Input:
     """What a concurrency group says, as an input."""
     if answer.is_granted:
-        return inputs.Locked(job=answer.holder.job)
+        return inputs.LockAcquired(job=answer.holder.job)
     assert answer.reason is not None
-    return inputs.NotLocked(job=answer.holder.job, is_refused=answer.is_refused, reason=answer.reason)
+    return inputs.LockNotAcquired(job=answer.holder.job, is_refused=answer.is_refused, reason=answer.reason)
 
 
-def asked(run: Run, command: commands.Lock) -> Ask:
+def asked(run: Run, command: commands.AcquireLock) -> Ask:
     """What a run or job asks of its concurrency group."""
     lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
-    asked_at = lock.wanted_at if lock is not None else 0
+    asked_at = lock.requested_at if lock is not None else 0
     return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at)
 
 
@@ -469,7 +471,9 @@ def drop(state: LiveState, run: RunId) -> None:
 
 
 #: What is asked in the batch after a run was folded, or a secret was read.
-Question = commands.Place | commands.Survey | commands.SendTask | commands.WatchChildRun | commands.CancelChildRun
+Question = (
+    commands.RequestSlot | commands.ListServers | commands.SendTask | commands.WatchChildRun | commands.CancelChildRun
+)
 
 
 def owe(state: LiveState, run: Run) -> list[Question]:
@@ -484,7 +488,7 @@ def owe(state: LiveState, run: Run) -> list[Question]:
                 state.timers.arm(run.id, timer)
             case commands.SendTask(agent=agent, job=job, step=name, attempt=number):
                 state.placement.hold(agent, AttemptId(run.id, job, name, number))
-            case commands.Lock(job=job):
+            case commands.AcquireLock(job=job):
                 lock = run.lock if job is None else run.jobs_by_id[job].lock
                 if lock is not None and lock.is_held:
                     state.locks.hold(asked(run, command))
@@ -493,7 +497,7 @@ def owe(state: LiveState, run: Run) -> list[Question]:
                     state.locks.wait(asked(run, command))
             case commands.StartChildRun():
                 state.child_runs.want(_key(run.id, command))
-            case commands.Place() | commands.Survey() | commands.WatchChildRun() | commands.CancelChildRun():
+            case commands.RequestSlot() | commands.ListServers() | commands.WatchChildRun() | commands.CancelChildRun():
                 questions.append(command)
             case _:
                 pass

@@ -53,7 +53,7 @@ class ChildRunStarter:
                 if error.status == _BUSY:
                     self._later(place, error)
                 else:
-                    given = child_runs.not_begun(place, child_runs.refusal(error), is_refused=True)
+                    given = child_runs.not_created(place, child_runs.refusal(error), is_refused=True)
                     self._driver.submit([(place.run, given)])
             except WaterflowError as error:
                 self._later(place, error)
@@ -92,5 +92,5 @@ class ChildRunStarter:
             delay_s = max(delay_s, min(error.after_s, _BACKOFF.max_s))
         logger.warning("run %s, %s/%s: its run is not started yet: %s", place.run, place.job, place.step, error)
         why = reason(ReasonCode.CHILD_RUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
-        self._driver.submit([(place.run, child_runs.not_begun(place, why, is_refused=False))])
+        self._driver.submit([(place.run, child_runs.not_created(place, why, is_refused=False))])
         asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.again, place)

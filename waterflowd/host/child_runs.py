@@ -163,22 +163,24 @@ def _payload(run: Run, place: AttemptId) -> dict[str, Any]:
 # Answers --------------------------------------------------------------------------------------------------------------
 
 
-def begun(place: AttemptId, row: RunSummary) -> inputs.Begun:
+def created(place: AttemptId, row: RunSummary) -> inputs.ChildRunCreated:
     """The run exists."""
-    return inputs.Begun(
+    return inputs.ChildRunCreated(
         job=place.job, step=place.step, attempt=place.number, run=row.id, name=row.name, number=row.number
     )
 
 
-def not_begun(place: AttemptId, why: Reason, *, is_refused: bool) -> inputs.NotBegun:
+def not_created(place: AttemptId, why: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
     """The run does not exist."""
-    return inputs.NotBegun(job=place.job, step=place.step, attempt=place.number, reason=why, is_refused=is_refused)
+    return inputs.ChildRunNotCreated(
+        job=place.job, step=place.step, attempt=place.number, reason=why, is_refused=is_refused
+    )
 
 
-def ended(place: AttemptId, run: Run) -> inputs.Ended:
+def ended(place: AttemptId, run: Run) -> inputs.ChildRunEnded:
     """The run has ended."""
     assert run.conclusion is not None
-    return inputs.Ended(
+    return inputs.ChildRunEnded(
         job=place.job,
         step=place.step,
         attempt=place.number,
@@ -189,10 +191,10 @@ def ended(place: AttemptId, run: Run) -> inputs.Ended:
     )
 
 
-def gone(place: AttemptId, run: RunId) -> inputs.Ended:
+def gone(place: AttemptId, run: RunId) -> inputs.ChildRunEnded:
     """The log has no such run any more."""
     why = "the log has no such run any more, so nobody can know how it ended"
-    return inputs.Ended(
+    return inputs.ChildRunEnded(
         job=place.job, step=place.step, attempt=place.number, run=run, conclusion=Conclusion.LOST, why=why
     )
 

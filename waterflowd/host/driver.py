@@ -427,7 +427,7 @@ class Driver:
             row = self._log.run(started) if found is None else summary(found)
             if row is None:
                 raise Rejected("WF403", self.state.stalled.pop(started, f"run {started} could not begin"))
-            batch.feed(place.run, child_runs.begun(place, row))
+            batch.feed(place.run, child_runs.created(place, row))
 
         await self._commit(apply)
 
@@ -435,7 +435,7 @@ class Driver:
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
     ) -> RunSummary:
         """See `ports.Runs`."""
-        given = inputs.Decision(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
+        given = inputs.DecideApproval(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
 
         def apply(batch: Batch) -> None:
             # Here and not before: what else is in the batch may have decided, or ended what waits.
@@ -447,7 +447,7 @@ class Driver:
         assert found is not None, "an open run is in the log"
         return found
 
-    def _check_decision(self, given: inputs.Decision, run: RunId) -> None:
+    def _check_decision(self, given: inputs.DecideApproval, run: RunId) -> None:
         live = self.state.runs.get(run)
         approval = approvals.find(live, given.job, given.step) if live is not None else None
         if live is None or approval is None:

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.engine import Run, commands
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
-from waterflowd.fleet.placement import Want
+from waterflowd.fleet.placement import SlotRequest
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.plan import Plan, StepPlan
 
 
-def of(run: Run, command: commands.Place, key: AttemptId) -> Want:
+def of(run: Run, command: commands.RequestSlot, key: AttemptId) -> SlotRequest:
     """The want of the attempt that the command is about."""
     node = _needed(run.plan, command.node)
     later: frozenset[str] = frozenset()
     if command.agent is None:
         later = frozenset(_nodes(run.plan, run.jobs_by_id[command.job].plan.steps)) - {node}
-    return Want(key, command.group, node, command.agent, command.labels, command.avoid, later)
+    return SlotRequest(key, command.group, node, command.agent, command.labels, command.avoid, later)
 
 
 def _needed(plan: Plan, node: str) -> str:

@@ -34,13 +34,15 @@ import msgspec
 from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
-from waterflowd.engine.state.runs import Approval, Attempt, Block, Children, Job, Lock, Scope
-from waterflowd.engine.state.runs import Step as StepState
+from waterflowd.engine.state.blocks import Attempt, Block
+from waterflowd.engine.state.blocks import Step as StepState
+from waterflowd.engine.state.gates import Approval, Lock
+from waterflowd.engine.state.runs import Children, Job, Scope
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Ask, Holder, Locks
-from waterflowd.fleet.placement import Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.batch import answered, surveyed
+from waterflowd.host.batch import answered, servers_listed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
@@ -193,19 +195,19 @@ class Scenario:
     def _decide(self, words: list[str], is_approved: bool) -> None:
         place, name = words
         job, step = (JobId(place), None) if JobId(place) in self.run.jobs_by_id else self._names(place)
-        self._feed(inputs.Decision(job=job, step=step, by=name, is_approved=is_approved))
+        self._feed(inputs.DecideApproval(job=job, step=step, by=name, is_approved=is_approved))
 
     def _do_begun(self, words: list[str]) -> None:
         place = self._child_run_place(words[0])
-        self._feed(inputs.Begun(**place, run=RunId(words[1]), name="other", number=1))
+        self._feed(inputs.ChildRunCreated(**place, run=RunId(words[1]), name="other", number=1))
 
     def _do_refuse(self, words: list[str]) -> None:
         why = reason(ReasonCode.CHILD_RUN_REFUSED, words[1])
-        self._feed(inputs.NotBegun(**self._child_run_place(words[0]), is_refused=True, reason=why))
+        self._feed(inputs.ChildRunNotCreated(**self._child_run_place(words[0]), is_refused=True, reason=why))
 
     def _do_delay(self, words: list[str]) -> None:
         why = reason(ReasonCode.CHILD_RUN_STARTING, words[1])
-        self._feed(inputs.NotBegun(**self._child_run_place(words[0]), reason=why))
+        self._feed(inputs.ChildRunNotCreated(**self._child_run_place(words[0]), reason=why))
 
     def _do_ended(self, words: list[str]) -> None:
         place, word, *pairs = words
@@ -214,7 +216,7 @@ class Scenario:
         if child_run is None:
             raise ValueError(f"{place} has started no run")
         self._feed(
-            inputs.Ended(
+            inputs.ChildRunEnded(
                 **self._child_run_place(place),
                 run=child_run,
                 conclusion=Conclusion(word),
@@ -267,7 +269,7 @@ class Scenario:
             progress = step(self.run, item, self.now)
             self.history.extend(progress.events)
             self._lines.extend(f"  * {_shown(event)}" for event in progress.events)
-            if isinstance(item, inputs.Placed) and not any(
+            if isinstance(item, inputs.SlotGranted) and not any(
                 isinstance(command, commands.SendTask) for command in progress.commands
             ):
                 self.placement.free(item.agent, AttemptId(RUN, item.job, item.step, item.attempt))
@@ -277,36 +279,40 @@ class Scenario:
 
     def _carry_out(self, command: commands.Command, waiting: deque[inputs.Input]) -> None:
         match command:
-            case commands.Place():
+            case commands.RequestSlot():
                 self.owed[command] = None
                 key = AttemptId(RUN, command.job, command.step, command.attempt)
-                want = Want(key, command.group, command.node, command.agent, command.labels, command.avoid)
-                answer = self.placement.place(want)
+                request = SlotRequest(key, command.group, command.node, command.agent, command.labels, command.avoid)
+                answer = self.placement.request(request)
                 if isinstance(answer, Server):
-                    waiting.append(self._placed(want, answer))
+                    waiting.append(self._granted(request, answer))
                 else:
                     waiting.append(
-                        inputs.NotPlaced(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
+                        inputs.SlotPending(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
                     )
-            case commands.Survey():
+            case commands.ListServers():
                 self.owed[command] = None
-                survey = Survey(RUN, command.job)
-                waiting.append(surveyed(survey, self.placement.survey(survey, command.group, command.labels)))
-            case commands.DropSurvey(job=job):
-                self.placement.drop_survey(Survey(RUN, job))
-                for asked in [asked for asked in self.owed if isinstance(asked, commands.Survey) and asked.job == job]:
+                survey = ServerListRequest(RUN, command.job)
+                waiting.append(
+                    servers_listed(survey, self.placement.list_servers(survey, command.group, command.labels))
+                )
+            case commands.DropServerList(job=job):
+                self.placement.drop_list_request(ServerListRequest(RUN, job))
+                for asked in [
+                    asked for asked in self.owed if isinstance(asked, commands.ListServers) and asked.job == job
+                ]:
                     del self.owed[asked]
-            case commands.Lock():
+            case commands.AcquireLock():
                 self.owed[command] = None
                 ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
                 waiting.extend(map(answered, self.locks.ask(ask)))
-            case commands.Unlock(job=job):
+            case commands.ReleaseLock(job=job):
                 self.locks.release(Holder(RUN, job))
-                for owed in [owed for owed in self.owed if isinstance(owed, commands.Lock) and owed.job == job]:
+                for owed in [owed for owed in self.owed if isinstance(owed, commands.AcquireLock) and owed.job == job]:
                     del self.owed[owed]
-            case commands.Withdraw(job=job, step=name, attempt=number):
-                self.placement.withdraw(AttemptId(RUN, job, name, number))
-                self._settle(commands.Place, job, name, number)
+            case commands.CancelSlotRequest(job=job, step=name, attempt=number):
+                self.placement.cancel(AttemptId(RUN, job, name, number))
+                self._settle(commands.RequestSlot, job, name, number)
             case commands.FreeSlot(agent=agent, job=job, step=name, attempt=number):
                 self.placement.free(agent, AttemptId(RUN, job, name, number))
                 self._settle(commands.SendTask, job, name, number)
@@ -338,11 +344,11 @@ class Scenario:
             if isinstance(command, kind) and (command.job, command.step, command.attempt) == (job, name, number):  # type: ignore[attr-defined]
                 del self.owed[command]
 
-    def _placed(self, want: Want, server: Server) -> inputs.Placed:
-        return inputs.Placed(
-            job=want.key.job,
-            step=want.key.step,
-            attempt=want.key.number,
+    def _granted(self, request: SlotRequest, server: Server) -> inputs.SlotGranted:
+        return inputs.SlotGranted(
+            job=request.attempt.job,
+            step=request.attempt.step,
+            attempt=request.attempt.number,
             epoch=1,
             agent=server.agent,
             agent_name=str(server.agent),
@@ -351,15 +357,15 @@ class Scenario:
         )
 
     def _assign(self) -> None:
-        for survey, found in self.placement.surveyed():
-            self._feed(surveyed(survey, found))
+        for list_request, found in self.placement.changed_lists():
+            self._feed(servers_listed(list_request, found))
         for answer in list(self.locks.news()):
             self._feed(answered(answer))
-        for want, server in list(self.placement.assign()):
-            self._feed(self._placed(want, server))
-        for want, why in self.placement.news():
-            key = want.key
-            self._feed(inputs.NotPlaced(job=key.job, step=key.step, attempt=key.number, reason=why))
+        for request, server in list(self.placement.assign()):
+            self._feed(self._granted(request, server))
+        for request, why in self.placement.changed_reasons():
+            attempt = request.attempt
+            self._feed(inputs.SlotPending(job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why))
 
     def _check(self) -> None:
         """The recovery path and the live path agree, in state and in what is owed."""

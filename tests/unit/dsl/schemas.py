@@ -1,4 +1,4 @@
-"""Files validated with the JSON Schema, as an editor does."""
+"""The JSON Schema held against files: what an editor would say of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _validator(kind: str) -> jsonschema_rs.Draft7Validator:
 
 
 def complaints(text: str, kind: str = "workflow") -> list[str]:
-    """The errors that the schema finds in a file, each with its path."""
+    """What the schema finds in a file, each with its place."""
     content = plain(to_json(reader.read(text, Report()).root))
-    errors = _validator(kind).iter_errors(content)
-    return ["/".join(map(str, error.instance_path)) + ": " + error.message[:300] for error in errors]
+    found = _validator(kind).iter_errors(content)
+    return ["/".join(map(str, error.instance_path)) + ": " + error.message[:300] for error in found]

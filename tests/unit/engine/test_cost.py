@@ -69,7 +69,7 @@ class Feeder:
             progress = step(self.run, waiting.popleft(), AT)
             self.events += len(progress.events)
             for command in progress.commands:
-                if isinstance(command, commands.Place):
+                if isinstance(command, commands.RequestSlot):
                     waiting.append(placed(command))
                 elif isinstance(command, commands.SendTask):
                     self.open.append(command)
@@ -100,8 +100,8 @@ class Feeder:
             yield lines.count
 
 
-def placed(command: commands.Place) -> inputs.Placed:
-    return inputs.Placed(
+def placed(command: commands.RequestSlot) -> inputs.SlotGranted:
+    return inputs.SlotGranted(
         job=command.job,
         step=command.step,
         attempt=command.attempt,

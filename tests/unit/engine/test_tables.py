@@ -74,7 +74,7 @@ def owners(run: Run, job: Job) -> set[str]:
         match command:
             case commands.ArmTimer(timer=timer) if timer.job in (job.id, None):
                 found.add(timer.kind.value)
-            case commands.Place(job=owner) if owner == job.id:
+            case commands.RequestSlot(job=owner) if owner == job.id:
                 found.add("fleet")
             case commands.SendTask(job=owner) if owner == job.id:
                 found.add("agent")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waterflowd.fleet import events
-from waterflowd.fleet.placement import Placement, Server, Survey, Want
+from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason, ReasonCode
@@ -31,24 +31,24 @@ class World:
         self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
         return agent
 
-    def place(self, want: Want) -> str:
+    def place(self, request: SlotRequest) -> str:
         """The name of the server, or the code of the reason."""
-        answer = self.placement.place(want)
+        answer = self.placement.request(request)
         return answer.code.value if isinstance(answer, Reason) else answer.agent
 
     def assigned(self) -> list[tuple[str, str]]:
         """Which runs got a slot, and where."""
-        return [(want.key.run, server.agent) for want, server in self.placement.assign()]
+        return [(request.attempt.run, server.agent) for request, server in self.placement.assign()]
 
 
-def want(
+def request(
     run: str, group: str = "web", *, agent: str | None = None, node: str = "shell", step: str = "1", later: str = ""
-) -> Want:
+) -> SlotRequest:
     owner = None if agent is None else AgentId(agent)
-    return Want(key(run, step), group, node, owner, later=frozenset(later.split()))
+    return SlotRequest(attempt(run, step), group, node, owner, later=frozenset(later.split()))
 
 
-def key(run: str, step: str = "1") -> AttemptId:
+def attempt(run: str, step: str = "1") -> AttemptId:
     return AttemptId(RunId(run), JobId("a"), StepId(step), AttemptNo(1))
 
 
@@ -58,8 +58,8 @@ def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
     world.connect("small", "web", slots=2)
     world.connect("large", "web", slots=3)
     world.connect("other", "db", slots=9)
-    assert [world.place(want(run)) for run in "abcde"] == ["large", "small", "large", "small", "large"]
-    assert world.place(want("f")) == "no-free-slot"
+    assert [world.place(request(run)) for run in "abcde"] == ["large", "small", "large", "small", "large"]
+    assert world.place(request("f")) == "no-free-slot"
 
 
 def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
@@ -67,18 +67,18 @@ def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
     world = World()
     world.connect("mine", "web", slots=1)
     world.connect("roomy", "web", slots=9)
-    assert world.place(want("a", agent="mine")) == "mine"
-    assert world.place(want("b", agent="mine")) == "no-free-slot"
+    assert world.place(request("a", agent="mine")) == "mine"
+    assert world.place(request("b", agent="mine")) == "no-free-slot"
 
 
 def test_steps_of_started_jobs_go_before_new_jobs() -> None:
     """A slot that comes free goes to the job that waits for this very server, even if a new job has waited longer."""
     world = World()
     mine = world.connect("mine", "web")
-    assert world.place(want("running")) == mine
-    world.place(want("new"))
-    world.place(want("running", agent="mine", step="2"))
-    world.placement.free(mine, key("running"))
+    assert world.place(request("running")) == mine
+    world.place(request("new"))
+    world.place(request("running", agent="mine", step="2"))
+    world.placement.free(mine, attempt("running"))
     assert world.assigned() == [("running", mine)]
 
 
@@ -86,10 +86,10 @@ def test_a_new_job_does_not_overtake_a_started_one() -> None:
     """While a step of a started job waits for a server, that server has no room for a new job."""
     world = World()
     mine = world.connect("mine", "web")
-    world.place(want("a"))
-    world.place(want("a", agent="mine", step="2"))
-    world.placement.free(mine, key("a"))
-    assert world.place(want("new")) == "no-free-slot"
+    world.place(request("a"))
+    world.place(request("a", agent="mine", step="2"))
+    world.placement.free(mine, attempt("a"))
+    assert world.place(request("new")) == "no-free-slot"
     assert world.assigned() == [("a", mine)]
 
 
@@ -97,7 +97,7 @@ def test_within_a_kind_the_oldest_goes_first() -> None:
     """Wants of one group get their slots in the order in which they came."""
     world = World()
     for run in ("first", "second", "third"):
-        world.place(want(run))
+        world.place(request(run))
     mine = world.connect("mine", "web", slots=2)
     assert world.assigned() == [("first", mine), ("second", mine)]
     assert world.placement.waiting == 1
@@ -107,18 +107,18 @@ def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
     """A server in two groups takes the want that has waited longest, whichever group it is of: none starves the other."""
     world = World()
     world.enroll("mine", "web", "db")
-    world.place(want("older", "db"))
-    world.place(want("newer", "web"))
+    world.place(request("older", "db"))
+    world.place(request("newer", "web"))
     mine = world.connect("mine")
     assert world.assigned() == [("older", mine)]
 
 
 def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
-    """A want for a node that nobody has waits with that reason, and those behind it get their slots."""
+    """A request for a node that nobody has waits with that reason, and those behind it get their slots."""
     world = World()
     mine = world.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
-    assert world.place(want("docker", node="docker")) == "no-server-with-node"
-    world.place(want("behind"))
+    assert world.place(request("docker", node="docker")) == "no-server-with-node"
+    world.place(request("behind"))
     assert world.assigned() == [("behind", mine)]
     assert world.placement.waiting == 1
 
@@ -128,9 +128,9 @@ def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
     world = World()
     world.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
     world.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
-    assert world.place(want("a", later="shop/a shop/b")) == "both"
+    assert world.place(request("a", later="shop/a shop/b")) == "both"
 
-    nobody = world.placement.place(want("b", later="shop/a shop/c"))
+    nobody = world.placement.request(request("b", later="shop/a shop/c"))
     assert isinstance(nobody, Reason)
     assert nobody.code is ReasonCode.NO_SERVER_WITH_NODE
     assert nobody.facts["node"] == "shop/c"
@@ -143,17 +143,17 @@ def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
     world.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
     world.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
 
-    nobody = world.placement.place(want("a", later="shop/a shop/b"))
+    nobody = world.placement.request(request("a", later="shop/a shop/b"))
 
     assert isinstance(nobody, Reason)
-    assert nobody.text.endswith("and all others of the job")
+    assert nobody.text.endswith("and all the other nodes that the job uses")
 
 
 def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
     """A server that says hello again with the node gets the job."""
     world = World()
     mine = world.connect("mine", "web")
-    assert world.place(want("a", later="shop/a")) == "no-server-with-node"
+    assert world.place(request("a", later="shop/a")) == "no-server-with-node"
     assert world.assigned() == []
 
     world.connect("mine", nodes=NODES | {"shop/a"})
@@ -164,36 +164,36 @@ def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
 def test_the_reason_says_what_is_missing() -> None:
     """Nobody enrolled, nobody connected, nobody with the node, nobody with a slot: four reasons."""
     world = World()
-    assert world.place(want("a")) == "no-server-in-group"
+    assert world.place(request("a")) == "no-server-in-group"
     world.enroll("mine", "web")
-    assert world.place(want("b")) == "no-server-connected"
+    assert world.place(request("b")) == "no-server-connected"
     world.connect("mine", nodes=frozenset({"log"}))
-    assert world.place(want("c")) == "no-server-with-node"
+    assert world.place(request("c")) == "no-server-with-node"
     world.connect("mine", slots=0)
-    assert world.place(want("d")) == "no-free-slot"
+    assert world.place(request("d")) == "no-free-slot"
 
 
 def test_news_tells_each_changed_reason_once() -> None:
     """What waits hears when its reason changes, and only then."""
     world = World()
-    world.place(want("a"))
-    assert world.placement.news() == []
+    world.place(request("a"))
+    assert world.placement.changed_reasons() == []
     world.enroll("mine", "web")
-    told = world.placement.news()
-    assert [(item.key.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
-    assert world.placement.news() == []
+    told = world.placement.changed_reasons()
+    assert [(item.attempt.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
+    assert world.placement.changed_reasons() == []
 
 
 def test_slots_are_held_over_a_disconnection() -> None:
     """What runs goes on: a server that comes back has no more room than before."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
-    world.place(want("a"))
+    world.place(request("a"))
     world.placement.disconnect(mine, 5, "cut")
-    assert world.place(want("b")) == "no-server-connected"
+    assert world.place(request("b")) == "no-server-connected"
     world.connect("mine", slots=1)
     assert world.assigned() == []
-    world.placement.free(mine, key("a"))
+    world.placement.free(mine, attempt("a"))
     assert world.assigned() == [("b", mine)]
 
 
@@ -201,21 +201,21 @@ def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_roo
     """Credits are what the server grants now."""
     world = World()
     mine = world.connect("mine", "web", slots=2)
-    world.place(want("a"))
-    world.place(want("b"))
+    world.place(request("a"))
+    world.place(request("b"))
     world.connect("mine", slots=1)
-    world.placement.free(mine, key("a"))
-    assert world.place(want("c")) == "no-free-slot"
-    world.placement.free(mine, key("b"))
+    world.placement.free(mine, attempt("a"))
+    assert world.place(request("c")) == "no-free-slot"
+    world.placement.free(mine, attempt("b"))
     assert world.assigned() == [("c", mine)]
 
 
 def test_a_withdrawn_want_gets_nothing() -> None:
-    """A want that is taken back is in no queue; taking it back twice does no harm."""
+    """A request that is cancelled is in no queue; taking it back twice does no harm."""
     world = World()
-    world.place(want("a"))
-    world.placement.withdraw(key("a"))
-    world.placement.withdraw(key("a"))
+    world.place(request("a"))
+    world.placement.cancel(attempt("a"))
+    world.placement.cancel(attempt("a"))
     world.connect("mine", "web")
     assert world.assigned() == []
     assert world.placement.waiting == 0
@@ -225,21 +225,21 @@ def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
     """All of the run's and nothing of the others'."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
-    world.place(want("a"))
-    world.place(want("a", agent="mine", step="2"))
-    world.place(want("b"))
+    world.place(request("a"))
+    world.place(request("a", agent="mine", step="2"))
+    world.place(request("b"))
     world.placement.forget(RunId("a"))
     assert world.assigned() == [("b", mine)]
-    assert list(world.placement.server(mine).taken) == [key("b")]
+    assert list(world.placement.server(mine).taken) == [attempt("b")]
 
 
 def test_what_recovery_holds_is_taken() -> None:
     """An attempt that is on a server by the log has its slot before the server is back."""
     world = World()
-    world.placement.hold(AgentId("mine"), key("a"))
+    world.placement.hold(AgentId("mine"), attempt("a"))
     mine = world.connect("mine", "web", slots=1)
-    assert world.place(want("b")) == "no-free-slot"
-    world.placement.free(mine, key("a"))
+    assert world.place(request("b")) == "no-free-slot"
+    world.placement.free(mine, attempt("a"))
     assert world.assigned() == [("b", mine)]
 
 
@@ -247,12 +247,12 @@ def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> N
     """Neither new jobs nor the next steps of its own: its session ends a moment after the fact."""
     world = World()
     mine = world.connect("mine", "web", slots=2)
-    world.place(want("a"))
+    world.place(request("a"))
     world.registry.apply(events.AgentRevoked(at=2, by="test", agent=mine))
     world.placement.enrollment_changed(mine, ("web",))
-    assert world.place(want("a", agent="mine", step="2")) == "server-lost"
-    assert world.place(want("b")) == "no-server-in-group"
-    world.placement.free(mine, key("a"))
+    assert world.place(request("a", agent="mine", step="2")) == "server-lost"
+    assert world.place(request("b")) == "no-server-in-group"
+    world.placement.free(mine, attempt("a"))
     assert world.assigned() == []
 
 
@@ -260,9 +260,9 @@ def test_freeing_what_is_not_held_gives_no_slot() -> None:
     """A second `free` of an attempt changes nothing."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
-    world.place(want("a"))
-    world.placement.free(mine, key("b"))
-    assert world.place(want("c")) == "no-free-slot"
+    world.place(request("a"))
+    world.placement.free(mine, attempt("b"))
+    assert world.place(request("c")) == "no-free-slot"
     assert world.assigned() == []
 
 
@@ -271,10 +271,10 @@ def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
     world = World()
     world.connect("one", "web", slots=2)
     world.connect("two", "web", slots=2)
-    assert world.place(want("a", step="x")) == "one"
-    assert world.place(want("a", step="x", agent="one")) == "one"
+    assert world.place(request("a", step="x")) == "one"
+    assert world.place(request("a", step="x", agent="one")) == "one"
     assert world.placement.server(AgentId("one")).free == 1
-    assert world.place(want("a", step="x", agent="two")) == "two"
+    assert world.place(request("a", step="x", agent="two")) == "two"
     assert [world.placement.server(AgentId(name)).free for name in ("one", "two")] == [2, 1]
 
 
@@ -283,27 +283,27 @@ def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> 
     world = World()
     for name in ("bad", "good"):
         world.connect(name, "web")
-        world.place(want(f"holds-{name}"))
-    avoiding = Want(key("a"), "web", "shell", None, (), (AgentId("bad"),))
+        world.place(request(f"holds-{name}"))
+    avoiding = SlotRequest(attempt("a"), "web", "shell", None, (), (AgentId("bad"),))
     assert world.place(avoiding) == "no-free-slot"
     for name in ("bad", "good"):
-        world.placement.free(AgentId(name), key(f"holds-{name}"))
+        world.placement.free(AgentId(name), attempt(f"holds-{name}"))
     assert world.assigned() == [("a", "good")]
-    assert world.place(Want(key("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
+    assert world.place(SlotRequest(attempt("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
 
 
 def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
     """An answer that cannot be another one is not made again."""
     world = World()
-    survey = Survey(RunId("a"), JobId("each"))
-    assert isinstance(world.placement.survey(survey, "web", ()), Reason)
-    assert world.placement.surveyed() == []
+    survey = ServerListRequest(RunId("a"), JobId("each"))
+    assert isinstance(world.placement.list_servers(survey, "web", ()), Reason)
+    assert world.placement.changed_lists() == []
     world.connect("one", "web")
-    [(asked, found)] = world.placement.surveyed()
+    [(asked, found)] = world.placement.changed_lists()
     assert asked == survey
     assert not isinstance(found, Reason)
     assert [entry.name for entry in found] == ["one"]
-    assert world.placement.surveyed() == []
+    assert world.placement.changed_lists() == []
 
 
 def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
@@ -311,6 +311,6 @@ def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
     world = World()
     world.placement.is_gathering = True
     world.enroll("one", "web")
-    assert world.place(want("a", agent="one")) == "no-server-connected"
+    assert world.place(request("a", agent="one")) == "no-server-connected"
     world.placement.gathered()
-    assert [why.code.value for _, why in world.placement.news()] == ["server-unreachable"]
+    assert [why.code.value for _, why in world.placement.changed_reasons()] == ["server-unreachable"]

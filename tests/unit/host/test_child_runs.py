@@ -371,8 +371,8 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
         other = await waits(world, run)
         before = world.kinds(run)
         place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
-        wrong = inputs.Ended(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, why="")
-        again = inputs.Begun(**place, run=RunId("0" * 26), name="x", number=1)
+        wrong = inputs.ChildRunEnded(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, why="")
+        again = inputs.ChildRunCreated(**place, run=RunId("0" * 26), name="x", number=1)
         world.driver.submit([(run, wrong), (run, again)])
         await world.settle()
         assert world.kinds(run) == before

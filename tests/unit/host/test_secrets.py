@@ -245,7 +245,7 @@ async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing
     """The job is in no log any more, and the others go on."""
     async with HostWorld() as world:
         run = await world.start(ONE_STEP)
-        gone: Any = commands.Survey(job=JobId("gone"), group="web")
+        gone: Any = commands.ListServers(job=JobId("gone"), group="web")
         world.world.unread.append((run.id, gone))
         world.driver.secrets_read()
         # A driver that has ended would let it wait for ever.

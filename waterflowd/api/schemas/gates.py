@@ -108,5 +108,5 @@ class ConcurrencySchema(msgspec.Struct, frozen=True, kw_only=True):
             queue=lock.queue,
             cancel_in_progress=lock.cancel_in_progress,
             is_held=lock.is_held,
-            requested_at=timestamp(lock.wanted_at),
+            requested_at=timestamp(lock.requested_at),
         )

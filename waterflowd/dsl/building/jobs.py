@@ -117,7 +117,7 @@ class JobBuilder:
         workflow_scope: BlockScope,
     ) -> JobPlan:
         for key, sentence in _CALL_KEYS.items():
-            if key in job.present_keys():
+            if key in job.given():
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, f"{key} goes with uses", sentence)
         self._check_required(path, job)
         wanted = tuple(job.needs)
@@ -156,7 +156,7 @@ class JobBuilder:
         self, path: Path, job: models.Job, plan: JobPlan, names: WorkflowNames, instances: Instances
     ) -> JobPlan:
         for key, sentence in _STEP_JOB_KEYS.items():
-            if key in job.present_keys():
+            if key in job.given():
                 text = f"{key} does not go with uses: {sentence}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         sentence = "values given by with are written down; give it under secrets of this job"

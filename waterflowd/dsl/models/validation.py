@@ -1,8 +1,8 @@
-"""From a document to a model: pydantic's errors become diagnostics with positions.
+"""From a tree to the models of the language: pydantic's findings become errors with places.
 
-Rules of this file: one invalid key must not hide errors elsewhere. An invalid value is reported and removed from a copy of the
-document (a required one is replaced by a harmless stand-in), and the copy is validated again. Later checks therefore see a
-complete workflow, and they do not repeat what has been reported.
+Rules of this file: one broken key must not hide what is wrong elsewhere. So what is broken is reported, taken out of
+a copy (a required one is replaced by something harmless), and the copy is validated again: the later checks see a
+whole workflow, and never speak about what was taken out, because the report holds it already.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from waterflowd.dsl.reporting.report import Report
 from waterflowd.dsl.reporting.values import describe
 from waterflowd.model.wording import did_you_mean
 
-#: Each repair can reveal errors one level deeper; the models are not nested more deeply than this.
+#: A repair can uncover one more layer of errors; more rounds than layers of models find nothing.
 _ROUNDS_MAX = 8
 
-#: Replacements for invalid required values, so that later checks see a complete workflow.
+#: Stand-ins for required values, so that the checks after this one have a whole workflow.
 _STAND_INS: dict[str, Any] = {
     "runs-on": "unknown",
     "steps": [{"run": ":"}],
@@ -53,7 +53,7 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
 }
 
-#: What other systems call our keys.
+#: How people who know other systems call our keys.
 _OTHER_NAMES = {
     "stages": "jobs",
     "script": "run",
@@ -74,36 +74,36 @@ _OTHER_NAMES = {
 }
 
 
-Model = TypeVar("Model", bound=LanguageModel)
+Found = TypeVar("Found", bound=LanguageModel)
 
 
-def validate(document: Document, report: Report, model: type[Model], base: Path = ()) -> Model | None:
-    """The mapping at `base` of the document as a model; None if it cannot be repaired. Errors are reported."""
+def validate(document: Document, report: Report, concept: type[Found], base: Path = ()) -> Found | None:
+    """What the document says at `base`, repaired where it is broken; None when nothing can be made of it."""
     content = to_json(document.find(base)[0])
-    reporter = _ErrorReporter(document, report, model, base)
+    part = _Part(document, report, concept, base)
     for number in range(_ROUNDS_MAX):
         try:
-            return model.model_validate(content)
+            return concept.model_validate(content)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
-            # A list that is empty after a repair was not empty in the file.
+            # What a repair has emptied was not empty in the file.
             if number == 0 or detail["type"] != "too_short":
-                reporter.report(detail)
-        # From the end, so that earlier list positions stay valid.
+                part.report(detail)
+        # From the back, so that positions in lists still hold.
         for detail in reversed(details):
             if not _repair(content, detail):
                 return None
     return None
 
 
-class _ErrorReporter:
-    """Reports pydantic's errors about one mapping of a document."""
+class _Part:
+    """A part of a document that is one concept; reports what pydantic found in it."""
 
-    def __init__(self, document: Document, report: Report, model: type[LanguageModel], base: Path) -> None:
+    def __init__(self, document: Document, report: Report, concept: type[LanguageModel], base: Path) -> None:
         self._document = document
         self._report = report
-        self._model = model
+        self._concept = concept
         self._base = base
 
     def report(self, detail: ErrorDetails) -> None:
@@ -115,7 +115,7 @@ class _ErrorReporter:
             self._unknown_key(detail["loc"])
         elif kind == "missing":
             place = self._document.key_start(path[:-1])
-            title = model_at(self._model, detail["loc"][:-1]).TITLE
+            title = model_at(self._concept, detail["loc"][:-1]).TITLE
             hint = missing_hint(whole)
             self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
         elif kind == READY:
@@ -137,12 +137,12 @@ class _ErrorReporter:
 
     def _unknown_key(self, path: Path) -> None:
         place = self._document.key_start((*self._base, *path))
-        model, name = model_at(self._model, path[:-1]), str(path[-1])
-        is_trigger = model is models.Triggers
-        what = f"the event {quote(name)}" if is_trigger else named(model, name)
-        known = keys(model)
-        if name in model.INSTEAD:
-            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", model.INSTEAD[name])
+        concept, name = model_at(self._concept, path[:-1]), str(path[-1])
+        is_trigger = concept is models.Triggers
+        what = f"the event {quote(name)}" if is_trigger else named(concept, name)
+        known = keys(concept)
+        if name in concept.INSTEAD:
+            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
         elif is_trigger:
             hint = did_you_mean(name, known) or f"known events: {', '.join(known)}"
             self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quote(name)} in on", hint)
@@ -150,11 +150,11 @@ class _ErrorReporter:
             other = _OTHER_NAMES.get(name)
             hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {model.TITLE}", hint)
+            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {concept.TITLE}", hint)
 
 
 def _subject(path: Path) -> str:
-    """How an error names its subject: the last key of the path, with the position in a list."""
+    """What an error is about: the last key of the path, with the position in a list."""
     if not path:
         return "the file"
     last = path[-1]
@@ -165,7 +165,7 @@ def _subject(path: Path) -> str:
 
 
 def missing_hint(path: Path) -> str:
-    """What to add if the key at `path` is missing."""
+    """What to write where the key at `path` is missing."""
     match path:
         case ("jobs",):
             return "add jobs, with at least one job that has runs-on and steps"
@@ -179,7 +179,7 @@ def missing_hint(path: Path) -> str:
 
 
 def _repair(content: Any, detail: ErrorDetails) -> bool:
-    """Removes an invalid value from `content`; false if nothing would be left to check."""
+    """Takes what is broken out of `content`; false when nothing would be left to check."""
     path: Path = detail["loc"]
     while path:
         parent = _at(content, path[:-1])
@@ -187,11 +187,11 @@ def _repair(content: Any, detail: ErrorDetails) -> bool:
         if isinstance(parent, dict) and isinstance(name, str):
             return _repair_key(parent, path, detail)
         if isinstance(parent, list) and isinstance(name, int) and _holds_steps(path[:-1]):
-            # The list is shorter if an earlier repair replaced it as a whole.
+            # A list that is shorter by now stands in for one that was repaired as a whole.
             if name < len(parent):
                 parent[name] = {"run": ":"}
             return True
-        # An entry of a plain list, or a key below a text: remove the key above it as a whole.
+        # An entry of a plain list, or a name below a text: the key that holds it goes as a whole.
         path = path[:-1]
     return False
 
@@ -203,9 +203,9 @@ def _holds_steps(path: Path) -> bool:
 def _repair_key(parent: dict[str, Any], path: Path, detail: ErrorDetails) -> bool:
     name = str(path[-1])
     if name in _STAND_INS and (detail["type"] == "missing" or name in parent):
-        was_replaced = parent.get(name) == _STAND_INS[name]
+        is_again = parent.get(name) == _STAND_INS[name]
         parent[name] = _copy(_STAND_INS[name])
-        return not was_replaced
+        return not is_again
     if name == "jobs" and len(path) == 1:
         return False
     parent.pop(name, None)

@@ -107,7 +107,7 @@ def _run_completed(run: Run, event: events.RunCompleted) -> None:
 _HANDLERS: dict[type, Callable[[Run, Any], None]] = {
     events.RunCreated: _run_created,
     events.RunStarted: _run_started,
-    events.LockWanted: evolve_jobs.lock_wanted,
+    events.LockRequested: evolve_jobs.lock_requested,
     events.LockWaiting: evolve_jobs.lock_waiting,
     events.LockGranted: evolve_jobs.lock_granted,
     events.LockRefused: evolve_jobs.lock_refused,

@@ -26,7 +26,7 @@ def _admit(job: Job) -> None:
 # Gates ----------------------------------------------------------------------------------------------------------------
 
 
-def lock_wanted(run: Run, event: events.LockWanted) -> None:
+def lock_requested(run: Run, event: events.LockRequested) -> None:
     """A place in a concurrency group is asked for."""
     lock = Lock(event.group, event.limit, event.queue, event.cancel_in_progress, event.at)
     owner: Run | Job = run
@@ -84,7 +84,7 @@ def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
         step.started_at = event.at
         step.reason = event.reason
         job.open_approvals += 1
-        move(job, Status.RUNNING if job.has_active_step_beside(step) else Status.WAITING)
+        move(job, Status.RUNNING if job.has_other_active_step(step) else Status.WAITING)
     job.reason = event.reason
 
 

@@ -1,7 +1,7 @@
-"""Which parts of a run an event concerns, and where something may follow from it.
+"""The parts of a run that an event affects: whose outstanding commands may change, and from which moves may follow.
 
-Rules of this file: what an event changes is named by it, so that its cost does not grow with the run. Only events about the
-whole run, or about everything that a job has become, reach further.
+Rules of this file: an event names what it changes, so that its cost does not grow with the run. Only events about the whole
+run, or about everything that a job has become, affect more.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from waterflowd.engine.fold.transitions import is_inside
 from waterflowd.engine.state.blocks import Block, Step
 from waterflowd.engine.state.runs import Job, Run
 
-#: Where something may follow: a job's index, and the number of one of its blocks (0: its root, and the job itself).
-Place = tuple[int, int]
-#: In place of a block's number, of what is owed: the job alone.
+#: A part of a run: the index of a job and the number of one of its blocks. For moves, block 0 also stands for the job as a
+#: whole.
+Part = tuple[int, int]
+#: Instead of a block's number, for commands: the job without its blocks.
 ALONE = -1
-#: In place of a job's part, of what is owed: the run alone. Before all jobs.
-RUN: Place = (-1, ALONE)
+#: Instead of a job's part, for commands: the run without its jobs. Sorts before all jobs.
+RUN: Part = (-1, ALONE)
 
-#: Events about the run as a whole: every job may go on, or must end.
+#: Events about the run as a whole: every job may continue, or must end.
 _WHOLE_RUN = frozenset({events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut})
-#: Events that reach what a job has become.
+#: Events that affect the jobs that a job has become.
 _WHOLE_JOB = frozenset({events.JobExpanded, events.JobEntered, events.JobHalted, events.JobCancelled})
-#: Events that reach all blocks of a job.
+#: Events that affect all blocks of a job.
 _ALL_BLOCKS = frozenset({
     events.JobCompleted,
     events.JobRestarted,
@@ -33,17 +34,17 @@ _ALL_BLOCKS = frozenset({
     events.JobTimedOut,
     events.StepTimedOut,
 })  # fmt: skip
-#: Events after which the next instance may have its turn.
+#: Events after which it may be the next instance's turn.
 _TURNS = frozenset({
     events.JobReady,
     events.JobEntered,
     events.JobExpanded,
     events.JobCompleted,
-    events.LockWanted,
+    events.LockRequested,
     events.BatchCompleted,
     events.BatchStarted,
 })  # fmt: skip
-#: Events about a step; those of approvals are about a job as well.
+#: Events about a step; those of approvals may be about a job instead.
 _OF_STEPS = frozenset({
     events.AttemptQueued,
     events.AttemptWaiting,
@@ -63,7 +64,7 @@ _OF_STEPS = frozenset({
     events.ApprovalGiven,
     events.LateReport,
 })  # fmt: skip
-#: Events about a step that change nothing of what its job is owed apart from its blocks.
+#: Events about a step that do not change the commands of its job, apart from those of its blocks.
 _OF_BLOCKS = frozenset({
     events.AttemptQueued,
     events.AttemptWaiting,
@@ -74,13 +75,13 @@ _OF_BLOCKS = frozenset({
 })  # fmt: skip
 
 
-def concerned(run: Run, event: events.RunEvent) -> Iterator[Place]:
-    """The parts to which something else may be owed once the event is applied."""
+def command_parts(run: Run, event: events.RunEvent) -> Iterator[Part]:
+    """The parts whose outstanding commands may differ once the event is applied."""
     kind = type(event)
     if kind in _WHOLE_RUN:
         yield RUN
         for job in run.jobs:
-            yield from _parts(job)
+            yield from _parts_for_commands(job)
         return
     if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
         yield RUN
@@ -88,33 +89,33 @@ def concerned(run: Run, event: events.RunEvent) -> Iterator[Place]:
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
     if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
         step = job.steps_by_id[event.step]  # type: ignore[union-attr]
-        # With its first server a job has its time, and its other branches want a slot there.
+        # The first server starts the job's time-out, and its other branches request their slots there.
         if kind is events.StepTimedOut or (kind is events.AttemptDispatched and job.agent is None):
-            yield from _parts(job)
+            yield from _parts_for_commands(job)
             return
         yield job.index, _number(job, step.block)
         is_quiet = kind in _OF_BLOCKS or kind is events.AttemptDispatched
         if not (is_quiet or (kind is events.StepCompleted and step.approval is None)):
             yield job.index, ALONE
     elif kind in _WHOLE_JOB or kind in _ALL_BLOCKS:
-        yield from _parts(job)
+        yield from _parts_for_commands(job)
     else:
         yield job.index, ALONE
     if kind in _WHOLE_JOB:
         for child in _below(job):
-            yield from _parts(child)
+            yield from _parts_for_commands(child)
 
 
-def _parts(job: Job) -> Iterator[Place]:
+def _parts_for_commands(job: Job) -> Iterator[Part]:
     yield job.index, ALONE
     yield from ((job.index, _number(job, block)) for block in job.blocks.values())
 
 
-def touched(run: Run, event: events.RunEvent) -> Sequence[Place]:
+def move_parts(run: Run, event: events.RunEvent) -> Sequence[Part]:
     """The places at which something may follow, once the event is applied."""
     kind = type(event)
     if kind in _WHOLE_RUN or (kind is events.LockRefused and event.job is None):  # type: ignore[union-attr]
-        return [place for job in run.jobs for place in _places(job)]
+        return [part for job in run.jobs for part in _parts_for_moves(job)]
     if isinstance(event, events.RunCompleted) or event.job is None:  # type: ignore[union-attr]
         return ()
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
@@ -123,14 +124,14 @@ def touched(run: Run, event: events.RunEvent) -> Sequence[Place]:
     return list(_of_job(run, job, kind))
 
 
-def _of_job(run: Run, job: Job, kind: type) -> Iterator[Place]:
+def _of_job(run: Run, job: Job, kind: type) -> Iterator[Part]:
     if kind in (events.JobTimedOut, events.JobSkipped) or kind in _WHOLE_JOB:
-        yield from _places(job)
+        yield from _parts_for_moves(job)
     else:
         yield job.index, 0
     if kind in _WHOLE_JOB:
         for child in _below(job):
-            yield from _places(child)
+            yield from _parts_for_moves(child)
     if kind in _TURNS:
         yield from _next_turn(job)
         if job.parent is not None:
@@ -142,20 +143,20 @@ def _of_job(run: Run, job: Job, kind: type) -> Iterator[Place]:
 
 
 def _below(job: Job) -> Iterator[Job]:
-    """Everything that the job has become."""
+    """Everything that the job has become, at any depth."""
     if job.children is not None:
         for child in job.children.jobs:
             yield child
             yield from _below(child)
 
 
-def _places(job: Job) -> Iterator[Place]:
+def _parts_for_moves(job: Job) -> Iterator[Part]:
     yield job.index, 0
     yield from ((job.index, number) for number in job.blocks)
 
 
-def _around(job: Job, step: Step, kind: type) -> Sequence[Place]:
-    """The step's own block, the one that it has just begun, or those inside of it that must end, and the one around."""
+def _around(job: Job, step: Step, kind: type) -> Sequence[Part]:
+    """The step's own block, the one around it, and the inner ones that it has just started or must end."""
     block = step.block
     owner = block.owner
     if owner is None and not step.has_blocks:
@@ -178,7 +179,7 @@ def _number(job: Job, block: Block) -> int:
     return 0 if block is job.root else block.number
 
 
-def _next_turn(job: Job) -> Iterator[Place]:
+def _next_turn(job: Job) -> Iterator[Part]:
     children = job.children
     if children is not None and children.scope is None and children.next_index < len(children.jobs):
         yield children.jobs[children.next_index].index, 0

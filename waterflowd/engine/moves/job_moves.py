@@ -101,7 +101,7 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
             return gate
     if plan.concurrency is not None and _takes_lock(job):
         if job.lock is None:
-            return lock_wanted(job.id, plan.concurrency, env, now)
+            return lock_requested(job.id, plan.concurrency, env, now)
         if job.lock.refusal is not None:
             return completion.complete(job, Conclusion.CANCELLED, job.lock.refusal, now)
         if not job.lock.is_held:
@@ -160,13 +160,13 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
     )
 
 
-def lock_wanted(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockWanted:
+def lock_requested(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockRequested:
     """Asks for a place in a concurrency group. Raises `Rejected`."""
     group = rendering.text(expr.render(plan.group, env))
     if not 1 <= len(group) <= CONCURRENCY_GROUP_LENGTH_MAX:
         limit = CONCURRENCY_GROUP_LENGTH_MAX
         raise Rejected("WF111", f"concurrency.group is a text of {len(group)} characters; it has 1 to {limit}")
-    return events.LockWanted(
+    return events.LockRequested(
         at=now,
         job=job,
         group=group,

@@ -1,6 +1,6 @@
 """Moves: what follows from the state of a run by itself, one event at a time.
 
-Rules of this file, job_moves.py, child_moves.py and step_moves.py: `of_place` and `of_run` look at the state and give the next
+Rules of this file, job_moves.py, child_moves.py and step_moves.py: `of_part` and `of_run` look at the state and give the next
 event, or None when nothing follows. `step` (step.py) applies it and asks again, in the order of the jobs and of their blocks,
 until nothing follows; so the log explains every consequence. They look at one job (its direct needs, and the job that it is a
 part of) and one of its blocks alone, so that an event's cost does not grow with the run.
@@ -44,7 +44,7 @@ def is_ending(run: Run) -> bool:
 
 def _lock(run: Run, plan: ConcurrencyPlan, now: int) -> events.RunEvent:
     try:
-        return job_moves.lock_wanted(None, plan, contexts.for_run(run, now), now)
+        return job_moves.lock_requested(None, plan, contexts.for_run(run, now), now)
     except Rejected as error:
         why = reason(ReasonCode.EXPRESSION_ERROR, f"concurrency: {error.text}", error=error.code)
         return events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=why)
@@ -65,7 +65,7 @@ def _run_end(run: Run) -> tuple[Conclusion, Reason]:
     return conclusion, reason(ReasonCode.FAILED, f'job "{first.id}": {first.reason.text}', job=first.id)
 
 
-def of_place(run: Run, job: Job, number: int, now: int) -> events.RunEvent | None:
+def of_part(run: Run, job: Job, number: int, now: int) -> events.RunEvent | None:
     """What follows for a job and the block of this number; 0 is its root, and what concerns the job as a whole."""
     if job.status is Status.COMPLETED or run.status is Status.COMPLETED:
         return None

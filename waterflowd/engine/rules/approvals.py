@@ -107,7 +107,7 @@ def refusal(run: Run, approval: Approval, by: str) -> str:
     return f"{by} has approved it already" if by in approval.given else ""
 
 
-def decide(run: Run, given: inputs.Decision, now: int) -> tuple[events.RunEvent, ...]:
+def decide(run: Run, given: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:
     """What a person's word leads to; nothing when it is stale or not theirs to say."""
     approval = find(run, given.job, given.step)
     if approval is None or refusal(run, approval, given.by):

@@ -43,7 +43,7 @@ def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
         why = step.stop_reason if step.stop else step.reason
         return _finished(job, step, attempt, _cut_outcome(run, job, step), why, now)
     if attempt.params is None:
-        return _wanted(run, job, step, attempt, now)
+        return _requested(run, job, step, attempt, now)
     if attempt.child_run is not None and not attempt.params["wait"]:
         why = reason(ReasonCode.SUCCEEDED, f"run {attempt.child_run} was started", run=attempt.child_run)
         return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.child_run})
@@ -56,7 +56,7 @@ def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:
     return Outcome.TIMED_OUT if is_late and not run.is_cancelled else Outcome.CANCELLED
 
 
-def _wanted(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent:
+def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent:
     try:
         known = rendering.known_environment(run, job, step, now)
         env = contexts.for_step(run, job, step.block, now, known)
@@ -114,7 +114,7 @@ def _finished(
 # What the host says ---------------------------------------------------------------------------------------------------
 
 
-def begun(run: Run, given: inputs.Begun, now: int) -> Events:
+def created(run: Run, given: inputs.ChildRunCreated, now: int) -> Events:
     """The run was started."""
     found = _pending(run, given)
     if found is None or found[2].child_run is not None:
@@ -128,7 +128,7 @@ def begun(run: Run, given: inputs.Begun, now: int) -> Events:
     )
 
 
-def not_begun(run: Run, given: inputs.NotBegun, now: int) -> Events:
+def not_created(run: Run, given: inputs.ChildRunNotCreated, now: int) -> Events:
     """The run was not started, for now or for good."""
     found = _pending(run, given)
     if found is None or found[2].child_run is not None:
@@ -141,7 +141,7 @@ def not_begun(run: Run, given: inputs.NotBegun, now: int) -> Events:
     return (events.AttemptWaiting(at=now, job=job.id, step=step.id, attempt=attempt.number, reason=given.reason),)
 
 
-def ended(run: Run, given: inputs.Ended, now: int) -> Events:
+def ended(run: Run, given: inputs.ChildRunEnded, now: int) -> Events:
     """The run that was started has ended, and so does the attempt."""
     found = _pending(run, given)
     if found is None or found[2].child_run != given.run:
@@ -154,7 +154,7 @@ def ended(run: Run, given: inputs.Ended, now: int) -> Events:
     return (_finished(job, step, attempt, outcome, _end_reason(step, outcome, given), now, outputs),)
 
 
-def _end_reason(step: Step, outcome: Outcome, given: inputs.Ended) -> Reason:
+def _end_reason(step: Step, outcome: Outcome, given: inputs.ChildRunEnded) -> Reason:
     if outcome is Outcome.SUCCESS:
         return reason(ReasonCode.SUCCEEDED, f"run {given.run} ended {given.conclusion.value}", run=given.run)
     if outcome is Outcome.FAILURE:
@@ -163,7 +163,9 @@ def _end_reason(step: Step, outcome: Outcome, given: inputs.Ended) -> Reason:
     return step.stop_reason if step.stop else step.reason
 
 
-def _pending(run: Run, given: inputs.Begun | inputs.NotBegun | inputs.Ended) -> tuple[Job, Step, Attempt] | None:
+def _pending(
+    run: Run, given: inputs.ChildRunCreated | inputs.ChildRunNotCreated | inputs.ChildRunEnded
+) -> tuple[Job, Step, Attempt] | None:
     """The attempt that an answer is about, while it is one that starts a run and is not over."""
     attempt = run.attempt(given.job, given.step, given.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.params is None:

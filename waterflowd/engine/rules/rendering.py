@@ -14,7 +14,8 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine.rules import contexts
-from waterflowd.engine.state.runs import Job, Run, Step
+from waterflowd.engine.state.blocks import Step
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.

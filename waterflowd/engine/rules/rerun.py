@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflowd.engine.state.runs import Job, Run, Step
+from waterflowd.engine.state.blocks import Step
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, Plan
 from waterflowd.model.records import Kept, KeptJob, KeptStep

@@ -7,6 +7,7 @@ block. A step of the engine has blocks of its own: a branch, the passes of a loo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -43,64 +44,37 @@ class Stop(IntEnum):
     FORCED = 2
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
     """One try of a step. Times are the log's clock except `started_at` and `finished_at`, which are the agent's."""
 
-    __slots__ = (
-        "agent",
-        "agent_name",
-        "boot_id",
-        "child_run",
-        "dispatched_at",
-        "env",
-        "epoch",
-        "exit_code",
-        "exported",
-        "facts",
-        "finished_at",
-        "is_late_recorded",
-        "number",
-        "outcome",
-        "output_bytes",
-        "output_dropped",
-        "outputs",
-        "params",
-        "queued_at",
-        "reason",
-        "started_at",
-        "status",
-        "timeout_ms",
-        "working_directory",
-    )  # fmt: skip
-
-    def __init__(self, number: AttemptNo, queued_at: int) -> None:
-        self.number = number
-        self.status = AttemptStatus.PENDING
-        self.queued_at = queued_at
-        self.dispatched_at: int | None = None
-        self.started_at: int | None = None
-        self.finished_at: int | None = None
-        self.epoch = 0
-        self.agent: AgentId | None = None
-        self.agent_name = ""
-        self.boot_id = ""
-        self.facts: dict[str, Any] = {}
-        self.outcome: Outcome | None = None
-        self.exit_code: int | None = None
-        self.reason: Reason = CREATED
-        self.outputs: dict[str, Any] = {}
-        #: What it wrote to `WATERFLOW_ENV`.
-        self.exported: dict[str, str] = {}
-        self.output_bytes = 0
-        self.output_dropped = 0
-        #: Rendered values; None where the plan's own are static.
-        self.params: dict[str, Any] | None = None
-        self.env: dict[str, str] | None = None
-        self.working_directory: str | None = None
-        self.timeout_ms = 0
-        self.is_late_recorded = False
-        #: The run that it started.
-        self.child_run: RunId | None = None
+    number: AttemptNo
+    queued_at: int
+    status: AttemptStatus = AttemptStatus.PENDING
+    dispatched_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    epoch: int = 0
+    agent: AgentId | None = None
+    agent_name: str = ""
+    boot_id: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    reason: Reason = CREATED
+    outputs: dict[str, Any] = field(default_factory=dict)
+    #: What it wrote to `WATERFLOW_ENV`.
+    exported: dict[str, str] = field(default_factory=dict)
+    output_bytes: int = 0
+    output_dropped: int = 0
+    #: Rendered values; None where the plan's own are static.
+    params: dict[str, Any] | None = None
+    env: dict[str, str] | None = None
+    working_directory: str | None = None
+    timeout_ms: int = 0
+    is_late_recorded: bool = False
+    #: The run that it started.
+    child_run: RunId | None = None
 
     @property
     def is_open(self) -> bool:
@@ -108,22 +82,20 @@ class Attempt:
         return self.status is AttemptStatus.DISPATCHED or self.status is AttemptStatus.STARTED
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Block:
-    """Steps in order, one at a time: a job's own, or one pass through a step of the engine."""
+    """Steps that run one after another: a job's own, a branch, or one iteration of a loop."""
 
-    __slots__ = ("cursor", "failed_step", "index", "number", "owner", "steps")
-
-    def __init__(self, number: int, owner: Step | None, index: int) -> None:
-        #: Among all blocks of its job, in the order in which they began; 0 is the root.
-        self.number = number
-        #: The step that it is a part of; None for the root.
-        self.owner = owner
-        #: Among the blocks of its owner, from 0.
-        self.index = index
-        self.steps: list[Step] = []
-        self.cursor = 0
-        #: The first step that failed and was not continued.
-        self.failed_step: Step | None = None
+    #: Number among all blocks of the job, in the order in which they started; 0 is the root.
+    number: int
+    #: The step that it is a part of; None for the root.
+    owner: Step | None
+    #: Index among the blocks of its owner.
+    index: int
+    steps: list[Step] = field(default_factory=list)
+    cursor: int = 0
+    #: The first step that failed without `continue-on-error`.
+    failed_step: Step | None = None
 
     @property
     def current(self) -> Step | None:
@@ -132,95 +104,70 @@ class Block:
 
     @property
     def item(self) -> Any:
-        """The loop's value for this pass; None without one."""
+        """The loop's value for this iteration; None without one."""
         assert self.owner is not None
         return self.owner.items[self.index] if self.index < len(self.owner.items) else None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Step:
     """One step of a block."""
 
-    __slots__ = (
-        "approval",
-        "attempts",
-        "block",
-        "blocks",
-        "completed_at",
-        "conclusion",
-        "count",
-        "deadline_at",
-        "due_at",
-        "earlier",
-        "failed_block",
-        "has_blocks",
-        "id",
-        "inputs",
-        "is_child_run",
-        "is_engine_node",
-        "is_held",
-        "is_sleep",
-        "is_timed_out",
-        "items",
-        "max_parallel",
-        "name",
-        "open_blocks",
-        "outcome",
-        "own_outputs",
-        "plan",
-        "reason",
-        "retry_at",
-        "started_at",
-        "status",
-        "stop",
-        "stop_at",
-        "stop_reason",
-    )  # fmt: skip
+    plan: StepPlan
+    id: StepId
+    block: Block
+    attempts: list[Attempt]
+    #: Number of attempts that belong to earlier tries of the job.
+    earlier: int = field(init=False)
+    #: The engine runs the node itself, without a server.
+    is_engine_node: bool = field(init=False)
+    is_sleep: bool = field(init=False)
+    #: The node has steps inside.
+    has_blocks: bool = field(init=False)
+    #: The node starts another run.
+    is_child_run: bool = field(init=False)
+    name: str = field(init=False)
+    status: Status = Status.QUEUED
+    conclusion: Conclusion | None = None
+    outcome: Conclusion | None = None
+    reason: Reason = CREATED
+    #: When a sleeping step wakes.
+    due_at: int | None = None
+    #: When the next attempt is made.
+    retry_at: int | None = None
+    is_held: bool = False
+    #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not affected.
+    stop: Stop = Stop.NO
+    #: When it was asked to end.
+    stop_at: int = 0
+    #: Why it must end: the first reason, or the one that made it urgent.
+    stop_reason: Reason = CREATED
+    started_at: int | None = None
+    completed_at: int | None = None
+    approval: Approval | None = None
+    #: Outputs that come from no attempt.
+    own_outputs: dict[str, Any] | None = None
+    #: Of a step with blocks: the ones that have started.
+    blocks: list[Block] = field(default_factory=list)
+    open_blocks: int = 0
+    #: How many blocks there will be; None until it is known.
+    count: int | None = None
+    items: list[Any] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    max_parallel: int = 1
+    deadline_at: int | None = None
+    is_timed_out: bool = False
+    #: The first block in which a step failed.
+    failed_block: Block | None = None
 
-    def __init__(self, plan: StepPlan, step_id: StepId, block: Block, attempts: list[Attempt]) -> None:
-        self.id = step_id
-        self.plan = plan
-        self.block = block
-        #: What the engine runs itself, without a server; of these, a timer in the log, and a node with steps inside.
-        self.is_engine_node = plan.node in ENGINE_NODES
-        self.is_sleep = plan.node == SLEEP
-        self.has_blocks = plan.node in CONTROL_NODES
-        #: The node that starts another run.
-        self.is_child_run = plan.node == CHILD_RUN
-        self.name = plan.name
-        self.status = Status.QUEUED
-        self.conclusion: Conclusion | None = None
-        self.outcome: Conclusion | None = None
-        self.reason: Reason = CREATED
-        self.attempts = attempts
-        #: How many of the attempts belong to earlier tries of the job.
-        self.earlier = len(attempts)
-        #: When a sleeping step wakes.
-        self.due_at: int | None = None
-        #: When the next attempt is made.
-        self.retry_at: int | None = None
-        self.is_held = False
-        #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not concerned.
-        self.stop = Stop.NO
-        #: When it was asked to end.
-        self.stop_at = 0
-        #: Why it must end: the first reason, or the one that made it urgent.
-        self.stop_reason: Reason = CREATED
-        self.started_at: int | None = None
-        self.completed_at: int | None = None
-        self.approval: Approval | None = None
-        #: Outputs that come from no attempt.
-        self.own_outputs: dict[str, Any] | None = None
-        # Of a step with blocks: those that began, how many there will be, what they are given.
-        self.blocks: list[Block] = []
-        self.open_blocks = 0
-        self.count: int | None = None
-        self.items: list[Any] = []
-        self.inputs: dict[str, Any] = {}
-        self.max_parallel = 1
-        self.deadline_at: int | None = None
-        self.is_timed_out = False
-        #: The first block in which a step failed.
-        self.failed_block: Block | None = None
+    def __post_init__(self) -> None:
+        self.earlier = len(self.attempts)
+        node = self.plan.node
+        self.is_engine_node = node in ENGINE_NODES
+        self.is_sleep = node == SLEEP
+        self.has_blocks = node in CONTROL_NODES
+        self.is_child_run = node == CHILD_RUN
+        self.name = self.plan.name
 
     @property
     def last(self) -> Attempt | None:

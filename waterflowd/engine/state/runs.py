@@ -1,22 +1,23 @@
 """The state of one run, as the fold of its events.
 
-Rules of this file: data and questions about it. Only `evolve` (evolve.py) writes these objects, in place and at a cost that
-does not grow with the run; everybody else reads. Nothing here decides.
+Rules of this file: data and queries on it. Only `evolve` writes these objects, in place and at a cost that does not grow with
+the run; everything else reads them. Nothing here decides.
 
-A run has jobs, a job has blocks, a block has steps (blocks.py), a step has attempts. What is at work in a job is the current
-steps of its open blocks.
+A run has jobs, a job has blocks, a block has steps (blocks.py), a step has attempts. The current steps of a job's open blocks
+are at work.
 
-A job is a leaf, with steps, or becomes other jobs when its turn comes: instances of itself (`strategy`, `target: each`), or the
-jobs of the workflow that it calls. These have ids below its own, and stand behind all others in `run.jobs`.
+A job has steps, or becomes other jobs when its turn comes: instances of itself (`strategy`, `target: each`), or the jobs of
+the workflow that it calls. Their ids start with its own, and they come after all other jobs in `run.jobs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from waterflowd.engine.events import Policy
-from waterflowd.engine.state.blocks import LOOP, PARALLEL, Attempt, Block, Step, Stop
+from waterflowd.engine.state.blocks import LOOP, PARALLEL, Attempt, Block, Step
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
@@ -24,27 +25,27 @@ from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.records import Kept, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
-__all__ = ["Approval", "Attempt", "Block", "Children", "Job", "Lock", "Run", "Scope", "Step", "Stop"]
+#: Until `RunCreated` says what started the run.
+_NO_TRIGGER = Trigger(kind=TriggerKind.API)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Scope:
-    """What the jobs of one workflow see of it: the run's own, or one that a job calls."""
+    """What the jobs of one workflow share: the run's own workflow, or one that a job calls."""
 
-    __slots__ = ("env", "inputs", "jobs", "name", "outer", "secrets", "vars")
-
-    def __init__(self, name: str, env: dict[str, Any], outer: Scope | None, secrets: dict[str, str] | None) -> None:
-        self.name = name
-        self.env = env
-        self.inputs: dict[str, Any] = {}
-        self.vars: dict[str, Any] = {}
-        #: By the id in the file.
-        self.jobs: dict[JobId, Job] = {}
-        self.outer = outer
-        #: Names of secrets here, and those outside; None: the same.
-        self.secrets = secrets
+    name: str
+    env: dict[str, Any]
+    #: The scope of the job that calls this workflow; None for the run's own.
+    outer: Scope | None = None
+    #: Names of secrets in this workflow and in the outer scope; None: all secrets under the same names.
+    secrets: dict[str, str] | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    vars: dict[str, Any] = field(default_factory=dict)
+    #: By the id in the file.
+    jobs: dict[JobId, Job] = field(default_factory=dict)
 
     def secret(self, name: str) -> str | None:
-        """The name under which the sources know a secret of this scope; None when the caller does not give it."""
+        """The name of a secret outside all calls; None when a caller does not pass it."""
         scope: Scope | None = self
         while scope is not None and scope.outer is not None:
             if scope.secrets is not None:
@@ -55,119 +56,110 @@ class Scope:
         return name
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Children:
-    """The jobs that a job has become, and how they take turns."""
+    """The jobs that a job has become, and the order in which they start."""
 
-    __slots__ = (
-        "active", "batch", "batches", "fail_fast", "failures", "halted", "jobs", "max_failures", "max_parallel",
-        "next_index", "open", "pause_ms", "resume_at", "scope",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        #: The workflow that is called; None for instances.
-        self.scope: Scope | None = None
-        #: How many are not completed, and how many of these have begun.
-        self.open = 0
-        self.active = 0
-        #: The first instance whose turn has not come.
-        self.next_index = 0
-        self.failures = 0
-        self.max_parallel: int | None = None
-        self.max_failures: int | None = None
-        self.fail_fast = False
-        #: Ends of the batches, and the one that runs, from 0.
-        self.batches: list[int] = []
-        self.batch = 0
-        self.pause_ms = 0
-        #: When the next batch may begin.
-        self.resume_at: int | None = None
-        #: Why no new instance starts.
-        self.halted: Reason | None = None
+    jobs: list[Job] = field(default_factory=list)
+    #: The workflow that is called; None for instances.
+    scope: Scope | None = None
+    #: How many are not completed, and how many of these have started.
+    open: int = 0
+    active: int = 0
+    #: The first instance whose turn has not come.
+    next_index: int = 0
+    failures: int = 0
+    max_parallel: int | None = None
+    max_failures: int | None = None
+    fail_fast: bool = False
+    #: The index at which each batch ends, and the current batch, from 0.
+    batches: list[int] = field(default_factory=list)
+    batch: int = 0
+    pause_ms: int = 0
+    #: When the next batch may start.
+    resume_at: int | None = None
+    #: Why no new instance starts.
+    halted: Reason | None = None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Job:
     """One job of a run."""
 
-    __slots__ = (
-        "agent", "agent_facts", "agent_name", "approval", "avoid", "blocks", "blocks_made", "children",
-        "completed_at", "conclusion", "deadline_at", "env", "group", "has_failure", "has_success", "id", "index",
-        "is_admitted", "is_approved", "is_begun", "is_cancelled", "is_skipped", "is_timed_out", "key", "labels",
-        "lock", "matrix", "name", "number", "open_approvals", "open_needs", "outcome", "outputs", "parent", "pinned",
-        "pinned_name", "plan", "position", "ready_at", "reason", "retry_at", "root", "scope", "start_deadline_at",
-        "started_at", "status", "steps_by_id", "stop_reason", "timeout_ms",
-    )  # fmt: skip
+    plan: JobPlan
+    id: JobId
+    #: Its index in `run.jobs`.
+    index: int
+    scope: Scope
+    #: The job that became this one and others.
+    parent: Job | None = None
+    #: Of an instance: what tells it from the others, its values, and its position among them.
+    key: str | None = None
+    matrix: dict[str, Any] = field(default_factory=dict)
+    position: int = 0
+    #: The only server that an instance may run on.
+    pinned: AgentId | None = None
+    pinned_name: str = ""
+    children: Children | None = None
+    name: str = field(init=False)
+    group: str = field(init=False)
+    labels: dict[str, str] = field(default_factory=dict)
+    status: Status = Status.QUEUED
+    conclusion: Conclusion | None = None
+    outcome: Conclusion | None = None
+    reason: Reason = CREATED
+    steps_by_id: dict[StepId, Step] = field(default_factory=dict)
+    #: How many blocks have started so far.
+    blocks_made: int = 0
+    #: Blocks that have not ended, by number.
+    blocks: dict[int, Block] = field(default_factory=dict)
+    root: Block = field(init=False)
+    #: How many steps wait for approval; the job's time-out is suspended meanwhile.
+    open_approvals: int = 0
+    #: How many needs are not completed; an instance is created when there are none.
+    open_needs: int = field(init=False)
+    #: All gates have been passed: its steps or children are at work.
+    is_begun: bool = False
+    #: Of an instance: its turn among the instances has come.
+    is_admitted: bool = False
+    approval: Approval | None = None
+    is_approved: bool = False
+    lock: Lock | None = None
+    #: What steps wrote to `WATERFLOW_ENV`.
+    env: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    agent: AgentId | None = None
+    agent_name: str = ""
+    agent_facts: dict[str, Any] = field(default_factory=dict)
+    #: Servers of earlier tries.
+    avoid: tuple[AgentId, ...] = ()
+    #: The try, from 1, and when the next one starts.
+    number: int = 1
+    retry_at: int | None = None
+    timeout_ms: int = 0
+    ready_at: int | None = None
+    started_at: int | None = None
+    completed_at: int | None = None
+    #: Set while the job waits for its first server.
+    start_deadline_at: int | None = None
+    #: Set by the first dispatch.
+    deadline_at: int | None = None
+    is_timed_out: bool = False
+    #: It must end before it has started anything.
+    is_skipped: bool = False
+    #: The run, or the job alone, was cancelled while the job was active. Jobs that start later, by their `if`, are not
+    #: affected.
+    is_cancelled: bool = False
+    stop_reason: Reason = CREATED
+    #: What `success()` and `failure()` see in the jobs that need this one: its conclusion and those of all before it.
+    has_success: bool = True
+    has_failure: bool = False
 
-    def __init__(
-        self, plan: JobPlan, job_id: JobId, index: int, scope: Scope, parent: Job | None = None, key: str | None = None
-    ) -> None:
-        self.id = job_id
-        #: Its place in `run.jobs`.
-        self.index = index
-        self.plan = plan
-        self.scope = scope
-        #: The job that became this one and others.
-        self.parent = parent
-        #: Of an instance: what tells it from the others, its values, and its place among them.
-        self.key = key
-        self.matrix: dict[str, Any] = {}
-        self.position = 0
-        #: The one server that an instance may run on.
-        self.pinned: AgentId | None = None
-        self.pinned_name = ""
-        self.children: Children | None = None
-        self.name = plan.name
-        self.group = plan.group
-        self.labels: dict[str, str] = {}
-        self.status = Status.QUEUED
-        self.conclusion: Conclusion | None = None
-        self.outcome: Conclusion | None = None
-        self.reason: Reason = CREATED
-        self.steps_by_id: dict[StepId, Step] = {}
-        self.blocks_made = 0
-        #: Blocks that are not at their end, by number.
-        self.blocks: dict[int, Block] = {}
-        self.root = self.new_root()
-        #: Steps of it that wait for people: its time stands still.
-        self.open_approvals = 0
-        #: Needs that are not completed yet; an instance is made when there is none.
-        self.open_needs = 0 if key is not None else len(plan.needs)
-        #: The gates before it have been passed: what it consists of is at work.
-        self.is_begun = False
-        #: Of an instance: its turn among the instances has come.
-        self.is_admitted = False
-        self.approval: Approval | None = None
-        self.is_approved = False
-        self.lock: Lock | None = None
-        #: What steps wrote to `WATERFLOW_ENV`.
-        self.env: dict[str, str] = {}
-        self.outputs: dict[str, Any] = {}
-        self.agent: AgentId | None = None
-        self.agent_name = ""
-        self.agent_facts: dict[str, Any] = {}
-        #: Servers of earlier tries.
-        self.avoid: tuple[AgentId, ...] = ()
-        #: The try, from 1, and when the next one begins.
-        self.number = 1
-        self.retry_at: int | None = None
-        self.timeout_ms = 0
-        self.ready_at: int | None = None
-        self.started_at: int | None = None
-        self.completed_at: int | None = None
-        #: Set while the job waits for its first server.
-        self.start_deadline_at: int | None = None
-        #: Set by the first dispatch.
-        self.deadline_at: int | None = None
-        self.is_timed_out = False
-        #: It must end without having begun anything.
-        self.is_skipped = False
-        #: The run, or the job alone, was cancelled while the job was active. Jobs that start after it, by their `if`, are not
-        #: concerned.
-        self.is_cancelled = False
-        self.stop_reason: Reason = CREATED
-        #: What `success()` and `failure()` of the jobs behind this one go by: its own end and that of all before it.
-        self.has_success = True
-        self.has_failure = False
+    def __post_init__(self) -> None:
+        self.name = self.plan.name
+        self.group = self.plan.group
+        self.open_needs = 0 if self.key is not None else len(self.plan.needs)
+        self.new_root()
 
     @property
     def is_instance(self) -> bool:
@@ -181,7 +173,7 @@ class Job:
 
     @property
     def caller(self) -> Job | None:
-        """The job that calls the workflow that this one is a part of; None in the run's own."""
+        """The job that calls the workflow that this one belongs to; None in the run's own workflow."""
         above = self.parent
         while above is not None and (above.children is None or above.children.scope is None):
             above = above.parent
@@ -194,7 +186,7 @@ class Job:
 
     @property
     def failed_step(self) -> Step | None:
-        """The first step of the root block that failed and was not continued."""
+        """The first step of the root block that failed without `continue-on-error`."""
         return self.root.failed_step
 
     @property
@@ -203,24 +195,23 @@ class Job:
         return self.root.current
 
     def active_steps(self) -> Iterator[Step]:
-        """The steps without blocks that are at work, in the order in which their blocks began."""
+        """The steps without blocks that are at work, in the order in which their blocks started."""
         for block in self.blocks.values():
             step = block.current
             if step is not None and not step.has_blocks and step.status is not Status.QUEUED:
                 yield step
 
-    def has_active_step_beside(self, step: Step) -> bool:
+    def has_other_active_step(self, step: Step) -> bool:
         """Whether another step without blocks is at work."""
         return any(other is not step for other in self.active_steps())
 
-    def new_root(self) -> Block:
-        """A root block with all its steps queued."""
+    def new_root(self) -> None:
+        """Replaces the root block by a new one with all its steps queued."""
         self.blocks.clear()
         self.root = self._new_block(None, 0, () if self.is_template else self.plan.steps, "")
-        return self.root
 
     def new_block(self, owner: Step, plan: BlockPlan) -> Block:
-        """A block of a step of the engine, with its steps queued."""
+        """A new block of a step, with its steps queued."""
         index = len(owner.blocks)
         is_many = owner.plan.node in (LOOP, PARALLEL)
         block = self._new_block(owner, index, plan.steps, f"{owner.id}[{index}]/" if is_many else f"{owner.id}/")
@@ -241,93 +232,61 @@ class Job:
         return block
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Run:
     """One execution of a plan."""
 
-    __slots__ = (
-        "cancel_by",
-        "completed_at",
-        "conclusion",
-        "created_at",
-        "deadline_at",
-        "dependents",
-        "environments",
-        "flags",
-        "given_vars",
-        "hashes",
-        "id",
-        "is_cancelled",
-        "is_forced",
-        "is_timed_out",
-        "jobs",
-        "jobs_by_id",
-        "kept",
-        "lock",
-        "number",
-        "open_jobs",
-        "outputs",
-        "plan",
-        "plan_hash",
-        "reason",
-        "repository",
-        "rerun_of",
-        "revision",
-        "scope",
-        "seq",
-        "started_at",
-        "status",
-        "steps_made",
-        "trigger",
-    )  # fmt: skip
+    id: RunId
+    plan: Plan
+    plan_hash: str = ""
+    number: int = 0
+    trigger: Trigger = _NO_TRIGGER
+    repository: str | None = None
+    revision: str | None = None
+    flags: frozenset[int] = frozenset()
+    #: Variables that were given at the start, over the file's `vars`.
+    given_vars: dict[str, Any] = field(default_factory=dict)
+    #: The run that this one re-runs, and what it reuses of it.
+    rerun_of: RunId | None = None
+    kept: Kept | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, Policy] = field(default_factory=dict)
+    #: Position of the newest event; 0 before the first.
+    seq: int = 0
+    status: Status = Status.QUEUED
+    conclusion: Conclusion | None = None
+    reason: Reason = CREATED
+    #: What it returns to the step that started it, once it has ended.
+    outputs: dict[str, Any] = field(default_factory=dict)
+    lock: Lock | None = None
+    created_at: int = 0
+    started_at: int | None = None
+    completed_at: int | None = None
+    deadline_at: int = 0
+    is_cancelled: bool = False
+    is_forced: bool = False
+    cancel_by: str = ""
+    is_timed_out: bool = False
+    scope: Scope = field(init=False)
+    #: All jobs: those of the file first, in its order, then those that they became.
+    jobs: list[Job] = field(default_factory=list)
+    jobs_by_id: dict[JobId, Job] = field(default_factory=dict)
+    dependents: dict[JobId, list[Job]] = field(default_factory=dict)
+    #: How many steps blocks have added to those of the file.
+    steps_made: int = 0
+    #: How many jobs of the file are not completed.
+    open_jobs: int = field(init=False)
 
-    def __init__(self, run_id: RunId, plan: Plan) -> None:
-        self.id = run_id
-        self.plan = plan
-        self.plan_hash = ""
-        self.number = 0
-        self.trigger = Trigger(kind=TriggerKind.API)
-        self.repository: str | None = None
-        self.revision: str | None = None
-        self.flags: frozenset[int] = frozenset()
-        #: What was laid over the file's `vars` at the start.
-        self.given_vars: dict[str, Any] = {}
-        #: The run that this one does again, and what it takes over of it.
-        self.rerun_of: RunId | None = None
-        self.kept: Kept | None = None
-        self.hashes: dict[str, str] = {}
-        self.environments: dict[str, Policy] = {}
-        #: Position of the newest event; 0 before the first.
-        self.seq = 0
-        self.status = Status.QUEUED
-        self.conclusion: Conclusion | None = None
-        self.reason: Reason = CREATED
-        #: What it gives to the step that started it, once it has ended.
-        self.outputs: dict[str, Any] = {}
-        self.lock: Lock | None = None
-        self.created_at = 0
-        self.started_at: int | None = None
-        self.completed_at: int | None = None
-        self.deadline_at = 0
-        self.is_cancelled = False
-        self.is_forced = False
-        self.cancel_by = ""
-        self.is_timed_out = False
-        self.scope = Scope(plan.name, plan.env, None, None)
-        #: All jobs: those of the file first, in its order, then those that they became.
-        self.jobs: list[Job] = []
-        self.jobs_by_id: dict[JobId, Job] = {}
-        self.dependents: dict[JobId, list[Job]] = {}
-        #: Steps that blocks have brought beyond those of the file.
-        self.steps_made = 0
-        for job in plan.jobs:
+    def __post_init__(self) -> None:
+        self.scope = Scope(self.plan.name, self.plan.env)
+        for job in self.plan.jobs:
             self.scope.jobs[job.id] = self.add_job(job, job.id, self.scope)
         self.connect(self.scope)
-        #: Jobs of the file that are not completed.
         self.open_jobs = len(self.jobs)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The typed inputs of the start."""
+        """The typed inputs of the run."""
         return self.scope.inputs
 
     @property
@@ -341,32 +300,32 @@ class Run:
         return self.status is Status.COMPLETED
 
     def hash_files(self, patterns: tuple[str, ...]) -> str:
-        """What `hashFiles` gives: empty where nothing matches, and in a run that comes from no repository."""
+        """The value of `hashFiles`: empty where no file matches, and in a run without a repository."""
         return self.hashes.get("\n".join(patterns), "")
 
     def add_job(
         self, plan: JobPlan, job_id: JobId, scope: Scope, parent: Job | None = None, key: str | None = None
     ) -> Job:
-        """A new job, behind all others."""
-        assert job_id not in self.jobs_by_id, f"there is a job {job_id}"
+        """A new job, after all others."""
+        assert job_id not in self.jobs_by_id, f"a job {job_id} exists already"
         job = Job(plan, job_id, len(self.jobs), scope, parent, key)
         self.jobs.append(job)
         self.jobs_by_id[job_id] = job
         return job
 
     def connect(self, scope: Scope) -> None:
-        """Notes which of the scope's jobs wait for which."""
+        """Records which of the scope's jobs depend on which."""
         for job in scope.jobs.values():
             for need in job.plan.needs:
                 self.dependents.setdefault(scope.jobs[need].id, []).append(job)
 
     def step(self, job: JobId, step: StepId) -> Step | None:
-        """The step of that name, or None."""
+        """The step with this id, or None."""
         found = self.jobs_by_id.get(job)
         return found.steps_by_id.get(step) if found is not None else None
 
     def attempt(self, job: JobId, step: StepId, number: AttemptNo) -> Attempt | None:
-        """The attempt of that name, or None."""
+        """The attempt with this number, or None."""
         found = self.step(job, step)
         if found is None or not 1 <= number <= len(found.attempts):
             return None

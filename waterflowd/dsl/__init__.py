@@ -1,25 +1,25 @@
-"""The workflow language: from a file's bytes to a plan, or to everything that is wrong with it.
+"""The workflow language: from the bytes of a file to a plan, or to all its errors.
 
-The way of a file, one module for each station:
+    bytes ─reading─▶ document ─models.validation─▶ models ─building─▶ plan
+                        │                                      │
+                        └────────────── reporting ─────────────┴─▶ diagnostics ─▶ text
 
-    bytes ─reader (scalars, lostlines)─▶ tree ─validation─▶ models (schema, rollout, events) ─build─▶ plan
-                │                                                                    │
-                └───── report (places) ──▶ diagnostics ─render─▶ text                │
-    build: triggers, needs, jobs (matrix, placing, calls), steps (nodes, control, composite), expressions (contexts)
+| package | holds |
+|---|---|
+| `reading` | the YAML reader: a document whose parts know their positions |
+| `models` | the models of the language, with types, limits, descriptions and examples |
+| `building` | what is checked across a file (needs, ids, expressions, nodes, called files), and the plan |
+| `reporting` | codes, diagnostics and how they are shown |
+| `reference` | the pages of docs/reference and the JSON Schema for editors, rendered from the models |
 
-Files of the same revision that it uses (reusable workflows, composite steps) go the same way; a `session` holds them
-and the bounds for all of them.
+Other files of the same revision (reusable workflows, composite steps) are compiled in the same way, within one compilation
+that holds them and enforces the limits for all of them.
 
-Rules of the package: pure (no file, clock, socket, thread); the same content under the same path gives the same plan
-bytes; whatever the content is, the answer is a plan or diagnostics, never an exception. Bounds stand where they are
-enforced: size, nesting and aliases in `reader`, jobs and steps in `session`, `build` and `steps`, expressions in
-`waterflowd.expr`.
+Rules of the package: pure (no file, clock, socket, thread). The same content under the same path gives the same plan bytes.
+Whatever the content is, the result is a plan or diagnostics, never an exception. Each limit is checked in one place: size,
+nesting and aliases in `reading`, jobs and steps in `building`, expressions in `waterflowd.expr`.
 
-Beside the way stand what editors and readers have of the language: `shapes` and `jsonschema` make its JSON Schema, and
-`reference` its pages, both from the models.
-
-Importing the package is cheap; pydantic and PyYAML load with the first compilation. `dsl.inputs` checks what somebody
-gives for the inputs of a plan.
+Importing the package is cheap: pydantic and PyYAML are loaded by the first compilation.
 """
 
 from __future__ import annotations

@@ -652,20 +652,20 @@ class ComposeDown(Parameters, frozen=True, kw_only=True):
 
 
 class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a node without running it."""
+    """What can be known about a node without running it."""
 
     name: str
     parameters: type[Parameters]
     runs_in: RunsIn
-    #: Names of the outputs that it always sets; a script may add more.
+    #: The outputs that it always sets; a script may add more.
     outputs: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    #: Of a node of the engine: whether it can be tried again as a whole, as those of agents can.
+    #: Whether a node that the engine runs can be retried; nodes that agents run always can.
     is_retried: bool = False
 
     @property
     def has_attempts(self) -> bool:
-        """Whether `retry` goes with it."""
+        """Whether a step with this node may have `retry`."""
         return self.is_retried or self.runs_in is not RunsIn.ENGINE
 
     @property
@@ -734,16 +734,16 @@ BUILT_IN: dict[str, NodeSchema] = {
     )
 }
 
-#: What an agent that runs nodes of a repository has among its nodes.
+#: An agent with this entry among its nodes can run a repository's own nodes.
 FROM_REPOSITORY = "own nodes of a repository"
-#: A node's file. A node is a class, not an application: what is larger belongs into a package.
+#: The maximum size of a node's file. A node is one class; larger code belongs in a package.
 SOURCE_BYTES_MAX = 256 << 10
-#: An own node's name: a folder and a file.
+#: The name of a repository's own node: a folder and a file.
 OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}/[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def path_of(name: str) -> str:
-    """Where the file of an own node stands in its repository."""
+    """The path of an own node's file in its repository."""
     return f"nodes/{name}.py"
 
 

@@ -17,7 +17,7 @@ class CompositeRuns(LanguageModel):
     TITLE = "runs"
     INSTEAD = dict.fromkeys(
         ("main", "pre", "post", "image", "entrypoint", "args", "pre-if", "post-if", "env"),
-        "only composite steps run here: write steps, with what it does as run",
+        "only composite steps are supported: write the commands as steps with run",
     )
     PAGE = Page(name="composite-runs", where="`runs` of a composite step", frame="runs:\n  {}\n")
 
@@ -35,7 +35,7 @@ class CompositeStep(LanguageModel):
     """
 
     TITLE = "a composite step"
-    INSTEAD = {"author": "write it as a comment", "branding": "remove it"}
+    INSTEAD = {"author": "write it in a comment", "branding": "remove it"}
     PAGE = Page(name="composite-step", where="the file `step.yml` of a composite step", frame="")
 
     name: StaticName | None = key(

@@ -275,7 +275,7 @@ def _signal(value: object) -> str:
 
 _SCALAR = ["string", "number", "boolean"]
 _NULL = {"type": "null"}
-_EXPRESSION_PATTERN = r"\$\{\{"
+EXPRESSION_PATTERN = r"\$\{\{"
 _DURATION_PATTERN = r"([0-9]{1,12}(\.[0-9]{1,6})?(ms|d|h|m|s))+"
 
 
@@ -288,7 +288,7 @@ def matching(pattern: str, expected: str, *types: str, **more: Any) -> JsonSchem
 def or_expression(schema: JsonSchema) -> JsonSchema:
     """The same values, or text with an expression."""
     expected = f"{schema['x-takes'].replace('`', '')}, or an expression"
-    return {**schema, **matching(_EXPRESSION_PATTERN, expected, schema["type"], "string")}
+    return {**schema, **matching(EXPRESSION_PATTERN, expected, schema["type"], "string")}
 
 
 def _number_schema(least: float, most: float, takes: str = "") -> JsonSchema:
@@ -307,7 +307,7 @@ def _whole_number_schema(least: int, most: int) -> JsonSchema:
 
 def _server_count_schema(least: int) -> JsonSchema:
     expected = "a number, or a percentage such as 25%"
-    pattern = rf"^[0-9]{{1,3}}%$|{_EXPRESSION_PATTERN}"
+    pattern = rf"^[0-9]{{1,3}}%$|{EXPRESSION_PATTERN}"
     schema = matching(pattern, expected, "integer", "string", maximum=SERVERS_MAX, minimum=least)
     return {**schema, "x-takes": "a number of servers, or a percentage such as `25%`"}
 
@@ -337,7 +337,7 @@ _DURATION_SCHEMA = {
     "x-takes": "a duration such as `30s`",
 }
 _DURATION_OR_EXPRESSION_SCHEMA = {
-    **matching(f"^{_DURATION_PATTERN}$|{_EXPRESSION_PATTERN}", "a duration such as 30s, or an expression", "string"),
+    **matching(f"^{_DURATION_PATTERN}$|{EXPRESSION_PATTERN}", "a duration such as 30s, or an expression", "string"),
     "x-takes": "a duration such as `30s`",
 }
 _RETRY_REASON_SCHEMA = {
@@ -470,7 +470,7 @@ TextsOrExpressions = Annotated[
 IdName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"})]
 #: The name of an environment variable, which is checked where the environment is built.
 _VariableName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})]
-_Variable = Annotated[str, PlainValidator(_variable), WithJsonSchema(_FREE_TEXT_SCHEMA)]
+_Variable = Annotated[str, PlainValidator(_variable), WithJsonSchema({**_FREE_TEXT_SCHEMA, "x-takes": "text"})]
 #: Names to text with expressions.
 EnvironmentVariables = Annotated[dict[_VariableName, _Variable], BeforeValidator(_mapping_of_texts)]
 #: The same for names that are ids.

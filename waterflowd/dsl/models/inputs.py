@@ -16,7 +16,7 @@ class Input(LanguageModel):
     """
 
     TITLE = "an input"
-    INSTEAD = {"deprecationMessage": "write it into description"}
+    INSTEAD = {"deprecationMessage": "put it into description"}
     PAGE = Page(
         name="inputs",
         where="`inputs.<name>`, `on.workflow_dispatch.inputs.<name>`, `on.workflow_call.inputs.<name>`",

@@ -37,7 +37,7 @@ from waterflowd.dsl.models.step import Retry, Steps
 from waterflowd.dsl.reporting.values import describe
 
 #: What to do instead of writing `permissions`.
-PERMISSIONS = "the word is reserved: the daemon's configuration says what a repository may do; remove it"
+PERMISSIONS = "remove it: the daemon's configuration says what a repository may do"
 
 _STEPS = "runs-on: web-servers\nsteps:\n  - run: make"
 
@@ -69,8 +69,8 @@ class Job(LanguageModel):
 
     TITLE = "a job"
     INSTEAD = {
-        "container": "run the command in a container by `run: docker run ...`",
-        "services": "start what the job needs in a step, by `run: docker run ...`",
+        "container": "run the command in a container with `run: docker run ...`",
+        "services": "start the services in a step, with `run: docker run ...`",
         "permissions": PERMISSIONS,
         "snapshot": "remove it",
     }

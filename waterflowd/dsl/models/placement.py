@@ -34,7 +34,7 @@ def _frame(job: str, mapping: str, script: str) -> str:
 def group_spelling(value: object) -> object:
     """`runs-on: web` and `runs-on: {group: web}` are the same."""
     if isinstance(value, list):
-        raise wrong("a list of labels chooses a server at GitHub; here it is one group, such as web-servers")
+        raise wrong("expected one group of servers, such as web-servers; lists of labels are a feature of GitHub")
     return value if isinstance(value, dict) else {"group": value}
 
 
@@ -201,8 +201,8 @@ class DeploymentEnvironment(LanguageModel):
         "url": "print it, or make it an output of the job",
         "deployment": "remove it",
         "secrets": "the daemon's configuration says which secrets an environment has",
-        "vars": "write them under vars of the workflow",
-        "refs": "the daemon's configuration says which refs an environment takes",
+        "vars": "write them under the workflow's vars",
+        "refs": "the daemon's configuration says which refs may use an environment",
     }
     PAGE = Page(
         name="environment", where="`jobs.<id>.environment`", frame=_frame("deploy", "environment", "./deploy.sh")

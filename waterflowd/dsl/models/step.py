@@ -79,7 +79,7 @@ class Step(LanguageModel):
     """One step: a script (`run`), or a node or composite step (`uses`)."""
 
     TITLE = "a step"
-    INSTEAD = {"timeout": "write timeout-minutes"}
+    INSTEAD = {"timeout": "use timeout-minutes"}
     PAGE = Page(name="step", where="`jobs.<id>.steps[*]`, and the steps of nodes and composite steps", frame=_FRAME)
 
     id: StaticText | None = key(
@@ -195,6 +195,7 @@ class Step(LanguageModel):
         "How the step is stopped on timeout or cancellation.",
         "run: ./serve.sh\nstop: {signal: SIGINT, grace: 1m}",
         default=Stop(),
+        without="SIGTERM, and SIGKILL after 10 seconds",
         only="process",
     )
     output_max_bytes: Bytes | None = key(

@@ -37,7 +37,7 @@ class Workflow(LanguageModel):
 
     TITLE = "a workflow"
     INSTEAD = {
-        "run-name": "write name; a run shows the name of its workflow and what started it",
+        "run-name": "use name: a run shows the name of its workflow and what started it",
         "permissions": PERMISSIONS,
     }
     PAGE = Page(name="workflow", where="the file", frame="{}\n" + EXAMPLE_JOBS)

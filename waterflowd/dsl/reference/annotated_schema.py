@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl import models
-from waterflowd.dsl.models.field_types import TEXT_SCHEMA, JsonSchema, matching, or_null
+from waterflowd.dsl.models.field_types import EXPRESSION_PATTERN, TEXT_SCHEMA, JsonSchema, matching, or_null
 
 #: The mapping that each kind of file is.
 FILES: dict[str, type[models.LanguageModel]] = {"workflow": models.Workflow, "step": models.CompositeStep}
@@ -206,7 +206,7 @@ def _scalar(alternatives: list[JsonSchema], takes: str) -> JsonSchema:
     if "string" in types:
         least = {"minLength": 1} if any(option.get("minLength") for option in alternatives) else {}
         return {"type": TEXT_SCHEMA["type"], **least, **bounds}
-    return matching(r"\$\{\{", f"{takes}, or an expression", *sorted(types), "string", **bounds)
+    return matching(EXPRESSION_PATTERN, f"{takes}, or an expression", *sorted(types), "string", **bounds)
 
 
 def _composed(option: JsonSchema) -> JsonSchema:

@@ -1,4 +1,4 @@
-"""`waterflow-agent`: run, enroll, status, version. Everything heavy is imported inside the commands.
+"""`waterflow-agent`: run, enroll, status, node, version. Heavy modules are imported inside the commands.
 
 Exit codes: 0 ok, 1 the agent had to stop, 2 usage or configuration, 4 not running, 5 refused by the server.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from waterflow_agent.config import Config
 
 EXIT_STOPPED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED = 1, 2, 4, 5
-#: The server or the file says no: starting again unchanged is of no use.
+#: Refused by the server or a configuration file: another start without a change would fail again.
 _REFUSALS = frozenset({"WF230", "WF231", "WF232"})
 
 _config_option = click.option(
@@ -31,18 +31,18 @@ _config_option = click.option(
 
 
 def _settings(command: Any) -> Any:
-    """The options that override the configuration."""
+    """Adds the options that override the configuration."""
     options = [
         _config_option,
-        click.option("--name", help="This agent's name; default: the host's."),
-        click.option("--server", help="The server's work address, tcp://host:port."),
-        click.option("--server-key", help="The server's public key, for enrollment without a token."),
-        click.option("--enroll-server", help="The server's enrollment address."),
-        click.option("--group", "groups", multiple=True, help="Group to ask for; may be repeated."),
-        click.option("--slots", type=int, help="How many steps may run at once."),
-        click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files."),
+        click.option("--name", help="Name of this agent; default: the host name."),
+        click.option("--server", help="Work address of the server, tcp://host:port."),
+        click.option("--server-key", help="Public key of the server, for enrollment without a token."),
+        click.option("--enroll-server", help="Enrollment address of the server."),
+        click.option("--group", "groups", multiple=True, help="Group to request; may be repeated."),
+        click.option("--slots", type=int, help="Maximum number of steps at a time."),
+        click.option("--data-dir", type=click.Path(file_okay=False), help="Data directory of the agent."),
         click.option("--label", "labels", multiple=True, help="key=value; may be repeated."),
-        click.option("--node-path", multiple=True, help="Directory with nodes of this server; may be repeated."),
+        click.option("--node-path", multiple=True, help="Directory with your own nodes; may be repeated."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
     ]
     for option in reversed(options):
@@ -59,13 +59,13 @@ def main() -> None:
 @main.command()
 @_settings
 def run(config_file: Path | None, **options: Any) -> None:
-    """Run the agent. SIGTERM ends it; its steps go on and are found again."""
+    """Run the agent. SIGTERM stops it; running steps continue, and the next start finds them."""
     import asyncio
     import resource
 
     config = _load(config_file, options)
     _log(config.log_level)
-    # A core dump would hold secrets. The runner and the steps inherit this, and a step may raise it for itself.
+    # A core dump would contain secrets. The runner and the steps inherit this limit; a step may raise it for itself.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _exit(asyncio.run(_run(config)))
 
@@ -78,7 +78,7 @@ def run(config_file: Path | None, **options: Any) -> None:
     help="File with the join token; - for standard input.",
 )
 def enroll(config_file: Path | None, token_file: Path | None, **options: Any) -> None:
-    """Make this server an agent, by a join token or by approval, and end."""
+    """Enroll this server, with a join token or by approval, and exit."""
     import asyncio
 
     config = _load(config_file, options)
@@ -90,10 +90,10 @@ def enroll(config_file: Path | None, token_file: Path | None, **options: Any) ->
 
 @main.command()
 @_config_option
-@click.option("--data-dir", type=click.Path(file_okay=False), help="Where the agent keeps its files.")
-@click.option("--json", "is_json", is_flag=True, help="As JSON.")
+@click.option("--data-dir", type=click.Path(file_okay=False), help="Data directory of the agent.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> None:
-    """Show whether the agent runs, its server, and what it does."""
+    """Show whether the agent is running, its server, and its attempts."""
     import msgspec
 
     from waterflow_agent.state import status as status_file
@@ -104,7 +104,7 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
     except errors.WaterflowError as error:
         raise _failure(error, EXIT_NOT_RUNNING) from error
     if shown is None:
-        click.echo(f"no agent runs in {config.data_dir}", err=True)
+        click.echo(f"no agent is running in {config.data_dir}", err=True)
         _exit(EXIT_NOT_RUNNING)
     elif is_json:
         click.echo(msgspec.json.encode(shown).decode())
@@ -116,7 +116,7 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
 @click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--schema", "is_schema", is_flag=True, help="Print the JSON Schema of its parameters.")
 def node(file: Path, is_schema: bool) -> None:
-    """Check the file of a node of your own; needs no running agent."""
+    """Check the file of your own node. No running agent is needed."""
     import asyncio
     import os
 
@@ -136,7 +136,7 @@ def node(file: Path, is_schema: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(checked.schema)).decode())
         return
     shown = ", ".join(name + "*" * is_required for name, is_required in checked.parameters)
-    click.echo(f"{code.name}: {checked.summary or 'no docstring'}\nwith (* required): {shown or 'nothing'}")
+    click.echo(f"{code.name}: {checked.summary or 'no docstring'}\nwith (* required): {shown or 'no parameters'}")
 
 
 @main.command()
@@ -157,7 +157,7 @@ def _rendered(shown: Any) -> str:
     for attempt in shown.attempts:
         lines.append(f"  {attempt.state:<9} {attempt.run} {attempt.job}/{attempt.step_name} attempt {attempt.attempt}")
     for node in shown.nodes:
-        lines.append(f"node         {node.name} ({node.origin}) {node.version[:12] or 'none that works'}")
+        lines.append(f"node         {node.name} ({node.origin}) {node.version[:12] or 'no working version'}")
         if node.fault:
             lines.append(f"  broken: {node.fault}")
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""The agent's configuration: one table of settings, read from the command line, the environment, a file, and defaults.
+"""The agent's configuration, read from the command line, the environment, a file, and defaults.
 
-Rules of this file: `SETTINGS` is the one source; a setting's name is its key in the file, `--name` on the command line and
-`WATERFLOW_AGENT_NAME` in the environment (`SERVER_GROUP` is another name for `WATERFLOW_AGENT_GROUPS`). The order is:
-command line, environment, file, default. An unknown key in the file is an error that tells its line.
+Rules of this file: the fields of `Config` are the only list of settings. A setting's name is its key in the file, `--name` on
+the command line and `WATERFLOW_AGENT_NAME` in the environment (`SERVER_GROUP` is an alias of `WATERFLOW_AGENT_GROUPS`). The
+command line overrides the environment, which overrides the file. An unknown key in the file is an error with its line number.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from waterflow_agent.errors import Rejected
 
 DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
 ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
-#: The join token itself, for machines that are set up by an image or a container.
+#: Contains the join token itself, for machines that are set up by an image or a container.
 TOKEN_VARIABLE = "WATERFLOW_JOIN_TOKEN"
-#: The port for enrollment when only the work address is configured.
+#: The enrollment port when only the work address is configured.
 ENROLL_PORT = 7234
 SLOTS_MAX = 1024
 CACHE_MB_MAX = 1 << 20
@@ -35,11 +35,11 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """Everything that can be set. Endpoints are `tcp://host:port`."""
+    """All settings. Endpoints are `tcp://host:port`."""
 
-    #: Shown to people, the daemon knows the agent by its key; default: the host's name.
+    #: For people; the daemon identifies the agent by its key. Default: the host name.
     name: str = ""
-    #: The daemon's work port, `tcp://host:port`; a join token tells it too.
+    #: The daemon's work port, `tcp://host:port`; a join token contains it too.
     server: str = ""
     #: The enrollment port; default: the host of `server`, port 7234.
     enroll_server: str = ""
@@ -47,19 +47,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     server_key: str = ""
     #: File with the join token; read at the first start only.
     join_token_file: str = ""
-    #: Asked for at enrollment; the daemon decides.
+    #: Requested at enrollment; the daemon decides.
     groups: list[str] = []
-    #: How many attempts may run at once.
+    #: Maximum number of attempts at a time.
     slots: int = 4
     #: Keys, journal, step runner and working directories; on a local disk.
     data_dir: str = "/var/lib/waterflow-agent"
-    #: How many megabytes of repositories' files are kept, so that a job needs only what has changed.
+    #: Megabytes of repository files in the cache; a job then fetches only files that have changed.
     cache_mb: int = 1024
-    #: Facts about the server that workflows may choose by.
+    #: Facts about the server, by which workflows can select it.
     labels: dict[str, str] = {}
-    #: Directories with nodes of this server, as `<category>/<name>.py`; the first one that has a name wins.
+    #: Directories with your own nodes, as `<category>/<name>.py`; the first directory with a name wins.
     node_path: list[str] = []
-    #: `own`: the agent starts the step runner, which outlives it; `service`: a service manager does.
+    #: `own`: the agent starts the step runner, which keeps running without it; `service`: a service manager starts it.
     runner: str = "own"
     #: `debug`, `info`, `warning` or `error`.
     log_level: str = "info"
@@ -71,10 +71,10 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration that is in force. Raises `Rejected` WF620 that names the source, the key, and for a file the line.
+    """Returns the effective configuration. Raises `Rejected` WF620 with the source, the key, and the line in a file.
 
-    `overrides` are the command line's: by setting name, without those that were not given. Without `file` the default
-    file is read if it exists; a `file` that is missing is an error.
+    `overrides` are the options of the command line, by setting name. Without `file` the default file is read if it exists;
+    a missing `file` is an error.
     """
     environment = os.environ if environment is None else environment
     settings: dict[str, Any] = {}
@@ -87,12 +87,12 @@ def load(
     try:
         config = msgspec.convert(settings, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise Rejected("WF620", f"the configuration is wrong: {error}") from error
+        raise Rejected("WF620", f"invalid configuration: {error}") from error
     return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
 
 
 def enroll_endpoint(config: Config) -> str:
-    """The enrollment port that goes with the configured work port."""
+    """Returns the enrollment port that belongs to the configured work port."""
     if config.enroll_server or not config.server:
         return config.enroll_server
     return f"{config.server.rpartition(':')[0]}:{ENROLL_PORT}"

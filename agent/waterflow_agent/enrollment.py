@@ -1,11 +1,11 @@
-"""Becoming an agent of a server: once, by a join token or by a person who compares fingerprints.
+"""Enrollment: how a server becomes an agent, with a join token or by the approval of a person who compares fingerprints.
 
 Rules of this file:
 
-- The server's key comes from the token or from the configuration, never from the network; the agent speaks to nobody else.
-- What is agreed is kept in `<data-dir>/server.json` (mode 0600): with it the token is not needed, nor looked at, again.
-- Groups and the name are asked for; the answer says what the daemon made of them.
-- One request on its way at a time; on the port one message is one frame.
+- The server's key comes from the token or from the configuration, never from the network. The agent talks to no other server.
+- The result is stored in `<data-dir>/server.json` (mode 0600). After that the token is neither needed nor read again.
+- The agent requests groups and a name; the answer says which ones the daemon assigned.
+- One request is in flight at a time. On the enrollment port a message is one frame.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from waterflow_agent.wire import codec, messages
 
 logger = logging.getLogger(__name__)
 
-#: An answer takes a commit; a server that is not there takes this long to be noticed.
+#: An answer takes one commit; a server that is not running is noticed after this time.
 ANSWER_S_MAX = 10.0
 _BACKOFF = Backoff(first_s=1.0, max_s=30.0)
 _FILE_NAME = "server.json"
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """The server that this agent belongs to."""
+    """The server of this agent."""
 
     server_key: str
     work_endpoint: str
@@ -45,32 +45,32 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and how to ask: the enrollment port, the pinned key, and a credential or "" for approval by a person."""
+    """How to enroll: the enrollment port, the server's key, and a credential, or "" for approval by a person."""
 
     endpoint: str
     server_key: str
     credential: str
-    #: What is known of the work port before the answer; may be "".
+    #: The work port, if it is known before the answer; may be "".
     work_endpoint: str
 
 
 def load(data_dir: Path) -> Server | None:
-    """What was agreed at enrollment; None before. Raises `Stalled` WF304 for a damaged file."""
+    """Returns the server that this agent is enrolled at, or None. Raises `Stalled` WF304 for a damaged file."""
     path = data_dir / _FILE_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Server)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
-        raise Stalled("WF304", f"{path} is damaged; remove it and enroll this agent again") from error
+        raise Stalled("WF304", f"{path} is damaged; delete it and enroll this agent again") from error
 
 
 def enrollment_settings(
     config: Config, environment: Mapping[str, str], token_file: Path | None = None
 ) -> EnrollmentSettings:
-    """The way in, by `token_file`, the configured token file, the environment, or the configured key, in this order.
+    """Returns how to enroll: by `token_file`, the configured token file, the environment, or the configured key, in this order.
 
-    Raises `Rejected`: WF230 for a token that is none, WF232 when there is no way in.
+    Raises `Rejected`: WF230 for an invalid token, WF232 when nothing is configured.
     """
     text = ""
     path = token_file or (Path(config.join_token_file) if config.join_token_file else None)
@@ -89,15 +89,16 @@ def enrollment_settings(
         )
     raise Rejected(
         "WF232",
-        "this agent is not enrolled: give it a join token (`waterflowctl agents token --group G` on the server; then"
-        f" join-token-file, {TOKEN_VARIABLE} or `waterflow-agent enroll --token-file FILE`), or server and server-key",
+        "this agent is not enrolled: create a join token on the server with `waterflowctl agents token --group G`, then set"
+        f" join-token-file or {TOKEN_VARIABLE}, or run `waterflow-agent enroll --token-file FILE`; or set server and"
+        " server-key",
     )
 
 
 async def enroll(
     config: Config, settings: EnrollmentSettings, pair: KeyPair, say: Callable[[str], None] = logger.info
 ) -> Server:
-    """Asks until the daemon has decided, and keeps what it said. Raises `Rejected` WF231 when it refuses."""
+    """Asks until the daemon has decided, and stores its answer. Raises `Rejected` WF231 when it refuses."""
     failures = 0
     request = _request(config, settings)
     while True:
@@ -105,7 +106,7 @@ async def enroll(
             answer = await ask(settings, pair, request)
         except Retryable as error:
             failures += 1
-            say(f"{settings.endpoint}: {error.text}; trying again")
+            say(f"{settings.endpoint}: {error.text}; retrying")
             await asyncio.sleep(_BACKOFF.delay_s(failures + 1, jitter=random.random()))
             continue
         failures = 0
@@ -128,7 +129,7 @@ async def enroll(
 
 
 async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
-    """One question and its answer. Raises `Retryable` WF233 when none comes, or one that makes no sense."""
+    """Sends one request and returns its answer. Raises `Retryable` WF233 when there is none, or an invalid one."""
     import zmq
     import zmq.asyncio
 
@@ -143,10 +144,10 @@ async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.Enr
         part = await asyncio.wait_for(sock.recv(), ANSWER_S_MAX)
         return codec.decode_enroll_answer(part)
     except TimeoutError:
-        text = "the server does not answer, or has another key than the one given here"
+        text = "the server does not answer, or its key differs from the configured one"
         raise Retryable("WF233", text) from None
     except (RemoteProtocolError, zmq.ZMQError) as error:
-        raise Retryable("WF233", f"cannot ask the server: {error}") from error
+        raise Retryable("WF233", f"cannot reach the server: {error}") from error
     finally:
         context.destroy(linger=0)
 
@@ -174,7 +175,7 @@ def _request(config: Config, settings: EnrollmentSettings) -> messages.EnrollReq
 
 
 def _work_endpoint(config: Config, settings: EnrollmentSettings, answered: str) -> str:
-    """The configured one, else the answered one, whose host may be left to this side, else the token's."""
+    """Returns the configured endpoint, or the answered one, which may omit the host, or that of the token."""
     if config.server or not answered:
         return config.server or settings.work_endpoint
     host, _, port = answered.removeprefix("tcp://").rpartition(":")

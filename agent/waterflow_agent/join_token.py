@@ -1,7 +1,7 @@
-"""The one line that a new server gets from a person: where the daemon is, which key it has, and a secret that opens the door.
+"""Join tokens: the one line that a new server needs, with the daemon's addresses, its key, and a secret for enrollment.
 
-The text is `wfj1.` and the URL-safe base 64 (no padding) of a msgpack map with short keys. The server's key in it is what
-makes the first connection safe: the agent speaks to nobody else. The secret is good for the enrollment port alone.
+The text is `wfj1.` and the URL-safe Base64 (without padding) of a msgpack map with short keys. The server's key in it makes the
+first connection safe: the agent talks to no other server. The secret is accepted on the enrollment port only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 
 PREFIX = "wfj1."
-#: Far more than two addresses, a key and a secret need; a larger "token" is a mistaken file.
+#: Far more than two addresses, a key and a secret need; a longer text is not a token.
 TEXT_LENGTH_MAX = 4096
 #: A CURVE key as Z85 text.
 _KEY_LENGTH = 40
@@ -32,7 +32,7 @@ class JoinToken(
         "secret": "s",
     },
 ):
-    """What a join token says. Endpoints are `tcp://host:port`, the key is Z85 text."""
+    """The content of a join token. Endpoints are `tcp://host:port`, the key is Z85 text."""
 
     enroll_endpoint: str
     work_endpoint: str
@@ -42,25 +42,25 @@ class JoinToken(
 
     @property
     def credential(self) -> str:
-        """What `EnrollRequest.token` carries: the token's id and its secret."""
+        """The value of `EnrollRequest.token`: the token's id and its secret."""
         return f"{self.token_id}.{self.secret}"
 
     def encode(self) -> str:
-        """The token as one line of text."""
+        """Returns the token as one line of text."""
         return PREFIX + base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).rstrip(b"=").decode("ascii")
 
 
 def decode(text: str) -> JoinToken:
-    """Reads a token, white space around it ignored. Raises `Rejected` WF230; the error never shows the token."""
+    """Reads a token and ignores surrounding white space. Raises `Rejected` WF230; the error never shows the token."""
     line = text.strip()
     if not line.startswith(PREFIX) or len(line) > TEXT_LENGTH_MAX:
-        raise Rejected("WF230", f'a join token is one line that starts with "{PREFIX}"; this is something else')
+        raise Rejected("WF230", f'not a join token: it must be one line that starts with "{PREFIX}"')
     body = line[len(PREFIX) :]
     try:
         packed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         token = msgspec.msgpack.decode(packed, type=JoinToken)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
-        raise Rejected("WF230", "the join token is damaged: was it copied whole?") from error
+        raise Rejected("WF230", "the join token is damaged; was it copied completely?") from error
     if len(token.server_key) != _KEY_LENGTH or not token.enroll_endpoint.startswith("tcp://"):
-        raise Rejected("WF230", "the join token is damaged: it holds no server key or no address")
+        raise Rejected("WF230", "the join token is damaged: it contains no server key or no address")
     return token

@@ -1,7 +1,7 @@
-"""The agent's own key pair, made once and kept in its data directory, and the fingerprints that people compare.
+"""The agent's key pair, generated once and stored in its data directory, and the fingerprints that people compare.
 
-A key's fingerprint is `SHA256:` and the unpadded base 64 of the SHA-256 of its 32 bytes: the form that SSH users know.
-The secret half is written with mode 0600 into a directory of mode 0700 and is never shown, sent or logged.
+A key's fingerprint is `SHA256:` and the unpadded Base64 of the SHA-256 of its 32 bytes, the form that SSH users know.
+The secret key is written with mode 0600 into a directory of mode 0700 and is never shown, sent or logged.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fingerprint(public_key: str) -> str:
 
 
 def load_or_create(data_dir: Path) -> KeyPair:
-    """The key pair of this data directory, made at the first call. Raises `Stalled` WF220 for a file that is damaged."""
+    """Returns the key pair of this data directory, generated at the first call. Raises `Stalled` WF220 for a damaged file."""
     directory = data_dir / "keys"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / _FILE_NAME
@@ -64,7 +64,7 @@ def load_or_create(data_dir: Path) -> KeyPair:
         pair = msgspec.json.decode(content, type=KeyPair)
         fingerprint(pair.public)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Stalled("WF220", f"{path} is damaged; remove it and enroll this agent again under a new key") from error
+        raise Stalled("WF220", f"{path} is damaged; delete it and enroll this agent again with a new key") from error
     os.chmod(path, 0o600)
     return pair
 
@@ -79,7 +79,7 @@ def _create(path: Path) -> KeyPair:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Writes a file of mode 0600 so that it is there as a whole or not at all, and on disk when this returns."""
+    """Writes a file of mode 0600 atomically; it is on disk when this returns."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

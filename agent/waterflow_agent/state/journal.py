@@ -1,20 +1,20 @@
-"""The agent's journal: the ledger's facts on disk, so that a killed agent comes back knowing what it holds and owes.
+"""The agent's journal: the ledger's records on disk, so that a restarted agent knows its attempts and undelivered results.
 
-Format. A directory of segments `journal.1`, `journal.2`, ...; a segment is a row of records, appended, never changed:
+Format: a directory of segments `journal.1`, `journal.2`, ... A segment is a sequence of records, appended and never changed:
 
     length (4 bytes, little endian) · CRC-32 of the payload (4) · payload (msgpack, `ledger.records`)
 
-Each segment opens with a `Snapshot` that takes the place of everything before it. Every start of the agent begins a new
-segment, and so does a segment that has grown too large; the older ones go once the new one is flushed. So a torn tail
-needs no repair: reading stops there, and nobody ever writes behind it.
+Each segment starts with a `SnapshotRecord` that replaces everything before it. A new segment begins at every start of the
+agent, and when a segment has become too large. Older segments are deleted once the new one is flushed. So a torn tail needs no
+repair: reading stops there, and nothing is ever written after it.
 
 Rules of this file:
 
-- A record is written (one `write` for all of a turn) before what it says is acted on or acknowledged. That survives the end
-  of this process in any way. It is flushed to the platter lazily, because a power cut changes the boot id, which makes open
-  attempts `lost` whatever the journal says; no step waits for a disk.
-- A full disk raises `Retryable` WF302 and leaves the journal as it was. Any other failure raises `Stalled` WF303: what is on
-  disk is not known any more, so the agent must stop and come back.
+- A record is written (one `write` for all records of a turn) before it is acted on or acknowledged. Written records survive the
+  end of this process, however it ends. They are flushed to disk lazily: after a power cut the boot id is different, which makes
+  open attempts `lost` whatever the journal says. So no step waits for a disk.
+- A full disk raises `Retryable` WF302 and leaves the journal unchanged. Any other failure raises `Stalled` WF303: the state on
+  disk is unknown, so the agent must stop and start again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import msgspec
 from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.state.ledger import records
 
-#: A segment is rewritten when it is larger than this and holds mostly what is over.
+#: A segment is rewritten when it is larger than this and most of its records are obsolete.
 SEGMENT_BYTES = 8 << 20
-#: What a single record may have: a result with 1 MiB of outputs and its output, many times over.
+#: Of a single record: many times a result with 1 MiB of outputs and its output.
 RECORD_BYTES_MAX = 64 << 20
 _HEADER_BYTES = 8
 #: The disk or the user's quota is full.
@@ -44,10 +44,10 @@ _decoder = msgspec.msgpack.Decoder(records.Record)
 
 
 class Journal:
-    """The open journal of one directory. `append` is for the loop's thread; `flush` for any one thread at a time."""
+    """The journal of one directory. Call `append` from the loop's thread, and `flush` from one thread at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """Takes the directory for this process; raises `Stalled` WF310 when another agent has it. Call `begin` next."""
+        """Locks the directory. Raises `Stalled` WF310 when another agent has locked it. Call `begin` next."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,7 +56,7 @@ class Journal:
         except OSError as error:
             os.close(self._lock)
             raise Stalled(
-                "WF310", f"another agent uses {directory.parent}; each needs a data directory of its own"
+                "WF310", f"another agent uses {directory.parent}; each agent needs its own data directory"
             ) from error
         self._fd = -1
         self._number = 0
@@ -66,79 +66,80 @@ class Journal:
 
     @property
     def is_large(self) -> bool:
-        """Whether a new segment is due: `begin` one."""
+        """Whether it is time to `begin` a new segment."""
         return self._size > max(SEGMENT_BYTES, 2 * self._snapshot_size)
 
     def read(self) -> tuple[str, list[records.LedgerRecord | records.ReleasedRecord]]:
-        """The boot id that the facts belong to ("" for a new journal) and the facts, in order.
+        """Returns the boot id that the records belong to ("" for a new journal), and the records in order.
 
-        Raises `Stalled` WF304 for a journal of a newer version.
+        Raises `Stalled` WF304 for a journal that a newer version wrote.
         """
         boot_id = ""
-        facts: list[records.LedgerRecord | records.ReleasedRecord] = []
+        found: list[records.LedgerRecord | records.ReleasedRecord] = []
         for number in self._segments():
             for record in _read_segment(self._path(number)):
                 if not isinstance(record, records.SnapshotRecord):
-                    facts.append(record)
+                    found.append(record)
                     continue
                 if record.version > records.VERSION:
                     raise Stalled(
-                        "WF304", f"{self._directory} was written by a newer agent; install that version again"
+                        "WF304", f"{self._directory} was written by a newer version of the agent; install that version"
                     )
-                boot_id, facts = record.boot_id, list(record.records)
-        return boot_id, facts
+                boot_id, found = record.boot_id, list(record.records)
+        return boot_id, found
 
-    def begin(self, boot_id: str, facts: list[records.LedgerRecord]) -> None:
-        """Begins a segment that holds `facts`; the segments before it go at the next flush."""
+    def begin(self, boot_id: str, snapshot: list[records.LedgerRecord]) -> None:
+        """Begins a segment with a snapshot. Earlier segments are deleted at the next flush."""
         older = self._segments()
         number = (older[-1] if older else 0) + 1
-        frame = _frame(records.SnapshotRecord(records.VERSION, boot_id, facts))
+        frame = _frame(records.SnapshotRecord(records.VERSION, boot_id, snapshot))
         path = self._path(number)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise _explained(error, path) from error
+            raise _as_agent_error(error, path) from error
         try:
             _write_all(fd, frame, 0)
         except OSError as error:
             os.close(fd)
             path.unlink(missing_ok=True)
-            raise _explained(error, path) from error
+            raise _as_agent_error(error, path) from error
         retired = [(-1, self._path(old)) for old in older if old != self._number]
         if self._fd >= 0:
             retired.append((self._fd, self._path(self._number)))
         self._fd, self._number, self._size, self._snapshot_size = fd, number, len(frame), len(frame)
-        # After the new descriptor: a flush takes these first, so what takes their place is flushed before they go.
+        # Assigned after the new descriptor: a flush takes `_retired` first, so it flushes the new segment before it deletes
+        # these.
         self._retired += retired
 
-    def append(self, facts: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> None:
-        """Writes the records, all of them or none."""
-        if not facts:
+    def append(self, appended: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> None:
+        """Writes all of the records or none."""
+        if not appended:
             return
-        frames = b"".join(map(_frame, facts))
+        frames = b"".join(map(_frame, appended))
         try:
             _write_all(self._fd, frames, self._size)
         except OSError as error:
-            raise _explained(error, self._path(self._number)) from error
+            raise _as_agent_error(error, self._path(self._number)) from error
         self._size += len(frames)
 
     def flush(self) -> None:
-        """Brings everything appended so far to the platter and removes segments that are not needed any more."""
+        """Flushes everything appended so far to disk and deletes obsolete segments."""
         retired, self._retired = self._retired, []
         try:
             os.fdatasync(self._fd)
             if retired:
-                # The new segment's name must be there before the old one's goes.
+                # The new segment's directory entry must be on disk before the old segment is deleted.
                 os.fsync(self._lock)
             for fd, path in retired:
                 path.unlink(missing_ok=True)
                 if fd >= 0:
                     os.close(fd)
         except OSError as error:
-            raise _explained(error, self._directory) from error
+            raise _as_agent_error(error, self._directory) from error
 
     def close(self) -> None:
-        """Flushes and lets go of the directory."""
+        """Flushes, and unlocks the directory."""
         try:
             if self._fd >= 0:
                 self.flush()
@@ -163,7 +164,7 @@ def _frame(record: records.Record) -> bytes:
 
 
 def _read_segment(path: Path) -> list[records.Record]:
-    """The records of one segment up to its end or the first that is torn."""
+    """Returns the records of one segment up to its end or the first torn one."""
     content = path.read_bytes()
     found: list[records.Record] = []
     position = 0
@@ -176,14 +177,16 @@ def _read_segment(path: Path) -> list[records.Record]:
         try:
             found.append(_decoder.decode(payload))
         except msgspec.MsgspecError as error:
-            # The checksum holds, so this was written so: by a version that knows more.
-            raise Stalled("WF304", f"{path} holds a record that this version does not understand: {error}") from error
+            # The checksum is correct, so a newer version has written this.
+            raise Stalled(
+                "WF304", f"{path} contains a record that this version cannot read; install the newer version: {error}"
+            ) from error
         position += _HEADER_BYTES + length
     return found
 
 
 def _write_all(fd: int, content: bytes, size: int) -> None:
-    """Appends `content` to a file of `size` bytes, or cuts the file back to it and raises `OSError`."""
+    """Appends `content` to a file of `size` bytes. On failure truncates the file to `size` and raises `OSError`."""
     written = 0
     try:
         while written < len(content):
@@ -194,7 +197,7 @@ def _write_all(fd: int, content: bytes, size: int) -> None:
         raise
 
 
-def _explained(error: OSError, path: Path) -> Retryable | Stalled:
+def _as_agent_error(error: OSError, path: Path) -> Retryable | Stalled:
     if error.errno in DISK_FULL_ERRORS:
         return Retryable("WF302", f"no space left for {path}", after_s=10)
     return Stalled("WF303", f"cannot write {path}: {error.strerror}")

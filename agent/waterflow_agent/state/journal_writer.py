@@ -1,8 +1,8 @@
-"""Keeps the journal in step with the ledger: one write per turn, a flush some time later, and a way back from a full disk.
+"""Writes the ledger's records to the journal: one write per turn, a flush shortly after, and recovery from a full disk.
 
-Rules of this file: a flush is begun at most `FLUSH_S` after a write and runs in a thread, so no step waits for it. While the
-disk is full nothing new may start, but results still go out: the runner has them on disk too, or the daemon has them soon.
-As soon as there is room again a new segment makes the journal complete.
+Rules of this file: a flush starts at most `FLUSH_S` after a write and runs in a thread, so no step waits for it. While the disk
+is full nothing new is started, but results are still sent: the runner has them on disk too, or the daemon will have them soon.
+As soon as there is space, a new segment makes the journal complete.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ FLUSH_S = 0.05
 
 
 class JournalWriter:
-    """The one who writes to the journal. Its methods raise `Stalled` when the disk fails."""
+    """The only writer of the journal. Its methods raise `Stalled` when the disk fails."""
 
     def __init__(
         self, journal: Journal, ledger: Ledger, spawn: Callable[[Coroutine[None, None, None], str], object]
     ) -> None:
-        """`spawn` runs a coroutine in the background and ends the agent when it fails."""
+        """`spawn` runs a coroutine in the background and stops the agent when it fails."""
         self._journal = journal
         self._ledger = ledger
         self._spawn = spawn
         self._flush: asyncio.TimerHandle | None = None
-        #: A full disk kept something from the journal.
+        #: Records are missing because the disk was full.
         self._is_behind = False
 
     def begin(self) -> None:
-        """Begins a segment with all that the ledger holds. Raises `Retryable` when the disk is full."""
+        """Begins a segment with everything that the ledger holds. Raises `Retryable` when the disk is full."""
         self._journal.begin(self._ledger.boot_id, self._ledger.snapshot())
         self._flush_soon()
 
-    def write(self, facts: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> bool:
-        """Writes what the ledger has come to know; False when the disk is full, so that nothing may start."""
+    def write(self, written: Sequence[records.LedgerRecord | records.ReleasedRecord]) -> bool:
+        """Writes records. Returns False when the disk is full, so that nothing may be started."""
         try:
             if self._is_behind or self._journal.is_large:
                 self.begin()
                 if self._is_behind:
                     logger.warning("the journal is complete again")
                 self._is_behind = False
-            elif facts:
-                self._journal.append(facts)
+            elif written:
+                self._journal.append(written)
                 self._flush_soon()
         except Retryable as error:
             if not self._is_behind:
-                logger.error("%s: nothing new is started until there is room", error)
+                logger.error("%s: nothing new is started until there is space", error)
             self._is_behind = True
         return not self._is_behind
 
     def close(self) -> None:
-        """Begins no flush any more; closing the journal flushes it."""
+        """Cancels the next flush; closing the journal flushes it."""
         if self._flush is not None:
             self._flush.cancel()
 
@@ -70,7 +70,7 @@ class JournalWriter:
         self._spawn(self._flush_now(), "journal-flush")
 
     async def _flush_now(self) -> None:
-        # What is written from now on needs a flush of its own; the journal allows one at a time.
+        # The journal allows one flush at a time; records written from now on need another one.
         try:
             await asyncio.to_thread(self._journal.flush)
         finally:

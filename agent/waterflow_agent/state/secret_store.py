@@ -1,11 +1,11 @@
-"""Which secrets each attempt has: in memory, and where the memory of a later process of the agent can find them.
+"""Stores the secrets of each attempt where a restarted agent finds them, but never on a disk.
 
-A step goes on when its agent is killed or replaced, and the next process must mask the output that it sends. The journal must
-not hold a value, so each attempt's values are in a file of their own on a file system that is in memory, and nowhere on a
-disk. A reboot takes it away, and the attempts with it. Where no such file system is, the values are in memory alone.
+A step continues when its agent is killed or replaced, and the next process must mask the output that it sends. The journal must
+not contain secrets, so each attempt's secrets are in a file on an in-memory file system. A reboot deletes it together with the
+attempts. Without such a file system the secrets are only in the memory of this process.
 
-Rules of this file: a directory on a disk is never used. What cannot be written is told once and costs nothing now; what is
-not found later is None, and whoever asks must then withhold all that the attempt has to say.
+Rules of this file: a directory on a disk is never used. A failed write is logged once and has no effect now. When secrets
+cannot be found later, `get` returns None, and the caller must withhold everything that the attempt has printed and returned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _decoder = msgspec.msgpack.Decoder(list[str])
 
 
 class SecretStore:
-    """The masks of all attempts of one agent that have secrets; for the loop's thread. Calls take less than a millisecond."""
+    """The secrets of all attempts of one agent, as masks. For the loop's thread; calls take less than a millisecond."""
 
     def __init__(self, directory: Path | None) -> None:
         """`directory` is what `find_directory` returned; it is created with the first secret and deleted with the last."""
@@ -39,7 +39,7 @@ class SecretStore:
         self._masks: dict[TaskId, Masks] = {}
 
     def keep(self, key: TaskId, values: list[str]) -> Masks:
-        """Takes the values of an attempt that is about to begin."""
+        """Stores the secrets of an attempt before it starts."""
         masks = self._masks[key] = Masks(values)
         if self._directory is not None:
             try:
@@ -50,7 +50,7 @@ class SecretStore:
                     file.write(msgspec.msgpack.encode(values))
             except OSError as error:
                 logger.warning(
-                    "%s cannot be used (%s): what steps with secrets print is withheld when this agent starts anew",
+                    "cannot use %s (%s): if this agent restarts, the output of running steps with secrets will be withheld",
                     self._directory,
                     error.strerror,
                 )
@@ -58,7 +58,7 @@ class SecretStore:
         return masks
 
     def get(self, key: TaskId) -> Masks | None:
-        """The attempt's masks; None when nobody knows its secrets any more."""
+        """Returns the attempt's masks, or None when its secrets are lost."""
         masks = self._masks.get(key)
         if masks is None and self._directory is not None:
             try:
@@ -70,12 +70,12 @@ class SecretStore:
         return masks
 
     def drop(self, key: TaskId) -> None:
-        """Nothing of the attempt will be said any more."""
+        """Deletes the secrets of an attempt."""
         if self._masks.pop(key, None) is not None and self._directory is not None:
             _remove(self._directory, [attempt_name(key)])
 
     def sweep(self, keys: Iterable[TaskId]) -> None:
-        """Removes the values of all attempts but these; once, when the agent starts."""
+        """Deletes the secrets of all attempts except these. Called once, when the agent starts."""
         if self._directory is None:
             return
         kept = set(map(attempt_name, keys))
@@ -85,14 +85,14 @@ class SecretStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            logger.warning("%s cannot be used: %s", self._directory, error.strerror)
+            logger.warning("cannot use %s: %s", self._directory, error.strerror)
             self._directory = None
 
 
 def find_directory(data_dir: Path, environment: Mapping[str, str]) -> Path | None:
-    """Where the values of this agent's attempts are; None when every candidate is on a disk.
+    """Returns the directory for the secrets of this agent, or None when every candidate is on a disk.
 
-    `$RUNTIME_DIRECTORY` is systemd's for a service, `$XDG_RUNTIME_DIR` that of a person who is logged in.
+    systemd sets `$RUNTIME_DIRECTORY` for a service and `$XDG_RUNTIME_DIR` for a user who is logged in.
     """
     digest = hashlib.sha256(os.fsencode(os.path.realpath(data_dir))).hexdigest()[:20]
     runtime = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
@@ -109,10 +109,10 @@ def _is_in_memory(path: str) -> bool:
             lines = file.read().splitlines()
     except OSError:
         return False
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    device_number = f"{os.major(device)}:{os.minor(device)}"
     for line in lines:
         mount, _, kind = line.partition(" - ")
-        if mount.split(" ")[2:3] == [wanted]:
+        if mount.split(" ")[2:3] == [device_number]:
             return kind.split(" ")[0] in _IN_MEMORY
     return False
 
@@ -125,10 +125,10 @@ def _make_private(directory: Path) -> None:
 
 
 def _check_private(directory: Path) -> None:
-    """Raises `OSError` for a directory that somebody else may have made, as anybody may in `/dev/shm`."""
+    """Raises `OSError` for a directory that another user may have created, which is possible in `/dev/shm`."""
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(1, "it is not a private directory of this user")
+        raise PermissionError(1, "not a private directory of this user")
 
 
 def _remove(directory: Path, names: Iterable[str]) -> None:
@@ -137,5 +137,5 @@ def _remove(directory: Path, names: Iterable[str]) -> None:
             (directory / name).unlink(missing_ok=True)
         directory.rmdir()
     except OSError:
-        # Others are still in it, or it is gone.
+        # Other attempts still use it, or it does not exist.
         return

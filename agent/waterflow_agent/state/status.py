@@ -1,4 +1,4 @@
-"""What `waterflow-agent status` shows: a small file that the running agent keeps up to date in its data directory."""
+"""The status file in the data directory, which the running agent keeps up to date for `waterflow-agent status`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILE_NAME = "status.json"
 
 
 class AttemptStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt that is held."""
+    """An attempt that the agent holds."""
 
     run: str
     job: str
@@ -26,10 +26,10 @@ class AttemptStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The running agent at `at` (ms)."""
+    """The agent at the time `at` (ms)."""
 
     pid: int
-    #: Of the process, in ticks since boot: a number may be used again, but not in the same tick.
+    #: When the process started, in ticks since boot: tells it from a later process with the same number.
     process_started: int
     at: int
     name: str
@@ -40,7 +40,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str]
     slots: int
     attempts: list[AttemptStatus]
-    #: Own nodes of this server.
+    #: The nodes of this server that are not built in.
     nodes: list[OwnNode] = []
 
 
@@ -55,7 +55,7 @@ def write(data_dir: Path, status: Status) -> None:
 
 
 def read(data_dir: Path) -> Status | None:
-    """The status of the agent that runs in this directory; None when none runs. Raises `Retryable` WF344 if unreadable."""
+    """Returns the status of the agent that is running with this directory, or None. Raises `Retryable` WF344 if unreadable."""
     path = data_dir / _FILE_NAME
     try:
         status = msgspec.json.decode(path.read_bytes(), type=Status)
@@ -67,9 +67,9 @@ def read(data_dir: Path) -> Status | None:
 
 
 def process_started(pid: int) -> int:
-    """When the process began, in ticks since boot; -1 when there is none."""
+    """Returns when the process started, in ticks since boot, or -1 when it does not exist."""
     try:
-        # Field 22, counted behind the name, which may hold anything.
+        # Field 22. Counted from the end of the name, which may contain anything.
         return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return -1

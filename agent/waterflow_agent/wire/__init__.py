@@ -1,10 +1,11 @@
-"""The wire between daemon and agent: pure, without a socket, a clock or a file.
+"""The wire protocol between daemon and agent. Pure: no socket, clock or file.
 
-- `messages`: what is said, and who may say it when.
-- `codec`: frames to bytes and back, with limits; hostile bytes are one kind of error.
-- `session`: numbers, acknowledgements, sending again and keep-alives, as a machine that takes the time as an argument.
+- `messages`: the messages, and which side may send them in which state.
+- `codec`: frames to bytes and back, with limits. Hostile bytes raise one kind of error.
+- `session`: numbers, acknowledgements, retransmission and keep-alives, as a state machine that takes the time as an argument.
 
-One session as it goes: the agent makes a token and says `Hello` with all that it holds. The daemon settles that with its log
-and says `Welcome`, and offers what it owes. An offer is acknowledged when the agent's journal has it, a result when the log
-has it. When the connection breaks or falls silent both sides drop the session, and the next `Hello` settles what was in flight.
+The course of a session: the agent makes a token and sends `Hello` with everything that it holds. The daemon compares that with
+its log, answers `Welcome`, and sends offers. An offer is acknowledged when it is in the agent's journal, a result when it is in
+the daemon's log. When the connection is lost or silent, both sides drop the session; the next `Hello` settles what was in
+flight.
 """

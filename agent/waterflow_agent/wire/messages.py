@@ -1,14 +1,14 @@
-"""What the daemon and an agent say to each other. Pure data; the rules of delivery are in session.py.
+"""The messages between daemon and agent. Pure data; the rules of delivery are in session.py.
 
 Rules of this file:
 
-- A message is a tagged array (`["offer", ...]`), so a field's position is its name: new fields come last and have a default.
-  A newer peer's extra fields are ignored; an unknown kind of message ends the session with a clear error.
-- *Numbered* messages are delivered once and in order within a session. *Loose* messages are not numbered: the opening of a
-  session, and output, which has offsets and acknowledgements of its own so that it can never delay the rest.
-- An acknowledgement says "durable here": the agent's journal has it, or the daemon's log has it.
-- Which peer may send what in which state is `PERMITTED`; everything else is refused (default deny).
-- Nothing here claims an identity. Who the peer is, ZeroMQ tells (the key of the connection); a peer can only ask.
+- A message is a tagged array (`["offer", ...]`) and fields are identified by position: new fields come last and have a default.
+  Additional fields from a newer peer are ignored; an unknown kind of message ends the session with a clear error.
+- *Numbered* messages are delivered exactly once and in order within a session. *Loose* messages have no numbers: the opening of
+  a session, files, and output, which has its own offsets and acknowledgements so that it never delays other messages.
+- An acknowledgement means that the message is durable: in the agent's journal, or in the daemon's log.
+- `PERMITTED` lists what a peer may send in which state; everything else is refused (default deny).
+- No message claims an identity. ZeroMQ reports the key of the connection, which identifies the peer.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ import msgspec
 
 from waterflow_agent.attempts import AttemptId, Outcome
 
-#: Version of this protocol, and the oldest that this side still speaks.
+#: Version of this protocol, and the oldest version that this side supports.
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
 
-#: Largest frame either side sends: far below MAXMSGSIZE, large enough for 64 offers of a large script.
+#: Largest frame that either side sends: far below MAXMSGSIZE, large enough for 64 offers of a large script.
 FRAME_BYTES_MAX = 1 << 20
-#: What the sockets refuse to receive (`ZMQ_MAXMSGSIZE`): a frame plus room for one message that is itself near the limit.
+#: Largest frame that the sockets accept (`ZMQ_MAXMSGSIZE`): room for one message that is itself near the limit.
 MESSAGE_BYTES_MAX = 4 << 20
 #: Largest task: a script of 1 MiB (the bound of a workflow file) and its environment.
 TASK_BYTES_MAX = 2 << 20
-#: Output that an agent may have on the way without an acknowledgement.
+#: Unacknowledged output of an agent.
 OUTPUT_WINDOW_BYTES = 1 << 20
-#: Largest piece of output in one message.
+#: Largest chunk of output in one message.
 OUTPUT_CHUNK_BYTES_MAX = 64 << 10
 #: `WATERFLOW_OUTPUT` and `WATERFLOW_ENV` of an attempt together.
 OUTPUTS_BYTES_MAX = 1 << 20
-#: Questions for files that an agent may have on the way without an answer. With the size of an answer this is the window of
-#: files, 1 MiB: enough for 10 MB a second over 100 ms of way, and an answer takes a slow line (1 Mbit/s) less than a silence.
+#: File requests of an agent that are in flight. Together with the size of a response the window is 1 MiB: enough for 10 MB/s at
+#: a round trip of 100 ms, and on a slow line (1 Mbit/s) a response takes less time than the limit of silence.
 FILE_REQUESTS_MAX = 4
-#: Where an answer ends, give or take the last file's part.
+#: Of a file response, approximately.
 FILE_RESPONSE_BYTES_MAX = 256 << 10
-#: Files that one question may ask for.
+#: Files in one request.
 FILE_REQUEST_BLOBS_MAX = 1_024
 
 
@@ -53,7 +53,7 @@ class TaskId(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AttemptState(Enum):
-    """What an agent has of an attempt."""
+    """The state of an attempt on its agent."""
 
     ACCEPTED = "accepted"
     STARTED = "started"
@@ -61,72 +61,72 @@ class AttemptState(Enum):
 
 
 class HeldAttempt(msgspec.Struct, frozen=True, array_like=True):
-    """One attempt that the agent holds, as its journal says."""
+    """An attempt that the agent holds, according to its journal."""
 
     key: TaskId
     state: AttemptState
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True):
-    """The files that the working directory of a job begins with: those of a revision that the patterns choose."""
+    """The initial files of a job's working directory: those of a revision that match the patterns."""
 
     repository: str
     revision: str
-    #: As in a workflow's `checkout`; none stand for every file.
+    #: As in a workflow's `checkout`; no patterns mean every file.
     patterns: list[str]
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    """An attempt on the wire: all that an agent needs to run it. Durations are milliseconds."""
+    """An attempt on the wire: everything that an agent needs to run it. Durations are milliseconds."""
 
     key: TaskId
     node: str
-    #: The node's parameters, rendered; checked again by the agent against the node's record.
+    #: The node's parameters, rendered. The agent checks them again against the node's record.
     params: dict[str, Any]
     #: The step's environment, rendered; without the `WATERFLOW_` names that the agent adds.
     env: dict[str, str]
     #: For people: shown in the process's environment and the agent's status.
     step_name: str
     working_directory: str | None
-    #: From the start of the process; the smaller of the step's time-out and what is left of the job's.
+    #: From the start of the process: the smaller of the step's timeout and the rest of the job's.
     timeout_ms: int
     stop_signal: str
     grace_ms: int
     output_bytes_max: int
-    #: The offer is for this boot and this start of the agent only.
+    #: The offer is valid for this boot and this start of the agent only.
     boot_id: str
     instance: str
-    #: Values, filled in above, that must be masked in all that the agent says of the attempt, and be on no disk.
+    #: Secrets that occur above. They must be masked in everything that the agent sends, and never be on a disk.
     secrets: list[str] = []
-    #: What the job's working directory holds before its first step; None for an empty one.
+    #: The initial content of the job's working directory; None for an empty one.
     tree: Tree | None = None
-    #: The file of an own node of the repository, as it was at the run's commit; "" for every other node.
+    #: The file of a node of the repository, at the run's commit; "" for every other node.
     source: str = ""
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):
-    """A node that an agent has beside those of its version."""
+    """A node that an agent has in addition to the built-in ones."""
 
     name: str
     #: `server` (a file under its node path) or `package`.
     origin: str
-    #: SHA-256 of the file, or the package with its version; "" when there is none that works.
+    #: SHA-256 of the file, or the package with its version; "" when no version works.
     version: str
     summary: str = ""
     #: Names of the parameters, and whether each is required.
     parameters: list[tuple[str, bool]] = []
-    #: Why the newest version of it cannot be used; the one above is older then.
+    #: Why the newest version cannot be used; `version` is an older one then.
     fault: str = ""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """Agent, loose, first message of a session: who asks, what it is able to do, and all that it holds."""
+    """Agent, loose: the first message of a session, with the agent's capabilities and everything that it holds."""
 
     session: str
     protocol: int
     protocol_min: int
     agent_version: str
-    #: Random per start of the agent: a second live instance under one key is a clone.
+    #: Random for each start of the agent: a second live instance with the same key is a clone.
     instance: str
     machine_id: str
     boot_id: str
@@ -137,29 +137,29 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     labels: dict[str, str]
     nodes: list[str]
     held: list[HeldAttempt]
-    #: Run and job of each working directory that is there; the daemon releases those that are over.
+    #: Run and job of each working directory; the daemon releases those of ended jobs.
     jobs: list[tuple[str, str]] = []
-    #: What is known of the nodes that are none of this version's; those that work stand in `nodes` too.
+    #: The nodes that are not built in; those that work are in `nodes` too.
     own_nodes: list[OwnNode] = []
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """Daemon, loose, answer to `Hello`: the session is open, its numbers start at 1. What the daemon owes follows."""
+    """Daemon, loose, answer to `Hello`: the session is open, its numbers start at 1. Offers and cancellations follow."""
 
     session: str
     protocol: int
-    #: Generation of the daemon's data directory; a smaller one than before means a restored backup.
+    #: Generation of the daemon's data directory; it is smaller than before after a backup was restored.
     generation: int
     name: str
     groups: list[str]
-    #: Silence after which each side takes the link for cut, and half of which it never lets pass without a frame.
+    #: Silence after which each side considers the connection lost; each sends a frame at least every third of it.
     silence_ms: int
-    #: The attempts of `held` that are over for the daemon: drop them, whatever their state.
+    #: The attempts of `held` that the daemon does not want: drop them, whatever their state.
     forget: list[TaskId]
 
 
 class Reject(msgspec.Struct, frozen=True, array_like=True, tag="reject"):
-    """Daemon, loose: no session; the text says why and what to do. `after_ms` is when to try again, 0 for never."""
+    """Daemon, loose: no session; the text says why and what to do. `after_ms` is when to try again; 0 for never."""
 
     session: str
     code: str
@@ -168,19 +168,19 @@ class Reject(msgspec.Struct, frozen=True, array_like=True, tag="reject"):
 
 
 class Reset(msgspec.Struct, frozen=True, array_like=True, tag="reset"):
-    """Daemon, loose: your connection has no open session (a restart or a cut); say `Hello` again."""
+    """Daemon, loose: the connection has no open session, after a restart or a lost connection. Send `Hello` again."""
 
     text: str
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
-    """Daemon, numbered: run this. Acknowledged when the agent's journal has it."""
+    """Daemon, numbered: run this attempt. Acknowledged when it is in the agent's journal."""
 
     task: Task
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
-    """Daemon, numbered: end this attempt by its stop policy; `force` kills at once. The result arrives as `Finished`."""
+    """Daemon, numbered: stop this attempt by its stop policy; `force` kills it at once. `Finished` reports the result."""
 
     key: TaskId
     force: bool
@@ -207,7 +207,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     key: TaskId
     outcome: Outcome
     exit_code: int | None
-    #: A code of `waterflowd.model.reasons.ReasonCode` or "" when the outcome says it all.
+    #: A code of `waterflowd.model.reasons.ReasonCode`, or "" when the outcome needs none.
     reason_code: str
     reason_text: str
     outputs: dict[str, Any]
@@ -215,14 +215,14 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     env: dict[str, str]
     started_at: int
     finished_at: int
-    #: Size of the whole output log; what is not acknowledged yet follows.
+    #: Size of the whole output log; unacknowledged output follows.
     output_bytes: int
-    #: How much the cap left out.
+    #: How many bytes the output limit dropped.
     output_dropped: int
 
 
 class OutputChunk(msgspec.Struct, frozen=True, array_like=True):
-    """A piece of what a step printed: when (ms, wall clock), on which stream (1 or 2), and the bytes."""
+    """A chunk of output: when it was printed (ms, wall clock), the stream (1 or 2), and the bytes."""
 
     at: int
     stream: int
@@ -230,7 +230,7 @@ class OutputChunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
-    """Agent, loose: what the attempt printed, from `offset` bytes of its output log on."""
+    """Agent, loose: the attempt's output from this offset of its output log on."""
 
     key: TaskId
     offset: int
@@ -238,34 +238,34 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
 
 
 class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
-    """Daemon, loose: the first `offset` bytes of the attempt's output are durable; go on from there."""
+    """Daemon, loose: the first `offset` bytes of the attempt's output are durable; continue from there."""
 
     key: TaskId
     offset: int
 
 
 class FileRequest(msgspec.Struct, frozen=True, array_like=True, tag="file-request"):
-    """Agent, loose: send files of the tree of this attempt's job. At most `FILE_REQUESTS_MAX` of them are open at a time."""
+    """Agent, loose: requests files of the job of this attempt. At most `FILE_REQUESTS_MAX` requests are in flight."""
 
     key: TaskId
-    #: The agent's own, for the answer to name.
+    #: Chosen by the agent; the response repeats it.
     number: int
-    #: Git ids of files, 20 bytes each, in the order in which they should come; none ask for the list of the files.
+    #: Git ids of files, 20 bytes each, in the wanted order; empty to request the list of the files.
     blobs: list[bytes]
-    #: From where on in the first of them, or in the list.
+    #: Offset in the first file, or in the list.
     offset: int
 
 
 class FileChunk(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a file, or all of it."""
+    """A part of a file, or a whole file."""
 
-    #: Of the whole file in bytes.
+    #: Of the whole file, in bytes.
     size: int
     data: bytes
 
 
 class FileResponse(msgspec.Struct, frozen=True, array_like=True, tag="file-response"):
-    """Daemon, loose: the answer to a `FileRequest`; a lost one is asked for again.
+    """Daemon, loose: the response to a `FileRequest`.
 
     The chunks belong to the requested files, in order, and end after about `FILE_RESPONSE_BYTES_MAX`; request the rest again.
     """
@@ -273,14 +273,14 @@ class FileResponse(msgspec.Struct, frozen=True, array_like=True, tag="file-respo
     key: TaskId
     number: int
     chunks: list[FileChunk]
-    #: Why there is nothing; the text says what to do. `after_ms` is when to ask again, 0 for never.
+    #: Why there are no files; the text says what to do. `after_ms` is when to ask again; 0 for never.
     code: str = ""
     text: str = ""
     after_ms: int = 0
 
 
 class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
-    """Agent, on the enrollment port alone: take the key of this connection into these groups, by this token or a person."""
+    """Agent, on the enrollment port: requests to enroll the key of this connection, with a token or by approval."""
 
     protocol: int
     token: str
@@ -292,14 +292,14 @@ class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
 
 
 class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled"):
-    """Daemon, on the enrollment port: `approved`, `pending` (ask again after `after_ms`) or `refused`, and what to do."""
+    """Daemon, on the enrollment port: `approved`, `pending` (ask again after `after_ms`) or `refused`."""
 
     state: str
     text: str
     fingerprint: str
     name: str
     groups: list[str]
-    #: Where the work port is, as `tcp://host:port` with the host the agent already uses when it is empty.
+    #: The work port as `tcp://host:port`; without a host, the agent uses the host of the enrollment port.
     work_endpoint: str
     after_ms: int
 
@@ -309,24 +309,24 @@ DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck 
 Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 
-#: The types that a session numbers, acknowledges and sends again.
+#: The types that a session numbers, acknowledges and retransmits.
 NUMBERED: tuple[type, ...] = (Offer, Cancel, Release, Started, Finished)
 
 
 class PeerState(Enum):
-    """What the daemon knows of whoever is at the other end of a connection."""
+    """What the daemon knows about the peer of a connection."""
 
-    #: On the enrollment port: any key.
+    #: On the enrollment port, with any key.
     ANONYMOUS = "anonymous"
-    #: On the work port with an approved key; no session yet.
+    #: On the work port with an approved key, without a session.
     CONNECTED = "connected"
-    #: On the work port, session open.
+    #: On the work port with an open session.
     SETTLED = "settled"
-    #: On the work port with a key that is approved no more.
+    #: On the work port with a key that is no longer approved.
     REVOKED = "revoked"
 
 
-#: Message type x peer state, for what the daemon receives. A pair that is not here is refused.
+#: The types of messages that the daemon accepts in each state of the peer; all others are refused.
 PERMITTED: dict[PeerState, frozenset[type]] = {
     PeerState.ANONYMOUS: frozenset({EnrollRequest}),
     PeerState.CONNECTED: frozenset({Hello}),

@@ -68,7 +68,7 @@ def test_a_directory_that_somebody_else_may_have_made_is_not_used(
         book.keep(FIRST, ["s3cret"])
 
     assert text_of(book, FIRST) == "a *** value"
-    assert "cannot be used" in caplog.text
+    assert "cannot use" in caplog.text
     assert list(other.iterdir()) == []
 
 

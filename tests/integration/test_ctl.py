@@ -134,7 +134,7 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
     assert "queued" in early
     assert server.ctl("show", "failing", "--at", "9999").exit_code == 5
     server.ctl("run", files["hello"])
-    assert "ended well" in server.ctl("why", "hello").output
+    assert "succeeded" in server.ctl("why", "hello").output
     assert server.ctl("show", "no-such-run").exit_code == 5
 
 
@@ -183,7 +183,7 @@ def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(serve
     assert shown[3] == "Mon 2026-10-26 01:30 Mon 2026-10-26 02:30 CET"
     (row,) = json.loads(server.ctl("schedules", "--json").stdout)
     assert (row["next"], row["next_local"]) == (["2026-10-24T00:30:00.000Z"], ["2026-10-24T02:30:00+02:00"])
-    assert "scheduled next" in server.ctl("status").output
+    assert "next scheduled runs" in server.ctl("status").output
     assert server.ctl("schedules", "nope").exit_code == 5
 
 
@@ -195,7 +195,7 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
     server.world.repositories.repositories[0] = RepositoryRow(
         name="ops", url="/r", is_ready=False, text="the remote is away"
     )
-    assert "no repository" not in healthy.output
+    assert "no repositories" not in healthy.output
     degraded = server.ctl("status")
     assert (degraded.exit_code, "the remote is away" in degraded.output) == (1, True)
     assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
@@ -207,8 +207,8 @@ def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
     server.world.repositories.repositories.clear()
     new = server.ctl("status")
     assert new.exit_code == 0
-    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in new.output
-    assert "no agent" not in new.output
+    assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in new.output
+    assert "no agents" not in new.output
 
 
 def test_tokens_open_tcp_for_their_role(server: Server) -> None:

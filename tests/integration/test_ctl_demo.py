@@ -78,7 +78,7 @@ def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signa
                 break
         rest = process.stdout.read()
         assert process.wait(timeout=PATIENCE_S) == 130, rest
-    assert "ending the demo" in rest
+    assert "stopping the demo" in rest
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
 
@@ -87,7 +87,7 @@ def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Without the program Python commits and pushes; the remote then holds the workflow on its branch."""
     monkeypatch.setenv("PATH", str(tmp_path))
     bare, work = demo_repository.create(tmp_path)
-    assert "no git here" in demo_repository.push_first(bare, work)
+    assert "git is not installed" in demo_repository.push_first(bare, work)
     with Repo(str(bare)) as repository:
         assert repository.refs[Ref(b"refs/heads/main")] == repository.head()
     compiled = compile_workflow(demo_repository.WORKFLOW_PATH, (work / demo_repository.WORKFLOW_PATH).read_bytes())

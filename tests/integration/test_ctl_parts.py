@@ -101,7 +101,7 @@ def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Ser
     assert "the same on" not in server.ctl("logs", "roll", "--fold").output
     assert "roll[web-2]/one: failure" in server.ctl("why", "roll").output
     again = server.ctl("rerun", "roll", "--servers", "failed", "--dry-run")
-    assert "done again: roll[web-2]\n" in again.output
+    assert "will run: roll[web-2]\n" in again.output
 
 
 def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, path: Path) -> None:
@@ -122,14 +122,14 @@ def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, pa
     assert server.world is not None
     for command in (("show", run), ("why", run), ("status",)):
         output = server.ctl(*command).output
-        assert "waits for an approver: may it go on?" in output
+        assert "waiting for an approver: may it go on?" in output
         assert f"next: waterflowctl approve {run}" in output
     given = server.ctl("approve", run, "--comment", "fine")
     assert (given.exit_code, "approved ask/gate of gated #1" in given.output) == (0, True), given.output
     assert server.ctl("watch", run).exit_code == 0
     assert "fine" in server.ctl("events", run).output
     again = server.ctl("approve", run)
-    assert (again.exit_code, "nothing of gated #1 waits" in again.output) == (5, True)
+    assert (again.exit_code, "gated #1 has no pending approvals" in again.output) == (5, True)
 
 
 def test_several_approvals_need_a_place(server: Server, path: Path) -> None:
@@ -154,14 +154,14 @@ def test_a_rerun_says_what_it_keeps_and_ends_with_the_result(server: Server, pat
     again = server.ctl("rerun", old, "--failed")
     lines = again.output.splitlines()
     assert again.exit_code == 1
-    assert lines[:3] == ["again: flaky #1", "  kept: build", "  done again: deploy"]
+    assert lines[:3] == ["re-running flaky #1", "  reused: build", "  will run: deploy"]
     shown = server.ctl("show", "flaky").output
-    assert f"re-run of {old}, 1 jobs and 0 steps kept" in shown
-    assert "build  kept" in shown
+    assert f"re-run of {old}, reused 1 job and 0 steps" in shown
+    assert "build  reused" in shown
     middle = server.ctl("rerun", old, "--from", "put", "--detach", "--json")
     assert json.loads(middle.stdout)["reused"] == ["build", "deploy/prepare"]
     whole = server.ctl("rerun", old, "--dry-run")
-    assert "kept: nothing" in whole.output
+    assert "reused: nothing" in whole.output
     assert server.ctl("rerun", old, "--from", "nope").exit_code == 5
     assert server.ctl("rerun", old, "--at", "abcdef").exit_code == 5
     assert server.ctl("rerun", old, "--failed", "--from", "put").exit_code == 5

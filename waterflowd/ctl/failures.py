@@ -1,4 +1,4 @@
-"""How the command ends when it does not end well: one sentence, the next command to type, and a stable exit code."""
+"""Errors of the command line: one sentence, the next command to type, and a stable exit code."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ REFUSED = 5
 
 
 class Failure(click.ClickException):
-    """Ends the command with `exit_code`; `following` is the next command to type."""
+    """Ends the command with `exit_code`; `next_step` is the next command to type."""
 
-    def __init__(self, exit_code: int, text: str, following: str = "") -> None:
+    def __init__(self, exit_code: int, text: str, next_step: str = "") -> None:
         super().__init__(text)
         self.exit_code = exit_code  # type: ignore[misc]
-        self.following = following
+        self.next_step = next_step
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Prints the sentence and what to do next."""
+        """Print the sentence and the next step."""
         click.echo(f"error: {escape_for_display(self.message)}", err=True)
-        if self.following:
-            click.echo(f"  next: {escape_for_display(self.following)}", err=True)
+        if self.next_step:
+            click.echo(f"  next: {escape_for_display(self.next_step)}", err=True)
 
 
 class Unreachable(Failure):
-    """Nobody answers."""
+    """No daemon can be reached."""
 
-    def __init__(self, text: str, following: str) -> None:
-        super().__init__(UNREACHABLE, text, following)
+    def __init__(self, text: str, next_step: str) -> None:
+        super().__init__(UNREACHABLE, text, next_step)
 
 
 class Refused(Failure):
-    """The daemon said no; `content` is its problem document."""
+    """The daemon refused the request; `content` is its problem document."""
 
-    def __init__(self, status: int, content: dict[str, Any], following: str = "") -> None:
+    def __init__(self, status: int, content: dict[str, Any], next_step: str = "") -> None:
         code = str(content.get("code") or status)
-        super().__init__(REFUSED, f"{content.get('detail') or content.get('title') or 'refused'} [{code}]", following)
+        super().__init__(REFUSED, f"{content.get('detail') or content.get('title') or 'refused'} [{code}]", next_step)
         self.status = status
         self.content = content
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Prints every error of a workflow with its place, then the sentence."""
+        """Print every error of a workflow file with its position, then the sentence."""
         for error in self.content.get("errors") or ():
             click.echo(diagnostic_text(error), err=True)
         super().show(file)
 
 
 def diagnostic_text(error: object) -> str:
-    """One error of a workflow file as `validate` prints it: place, sentence, code, the line with a caret, a suggestion."""
+    """Return an error of a workflow file as `validate` prints it: position, code, sentence, line with a caret, suggestion."""
     import msgspec
 
     from waterflowd.dsl import render_diagnostic
@@ -63,5 +63,5 @@ def diagnostic_text(error: object) -> str:
     try:
         return "\n".join(escape_for_display(line) for line in render_diagnostic(from_row(error)).split("\n"))
     except msgspec.ValidationError:
-        # From a daemon of another version: better as it came than not at all.
+        # From a daemon of another version: print it unformatted.
         return escape_for_display(str(error))

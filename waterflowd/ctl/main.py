@@ -1,4 +1,4 @@
-"""The entry point of `waterflowctl`: the table of commands, imported one by one when they are called."""
+"""The entry point of `waterflowctl`: the table of commands, whose modules are imported when they are called."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import click
 from waterflowd import __version__
 from waterflowd.ctl.client import Client
 
-#: Command: module, attribute, what it does. The order is the one of `--help`.
+#: Command: module, attribute, help text. In the order of `--help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "status": ("status", "status", "One screen: what is wrong, what runs, what waits and why, what failed last."),
-    "run": ("run", "run", "Start a workflow by name, or a file, and wait for its result."),
+    "status": ("status", "status", "Show problems, running and waiting runs, and recent failures on one screen."),
+    "run": ("run", "run", "Start a workflow by name or file, and wait for the result."),
     "runs": ("runs", "runs", "List runs, newest first."),
-    "show": ("runs", "show", "Show a run with its jobs and steps; --at SEQ as it was then."),
-    "watch": ("run", "watch", "Watch a run until it ends; Ctrl-C leaves it going."),
-    "logs": ("logs", "logs", "Print what a run's steps printed; -f follows."),
-    "events": ("logs", "events", "Print a run's event history; -f follows."),
-    "why": ("runs", "why", "Say why a run is not going on, or why it failed."),
-    "cancel": ("runs", "cancel", "Ask for a run's end."),
-    "rerun": ("rerun", "rerun", "Run again: all of it, only what failed, or from a step on."),
-    "approve": ("approvals", "approve", "Approve what waits for people."),
-    "reject": ("approvals", "reject", "Reject what waits for people."),
+    "show": ("show", "show", "Show a run with its jobs and steps."),
+    "watch": ("watch", "watch", "Watch a run until it ends; Ctrl-C does not cancel it."),
+    "logs": ("logs", "logs", "Print the output of a run's steps; -f follows it."),
+    "events": ("logs", "events", "Print the event history of a run; -f follows it."),
+    "why": ("show", "why", "Explain why a run is waiting, or why it failed."),
+    "cancel": ("runs", "cancel", "Cancel a run."),
+    "rerun": ("rerun", "rerun", "Re-run a run: all of it, only what failed, or from a step on."),
+    "approve": ("approve", "approve", "Approve a job or step that is waiting for approval."),
+    "reject": ("approve", "reject", "Reject a job or step that is waiting for approval."),
     "validate": ("validate", "validate", "Check workflow files; needs no daemon."),
-    "schema": ("schema", "schema", "Print the JSON Schema of workflow files, for editors; needs no daemon."),
-    "cron": ("schedules", "cron", "Show when a cron expression comes next; needs no daemon."),
-    "workflows": ("repositories", "workflows", "List the workflows that the repositories hold."),
-    "schedules": ("schedules", "schedules", "List schedules with their next instants, in UTC and in their zones."),
-    "sync": ("repositories", "sync", "Look at the repositories' remotes now."),
-    "suspend": ("repositories", "suspend", "Stop looking at a repository until it is resumed."),
-    "resume": ("repositories", "resume", "Look at a suspended repository again."),
-    "agents": ("agents", "agents", "List agents; make join tokens, approve and revoke."),
-    "groups": ("agents", "groups", "List groups of servers."),
-    "nodes": ("agents", "nodes", "List what a step can use."),
+    "schema": ("schema", "schema", "Print the JSON Schema of workflow files for editors; needs no daemon."),
+    "cron": ("schedules", "cron", "Show the next times of a cron expression; needs no daemon."),
+    "workflows": ("workflows", "workflows", "List the workflows of the repositories."),
+    "schedules": ("schedules", "schedules", "List schedules with their next times, in UTC and in their time zones."),
+    "sync": ("sync", "sync", "Fetch repositories now."),
+    "suspend": ("sync", "suspend", "Suspend a repository: pushes are ignored until `resume`."),
+    "resume": ("sync", "resume", "Resume a suspended repository."),
+    "agents": ("agents", "agents", "List agents; create join tokens, approve and revoke agents."),
+    "groups": ("agents", "groups", "List the groups of servers."),
+    "nodes": ("nodes", "nodes", "List the nodes that steps can use."),
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
-    "audit": ("audit", "audit", "Show who did what, and who was refused."),
+    "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
     "version": ("version", "version", "Print the version."),
-    "demo": ("demo", "demo", "Everything on this machine in a temporary directory: see it work."),
+    "demo": ("demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
 }
 
 _GLOBAL = "--server"
@@ -50,11 +50,11 @@ class Commands(click.Group):
     """A group that imports its commands when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the table."""
+        """Return the names in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports one command."""
+        """Import one command."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -65,22 +65,22 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command, with a suggestion for a misspelt one."""
+        """Find the command, with a suggestion for a misspelled one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 
             found = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f'; did you mean "{found[0]}"?' if found else ""
-            raise click.UsageError(f'there is no command "{args[0]}"{hint} (waterflowctl --help lists them)', ctx)
+            raise click.UsageError(f'unknown command "{args[0]}"{hint} (see waterflowctl --help)', ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands without importing them."""
+        """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Takes `--server` wherever it stands before `--`."""
+        """Accept `--server` in any position before `--`."""
         return super().parse_args(ctx, _global_first(args))
 
 
@@ -101,20 +101,22 @@ def _global_first(args: Sequence[str]) -> list[str]:
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--server", envvar="WATERFLOW_SERVER", metavar="URL", help="http://HOST:PORT or unix:/PATH.")
+@click.option(
+    "--server", envvar="WATERFLOW_SERVER", metavar="URL", help="Daemon's address: http://HOST:PORT or unix:/PATH."
+)
 @click.version_option(__version__, prog_name="waterflowctl", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, server: str | None) -> None:
-    """Start, watch and understand Waterflow's runs.
+    """Start, watch and understand the runs of Waterflow.
 
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 daemon unreachable, 5 request refused.
     """
-    context.obj = Lazy(server)
+    context.obj = LazyClient(server)
     context.call_on_close(context.obj.close)
 
 
-class Lazy:
-    """The client, made when a command first asks for it; offline commands never do."""
+class LazyClient:
+    """Creates the client when a command first uses it; offline commands never do."""
 
     def __init__(self, server: str | None) -> None:
         self._server = server
@@ -122,7 +124,7 @@ class Lazy:
 
     @property
     def client(self) -> Client:
-        """The client of the chosen daemon."""
+        """The client for the chosen daemon."""
         if self._client is None:
             from waterflowd.ctl import settings
 
@@ -130,17 +132,17 @@ class Lazy:
         return self._client
 
     def close(self) -> None:
-        """Closes what was opened."""
+        """Close the client, if one was created."""
         if self._client is not None:
             self._client.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:
-    """Runs the command line; ends the process with an exit code of the table above."""
+    """Run the command line; ends the process with one of the exit codes above."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            # In a C locale a name outside ASCII is shown escaped instead of ending the command.
+            # In a C locale, names outside ASCII are escaped instead of ending the command.
             reconfigure(errors="backslashreplace")
     return cli.main(args=list(arguments) if arguments is not None else None, prog_name="waterflowctl")
 

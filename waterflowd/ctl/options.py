@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Options, arguments and output that several commands share."""
 
 from __future__ import annotations
 
@@ -12,44 +12,56 @@ from waterflowd.ctl.failures import USAGE, Failure, Refused
 
 if TYPE_CHECKING:
     from waterflowd.ctl.client import Client
-    from waterflowd.ctl.main import Lazy
+    from waterflowd.ctl.main import LazyClient
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 def json_option(command: _Decorated) -> _Decorated:
-    """Adds `--json`."""
+    """Add `--json`."""
     return click.option(
-        "--json", "as_json", is_flag=True, help="JSON: an array for a list, one object per line for a stream."
+        "--json", "as_json", is_flag=True, help="Print JSON: an array for a list, one object per line for a stream."
     )(command)
 
 
+def limit_option(default: int) -> Callable[[_Decorated], _Decorated]:
+    """Return a decorator that adds `--limit`."""
+    return click.option(
+        "--limit", default=default, show_default=True, type=click.IntRange(1, 100_000), help="Maximum number to show."
+    )
+
+
 def client_of(context: click.Context) -> Client:
-    """The client of the chosen daemon."""
-    lazy: Lazy = context.find_root().obj
+    """Return the client for the chosen daemon."""
+    lazy: LazyClient = context.find_root().obj
     return lazy.client
 
 
 def print_json(rows: Iterable[Any]) -> None:
-    """Prints one object per line, as they come."""
+    """Print one object per line, as they arrive."""
     for row in rows:
         click.echo(_json_text(row))
 
 
 def print_json_list(rows: Iterable[Any]) -> None:
-    """Prints a whole list as one JSON array with an object on each line."""
+    """Print a whole list as one JSON array with an object on each line."""
     texts = [_json_text(row) for row in rows]
     click.echo("[\n" + ",\n".join(texts) + "\n]" if texts else "[]")
 
 
 def _json_text(row: Any) -> str:
-    """JSON that a terminal may be shown: nothing outside ASCII but letters and the like, no control characters."""
+    """Return JSON that is safe for a terminal: control characters and other unprintable characters are escaped."""
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     return text if text.isprintable() else json.dumps(row, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 error` or `2 errors`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def pairs(values: Iterable[str], option: str) -> dict[str, str]:
-    """`k=v` options as a dictionary."""
+    """Return `NAME=VALUE` options as a dictionary."""
     found: dict[str, str] = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -62,7 +74,7 @@ def pairs(values: Iterable[str], option: str) -> dict[str, str]:
 
 
 def find_run(client: Client, text: str) -> dict[str, Any]:
-    """The run that `text` means: a whole or partial id, else the newest run of the workflow with that name."""
+    """Return the run that `text` names: a whole or partial id, else the newest run of the workflow with that name."""
     from waterflowd.ctl.client import run_path
 
     try:
@@ -72,7 +84,7 @@ def find_run(client: Client, text: str) -> dict[str, Any]:
             raise
         rows = client.get("/v1/runs", name=text[:300], limit=1)["runs"]
         if not rows:
-            error.following = "waterflowctl runs"
+            error.next_step = "waterflowctl runs"
             raise
         found = client.get(run_path(rows[0]["id"]))
     return found

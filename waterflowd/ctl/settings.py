@@ -1,4 +1,4 @@
-"""Where the daemon is and who we are: `--server`, `WATERFLOW_SERVER`, the current context, then the unix socket."""
+"""The daemon's address and the API token: `--server`, `WATERFLOW_SERVER`, the current context, then the unix socket."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Settings:
 
     @property
     def socket(self) -> str | None:
-        """Path of the unix socket; None when the server is an address."""
+        """The path of the unix socket; None if the server is an HTTP address."""
         if not self.server.startswith("unix:"):
             return None
         return "/" + self.server.removeprefix("unix:").lstrip("/")
 
 
 def configuration_path() -> Path:
-    """The file with the contexts."""
+    """Return the path of the file with the contexts."""
     folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     return Path(folder) / "waterflow" / "config.toml"
 
 
 def load(server: str | None) -> Settings:
-    """The settings in force; `server` is what the command line or the environment said."""
+    """Return the effective settings; `server` is the value from the command line or the environment."""
     token = os.environ.get("WATERFLOW_TOKEN") or None
     if server:
         return Settings(_checked(server), token)
@@ -54,17 +54,17 @@ def _checked(server: str) -> str:
         return f"unix:{server}"
     if "://" not in server and server.rpartition(":")[2].isdecimal():
         return f"http://{server}"
-    raise Failure(USAGE, f"{server!r} is no server", "waterflowctl --server http://localhost:8080 status")
+    raise Failure(USAGE, f"invalid server address {server!r}", "waterflowctl --server http://localhost:8080 status")
 
 
 def _context(path: Path) -> dict[str, Any]:
-    """The current context of the configuration; empty without one."""
+    """Return the current context of the configuration; empty if there is none."""
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise Failure(USAGE, f"{path} cannot be read: {error}", f"edit {path}") from None
+        raise Failure(USAGE, f"cannot read {path}: {error}", f"edit {path}") from None
     name = content.get("context")
     if name is None:
         return {}
@@ -80,4 +80,4 @@ def _file_text(path: object) -> str | None:
     try:
         return Path(path).expanduser().read_text("utf-8").strip()
     except OSError as error:
-        raise Failure(USAGE, f"the token file cannot be read: {error}", f"look at {path}") from None
+        raise Failure(USAGE, f"cannot read the token file: {error}", f"ls -l {path}") from None

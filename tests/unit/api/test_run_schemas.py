@@ -12,7 +12,7 @@ import pytest
 from waterflowd.api import run_lookup
 from waterflowd.api.schemas import jobs as schemas
 from waterflowd.api.schemas.runs import RunSchema
-from waterflowd.ctl.display import tree
+from waterflowd.ctl.display import run_tree
 from waterflowd.ctl.display.terminal import glyph
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold
@@ -217,5 +217,5 @@ def test_the_steps_of_a_job_that_never_began_are_skipped_for_its_reason(conclusi
     assert (step["status"], step["conclusion"], step["outcome"]) == ("completed", "skipped", None)
     assert step["reason"] == {"code": "needs", "text": why.text}
     assert (step["attempts"], step["started_at"]) == ([], None)
-    drawn = list(tree.lines(found))
+    drawn = list(run_tree.lines(found))
     assert [line for line in drawn if "Run x" in line and why.text in line and glyph("completed", "skipped") in line]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from waterflowd.ctl.display.folding import LINES_MAX, Folding
+from waterflowd.ctl.display.folding import LINES_MAX, OutputFolding
 
 
 def printed(job: str, *texts: str, step: str = "one", attempt: int = 1) -> list[dict[str, Any]]:
@@ -12,7 +12,7 @@ def printed(job: str, *texts: str, step: str = "one", attempt: int = 1) -> list[
 
 
 def shown(*outputs: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    folding = Folding()
+    folding = OutputFolding()
     rows = folding.rows(iter([row for output in outputs for row in output]))
     return [f"{row['job']} {row['text']}" for row in rows], list(folding.notes())
 
@@ -23,7 +23,7 @@ def test_the_same_output_of_many_servers_is_shown_once() -> None:
     lines, notes = shown(*outputs)
     assert lines == ["roll[web-0] a", "roll[web-0] b", "roll[web-3] a", "roll[web-3] c"]
     assert notes == [
-        "roll[web-0]/one: the same on 8 others: roll[web-1]/one, roll[web-2]/one, roll[web-4]/one, roll[web-5]/one, "
+        "roll[web-0]/one: same output on 8 others: roll[web-1]/one, roll[web-2]/one, roll[web-4]/one, roll[web-5]/one, "
         "roll[web-6]/one and 3 more"
     ]
 

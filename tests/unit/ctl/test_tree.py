@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from waterflowd.ctl.display import pending_approvals, run_parts, tree
-from waterflowd.ctl.display.event_lines import ChangeLines
+from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
+from waterflowd.ctl.display.event_lines import EventLines
 
 _BEGAN, _ENDED = "2026-01-02T03:04:05.000Z", "2026-01-02T03:04:07.500Z"
 
@@ -48,7 +48,7 @@ def run(*jobs: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def drawn(found: dict[str, Any], **options: bool) -> list[str]:
-    return list(tree.lines(found, None, **options))
+    return list(run_tree.lines(found, None, **options))
 
 
 def servers(*words: str | None, shown: int | None = None) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def test_a_kept_job_and_a_second_try_say_so() -> None:
     kept = job("build", reused=True, steps=[step("make")])
     batch = {"number": 2, "of": 5, "resume_at": None}
     lines = drawn(run(kept, job("deploy", None, tries=2, batch=batch, steps=[step("put")])))
-    assert lines[1:] == ["├─ ✓ build  2.5s  kept", "└─ ● deploy  try 2  batch 2 of 5", "   └─ ✓ put  2.5s"]
+    assert lines[1:] == ["├─ ✓ build  2.5s  reused", "└─ ● deploy  try 2  batch 2 of 5", "   └─ ✓ put  2.5s"]
 
 
 def test_an_older_daemon_s_answer_is_drawn_too() -> None:
@@ -184,8 +184,7 @@ def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
     }  # fmt: skip
     first, following = pending_approvals.lines(run(approvals=[approval]))
     assert first == (
-        '◌ roll[web-1] waits for alice, bob to let it into environment "prod"; 1 of 2 have approved; '
-        "not by who started it: now?"
+        '◌ roll[web-1] waiting for alice, bob to approve "prod"; 1 of 2 approved; the starter may not approve: now?'
     )
     assert following == "next: waterflowctl approve 01RUN, or waterflowctl reject 01RUN"
     *_, following = pending_approvals.lines(run(approvals=[approval, approval | {"step": "gate"}]))
@@ -215,7 +214,7 @@ def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
 
 def test_plain_lines_name_inner_steps_as_they_come() -> None:
     """By their path, with the name that their dispatch has rendered."""
-    lines = ChangeLines(run(job("a", steps=[step("one")])))
+    lines = EventLines(run(job("a", steps=[step("one")])))
     place = {"job": "a", "step": "l[0]/x", "at": _BEGAN}
     assert lines.text({"type": "attempt-dispatched", "name": "Deploy x", **place}) is None
     text = lines.text({"type": "step-completed", "conclusion": "success", "reason": {}, **place, "at": _ENDED})

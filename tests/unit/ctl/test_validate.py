@@ -70,7 +70,7 @@ def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path)
     result = ctl(str(tmp_path / "workflows"))
     assert result.exit_code == 1
     assert result.output.count(f"{tmp_path / 'lib' / 'b.yml'}:6:9: error WF103") == 1
-    assert "error: 1 errors in 2 of 3 files" in result.output
+    assert "error: 1 error in 2 of 3 files" in result.output
 
 
 def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_range_is_checked_as_it_ends(repository: Path) -> None:
     assert "old.yml" not in result.output
     assert "c.yml:" not in result.output
     assert ctl("--root", str(repository), "--range", f"{first}..{last}", "workflows").exit_code == 0
-    assert ctl("--root", str(repository), "--range", f"{last}..{last}").output == "no workflow is touched\n"
+    assert ctl("--root", str(repository), "--range", f"{last}..{last}").output == "no workflow changed\n"
     zeros = "0" * 40
     assert "old.yml" in ctl("--root", str(repository), "--range", f"{zeros}..{last}").output
 

@@ -1,1 +1,1 @@
-"""The commands of `waterflowctl`, one module per command."""
+"""The commands of `waterflowctl`; main.py maps each command to its module."""

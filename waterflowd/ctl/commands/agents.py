@@ -1,4 +1,4 @@
-"""`agents`, `groups`, `nodes`: the servers, and what they can do."""
+"""`agents` and `groups`: the servers, and who lets them in."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.client import Client
 from waterflowd.ctl.display.terminal import style, table, time_text
-from waterflowd.ctl.failures import REFUSED, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
-#: Names that fit into a line; `--json` has all.
+#: Names that fit on one line; `--json` has all.
 _OWN_NODES_SHOWN = 8
-_GROUPS = click.option("--group", "groups", multiple=True, required=True, metavar="GROUP", help="May be repeated.")
+_GROUPS = click.option(
+    "--group", "groups", multiple=True, required=True, metavar="GROUP", help="Group of the agent; may be repeated."
+)
 
 
 @click.group(invoke_without_command=True)
 @json_option
 @click.pass_context
 def agents(context: click.Context, as_json: bool) -> None:
-    """List agents; make join tokens, approve and revoke."""
+    """List agents; create join tokens, approve and revoke agents."""
     if context.invoked_subcommand is not None:
         return
     client = client_of(context)
@@ -34,19 +34,19 @@ def agents(context: click.Context, as_json: bool) -> None:
     table(
         ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", "SINCE", "FINGERPRINT"],
         [_row(row) for row in rows],
-        empty="no agents yet; let one in: waterflowctl agents token --group GROUP",
+        empty="no agents yet; create a join token: waterflowctl agents token --group GROUP",
     )
     for row in rows:
-        _show_own_nodes(row["name"], row.get("own_nodes", []))
+        _print_own_nodes(row["name"], row.get("own_nodes", []))
     for row in pending:
         click.echo(f"next: waterflowctl agents approve {escape_for_display(row['fingerprint'])} --group GROUP")
 
 
-def _show_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
+def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
     usable = [node["name"] for node in nodes if node["version"]]
     if usable:
         more = f" and {len(usable) - _OWN_NODES_SHOWN} more" if len(usable) > _OWN_NODES_SHOWN else ""
-        click.echo(escape_for_display(f"{agent} has its own nodes: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"))
+        click.echo(escape_for_display(f"own nodes of {agent}: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"))
     for node in nodes:
         if node["fault"]:
             click.echo(escape_for_display(f"{agent}: node {node['name']} cannot be used: {node['fault']}"))
@@ -69,30 +69,36 @@ def _row(row: dict[str, Any]) -> list[str]:
 
 @agents.command("token")
 @_GROUPS
-@click.option("--ttl", default="1h", show_default=True, help="How long it lets agents in.")
+@click.option("--ttl", default="1h", show_default=True, help="How long the token is valid.")
 @click.option(
-    "--uses", default=1, show_default=True, type=click.IntRange(min=0), help="For how many agents; 0: any number."
+    "--uses",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many agents may use it; 0 for any number.",
 )
 @json_option
 @click.pass_context
 def token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, as_json: bool) -> None:
-    """Make a join token; it is the last line that is printed."""
-    wanted = {"groups": list(groups), "ttl": ttl, "uses": uses or None}
-    made = client_of(context).post("/v1/agents/tokens", wanted)
+    """Create a join token; it is the last line of the output."""
+    body = {"groups": list(groups), "ttl": ttl, "uses": uses or None}
+    created = client_of(context).post("/v1/agents/tokens", body)
     if as_json:
-        print_json([made])
+        print_json([created])
         return
-    how_many = {None: "any number of agents", 1: "one agent"}.get(made["uses"], f"{made['uses']} agents")
-    click.echo(f"lets {how_many} into {', '.join(groups)} until {time_text(made['expires_at'])};", err=True)
-    click.echo("on the server: write it to a file, then: waterflow-agent enroll --token-file FILE", err=True)
-    click.echo(made["token"])
+    noun = "group" if len(groups) == 1 else "groups"
+    agent_count = {None: "any number of agents", 1: "one agent"}.get(created["uses"], f"{created['uses']} agents")
+    expiry = time_text(created["expires_at"])
+    click.echo(f"Join token for {noun} {', '.join(groups)}: {agent_count}, expires {expiry}.", err=True)
+    click.echo("On the server, write it to a file and run: waterflow-agent enroll --token-file FILE", err=True)
+    click.echo(created["token"])
 
 
 @agents.command("key")
 @json_option
 @click.pass_context
 def key(context: click.Context, as_json: bool) -> None:
-    """Print this server's public key, for an agent's `server-key`; it is the last line."""
+    """Print the server's public key for an agent's `server-key`; it is the last line of the output."""
     server = client_of(context).get("/v1/agents", limit=1)["server"]
     if as_json:
         print_json([server])
@@ -107,12 +113,12 @@ def key(context: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], as_json: bool) -> None:
-    """Make a key that waits an agent of these groups."""
-    made = client_of(context).post(f"/v1/agents/{quote(fingerprint, safe='')}/approve", {"groups": list(groups)})
+    """Approve a pending agent, or change its groups."""
+    agent = client_of(context).post(f"/v1/agents/{quote(fingerprint, safe='')}/approve", {"groups": list(groups)})
     if as_json:
-        print_json([made])
+        print_json([agent])
         return
-    click.echo(f"{escape_for_display(made['name'])} is an agent of {escape_for_display(', '.join(made['groups']))}")
+    click.echo(f"approved {escape_for_display(agent['name'])} for {escape_for_display(', '.join(agent['groups']))}")
 
 
 @agents.command("revoke")
@@ -120,19 +126,19 @@ def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], a
 @json_option
 @click.pass_context
 def revoke(context: click.Context, agent: str, as_json: bool) -> None:
-    """End an agent's session and refuse its key from now on."""
-    done = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/revoke")
+    """Disconnect an agent and reject its key from now on."""
+    revoked = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/revoke")
     if as_json:
-        print_json([done])
+        print_json([revoked])
         return
-    click.echo(f"{escape_for_display(done['fingerprint'])} is revoked")
+    click.echo(f"revoked {escape_for_display(revoked['fingerprint'])}")
 
 
 @click.command()
 @json_option
 @click.pass_context
 def groups(context: click.Context, as_json: bool) -> None:
-    """List groups of servers."""
+    """List the groups of servers."""
     rows = client_of(context).pages("/v1/groups", "groups")
     if as_json:
         print_json_list(rows)
@@ -140,39 +146,13 @@ def groups(context: click.Context, as_json: bool) -> None:
     table(
         ["GROUP", "CONNECTED", "SLOTS", "AGENTS"],
         [
-            [escape_for_display(row["name"]), f"{row['connected']}/{len(row['agents'])}", f"{row['slots_busy']}/{row['slots']}",
-             escape_for_display(", ".join(row["agents"]))]
+            [
+                escape_for_display(row["name"]),
+                f"{row['connected']}/{len(row['agents'])}",
+                f"{row['slots_busy']}/{row['slots']}",
+                escape_for_display(", ".join(row["agents"])),
+            ]
             for row in rows
         ],
-        empty="no groups yet; they come with agents: waterflowctl agents token --group GROUP",
-    )  # fmt: skip
-
-
-@click.command()
-@click.argument("name", required=False)
-@json_option
-@click.pass_context
-def nodes(context: click.Context, name: str | None, as_json: bool) -> None:
-    """List what a step can use."""
-    rows = _nodes(client_of(context), name)
-    if as_json:
-        print_json_list(rows)
-        return
-    shown = [[escape_for_display(row["name"]), _parameters(row), escape_for_display(row["summary"])] for row in rows]
-    table(["NODE", "WITH (* required)", "WHAT IT DOES"], shown, empty="no nodes")
-
-
-def _nodes(client: Client, name: str | None) -> list[dict[str, Any]]:
-    rows = list(client.pages("/v1/nodes", "nodes"))
-    if name is None:
-        return rows
-    found = [row for row in rows if name == row["name"] or name in row["aliases"]]
-    if not found:
-        raise Failure(REFUSED, f'there is no node "{name}"', "waterflowctl nodes")
-    return found
-
-
-def _parameters(row: dict[str, Any]) -> str:
-    return escape_for_display(
-        ", ".join(found["name"] + ("*" if found["required"] else "") for found in row["parameters"])
+        empty="no groups yet; add an agent to one: waterflowctl agents token --group GROUP",
     )

@@ -1,4 +1,4 @@
-"""`audit`: who did what, and who was turned away."""
+"""`audit`: who did what, and which requests were refused."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.terminal import style, table, time_text
-from waterflowd.ctl.options import client_of, json_option, print_json_list
+from waterflowd.ctl.options import client_of, json_option, limit_option, print_json_list
 
 
 @click.command()
-@click.option("--by", help="Only of this principal: a token's name, or uid:N.")
-@click.option("--what", help="Only this: cancel-run, create-token, refused, ...")
-@click.option("--since", help="Only since this time, such as 2026-01-02T03:04:05Z.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most so many.")
+@click.option("--by", help="Only entries of this principal: the name of a token, or uid:N.")
+@click.option("--what", help="Only entries of this action: cancel-run, create-token, refused, ...")
+@click.option("--since", help="Only entries since this time, such as 2026-01-02T03:04:05Z.")
+@limit_option(50)
 @json_option
 @click.pass_context
 def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str | None) -> None:
-    """Show who did what to what and when, and who was refused; newest first."""
+    """Show the audit trail, newest first: who did what, and which requests were refused."""
     rows = client_of(context).pages("/v1/audit", "audit", limit, **filters)
     if as_json:
         print_json_list(rows)
         return
     table(
-        ["WHEN", "WHO", "WHAT", "TO WHAT", "FACTS"],
+        ["TIME", "WHO", "ACTION", "TARGET", "DETAILS"],
         [
             [
                 time_text(row["at"]),
                 escape_for_display(row["by"]),
                 style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
                 escape_for_display(row["target"]),
-                style(escape_for_display(_facts(row["facts"])), "bright_black"),
+                style(escape_for_display(_details(row["facts"])), "bright_black"),
             ]
             for row in rows
         ],
-        empty="nothing was done yet",
+        empty="no matching entries" if any(filters.values()) else "no entries yet",
     )
 
 
-def _facts(facts: dict[str, Any]) -> str:
+def _details(facts: dict[str, Any]) -> str:
     return " ".join(f"{name}={_text(value)}" for name, value in facts.items() if value not in (None, [], 0, ""))
 
 

@@ -1,4 +1,4 @@
-"""`demo`: the whole of Waterflow on this machine, in a temporary directory, without root and without a network."""
+"""`demo`: all of Waterflow on this machine, in a temporary directory, without root and without a network."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from typing import Any
 import click
 
 from waterflowd.ctl.client import Client
-from waterflowd.ctl.commands.run import see_through
+from waterflowd.ctl.commands.watch import watch_to_end
 from waterflowd.ctl.demo import repository
 from waterflowd.ctl.demo.processes import Processes, free_port
 from waterflowd.ctl.display.terminal import clean_line, style
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 from waterflowd.ctl.settings import Settings
 
-#: Where people look first.
+#: The preferred port of the API.
 _PORT = 8080
-#: How often the daemon is started on other ports when one was taken meanwhile.
+#: How often the daemon is started on other ports if one was taken in the meantime.
 _PORT_TRIES = 5
-#: The codes of a port that cannot be had: the API's, and those for agents.
+#: Error codes for a port in use: that of the API, and those for agents.
 _PORT_TAKEN = ("[WF610]", "[WF221]")
-#: Far more than either takes, also on a machine that is busy with something else.
+#: Far longer than needed, even on a busy machine.
 _UP_S = 120.0
 _RUN_S = 120.0
 _AGENTS = (("web-1", "web-servers"), ("web-2", "web-servers"), ("db-1", "db-servers"))
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the directory with everything in it.")
+@click.option("--keep", is_flag=True, help="Keep the directory.")
 @click.pass_context
 def demo(context: click.Context, keep: bool) -> None:
-    """Everything on this machine in a temporary directory: see it work.
+    """Try Waterflow: a daemon, three agents and a first run in a temporary directory.
 
-    Makes a Git repository, a daemon and three agents in two groups, pushes a workflow and watches it run. On a terminal it
-    stays up until Ctrl-C; without one it ends after the first run, with that run's exit code. No root, no network.
+    Creates a Git repository, a daemon and three agents in two groups, pushes a workflow and watches its run. On a terminal
+    it keeps running until Ctrl-C; otherwise it exits after the first run, with the exit code of that run. Needs neither root
+    nor a network.
     """
-    # SIGINT too: whoever starts this in the background of a script may have it ignored.
+    # SIGINT too, because a shell script ignores it for commands in the background.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="waterflow-demo-"))
@@ -57,10 +58,10 @@ def demo(context: click.Context, keep: bool) -> None:
         code = 130
     finally:
         _ignore_signals()
-        click.echo("ending the demo ...")
+        click.echo("stopping the demo ...")
         world.end()
         if keep:
-            click.echo(f"everything is still in {folder}")
+            click.echo(f"kept all files in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     context.exit(code)
@@ -71,66 +72,66 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    """A second Ctrl-C must not leave processes behind."""
+    """Ignore a second Ctrl-C, which would leave processes behind."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Demo:
-    """One demo, from the first directory to what to try next."""
+    """One demo, from the repository to suggestions what to try next."""
 
     def __init__(self, folder: Path, world: Processes) -> None:
         self._folder = folder
         self._world = world
         self._choose_ports(_PORT)
 
-    def _choose_ports(self, wanted: int) -> None:
-        self._port, self._work_port, self._enroll_port = free_port(wanted), free_port(), free_port()
+    def _choose_ports(self, preferred: int) -> None:
+        self._port, self._work_port, self._enroll_port = free_port(preferred), free_port(), free_port()
         self._client = Client(Settings(server=f"http://127.0.0.1:{self._port}", token=None))
 
     def play(self) -> int:
-        """Plays the demo and gives the first run's exit code."""
+        """Run the demo and return the exit code of the first run."""
         bare, work = repository.create(self._folder)
         self._start_daemon(bare)
         self._start_agents()
-        typed = repository.push_first(bare, work)
-        _say(f"\n$ {typed}")
+        command = repository.push_first(bare, work)
+        _say(f"\n$ {command}")
         run = self._first_run()
-        code = see_through(self._client, run["id"])
+        code = watch_to_end(self._client, run["id"])
         self._print_output(run["id"])
         if code == 130:
             return code
-        self._say_what_next(work, run["id"])
+        self._print_next_steps(work, run["id"])
         if sys.stdin.isatty() and sys.stdout.isatty():
             self._stay()
         return code
 
     def close(self) -> None:
-        """Closes the connection to the daemon."""
+        """Close the connection to the daemon."""
         self._client.close()
 
     def _start_daemon(self, bare: Path) -> None:
-        _say("a Git repository, a daemon and three agents, all in " + str(self._folder))
+        _say(f"starting a daemon and three agents in {self._folder}")
         for tries_left in reversed(range(_PORT_TRIES)):
-            self.daemon = self._world.start("waterflowd", "waterflowd", _daemon_configuration(
-                self._folder, self._port, self._work_port, self._enroll_port, bare))  # fmt: skip
+            configuration = _daemon_configuration(self._folder, self._port, self._work_port, self._enroll_port, bare)
+            self.daemon = self._world.start("waterflowd", "waterflowd", configuration)
             try:
-                self._world.wait_until(self._is_up, "the daemon's start", _UP_S)
+                self._world.wait_until(self._is_up, "starting the daemon", _UP_S)
                 break
             except Failure:
-                # Somebody, such as another demo, may have taken a port between the look and the daemon's own try.
-                if not tries_left or not self._world.has_said("waterflowd", *_PORT_TAKEN):
+                # Another process, such as a second demo, may have taken a port since it was found free.
+                if not tries_left or not self._world.has_logged("waterflowd", *_PORT_TAKEN):
                     raise
             self._world.forget("waterflowd")
             self._client.close()
             self._choose_ports(0)
-        # An empty repository is seen before the first push, so that the push counts as one.
+        # The daemon must know the empty repository before the first push, so that the push starts a run.
         self._client.post("/v1/repositories/ops/sync", wait="true")
         _say(f"daemon     http://127.0.0.1:{self._port}   (process {self.daemon.pid})")
 
     def _is_up(self) -> bool:
-        # Its own word, as the daemon of somebody else may answer on a port that was lost to it.
-        return self._world.has_said("waterflowd", "waterflow.daemon: ready in ")
+        # From its log, because another daemon may answer on a port that ours could not get.
+        return self._world.has_logged("waterflowd", "waterflow.daemon: ready in ")
 
     def _start_agents(self) -> None:
         for name, group in _AGENTS:
@@ -139,7 +140,7 @@ class _Demo:
             token.touch(0o600)
             token.write_text(made["token"] + "\n", "utf-8")
             self._world.start(name, "waterflow_agent", _agent_configuration(self._folder, name, group, token))
-        self._world.wait_until(self._are_connected, "the agents' start", _UP_S)
+        self._world.wait_until(self._are_connected, "starting the agents", _UP_S)
         for name, group in _AGENTS:
             _say(f"agent      {name}   in {group}")
 
@@ -155,8 +156,8 @@ class _Demo:
             rows[:] = self._client.get("/v1/runs", limit=1)["runs"]
             return bool(rows)
 
-        self._world.wait_until(has_run, "the start of a run after the push", _RUN_S)
-        _say(f"the push has started a run, seen after {time.monotonic() - began:.1f} s\n")
+        self._world.wait_until(has_run, "the first run", _RUN_S)
+        _say(f"the push started a run after {time.monotonic() - began:.1f} s\n")
         return rows[0]
 
     def _print_output(self, run: str) -> None:
@@ -164,7 +165,7 @@ class _Demo:
         for row in self._client.lines(f"/v1/runs/{run}/logs"):
             _say(f"{row['job']}/{row['step']} | {clean_line(row['text'], has_colors=False)}")
 
-    def _say_what_next(self, work: Path, run: str) -> None:
+    def _print_next_steps(self, work: Path, run: str) -> None:
         address = f"http://127.0.0.1:{self._port}"
         restart = self._world.command_text("waterflowd", "waterflowd")
         ctl = _own_command()
@@ -178,31 +179,31 @@ class _Demo:
   curl {address}/v1/runs/{run}/logs
   curl -H 'Content-Type: application/yaml' --data-binary @{work / repository.WORKFLOW_PATH} {address}/v1/runs
 
-{style("Change it:", is_bold=True)} a push starts it; an error has its line and a caret
+{style("Change it:", is_bold=True)} each push starts a run, and errors are shown with their line
   cd {work}
   $EDITOR {repository.WORKFLOW_PATH} && git commit -am 'Change' && git push
   {ctl} workflows
 
-{style("Break it:", is_bold=True)} start a run, kill the daemon in the middle, start it again: the run goes on
+{style("Break it:", is_bold=True)} start a run, kill the daemon, restart it: the run continues
   {ctl} run deploy --detach && kill -9 {self.daemon.pid}
   {restart}
 """)
 
     def _stay(self) -> None:
-        _say("everything stays up until Ctrl-C")
+        _say("press Ctrl-C to stop the demo")
         is_up = True
         while True:
             time.sleep(1.0)
             was_up, is_up = is_up, self._is_up()
             if was_up and not is_up:
-                _say("the daemon is gone; start it again in another terminal:")
+                _say("the daemon has stopped; restart it in another terminal:")
                 _say("  " + self._world.command_text("waterflowd", "waterflowd"))
             elif is_up and not was_up:
-                _say("the daemon is back; what ran goes on: waterflowctl runs")
+                _say("the daemon is running again, and so are its runs: waterflowctl runs")
 
 
 def _own_command() -> str:
-    """What to type for this command: its name where the shell finds it, else how it was started."""
+    """Return what to type for waterflowctl: its name if it is in PATH, else its path."""
     if shutil.which("waterflowctl") is not None:
         return "waterflowctl"
     beside = Path(sys.executable).with_name("waterflowctl")
@@ -210,21 +211,21 @@ def _own_command() -> str:
 
 
 def _daemon_configuration(folder: Path, port: int, work_port: int, enroll_port: int, bare: Path) -> str:
-    # A unix socket's path holds 107 bytes; a deep temporary directory gets none.
+    # The path of a unix socket has at most 107 bytes; without a socket if the directory is too deep.
     socket_path = folder / "waterflowd.sock"
     socket_text = str(socket_path) if len(str(socket_path).encode()) <= 107 else ""
     return f"""\
-data-dir = {_quoted(folder / "data")}
+data-dir = {_toml_string(folder / "data")}
 [api]
 listen = "127.0.0.1:{port}"
 open = true
-socket = {_quoted(socket_text)}
+socket = {_toml_string(socket_text)}
 [agents]
 listen = "tcp://127.0.0.1:{work_port}"
 enroll-listen = "tcp://127.0.0.1:{enroll_port}"
 [[repositories]]
 name = "ops"
-url = {_quoted(bare)}
+url = {_toml_string(bare)}
 refs = ["main"]
 interval = "1s"
 """
@@ -233,15 +234,15 @@ interval = "1s"
 def _agent_configuration(folder: Path, name: str, group: str, token: Path) -> str:
     return f"""\
 name = "{name}"
-join-token-file = {_quoted(token)}
+join-token-file = {_toml_string(token)}
 groups = ["{group}"]
 slots = 2
-data-dir = {_quoted(folder / name)}
+data-dir = {_toml_string(folder / name)}
 """
 
 
-def _quoted(text: object) -> str:
-    """A TOML string."""
+def _toml_string(text: object) -> str:
+    """Return a TOML string."""
     escaped = str(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -1,4 +1,4 @@
-"""`logs` and `events`: what a run's steps printed, and what happened to it."""
+"""`logs` and `events`: the output of a run's steps, and the run's history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
-from waterflowd.ctl.display.folding import Folding
+from waterflowd.ctl.display.folding import OutputFolding
 from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, style, time_text
 from waterflowd.ctl.options import client_of, find_run, json_option, print_json
 
@@ -24,105 +24,97 @@ def report_lost(text: str) -> None:
 
 @click.command()
 @click.argument("run")
-@click.argument("place", required=False, metavar="[JOB[/STEP]]")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.argument("part", required=False, metavar="[JOB[/STEP]]")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the run ends.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was printed.")
 @click.option(
-    "--fold/--no-fold", default=None, help="Show what many servers have printed once. [default: on a terminal]"
+    "--fold/--no-fold", default=None, help="Show output that many servers have in common once. [default: on a terminal]"
 )
 @json_option
 @click.pass_context
 def logs(
     context: click.Context,
     run: str,
-    place: str | None,
+    part: str | None,
     follow: bool,
     timestamps: bool,
     fold: bool | None,
     as_json: bool,
 ) -> None:
-    """Print what a run's steps printed.
+    """Print the output of a run's steps.
 
-    Control characters are shown escaped; colours stay on a terminal.
+    Control characters are escaped; colours are kept on a terminal.
     """
     client = client_of(context)
-    # Times differ, and who follows wants each line as it comes.
+    # Times differ, and whoever follows wants each line at once.
     is_folded = not (follow or timestamps or as_json) and (is_terminal() if fold is None else fold)
-    folding = Folding() if is_folded else None
-    identity = find_run(client, run)["id"]
-    found = _lines(client, identity, place or None, follow=follow)
+    folding = OutputFolding() if is_folded else None
+    run_id = find_run(client, run)["id"]
+    rows = _lines(client, run_id, part or None, follow=follow)
     try:
         if as_json:
-            print_json(found)
+            print_json(rows)
         else:
-            _print_lines(folding.rows(found) if folding is not None else found, place, has_times=timestamps)
+            _print_lines(folding.rows(rows) if folding is not None else rows, part, has_times=timestamps)
             for note in folding.notes() if folding is not None else ():
                 click.echo(style(escape_for_display(note), "bright_black"))
     except KeyboardInterrupt:
-        click.echo(f"\nthe run goes on; come back with: waterflowctl logs -f {identity}", err=True)
+        click.echo(f"\nthe run continues; come back with: waterflowctl logs -f {run_id}", err=True)
         context.exit(130)
 
 
-def _lines(client: Client, run: str, place: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
+def _lines(client: Client, run: str, part: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
     path = run_path(run, "/logs")
-    if follow:
-        return client.follow(path, report_lost, part=place)
-    return client.lines(path, part=place)
+    return client.follow(path, report_lost, part=part) if follow else client.lines(path, part=part)
 
 
-def _print_lines(rows: Iterator[dict[str, Any]], wanted: str | None, *, has_times: bool) -> None:
-    """Lines with the place that printed them; without it where that is the very step that was asked for."""
+def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_times: bool) -> None:
+    """Print lines, prefixed by their part unless it is the very step that was requested."""
     colors: dict[str, str] = {}
     is_colored = has_colors()
     for row in rows:
         text = clean_line(row["text"], has_colors=is_colored)
         prefix = time_text(row["at"]) + " " if has_times else ""
-        place = f"{row['job']}/{row['step']}"
-        if place != wanted:
-            place = escape_for_display(place)
-            color = colors.setdefault(place, _COLORS[len(colors) % len(_COLORS)])
-            prefix += style(f"{place} | ", color)
+        part = f"{row['job']}/{row['step']}"
+        if part != requested:
+            part = escape_for_display(part)
+            color = colors.setdefault(part, _COLORS[len(colors) % len(_COLORS)])
+            prefix += style(f"{part} | ", color)
         click.echo(prefix + text)
 
 
 @click.command()
 @click.argument("run")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the events until the run ends.")
 @json_option
 @click.pass_context
 def events(context: click.Context, run: str, follow: bool, as_json: bool) -> None:
-    """Print a run's event history: everything that was decided, and why."""
+    """Print the event history of a run: every decision, and its reason."""
     client = client_of(context)
-    identity = find_run(client, run)["id"]
-    path = run_path(identity, "/events")
-    found: Iterator[dict[str, Any]]
-    if follow:
-        found = client.follow(path, report_lost)
-    else:
-        found = client.lines(path)
+    run_id = find_run(client, run)["id"]
+    path = run_path(run_id, "/events")
+    rows = client.follow(path, report_lost) if follow else client.lines(path)
     try:
         if as_json:
-            print_json(found)
+            print_json(rows)
             return
-        for row in found:
-            click.echo(event_text(row))
+        for row in rows:
+            click.echo(_event_text(row))
     except KeyboardInterrupt:
-        click.echo(f"\nthe run goes on; come back with: waterflowctl events -f {identity}", err=True)
+        click.echo(f"\nthe run continues; come back with: waterflowctl events -f {run_id}", err=True)
         context.exit(130)
 
 
-def event_text(row: dict[str, Any]) -> str:
-    """One event on one line."""
-    place = "/".join(str(row[name]) for name in ("job", "step") if row.get(name) is not None)
+def _event_text(row: dict[str, Any]) -> str:
+    part = "/".join(str(row[name]) for name in ("job", "step") if row.get(name) is not None)
     attempt = f" #{row['attempt']}" if row.get("attempt") else ""
-    ended = row.get("conclusion") or row.get("outcome") or ""
-    why = row.get("reason") or {}
-    parts = [
+    reason = row.get("reason") or {}
+    columns = [
         f"{row['seq']:>5}",
         time_text(row["at"]),
         f"{row['type']:<18}",
-        place + attempt,
-        ended,
-        why.get("text") or "",
+        part + attempt,
+        row.get("conclusion") or row.get("outcome") or "",
+        reason.get("text") or "",
     ]
-    return "  ".join(escape_for_display(part) for part in parts if part).rstrip()
+    return "  ".join(escape_for_display(column) for column in columns if column).rstrip()

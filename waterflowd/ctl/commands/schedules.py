@@ -1,4 +1,4 @@
-"""`schedules` and `cron`: when something comes next, in UTC and in its own zone."""
+"""`schedules` and `cron`: when runs are due, in UTC and in the time zone of the schedule."""
 
 from __future__ import annotations
 
@@ -8,43 +8,47 @@ from typing import Any
 
 import click
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, quote
 from waterflowd.ctl.display.terminal import style, table
 from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json_list
 from waterflowd.dsl import cron as expressions
 
-#: More than a screen, less than a minute of work for any expression.
+#: More than a screen; takes less than a minute for any expression.
 _NEXT_MAX = 1_000
 _OUTCOME_COLORS = {"started": "green", "queued": "yellow", "skipped": "yellow", "missed": "red"}
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--next", "count", type=click.IntRange(1, 20), default=1, show_default=True, help="Instants to show.")
+@click.option(
+    "--next", "count", type=click.IntRange(1, 20), default=1, show_default=True, help="Number of times to show."
+)
 @json_option
 @click.pass_context
 def schedules(context: click.Context, name: str | None, count: int, as_json: bool) -> None:
-    """List the schedules of the workflows, or of one of them, with their next instants."""
+    """List schedules of all workflows or of one, with their next times."""
     rows = [_with_zone(row) for row in client_of(context).pages("/v1/schedules", "schedules", name=name, next=count)]
     if as_json:
         print_json_list(rows)
         return
     table(
-        ["WORKFLOW", "CRON", "NEXT (UTC)", "NEXT (IN ITS ZONE)", "OVERLAP", "CATCH-UP", "LAST"],
+        ["WORKFLOW", "CRON", "NEXT (UTC)", "NEXT (LOCAL)", "OVERLAP", "CATCH-UP", "LAST"],
         [line for row in rows for line in _lines(row)],
-        empty="no schedules yet; a workflow gets one with: on: {schedule: [{cron: '0 3 * * *', timezone: Europe/Berlin}]}",
+        empty="no schedules yet; add one to a workflow: on: {schedule: [{cron: '0 3 * * *', timezone: Europe/Berlin}]}",
     )
 
 
 @click.command()
 @click.argument("expression")
-@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Such as Europe/Berlin.")
-@click.option("--from", "start", metavar="TIME", help="After this time, such as 2026-03-28T12:00; default: now.")
-@click.option("--next", "count", type=click.IntRange(1, _NEXT_MAX), default=5, show_default=True, help="How many.")
+@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Time zone, such as Europe/Berlin.")
+@click.option("--from", "start", metavar="TIME", help="Start after this time, such as 2026-03-28T12:00; default: now.")
+@click.option(
+    "--next", "count", type=click.IntRange(1, _NEXT_MAX), default=5, show_default=True, help="Number of times to show."
+)
 @json_option
 def cron(expression: str, timezone: str, start: str | None, count: int, as_json: bool) -> None:
-    """Show when a cron EXPRESSION comes next; needs no daemon. TIME without an offset is in the zone."""
+    """Show the next times of a cron EXPRESSION; needs no daemon. A TIME without an offset is in the time zone."""
     try:
         instants = expressions.upcoming(expression, timezone, _start(start, timezone), count)
     except expressions.CronError as error:
@@ -56,12 +60,12 @@ def cron(expression: str, timezone: str, start: str | None, count: int, as_json:
     table(
         ["UTC", timezone],
         [[_utc(time), _local(time, timezone)] for time in times],
-        empty="never again: the calendar ends before",
+        empty="no further times before the calendar ends",
     )
 
 
 def _start(text: str | None, zone: str) -> int:
-    """Milliseconds of a time that a person wrote; raises `CronError` for another text, or another zone."""
+    """Return the milliseconds of a time that a user typed; raises `CronError` for an invalid time or time zone."""
     where = expressions.zone_of(zone)
     if text is None:
         return int(datetime.now(UTC).timestamp() * 1_000)
@@ -69,11 +73,12 @@ def _start(text: str | None, zone: str) -> int:
         time = datetime.fromisoformat(text)
         return int((time if time.tzinfo is not None else time.replace(tzinfo=where)).timestamp() * 1_000)
     except (ValueError, OverflowError) as error:
-        raise expressions.CronError(f'"{text[:60]}" is not a time such as 2026-03-28T12:00 or 2026-03-28') from error
+        message = f"invalid time {quote(text)}; expected a time such as 2026-03-28T12:00 or 2026-03-28"
+        raise expressions.CronError(message) from error
 
 
 def _lines(row: dict[str, Any]) -> list[Sequence[object]]:
-    """A schedule with its first instant, and a line for each further one."""
+    """Return the rows of a schedule: one for each of its next times."""
     times = [datetime.fromisoformat(text) for text in row["next"]]
     outcome = row["last_outcome"]
     last = style(outcome, _OUTCOME_COLORS.get(outcome)) if outcome else "-"
@@ -100,7 +105,7 @@ def _local(time: datetime, zone: str) -> str:
     try:
         return time.astimezone(expressions.zone_of(zone)).strftime("%a %Y-%m-%d %H:%M %Z")
     except expressions.CronError:
-        # The daemon knows a zone that this machine does not.
+        # The daemon knows a time zone that this machine does not.
         return f"{_utc(time)} UTC"
 
 

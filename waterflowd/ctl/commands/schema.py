@@ -1,4 +1,4 @@
-"""`schema`: the JSON Schema of workflow files for editors; no daemon is asked."""
+"""`schema`: the JSON Schema of workflow files, for editors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import click
     "--kind",
     type=click.Choice(["workflow", "step"]),
     default="workflow",
-    help="A workflow, or a composite step's file.",
+    show_default=True,
+    help="Kind of file: a workflow or a composite step.",
 )
 def schema(kind: str) -> None:
-    """Print the JSON Schema of workflow files, or of the files of composite steps."""
+    """Print the JSON Schema of workflow files, or of composite steps; needs no daemon."""
     from waterflowd.dsl.reference.json_schema import schema_text
 
     click.echo(schema_text(kind), nl=False)

@@ -1,4 +1,4 @@
-"""`status`: one screen. Ends 0 when all is well, 1 when something is not."""
+"""`status`: the state of the daemon on one screen. Exits with 0 if it is healthy, else with 1."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.commands.runs import now_ms
 from waterflowd.ctl.display import pending_approvals
-from waterflowd.ctl.display.terminal import duration_text, glyph, millis, span_text, style, time_text
-from waterflowd.ctl.options import client_of, json_option, print_json
+from waterflowd.ctl.display.terminal import duration_text, glyph, millis, now_ms, span_text, style, time_text
+from waterflowd.ctl.options import client_of, count, json_option, print_json
 
-#: So that it stays one screen.
+#: Rows of a section, so that everything fits on one screen.
 _ROWS = 8
 
 
@@ -20,7 +19,7 @@ _ROWS = 8
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """One screen: what is wrong, what runs, what waits and why, what failed last."""
+    """Show problems, running and waiting runs, and recent failures on one screen."""
     found = client_of(context).get("/v1/status")
     if as_json:
         print_json([found])
@@ -33,31 +32,30 @@ def _print(found: dict[str, Any]) -> None:
     daemon = found["daemon"]
     up = duration_text((millis(daemon["now"]) or 0) - (millis(daemon["started_at"]) or 0))
     word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
-    click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {found['open_runs']} open runs")
+    click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {count(found['open_runs'], 'open run')}")
     for text in found["problems"]:
         click.echo(style(f"  ! {escape_for_display(text)}", "red"))
     _section("repositories", [_repository(row) for row in found["repositories"]])
     connected = sum(row["status"] == "connected" for row in found["agents"])
     _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
-    _section("want to be agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]])
+    _section("pending agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]])
     _section("running", [_run(row) for row in found["running"]])
-    # A daemon of an older release does not say.
-    _section("waiting for people", [_approval(row) for row in found.get("approvals", [])])
+    # Responses of older daemons have neither approvals nor schedules.
+    _section("pending approvals", [_approval(row) for row in found.get("approvals", [])])
     _section("waiting", [_waiting(row) for row in found["waiting"]])
-    _section("failed last", [_run(row) for row in found["failed"]])
-    # A daemon of an older release does not say.
-    _section("scheduled next", [_schedule(row) for row in found.get("schedules", [])])
-    _section("next", _first_steps(found))
+    _section("recent failures", [_run(row) for row in found["failed"]])
+    _section("next scheduled runs", [_schedule(row) for row in found.get("schedules", [])])
+    _section("next steps", _next_steps(found))
 
 
-def _first_steps(found: dict[str, Any]) -> list[str]:
-    """What a new daemon lacks, and how to get it."""
-    lacks = []
+def _next_steps(found: dict[str, Any]) -> list[str]:
+    """What a new daemon lacks, and how to add it."""
+    steps = []
     if not found["repositories"]:
-        lacks.append("no repository: name one in /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
+        steps.append("no repositories: add one to /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
     if not found["agents_total"] and not found["pending"]:
-        lacks.append("no agent: waterflowctl agents token --group GROUP, and give the token to a server's agent")
-    return lacks
+        steps.append("no agents: waterflowctl agents token --group GROUP, and give the token to the agent of a server")
+    return steps
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -92,10 +90,8 @@ def _agent(row: dict[str, Any]) -> str:
 def _run(row: dict[str, Any]) -> str:
     sign = glyph(row["status"], row["conclusion"])
     span = span_text(row["started_at"], row["completed_at"], now_ms())
-    text = escape_for_display(row["reason"]["text"])
-    return (
-        f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {style(text, 'bright_black')}"
-    )
+    reason = style(escape_for_display(row["reason"]["text"]), "bright_black")
+    return f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {reason}"
 
 
 def _schedule(row: dict[str, Any]) -> str:
@@ -107,13 +103,13 @@ def _schedule(row: dict[str, Any]) -> str:
 
 
 def _approval(row: dict[str, Any]) -> str:
-    place = style(escape_for_display(pending_approvals.place_of(row)), "yellow")
-    following = f"next: waterflowctl approve {row['run']} {pending_approvals.argument(row)}"
-    said = f"{glyph('waiting', None)} {escape_for_display(row['name'])} {place} {pending_approvals.sentence(row)}"
-    return f"{said}\n    {style(following, 'bright_black')}"
+    name, sentence = escape_for_display(row["name"]), pending_approvals.sentence(row)
+    part = style(escape_for_display(pending_approvals.part_of(row)), "yellow")
+    command = f"next: waterflowctl approve {row['run']} {pending_approvals.argument(row)}"
+    return f"{glyph('waiting', None)} {name} {part} {sentence}\n    {style(command, 'bright_black')}"
 
 
 def _waiting(row: dict[str, Any]) -> str:
-    place = pending_approvals.place_of(row) if row["job"] else "itself"
-    text = escape_for_display(f"{row['name']} {place}: {row['reason']['text']}")
+    part = f" {pending_approvals.part_of(row)}" if row["job"] else ""
+    text = escape_for_display(f"{row['name']}{part}: {row['reason']['text']}")
     return f"{glyph('waiting', None)} {text}  {row['run']}"

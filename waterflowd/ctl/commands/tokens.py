@@ -23,39 +23,49 @@ def tokens(context: click.Context, as_json: bool) -> None:
         print_json_list(rows)
         return
     table(
-        ["ID", "NAME", "ROLE", "GROUPS", "STATUS", "EXPIRES", "USED", "MADE BY"],
+        ["ID", "NAME", "ROLE", "GROUPS", "STATUS", "EXPIRES", "LAST USED", "CREATED BY"],
         [
-            [row["id"], escape_for_display(row["name"]), row["role"], escape_for_display(", ".join(row["groups"]) or "all"),
-             style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
-             time_text(row["expires_at"]), time_text(row["used_at"]), escape_for_display(row["created_by"])]
+            [
+                row["id"],
+                escape_for_display(row["name"]),
+                row["role"],
+                escape_for_display(", ".join(row["groups"]) or "all"),
+                style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
+                time_text(row["expires_at"]),
+                time_text(row["used_at"]),
+                escape_for_display(row["created_by"]),
+            ]
             for row in rows
         ],
-        empty="no tokens yet; make one: waterflowctl tokens create --role viewer",
-    )  # fmt: skip
+        empty="no tokens yet; create one: waterflowctl tokens create --role viewer",
+    )
 
 
 @tokens.command("create")
-@click.option("--role", required=True, type=click.Choice(["viewer", "runner", "approver", "admin"]))
-@click.option("--name", help="Whose it is; shown wherever it did something.")
+@click.option(
+    "--role",
+    required=True,
+    type=click.Choice(["viewer", "runner", "approver", "admin"]),
+    help="What the token may do; each role includes the ones before it.",
+)
+@click.option("--name", help="Name of its owner, shown in the audit trail.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only work of this group; may be repeated.")
-@click.option("--ttl", default="90d", show_default=True, help="How long it is good.")
+@click.option("--ttl", default="90d", show_default=True, help="How long the token is valid.")
 @json_option
 @click.pass_context
 def create(
     context: click.Context, role: str, name: str | None, groups: tuple[str, ...], ttl: str, as_json: bool
 ) -> None:
-    """Make a token; its secret is the last line that is printed, and is shown only this once."""
-    wanted = {"role": role, "groups": list(groups), "ttl": ttl} | ({"name": name} if name else {})
-    made = client_of(context).post("/v1/tokens", wanted)
+    """Create a token; its secret is the last line of the output, and is only shown once."""
+    body = {"role": role, "groups": list(groups), "ttl": ttl} | ({"name": name} if name else {})
+    created = client_of(context).post("/v1/tokens", body)
     if as_json:
-        print_json([made])
+        print_json([created])
         return
-    click.echo(
-        f"{made['role']} {escape_for_display(made['name'])} ({made['id']}), good until {time_text(made['expires_at'])};",
-        err=True,
-    )
-    click.echo("use it: export WATERFLOW_TOKEN=...", err=True)
-    click.echo(made["secret"])
+    name_text, expiry = escape_for_display(created["name"]), time_text(created["expires_at"])
+    click.echo(f"Token {name_text} ({created['id']}) with role {created['role']}, expires {expiry}.", err=True)
+    click.echo("Use it with: export WATERFLOW_TOKEN=...", err=True)
+    click.echo(created["secret"])
 
 
 @tokens.command("revoke")
@@ -63,9 +73,9 @@ def create(
 @json_option
 @click.pass_context
 def revoke(context: click.Context, token: str, as_json: bool) -> None:
-    """Make a token good for nothing."""
-    done = client_of(context).post(f"/v1/tokens/{quote(token, safe='')}/revoke")
+    """Revoke a token."""
+    revoked = client_of(context).post(f"/v1/tokens/{quote(token, safe='')}/revoke")
     if as_json:
-        print_json([done])
+        print_json([revoked])
         return
-    click.echo(f"{escape_for_display(done['name'])} ({done['id']}) is revoked")
+    click.echo(f"revoked {escape_for_display(revoked['name'])} ({revoked['id']})")

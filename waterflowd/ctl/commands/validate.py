@@ -1,4 +1,4 @@
-"""`validate`: check workflow files in this process; no daemon is asked."""
+"""`validate`: check workflow files without a daemon."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.failures import USAGE, Failure, diagnostic_text
-from waterflowd.ctl.options import json_option, print_json_list
+from waterflowd.ctl.options import count, json_option, print_json_list
 
 if TYPE_CHECKING:
-    from waterflowd.ctl.validation.sources import Found
+    from waterflowd.ctl.validation.sources import WorkflowFile
 
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@click.option("--range", "commits", metavar="A..B", help="Check what these commits change, as it is in B.")
-@click.option("--root", metavar="DIR", help="The repository; default: the one that each file is in.")
-@click.option("--strict", is_flag=True, help="Warnings count as errors.")
-@click.option("--sarif", "as_sarif", is_flag=True, help="SARIF 2.1.0, for forges and editors.")
+@click.option("--range", "commits", metavar="A..B", help="Check the files that these commits change, as they are in B.")
+@click.option("--root", metavar="DIR", help="Root of the repository; default: that of each file.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for forges and editors.")
 @json_option
 @click.pass_context
 def validate(
@@ -33,30 +33,30 @@ def validate(
     as_sarif: bool,
     as_json: bool,
 ) -> None:
-    """Check workflow files, or all .yml and .yaml files below a directory; ends 1 when one has errors."""
+    """Check workflow files, or all .yml and .yaml files below a directory; exits with 1 if one has errors."""
     if not paths and commits is None:
-        raise Failure(USAGE, "name a file, a folder, or a range of commits", "waterflowctl validate workflows/")
+        raise Failure(USAGE, "name a file, a directory or a range of commits", "waterflowctl validate workflows/")
     if as_sarif and as_json:
-        raise Failure(USAGE, "--sarif and --json exclude each other", "waterflowctl validate --help")
+        raise Failure(USAGE, "--sarif and --json are mutually exclusive", "waterflowctl validate --help")
     is_plain = not as_sarif and not as_json
-    checked = _Checked()
+    diagnostics = _Diagnostics()
     for found, compiled in _compiled(paths, commits, root):
-        new = checked.add(found, compiled)
+        new = diagnostics.add(found, compiled)
         if is_plain:
             for row in new:
                 click.echo(diagnostic_text(row), err=True)
             if not compiled.diagnostics:
-                click.echo(f"{escape_for_display(found.shown(found.path))}: valid")
+                click.echo(f"{escape_for_display(found.display_path(found.path))}: valid")
     if as_sarif:
-        _print_sarif(checked.rows)
+        _print_sarif(diagnostics.rows)
     elif as_json:
-        print_json_list(checked.rows)
+        print_json_list(diagnostics.rows)
     else:
-        checked.summarise()
-    context.exit(1 if checked.errors or (strict and checked.rows) else 0)
+        diagnostics.summarise()
+    context.exit(1 if diagnostics.errors or (strict and diagnostics.rows) else 0)
 
 
-def _compiled(paths: tuple[str, ...], commits: str | None, root: str | None) -> Iterable[tuple[Found, Any]]:
+def _compiled(paths: tuple[str, ...], commits: str | None, root: str | None) -> Iterable[tuple[WorkflowFile, Any]]:
     from waterflowd.ctl.validation.sources import Range, on_disk
     from waterflowd.dsl import compile_workflow
 
@@ -64,16 +64,16 @@ def _compiled(paths: tuple[str, ...], commits: str | None, root: str | None) -> 
         for found in on_disk(paths, root):
             yield found, _as_step(found) if found.is_step else compile_workflow(found.path, found.content, found.read)
         return
-    wanted = Range(commits, root)
-    changed = wanted.changed()
-    for found in wanted.workflows(paths):
+    range_ = Range(commits, root)
+    changed = range_.changed()
+    for found in range_.workflows(paths):
         compiled = compile_workflow(found.path, found.content, found.read)
         if changed is None or changed & {found.path, *compiled.files}:
             yield found, compiled
 
 
-def _as_step(found: Found) -> Any:
-    """A composite step's file, checked by a workflow that uses it; what that workflow does wrong is left out."""
+def _as_step(found: WorkflowFile) -> Any:
+    """Check the file of a composite step by compiling a workflow that uses it; errors of that workflow are left out."""
     from waterflowd.dsl import Compiled, compile_workflow
 
     workflow = json.dumps({"jobs": {"a": {"runs-on": "a", "steps": [{"uses": f"./{found.path}"}]}}}).encode()
@@ -82,41 +82,43 @@ def _as_step(found: Found) -> Any:
     return Compiled(plan=None, diagnostics=errors, warnings=answer.warnings, files=answer.files)
 
 
-class _Checked:
-    """What was found so far; what several workflows share is said once."""
+class _Diagnostics:
+    """The diagnostics so far; those of a file that several workflows share are kept once."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.files = 0
         self._broken: set[str] = set()
 
-    def add(self, found: Found, compiled: Any) -> list[dict[str, Any]]:
-        """Takes one answer over; gives what is new in it."""
+    def add(self, found: WorkflowFile, compiled: Any) -> list[dict[str, Any]]:
+        """Add the diagnostics of one file; return the new ones."""
         from waterflowd.dsl.reporting.diagnostics import as_row
 
         self.files += 1
         if compiled.diagnostics:
             self._broken.add(found.path)
         rows = [as_row(each) for each in (*compiled.diagnostics, *compiled.warnings)]
-        shown = [row | {"path": found.shown(str(row["path"]))} for row in rows]
+        shown = [row | {"path": found.display_path(str(row["path"]))} for row in rows]
         new = [row for row in shown if row not in self.rows]
         self.rows += new
         return new
 
     @property
     def errors(self) -> int:
-        """How many are no warnings."""
+        """The number of diagnostics that are not warnings."""
         return sum(1 for row in self.rows if row.get("severity") != "warning")
 
     def summarise(self) -> None:
-        """One line when something is wrong, or nothing was there."""
+        """Print one line if there are errors or warnings, or no files."""
         warnings = len(self.rows) - self.errors
         if self.errors:
-            click.echo(f"error: {self.errors} errors in {len(self._broken)} of {self.files} files", err=True)
+            click.echo(
+                f"error: {count(self.errors, 'error')} in {len(self._broken)} of {count(self.files, 'file')}", err=True
+            )
         elif warnings:
-            click.echo(f"warning: {warnings} warnings in {self.files} files", err=True)
+            click.echo(f"warning: {count(warnings, 'warning')} in {count(self.files, 'file')}", err=True)
         elif not self.files:
-            click.echo("no workflow is touched")
+            click.echo("no workflow changed")
 
 
 def _print_sarif(rows: list[dict[str, Any]]) -> None:

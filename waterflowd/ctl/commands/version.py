@@ -1,4 +1,4 @@
-"""`waterflowctl version`."""
+"""`version`: print the version."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The demo's processes: a daemon and its agents in one temporary directory, and their end.
+"""The processes of the demo: a daemon and its agents in one temporary directory.
 
-Rules of this file: everything is started in a session of its own, so that Ctrl-C reaches the demo alone, which then ends the
-agents, their step runners and the daemon in this order. A process belongs to the demo when the demo has started it, or when it
-is one of Waterflow's and works in the demo's directory (step runners; a daemon that the user has started again).
+Rules of this file: each process gets its own session, so that only the demo receives Ctrl-C; it then stops the agents,
+their step runners and the daemon, in this order. A process belongs to the demo if the demo started it, or if it is a Waterflow
+process in the demo's directory (step runners, or a daemon that the user restarted).
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from pathlib import Path
 
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 
-#: For a process to end by itself, and for the kernel to take one away: nothing may still write to the folder afterwards.
+#: How long to wait after SIGTERM and after SIGKILL; nothing may write to the directory afterwards.
 _END_S = 8.0
 _KILLED_S = 60.0
 _POLL_S = 0.05
 _MODULES = (b"waterflow_agent", b"waterflowd")
 
 
-def free_port(wanted: int = 0) -> int:
-    """A port of the loopback that nobody listens on: `wanted` if possible."""
-    for port in (wanted, 0):
+def free_port(preferred: int = 0) -> int:
+    """Return a free port of the loopback interface: `preferred` if possible."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 found: int = probe.getsockname()[1]
                 return found
-    raise Failure(RUN_FAILED, "no port of 127.0.0.1 is free", "ip addr show lo")
+    raise Failure(RUN_FAILED, "no free port on 127.0.0.1", "ip addr show lo")
 
 
 class Processes:
-    """What the demo has started in `folder`."""
+    """The processes that the demo started in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, module: str, configuration: str) -> subprocess.Popen[bytes]:
-        """Starts `python -m module run` with a configuration that is written to the folder."""
+        """Start `python -m module run` with the configuration, which is written to the folder."""
         path = self._folder / f"{name}.toml"
         path.write_text(configuration, "utf-8")
         with (self._folder / f"{name}.log").open("ab") as log:
@@ -63,42 +63,44 @@ class Processes:
         return process
 
     def command(self, name: str, module: str) -> list[str]:
-        """What starts the process of that name."""
+        """Return the command that starts the process of that name."""
         return [sys.executable, "-P", "-m", module, "run", "--config", str(self._folder / f"{name}.toml")]
 
     def command_text(self, name: str, module: str) -> str:
-        """The same for a person to type."""
+        """Return the command as text to type."""
         return shlex.join(self.command(name, module))
 
     def wait_until(self, is_true: Callable[[], bool], what: str, seconds: float) -> None:
-        """Waits for something of the started processes; `Failure` with the end of a log when it does not come."""
+        """Wait for a condition; raises `Failure` with the end of a log if a process ends or the time runs out."""
         end = time.monotonic() + seconds
         while not is_true():
             for name, process in self._started:
                 if process.poll() is not None:
-                    raise self._failure(f"{name} ended with {process.returncode}", name)
+                    raise self._failure(f"{name} exited with code {process.returncode}", name)
             if time.monotonic() > end:
                 raise self._failure(f"{what} took more than {seconds:.0f} s", self._started[-1][0])
             time.sleep(_POLL_S)
 
-    def has_said(self, name: str, *texts: str) -> bool:
-        """Whether one of the texts is in what the process of that name has logged."""
+    def has_logged(self, name: str, *texts: str) -> bool:
+        """Return whether the log of the process of that name contains one of the texts."""
         log = (self._folder / f"{name}.log").read_text("utf-8", "replace")
         return any(text in log for text in texts)
 
     def forget(self, name: str) -> None:
-        """A process that has ended, and whose log is of no use any more: another may be started under its name."""
+        """Forget a process that ended, and its log, so that another can be started under its name."""
         self._started = [(known, process) for known, process in self._started if known != name]
         (self._folder / f"{name}.log").unlink()
 
     def _failure(self, text: str, name: str) -> Failure:
         log = (self._folder / f"{name}.log").read_text("utf-8", "replace").splitlines()[-15:]
         return Failure(
-            RUN_FAILED, "\n  ".join([text, *log]).replace("\n", " | "), "waterflowctl demo --keep, then read its *.log"
+            RUN_FAILED,
+            "\n  ".join([text, *log]).replace("\n", " | "),
+            "waterflowctl demo --keep, then read the *.log files",
         )
 
     def end(self) -> None:
-        """Ends everything: the agents first, then the step runners, then the daemon."""
+        """Stop everything: first the agents, then the step runners, then the daemon."""
         for _, process in reversed(self._started[1:]):
             _end([process.pid], process)
         self._end_others()
@@ -114,26 +116,26 @@ class Processes:
 
 
 def _environment() -> dict[str, str]:
-    """This environment without what would configure another daemon or agent."""
+    """Return the environment without the variables that configure a daemon or agent."""
     prefixes = ("WATERFLOWD_", "WATERFLOW_", "SERVER_GROUP")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def _end(pids: list[int], process: subprocess.Popen[bytes] | None) -> None:
-    """SIGTERM, and SIGKILL for what is still there after a while."""
+    """Send SIGTERM, and SIGKILL to what is still alive after a while."""
     for number, seconds in ((signal.SIGTERM, _END_S), (signal.SIGKILL, _KILLED_S)):
         for pid in pids:
-            if _is_there(pid, process):
+            if _is_alive(pid, process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
         end = time.monotonic() + seconds
-        while any(_is_there(pid, process) for pid in pids):
+        while any(_is_alive(pid, process) for pid in pids):
             if time.monotonic() > end:
                 break
             time.sleep(_POLL_S)
 
 
-def _is_there(pid: int, process: subprocess.Popen[bytes] | None) -> bool:
+def _is_alive(pid: int, process: subprocess.Popen[bytes] | None) -> bool:
     if process is not None:
         return process.poll() is None
     try:
@@ -143,7 +145,7 @@ def _is_there(pid: int, process: subprocess.Popen[bytes] | None) -> bool:
 
 
 def _waterflow_processes_in(folder: Path) -> list[int]:
-    """Processes of this user that run one of our modules with an argument below `folder`."""
+    """Return the processes that run one of our modules with an argument below `folder`."""
     prefix = os.fsencode(folder) + b"/"
     found = []
     for entry in os.scandir("/proc"):

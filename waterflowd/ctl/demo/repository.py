@@ -1,4 +1,4 @@
-"""The demo's repository: a bare remote, a working copy, and a first workflow. Needs no Git program; uses one for the push."""
+"""The repository of the demo: a bare remote, a working copy and a first workflow. Uses Git for the push if it is installed."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ jobs:
             echo "copying $part"
             sleep 0.5
           done
-      - name: Let it settle
+      - name: Wait for it to settle
         uses: sleep
         with: {duration: 1s}
-      - name: Say so
+      - name: Report
         uses: log
         with: {message: "frontend runs on schema ${{ needs.database.outputs.version }}"}
 
@@ -50,7 +50,7 @@ jobs:
     runs-on: web-servers
     needs: [database, frontend]
     steps:
-      - name: Look around
+      - name: Check the server
         run: df -h / && uptime
       - name: Done
         uses: log
@@ -59,7 +59,7 @@ jobs:
 
 
 def create(folder: Path) -> tuple[Path, Path]:
-    """Makes an empty bare repository and a working copy that pushes to it; gives both paths."""
+    """Create an empty bare repository and a working copy that pushes to it; return both paths."""
     from dulwich.repo import Repo
 
     bare, work = folder / "ops.git", folder / "ops"
@@ -80,18 +80,18 @@ def create(folder: Path) -> tuple[Path, Path]:
 
 
 def push_first(bare: Path, work: Path) -> str:
-    """Commits the workflow and pushes it; gives what was typed, for the user to see."""
+    """Commit the workflow and push it; return the command to show to the user."""
     path = work / WORKFLOW_PATH
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(WORKFLOW, "utf-8")
     if shutil.which("git") is not None and _push_with_git(work):
         return "git add . && git commit -m 'Deploy' && git push"
     _push_with_dulwich(bare, work)
-    return "git push (there is no git here, so Python has done it)"
+    return "git push (by Python, because git is not installed)"
 
 
 def _push_with_git(work: Path) -> bool:
-    # What the user has configured (signing, hooks, another remote's rules) must not reach into the demo.
+    # The user's configuration (signing, hooks, URL rewriting) must not affect the demo.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
     for arguments in (["add", "."], ["commit", "-q", "-m", "Deploy"], ["push", "-q", "origin", "main"]):

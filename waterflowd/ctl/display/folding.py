@@ -1,7 +1,7 @@
-"""Output that many servers have in common, shown once. Pure.
+"""Output that several instances of a job have in common, printed once. Pure.
 
-Rules of this file: what a step of an instance has printed is compared as a whole with what the same step of the others has.
-What is longer than `LINES_MAX` is not held back, and never folded. What was left out is counted at the end.
+Rules of this file: the output of a step is compared as a whole with that of the same step of other instances. Output longer
+than `LINES_MAX` is passed on at once and never folded. What was left out is counted at the end.
 """
 
 from __future__ import annotations
@@ -11,47 +11,48 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-#: Lines of one attempt that are held back.
+#: Lines of one attempt that are buffered.
 LINES_MAX = 1_000
-_PLACES_SHOWN = 5
+_PARTS_SHOWN = 5
 
 _Row = dict[str, Any]
 
 
-class Folding:
-    """Gives rows of output without those that repeat what another instance has printed; `notes` then says what."""
+class OutputFolding:
+    """Drops output that repeats that of another instance; `notes` then says what was dropped."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str, bytes], str] = {}
         self._same: dict[str, list[str]] = {}
 
     def rows(self, rows: Iterator[_Row]) -> Iterator[_Row]:
-        """The rows that are shown, attempt by attempt."""
-        for _, of_attempt in groupby(rows, key=lambda row: (row["job"], row["step"], row["attempt"])):
-            yield from self._attempt(of_attempt)
+        """Yield the rows to print, attempt by attempt."""
+        for _, attempt in groupby(rows, key=lambda row: (row["job"], row["step"], row["attempt"])):
+            yield from self._attempt(attempt)
 
     def _attempt(self, rows: Iterator[_Row]) -> Iterator[_Row]:
-        held: list[_Row] = []
+        buffered: list[_Row] = []
         for row in rows:
-            held.append(row)
-            if len(held) > LINES_MAX:
-                yield from held
+            buffered.append(row)
+            if len(buffered) > LINES_MAX:
+                yield from buffered
                 yield from rows
                 return
-        job, step = held[0]["job"], held[0]["step"]
+        job, step = buffered[0]["job"], buffered[0]["step"]
         instance, bracket, _ = job.rpartition("[")
-        place = f"{job}/{step}"
+        part = f"{job}/{step}"
         if bracket:
-            printed = "\n".join(row["text"] for row in held)
-            content = hashlib.sha256(printed.encode("utf-8", "surrogatepass")).digest()
-            first = self._first.setdefault((instance, step, content), place)
-            if first != place:
-                self._same.setdefault(first, []).append(place)
+            output = "\n".join(row["text"] for row in buffered)
+            content = hashlib.sha256(output.encode("utf-8", "surrogatepass")).digest()
+            first = self._first.setdefault((instance, step, content), part)
+            if first != part:
+                self._same.setdefault(first, []).append(part)
                 return
-        yield from held
+        yield from buffered
 
     def notes(self) -> Iterator[str]:
-        """One sentence for each output that others have printed too."""
-        for first, places in self._same.items():
-            more = f" and {len(places) - _PLACES_SHOWN} more" if len(places) > _PLACES_SHOWN else ""
-            yield f"{first}: the same on {len(places)} others: {', '.join(places[:_PLACES_SHOWN])}{more}"
+        """Yield one sentence for each output that was printed once for several instances."""
+        for first, parts in self._same.items():
+            more = f" and {len(parts) - _PARTS_SHOWN} more" if len(parts) > _PARTS_SHOWN else ""
+            others = "1 other" if len(parts) == 1 else f"{len(parts)} others"
+            yield f"{first}: same output on {others}: {', '.join(parts[:_PARTS_SHOWN])}{more}"

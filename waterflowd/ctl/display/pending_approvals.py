@@ -1,4 +1,4 @@
-"""What waits for people, and the next command to type."""
+"""Jobs and steps that wait for approval, and the next command to type."""
 
 from __future__ import annotations
 
@@ -12,42 +12,40 @@ from waterflowd.ctl.display.terminal import glyph, style, time_text
 _SHOWN = 10
 
 
-def place_of(found: dict[str, Any]) -> str:
-    """`JOB` or `JOB/STEP`, as `approve` takes it."""
-    return str(found["job"]) + (f"/{found['step']}" if found["step"] else "")
+def part_of(row: dict[str, Any]) -> str:
+    """Return `JOB` or `JOB/STEP`, as `approve` takes it."""
+    return str(row["job"]) + (f"/{row['step']}" if row["step"] else "")
 
 
-def argument(found: dict[str, Any]) -> str:
-    """The same as a word of a command: brackets mean something to a shell."""
-    return shlex.quote(escape_for_display(place_of(found)))
+def argument(row: dict[str, Any]) -> str:
+    """Return the part quoted for a shell, to which brackets are special."""
+    return shlex.quote(escape_for_display(part_of(row)))
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """Who is asked, how many are missing, and until when."""
-    whom = ", ".join(found["approvers"]) or "an approver"
-    missing = found["minimum"] - len(found["approved_by"])
-    parts = [f"waits for {whom}"]
-    if found["environment"]:
-        parts[0] += f' to let it into environment "{found["environment"]}"'
-    if found["approved_by"] or missing > 1:
-        parts.append(f"{len(found['approved_by'])} of {found['minimum']} have approved")
-    if not found["self_approval"]:
-        parts.append("not by who started it")
-    if found["due_at"]:
-        ends = "approved" if found["default"] == "approve" else "rejected"
-        parts.append(f"{ends} at {time_text(found['due_at'])}")
-    message = found["reason"].get("message")
-    return escape_for_display("; ".join(parts) + (f": {message}" if message else ""))
+def sentence(row: dict[str, Any]) -> str:
+    """Say who may approve, how many approvals are missing, and when it is decided automatically."""
+    clauses = [f"waiting for {', '.join(row['approvers']) or 'an approver'}"]
+    if row["environment"]:
+        clauses[0] += f' to approve "{row["environment"]}"'
+    if row["approved_by"] or row["minimum"] - len(row["approved_by"]) > 1:
+        clauses.append(f"{len(row['approved_by'])} of {row['minimum']} approved")
+    if not row["self_approval"]:
+        clauses.append("the starter may not approve")
+    if row["due_at"]:
+        decision = "approved" if row["default"] == "approve" else "rejected"
+        clauses.append(f"automatically {decision} at {time_text(row['due_at'])}")
+    message = row["reason"].get("message")
+    return escape_for_display("; ".join(clauses) + (f": {message}" if message else ""))
 
 
 def lines(run: dict[str, Any]) -> Iterator[str]:
-    """What of a run waits for people, and how to decide."""
+    """Yield what waits for approval in a run, and the commands that decide."""
     approvals = run.get("approvals") or []
-    for found in approvals[:_SHOWN]:
-        place = escape_for_display(place_of(found))
-        yield f"{glyph('waiting', None)} {style(place, 'yellow')} {sentence(found)}"
+    for row in approvals[:_SHOWN]:
+        part = escape_for_display(part_of(row))
+        yield f"{glyph('waiting', None)} {style(part, 'yellow')} {sentence(row)}"
     if len(approvals) > _SHOWN:
         yield f"  ... and {len(approvals) - _SHOWN} more"
     if approvals:
-        name = f" {argument(approvals[0])}" if len(approvals) > 1 else ""
-        yield f"next: waterflowctl approve {run['id']}{name}, or waterflowctl reject {run['id']}{name}"
+        part = f" {argument(approvals[0])}" if len(approvals) > 1 else ""
+        yield f"next: waterflowctl approve {run['id']}{part}, or waterflowctl reject {run['id']}{part}"

@@ -1,8 +1,8 @@
-"""What a terminal is shown: text made harmless, colours, glyphs, durations, tables.
+"""Terminal output: escaping, colours, glyphs, times and tables.
 
-Rules of this file: text from outside passes `clean` (names, reasons) or `clean_line` (log lines). Control characters are
-shown escaped, and so are the characters that turn the direction of text, so that nothing can move the cursor, set the title,
-or look like something else. Of a log line's own escapes only colours stay, and only on a terminal with colours.
+Rules of this file: text from outside passes `escape_for_display` (names, reasons) or `clean_line` (log lines). Control
+characters and characters that change the direction of text are escaped, so that no text can move the cursor, set the title or
+imitate something else. The only escape sequences of a log line that remain are colours, on a terminal with colours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,76 +21,76 @@ from waterflow_agent.display import escape_for_display
 
 _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 
-GLYPHS = {
-    "success": ("✓", "green"),
-    "failure": ("✗", "red"),
-    "timed-out": ("⏱", "red"),
-    "lost": ("?", "red"),
-    "cancelled": ("⊘", "yellow"),
-    "skipped": ("–", "bright_black"),
-    "running": ("●", "cyan"),
-    "waiting": ("◌", "yellow"),
-    "queued": ("·", "bright_black"),
-    "completed": ("✓", "green"),
+#: Glyph, its replacement where the encoding is not Unicode, and its colour.
+_GLYPHS = {
+    "success": ("✓", "ok", "green"),
+    "failure": ("✗", "FAIL", "red"),
+    "timed-out": ("⏱", "TIME", "red"),
+    "lost": ("?", "LOST", "red"),
+    "cancelled": ("⊘", "CANC", "yellow"),
+    "skipped": ("–", "skip", "bright_black"),
+    "running": ("●", "run", "cyan"),
+    "waiting": ("◌", "wait", "yellow"),
+    "queued": ("·", "-", "bright_black"),
+    "completed": ("✓", "ok", "green"),
 }
-_ASCII_GLYPHS = {
-    "success": "ok", "failure": "FAIL", "timed-out": "TIME", "lost": "LOST", "cancelled": "CANC", "skipped": "skip",
-    "running": "run", "waiting": "wait", "queued": "-", "completed": "ok",
-}  # fmt: skip
 
 
 def clean_line(text: str, *, has_colors: bool) -> str:
-    """A log line: tabs stay, colours stay where there are any, everything else harmful is escaped."""
+    """Return a log line in which everything but tabs and, with `has_colors`, colours is escaped."""
     pieces: list[str] = []
     position = 0
     is_colored = False
-    for found in _SGR.finditer(text):
-        pieces.append(_clean_but_tabs(text[position : found.start()]))
+    for match in _SGR.finditer(text):
+        pieces.append(_escape_but_tabs(text[position : match.start()]))
         if has_colors:
-            pieces.append(found[0])
+            pieces.append(match[0])
             is_colored = True
-        position = found.end()
-    pieces.append(_clean_but_tabs(text[position:]))
+        position = match.end()
+    pieces.append(_escape_but_tabs(text[position:]))
     return "".join(pieces) + ("\x1b[0m" if is_colored else "")
 
 
-def _clean_but_tabs(text: str) -> str:
+def _escape_but_tabs(text: str) -> str:
     return "\t".join(escape_for_display(part) for part in text.split("\t"))
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks at standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def has_colors() -> bool:
-    """Whether colours may be used: on a terminal, unless `NO_COLOR` is set."""
+    """Return whether to use colours: on a terminal, unless `NO_COLOR` is set."""
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def style(text: str, color: str | None = None, *, is_bold: bool = False) -> str:
-    """`text` in a colour, where there are colours."""
+    """Return the text in a colour, if colours are used."""
     return click.style(text, fg=color, bold=is_bold or None) if has_colors() else text
 
 
 def glyph(status: str, conclusion: str | None) -> str:
-    """One sign for how something stands."""
-    word = conclusion or status
-    sign, color = GLYPHS.get(word, ("?", "white"))
-    # While a tree is redrawn, rich stands in for standard output and tells no encoding.
+    """Return one sign for the state of a run, job or step."""
+    sign, ascii_sign, color = _GLYPHS.get(conclusion or status, ("?", "?", "white"))
+    # While a tree is redrawn, rich replaces standard output by an object without an encoding.
     encoding = getattr(sys.stdout, "encoding", None) or getattr(sys.__stdout__, "encoding", None) or "ascii"
-    if encoding.lower().replace("-", "") not in ("utf8", "utf16", "utf32"):
-        sign = _ASCII_GLYPHS.get(word, "?")
-    return style(sign, color)
+    is_unicode = encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")
+    return style(sign if is_unicode else ascii_sign, color)
+
+
+def now_ms() -> int:
+    """Return the time of this machine, which is only used for durations of what is still running."""
+    return time.time_ns() // 1_000_000
 
 
 def millis(text: str | None) -> int | None:
-    """Milliseconds of an RFC 3339 time from the API."""
+    """Return the milliseconds of an RFC 3339 time from the API."""
     return round(datetime.fromisoformat(text).timestamp() * 1000) if text else None
 
 
 def duration_text(milliseconds: int) -> str:
-    """`120ms`, `3.4s`, `2m05s`, `1h02m`, `3d04h`."""
+    """Return a duration as text: `120ms`, `3.4s`, `2m05s`, `1h02m` or `3d04h`."""
     milliseconds = max(0, milliseconds)
     if milliseconds < 1_000:
         return f"{milliseconds}ms"
@@ -104,19 +105,19 @@ def duration_text(milliseconds: int) -> str:
 
 
 def span_text(started: str | None, completed: str | None, now_ms: int | None = None) -> str:
-    """How long something took, or has taken until `now_ms`; empty when it has not begun."""
+    """Return the duration until completion or `now_ms`; empty if it has not started."""
     begin = millis(started)
     end = millis(completed) if completed else now_ms
     return duration_text(end - begin) if begin is not None and end is not None else ""
 
 
 def time_text(text: str | None) -> str:
-    """A time of the API in local time, to the second."""
+    """Return a time from the API in local time, to the second."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
 
 
 def width(text: str) -> int:
-    """Columns that `text` takes, colours left out."""
+    """Return the number of columns of the text, without colours."""
     plain = _SGR.sub("", text)
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -125,7 +126,7 @@ def width(text: str) -> int:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Prints rows under headings; cells that are styled already must be clean. `empty` is printed when there are no rows."""
+    """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already."""
     if not rows:
         click.echo(empty)
         return

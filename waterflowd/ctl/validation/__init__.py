@@ -1,1 +1,1 @@
-"""What `waterflowctl validate` reads and writes."""
+"""Input and output formats of `waterflowctl validate`."""

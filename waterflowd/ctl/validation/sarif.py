@@ -15,7 +15,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif_text(diagnostics: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
-    """One run with a result for each row of `errors[]`; `titles` says what each code means."""
+    """Return one run with a result for each row of `errors[]`; `titles` explains the codes."""
     codes = sorted({row["code"] for row in diagnostics})
     help_of = {row["code"]: f"See {row['help']}." for row in diagnostics}
     rules = [
@@ -43,5 +43,5 @@ def _result(row: dict[str, Any], rule: int) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
-    """Relative to where the command ran, as forges want it; absolute paths as file URIs."""
+    """Return a path relative to the working directory, as forges expect it, or a file URI for an absolute path."""
     return Path(path).as_uri() if os.path.isabs(path) else quote(os.fsencode(path))

@@ -1,0 +1,77 @@
+"""`show` and `why`: the state of a run, and its reasons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.client import run_path
+from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
+from waterflowd.ctl.display.terminal import now_ms, style, time_text
+from waterflowd.ctl.options import client_of, count, find_run, json_option, print_json, print_json_list
+
+
+@click.command()
+@click.argument("run")
+@click.option("--at", type=click.IntRange(min=1), metavar="SEQ", help="Show the state after this event.")
+@json_option
+@click.pass_context
+def show(context: click.Context, run: str, at: int | None, as_json: bool) -> None:
+    """Show a run with its jobs and steps."""
+    client = client_of(context)
+    found = find_run(client, run)
+    if at is not None:
+        found = client.get(run_path(found["id"]), at=at)
+    if as_json:
+        print_json([found])
+        return
+    for line in run_tree.lines(found, now_ms() if at is None else None):
+        click.echo(line)
+    for text in _facts(found):
+        click.echo(style(escape_for_display(text), "bright_black"))
+    if at is None:
+        # What was pending in the past cannot be decided any more.
+        for line in pending_approvals.lines(found):
+            click.echo(line)
+    if found["conclusion"] not in (None, "success", "skipped"):
+        commands = (f"waterflowctl {verb} {found['id']}" for verb in ("why", "logs", "rerun --failed"))
+        click.echo("next: " + ", ".join(commands))
+
+
+def _facts(run: dict[str, Any]) -> list[str]:
+    trigger = run["trigger"]
+    by = f" by {trigger['by']}" if trigger["by"] else ""
+    ref = f" on {trigger['ref']}" if trigger["ref"] else ""
+    facts = [f"{trigger['kind']}{by}{ref}, created {time_text(run['created_at'])}, seq {run['seq']}"]
+    if run.get("rerun_of"):
+        reused = run.get("reused")
+        text = f", reused {count(reused['jobs'], 'job')} and {count(reused['steps'], 'step')}" if reused else ""
+        facts.append(f"re-run of {run['rerun_of']}{text}")
+    parent = run.get("parent_run")
+    if parent:
+        facts.append(f"child run of step {parent['job']}/{parent['step']} of run {parent['run']}")
+    return facts
+
+
+@click.command()
+@click.argument("run")
+@json_option
+@click.pass_context
+def why(context: click.Context, run: str, as_json: bool) -> None:
+    """Explain why a run is waiting, or why it failed."""
+    found = find_run(client_of(context), run)
+    reasons = list(run_parts.reasons(found))
+    if as_json:
+        print_json_list({"place": part, "state": state, "text": text} for part, state, text in reasons)
+        return
+    if not reasons:
+        click.echo(f"all jobs of {found['id']} succeeded")
+        return
+    for part, state, text in reasons:
+        click.echo(f"{escape_for_display(part)}: {state}: {escape_for_display(text)}")
+    for line in pending_approvals.lines(found):
+        click.echo(line)
+    if found["conclusion"] not in (None, "success", "skipped"):
+        click.echo(f"next: waterflowctl logs {found['id']}")

@@ -1,0 +1,167 @@
+"""`watch`: follow a run until it ends.
+
+Rules of this file: on a terminal the tree is redrawn in place, in a pipe each change is a line. A thread reads the run's
+events, which say when to fetch the run again; durations advance between them. Ctrl-C does not cancel the run. The exit code
+is that of the run: 0 success, 3 cancelled, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import click
+
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.client import RECONNECT_S, Client, run_path
+from waterflowd.ctl.commands.logs import report_lost
+from waterflowd.ctl.display import pending_approvals, run_tree
+from waterflowd.ctl.display.event_lines import EventLines
+from waterflowd.ctl.display.run_parts import failed_step
+from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, now_ms
+from waterflowd.ctl.failures import CANCELLED, RUN_FAILED, Unreachable
+from waterflowd.ctl.options import client_of, find_run, print_json
+
+_REDRAW_S = 0.25
+#: Between two fetches of a run that changes all the time.
+_FETCH_S = 0.1
+_TAIL_LINES = 10
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the run as JSON when it ends.")
+@click.pass_context
+def watch(context: click.Context, run: str, as_json: bool) -> None:
+    """Watch a run until it ends; Ctrl-C does not cancel it."""
+    client = client_of(context)
+    context.exit(watch_to_end(client, find_run(client, run)["id"], as_json=as_json))
+
+
+def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
+    """Show a run until it ends and return the exit code; Ctrl-C says how to come back."""
+    events = _follow(client, run)
+    try:
+        if as_json:
+            while events.get() is not None:
+                pass
+        elif is_terminal():
+            _redraw(client, run, events)
+        else:
+            _print_events(client, run, events)
+    except KeyboardInterrupt:
+        click.echo(f"\nthe run continues; come back with: waterflowctl watch {run}", err=True)
+        return 130
+    completed = _fetch(client, run)
+    if as_json:
+        print_json([completed])
+    elif completed["conclusion"] not in ("success", "skipped"):
+        _print_failure(client, completed)
+    return _exit_code(completed)
+
+
+def _fetch(client: Client, run: str) -> dict[str, Any]:
+    """Return the run; waits for a daemon that is being restarted."""
+    give_up_at = time.monotonic() + RECONNECT_S
+    while True:
+        try:
+            found: dict[str, Any] = client.get(run_path(run))
+        except Unreachable:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_REDRAW_S)
+        else:
+            return found
+
+
+def _exit_code(run: dict[str, Any]) -> int:
+    if run["conclusion"] in ("success", "skipped"):
+        return 0
+    return CANCELLED if run["conclusion"] == "cancelled" else RUN_FAILED
+
+
+class _EventQueue(queue.Queue[Any]):
+    """Events of the run; None at the end, an exception if the stream failed."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the next event; raises the exception that ended the stream."""
+        item = super().get(block, timeout)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+
+def _follow(client: Client, run: str) -> _EventQueue:
+    events = _EventQueue()
+
+    def read() -> None:
+        try:
+            for event in client.follow(run_path(run, "/events"), report_lost):
+                events.put(event)
+            events.put(None)
+        except click.ClickException as failure:
+            events.put(failure)
+        except RuntimeError:
+            # The command is ending and has closed the client that this thread uses.
+            events.put(None)
+
+    threading.Thread(target=read, name="events", daemon=True).start()
+    return events
+
+
+def _redraw(client: Client, run: str, events: _EventQueue) -> None:
+    """Redraw the tree in place until the run ends."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(no_color=not has_colors(), highlight=False)
+    found = _fetch(client, run)
+
+    def picture(*, is_short: bool) -> Text:
+        lines = [*run_tree.lines(found, now_ms(), is_short=is_short), *pending_approvals.lines(found)]
+        return Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis")
+
+    with Live(picture(is_short=False), console=console, auto_refresh=False, transient=False) as live:
+        has_ended = False
+        while not has_ended:
+            try:
+                has_ended = events.get(timeout=_REDRAW_S) is None
+                while not has_ended and not events.empty():
+                    has_ended = events.get() is None
+                found = _fetch(client, run)
+            except queue.Empty:
+                pass
+            is_tall = not has_ended and sum(1 for _ in run_tree.lines(found)) > console.height - 3
+            live.update(picture(is_short=is_tall), refresh=True)
+            if not has_ended:
+                # A run with thousands of parts has as many events a second, and is a large response.
+                time.sleep(_FETCH_S)
+
+
+def _print_events(client: Client, run: str, events: _EventQueue) -> None:
+    """Print each change as a line until the run ends."""
+    lines = EventLines(_fetch(client, run))
+    while (event := events.get()) is not None:
+        text = lines.text(event)
+        if text is not None:
+            click.echo(text)
+
+
+def _print_failure(client: Client, run: dict[str, Any]) -> None:
+    """Print the last output of the first step that failed, and the next command to type."""
+    name, reason = escape_for_display(run["name"]), escape_for_display(run["reason"]["text"])
+    click.echo(f"{name}: {run['conclusion']}: {reason}", err=True)
+    failed = failed_step(run)
+    if failed is None:
+        click.echo(f"  next: waterflowctl why {run['id']}", err=True)
+        return
+    job, step = failed
+    part = escape_for_display(f"{job}/{step}")
+    for row in deque(client.lines(run_path(run["id"], "/logs"), job=job, step=step), maxlen=_TAIL_LINES):
+        click.echo(f"  {part} | {clean_line(row['text'], has_colors=False)}", err=True)
+    click.echo(f"  next: waterflowctl logs {run['id']} {shlex.quote(part)}", err=True)

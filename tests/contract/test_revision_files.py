@@ -11,8 +11,8 @@ from tests.integration.test_gitsource_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
-from waterflowd.gitsource.contents import Contents
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
+from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout
 from waterflowd.ports import RevisionFiles
 from waterflowd.reconcile.settings import RepositorySettings
@@ -50,7 +50,9 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         (tmp_path / path).write_bytes(content)
     git("add", "--all")
     git("commit", "--quiet", "--message=first")
-    contents = Contents({"ops": RepositorySettings(name="ops", url=str(tmp_path))}, Opener(tmp_path / "mirrors", {}))
+    contents = RevisionFileReader(
+        {"ops": RepositorySettings(name="ops", url=str(tmp_path))}, RepositoryOpener(tmp_path / "mirrors", {})
+    )
     yield World(contents, git("rev-parse", "HEAD").strip())
     contents.close()
 

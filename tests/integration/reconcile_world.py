@@ -30,7 +30,7 @@ from waterflowd.ports import FileReader
 from waterflowd.reconcile import events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
 from waterflowd.store.codec import Codec
@@ -237,7 +237,7 @@ class Daemon:
             runs=self.runs,
             compiler=self.compiler,
             clock=TickingClock(),
-            shelf=PlanShelf(self.log),
+            plans=PlanCache(self.log),
             random=lambda: 0.0,
             wall=self.wall,
         )

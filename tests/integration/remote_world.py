@@ -21,8 +21,8 @@ import msgspec
 import pytest
 
 from tests.integration.reconcile_world import Work
-from waterflowd.gitsource.opening import Opener
-from waterflowd.gitsource.remote.mirror import Note
+from waterflowd.gitsource.remote.mirror import MirrorState
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.reconcile.source import Refs, Source
 
@@ -327,8 +327,8 @@ class World:
     def mirror(self) -> Path:
         return self.root / "mirrors" / "ops.git"
 
-    def opener(self) -> Opener:
-        return Opener(self.root / "mirrors", self.environment)
+    def opener(self) -> RepositoryOpener:
+        return RepositoryOpener(self.root / "mirrors", self.environment)
 
     def open(self, **changes: Any) -> Source:
         self.settings = msgspec.structs.replace(self.settings, **changes)
@@ -339,8 +339,8 @@ class World:
         for source in self.opened:
             await source.close()
 
-    def note(self) -> Note:
-        return msgspec.json.decode((self.mirror / "waterflow.json").read_bytes(), type=Note)
+    def mirror_state(self) -> MirrorState:
+        return msgspec.json.decode((self.mirror / "waterflow.json").read_bytes(), type=MirrorState)
 
     def packs(self) -> int:
         return len(list(self.mirror.glob("objects/pack/*.pack")))
@@ -376,7 +376,7 @@ class World:
 
 async def contents(source: Source, refs: Refs, ref: str = "refs/heads/main") -> dict[str, bytes | None]:
     """The workflow files at a ref, by path."""
-    revision = await source.revision(refs.tips[ref], None, DEFAULT_FOLDERS)
+    revision = await source.revision(refs.object_ids[ref], None, DEFAULT_FOLDERS)
     blobs = await source.blobs([file.blob for file in revision.files])
     return {file.path: blobs[file.blob] for file in revision.files}
 

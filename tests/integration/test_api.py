@@ -45,7 +45,7 @@ NIGHTLY = ScheduleRow(
     overlap=Overlap.SKIP,
     catch_up=CatchUp.LAST,
     next_at=1_792_801_800_000,
-    last_instant=1_792_715_400_000,
+    last_due_at=1_792_715_400_000,
     last_outcome=ScheduleOutcome.STARTED,
     text="started: started on time",
 )
@@ -104,7 +104,7 @@ async def test_answers_match_the_schemas_of_the_openapi_document(world: ApiWorld
     await world.completed(started["id"])
     world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
     world.repositories.files["workflows/hello.yml"] = HELLO.encode()
-    world.repositories.timetable.append(NIGHTLY)
+    world.repositories.schedule_rows.append(NIGHTLY)
     world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
     await client.post("/v1/tokens", json={"role": "viewer"})
     schemas: list[tuple[str, type[msgspec.Struct]]] = [
@@ -400,7 +400,7 @@ async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
 async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """In UTC, as many as requested; schedules that wait come first in the status."""
     waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
-    world.repositories.timetable += [NIGHTLY, waiting]
+    world.repositories.schedule_rows += [NIGHTLY, waiting]
     for name in ("backup", "workflows/backup.yml"):
         (row,) = (await client.get("/v1/schedules", params={"name": name, "next": 3})).json()["schedules"]
         assert row["next"] == ["2026-10-24T00:30:00.000Z", "2026-10-25T00:30:00.000Z", "2026-10-26T01:30:00.000Z"]

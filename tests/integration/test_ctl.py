@@ -170,9 +170,9 @@ def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(serve
     nightly = ScheduleRow(
         path="workflows/backup.yml", name="backup", repository="ops", ref="refs/heads/main", revision="a" * 40,
         cron="30 2 * * *", timezone="Europe/Berlin", overlap=Overlap.SKIP, catch_up=CatchUp.LAST,
-        next_at=1_792_801_800_000, last_instant=1_792_715_400_000, last_outcome=ScheduleOutcome.STARTED,
+        next_at=1_792_801_800_000, last_due_at=1_792_715_400_000, last_outcome=ScheduleOutcome.STARTED,
     )  # fmt: skip
-    server.world.repositories.timetable.append(nightly)
+    server.world.repositories.schedule_rows.append(nightly)
     lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()
     assert len(lines) == 4
     shown = [" ".join(line.split()) for line in lines]

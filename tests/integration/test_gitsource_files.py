@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.test_gitsource_local import Git
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import FILE_BYTES_MAX
@@ -32,7 +32,7 @@ def _commit(git: Git) -> str:
 
 
 async def _files(git: Git, commit: str, *paths: str) -> dict[str, bytes]:
-    opener = Opener(git.path.parent / "mirrors", {})
+    opener = RepositoryOpener(git.path.parent / "mirrors", {})
     return await opener.files(RepositorySettings(name="ops", url=str(git.path)), commit, paths)
 
 

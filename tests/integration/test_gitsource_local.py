@@ -16,7 +16,7 @@ from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS
-from waterflowd.reconcile.source import CHANGED_PATHS_MAX, FILE_BYTES_MAX, FileSeen
+from waterflowd.reconcile.source import CHANGED_PATHS_MAX, FILE_BYTES_MAX, TreeFile
 
 
 class Git:
@@ -87,14 +87,14 @@ async def source(git: Git) -> AsyncIterator[LocalSource]:
     await source.close()
 
 
-def problems(files: tuple[FileSeen, ...]) -> dict[str, str]:
+def problems(files: tuple[TreeFile, ...]) -> dict[str, str]:
     return {file.path: file.problem.code for file in files if file.problem is not None}
 
 
 async def test_refs_of_an_empty_repository_name_an_unborn_head(source: LocalSource) -> None:
     """A repository that nobody pushed to has a HEAD and no tips."""
     refs = await source.refs()
-    assert (refs.head, refs.tips) == ("refs/heads/main", {})
+    assert (refs.head_ref, refs.object_ids) == ("refs/heads/main", {})
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
@@ -115,9 +115,9 @@ async def test_branches_tags_and_files_are_read_loose_and_packed(
         git("pack-refs", "--all")
         git("repack", "-a", "-d", "-f", "--quiet", "--depth=10")
     refs = await source.refs()
-    assert set(refs.tips) == {"refs/heads/main", "refs/heads/feature/x", "refs/tags/v1"}
-    assert refs.tips["refs/heads/main"] == commit
-    revision = await source.revision(refs.tips["refs/tags/v1"], None, DEFAULT_FOLDERS)
+    assert set(refs.object_ids) == {"refs/heads/main", "refs/heads/feature/x", "refs/tags/v1"}
+    assert refs.object_ids["refs/heads/main"] == commit
+    revision = await source.revision(refs.object_ids["refs/tags/v1"], None, DEFAULT_FOLDERS)
     assert revision.commit.id == commit
     assert (revision.commit.author, revision.commit.message) == ("Ada", "ünïcode")
     assert [file.path for file in revision.files] == [".waterflow/workflows/deep/er/b.yaml", "workflows/a.yml"]
@@ -274,8 +274,8 @@ async def test_authors_and_branches_are_text(git: Git, source: LocalSource) -> N
     git("update-ref", "refs/heads/main", git.loose(b"commit", body))
     git("branch", "x$(id)")
     refs = await source.refs()
-    assert "refs/heads/x$(id)" in refs.tips
-    revision = await source.revision(refs.tips["refs/heads/x$(id)"], None, DEFAULT_FOLDERS)
+    assert "refs/heads/x$(id)" in refs.object_ids
+    revision = await source.revision(refs.object_ids["refs/heads/x$(id)"], None, DEFAULT_FOLDERS)
     assert revision.commit.author == 'a";`$(id)` ">\x1bscript>'
 
 
@@ -287,7 +287,7 @@ async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Gi
     git("worktree", "add", "--quiet", "-b", "linked", str(tmp_path / "linked"))
     for name, head in (("shared.git", "refs/heads/main"), ("linked", "refs/heads/linked")):
         source = LocalSource("ops", tmp_path / name)
-        assert (await source.refs()).head == head
+        assert (await source.refs()).head_ref == head
         assert [file.path for file in (await source.revision(commit, None, DEFAULT_FOLDERS)).files] == [
             "workflows/a.yml"
         ]

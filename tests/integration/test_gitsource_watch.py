@@ -69,7 +69,7 @@ async def armed(source: LocalSource) -> None:
 async def becomes(source: LocalSource, ref: str, expected: str) -> None:
     """Follows hints alone until the ref stands where it should."""
     async with asyncio.timeout(PATIENCE_S):
-        while (await source.refs()).tips.get(ref) != expected:
+        while (await source.refs()).object_ids.get(ref) != expected:
             assert await source.wait_for_change(PATIENCE_S), "no hint came"
 
 
@@ -112,7 +112,7 @@ async def test_another_default_branch_is_noticed(source: LocalSource, work: Path
     await armed(source)
     git(work.parent / "ops.git", "symbolic-ref", "HEAD", "refs/heads/trunk")
     assert await source.wait_for_change(PATIENCE_S)
-    assert (await source.refs()).head == "refs/heads/trunk"
+    assert (await source.refs()).head_ref == "refs/heads/trunk"
 
 
 async def test_a_commit_in_a_work_tree_is_noticed_and_its_files_are_not(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ async def test_a_repository_that_comes_late_is_noticed(tmp_path: Path) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not (tmp_path / "later" / "ops.git" / "refs").is_dir() or not await source.wait_for_change(PATIENCE_S):
             pass
-    assert (await source.refs()).head == "refs/heads/main"
+    assert (await source.refs()).head_ref == "refs/heads/main"
     await source.close()
 
 
@@ -180,7 +180,7 @@ async def test_without_inotify_watches_it_says_so(work: Path) -> None:
     watching = source.watching()
     assert (watching.is_watching, watching.code) == (False, "watch-failed")
     assert "fs.inotify.max_user_watches" in watching.text
-    assert "refs/heads/main" in (await source.refs()).tips
+    assert "refs/heads/main" in (await source.refs()).object_ids
     await source.close()
 
 

@@ -46,16 +46,16 @@ async def test_a_remote_is_read_as_a_local_one_is(world: World, transport: str) 
     with world.served_by(transport):
         source = world.open(refs=("trunk", "main", "tags/*"))
         refs = await source.refs()
-        assert refs.head == "refs/heads/trunk"
-        assert set(refs.tips) == {"refs/heads/trunk", "refs/heads/main", "refs/tags/v1", "refs/tags/light"}
+        assert refs.head_ref == "refs/heads/trunk"
+        assert set(refs.object_ids) == {"refs/heads/trunk", "refs/heads/main", "refs/tags/v1", "refs/tags/light"}
         expected: dict[str, bytes | None] = {"workflows/a.yml": b"a: 1\n" * 300, "workflows/b.yml": b"b: 1\n"}
-        for ref in refs.tips:
+        for ref in refs.object_ids:
             assert await contents(source, refs, ref) == expected
-        before = await source.revision(refs.tips["refs/tags/v1"], None, DEFAULT_FOLDERS)
+        before = await source.revision(refs.object_ids["refs/tags/v1"], None, DEFAULT_FOLDERS)
 
         commit = work.pushed({"workflows/a.yml": "a: 2\n", "workflows/b.yml": None})
         moved = await source.refs()
-        assert moved.tips["refs/heads/main"] == commit
+        assert moved.object_ids["refs/heads/main"] == commit
         assert await contents(source, moved) == {"workflows/a.yml": b"a: 2\n"}
         after = await source.revision(commit, before.commit.tree, DEFAULT_FOLDERS)
         assert (after.changes.paths, after.changes.is_complete) == (("workflows/a.yml", "workflows/b.yml"), True)
@@ -74,7 +74,7 @@ async def test_history_is_left_where_it_is_and_each_tip_is_fetched_once(world: W
         refs = await source.refs()
         await source.refs()
         assert world.packs() == 1
-        assert world.note().held == (refs.tips["refs/heads/main"],)
+        assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
         with pytest.raises(Retryable, match="is missing"):
             await source.revision(first, None, DEFAULT_FOLDERS)
 
@@ -87,8 +87,8 @@ async def test_unwatched_refs_are_told_and_not_fetched(world: World) -> None:
     with world.served():
         source = world.open(refs=("main",))
         refs = await source.refs()
-        assert set(refs.tips) == {"refs/heads/main", "refs/heads/other"}
-        assert world.note().held == (refs.tips["refs/heads/main"],)
+        assert set(refs.object_ids) == {"refs/heads/main", "refs/heads/other"}
+        assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
 
 
 async def test_a_tag_of_something_else_than_a_commit_stops_nothing(world: World) -> None:
@@ -101,9 +101,9 @@ async def test_a_tag_of_something_else_than_a_commit_stops_nothing(world: World)
         source = world.open(refs=("main", "tags/*"))
         refs = await source.refs()
         assert await contents(source, refs) == {"workflows/a.yml": b"a: 1\n"}
-        assert set(world.note().held) == set(refs.tips.values())
+        assert set(world.mirror_state().complete) == set(refs.object_ids.values())
         with pytest.raises(Retryable, match="is no commit"):
-            await source.revision(refs.tips["refs/tags/of-tree"], None, DEFAULT_FOLDERS)
+            await source.revision(refs.object_ids["refs/tags/of-tree"], None, DEFAULT_FOLDERS)
 
 
 async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
@@ -111,7 +111,7 @@ async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
     with world.served():
         source = world.open()
         refs = await source.refs()
-        assert (refs.head, refs.tips) == ("refs/heads/main", {})
+        assert (refs.head_ref, refs.object_ids) == ("refs/heads/main", {})
         world.work.pushed({"workflows/a.yml": "a: 1\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
@@ -126,14 +126,14 @@ async def test_a_server_that_cannot_leave_history_out_is_read_too(world: World) 
         server.forget_protocol = True
         source = world.open(url=server.url(), ca_file=str(server.authority))
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
-        assert world.note().shallow == ()
+        assert world.mirror_state().shallow == ()
         world.work.pushed({"workflows/a.yml": "a: 0\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 0\n"}
         # It learns it: what is complete here stays complete.
         server.edit = lambda path, body: body
         world.work.pushed({"workflows/a.yml": "a: 2\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 2\n"}
-        assert len(world.note().shallow) == 1
+        assert len(world.mirror_state().shallow) == 1
         # And forgets it again: what came without its history is not built upon.
         server.edit = lambda path, body: body.replace(b" shallow", b" shollaw")
         world.work.pushed({"workflows/a.yml": "a: 3\n"})
@@ -158,12 +158,12 @@ async def test_another_url_begins_another_mirror(world: World) -> None:
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         await world.open().refs()
-    held = world.note().held
+    held = world.mirror_state().complete
     world.work.pushed({"workflows/a.yml": "a: 2\n"})
     with world.served():
         refs = await world.open().refs()
-    assert world.note().held == (refs.tips["refs/heads/main"],)
-    assert world.note().held != held
+    assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
+    assert world.mirror_state().complete != held
 
 
 async def test_many_packs_become_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ async def test_ten_thousand_files_are_fetched_and_listed(world: World) -> None:
     with world.served():
         source = world.open()
         refs = await source.refs()
-        revision = await source.revision(refs.tips["refs/heads/main"], None, DEFAULT_FOLDERS)
+        revision = await source.revision(refs.object_ids["refs/heads/main"], None, DEFAULT_FOLDERS)
     assert len(revision.files) == 10_000
     assert revision.files[-1].path == "workflows/09999.yml"
 
@@ -241,7 +241,7 @@ async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
     with world.served():
         source = world.open()
         refs = await source.refs()
-        revision = await source.revision(refs.tips["refs/heads/main"], None, DEFAULT_FOLDERS)
+        revision = await source.revision(refs.object_ids["refs/heads/main"], None, DEFAULT_FOLDERS)
     assert {file.path: file.problem.code if file.problem else None for file in revision.files} == {
         "workflows/good.yml": None,
         "workflows/link.yml": codes.SYMLINK,

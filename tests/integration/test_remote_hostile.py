@@ -20,7 +20,7 @@ from tests.integration.remote_world import World, contents
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import fetcher
-from waterflowd.gitsource.remote.fetch_protocol import Access, FetchRequest, Limits
+from waterflowd.gitsource.remote.fetch_protocol import FetchRequest, Limits, RemoteCredentials
 from waterflowd.gitsource.remote.fetcher import Fetches
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
@@ -136,7 +136,7 @@ def request(world: World, port: int, **limits: float) -> FetchRequest:
     (objects / "pack").mkdir(parents=True)
     return FetchRequest(
         url=RemoteUrl(scheme="git", host="127.0.0.1", port=port, path="/ops.git"),
-        access=Access(),
+        credentials=RemoteCredentials(),
         limits=msgspec.convert(limits, Limits),
         objects=str(objects),
         patterns=(),
@@ -209,7 +209,7 @@ async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch
         asking = [asyncio.ensure_future(source.refs()) for source in bad]
         good = opener.open(world.settings)
         async with asyncio.timeout(PATIENCE_S):
-            assert (await good.refs()).head == "refs/heads/main"
+            assert (await good.refs()).head_ref == "refs/heads/main"
         assert not any(task.done() for task in asking)
         for task in asking:
             task.cancel()
@@ -243,11 +243,11 @@ async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
 _LONE_DAEMON = """
 import asyncio, sys
 from pathlib import Path
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.reconcile.settings import RepositorySettings
 settings = RepositorySettings(name="ops", url=sys.argv[1])
 async def main():
-    await Opener(Path(sys.argv[2]), {}).open(settings).refs()
+    await RepositoryOpener(Path(sys.argv[2]), {}).open(settings).refs()
 asyncio.run(main())
 """
 

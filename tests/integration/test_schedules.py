@@ -77,7 +77,7 @@ async def daemon(daemons: Callable[[], Daemon]) -> Daemon:
 def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
     """Instants in hours after midnight, what became of them, why, and of how many."""
     return [
-        ((fact.instant_at - MIDNIGHT) // HOUR, fact.outcome, fact.code, fact.count)
+        ((fact.due_at - MIDNIGHT) // HOUR, fact.outcome, fact.code, fact.count)
         for fact in daemon.facts()
         if isinstance(fact, events.ScheduleDecided)
     ]
@@ -195,7 +195,7 @@ async def test_catching_up_is_bounded_and_says_so(work: Work, daemon: Daemon) ->
     await daemon.until(lambda: len(decided(daemon)) >= 1 + schedules.CATCH_UP_MAX)
     facts = [fact for fact in daemon.facts() if isinstance(fact, events.ScheduleDecided)]
     assert (facts[0].outcome, facts[0].code, facts[0].has_more) == (ScheduleOutcome.MISSED, "too-many", True)
-    assert [fact.instant_at for fact in facts[1:]] == [
+    assert [fact.due_at for fact in facts[1:]] == [
         daemon.wall.at - back * MINUTE for back in reversed(range(schedules.CATCH_UP_MAX))
     ]
 
@@ -414,7 +414,7 @@ async def test_nothing_is_decided_any_more_once_a_suspension_was_confirmed(work:
         await world.until(lambda: len(loop.state.schedules) == 2)
         log.hold()
         other = ids.repository_stream("other")
-        blocking = asyncio.create_task(world.driver.record(other, [events.RepositorySeen(at=world.clock.now())]))
+        blocking = asyncio.create_task(world.driver.record(other, [events.EmptyRepositorySeen(at=world.clock.now())]))
         await world.until(lambda: len(log._held) == 1)
         world.ahead_ms = 2 * MINUTE
         loop.changed.set()

@@ -36,7 +36,7 @@ from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.api_world import MemoryAgentAdmin, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -82,7 +82,7 @@ class TriggerWorld:
             runs=self.driver,
             compiler=self.compiler,
             clock=self.clock,
-            shelf=PlanShelf(log),
+            plans=PlanCache(log),
             random=lambda: 0.0,
             feed=self.feed,
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
@@ -137,7 +137,7 @@ class TriggerWorld:
 
         def is_settled() -> bool:
             loops = self.reconciler.loops.values()
-            are_read = all(loop.followed_seq in (None, self.log.last_seq) for loop in loops)
+            are_read = all(loop.handled_runs_seq in (None, self.log.last_seq) for loop in loops)
             return are_read and not list(self.log.open_runs())
 
         await self.until(is_settled)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from waterflowd.reconcile import diff, events, globs, ref_updates, state, triggers
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.source import Changes, Commit, FileSeen, Revision
+from waterflowd.reconcile.source import Changes, Commit, Revision, TreeFile
 
 MAIN = "refs/heads/main"
 _PIECES = {
@@ -65,18 +65,18 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
     recorded = []
     for number, tree in enumerate(trees, start=1):
         before = held.refs.get(MAIN)
-        seen = [FileSeen(path=path, blob=blob) for path, blob in sorted(tree.items())]
+        seen = [TreeFile(path=path, blob=blob) for path, blob in sorted(tree.items())]
         difference = diff.difference(before.files if before else {}, seen)
         became = {file.path: _became(file) for file in difference.files}
-        moved = triggers.Movement(
+        update = triggers.RefUpdate(
             ref=MAIN, number=number, is_first_sight=False, changes=Changes(), files=frozenset(became)
         )
         commit = Commit(id=f"{number:040}", tree=f"{number:040}", author="", message="")
         revision = Revision(commit=commit, files=tuple(seen), changes=Changes())
-        shared = ref_updates.pushed("ops", moved, None, commit, commit.id)
+        shared = ref_updates.pushed("ops", update, None, commit, commit.id)
         changes = ref_updates.file_changes(difference, became)
-        facts = ref_updates.facts(number, moved, revision, shared, changes)
-        keys += [triggers.trigger_key("ops", moved, path) for path in tree]
+        facts = ref_updates.facts(number, update, revision, shared, changes)
+        keys += [triggers.trigger_key("ops", update, path) for path in tree]
         recorded += facts
         for fact in facts:
             state.evolve(held, fact)
@@ -94,8 +94,8 @@ def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str,
     held = state.RepositoryState(name="ops", refs={})
     for number, (tree, others) in enumerate(steps, start=1):
         before = held.refs.get(MAIN)
-        seen = [FileSeen(path=path, blob=blob) for path, blob in sorted(tree.items())]
-        stands = diff.stands_in({path: FileSeen(path=path, blob=blob) for path, blob in others.items()})
+        seen = [TreeFile(path=path, blob=blob) for path, blob in sorted(tree.items())]
+        stands = diff.stands_in({path: TreeFile(path=path, blob=blob) for path, blob in others.items()})
         difference = diff.difference(before.files if before else {}, seen, stands)
         used = {path: others.get(path, "") for path in "xy"}
         became = {}
@@ -105,7 +105,7 @@ def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str,
         fact = events.RevisionApplied(
             at=number,
             ref=MAIN,
-            movement=number,
+            update_number=number,
             commit=f"{number:040}",
             tree=f"{number:040}",
             files=tuple(became.values()),
@@ -119,7 +119,7 @@ def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str,
         assert diff.difference(files, seen, stands) == diff.Difference()
 
 
-def _became(file: FileSeen) -> FileApplied:
+def _became(file: TreeFile) -> FileApplied:
     if file.blob == "4":
         return ref_updates.file_refused(file, [])
     return FileApplied(path=file.path, blob=file.blob, plan_hash=f"hash-{file.blob}")

@@ -448,8 +448,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_LOOP}:RepositoryLoop._follow", "tip == before.tip", "True", "a ref that moved is not looked at"),
     Mutant(
         f"{_LOOP}:RepositoryLoop._follow",
-        "before.movement + 1 if before",
-        "before.movement if before",
+        "before.update_number + 1 if before",
+        "before.update_number if before",
         "numbers repeat",
     ),
     Mutant(
@@ -474,8 +474,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "failure",
         "a sync of a repository that is suspended meanwhile succeeds",
     ),
-    Mutant(f"{_TRIGGERS}:is_started", "if movement.is_first_sight:", "if False:", "history starts runs"),
-    Mutant(f"{_TRIGGERS}:is_started", "path in movement.files", "True", "a file that did not change starts"),
+    Mutant(f"{_TRIGGERS}:is_started", "if update.is_first_sight:", "if False:", "history starts runs"),
+    Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "a file that did not change starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",
         "self._start_all(batch, wanted, lambda: batch.record(stream, self._log.head(stream), facts))",

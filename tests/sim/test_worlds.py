@@ -54,7 +54,7 @@ def test_worlds_meet_what_they_are_for() -> None:
         "ScheduleArmed",
         "ScheduleDecided",
         "ScheduleDropped",
-        "RunsFollowed",
+        "CompletedRunsHandled",
         "RepositorySuspended",
         "JobExpanded",
         "JobEntered",

@@ -6,44 +6,44 @@ from tests.sim.mutant import Mutant
 
 _SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.scheduler"
 _FOLLOWING, _FOLLOWER = "waterflowd.reconcile.workflow_run", "waterflowd.reconcile.loop.workflow_run_triggers"
-_HOOKS, _NAMES = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_names"
+_HOOKS, _NAMES = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_registry"
 _STATE = "waterflowd.reconcile.state"
 
 MUTANTS: tuple[Mutant, ...] = (
     # Schedules.
     Mutant(
-        f"{_TIMETABLE}:Timetable._start",
+        f"{_TIMETABLE}:Scheduler._start",
         "await self._loop.apply(decision.facts, (request,))",
         "await self._loop.apply(decision.facts, ()); await self._ports.runs.start(request)",
         "an instant and its run are two transactions",
     ),
     Mutant(
-        f"{_TIMETABLE}:Timetable._tick",
+        f"{_TIMETABLE}:Scheduler._tick",
         "for number, held in enumerate(list(state.schedules.values()), start=1):",
         "for number, held in enumerate(list(state.schedules.values())[:1], start=1):",
         "of several schedules one is looked at",
     ),
     Mutant(
-        f"{_TIMETABLE}:Timetable._tick",
+        f"{_TIMETABLE}:Scheduler._tick",
         "if state.is_suspended:\n            # Somebody",
         "if False:\n            # Somebody",
         "a schedule is decided after its repository was suspended",
     ),
     Mutant(
-        f"{_TIMETABLE}:Timetable._compare",
+        f"{_TIMETABLE}:Scheduler._compare",
         "if facts:",
         "if facts and not self._loop.state.schedules:",
         "schedules stay what they were",
     ),
     Mutant(
-        f"{_TIMETABLE}:Timetable._decide",
+        f"{_TIMETABLE}:Scheduler._decide",
         "if decision.is_cancelling:",
         "if False:",
         "a run is not cancelled for a newer instant",
     ),
     Mutant(
         f"{_STATE}:_evolve_schedules",
-        "held.handled_at = max(held.handled_at, fact.instant_at)",
+        "schedule.handled_at = max(schedule.handled_at, fact.due_at)",
         "pass",
         "an instant is decided again",
     ),
@@ -64,25 +64,25 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_SCHEDULES}:_Decider.take_waiting", "and not self.is_busy", "", "two runs of a schedule are open"),
     # What follows other workflows.
     Mutant(
-        f"{_FOLLOWER}:Follower._start",
+        f"{_FOLLOWER}:WorkflowRunTriggers._start",
         "await self._loop.apply([self._mark(record.seq)], starts)",
         "await self._loop.apply([self._mark(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
         "what follows a run is started after that was recorded",
     ),
     Mutant(
-        f"{_FOLLOWER}:Follower._start",
+        f"{_FOLLOWER}:WorkflowRunTriggers._start",
         "await self._loop.apply([self._mark(record.seq)], starts)",
         "await self._loop.apply([self._mark(record.seq)], starts[:1])",
         "of several files that follow a run one is started",
     ),
     Mutant(
-        f"{_FOLLOWER}:Follower._tick",
-        "max(self._loop.state.followed_seq, first)",
+        f"{_FOLLOWER}:WorkflowRunTriggers._tick",
+        "max(self._loop.state.handled_runs_seq, first)",
         "self._ports.log.last_seq",
         "what completed while the daemon was down is not followed",
     ),
     Mutant(
-        f"{_FOLLOWER}:Follower._completed",
+        f"{_FOLLOWER}:WorkflowRunTriggers._completed",
         "if depth > workflow_run.CHAIN_MAX:",
         "if False:",
         "files that follow each other run for ever",
@@ -93,11 +93,11 @@ MUTANTS: tuple[Mutant, ...] = (
         'key = f"workflow-run:{path}"',
         "a file follows one run only",
     ),
-    Mutant(f"{_FOLLOWING}:is_followed", "if trigger.conclusions and", "if False and", "a file follows any conclusion"),
+    Mutant(f"{_FOLLOWING}:is_triggered", "if trigger.conclusions and", "if False and", "a file follows any conclusion"),
     Mutant(
         f"{_STATE}:_evolve_files",
-        "_asked(before.asked if before is not None else (), held",
-        "_asked((), held",
+        "versions = before.workflow_run_versions if before is not None else ()",
+        "versions: tuple[TriggerVersion, ...] = ()",
         "a file that changes forgets the runs that it was to follow",
         # Worlds come to it, but seldom.
         "tests.unit.reconcile.test_state:test_what_a_file_asked_for_is_known_for_each_place_of_the_log",
@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a request with a time is not genuine",
     ),
     Mutant(
-        f"{_NAMES}:HookNames._named",
+        f"{_NAMES}:WebhookRegistry._named",
         "if made_from != self._made_from:",
         "if not self._made_from:",
         "hooks stay what they were at the start",

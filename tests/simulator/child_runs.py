@@ -68,7 +68,7 @@ def files(dice: random.Random, groups: tuple[str, ...]) -> dict[str, bytes]:
     return {plan.path: plans.encode(plan) for plan in (short, chain)}
 
 
-class Targets:
+class ChildWorkflows:
     """`ports.ChildWorkflows` of one daemon: slow now and then, and not to be read."""
 
     def __init__(self, world: World, known: dict[str, bytes]) -> None:

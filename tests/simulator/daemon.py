@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator.child_runs import Targets
+from tests.simulator.child_runs import ChildWorkflows
 from tests.simulator.loop import Process
 from tests.simulator.network import Door
 from tests.simulator.repository import Compiler, Source
@@ -34,10 +34,10 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
-from waterflowd.reconcile.loop.scheduler import Timetable
-from waterflowd.reconcile.loop.webhook_names import HookNames
-from waterflowd.reconcile.loop.workflow_run_triggers import Follower
+from waterflowd.reconcile.loop.plan_cache import PlanCache
+from waterflowd.reconcile.loop.scheduler import Scheduler
+from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
+from waterflowd.reconcile.loop.workflow_run_triggers import WorkflowRunTriggers
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 
@@ -115,7 +115,7 @@ class Daemon:
             epoch=log.generation,
         )
         self.driver = Driver(self.world, log, link, clock, self.feed, queries)
-        secrets.readings.changed = self.driver.secrets_read
+        secrets.reader.changed = self.driver.secrets_read
         outputs = OutputCollector(
             self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries
         )
@@ -142,12 +142,12 @@ class Daemon:
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
         if simulated.chance.has_child_runs:
-            self._watch(ChildRunStarter(self.driver, Targets(simulated, simulated.files)).run(), "starter")
+            self._watch(ChildRunStarter(self.driver, ChildWorkflows(simulated, simulated.files)).run(), "starter")
 
     def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
         """The loops of the world's repositories, at work."""
         simulated = self._simulated
-        hooks, shelf = HookNames(), PlanShelf(self.log)
+        webhooks, plans = WebhookRegistry(), PlanCache(self.log)
         loops: dict[str, RepositoryLoop] = {}
         for repository in simulated.repositories:
             loop_ports = LoopPorts(
@@ -155,9 +155,9 @@ class Daemon:
                 runs=self.driver,
                 compiler=Compiler(simulated, repository),
                 clock=clock,
-                shelf=shelf,
+                plans=plans,
                 random=simulated.chance.dice.random,
-                hooks=hooks,
+                webhooks=webhooks,
                 feed=self.feed,
                 wall=simulated.wall_ms,
             )
@@ -166,8 +166,8 @@ class Daemon:
             loops[name] = loop
             self._watch(loop.run(), f"repository {name}")
             if repository is simulated.triggered:
-                self._watch(Timetable(loop, loop_ports).run(), f"schedules of {name}")
-                self._watch(Follower(loop, loop_ports).run(), f"followers of {name}")
+                self._watch(Scheduler(loop, loop_ports).run(), f"schedules of {name}")
+                self._watch(WorkflowRunTriggers(loop, loop_ports).run(), f"followers of {name}")
                 self.webhooks = SignedWebhookService(loop_ports, lambda _: HOOK_SECRET)
         return loops
 

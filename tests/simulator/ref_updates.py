@@ -67,7 +67,7 @@ class Movements:
                 must |= starts if is_certain else set()
             elif isinstance(fact, events.RefRemoved):
                 self._removed(self._repository, fact)
-            elif isinstance(fact, events.RepositorySeen):
+            elif isinstance(fact, events.EmptyRepositorySeen):
                 self._was_empty = True
             elif isinstance(fact, events.RepositoryResumed):
                 self.is_held = False
@@ -103,8 +103,8 @@ class Movements:
         """What the movement starts, and whether that is certain."""
         is_new = fact.ref not in self._refs
         followed = self._refs.setdefault(fact.ref, _Followed())
-        name = f"movement {fact.movement} of {fact.ref}"
-        self._expect(fact.movement == followed.number + 1, f"{name} follows {followed.number}")
+        name = f"movement {fact.update_number} of {fact.ref}"
+        self._expect(fact.update_number == followed.number + 1, f"{name} follows {followed.number}")
         self._expect(fact.commit != followed.commit, f"{name} is none: the ref stands where it stood")
         places = [place for place, (_, commit) in enumerate(repository.history[fact.ref]) if commit == fact.commit]
         later = [place for place in places if place > followed.index]
@@ -119,7 +119,7 @@ class Movements:
         }
         if is_new and first is None:
             starts = set()
-        followed.number, followed.commit, followed.files = fact.movement, fact.commit, files
+        followed.number, followed.commit, followed.files = fact.update_number, fact.commit, files
         followed.index = later[0] if later else followed.index
         return starts, is_certain
 

@@ -27,7 +27,7 @@ from waterflowd.model.plan import Plan, PushTrigger, Triggers
 from waterflowd.ports import FileReader
 from waterflowd.reconcile.loop import RepositoryLoop
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Changes, Commit, FileSeen, Refs, Revision, Watching
+from waterflowd.reconcile.source import Changes, Commit, Refs, Revision, TreeFile, Watching
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -268,7 +268,7 @@ class Source:
     async def refs(self) -> Refs:
         """See the port."""
         await self._time()
-        return Refs(head=MAIN, tips=self._repository.tips())
+        return Refs(head_ref=MAIN, object_ids=self._repository.tips())
 
     async def revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
         """See the port."""
@@ -278,7 +278,7 @@ class Source:
         return Revision(
             commit=Commit(id=content.id, tree=content.tree, author="somebody", message="change"),
             files=tuple(
-                FileSeen(path=path, blob=_digest(text))
+                TreeFile(path=path, blob=_digest(text))
                 for path, text in sorted(content.files.items())
                 if path.startswith(tuple(folders))
             ),
@@ -291,11 +291,11 @@ class Source:
         known = {_digest(text): text for one in self._repository.commits.values() for text in one.files.values()}
         return {blob: known[blob] for blob in ids}
 
-    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
         """See the port."""
         await self._time()
         files = self._repository.trees[tree].files
-        return {path: FileSeen(path=path, blob=_digest(files[path])) for path in paths if path in files}
+        return {path: TreeFile(path=path, blob=_digest(files[path])) for path in paths if path in files}
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """See the port."""

@@ -84,7 +84,7 @@ class Instants:
         for name, facts in decided.items():
             self._decided(name, facts, created, is_news=is_news)
         for (name, instant), run in created.items():
-            is_said = any(fact.instant_at == instant and _is_start(fact) for fact in decided.get(name, ()))
+            is_said = any(fact.due_at == instant and _is_start(fact) for fact in decided.get(name, ()))
             self._expect(
                 is_said, f"{run} is started for {_shown(name, instant)}, and no fact of its transaction says so"
             )
@@ -146,7 +146,7 @@ class Instants:
         if held is None:
             self._expect(False, f"{name} is decided, and nobody has armed it")
             return
-        rows = [(fact.instant_at, fact.outcome, fact.code, fact.count, fact.has_more) for fact in facts]
+        rows = [(fact.due_at, fact.outcome, fact.code, fact.count, fact.has_more) for fact in facts]
         if is_news:
             # One that was on its way when somebody suspended the repository is in the log after it.
             is_held = self._suspended_at is not None and self._suspended_at < facts[0].at - BEGAN_AT

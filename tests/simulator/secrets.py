@@ -14,7 +14,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands
-from waterflowd.secrets.slow_sources import Readings
+from waterflowd.secrets.secret_reader import SecretReader
 
 #: A source that answers, one that is slow, and how often it says that it cannot at the moment.
 _QUICK_S, _SLOW_S = 0.005, 3.0
@@ -28,12 +28,12 @@ class SlowSecrets:
 
     def __init__(self, chance: Chance) -> None:
         self._chance = chance
-        self.readings = Readings(_PATIENCE_S)
+        self.reader = SecretReader(_PATIENCE_S)
 
     def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
         """See `host.batch.Lower`."""
         if self._chance.has_secrets:
-            self.readings.get((run.id, command.job, command.step, str(command.attempt)), self._read)
+            self.reader.get((run.id, command.job, command.step, str(command.attempt)), self._read)
         return lowering.lower(run, command, instance)
 
     async def _read(self) -> tuple[dict[str, str], float]:

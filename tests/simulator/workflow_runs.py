@@ -49,10 +49,10 @@ class Followers:
     def committed(self, batch: Batch, *, is_news: bool = True) -> None:
         """A batch is durable, and the shadows have followed."""
         created: list[RunId] = []
-        marks: list[events.RunsFollowed] = []
+        marks: list[events.CompletedRunsHandled] = []
         for append in batch.appends:
             for event in append.events:
-                if isinstance(event, events.RunsFollowed):
+                if isinstance(event, events.CompletedRunsHandled):
                     marks.append(event)
                 elif append.stream == self._stream:
                     self._fact(event)

@@ -147,7 +147,7 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     next_at: int | None = None
     #: Instants that have come and wait for an open run.
     waiting: tuple[int, ...] = ()
-    last_instant: int | None = None
+    last_due_at: int | None = None
     last_outcome: ScheduleOutcome | None = None
     #: The run that it started last.
     last_run: RunId | None = None

@@ -26,7 +26,7 @@ class _Described(msgspec.Struct, frozen=True):
 
 
 _described = msgspec.msgpack.Decoder(_Described)
-#: What the rows of one ref were made from: ref, versions of its files, of the shelf, and of the names of webhooks.
+#: What the rows of one ref were made from: ref, versions of its files, of the plans, and of the names of webhooks.
 _RowsKey = tuple[str, int, int, int]
 
 
@@ -51,7 +51,7 @@ class GitRepositoryAdmin:
         found = [
             _schedule_row(loop, row)
             for loop in self._reconciler.loops.values()
-            for row in self._reconciler.timetables[loop.settings.name].rows(name)
+            for row in self._reconciler.schedulers[loop.settings.name].rows(name)
         ]
         return sorted(found, key=lambda row: (row.path, row.repository, row.cron, row.timezone))
 
@@ -99,7 +99,7 @@ class GitRepositoryAdmin:
         if errors:
             text = f'the workflow "{escape_for_display(file.newest.path)}" has errors at {ref.commit[:7]}: {errors[0].message}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, where="path", status=409)
-        plan = self._reconciler.ports.shelf.get(file.newest.plan_hash or "")
+        plan = self._reconciler.ports.plans.get(file.newest.plan_hash or "")
         if plan is None:
             loop.request_plan(ref.ref, file.newest)
             text = f"the workflow {quote(file.newest.path)} is being recompiled after a restart; try again in a moment"
@@ -114,7 +114,7 @@ class GitRepositoryAdmin:
             return []
         ref = watched[0]
         ports = self._reconciler.ports
-        key = (ref.ref, ref.version, ports.shelf.version, ports.hooks.version)
+        key = (ref.ref, ref.version, ports.plans.version, ports.webhooks.version)
         held = self._rows.get(loop.settings.name)
         if held is None or held[0] != key:
             rows = [self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]
@@ -126,7 +126,7 @@ class GitRepositoryAdmin:
         errors = loop.errors(newest)
         # A broken file is shown as it last was, so that people know what it would be.
         shown_file = newest if newest.plan_hash is not None else file.good or newest
-        plan = self._reconciler.ports.shelf.get(shown_file.plan_hash) if shown_file.plan_hash else None
+        plan = self._reconciler.ports.plans.get(shown_file.plan_hash) if shown_file.plan_hash else None
         described = _described.decode(plan) if plan is not None else _Described()
         return DefinitionRow(
             path=newest.path,
@@ -176,7 +176,7 @@ def _schedule_row(loop: RepositoryLoop, row: scheduler.Row) -> ScheduleRow:
         catch_up=row.trigger.catch_up,
         next_at=row.next_at,
         waiting=held.queued,
-        last_instant=last.instant_at if last is not None else None,
+        last_due_at=last.due_at if last is not None else None,
         last_outcome=last.outcome if last is not None else None,
         last_run=row.run,
         text=_schedule_text(loop, row),

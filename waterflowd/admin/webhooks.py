@@ -11,7 +11,7 @@ from waterflowd.admin.ports import WebhookRequest
 from waterflowd.model.records import RunSummary
 from waterflowd.reconcile import codes, webhooks
 from waterflowd.reconcile.loop.repository import LoopPorts
-from waterflowd.reconcile.loop.webhook_names import Holder
+from waterflowd.reconcile.loop.webhook_registry import WebhookOwner
 
 
 class SignedWebhookService:
@@ -23,35 +23,35 @@ class SignedWebhookService:
 
     def verify(self, name: str, headers: Mapping[str, str], body: bytes) -> WebhookRequest | None:
         """See the protocol."""
-        holder = self._ports.hooks.holder(name)
-        hook = holder.file.hook if holder is not None else None
+        owner = self._ports.webhooks.owner(name)
+        hook = owner.file.webhook if owner is not None else None
         secret = self._secret(hook.secret) if hook is not None else None
         wall_s = self._ports.wall() // 1_000
-        if not webhooks.is_genuine(secret, headers, body, wall_s) or holder is None:
+        if not webhooks.is_genuine(secret, headers, body, wall_s) or owner is None:
             return None
         delivery = webhooks.delivery(headers, body, wall_s)
         if delivery is None:
             text = "the delivery id is invalid: use 1 to 128 letters, digits, `-`, `_` or `:`"
             raise Rejected("WF605", text, where="X-Waterflow-Delivery")
-        return WebhookRequest(name=name, path=holder.path, repository=holder.loop.settings.name, delivery=delivery)
+        return WebhookRequest(name=name, path=owner.path, repository=owner.loop.settings.name, delivery=delivery)
 
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
         """See the protocol."""
         earlier = self._earlier_run(request)
         if earlier is not None:
             return earlier, False
-        holder, plan = await self._plan(request)
+        owner, plan = await self._plan(request)
         event = webhooks.event_of(payload, request.name, request.delivery)
-        start = webhooks.start_request(plan, request.repository, holder.ref, request.name, request.delivery, event)
+        start = webhooks.start_request(plan, request.repository, owner.ref, request.name, request.delivery, event)
         return await self._ports.runs.start(start), True
 
-    async def _plan(self, request: WebhookRequest) -> tuple[Holder, bytes]:
+    async def _plan(self, request: WebhookRequest) -> tuple[WebhookOwner, bytes]:
         """The workflow's current file and its plan. Loading the plan takes a while, so the file is checked again."""
         while True:
-            holder = self._holder(request)
-            plan = await holder.loop.plan(holder.ref, holder.file.newest)
-            current = self._holder(request)
-            if (current.ref.commit, current.file.newest) == (holder.ref.commit, holder.file.newest):
+            owner = self._owner(request)
+            plan = await owner.loop.plan(owner.ref, owner.file.newest)
+            current = self._owner(request)
+            if (current.ref.commit, current.file.newest) == (owner.ref.commit, owner.file.newest):
                 return current, plan
 
     def _earlier_run(self, request: WebhookRequest) -> RunSummary | None:
@@ -61,17 +61,19 @@ class SignedWebhookService:
                 return self._ports.log.run(run)
         return None
 
-    def _holder(self, request: WebhookRequest) -> Holder:
+    def _owner(self, request: WebhookRequest) -> WebhookOwner:
         """The file that owns the webhook. Raises `Rejected` if it cannot start a run now."""
-        holder = self._ports.hooks.holder(request.name)
-        if holder is None or (holder.path, holder.loop.settings.name) != (request.path, request.repository):
+        owner = self._ports.webhooks.owner(request.name)
+        if owner is None or (owner.path, owner.loop.settings.name) != (request.path, request.repository):
             # The webhook was removed after the signature was checked; a repeated delivery gets the current answer.
             raise Rejected(codes.NOT_FOUND, "this webhook no longer exists", status=404)
-        if holder.loop.state.is_suspended:
+        if owner.loop.state.is_suspended:
             text = f"repository {quote(request.repository)} is suspended; resume it first"
             raise Rejected(codes.SUSPENDED, text, status=409)
-        errors = holder.loop.errors(holder.file.newest)
+        errors = owner.loop.errors(owner.file.newest)
         if errors:
-            text = f'workflow "{escape_for_display(holder.path)}" has errors at {holder.ref.commit[:7]}: {errors[0].message}'
+            text = (
+                f'workflow "{escape_for_display(owner.path)}" has errors at {owner.ref.commit[:7]}: {errors[0].message}'
+            )
             raise Rejected(codes.BROKEN_WORKFLOW, text, status=409)
-        return holder
+        return owner

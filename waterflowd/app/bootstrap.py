@@ -35,8 +35,8 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.gitsource import opening as repository_opening
-from waterflowd.gitsource.contents import Contents
+from waterflowd.gitsource import repository_opener
+from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.host.agents import AgentHandler, Bulk
 from waterflowd.host.batch import LiveState, Lower, MissingSecrets
 from waterflowd.host.child_run_starter import ChildRunStarter
@@ -52,12 +52,12 @@ from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
-from waterflowd.reconcile.loop.child_workflows import CommitTargets
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
+from waterflowd.reconcile.loop.child_workflows import CommittedWorkflows
+from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.secrets import vault_key
-from waterflowd.secrets.age import AgeFiles, Locked
-from waterflowd.secrets.local_sources import OwnSources
-from waterflowd.secrets.slow_sources import Readings
+from waterflowd.secrets.age import AgeFiles, EncryptedFiles
+from waterflowd.secrets.local_sources import LocalSources
+from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import Commit, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
@@ -102,7 +102,7 @@ class Parts:
     driver: Driver
     agents: AgentHandler
     bulk: Bulk
-    contents: Contents
+    contents: RevisionFileReader
     enrollment: EnrollmentService
     dispatch: Dispatch
     compiler: CompilerProcess
@@ -146,7 +146,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         epoch=log.generation,
     )
     driver = Driver(world, log, link, clock, feed, queries)
-    secrets.readings.changed = driver.secrets_read
+    secrets.reader.changed = driver.secrets_read
     contents = _contents(config, data_dir)
     bulk = Bulk(OutputCollector(world, store.outputs, link, feed, queries), FileServer(world, contents, link))
     agents = AgentHandler(driver, link, clock, bulk, config.agents.lost_after_ms)
@@ -164,7 +164,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reader=LogRunReader(queries, driver),
         agents=FleetAgentAdmin(registry, world.placement, enrollment),
         repositories=GitRepositoryAdmin(reconciler),
-        webhooks=SignedWebhookService(loop_ports, secrets.own.get),
+        webhooks=SignedWebhookService(loop_ports, secrets.local.get),
         clock=clock,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
         metrics=DriverMetrics(driver, lambda: dispatch.counters),
@@ -191,7 +191,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reconciler=reconciler,
         api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
         secrets=secrets,
-        starter=ChildRunStarter(driver, _targets(config, data_dir, compiler)),
+        starter=ChildRunStarter(driver, _child_workflows(config, data_dir, compiler)),
     )
 
 
@@ -206,9 +206,9 @@ def _reconciling(
     config: Config, log: ports.Log, driver: Driver, feed: Feed, compiler: CompilerProcess, clock: LogClock
 ) -> tuple[LoopPorts, Reconciler]:
     loop_ports = LoopPorts(
-        log=log, runs=driver, compiler=compiler, clock=clock, shelf=PlanShelf(log), random=random.random, feed=feed
+        log=log, runs=driver, compiler=compiler, clock=clock, plans=PlanCache(log), random=random.random, feed=feed
     )
-    sources = repository_opening.Opener(Path(config.data_dir) / "repositories", os.environ)
+    sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)
     return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
 
 
@@ -243,14 +243,14 @@ def _missing_secrets(secrets: Sources) -> MissingSecrets:
     return missing_secrets
 
 
-def _contents(config: Config, data_dir: Path) -> Contents:
+def _contents(config: Config, data_dir: Path) -> RevisionFileReader:
     known = {settings.name: settings for settings in config.repository_settings}
-    return Contents(known, repository_opening.Opener(data_dir / "repositories", os.environ))
+    return RevisionFileReader(known, repository_opener.RepositoryOpener(data_dir / "repositories", os.environ))
 
 
 def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]]:
     known = {settings.name: settings for settings in config.repository_settings}
-    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
 
     async def digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
         settings = known.get(repository)
@@ -259,9 +259,9 @@ def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str
     return digests
 
 
-def _targets(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommitTargets:
-    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
-    return CommitTargets(config.repository_settings, opener.file, compiler)
+def _child_workflows(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommittedWorkflows:
+    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
+    return CommittedWorkflows(config.repository_settings, opener.file, compiler)
 
 
 def check_secrets(config: Config) -> None:
@@ -272,20 +272,20 @@ def check_secrets(config: Config) -> None:
 def _secrets(config: Config) -> Sources:
     table, data_dir = config.secrets, Path(config.data_dir)
     file = Path(table.file) if table.file else None
-    own = OwnSources(table.env_prefix, file, credential_prefix=table.credential_prefix)
-    readings = Readings(table.give_up_after_s)
-    return Sources(own, readings, _age_files(config, data_dir), _vault(config, data_dir))
+    local = LocalSources(table.env_prefix, file, credential_prefix=table.credential_prefix)
+    reader = SecretReader(table.give_up_after_s)
+    return Sources(local, reader, _age_files(config, data_dir), _vault(config, data_dir))
 
 
 def _age_files(config: Config, data_dir: Path) -> AgeFiles:
     known = {settings.name: settings for settings in config.repository_settings}
-    opener = repository_opening.Opener(data_dir / "repositories", os.environ)
+    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
 
     async def read(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
         return await opener.files(known[repository], revision, paths)
 
     locked = {
-        item.name: Locked(files=item.age_files, identity_file=Path(item.age_identity_file))
+        item.name: EncryptedFiles(files=item.age_files, identity_file=Path(item.age_identity_file))
         for item in config.repositories
         if item.age_files
     }
@@ -305,7 +305,7 @@ def _vault(config: Config, data_dir: Path) -> Vault | None:
 def check_repositories(config: Config) -> None:
     """Raises `Rejected` WF502 for a repository that cannot be opened with its configuration."""
     for settings in config.repository_settings:
-        repository_opening.check(settings)
+        repository_opener.check(settings)
 
 
 def check_access(config: Config) -> None:

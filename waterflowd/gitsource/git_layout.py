@@ -68,7 +68,7 @@ def find(path: Path) -> Layout:
     )
 
 
-def head(layout: Layout) -> str | None:
+def head_ref(layout: Layout) -> str | None:
     """The ref that HEAD names, or None when it names a commit; raises `OSError` when there is no HEAD."""
     with open(os.path.join(layout.git_directory, "HEAD"), encoding="utf-8", errors="replace") as file:
         line = file.read(_LINE_BYTES_MAX).strip()

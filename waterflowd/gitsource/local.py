@@ -20,7 +20,7 @@ from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directorie
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import FileSeen, Refs, Revision, Watching
+from waterflowd.reconcile.source import Refs, Revision, TreeFile, Watching
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class LocalSource:
         """The contents of blobs."""
         return await self._call(lambda: self._read_blobs(ids))
 
-    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
         """What stands at paths of a tree."""
         return await self._call(lambda: reading.lookup(git_layout.find(self._path).objects, tree, paths))
 
@@ -107,18 +107,18 @@ class LocalSource:
         found = git_layout.find(self._path)
         try:
             identity = found.identity()
-            head = git_layout.head(found)
+            head = git_layout.head_ref(found)
             container = DiskRefsContainer(found.common_directory, found.git_directory)
-            tips: dict[str, str] = {}
+            object_ids: dict[str, str] = {}
             for base in ("refs/heads", "refs/tags"):
                 for name, object_id in container.as_dict(Ref(base.encode())).items():
-                    _add_tip(tips, base, name, object_id)
+                    _add_ref(object_ids, base, name, object_id)
             # A repository that vanished on the way reads as one without refs, which would be taken for their removal.
-            if found.identity() != identity or git_layout.head(found) != head:
+            if found.identity() != identity or git_layout.head_ref(found) != head:
                 raise Retryable(codes.NOT_THERE, "the repository was replaced while it was read", after_s=0.1)
         except OSError as error:
             raise Retryable(codes.NOT_THERE, f"the repository cannot be read: {error.strerror}") from error
-        return Refs(head=head, tips=tips)
+        return Refs(head_ref=head, object_ids=object_ids)
 
     def _read_revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
         return reading.revision(git_layout.find(self._path).objects, object_id, previous_tree, folders)
@@ -127,9 +127,9 @@ class LocalSource:
         return reading.blobs(git_layout.find(self._path).objects, ids)
 
 
-def _add_tip(tips: dict[str, str], base: str, name: bytes, object_id: bytes) -> None:
+def _add_ref(object_ids: dict[str, str], base: str, name: bytes, object_id: bytes) -> None:
     try:
-        tips[f"{base}/{name.decode('utf-8')}"] = object_id.decode("ascii")
+        object_ids[f"{base}/{name.decode('utf-8')}"] = object_id.decode("ascii")
     except UnicodeDecodeError:
         # No pattern of the configuration can name such a ref.
         return

@@ -13,7 +13,7 @@ from waterflowd.gitsource import commits, objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.gitsource.trees import Trees
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision, TreeFile
 
 _COMMIT_BYTES_MAX = 1 << 20
 #: Tags of tags; nobody makes them on purpose.
@@ -45,7 +45,7 @@ def blobs(directory: str, ids: Sequence[str]) -> dict[str, bytes | None]:
     return contents
 
 
-def lookup(directory: str, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+def lookup(directory: str, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
     """See `Source.lookup`."""
     with closing(Objects(directory)) as store:
         trees = Trees(store)

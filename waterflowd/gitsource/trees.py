@@ -18,7 +18,7 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.gitsource import objects
 from waterflowd.gitsource.objects import Objects
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.source import CHANGED_PATHS_MAX, DEPTH_MAX, FILES_MAX, Changes, FileSeen
+from waterflowd.reconcile.source import CHANGED_PATHS_MAX, DEPTH_MAX, FILES_MAX, Changes, TreeFile
 
 #: A directory of 100,000 files is about 4 MiB.
 _TREE_BYTES_MAX = 16 << 20
@@ -46,9 +46,9 @@ class Trees:
         self._count = 0
         self._read: dict[str, dict[bytes, Entry]] = {}
 
-    def files(self, root: str, folders: Sequence[str]) -> tuple[FileSeen, ...]:
+    def files(self, root: str, folders: Sequence[str]) -> tuple[TreeFile, ...]:
         """The workflow files below the folders, by path; `Stalled` WF508 when they are too many or too deep."""
-        found: dict[str, FileSeen] = {}
+        found: dict[str, TreeFile] = {}
         for folder in folders:
             parts = [part for part in folder.encode().split(b"/") if part not in (b"", b".")]
             try:
@@ -59,7 +59,7 @@ class Trees:
                 ) from error
         return tuple(found[path] for path in sorted(found))
 
-    def find(self, root: str, path: str) -> FileSeen | None:
+    def find(self, root: str, path: str) -> TreeFile | None:
         """What stands at the path; None for nothing. A link or a submodule on the way is a problem of that path."""
         try:
             parts = path.encode().split(b"/")
@@ -71,9 +71,9 @@ class Trees:
             return self._find(root, parts)
         except objects.TooLarge:
             message = "a folder on the way to it is too large to read"
-            return FileSeen(path=path, blob="", problem=_problem(path, codes.LIMIT, message))
+            return TreeFile(path=path, blob="", problem=_problem(path, codes.LIMIT, message))
 
-    def _find(self, root: str, parts: list[bytes]) -> FileSeen | None:
+    def _find(self, root: str, parts: list[bytes]) -> TreeFile | None:
         tree = root
         for index, part in enumerate(parts):
             entry = self._by_name(tree).get(part)
@@ -83,7 +83,7 @@ class Trees:
             is_last = index == len(parts) - 1
             if is_last or (not stat.S_ISDIR(mode) and mode not in _PLAIN_MODES):
                 text, problem = _path_text(b"/".join(parts), parts[-1])
-                return FileSeen(path=text, blob=tree, problem=problem or _mode_problem(text, mode))
+                return TreeFile(path=text, blob=tree, problem=problem or _mode_problem(text, mode))
             if not stat.S_ISDIR(mode):
                 return None
         return None
@@ -120,7 +120,7 @@ class Trees:
         except objects.DAMAGE as error:
             raise objects.unreadable(tree, "is damaged") from error
 
-    def _enter(self, root: str, parts: list[bytes], found: dict[str, FileSeen]) -> None:
+    def _enter(self, root: str, parts: list[bytes], found: dict[str, TreeFile]) -> None:
         """Walks down to a folder and lists it. A link or a submodule on the way is no folder."""
         tree = root
         for index, part in enumerate(parts):
@@ -134,7 +134,7 @@ class Trees:
                 return
         self._list(tree, b"".join(part + b"/" for part in parts), 0, found)
 
-    def _list(self, tree: str, prefix: bytes, depth: int, found: dict[str, FileSeen]) -> None:
+    def _list(self, tree: str, prefix: bytes, depth: int, found: dict[str, TreeFile]) -> None:
         for entry in self._entries(tree):
             name, mode, child = entry
             if name.endswith(_SUFFIXES):
@@ -144,12 +144,12 @@ class Trees:
                     raise _past_limit(f"folders are nested deeper than {DEPTH_MAX} below a workflow folder")
                 self._list(child, prefix + name + b"/", depth + 1, found)
 
-    def _add(self, found: dict[str, FileSeen], path: bytes, entry: Entry) -> None:
+    def _add(self, found: dict[str, TreeFile], path: bytes, entry: Entry) -> None:
         name, mode, blob = entry
         text, problem = _path_text(path, name)
         if problem is None:
             problem = _mode_problem(text, mode)
-        found.setdefault(text, FileSeen(path=text, blob=blob, problem=problem))
+        found.setdefault(text, TreeFile(path=text, blob=blob, problem=problem))
         if len(found) > FILES_MAX:
             raise _past_limit(f"there are more than {FILES_MAX:,} workflow files")
 

@@ -33,10 +33,10 @@ logger = logging.getLogger("waterflow.host")
 class ChildRunStarter:
     """Starts what `state.child_runs` wants. `run` is its task."""
 
-    def __init__(self, driver: Driver, targets: ChildWorkflows) -> None:
+    def __init__(self, driver: Driver, workflows: ChildWorkflows) -> None:
         self._driver = driver
         self._state = driver.state
-        self._targets = targets
+        self._workflows = workflows
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -80,7 +80,7 @@ class ChildRunStarter:
         if run.repository is None or run.revision is None:
             text = "this run comes from no repository, so there is no other workflow; push it to a watched repository"
             raise Rejected(codes.WRONG_CALL, text)
-        return await self._targets.plan(run.repository, run.revision, path)
+        return await self._workflows.plan(run.repository, run.revision, path)
 
     def _later(self, place: AttemptId, error: WaterflowError) -> None:
         """Says why the step waits, and tries again after a while."""

@@ -22,7 +22,7 @@ UNSAFE_NAME = "WF523"
 FILE_TOO_LARGE = "WF524"
 UNKNOWN_MODE = "WF525"
 GROUP_NOT_ALLOWED = "WF526"
-HOOK_TAKEN = "WF527"
+WEBHOOK_NAME_TAKEN = "WF527"
 
 #: What the API says for whatever is not there, or there more than once.
 NOT_FOUND = "WF604"
@@ -53,5 +53,5 @@ CODES: dict[str, str] = {
     FILE_TOO_LARGE: "a workflow file is larger than 1 MiB",
     UNKNOWN_MODE: "a workflow file has a mode that Git does not know",
     GROUP_NOT_ALLOWED: "a workflow names a group that its repository may not use",
-    HOOK_TAKEN: "a workflow's webhook has a name that another workflow had first",
+    WEBHOOK_NAME_TAKEN: "a workflow's webhook has a name that another workflow had first",
 }

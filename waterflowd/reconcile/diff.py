@@ -11,43 +11,43 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.source import FileSeen
+from waterflowd.reconcile.source import TreeFile
 from waterflowd.reconcile.state import FileState
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Files to apply, in the order of the tree, and paths to remove, sorted."""
 
-    added: tuple[FileSeen, ...] = ()
-    changed: tuple[FileSeen, ...] = ()
+    added: tuple[TreeFile, ...] = ()
+    changed: tuple[TreeFile, ...] = ()
     removed: tuple[str, ...] = ()
 
     @property
-    def files(self) -> tuple[FileSeen, ...]:
+    def files(self) -> tuple[TreeFile, ...]:
         """Everything that is new at its path."""
         return self.added + self.changed
 
 
-def stamp(seen: FileSeen | None) -> str:
+def stamp(seen: TreeFile | None) -> str:
     """What stands at a path, as one word; see `FileApplied.used`."""
     if seen is None:
         return ""
     return seen.blob if seen.problem is None else f"{seen.problem.code}:{seen.blob}"
 
 
-def stands_in(found: Mapping[str, FileSeen]) -> Callable[[FileApplied], bool]:
+def stands_in(found: Mapping[str, TreeFile]) -> Callable[[FileApplied], bool]:
     """Tells whether all that a file uses is as it was when it was compiled; `found` is what the tree has there now."""
     return lambda file: all(stamp(found.get(path)) == was for path, was in file.used.items())
 
 
 def difference(
     applied: Mapping[str, FileState],
-    desired: Iterable[FileSeen],
+    desired: Iterable[TreeFile],
     stands: Callable[[FileApplied], bool] = lambda file: True,
 ) -> Difference:
     """The difference between what is applied and what a tree holds; `stands` says whether what a file uses is the same."""
-    added: list[FileSeen] = []
-    changed: list[FileSeen] = []
+    added: list[TreeFile] = []
+    changed: list[TreeFile] = []
     seen: set[str] = set()
     for file in desired:
         if file.path in seen:

@@ -48,7 +48,7 @@ class FileApplied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     errors: tuple[Diagnostic, ...] = ()
 
 
-class RepositorySeen(RepositoryFact, frozen=True, kw_only=True, tag="repository-seen"):
+class EmptyRepositorySeen(RepositoryFact, frozen=True, kw_only=True, tag="empty-repository-seen"):
     """The repository was looked at for the first time and had no ref at all, so its first push counts as added."""
 
 
@@ -57,7 +57,7 @@ class RevisionApplied(RepositoryFact, frozen=True, kw_only=True, tag="revision-a
 
     ref: str
     #: 1 for the first sight of the ref; grows by one with each movement, and never starts again.
-    movement: int
+    update_number: int
     commit: str
     tree: str
     #: The object that the ref names, where that is not the commit itself: an annotated tag.
@@ -143,7 +143,7 @@ class ScheduleDecided(ScheduleFact, frozen=True, kw_only=True, tag="schedule-dec
     """What became of an instant; for `missed`, of `count` instants of which it is the newest. `code` says why."""
 
     #: Milliseconds of the wall clock.
-    instant_at: int
+    due_at: int
     outcome: ScheduleOutcome
     code: str
     count: int = 1
@@ -151,14 +151,14 @@ class ScheduleDecided(ScheduleFact, frozen=True, kw_only=True, tag="schedule-dec
     has_more: bool = False
 
 
-class RunsFollowed(RepositoryFact, frozen=True, kw_only=True, tag="runs-followed"):
+class CompletedRunsHandled(RepositoryFact, frozen=True, kw_only=True, tag="completed-runs-handled"):
     """What the runs of the repository that completed up to the global sequence `seq` start was started."""
 
     seq: int
 
 
 Fact = (
-    RepositorySeen
+    EmptyRepositorySeen
     | RevisionApplied
     | FilesApplied
     | RefRemoved
@@ -168,5 +168,5 @@ Fact = (
     | ScheduleArmed
     | ScheduleDropped
     | ScheduleDecided
-    | RunsFollowed
+    | CompletedRunsHandled
 )

@@ -19,7 +19,7 @@ from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
 from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, FileSeen, Revision
+from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision, TreeFile
 from waterflowd.reconcile.state import FileState
 
 #: What `event.before` says where nothing was before, as in Git's own hooks.
@@ -30,7 +30,7 @@ _SHORT = 7
 _SNIPPET_LENGTH_MAX = 300
 
 
-def file_applied(seen: FileSeen, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
+def file_applied(seen: TreeFile, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
     """What the compiler's answer makes of a file, and of what it used; errors are bounded."""
     if compiled.plan is None:
         return file_refused(seen, compiled.diagnostics, used)
@@ -47,7 +47,7 @@ def file_applied(seen: FileSeen, compiled: Compiled, used: Mapping[str, str] | N
 
 
 def file_refused(
-    seen: FileSeen, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
+    seen: TreeFile, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
 ) -> FileApplied:
     """A file that has errors."""
     errors = tuple(_bounded(diagnostic) for diagnostic in diagnostics[:ERRORS_MAX])
@@ -56,7 +56,7 @@ def file_refused(
     )
 
 
-def file_too_large(seen: FileSeen) -> Diagnostic:
+def file_too_large(seen: TreeFile) -> Diagnostic:
     """The problem of a file that is larger than a workflow may be."""
     message = f"the file is larger than {FILE_BYTES_MAX:,} bytes"
     code = codes.FILE_TOO_LARGE
@@ -64,15 +64,15 @@ def file_too_large(seen: FileSeen) -> Diagnostic:
 
 
 def facts(
-    at: int, movement: triggers.Movement, revision: Revision, pushed: Pushed, changes: FileChanges
+    at: int, update: triggers.RefUpdate, revision: Revision, pushed: Pushed, changes: FileChanges
 ) -> list[events.Fact]:
     """The facts of a movement: one, or more when it brings more files than a fact holds."""
     commit = revision.commit
     windows = _windows(changes.files)
     first = events.RevisionApplied(
         at=at,
-        ref=movement.ref,
-        movement=movement.number,
+        ref=update.ref,
+        update_number=update.number,
         commit=commit.id,
         tree=commit.tree,
         tag_object=pushed.tip if pushed.tip != commit.id else None,
@@ -83,10 +83,10 @@ def facts(
         removed=changes.removed[:FILES_PER_FACT],
     )
     recorded: list[events.Fact] = [first]
-    recorded += [events.FilesApplied(at=at, ref=movement.ref, files=files) for files in windows[1:]]
+    recorded += [events.FilesApplied(at=at, ref=update.ref, files=files) for files in windows[1:]]
     for start in range(FILES_PER_FACT, len(changes.removed), FILES_PER_FACT):
         gone = changes.removed[start : start + FILES_PER_FACT]
-        recorded.append(events.FilesApplied(at=at, ref=movement.ref, removed=gone))
+        recorded.append(events.FilesApplied(at=at, ref=update.ref, removed=gone))
     return recorded
 
 
@@ -126,7 +126,7 @@ def with_files(changes: FileChanges, files: Sequence[FileApplied]) -> FileChange
 
 
 def started(
-    movement: triggers.Movement, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
+    update: triggers.RefUpdate, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
 ) -> list[FileApplied]:
     """The files that the movement starts, by path."""
     after = {path: file.newest for path, file in before.items()}
@@ -138,7 +138,7 @@ def started(
         for _, file in sorted(after.items())
         if file.plan_hash is not None
         and file.triggers is not None
-        and triggers.is_started(file.triggers, file.path, movement)
+        and triggers.is_started(file.triggers, file.path, update)
         and not group_errors(file, settings)
     ]
 
@@ -163,7 +163,7 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
 
 
 def start_request(
-    plan: bytes, path: str, movement: triggers.Movement, revision: Revision, pushed: Pushed
+    plan: bytes, path: str, update: triggers.RefUpdate, revision: Revision, pushed: Pushed
 ) -> StartRequest:
     """The request that starts the run of one file."""
     commit = revision.commit
@@ -174,9 +174,9 @@ def start_request(
         trigger=Trigger(
             kind=TriggerKind.PUSH,
             by=escape_for_display(commit.author),
-            key=triggers.trigger_key(pushed.repository, movement, path),
-            ref=movement.ref,
-            git=git_context(pushed.repository, movement.ref, commit.id, commit.author, commit.message),
+            key=triggers.trigger_key(pushed.repository, update, path),
+            ref=update.ref,
+            git=git_context(pushed.repository, update.ref, commit.id, commit.author, commit.message),
             payload=pushed.payload,
         ),
     )
@@ -194,14 +194,14 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     payload: dict[str, Any]
 
 
-def pushed(repository: str, movement: triggers.Movement, before: str | None, commit: Commit, tip: str) -> Pushed:
+def pushed(repository: str, update: triggers.RefUpdate, before: str | None, commit: Commit, tip: str) -> Pushed:
     """The facts that a movement's runs share."""
     payload = {
         "name": "push",
-        "ref": movement.ref,
+        "ref": update.ref,
         "before": before or NO_COMMIT,
         "after": commit.id,
-        "changed": list(movement.changes.paths[:PAYLOAD_PATHS_MAX]),
+        "changed": list(update.changes.paths[:PAYLOAD_PATHS_MAX]),
     }
     return Pushed(repository=repository, before=before, tip=tip, payload=payload)
 

@@ -31,28 +31,28 @@ def watched(refs: Refs, patterns: Sequence[str]) -> list[str]:
     if not patterns:
         default = default_ref(refs)
         return [default] if default else []
-    chosen = [ref for ref in refs.tips if is_selected(ref, patterns)]
-    return sorted(chosen, key=lambda ref: (ref != refs.head, ref))
+    chosen = [ref for ref in refs.object_ids if is_selected(ref, patterns)]
+    return sorted(chosen, key=lambda ref: (ref != refs.head_ref, ref))
 
 
 def default_ref(refs: Refs) -> str | None:
     """The default branch, or None when there is none or no telling which."""
-    if refs.head in refs.tips:
-        return refs.head
-    branches = [ref for ref in refs.tips if ref.startswith(BRANCH)]
+    if refs.head_ref in refs.object_ids:
+        return refs.head_ref
+    branches = [ref for ref in refs.object_ids if ref.startswith(BRANCH)]
     return branches[0] if len(branches) == 1 else None
 
 
 def nothing_watched(refs: Refs, patterns: Sequence[str]) -> str:
     """One sentence that says why no ref is watched and what to do."""
-    branches = sorted(ref.removeprefix(BRANCH) for ref in refs.tips if ref.startswith(BRANCH))
-    if not refs.tips:
+    branches = sorted(ref.removeprefix(BRANCH) for ref in refs.object_ids if ref.startswith(BRANCH))
+    if not refs.object_ids:
         return "the repository is empty: push a commit to it"
     if patterns:
         return f"no ref matches {', '.join(patterns)}: the repository has {_some(branches) or 'no branches'}"
-    if refs.head is None:
+    if refs.head_ref is None:
         return "HEAD names no branch: name the branches to watch with refs"
-    return f"HEAD names {refs.head}, which does not exist: name one of {_some(branches) or 'its refs'} with refs"
+    return f"HEAD names {refs.head_ref}, which does not exist: name one of {_some(branches) or 'its refs'} with refs"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -209,7 +209,7 @@ class _Decider:
             ScheduleDecided(
                 at=self._at,
                 **self._about,
-                instant_at=instant,
+                due_at=instant,
                 outcome=outcome,
                 code=code,
                 count=count,

@@ -30,9 +30,9 @@ class Refs(msgspec.Struct, frozen=True, kw_only=True):
     """The refs at one moment."""
 
     #: Full name of the ref that HEAD names (it may not exist yet); None when HEAD names a commit.
-    head: str | None
+    head_ref: str | None
     #: Full ref name (`refs/heads/main`, `refs/tags/v1`) to the object it names.
-    tips: dict[str, str]
+    object_ids: dict[str, str]
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class FileSeen(msgspec.Struct, frozen=True, kw_only=True):
+class TreeFile(msgspec.Struct, frozen=True, kw_only=True):
     """A workflow file in a tree. `blob` is the id of whatever stands there, so an unchanged problem is known again."""
 
     path: str
@@ -64,7 +64,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """One commit as far as workflows go."""
 
     commit: Commit
-    files: tuple[FileSeen, ...]
+    files: tuple[TreeFile, ...]
     changes: Changes
 
 
@@ -98,7 +98,7 @@ class Source(Protocol):
         """The contents of blobs; None for one that is larger than a workflow file may be."""
         ...
 
-    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
         """What stands at these paths of a tree, by path; what is not there is left out. Nothing is followed."""
         ...
 

@@ -32,7 +32,7 @@ _Filter = tuple[tuple[str, ...], tuple[str, ...]]
 _KEY_BYTES_MAX = 400
 
 
-class Movement(msgspec.Struct, frozen=True, kw_only=True):
+class RefUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """A ref came to another commit."""
 
     ref: str
@@ -44,13 +44,13 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     files: frozenset[str]
 
 
-def is_started(triggers: Triggers, path: str, movement: Movement) -> bool:
+def is_started(triggers: Triggers, path: str, update: RefUpdate) -> bool:
     """Tells whether the movement starts the workflow at `path`."""
-    if movement.is_first_sight:
+    if update.is_first_sight:
         return False
-    if triggers.on_change and path in movement.files:
+    if triggers.on_change and path in update.files:
         return True
-    return triggers.push is not None and _is_pushed(triggers.push, movement)
+    return triggers.push is not None and _is_pushed(triggers.push, update)
 
 
 def new_files(
@@ -65,25 +65,25 @@ def new_files(
     return frozenset(path for path, file in applied.items() if same.get(path) != (file.blob, file.used))
 
 
-def trigger_key(repository: str, movement: Movement, path: str) -> str:
+def trigger_key(repository: str, update: RefUpdate, path: str) -> str:
     """The text under which a movement starts a file's run once; long ones end in a hash."""
     head = f"push:{repository}:"
-    tail = f"{movement.ref}:{movement.number}:{path}"
+    tail = f"{update.ref}:{update.number}:{path}"
     if len((head + tail).encode()) > _KEY_BYTES_MAX:
         # The number stays readable, the hash makes the rest unique.
-        tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}:{movement.number}"
+        tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}:{update.number}"
     return head + tail
 
 
-def _is_pushed(push: PushTrigger, movement: Movement) -> bool:
-    tag = refs.tag_of(movement.ref)
+def _is_pushed(push: PushTrigger, update: RefUpdate) -> bool:
+    tag = refs.tag_of(update.ref)
     if tag is not None:
         return _is_selected(tag, (push.tags, push.tags_ignore), (push.branches, push.branches_ignore))
-    branch = refs.branch_of(movement.ref)
+    branch = refs.branch_of(update.ref)
     if branch is None:
         return not (push.branches or push.branches_ignore or push.tags or push.tags_ignore)
     own, others = (push.branches, push.branches_ignore), (push.tags, push.tags_ignore)
-    return _is_selected(branch, own, others) and _is_path_pushed(push, movement.changes)
+    return _is_selected(branch, own, others) and _is_path_pushed(push, update.changes)
 
 
 def _is_selected(name: str, own: _Filter, others: _Filter) -> bool:

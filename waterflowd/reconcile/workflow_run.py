@@ -25,13 +25,13 @@ KIND = chains.AFTER
 _KEY_BYTES_MAX = 400
 
 
-def followers(ref: RefState | None) -> dict[str, FileState]:
+def triggered_files(ref: RefState | None) -> dict[str, FileState]:
     """The files of the default ref that start after others and have no errors, by path."""
     files = ref.files if ref is not None else {}
-    return {path: file for path, file in sorted(files.items()) if file.follows is not None and not file.is_broken}
+    return {path: file for path, file in sorted(files.items()) if file.workflow_run is not None and not file.is_broken}
 
 
-def is_followed(trigger: WorkflowRunTrigger, path: str, row: RunSummary) -> bool:
+def is_triggered(trigger: WorkflowRunTrigger, path: str, row: RunSummary) -> bool:
     """Whether the completed run starts the file at `path`."""
     if row.path == path or row.conclusion is None:
         return False

@@ -36,7 +36,7 @@ ReadFiles = Callable[[str, str, Sequence[str]], Awaitable[dict[str, bytes]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locked:
+class EncryptedFiles:
     """What one repository keeps encrypted, and the file that opens it."""
 
     files: tuple[str, ...]
@@ -46,7 +46,7 @@ class Locked:
 class AgeFiles:
     """The encrypted files of all repositories. `data_dir` is where no identity may lie."""
 
-    def __init__(self, locked: Mapping[str, Locked], read_files: ReadFiles, data_dir: Path) -> None:
+    def __init__(self, locked: Mapping[str, EncryptedFiles], read_files: ReadFiles, data_dir: Path) -> None:
         self._locked = dict(locked)
         self._read_files = read_files
         self._data_dir = data_dir
@@ -70,7 +70,7 @@ class AgeFiles:
         opened = await asyncio.to_thread(self._open, locked, contents)
         return opened, HELD_S
 
-    def _open(self, locked: Locked, contents: dict[str, bytes]) -> dict[str, str]:
+    def _open(self, locked: EncryptedFiles, contents: dict[str, bytes]) -> dict[str, str]:
         identities = _identities(locked.identity_file, self._data_dir) if contents else []
         found: dict[str, str] = {}
         for path in locked.files:
@@ -88,7 +88,11 @@ def _values(path: str, content: bytes, identities: list[pyrage.x25519.Identity])
     if path.endswith(_TABLE_SUFFIX):
         return values.parse(text, path)
     try:
-        return {values.plain(PurePosixPath(path).name.removesuffix(SUFFIX)): text.decode("utf-8").removesuffix("\n")}
+        return {
+            values.normalize_name(PurePosixPath(path).name.removesuffix(SUFFIX)): text.decode("utf-8").removesuffix(
+                "\n"
+            )
+        }
     except UnicodeDecodeError:
         raise Rejected("WF626", f"{path} holds no text") from None
 

@@ -23,7 +23,7 @@ logger = logging.getLogger("waterflow.secrets")
 FILE_BYTES_MAX = 1 << 20
 
 
-class OwnSources:
+class LocalSources:
     """The sources in their order. Called on the loop's thread; reading the file takes less than a millisecond."""
 
     def __init__(
@@ -43,13 +43,13 @@ class OwnSources:
 
     def get(self, name: str) -> str | None:
         """The secret's value; None when no source has it. Names are the same in any case, `-` and `_` are one."""
-        wanted = values.plain(name)
+        wanted = values.normalize_name(name)
         value = self._environment.get(self._prefix + wanted.upper()) if self._prefix else None
         if value is None:
             value = self._of_credentials(wanted)
         if value is None:
             value = self._of_file().get(wanted)
-        if value is not None and (fault := values.fault(value)):
+        if value is not None and (fault := values.problem(value)):
             self._tell(wanted, f"the secret {name} {fault} [WF622]")
             return None
         return value
@@ -67,7 +67,7 @@ class OwnSources:
         try:
             for entry in os.listdir(directory):
                 if entry.startswith(self._credential_prefix):
-                    name = values.plain(entry.removeprefix(self._credential_prefix))
+                    name = values.normalize_name(entry.removeprefix(self._credential_prefix))
                     if name == wanted:
                         return _text_of(Path(directory, entry)).removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets import values
 from waterflowd.secrets.age import AgeFiles
-from waterflowd.secrets.local_sources import OwnSources
-from waterflowd.secrets.slow_sources import Key, Read, Readings
+from waterflowd.secrets.local_sources import LocalSources
+from waterflowd.secrets.secret_reader import Key, Read, SecretReader
 
 if TYPE_CHECKING:
     # It costs a tenth of a second to import, and is there only when it is configured.
@@ -32,15 +32,15 @@ class Commit(NamedTuple):
 class Sources:
     """See the file's docstring. Called on the loop's thread; nothing waits."""
 
-    def __init__(self, own: OwnSources, readings: Readings, age: AgeFiles, vault: Vault | None = None) -> None:
-        self.own = own
-        self.readings = readings
+    def __init__(self, local: LocalSources, reader: SecretReader, age: AgeFiles, vault: Vault | None = None) -> None:
+        self.local = local
+        self.reader = reader
         self.age = age
         self.vault = vault
 
     def check(self) -> None:
         """Raises `Rejected` WF622 for a file that cannot be used. Blocks."""
-        self.own.check()
+        self.local.check()
         self.age.check()
 
     def get(self, name: str, commit: Commit) -> str | None:
@@ -48,7 +48,7 @@ class Sources:
 
         Raises `Retryable` WF626 while it is being read (`readings.changed` is called then), `Rejected` when it cannot be.
         """
-        value = self.own.get(name)
+        value = self.local.get(name)
         if value is None:
             value = self._of_vault(name)
         if value is None:
@@ -70,12 +70,12 @@ class Sources:
 
     async def close(self) -> None:
         """Forgets what is held, and ends what is being read."""
-        await self.readings.close()
+        await self.reader.close()
         if self.vault is not None:
             await self.vault.close()
 
     def _of_vault(self, name: str) -> str | None:
-        field = self.vault.field(values.plain(name)) if self.vault is not None else None
+        field = self.vault.field(values.normalize_name(name)) if self.vault is not None else None
         if self.vault is None or field is None:
             return None
         found = self._read(name, ("vault", field.path), functools.partial(self.vault.read, field.path))
@@ -87,11 +87,11 @@ class Sources:
             return None
         read = functools.partial(self.age.read, repository, revision)
         found = self._read(name, ("repository", repository, revision), read)
-        return _usable(name, found.get(values.plain(name)))
+        return _usable(name, found.get(values.normalize_name(name)))
 
     def _read(self, name: str, key: Key, read: Read) -> dict[str, str]:
         try:
-            return self.readings.get(key, read)
+            return self.reader.get(key, read)
         except Retryable as error:
             raise Retryable(error.code, f"waits for the secret {name}: {error.text}") from error
         except Rejected as error:
@@ -99,6 +99,6 @@ class Sources:
 
 
 def _usable(name: str, value: str | None) -> str | None:
-    if value is not None and (fault := values.fault(value)):
+    if value is not None and (fault := values.problem(value)):
         raise Rejected("WF626", f"the secret {name} {fault}")
     return value

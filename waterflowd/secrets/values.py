@@ -13,12 +13,12 @@ from waterflow_agent.errors import Rejected
 BYTES_MAX = 64 << 10
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The name as sources compare it: the same in any case, `-` and `_` are one."""
     return name.replace("-", "_").lower()
 
 
-def fault(value: str) -> str:
+def problem(value: str) -> str:
     """What makes it impossible to give this to a step; empty for nothing."""
     if "\0" in value:
         return "has a NUL byte, which no environment can hold"
@@ -40,4 +40,4 @@ def parse(content: bytes, place: str) -> dict[str, str]:
     wrong = [name for name, value in found.items() if not isinstance(value, str)]
     if wrong:
         raise Rejected("WF622", f'{place}: the value of {wrong[0]} is no text; write {wrong[0]} = "value"')
-    return {plain(name): value for name, value in found.items()}
+    return {normalize_name(name): value for name, value in found.items()}

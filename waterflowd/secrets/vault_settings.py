@@ -82,5 +82,5 @@ def fields(table: Mapping[str, str]) -> dict[str, Field]:
         is_path = _PATH.fullmatch(path) and not {".", ".."} & set(path.split("/"))
         if not (mark and field and is_path):
             raise ValueError(f'{name}: expected "path#field", such as "apps/web#password", found "{text[:80]}"')
-        found[values.plain(name)] = Field(path, field)
+        found[values.normalize_name(name)] = Field(path, field)
     return found

@@ -230,7 +230,7 @@ class MemoryRepositoryAdmin:
     repositories: list[RepositoryRow] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     synced: list[tuple[str, bool]] = field(default_factory=list)
-    timetable: list[ScheduleRow] = field(default_factory=list)
+    schedule_rows: list[ScheduleRow] = field(default_factory=list)
     #: The commit that is applied.
     revision: str = "a" * 40
 
@@ -255,7 +255,7 @@ class MemoryRepositoryAdmin:
 
     def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
         """See the protocol."""
-        return [row for row in self.timetable if name in (None, row.path, row.name)]
+        return [row for row in self.schedule_rows if name in (None, row.path, row.name)]
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """See the protocol."""

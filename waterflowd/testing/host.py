@@ -156,8 +156,8 @@ class HostWorld:
         self.files = FileServer(self.world, MemoryFiles(trees), self.link)
         self.agents = AgentHandler(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
         self.enrollment = EnrollmentService(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
-        self.targets = MemoryChildWorkflows()
-        self.starter = ChildRunStarter(self.driver, self.targets)
+        self.workflows = MemoryChildWorkflows()
+        self.starter = ChildRunStarter(self.driver, self.workflows)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> HostWorld:
@@ -189,7 +189,7 @@ class HostWorld:
     def crashed(self, commits: int | None = None) -> HostWorld:
         """Another host over what is durable now, or was after so many commits. This one is to be left alone."""
         again = HostWorld(self.log.reopened(commits), ManualClock(self.clock.at))
-        again.targets.files = self.targets.files
+        again.workflows.files = self.workflows.files
         return again
 
     # What happens outside ---------------------------------------------------------------------------------------------

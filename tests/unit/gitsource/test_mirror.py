@@ -14,7 +14,7 @@ from waterflowd.gitsource.remote.mirror import Mirror
 
 
 def fetched(*commits: str, shallow: tuple[str, ...] = ()) -> Fetched:
-    return Fetched(head="refs/heads/main", tips={}, held=commits, commits=commits, shallow=shallow)
+    return Fetched(head_ref="refs/heads/main", object_ids={}, complete=commits, commits=commits, shallow=shallow)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_what_is_noted_is_known_again(made: Mirror) -> None:
     made.take(fetched("b"))
     again = Mirror(made.path, "git://host/ops")
     again.open()
-    assert (again.note.commits, again.note.shallow) == (("a", "b"), ("a",))
+    assert (again.state.commits, again.state.shallow) == (("a", "b"), ("a",))
     assert again.fetched_at is not None
     assert made.path.stat().st_mode & 0o077 == 0
 
@@ -46,7 +46,7 @@ def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes 
     else:
         (made.path / "waterflow.json").write_bytes(note)
     made.open()
-    assert (made.note.held, made.packs()) == ((), 0)
+    assert (made.state.complete, made.packs()) == ((), 0)
 
 
 def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
@@ -65,8 +65,8 @@ def test_only_the_newest_commits_are_kept_in_mind(made: Mirror) -> None:
     """A server is not told of thousands."""
     for number in range(400):
         made.take(fetched(f"{number}", shallow=(f"{number}",)))
-    assert len(made.note.commits) == len(made.note.shallow) == 256
-    assert made.note.commits[-1] == "399"
+    assert len(made.state.commits) == len(made.state.shallow) == 256
+    assert made.state.commits[-1] == "399"
 
 
 def test_the_age_is_said_in_the_largest_unit(made: Mirror) -> None:

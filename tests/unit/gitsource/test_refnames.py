@@ -7,54 +7,54 @@ from dulwich.objects import ObjectID
 from dulwich.refs import Ref
 
 from waterflowd.gitsource.remote import remote_refs
-from waterflowd.gitsource.remote.fetch_errors import FetchRefused
+from waterflowd.gitsource.remote.fetch_errors import FetchError
 
 A, B = "a" * 40, "b" * 40
 
 
-def told(**refs: str) -> dict[Ref, ObjectID]:
+def advertised(**refs: str) -> dict[Ref, ObjectID]:
     return {Ref(name.replace("__", "/").encode()): ObjectID(object_id.encode()) for name, object_id in refs.items()}
 
 
 def test_branches_and_tags_are_taken_and_the_rest_is_left() -> None:
     """Peeled tags, pull requests, and names that are no text."""
-    refs = told(HEAD=A, refs__heads__main=A, refs__tags__v1=B, refs__pull__1__head=B)
+    refs = advertised(HEAD=A, refs__heads__main=A, refs__tags__v1=B, refs__pull__1__head=B)
     refs[Ref(b"refs/tags/v1^{}")] = ObjectID(A.encode())
     refs[Ref(b"refs/heads/\xff")] = ObjectID(A.encode())
-    assert remote_refs.tips(refs) == {"refs/heads/main": A, "refs/tags/v1": B}
+    assert remote_refs.object_ids(refs) == {"refs/heads/main": A, "refs/tags/v1": B}
 
 
 @pytest.mark.parametrize(("object_id", "words"), [("a" * 64, "SHA-256"), ("../x", "no object"), ("", "no object")])
 def test_an_id_that_is_none_refuses_the_remote(object_id: str, words: str) -> None:
     """Before it becomes part of a path."""
-    with pytest.raises(FetchRefused, match=words):
-        remote_refs.tips(told(refs__heads__main=object_id))
+    with pytest.raises(FetchError, match=words):
+        remote_refs.object_ids(advertised(refs__heads__main=object_id))
 
 
 def test_without_patterns_what_head_leads_to_is_wanted() -> None:
     """Whatever branch it names; and the only branch where it names none."""
-    refs = told(HEAD=B, refs__heads__main=A)
-    assert remote_refs.wanted(refs, remote_refs.tips(refs), ()) == [B, A]
-    refs = told(HEAD=B, refs__heads__main=A, refs__heads__trunk=B)
-    assert remote_refs.wanted(refs, remote_refs.tips(refs), ()) == [B]
-    refs = told(refs__heads__main=A)
-    assert remote_refs.wanted(refs, remote_refs.tips(refs), ()) == [A]
+    refs = advertised(HEAD=B, refs__heads__main=A)
+    assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [B, A]
+    refs = advertised(HEAD=B, refs__heads__main=A, refs__heads__trunk=B)
+    assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [B]
+    refs = advertised(refs__heads__main=A)
+    assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [A]
 
 
 def test_patterns_select_what_is_wanted() -> None:
     """As for a local repository."""
-    refs = told(HEAD=A, refs__heads__main=A, refs__heads__x=B, refs__tags__v1=B)
-    assert remote_refs.wanted(refs, remote_refs.tips(refs), ("tags/v*",)) == [B]
+    refs = advertised(HEAD=A, refs__heads__main=A, refs__heads__x=B, refs__tags__v1=B)
+    assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ("tags/v*",)) == [B]
 
 
 @pytest.mark.parametrize(
     ("symbolic", "refs", "expected"),
     [
-        ({Ref(b"HEAD"): Ref(b"refs/heads/trunk")}, told(HEAD=A, refs__heads__main=A), "refs/heads/trunk"),
-        ({}, told(HEAD=A, refs__heads__x=A, refs__heads__main=A), "refs/heads/main"),
-        ({}, told(HEAD=A, refs__heads__x=A, refs__heads__y=B), "refs/heads/x"),
-        ({}, told(HEAD=A, refs__heads__x=A, refs__heads__y=A), None),
-        ({}, told(HEAD=A, refs__heads__y=B), None),
+        ({Ref(b"HEAD"): Ref(b"refs/heads/trunk")}, advertised(HEAD=A, refs__heads__main=A), "refs/heads/trunk"),
+        ({}, advertised(HEAD=A, refs__heads__x=A, refs__heads__main=A), "refs/heads/main"),
+        ({}, advertised(HEAD=A, refs__heads__x=A, refs__heads__y=B), "refs/heads/x"),
+        ({}, advertised(HEAD=A, refs__heads__x=A, refs__heads__y=A), None),
+        ({}, advertised(HEAD=A, refs__heads__y=B), None),
         ({}, {}, None),
     ],
 )
@@ -62,4 +62,4 @@ def test_the_default_branch_is_the_one_of_head(
     symbolic: dict[Ref, Ref], refs: dict[Ref, ObjectID], expected: str | None
 ) -> None:
     """As the server says, or as Git would guess."""
-    assert remote_refs.head(symbolic, dict(refs)) == expected
+    assert remote_refs.head_ref(symbolic, dict(refs)) == expected

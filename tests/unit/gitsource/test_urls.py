@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.gitsource import opening, urls
+from waterflowd.gitsource import repository_opener, urls
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -104,5 +104,5 @@ def settings(url: str, **more: str) -> RepositorySettings:
 def test_what_a_remote_lacks_is_said_when_it_is_opened(given: RepositorySettings, hint: str) -> None:
     """With the command that makes it."""
     with pytest.raises(Rejected, match=hint) as caught:
-        opening.check(given)
+        repository_opener.check(given)
     assert caught.value.code == codes.URL_REFUSED

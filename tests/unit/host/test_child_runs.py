@@ -68,7 +68,7 @@ def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: 
 
 async def begun(world: HostWorld, text: str = PARENT, files: dict[str, str] | None = None) -> RunId:
     """A parent whose step has asked for its run."""
-    world.targets.files = {**(FILES if files is None else files), PATH: text}
+    world.workflows.files = {**(FILES if files is None else files), PATH: text}
     return (await world.driver.start(request(text, files))).id
 
 
@@ -226,7 +226,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
         other = await waits(world, run)
         place = AttemptId(run, JobId("a"), StepId("other"), AttemptNo(1))
         live = world.world.runs[run]
-        plan = await world.targets.plan("ops", "c1", "workflows/other.yml")
+        plan = await world.workflows.plan("ops", "c1", "workflows/other.yml")
         wanted = child_runs.start_request(live, place, plan, {"version": "2"})
         await asyncio.gather(world.driver.begin(place, wanted), world.driver.begin(place, wanted))
         assert (await world.driver.start(wanted)).id == other
@@ -236,7 +236,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
 async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
     """The step says why, and goes on by itself."""
     async with HostWorld() as world:
-        world.targets.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
+        world.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
         run = await begun(world)
         await waits(world, run)
         waited = [event.reason for event in world.events(run) if isinstance(event, events.AttemptWaiting)]
@@ -274,7 +274,7 @@ async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> No
         started = await world.driver.start(msgspec.structs.replace(request(), repository=None, revision=None))
         last = await ends(world, started.id, Conclusion.FAILURE)
         assert "comes from no repository" in last.reason.text
-        assert world.targets.asked == []
+        assert world.workflows.asked == []
 
 
 async def test_runs_that_start_one_another_end_at_the_bound() -> None:
@@ -401,7 +401,7 @@ async def test_too_many_open_runs_are_waited_out(monkeypatch: pytest.MonkeyPatch
 async def test_a_fault_in_the_start_of_one_run_does_not_end_the_others() -> None:
     """The starter is supervised: it says so and tries again."""
     async with HostWorld() as world:
-        world.targets.fail_next(ZeroDivisionError("a bug"))  # type: ignore[arg-type]
+        world.workflows.fail_next(ZeroDivisionError("a bug"))  # type: ignore[arg-type]
         run = await begun(world)
         await waits(world, run)
         assert world.is_alive

@@ -35,22 +35,26 @@ def test_patterns_choose_the_refs_and_head_the_default(
     head: str | None, patterns: tuple[str, ...], expected: list[str]
 ) -> None:
     """Without patterns HEAD decides; the default ref comes first; tags are named with `tags/`."""
-    assert refs.watched(Refs(head=head, tips=TIPS), patterns) == expected
+    assert refs.watched(Refs(head_ref=head, object_ids=TIPS), patterns) == expected
 
 
 def test_the_only_branch_takes_the_place_of_a_head_that_does_not_exist() -> None:
     """A new bare repository says `master`, and somebody pushes `main`."""
-    found = Refs(head="refs/heads/master", tips={"refs/heads/main": "1", "refs/tags/v1": "2"})
+    found = Refs(head_ref="refs/heads/master", object_ids={"refs/heads/main": "1", "refs/tags/v1": "2"})
     assert refs.watched(found, ()) == ["refs/heads/main"]
 
 
 @pytest.mark.parametrize(
     ("found", "patterns", "words"),
     [
-        (Refs(head="refs/heads/main", tips={}), (), "the repository is empty"),
-        (Refs(head="refs/heads/x", tips=TIPS), (), "HEAD names refs/heads/x, which does not exist"),
-        (Refs(head=None, tips=TIPS), (), "HEAD names no branch"),
-        (Refs(head=None, tips=TIPS), ("nope",), "no ref matches nope: the repository has main, release/1, trunk"),
+        (Refs(head_ref="refs/heads/main", object_ids={}), (), "the repository is empty"),
+        (Refs(head_ref="refs/heads/x", object_ids=TIPS), (), "HEAD names refs/heads/x, which does not exist"),
+        (Refs(head_ref=None, object_ids=TIPS), (), "HEAD names no branch"),
+        (
+            Refs(head_ref=None, object_ids=TIPS),
+            ("nope",),
+            "no ref matches nope: the repository has main, release/1, trunk",
+        ),
     ],
 )
 def test_nothing_to_watch_has_a_sentence(found: Refs, patterns: tuple[str, ...], words: str) -> None:

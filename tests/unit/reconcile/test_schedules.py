@@ -27,7 +27,7 @@ def trigger(overlap: Overlap = Overlap.SKIP, catch_up: CatchUp = CatchUp.LAST) -
 def shown(decision: schedules.Decision) -> list[tuple[int, str, str]]:
     """Hours since the start, what became of them and why."""
     return [
-        ((fact.instant_at - T0) // HOUR, fact.outcome.value, fact.code)
+        ((fact.due_at - T0) // HOUR, fact.outcome.value, fact.code)
         for fact in decision.facts
         if isinstance(fact, ScheduleDecided)
     ]
@@ -136,7 +136,7 @@ def test_a_drop_says_why(ref: RefState | None, may_start: bool, code: str) -> No
 def test_a_decision_reads_as_a_sentence() -> None:
     """With the number where there are several, and that nobody counted them all."""
     decided = ScheduleDecided(
-        at=1, path="p", cron="c", timezone="UTC", instant_at=T0, outcome=ScheduleOutcome.MISSED, code="too-many",
+        at=1, path="p", cron="c", timezone="UTC", due_at=T0, outcome=ScheduleOutcome.MISSED, code="too-many",
         count=3, has_more=True,
     )  # fmt: skip
     assert schedules.text_of(decided) == "missed at least 3 instants: only the newest 100 instants are caught up"

@@ -6,7 +6,7 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.plan import Triggers, WorkflowRunTrigger
 from waterflowd.reconcile import diff, events, state
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.source import FileSeen
+from waterflowd.reconcile.source import TreeFile
 
 MAIN = "refs/heads/main"
 
@@ -28,7 +28,7 @@ def broken(path: str, blob: str) -> FileApplied:
 def applied(movement: int, *files: FileApplied, removed: tuple[str, ...] = ()) -> events.RevisionApplied:
     commit = f"c{movement}"
     return events.RevisionApplied(
-        at=movement, ref=MAIN, movement=movement, commit=commit, tree=f"t{movement}", files=files, removed=removed
+        at=movement, ref=MAIN, update_number=movement, commit=commit, tree=f"t{movement}", files=files, removed=removed
     )
 
 
@@ -53,7 +53,7 @@ def test_a_removed_file_is_gone_and_a_removed_ref_keeps_its_movements() -> None:
     gone = events.RefRemoved(at=3, ref=MAIN, commit="c2")
     folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, removed=("a.yml",)), gone])
     ref = folded.refs[MAIN]
-    assert (ref.files, ref.is_removed, ref.movement) == ({}, True, 2)
+    assert (ref.files, ref.is_removed, ref.update_number) == ({}, True, 2)
     state.evolve(folded, applied(3))
     assert not ref.is_removed
 
@@ -85,7 +85,7 @@ def test_suspending_survives_the_fold() -> None:
 def test_the_difference_is_by_path_and_object() -> None:
     """Added, changed and removed files, and nothing about those that stayed."""
     folded = state.fold("ops", [applied(1, good("a.yml", "1"), good("b.yml", "2"), broken("c.yml", "3"))])
-    tree = [FileSeen(path="a.yml", blob="1"), FileSeen(path="c.yml", blob="4"), FileSeen(path="d.yml", blob="1")]
+    tree = [TreeFile(path="a.yml", blob="1"), TreeFile(path="c.yml", blob="4"), TreeFile(path="d.yml", blob="1")]
     found = diff.difference(folded.refs[MAIN].files, tree)
     assert [file.path for file in found.added] == ["d.yml"]
     assert [file.path for file in found.changed] == ["c.yml"]
@@ -94,7 +94,7 @@ def test_the_difference_is_by_path_and_object() -> None:
 
 def test_a_name_that_stands_twice_in_a_damaged_tree_counts_once() -> None:
     """The first one is taken."""
-    tree = [FileSeen(path="a.yml", blob="1"), FileSeen(path="a.yml", blob="2")]
+    tree = [TreeFile(path="a.yml", blob="1"), TreeFile(path="a.yml", blob="2")]
     assert [file.blob for file in diff.difference({}, tree).files] == ["1"]
 
 
@@ -109,10 +109,10 @@ def test_what_a_file_asked_for_is_known_for_each_place_of_the_log() -> None:
     ):
         state.evolve(folded, fact, seq)
     file = folded.refs[MAIN].files["a.yml"]
-    asked = {seq: file.asked_at(seq) for seq in (10, 11, 25, 40, 41)}
+    asked = {seq: file.workflow_run_at(seq) for seq in (10, 11, 25, 40, 41)}
     names = {seq: trigger.workflows if trigger is not None else None for seq, trigger in asked.items()}
     assert names == {10: None, 11: ("build",), 25: ("build",), 40: ("build",), 41: ("build", "test")}
-    assert file.follow_since == 10
+    assert file.workflow_run_since == 10
 
 
 def test_what_nobody_can_ask_about_any_more_is_forgotten() -> None:
@@ -120,10 +120,10 @@ def test_what_nobody_can_ask_about_any_more_is_forgotten() -> None:
     folded = state.RepositoryState(name="ops", refs={})
     for seq in range(10, 1_000, 10):
         state.evolve(folded, applied(seq, following(str(seq), f"build {seq}")), seq)
-        state.evolve(folded, events.RunsFollowed(at=seq, seq=seq + 5), seq + 1)
+        state.evolve(folded, events.CompletedRunsHandled(at=seq, seq=seq + 5), seq + 1)
     file = folded.refs[MAIN].files["a.yml"]
-    assert len(file.asked) <= 2
-    asked = file.asked_at(996)
+    assert len(file.workflow_run_versions) <= 2
+    asked = file.workflow_run_at(996)
     assert asked is not None
     assert asked.workflows == ("build 990",)
 
@@ -138,4 +138,4 @@ def test_a_file_that_stops_asking_begins_anew() -> None:
     ):
         state.evolve(folded, fact, seq)
     file = folded.refs[MAIN].files["a.yml"]
-    assert (file.asked_at(25), file.follow_since) == (None, 30)
+    assert (file.workflow_run_at(25), file.workflow_run_since) == (None, 30)

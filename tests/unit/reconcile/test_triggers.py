@@ -7,12 +7,12 @@ import pytest
 from waterflowd.model.plan import PushTrigger, Triggers
 from waterflowd.reconcile import triggers
 from waterflowd.reconcile.source import Changes
-from waterflowd.reconcile.triggers import Movement
+from waterflowd.reconcile.triggers import RefUpdate
 
 FILE = "workflows/deploy.yml"
 
 
-def moved(
+def update(
     ref: str = "refs/heads/main",
     *,
     is_first_sight: bool = False,
@@ -20,27 +20,27 @@ def moved(
     is_complete: bool = True,
     files: frozenset[str] = frozenset(),
     number: int = 7,
-) -> Movement:
+) -> RefUpdate:
     changes = Changes(paths=paths, is_complete=is_complete)
-    return Movement(ref=ref, number=number, is_first_sight=is_first_sight, changes=changes, files=files)
+    return RefUpdate(ref=ref, number=number, is_first_sight=is_first_sight, changes=changes, files=files)
 
 
 def test_a_file_without_on_starts_when_the_movement_changed_it() -> None:
     """The smallest file runs on the push that brings it, and not on a push of something else."""
     smallest = Triggers(on_change=True)
-    assert triggers.is_started(smallest, FILE, moved(files=frozenset({FILE})))
-    assert not triggers.is_started(smallest, FILE, moved(files=frozenset({"workflows/other.yml"})))
+    assert triggers.is_started(smallest, FILE, update(files=frozenset({FILE})))
+    assert not triggers.is_started(smallest, FILE, update(files=frozenset({"workflows/other.yml"})))
 
 
 @pytest.mark.parametrize("of", [Triggers(on_change=True), Triggers(push=PushTrigger())])
 def test_the_first_sight_of_a_ref_starts_nothing(of: Triggers) -> None:
     """History that was there before the daemon looked is recorded only."""
-    assert not triggers.is_started(of, FILE, moved(is_first_sight=True, files=frozenset({FILE})))
+    assert not triggers.is_started(of, FILE, update(is_first_sight=True, files=frozenset({FILE})))
 
 
 def test_a_file_that_is_started_by_hand_only_is_not_pushed() -> None:
     """`on: workflow_dispatch` leaves pushes alone, even those that change the file."""
-    assert not triggers.is_started(Triggers(), FILE, moved(files=frozenset({FILE})))
+    assert not triggers.is_started(Triggers(), FILE, update(files=frozenset({FILE})))
 
 
 @pytest.mark.parametrize(
@@ -83,30 +83,30 @@ def test_a_file_that_is_started_by_hand_only_is_not_pushed() -> None:
 )
 def test_push_filters_follow_github(push: PushTrigger, ref: str, paths: tuple[str, ...], is_started: bool) -> None:
     """Branches and paths both have to agree; a filter for branches leaves tags out; path filters do not ask tags."""
-    assert triggers.is_started(Triggers(push=push), FILE, moved(ref, paths=paths)) is is_started
+    assert triggers.is_started(Triggers(push=push), FILE, update(ref, paths=paths)) is is_started
 
 
 @pytest.mark.parametrize("push", [PushTrigger(paths=("docs/**",)), PushTrigger(paths_ignore=("**",))])
 def test_path_filters_let_through_what_nobody_can_list(push: PushTrigger) -> None:
     """Too many changes to list count as a change of everything, as on GitHub."""
-    assert triggers.is_started(Triggers(push=push), FILE, moved(paths=("src/a",), is_complete=False))
+    assert triggers.is_started(Triggers(push=push), FILE, update(paths=("src/a",), is_complete=False))
 
 
 def test_a_key_names_repository_ref_movement_and_file() -> None:
     """The key is readable, and differs where any of its four parts does."""
     keys = {
-        triggers.trigger_key(repository, moved(ref, number=number), path)
+        triggers.trigger_key(repository, update(ref, number=number), path)
         for repository in ("ops", "web")
         for ref in ("refs/heads/main", "refs/heads/m")
         for number in (1, 11)
         for path in (FILE, "workflows/1.yml", "1:workflows/1.yml")
     }
-    assert triggers.trigger_key("ops", moved(), FILE) == "push:ops:refs/heads/main:7:workflows/deploy.yml"
+    assert triggers.trigger_key("ops", update(), FILE) == "push:ops:refs/heads/main:7:workflows/deploy.yml"
     assert len(keys) == 24
 
 
 def test_a_key_with_long_names_stays_within_what_an_index_takes() -> None:
     """Paths of a kilobyte end in a hash, and still give different keys."""
-    first, second = (triggers.trigger_key("ops", moved(), "é" * 900 + end) for end in ("a", "b"))
+    first, second = (triggers.trigger_key("ops", update(), "é" * 900 + end) for end in ("a", "b"))
     assert first != second
     assert max(len(first.encode()), len(second.encode())) <= 400

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
-from waterflowd.secrets.age import AgeFiles, Locked
+from waterflowd.secrets.age import AgeFiles, EncryptedFiles
 
 VALUE = "s3cret-of-a-file"
 TABLE = f'DEPLOY_KEY = "{VALUE}"\nother = """two\nlines"""\n'.encode()
@@ -47,7 +47,7 @@ def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFil
     """The repository `ops`, whose commit `c1` holds these files."""
     commits = Commits()
     commits.files["ops", "c1"] = files
-    locked = Locked(files=paths or tuple(files), identity_file=key_file)
+    locked = EncryptedFiles(files=paths or tuple(files), identity_file=key_file)
     return AgeFiles({"ops": locked}, commits.read, key_file.parent / "data"), commits
 
 
@@ -214,7 +214,7 @@ async def test_a_key_that_cannot_be_used_is_refused_at_the_check_and_at_each_rea
     spoiled = spoil(key_file)
     commits = Commits()
     commits.files["ops", "c1"] = {"x.toml.age": content}
-    locked = Locked(files=("x.toml.age",), identity_file=spoiled)
+    locked = EncryptedFiles(files=("x.toml.age",), identity_file=spoiled)
     age = AgeFiles({"ops": locked}, commits.read, key_file.parent / "data")
     with pytest.raises(Rejected, match="WF622") as raised:
         age.check()

@@ -9,8 +9,8 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets.age import AgeFiles
-from waterflowd.secrets.local_sources import OwnSources
-from waterflowd.secrets.slow_sources import Readings
+from waterflowd.secrets.local_sources import LocalSources
+from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import Commit, Sources
 from waterflowd.secrets.values import BYTES_MAX
 from waterflowd.secrets.vault_settings import Field
@@ -63,8 +63,8 @@ class Server:
 
 def made(files: Files, vault: Server) -> Sources:
     """All sources; the environment has `own`."""
-    own = OwnSources("S_", None, {"S_OWN": "of the environment"})
-    return Sources(own, Readings(600), files, vault)  # type: ignore[arg-type]
+    local = LocalSources("S_", None, {"S_OWN": "of the environment"})
+    return Sources(local, SecretReader(600), files, vault)  # type: ignore[arg-type]
 
 
 async def got(sources: Sources, name: str, commit: Commit = COMMIT) -> str | None:
@@ -154,6 +154,8 @@ async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_firs
 
 def test_a_check_looks_at_every_file(tmp_path: Path) -> None:
     """The daemon's file here; identities have their own tests."""
-    sources = Sources(OwnSources("", tmp_path / "none"), Readings(1), AgeFiles({}, Files(values={}).read, tmp_path))  # type: ignore[arg-type]
+    sources = Sources(
+        LocalSources("", tmp_path / "none"), SecretReader(1), AgeFiles({}, Files(values={}).read, tmp_path)
+    )  # type: ignore[arg-type]
     with pytest.raises(Rejected, match="WF622"):
         sources.check()

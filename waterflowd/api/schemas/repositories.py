@@ -157,7 +157,7 @@ class ScheduleSchema(msgspec.Struct, frozen=True, kw_only=True):
     catch_up: CatchUp
     next: list[Timestamp]
     waiting: list[Timestamp]
-    last_instant: Timestamp | None
+    last_due_at: Timestamp | None
     last_outcome: ScheduleOutcome | None
     last_run: str | None
     text: str
@@ -177,7 +177,7 @@ class ScheduleSchema(msgspec.Struct, frozen=True, kw_only=True):
             catch_up=row.catch_up,
             next=[format_timestamp(instant) for instant in _upcoming(row, count)],
             waiting=[format_timestamp(instant) for instant in row.waiting],
-            last_instant=timestamp(row.last_instant),
+            last_due_at=timestamp(row.last_due_at),
             last_outcome=row.last_outcome,
             last_run=row.last_run,
             text=row.text,

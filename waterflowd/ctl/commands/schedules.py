@@ -82,8 +82,8 @@ def _lines(row: dict[str, Any]) -> list[Sequence[object]]:
     times = [datetime.fromisoformat(text) for text in row["next"]]
     outcome = row["last_outcome"]
     last = style(outcome, _OUTCOME_COLORS.get(outcome)) if outcome else "-"
-    if row["last_instant"]:
-        last += f" {_local(datetime.fromisoformat(row['last_instant']), row['timezone'])}"
+    if row["last_due_at"]:
+        last += f" {_local(datetime.fromisoformat(row['last_due_at']), row['timezone'])}"
     if row["waiting"]:
         last += f", {len(row['waiting'])} waiting"
     shown = [(_utc(time), _local(time, row["timezone"])) for time in times] or [("never", "never")]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Stalled
-from waterflowd.gitsource.remote.fetch_protocol import Access, Login
+from waterflowd.gitsource.remote.fetch_protocol import HttpCredentials, RemoteCredentials
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -31,14 +31,14 @@ def variable(name: str) -> str:
     return VARIABLE_PREFIX + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
-def access(settings: RepositorySettings, url: RemoteUrl, environment: Mapping[str, str]) -> Access:
+def load(settings: RepositorySettings, url: RemoteUrl, environment: Mapping[str, str]) -> RemoteCredentials:
     """How the repository's remote is entered. Blocks on files; raises `Stalled` WF507 for one that cannot be used."""
     if settings.ca_file:
         _check_readable(settings.ca_file, "ca-file")
     if url.scheme == "ssh":
         _check_private(settings.ssh_key_file, "ssh-key-file")
         _check_readable(settings.known_hosts_file, "known-hosts-file")
-    return Access(
+    return RemoteCredentials(
         login=_login(settings, environment) if url.scheme in ("https", "http") else None,
         ca_file=settings.ca_file,
         ssh_key_file=settings.ssh_key_file,
@@ -46,7 +46,7 @@ def access(settings: RepositorySettings, url: RemoteUrl, environment: Mapping[st
     )
 
 
-def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> Login | None:
+def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> HttpCredentials | None:
     name = variable(settings.name)
     if environment.get(name):
         return _parsed(environment[name], f"the environment variable {name}")
@@ -62,12 +62,16 @@ def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> Logi
     return None
 
 
-def _parsed(text: str, source: str) -> Login:
+def _parsed(text: str, source: str) -> HttpCredentials:
     line = text.strip()
     if not line or not line.isprintable():
         raise Stalled(codes.ACCESS, f"{source} holds no token: expected one line, a token or user:token")
     user, colon, secret = line.partition(":")
-    return Login(user=user, secret=secret) if colon and user else Login(user=_TOKEN_USER, secret=line.lstrip(":"))
+    return (
+        HttpCredentials(user=user, secret=secret)
+        if colon and user
+        else HttpCredentials(user=_TOKEN_USER, secret=line.lstrip(":"))
+    )
 
 
 def _check_private(path: str, key: str) -> None:

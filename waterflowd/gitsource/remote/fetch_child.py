@@ -39,8 +39,8 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
 from waterflowd.gitsource import objects, reading
 from waterflowd.gitsource.remote import https, name_resolution, remote_refs, ssh
-from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_repository, past_limit, unreachable
-from waterflowd.gitsource.remote.fetch_protocol import LENGTH, Answer, Fetched, FetchRequest, Refused, encode_frame
+from waterflowd.gitsource.remote.fetch_errors import FetchError, no_repository, past_limit, unreachable
+from waterflowd.gitsource.remote.fetch_protocol import LENGTH, Answer, Fetched, FetchFailed, FetchRequest, encode_frame
 from waterflowd.reconcile import codes
 
 #: Beside the pack: refs, and what the server says while it works.
@@ -76,7 +76,7 @@ class PackSink:
         self.objects = 0
 
     def write(self, data: bytes) -> int:
-        """Keeps a piece; raises `FetchRefused` WF512 past a limit."""
+        """Keeps a piece; raises `FetchError` WF512 past a limit."""
         self.bytes += len(data)
         if self.bytes > self._limits.pack_bytes:
             text = f"the remote sends more than {self._limits.pack_bytes:,} bytes: raise fetch-max-bytes, or watch fewer refs"
@@ -103,11 +103,11 @@ class Fetch:
         self._request = request
         self._said = said
         self._read_bytes = 0
-        self._tips: dict[str, str] = {}
+        self._object_ids: dict[str, str] = {}
         self._wants: list[str] = []
 
     def run(self) -> Fetched:
-        """Fetches; raises `FetchRefused`, or whatever the libraries raise."""
+        """Fetches; raises `FetchError`, or whatever the libraries raise."""
         try:
             return self._fetch(depth=1)
         except GitProtocolError as error:
@@ -136,15 +136,15 @@ class Fetch:
                     ref_prefix=[b"HEAD", b"refs/heads/", b"refs/tags/"],
                     protocol_version=_PROTOCOL,
                 )
-            head = remote_refs.head(result.symrefs, result.refs)
+            head_ref = remote_refs.head_ref(result.symrefs, result.refs)
             if sink.objects:
                 self._add(file)
         commits = self._check_wants()
         new_shallow = {commit.decode("ascii") for commit in result.new_shallow or ()}
         return Fetched(
-            head=head,
-            tips=self._tips,
-            held=tuple(self._wants),
+            head_ref=head_ref,
+            object_ids=self._object_ids,
+            complete=tuple(self._wants),
             commits=tuple(commits),
             shallow=tuple(commit for commit in commits if commit in new_shallow),
             pack_bytes=sink.bytes,
@@ -152,15 +152,15 @@ class Fetch:
         )
 
     def _client(self) -> GitClient:
-        url, access = self._request.url, self._request.access
+        url, credentials = self._request.url, self._request.credentials
         client: GitClient
         if url.scheme == "ssh":
             name_resolution.check_host(url.host, url.port)
-            client = ssh.client(url, access, self._said)
+            client = ssh.client(url, credentials, self._said)
         elif url.scheme == "git":
             client = _Tcp(url.host, url.port)
         else:
-            client = https.client(url, access)
+            client = https.client(url, credentials)
         client._report_activity = self._count
         return client
 
@@ -174,9 +174,9 @@ class Fetch:
                 raise past_limit("the remote talks without end")
 
     def _determine_wants(self, refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
-        self._tips = remote_refs.tips(refs)
-        watched = remote_refs.wanted(refs, self._tips, self._request.patterns)
-        held = set(self._request.held)
+        self._object_ids = remote_refs.object_ids(refs)
+        watched = remote_refs.watched_ids(refs, self._object_ids, self._request.patterns)
+        held = set(self._request.complete)
         self._wants = [tip for tip in dict.fromkeys(watched) if tip not in held]
         return [_id(tip) for tip in self._wants]
 
@@ -187,7 +187,7 @@ class Fetch:
                 store.add_thin_pack(file.read, None).close()
             except _NONSENSE as error:
                 text = f"the pack that the remote sent is damaged ({type(error).__name__})"
-                raise FetchRefused(codes.OBJECT_UNREADABLE, text, is_retryable=True) from error
+                raise FetchError(codes.OBJECT_UNREADABLE, text, is_retryable=True) from error
 
     def _check_wants(self) -> list[str]:
         """The commits that the new tips lead to; each of them was read, with its tree."""
@@ -220,10 +220,10 @@ def _answer(request: FetchRequest, said: IO[bytes]) -> Answer:
     host = request.url.authority
     try:
         return Fetch(request, said).run()
-    except FetchRefused as refused:
+    except FetchError as refused:
         return refused.answer
     except WaterflowError as error:
-        return Refused(code=error.code, text=error.text)
+        return FetchFailed(code=error.code, text=error.text)
     except MemoryError:
         return past_limit(f"what {host} sends takes more memory than a fetch may have").answer
     except NotGitRepository:
@@ -232,20 +232,20 @@ def _answer(request: FetchRequest, said: IO[bytes]) -> Answer:
         return _hangup(request, said)
     except _NONSENSE as error:
         if request.url.scheme == "ssh" and said.tell():
-            return ssh.explained(request.url, request.access, said).answer
+            return ssh.explained(request.url, request.credentials, said).answer
         return _nonsense(host, error)
 
 
 def _hangup(request: FetchRequest, said: IO[bytes]) -> Answer:
     if request.url.scheme == "ssh":
-        return ssh.explained(request.url, request.access, said).answer
+        return ssh.explained(request.url, request.credentials, said).answer
     return unreachable(f"{request.url.authority} closed the connection before its answer was complete").answer
 
 
 def _os_error(request: FetchRequest, error: OSError) -> Answer:
     if error.errno in _DISK:
         text = f"the mirror cannot be written: {error.strerror}"
-        return Refused(code=codes.NOT_THERE, text=text)
+        return FetchFailed(code=codes.NOT_THERE, text=text)
     return unreachable(f"{request.url.authority} cannot be reached: {error.strerror or type(error).__name__}").answer
 
 
@@ -276,7 +276,7 @@ class _Clock:
     def _time_is_up(self, *_: object) -> None:
         host, time_s = self._request.url.authority, self._request.limits.time_s
         text = f"{host} did not finish in {time_s:g} s: it hangs, or raise fetch-timeout"
-        write(self._answers, Refused(code=codes.TOO_SLOW, text=text))
+        write(self._answers, FetchFailed(code=codes.TOO_SLOW, text=text))
         _end_all()
 
     def _wait_for_end(self) -> None:
@@ -303,8 +303,8 @@ def _limit(request: FetchRequest) -> None:
 
 def _without_secret(given: Answer, request: FetchRequest) -> Answer:
     """A server may say the token back, and what it says is shown."""
-    login = request.access.login
-    if login is None or not isinstance(given, Refused):
+    login = request.credentials.login
+    if login is None or not isinstance(given, FetchFailed):
         return given
     return msgspec.structs.replace(given, text=given.text.replace(login.secret, "***"))
 

@@ -17,7 +17,7 @@ LENGTH = struct.Struct(">I")
 ANSWER_BYTES_MAX = 64 << 20
 
 
-class Login(msgspec.Struct, frozen=True, kw_only=True):
+class HttpCredentials(msgspec.Struct, frozen=True, kw_only=True):
     """Name and password or token for https."""
 
     user: str
@@ -25,13 +25,13 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A record that ends up in a traceback or a log tells nothing.
-        return "Login(...)"
+        return "HttpCredentials(...)"
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteCredentials(msgspec.Struct, frozen=True, kw_only=True):
     """How the remote is entered, and how it proves what it is. Empty paths stand for nothing."""
 
-    login: Login | None = None
+    login: HttpCredentials | None = None
     ca_file: str = ""
     ssh_key_file: str = ""
     known_hosts_file: str = ""
@@ -51,14 +51,14 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One fetch: the remote's refs, and what the watched ones lead to."""
 
     url: RemoteUrl
-    access: Access
+    credentials: RemoteCredentials
     limits: Limits
     #: The directory of objects that packs are added to.
     objects: str
     #: Which refs are watched, as configured.
     patterns: tuple[str, ...]
     #: Tips (commits and tags) whose content is there already, so they are not asked for.
-    held: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
     #: Commits whose trees are complete here, for the server to leave them out; those without their parents are `shallow`.
     commits: tuple[str, ...] = ()
     shallow: tuple[str, ...] = ()
@@ -67,10 +67,10 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, tag="fetched"):
     """The remote's refs, and what came."""
 
-    head: str | None
-    tips: dict[str, str]
+    head_ref: str | None
+    object_ids: dict[str, str]
     #: Tips that were asked for and came, and the commits that they lead to.
-    held: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
     #: Those of the commits that came without their parents.
     shallow: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, tag="fetched"):
     objects: int = 0
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+class FetchFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """Why nothing was fetched: a code of `reconcile.codes`, and one sentence without secrets."""
 
     code: str
@@ -87,7 +87,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     is_retryable: bool = True
 
 
-Answer = Fetched | Refused
+Answer = Fetched | FetchFailed
 
 
 def encode_frame(payload: bytes) -> bytes:

@@ -24,8 +24,8 @@ from waterflowd.gitsource.remote.fetch_protocol import (
     LENGTH,
     Answer,
     Fetched,
+    FetchFailed,
     FetchRequest,
-    Refused,
     encode_frame,
 )
 from waterflowd.reconcile import codes
@@ -60,12 +60,12 @@ class Fetches:
                 await asyncio.gather(work, return_exceptions=True)
                 raise
         given = await work
-        if isinstance(given, Refused):
+        if isinstance(given, FetchFailed):
             raise _error(given)
         return given
 
 
-def _error(refused: Refused) -> WaterflowError:
+def _error(refused: FetchFailed) -> WaterflowError:
     return (Retryable if refused.is_retryable else Stalled)(refused.code, refused.text)
 
 
@@ -87,7 +87,7 @@ async def _fetch(request: FetchRequest) -> Answer:
             | {"LC_ALL": "C.UTF-8"},
         )
     except OSError as error:
-        return Refused(code=codes.NOT_THERE, text=f"a fetch could not be started: {error.strerror}")
+        return FetchFailed(code=codes.NOT_THERE, text=f"a fetch could not be started: {error.strerror}")
     try:
         async with asyncio.timeout(request.limits.time_s + _GRACE_S):
             return await _exchange(child, request)
@@ -95,10 +95,10 @@ async def _fetch(request: FetchRequest) -> Answer:
         text = (
             f"{request.url.authority} did not finish in {request.limits.time_s:g} s: it hangs, or raise fetch-timeout"
         )
-        return Refused(code=codes.TOO_SLOW, text=text)
+        return FetchFailed(code=codes.TOO_SLOW, text=text)
     except (OSError, EOFError, msgspec.MsgspecError):
         text = f"the fetch from {request.url.authority} ended without an answer; it may have taken too much memory"
-        return Refused(code=codes.FETCH_LIMIT, text=text)
+        return FetchFailed(code=codes.FETCH_LIMIT, text=text)
     finally:
         await _end(child)
 

@@ -17,8 +17,8 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSL
 from urllib3.util import parse_url
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_access, no_repository, unreachable
-from waterflowd.gitsource.remote.fetch_protocol import Access
+from waterflowd.gitsource.remote.fetch_errors import FetchError, no_access, no_repository, unreachable
+from waterflowd.gitsource.remote.fetch_protocol import RemoteCredentials
 from waterflowd.gitsource.urls import PORTS, RemoteUrl
 from waterflowd.reconcile import codes
 
@@ -29,10 +29,10 @@ _REDIRECTS_MAX = 5
 _ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 
 
-def client(url: RemoteUrl, access: Access) -> HttpGitClient:
+def client(url: RemoteUrl, credentials: RemoteCredentials) -> HttpGitClient:
     """Dulwich's client over a pool that obeys the rules above."""
-    pool = OriginPool(url, access)
-    login = access.login
+    pool = OriginPool(url, credentials)
+    login = credentials.login
     return HttpGitClient(
         f"{url.scheme}://{url.authority}",
         pool_manager=pool,
@@ -42,19 +42,19 @@ def client(url: RemoteUrl, access: Access) -> HttpGitClient:
 
 
 class OriginPool(urllib3.PoolManager):
-    """Connections to one origin. Raises `FetchRefused` instead of giving back an answer that is of no use."""
+    """Connections to one origin. Raises `FetchError` instead of giving back an answer that is of no use."""
 
-    def __init__(self, url: RemoteUrl, access: Access) -> None:
+    def __init__(self, url: RemoteUrl, credentials: RemoteCredentials) -> None:
         super().__init__(
             headers={"User-Agent": "git/waterflow"},
             timeout=urllib3.Timeout(connect=_CONNECT_S, read=_SILENCE_S),
             retries=False,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=access.ca_file or None,
+            ca_certs=credentials.ca_file or None,
         )
         self._origin = (url.scheme, url.host.lower(), url.port)
         self._authority = url.authority
-        self._has_login = access.login is not None
+        self._has_login = credentials.login is not None
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> Any:  # type: ignore[override]
         """One request, with redirects within the origin."""
@@ -84,7 +84,7 @@ class OriginPool(urllib3.PoolManager):
             text = (
                 f"{self._authority} redirects to {where}, and redirects across hosts are not followed: if it has moved"
             )
-            raise FetchRefused(codes.URL_REFUSED, f"{text}, change the url")
+            raise FetchError(codes.URL_REFUSED, f"{text}, change the url")
 
     def _check_answer(self, answer: Any, url: str) -> None:
         status = answer.status
@@ -105,7 +105,7 @@ class OriginPool(urllib3.PoolManager):
             text = f"what {self._authority} has there is no repository with Git's smart protocol"
             raise no_repository(f'{text}: its content type is "{escape_for_display(kind, 60)}"')
 
-    def _unreachable(self, error: HTTPError) -> FetchRefused:
+    def _unreachable(self, error: HTTPError) -> FetchError:
         cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
         if isinstance(cause, SSLError) and not _is_broken_off(cause):
             text = f"the certificate of {self._authority} is not trusted ({escape_for_display(_inner(cause), 120)})"

@@ -3,9 +3,9 @@
 Rules of this file:
 
 - A mirror holds no configuration, hooks, index or work tree. Git would open it as a bare repository without refs.
-- The note is written after the packs that it speaks of are in place, so what it claims is there; what it does not know of is
-  fetched once more. Without a readable note, or with that of another remote, a mirror begins anew.
-- Packs pile up with each fetch and are never rewritten. Instead a fresh mirror is filled beside and takes the place.
+- The state is written after the packs that it speaks of are in remote, so what it claims is there; what it does not know of is
+  fetched once more. Without a readable state, or with that of another remote, a mirror begins anew.
+- Packs pile up with each fetch and are never rewritten. Instead a fresh mirror is filled beside and takes the remote.
 
 All methods block; they are called from the source's own thread, one at a time.
 """
@@ -22,17 +22,17 @@ import msgspec
 
 from waterflowd.gitsource.remote.fetch_protocol import Fetched
 
-_NOTE = "waterflow.json"
+_STATE_FILE = "waterflow.json"
 #: Commits that a server is told of: the newest ones. A few are enough, because a fetch is about the newest.
 _COMMITS_MAX = 256
 
 
-class Note(msgspec.Struct, kw_only=True):
+class MirrorState(msgspec.Struct, kw_only=True):
     """What is complete in the mirror; see `exchange.FetchRequest`. Oldest first."""
 
     #: The remote that it came from.
-    place: str
-    held: tuple[str, ...] = ()
+    remote: str
+    complete: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
     shallow: tuple[str, ...] = ()
 
@@ -40,11 +40,11 @@ class Note(msgspec.Struct, kw_only=True):
 class Mirror:
     """One mirror on disk, at `path`. Needs no lock: the daemon has one on its data directory."""
 
-    def __init__(self, path: Path, place: str) -> None:
+    def __init__(self, path: Path, remote: str) -> None:
         self.path = path
-        self._place = place
+        self._remote = remote
         self._fresh = path.with_name(path.name + ".new")
-        self.note = Note(place=place)
+        self.state = MirrorState(remote=remote)
 
     @property
     def objects(self) -> str:
@@ -55,17 +55,17 @@ class Mirror:
     def fetched_at(self) -> float | None:
         """When it was last fetched from the remote, in seconds of the wall clock; None when it never was."""
         try:
-            return (self.path / _NOTE).stat().st_mtime
+            return (self.path / _STATE_FILE).stat().st_mtime
         except OSError:
             return None
 
     def open(self) -> None:
         """Makes the mirror if it is not there, and clears it."""
-        note = self._read_note()
-        if note is None or note.place != self._place:
+        state = self._read_state()
+        if state is None or state.remote != self._remote:
             _remove(self.path)
-            note = Note(place=self._place)
-        self.note = note
+            state = MirrorState(remote=self._remote)
+        self.state = state
         _make(self.path)
         self.clear()
 
@@ -88,11 +88,11 @@ class Mirror:
         return str(self._fresh / "objects")
 
     def swap(self, fetched: Fetched) -> None:
-        """Puts the fresh mirror, which was filled by this fetch, in the place of this one."""
+        """Puts the fresh mirror, which was filled by this fetch, in the remote of this one."""
         old = self.path.with_name(self.path.name + ".old")
         _remove(old)
-        self.note = Note(place=self._place)
-        self._write_note(self._fresh, fetched)
+        self.state = MirrorState(remote=self._remote)
+        self._write_state(self._fresh, fetched)
         # A crash between the two leaves no mirror, and the next start makes a new one.
         self.path.rename(old)
         self._fresh.rename(self.path)
@@ -100,30 +100,30 @@ class Mirror:
 
     def take(self, fetched: Fetched) -> None:
         """Notes what a fetch has brought, and that there was one."""
-        if fetched.held or self.fetched_at is None:
-            self._write_note(self.path, fetched)
+        if fetched.complete or self.fetched_at is None:
+            self._write_state(self.path, fetched)
         else:
-            os.utime(self.path / _NOTE)
+            os.utime(self.path / _STATE_FILE)
 
-    def _write_note(self, path: Path, fetched: Fetched) -> None:
-        commits = _newest((*self.note.commits, *fetched.commits))
-        shallow = {*self.note.shallow, *fetched.shallow}
-        self.note = Note(
-            place=self._place,
-            held=_newest((*self.note.held, *fetched.held), len(fetched.tips) + _COMMITS_MAX),
+    def _write_state(self, path: Path, fetched: Fetched) -> None:
+        commits = _newest((*self.state.commits, *fetched.commits))
+        shallow = {*self.state.shallow, *fetched.shallow}
+        self.state = MirrorState(
+            remote=self._remote,
+            complete=_newest((*self.state.complete, *fetched.complete), len(fetched.object_ids) + _COMMITS_MAX),
             commits=commits,
             shallow=tuple(commit for commit in commits if commit in shallow),
         )
-        temporary = path / (_NOTE + ".new")
+        temporary = path / (_STATE_FILE + ".new")
         with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(self.note))
+            file.write(msgspec.json.encode(self.state))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path / _NOTE)
+        temporary.replace(path / _STATE_FILE)
 
-    def _read_note(self) -> Note | None:
+    def _read_state(self) -> MirrorState | None:
         try:
-            return msgspec.json.decode((self.path / _NOTE).read_bytes(), type=Note)
+            return msgspec.json.decode((self.path / _STATE_FILE).read_bytes(), type=MirrorState)
         except (OSError, msgspec.MsgspecError):
             return None
 
@@ -140,7 +140,7 @@ def ago(instant: float | None) -> str:
 
 
 def _newest(ids: tuple[str, ...], count: int = _COMMITS_MAX) -> tuple[str, ...]:
-    """Each once, at its last place; the last ones."""
+    """Each once, at its last remote; the last ones."""
     return tuple(reversed(dict.fromkeys(reversed(ids))))[-count:]
 
 

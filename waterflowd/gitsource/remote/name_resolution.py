@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from waterflowd.gitsource.remote import address_policy
-from waterflowd.gitsource.remote.fetch_errors import FetchRefused, unreachable
+from waterflowd.gitsource.remote.fetch_errors import FetchError, unreachable
 from waterflowd.reconcile import codes
 
 _resolve: Callable[..., list[Any]] = socket.getaddrinfo
@@ -41,9 +41,9 @@ def check_host(host: str, port: int) -> None:
 
 
 def check(host: str, address: str, *, loopback_only: bool) -> None:
-    """Raises `FetchRefused` WF502 when the address must not be connected to."""
+    """Raises `FetchError` WF502 when the address must not be connected to."""
     why = address_policy.refusal(address)
     if why is None and loopback_only and not address_policy.is_loopback(address):
         why = "is not on this machine, and http is for tests on this machine alone: use https"
     if why is not None:
-        raise FetchRefused(codes.URL_REFUSED, f"the address of {host}, {address}, {why}")
+        raise FetchError(codes.URL_REFUSED, f"the address of {host}, {address}, {why}")

@@ -25,12 +25,12 @@ _PEELED = b"^{}"
 _USUAL = ("refs/heads/main", "refs/heads/master")
 
 
-def tips(told: Mapping[Ref, ObjectID]) -> dict[str, str]:
+def object_ids(advertised: Mapping[Ref, ObjectID]) -> dict[str, str]:
     """Branches and tags by full name."""
     found: dict[str, str] = {}
-    if len(told) > _TIPS_MAX:
-        raise past_limit(f"the remote has {len(told):,} refs; at most {_TIPS_MAX:,} are looked at")
-    for name, object_id in told.items():
+    if len(advertised) > _TIPS_MAX:
+        raise past_limit(f"the remote has {len(advertised):,} refs; at most {_TIPS_MAX:,} are looked at")
+    for name, object_id in advertised.items():
         if not name.startswith((b"refs/heads/", b"refs/tags/")) or name.endswith(_PEELED):
             continue
         try:
@@ -41,27 +41,29 @@ def tips(told: Mapping[Ref, ObjectID]) -> dict[str, str]:
     return found
 
 
-def wanted(told: Mapping[Ref, ObjectID], known: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
+def watched_ids(advertised: Mapping[Ref, ObjectID], known: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
     """The ids of the watched refs. Without patterns that is what HEAD leads to, whatever branch it names."""
-    at_head = told.get(_HEAD)
+    at_head = advertised.get(_HEAD)
     if not patterns and at_head is not None:
         # HEAD may name no branch; then the only branch that there is takes its place.
         branches = [object_id for ref, object_id in known.items() if ref.startswith(ref_patterns.BRANCH)]
         return [_checked(at_head), *(branches if len(branches) == 1 else [])]
-    seen = Refs(head=None, tips=dict(known))
+    seen = Refs(head_ref=None, object_ids=dict(known))
     return [known[ref] for ref in ref_patterns.watched(seen, patterns)]
 
 
-def head(symbolic: Mapping[Ref, Ref], told: Mapping[Ref, ObjectID | None]) -> str | None:
+def head_ref(symbolic: Mapping[Ref, Ref], advertised: Mapping[Ref, ObjectID | None]) -> str | None:
     """The ref that HEAD names; where the server does not say, the branch that stands where HEAD does."""
     named = symbolic.get(_HEAD)
     if named is not None:
         return named.decode("utf-8", "replace")
-    at_head = told.get(_HEAD)
+    at_head = advertised.get(_HEAD)
     if at_head is None:
         return None
     same = [
-        ref for ref, object_id in tips({n: i for n, i in told.items() if i}).items() if object_id.encode() == at_head
+        ref
+        for ref, object_id in object_ids({n: i for n, i in advertised.items() if i}).items()
+        if object_id.encode() == at_head
     ]
     branches = [ref for ref in same if ref.startswith(ref_patterns.BRANCH)]
     usual = [ref for ref in _USUAL if ref in branches]

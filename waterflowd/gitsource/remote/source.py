@@ -20,12 +20,12 @@ from waterflowd.gitsource import reading
 from waterflowd.gitsource.remote import credentials
 from waterflowd.gitsource.remote.fetch_protocol import Fetched, FetchRequest, Limits
 from waterflowd.gitsource.remote.fetcher import Fetches
-from waterflowd.gitsource.remote.mirror import Mirror, Note, ago
+from waterflowd.gitsource.remote.mirror import Mirror, MirrorState, ago
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import FileSeen, Refs, Revision, Watching
+from waterflowd.reconcile.source import Refs, Revision, TreeFile, Watching
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class RemoteSource:
         self._is_open = False
         #: True once something in the mirror could not be read.
         self._is_suspect = False
-        self._tips: dict[str, str] = {}
+        self._object_ids: dict[str, str] = {}
         #: The tips for which a suspect mirror was replaced; for the same ones it would be in vain.
         self._replaced_at: dict[str, str] | None = None
 
@@ -72,8 +72,8 @@ class RemoteSource:
             if isinstance(error, Retryable):
                 raise Retryable(error.code, f"{error.text} ({age})", after_s=error.after_s) from error
             raise type(error)(error.code, f"{error.text} ({age})") from error
-        self._tips = fetched.tips
-        return Refs(head=fetched.head, tips=fetched.tips)
+        self._object_ids = fetched.object_ids
+        return Refs(head_ref=fetched.head_ref, object_ids=fetched.object_ids)
 
     async def revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
         """One commit with its workflow files and what changed."""
@@ -83,7 +83,7 @@ class RemoteSource:
         """The contents of blobs."""
         return await self._read(lambda: reading.blobs(self._mirror.objects, ids))
 
-    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, FileSeen]:
+    async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
         """What stands at paths of a tree."""
         return await self._read(lambda: reading.lookup(self._mirror.objects, tree, paths))
 
@@ -126,13 +126,13 @@ class RemoteSource:
 
     async def _fetched(self) -> Fetched:
         await self._open()
-        if self._is_suspect and self._replaced_at != self._tips:
-            self._replaced_at = self._tips
+        if self._is_suspect and self._replaced_at != self._object_ids:
+            self._replaced_at = self._object_ids
             return await self._replaced("something in its mirror could not be read")
-        fetched = await self._fetch(self._mirror.objects, self._mirror.note)
+        fetched = await self._fetch(self._mirror.objects, self._mirror.state)
         await self._disk(lambda: self._mirror.take(fetched))
         packs = await self._disk(self._mirror.packs)
-        if packs > (_PACKS_MAX if not fetched.held else _PACKS_HARD_MAX):
+        if packs > (_PACKS_MAX if not fetched.complete else _PACKS_HARD_MAX):
             try:
                 return await self._replaced(f"its mirror has {packs} packs")
             except WaterflowError as error:
@@ -150,29 +150,29 @@ class RemoteSource:
         name = self._settings.name
         _logger.info("repository %s: %s: it is fetched anew", name, why, extra={"repository": name})
         directory = await self._disk(self._mirror.begin_fresh)
-        fetched = await self._fetch(directory, Note(place=""))
+        fetched = await self._fetch(directory, MirrorState(remote=""))
         await self._disk(lambda: self._mirror.swap(fetched))
         self._is_suspect = False
         return fetched
 
-    async def _fetch(self, objects: str, note: Note) -> Fetched:
-        request = await self._request(objects, note)
+    async def _fetch(self, objects: str, state: MirrorState) -> Fetched:
+        request = await self._request(objects, state)
         try:
             return await self._fetches.fetch(request)
         except WaterflowError:
             await self._disk(self._mirror.clear)
             raise
 
-    async def _request(self, objects: str, note: Note) -> FetchRequest:
+    async def _request(self, objects: str, state: MirrorState) -> FetchRequest:
         settings = self._settings
-        access = await self._call(lambda: credentials.access(settings, self._url, self._environment))
+        loaded = await self._call(lambda: credentials.load(settings, self._url, self._environment))
         return FetchRequest(
             url=self._url,
-            access=access,
+            credentials=loaded,
             limits=Limits(time_s=settings.fetch_timeout_ms / 1_000, pack_bytes=settings.fetch_bytes_max),
             objects=objects,
             patterns=settings.refs,
-            held=note.held,
-            commits=note.commits,
-            shallow=note.shallow,
+            complete=state.complete,
+            commits=state.commits,
+            shallow=state.shallow,
         )

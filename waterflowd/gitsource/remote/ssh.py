@@ -14,8 +14,8 @@ from typing import IO
 from dulwich.client import SSHGitClient, SSHVendor, SubprocessWrapper
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.gitsource.remote.fetch_errors import FetchRefused, no_access, no_repository, unreachable
-from waterflowd.gitsource.remote.fetch_protocol import Access
+from waterflowd.gitsource.remote.fetch_errors import FetchError, no_access, no_repository, unreachable
+from waterflowd.gitsource.remote.fetch_protocol import RemoteCredentials
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 
@@ -27,15 +27,15 @@ _KNOWN = re.compile(r"^\S+ (\S+) (SHA256:[A-Za-z0-9+/=]+)", re.MULTILINE)
 _KNOWN_LINE = re.compile(r"found: line (\d+)")
 
 
-def arguments(url: RemoteUrl, access: Access) -> list[str]:
+def arguments(url: RemoteUrl, credentials: RemoteCredentials) -> list[str]:
     """The command line of ssh, without the remote's command."""
     options = {
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",
         "IdentitiesOnly": "yes",
-        "IdentityFile": _quoted(access.ssh_key_file),
+        "IdentityFile": _quoted(credentials.ssh_key_file),
         "IdentityAgent": "none",
-        "UserKnownHostsFile": _quoted(access.known_hosts_file),
+        "UserKnownHostsFile": _quoted(credentials.known_hosts_file),
         "GlobalKnownHostsFile": "none",
         "UpdateHostKeys": "no",
         "CheckHostIP": "no",
@@ -62,8 +62,8 @@ def arguments(url: RemoteUrl, access: Access) -> list[str]:
 class OpenSsh(SSHVendor):
     """Starts OpenSSH for dulwich."""
 
-    def __init__(self, url: RemoteUrl, access: Access, said: IO[bytes]) -> None:
-        self._line = arguments(url, access)
+    def __init__(self, url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> None:
+        self._line = arguments(url, credentials)
         self._said = said
 
     def run_command(self, host: str, command: bytes, *_: object, **__: object) -> SubprocessWrapper:
@@ -101,37 +101,37 @@ class _Connection(SubprocessWrapper):
         self.proc.wait()
 
 
-def client(url: RemoteUrl, access: Access, said: IO[bytes]) -> SSHGitClient:
+def client(url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> SSHGitClient:
     """Dulwich's client over OpenSSH. What ssh says is written to `said`."""
-    return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, access, said))
+    return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, credentials, said))
 
 
-def explained(url: RemoteUrl, access: Access, said: IO[bytes]) -> FetchRefused:
+def explained(url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> FetchError:
     """What was wrong, from what ssh said."""
     said.seek(0)
     text = said.read(_SAID_BYTES_MAX).decode("utf-8", "replace")
     # Once it was let in, the remote's own words are among these.
     is_in = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
     if "Host key verification failed" in text and not is_in:
-        return _host_key(url, access, text)
+        return _host_key(url, credentials, text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
     last = escape_for_display(lines[-1]) if lines else "it closed the connection without a word"
     if "Permission denied" in text and not is_in:
         who = f"{url.user}@{url.authority}" if url.user else url.authority
         return no_access(
-            f"{who} does not accept the key in ssh-key-file {escape_for_display(access.ssh_key_file)}: {last}"
+            f"{who} does not accept the key in ssh-key-file {escape_for_display(credentials.ssh_key_file)}: {last}"
         )
     if is_in:
         return no_repository(f"{url.authority} gives no repository at {escape_for_display(url.path)}: {last}")
     return unreachable(f"{url.authority} cannot be reached by ssh: {last}")
 
 
-def _host_key(url: RemoteUrl, access: Access, text: str) -> FetchRefused:
+def _host_key(url: RemoteUrl, credentials: RemoteCredentials, text: str) -> FetchError:
     offered = _OFFERED.search(text)
     seen = f"{offered[1]} {offered[2]}" if offered else "a key that ssh did not show"
     name = url.host if url.port == 22 else f"[{url.host}]:{url.port}"
-    file = escape_for_display(access.known_hosts_file, 100)
-    known, lines = _known(name, access.known_hosts_file)
+    file = escape_for_display(credentials.known_hosts_file, 100)
+    known, lines = _known(name, credentials.known_hosts_file)
     if known:
         sentence = (
             f"the host key of {url.authority} is another one: offered {seen}, known {known} ({file} line {lines}). "
@@ -142,7 +142,7 @@ def _host_key(url: RemoteUrl, access: Access, text: str) -> FetchRefused:
             f"the host key of {url.authority} is not known: offered {seen}, known none ({file}). Compare the fingerprint "
             f"with its owner's, then: ssh-keyscan -p {url.port} {url.host} >> {file}"
         )
-    return FetchRefused(codes.HOST_KEY, sentence)
+    return FetchError(codes.HOST_KEY, sentence)
 
 
 def _known(name: str, file: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Targets: the plans of workflows that steps start, of any commit that a run stands at.
+"""ChildWorkflows: the plans of workflows that steps start, of any commit that a run stands at.
 
 Rules of this file: files are read from the repository's objects, apart from its loop, so that a remote that hangs holds nothing
 up; a commit that a run has come from is there. An answer never changes, so the newest ones are kept.
@@ -23,7 +23,7 @@ _PLANS_MAX = 32
 ReadFile = Callable[[RepositorySettings, str, str], Awaitable[bytes | None]]
 
 
-class CommitTargets:
+class CommittedWorkflows:
     """`ports.ChildWorkflows` over the configured repositories."""
 
     def __init__(self, repositories: Sequence[RepositorySettings], read: ReadFile, compiler: Compiler) -> None:

@@ -12,7 +12,7 @@ from waterflowd.ports import Log
 _BYTES_MAX = 32 << 20
 
 
-class PlanShelf:
+class PlanCache:
     """The plans of all repositories. What does not fit into memory is compiled again when it is needed."""
 
     def __init__(self, log: Log) -> None:

@@ -9,8 +9,8 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
-from waterflowd.reconcile.loop.scheduler import Timetable
-from waterflowd.reconcile.loop.workflow_run_triggers import Follower
+from waterflowd.reconcile.loop.scheduler import Scheduler
+from waterflowd.reconcile.loop.workflow_run_triggers import WorkflowRunTriggers
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
 
@@ -28,8 +28,8 @@ class Reconciler:
         self.loops = {
             settings.name: RepositoryLoop(settings, open_source(settings), ports) for settings in repositories
         }
-        self.timetables = {name: Timetable(loop, ports) for name, loop in self.loops.items()}
-        self.followers = {name: Follower(loop, ports) for name, loop in self.loops.items()}
+        self.schedulers = {name: Scheduler(loop, ports) for name, loop in self.loops.items()}
+        self.workflow_run_triggers = {name: WorkflowRunTriggers(loop, ports) for name, loop in self.loops.items()}
         self.ports = ports
 
     async def run(self) -> None:
@@ -37,8 +37,8 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
-                tasks.create_task(self.timetables[name].run(), name=f"schedules of {name}")
-            for name, follower in self.followers.items():
+                tasks.create_task(self.schedulers[name].run(), name=f"schedules of {name}")
+            for name, follower in self.workflow_run_triggers.items():
                 tasks.create_task(follower.run(), name=f"followers of {name}")
             # Without repositories it runs too: whoever supervises it takes an end for a failure.
             await asyncio.Event().wait()

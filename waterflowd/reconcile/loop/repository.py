@@ -1,4 +1,4 @@
-"""The loop of one repository: look, apply what moved, say how it stands, wait for the next reason to look.
+"""The loop of one repository: look, apply what update, say how it stands, wait for the next reason to look.
 
 Rules of this file:
 
@@ -33,8 +33,8 @@ from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
 from waterflowd.reconcile import codes, diff, events, ref_updates, refs, state, triggers
 from waterflowd.reconcile.conditions import Conditions, ConditionType
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
-from waterflowd.reconcile.loop.webhook_names import HookNames
+from waterflowd.reconcile.loop.plan_cache import PlanCache
+from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 from waterflowd.reconcile.loop.workflow_files import WorkflowFiles
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Refs, Revision, Source
@@ -59,11 +59,11 @@ class LoopPorts:
     runs: Runs
     compiler: Compiler
     clock: Clock
-    shelf: PlanShelf
+    plans: PlanCache
     #: A number from 0 to 1, for jitter.
     random: Callable[[], float]
     #: The names of webhooks, which the repositories share.
-    hooks: HookNames = field(default_factory=HookNames)
+    webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
     #: Tells when there are new records, for workflows that start after others; without it they are looked for now and then.
     feed: Feed | None = None
     #: The wall clock in ms, for schedules and signatures alone: it may jump.
@@ -93,7 +93,7 @@ class RepositoryLoop:
         self.progress = Progress(fetched={}, attempted={})
         self._source = source
         self._ports = ports
-        self._files = WorkflowFiles(source, ports.compiler, ports.shelf)
+        self._files = WorkflowFiles(source, ports.compiler, ports.plans)
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._failures = 0
@@ -104,8 +104,8 @@ class RepositoryLoop:
         #: The same for who follows the repository's runs.
         self.is_news = asyncio.Event()
         #: How far the completed runs of the log are handled; None while nothing follows them.
-        self.followed_seq: int | None = None
-        ports.hooks.watch(self)
+        self.handled_runs_seq: int | None = None
+        ports.webhooks.watch(self)
         #: Plans that somebody needs now, whatever a look says.
         self._wanted: dict[str, tuple[str, FileApplied]] = {}
         self._plan_waiters: list[asyncio.Future[None]] = []
@@ -190,7 +190,7 @@ class RepositoryLoop:
 
     async def plan(self, ref: state.RefState, file: FileApplied) -> bytes:
         """The plan of a good file, made again if a restart has lost it; `Retryable` WF513 when that takes too long."""
-        plan = self._ports.shelf.get(file.plan_hash or "")
+        plan = self._ports.plans.get(file.plan_hash or "")
         if plan is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._plan_waiters.append(waiter)
@@ -198,7 +198,7 @@ class RepositoryLoop:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLAN_WAIT_S):
                     await waiter
-            plan = self._ports.shelf.get(file.plan_hash or "")
+            plan = self._ports.plans.get(file.plan_hash or "")
         if plan is None:
             text = f'the workflow "{escape_for_display(file.path)}" is compiled again after a restart; try again in a moment'
             raise Retryable(codes.PLAN_NOT_READY, text, after_s=_PLAN_WAIT_S)
@@ -250,17 +250,17 @@ class RepositoryLoop:
             self._show_suspended()
             return
         watched = refs.watched(found, self.settings.refs)
-        self.progress.fetched = {ref: found.tips[ref] for ref in watched}
+        self.progress.fetched = {ref: found.object_ids[ref] for ref in watched}
         self.progress.fetched_at = self._ports.clock.now()
         self._set(ConditionType.FETCHED, True, "fetched", "the refs were read")
-        if not found.tips and not self.state.was_empty and not self.state.refs:
-            await self._record(events.RepositorySeen(at=self._ports.clock.now()))
+        if not found.object_ids and not self.state.was_empty and not self.state.refs:
+            await self._record(events.EmptyRepositorySeen(at=self._ports.clock.now()))
         await self._record_removed(found)
         is_first_push = self.state.was_empty and not self.state.refs
         failures: list[WaterflowError] = []
         for ref in watched:
             try:
-                await self._follow(ref, found.tips[ref], is_first_push)
+                await self._follow(ref, found.object_ids[ref], is_first_push)
             except WaterflowError as error:
                 # The state may be behind the log now, so the next ref of this look must not be judged by it.
                 self.fold()
@@ -272,13 +272,13 @@ class RepositoryLoop:
             raise failures[0]
 
     async def _record_removed(self, found: Refs) -> None:
-        gone = [ref for ref in self.state.refs.values() if not ref.is_removed and ref.ref not in found.tips]
+        gone = [ref for ref in self.state.refs.values() if not ref.is_removed and ref.ref not in found.object_ids]
         if gone:
             now = self._ports.clock.now()
             await self._record(*(events.RefRemoved(at=now, ref=ref.ref, commit=ref.commit) for ref in gone))
 
     async def _follow(self, ref: str, tip: str, is_first_push: bool) -> None:
-        """Applies the movement of one ref, if it moved."""
+        """Applies the movement of one ref, if it update."""
         before = self.state.refs.get(ref)
         if before is not None and not before.is_removed and tip == before.tip:
             return
@@ -291,28 +291,28 @@ class RepositoryLoop:
         stands = await self._files.standing(tree, revision.files, self.state)
         difference = diff.difference(before.files if before else {}, revision.files, stands)
         applied = await self._files.applied(tree, difference.files, self.state, stands)
-        moved = triggers.Movement(
+        update = triggers.RefUpdate(
             ref=ref,
-            number=before.movement + 1 if before else 1,
+            number=before.update_number + 1 if before else 1,
             is_first_sight=before is None and not (is_first_push or is_created),
             changes=revision.changes,
             files=triggers.new_files(ref, applied, before, base),
         )
         changes = ref_updates.file_changes(difference, applied)
-        await self._commit(moved, revision, tip, changes)
+        await self._commit(update, revision, tip, changes)
 
     async def _commit(
-        self, moved: triggers.Movement, revision: Revision, tip: str, changes: ref_updates.FileChanges
+        self, update: triggers.RefUpdate, revision: Revision, tip: str, changes: ref_updates.FileChanges
     ) -> None:
         """Appends the movement and starts its runs, in one transaction."""
         name = self.settings.name
-        before = self.state.refs.get(moved.ref)
+        before = self.state.refs.get(update.ref)
         files = before.files if before else {}
         # Many files with many patterns over many paths are seconds of work; the loop goes on meanwhile.
-        begun = await asyncio.to_thread(ref_updates.started, moved, files, changes, self.settings)
-        if self._is_default(moved.ref):
-            begun = [file for file in begun if not self._ports.hooks.errors_after(self, file, changes)]
-        shared = ref_updates.pushed(name, moved, before.commit if before else None, revision.commit, tip)
+        begun = await asyncio.to_thread(ref_updates.started, update, files, changes, self.settings)
+        if self._is_default(update.ref):
+            begun = [file for file in begun if not self._ports.webhooks.errors_after(self, file, changes)]
+        shared = ref_updates.pushed(name, update, before.commit if before else None, revision.commit, tip)
         starts: list[StartRequest] = []
         refused: list[FileApplied] = []
         for file in begun:
@@ -320,14 +320,14 @@ class RepositoryLoop:
             if isinstance(plan, FileApplied):
                 refused.append(plan)
             else:
-                starts.append(ref_updates.start_request(plan, file.path, moved, revision, shared))
+                starts.append(ref_updates.start_request(plan, file.path, update, revision, shared))
         changes = ref_updates.with_files(changes, refused)
-        facts = ref_updates.facts(self._ports.clock.now(), moved, revision, shared, changes)
-        if self.followed_seq is not None and self._is_default(moved.ref):
+        facts = ref_updates.facts(self._ports.clock.now(), update, revision, shared, changes)
+        if self.handled_runs_seq is not None and self._is_default(update.ref):
             # What completed before was judged by the files as they were.
-            facts.append(events.RunsFollowed(at=self._ports.clock.now(), seq=self.followed_seq))
+            facts.append(events.CompletedRunsHandled(at=self._ports.clock.now(), seq=self.handled_runs_seq))
         await self.apply(facts, starts)
-        where = f"{name} {escape_for_display(moved.ref)}"
+        where = f"{name} {escape_for_display(update.ref)}"
         _logger.info("%s moved to %s, runs started: %d", where, revision.commit.id[:12], len(starts), extra=self._about)
 
     async def apply(self, facts: Sequence[events.Fact], starts: Sequence[StartRequest]) -> None:
@@ -343,18 +343,18 @@ class RepositoryLoop:
 
     async def _plan(self, file: FileApplied) -> bytes | FileApplied:
         """The plan of a good file, or what it became now if it had to be compiled again and is good no more."""
-        plan = self._ports.shelf.get(file.plan_hash or "")
+        plan = self._ports.plans.get(file.plan_hash or "")
         if plan is not None:
             return plan
         refused = await self._files.again([file])
-        return refused[0] if refused else self._ports.shelf.get(file.plan_hash or "") or b""
+        return refused[0] if refused else self._ports.plans.get(file.plan_hash or "") or b""
 
     async def _restock(self) -> bool:
         """Compiles a few files whose plans a restart has lost; True when there may be more of them."""
         if self._missing is None:
             files = [(ref.ref, file.newest) for ref in self.watched() for file in ref.files.values()]
-            shelf = self._ports.shelf
-            self._missing = deque(item for item in files if item[1].plan_hash and shelf.get(item[1].plan_hash) is None)
+            plans = self._ports.plans
+            self._missing = deque(item for item in files if item[1].plan_hash and plans.get(item[1].plan_hash) is None)
         if not self._missing or self.state.is_suspended:
             return False
         ref, _ = self._missing[0]
@@ -368,7 +368,7 @@ class RepositoryLoop:
         wanted, self._wanted = self._wanted, {}
         waiters, self._plan_waiters = self._plan_waiters, []
         for ref, file in wanted.values():
-            if self._ports.shelf.get(file.plan_hash or "") is None:
+            if self._ports.plans.get(file.plan_hash or "") is None:
                 await self._is_compiled(ref, [file])
         _settle(waiters, None)
         if wanted:
@@ -439,7 +439,9 @@ class RepositoryLoop:
         watching = self._source.watching()
         self._set(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
         if not watched:
-            self._set(ConditionType.APPLIED, not found.tips, "no-ref", refs.nothing_watched(found, self.settings.refs))
+            self._set(
+                ConditionType.APPLIED, not found.object_ids, "no-ref", refs.nothing_watched(found, self.settings.refs)
+            )
         else:
             first = self.state.refs.get(watched[0])
             at = f"{watched[0]} is applied at {first.commit[:12]}" if first else f"{watched[0]} is not applied"
@@ -454,7 +456,7 @@ class RepositoryLoop:
 
     def errors(self, file: FileApplied) -> tuple[Diagnostic, ...]:
         """Everything that keeps the file from being started: its own errors, groups that it may not use, a hook's name."""
-        return file.errors or ref_updates.group_errors(file, self.settings) or self._ports.hooks.errors(self, file)
+        return file.errors or ref_updates.group_errors(file, self.settings) or self._ports.webhooks.errors(self, file)
 
     def _show_failure(self, failure: WaterflowError) -> None:
         is_reading = failure.code in codes.NOT_FETCHED

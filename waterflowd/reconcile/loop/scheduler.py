@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     run: RunId | None
 
 
-class Timetable:
+class Scheduler:
     """Starts what the schedules of one repository say. `run` is its task."""
 
     def __init__(self, loop: RepositoryLoop, ports: LoopPorts) -> None:
@@ -149,7 +149,7 @@ class Timetable:
         if self._loop.progress.fetched_at is None:
             return
         ref = self._loop.default_ref()
-        key = (ref.ref if ref is not None else "", ref.version if ref is not None else 0, self._ports.hooks.version)
+        key = (ref.ref if ref is not None else "", ref.version if ref is not None else 0, self._ports.webhooks.version)
         if key == self._compared:
             return
         at, wall_at = self._ports.clock.now(), self._ports.wall()
@@ -187,7 +187,7 @@ class Timetable:
         file: FileState,
         trigger: ScheduleTrigger,
     ) -> None:
-        plan = self._ports.shelf.get(file.newest.plan_hash or "")
+        plan = self._ports.plans.get(file.newest.plan_hash or "")
         if plan is None:
             # Lost by a restart, and no run has brought it into the log: `changed` is set when it is compiled again.
             self._loop.want_plan(ref.ref, file.newest)

@@ -17,8 +17,8 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import diff, ref_updates
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.loop.plan_cache import PlanShelf
-from waterflowd.reconcile.source import FileSeen, Source
+from waterflowd.reconcile.loop.plan_cache import PlanCache
+from waterflowd.reconcile.source import Source, TreeFile
 from waterflowd.reconcile.state import RepositoryState
 
 #: Blobs that are in memory at once: 16 MiB at most.
@@ -28,13 +28,13 @@ _BLOBS_AT_ONCE = 16
 class WorkflowFiles:
     """Compiles the files of one repository, one call at a time."""
 
-    def __init__(self, source: Source, compiler: Compiler, shelf: PlanShelf) -> None:
+    def __init__(self, source: Source, compiler: Compiler, plans: PlanCache) -> None:
         self._source = source
         self._compiler = compiler
-        self._shelf = shelf
+        self._plans = plans
 
     async def standing(
-        self, tree: str, seen: Iterable[FileSeen], state: RepositoryState
+        self, tree: str, seen: Iterable[TreeFile], state: RepositoryState
     ) -> Callable[[FileApplied], bool]:
         """Tells of what these files became before whether all that it used stands in this tree too."""
         known = (file for one in seen for file in state.known(one.path, one.blob))
@@ -42,11 +42,11 @@ class WorkflowFiles:
         return diff.stands_in(await self._source.lookup(tree, paths) if paths else {})
 
     async def applied(
-        self, tree: str, files: Iterable[FileSeen], state: RepositoryState, stands: Callable[[FileApplied], bool]
+        self, tree: str, files: Iterable[TreeFile], state: RepositoryState, stands: Callable[[FileApplied], bool]
     ) -> dict[str, FileApplied]:
         """What each file of the tree became: known from before, refused unread, or compiled now."""
         applied: dict[str, FileApplied] = {}
-        unknown: list[FileSeen] = []
+        unknown: list[TreeFile] = []
         for seen in files:
             known = next(filter(stands, state.known(seen.path, seen.blob)), None)
             if seen.problem is not None:
@@ -62,7 +62,7 @@ class WorkflowFiles:
                 applied[seen.path] = await self._compiled(tree, seen, contents[seen.blob])
         return applied
 
-    async def _compiled(self, tree: str, seen: FileSeen, content: bytes | None) -> FileApplied:
+    async def _compiled(self, tree: str, seen: TreeFile, content: bytes | None) -> FileApplied:
         if content is None:
             return ref_updates.file_refused(seen, [ref_updates.file_too_large(seen)])
         others = _Others(self._source, tree)
@@ -72,7 +72,7 @@ class WorkflowFiles:
             compiled = msgspec.structs.replace(compiled, diagnostics=[*others.problems, *compiled.diagnostics])
         file = ref_updates.file_applied(seen, compiled, others.used)
         if file.plan_hash is not None and compiled.plan is not None:
-            self._shelf.put(file.plan_hash, compiled.plan)
+            self._plans.put(file.plan_hash, compiled.plan)
         return file
 
     async def again(self, files: Sequence[FileApplied]) -> list[FileApplied]:
@@ -83,9 +83,9 @@ class WorkflowFiles:
             others = _SameOthers(self._source, file)
             compiled = await self._compiler.compile(file.path, contents[file.blob] or b"", others.read)
             if compiled.plan is not None and file.plan_hash is not None:
-                self._shelf.put(file.plan_hash, compiled.plan)
+                self._plans.put(file.plan_hash, compiled.plan)
             else:
-                seen = FileSeen(path=file.path, blob=file.blob)
+                seen = TreeFile(path=file.path, blob=file.blob)
                 refused.append(ref_updates.file_refused(seen, compiled.diagnostics, file.used))
         return refused
 

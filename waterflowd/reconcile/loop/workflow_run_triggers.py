@@ -40,7 +40,7 @@ _RUN_STREAM = run_stream(RunId(""))
 _logger = logging.getLogger("waterflow.reconcile")
 
 
-class Follower:
+class WorkflowRunTriggers:
     """Follows the completed runs of one repository. `run` is its task."""
 
     def __init__(self, loop: RepositoryLoop, ports: LoopPorts) -> None:
@@ -59,10 +59,10 @@ class Follower:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._loop.is_news.wait()
-            elif self._loop.followed_seq is None:
+            elif self._loop.handled_runs_seq is None:
                 await self._loop.is_news.wait()
             else:
-                await self._news(self._loop.followed_seq)
+                await self._news(self._loop.handled_runs_seq)
 
     async def _news(self, seq: int) -> None:
         """Returns when there are records after `seq`, or the repository has changed."""
@@ -95,14 +95,14 @@ class Follower:
         self._loop.fold()
         while True:
             ref = self._ref()
-            files = workflow_run.followers(ref) if not self._loop.state.is_suspended else {}
+            files = workflow_run.triggered_files(ref) if not self._loop.state.is_suspended else {}
             if ref is None or not files:
-                self._loop.followed_seq = None
+                self._loop.handled_runs_seq = None
                 return
-            if self._loop.followed_seq is None:
-                first = min(file.follow_since for file in files.values())
-                self._loop.followed_seq = max(self._loop.state.followed_seq, first)
-            records = self._ports.log.feed(self._loop.followed_seq, _AT_ONCE)
+            if self._loop.handled_runs_seq is None:
+                first = min(file.workflow_run_since for file in files.values())
+                self._loop.handled_runs_seq = max(self._loop.state.handled_runs_seq, first)
+            records = self._ports.log.feed(self._loop.handled_runs_seq, _AT_ONCE)
             if not records:
                 return
             for record in records:
@@ -111,9 +111,9 @@ class Follower:
                     break
                 if isinstance(record.event, RunCompleted):
                     await self._completed(record, ref, files)
-                self._loop.followed_seq = record.seq
-            if self._loop.followed_seq - self._loop.state.followed_seq >= _MARK_EVERY:
-                await self._loop.apply([self._mark(self._loop.followed_seq)], ())
+                self._loop.handled_runs_seq = record.seq
+            if self._loop.handled_runs_seq - self._loop.state.handled_runs_seq >= _MARK_EVERY:
+                await self._loop.apply([self._mark(self._loop.handled_runs_seq)], ())
             await asyncio.sleep(0)
 
     def _ref(self) -> RefState | None:
@@ -131,10 +131,10 @@ class Follower:
         followed = {
             path: file
             for path, file in files.items()
-            if file.follows is not None
-            and (asked := file.asked_at(record.seq)) is not None
-            and workflow_run.is_followed(asked, path, row)
-            and workflow_run.is_followed(file.follows, path, row)
+            if file.workflow_run is not None
+            and (asked := file.workflow_run_at(record.seq)) is not None
+            and workflow_run.is_triggered(asked, path, row)
+            and workflow_run.is_triggered(file.workflow_run, path, row)
             and not self._loop.errors(file.newest)
             and self._ports.log.run_for_key(workflow_run.trigger_key(run_id, path)) is None
         }
@@ -152,7 +152,7 @@ class Follower:
     ) -> None:
         starts: list[StartRequest] = []
         for path, file in followed.items():
-            plan = self._ports.shelf.get(file.newest.plan_hash or "")
+            plan = self._ports.plans.get(file.newest.plan_hash or "")
             if plan is None:
                 self._loop.want_plan(ref.ref, file.newest)
                 text = f'the workflow "{escape_for_display(path)}" is compiled again after a restart'
@@ -182,5 +182,5 @@ class Follower:
         created = first[0].event if first else None
         return chains.depth_of(created.trigger) if isinstance(created, RunCreated) else 0
 
-    def _mark(self, seq: int) -> events.RunsFollowed:
-        return events.RunsFollowed(at=self._ports.clock.now(), seq=seq)
+    def _mark(self, seq: int) -> events.CompletedRunsHandled:
+        return events.CompletedRunsHandled(at=self._ports.clock.now(), seq=seq)

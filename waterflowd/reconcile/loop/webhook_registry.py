@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from waterflowd.reconcile.loop.repository import RepositoryLoop
 
 
-class Holder(NamedTuple):
+class WebhookOwner(NamedTuple):
     """A file that names a webhook."""
 
     since: int
@@ -33,14 +33,14 @@ class Holder(NamedTuple):
     file: FileState
 
 
-class HookNames:
+class WebhookRegistry:
     """All webhooks by name, made from the loops' state when it has changed."""
 
     def __init__(self) -> None:
         self._loops: list[RepositoryLoop] = []
         self._version = 0
         self._made_from: list[tuple[str, int]] = []
-        self._holders: dict[str, list[Holder]] = {}
+        self._owners: dict[str, list[WebhookOwner]] = {}
 
     def watch(self, loop: RepositoryLoop) -> None:
         """The loop's files count from now on."""
@@ -52,7 +52,7 @@ class HookNames:
         self._named("")
         return self._version
 
-    def holder(self, name: str) -> Holder | None:
+    def owner(self, name: str) -> WebhookOwner | None:
         """The file whose webhook this is."""
         return next(iter(self._named(name)), None)
 
@@ -61,11 +61,11 @@ class HookNames:
         hook = file.triggers.webhook if file.triggers is not None else None
         if hook is None:
             return ()
-        holders = self._named(hook.name)
-        is_one = any(held.loop is loop and held.path == file.path and held.file.newest == file for held in holders)
-        if not is_one or (holders[0].loop is loop and holders[0].path == file.path):
+        owners = self._named(hook.name)
+        is_one = any(held.loop is loop and held.path == file.path and held.file.newest == file for held in owners)
+        if not is_one or (owners[0].loop is loop and owners[0].path == file.path):
             return ()
-        return _taken(file, hook.name, holders[0].path, holders[0].loop.settings.name)
+        return _taken(file, hook.name, owners[0].path, owners[0].loop.settings.name)
 
     def errors_after(self, loop: RepositoryLoop, file: FileApplied, changes: FileChanges) -> tuple[Diagnostic, ...]:
         """The same for a file of the default ref once these changes are applied to it."""
@@ -90,20 +90,20 @@ class HookNames:
             return ()
         return _taken(file, hook.name, first[2], kept[first])
 
-    def _named(self, name: str) -> list[Holder]:
+    def _named(self, name: str) -> list[WebhookOwner]:
         refs = [loop.default_ref() for loop in self._loops]
         made_from = [(ref.ref, ref.version) if ref is not None else ("", 0) for ref in refs]
         if made_from != self._made_from:
-            self._made_from, self._holders = made_from, {}
+            self._made_from, self._owners = made_from, {}
             self._version += 1
             for order, (loop, ref) in enumerate(zip(self._loops, refs, strict=True)):
                 for path, file in ref.files.items() if ref is not None else ():
-                    if file.hook is not None and ref is not None:
-                        held = Holder(file.hook_since, order, path, loop, ref, file)
-                        self._holders.setdefault(file.hook.name, []).append(held)
-            for holders in self._holders.values():
-                holders.sort(key=lambda held: (held.since, held.order, held.path))
-        return self._holders.get(name, [])
+                    if file.webhook is not None and ref is not None:
+                        held = WebhookOwner(file.webhook_since, order, path, loop, ref, file)
+                        self._owners.setdefault(file.webhook.name, []).append(held)
+            for owners in self._owners.values():
+                owners.sort(key=lambda held: (held.since, held.order, held.path))
+        return self._owners.get(name, [])
 
 
 def _names(file: FileApplied, name: str) -> bool:
@@ -111,7 +111,7 @@ def _names(file: FileApplied, name: str) -> bool:
 
 
 def _keeps(changed: FileApplied | None, name: str) -> bool:
-    """Whether the holder of a name still has it after its own change; a broken file keeps what it had."""
+    """Whether the owner of a name still has it after its own change; a broken file keeps what it had."""
     return changed is None or changed.plan_hash is None or _names(changed, name)
 
 
@@ -120,5 +120,5 @@ def _taken(file: FileApplied, name: str, path: str, repository: str) -> tuple[Di
         f"the webhook {quote(name)} already belongs to {escape_for_display(path)} of the repository {quote(repository)}"
     )
     suggestion = "give one of the two another name under on.webhook.name"
-    code = codes.HOOK_TAKEN
+    code = codes.WEBHOOK_NAME_TAKEN
     return (Diagnostic(code=code, path=file.path, line=1, column=1, message=message, suggestion=suggestion),)

@@ -1,4 +1,4 @@
-"""Readings: sources that take time to answer, read beside the loop, once for all who ask.
+"""SecretReader: sources that take time to answer, read beside the loop, once for all who ask.
 
 Rules of this file:
 
@@ -37,7 +37,7 @@ KEYS_MAX = 2_000
 AT_A_TIME = 8
 
 
-class _Reading:
+class _CachedRead:
     """One key. It is being read until it has `values` or a `failure`."""
 
     __slots__ = ("failure", "task", "trouble", "values")
@@ -49,13 +49,13 @@ class _Reading:
         self.task: asyncio.Task[None] | None = None
 
 
-class Readings:
+class SecretReader:
     """See the file's docstring. `changed` asks again for what got a `Retryable`; set it before the first `get`."""
 
     def __init__(self, patience_s: float) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._patience_s = patience_s
-        self._readings: dict[Key, _Reading] = {}
+        self._readings: dict[Key, _CachedRead] = {}
         self._turns = asyncio.Semaphore(AT_A_TIME)
         self._timers: set[asyncio.TimerHandle] = set()
         #: Somebody found no place since one came free last.
@@ -68,7 +68,7 @@ class Readings:
             if len(self._readings) >= KEYS_MAX:
                 self._is_short = True
                 raise Retryable("WF626", "too many secrets are being read at a time")
-            reading = self._readings[key] = _Reading()
+            reading = self._readings[key] = _CachedRead()
             reading.task = asyncio.get_running_loop().create_task(self._read(key, reading, read), name="secrets")
         if reading.values is not None:
             return reading.values
@@ -86,7 +86,7 @@ class Readings:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, key: Key, reading: _Reading, read: Read) -> None:
+    async def _read(self, key: Key, reading: _CachedRead, read: Read) -> None:
         held_s = FAILURE_HELD_S
         try:
             reading.values, held_s = await self._tried(key, reading, read)
@@ -101,7 +101,7 @@ class Readings:
         self._later(max(held_s, HELD_S_MIN), lambda: self._forget(key))
         self.changed()
 
-    async def _tried(self, key: Key, reading: _Reading, read: Read) -> tuple[dict[str, str], float]:
+    async def _tried(self, key: Key, reading: _CachedRead, read: Read) -> tuple[dict[str, str], float]:
         loop = asyncio.get_running_loop()
         end, pause_s = loop.time() + self._patience_s, PAUSE_S_MIN
         while True:

@@ -73,7 +73,7 @@ def hooked(path: str, blob: str, name: str | None) -> events.FileApplied:
 
 def applied(number: int, *files: events.FileApplied, removed: tuple[str, ...] = ()) -> events.RevisionApplied:
     return events.RevisionApplied(
-        at=number, ref=MAIN, movement=number, commit=f"c{number}", tree="t", files=files, removed=removed
+        at=number, ref=MAIN, update_number=number, commit=f"c{number}", tree="t", files=files, removed=removed
     )
 
 
@@ -82,7 +82,7 @@ def test_a_file_has_its_name_since_it_took_it_without_a_break() -> None:
     held = state.RepositoryState(name="ops", refs={}, schedules={})
 
     def since(path: str) -> int:
-        return held.refs[MAIN].files[path].hook_since
+        return held.refs[MAIN].files[path].webhook_since
 
     state.evolve(held, applied(1, hooked("a.yml", "1", "x")), 10)
     state.evolve(held, applied(2, hooked("a.yml", "2", "x")), 20)

@@ -11,10 +11,10 @@ import pytest
 from tests.integration.test_gitsource_local import Git
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.compiler.process import CompilerProcess
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.model import plan as plans
 from waterflowd.ports import ChildWorkflows
-from waterflowd.reconcile.loop.child_workflows import CommitTargets
+from waterflowd.reconcile.loop.child_workflows import CommittedWorkflows
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.memory_workflows import MemoryChildWorkflows
 
@@ -26,7 +26,7 @@ FILES = {
 
 
 class World(NamedTuple):
-    targets: ChildWorkflows
+    workflows: ChildWorkflows
     revision: str
 
 
@@ -50,17 +50,17 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     git("commit", "--quiet", "--message=second")
     compiler = CompilerProcess()
     await compiler.start()
-    opener = Opener(tmp_path / "mirrors", {})
+    opener = RepositoryOpener(tmp_path / "mirrors", {})
     settings = RepositorySettings(name="ops", url=str(git.path))
     try:
-        yield World(CommitTargets([settings], opener.file, compiler), revision)
+        yield World(CommittedWorkflows([settings], opener.file, compiler), revision)
     finally:
         await compiler.close()
 
 
 async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
     """With the files that it uses there; asked twice it is the same."""
-    found = [await world.targets.plan("ops", world.revision, "workflows/good.yml") for _ in range(2)]
+    found = [await world.workflows.plan("ops", world.revision, "workflows/good.yml") for _ in range(2)]
     assert found[0] == found[1]
     plan = plans.decode(found[0])
     assert (plan.name, plan.path) == ("good", "workflows/good.yml")
@@ -79,7 +79,7 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
 async def test_what_can_never_be_started_is_refused_with_a_code(world: World, path: str, code: str, said: str) -> None:
     """No link is followed and no folder taken for a file; asking again is of no use."""
     with pytest.raises(Rejected, match=code) as caught:
-        await world.targets.plan("ops", world.revision, path)
+        await world.workflows.plan("ops", world.revision, path)
     assert said in caught.value.text
 
 
@@ -89,9 +89,9 @@ async def test_a_commit_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -
     git.path.mkdir()
     git("init", "--quiet", "--initial-branch=main")
     known = [RepositorySettings(name=name, url=str(tmp_path / name)) for name in ("ops", "away")]
-    targets = CommitTargets(known, Opener(tmp_path / "mirrors", {}).file, CompilerProcess())
+    workflows = CommittedWorkflows(known, RepositoryOpener(tmp_path / "mirrors", {}).file, CompilerProcess())
     for name, code in (("ops", "WF506"), ("away", "WF503")):
         with pytest.raises(Retryable, match=code):
-            await targets.plan(name, "1" * 40, "workflows/good.yml")
+            await workflows.plan(name, "1" * 40, "workflows/good.yml")
     with pytest.raises(Rejected, match="WF135"):
-        await targets.plan("gone", "1" * 40, "workflows/good.yml")
+        await workflows.plan("gone", "1" * 40, "workflows/good.yml")

@@ -91,7 +91,7 @@ async def test_g6_what_completed_while_the_daemon_was_down_is_followed(work: Wor
     with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
         first = TriggerWorld(store.log, settings_of(work))
         # It dies before anybody looks.
-        first.reconciler.followers.clear()
+        first.reconciler.workflow_run_triggers.clear()
         async with first as world:
             await world.sync()
             work.pushed({"workflows/build.yml": BUILD, "workflows/deploy.yml": DEPLOY})
@@ -153,7 +153,11 @@ async def test_a_suspended_repository_follows_when_it_is_resumed(work: Work) -> 
         await world.repositories.resume("ops", "token:ada")
         await world.until(lambda: len(world.runs()) == 2)
         await world.settled()
-        marks = [r.event for r in world.log.read(repository_stream("ops")) if isinstance(r.event, events.RunsFollowed)]
+        marks = [
+            r.event
+            for r in world.log.read(repository_stream("ops"))
+            if isinstance(r.event, events.CompletedRunsHandled)
+        ]
         assert len(marks) == 1
 
 
@@ -173,7 +177,7 @@ async def test_nothing_follows_any_more_once_a_suspension_was_confirmed(work: Wo
         log.hold()
         resuming = asyncio.create_task(world.repositories.resume("ops", "token:ada"))
         await world.until(lambda: len(log._held) == 1)
-        other = events.RepositorySeen(at=world.clock.now())
+        other = events.EmptyRepositorySeen(at=world.clock.now())
         blocking = asyncio.create_task(world.driver.record(repository_stream("other"), [other]))
         await world.until(lambda: len(world.driver._items) == 1)
         log.release(1)

@@ -1,4 +1,4 @@
-"""Readings: one question for all who ask, held for a while, asked again while that may help, and never for ever."""
+"""SecretReader: one question for all who ask, held for a while, asked again while that may help, and never for ever."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.secrets import slow_sources as readings_module
-from waterflowd.secrets.slow_sources import Key, Readings
+from waterflowd.secrets import secret_reader
+from waterflowd.secrets.secret_reader import Key, SecretReader
 from waterflowd.testing.host import until
 
 KEY = ("vault", "apps/web")
@@ -36,7 +36,7 @@ class Source:
         return answer, 60.0
 
 
-class Asked(Readings):
+class Asked(SecretReader):
     """Readings that count the calls of `changed`."""
 
     def __init__(self, patience_s: float = 600.0) -> None:
@@ -62,14 +62,14 @@ class Asked(Readings):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings_module, "PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr(secret_reader, "PAUSE_S_MIN", 0.001)
 
 
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read is forgotten when its source says so, and a failure at once."""
-    monkeypatch.setattr(readings_module, "HELD_S_MIN", 0.0)
-    monkeypatch.setattr(readings_module, "FAILURE_HELD_S", 0.0)
+    monkeypatch.setattr(secret_reader, "HELD_S_MIN", 0.0)
+    monkeypatch.setattr(secret_reader, "FAILURE_HELD_S", 0.0)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_what_failed_is_forgotten_and_asked_anew(readings: Asked) -> None:
 @pytest.mark.usefixtures("short_memory")
 async def test_too_many_at_a_time_wait_for_a_place(readings: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound there is no question, and news when a place has come free."""
-    monkeypatch.setattr(readings_module, "KEYS_MAX", 1)
+    monkeypatch.setattr(secret_reader, "KEYS_MAX", 1)
     first, second = Source(Rejected("WF626", "refused")), Source({"a": "b"})
     first.gate.clear()
     readings.outcome(first, ("first",))

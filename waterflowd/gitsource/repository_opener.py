@@ -22,7 +22,7 @@ from waterflowd.reconcile.source import Source
 _READ_TIMEOUT_S = 60.0
 
 
-class Opener:
+class RepositoryOpener:
     """Opens sources. Mirrors lie in `directory`, as `<name>.git`; tokens may be in `environment`."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:

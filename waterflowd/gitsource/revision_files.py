@@ -21,7 +21,7 @@ from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
 from waterflowd.gitsource import links, objects, reading, walk
 from waterflowd.gitsource.objects import Objects
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.gitsource.worker import Worker
 from waterflowd.model.records import Checkout, FilesListed
 from waterflowd.reconcile import codes, globs
@@ -39,10 +39,10 @@ _IDLE_S = 30.0
 _KINDS = {0o100644: FileKind.FILE, 0o100755: FileKind.EXECUTABLE, 0o100664: FileKind.FILE, 0o160000: FileKind.SUBMODULE}
 
 
-class Contents:
+class RevisionFileReader:
     """Implements `ports.RevisionFiles` over the configured repositories."""
 
-    def __init__(self, repositories: Mapping[str, RepositorySettings], opener: Opener) -> None:
+    def __init__(self, repositories: Mapping[str, RepositorySettings], opener: RepositoryOpener) -> None:
         self._repositories = repositories
         self._opener = opener
         self._readers: dict[str, _Reader] = {}

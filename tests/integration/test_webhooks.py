@@ -134,7 +134,7 @@ async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_on_its_w
     log, driver = hooked.world.log, hooked.world.driver
     assert isinstance(log, MemoryLog)
     log.hold()
-    seen = repository_events.RepositorySeen(at=hooked.world.clock.now())
+    seen = repository_events.EmptyRepositorySeen(at=hooked.world.clock.now())
     blocking = asyncio.create_task(driver.record(repository_stream("other"), [seen]))
     await hooked.world.until(lambda: len(log._held) == 1)
     hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 60_000
@@ -363,7 +363,7 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         await world.sync("other")
         rows = {(row.repository, row.path): row for row in world.repositories.definitions()}
         assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
-        assert rows["other", "workflows/a.yml"].errors[0].code == codes.HOOK_TAKEN
+        assert rows["other", "workflows/a.yml"].errors[0].code == codes.WEBHOOK_NAME_TAKEN
         # A file that is renamed keeps its name.
         work.pushed(
             {

@@ -55,12 +55,12 @@ def completed(ref: str | None = "refs/heads/main", conclusion: Conclusion = Conc
 def test_a_run_is_followed_by_what_asks_for_it(trigger: dict[str, Any], row: RunSummary, expected: bool) -> None:
     """By name or path, how it ended, and the branch that it was started for."""
     wanted = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
-    assert workflow_run.is_followed(wanted, "workflows/deploy.yml", row) is expected
+    assert workflow_run.is_triggered(wanted, "workflows/deploy.yml", row) is expected
 
 
 def test_a_file_never_starts_after_itself() -> None:
     """Also when its name has become the one that it names."""
-    assert not workflow_run.is_followed(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
+    assert not workflow_run.is_triggered(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
 
 
 def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:

@@ -9,8 +9,8 @@ from waterflowd.model.plan import JobPlan, Plan, StepPlan, Triggers
 from waterflowd.reconcile import diff, events, ref_updates, state
 from waterflowd.reconcile.ref_updates import FileChanges
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Changes, Commit, FileSeen, Revision
-from waterflowd.reconcile.triggers import Movement
+from waterflowd.reconcile.source import Changes, Commit, Revision, TreeFile
+from waterflowd.reconcile.triggers import RefUpdate
 
 MAIN = "refs/heads/main"
 COMMIT = Commit(id="c" * 40, tree="d" * 40, author='"><script>\n', message="say `id` $(id)\nmore")
@@ -23,8 +23,8 @@ def compiled(path: str, *groups: str) -> Compiled:
     return Compiled(plan=plan, diagnostics=[])
 
 
-def moved(number: int = 2, files: frozenset[str] = frozenset()) -> Movement:
-    return Movement(ref=MAIN, number=number, is_first_sight=False, changes=Changes(paths=("a", "b")), files=files)
+def update(number: int = 2, files: frozenset[str] = frozenset()) -> RefUpdate:
+    return RefUpdate(ref=MAIN, number=number, is_first_sight=False, changes=Changes(paths=("a", "b")), files=files)
 
 
 def revision() -> Revision:
@@ -34,12 +34,12 @@ def revision() -> Revision:
 def test_a_movement_with_many_files_is_several_facts_and_one_state() -> None:
     """No fact holds more than its bound, and the fold has every file."""
     count = 2 * events.FILES_PER_FACT + 1
-    seen = [FileSeen(path=f"workflows/{n:05}.yml", blob=str(n)) for n in range(count)]
+    seen = [TreeFile(path=f"workflows/{n:05}.yml", blob=str(n)) for n in range(count)]
     changes = ref_updates.file_changes(
         diff.difference({}, seen), {file.path: ref_updates.file_refused(file, []) for file in seen}
     )
-    shared = ref_updates.pushed("ops", moved(), None, COMMIT, COMMIT.id)
-    facts = ref_updates.facts(5, moved(), revision(), shared, changes)
+    shared = ref_updates.pushed("ops", update(), None, COMMIT, COMMIT.id)
+    facts = ref_updates.facts(5, update(), revision(), shared, changes)
     assert len(facts) == 3
     assert len(state.fold("ops", facts).refs[MAIN].files) == count
 
@@ -47,7 +47,7 @@ def test_a_movement_with_many_files_is_several_facts_and_one_state() -> None:
 def test_errors_of_a_file_are_bounded() -> None:
     """A file with a thousand errors does not fill the log."""
     error = Diagnostic(code="WF101", path="a.yml", line=1, column=1, message="m" * 10_000, snippet="\x1b" * 10_000)
-    file = ref_updates.file_applied(FileSeen(path="a.yml", blob="1"), Compiled(plan=None, diagnostics=[error] * 1_000))
+    file = ref_updates.file_applied(TreeFile(path="a.yml", blob="1"), Compiled(plan=None, diagnostics=[error] * 1_000))
     assert len(file.errors) == events.ERRORS_MAX
     assert len(file.errors[0].message) <= 500
     assert file.errors[0].snippet.isprintable()
@@ -55,8 +55,8 @@ def test_errors_of_a_file_are_bounded() -> None:
 
 def test_what_comes_from_git_is_carried_as_data() -> None:
     """Message and author reach the context as they were written, and people see them escaped."""
-    shared = ref_updates.pushed("ops", moved(), "b" * 40, COMMIT, COMMIT.id)
-    request = ref_updates.start_request(b"plan", "workflows/a.yml", moved(), revision(), shared)
+    shared = ref_updates.pushed("ops", update(), "b" * 40, COMMIT, COMMIT.id)
+    request = ref_updates.start_request(b"plan", "workflows/a.yml", update(), revision(), shared)
     trigger = request.trigger
     assert trigger.by == '"><script>\\n'
     assert trigger.git["message"] == COMMIT.message
@@ -74,27 +74,27 @@ def test_what_comes_from_git_is_carried_as_data() -> None:
 
 def test_a_branch_that_came_from_nothing_has_zeros_before() -> None:
     """`event.before` says what Git's hooks say."""
-    assert ref_updates.pushed("ops", moved(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
+    assert ref_updates.pushed("ops", update(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
 
 
 def test_a_broken_file_and_its_last_good_version_start_nothing() -> None:
     """The movement that breaks a file starts nothing from it, nor do later ones."""
-    good = ref_updates.file_applied(FileSeen(path="a.yml", blob="1"), compiled("a.yml", "web"))
-    bad = ref_updates.file_refused(FileSeen(path="a.yml", blob="2"), [])
+    good = ref_updates.file_applied(TreeFile(path="a.yml", blob="1"), compiled("a.yml", "web"))
+    bad = ref_updates.file_refused(TreeFile(path="a.yml", blob="2"), [])
     before = {"a.yml": state.FileState(newest=good, good=good, commit="1")}
     settings = RepositorySettings(name="ops", url="/srv/ops.git")
     changes = FileChanges(files=(bad,))
-    assert ref_updates.started(moved(files=frozenset({"a.yml"})), before, changes, settings) == []
+    assert ref_updates.started(update(files=frozenset({"a.yml"})), before, changes, settings) == []
 
 
 def test_a_group_that_the_repository_may_not_use_keeps_the_file_from_starting() -> None:
     """The configuration decides, whether or not the file changes; what only a run decides is asked about then."""
     file = ref_updates.file_applied(
-        FileSeen(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers")
+        TreeFile(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers")
     )
     wide = RepositorySettings(name="ops", url="/srv/ops.git")
     narrow = RepositorySettings(name="ops", url="/srv/ops.git", groups=("web-*",))
     changes = FileChanges(files=(file,))
-    assert ref_updates.started(moved(files=frozenset({"a.yml"})), {}, changes, wide) == [file]
-    assert ref_updates.started(moved(files=frozenset({"a.yml"})), {}, changes, narrow) == []
+    assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes, wide) == [file]
+    assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes, narrow) == []
     assert [error.code for error in ref_updates.group_errors(file, narrow)] == ["WF526"]

@@ -11,9 +11,8 @@ from tests.integration.test_gitsource_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource import contents
-from waterflowd.gitsource.contents import Contents
-from waterflowd.gitsource.opening import Opener
+from waterflowd.gitsource.repository_opener import RepositoryOpener
+from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 
@@ -117,7 +116,9 @@ async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, mo
     (git.path / "b").write_text("2" * 100)
     commit = _commit(git)
     monkeypatch.setattr(file_list, "FILE_BYTES_MAX", 50)
-    source = Contents({"r": RepositorySettings(name="r", url=str(git.path))}, Opener(git.path / "mirrors", {}))
+    source = RevisionFileReader(
+        {"r": RepositorySettings(name="r", url=str(git.path))}, RepositoryOpener(git.path / "mirrors", {})
+    )
     blobs = [
         entry.blob
         for entry in file_list.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
@@ -132,7 +133,9 @@ async def test_a_repository_that_is_away_can_be_asked_again(git: Git, tmp_path: 
     """And is found again when it is back."""
     (git.path / "a").write_text("1")
     commit = _commit(git)
-    source = Contents({"r": RepositorySettings(name="r", url=str(git.path))}, Opener(git.path / "mirrors", {}))
+    source = RevisionFileReader(
+        {"r": RepositorySettings(name="r", url=str(git.path))}, RepositoryOpener(git.path / "mirrors", {})
+    )
     git_directory = git.path / ".git"
     git_directory.rename(git.path / "away")
     with pytest.raises((Retryable, Stalled)):

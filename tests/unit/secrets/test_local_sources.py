@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.secrets.local_sources import OwnSources
+from waterflowd.secrets.local_sources import LocalSources
 from waterflowd.secrets.values import BYTES_MAX as VALUE_BYTES_MAX
 
 
@@ -22,14 +22,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str) -> OwnSources:
+def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str) -> LocalSources:
     """All sources; `deploy-key` and `only-credential` are systemd's."""
     directory = tmp_path / "credentials"
     directory.mkdir()
     (directory / "secret.deploy-key").write_text("of systemd\n")
     (directory / "secret.only-credential").write_text("two\nlines\n")
     (directory / "tls-key").write_text("not for workflows")
-    return OwnSources("S_", file, {"CREDENTIALS_DIRECTORY": str(directory), **variables}, "secret.")
+    return LocalSources("S_", file, {"CREDENTIALS_DIRECTORY": str(directory), **variables}, "secret.")
 
 
 def test_the_first_source_that_has_the_name_gives_the_value(tmp_path: Path, file: Path) -> None:
@@ -41,10 +41,10 @@ def test_the_first_source_that_has_the_name_gives_the_value(tmp_path: Path, file
     assert secrets.get("only_file") == "file"
     (tmp_path / "moved").rename(tmp_path / "credentials")
 
-    secrets = OwnSources("S_", file, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "secret.")
+    secrets = LocalSources("S_", file, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "secret.")
     assert secrets.get("Deploy_Key") == "of systemd"
     assert secrets.get("ONLY_CREDENTIAL") == "two\nlines"
-    assert OwnSources("S_", file, {}, "secret.").get("deploy_key") == "of the file"
+    assert LocalSources("S_", file, {}, "secret.").get("deploy_key") == "of the file"
     assert secrets.get("missing") is None
 
 
@@ -53,13 +53,13 @@ def test_other_credentials_of_the_daemon_are_no_secrets(tmp_path: Path) -> None:
     secrets = with_credentials(tmp_path)
     assert secrets.get("tls_key") is None
     assert secrets.get("..") is None
-    none = OwnSources("S_", None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "")
+    none = LocalSources("S_", None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}, "")
     assert none.get("secret.deploy-key") is None
 
 
 def test_a_changed_file_is_read_again(file: Path) -> None:
     """A new value counts from the next task on."""
-    secrets = OwnSources("", file, {})
+    secrets = LocalSources("", file, {})
     assert secrets.get("only-file") == "file"
     file.write_text('only-file = "a newer one"\n')
     os.utime(file, (1, 1))
@@ -69,7 +69,7 @@ def test_a_changed_file_is_read_again(file: Path) -> None:
 def test_a_file_that_others_can_read_is_no_source(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, without a value, and the daemon does not start with it."""
     file.chmod(0o640)
-    secrets = OwnSources("", file, {})
+    secrets = LocalSources("", file, {})
     with caplog.at_level(logging.ERROR):
         assert secrets.get("only-file") is None
         assert secrets.get("only-file") is None
@@ -84,7 +84,7 @@ def test_a_broken_file_is_told_without_its_values(file: Path, content: str, capl
     """A parser's message may quote the line: ours does not."""
     file.write_text(content)
     with caplog.at_level(logging.ERROR):
-        assert OwnSources("", file, {}).get("only-file") is None
+        assert LocalSources("", file, {}).get("only-file") is None
     assert "WF622" in caplog.text
     assert "s3cret" not in caplog.text
 

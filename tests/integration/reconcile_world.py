@@ -271,7 +271,7 @@ class Daemon:
     def turn_to(self, at: int, name: str = "ops") -> None:
         """Sets the wall clock, and wakes the schedules as their own timer would."""
         self.wall.at = at
-        self.reconciler.loop(name).changed.set()
+        self.reconciler.loop(name).repository.notify()
 
     def started(self) -> list[tuple[str, str]]:
         """Path and revision of every run that was started, in order; and forgets them."""
@@ -283,5 +283,5 @@ class Daemon:
         return [record.event for record in self.log.read(ids.repository_stream(name))]
 
     def condition(self, type_: ConditionType, name: str = "ops") -> tuple[bool | None, str]:
-        condition = self.reconciler.loop(name).conditions.get(type_)
+        condition = self.reconciler.loop(name).repository.conditions.get(type_)
         return condition.is_true, condition.code

@@ -32,7 +32,7 @@ def _commit(git: Git) -> str:
 
 
 def _listed(git: Git, revision: str, *patterns: str) -> list[FileEntry]:
-    found = contents.listed(
+    found = revision_files.listed(
         str(git.path / ".git/objects"), Checkout(repository="r", revision=revision, patterns=patterns)
     )
     return file_list.decode(found.content)

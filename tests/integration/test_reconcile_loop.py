@@ -462,7 +462,7 @@ async def test_a_new_bare_repository_that_says_master_follows_the_branch_that_is
 
 async def test_an_unknown_repository_is_a_404(daemon: Daemon) -> None:
     """`sync` says which repositories there are."""
-    with pytest.raises(Rejected, match="there are: ops") as caught:
+    with pytest.raises(Rejected, match="known: ops") as caught:
         await daemon.sync("nope")
     assert (caught.value.code, caught.value.status) == (codes.NOT_FOUND, 404)
 

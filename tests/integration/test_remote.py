@@ -327,7 +327,7 @@ async def test_a_remote_that_hangs_costs_its_own_repository_alone(world: World) 
         await daemon.sync("ops")
         assert daemon.condition(ConditionType.READY)[0] is True
         await daemon.until(lambda: daemon.condition(ConditionType.FETCHED, "bad")[0] is False)
-        condition = daemon.reconciler.loop("bad").conditions.get(ConditionType.READY)
+        condition = daemon.reconciler.loop("bad").repository.conditions.get(ConditionType.READY)
         assert condition.code == codes.TOO_SLOW
         assert "did not finish in 8 s" in condition.text
         assert "(never fetched yet)" in condition.text

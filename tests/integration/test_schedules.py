@@ -63,7 +63,7 @@ async def armed(daemon: Daemon, work: Work, content: str) -> None:
     work.pushed({FILE: content})
     await daemon.sync()
     daemon.started()
-    await daemon.until(lambda: len(daemon.reconciler.loop("ops").state.schedules) == 1)
+    await daemon.until(lambda: len(daemon.reconciler.loop("ops").repository.state.schedules) == 1)
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ async def test_the_schedule_of_a_file_that_is_gone_stops_at_once(
     await daemon.runs.end(newest_run(daemon))
     daemon.runs.started.clear()
     daemon.turn_to(MIDNIGHT + 3 * HOUR)
-    await daemon.until(lambda: not daemon.reconciler.loop("ops").state.schedules)
+    await daemon.until(lambda: not daemon.reconciler.loop("ops").repository.state.schedules)
     await daemon.sync()
     assert [start for start in daemon.runs.started if start.trigger.kind == "schedule"] == []
     assert [fact.code for fact in daemon.facts() if isinstance(fact, events.ScheduleDropped)] == [code]
@@ -346,7 +346,9 @@ async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
     daemon.wall.at = MIDNIGHT + 12 * HOUR
     work.pushed({FILE: scheduled(cron="30 6 * * *")})
     await daemon.sync()
-    await daemon.until(lambda: [name.cron for name in daemon.reconciler.loop("ops").state.schedules] == ["30 6 * * *"])
+    await daemon.until(
+        lambda: [name.cron for name in daemon.reconciler.loop("ops").repository.state.schedules] == ["30 6 * * *"]
+    )
     (row,) = daemon.admin.schedules("s")
     assert row.next_at == MIDNIGHT + 30 * HOUR + 30 * MINUTE
     assert instants(daemon) in ([], [12])
@@ -411,13 +413,13 @@ async def test_nothing_is_decided_any_more_once_a_suspension_was_confirmed(work:
         work.pushed({FILE: two})
         await world.sync()
         loop = world.reconciler.loop("ops")
-        await world.until(lambda: len(loop.state.schedules) == 2)
+        await world.until(lambda: len(loop.repository.state.schedules) == 2)
         log.hold()
         other = ids.repository_stream("other")
         blocking = asyncio.create_task(world.driver.record(other, [events.EmptyRepositorySeen(at=world.clock.now())]))
         await world.until(lambda: len(log._held) == 1)
         world.ahead_ms = 2 * MINUTE
-        loop.changed.set()
+        loop.repository.notify()
         await world.until(lambda: len(world.driver._items) == 1)
         suspending = asyncio.create_task(world.repositories.suspend("ops", "token:ada"))
         await world.until(lambda: len(world.driver._items) == 2)
@@ -427,7 +429,7 @@ async def test_nothing_is_decided_any_more_once_a_suspension_was_confirmed(work:
         await world.repositories.resume("ops", "token:ada")
         await world.until(lambda: len(world.runs()) >= 2)
         kinds = (events.ScheduleDecided, events.RepositorySuspended, events.RepositoryResumed)
-        facts = [type(record.event) for record in log.read(loop.stream)]
+        facts = [type(record.event) for record in log.read(loop.repository.stream)]
         seen = [kind for kind in facts if kind in kinds]
         assert seen.index(events.RepositoryResumed) == seen.index(events.RepositorySuspended) + 1
 

@@ -295,8 +295,8 @@ class Delayed:
 
     def __init__(self, hooked: Hooked) -> None:
         loop = hooked.world.reconciler.loop("ops")
-        self._is_asked, self._may_go_on, self._plan = asyncio.Event(), asyncio.Event(), loop.plan
-        loop.plan = self._slow  # type: ignore[method-assign, assignment]
+        self._is_asked, self._may_go_on, self._plan = asyncio.Event(), asyncio.Event(), loop.plan_recovery.plan
+        loop.plan_recovery.plan = self._slow  # type: ignore[method-assign, assignment]
         self._posting = asyncio.create_task(hooked.post(b"{}", signed(b"{}")))
 
     async def _slow(self, ref: Any, version: Any) -> bytes:

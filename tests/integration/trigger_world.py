@@ -99,7 +99,7 @@ class TriggerWorld:
             reader=LogRunReader(queries, self.driver),
             agents=MemoryAgentAdmin(),
             repositories=self.repositories,
-            webhooks=SignedWebhookService(loop_ports, self.secrets.get),
+            webhooks=SignedWebhookService(loop_ports, self.reconciler.loops, self.secrets.get),
             clock=self.clock,
             tokens=TokenRegistry(),
             version="0",
@@ -137,7 +137,7 @@ class TriggerWorld:
 
         def is_settled() -> bool:
             loops = self.reconciler.loops.values()
-            are_read = all(loop.handled_runs_seq in (None, self.log.last_seq) for loop in loops)
+            are_read = all(loop.repository.handled_runs_seq in (None, self.log.last_seq) for loop in loops)
             return are_read and not list(self.log.open_runs())
 
         await self.until(is_settled)

@@ -95,7 +95,7 @@ def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str,
     for number, (tree, others) in enumerate(steps, start=1):
         before = held.refs.get(MAIN)
         seen = [TreeFile(path=path, blob=blob) for path, blob in sorted(tree.items())]
-        stands = diff.stands_in({path: TreeFile(path=path, blob=blob) for path, blob in others.items()})
+        stands = diff.unchanged_in({path: TreeFile(path=path, blob=blob) for path, blob in others.items()})
         difference = diff.difference(before.files if before else {}, seen, stands)
         used = {path: others.get(path, "") for path in "xy"}
         became = {}

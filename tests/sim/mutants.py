@@ -49,6 +49,7 @@ _LEDGER, _EXECUTOR, _OUTPUT_SENDER = (
     "waterflow_agent.execution.output",
 )
 _LOOP, _TRIGGERS = "waterflowd.reconcile.loop.repository", "waterflowd.reconcile.triggers"
+_LIVE = "waterflowd.reconcile.loop.live_repository"
 _SESSION, _RUNNER_CLIENT = "waterflow_agent.wire.session", "waterflow_agent.execution.runner_client"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -445,20 +446,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "output waits for ever for a daemon that was restored",
     ),
     # The repository.
-    Mutant(f"{_LOOP}:RepositoryLoop._follow", "tip == before.tip", "True", "a ref that moved is not looked at"),
     Mutant(
-        f"{_LOOP}:RepositoryLoop._follow",
+        f"{_LOOP}:RepositoryLoop._update_ref",
+        "object_id == before.object_id",
+        "True",
+        "a ref that changed is not updated",
+    ),
+    Mutant(
+        f"{_LOOP}:RepositoryLoop._update_ref",
         "before.update_number + 1 if before",
         "before.update_number if before",
         "numbers repeat",
     ),
     Mutant(
-        f"{_LOOP}:RepositoryLoop.apply",
+        f"{_LIVE}:LiveRepository.apply",
         "await self._ports.runs.apply(self.stream, facts, starts)",
         "await self._ports.runs.record(self.stream, facts); await self._ports.runs.apply(self.stream, (), starts)",
-        "a movement and its runs are two transactions",
+        "a ref update and its runs are two transactions",
     ),
-    Mutant(f"{_LOOP}:RepositoryLoop._record_removed", "if gone:", "if False:", "a removed ref is not noticed"),
+    Mutant(f"{_LOOP}:RepositoryLoop._record_removed", "if removed:", "if False:", "a removed ref is not noticed"),
     Mutant(
         f"{_LOOP}:RepositoryLoop._pause",
         "self._source.wait_for_change(interval_s)",
@@ -470,7 +476,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_LOOP}:RepositoryLoop.run",
-        "failure or self._suspension()",
+        "failure or self.repository.suspension()",
         "failure",
         "a sync of a repository that is suspended meanwhile succeeds",
     ),

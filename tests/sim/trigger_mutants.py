@@ -4,39 +4,42 @@ from __future__ import annotations
 
 from tests.sim.mutant import Mutant
 
-_SCHEDULES, _TIMETABLE = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.scheduler"
-_FOLLOWING, _FOLLOWER = "waterflowd.reconcile.workflow_run", "waterflowd.reconcile.loop.workflow_run_triggers"
-_HOOKS, _NAMES = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_registry"
+_SCHEDULES, _SCHEDULER = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.scheduler"
+_WORKFLOW_RUN, _WORKFLOW_RUN_TRIGGERS = (
+    "waterflowd.reconcile.workflow_run",
+    "waterflowd.reconcile.loop.workflow_run_triggers",
+)
+_WEBHOOKS, _REGISTRY = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_registry"
 _STATE = "waterflowd.reconcile.state"
 
 MUTANTS: tuple[Mutant, ...] = (
     # Schedules.
     Mutant(
-        f"{_TIMETABLE}:Scheduler._start",
-        "await self._loop.apply(decision.facts, (request,))",
-        "await self._loop.apply(decision.facts, ()); await self._ports.runs.start(request)",
+        f"{_SCHEDULER}:Scheduler._start",
+        "await self._repository.apply(decision.facts, (request,))",
+        "await self._repository.apply(decision.facts, ()); await self._ports.runs.start(request)",
         "an instant and its run are two transactions",
     ),
     Mutant(
-        f"{_TIMETABLE}:Scheduler._tick",
-        "for number, held in enumerate(list(state.schedules.values()), start=1):",
-        "for number, held in enumerate(list(state.schedules.values())[:1], start=1):",
+        f"{_SCHEDULER}:Scheduler._tick",
+        "for number, schedule in enumerate(list(state.schedules.values()), start=1):",
+        "for number, schedule in enumerate(list(state.schedules.values())[:1], start=1):",
         "of several schedules one is looked at",
     ),
     Mutant(
-        f"{_TIMETABLE}:Scheduler._tick",
-        "if state.is_suspended:\n            # Somebody",
-        "if False:\n            # Somebody",
+        f"{_SCHEDULER}:Scheduler._tick",
+        "if state.is_suspended:\n            # It was suspended",
+        "if False:\n            # It was suspended",
         "a schedule is decided after its repository was suspended",
     ),
     Mutant(
-        f"{_TIMETABLE}:Scheduler._compare",
+        f"{_SCHEDULER}:Scheduler._compare",
         "if facts:",
-        "if facts and not self._loop.state.schedules:",
+        "if facts and not self._repository.state.schedules:",
         "schedules stay what they were",
     ),
     Mutant(
-        f"{_TIMETABLE}:Scheduler._decide",
+        f"{_SCHEDULER}:Scheduler._decide",
         "if decision.is_cancelling:",
         "if False:",
         "a run is not cancelled for a newer instant",
@@ -64,36 +67,38 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_SCHEDULES}:_Decider.take_waiting", "and not self.is_busy", "", "two runs of a schedule are open"),
     # What follows other workflows.
     Mutant(
-        f"{_FOLLOWER}:WorkflowRunTriggers._start",
-        "await self._loop.apply([self._mark(record.seq)], starts)",
-        "await self._loop.apply([self._mark(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
+        "await self._repository.apply([self._handled(record.seq)], starts)",
+        "await self._repository.apply([self._handled(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
         "what follows a run is started after that was recorded",
     ),
     Mutant(
-        f"{_FOLLOWER}:WorkflowRunTriggers._start",
-        "await self._loop.apply([self._mark(record.seq)], starts)",
-        "await self._loop.apply([self._mark(record.seq)], starts[:1])",
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
+        "await self._repository.apply([self._handled(record.seq)], starts)",
+        "await self._repository.apply([self._handled(record.seq)], starts[:1])",
         "of several files that follow a run one is started",
     ),
     Mutant(
-        f"{_FOLLOWER}:WorkflowRunTriggers._tick",
-        "max(self._loop.state.handled_runs_seq, first)",
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._tick",
+        "max(self._repository.state.handled_runs_seq, first)",
         "self._ports.log.last_seq",
         "what completed while the daemon was down is not followed",
     ),
     Mutant(
-        f"{_FOLLOWER}:WorkflowRunTriggers._completed",
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._completed",
         "if depth > workflow_run.CHAIN_MAX:",
         "if False:",
         "files that follow each other run for ever",
     ),
     Mutant(
-        f"{_FOLLOWING}:trigger_key",
+        f"{_WORKFLOW_RUN}:trigger_key",
         'key = f"workflow-run:{run}:{path}"',
         'key = f"workflow-run:{path}"',
         "a file follows one run only",
     ),
-    Mutant(f"{_FOLLOWING}:is_triggered", "if trigger.conclusions and", "if False and", "a file follows any conclusion"),
+    Mutant(
+        f"{_WORKFLOW_RUN}:is_triggered", "if trigger.conclusions and", "if False and", "a file follows any conclusion"
+    ),
     Mutant(
         f"{_STATE}:_evolve_files",
         "versions = before.workflow_run_versions if before is not None else ()",
@@ -104,33 +109,33 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Webhooks.
     Mutant(
-        f"{_HOOKS}:trigger_key",
+        f"{_WEBHOOKS}:trigger_key",
         'key = f"hook:{repository}:{name}:{delivery_id}"',
         'key = f"hook:{repository}:{name}"',
         "all deliveries of a hook are one",
     ),
     Mutant(
-        f"{_HOOKS}:start_request",
+        f"{_WEBHOOKS}:start_request",
         "earlier_keys=tuple(earlier)",
         "earlier_keys=()",
         "a delivery starts another run while the first one is on its way",
     ),
     Mutant(
-        f"{_HOOKS}:delivery",
+        f"{_WEBHOOKS}:delivery",
         ', f"sha256-{digest}-{window + 1}")',
         ",)",
         "a clock that is set back makes another delivery",
     ),
     Mutant(
-        f"{_HOOKS}:is_genuine",
+        f"{_WEBHOOKS}:is_genuine",
         "body if timestamp is None else _timed(timestamp, headers, body)",
         "body",
         "a request with a time is not genuine",
     ),
     Mutant(
-        f"{_NAMES}:WebhookRegistry._named",
-        "if made_from != self._made_from:",
-        "if not self._made_from:",
+        f"{_REGISTRY}:WebhookRegistry._by_name",
+        "if built_from != self._built_from:",
+        "if not self._built_from:",
         "hooks stay what they were at the start",
     ),
 )

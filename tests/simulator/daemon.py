@@ -166,9 +166,11 @@ class Daemon:
             loops[name] = loop
             self._watch(loop.run(), f"repository {name}")
             if repository is simulated.triggered:
-                self._watch(Scheduler(loop, loop_ports).run(), f"schedules of {name}")
-                self._watch(WorkflowRunTriggers(loop, loop_ports).run(), f"followers of {name}")
-                self.webhooks = SignedWebhookService(loop_ports, lambda _: HOOK_SECRET)
+                self._watch(Scheduler(loop.repository, loop.plan_recovery, loop_ports).run(), f"schedules of {name}")
+                self._watch(
+                    WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports).run(), f"followers of {name}"
+                )
+                self.webhooks = SignedWebhookService(loop_ports, loops, lambda _: HOOK_SECRET)
         return loops
 
     def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from waterflow_agent.display import escape_for_display, quote
+from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.admin.ports import WebhookRequest
 from waterflowd.model.records import RunSummary
 from waterflowd.reconcile import codes, webhooks
-from waterflowd.reconcile.loop.repository import LoopPorts
+from waterflowd.reconcile.loop.ports import LoopPorts
+from waterflowd.reconcile.loop.repository import RepositoryLoop
 from waterflowd.reconcile.loop.webhook_registry import WebhookOwner
 
 
 class SignedWebhookService:
     """Implements `admin.ports.WebhookService`."""
 
-    def __init__(self, ports: LoopPorts, secret: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, ports: LoopPorts, loops: Mapping[str, RepositoryLoop], secret: Callable[[str], str | None]
+    ) -> None:
         self._ports = ports
+        self._loops = loops
         self._secret = secret
 
     def verify(self, name: str, headers: Mapping[str, str], body: bytes) -> WebhookRequest | None:
@@ -33,7 +37,7 @@ class SignedWebhookService:
         if delivery is None:
             text = "the delivery id is invalid: use 1 to 128 letters, digits, `-`, `_` or `:`"
             raise Rejected("WF605", text, where="X-Waterflow-Delivery")
-        return WebhookRequest(name=name, path=owner.path, repository=owner.loop.settings.name, delivery=delivery)
+        return WebhookRequest(name=name, path=owner.path, repository=owner.repository, delivery=delivery)
 
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
         """See the protocol."""
@@ -49,7 +53,7 @@ class SignedWebhookService:
         """The workflow's current file and its plan. Loading the plan takes a while, so the file is checked again."""
         while True:
             owner = self._owner(request)
-            plan = await owner.loop.plan(owner.ref, owner.file.newest)
+            plan = await self._loops[owner.repository].plan_recovery.plan(owner.ref, owner.file.newest)
             current = self._owner(request)
             if (current.ref.commit, current.file.newest) == (owner.ref.commit, owner.file.newest):
                 return current, plan
@@ -64,13 +68,14 @@ class SignedWebhookService:
     def _owner(self, request: WebhookRequest) -> WebhookOwner:
         """The file that owns the webhook. Raises `Rejected` if it cannot start a run now."""
         owner = self._ports.webhooks.owner(request.name)
-        if owner is None or (owner.path, owner.loop.settings.name) != (request.path, request.repository):
+        if owner is None or (owner.path, owner.repository) != (request.path, request.repository):
             # The webhook was removed after the signature was checked; a repeated delivery gets the current answer.
             raise Rejected(codes.NOT_FOUND, "this webhook no longer exists", status=404)
-        if owner.loop.state.is_suspended:
-            text = f"repository {quote(request.repository)} is suspended; resume it first"
-            raise Rejected(codes.SUSPENDED, text, status=409)
-        errors = owner.loop.errors(owner.file.newest)
+        repository = self._loops[owner.repository].repository
+        suspension = repository.suspension()
+        if suspension is not None:
+            raise suspension
+        errors = repository.errors(owner.file.newest)
         if errors:
             text = (
                 f'workflow "{escape_for_display(owner.path)}" has errors at {owner.ref.commit[:7]}: {errors[0].message}'

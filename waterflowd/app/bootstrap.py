@@ -164,7 +164,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         reader=LogRunReader(queries, driver),
         agents=FleetAgentAdmin(registry, world.placement, enrollment),
         repositories=GitRepositoryAdmin(reconciler),
-        webhooks=SignedWebhookService(loop_ports, secrets.local.get),
+        webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
         metrics=DriverMetrics(driver, lambda: dispatch.counters),

@@ -1,7 +1,7 @@
-"""What has to change so that the applied files of a ref equal those of a tree.
+"""The difference between the applied files of a ref and those of a tree.
 
-Rules of this file: files are compared by path and object, and by the other files of the revision that they use, never by
-commits in between; so merges, forced pushes and history that is gone make no difference.
+Rules of this file: files are compared by path and object, and by the objects of the other files that they use, never by the
+commits in between. So merges, forced pushes and lost history make no difference.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> tuple[TreeFile, ...]:
-        """Everything that is new at its path."""
+        """The files to apply."""
         return self.added + self.changed
 
 
-def stamp(seen: TreeFile | None) -> str:
-    """What stands at a path, as one word; see `FileApplied.used`."""
-    if seen is None:
+def object_key(file: TreeFile | None) -> str:
+    """The object at a path as one word, as it is recorded in `FileApplied.used`."""
+    if file is None:
         return ""
-    return seen.blob if seen.problem is None else f"{seen.problem.code}:{seen.blob}"
+    return file.blob if file.problem is None else f"{file.problem.code}:{file.blob}"
 
 
-def stands_in(found: Mapping[str, TreeFile]) -> Callable[[FileApplied], bool]:
-    """Tells whether all that a file uses is as it was when it was compiled; `found` is what the tree has there now."""
-    return lambda file: all(stamp(found.get(path)) == was for path, was in file.used.items())
+def unchanged_in(found: Mapping[str, TreeFile]) -> Callable[[FileApplied], bool]:
+    """A test whether everything that a file used when it was compiled is the same in a tree, which has `found` there."""
+    return lambda file: all(object_key(found.get(path)) == key for path, key in file.used.items())
 
 
 def difference(
     applied: Mapping[str, FileState],
     desired: Iterable[TreeFile],
-    stands: Callable[[FileApplied], bool] = lambda file: True,
+    is_unchanged: Callable[[FileApplied], bool] = lambda file: True,
 ) -> Difference:
-    """The difference between what is applied and what a tree holds; `stands` says whether what a file uses is the same."""
+    """The difference; `is_unchanged` tells whether the other files that a file used are the same."""
     added: list[TreeFile] = []
     changed: list[TreeFile] = []
-    seen: set[str] = set()
+    paths: set[str] = set()
     for file in desired:
-        if file.path in seen:
-            # Only a damaged tree holds a name twice, or two undecodable names that are shown alike; the first one counts.
+        if file.path in paths:
+            # Only a damaged tree holds a name twice, or two undecodable names that are displayed alike; the first one counts.
             continue
-        seen.add(file.path)
+        paths.add(file.path)
         before = applied.get(file.path)
         if before is None:
             added.append(file)
-        elif before.newest.blob != file.blob or not stands(before.newest):
+        elif before.newest.blob != file.blob or not is_unchanged(before.newest):
             changed.append(file)
-    removed = sorted(path for path in applied if path not in seen)
+    removed = sorted(path for path in applied if path not in paths)
     return Difference(added=tuple(added), changed=tuple(changed), removed=tuple(removed))

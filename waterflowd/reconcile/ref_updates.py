@@ -75,7 +75,7 @@ def facts(
         update_number=update.number,
         commit=commit.id,
         tree=commit.tree,
-        tag_object=pushed.tip if pushed.tip != commit.id else None,
+        tag_object=pushed.object_id if pushed.object_id != commit.id else None,
         previous_commit=pushed.before,
         author=commit.author,
         message=commit.message,
@@ -189,12 +189,12 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     #: The commit before; None at the first sight of the ref.
     before: str | None
     #: The object that the ref names now.
-    tip: str
+    object_id: str
     #: The `event` context.
     payload: dict[str, Any]
 
 
-def pushed(repository: str, update: triggers.RefUpdate, before: str | None, commit: Commit, tip: str) -> Pushed:
+def pushed(repository: str, update: triggers.RefUpdate, before: str | None, commit: Commit, object_id: str) -> Pushed:
     """The facts that a movement's runs share."""
     payload = {
         "name": "push",
@@ -203,7 +203,7 @@ def pushed(repository: str, update: triggers.RefUpdate, before: str | None, comm
         "after": commit.id,
         "changed": list(update.changes.paths[:PAYLOAD_PATHS_MAX]),
     }
-    return Pushed(repository=repository, before=before, tip=tip, payload=payload)
+    return Pushed(repository=repository, before=before, object_id=object_id, payload=payload)
 
 
 def git_context(repository: str, ref: str, commit: str, author: str, message: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class RefState(msgspec.Struct, kw_only=True):
     update_number: int = 0
     commit: str = ""
     #: The object that the ref points to: the commit, or an annotated tag of it.
-    tip: str = ""
+    object_id: str = ""
     tree: str = ""
     author: str = ""
     message: str = ""
@@ -133,7 +133,7 @@ def evolve(state: RepositoryState, fact: events.Fact, seq: int = 0) -> None:
             ref = state.refs.setdefault(fact.ref, RefState(ref=fact.ref, files={}))
             ref.update_number = fact.update_number
             ref.commit = fact.commit
-            ref.tip = fact.tag_object or fact.commit
+            ref.object_id = fact.tag_object or fact.commit
             ref.tree = fact.tree
             ref.author = fact.author
             ref.message = fact.message

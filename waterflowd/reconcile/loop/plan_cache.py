@@ -1,25 +1,25 @@
-"""Compiled plans by hash: those of the log, and in memory those that no run has brought there yet.
+"""Compiled plans by hash: those in the log, and in memory those that no run has put into the log yet.
 
-After a restart the latter are gone; the loop compiles their files again, a few at a time. A plan that comes out different
-then (a newer version of Waterflow) stands under the hash that the log knows, until its file changes.
+A restart loses the latter; `plan_recovery` compiles their files again. If a newer version of Waterflow then compiles a file to
+a different plan, it is kept under the hash that the log knows until the file changes.
 """
 
 from __future__ import annotations
 
 from waterflowd.ports import Log
 
-#: About ten thousand plans of common size.
+#: About ten thousand plans of typical size.
 _BYTES_MAX = 32 << 20
 
 
 class PlanCache:
-    """The plans of all repositories. What does not fit into memory is compiled again when it is needed."""
+    """The plans of all repositories. A plan that does not fit into memory is compiled again when it is needed."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._plans: dict[str, bytes] = {}
         self._bytes = 0
-        #: Grows whenever a plan is added, for caches of what was read here.
+        #: Increases whenever a plan is added, for caches.
         self.version = 0
 
     def get(self, plan_hash: str) -> bytes | None:

@@ -1,14 +1,15 @@
-"""The loops of all configured repositories, each a task of its own."""
+"""The loops, schedulers and triggers of all configured repositories."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import quote
 from waterflow_agent.errors import Rejected
 from waterflowd.reconcile import codes
-from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.ports import LoopPorts
+from waterflowd.reconcile.loop.repository import RepositoryLoop
 from waterflowd.reconcile.loop.scheduler import Scheduler
 from waterflowd.reconcile.loop.workflow_run_triggers import WorkflowRunTriggers
 from waterflowd.reconcile.settings import RepositorySettings
@@ -16,7 +17,7 @@ from waterflowd.reconcile.source import Source
 
 
 class Reconciler:
-    """Runs one loop for each repository. A loop survives whatever goes wrong in its repository, and so do the others."""
+    """Runs three tasks for each repository. An error in one repository does not affect the others."""
 
     def __init__(
         self,
@@ -24,12 +25,16 @@ class Reconciler:
         open_source: Callable[[RepositorySettings], Source],
         ports: LoopPorts,
     ) -> None:
-        """Raises what `open_source` raises, such as `Rejected` for a url that is not built yet."""
+        """Raises what `open_source` raises, such as `Rejected` for a URL that is not supported."""
         self.loops = {
             settings.name: RepositoryLoop(settings, open_source(settings), ports) for settings in repositories
         }
-        self.schedulers = {name: Scheduler(loop, ports) for name, loop in self.loops.items()}
-        self.workflow_run_triggers = {name: WorkflowRunTriggers(loop, ports) for name, loop in self.loops.items()}
+        self.schedulers = {
+            name: Scheduler(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
+        }
+        self.workflow_run_triggers = {
+            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
+        }
         self.ports = ports
 
     async def run(self) -> None:
@@ -38,9 +43,9 @@ class Reconciler:
             for name, loop in self.loops.items():
                 tasks.create_task(loop.run(), name=f"repository {name}")
                 tasks.create_task(self.schedulers[name].run(), name=f"schedules of {name}")
-            for name, follower in self.workflow_run_triggers.items():
-                tasks.create_task(follower.run(), name=f"followers of {name}")
-            # Without repositories it runs too: whoever supervises it takes an end for a failure.
+            for name, triggers in self.workflow_run_triggers.items():
+                tasks.create_task(triggers.run(), name=f"workflow_run triggers of {name}")
+            # Without repositories it must keep running, because its supervisor treats an end as a failure.
             await asyncio.Event().wait()
 
     def loop(self, name: str) -> RepositoryLoop:
@@ -48,12 +53,13 @@ class Reconciler:
         loop = self.loops.get(name)
         if loop is None:
             known = ", ".join(self.loops) or "none"
-            text = f'there is no repository "{escape_for_display(name, 60)}"; there are: {known}'
+            text = f"unknown repository {quote(name)}; known: {known}"
             raise Rejected(codes.NOT_FOUND, text, where="name", status=404)
         return loop
 
     async def sync(self, name: str) -> str | None:
-        """Waits until the refs as they are now are applied, and gives the default ref's commit; None without refs."""
+        """Waits until the current refs are applied; returns the default ref's commit, or None without refs."""
         loop = self.loop(name)
         await loop.sync()
-        return next((ref.commit for ref in loop.watched()), None)
+        default = loop.repository.default_ref()
+        return default.commit if default is not None else None

@@ -1,11 +1,11 @@
-"""The schedules of one repository in real time: when the next instant comes, what becomes of it, and the run that it starts.
+"""Starts the scheduled runs of one repository when they are due.
 
 Rules of this file:
 
-- `schedules` decides; here are the wall clock, the log's answers, and the waiting. It is the only writer of facts about
-  schedules, so a decision is never made on a state that another one has changed.
-- It goes on while the remote cannot be reached: a schedule belongs to the applied commit, which is here.
-- It looks at the wall clock twice a minute at least, so a clock that jumps, or a machine that slept, costs no more.
+- `reconcile.schedules` decides; this module has the wall clock, the log and the waiting. It is the only writer of facts about
+  schedules, so no decision is based on a state that something else has changed.
+- It keeps working while the remote cannot be reached: a schedule belongs to the applied commit, which is stored locally.
+- It reads the wall clock at least twice a minute, which bounds the effect of a clock that jumps or a machine that slept.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ import msgspec
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
-from waterflow_agent.errors import Rejected, Retryable, WaterflowError
+from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.dsl import cron
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import ScheduleTrigger
 from waterflowd.model.statuses import Status
-from waterflowd.reconcile import codes, schedules
+from waterflowd.reconcile import schedules
 from waterflowd.reconcile.events import ScheduleDecided
-from waterflowd.reconcile.loop.repository import LoopPorts, RepositoryLoop
+from waterflowd.reconcile.loop.live_repository import LiveRepository
+from waterflowd.reconcile.loop.plan_recovery import PlanRecovery, not_ready
+from waterflowd.reconcile.loop.ports import LoopPorts
 from waterflowd.reconcile.state import FileState, RefState, ScheduleName, ScheduleState
 
 #: The longest sleep; bounds the effect of a wall clock that jumps.
 _WAKE_S_MAX = 30.0
-#: How often somebody looks whether the run has ended that an instant waits for.
+#: How often it checks whether the run that a queued one waits for has ended.
 _WAITING_S = 1.0
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: Schedules that are looked at before others have the loop.
+#: Schedules that are handled before other tasks get the event loop.
 _AT_ONCE = 50
 #: `Rejected` with this status means too many open runs, which passes.
 _BUSY = 429
@@ -42,58 +44,60 @@ _logger = logging.getLogger("waterflow.reconcile")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule with what is known of it now."""
+    """A schedule and its current state, for listings."""
 
-    held: ScheduleState
+    schedule: ScheduleState
     trigger: ScheduleTrigger
     file: FileState
     next_at: int | None
-    #: The run of the newest instant that was started.
+    #: The newest run that it started.
     run: RunId | None
 
 
 class Scheduler:
-    """Starts what the schedules of one repository say. `run` is its task."""
+    """Starts the scheduled runs of one repository. `run` is its task."""
 
-    def __init__(self, loop: RepositoryLoop, ports: LoopPorts) -> None:
-        self._loop = loop
-        self._name = loop.settings.name
+    def __init__(self, repository: LiveRepository, plan_recovery: PlanRecovery, ports: LoopPorts) -> None:
+        self._repository = repository
+        self._plan_recovery = plan_recovery
+        self._changed = repository.subscribe()
+        self._name = repository.name
         #: Fields of every line of the daemon's own log.
-        self._about = {"repository": self._name}
+        self._log_fields = {"repository": self._name}
         self._ports = ports
-        #: Where the next instant was looked for from, and where it is; None when the calendar has no more.
+        #: The time after which the next due time was computed, and the due time; None when there is none.
         self._next: dict[ScheduleName, tuple[int, int | None]] = {}
-        #: The runs that were asked to end.
+        #: The runs that have been cancelled for a newer one.
         self._cancelled: dict[ScheduleName, RunId] = {}
         self._failures = 0
-        #: What the held schedules were compared with last.
+        #: The ref and versions with which the armed schedules were last compared.
         self._compared: tuple[str, int, int] | None = None
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
         while True:
-            self._loop.changed.clear()
+            self._changed.clear()
             wait_s = await self._guarded_tick()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._loop.changed.wait()
+                    await self._changed.wait()
 
     def rows(self, workflow: str | None) -> list[Row]:
         """The schedules by path, or those of one workflow (by path or name)."""
         wall_at = self._ports.wall()
         found: list[Row] = []
-        for name, held in sorted(self._loop.state.schedules.items()):
-            current = self._current(held)
+        for name, schedule in sorted(self._repository.state.schedules.items()):
+            current = self._current(schedule)
             if current is None:
                 continue
             _, file, trigger = current
             if workflow not in (None, name.path, file.newest.name):
                 continue
-            # After a clock that stood wrong the schedule is about to count anew.
-            stale = schedules.went_back(held, wall_at)
-            next_at = self._next_after(name, wall_at) if stale else self._next_of(held)
-            run = self._run_of(held)
-            found.append(Row(held=held, trigger=trigger, file=file, next_at=next_at, run=run))
+            # The clock was wrong before; the schedule is about to start over.
+            stale = schedules.went_back(schedule, wall_at)
+            next_at = self._next_after(name, wall_at) if stale else self._next_of(schedule)
+            run = self._run_of(schedule)
+            found.append(Row(schedule=schedule, trigger=trigger, file=file, next_at=next_at, run=run))
         return found
 
     # One tick
@@ -102,10 +106,10 @@ class Scheduler:
         try:
             wait_s = await self._tick()
         except WaterflowError as error:
-            _logger.warning("repository %s: schedules wait: %s", self._name, error, extra=self._about)
+            _logger.warning("repository %s: schedules are delayed: %s", self._name, error, extra=self._log_fields)
         except Exception:
-            # The supervision point of repositories, as for a look: a fault here must not end the others' loops.
-            _logger.exception("repository %s: schedules failed", self._name, extra=self._about)
+            # A supervision point of repositories: an internal error here must not end the others' tasks.
+            _logger.exception("repository %s: internal error in the scheduler", self._name, extra=self._log_fields)
         else:
             self._failures = 0
             return wait_s
@@ -113,59 +117,59 @@ class Scheduler:
         return _BACKOFF.delay_s(self._failures)
 
     async def _tick(self) -> float:
-        """Decides everything that has come; gives the seconds until more may have."""
+        """Decides everything that is due; returns the seconds until more may be due."""
         # After a transaction that seemed to fail the state may be behind the log.
-        self._loop.fold()
-        state = self._loop.state
+        self._repository.fold()
+        state = self._repository.state
         if state.is_suspended:
             return _WAKE_S_MAX
         await self._compare()
         wait_s = _WAKE_S_MAX
         failures: list[WaterflowError] = []
-        for number, held in enumerate(list(state.schedules.values()), start=1):
+        for number, schedule in enumerate(list(state.schedules.values()), start=1):
             if number % _AT_ONCE == 0:
-                # Many schedules are much work, and others wait for the loop.
+                # Many schedules are a lot of work, and other tasks need the event loop.
                 await asyncio.sleep(0)
             if state.is_suspended:
-                # Somebody did it while another schedule was being decided.
+                # It was suspended while another schedule was being decided.
                 return _WAKE_S_MAX
-            if schedules.is_due(held, self._next_of(held), self._ports.wall()):
-                current = self._current(held)
+            if schedules.is_due(schedule, self._next_of(schedule), self._ports.wall()):
+                current = self._current(schedule)
                 if current is None:
-                    # Nothing names it any more; the next look will say so, and `_compare` drops it.
+                    # No file has it any more; `_compare` drops it after the next reconciliation.
                     continue
                 try:
-                    await self._decide(held, *current)
+                    await self._decide(schedule, *current)
                 except WaterflowError as error:
-                    # One that cannot start now does not hold up the others.
+                    # A schedule that cannot start now does not delay the others.
                     failures.append(error)
-            wait_s = min(wait_s, self._wait_s(held))
+            wait_s = min(wait_s, self._wait_s(schedule))
         if failures:
             raise failures[0]
         return wait_s
 
     async def _compare(self) -> None:
-        """Arms and drops schedules, so that they are those of the default ref; once somebody has seen which one that is."""
-        if self._loop.progress.fetched_at is None:
+        """Arms and drops schedules so that they equal those of the default ref, once it is known which one that is."""
+        if self._repository.progress.fetched_at is None:
             return
-        ref = self._loop.default_ref()
+        ref = self._repository.default_ref()
         key = (ref.ref if ref is not None else "", ref.version if ref is not None else 0, self._ports.webhooks.version)
         if key == self._compared:
             return
         at, wall_at = self._ports.clock.now(), self._ports.wall()
-        facts = schedules.changes(self._loop.state.schedules, ref, self._may_start, at, wall_at)
+        facts = schedules.changes(self._repository.state.schedules, ref, self._may_start, at, wall_at)
         if facts:
-            await self._loop.apply(facts, ())
+            await self._repository.apply(facts, ())
         self._compared = key
 
-    async def _decide(self, held: ScheduleState, ref: RefState, file: FileState, trigger: ScheduleTrigger) -> None:
-        open_run = self._open_run(held)
+    async def _decide(self, schedule: ScheduleState, ref: RefState, file: FileState, trigger: ScheduleTrigger) -> None:
+        open_run = self._open_run(schedule)
         at, wall_at = self._ports.clock.now(), self._ports.wall()
-        decision = schedules.decide(held, trigger, wall_at, at, is_open=open_run is not None)
+        decision = schedules.decide(schedule, trigger, wall_at, at, is_open=open_run is not None)
         if decision.start is not None:
-            await self._start(decision, decision.start, held, ref, file, trigger)
+            await self._start(decision, decision.start, schedule, ref, file, trigger)
         elif decision.facts:
-            await self._loop.apply(decision.facts, ())
+            await self._repository.apply(decision.facts, ())
         for fact in decision.facts:
             if isinstance(fact, ScheduleDecided):
                 _logger.info(
@@ -173,82 +177,90 @@ class Scheduler:
                     self._name,
                     escape_for_display(fact.path),
                     schedules.text_of(fact),
-                    extra=self._about,
+                    extra=self._log_fields,
                 )
         if decision.is_cancelling:
-            await self._cancel(held)
+            await self._cancel(schedule)
 
     async def _start(
         self,
         decision: schedules.Decision,
-        instant: int,
-        held: ScheduleState,
+        due_at: int,
+        schedule: ScheduleState,
         ref: RefState,
         file: FileState,
         trigger: ScheduleTrigger,
     ) -> None:
         plan = self._ports.plans.get(file.newest.plan_hash or "")
         if plan is None:
-            # Lost by a restart, and no run has brought it into the log: `changed` is set when it is compiled again.
-            self._loop.want_plan(ref.ref, file.newest)
-            text = f'the workflow "{escape_for_display(file.newest.path)}" is compiled again after a restart'
-            raise Retryable(codes.PLAN_NOT_READY, text)
-        request = schedules.start_request(plan, self._name, ref, held.name, trigger, instant)
+            # Lost by a restart. Subscribers are notified when it is compiled again.
+            self._plan_recovery.request_now(ref.ref, file.newest)
+            raise not_ready(file.newest.path)
+        request = schedules.start_request(plan, self._name, ref, schedule.name, trigger, due_at)
         try:
-            await self._loop.apply(decision.facts, (request,))
+            await self._repository.apply(decision.facts, (request,))
         except Rejected as error:
             if error.status == _BUSY:
                 raise
             _logger.warning(
-                "%s %s: not started: %s", self._name, escape_for_display(held.name.path), error, extra=self._about
+                "%s %s: scheduled run not started: %s",
+                self._name,
+                escape_for_display(schedule.name.path),
+                error,
+                extra=self._log_fields,
             )
-            await self._loop.apply(schedules.refused(held, decision), ())
+            await self._repository.apply(schedules.refused(schedule, decision), ())
 
-    async def _cancel(self, held: ScheduleState) -> None:
-        run = self._open_run(held)
-        if run is not None and run != self._cancelled.get(held.name):
+    async def _cancel(self, schedule: ScheduleState) -> None:
+        run = self._open_run(schedule)
+        if run is not None and run != self._cancelled.get(schedule.name):
             await self._ports.runs.cancel(run, "schedule")
-            self._cancelled[held.name] = run
+            self._cancelled[schedule.name] = run
 
     # What is known
 
-    def _current(self, held: ScheduleState) -> tuple[RefState, FileState, ScheduleTrigger] | None:
-        """The applied file that names the schedule, with its own words for it; None where none does any more."""
-        ref = self._loop.state.refs.get(held.ref)
-        file = ref.files.get(held.name.path) if ref is not None and not ref.is_removed else None
+    def _current(self, schedule: ScheduleState) -> tuple[RefState, FileState, ScheduleTrigger] | None:
+        """The applied file that has the schedule, and its trigger there; None if no file has it any more."""
+        ref = self._repository.state.refs.get(schedule.ref)
+        file = ref.files.get(schedule.name.path) if ref is not None and not ref.is_removed else None
         if ref is None or file is None or not self._may_start(file):
             return None
         named = (
-            trigger for trigger in schedules.of_file(file) if schedules.name_of(held.name.path, trigger) == held.name
+            trigger
+            for trigger in schedules.of_file(file)
+            if schedules.name_of(schedule.name.path, trigger) == schedule.name
         )
         return next(((ref, file, trigger) for trigger in named), None)
 
     def _may_start(self, file: FileState) -> bool:
-        return not self._loop.errors(file.newest)
+        return not self._repository.errors(file.newest)
 
-    def _run_of(self, held: ScheduleState) -> RunId | None:
-        if held.started_at is None:
+    def _run_of(self, schedule: ScheduleState) -> RunId | None:
+        if schedule.started_at is None:
             return None
-        return self._ports.log.run_for_key(schedules.trigger_key(self._name, held.name, held.started_at))
+        return self._ports.log.run_for_key(schedules.trigger_key(self._name, schedule.name, schedule.started_at))
 
-    def _open_run(self, held: ScheduleState) -> RunId | None:
-        """The run of the newest instant, if it is still open."""
-        run = self._run_of(held)
+    def _open_run(self, schedule: ScheduleState) -> RunId | None:
+        """The newest run, if it is still open."""
+        run = self._run_of(schedule)
         row = self._ports.log.run(run) if run is not None else None
         return run if row is not None and row.status is not Status.COMPLETED else None
 
-    def _next_of(self, held: ScheduleState) -> int | None:
-        """The next instant that is not decided yet."""
-        known = self._next.get(held.name)
-        if known is None or known[0] != held.handled_at:
-            known = self._next[held.name] = (held.handled_at, self._next_after(held.name, held.handled_at))
+    def _next_of(self, schedule: ScheduleState) -> int | None:
+        """The next due time that is not decided yet."""
+        known = self._next.get(schedule.name)
+        if known is None or known[0] != schedule.handled_at:
+            known = self._next[schedule.name] = (
+                schedule.handled_at,
+                self._next_after(schedule.name, schedule.handled_at),
+            )
         return known[1]
 
     def _next_after(self, name: ScheduleName, after: int) -> int | None:
         return next(iter(cron.upcoming(name.cron, name.timezone, after, 1)), None)
 
-    def _wait_s(self, held: ScheduleState) -> float:
-        if held.queued:
+    def _wait_s(self, schedule: ScheduleState) -> float:
+        if schedule.queued:
             return _WAITING_S
-        next_at = self._next_of(held)
+        next_at = self._next_of(schedule)
         return _WAKE_S_MAX if next_at is None else max(0.0, (next_at - self._ports.wall()) / 1_000)

@@ -1,108 +1,119 @@
-"""The names of webhooks, which all repositories of a daemon share: who has which.
+"""The names of webhooks, which all repositories of a daemon share, and the files that own them.
 
-Rules of this file: only files of the default refs count. A name belongs to the file that has had it for longest, by the log,
-so nobody can take another repository's hook by naming it; the others have an error until it is free. A file that is broken
-keeps its name, and one that is renamed hands it to its new path.
+Rules of this file: only files of the default refs count. A name belongs to the file that has had it longest, by the log, so
+nobody can take over another repository's webhook by using its name; other files with the name have an error until it is free.
+A file with errors keeps its name, and a renamed file hands it to its new path.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.ref_updates import FileChanges
+from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.state import FileState, RefState
 
-if TYPE_CHECKING:
-    from waterflowd.reconcile.loop.repository import RepositoryLoop
+
+class Repository(Protocol):
+    """What the registry reads of a repository."""
+
+    settings: RepositorySettings
+
+    def default_ref(self) -> RefState | None:
+        """The ref whose files own webhooks."""
+        ...
 
 
 class WebhookOwner(NamedTuple):
-    """A file that names a webhook."""
+    """A file with a webhook. In the order of ownership: the first of several files with one name owns it."""
 
     since: int
-    #: Place of its repository in the configuration.
+    #: Position of its repository in the configuration.
     order: int
     path: str
-    loop: RepositoryLoop
+    repository: str
     ref: RefState
     file: FileState
 
 
 class WebhookRegistry:
-    """All webhooks by name, made from the loops' state when it has changed."""
+    """All webhooks by name, built from the state of the repositories whenever it has changed."""
 
     def __init__(self) -> None:
-        self._loops: list[RepositoryLoop] = []
+        self._repositories: list[Repository] = []
         self._version = 0
-        self._made_from: list[tuple[str, int]] = []
+        self._built_from: list[tuple[str, int]] = []
         self._owners: dict[str, list[WebhookOwner]] = {}
 
-    def watch(self, loop: RepositoryLoop) -> None:
-        """The loop's files count from now on."""
-        self._loops.append(loop)
+    def register(self, repository: Repository) -> None:
+        """Adds a repository, in the order of the configuration."""
+        self._repositories.append(repository)
 
     @property
     def version(self) -> int:
-        """Grows whenever names may have come to others, for caches of what was read here."""
-        self._named("")
+        """Increases whenever a name may have changed its owner, for caches."""
+        self._by_name("")
         return self._version
 
     def owner(self, name: str) -> WebhookOwner | None:
-        """The file whose webhook this is."""
-        return next(iter(self._named(name)), None)
+        """The file that owns the webhook."""
+        return next(iter(self._by_name(name)), None)
 
-    def errors(self, loop: RepositoryLoop, file: FileApplied) -> tuple[Diagnostic, ...]:
-        """The error of an applied file whose webhook's name another one has."""
-        hook = file.triggers.webhook if file.triggers is not None else None
-        if hook is None:
+    def errors(self, repository: str, file: FileApplied) -> tuple[Diagnostic, ...]:
+        """The error of an applied file whose webhook's name belongs to another file."""
+        webhook = file.triggers.webhook if file.triggers is not None else None
+        if webhook is None:
             return ()
-        owners = self._named(hook.name)
-        is_one = any(held.loop is loop and held.path == file.path and held.file.newest == file for held in owners)
-        if not is_one or (owners[0].loop is loop and owners[0].path == file.path):
+        owners = self._by_name(webhook.name)
+        first = next(iter(owners), None)
+        is_known = any(
+            (owner.repository, owner.path) == (repository, file.path) and owner.file.newest == file for owner in owners
+        )
+        if first is None or not is_known or (first.repository, first.path) == (repository, file.path):
             return ()
-        return _taken(file, hook.name, owners[0].path, owners[0].loop.settings.name)
+        return _already_owned(file, webhook.name, first.path, first.repository)
 
-    def errors_after(self, loop: RepositoryLoop, file: FileApplied, changes: FileChanges) -> tuple[Diagnostic, ...]:
-        """The same for a file of the default ref once these changes are applied to it."""
-        hook = file.triggers.webhook if file.triggers is not None else None
-        if hook is None:
+    def errors_after(self, repository: str, file: FileApplied, changes: FileChanges) -> tuple[Diagnostic, ...]:
+        """The error that a file of the default ref will have once these changes are applied to it."""
+        webhook = file.triggers.webhook if file.triggers is not None else None
+        if webhook is None:
             return ()
-        changed = {one.path: one for one in changes.files}
-        kept: dict[tuple[int, int, str], str] = {}
+        changed = {item.path: item for item in changes.files}
+        remaining: dict[tuple[int, int, str], str] = {}
         since = sys.maxsize
-        for held in self._named(hook.name):
-            is_own = held.loop is loop
-            if is_own and (held.path in changes.removed or not _keeps(changed.get(held.path), hook.name)):
-                since = min(since, held.since)
+        for owner in self._by_name(webhook.name):
+            is_own = owner.repository == repository
+            if is_own and (owner.path in changes.removed or not _keeps(changed.get(owner.path), webhook.name)):
+                since = min(since, owner.since)
             else:
-                kept[held.since, held.order, held.path] = held.loop.settings.name
-        order, name = self._loops.index(loop), loop.settings.name
-        known = {path for (_, _, path), of in kept.items() if of == name}
-        new = {path for path, one in changed.items() if _names(one, hook.name)} - known
-        kept.update({(since, order, path): name for path in new})
-        first = min(kept, default=None)
-        if first is None or (kept[first], first[2]) == (name, file.path):
+                remaining[owner.since, owner.order, owner.path] = owner.repository
+        order = [item.settings.name for item in self._repositories].index(repository)
+        known = {path for (_, _, path), name in remaining.items() if name == repository}
+        new = {path for path, item in changed.items() if _names(item, webhook.name)} - known
+        remaining.update({(since, order, path): repository for path in new})
+        first = min(remaining, default=None)
+        if first is None or (remaining[first], first[2]) == (repository, file.path):
             return ()
-        return _taken(file, hook.name, first[2], kept[first])
+        return _already_owned(file, webhook.name, first[2], remaining[first])
 
-    def _named(self, name: str) -> list[WebhookOwner]:
-        refs = [loop.default_ref() for loop in self._loops]
-        made_from = [(ref.ref, ref.version) if ref is not None else ("", 0) for ref in refs]
-        if made_from != self._made_from:
-            self._made_from, self._owners = made_from, {}
+    def _by_name(self, name: str) -> list[WebhookOwner]:
+        refs = [repository.default_ref() for repository in self._repositories]
+        built_from = [(ref.ref, ref.version) if ref is not None else ("", 0) for ref in refs]
+        if built_from != self._built_from:
+            self._built_from, self._owners = built_from, {}
             self._version += 1
-            for order, (loop, ref) in enumerate(zip(self._loops, refs, strict=True)):
+            for order, (repository, ref) in enumerate(zip(self._repositories, refs, strict=True)):
                 for path, file in ref.files.items() if ref is not None else ():
                     if file.webhook is not None and ref is not None:
-                        held = WebhookOwner(file.webhook_since, order, path, loop, ref, file)
-                        self._owners.setdefault(file.webhook.name, []).append(held)
+                        owner = WebhookOwner(file.webhook_since, order, path, repository.settings.name, ref, file)
+                        self._owners.setdefault(file.webhook.name, []).append(owner)
             for owners in self._owners.values():
-                owners.sort(key=lambda held: (held.since, held.order, held.path))
+                owners.sort(key=lambda owner: (owner.since, owner.order, owner.path))
         return self._owners.get(name, [])
 
 
@@ -115,10 +126,8 @@ def _keeps(changed: FileApplied | None, name: str) -> bool:
     return changed is None or changed.plan_hash is None or _names(changed, name)
 
 
-def _taken(file: FileApplied, name: str, path: str, repository: str) -> tuple[Diagnostic, ...]:
-    message = (
-        f"the webhook {quote(name)} already belongs to {escape_for_display(path)} of the repository {quote(repository)}"
-    )
-    suggestion = "give one of the two another name under on.webhook.name"
+def _already_owned(file: FileApplied, name: str, path: str, repository: str) -> tuple[Diagnostic, ...]:
+    message = f"webhook {quote(name)} already belongs to {escape_for_display(path)} in repository {quote(repository)}"
+    suggestion = "change on.webhook.name in one of the two files"
     code = codes.WEBHOOK_NAME_TAKEN
     return (Diagnostic(code=code, path=file.path, line=1, column=1, message=message, suggestion=suggestion),)

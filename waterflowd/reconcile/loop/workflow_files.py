@@ -1,10 +1,10 @@
-"""Workflow files of one repository become plans: read as blobs, with whatever other files of the revision they use.
+"""Compiles the workflow files of one repository, together with the other files of the revision that they use.
 
 Rules of this file:
 
-- Other files come from the same tree, by the source: plain files of the repository only, nothing is followed.
-- What a file used is remembered with it, as the object that stood at each path. So the same file with other content beside
-  it is another one, and a plan that a restart has lost is made again from exactly what it was made from.
+- Other files are read from the same tree, through the source: plain files of the repository only, links are not followed.
+- The objects of the files that a workflow uses are recorded with it. So it is compiled again when one of them changes, and a
+  plan that a restart has lost is compiled again from exactly the same content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.source import Source, TreeFile
 from waterflowd.reconcile.state import RepositoryState
 
-#: Blobs that are in memory at once: 16 MiB at most.
+#: Blobs in memory at a time: at most 16 MiB.
 _BLOBS_AT_ONCE = 16
 
 
@@ -33,65 +33,65 @@ class WorkflowFiles:
         self._compiler = compiler
         self._plans = plans
 
-    async def standing(
-        self, tree: str, seen: Iterable[TreeFile], state: RepositoryState
+    async def unchanged_in(
+        self, tree: str, files: Iterable[TreeFile], state: RepositoryState
     ) -> Callable[[FileApplied], bool]:
-        """Tells of what these files became before whether all that it used stands in this tree too."""
-        known = (file for one in seen for file in state.known(one.path, one.blob))
-        paths = sorted({path for file in known for path in file.used})
-        return diff.stands_in(await self._source.lookup(tree, paths) if paths else {})
+        """A test for earlier results of these files: whether everything that one used is the same in this tree."""
+        known = (result for file in files for result in state.known(file.path, file.blob))
+        paths = sorted({path for result in known for path in result.used})
+        return diff.unchanged_in(await self._source.lookup(tree, paths) if paths else {})
 
-    async def applied(
-        self, tree: str, files: Iterable[TreeFile], state: RepositoryState, stands: Callable[[FileApplied], bool]
+    async def apply(
+        self, tree: str, files: Iterable[TreeFile], state: RepositoryState, is_unchanged: Callable[[FileApplied], bool]
     ) -> dict[str, FileApplied]:
-        """What each file of the tree became: known from before, refused unread, or compiled now."""
+        """The result for each file: one from before that still holds, an error for what cannot be read, or compiled now."""
         applied: dict[str, FileApplied] = {}
         unknown: list[TreeFile] = []
-        for seen in files:
-            known = next(filter(stands, state.known(seen.path, seen.blob)), None)
-            if seen.problem is not None:
-                applied[seen.path] = ref_updates.file_refused(seen, [seen.problem])
+        for file in files:
+            known = next(filter(is_unchanged, state.known(file.path, file.blob)), None)
+            if file.problem is not None:
+                applied[file.path] = ref_updates.file_refused(file, [file.problem])
             elif known is not None:
-                applied[seen.path] = known
+                applied[file.path] = known
             else:
-                unknown.append(seen)
+                unknown.append(file)
         for start in range(0, len(unknown), _BLOBS_AT_ONCE):
-            some = unknown[start : start + _BLOBS_AT_ONCE]
-            contents = await self._source.blobs([seen.blob for seen in some])
-            for seen in some:
-                applied[seen.path] = await self._compiled(tree, seen, contents[seen.blob])
+            batch = unknown[start : start + _BLOBS_AT_ONCE]
+            contents = await self._source.blobs([file.blob for file in batch])
+            for file in batch:
+                applied[file.path] = await self._compile(tree, file, contents[file.blob])
         return applied
 
-    async def _compiled(self, tree: str, seen: TreeFile, content: bytes | None) -> FileApplied:
+    async def _compile(self, tree: str, file: TreeFile, content: bytes | None) -> FileApplied:
         if content is None:
-            return ref_updates.file_refused(seen, [ref_updates.file_too_large(seen)])
-        others = _Others(self._source, tree)
-        compiled = await self._compiler.compile(seen.path, content, others.read)
+            return ref_updates.file_refused(file, [ref_updates.file_too_large(file)])
+        others = _TreeReader(self._source, tree)
+        compiled = await self._compiler.compile(file.path, content, others.read)
         if others.problems and compiled.plan is None:
-            # The compiler knows only that it could not have the file.
+            # The compiler only knows that the file could not be read.
             compiled = msgspec.structs.replace(compiled, diagnostics=[*others.problems, *compiled.diagnostics])
-        file = ref_updates.file_applied(seen, compiled, others.used)
-        if file.plan_hash is not None and compiled.plan is not None:
-            self._plans.put(file.plan_hash, compiled.plan)
-        return file
+        applied = ref_updates.file_applied(file, compiled, others.used)
+        if applied.plan_hash is not None and compiled.plan is not None:
+            self._plans.put(applied.plan_hash, compiled.plan)
+        return applied
 
-    async def again(self, files: Sequence[FileApplied]) -> list[FileApplied]:
-        """Brings the plans of good files back; gives those that a newer version of the language refuses."""
+    async def compile_again(self, files: Sequence[FileApplied]) -> list[FileApplied]:
+        """Compiles valid files whose plans are lost; returns those that a newer version of the language refuses."""
         contents = await self._source.blobs([file.blob for file in files])
         refused: list[FileApplied] = []
         for file in files:
-            others = _SameOthers(self._source, file)
+            others = _RecordedReader(self._source, file)
             compiled = await self._compiler.compile(file.path, contents[file.blob] or b"", others.read)
             if compiled.plan is not None and file.plan_hash is not None:
                 self._plans.put(file.plan_hash, compiled.plan)
             else:
-                seen = TreeFile(path=file.path, blob=file.blob)
-                refused.append(ref_updates.file_refused(seen, compiled.diagnostics, file.used))
+                tree_file = TreeFile(path=file.path, blob=file.blob)
+                refused.append(ref_updates.file_refused(tree_file, compiled.diagnostics, file.used))
         return refused
 
 
-class _Others:
-    """Reads the files of a tree that one workflow asks for, and remembers what stood there."""
+class _TreeReader:
+    """Reads the files of a tree that one workflow uses, and records their objects."""
 
     def __init__(self, source: Source, tree: str) -> None:
         self._source = source
@@ -100,9 +100,9 @@ class _Others:
         self.problems: list[Diagnostic] = []
 
     async def read(self, path: str) -> bytes | None:
-        """The file at the path; None when there is none that could be read."""
+        """The content of the file at the path; None if it cannot be read."""
         found = (await self._source.lookup(self._tree, [path])).get(path)
-        self.used[path] = diff.stamp(found)
+        self.used[path] = diff.object_key(found)
         if found is None:
             return None
         if found.problem is not None:
@@ -114,15 +114,15 @@ class _Others:
         return content
 
 
-class _SameOthers:
-    """Reads what a file was compiled with before, whatever stands at these paths now."""
+class _RecordedReader:
+    """Reads the files that a workflow was compiled with before, whatever is at these paths now."""
 
     def __init__(self, source: Source, file: FileApplied) -> None:
         self._source = source
         self._file = file
 
     async def read(self, path: str) -> bytes | None:
-        """The content that the path had."""
+        """The content that the path had then."""
         blob = self._file.used.get(path, "")
         if not blob or ":" in blob:
             return None

@@ -1,0 +1,30 @@
+"""What the loops of all repositories share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
+from waterflowd.reconcile.loop.plan_cache import PlanCache
+from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPorts:
+    """Ports, caches and clocks of the reconcile loops."""
+
+    log: Log
+    runs: Runs
+    compiler: Compiler
+    clock: Clock
+    plans: PlanCache
+    #: A number from 0 to 1, for jitter.
+    random: Callable[[], float]
+    #: The names of webhooks, which all repositories share.
+    webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
+    #: Announces new records to `workflow_run` triggers; without it the log is polled.
+    feed: Feed | None = None
+    #: The wall clock in ms, used only for schedules and signatures. It may jump.
+    wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000

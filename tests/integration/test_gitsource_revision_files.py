@@ -11,6 +11,7 @@ from tests.integration.test_gitsource_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
+from waterflowd.gitsource import revision_files
 from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -154,8 +155,10 @@ async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_firs
 
 def test_a_check_looks_at_every_file(tmp_path: Path) -> None:
     """The daemon's file here; identities have their own tests."""
-    sources = Sources(
-        LocalSources("", tmp_path / "none"), SecretReader(1), AgeFiles({}, Files(values={}).read, tmp_path)
-    )  # type: ignore[arg-type]
+
+    async def read_files(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
+        return {}
+
+    sources = Sources(LocalSources("", tmp_path / "none"), SecretReader(1), AgeFiles({}, read_files, tmp_path))
     with pytest.raises(Rejected, match="WF622"):
         sources.check()

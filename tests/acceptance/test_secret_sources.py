@@ -219,7 +219,7 @@ def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: S
         run = world.start(ONE.format(name="OF_VAULT"))
         wait_until(lambda: "sealed" in attempt_reason(world, run).get("text", ""), "the reason", PATIENCE_S)
         assert attempt_reason(world, run)["code"] == "secret-waiting"
-        assert "waits for the secret OF_VAULT: Vault is sealed" in world.ctl("why", run).stdout
+        assert "waiting for secret OF_VAULT: Vault is sealed" in world.ctl("why", run).stdout
         assert world.wait_for(world.start(PLAIN), PATIENCE_S)["conclusion"] == "success"
         world.kill_daemon()
         world.start_daemon()
@@ -243,7 +243,7 @@ def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(settin
     runs = {
         wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "a run", PATIENCE_S)[0]["id"]: (
             "secret-unreadable",
-            "secrets/all.toml.age cannot be opened with age-identity-file",
+            "cannot decrypt secrets/all.toml.age with age-identity-file",
         ),
         world.start(ONE.format(name="OF_VAULT")): ("secret-unreadable", "path apps/web (status 403)"),
         world.start(ONE.format(name="NOWHERE")): ("secret-missing", "no source has the secret NOWHERE"),
@@ -267,7 +267,7 @@ def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao)
         assert world.wait_for(run, PATIENCE_S)["conclusion"] == "failure"
     finally:
         server.unseal()
-    assert "it was tried for 0.2 s [WF626]" in world.run(run)["jobs"][0]["steps"][0]["reason"]["text"]
+    assert "gave up after 0.2 s [WF626]" in world.run(run)["jobs"][0]["steps"][0]["reason"]["text"]
 
 
 def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuration(setting: Setting) -> None:
@@ -292,4 +292,4 @@ def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuratio
     setting.configure()
     code, said = check()
     assert code == 2
-    assert "lies in the data directory" in said
+    assert "is in the data directory" in said

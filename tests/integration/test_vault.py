@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets import vault_key
 from waterflowd.secrets.vault import Vault
-from waterflowd.secrets.vault_settings import Settings
+from waterflowd.secrets.vault_settings import VaultSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -43,7 +43,7 @@ async def connect(server: OpenBao) -> AsyncIterator[Connect]:
         key: str | Callable[[], str] = ROOT_TOKEN, monotonic: Callable[[], float] | None = None, **changes: Any
     ) -> Vault:
         settings = msgspec.structs.replace(
-            Settings(
+            VaultSettings(
                 address=server.address,
                 mount="secret",
                 version=2,
@@ -52,7 +52,7 @@ async def connect(server: OpenBao) -> AsyncIterator[Connect]:
                 role_id="",
                 approle_mount="approle",
                 timeout_s=60,
-                held_s=60,
+                cache_s=60,
                 fields={},
             ),
             **changes,
@@ -79,9 +79,9 @@ async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Conn
     server.put("apps/v2", key="old")
     server.put("apps/v2", key=VALUE, port=5432, tls=True, many=["a"], none=None, text="two\nlines ünd")
     vault = connect()
-    values, held_s = await vault.read("apps/v2")
+    values, cache_s = await vault.read("apps/v2")
     assert values == {"key": VALUE, "port": "5432", "tls": "true", "text": "two\nlines ünd"}
-    assert held_s == 60
+    assert cache_s == 60
 
 
 async def test_what_is_not_there_or_was_deleted_is_nothing(server: OpenBao, connect: Connect) -> None:
@@ -100,8 +100,8 @@ async def test_version_1_gives_the_fields_and_no_longer_than_their_lease(server:
     server.ask("POST", "/kv1/apps/short", {"key": VALUE, "ttl": "30s"})
     server.ask("POST", "/kv1/apps/long", {"key": VALUE})
     vault = connect(mount="kv1", version=1)
-    values, held_s = await vault.read("apps/short")
-    assert (values["key"], held_s) == (VALUE, 30)
+    values, cache_s = await vault.read("apps/short")
+    assert (values["key"], cache_s) == (VALUE, 30)
     assert (await vault.read("apps/long"))[1] == 60
 
 
@@ -135,7 +135,7 @@ async def test_a_token_is_read_anew_for_each_request(server: OpenBao, connect: C
     file.write_text(f"{ROOT_TOKEN}\n")
     assert (await vault.read("apps/file"))[0] == {"key": VALUE}
     file.chmod(0o644)
-    assert "may be read by others" in (await refused(vault, "apps/file")).text
+    assert "can be read by other users" in (await refused(vault, "apps/file")).text
 
 
 class Role:
@@ -182,7 +182,7 @@ async def test_a_role_whose_token_was_revoked_logs_in_again(server: OpenBao, con
     role.revoke_tokens()
     assert (await vault.read("apps/revoked"))[0] == {"key": VALUE}
     assert "403" in (await refused(vault, "apps/role")).text
-    assert "login of the role" in (await refused(connect("wrong", role_id=role.id), "apps/revoked")).text
+    assert "the role login" in (await refused(connect("wrong", role_id=role.id), "apps/revoked")).text
 
 
 async def test_a_namespace_has_secrets_of_its_own(server: OpenBao, connect: Connect) -> None:

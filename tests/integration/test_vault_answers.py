@@ -10,8 +10,8 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
-from waterflowd.secrets.vault import ANSWER_BYTES_MAX, Vault
-from waterflowd.secrets.vault_settings import Settings
+from waterflowd.secrets.vault import RESPONSE_BYTES_MAX, Vault
+from waterflowd.secrets.vault_settings import VaultSettings
 
 TOKEN = "hvs.token-of-the-test"
 VALUE = "s3cret-of-vault"
@@ -111,7 +111,7 @@ async def server() -> AsyncIterator[Server]:
 
 def client(address: str, *, namespace: str = "", timeout_s: float = PATIENCE_S) -> Vault:
     """A client with a token."""
-    settings = Settings(
+    settings = VaultSettings(
         address=address,
         mount="secret",
         version=2,
@@ -120,7 +120,7 @@ def client(address: str, *, namespace: str = "", timeout_s: float = PATIENCE_S) 
         role_id="",
         approle_mount="approle",
         timeout_s=timeout_s,
-        held_s=60,
+        cache_s=60,
         fields={},
     )
     return Vault(settings, lambda: TOKEN)
@@ -207,17 +207,17 @@ async def test_nobody_at_the_address_may_come_later(server: Server) -> None:
     address = await server.start()
     await server.close()
     vault = client(address)
-    with pytest.raises(Retryable, match="cannot be reached"):
+    with pytest.raises(Retryable, match="cannot reach Vault"):
         await vault.read("apps/web")
     await vault.close()
 
 
 async def test_an_answer_is_read_up_to_its_bound(server: Server) -> None:
     """One byte more is too much."""
-    server.answer = says(200, GOOD.ljust(ANSWER_BYTES_MAX))
+    server.answer = says(200, GOOD.ljust(RESPONSE_BYTES_MAX))
     vault = client(await server.start())
     assert (await vault.read("apps/web"))[0] == {"key": VALUE}
-    server.answer = says(200, GOOD.ljust(ANSWER_BYTES_MAX + 1))
+    server.answer = says(200, GOOD.ljust(RESPONSE_BYTES_MAX + 1))
     with pytest.raises(Retryable, match="more than 2 MiB"):
         await vault.read("apps/web")
     await vault.close()

@@ -231,13 +231,13 @@ def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
     """With durations in seconds."""
     loaded = _load(tmp_path, VAULT.format(lines='cache = "5m"\nkv-version = 1')).vault.settings
     assert loaded.fields == {"deploy_key": ("apps/web", "deploy_key")}
-    assert (loaded.held_s, loaded.timeout_s, loaded.version, loaded.mount) == (300, 10, 1, "secret")
+    assert (loaded.cache_s, loaded.timeout_s, loaded.version, loaded.mount) == (300, 10, 1, "secret")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("https://vault", "http://vault", "vault.address: http would show"),
+        ("https://vault", "http://vault", "vault.address: http would expose"),
         ("https://vault.example.org:8200", "vault.example.org", "vault.address: expected https://host:port"),
         ("https://vault", "https://user:pass@vault", "vault.address: expected https://host:port"),
         (":8200", ":8200/v1", "vault.address: expected https://host:port"),

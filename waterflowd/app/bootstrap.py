@@ -58,7 +58,7 @@ from waterflowd.secrets import vault_key
 from waterflowd.secrets.age import AgeFiles, EncryptedFiles
 from waterflowd.secrets.local_sources import LocalSources
 from waterflowd.secrets.secret_reader import SecretReader
-from waterflowd.secrets.sources import Commit, Sources
+from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
 
@@ -225,7 +225,7 @@ def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
 
 def _lower(secrets: Sources) -> Lower:
     def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        commit = Commit(run.repository, run.revision)
+        commit = RunRevision(run.repository, run.revision)
         return lowering.lower(run, command, instance, lambda name: secrets.get(name, commit))
 
     return lower
@@ -236,7 +236,7 @@ def _missing_secrets(secrets: Sources) -> MissingSecrets:
         scope = run.jobs_by_id[job].scope
         outer = {name: scope.secret(name) for name in names}
         missing = secrets.missing(
-            [name for name in outer.values() if name is not None], Commit(run.repository, run.revision)
+            [name for name in outer.values() if name is not None], RunRevision(run.repository, run.revision)
         )
         return [name for name in names if outer[name] is None or outer[name] in missing]
 

@@ -156,9 +156,9 @@ class VaultTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     secrets: dict[str, str] = {}
 
     @property
-    def settings(self) -> vault_settings.Settings:
+    def settings(self) -> vault_settings.VaultSettings:
         """The settings of the Vault client; raises `ValueError` for an invalid value."""
-        return vault_settings.Settings(
+        return vault_settings.VaultSettings(
             address=self.address,
             mount=self.mount.strip("/"),
             version=self.kv_version,
@@ -167,7 +167,7 @@ class VaultTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
             role_id=self.role_id,
             approle_mount=self.approle_mount.strip("/"),
             timeout_s=durations.parse(self.timeout) / 1000,
-            held_s=durations.parse(self.cache) / 1000,
+            cache_s=durations.parse(self.cache) / 1000,
             fields=vault_settings.fields(self.secrets),
         )
 

@@ -1,7 +1,7 @@
-"""Secrets: where the values come from that workflows name and never hold.
+"""Secrets: the sources of the values that workflows refer to by name.
 
-Rules of this package: there is no store of our own. A value is looked up when a task leaves for its agent; the log holds
-references alone. What is on the daemon's host (`own`) is read at once and kept nowhere. Encrypted files in repositories
-(`age`) and Vault (`vault`) take time: they are read beside the loop (`readings`), kept in memory for a minute or so, and what
-needs them waits without a slot. `sources` is the one door.
+Rules of this package: the daemon has no secret store. A value is looked up when a task leaves for its agent; the log holds
+only references. Sources on the daemon's host (`local_sources`) are read at once and not cached. Encrypted files in
+repositories (`age`) and Vault (`vault`) take time: `secret_reader` reads them in the background and caches them for about a
+minute, and a step that needs one waits without a slot. `sources` combines all of them.
 """

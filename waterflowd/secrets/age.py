@@ -1,14 +1,14 @@
-"""Encrypted files in repositories: what a commit holds for those who have the key.
+"""Secrets in repository files that are encrypted with age.
 
 Rules of this file:
 
-- The files are those of the run's own revision, read as blobs; the identities that open them lie on the daemon's host, outside
-  of the data directory. Both are named by the configuration, a pair for each repository: so who may push to one repository
-  cannot have the files of another one opened by copying them.
-- `NAME.age` holds the value of one secret, `ANYTHING.toml.age` lines of `name = "value"`. Of a name that stands in several
-  files the first file's value counts.
-- A file that a revision does not have holds nothing. One that cannot be opened is a failure of the whole reading: nobody could
-  tell which names are in it.
+- The files are read as blobs at the run's own revision. The identities that decrypt them are on the daemon's host, outside of
+  the data directory. The configuration names files and identities for each repository, so somebody who may push to one
+  repository cannot have the files of another one decrypted by copying them.
+- `NAME.age` holds the value of one secret, `ANYTHING.toml.age` lines of `name = "value"`. If a name is in several files, the
+  first file wins.
+- A file that is missing in a revision holds no secrets. If a file cannot be decrypted, the whole read fails, because the names
+  in it are unknown.
 """
 
 from __future__ import annotations
@@ -23,57 +23,57 @@ import pyrage
 from waterflow_agent.errors import Rejected
 from waterflowd.secrets import key_file, values
 
-#: How long what was opened stays in memory. A revision never changes; this bounds how long a value lies around.
-HELD_S = 60.0
+#: How long decrypted values stay in memory. A revision never changes; this limits the exposure.
+CACHE_S = 60.0
 SUFFIX = ".age"
 _TABLE_SUFFIX = ".toml.age"
-#: Files of one repository, and identities in one file.
+#: Limits for one repository and for one identity file.
 FILES_MAX = 20
 IDENTITIES_MAX = 20
 
-#: The contents of plain files of a repository's revision, by path; those that it has.
+#: Gives the contents of those plain files that a repository's revision has, by path.
 ReadFiles = Callable[[str, str, Sequence[str]], Awaitable[dict[str, bytes]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncryptedFiles:
-    """What one repository keeps encrypted, and the file that opens it."""
+    """The encrypted files of one repository, and the identity file that decrypts them."""
 
     files: tuple[str, ...]
     identity_file: Path
 
 
 class AgeFiles:
-    """The encrypted files of all repositories. `data_dir` is where no identity may lie."""
+    """The encrypted files of all repositories. Identity files may not be in `data_dir`."""
 
-    def __init__(self, locked: Mapping[str, EncryptedFiles], read_files: ReadFiles, data_dir: Path) -> None:
-        self._locked = dict(locked)
+    def __init__(self, encrypted: Mapping[str, EncryptedFiles], read_files: ReadFiles, data_dir: Path) -> None:
+        self._encrypted = dict(encrypted)
         self._read_files = read_files
         self._data_dir = data_dir
 
     def has(self, repository: str | None) -> bool:
-        """Whether the repository keeps encrypted files."""
-        return repository in self._locked
+        """Whether the repository has encrypted files."""
+        return repository in self._encrypted
 
     def check(self) -> None:
-        """Raises `Rejected` WF622 for identities that cannot be used. Blocks."""
-        for locked in self._locked.values():
-            _identities(locked.identity_file, self._data_dir)
+        """Raises `Rejected` WF622 for an identity file that cannot be used. Blocks."""
+        for encrypted in self._encrypted.values():
+            _identities(encrypted.identity_file, self._data_dir)
 
     async def read(self, repository: str, revision: str) -> tuple[dict[str, str], float]:
-        """The values in the files of a revision by plain name, and for how many seconds they may be held.
+        """The values in the files of a revision by normalized name, and how many seconds they may be cached.
 
-        Raises `Rejected` WF622 and WF626 for what cannot be opened, and what reading the repository raises.
+        Raises `Rejected` WF622 and WF626 for a file that cannot be decrypted, and what reading the repository raises.
         """
-        locked = self._locked[repository]
-        contents = await self._read_files(repository, revision, locked.files)
-        opened = await asyncio.to_thread(self._open, locked, contents)
-        return opened, HELD_S
+        encrypted = self._encrypted[repository]
+        contents = await self._read_files(repository, revision, encrypted.files)
+        decrypted = await asyncio.to_thread(self._decrypt, encrypted, contents)
+        return decrypted, CACHE_S
 
-    def _open(self, locked: EncryptedFiles, contents: dict[str, bytes]) -> dict[str, str]:
-        identities = _identities(locked.identity_file, self._data_dir) if contents else []
+    def _decrypt(self, encrypted: EncryptedFiles, contents: dict[str, bytes]) -> dict[str, str]:
+        identities = _identities(encrypted.identity_file, self._data_dir) if contents else []
         found: dict[str, str] = {}
-        for path in locked.files:
+        for path in encrypted.files:
             if path in contents:
                 found = {**_values(path, contents[path], identities), **found}
         return found
@@ -83,8 +83,8 @@ def _values(path: str, content: bytes, identities: list[pyrage.x25519.Identity])
     try:
         text = pyrage.decrypt(content, identities)
     except pyrage.DecryptError as error:
-        # The library's words are about keys and the form of the file, never about what is in it.
-        raise Rejected("WF626", f"{path} cannot be opened with age-identity-file: {error}") from None
+        # The library's message is about keys and the file format, never about the content.
+        raise Rejected("WF626", f"cannot decrypt {path} with age-identity-file: {error}") from None
     if path.endswith(_TABLE_SUFFIX):
         return values.parse(text, path)
     try:
@@ -94,20 +94,21 @@ def _values(path: str, content: bytes, identities: list[pyrage.x25519.Identity])
             )
         }
     except UnicodeDecodeError:
-        raise Rejected("WF626", f"{path} holds no text") from None
+        raise Rejected("WF626", f"{path} does not hold UTF-8 text") from None
 
 
 def _identities(file: Path, data_dir: Path) -> list[pyrage.x25519.Identity]:
-    """The identities in a file as age-keygen writes it: a line each, and comments."""
+    """The identities in a file as age-keygen writes it: one a line, and comments."""
     text = key_file.read(file, "age-identity-file", data_dir)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not 1 <= len(lines) <= IDENTITIES_MAX:
         raise Rejected(
-            "WF622", f"age-identity-file: {file} has {len(lines)} identities, expected 1 to {IDENTITIES_MAX}"
+            "WF622", f"age-identity-file: {file} holds {len(lines)} identities, expected 1 to {IDENTITIES_MAX}"
         )
     try:
         return [pyrage.x25519.Identity.from_str(line) for line in lines]
     except pyrage.IdentityError:
         raise Rejected(
-            "WF622", f"age-identity-file: {file} holds a line that is no AGE-SECRET-KEY-1...; make one with age-keygen"
+            "WF622",
+            f"age-identity-file: {file} has a line that is not an AGE-SECRET-KEY-1...; create one with age-keygen",
         ) from None

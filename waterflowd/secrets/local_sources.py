@@ -1,9 +1,8 @@
-"""The sources on the daemon's host: its environment, its systemd credentials, a file.
+"""The sources on the daemon's host: its environment, its systemd credentials, and a file.
 
-Rules of this file: a value is looked up when it is wanted, and kept nowhere. The order is environment, systemd credentials,
-file; the first that has the name gives the value. The file is read again when it has changed. A file that others can read is no
-source: it is refused with a sentence, and so is one that cannot be read, and a value that no step could have. A source that
-fails is as good as one that has no such name.
+Rules of this file: a value is looked up for each use and not kept. The order is environment, systemd credentials, file; the
+first source with the name wins. The file is read again when it has changed. A file that other users can read is not used, nor
+is a value that a step could not receive; the log says why. A source that fails counts as one that does not have the name.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from waterflowd.secrets import values
 
 logger = logging.getLogger("waterflow.secrets")
 
-#: A file of secrets is a page or two.
+#: Much larger than any real file of secrets.
 FILE_BYTES_MAX = 1 << 20
 
 
 class LocalSources:
-    """The sources in their order. Called on the loop's thread; reading the file takes less than a millisecond."""
+    """The sources in their order. Called on the event loop's thread; reading the file takes less than a millisecond."""
 
     def __init__(
         self,
@@ -38,29 +37,29 @@ class LocalSources:
         self._file = file
         self._environment = environment
         self._read: tuple[tuple[int, int, int], dict[str, str]] | None = None
-        #: Faults that were told, by source.
-        self._told: dict[str, str] = {}
+        #: The last logged problem of each source.
+        self._logged: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
-        """The secret's value; None when no source has it. Names are the same in any case, `-` and `_` are one."""
-        wanted = values.normalize_name(name)
-        value = self._environment.get(self._prefix + wanted.upper()) if self._prefix else None
+        """The secret's value, or None if no source has it. Case does not matter, and `-` equals `_`."""
+        key = values.normalize_name(name)
+        value = self._environment.get(self._prefix + key.upper()) if self._prefix else None
         if value is None:
-            value = self._of_credentials(wanted)
+            value = self._from_credentials(key)
         if value is None:
-            value = self._of_file().get(wanted)
-        if value is not None and (fault := values.problem(value)):
-            self._tell(wanted, f"the secret {name} {fault} [WF622]")
+            value = self._from_file().get(key)
+        if value is not None and (problem := values.problem(value)):
+            self._log_once(key, f"secret {name} {problem} [WF622]")
             return None
         return value
 
     def check(self) -> None:
-        """Raises `Rejected` WF622 when the file cannot be used."""
+        """Raises `Rejected` WF622 if the file cannot be used."""
         if self._file is not None:
             _load(self._file)
 
-    def _of_credentials(self, wanted: str) -> str | None:
-        """What systemd gave the daemon, in memory that nobody else reads; without the line's end that editors add."""
+    def _from_credentials(self, key: str) -> str | None:
+        """The systemd credential, without the trailing newline that editors add."""
         directory = self._environment.get("CREDENTIALS_DIRECTORY", "")
         if not directory or not self._credential_prefix:
             return None
@@ -68,14 +67,14 @@ class LocalSources:
             for entry in os.listdir(directory):
                 if entry.startswith(self._credential_prefix):
                     name = values.normalize_name(entry.removeprefix(self._credential_prefix))
-                    if name == wanted:
-                        return _text_of(Path(directory, entry)).removesuffix("\n")
+                    if name == key:
+                        return _read_text(Path(directory, entry)).removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
-            fault = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            self._tell("credentials", f"cannot read the credential of the secret {wanted}: {fault} [WF622]")
+            problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self._log_once("credentials", f"cannot read the credential of secret {key}: {problem} [WF622]")
         return None
 
-    def _of_file(self) -> dict[str, str]:
+    def _from_file(self) -> dict[str, str]:
         if self._file is None:
             return {}
         try:
@@ -83,26 +82,26 @@ class LocalSources:
             version = (found.st_mtime_ns, found.st_size, found.st_ino)
             if self._read is None or self._read[0] != version:
                 self._read = (version, _load(self._file))
-                self._told.pop("file", None)
+                self._logged.pop("file", None)
         except OSError as error:
-            self._tell("file", f"cannot read {self._file}: {error.strerror} [WF622]")
+            self._log_once("file", f"cannot read {self._file}: {error.strerror} [WF622]")
             self._read = None
             return {}
         except Rejected as error:
-            self._tell("file", str(error))
+            self._log_once("file", str(error))
             self._read = None
             return {}
         return self._read[1]
 
-    def _tell(self, source: str, text: str) -> None:
-        """Once for each fault, not for each task."""
-        if self._told.get(source) != text:
-            self._told[source] = text
+    def _log_once(self, source: str, text: str) -> None:
+        """Logs each problem once, not for each task."""
+        if self._logged.get(source) != text:
+            self._logged[source] = text
             logger.error("%s", text)
 
 
-def _text_of(file: Path) -> str:
-    """The text of a file that is about as large as a value, or too large to be one."""
+def _read_text(file: Path) -> str:
+    """The file's text, up to slightly more than a value may have."""
     with file.open("rb") as opened:
         return opened.read(values.BYTES_MAX + 2).decode("utf-8")
 
@@ -111,9 +110,11 @@ def _load(file: Path) -> dict[str, str]:
     try:
         found = file.stat()
         if stat.S_IMODE(found.st_mode) & 0o077:
-            raise Rejected("WF622", f"{file} holds secrets and others can read it; next: chmod 600 {file}")
+            raise Rejected("WF622", f"{file} holds secrets, but other users can read it; next: chmod 600 {file}")
         if found.st_size > FILE_BYTES_MAX:
-            raise Rejected("WF622", f"{file} has {found.st_size} bytes; a file of secrets has {FILE_BYTES_MAX} at most")
+            raise Rejected(
+                "WF622", f"{file} has {found.st_size:,} bytes; the maximum for a secrets file is {FILE_BYTES_MAX:,}"
+            )
         content = file.read_bytes()
     except OSError as error:
         raise Rejected("WF622", f"cannot read {file}: {error.strerror}") from error

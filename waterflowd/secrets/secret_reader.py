@@ -1,13 +1,13 @@
-"""SecretReader: sources that take time to answer, read beside the loop, once for all who ask.
+"""Reads secrets from slow sources in the background and caches them.
 
 Rules of this file:
 
-- `get` never waits. It gives what is held, or starts a reading and says `Retryable`; `changed` is called when that has come
-  to something, or when there is news of what keeps it.
-- What was read is held for as long as the source allows, so a burst of steps is one question; then it is forgotten.
-- A source that may recover is asked again, with a growing pause, until the patience is over. Then, and at once when asking
-  again is useless, the failure is held for a moment, so that each who asks learns of it, and the next one asks anew.
-- How much is held and read at a time is bounded. There is no lock: all of this happens on the loop.
+- `get` never waits. It returns the cached values, or starts a read and raises `Retryable`; `changed` is called when the read
+  has ended, or when the reason for the delay has changed.
+- Values are cached for as long as the source allows, so that a burst of steps causes one request; then they are dropped.
+- A source that may recover is asked again, with growing pauses, until the time limit. A permanent failure, and a temporary one
+  after the limit, is cached for a moment, so that everything that waits gets it; the next `get` starts a new read.
+- The number of keys and of concurrent reads is bounded. There is no lock: everything happens on the event loop.
 """
 
 from __future__ import annotations
@@ -16,116 +16,116 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 
 logger = logging.getLogger("waterflow.secrets")
 
-#: Source and what of it is read, such as a path in Vault or a revision of a repository.
+#: The source and the part of it that is read, such as a path in Vault or a revision of a repository.
 Key = tuple[str, ...]
-#: Gives values by name, and for how many seconds they may be held. Raises `Retryable`, `Rejected` or `Stalled`.
+#: Gives values by name, and how many seconds they may be cached. Raises `Retryable`, `Rejected` or `Stalled`.
 Read = Callable[[], Awaitable[tuple[dict[str, str], float]]]
 
-#: What was read is held at least this long, so that who asked for it finds it even on a busy machine.
-HELD_S_MIN = 5.0
-FAILURE_HELD_S = 5.0
-#: Between two tries; doubled each time.
-PAUSE_S_MIN = 0.5
-PAUSE_S_MAX = 30.0
-#: Keys that are held or read: a path of Vault each, and a revision with open runs. Beyond it one waits for a place.
+#: Values are cached at least this long, so that what waits for them finds them even on a busy machine.
+CACHE_S_MIN = 5.0
+FAILURE_CACHE_S = 5.0
+#: Delays between two attempts.
+BACKOFF = Backoff(first_s=0.5, max_s=30.0)
+#: Cached keys and keys being read: one for each path in Vault and each revision with open runs. More have to wait.
 KEYS_MAX = 2_000
-#: Questions at a time; the others wait for their turn.
-AT_A_TIME = 8
+#: Concurrent reads.
+READS_AT_ONCE = 8
 
 
 class _CachedRead:
-    """One key. It is being read until it has `values` or a `failure`."""
+    """The entry of one key. It is being read until it has `values` or a `failure`."""
 
-    __slots__ = ("failure", "task", "trouble", "values")
+    __slots__ = ("delay_text", "failure", "task", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, str] | None = None
         self.failure: Rejected | None = None
-        self.trouble = "it is being read"
+        self.delay_text = "it is being read"
         self.task: asyncio.Task[None] | None = None
 
 
 class SecretReader:
-    """See the file's docstring. `changed` asks again for what got a `Retryable`; set it before the first `get`."""
+    """See the module's docstring. `changed` repeats the requests that got a `Retryable`; set it before the first `get`."""
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, give_up_after_s: float) -> None:
         self.changed: Callable[[], None] = lambda: None
-        self._patience_s = patience_s
-        self._readings: dict[Key, _CachedRead] = {}
-        self._turns = asyncio.Semaphore(AT_A_TIME)
+        self._give_up_after_s = give_up_after_s
+        self._entries: dict[Key, _CachedRead] = {}
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._timers: set[asyncio.TimerHandle] = set()
-        #: Somebody found no place since one came free last.
-        self._is_short = False
+        #: A request was turned away because there were too many keys.
+        self._is_over_limit = False
 
     def get(self, key: Key, read: Read) -> dict[str, str]:
-        """What was read. Raises `Retryable` WF626 while it is being read, `Rejected` when it cannot be."""
-        reading = self._readings.get(key)
-        if reading is None:
-            if len(self._readings) >= KEYS_MAX:
-                self._is_short = True
-                raise Retryable("WF626", "too many secrets are being read at a time")
-            reading = self._readings[key] = _CachedRead()
-            reading.task = asyncio.get_running_loop().create_task(self._read(key, reading, read), name="secrets")
-        if reading.values is not None:
-            return reading.values
-        if reading.failure is not None:
-            raise reading.failure
-        raise Retryable("WF626", reading.trouble)
+        """The values. Raises `Retryable` WF626 while they are being read, `Rejected` if that failed."""
+        entry = self._entries.get(key)
+        if entry is None:
+            if len(self._entries) >= KEYS_MAX:
+                self._is_over_limit = True
+                raise Retryable("WF626", "too many secrets are being read at once")
+            entry = self._entries[key] = _CachedRead()
+            entry.task = asyncio.get_running_loop().create_task(self._read(key, entry, read), name="secrets")
+        if entry.values is not None:
+            return entry.values
+        if entry.failure is not None:
+            raise entry.failure
+        raise Retryable("WF626", entry.delay_text)
 
     async def close(self) -> None:
-        """Forgets everything and ends what is being read."""
-        tasks = [reading.task for reading in self._readings.values() if reading.task is not None]
-        self._readings.clear()
+        """Clears the cache and cancels reads."""
+        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
+        self._entries.clear()
         for timer in self._timers:
             timer.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, key: Key, reading: _CachedRead, read: Read) -> None:
-        held_s = FAILURE_HELD_S
+    async def _read(self, key: Key, entry: _CachedRead, read: Read) -> None:
+        cache_s = FAILURE_CACHE_S
         try:
-            reading.values, held_s = await self._tried(key, reading, read)
+            entry.values, cache_s = await self._read_with_retries(key, entry, read)
         except (Rejected, Stalled) as error:
-            logger.error("secrets of %s cannot be read: %s", " ".join(key), error)
-            reading.failure = error if isinstance(error, Rejected) else Rejected(error.code, error.text)
+            logger.error("cannot read secrets of %s: %s", " ".join(key), error)
+            entry.failure = error if isinstance(error, Rejected) else Rejected(error.code, error.text)
         except Exception as error:
-            # Supervision point: what waits for it must not wait for ever.
-            logger.error("secrets of %s cannot be read", " ".join(key), exc_info=error)
-            reading.failure = Rejected("WF626", "a fault of the daemon; its log says more")
-        reading.task = None
-        self._later(max(held_s, HELD_S_MIN), lambda: self._forget(key))
+            # A supervision point: steps that need the secret must not wait for ever.
+            logger.error("cannot read secrets of %s", " ".join(key), exc_info=error)
+            entry.failure = Rejected("WF626", "internal error; see the daemon's log")
+        entry.task = None
+        self._call_later(max(cache_s, CACHE_S_MIN), lambda: self._forget(key))
         self.changed()
 
-    async def _tried(self, key: Key, reading: _CachedRead, read: Read) -> tuple[dict[str, str], float]:
+    async def _read_with_retries(self, key: Key, entry: _CachedRead, read: Read) -> tuple[dict[str, str], float]:
         loop = asyncio.get_running_loop()
-        end, pause_s = loop.time() + self._patience_s, PAUSE_S_MIN
+        deadline, attempts = loop.time() + self._give_up_after_s, 0
         while True:
             try:
-                async with self._turns:
+                async with self._slots:
                     return await read()
             except Retryable as error:
-                if loop.time() >= end:
-                    text = f"{error.text}; it was tried for {self._patience_s:g} s"
+                if loop.time() >= deadline:
+                    text = f"{error.text}; gave up after {self._give_up_after_s:g} s"
                     raise Rejected(error.code, text) from error
-                if reading.trouble != error.text:
-                    logger.warning("secrets of %s are read again: %s", " ".join(key), error)
-                    reading.trouble = error.text
+                if entry.delay_text != error.text:
+                    logger.warning("cannot read secrets of %s yet, will retry: %s", " ".join(key), error)
+                    entry.delay_text = error.text
                     self.changed()
-            await asyncio.sleep(min(pause_s, max(0.0, end - loop.time())))
-            pause_s = min(2 * pause_s, PAUSE_S_MAX)
+            attempts += 1
+            await asyncio.sleep(min(BACKOFF.delay_s(attempts), max(0.0, deadline - loop.time())))
 
     def _forget(self, key: Key) -> None:
-        self._readings.pop(key, None)
-        if self._is_short:
-            self._is_short = False
+        self._entries.pop(key, None)
+        if self._is_over_limit:
+            self._is_over_limit = False
             self.changed()
 
-    def _later(self, delay_s: float, call: Callable[[], object]) -> None:
+    def _call_later(self, delay_s: float, call: Callable[[], object]) -> None:
         def fire() -> None:
             self._timers.discard(handle)
             call()

@@ -1,4 +1,4 @@
-"""The key that lets the daemon into Vault: a token, or the secret id of its role."""
+"""The daemon's credential for Vault: a token, or the secret id of its role."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from waterflowd.secrets import key_file
 
 
 def reader(kind: str, file: str, environment: Mapping[str, str], data_dir: Path) -> Callable[[], str]:
-    """What reads the key of this kind, `token` or `secret-id`, anew at each call; the call blocks, and raises `Rejected` WF622.
+    """A function that reads the key of this kind (`token` or `secret-id`). It blocks, and raises `Rejected` WF622.
 
-    The order is the variable `WATERFLOWD_VAULT_<KIND>`, the systemd credential `vault-<kind>`, the configured file.
+    The order is the environment variable `WATERFLOWD_VAULT_<KIND>`, the systemd credential `vault-<kind>`, the configured file.
     """
     variable = f"WATERFLOWD_VAULT_{kind.replace('-', '_').upper()}"
     credential = f"vault-{kind}"
 
     def read() -> str:
         if environment.get(variable):
-            return _checked(environment[variable], f"the variable {variable}")
+            return _checked(environment[variable], f"the environment variable {variable}")
         if directory := environment.get("CREDENTIALS_DIRECTORY"):
-            given = Path(directory, credential)
-            if given.exists():
+            path = Path(directory, credential)
+            if path.exists():
                 return _checked(
-                    key_file.read(given, f"the credential {credential}", data_dir), f"the credential {credential}"
+                    key_file.read(path, f"the credential {credential}", data_dir), f"the credential {credential}"
                 )
         if file:
             return _checked(key_file.read(Path(file), f"vault.{kind}-file", data_dir), file)
         raise Rejected(
-            "WF622", f"vault has no {kind}: set {variable}, the credential {credential}, or vault.{kind}-file"
+            "WF622", f"no {kind} for Vault: set {variable}, the credential {credential}, or vault.{kind}-file"
         )
 
     return read
 
 
-def _checked(text: str, place: str) -> str:
+def _checked(text: str, source: str) -> str:
     key = text.strip()
-    # A library that is given anything else would quote it in its complaint.
+    # The HTTP library would quote anything else in its error.
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise Rejected("WF622", f"{place} holds no key of Vault: expected one word")
+        raise Rejected("WF622", f"{source} does not hold a Vault key: expected one word")
     return key

@@ -1,4 +1,4 @@
-"""What the configuration says about Vault: where it is, and which field of which path each secret is."""
+"""The configuration of Vault: its address, and the path and field of each secret."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import msgspec
 
 from waterflowd.secrets import values
 
-#: Secrets that the configuration may place in Vault; each path among them is one question.
+#: Secrets that the configuration may map to Vault; each distinct path is one request.
 FIELDS_MAX = 500
-#: Held values, and waiting for an answer: a value that was changed must come into force some time.
-HELD_S_MAX = 3600.0
+#: How long values may be cached: a rotated one must take effect some time.
+CACHE_S_MAX = 3600.0
 TIMEOUT_S_MAX = 60.0
 _PLAIN = re.compile(r"[A-Za-z0-9._~/-]*")
 _PATH = re.compile(r"[A-Za-z0-9._~@:+, -]+(/[A-Za-z0-9._~@:+, -]+)*")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Field(NamedTuple):
-    """Where a secret stands: a path below the mount, and a field of what is there."""
+class VaultField(NamedTuple):
+    """The location of a secret: a path below the mount, and a field there."""
 
     path: str
     name: str
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The `[vault]` table, checked."""
 
     #: `https://host:port`, without a path.
@@ -37,17 +37,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     namespace: str
     ca_file: str
-    #: Empty for a token of its own.
+    #: Empty if a token is configured.
     role_id: str
     approle_mount: str
     timeout_s: float
-    held_s: float
-    #: By plain name.
-    fields: Mapping[str, Field]
+    cache_s: float
+    #: By normalized name.
+    fields: Mapping[str, VaultField]
 
 
-def check(settings: Settings) -> None:
-    """Raises `ValueError` with a sentence that begins with the key."""
+def check(settings: VaultSettings) -> None:
+    """Raises `ValueError` whose message begins with the key."""
     parts = urlsplit(settings.address)
     if (
         parts.scheme not in ("https", "http")
@@ -58,7 +58,7 @@ def check(settings: Settings) -> None:
     ):
         raise ValueError("address: expected https://host:port")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise ValueError("address: http would show the token and the secrets to the network; write https://")
+        raise ValueError("address: http would expose the token and the secrets to the network; use https://")
     if settings.version not in (1, 2):
         raise ValueError("kv-version: expected 1 or 2")
     for key, text in (("mount", settings.mount), ("approle-mount", settings.approle_mount)):
@@ -68,19 +68,19 @@ def check(settings: Settings) -> None:
         raise ValueError("namespace: expected a path, such as teams/web")
     if not 0.1 <= settings.timeout_s <= TIMEOUT_S_MAX:
         raise ValueError(f"timeout: expected 100ms to {TIMEOUT_S_MAX:g}s")
-    if not 5 <= settings.held_s <= HELD_S_MAX:
+    if not 5 <= settings.cache_s <= CACHE_S_MAX:
         raise ValueError("cache: expected 5s to 1h")
     if not 1 <= len(settings.fields) <= FIELDS_MAX:
         raise ValueError(f'secrets: expected 1 to {FIELDS_MAX} lines of NAME = "path#field"')
 
 
-def fields(table: Mapping[str, str]) -> dict[str, Field]:
-    """The `[vault.secrets]` table, `NAME = "path#field"`; raises `ValueError` with a sentence."""
-    found: dict[str, Field] = {}
+def fields(table: Mapping[str, str]) -> dict[str, VaultField]:
+    """The `[vault.secrets]` table, `NAME = "path#field"`; raises `ValueError`."""
+    found: dict[str, VaultField] = {}
     for name, text in table.items():
         path, mark, field = text.partition("#")
         is_path = _PATH.fullmatch(path) and not {".", ".."} & set(path.split("/"))
         if not (mark and field and is_path):
             raise ValueError(f'{name}: expected "path#field", such as "apps/web#password", found "{text[:80]}"')
-        found[values.normalize_name(name)] = Field(path, field)
+        found[values.normalize_name(name)] = VaultField(path, field)
     return found

@@ -23,7 +23,7 @@ from waterflowd.testing.memory_log import MemoryLog
 SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
 PLAIN = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
 VALUE = "s3cret-value"
-READING = Retryable("WF626", "waits for the secret SLOW: it is being read")
+READING = Retryable("WF626", "waiting for secret SLOW: it is being read")
 
 
 class Source:
@@ -111,7 +111,7 @@ async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one()
         for _ in range(3):
             await news(world)
         assert reasons(world, run.id) == [ReasonCode.SECRET_WAITING]
-        source.answer = Retryable("WF626", "waits for the secret SLOW: Vault is sealed")
+        source.answer = Retryable("WF626", "waiting for secret SLOW: Vault is sealed")
         await news(world)
         assert "sealed" in world.events(run.id)[-1].reason.text
         assert len(world.world.unread) == 1
@@ -120,7 +120,7 @@ async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one()
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Rejected("WF626", "the secret SLOW cannot be read: Vault refuses it"), ReasonCode.SECRET_UNREADABLE),
+        (Rejected("WF626", "cannot read secret SLOW: Vault refuses it"), ReasonCode.SECRET_UNREADABLE),
         (None, ReasonCode.SECRET_MISSING),
     ],
 )
@@ -185,11 +185,11 @@ async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fail
     source = Source(VALUE)
     async with source.world() as world:
         await dispatched_without_value(world, source)
-        source.answer = Rejected("WF626", "the secret SLOW cannot be read: Vault is sealed; it was tried for 600 s")
+        source.answer = Rejected("WF626", "cannot read secret SLOW: Vault is sealed; gave up after 600 s")
         await news(world)
         (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
         assert offer.task.node == "fail"
-        assert "it was tried for 600 s [WF626]" in offer.task.params["message"]
+        assert "gave up after 600 s [WF626]" in offer.task.params["message"]
 
 
 async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_is_there() -> None:

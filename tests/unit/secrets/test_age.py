@@ -106,10 +106,10 @@ async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cannot be opened"),
-        (b"DEPLOY_KEY = plain", "cannot be opened"),
-        (b"age-encryption.org/v1\n-> X25519 AAAA\nBBBB\n--- CCCC\n", "cannot be opened"),
-        (bytes(pyrage.passphrase.encrypt(TABLE, "passphrase")), "cannot be opened"),
+        (b"", "cannot decrypt"),
+        (b"DEPLOY_KEY = plain", "cannot decrypt"),
+        (b"age-encryption.org/v1\n-> X25519 AAAA\nBBBB\n--- CCCC\n", "cannot decrypt"),
+        (bytes(pyrage.passphrase.encrypt(TABLE, "passphrase")), "cannot decrypt"),
         (sealed(TABLE, pyrage.x25519.Identity.generate()), "No matching keys"),
     ],
     ids=["empty", "not encrypted", "a broken header", "a passphrase", "another key"],
@@ -131,7 +131,7 @@ async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: pyrage.x25
     whole = sealed(TABLE, identity)
     for content in (whole[:-1], whole[:-20], whole[:-1] + bytes([whole[-1] ^ 1])):
         age, _ = opened(key_file, {"all.toml.age": content})
-        with pytest.raises(Rejected, match="cannot be opened"):
+        with pytest.raises(Rejected, match="cannot decrypt"):
             await age.read("ops", "c1")
 
 
@@ -153,7 +153,7 @@ async def test_a_table_that_is_none_is_said_without_its_lines(
 async def test_a_single_value_is_text(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """Bytes that are no UTF-8 cannot be in an environment."""
     age, _ = opened(key_file, {"x.age": sealed(b"\xff\xfe", identity)})
-    with pytest.raises(Rejected, match=r"x\.age holds no text"):
+    with pytest.raises(Rejected, match=r"x\.age does not hold UTF-8 text"):
         await age.read("ops", "c1")
 
 
@@ -196,12 +196,12 @@ def _gone(key_file: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_in_data_dir, "lies in the data directory"),
-        (_linked_into_data_dir, "lies in the data directory"),
-        (_readable, "may be read by others"),
-        (_directory, "is no file"),
+        (_in_data_dir, "is in the data directory"),
+        (_linked_into_data_dir, "is in the data directory"),
+        (_readable, "can be read by other users"),
+        (_directory, "is not a regular file"),
         (_with_ssh_key, "AGE-SECRET-KEY-1"),
-        (_empty, "has 0 identities"),
+        (_empty, "holds 0 identities"),
         (_gone, "cannot be read"),
     ],
 )

@@ -12,13 +12,13 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.secrets.age import AgeFiles
 from waterflowd.secrets.local_sources import LocalSources
 from waterflowd.secrets.secret_reader import SecretReader
-from waterflowd.secrets.sources import Commit, Sources
+from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.secrets.values import BYTES_MAX
-from waterflowd.secrets.vault_settings import Field
+from waterflowd.secrets.vault_settings import VaultField
 from waterflowd.testing.host import until
 
-COMMIT = Commit("ops", "c1")
-NOWHERE = Commit(None, None)
+COMMIT = RunRevision("ops", "c1")
+NOWHERE = RunRevision(None, None)
 
 
 class Files(AgeFiles):
@@ -47,9 +47,9 @@ class Server:
         self.values = values
         self.asked: list[str] = []
 
-    def field(self, name: str) -> Field | None:
+    def field(self, name: str) -> VaultField | None:
         """See `Vault`."""
-        return Field("apps/web", name) if name in ("both", "of_vault", "own") else None
+        return VaultField("apps/web", name) if name in ("both", "of_vault", "own") else None
 
     async def read(self, path: str) -> tuple[dict[str, str], float]:
         """See `Vault`."""
@@ -68,7 +68,7 @@ def made(files: Files, vault: Server) -> Sources:
     return Sources(local, SecretReader(600), files, vault)  # type: ignore[arg-type]
 
 
-async def got(sources: Sources, name: str, commit: Commit = COMMIT) -> str | None:
+async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str | None:
     """The value once everything is read."""
 
     def is_read() -> bool:
@@ -105,7 +105,7 @@ async def test_a_run_of_no_repository_or_of_another_one_has_nothing_of_the_files
     files = Files(values={"of_file": "f"})
     sources = made(files, Server({}))
     assert sources.get("of_file", NOWHERE) is None
-    assert sources.get("of_file", Commit("web", "c1")) is None
+    assert sources.get("of_file", RunRevision("web", "c1")) is None
     assert files.read_at == []
     await sources.close()
 
@@ -113,18 +113,18 @@ async def test_a_run_of_no_repository_or_of_another_one_has_nothing_of_the_files
 async def test_a_source_that_does_not_answer_is_not_passed_over() -> None:
     """Its place in the order would change from moment to moment; whose names others have are given meanwhile."""
     sources = made(Files(values={"both": "f", "of_file": "f"}), Server(Retryable("WF626", "Vault is sealed")))
-    with pytest.raises(Retryable, match="waits for the secret both"):
+    with pytest.raises(Retryable, match="waiting for secret both"):
         sources.get("both", COMMIT)
     assert await got(sources, "of_file") == "f"
-    with pytest.raises(Retryable, match="waits for the secret both: Vault is sealed"):
+    with pytest.raises(Retryable, match="waiting for secret both: Vault is sealed"):
         sources.get("both", COMMIT)
     await sources.close()
 
 
 async def test_a_failure_names_the_secret_and_keeps_the_sources_code() -> None:
     """So the reader knows what to look for, and where."""
-    sources = made(Files(values=Rejected("WF626", "x.age cannot be opened")), Server({}))
-    with pytest.raises(Rejected, match=r"the secret of_file cannot be read: x\.age cannot be opened"):
+    sources = made(Files(values=Rejected("WF626", "cannot decrypt x.age")), Server({}))
+    with pytest.raises(Rejected, match=r"cannot read secret of_file: cannot decrypt x\.age"):
         await got(sources, "of_file")
     await sources.close()
 
@@ -133,7 +133,7 @@ async def test_a_failure_names_the_secret_and_keeps_the_sources_code() -> None:
 async def test_a_value_that_no_step_could_have_is_said_without_it(value: str) -> None:
     """As with the daemon's own sources."""
     sources = made(Files(values={"odd": value}), Server({}))
-    with pytest.raises(Rejected, match="the secret odd has ") as raised:
+    with pytest.raises(Rejected, match="secret odd ") as raised:
         await got(sources, "odd")
     assert value not in raised.value.text
     await sources.close()

@@ -37,7 +37,7 @@ def test_the_variable_goes_before_the_credential_and_that_before_the_file(tmp_pa
 def test_what_no_header_can_hold_is_no_key_and_is_not_quoted(tmp_path: Path, content: str) -> None:
     """A library that was given it would say it in its complaint."""
     file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
-    with pytest.raises(Rejected, match="holds no key of Vault") as raised:
+    with pytest.raises(Rejected, match="does not hold a Vault key") as raised:
         vault_key.reader("token", str(file), {}, tmp_path / "data")()
     assert "hvs." not in str(raised.value)
 
@@ -50,5 +50,5 @@ def test_a_file_in_the_data_directory_or_for_others_to_read_is_refused(tmp_path:
         vault_key.reader("token", str(inside), {}, tmp_path / "data")()
     outside = private(tmp_path / "token", "hvs.x")
     outside.chmod(0o604)
-    with pytest.raises(Rejected, match=r"vault\.token-file: .* may be read by others"):
+    with pytest.raises(Rejected, match=r"vault\.token-file: .* can be read by other users"):
         vault_key.reader("token", str(outside), {}, tmp_path / "data")()

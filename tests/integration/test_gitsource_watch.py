@@ -63,7 +63,7 @@ async def armed(source: LocalSource) -> None:
     assert await source.wait_for_change(PATIENCE_S)
     while await source.wait_for_change(QUIET_S):
         pass
-    assert source.watching().is_watching
+    assert source.watch_status().is_watching
 
 
 async def becomes(source: LocalSource, ref: str, expected: str) -> None:
@@ -75,9 +75,9 @@ async def becomes(source: LocalSource, ref: str, expected: str) -> None:
 
 async def test_arming_gives_a_hint(source: LocalSource) -> None:
     """Whatever happened before the watch was armed is looked at once it is."""
-    assert source.watching().code == "starting"
+    assert source.watch_status().code == "starting"
     assert await source.wait_for_change(PATIENCE_S)
-    assert source.watching().is_watching
+    assert source.watch_status().is_watching
 
 
 @pytest.mark.parametrize("branch", ["main", "feature/a/b"])
@@ -177,7 +177,7 @@ async def test_without_inotify_watches_it_says_so(work: Path) -> None:
 
     source = LocalSource("ops", work.parent / "ops.git", refuse)
     assert await source.wait_for_change(PATIENCE_S)
-    watching = source.watching()
+    watching = source.watch_status()
     assert (watching.is_watching, watching.code) == (False, "watch-failed")
     assert "fs.inotify.max_user_watches" in watching.text
     assert "refs/heads/main" in (await source.refs()).object_ids

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import fetcher
 from waterflowd.gitsource.remote.fetch_protocol import FetchRequest, Limits, RemoteCredentials
-from waterflowd.gitsource.remote.fetcher import Fetches
+from waterflowd.gitsource.remote.fetcher import Fetcher
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 
@@ -161,7 +161,7 @@ async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
         remote_world.serving(remote_world.git_daemon(world.root)) as port,
         pytest.raises(Stalled, match="22 objects; at most 10") as caught,
     ):
-        await Fetches().fetch(request(world, port, time_s=PATIENCE_S, objects=10))
+        await Fetcher().fetch(request(world, port, time_s=PATIENCE_S, objects=10))
     assert caught.value.code == codes.FETCH_LIMIT
 
 
@@ -184,7 +184,7 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
     with remote_world.serving(remote_world.git_daemon(world.root)) as port:
         bounded = request(world, port, time_s=PATIENCE_S, memory_bytes=300 << 20, pack_bytes=20 << 20)
         with pytest.raises(Stalled, match="memory") as caught:
-            await Fetches().fetch(bounded)
+            await Fetcher().fetch(bounded)
     assert caught.value.code == codes.FETCH_LIMIT
 
 

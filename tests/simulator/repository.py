@@ -27,7 +27,7 @@ from waterflowd.model.plan import Plan, PushTrigger, Triggers
 from waterflowd.ports import FileReader
 from waterflowd.reconcile.loop import RepositoryLoop
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Changes, Commit, Refs, Revision, TreeFile, Watching
+from waterflowd.reconcile.source import Changes, Commit, Refs, Revision, TreeFile, WatchStatus
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -307,9 +307,9 @@ class Source:
         self._hint.clear()
         return True
 
-    def watching(self) -> Watching:
+    def watch_status(self) -> WatchStatus:
         """See the port."""
-        return Watching(is_watching=True, code="watching", text="simulated")
+        return WatchStatus(is_watching=True, code="watching", text="simulated")
 
     async def close(self) -> None:
         """See the port."""

@@ -1,5 +1,6 @@
-"""Git as a source of workflows: repositories are read in place, from their objects, and never checked out or written.
+"""Git as a source of workflows: repositories are read from their objects, and never checked out or written.
 
-`urls` says which repositories can be opened, `local` is the source for local ones, `watch` notices pushes, `objects`,
-`commits` and `trees` read what is in them.
+`urls` parses the configured URLs; `repository_opener` opens `local` repositories in place and `remote` ones through a mirror.
+`watch` notices pushes to local ones. `objects`, `commits`, `tree_walk` and `trees` read their content, `reading` combines them,
+and `revision_files` serves the files of a commit to agents.
 """

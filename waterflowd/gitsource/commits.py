@@ -1,7 +1,7 @@
-"""What is read of a commit or a tag, from its raw content.
+"""Parses commits and tags.
 
-Rules of this file: the content is of whoever may push. Nothing in it is trusted, and nothing in it can make the parser fail
-in another way than `ValueError`.
+Rules of this file: anybody who may push controls the content. Nothing in it is trusted, and the parser fails only with
+`ValueError`.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ import re
 from waterflowd.reconcile.source import AUTHOR_LENGTH_MAX, MESSAGE_LENGTH_MAX, Commit
 
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}")
-#: Codecs that turn bytes into text and nothing else; commits that name another one are read as UTF-8.
-_CODECS = frozenset(
-    {"utf-8", "utf8", "ascii", "us-ascii", "latin-1", "iso-8859-1", "iso-8859-2", "iso-8859-15", "windows-1250",
-     "windows-1251", "windows-1252", "cp1251", "cp1252", "koi8-r", "euc-jp", "shift_jis", "gbk", "big5", "euc-kr"}
-)  # fmt: skip
+#: Codecs from bytes to text; a commit with any other encoding is read as UTF-8.
+_CODEC_NAMES = """
+utf-8 utf8 ascii us-ascii latin-1 iso-8859-1 iso-8859-2 iso-8859-15 windows-1250 windows-1251 windows-1252
+cp1251 cp1252 koi8-r euc-jp shift_jis gbk big5 euc-kr
+"""
+_CODECS = frozenset(_CODEC_NAMES.split())
 
 
 def parse_commit(object_id: str, content: bytes) -> Commit:
-    """The facts of a commit; raises `ValueError` when it names no tree."""
+    """A commit; raises `ValueError` if it names no tree."""
     headers, message = _split(content)
     encoding = headers.get(b"encoding", b"utf-8").decode("ascii", "replace").lower()
     codec = encoding if encoding in _CODECS else "utf-8"
-    # `Name <address> time zone`: the name is enough, an address is nobody's business on a screen.
+    # `Name <address> time zone`: only the name is displayed.
     name = headers.get(b"author", b"").partition(b"<")[0].strip()
     return Commit(
         id=object_id,
         tree=_object_id(headers, b"tree"),
-        # Cut before decoding too: a message may be as large as the object.
+        # Cut before decoding as well: a message may be as large as the object.
         author=name[: 4 * AUTHOR_LENGTH_MAX].decode(codec, "replace")[:AUTHOR_LENGTH_MAX],
         message=message[: 4 * MESSAGE_LENGTH_MAX].decode(codec, "replace")[:MESSAGE_LENGTH_MAX].rstrip("\n"),
     )
 
 
 def tagged(content: bytes) -> str:
-    """The object that a tag object names; raises `ValueError` when it names none."""
+    """The object that a tag object names; raises `ValueError` if it names none."""
     return _object_id(_split(content)[0], b"object")
 
 
@@ -52,7 +53,7 @@ def _split(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
     headers: dict[bytes, bytes] = {}
     for line in head.split(b"\n"):
         key, _, value = line.partition(b" ")
-        # Lines that begin with a space go on with a signature, which nobody reads here.
+        # Lines that begin with a space continue a signature, which is not read.
         if key:
             headers.setdefault(key, value)
     return headers, message

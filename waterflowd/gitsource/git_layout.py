@@ -1,4 +1,4 @@
-"""Where the parts of a repository lie on disk: the Git directory, and what of it linked work trees share."""
+"""The directories of a repository on disk: the Git directory, and the part that linked work trees share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.reconcile import codes
 
-#: A `.git` file, HEAD or `commondir` holds one short line.
+#: A `.git` file, HEAD and `commondir` hold one short line.
 _LINE_BYTES_MAX = 4_096
 _CONFIG_BYTES_MAX = 64 << 10
 _EXTENSION = re.compile(r"^\s*(objectformat|refstorage)\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
@@ -22,7 +22,7 @@ _UNDERSTOOD = frozenset({"sha1", "files"})
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute paths of a repository's parts."""
 
-    #: What the configuration names.
+    #: The configured path.
     root: str
     #: Holds HEAD.
     git_directory: str
@@ -31,36 +31,36 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refs(self) -> str:
-        """The folder of loose refs."""
+        """The directory of loose refs."""
         return os.path.join(self.common_directory, "refs")
 
     @property
     def objects(self) -> str:
-        """The folder of objects."""
+        """The object directory."""
         return os.path.join(self.common_directory, "objects")
 
     def identity(self) -> tuple[int, int]:
-        """Tells this repository from one that was made anew at the same path; raises `OSError` when it is gone."""
+        """Distinguishes this repository from one recreated at the same path; raises `OSError` if it no longer exists."""
         status = os.stat(self.refs)
         return status.st_dev, status.st_ino
 
 
 def find(path: Path) -> Layout:
-    """The layout of the repository at `path`, bare or not; never looks above it.
+    """The layout of the repository at `path`, bare or not; parent directories are not searched.
 
-    Raises `Retryable` WF503 when nothing is there, `Stalled` WF504 when it is no repository or one of an unknown format.
+    Raises `Retryable` WF503 if there is nothing, `Stalled` WF504 if it is not a repository or has an unsupported format.
     """
     try:
         if not path.is_dir():
-            raise Retryable(codes.NOT_THERE, f"there is no directory {escape_for_display(str(path))}")
+            raise Retryable(codes.NOT_THERE, f"directory {escape_for_display(str(path))} does not exist")
         git_directory = _git_directory(path)
         common = _line(git_directory / "commondir")
         common_directory = git_directory / common if common else git_directory
         if not ((common_directory / "objects").is_dir() and (common_directory / "refs").is_dir()):
-            raise Stalled(codes.NOT_A_REPOSITORY, f"{escape_for_display(str(path))} is no Git repository")
+            raise Stalled(codes.NOT_A_REPOSITORY, f"{escape_for_display(str(path))} is not a Git repository")
         _check_format(common_directory / "config")
     except OSError as error:
-        raise Retryable(codes.NOT_THERE, f"{escape_for_display(str(path))} cannot be read: {error.strerror}") from error
+        raise Retryable(codes.NOT_THERE, f"cannot read {escape_for_display(str(path))}: {error.strerror}") from error
     return Layout(
         root=str(path),
         git_directory=os.path.realpath(git_directory),
@@ -69,7 +69,7 @@ def find(path: Path) -> Layout:
 
 
 def head_ref(layout: Layout) -> str | None:
-    """The ref that HEAD names, or None when it names a commit; raises `OSError` when there is no HEAD."""
+    """The ref that HEAD names, or None if HEAD is a commit; raises `OSError` if there is no HEAD."""
     with open(os.path.join(layout.git_directory, "HEAD"), encoding="utf-8", errors="replace") as file:
         line = file.read(_LINE_BYTES_MAX).strip()
     return line.removeprefix("ref:").strip() if line.startswith("ref:") else None
@@ -103,5 +103,5 @@ def _check_format(config: Path) -> None:
         return
     for name, value in _EXTENSION.findall(text):
         if value.lower() not in _UNDERSTOOD:
-            text = f"the repository's {name.lower()} {escape_for_display(value)} is known, not built yet; sha1 and files are"
+            text = f"{name.lower()} {escape_for_display(value)} of the repository is not supported; use sha1 and files"
             raise Stalled(codes.NOT_A_REPOSITORY, text)

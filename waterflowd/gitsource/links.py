@@ -1,8 +1,8 @@
 """Symbolic links of a tree: whether one of them leads out of it. Pure.
 
-Theory: where a link leads depends on the other links on its way, so its text alone does not tell: `a -> b/..` stays, unless `b`
-is a link to a place further up. So each link is followed as the kernel would, over the tree's own links. What is not there
-leads nowhere and does no harm; a circle neither.
+Theory: the target of a link depends on the other links in its path, so its text is not enough: `a -> b/..` stays inside, unless
+`b` is a link to a folder further up. So each link is followed as the kernel would, through the tree's own links. A dangling
+link or a cycle leads nowhere and is harmless.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _FOLLOWED_MAX = 40
 
 
 def leaves(links: Mapping[bytes, bytes], path: bytes) -> bool:
-    """Whether the link at `path` leads out of the tree. `links` are all of the tree's, path to target."""
+    """Whether the link at `path` leads out of the tree. `links` maps the path of each link in the tree to its target."""
     here = path.split(b"/")[:-1]
-    waiting = links[path].split(b"/")
+    pending = links[path].split(b"/")
     if links[path].startswith(b"/"):
         return True
     followed = 1
-    while waiting:
-        part = waiting.pop(0)
+    while pending:
+        part = pending.pop(0)
         if part in (b"", b"."):
             continue
         if part == b"..":
@@ -39,5 +39,5 @@ def leaves(links: Mapping[bytes, bytes], path: bytes) -> bool:
         if followed > _FOLLOWED_MAX:
             return False
         here.pop()
-        waiting[:0] = target.split(b"/")
+        pending[:0] = target.split(b"/")
     return False

@@ -1,8 +1,8 @@
 """A repository on this machine, bare or not, read in place.
 
-Rules of this file: it is opened for each read and closed after it, so a repository that is moved away, made anew or repacked
-is met as it is. Only objects are read, never a work tree. Reads run in a thread of the repository's own (`worker`); dulwich
-releases the interpreter while it inflates, and the rest is Python that yields every few milliseconds, so the loop stays free.
+Rules of this file: it is opened for each read and closed afterwards, so that it may be moved, recreated or repacked at any
+time. Only objects are read, never a work tree. Reads run in one thread per repository (`worker`); dulwich releases the
+interpreter while it inflates, and the rest is Python that yields every few milliseconds, so the event loop stays free.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from waterflowd.gitsource.watch import DirectoryWatch, Watcher, watch_directorie
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Refs, Revision, TreeFile, Watching
+from waterflowd.reconcile.source import Refs, Revision, TreeFile, WatchStatus
 
 Result = TypeVar("Result")
 
-#: 10,000 files take under a second; a disk that is this slow is worth a word.
+#: 10,000 files take less than a second.
 _CALL_TIMEOUT_S = 60.0
 
 
 def open_source(settings: RepositorySettings, relative_to: Path | None = None) -> LocalSource:
-    """The source for a repository on this machine; raises `Rejected` WF502 for a url that is no local path."""
+    """The source for a repository on this machine; raises `Rejected` WF502 for a URL that is not a local path."""
     return LocalSource(settings.name, urls.local_path(settings.url, relative_to))
 
 
 class LocalSource:
-    """A `Source` over a local path. Needs a running loop from its first method on."""
+    """A `Source` over a local path. Its methods need a running event loop."""
 
     def __init__(
         self, name: str, path: Path, open_watch: Callable[[list[str]], DirectoryWatch] = watch_directories
@@ -46,11 +46,11 @@ class LocalSource:
         self._has_changed = asyncio.Event()
 
     async def refs(self) -> Refs:
-        """The refs now."""
+        """The current refs."""
         return await self._call(self._read_refs)
 
     async def revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
-        """One commit with its workflow files and what changed."""
+        """A commit with its workflow files and the changed paths."""
         return await self._call(lambda: self._read_revision(object_id, previous_tree, folders))
 
     async def blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
@@ -58,7 +58,7 @@ class LocalSource:
         return await self._call(lambda: self._read_blobs(ids))
 
     async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
-        """What stands at paths of a tree."""
+        """The files at paths of a tree."""
         return await self._call(lambda: reading.lookup(git_layout.find(self._path).objects, tree, paths))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
@@ -72,10 +72,10 @@ class LocalSource:
         self._has_changed.clear()
         return True
 
-    def watching(self) -> Watching:
+    def watch_status(self) -> WatchStatus:
         """How changes are noticed."""
         if self._watcher is None:
-            return Watching(is_watching=False, code="starting", text="nobody has asked for changes yet")
+            return WatchStatus(is_watching=False, code="starting", text="not watching yet")
         return self._watcher.state
 
     async def close(self) -> None:
@@ -97,7 +97,7 @@ class LocalSource:
             try:
                 loop.call_soon_threadsafe(self._has_changed.set)
             except RuntimeError:
-                # The loop was closed before the watcher: nobody waits any more.
+                # The event loop was closed before the watcher.
                 return
 
         self._watcher = Watcher(self._path, report, self._open_watch)
@@ -115,9 +115,9 @@ class LocalSource:
                     _add_ref(object_ids, base, name, object_id)
             # A repository that vanished on the way reads as one without refs, which would be taken for their removal.
             if found.identity() != identity or git_layout.head_ref(found) != head:
-                raise Retryable(codes.NOT_THERE, "the repository was replaced while it was read", after_s=0.1)
+                raise Retryable(codes.NOT_THERE, "the repository was replaced while it was being read", after_s=0.1)
         except OSError as error:
-            raise Retryable(codes.NOT_THERE, f"the repository cannot be read: {error.strerror}") from error
+            raise Retryable(codes.NOT_THERE, f"cannot read the repository: {error.strerror}") from error
         return Refs(head_ref=head, object_ids=object_ids)
 
     def _read_revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
@@ -131,5 +131,5 @@ def _add_ref(object_ids: dict[str, str], base: str, name: bytes, object_id: byte
     try:
         object_ids[f"{base}/{name.decode('utf-8')}"] = object_id.decode("ascii")
     except UnicodeDecodeError:
-        # No pattern of the configuration can name such a ref.
+        # No pattern of the configuration can match such a ref.
         return

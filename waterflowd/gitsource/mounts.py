@@ -1,14 +1,13 @@
-"""Which file system a path lies on, because network file systems report nobody else's changes."""
+"""The file system that a path is on: a network file system does not report changes made by other machines."""
 
 from __future__ import annotations
 
-#: File systems whose changes may come from another machine, which inotify does not see.
-NETWORK_TYPES = frozenset(
-    {
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ocfs2", "gfs2", "virtiofs",
-        "vboxsf", "fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.ceph", "fuse.rclone", "fuse.vmhgfs-fuse", "prl_fs",
-    }
-)  # fmt: skip
+#: File systems on which other machines can make changes that inotify does not report.
+_NETWORK_TYPES_TEXT = """
+nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre ocfs2 gfs2 virtiofs vboxsf prl_fs
+fuse.sshfs fuse.s3fs fuse.glusterfs fuse.ceph fuse.rclone fuse.vmhgfs-fuse
+"""
+NETWORK_TYPES = frozenset(_NETWORK_TYPES_TEXT.split())
 
 
 def file_system_type(path: str, mount_table: str) -> str:
@@ -22,7 +21,7 @@ def file_system_type(path: str, mount_table: str) -> str:
             continue
         mount_point = _unescaped(fields[4])
         is_above = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
-        # The table is in the order of mounting, so of two at one place the later one is on top.
+        # The table is in mount order, so of two mounts at one path the later one is on top.
         if is_above and len(mount_point) >= length:
             found = right.split()[0]
             length = len(mount_point)

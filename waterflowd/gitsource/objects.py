@@ -1,10 +1,10 @@
-"""Reads objects of a repository by id, with a bound on what each of them may inflate to.
+"""Reads objects of a repository by id, with a bound on their inflated size.
 
-Theory: an object of a few kilobytes may inflate to gigabytes, directly or because it is a small difference against a huge
-base. Git objects say their size before their content does, and a difference says the sizes of its base and of its result.
-So the sizes along the way are read first, from a few bytes each, and dulwich inflates only what is within the bound.
+Theory: an object of a few kilobytes may inflate to gigabytes, directly or as a small delta against a huge base. Git objects
+declare their size before their content, and a delta declares the sizes of its base and of its result. So the sizes along the
+delta chain are read first, from a few bytes each, and dulwich inflates only what is within the bound.
 
-Alternates that the repository names are read as Git does: they are part of the repository, and no push can set them.
+Alternates of the repository are read as Git does: they are part of the repository, and no push can set them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4
 _OFFSET_DELTA, _REFERENCE_DELTA = 6, 7
 _LOOSE_KINDS = {b"commit": COMMIT, b"tree": TREE, b"blob": BLOB, b"tag": TAG}
 _NAMES = {kind: name for name, kind in _LOOSE_KINDS.items()}
-#: Git itself makes chains of 50 and never longer ones than 4,095.
+#: Git itself creates chains of 50 deltas, and never more than 4,095.
 _CHAIN_LENGTH_MAX = 4_096
-#: A base may be larger than what is made of it, within reason.
+#: A base may be larger than the result, within reason.
 _BASE_BYTES_MAX = 64 << 20
 #: As deep as Git follows them.
 _ALTERNATES_DEPTH_MAX = 5
-#: Enough for any header together with a deflated stream's first bytes.
+#: Enough for any header and the first bytes of the deflated stream.
 _HEAD_BYTES = 256
 
 #: What dulwich, zlib and the parsers raise for damaged content.
@@ -54,11 +54,11 @@ DAMAGE = (
 
 
 class TooLarge(Exception):
-    """The object, or something that it is made from, is larger than the bound."""
+    """The object, or a delta base of it, is larger than the bound."""
 
 
-class Objects:
-    """The objects of one repository. Belongs to one thread; `close` it."""
+class ObjectStore:
+    """The objects of one repository. It belongs to one thread and must be closed."""
 
     def __init__(self, directory: str) -> None:
         self._store = DiskObjectStore(directory, loose_object_size_limit=_BASE_BYTES_MAX)
@@ -66,22 +66,22 @@ class Objects:
         self._packs: list[Pack] | None = None
 
     def close(self) -> None:
-        """Lets go of packs and files."""
+        """Closes packs and files."""
         self._store.close()
 
     def read(self, object_id: str, bytes_max: int) -> tuple[int, bytes]:
-        """Kind and content; `TooLarge` beyond the bound, `Retryable` WF506 when it is missing or damaged."""
+        """Kind and content; `TooLarge` beyond the bound, `Retryable` WF506 if it is missing or damaged."""
         try:
             self._check_size(object_id, bytes_max)
             kind, content = self._store.get_raw(ObjectID(object_id.encode("ascii")))
         except KeyError as error:
             raise unreadable(object_id, "is missing") from error
         except DAMAGE as error:
-            # The calls that failed still point into the pack, which could not be closed while they do.
+            # The frames of the failed calls still refer to the pack, which could not be closed otherwise.
             traceback.clear_frames(error.__traceback__)
             raise unreadable(object_id, "is damaged") from error
         except OSError as error:
-            # Such as a pack that another process is replacing.
+            # For example because another process is replacing the pack.
             raise unreadable(object_id, "cannot be read now") from error
         if _id_of(kind, content) != object_id:
             raise unreadable(object_id, "is damaged")
@@ -94,7 +94,7 @@ class Objects:
                 return
         if self._packs is not None and self._is_checked_in(self._packs, object_id, bytes_max):
             return
-        # Listing the packs costs more than reading a small object, so it is done again only for one that is in none.
+        # Listing the packs costs more than reading a small object, so it is repeated only for an object that is in none.
         self._packs = [pack for store in self._stores for pack in store.packs]
         if not self._is_checked_in(self._packs, object_id, bytes_max):
             raise KeyError(object_id)
@@ -107,7 +107,7 @@ class Objects:
         return False
 
     def _check_packed(self, pack: Pack, object_id: str, bytes_max: int) -> None:
-        """Follows the chain of differences; raises `KeyError` when the pack does not hold the object."""
+        """Follows the delta chain; raises `KeyError` if the pack does not hold the object."""
         offset = pack.index.object_offset(ObjectID(object_id.encode("ascii")))
         bound = bytes_max
         with open(pack.data.path, "rb") as file:
@@ -119,14 +119,14 @@ class Objects:
                     return
                 bound = _BASE_BYTES_MAX
                 offset = head.base_offset if head.base_offset is not None else self._base_in(pack, head.base_id or b"")
-        raise ValueError("the chain of differences has no end")
+        raise ValueError("the delta chain is too long")
 
     def _base_in(self, pack: Pack, base_id: bytes) -> int:
         try:
             return pack.index.object_offset(RawObjectID(base_id))
         except KeyError as error:
-            # A pack on disk is complete; only a pack on the wire may lean on objects elsewhere.
-            raise ValueError("the base of a difference is in no pack") from error
+            # A pack on disk is complete; only a pack on the wire may use bases elsewhere.
+            raise ValueError("a delta base is not in the pack") from error
 
 
 def _with_alternates(store: DiskObjectStore, depth: int) -> Iterator[DiskObjectStore]:
@@ -138,7 +138,7 @@ def _with_alternates(store: DiskObjectStore, depth: int) -> Iterator[DiskObjectS
 
 
 class _PackedHead:
-    """The first bytes of an object in a pack: its declared size, and for a difference its base and both sizes."""
+    """The first bytes of a packed object: its declared size, and for a delta its base and both sizes."""
 
     def __init__(self, file: BinaryIO, offset: int) -> None:
         if offset < 12:
@@ -168,14 +168,14 @@ class _PackedHead:
             at += 20
         else:
             return
-        # The base's own size is checked when its turn comes.
+        # The size of the base is checked in the next step.
         sizes = zlib.decompressobj().decompress(head[at:], 40)
         _, at = _varint(sizes, 0)
         self.result_bytes, _ = _varint(sizes, at)
 
 
 def _id_of(kind: int, content: bytes) -> str:
-    """What the object's id has to be; dulwich does not check it when it reads."""
+    """The id that the content has; dulwich does not verify it on reading."""
     digest = hashlib.sha1(_NAMES[kind] + b" %d\0" % len(content), usedforsecurity=False)
     digest.update(content)
     return digest.hexdigest()
@@ -203,6 +203,6 @@ def _check_loose(path: str, bytes_max: int) -> None:
         raise TooLarge(path)
 
 
-def unreadable(object_id: str, why: str) -> Retryable:
-    """The error for an object that cannot be read now; a later push or a repair may bring it."""
-    return Retryable(codes.OBJECT_UNREADABLE, f"object {object_id[:12]} {why}", after_s=5)
+def unreadable(object_id: str, problem: str) -> Retryable:
+    """The error for an object that cannot be read now; a later push or a repair may fix that."""
+    return Retryable(codes.OBJECT_UNREADABLE, f"object {object_id[:12]} {problem}", after_s=5)

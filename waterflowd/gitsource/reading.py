@@ -1,6 +1,6 @@
-"""Reads commits, workflow files and blobs from a directory of objects, wherever it is: a local repository's or a mirror's.
+"""Reads commits, workflow files and blobs from an object directory: a local repository's or a mirror's.
 
-The functions block, and open the objects for each call.
+The functions block, and open the object store for each call.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from contextlib import closing
 
 from waterflow_agent.errors import Stalled
 from waterflowd.gitsource import commits, objects
-from waterflowd.gitsource.objects import Objects
-from waterflowd.gitsource.trees import Trees
+from waterflowd.gitsource.objects import ObjectStore
+from waterflowd.gitsource.trees import TreeReader
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision, TreeFile
 
 _COMMIT_BYTES_MAX = 1 << 20
-#: Tags of tags; nobody makes them on purpose.
-_TAGS_DEEP_MAX = 5
+#: Tags of tags.
+_TAG_DEPTH_MAX = 5
 
 
 def revision(directory: str, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
     """See `Source.revision`."""
-    with closing(Objects(directory)) as store:
+    with closing(ObjectStore(directory)) as store:
         found = commit(store, object_id)
-        trees = Trees(store)
+        trees = TreeReader(store)
         files = trees.files(found.tree, folders)
         return Revision(commit=found, files=files, changes=trees.changes(previous_tree, found.tree))
 
@@ -32,7 +32,7 @@ def revision(directory: str, object_id: str, previous_tree: str | None, folders:
 def blobs(directory: str, ids: Sequence[str]) -> dict[str, bytes | None]:
     """See `Source.blobs`."""
     contents: dict[str, bytes | None] = {}
-    with closing(Objects(directory)) as store:
+    with closing(ObjectStore(directory)) as store:
         for object_id in ids:
             try:
                 kind, content = store.read(object_id, FILE_BYTES_MAX)
@@ -40,27 +40,27 @@ def blobs(directory: str, ids: Sequence[str]) -> dict[str, bytes | None]:
                 contents[object_id] = None
                 continue
             if kind != objects.BLOB:
-                raise objects.unreadable(object_id, "is no file")
+                raise objects.unreadable(object_id, "is not a file")
             contents[object_id] = content
     return contents
 
 
 def lookup(directory: str, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
     """See `Source.lookup`."""
-    with closing(Objects(directory)) as store:
-        trees = Trees(store)
+    with closing(ObjectStore(directory)) as store:
+        trees = TreeReader(store)
         return {path: found for path in paths if (found := trees.find(tree, path)) is not None}
 
 
 def files(directory: str, commit_id: str, paths: Sequence[str]) -> dict[str, bytes]:
-    """The contents of plain files of a commit, by path; what is not there is left out.
+    """The contents of regular files of a commit, by path; missing files are left out.
 
-    Raises `Stalled` for what is no plain file, or is larger than a workflow file may be, `Retryable` WF506 when an object
-    cannot be read.
+    Raises `Stalled` for anything but a regular file, and for a file that is larger than a workflow file may be, `Retryable`
+    WF506 if an object cannot be read.
     """
     contents: dict[str, bytes] = {}
-    with closing(Objects(directory)) as store:
-        trees, tree = Trees(store), commit(store, commit_id).tree
+    with closing(ObjectStore(directory)) as store:
+        trees, tree = TreeReader(store), commit(store, commit_id).tree
         for path in paths:
             found = trees.find(tree, path)
             if found is None:
@@ -72,22 +72,22 @@ def files(directory: str, commit_id: str, paths: Sequence[str]) -> dict[str, byt
             except objects.TooLarge as error:
                 raise Stalled(codes.LIMIT, f"{path} is larger than {FILE_BYTES_MAX:,} bytes") from error
             if kind != objects.BLOB:
-                raise objects.unreadable(found.blob, "is no file")
+                raise objects.unreadable(found.blob, "is not a file")
     return contents
 
 
 def file(directory: str, commit_id: str, path: str) -> bytes | None:
-    """The content of a plain file of a commit; None for what is not there, is no plain file, or is too large."""
-    with closing(Objects(directory)) as store:
-        found = Trees(store).find(commit(store, commit_id).tree, path)
+    """The content of a regular file of a commit; None if there is none, or it is too large."""
+    with closing(ObjectStore(directory)) as store:
+        found = TreeReader(store).find(commit(store, commit_id).tree, path)
     if found is None or found.problem is not None:
         return None
     return blobs(directory, [found.blob])[found.blob]
 
 
-def commit(store: Objects, object_id: str) -> Commit:
-    """The commit that the id of a commit or of a tag leads to."""
-    for _ in range(_TAGS_DEEP_MAX):
+def commit(store: ObjectStore, object_id: str) -> Commit:
+    """The commit with this id, or the one that a tag with this id leads to."""
+    for _ in range(_TAG_DEPTH_MAX):
         try:
             kind, content = store.read(object_id, _COMMIT_BYTES_MAX)
             if kind == objects.COMMIT:
@@ -99,4 +99,4 @@ def commit(store: Objects, object_id: str) -> Commit:
             raise Stalled(codes.LIMIT, f"commit {object_id[:12]} is larger than {_COMMIT_BYTES_MAX:,} bytes") from error
         except ValueError as error:
             raise objects.unreadable(object_id, f"is damaged: {error}") from error
-    raise objects.unreadable(object_id, "is no commit")
+    raise objects.unreadable(object_id, "is not a commit")

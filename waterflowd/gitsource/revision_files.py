@@ -1,8 +1,8 @@
-"""The files of a commit for working directories: which there are, and what is in them.
+"""The files of a commit for agents' checkouts: the list of files, and their content.
 
-Rules of this file: a tree is sent as it is or not at all. What could stand outside of the directory (a hostile name, a link
-that leads out) refuses the checkout with the path, and the patterns can leave it out. A submodule is an empty directory, as
-it is for Git until somebody fills it. Lists and recently read files are kept for a while, as many agents ask for the same ones.
+Rules of this file: a tree is sent as it is or not at all. A hostile name, or a link that leads out of the tree, fails the
+checkout with an error that names the path; the checkout's patterns can exclude it. A submodule is an empty directory, as in Git
+until it is initialized. Lists and recently read files are cached for a while, because many agents request the same ones.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
-from waterflowd.gitsource import links, objects, reading, walk
-from waterflowd.gitsource.objects import Objects
+from waterflowd.gitsource import links, objects, reading, tree_walk
+from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.gitsource.worker import Worker
 from waterflowd.model.records import Checkout, FilesListed
@@ -31,10 +31,10 @@ Result = TypeVar("Result")
 
 _LINK_BYTES_MAX = 4_096
 _CALL_TIMEOUT_S = 60.0
-#: Files of all lists that are kept, and bytes of files, for each repository.
+#: Limits of the cache of one repository: entries of file lists, and bytes of files.
 _LISTED_MAX = 2 * file_list.FILES_MAX
-_READ_BYTES_MAX = 32 << 20
-#: Without a question for this long, what was kept goes.
+_CACHED_BYTES_MAX = 32 << 20
+#: The cache is cleared after this long without a request.
 _IDLE_S = 30.0
 _KINDS = {0o100644: FileKind.FILE, 0o100755: FileKind.EXECUTABLE, 0o100664: FileKind.FILE, 0o160000: FileKind.SUBMODULE}
 
@@ -65,7 +65,7 @@ class RevisionFileReader:
         if settings is None:
             raise Rejected(
                 codes.NOT_FOUND,
-                f'the repository "{escape_for_display(repository)}" is not in the configuration any more',
+                f'repository "{escape_for_display(repository)}" is no longer in the configuration',
             )
         if repository not in self._readers:
             self._readers[repository] = _Reader(repository, lambda: self._opener.objects(settings))
@@ -73,15 +73,15 @@ class RevisionFileReader:
 
 
 class _Reader:
-    """One repository; its calls come after each other, in a thread of its own."""
+    """One repository. Its calls run one at a time in one thread."""
 
     def __init__(self, name: str, directory: Callable[[], str]) -> None:
         self._directory = directory
         self._worker = Worker(f"files {name}")
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._lists: OrderedDict[Checkout, FilesListed] = OrderedDict()
-        self._read: OrderedDict[bytes, bytes] = OrderedDict()
-        self._read_bytes = 0
+        self._cached: OrderedDict[bytes, bytes] = OrderedDict()
+        self._cached_bytes = 0
         self._idle: asyncio.TimerHandle | None = None
 
     async def listed(self, checkout: Checkout) -> FilesListed:
@@ -99,7 +99,7 @@ class _Reader:
             self._idle.cancel()
 
     async def _call(self, function: Callable[[], Result]) -> Result:
-        async with self._turn:
+        async with self._lock:
             if self._idle is not None:
                 self._idle.cancel()
             try:
@@ -109,8 +109,8 @@ class _Reader:
 
     def _forget(self) -> None:
         self._lists.clear()
-        self._read.clear()
-        self._read_bytes = 0
+        self._cached.clear()
+        self._cached_bytes = 0
 
     def _list(self, checkout: Checkout) -> FilesListed:
         found = self._lists.get(checkout)
@@ -124,13 +124,13 @@ class _Reader:
     def _pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
         pieces: list[FileChunk] = []
         left = bytes_max
-        with closing(Objects(self._directory())) as store:
+        with closing(ObjectStore(self._directory())) as store:
             for blob in blobs:
                 try:
                     content = self._content(store, blob)
                 except (Retryable, Stalled):
                     if pieces:
-                        # It is asked for again, as the first one, and then this is the answer.
+                        # The agent requests it again as the first one, and then gets the error.
                         break
                     raise
                 part = content[offset : offset + left]
@@ -141,32 +141,32 @@ class _Reader:
                 offset = 0
         return pieces
 
-    def _content(self, store: Objects, blob: bytes) -> bytes:
-        content = self._read.get(blob)
+    def _content(self, store: ObjectStore, blob: bytes) -> bytes:
+        content = self._cached.get(blob)
         if content is not None:
-            self._read.move_to_end(blob)
+            self._cached.move_to_end(blob)
             return content
         try:
             kind, content = store.read(blob.hex(), file_list.FILE_BYTES_MAX)
         except objects.TooLarge as error:
-            text = f"it is larger than {file_list.FILE_BYTES_MAX >> 20} MiB; leave it out with the job's checkout"
+            text = f"the file is larger than {file_list.FILE_BYTES_MAX >> 20} MiB; exclude it in the job's checkout"
             raise Stalled(codes.LIMIT, text) from error
         if kind != objects.BLOB:
-            raise objects.unreadable(blob.hex(), "is no file")
-        self._read[blob] = content
-        self._read_bytes += len(content)
-        while len(self._read) > 1 and self._read_bytes > _READ_BYTES_MAX:
-            self._read_bytes -= len(self._read.popitem(last=False)[1])
+            raise objects.unreadable(blob.hex(), "is not a file")
+        self._cached[blob] = content
+        self._cached_bytes += len(content)
+        while len(self._cached) > 1 and self._cached_bytes > _CACHED_BYTES_MAX:
+            self._cached_bytes -= len(self._cached.popitem(last=False)[1])
         return content
 
 
 def listed(directory: str, checkout: Checkout) -> FilesListed:
     """The files of a checkout.
 
-    Raises `Stalled` WF508 (too many, too deep), WF520 (a link that leads out) and WF523 (a name that may not be), `Retryable`
+    Raises `Stalled` WF508 (too many or too deep), WF520 (a link that leads out) and WF523 (an unsafe name), and `Retryable`
     WF506 for an object that cannot be read.
     """
-    with closing(Objects(directory)) as store:
+    with closing(ObjectStore(directory)) as store:
         tree = reading.commit(store, checkout.revision).tree
         entries = sorted(_entries(store, tree, checkout.patterns), key=lambda entry: entry.path)
         _check_links(store, entries)
@@ -176,9 +176,9 @@ def listed(directory: str, checkout: Checkout) -> FilesListed:
     return FilesListed(content=content, blobs=frozenset(entry.blob for entry in entries if entry.blob))
 
 
-def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[FileEntry]:
+def _entries(store: ObjectStore, root: str, patterns: Sequence[str]) -> Iterator[FileEntry]:
     count = 0
-    for prefix, found in walk.folders(store, root):
+    for prefix, found in tree_walk.folders(store, root):
         count += len(found)
         if count > file_list.FILES_MAX:
             raise _too_many()
@@ -186,7 +186,7 @@ def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[Fil
         for name, mode, object_id in found:
             path = prefix + name
             if names[name] > 1 or b"/" in name or not file_list.is_safe(path):
-                raise Stalled(codes.UNSAFE_NAME, f"{_text(path)}: the name is none that Git would make")
+                raise Stalled(codes.UNSAFE_NAME, f"{_text(path)}: Git would not create a file with this name")
             is_chosen = not patterns or globs.selects(patterns, path.decode("utf-8", "surrogateescape"))
             if is_chosen and not stat.S_ISDIR(mode):
                 yield _entry(path, mode, object_id)
@@ -195,22 +195,22 @@ def _entries(store: Objects, root: str, patterns: Sequence[str]) -> Iterator[Fil
 def _entry(path: bytes, mode: int, object_id: str) -> FileEntry:
     kind = FileKind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
     if kind is None:
-        raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: its mode is {mode:o}, expected 100644 or 100755")
+        raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: the mode is {mode:o}, expected 100644 or 100755")
     return FileEntry(path, kind, b"" if kind is FileKind.SUBMODULE else bytes.fromhex(object_id))
 
 
-def _check_links(store: Objects, entries: Sequence[FileEntry]) -> None:
+def _check_links(store: ObjectStore, entries: Sequence[FileEntry]) -> None:
     targets: dict[bytes, bytes] = {}
     for entry in entries:
         if entry.kind is FileKind.LINK:
             try:
                 _, targets[entry.path] = store.read(entry.blob.hex(), _LINK_BYTES_MAX)
             except objects.TooLarge as error:
-                raise Stalled(codes.SYMLINK, f"{_text(entry.path)}: a link with too long a target") from error
+                raise Stalled(codes.SYMLINK, f"{_text(entry.path)}: the target of the link is too long") from error
     for path, target in targets.items():
         if links.leaves(targets, path):
             text = (
-                f"{_text(path)}: a link to {_text(target)}, out of the repository; leave it out with the job's checkout"
+                f"{_text(path)}: links to {_text(target)}, outside of the repository; exclude it in the job's checkout"
             )
             raise Stalled(codes.SYMLINK, text)
 
@@ -220,5 +220,5 @@ def _text(path: bytes) -> str:
 
 
 def _too_many() -> Stalled:
-    text = f"the commit has more than {file_list.FILES_MAX:,} files; choose some of them with the job's checkout"
+    text = f"the commit has more than {file_list.FILES_MAX:,} files; select some of them in the job's checkout"
     return Stalled(codes.LIMIT, text)

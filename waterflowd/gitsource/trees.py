@@ -1,8 +1,8 @@
-"""Trees: the workflow files below some folders, and what differs between two of them.
+"""The workflow files in some folders of a tree, and the differences between two trees.
 
-Rules of this file: only plain files are files. Whatever else is named like a workflow becomes a problem of that one file,
-and is neither followed nor entered; so nothing outside the repository can be read. Work is bounded by counts, and a bound
-that is passed has a name.
+Rules of this file: only regular files are read. Anything else that is named like a workflow is reported as a problem of that
+path, and is neither followed nor entered; so nothing outside the repository can be read. All work is bounded, and exceeding a
+bound is an error of its own.
 """
 
 from __future__ import annotations
@@ -10,44 +10,37 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Sequence
 
-from dulwich.objects import parse_tree
-
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.gitsource import objects
-from waterflowd.gitsource.objects import Objects
+from waterflowd.gitsource.objects import ObjectStore
+from waterflowd.gitsource.tree_walk import FILE_MODES, TreeEntry, read_tree
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.source import CHANGED_PATHS_MAX, DEPTH_MAX, FILES_MAX, Changes, TreeFile
 
-#: A directory of 100,000 files is about 4 MiB.
-_TREE_BYTES_MAX = 16 << 20
-#: Trees that are read for one listing or comparison.
+#: Trees read for one listing or comparison.
 _TREES_MAX = 20_000
-#: Trees that are in memory at a time while single paths are looked up.
+#: Trees cached while single paths are looked up.
 _TREES_KEPT = 100
 #: Nested directories of a comparison; Linux takes paths of 4,096 bytes.
 _COMPARE_DEPTH_MAX = 256
 _PATH_BYTES_MAX = 1_024
 _SUFFIXES = (b".yml", b".yaml")
 _GITLINK = 0o160000
-_PLAIN_MODES = frozenset({0o100644, 0o100755})
 _UNSAFE_NAMES = frozenset({b"", b".", b"..", b".git"})
 
-#: Name, mode, object id.
-Entry = tuple[bytes, int, str]
 
+class TreeReader:
+    """Reads trees of one repository. The bounds apply to the lifetime of this object."""
 
-class Trees:
-    """Reads trees of one repository, within bounds that hold for the life of this object."""
-
-    def __init__(self, store: Objects) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._count = 0
-        self._read: dict[str, dict[bytes, Entry]] = {}
+        self._read: dict[str, dict[bytes, TreeEntry]] = {}
 
     def files(self, root: str, folders: Sequence[str]) -> tuple[TreeFile, ...]:
-        """The workflow files below the folders, by path; `Stalled` WF508 when they are too many or too deep."""
+        """The workflow files below the folders, by path; `Stalled` WF508 if they are too many or too deep."""
         found: dict[str, TreeFile] = {}
         for folder in folders:
             parts = [part for part in folder.encode().split(b"/") if part not in (b"", b".")]
@@ -55,12 +48,12 @@ class Trees:
                 self._enter(root, parts, found)
             except objects.TooLarge as error:
                 raise _past_limit(
-                    f"a folder on the way to or below {escape_for_display(folder)} is too large to read"
+                    f"a folder above or below {escape_for_display(folder)} is too large to read"
                 ) from error
         return tuple(found[path] for path in sorted(found))
 
     def find(self, root: str, path: str) -> TreeFile | None:
-        """What stands at the path; None for nothing. A link or a submodule on the way is a problem of that path."""
+        """The file at the path; None if there is none. A link or submodule in the path is reported as its problem."""
         try:
             parts = path.encode().split(b"/")
         except UnicodeEncodeError:
@@ -70,7 +63,7 @@ class Trees:
         try:
             return self._find(root, parts)
         except objects.TooLarge:
-            message = "a folder on the way to it is too large to read"
+            message = "a folder above it is too large to read"
             return TreeFile(path=path, blob="", problem=_problem(path, codes.LIMIT, message))
 
     def _find(self, root: str, parts: list[bytes]) -> TreeFile | None:
@@ -81,15 +74,15 @@ class Trees:
                 return None
             _, mode, tree = entry
             is_last = index == len(parts) - 1
-            if is_last or (not stat.S_ISDIR(mode) and mode not in _PLAIN_MODES):
+            if is_last or (not stat.S_ISDIR(mode) and mode not in FILE_MODES):
                 text, problem = _path_text(b"/".join(parts), parts[-1])
                 return TreeFile(path=text, blob=tree, problem=problem or _mode_problem(text, mode))
             if not stat.S_ISDIR(mode):
                 return None
         return None
 
-    def _by_name(self, tree: str) -> dict[bytes, Entry]:
-        """The entries of a tree that many paths may lead through; of a name that stands there twice, the first."""
+    def _by_name(self, tree: str) -> dict[bytes, TreeEntry]:
+        """The entries of a tree by name, cached because many paths may lead through it; the first of a duplicate name."""
         if tree not in self._read:
             if len(self._read) >= _TREES_KEPT:
                 self._read.clear()
@@ -97,31 +90,25 @@ class Trees:
         return self._read[tree]
 
     def changes(self, before: str | None, after: str) -> Changes:
-        """The paths that differ, sorted; incomplete when they are too many, or `before` is gone."""
+        """The paths that differ, sorted; incomplete if they are too many, or `before` no longer exists."""
         paths: list[bytes] = []
         try:
             is_complete = self._compare(before, after, b"", paths, 0)
         except (objects.TooLarge, Retryable):
-            # The old tree may be gone for good, after a forced push and a clean-up. What is needed of the new one has been
+            # The old tree may be gone for good, after a forced push and a cleanup. What is needed of the new tree has been
             # read already.
             is_complete = False
         names = sorted(path.decode("utf-8", "backslashreplace") for path in paths[:CHANGED_PATHS_MAX])
         return Changes(paths=tuple(names), is_complete=is_complete)
 
-    def _entries(self, tree: str) -> list[Entry]:
+    def _entries(self, tree: str) -> list[TreeEntry]:
         self._count += 1
         if self._count > _TREES_MAX:
             raise objects.TooLarge(tree)
-        kind, content = self._store.read(tree, _TREE_BYTES_MAX)
-        if kind != objects.TREE:
-            raise objects.unreadable(tree, "is no tree")
-        try:
-            return [(name, mode, object_id.decode("ascii")) for name, mode, object_id in parse_tree(content, 20)]
-        except objects.DAMAGE as error:
-            raise objects.unreadable(tree, "is damaged") from error
+        return read_tree(self._store, tree)
 
     def _enter(self, root: str, parts: list[bytes], found: dict[str, TreeFile]) -> None:
-        """Walks down to a folder and lists it. A link or a submodule on the way is no folder."""
+        """Walks down to a folder and lists it. A link or submodule in the path is not a folder."""
         tree = root
         for index, part in enumerate(parts):
             entry = next((entry for entry in self._entries(tree) if entry[0] == part), None)
@@ -129,7 +116,7 @@ class Trees:
                 return
             _, mode, tree = entry
             if not stat.S_ISDIR(mode):
-                if mode not in _PLAIN_MODES:
+                if mode not in FILE_MODES:
                     self._add(found, b"/".join(parts[: index + 1]), (part, mode, tree))
                 return
         self._list(tree, b"".join(part + b"/" for part in parts), 0, found)
@@ -144,7 +131,7 @@ class Trees:
                     raise _past_limit(f"folders are nested deeper than {DEPTH_MAX} below a workflow folder")
                 self._list(child, prefix + name + b"/", depth + 1, found)
 
-    def _add(self, found: dict[str, TreeFile], path: bytes, entry: Entry) -> None:
+    def _add(self, found: dict[str, TreeFile], path: bytes, entry: TreeEntry) -> None:
         name, mode, blob = entry
         text, problem = _path_text(path, name)
         if problem is None:
@@ -154,7 +141,7 @@ class Trees:
             raise _past_limit(f"there are more than {FILES_MAX:,} workflow files")
 
     def _compare(self, before: str | None, after: str | None, prefix: bytes, paths: list[bytes], depth: int) -> bool:
-        """Adds what differs to `paths`; False when it stopped early. None stands for an empty tree."""
+        """Adds the differences to `paths`; False if it stopped early. None is an empty tree."""
         if before == after:
             return True
         if depth > _COMPARE_DEPTH_MAX:
@@ -182,38 +169,38 @@ def _names(old: dict[bytes, tuple[int, str]], new: dict[bytes, tuple[int, str]])
 
 
 def _path_text(path: bytes, name: bytes) -> tuple[str, Diagnostic | None]:
-    """The path as text, and what is wrong with it as an identity."""
+    """The path as text, and the problem that makes it unusable as an identity."""
     try:
         text = path.decode("utf-8")
     except UnicodeDecodeError:
         text = path.decode("utf-8", "backslashreplace")
-        return _shown_path(text), _problem(_shown_path(text), codes.UNSAFE_NAME, "the file's name is not UTF-8 text")
+        return _displayed(text), _problem(_displayed(text), codes.UNSAFE_NAME, "the file name is not UTF-8 text")
     if not text.isprintable():
-        message = "the file's name holds a newline, a control character or another one that does not print"
-        return _shown_path(text), _problem(_shown_path(text), codes.UNSAFE_NAME, message)
+        message = "the file name contains a control character or another character that is not printable"
+        return _displayed(text), _problem(_displayed(text), codes.UNSAFE_NAME, message)
     if len(path) > _PATH_BYTES_MAX:
-        message = f"the file's path is longer than {_PATH_BYTES_MAX:,} bytes"
-        return _shown_path(text), _problem(_shown_path(text), codes.UNSAFE_NAME, message)
+        message = f"the file path is longer than {_PATH_BYTES_MAX:,} bytes"
+        return _displayed(text), _problem(_displayed(text), codes.UNSAFE_NAME, message)
     if b"/" in name or name in _UNSAFE_NAMES:
-        return text, _problem(text, codes.UNSAFE_NAME, "the file's name is none that Git would make")
+        return text, _problem(text, codes.UNSAFE_NAME, "Git would not create a file with this name")
     return text, None
 
 
-def _shown_path(text: str) -> str:
+def _displayed(text: str) -> str:
     return escape_for_display(text, _PATH_BYTES_MAX)
 
 
 def _mode_problem(path: str, mode: int) -> Diagnostic | None:
     if stat.S_ISLNK(mode):
-        message = "it is a symbolic link, which is never followed"
+        message = "symbolic links are never followed"
         return _problem(path, codes.SYMLINK, message, "commit the file itself")
     if mode == _GITLINK:
-        message = "it is a submodule, which is never read"
-        return _problem(path, codes.SUBMODULE, message, "watch that repository by itself")
+        message = "submodules are never read"
+        return _problem(path, codes.SUBMODULE, message, "add that repository to the configuration")
     if stat.S_ISDIR(mode):
-        message = "it is a directory with the name of a workflow file"
-        return _problem(path, codes.DIRECTORY, message, "give the directory a name without .yml or .yaml")
-    if mode not in _PLAIN_MODES:
+        message = "a directory is named like a workflow file"
+        return _problem(path, codes.DIRECTORY, message, "rename the directory so that it does not end in .yml or .yaml")
+    if mode not in FILE_MODES:
         return _problem(path, codes.UNKNOWN_MODE, f"its mode is {mode:o}, expected 100644 or 100755")
     return None
 

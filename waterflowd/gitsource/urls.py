@@ -1,8 +1,8 @@
-"""Which repository urls are opened, and what they say.
+"""Parses the URLs of repositories, and refuses those that are never opened.
 
-A url is taken apart here, when the configuration is read, and never handed to a program or a library as a whole: a local
-path is opened in place; https, ssh (as a url or like `user@host:path`) and git are remotes. Everything else is refused, the
-dangerous forms (`ext::`, options, control characters) for good. Secrets do not belong into a url, because urls are shown.
+A URL is parsed here, when the configuration is read, and never handed to a program or a library as a whole: a local path is
+opened in place; https, ssh (as a URL or as `user@host:path`) and git are remotes. Everything else is refused, in particular the
+dangerous forms (`ext::`, options, control characters). Secrets do not belong in a URL, because URLs are displayed.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*::")
 #: `user@host:path` and `host:path`, as Git reads it: a colon before the first slash.
 _SCP_LIKE = re.compile(r"(?:([^/@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^/:@\[\]]+):(.*)")
 _AUTHORITY = re.compile(r"(?:(.*)@)?(\[[0-9A-Fa-f:.]+\]|[^:@\[\]]*)(?::([0-9]{0,5}))?")
-#: No leading hyphen: it would be an option of ssh.
+#: No leading hyphen: ssh would take it for an option.
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
 
 
 class RemoteUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """A remote repository's place, in parts that are safe to hand on. Holds no secret."""
+    """The parsed URL of a remote repository; all parts are safe to pass on. Holds no secret."""
 
     scheme: Scheme
     #: A name or an address, without brackets.
     host: str
     port: int
-    #: Of ssh; empty for the remote's own default.
+    #: For ssh; empty for the default.
     user: str = ""
-    #: As the server gets it: absolute, or for ssh relative to the user's home directory.
+    #: As it is sent to the server: absolute, or for ssh relative to the user's home directory.
     path: str
 
     @property
     def authority(self) -> str:
-        """`host`, or `host:port` when the port is not the scheme's own."""
+        """`host`, or `host:port` if the port is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse(url: str, relative_to: Path | None = None, *, allow_http: bool = False) -> Path | RemoteUrl:
-    """The local path or the remote that a repository's `url` names; raises `Rejected` WF502 for every other form.
+    """The local path or the remote of a repository's `url`; raises `Rejected` WF502 for every other form.
 
-    A relative path counts from `relative_to` (the configuration file's folder), and is refused without it.
+    A relative path is relative to `relative_to` (the configuration file's folder), and refused without it.
     """
     if not url or not url.isprintable():
-        raise _refused(url, "it is empty or holds characters that do not print")
+        raise _refused(url, "it is empty or has characters that are not printable")
     if url.startswith("-"):
         raise _refused(url, "it looks like an option")
     if _HELPER.match(url):
-        raise _refused(url, "remote helpers such as ext:: run programs, and are never used")
+        raise _refused(url, "remote helpers such as ext:: run programs and are not supported")
     scheme = _SCHEME.match(url)
     if scheme is not None:
         return _remote(url, scheme[1].lower(), url[scheme.end() :], allow_http)
@@ -79,25 +79,25 @@ def parse(url: str, relative_to: Path | None = None, *, allow_http: bool = False
     path = Path(url)
     if not path.is_absolute():
         if relative_to is None:
-            raise _refused(url, "a local path begins with /")
+            raise _refused(url, "a local path must be absolute")
         path = relative_to / path
     return path
 
 
 def local_path(url: str, relative_to: Path | None = None) -> Path:
-    """The path that the `url` of a local repository names; raises `Rejected` WF502 for everything else."""
-    place = parse(url, relative_to)
-    if isinstance(place, RemoteUrl):
-        raise _refused(url, "it is no local path")
-    return place
+    """The path of a local repository's `url`; raises `Rejected` WF502 for everything else."""
+    parsed = parse(url, relative_to)
+    if isinstance(parsed, RemoteUrl):
+        raise _refused(url, "it is not a local path")
+    return parsed
 
 
 def _remote(url: str, name: str, rest: str, allow_http: bool) -> RemoteUrl:
     if name == "file":
-        raise _refused(url, "write the path itself, without file://")
+        raise _refused(url, "write the path without file://")
     scheme = _SCHEMES.get(name)
     if scheme is None:
-        raise _refused(url, "nobody knows this kind of url; https, ssh, git and local paths are opened")
+        raise _refused(url, "unsupported scheme; use https, ssh, git or a local path")
     authority, slash, path = rest.partition("/")
     found = _AUTHORITY.fullmatch(authority)
     if found is None or "?" in rest or "#" in rest:
@@ -106,17 +106,17 @@ def _remote(url: str, name: str, rest: str, allow_http: bool) -> RemoteUrl:
     _check_user(url, scheme, user)
     _check_host(url, host)
     if scheme == "http" and not allow_http:
-        raise _refused(url, "http shows the code and the credentials to everybody on the way: use https")
+        raise _refused(url, "http exposes the code and the credentials to the network; use https")
     if port is not None and not 0 < int(port or 0) < 65_536:
-        raise _refused(url, "its port is none")
+        raise _refused(url, "its port is invalid")
     if not path.strip("/"):
-        raise _refused(url, "it names no repository: a path is missing")
+        raise _refused(url, "it has no path to a repository")
     return RemoteUrl(
         scheme=scheme,
         host=host,
         port=int(port) if port else PORTS[scheme],
         user=user or "",
-        # For https the path stays escaped as it was written; the others send it as it is meant.
+        # For https the path stays percent-encoded as written; the other schemes send it decoded.
         path=slash + path if scheme in ("https", "http") else _checked_path(url, unquote(slash + path)),
     )
 
@@ -126,7 +126,7 @@ def _ssh_like_scp(url: str, found: re.Match[str]) -> RemoteUrl:
     _check_user(url, "ssh", user)
     _check_host(url, host)
     if not path.strip("/"):
-        raise _refused(url, "it names no repository: a path is missing")
+        raise _refused(url, "it has no path to a repository")
     return RemoteUrl(scheme="ssh", host=host, port=22, user=user or "", path=_checked_path(url, path))
 
 
@@ -134,14 +134,17 @@ def _check_user(url: str, scheme: Scheme, user: str | None) -> None:
     if user is None:
         return
     if ":" in user:
-        what = "use ssh-key-file" if scheme == "ssh" else "write user:password into a file with mode 0600 and name it"
-        where = "" if scheme == "ssh" else " with credentials-file"
-        raise _refused(url, f"a password in a url is shown to everybody: take it out, and {what}{where}")
+        advice = (
+            "use ssh-key-file"
+            if scheme == "ssh"
+            else "put user:password into a file with mode 0600 and set credentials-file"
+        )
+        raise _refused(url, f"a password in a URL is visible to everybody; remove it and {advice}")
     if scheme != "ssh":
-        text = "a user in it may be a token: take it out, write user:token into a file with mode 0600 and name it with"
-        raise _refused(url, f"{text} credentials-file")
+        text = "a user in a URL may be a token; remove it, put user:token into a file with mode 0600 and set credentials-file"
+        raise _refused(url, text)
     if not _USER.fullmatch(user):
-        raise _refused(url, "its user is none")
+        raise _refused(url, "its user is invalid")
 
 
 def _check_host(url: str, host: str) -> None:
@@ -149,19 +152,19 @@ def _check_host(url: str, host: str) -> None:
         ipaddress.ip_address(host)
     except ValueError:
         if not _HOST.fullmatch(host):
-            raise _refused(url, "its host is none") from None
+            raise _refused(url, "its host is invalid") from None
 
 
 def _checked_path(url: str, path: str) -> str:
     if not path.isprintable():
-        raise _refused(url, "its path holds characters that do not print")
+        raise _refused(url, "its path has characters that are not printable")
     if path.startswith("-"):
         raise _refused(url, "its path looks like an option")
     return path
 
 
 def without_secrets(url: str) -> str:
-    """The url for people: without whatever stands before the host, unless it is a user of ssh alone."""
+    """The URL for display: without credentials; only an ssh user without a password is kept."""
     scheme = _SCHEME.match(url)
     if scheme is None:
         before, at, rest = url.partition("@")
@@ -173,7 +176,7 @@ def without_secrets(url: str) -> str:
     return url
 
 
-def _refused(url: str, why: str) -> Rejected:
+def _refused(url: str, problem: str) -> Rejected:
     return Rejected(
-        codes.URL_REFUSED, f'url "{escape_for_display(without_secrets(url))}": {why}', where="url", status=422
+        codes.URL_REFUSED, f'url "{escape_for_display(without_secrets(url))}": {problem}', where="url", status=422
     )

@@ -1,8 +1,7 @@
-"""A thread for blocking reads, so that a slow or hanging disk holds up one repository and never the loop.
+"""A thread for blocking reads, so that a slow or hanging disk delays one repository and never the event loop.
 
 Theory: a thread that hangs in the kernel (a dead network file system) cannot be ended. So it is a daemon thread, which the
-process does not wait for; calls are given up after a time; and while one hangs, new ones are refused at once instead of
-piling up behind it.
+process does not wait for; calls time out; and while one hangs, new ones fail at once instead of piling up behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"
 
 
 class Worker:
-    """Runs one call at a time in a thread of its own, which is started by the first call."""
+    """Runs one call at a time in its thread, which the first call starts."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -30,9 +29,9 @@ class Worker:
         self._is_busy = False
 
     async def call(self, function: Callable[[], Result], timeout_s: float) -> Result:
-        """The function's result or exception; `Retryable` WF505 when it takes too long or an earlier one still does."""
+        """The function's result or exception; `Retryable` WF505 if it takes too long or an earlier call still hangs."""
         if self._is_busy:
-            raise Retryable(codes.TOO_SLOW, "an earlier read of the repository still hangs", after_s=5)
+            raise Retryable(codes.TOO_SLOW, "an earlier read of the repository is still hanging", after_s=5)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if self._thread is None:
@@ -44,10 +43,10 @@ class Worker:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
-            raise Retryable(codes.TOO_SLOW, f"the repository did not answer in {timeout_s:g} s") from error
+            raise Retryable(codes.TOO_SLOW, f"reading the repository timed out after {timeout_s:g} s") from error
 
     def close(self) -> None:
-        """Lets the thread end after what it does now. Idempotent."""
+        """Lets the thread end after its current call. Idempotent."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread = None
@@ -64,9 +63,9 @@ class Worker:
             try:
                 loop.call_soon_threadsafe(self._settle, future, result, failure)
             except RuntimeError:
-                # The loop was closed meanwhile: nobody waits any more.
+                # The event loop was closed meanwhile, so nothing waits for the result.
                 return
-            # A thread that waits for its next job must not keep the last one's result alive.
+            # A waiting thread must not keep the last result alive.
             del function, future, job, result, failure
 
     def _settle(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:

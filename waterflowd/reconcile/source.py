@@ -68,7 +68,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     changes: Changes
 
 
-class Watching(msgspec.Struct, frozen=True, kw_only=True):
+class WatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How changes are noticed: at once, or only when somebody looks. The code is stable, the text is one sentence."""
 
     is_watching: bool
@@ -109,7 +109,7 @@ class Source(Protocol):
         """
         ...
 
-    def watching(self) -> Watching:
+    def watch_status(self) -> WatchStatus:
         """How changes are noticed at the moment."""
         ...
 

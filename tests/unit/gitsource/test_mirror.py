@@ -27,8 +27,8 @@ def made(tmp_path: Path) -> Mirror:
 def test_what_is_noted_is_known_again(made: Mirror) -> None:
     """By the next process; nobody but the owner may look."""
     assert made.fetched_at is None
-    made.take(fetched("a", shallow=("a",)))
-    made.take(fetched("b"))
+    made.record(fetched("a", shallow=("a",)))
+    made.record(fetched("b"))
     again = Mirror(made.path, "git://host/ops")
     again.open()
     assert (again.state.commits, again.state.shallow) == (("a", "b"), ("a",))
@@ -39,42 +39,42 @@ def test_what_is_noted_is_known_again(made: Mirror) -> None:
 @pytest.mark.parametrize("note", [b"", b"{", b'{"place": 7}', b"\xff", None])
 def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes | None) -> None:
     """Nothing is claimed that may not be there."""
-    made.take(fetched("a"))
+    made.record(fetched("a"))
     (made.path / "objects" / "pack" / "pack-x.pack").touch()
     if note is None:
         (made.path / "waterflow.json").unlink()
     else:
         (made.path / "waterflow.json").write_bytes(note)
     made.open()
-    assert (made.state.complete, made.packs()) == ((), 0)
+    assert (made.state.complete, made.pack_count()) == ((), 0)
 
 
 def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
     """A child that was killed had no time for it."""
-    made.take(fetched("a"))
+    made.record(fetched("a"))
     for name in ("objects/tmp_pack_x", "objects/tmp_fetch_y", "objects/pack/pack-without-index.pack"):
         (made.path / name).touch()
     Path(made.begin_fresh(), "x").touch()
     made.open()
     assert sorted(path.name for path in (made.path / "objects").iterdir()) == ["info", "pack"]
-    assert made.packs() == 0
+    assert made.pack_count() == 0
     assert [path.name for path in made.path.parent.iterdir()] == ["ops.git"]
 
 
 def test_only_the_newest_commits_are_kept_in_mind(made: Mirror) -> None:
     """A server is not told of thousands."""
     for number in range(400):
-        made.take(fetched(f"{number}", shallow=(f"{number}",)))
+        made.record(fetched(f"{number}", shallow=(f"{number}",)))
     assert len(made.state.commits) == len(made.state.shallow) == 256
     assert made.state.commits[-1] == "399"
 
 
 def test_the_age_is_said_in_the_largest_unit(made: Mirror) -> None:
     """For people."""
-    assert mirror.ago(None) == "never fetched yet"
-    made.take(fetched())
+    assert mirror.age_text(None) == "never fetched yet"
+    made.record(fetched())
     for seconds, expected in ((90, "1 min"), (7_300, "2 h"), (200_000, "2 d")):
         os.utime(made.path / "waterflow.json", (0, 0))
         at = made.fetched_at
         assert at == 0
-        assert mirror.ago(time.time() - seconds) == f"last fetched {expected} ago"
+        assert mirror.age_text(time.time() - seconds) == f"last fetched {expected} ago"

@@ -1,1 +1,1 @@
-"""Remote repositories: fetched by child processes into mirrors on this machine."""
+"""Remote repositories: child processes fetch them into mirrors on this machine."""

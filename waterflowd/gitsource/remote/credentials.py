@@ -1,7 +1,7 @@
-"""Where the secrets for a remote come from: a file that only the daemon's user reads, or the daemon's environment.
+"""Loads the credentials for a remote: from files that only the daemon's user can read, or the daemon's environment.
 
-Rules of this file: secrets are read for each fetch, so a new token counts at once. An error names the file or the variable,
-and never says what is in it.
+Rules of this file: credentials are read for each fetch, so a new token takes effect at once. An error names the file or the
+variable, and never its content.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
 
-#: Followed by the repository's name, in capitals, with `_` for everything but letters and digits.
+#: Followed by the repository's name in capitals, with `_` for everything but letters and digits.
 VARIABLE_PREFIX = "WATERFLOWD_GIT_TOKEN_"
-#: The user that goes with a token alone; GitHub, GitLab and Gitea look at the token and take any name.
+#: The user name for a token without one; GitHub, GitLab and Gitea accept any.
 _TOKEN_USER = "x-access-token"
 _SECRET_BYTES_MAX = 16 << 10
 
@@ -32,7 +32,7 @@ def variable(name: str) -> str:
 
 
 def load(settings: RepositorySettings, url: RemoteUrl, environment: Mapping[str, str]) -> RemoteCredentials:
-    """How the repository's remote is entered. Blocks on files; raises `Stalled` WF507 for one that cannot be used."""
+    """The credentials of the repository. Blocks on files; raises `Stalled` WF507 for one that cannot be used."""
     if settings.ca_file:
         _check_readable(settings.ca_file, "ca-file")
     if url.scheme == "ssh":
@@ -49,7 +49,7 @@ def load(settings: RepositorySettings, url: RemoteUrl, environment: Mapping[str,
 def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> HttpCredentials | None:
     name = variable(settings.name)
     if environment.get(name):
-        return _parsed(environment[name], f"the environment variable {name}")
+        return _parse(environment[name], f"the environment variable {name}")
     if settings.credentials_file:
         path = settings.credentials_file
         _check_private(path, "credentials-file")
@@ -57,15 +57,15 @@ def _login(settings: RepositorySettings, environment: Mapping[str, str]) -> Http
             with open(path, encoding="utf-8") as file:
                 text = file.read(_SECRET_BYTES_MAX)
         except (OSError, UnicodeDecodeError) as error:
-            raise _unusable("credentials-file", path, "cannot be read as text") from error
-        return _parsed(text, f"credentials-file {escape_for_display(path)}")
+            raise _unusable("credentials-file", path, "cannot be read as UTF-8 text") from error
+        return _parse(text, f"credentials-file {escape_for_display(path)}")
     return None
 
 
-def _parsed(text: str, source: str) -> HttpCredentials:
+def _parse(text: str, source: str) -> HttpCredentials:
     line = text.strip()
     if not line or not line.isprintable():
-        raise Stalled(codes.ACCESS, f"{source} holds no token: expected one line, a token or user:token")
+        raise Stalled(codes.ACCESS, f"{source} does not hold a token; expected one line with a token or user:token")
     user, colon, secret = line.partition(":")
     return (
         HttpCredentials(user=user, secret=secret)
@@ -75,18 +75,18 @@ def _parsed(text: str, source: str) -> HttpCredentials:
 
 
 def _check_private(path: str, key: str) -> None:
-    """Refuses what others may read: like ssh the group too, when the file is the daemon's own."""
+    """Refuses a file that other users can read; for the daemon's own file that includes its group, as in ssh."""
     status = _status(path, key)
     is_own = status.st_uid == os.geteuid()
     if status.st_mode & (0o077 if is_own else 0o007):
-        raise _unusable(key, path, f"may be read by others: chmod 600 {escape_for_display(path)}")
+        raise _unusable(key, path, f"can be read by other users; next: chmod 600 {escape_for_display(path)}")
     _check_readable(path, key)
 
 
 def _check_readable(path: str, key: str) -> None:
     _status(path, key)
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise _unusable(key, path, "cannot be read by the daemon's user")
+        raise _unusable(key, path, "is not readable by the daemon's user")
 
 
 def _status(path: str, key: str) -> os.stat_result:
@@ -95,9 +95,9 @@ def _status(path: str, key: str) -> os.stat_result:
     except OSError as error:
         raise _unusable(key, path, f"cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise _unusable(key, path, "is no file")
+        raise _unusable(key, path, "is not a regular file")
     return status
 
 
-def _unusable(key: str, path: str, why: str) -> Stalled:
-    return Stalled(codes.ACCESS, f"{key} {escape_for_display(path)} {why}")
+def _unusable(key: str, path: str, problem: str) -> Stalled:
+    return Stalled(codes.ACCESS, f"{key} {escape_for_display(path)} {problem}")

@@ -1,16 +1,15 @@
-"""A fetch child: one process for one fetch of one remote, which ends with an answer on its output.
+"""A fetch child: one process for one fetch of one remote, which ends with a response on its output.
 
 Rules of this file:
 
-- Whatever a remote sends ends in this process. It bounds its own memory, time, and what it writes; it has no secrets but
-  those of this remote, and it is ended with everything it has started when the daemon is gone or the time is up.
-- Fetched are the watched tips, each with its tree and without its history where the server can do that. The server is told
-  which commits are complete here (and which of these have no parents here, or it would leave out what only those bring), and
-  sends the difference.
-- Requests are written as a whole before an answer is read: with a depth, answers to the depth come before those to the
-  commits, and dulwich would take the ones for the others.
-- Packs go through dulwich, which computes each object's id from its content; what a tip leads to is read back before it is
-  called complete.
+- All data of a remote is handled in this process. It limits its memory, its time and what it writes; it has only the secrets
+  of this remote, and is killed with its children when the daemon ends or the time is up.
+- The watched refs are fetched with their trees, and without history if the server supports that. The server is told which
+  commits are complete in the mirror, and which of these are shallow, and sends only what is missing.
+- A request is written as a whole before the response is read: with a depth, the shallow lines come before the acknowledgements
+  of commits, and dulwich would confuse the two.
+- Packs go through dulwich, which computes each object's id from its content; the commits and trees of fetched refs are read
+  back before they are recorded as complete.
 """
 
 from __future__ import annotations
@@ -39,34 +38,41 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
 from waterflowd.gitsource import objects, reading
 from waterflowd.gitsource.remote import https, name_resolution, remote_refs, ssh
-from waterflowd.gitsource.remote.fetch_errors import FetchError, no_repository, past_limit, unreachable
-from waterflowd.gitsource.remote.fetch_protocol import LENGTH, Answer, Fetched, FetchFailed, FetchRequest, encode_frame
+from waterflowd.gitsource.remote.fetch_errors import FetchError, no_repository, past_limit, timed_out, unreachable
+from waterflowd.gitsource.remote.fetch_protocol import (
+    LENGTH,
+    Fetched,
+    FetchFailed,
+    FetchRequest,
+    FetchResponse,
+    encode_frame,
+)
+from waterflowd.gitsource.tree_walk import TREE_BYTES_MAX
 from waterflowd.reconcile import codes
 
-#: Beside the pack: refs, and what the server says while it works.
-_TALK_BYTES_MAX = 64 << 20
-#: A tree's objects that the pack leans on are appended to it.
+#: Bytes besides the pack: refs, and progress messages of the server.
+_OVERHEAD_BYTES_MAX = 64 << 20
+#: Bases of a thin pack are appended to it.
 _FILE_BYTES_SPARE = 256 << 20
 _PACK_HEAD = struct.Struct(">4sII")
 _PROTOCOL = 2
-_TREE_BYTES_MAX = 16 << 20
-#: What dulwich raises for an answer that makes no sense, besides `objects.DAMAGE`.
-_NONSENSE = (*objects.DAMAGE, ApplyDeltaError, GitProtocolError, AttributeError, KeyError, TypeError)
+#: What dulwich raises for a malformed response.
+_MALFORMED = (*objects.DAMAGE, ApplyDeltaError, GitProtocolError, AttributeError, KeyError, TypeError)
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO})
 
 
 class _Tcp(TCPGitClient):
-    """`git://`, with requests written as a whole."""
+    """`git://`, with requests that are written as a whole."""
 
     def _connect(
         self, cmd: bytes, path: str | bytes, protocol_version: int | None = None
     ) -> tuple[Protocol, Callable[[], bool], IO[bytes] | None]:
-        protocol, _, said = super()._connect(cmd, path, protocol_version)
-        return protocol, lambda: False, said
+        protocol, _, stderr = super()._connect(cmd, path, protocol_version)
+        return protocol, lambda: False, stderr
 
 
 class PackSink:
-    """Takes a pack as it comes, within the limits, into a file."""
+    """Writes a pack to a file as it arrives, within the limits."""
 
     def __init__(self, request: FetchRequest, file: IO[bytes]) -> None:
         self._limits = request.limits
@@ -76,10 +82,10 @@ class PackSink:
         self.objects = 0
 
     def write(self, data: bytes) -> int:
-        """Keeps a piece; raises `FetchError` WF512 past a limit."""
+        """Writes a chunk; raises `FetchError` WF512 beyond a limit."""
         self.bytes += len(data)
         if self.bytes > self._limits.pack_bytes:
-            text = f"the remote sends more than {self._limits.pack_bytes:,} bytes: raise fetch-max-bytes, or watch fewer refs"
+            text = f"the remote sends more than {self._limits.pack_bytes:,} bytes; raise fetch-max-bytes, or watch fewer refs"
             raise past_limit(text)
         if len(self._head) < _PACK_HEAD.size:
             self._head += data[: _PACK_HEAD.size - len(self._head)]
@@ -91,36 +97,36 @@ class PackSink:
             return
         magic, _, self.objects = _PACK_HEAD.unpack(self._head)
         if magic != b"PACK":
-            raise no_repository("what the remote sends is no pack")
+            raise no_repository("the remote does not send a pack")
         if self.objects > self._limits.objects:
-            raise past_limit(f"the remote sends {self.objects:,} objects; at most {self._limits.objects:,} are taken")
+            raise past_limit(f"the remote sends {self.objects:,} objects; the maximum is {self._limits.objects:,}")
 
 
 class Fetch:
     """One fetch."""
 
-    def __init__(self, request: FetchRequest, said: IO[bytes]) -> None:
+    def __init__(self, request: FetchRequest, stderr: IO[bytes]) -> None:
         self._request = request
-        self._said = said
+        self._stderr = stderr
         self._read_bytes = 0
         self._object_ids: dict[str, str] = {}
         self._wants: list[str] = []
 
     def run(self) -> Fetched:
-        """Fetches; raises `FetchError`, or whatever the libraries raise."""
+        """Fetches; raises `FetchError`, or an exception of the libraries."""
         try:
             return self._fetch(depth=1)
         except GitProtocolError as error:
             if "shallow" not in str(error):
                 raise
-        # A server that cannot leave the history out. What came from one that could has no history to build on.
+        # The server does not support shallow fetches, so shallow commits in the mirror cannot be used either.
         return self._fetch(depth=None)
 
     def _fetch(self, depth: int | None) -> Fetched:
         request = self._request
         shallow = set(request.shallow) if depth is not None else set()
         commits = [commit for commit in request.commits if depth is not None or commit not in request.shallow]
-        # The newest first: they have most in common with what is new.
+        # The newest first: they share most with the new commits.
         walker = ObjectStoreGraphWalker(
             [_id(commit) for commit in reversed(commits)], lambda _: [], shallow={_id(commit) for commit in shallow}
         )
@@ -156,7 +162,7 @@ class Fetch:
         client: GitClient
         if url.scheme == "ssh":
             name_resolution.check_host(url.host, url.port)
-            client = ssh.client(url, credentials, self._said)
+            client = ssh.client(url, credentials, self._stderr)
         elif url.scheme == "git":
             client = _Tcp(url.host, url.port)
         else:
@@ -170,123 +176,121 @@ class Fetch:
     def _count(self, count: int, direction: str) -> None:
         if direction == "read":
             self._read_bytes += count
-            if self._read_bytes > self._request.limits.pack_bytes + _TALK_BYTES_MAX:
-                raise past_limit("the remote talks without end")
+            if self._read_bytes > self._request.limits.pack_bytes + _OVERHEAD_BYTES_MAX:
+                raise past_limit("the remote sends too much data besides the pack")
 
     def _determine_wants(self, refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
         self._object_ids = remote_refs.object_ids(refs)
         watched = remote_refs.watched_ids(refs, self._object_ids, self._request.patterns)
-        held = set(self._request.complete)
-        self._wants = [tip for tip in dict.fromkeys(watched) if tip not in held]
-        return [_id(tip) for tip in self._wants]
+        complete = set(self._request.complete)
+        self._wants = [object_id for object_id in dict.fromkeys(watched) if object_id not in complete]
+        return [_id(object_id) for object_id in self._wants]
 
     def _add(self, file: IO[bytes]) -> None:
         file.seek(0)
         with closing(DiskObjectStore(self._request.objects, fsync_object_files=True)) as store:
             try:
                 store.add_thin_pack(file.read, None).close()
-            except _NONSENSE as error:
-                text = f"the pack that the remote sent is damaged ({type(error).__name__})"
+            except _MALFORMED as error:
+                text = f"the remote sent a damaged pack ({type(error).__name__})"
                 raise FetchError(codes.OBJECT_UNREADABLE, text, is_retryable=True) from error
 
     def _check_wants(self) -> list[str]:
-        """The commits that the new tips lead to; each of them was read, with its tree."""
+        """The commits of the fetched refs; each of them was read, with its tree."""
         commits = []
-        with closing(objects.Objects(self._request.objects)) as store:
-            for tip in self._wants:
-                # What is too large to be read is there all the same; whoever reads it says so, of this ref alone.
+        with closing(objects.ObjectStore(self._request.objects)) as store:
+            for object_id in self._wants:
+                # An object that is too large is complete all the same; reading it fails later, for this ref only.
                 with suppress(objects.TooLarge):
                     try:
-                        found = reading.commit(store, tip)
+                        found = reading.commit(store, object_id)
                     except WaterflowError:
-                        # Such as the tag of a tree, which is no fault of the fetch as long as it is there.
-                        store.read(tip, _TREE_BYTES_MAX)
+                        # For example a tag of a tree, which is fine as long as it exists.
+                        store.read(object_id, TREE_BYTES_MAX)
                         continue
                     commits.append(found.id)
-                    store.read(found.tree, _TREE_BYTES_MAX)
+                    store.read(found.tree, TREE_BYTES_MAX)
         return commits
 
 
-def answer(request: FetchRequest) -> Answer:
-    """Does one fetch, and gives what came of it."""
+def respond(request: FetchRequest) -> FetchResponse:
+    """Performs one fetch and returns the response."""
     try:
-        with tempfile.TemporaryFile(dir=request.objects, prefix="tmp_said_") as said:
-            return _answer(request, said)
+        with tempfile.TemporaryFile(dir=request.objects, prefix="tmp_stderr_") as stderr:
+            return _respond(request, stderr)
     except OSError as error:
         return _os_error(request, error)
 
 
-def _answer(request: FetchRequest, said: IO[bytes]) -> Answer:
+def _respond(request: FetchRequest, stderr: IO[bytes]) -> FetchResponse:
     host = request.url.authority
     try:
-        return Fetch(request, said).run()
-    except FetchError as refused:
-        return refused.answer
+        return Fetch(request, stderr).run()
+    except FetchError as error:
+        return error.failure
     except WaterflowError as error:
         return FetchFailed(code=error.code, text=error.text)
     except MemoryError:
-        return past_limit(f"what {host} sends takes more memory than a fetch may have").answer
+        return past_limit(f"the data from {host} takes more memory than a fetch may use").failure
     except NotGitRepository:
-        return no_repository(f"{host} knows no such repository").answer
+        return no_repository(f"{host} has no such repository").failure
     except HangupException:
-        return _hangup(request, said)
-    except _NONSENSE as error:
-        if request.url.scheme == "ssh" and said.tell():
-            return ssh.explained(request.url, request.credentials, said).answer
-        return _nonsense(host, error)
+        return _hangup(request, stderr)
+    except _MALFORMED as error:
+        if request.url.scheme == "ssh" and stderr.tell():
+            return ssh.error_from(request.url, request.credentials, stderr).failure
+        return _malformed(host, error)
 
 
-def _hangup(request: FetchRequest, said: IO[bytes]) -> Answer:
+def _hangup(request: FetchRequest, stderr: IO[bytes]) -> FetchResponse:
     if request.url.scheme == "ssh":
-        return ssh.explained(request.url, request.credentials, said).answer
-    return unreachable(f"{request.url.authority} closed the connection before its answer was complete").answer
+        return ssh.error_from(request.url, request.credentials, stderr).failure
+    return unreachable(f"{request.url.authority} closed the connection before its response was complete").failure
 
 
-def _os_error(request: FetchRequest, error: OSError) -> Answer:
+def _os_error(request: FetchRequest, error: OSError) -> FetchResponse:
     if error.errno in _DISK:
-        text = f"the mirror cannot be written: {error.strerror}"
+        text = f"cannot write the mirror: {error.strerror}"
         return FetchFailed(code=codes.NOT_THERE, text=text)
-    return unreachable(f"{request.url.authority} cannot be reached: {error.strerror or type(error).__name__}").answer
+    return unreachable(f"cannot reach {request.url.authority}: {error.strerror or type(error).__name__}").failure
 
 
-def _nonsense(host: str, error: Exception) -> Answer:
+def _malformed(host: str, error: Exception) -> FetchResponse:
     if isinstance(error, GitProtocolError) and str(error):
-        return unreachable(f"{host} says: {escape_for_display(str(error))}").answer
-    return unreachable(f"what {host} answers is not to be understood, or broke off ({type(error).__name__})").answer
+        return unreachable(f"{host} reports: {escape_for_display(str(error))}").failure
+    return unreachable(f"the response of {host} is malformed or incomplete ({type(error).__name__})").failure
 
 
 def _id(text: str) -> ObjectID:
     return ObjectID(text.encode("ascii"))
 
 
-class _Clock:
-    """Ends the process with an answer when the time is up, and without one when the daemon is gone."""
+class _Watchdog:
+    """Ends the process with a response when the time is up, and without one when the daemon has ended."""
 
-    def __init__(self, request: FetchRequest, requests: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(self, request: FetchRequest, input_: BinaryIO, output: BinaryIO) -> None:
         self._request = request
-        self._requests = requests
-        self._answers = answers
+        self._input = input_
+        self._output = output
 
     def start(self) -> None:
-        """Arms both."""
-        signal.signal(signal.SIGALRM, self._time_is_up)
+        """Starts both watches."""
+        signal.signal(signal.SIGALRM, self._time_out)
         signal.setitimer(signal.ITIMER_REAL, self._request.limits.time_s)
         threading.Thread(target=self._wait_for_end, name="daemon", daemon=True).start()
 
-    def _time_is_up(self, *_: object) -> None:
-        host, time_s = self._request.url.authority, self._request.limits.time_s
-        text = f"{host} did not finish in {time_s:g} s: it hangs, or raise fetch-timeout"
-        write(self._answers, FetchFailed(code=codes.TOO_SLOW, text=text))
+    def _time_out(self, *_: object) -> None:
+        write(self._output, timed_out(self._request))
         _end_all()
 
     def _wait_for_end(self) -> None:
-        while self._requests.read(1):
+        while self._input.read(1):
             pass
         _end_all()
 
 
 def _end_all() -> None:
-    """Ends this process and those that it has started."""
+    """Kills this process and its children."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -301,32 +305,32 @@ def _limit(request: FetchRequest) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def _without_secret(given: Answer, request: FetchRequest) -> Answer:
-    """A server may say the token back, and what it says is shown."""
+def _without_secret(response: FetchResponse, request: FetchRequest) -> FetchResponse:
+    """Removes the token, because a server may repeat it in a message that is displayed."""
     login = request.credentials.login
-    if login is None or not isinstance(given, FetchFailed):
-        return given
-    return msgspec.structs.replace(given, text=given.text.replace(login.secret, "***"))
+    if login is None or not isinstance(response, FetchFailed):
+        return response
+    return msgspec.structs.replace(response, text=response.text.replace(login.secret, "***"))
 
 
-def write(answers: BinaryIO, given: Answer) -> None:
-    """Sends the one answer."""
-    answers.write(encode_frame(msgspec.msgpack.encode(given)))
-    answers.flush()
+def write(output: BinaryIO, response: FetchResponse) -> None:
+    """Sends the response."""
+    output.write(encode_frame(msgspec.msgpack.encode(response)))
+    output.flush()
 
 
 def main() -> None:
-    """Runs as the child: one request, one answer."""
+    """Runs the child: one request, one response."""
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # They are for the daemon, whose end ends the input.
+        # The daemon handles them; its end closes the input.
         signal.signal(number, signal.SIG_IGN)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    request = msgspec.msgpack.decode(requests.read(LENGTH.unpack(requests.read(LENGTH.size))[0]), type=FetchRequest)
+    input_, output = sys.stdin.buffer, sys.stdout.buffer
+    request = msgspec.msgpack.decode(input_.read(LENGTH.unpack(input_.read(LENGTH.size))[0]), type=FetchRequest)
     _limit(request)
-    _Clock(request, requests, answers).start()
+    _Watchdog(request, input_, output).start()
     name_resolution.guard(loopback_only=request.url.scheme == "http")
-    given = _without_secret(answer(request), request)
+    response = _without_secret(respond(request), request)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    write(answers, given)
+    write(output, response)
     os._exit(0)

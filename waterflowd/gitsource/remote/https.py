@@ -1,7 +1,7 @@
-"""The https side of a fetch: one origin, verified, no proxies, and answers that say what is wrong.
+"""Fetching over https: one origin, verified certificates, no proxies, and clear errors.
 
-Rules of this file: requests go to the origin of the configured url and to no other, whatever a redirect or a server's list of
-packs says; a redirect within it is followed for reading refs (a renamed repository). Servers without Git's smart protocol are
+Rules of this file: requests go only to the origin of the configured URL, whatever a redirect or a server's list of packs says;
+a redirect within the origin is followed for reading refs (a renamed repository). Servers without Git's smart protocol are
 refused, because their files cannot be bounded.
 """
 
@@ -23,14 +23,14 @@ from waterflowd.gitsource.urls import PORTS, RemoteUrl
 from waterflowd.reconcile import codes
 
 _CONNECT_S = 20.0
-#: A server may count objects for a while before it says the next thing.
+#: A server may count objects for a while before it sends more.
 _SILENCE_S = 60.0
 _REDIRECTS_MAX = 5
 _ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 
 
 def client(url: RemoteUrl, credentials: RemoteCredentials) -> HttpGitClient:
-    """Dulwich's client over a pool that obeys the rules above."""
+    """Dulwich's client over an `OriginPool`."""
     pool = OriginPool(url, credentials)
     login = credentials.login
     return HttpGitClient(
@@ -42,7 +42,7 @@ def client(url: RemoteUrl, credentials: RemoteCredentials) -> HttpGitClient:
 
 
 class OriginPool(urllib3.PoolManager):
-    """Connections to one origin. Raises `FetchError` instead of giving back an answer that is of no use."""
+    """Connections to one origin. Raises `FetchError` for an unusable response."""
 
     def __init__(self, url: RemoteUrl, credentials: RemoteCredentials) -> None:
         super().__init__(
@@ -57,22 +57,22 @@ class OriginPool(urllib3.PoolManager):
         self._has_login = credentials.login is not None
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> Any:  # type: ignore[override]
-        """One request, with redirects within the origin."""
+        """One request, following redirects within the origin."""
         for _ in range(_REDIRECTS_MAX):
             self._check_origin(url)
             try:
-                answer = super().urlopen(method, url, redirect=False, **options)
+                response = super().urlopen(method, url, redirect=False, **options)
             except HTTPError as error:
                 raise self._unreachable(error) from error
-            target = answer.get_redirect_location()
+            target = response.get_redirect_location()
             if not target:
-                self._check_answer(answer, url)
-                return answer
-            answer.drain_conn()
+                self._check_response(response, url)
+                return response
+            response.drain_conn()
             if method != "GET":
-                raise no_repository(f"{self._authority} redirects a request that Git does not let it redirect")
+                raise no_repository(f"{self._authority} redirects a request that Git does not allow to be redirected")
             url = urljoin(url, target)
-        raise no_repository(f"{self._authority} redirects in a circle")
+        raise no_repository(f"{self._authority} redirects too often")
 
     def _check_origin(self, url: str) -> None:
         parsed = parse_url(url)
@@ -81,47 +81,47 @@ class OriginPool(urllib3.PoolManager):
         host = (parsed.host or "").strip("[]").lower()
         if (scheme, host, port) != self._origin:
             where = escape_for_display(f"{scheme}://{host}" + (f":{parsed.port}" if parsed.port else ""), 100)
-            text = (
-                f"{self._authority} redirects to {where}, and redirects across hosts are not followed: if it has moved"
-            )
-            raise FetchError(codes.URL_REFUSED, f"{text}, change the url")
+            text = f"{self._authority} redirects to {where}; redirects to other hosts are not followed; change the URL"
+            raise FetchError(codes.URL_REFUSED, text)
 
-    def _check_answer(self, answer: Any, url: str) -> None:
-        status = answer.status
+    def _check_response(self, response: Any, url: str) -> None:
+        status = response.status
         if status == 401:
-            why = "does not accept the token" if self._has_login else "wants a token, and there is none"
-            raise no_access(f"{self._authority} {why} (401): see credentials-file")
+            problem = "rejects the token" if self._has_login else "requires a token, and none is configured"
+            raise no_access(f"{self._authority} {problem} (401); see credentials-file")
         if status == 403:
-            raise no_access(f"{self._authority} forbids it (403): the token may lack the right to read this repository")
+            raise no_access(
+                f"{self._authority} denies access (403); the token may not have read access to this repository"
+            )
         if status in (404, 410):
-            seen = "this token" if self._has_login else "no token"
-            raise no_repository(f"{self._authority} knows no such repository ({status}), or shows it not to {seen}")
+            hint = "the token may not have access" if self._has_login else "it may require a token"
+            raise no_repository(f"{self._authority} has no such repository ({status}), or {hint}")
         if status == 429 or status >= 500:
-            raise unreachable(f"{self._authority} cannot answer now (status {status})")
+            raise unreachable(f"{self._authority} is temporarily unavailable (status {status})")
         if status != 200:
-            raise no_repository(f"{self._authority} answers with status {status}")
-        kind = answer.headers.get("content-type", "").partition(";")[0]
+            raise no_repository(f"{self._authority} responded with status {status}")
+        kind = response.headers.get("content-type", "").partition(";")[0]
         if "/info/refs?" in url and kind != _ADVERTISEMENT:
-            text = f"what {self._authority} has there is no repository with Git's smart protocol"
-            raise no_repository(f'{text}: its content type is "{escape_for_display(kind, 60)}"')
+            text = f"{self._authority} does not serve a repository with Git's smart protocol at this URL"
+            raise no_repository(f'{text} (content type "{escape_for_display(kind, 60)}")')
 
     def _unreachable(self, error: HTTPError) -> FetchError:
         cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-        if isinstance(cause, SSLError) and not _is_broken_off(cause):
+        if isinstance(cause, SSLError) and not _is_closed_early(cause):
             text = f"the certificate of {self._authority} is not trusted ({escape_for_display(_inner(cause), 120)})"
-            return no_access(f"{text}: if its authority is your own, name it with ca-file")
+            return no_access(f"{text}; if you use your own certificate authority, set ca-file")
         if isinstance(cause, NewConnectionError):
-            return unreachable(f"{self._authority} cannot be reached: {escape_for_display(_inner(cause), 120)}")
-        return unreachable(f"{self._authority} broke off: {escape_for_display(_inner(cause), 120)}")
+            return unreachable(f"cannot reach {self._authority}: {escape_for_display(_inner(cause), 120)}")
+        return unreachable(f"{self._authority} closed the connection: {escape_for_display(_inner(cause), 120)}")
 
 
-def _is_broken_off(error: SSLError) -> bool:
-    """Whether the connection ended in the middle of TLS: that says nothing about a certificate, and may pass."""
+def _is_closed_early(error: SSLError) -> bool:
+    """Whether the connection ended during the TLS handshake, which says nothing about the certificate."""
     causes = (error.__cause__, error.__context__, *error.args)
     return any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in causes)
 
 
 def _inner(error: BaseException) -> str:
-    """The part of a library's message that means something to a person."""
+    """The part of a library's message that is useful to a person."""
     text = str(error.__cause__ or error.__context__ or error)
     return text.partition(" (_ssl.c")[0].rpartition("] ")[2] or type(error).__name__

@@ -1,13 +1,13 @@
-"""The mirror of a remote: a directory of objects, and a note of what is complete in it.
+"""The mirror of a remote: an object directory, and a file that records which objects are complete.
 
 Rules of this file:
 
 - A mirror holds no configuration, hooks, index or work tree. Git would open it as a bare repository without refs.
-- The state is written after the packs that it speaks of are in remote, so what it claims is there; what it does not know of is
-  fetched once more. Without a readable state, or with that of another remote, a mirror begins anew.
-- Packs pile up with each fetch and are never rewritten. Instead a fresh mirror is filled beside and takes the remote.
+- The state file is written after the packs are in place, so that everything it lists exists; anything else is fetched again.
+  Without a readable state file, or with that of another remote, a mirror starts empty.
+- Packs accumulate with each fetch and are never rewritten. Instead a fresh mirror is filled and replaces the old one.
 
-All methods block; they are called from the source's own thread, one at a time.
+All methods block; they are called from the source's thread, one at a time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import msgspec
 from waterflowd.gitsource.remote.fetch_protocol import Fetched
 
 _STATE_FILE = "waterflow.json"
-#: Commits that a server is told of: the newest ones. A few are enough, because a fetch is about the newest.
+#: Commits that are announced to a server. The newest ones are enough, because a fetch is about the newest.
 _COMMITS_MAX = 256
 
 
 class MirrorState(msgspec.Struct, kw_only=True):
-    """What is complete in the mirror; see `exchange.FetchRequest`. Oldest first."""
+    """What is complete in the mirror, oldest first; see `fetch_protocol.FetchRequest`."""
 
-    #: The remote that it came from.
+    #: The remote that was fetched.
     remote: str
     complete: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class MirrorState(msgspec.Struct, kw_only=True):
 
 
 class Mirror:
-    """One mirror on disk, at `path`. Needs no lock: the daemon has one on its data directory."""
+    """One mirror at `path`. It needs no lock, because the daemon locks its data directory."""
 
     def __init__(self, path: Path, remote: str) -> None:
         self.path = path
@@ -48,58 +48,58 @@ class Mirror:
 
     @property
     def objects(self) -> str:
-        """The directory of objects."""
+        """The object directory."""
         return str(self.path / "objects")
 
     @property
     def fetched_at(self) -> float | None:
-        """When it was last fetched from the remote, in seconds of the wall clock; None when it never was."""
+        """When the remote was last fetched, in seconds of the wall clock; None if never."""
         try:
             return (self.path / _STATE_FILE).stat().st_mtime
         except OSError:
             return None
 
     def open(self) -> None:
-        """Makes the mirror if it is not there, and clears it."""
+        """Creates the mirror if it does not exist, and cleans it up."""
         state = self._read_state()
         if state is None or state.remote != self._remote:
             _remove(self.path)
             state = MirrorState(remote=self._remote)
         self.state = state
         _make(self.path)
-        self.clear()
+        self.clean_up()
 
-    def clear(self) -> None:
-        """Removes what a fetch that was ended in the middle has left: it may be large."""
+    def clean_up(self) -> None:
+        """Removes the leftovers of interrupted fetches, which may be large."""
         _remove(self._fresh)
         packs = self.path / "objects" / "pack"
         unindexed = [pack for pack in packs.glob("*.pack") if not pack.with_suffix(".idx").exists()]
         for left in (*self.path.glob("objects/tmp_*"), *packs.glob("*.lock"), *unindexed):
             left.unlink(missing_ok=True)
 
-    def packs(self) -> int:
-        """How many packs there are."""
+    def pack_count(self) -> int:
+        """The number of packs."""
         return sum(1 for name in os.listdir(self.path / "objects" / "pack") if name.endswith(".pack"))
 
     def begin_fresh(self) -> str:
-        """Makes an empty mirror beside this one, and gives its directory of objects."""
+        """Creates an empty mirror next to this one, and returns its object directory."""
         _remove(self._fresh)
         _make(self._fresh)
         return str(self._fresh / "objects")
 
     def swap(self, fetched: Fetched) -> None:
-        """Puts the fresh mirror, which was filled by this fetch, in the remote of this one."""
+        """Replaces this mirror by the fresh one, which this fetch has filled."""
         old = self.path.with_name(self.path.name + ".old")
         _remove(old)
         self.state = MirrorState(remote=self._remote)
         self._write_state(self._fresh, fetched)
-        # A crash between the two leaves no mirror, and the next start makes a new one.
+        # A crash between the two renames leaves no mirror; the next start creates a new one.
         self.path.rename(old)
         self._fresh.rename(self.path)
         _remove(old)
 
-    def take(self, fetched: Fetched) -> None:
-        """Notes what a fetch has brought, and that there was one."""
+    def record(self, fetched: Fetched) -> None:
+        """Records what a fetch has brought, and its time."""
         if fetched.complete or self.fetched_at is None:
             self._write_state(self.path, fetched)
         else:
@@ -128,11 +128,11 @@ class Mirror:
             return None
 
 
-def ago(instant: float | None) -> str:
-    """How long ago an instant of the wall clock was, for people."""
-    if instant is None:
-        return "never fetched yet"
-    seconds = max(0, int(time.time() - instant))
+def age_text(fetched_at: float | None) -> str:
+    """How long ago the last fetch was, for messages."""
+    if fetched_at is None:
+        return "never fetched"
+    seconds = max(0, int(time.time() - fetched_at))
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"last fetched {seconds // size} {unit} ago"
@@ -140,17 +140,17 @@ def ago(instant: float | None) -> str:
 
 
 def _newest(ids: tuple[str, ...], count: int = _COMMITS_MAX) -> tuple[str, ...]:
-    """Each once, at its last remote; the last ones."""
+    """The last `count` ids, each once, at its last position."""
     return tuple(reversed(dict.fromkeys(reversed(ids))))[-count:]
 
 
 def _make(path: Path) -> None:
-    # The mode of a parent that is made along the way would be the usual one.
+    # `mkdir` applies the mode to the last folder only, so the parent is created by itself.
     for folder in (path.parent, path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("objects/pack", "objects/info", "refs/heads"):
         (path / name).mkdir(parents=True, exist_ok=True)
-    # Git takes it for a repository, for whoever wants to look; nothing here reads it.
+    # It makes Git recognize the repository, for people who want to inspect it; nothing here reads it.
     with suppress(FileExistsError), (path / "HEAD").open("x") as file:
         file.write("ref: refs/heads/main\n")
 

@@ -1,11 +1,11 @@
 """A remote repository, read through a mirror on this machine.
 
-Rules of this file: the network is asked in `refs` alone, by a fetch child; everything else reads the mirror, so it works
-without the remote, and what was fetched once stays readable. A fetch that fails changes nothing. Nothing is ever pushed.
+Rules of this file: only `refs` uses the network, through a fetch child; everything else reads the mirror, so it works without
+the remote, and what was fetched once stays readable. A failed fetch changes nothing. Nothing is ever pushed.
 
-Theory: a mirror holds the trees of the watched tips, mostly without history. A forced push, a merge or a deleted ref makes no
-difference to it: the loop compares trees, and the tree that was applied last stays in the mirror. Only a fresh mirror (too many
-packs, a damaged one, another url) lacks it, so one is filled when nothing moves, or it cannot be helped.
+Theory: a mirror holds the trees of the watched refs, mostly without history. Forced pushes, merges and deleted refs make no
+difference: the loop compares trees, and the tree that was applied last stays in the mirror. Only a fresh mirror (too many
+packs, a damaged one, another URL) lacks it, so one is filled when no ref has changed, or when there is no alternative.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from waterflow_agent.errors import Retryable, WaterflowError
 from waterflowd.gitsource import reading
 from waterflowd.gitsource.remote import credentials
 from waterflowd.gitsource.remote.fetch_protocol import Fetched, FetchRequest, Limits
-from waterflowd.gitsource.remote.fetcher import Fetches
-from waterflowd.gitsource.remote.mirror import Mirror, MirrorState, ago
+from waterflowd.gitsource.remote.fetcher import Fetcher
+from waterflowd.gitsource.remote.mirror import Mirror, MirrorState, age_text
 from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Refs, Revision, TreeFile, Watching
+from waterflowd.reconcile.source import Refs, Revision, TreeFile, WatchStatus
 
 Result = TypeVar("Result")
 
 #: Removing an old mirror of a gigabyte takes a while on a slow disk.
 _CALL_TIMEOUT_S = 60.0
-#: More packs than this make every read slower: a fresh mirror takes the place when nothing moves ...
+#: Many packs make every read slower: beyond this number the mirror is replaced if no ref has changed ...
 _PACKS_MAX = 50
-#: ... and at this number even when something does.
+#: ... and beyond this one in any case.
 _PACKS_HARD_MAX = 200
 
 _logger = logging.getLogger("waterflow.gitsource")
 
 
 class RemoteSource:
-    """A `Source` over a remote. Needs a running loop from its first method on."""
+    """A `Source` over a remote. Its methods need a running event loop."""
 
     def __init__(
         self,
         settings: RepositorySettings,
         url: RemoteUrl,
         mirror: Mirror,
-        fetches: Fetches,
+        fetcher: Fetcher,
         environment: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._url = url
         self._mirror = mirror
-        self._fetches = fetches
+        self._fetcher = fetcher
         self._environment = environment
         self._worker = Worker(f"git {settings.name}")
         self._is_open = False
-        #: True once something in the mirror could not be read.
+        #: True once an object of the mirror could not be read.
         self._is_suspect = False
         self._object_ids: dict[str, str] = {}
-        #: The tips for which a suspect mirror was replaced; for the same ones it would be in vain.
+        #: The refs for which a suspect mirror was replaced; replacing it again for the same refs would not help.
         self._replaced_at: dict[str, str] | None = None
 
     async def refs(self) -> Refs:
-        """Fetches, and gives the remote's refs."""
+        """Fetcher, and returns the remote's refs."""
         try:
-            fetched = await self._fetched()
+            fetched = await self._fetch_refs()
         except WaterflowError as error:
-            age = ago(self._mirror.fetched_at)
+            age = age_text(self._mirror.fetched_at)
             if isinstance(error, Retryable):
                 raise Retryable(error.code, f"{error.text} ({age})", after_s=error.after_s) from error
             raise type(error)(error.code, f"{error.text} ({age})") from error
@@ -76,7 +76,7 @@ class RemoteSource:
         return Refs(head_ref=fetched.head_ref, object_ids=fetched.object_ids)
 
     async def revision(self, object_id: str, previous_tree: str | None, folders: Sequence[str]) -> Revision:
-        """One commit with its workflow files and what changed."""
+        """A commit with its workflow files and the changed paths."""
         return await self._read(lambda: reading.revision(self._mirror.objects, object_id, previous_tree, folders))
 
     async def blobs(self, ids: Sequence[str]) -> dict[str, bytes | None]:
@@ -84,21 +84,21 @@ class RemoteSource:
         return await self._read(lambda: reading.blobs(self._mirror.objects, ids))
 
     async def lookup(self, tree: str, paths: Sequence[str]) -> dict[str, TreeFile]:
-        """What stands at paths of a tree."""
+        """The files at paths of a tree."""
         return await self._read(lambda: reading.lookup(self._mirror.objects, tree, paths))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
-        """Waits for the time: a remote says nothing by itself."""
+        """Waits for the timeout: a remote does not announce changes."""
         await asyncio.sleep(timeout_s)
         return False
 
-    def watching(self) -> Watching:
-        """How changes are noticed: by asking."""
-        text = f"the remote is asked every {self._settings.interval_ms / 1_000:g} s"
-        return Watching(is_watching=False, code="asked", text=text, is_remote=True)
+    def watch_status(self) -> WatchStatus:
+        """How changes are noticed: by polling."""
+        text = f"the remote is fetched every {self._settings.interval_ms / 1_000:g} s"
+        return WatchStatus(is_watching=False, code="polled", text=text, is_remote=True)
 
     async def close(self) -> None:
-        """Ends the thread. A fetch ends with the call that waits for it."""
+        """Ends the thread. A fetch ends when the call that waits for it is cancelled."""
         self._worker.close()
 
     async def _call(self, function: Callable[[], Result]) -> Result:
@@ -114,53 +114,53 @@ class RemoteSource:
 
     async def _open(self) -> None:
         if not self._is_open:
-            await self._disk(self._mirror.open)
+            await self._write(self._mirror.open)
             self._is_open = True
 
-    async def _disk(self, function: Callable[[], Result]) -> Result:
-        """Something that writes the mirror."""
+    async def _write(self, function: Callable[[], Result]) -> Result:
+        """Runs a function that writes the mirror."""
         try:
             return await self._call(function)
         except OSError as error:
-            raise Retryable(codes.NOT_THERE, f"the mirror cannot be written: {error.strerror}", after_s=5) from error
+            raise Retryable(codes.NOT_THERE, f"cannot write the mirror: {error.strerror}", after_s=5) from error
 
-    async def _fetched(self) -> Fetched:
+    async def _fetch_refs(self) -> Fetched:
         await self._open()
         if self._is_suspect and self._replaced_at != self._object_ids:
             self._replaced_at = self._object_ids
-            return await self._replaced("something in its mirror could not be read")
+            return await self._fetch_fresh("its mirror is damaged")
         fetched = await self._fetch(self._mirror.objects, self._mirror.state)
-        await self._disk(lambda: self._mirror.take(fetched))
-        packs = await self._disk(self._mirror.packs)
+        await self._write(lambda: self._mirror.record(fetched))
+        packs = await self._write(self._mirror.pack_count)
         if packs > (_PACKS_MAX if not fetched.complete else _PACKS_HARD_MAX):
             try:
-                return await self._replaced(f"its mirror has {packs} packs")
+                return await self._fetch_fresh(f"its mirror has {packs} packs")
             except WaterflowError as error:
-                # The mirror that there is does as well; the next look tries again.
+                # The existing mirror still works; the next fetch tries again.
                 _logger.warning(
-                    "repository %s: no fresh mirror: %s",
+                    "repository %s: could not replace the mirror, will retry: %s",
                     self._settings.name,
                     error,
                     extra={"repository": self._settings.name},
                 )
         return fetched
 
-    async def _replaced(self, why: str) -> Fetched:
-        """Fills a fresh mirror and puts it in the place of the old one."""
+    async def _fetch_fresh(self, reason: str) -> Fetched:
+        """Fills a fresh mirror and replaces the old one with it."""
         name = self._settings.name
-        _logger.info("repository %s: %s: it is fetched anew", name, why, extra={"repository": name})
-        directory = await self._disk(self._mirror.begin_fresh)
+        _logger.info("repository %s: %s; fetching it anew", name, reason, extra={"repository": name})
+        directory = await self._write(self._mirror.begin_fresh)
         fetched = await self._fetch(directory, MirrorState(remote=""))
-        await self._disk(lambda: self._mirror.swap(fetched))
+        await self._write(lambda: self._mirror.swap(fetched))
         self._is_suspect = False
         return fetched
 
     async def _fetch(self, objects: str, state: MirrorState) -> Fetched:
         request = await self._request(objects, state)
         try:
-            return await self._fetches.fetch(request)
+            return await self._fetcher.fetch(request)
         except WaterflowError:
-            await self._disk(self._mirror.clear)
+            await self._write(self._mirror.clean_up)
             raise
 
     async def _request(self, objects: str, state: MirrorState) -> FetchRequest:

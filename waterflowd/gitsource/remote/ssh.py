@@ -1,7 +1,7 @@
-"""The ssh side of a fetch: OpenSSH with its own files, which asks nobody, trusts nobody new and reads no configuration.
+"""Fetching over ssh: OpenSSH without prompts, without trusting new hosts, and without reading its configuration.
 
-Rules of this file: only files that the daemon's configuration names are read; host, user and path were checked when the url
-was. What ssh says goes to a file, from which a sentence is made when it fails.
+Rules of this file: only files that the daemon's configuration names are read; host, user and path were checked with the URL.
+The standard error of ssh is written to a file, from which the error message is made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from waterflowd.gitsource.urls import RemoteUrl
 from waterflowd.reconcile import codes
 
 _CONNECT_S = 20
-_SAID_BYTES_MAX = 64 << 10
+_STDERR_BYTES_MAX = 64 << 10
 _CLOSE_S = 2.0
 _OFFERED = re.compile(r"Server host key: (\S+) (SHA256:[A-Za-z0-9+/=]+)")
 _KNOWN = re.compile(r"^\S+ (\S+) (SHA256:[A-Za-z0-9+/=]+)", re.MULTILINE)
@@ -28,7 +28,7 @@ _KNOWN_LINE = re.compile(r"found: line (\d+)")
 
 
 def arguments(url: RemoteUrl, credentials: RemoteCredentials) -> list[str]:
-    """The command line of ssh, without the remote's command."""
+    """The command line of ssh, without the remote command."""
     options = {
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",
@@ -46,7 +46,7 @@ def arguments(url: RemoteUrl, credentials: RemoteCredentials) -> list[str]:
         "PermitLocalCommand": "no",
         "ConnectTimeout": str(_CONNECT_S),
         "ServerAliveInterval": "20",
-        # The fingerprint of an unknown host's key is said on this level alone.
+        # Only this level prints the fingerprint of an unknown host key.
         "LogLevel": "DEBUG1",
         "SetEnv": "GIT_PROTOCOL=version=2",
     }
@@ -62,30 +62,30 @@ def arguments(url: RemoteUrl, credentials: RemoteCredentials) -> list[str]:
 class OpenSsh(SSHVendor):
     """Starts OpenSSH for dulwich."""
 
-    def __init__(self, url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> None:
+    def __init__(self, url: RemoteUrl, credentials: RemoteCredentials, stderr: IO[bytes]) -> None:
         self._line = arguments(url, credentials)
-        self._said = said
+        self._stderr = stderr
 
     def run_command(self, host: str, command: bytes, *_: object, **__: object) -> SubprocessWrapper:
-        """Runs the remote's command; what dulwich says of the host was decided before."""
+        """Runs the remote command; host and options were fixed before."""
         try:
             process = subprocess.Popen(
                 [*self._line, command],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._said,
+                stderr=self._stderr,
             )
         except FileNotFoundError as error:
-            raise no_access("there is no ssh on this machine: install the OpenSSH client") from error
+            raise no_access("ssh is not installed on this machine; install the OpenSSH client") from error
         return _Connection(process)
 
 
 class _Connection(SubprocessWrapper):
-    """An ssh whose end is not waited for: once its pipes are closed nothing good comes any more."""
+    """An ssh process that is killed soon after its pipes are closed."""
 
     def can_read(self) -> bool:
-        """Never while the request is being written; see `fetch_child`."""
+        """Always False, so that a request is written as a whole; see `fetch_child`."""
         return False
 
     def close(self, timeout: int | None = None) -> None:
@@ -101,52 +101,52 @@ class _Connection(SubprocessWrapper):
         self.proc.wait()
 
 
-def client(url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> SSHGitClient:
-    """Dulwich's client over OpenSSH. What ssh says is written to `said`."""
-    return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, credentials, said))
+def client(url: RemoteUrl, credentials: RemoteCredentials, stderr: IO[bytes]) -> SSHGitClient:
+    """Dulwich's client over OpenSSH, whose standard error is written to `stderr`."""
+    return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, credentials, stderr))
 
 
-def explained(url: RemoteUrl, credentials: RemoteCredentials, said: IO[bytes]) -> FetchError:
-    """What was wrong, from what ssh said."""
-    said.seek(0)
-    text = said.read(_SAID_BYTES_MAX).decode("utf-8", "replace")
-    # Once it was let in, the remote's own words are among these.
-    is_in = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
-    if "Host key verification failed" in text and not is_in:
+def error_from(url: RemoteUrl, credentials: RemoteCredentials, stderr: IO[bytes]) -> FetchError:
+    """The error, from the standard error of ssh."""
+    stderr.seek(0)
+    text = stderr.read(_STDERR_BYTES_MAX).decode("utf-8", "replace")
+    # After authentication the remote's own messages are in the text too.
+    is_authenticated = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
+    if "Host key verification failed" in text and not is_authenticated:
         return _host_key(url, credentials, text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
-    last = escape_for_display(lines[-1]) if lines else "it closed the connection without a word"
-    if "Permission denied" in text and not is_in:
+    last = escape_for_display(lines[-1]) if lines else "it closed the connection without a message"
+    if "Permission denied" in text and not is_authenticated:
         who = f"{url.user}@{url.authority}" if url.user else url.authority
         return no_access(
             f"{who} does not accept the key in ssh-key-file {escape_for_display(credentials.ssh_key_file)}: {last}"
         )
-    if is_in:
-        return no_repository(f"{url.authority} gives no repository at {escape_for_display(url.path)}: {last}")
-    return unreachable(f"{url.authority} cannot be reached by ssh: {last}")
+    if is_authenticated:
+        return no_repository(f"{url.authority} has no accessible repository at {escape_for_display(url.path)}: {last}")
+    return unreachable(f"cannot reach {url.authority} by ssh: {last}")
 
 
 def _host_key(url: RemoteUrl, credentials: RemoteCredentials, text: str) -> FetchError:
     offered = _OFFERED.search(text)
-    seen = f"{offered[1]} {offered[2]}" if offered else "a key that ssh did not show"
+    key = f"{offered[1]} {offered[2]}" if offered else "a key that ssh did not print"
     name = url.host if url.port == 22 else f"[{url.host}]:{url.port}"
     file = escape_for_display(credentials.known_hosts_file, 100)
     known, lines = _known(name, credentials.known_hosts_file)
     if known:
-        sentence = (
-            f"the host key of {url.authority} is another one: offered {seen}, known {known} ({file} line {lines}). "
-            "If its owner confirms the new fingerprint, replace the line; else somebody is in between"
+        message = (
+            f"the host key of {url.authority} has changed: offered {key}, known {known} ({file} line {lines}). "
+            "If its owner confirms the new fingerprint, replace the line; otherwise the connection may be intercepted"
         )
     else:
-        sentence = (
-            f"the host key of {url.authority} is not known: offered {seen}, known none ({file}). Compare the fingerprint "
-            f"with its owner's, then: ssh-keyscan -p {url.port} {url.host} >> {file}"
+        message = (
+            f"the host key of {url.authority} is unknown: offered {key}, none in {file}. Verify the fingerprint with the "
+            f"host's owner, then run: ssh-keyscan -p {url.port} {url.host} >> {file}"
         )
-    return FetchError(codes.HOST_KEY, sentence)
+    return FetchError(codes.HOST_KEY, message)
 
 
 def _known(name: str, file: str) -> tuple[str, str]:
-    """Fingerprints of the host's known keys, and their lines; hashed names are found too."""
+    """Fingerprints of the host's known keys, and their line numbers; hashed names are found too."""
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             ["ssh-keygen", "-l", "-F", name, "-f", file], capture_output=True, text=True, timeout=10, check=False
@@ -157,6 +157,6 @@ def _known(name: str, file: str) -> tuple[str, str]:
 
 
 def _quoted(path: str) -> str:
-    """A path as ssh's options take it: they split at blanks and put things in the place of `%`, quotes and `~`."""
+    """A path quoted for ssh's options, which split at blanks and expand `%`, quotes and `~`."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'

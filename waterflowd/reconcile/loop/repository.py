@@ -224,7 +224,7 @@ class RepositoryLoop:
     async def _pause(self, failure: WaterflowError | None) -> None:
         """Waits for a reason to reconcile again."""
         interval_s = self.settings.interval_ms / 1_000
-        watching = self._source.watching()
+        watching = self._source.watch_status()
         if watching.is_remote:
             # The repositories of one server are fetched one after the other, not all at the same moment.
             interval_s *= 0.9 + 0.2 * self._ports.random()
@@ -273,7 +273,7 @@ class RepositoryLoop:
             repository.set_condition(ConditionType.FILES_VALID, True, "files-valid", "no workflow file has errors")
 
     def _show_watching(self) -> None:
-        watching = self._source.watching()
+        watching = self._source.watch_status()
         self.repository.set_condition(ConditionType.WATCHING, watching.is_watching, watching.code, watching.text)
 
     def _show_failure(self, failure: WaterflowError) -> None:

@@ -77,14 +77,14 @@ def test_modes_and_kinds_are_kept(git: Git) -> None:
 def test_a_name_that_git_would_not_make_refuses_the_checkout(git: Git, name: str) -> None:
     """Whatever the patterns say: such a tree is no slip."""
     commit = _tree(git, ("100644", name, "x"), ("100644", "z", "y"))
-    with pytest.raises(Stalled, match="none that Git would make"):
+    with pytest.raises(Stalled, match="Git would not create"):
         _listed(git, commit)
 
 
 def test_a_name_that_is_there_twice_refuses_the_checkout(git: Git) -> None:
     """A link and a folder of one name would lead what is in the folder elsewhere."""
     commit = _tree(git, ("120000", "a", "/etc"), ("40000", "a", ""))
-    with pytest.raises(Stalled, match="none that Git would make"):
+    with pytest.raises(Stalled, match="Git would not create"):
         _listed(git, commit)
 
 
@@ -95,7 +95,7 @@ def test_a_link_that_leads_out_refuses_the_checkout_unless_it_is_left_out(git: G
     (git.path / "sub/in").symlink_to("../sub/out")
     commit = _commit(git)
     with pytest.raises(
-        Stalled, match=r"sub/.*: a link to .*, out of the repository; leave it out with the job's checkout"
+        Stalled, match=r"sub/.*: links to .*, outside of the repository; exclude it in the job's checkout"
     ):
         _listed(git, commit)
     assert [entry.path for entry in _listed(git, commit, "**", "!sub/out")] == [b"sub/in"]
@@ -107,7 +107,7 @@ def test_too_many_files_are_refused_with_the_bound(git: Git, monkeypatch: pytest
     (git.path / "b").write_text("2")
     commit = _commit(git)
     monkeypatch.setattr(file_list, "FILES_MAX", 1)
-    with pytest.raises(Stalled, match="more than 1 files; choose some"):
+    with pytest.raises(Stalled, match="more than 1 files; select some"):
         _listed(git, commit)
 
 
@@ -125,7 +125,7 @@ async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, mo
         for entry in file_list.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
     ]
     assert len(await source.pieces("r", blobs, 0, 1_000)) == 1
-    with pytest.raises(Stalled, match="larger than 0 MiB; leave it out"):
+    with pytest.raises(Stalled, match="larger than 0 MiB; exclude it"):
         await source.pieces("r", blobs[1:], 0, 1_000)
     source.close()
 

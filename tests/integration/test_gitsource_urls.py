@@ -36,7 +36,7 @@ def test_dangerous_and_meaningless_urls_are_refused(url: str) -> None:
 
 def test_a_remote_is_no_local_path() -> None:
     """Whoever asks for a path gets one, or an error."""
-    with pytest.raises(Rejected, match="no local path"):
+    with pytest.raises(Rejected, match="not a local path"):
         urls.local_path("https://git.example.org/ops.git")
 
 

@@ -56,7 +56,7 @@ async def test_a_remote_that_says_nothing_is_given_up(world: World) -> None:
     """It accepts, and that is all."""
     with world.served(lambda connection: connection.recv(1 << 16, socket.MSG_WAITALL)):
         source = world.open(fetch_timeout_ms=1_000)
-        with pytest.raises(Retryable, match=r"did not finish in 1 s.*\(never fetched yet\)") as caught:
+        with pytest.raises(Retryable, match=r"timed out after 1 s.*\(never fetched\)") as caught:
             await source.refs()
     assert caught.value.code == codes.TOO_SLOW
     assert fetch_children() == []
@@ -74,7 +74,7 @@ async def test_a_remote_that_dribbles_is_given_up(world: World) -> None:
 
     with world.served(dribble):
         source = world.open(fetch_timeout_ms=1_000)
-        with pytest.raises(Retryable, match="did not finish"):
+        with pytest.raises(Retryable, match="timed out after"):
             await source.refs()
         is_over.set()
 
@@ -159,7 +159,7 @@ async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
     world.work.pushed({f"{number}": str(number) for number in range(20)})
     with (
         remote_world.serving(remote_world.git_daemon(world.root)) as port,
-        pytest.raises(Stalled, match="22 objects; at most 10") as caught,
+        pytest.raises(Stalled, match="22 objects; the maximum is 10") as caught,
     ):
         await Fetcher().fetch(request(world, port, time_s=PATIENCE_S, objects=10))
     assert caught.value.code == codes.FETCH_LIMIT
@@ -191,7 +191,7 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
 async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than children may begin at once, and one more that does not hang."""
     monkeypatch.setattr(fetcher, "_AT_ONCE", 2)
-    monkeypatch.setattr(fetcher, "_TURN_S", 0.2)
+    monkeypatch.setattr(fetcher, "_SLOT_S", 0.2)
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
 
     def hang(connection: socket.socket) -> None:

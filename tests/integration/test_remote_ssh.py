@@ -52,7 +52,7 @@ async def test_another_host_key_is_shown_beside_the_known_one(world: World, sshd
 async def test_an_unknown_host_is_not_trusted(world: World, sshd: Sshd) -> None:
     """Nobody is asked, nothing is written, and the sentence has the command."""
     sshd.known_hosts.write_text("")
-    with pytest.raises(Stalled, match=r"is not known: offered ssh-ed25519 SHA256:.*ssh-keyscan -p") as caught:
+    with pytest.raises(Stalled, match=r"is unknown: offered ssh-ed25519 SHA256:.*ssh-keyscan -p") as caught:
         await world.open().refs()
     assert caught.value.code == codes.HOST_KEY
     assert sshd.known_hosts.read_text() == ""
@@ -83,14 +83,14 @@ async def test_a_key_that_others_may_read_is_refused(world: World, sshd: Sshd) -
 
 async def test_a_path_without_a_repository_says_so(world: World, sshd: Sshd) -> None:
     """It was let in, and found nothing."""
-    with pytest.raises(Stalled, match=r"gives no repository at .*none.git") as caught:
+    with pytest.raises(Stalled, match=r"has no accessible repository at .*none.git") as caught:
         await world.open(url=sshd.url(world.root / "none.git")).refs()
     assert caught.value.code == codes.NOT_A_REPOSITORY
 
 
 async def test_a_port_that_nobody_listens_on_may_come_back(world: World, sshd: Sshd) -> None:
     """It is tried again."""
-    with Ports(1) as held, pytest.raises(Retryable, match=r"cannot be reached by ssh: .*refused") as caught:
+    with Ports(1) as held, pytest.raises(Retryable, match=r"cannot reach .* by ssh: .*refused") as caught:
         await world.open(url=f"ssh://{sshd.user}@127.0.0.1:{held.numbers[0]}/ops.git").refs()
     assert caught.value.code == codes.NOT_THERE
 

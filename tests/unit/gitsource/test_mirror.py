@@ -71,7 +71,7 @@ def test_only_the_newest_commits_are_kept_in_mind(made: Mirror) -> None:
 
 def test_the_age_is_said_in_the_largest_unit(made: Mirror) -> None:
     """For people."""
-    assert mirror.age_text(None) == "never fetched yet"
+    assert mirror.age_text(None) == "never fetched"
     made.record(fetched())
     for seconds, expected in ((90, "1 min"), (7_300, "2 h"), (200_000, "2 d")):
         os.utime(made.path / "waterflow.json", (0, 0))

@@ -24,7 +24,9 @@ def test_branches_and_tags_are_taken_and_the_rest_is_left() -> None:
     assert remote_refs.object_ids(refs) == {"refs/heads/main": A, "refs/tags/v1": B}
 
 
-@pytest.mark.parametrize(("object_id", "words"), [("a" * 64, "SHA-256"), ("../x", "no object"), ("", "no object")])
+@pytest.mark.parametrize(
+    ("object_id", "words"), [("a" * 64, "SHA-256"), ("../x", "invalid object ids"), ("", "invalid object ids")]
+)
 def test_an_id_that_is_none_refuses_the_remote(object_id: str, words: str) -> None:
     """Before it becomes part of a path."""
     with pytest.raises(FetchError, match=words):

@@ -95,8 +95,8 @@ def settings(url: str, **more: str) -> RepositorySettings:
     [
         (settings("git@host:ops.git"), "ssh-keygen"),
         (settings("git@host:ops.git", ssh_key_file="/k"), "ssh-keyscan"),
-        (settings("https://host/ops.git", ssh_key_file="/k"), "is for ssh"),
-        (settings("git://host/ops.git", credentials_file="/k"), "is for https"),
+        (settings("https://host/ops.git", ssh_key_file="/k"), "is only for ssh"),
+        (settings("git://host/ops.git", credentials_file="/k"), "is only for https"),
         (settings("https://169.254.169.254/latest"), "link-local"),
         (settings("https://[fd00:ec2::254]/latest"), "metadata"),
     ],

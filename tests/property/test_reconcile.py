@@ -73,7 +73,7 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
         )
         commit = Commit(id=f"{number:040}", tree=f"{number:040}", author="", message="")
         revision = Revision(commit=commit, files=tuple(seen), changes=Changes())
-        shared = ref_updates.pushed("ops", update, None, commit, commit.id)
+        shared = ref_updates.push_of("ops", update, None, commit, commit.id)
         changes = ref_updates.file_changes(difference, became)
         facts = ref_updates.facts(number, update, revision, shared, changes)
         keys += [triggers.trigger_key("ops", update, path) for path in tree]

@@ -57,14 +57,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "a new schedule catches up what was before it",
     ),
     Mutant(f"{_SCHEDULES}:went_back", "> CLOCK_BACK_MAX_MS", "> 10**12", "a clock that stood wrong stops a schedule"),
-    Mutant(f"{_SCHEDULES}:is_due", "or bool(held.queued)", "", "an instant waits until the next one comes"),
+    Mutant(f"{_SCHEDULES}:is_due", "or bool(schedule.queued)", "", "an instant waits until the next one comes"),
     Mutant(
         f"{_SCHEDULES}:decide",
-        "for instant in taken:",
-        "for instant in taken[-1:]:",
+        "for due_at in to_start:",
+        "for due_at in to_start[-1:]:",
         "of several instants that come at once the newest is decided alone",
     ),
-    Mutant(f"{_SCHEDULES}:_Decider.take_waiting", "and not self.is_busy", "", "two runs of a schedule are open"),
+    Mutant(f"{_SCHEDULES}:_Decider.take_queued", "and not self.is_busy", "", "two runs of a schedule are open"),
     # What follows other workflows.
     Mutant(
         f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_WEBHOOKS}:is_genuine",
-        "body if timestamp is None else _timed(timestamp, headers, body)",
+        "body if timestamp is None else _signed_text(timestamp, headers, body)",
         "body",
         "a request with a time is not genuine",
     ),

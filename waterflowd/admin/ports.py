@@ -1,4 +1,4 @@
-"""What the API shows and changes: the rows of its answers, and the protocols of the services that give them.
+"""The services behind the API: their protocols, and the rows that they return.
 
 Rules of this file: Protocols and rows only. Unless a line says otherwise, the methods are called on the event loop's thread,
 do not block, and what they change is durable when they return. They raise the errors of `waterflow_agent.errors`.
@@ -24,15 +24,15 @@ from waterflowd.reconcile.webhooks import Delivery
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One approved agent as it is now."""
+    """The current state of an approved agent."""
 
     fingerprint: str
     name: str
     groups: tuple[str, ...]
     is_connected: bool
-    #: One sentence: `connected`, `silent for 42 s`, `never seen`.
+    #: One sentence, such as `connected` or `silent for 42 s`.
     text: str
-    #: When it was last heard of, in ms; None when it never was.
+    #: When it was last heard from, in ms; None if never.
     seen_at: int | None = None
     hostname: str = ""
     version: str = ""
@@ -46,48 +46,48 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A key that has asked to become an agent and waits for a person."""
+    """An agent that waits for approval."""
 
     fingerprint: str
     name: str
-    #: What it asked for; the daemon decides.
+    #: The groups that it requested.
     groups: tuple[str, ...]
     hostname: str
     requested_at: int
 
 
 class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent must know of this daemon to enroll without a token."""
+    """What an agent needs to know of this daemon to enroll without a token."""
 
-    #: The public key, Z85; goes into the agent's `server-key`.
+    #: The public key (Z85), for the agent's `server-key`.
     key: str
     fingerprint: str
-    #: The ports, as `tcp://host:port`.
+    #: The addresses, as `tcp://host:port`.
     work: str
     enroll: str
 
 
 class AgentAdmin(Protocol):
-    """Who is an agent, and who may become one."""
+    """Administration of agents, pending agents and join tokens."""
 
     def rows(self) -> Sequence[AgentRow]:
         """All approved agents, by name."""
         ...
 
     def pending(self) -> Sequence[PendingRow]:
-        """Keys that wait for approval, oldest first; bounded."""
+        """Agents that wait for approval, oldest first; bounded."""
         ...
 
     def server(self) -> ServerRow:
-        """Where agents find this daemon, and by which key they know it."""
+        """The addresses and the key of this daemon."""
         ...
 
     async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
-        """Makes a join token: one line that holds the server's key and address. `uses` None means any number."""
+        """Creates a join token: one line with the server's key and address. `uses` None means any number."""
         ...
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
-        """Makes the key an agent of these groups. Idempotent. `Rejected` WF604 (404) for a key that never asked."""
+        """Approves a pending agent, or changes its groups. Idempotent. `Rejected` WF604 (404) for an unknown key."""
         ...
 
     async def revoke(self, fingerprint: str, by: str) -> None:
@@ -96,10 +96,10 @@ class AgentAdmin(Protocol):
 
 
 class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One watched repository: what was fetched, tried and applied, and what is wrong with it."""
+    """A watched repository: the fetched, attempted and applied revision, and its conditions."""
 
     name: str
-    #: Without a password.
+    #: Without credentials.
     url: str
     refs: tuple[str, ...] = ()
     fetched_at: int | None = None
@@ -107,13 +107,13 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     revision_attempted: str | None = None
     revision_applied: str | None = None
     is_ready: bool
-    #: One sentence about the state, the same in the CLI, the API and the UI.
+    #: One sentence about the state.
     text: str = ""
     conditions: tuple[Condition, ...] = ()
 
 
 class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A workflow that a repository holds."""
+    """A workflow of a repository."""
 
     #: Path in the repository: the workflow's identity.
     path: str
@@ -124,14 +124,14 @@ class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
     #: `push`, `change`, `dispatch`, `schedule`, `webhook`, `workflow_run`.
     triggers: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
-    #: False when the newest file has errors; the last good version stays known but is not started.
+    #: False if the newest version has errors; nothing is started then.
     is_ready: bool = True
     text: str = ""
     errors: tuple[Diagnostic, ...] = ()
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule of a workflow: when it comes, and what became of it last. Instants are ms in UTC."""
+    """A schedule of a workflow: when it is due, and its last decision. Times are ms in UTC."""
 
     path: str
     #: The workflow's.
@@ -143,9 +143,9 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str
     overlap: Overlap
     catch_up: CatchUp
-    #: The next instant that is not decided yet; None when the calendar has no more.
+    #: The next due time that is not decided yet; None if there is none.
     next_at: int | None = None
-    #: Instants that have come and wait for an open run.
+    #: Due times that are queued until the open run ends.
     waiting: tuple[int, ...] = ()
     last_due_at: int | None = None
     last_outcome: ScheduleOutcome | None = None
@@ -156,25 +156,25 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefinitionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is started when somebody starts a definition."""
+    """The plan of a definition, ready to be started."""
 
     plan: bytes
     repository: str
     revision: str
     ref: str | None = None
-    #: The commit's facts for the `git` context.
+    #: The `git` context.
     git: dict[str, Any] = {}
 
 
 class RepositoryAdmin(Protocol):
-    """What is known from the repositories."""
+    """Administration of repositories, and the workflows and schedules that they define."""
 
     def status(self) -> Sequence[RepositoryRow]:
         """All repositories of the configuration, in its order."""
         ...
 
     def definitions(self) -> Sequence[DefinitionRow]:
-        """All workflows known from the default ref of each repository, by path."""
+        """The workflows of the default ref of each repository, by path."""
         ...
 
     def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
@@ -182,53 +182,53 @@ class RepositoryAdmin(Protocol):
         ...
 
     def plan(self, path: str, repository: str | None) -> DefinitionPlan:
-        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, another code (409) when it is not ready."""
+        """The plan of a definition. `Rejected` WF604 (404) for an unknown path, another code (409) if it is not ready."""
         ...
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
-        """Fetches now; with `is_awaited` returns when it is applied. `Rejected` WF604 (404) for an unknown name."""
+        """Fetches now; with `is_awaited` returns when the result is applied. `Rejected` WF604 (404) for an unknown name."""
         ...
 
     async def suspend(self, name: str, by: str) -> RepositoryRow:
-        """Stops looking at a repository until `resume`. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        """Ignores pushes to a repository until `resume`. Idempotent. `Rejected` WF604 (404) for an unknown name."""
         ...
 
     async def resume(self, name: str, by: str) -> RepositoryRow:
-        """Looks at a repository again, at once. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        """Ends a suspension and fetches at once. Idempotent. `Rejected` WF604 (404) for an unknown name."""
         ...
 
 
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to a webhook whose signature is right."""
+    """A request to a webhook with a valid signature."""
 
-    #: The webhook's.
+    #: The name of the webhook.
     name: str
-    #: The workflow that it starts.
+    #: The path of the workflow that it starts.
     path: str
     repository: str
     delivery: Delivery
 
 
 class WebhookService(Protocol):
-    """Webhooks of the workflows of all repositories."""
+    """The webhooks of all repositories."""
 
     def verify(self, name: str, headers: Mapping[str, str], body: bytes) -> WebhookRequest | None:
-        """The request, when its signature is right; None for a wrong one and for an unknown hook, after the same work.
+        """The request if its signature is valid; None for an invalid one and for an unknown webhook, after the same work.
 
-        Names of headers are in small letters. `Rejected` 400 for a genuine request whose delivery has no proper id.
+        Header names are in lower case. `Rejected` 400 for a genuine request with an invalid delivery id.
         """
         ...
 
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
-        """The run of the delivery, and whether it is new. `Rejected` 409 when the workflow cannot be started now."""
+        """The run of the delivery, and whether it is new. `Rejected` 409 if the workflow cannot be started now."""
         ...
 
 
 class RunReader(Protocol):
-    """Runs as the durable log tells them."""
+    """The state of runs in the durable log."""
 
     def run(self, run: RunId) -> Run | None:
-        """The run as of its newest durable event; None when there is none. Read it before the next `await`."""
+        """The run after its newest durable event; None if there is none. Read it before the next `await`."""
         ...
 
     def run_at(self, run: RunId, position: int) -> Run | None:
@@ -236,11 +236,11 @@ class RunReader(Protocol):
         ...
 
     def stalled(self) -> Mapping[RunId, str]:
-        """Runs that cannot go on until a person looks at them, and why."""
+        """Runs that are stalled until a person intervenes, and the reasons."""
         ...
 
     def read_only_text(self) -> str | None:
-        """Why nothing can be started now (disk pressure), or None."""
+        """Why no run can be started now (disk almost full), or None."""
         ...
 
 

@@ -1,5 +1,6 @@
-"""Reconcile: makes what the log says about a repository equal to what the repository holds.
+"""Reconcile: keeps the logged state of a repository equal to the repository.
 
-Read in this order: `source` (what is asked of Git), `events` and `state` (what the log remembers), `diff` and `triggers`
-(what a movement of a ref means), `movement` (facts and starts of one transaction), `loop` (the only part with I/O).
+Read in this order: `source` (the port to Git), `events` and `state` (what is logged), `diff` and `triggers` (what the update
+of a ref means), `ref_updates` (the facts and runs of one transaction), `schedules`, `workflow_run` and `webhooks` (the other
+triggers), `loop` (the only part with I/O).
 """

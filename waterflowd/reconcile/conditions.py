@@ -1,7 +1,7 @@
-"""Conditions: what holds for a repository right now, each with a code, a sentence and since when.
+"""Conditions of a repository: its current status, each with a code, a sentence and the time of the last change.
 
-Rules of this file: conditions are derived, never logged. `Ready` follows from the others. `since_at` moves only when a
-condition's status or code does, so that a person sees how old the trouble is; the sentence may change in between.
+Rules of this file: conditions are derived, never logged. `Ready` follows from the others. `since_at` changes only with a
+condition's status or code, so that it shows how long a problem has existed; the sentence may change in between.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _TEXT_LENGTH_MAX = 500
 class ConditionType(Enum):
     """The conditions of a repository."""
 
-    #: All others hold: what was pushed last is applied, and the next push will be noticed.
+    #: The last push is applied: `Fetched`, `Applied` and `FilesValid` are true.
     READY = "Ready"
-    #: The refs could be read at the last look.
+    #: The last read of the refs succeeded.
     FETCHED = "Fetched"
-    #: Everything that was read is applied, and the runs of it are started.
+    #: Everything that was read is applied, and its runs are started.
     APPLIED = "Applied"
-    #: A push is noticed at once; otherwise within a few seconds, which is no fault.
+    #: A push is noticed at once; otherwise within the polling interval, which is not an error.
     WATCHING = "Watching"
     #: No workflow file has errors.
     FILES_VALID = "FilesValid"
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition. `is_true` None means that nobody knows yet."""
+    """One condition. `is_true` is None while it is unknown."""
 
     type: ConditionType
     is_true: bool | None
@@ -46,7 +46,7 @@ class Conditions:
 
     def __init__(self, now: int) -> None:
         self._held = {
-            type_: Condition(type=type_, is_true=None, code="unknown", text="not looked at yet", since_at=now)
+            type_: Condition(type=type_, is_true=None, code="unknown", text="not read yet", since_at=now)
             for type_ in ConditionType
         }
 
@@ -71,9 +71,9 @@ class Conditions:
         self._held[type_] = Condition(type=type_, is_true=is_true, code=code, text=text, since_at=since_at)
 
     def _derive(self, now: int) -> None:
-        # Slower notice is no fault of the repository, and a broken file is, in this order of importance.
-        asked = (ConditionType.FETCHED, ConditionType.APPLIED, ConditionType.FILES_VALID)
-        for type_ in asked:
+        # In order of importance. Polling instead of watching is not a problem of the repository.
+        required = (ConditionType.FETCHED, ConditionType.APPLIED, ConditionType.FILES_VALID)
+        for type_ in required:
             condition = self._held[type_]
             if condition.is_true is not True:
                 self._replace(ConditionType.READY, condition.is_true, condition.code, condition.text, now)

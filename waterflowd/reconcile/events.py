@@ -1,11 +1,11 @@
-"""Facts of a stream `repo/<name>`: what was seen of the repository, and what became of it.
+"""Facts of a stream `repo/<name>`: what was read from the repository, and what was decided.
 
-Rules of this file: the same as for a run's events (engine/events.py): past tense, for ever readable, new fields with
-defaults, `at` is the log's clock in ms. A fact and the runs that it started are appended in one transaction, so the log
-never holds one without the other; which runs those were stands in their `RunCreated` (the trigger key).
+Rules of this file: as for the events of runs (engine/events.py): past tense, readable for ever, new fields have defaults, `at`
+is the log's clock in ms. A fact and the runs that it started are appended in one transaction, so the log never holds one
+without the other. A run's `RunCreated` holds the trigger key that started it.
 
-Everything is bounded: a fact holds `FILES_PER_FACT` files at most, more of them follow in `FilesApplied` of the same
-transaction, and a file `ERRORS_MAX` errors.
+Everything is bounded: a fact holds at most `FILES_PER_FACT` files (more follow in `FilesApplied` of the same transaction), and
+a file at most `ERRORS_MAX` errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waterflowd.model.plan import Triggers
 
 #: About 100 KB in one record; a first commit with more files takes several.
 FILES_PER_FACT = 500
-#: Files of a fact and other files that they use, together.
+#: Files of a fact, together with the other files that they use.
 PATHS_PER_FACT = 2_000
 ERRORS_MAX = 20
 
@@ -31,49 +31,49 @@ class RepositoryFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class FileApplied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a workflow file became: a plan, or errors. Part of a fact, never one by itself."""
+    """The result of compiling a workflow file: a plan, or errors. Part of a fact, not a fact itself."""
 
     path: str
-    #: The Git object that stood at the path; the same one is never compiled twice.
+    #: The Git object at the path; the same one is never compiled twice.
     blob: str
-    #: The plan's content hash; None when the file has errors.
+    #: The plan's content hash; None if the file has errors.
     plan_hash: str | None = None
     name: str = ""
     triggers: Triggers | None = None
-    #: Groups that its jobs name, as they stand in the file.
+    #: The groups of its jobs, as written in the file.
     groups: tuple[str, ...] = ()
-    #: Other files of the revision that it was compiled with, by path, each with what stood there: the Git object, a code and
-    #: the object for what is no plain file, empty for nothing. The same file with others is compiled again.
+    #: The other files of the revision that it was compiled with, by path: the Git object; a code and the object for anything
+    #: but a regular file; empty for a missing file. If one of them changes, the file is compiled again.
     used: dict[str, str] = {}
     errors: tuple[Diagnostic, ...] = ()
 
 
 class EmptyRepositorySeen(RepositoryFact, frozen=True, kw_only=True, tag="empty-repository-seen"):
-    """The repository was looked at for the first time and had no ref at all, so its first push counts as added."""
+    """The repository was read for the first time and had no refs, so its first push starts runs."""
 
 
 class RevisionApplied(RepositoryFact, frozen=True, kw_only=True, tag="revision-applied"):
-    """The ref stands at `commit`, and everything that this movement starts has been started."""
+    """The ref was updated to `commit`, and everything that this update starts was started."""
 
     ref: str
-    #: 1 for the first sight of the ref; grows by one with each movement, and never starts again.
+    #: 1 when the ref is first seen; increases by one with each update, and is never reset.
     update_number: int
     commit: str
     tree: str
-    #: The object that the ref names, where that is not the commit itself: an annotated tag.
+    #: The annotated tag that the ref points to; None if it points to the commit.
     tag_object: str | None = None
-    #: Where the ref stood before; None at its first sight.
+    #: The commit before; None when the ref is first seen.
     previous_commit: str | None = None
     author: str = ""
     message: str = ""
     #: Files that were added or changed.
     files: tuple[FileApplied, ...] = ()
-    #: Paths that are gone.
+    #: Removed paths.
     removed: tuple[str, ...] = ()
 
 
 class FilesApplied(RepositoryFact, frozen=True, kw_only=True, tag="files-applied"):
-    """More files of the movement that the `RevisionApplied` before it began."""
+    """More files of the preceding `RevisionApplied`, or files that are no longer valid."""
 
     ref: str
     files: tuple[FileApplied, ...] = ()
@@ -81,45 +81,45 @@ class FilesApplied(RepositoryFact, frozen=True, kw_only=True, tag="files-applied
 
 
 class RefRemoved(RepositoryFact, frozen=True, kw_only=True, tag="ref-removed"):
-    """The ref is gone. Its number of movements stays, so that no trigger key comes twice."""
+    """The ref was removed. Its update number is kept, so that no trigger key is used twice."""
 
     ref: str
     commit: str
 
 
 class RepositorySuspended(RepositoryFact, frozen=True, kw_only=True, tag="repository-suspended"):
-    """Nothing of the repository is looked at from now on; `by` is the principal."""
+    """Pushes to the repository are ignored from now on; `by` is the principal."""
 
     by: str = ""
 
 
 class RepositoryResumed(RepositoryFact, frozen=True, kw_only=True, tag="repository-resumed"):
-    """The repository is looked at again: what moved meanwhile counts as one movement per ref."""
+    """The repository is read again: all changes since the suspension count as one update per ref."""
 
     by: str = ""
 
 
 class RefsWatched(RepositoryFact, frozen=True, kw_only=True, tag="refs-watched"):
-    """Every ref that these patterns select is recorded. One that appears later was made since, so it counts as a push."""
+    """All refs that match these patterns are recorded. A ref that appears later was created since, so it counts as a push."""
 
     patterns: tuple[str, ...] = ()
 
 
 class ScheduleOutcome(Enum):
-    """What was decided for an instant of a schedule."""
+    """The decision about a due time of a schedule."""
 
-    #: A run was started, in the transaction of this fact.
+    #: A run was started in the transaction of this fact.
     STARTED = "started"
-    #: It waits until the run before it has ended.
+    #: It waits until the previous run has ended.
     QUEUED = "queued"
-    #: Nothing is started for it, because of another run or instant of the same schedule.
+    #: No run is started because of another run or due time of the same schedule.
     SKIPPED = "skipped"
-    #: Nothing is started for it, because it came while nobody could start it.
+    #: No run is started because it was due while no run could be started.
     MISSED = "missed"
 
 
 class ScheduleFact(RepositoryFact, frozen=True, kw_only=True):
-    """Base of the facts about one schedule, which is a file and the times that it names."""
+    """Base of the facts about one schedule, which is identified by file, cron expression and time zone."""
 
     path: str
     cron: str
@@ -127,32 +127,32 @@ class ScheduleFact(RepositoryFact, frozen=True, kw_only=True):
 
 
 class ScheduleArmed(ScheduleFact, frozen=True, kw_only=True, tag="schedule-armed"):
-    """The schedule's instants after `from_at` (wall clock, ms) count from now on. The file is the one at `ref`."""
+    """Runs are due after `from_at` (wall clock, ms) from now on. The file is the one at `ref`."""
 
     ref: str
     from_at: int
 
 
 class ScheduleDropped(ScheduleFact, frozen=True, kw_only=True, tag="schedule-dropped"):
-    """The schedule is no more, and nothing of it waits. `code` says why: `file-removed`, `file-broken`, `entry-removed`."""
+    """The schedule was removed with its queued due times. `code`: `file-removed`, `file-broken` or `entry-removed`."""
 
     code: str
 
 
 class ScheduleDecided(ScheduleFact, frozen=True, kw_only=True, tag="schedule-decided"):
-    """What became of an instant; for `missed`, of `count` instants of which it is the newest. `code` says why."""
+    """The decision about a due time; for `missed`, about `count` due times of which it is the newest. `code` is the reason."""
 
     #: Milliseconds of the wall clock.
     due_at: int
     outcome: ScheduleOutcome
     code: str
     count: int = 1
-    #: There were more than `count`; nobody counted them all.
+    #: There were more than `count`, which were not counted.
     has_more: bool = False
 
 
 class CompletedRunsHandled(RepositoryFact, frozen=True, kw_only=True, tag="completed-runs-handled"):
-    """What the runs of the repository that completed up to the global sequence `seq` start was started."""
+    """The runs that `workflow_run` triggers start after runs that completed up to the log position `seq` were started."""
 
     seq: int
 

@@ -1,14 +1,13 @@
 """GitHub's filter patterns for branches and paths, matched in linear time.
 
-Rules of this file: `*` is any text without `/`, `**` any text, `?` and `+` say "at most once" and "once or more" of the
-character before them, `[a-z0-9_]` is one of those characters, `\\` takes the next character as it is, and a pattern that
-begins with `!` takes away what earlier patterns gave. In a list the last pattern that matches decides. `**/` at the
-beginning of a path component may be nothing, so `**/README.md` matches `README.md` too.
+Rules of this file: `*` matches any text without `/`, `**` any text; `?` and `+` mean "at most once" and "once or more" for the
+character before them; `[a-z0-9_]` matches one of those characters; `\\` escapes the next character; and a pattern that begins
+with `!` excludes what earlier patterns selected. In a list the last matching pattern decides. `**/` at the beginning of a path
+component may be empty, so `**/README.md` matches `README.md` too.
 
-Theory: patterns are text of whoever may push, and the paths they meet are too. A backtracking matcher is exponential in
-the number of wildcards, so a pattern becomes a small automaton with empty moves, and the sets of its states are made into
-a deterministic one step by step, as texts ask for them (Thompson's construction, lazily determinised). A text costs one
-look-up per character.
+Theory: anybody who may push controls the patterns and the paths. A backtracking matcher is exponential in the number of
+wildcards, so a pattern becomes a nondeterministic automaton, which is made deterministic lazily, as texts need it (Thompson's
+construction). A text costs one lookup per character.
 Source of the rules: "Filter pattern cheat sheet" of the GitHub Actions documentation.
 """
 
@@ -17,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-#: Longer than any path that Linux takes; such a pattern matches nothing.
+#: The length of the longest Linux path; a longer pattern matches nothing.
 PATTERN_LENGTH_MAX = 4_096
-#: Remembered moves of one automaton before it forgets them all: about a megabyte.
+#: Cached moves of one automaton, about a megabyte; then the cache is cleared.
 _MOVES_MAX = 10_000
 
 _Test = Callable[[str], bool]
@@ -27,12 +26,12 @@ _States = frozenset[int]
 
 
 def is_match(pattern: str, text: str) -> bool:
-    """Tells whether the whole `text` matches one pattern without its `!`."""
+    """Whether the whole `text` matches one pattern without its `!`."""
     return len(pattern) <= PATTERN_LENGTH_MAX and _automaton(pattern).accepts(text)
 
 
 def selects(patterns: Sequence[str], text: str) -> bool:
-    """Tells whether a list of patterns selects `text`: the last one that matches decides, `!` says no."""
+    """Whether a list of patterns selects `text`: the last matching one decides, and `!` excludes."""
     for pattern in reversed(patterns):
         is_negative = pattern.startswith("!")
         if is_match(pattern[1:] if is_negative else pattern, text):
@@ -41,7 +40,7 @@ def selects(patterns: Sequence[str], text: str) -> bool:
 
 
 def selects_any(patterns: Sequence[str], texts: Iterable[str]) -> bool:
-    """Tells whether the list selects at least one of the texts."""
+    """Whether the list selects at least one of the texts."""
     return any(selects(patterns, text) for text in texts)
 
 
@@ -118,7 +117,7 @@ class _Automaton:
         self._moves[state].append((test, middle))
         if quantifier == "+":
             self._moves[middle].append((test, middle))
-            # The loop has its state for itself, or the next atom's moves would join it.
+            # The loop needs a state of its own, or the next atom's moves would join it.
             end = self._new_state()
             self._empty[middle].append(end)
             return end
@@ -135,7 +134,7 @@ class _Automaton:
         return end
 
     def _add_folders(self, state: int) -> int:
-        """`**/`: nothing, or any text that ends with a slash."""
+        """`**/`: empty, or any text that ends with a slash."""
         loop = self._new_state()
         end = self._new_state()
         self._empty[state] += [loop, end]
@@ -161,7 +160,7 @@ def _is_no_slash(character: str) -> bool:
 
 
 def _atom(pattern: str, at: int) -> tuple[_Test, int]:
-    """The test of one character's atom at `at`, and where the pattern goes on."""
+    """The test of the one-character atom at `at`, and the position after it."""
     character = pattern[at]
     if character == "\\" and at + 1 < len(pattern):
         return pattern[at + 1].__eq__, at + 2

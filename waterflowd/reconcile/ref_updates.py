@@ -1,7 +1,7 @@
-"""A movement of a ref as one transaction: the facts that the log gets and the runs that start.
+"""The update of a ref as one transaction: the facts to record and the runs to start.
 
-Rules of this file: everything that Git knows goes into a run as data, as its author wrote it; only what is shown to people
-(`Trigger.by`) is escaped here. The order of the starts is the order of paths, so that equal movements give equal logs.
+Rules of this file: data from Git is passed to runs unchanged; only what is displayed (`Trigger.by`) is escaped here. Runs are
+started in the order of paths, so that equal updates give equal logs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision, TreeFile
 from waterflowd.reconcile.state import FileState
 
-#: What `event.before` says where nothing was before, as in Git's own hooks.
+#: The value of `event.before` for a new ref, as in Git's hooks.
 NO_COMMIT = "0" * 40
 #: Changed paths in a run's payload.
 PAYLOAD_PATHS_MAX = 300
@@ -30,14 +30,14 @@ _SHORT = 7
 _SNIPPET_LENGTH_MAX = 300
 
 
-def file_applied(seen: TreeFile, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
-    """What the compiler's answer makes of a file, and of what it used; errors are bounded."""
+def file_applied(file: TreeFile, compiled: Compiled, used: Mapping[str, str] | None = None) -> FileApplied:
+    """The result of compiling a file, with the files that it used; errors are bounded."""
     if compiled.plan is None:
-        return file_refused(seen, compiled.diagnostics, used)
+        return file_refused(file, compiled.diagnostics, used)
     plan = plans.decode(compiled.plan)
     return FileApplied(
-        path=seen.path,
-        blob=seen.blob,
+        path=file.path,
+        blob=file.blob,
         plan_hash=plans.content_hash(compiled.plan),
         name=plan.name,
         triggers=plan.triggers,
@@ -47,26 +47,26 @@ def file_applied(seen: TreeFile, compiled: Compiled, used: Mapping[str, str] | N
 
 
 def file_refused(
-    seen: TreeFile, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
+    file: TreeFile, diagnostics: Sequence[Diagnostic], used: Mapping[str, str] | None = None
 ) -> FileApplied:
     """A file that has errors."""
     errors = tuple(_bounded(diagnostic) for diagnostic in diagnostics[:ERRORS_MAX])
     return FileApplied(
-        path=seen.path, blob=seen.blob, name=escape_for_display(seen.path), errors=errors, used=dict(used or {})
+        path=file.path, blob=file.blob, name=escape_for_display(file.path), errors=errors, used=dict(used or {})
     )
 
 
-def file_too_large(seen: TreeFile) -> Diagnostic:
-    """The problem of a file that is larger than a workflow may be."""
+def file_too_large(file: TreeFile) -> Diagnostic:
+    """The error for a file that is larger than a workflow may be."""
     message = f"the file is larger than {FILE_BYTES_MAX:,} bytes"
     code = codes.FILE_TOO_LARGE
-    return Diagnostic(code=code, path=seen.path, line=1, column=1, message=message, suggestion="split the workflow")
+    return Diagnostic(code=code, path=file.path, line=1, column=1, message=message, suggestion="split the workflow")
 
 
 def facts(
-    at: int, update: triggers.RefUpdate, revision: Revision, pushed: Pushed, changes: FileChanges
+    at: int, update: triggers.RefUpdate, revision: Revision, push: Push, changes: FileChanges
 ) -> list[events.Fact]:
-    """The facts of a movement: one, or more when it brings more files than a fact holds."""
+    """The facts of an update: one, or more if it has more files than fit into a fact."""
     commit = revision.commit
     windows = _windows(changes.files)
     first = events.RevisionApplied(
@@ -75,8 +75,8 @@ def facts(
         update_number=update.number,
         commit=commit.id,
         tree=commit.tree,
-        tag_object=pushed.object_id if pushed.object_id != commit.id else None,
-        previous_commit=pushed.before,
+        tag_object=push.object_id if push.object_id != commit.id else None,
+        previous_commit=push.before,
         author=commit.author,
         message=commit.message,
         files=windows[0],
@@ -85,13 +85,13 @@ def facts(
     recorded: list[events.Fact] = [first]
     recorded += [events.FilesApplied(at=at, ref=update.ref, files=files) for files in windows[1:]]
     for start in range(FILES_PER_FACT, len(changes.removed), FILES_PER_FACT):
-        gone = changes.removed[start : start + FILES_PER_FACT]
-        recorded.append(events.FilesApplied(at=at, ref=update.ref, removed=gone))
+        removed = changes.removed[start : start + FILES_PER_FACT]
+        recorded.append(events.FilesApplied(at=at, ref=update.ref, removed=removed))
     return recorded
 
 
 def _windows(files: Sequence[FileApplied]) -> list[tuple[FileApplied, ...]]:
-    """The files in pieces that fit into a fact each; one piece at least."""
+    """The files in groups that each fit into a fact; at least one group."""
     windows: list[list[FileApplied]] = [[]]
     paths = 0
     for file in files:
@@ -105,15 +105,15 @@ def _windows(files: Sequence[FileApplied]) -> list[tuple[FileApplied, ...]]:
 
 
 class FileChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """Files of a movement with what became of them, and the paths that are gone."""
+    """The compiled files of an update, and the removed paths."""
 
     files: tuple[FileApplied, ...] = ()
     removed: tuple[str, ...] = ()
 
 
 def file_changes(difference: Difference, applied: Mapping[str, FileApplied]) -> FileChanges:
-    """The difference with the compiler's answers filled in, by path."""
-    files = tuple(applied[seen.path] for seen in sorted(difference.files, key=lambda seen: seen.path))
+    """The difference with its files compiled, by path."""
+    files = tuple(applied[file.path] for file in sorted(difference.files, key=lambda file: file.path))
     return FileChanges(files=files, removed=difference.removed)
 
 
@@ -128,7 +128,7 @@ def with_files(changes: FileChanges, files: Sequence[FileApplied]) -> FileChange
 def started(
     update: triggers.RefUpdate, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
 ) -> list[FileApplied]:
-    """The files that the movement starts, by path."""
+    """The files that the update starts, by path."""
     after = {path: file.newest for path, file in before.items()}
     for path in changes.removed:
         after.pop(path, None)
@@ -144,9 +144,9 @@ def started(
 
 
 def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagnostic, ...]:
-    """An error for each group that the file names and the configuration keeps from its repository.
+    """An error for each group of the file that its repository may not use.
 
-    It is not recorded, since it follows from the configuration, which may change while the file does not.
+    It is not recorded, because it depends on the configuration, which may change while the file does not.
     """
     return tuple(
         Diagnostic(
@@ -154,48 +154,46 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
             path=file.path,
             line=1,
             column=1,
-            message=f'the repository "{settings.name}" may not use the group "{escape_for_display(group)}"',
-            suggestion=f"name one of its groups ({', '.join(settings.groups)}), or allow it in the configuration",
+            message=f'repository "{settings.name}" may not use group "{escape_for_display(group)}"',
+            suggestion=f"use one of its groups ({', '.join(settings.groups)}), or allow this one in the configuration",
         )
         for group in file.groups
         if not settings.may_name(group)
     )
 
 
-def start_request(
-    plan: bytes, path: str, update: triggers.RefUpdate, revision: Revision, pushed: Pushed
-) -> StartRequest:
+def start_request(plan: bytes, path: str, update: triggers.RefUpdate, revision: Revision, push: Push) -> StartRequest:
     """The request that starts the run of one file."""
     commit = revision.commit
     return StartRequest(
         plan=plan,
-        repository=pushed.repository,
+        repository=push.repository,
         revision=commit.id,
         trigger=Trigger(
             kind=TriggerKind.PUSH,
             by=escape_for_display(commit.author),
-            key=triggers.trigger_key(pushed.repository, update, path),
+            key=triggers.trigger_key(push.repository, update, path),
             ref=update.ref,
-            git=git_context(pushed.repository, update.ref, commit.id, commit.author, commit.message),
-            payload=pushed.payload,
+            git=git_context(push.repository, update.ref, commit.id, commit.author, commit.message),
+            payload=push.payload,
         ),
     )
 
 
-class Pushed(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a ref came from and went to, and what all runs of its movement share."""
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """The commits before and after an update, and what all runs of it share."""
 
     repository: str
-    #: The commit before; None at the first sight of the ref.
+    #: The commit before; None for a new ref.
     before: str | None
-    #: The object that the ref names now.
+    #: The object that the ref points to now.
     object_id: str
     #: The `event` context.
     payload: dict[str, Any]
 
 
-def pushed(repository: str, update: triggers.RefUpdate, before: str | None, commit: Commit, object_id: str) -> Pushed:
-    """The facts that a movement's runs share."""
+def push_of(repository: str, update: triggers.RefUpdate, before: str | None, commit: Commit, object_id: str) -> Push:
+    """The data that the runs of an update share."""
     payload = {
         "name": "push",
         "ref": update.ref,
@@ -203,11 +201,11 @@ def pushed(repository: str, update: triggers.RefUpdate, before: str | None, comm
         "after": commit.id,
         "changed": list(update.changes.paths[:PAYLOAD_PATHS_MAX]),
     }
-    return Pushed(repository=repository, before=before, object_id=object_id, payload=payload)
+    return Push(repository=repository, before=before, object_id=object_id, payload=payload)
 
 
 def git_context(repository: str, ref: str, commit: str, author: str, message: str) -> dict[str, Any]:
-    """The `git` context, with the keys that expressions name."""
+    """The `git` context, with the keys that expressions use."""
     return {
         "sha": commit,
         "short-sha": commit[:_SHORT],
@@ -221,7 +219,7 @@ def git_context(repository: str, ref: str, commit: str, author: str, message: st
 
 
 def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
-    """The triggers as words, for tables."""
+    """The names of the triggers, for tables."""
     if of is None:
         return ()
     words: Iterable[tuple[bool, str]] = (

@@ -1,4 +1,4 @@
-"""Which refs of a repository are watched: those that the configured patterns select, or the one that HEAD names."""
+"""Which refs of a repository are watched: those that match the configured patterns, or the branch of HEAD."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def tag_of(ref: str) -> str | None:
 
 
 def watched(refs: Refs, patterns: Sequence[str]) -> list[str]:
-    """Full names of the watched refs that exist, the default one first, then by name.
+    """Full names of the existing watched refs, the default one first, then by name.
 
-    Without patterns it is the branch of HEAD; where HEAD names a branch that does not exist (a new bare repository says
-    `master`, and somebody pushes `main`) the only branch there is takes its place.
+    Without patterns it is the branch of HEAD. If HEAD names a branch that does not exist (a new bare repository says `master`,
+    and `main` is pushed), it is the only branch.
     """
     if not patterns:
         default = default_ref(refs)
@@ -36,7 +36,7 @@ def watched(refs: Refs, patterns: Sequence[str]) -> list[str]:
 
 
 def default_ref(refs: Refs) -> str | None:
-    """The default branch, or None when there is none or no telling which."""
+    """The default branch; None if there is none or it is ambiguous."""
     if refs.head_ref in refs.object_ids:
         return refs.head_ref
     branches = [ref for ref in refs.object_ids if ref.startswith(BRANCH)]
@@ -44,15 +44,15 @@ def default_ref(refs: Refs) -> str | None:
 
 
 def nothing_watched(refs: Refs, patterns: Sequence[str]) -> str:
-    """One sentence that says why no ref is watched and what to do."""
+    """One sentence: why no ref is watched and what to do."""
     branches = sorted(ref.removeprefix(BRANCH) for ref in refs.object_ids if ref.startswith(BRANCH))
     if not refs.object_ids:
-        return "the repository is empty: push a commit to it"
+        return "the repository is empty; push a commit"
     if patterns:
-        return f"no ref matches {', '.join(patterns)}: the repository has {_some(branches) or 'no branches'}"
+        return f"no ref matches {', '.join(patterns)}; the branches are: {_some(branches) or 'none'}"
     if refs.head_ref is None:
-        return "HEAD names no branch: name the branches to watch with refs"
-    return f"HEAD names {refs.head_ref}, which does not exist: name one of {_some(branches) or 'its refs'} with refs"
+        return "HEAD is not a branch; set `refs` to the branches to watch"
+    return f"HEAD names {refs.head_ref}, which does not exist; set `refs` to one of: {_some(branches) or 'its refs'}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -60,7 +60,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def is_selected(ref: str, written: Sequence[str]) -> bool:
-    """Whether the patterns take the ref, by its full name; those that begin with `tags/` are for tags."""
+    """Whether the patterns match the ref (full name); those that begin with `tags/` are for tags."""
     patterns = [pattern.replace(BRANCH, "", 1).replace(TAG, _TAG_PATTERN, 1) for pattern in written]
     tag = tag_of(ref)
     if tag is not None:

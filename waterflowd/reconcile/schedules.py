@@ -1,17 +1,17 @@
-"""What becomes of the instants of schedules: armed and dropped, started, queued, skipped, missed.
+"""Decides about schedules: which are armed or dropped, and which due times are started, queued, skipped or missed.
 
 Rules of this file:
 
-- Level-triggered: the log holds up to which instant a schedule is decided. Whatever lies between that and the wall clock is
-  decided now, however long nobody looked; a lost wake-up costs time only.
-- A decision and the run that it starts are one transaction, and the run's trigger key holds schedule and instant. So an
-  instant starts one run at most, whatever the wall clock does.
-- A schedule is the same one as long as its file and the times that it names are, so a change of anything else in the file
-  neither loses nor repeats an instant. It belongs to the default ref, at its applied commit.
-- A new schedule counts from the moment it was seen: nothing before that is caught up.
-- Instants are the wall clock's, since people mean that; all else here is told the time. A clock that was set back a little
-  is waited for. One that was set back by more than an hour stood wrong before, and the schedule counts anew.
-- Everything is bounded: what is caught up, what waits.
+- Level-triggered: the log holds the due time up to which a schedule is decided. Everything between that and the wall clock is
+  decided now, however long ago the last decision was; a lost wake-up only costs time.
+- A decision and the run that it starts are one transaction, and the run's trigger key contains the schedule and the due time.
+  So a due time starts at most one run, whatever the wall clock does.
+- A schedule is identified by its file, cron expression and time zone, so that other changes of the file neither lose nor repeat
+  a run. It belongs to the default ref, at its applied commit.
+- A new schedule starts when it is first seen: nothing before that is caught up.
+- Due times are wall-clock times; the current time is an argument. If the clock was set back a little, the schedule waits until
+  it has caught up. If it was set back by more than an hour, it was wrong before, and the schedule starts over.
+- Everything is bounded: what is caught up, and what is queued.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ from waterflowd.reconcile import events, ref_updates
 from waterflowd.reconcile.events import ScheduleDecided, ScheduleOutcome
 from waterflowd.reconcile.state import FileState, RefState, ScheduleName, ScheduleState
 
-#: An instant that is found up to a minute late is on time: cron itself knows nothing finer, and a daemon restarts in less.
+#: Up to a minute late counts as on time: cron has no finer resolution, and a daemon restarts in less.
 LATE_MS = 60_000
-#: Runs that `catch-up: all` starts for one absence, the newest instants; a week of hours is 168, and nobody wants more.
+#: Runs that `catch-up: all` starts after one outage, for the newest due times.
 CATCH_UP_MAX = 100
-#: Instants that wait for an open run.
+#: Queued due times of one schedule.
 QUEUE_MAX = 100
-#: A clock that goes back further than this was wrong before; corrections of a running clock are seconds.
+#: A clock that is set back further than this was wrong before; corrections of a running clock are seconds.
 CLOCK_BACK_MAX_MS = 3_600_000
-#: The index of the log holds keys of 511 bytes.
+#: A key of the log's index has at most 511 bytes.
 _KEY_BYTES_MAX = 400
 
-#: What the codes of decisions and drops mean, for people.
+#: The meaning of the codes of decisions and drops, for messages.
 CODES: dict[str, str] = {
     "on-time": "started on time",
-    "caught-up": "started late: it came while nothing could be started",
-    "waited": "started after the run before it",
-    "overlap": "the run before it is still open",
-    "queue-full": f"{QUEUE_MAX} instants wait already",
-    "replaced": "a newer instant took its place",
+    "caught-up": "started late because no run could be started when it was due",
+    "waited": "started after the previous run",
+    "overlap": "the previous run is still open",
+    "queue-full": f"{QUEUE_MAX} runs are queued already",
+    "replaced": "replaced by a newer one",
     "refused": "the run could not be started",
-    "catch-up-none": "it came while nothing could be started, and `catch-up` is `none`",
-    "catch-up-last": "a newer instant is started in its place, since `catch-up` is `last`",
-    "too-many": f"only the newest {CATCH_UP_MAX} instants are caught up",
-    "file-removed": "the file is gone",
+    "catch-up-none": "no run could be started when it was due, and `catch-up` is `none`",
+    "catch-up-last": "only the newest one is started, because `catch-up` is `last`",
+    "too-many": f"only the newest {CATCH_UP_MAX} are caught up",
+    "file-removed": "the file was removed",
     "file-broken": "the file has errors",
-    "entry-removed": "the file does not name these times any more",
+    "entry-removed": "the file no longer contains this schedule",
 }
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is recorded about one schedule, what starts with it, and whether the open run must go."""
+    """The facts to record about one schedule, the run to start, and whether to cancel the open run."""
 
     facts: tuple[events.Fact, ...] = ()
-    #: The instant of the run that starts; one at most, because it is open for those that follow.
+    #: The due time of the run to start; at most one, because it is then the open run for later due times.
     start: int | None = None
     is_cancelling: bool = False
 
@@ -74,67 +74,67 @@ def name_of(path: str, trigger: ScheduleTrigger) -> ScheduleName:
 
 
 def of_file(file: FileState) -> tuple[ScheduleTrigger, ...]:
-    """The schedules of a file's newest version; none for a broken one."""
+    """The schedules of a file's newest version; none if it has errors."""
     newest = file.newest
     return newest.triggers.schedules if newest.plan_hash is not None and newest.triggers is not None else ()
 
 
 def changes(
-    held: Mapping[ScheduleName, ScheduleState],
+    armed: Mapping[ScheduleName, ScheduleState],
     ref: RefState | None,
     may_start: Callable[[FileState], bool],
     at: int,
     wall_at: int,
 ) -> list[events.Fact]:
-    """The facts that make the held schedules those of the default ref; None when there is no such ref."""
+    """The facts that make the armed schedules equal to those of the default ref (None if there is none)."""
     files = ref.files if ref is not None else {}
-    wanted = {
+    current = {
         name_of(path, trigger) for path, file in sorted(files.items()) if may_start(file) for trigger in of_file(file)
     }
     found: list[events.Fact] = []
-    for name in sorted(held.keys() - wanted):
+    for name in sorted(armed.keys() - current):
         file = files.get(name.path)
         code = "file-removed" if file is None else "entry-removed" if may_start(file) else "file-broken"
         found.append(events.ScheduleDropped(at=at, **_about(name), code=code))
-    for name in sorted(wanted):
-        before = held.get(name)
+    for name in sorted(current):
+        before = armed.get(name)
         if ref is not None and (before is None or before.ref != ref.ref):
             from_at = before.handled_at if before is not None else wall_at
             found.append(events.ScheduleArmed(at=at, **_about(name), ref=ref.ref, from_at=from_at))
     return found
 
 
-def is_due(held: ScheduleState, next_at: int | None, wall_at: int) -> bool:
-    """Whether something may have to be decided: an instant has come, something waits, or the clock went back."""
-    has_come = next_at is not None and next_at <= wall_at
-    return has_come or bool(held.queued) or went_back(held, wall_at)
+def is_due(schedule: ScheduleState, next_at: int | None, wall_at: int) -> bool:
+    """Whether there may be something to decide: a run is due or queued, or the clock was set back."""
+    is_due_now = next_at is not None and next_at <= wall_at
+    return is_due_now or bool(schedule.queued) or went_back(schedule, wall_at)
 
 
-def went_back(held: ScheduleState, wall_at: int) -> bool:
-    """Whether the clock stood wrong when the schedule was decided last, so that it counts anew."""
-    return held.handled_at - wall_at > CLOCK_BACK_MAX_MS
+def went_back(schedule: ScheduleState, wall_at: int) -> bool:
+    """Whether the clock was wrong at the last decision, so that the schedule starts over."""
+    return schedule.handled_at - wall_at > CLOCK_BACK_MAX_MS
 
 
-def decide(held: ScheduleState, trigger: ScheduleTrigger, wall_at: int, at: int, *, is_open: bool) -> Decision:
-    """What becomes of everything that waits or has come; `is_open` says whether the newest run is still open."""
-    about = _about(held.name)
-    if went_back(held, wall_at):
-        return Decision(facts=(events.ScheduleArmed(at=at, **about, ref=held.ref, from_at=wall_at),))
-    decider = _Decider(about, at, list(held.queued), trigger.overlap, is_open)
-    decider.take_waiting()
+def decide(schedule: ScheduleState, trigger: ScheduleTrigger, wall_at: int, at: int, *, is_open: bool) -> Decision:
+    """Decides about everything that is queued or due; `is_open` tells whether the newest run is still open."""
+    about = _about(schedule.name)
+    if went_back(schedule, wall_at):
+        return Decision(facts=(events.ScheduleArmed(at=at, **about, ref=schedule.ref, from_at=wall_at),))
+    decider = _Decider(about, at, list(schedule.queued), trigger.overlap, is_open)
+    decider.take_queued()
     limit = CATCH_UP_MAX + 1
-    instants, has_more = cron.newest_instants(trigger.cron, trigger.timezone, held.handled_at, wall_at, limit)
-    missed, taken, code = _caught_up(instants, trigger.catch_up, wall_at - LATE_MS)
+    due, has_more = cron.newest_instants(trigger.cron, trigger.timezone, schedule.handled_at, wall_at, limit)
+    missed, to_start, code = _split(due, trigger.catch_up, wall_at - LATE_MS)
     if missed:
         decider.record(missed[-1], ScheduleOutcome.MISSED, code, count=len(missed), has_more=has_more)
-    for instant in taken:
-        decider.take(instant, "on-time" if instant >= wall_at - LATE_MS else "caught-up")
+    for due_at in to_start:
+        decider.take(due_at, "on-time" if due_at >= wall_at - LATE_MS else "caught-up")
     is_cancelling = trigger.overlap is Overlap.CANCEL and decider.is_busy and bool(decider.queue)
     return Decision(facts=tuple(decider.facts), start=decider.start, is_cancelling=is_cancelling)
 
 
-def refused(held: ScheduleState, decision: Decision) -> tuple[events.Fact, ...]:
-    """The facts of a decision whose run cannot be started."""
+def refused(schedule: ScheduleState, decision: Decision) -> tuple[events.Fact, ...]:
+    """The facts of a decision if its run cannot be started."""
     return tuple(
         msgspec.structs.replace(fact, outcome=ScheduleOutcome.SKIPPED, code="refused")
         if isinstance(fact, ScheduleDecided) and fact.outcome is ScheduleOutcome.STARTED
@@ -143,24 +143,24 @@ def refused(held: ScheduleState, decision: Decision) -> tuple[events.Fact, ...]:
     )
 
 
-def trigger_key(repository: str, name: ScheduleName, instant: int) -> str:
-    """The text under which an instant of a schedule starts its run once; long ones end in a hash."""
+def trigger_key(repository: str, name: ScheduleName, due_at: int) -> str:
+    """The key under which a due time of a schedule starts its run once; a long one contains a hash."""
     head = f"schedule:{repository}:"
     tail = f"{name.timezone}:{name.cron}:{name.path}"
     if len((head + tail).encode()) > _KEY_BYTES_MAX:
         tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}"
-    return f"{head}{instant}:{tail}"
+    return f"{head}{due_at}:{tail}"
 
 
 def start_request(
-    plan: bytes, repository: str, ref: RefState, name: ScheduleName, trigger: ScheduleTrigger, instant: int
+    plan: bytes, repository: str, ref: RefState, name: ScheduleName, trigger: ScheduleTrigger, due_at: int
 ) -> StartRequest:
-    """The request that starts the run of an instant, at the applied commit."""
+    """The request that starts the run of a due time, at the applied commit."""
     payload: dict[str, Any] = {
         "name": "schedule",
         "schedule": name.cron,
         "timezone": name.timezone,
-        "instant": instant_text(instant),
+        "instant": time_text(due_at),
     }
     return StartRequest(
         plan=plan,
@@ -169,7 +169,7 @@ def start_request(
         trigger=Trigger(
             kind=TriggerKind.SCHEDULE,
             by="schedule",
-            key=trigger_key(repository, name, instant),
+            key=trigger_key(repository, name, due_at),
             ref=ref.ref,
             git=ref_updates.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),
             payload=payload,
@@ -178,20 +178,20 @@ def start_request(
     )
 
 
-def instant_text(instant: int) -> str:
-    """An instant in UTC, as RFC 3339."""
-    return (datetime(1970, 1, 1) + timedelta(milliseconds=instant)).isoformat(timespec="seconds") + "Z"
+def time_text(at: int) -> str:
+    """A time in UTC, as RFC 3339."""
+    return (datetime(1970, 1, 1) + timedelta(milliseconds=at)).isoformat(timespec="seconds") + "Z"
 
 
 def text_of(decided: ScheduleDecided) -> str:
-    """A decision as one sentence, for people."""
-    counted = f"{'at least ' if decided.has_more else ''}{decided.count} instants" if decided.count > 1 else ""
-    why = CODES.get(decided.code, decided.code)
-    return f"{decided.outcome.value}{' ' if counted else ''}{counted}: {why}"
+    """A decision as one sentence, for messages."""
+    counted = f"{'at least ' if decided.has_more else ''}{decided.count} times" if decided.count > 1 else ""
+    reason = CODES.get(decided.code, decided.code)
+    return f"{decided.outcome.value}{' ' if counted else ''}{counted}: {reason}"
 
 
 class _Decider:
-    """Takes the instants of one schedule one after the other."""
+    """Decides about the due times of one schedule, one after the other."""
 
     def __init__(self, about: dict[str, str], at: int, queue: list[int], overlap: Overlap, is_busy: bool) -> None:
         self._about = about
@@ -203,13 +203,13 @@ class _Decider:
         self.start: int | None = None
 
     def record(
-        self, instant: int, outcome: ScheduleOutcome, code: str, *, count: int = 1, has_more: bool = False
+        self, due_at: int, outcome: ScheduleOutcome, code: str, *, count: int = 1, has_more: bool = False
     ) -> None:
         self.facts.append(
             ScheduleDecided(
                 at=self._at,
                 **self._about,
-                due_at=instant,
+                due_at=due_at,
                 outcome=outcome,
                 code=code,
                 count=count,
@@ -217,41 +217,41 @@ class _Decider:
             )
         )
 
-    def take_waiting(self) -> None:
+    def take_queued(self) -> None:
         if self.queue and not self.is_busy:
-            self._begin(self.queue.pop(0), "waited")
+            self._start(self.queue.pop(0), "waited")
 
-    def take(self, instant: int, code: str) -> None:
+    def take(self, due_at: int, code: str) -> None:
         if not self.is_busy and not self.queue:
-            self._begin(instant, code)
+            self._start(due_at, code)
         elif self._overlap is Overlap.SKIP:
-            self.record(instant, ScheduleOutcome.SKIPPED, "overlap")
+            self.record(due_at, ScheduleOutcome.SKIPPED, "overlap")
         elif self._overlap is Overlap.QUEUE and len(self.queue) >= QUEUE_MAX:
-            self.record(instant, ScheduleOutcome.SKIPPED, "queue-full")
+            self.record(due_at, ScheduleOutcome.SKIPPED, "queue-full")
         else:
             if self._overlap is Overlap.CANCEL:
-                for waiting in self.queue:
-                    self.record(waiting, ScheduleOutcome.SKIPPED, "replaced")
+                for queued_at in self.queue:
+                    self.record(queued_at, ScheduleOutcome.SKIPPED, "replaced")
                 self.queue.clear()
-            self.queue.append(instant)
-            self.record(instant, ScheduleOutcome.QUEUED, "overlap")
+            self.queue.append(due_at)
+            self.record(due_at, ScheduleOutcome.QUEUED, "overlap")
 
-    def _begin(self, instant: int, code: str) -> None:
-        self.record(instant, ScheduleOutcome.STARTED, code)
-        self.start = instant
+    def _start(self, due_at: int, code: str) -> None:
+        self.record(due_at, ScheduleOutcome.STARTED, code)
+        self.start = due_at
         self.is_busy = True
 
 
-def _caught_up(instants: list[int], catch_up: CatchUp, late_at: int) -> tuple[list[int], list[int], str]:
-    """Instants that are given up, those that are taken, and the code for the former."""
+def _split(due: list[int], catch_up: CatchUp, late_at: int) -> tuple[list[int], list[int], str]:
+    """The due times that are missed, those to start, and the code for the former."""
     match catch_up:
         case CatchUp.NONE:
-            missed = [instant for instant in instants if instant < late_at]
-            return missed, instants[len(missed) :], "catch-up-none"
+            missed = [due_at for due_at in due if due_at < late_at]
+            return missed, due[len(missed) :], "catch-up-none"
         case CatchUp.LAST:
-            return instants[:-1], instants[-1:], "catch-up-last"
+            return due[:-1], due[-1:], "catch-up-last"
         case CatchUp.ALL:
-            return instants[:-CATCH_UP_MAX], instants[-CATCH_UP_MAX:], "too-many"
+            return due[:-CATCH_UP_MAX], due[-CATCH_UP_MAX:], "too-many"
 
 
 def _about(name: ScheduleName) -> dict[str, str]:

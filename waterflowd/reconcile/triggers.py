@@ -1,15 +1,16 @@
-"""Which workflows a movement of a ref starts.
+"""Which workflows the update of a ref starts.
 
 Rules of this file:
 
-- A file without `on` starts when this movement added or changed it, or another file that it uses. `push` asks the ref and
-  the changed paths, as they are: what a file uses is no path of its filters.
-- The first sight of a ref starts nothing: nobody can know what of its history was meant. The exceptions are the first push
-  to a repository that was seen empty, and a ref that was made since all refs of the configured patterns were recorded.
-- A new branch has added or changed what differs from the default ref; a new tag has changed nothing, it names a commit.
-- A file that has errors starts nothing, and neither does its last good version.
-- Path filters ask what changed between the tree that was applied last and the new one. Where that is not known (too many
-  paths, the old tree is gone) they let the run through; a tag has no changed paths, and path filters do not ask it.
+- A file without `on` starts when the update added or changed it, or another file that it uses. `push` matches the ref and the
+  changed paths; the files that a workflow uses are not added to these paths.
+- When a ref is first seen, nothing starts, because its history was pushed before. The exceptions are the first push to a
+  repository that was seen empty, and a ref that was created after all refs of the configured patterns were recorded.
+- A new branch adds or changes what differs from the default ref. A new tag changes nothing, because it names an existing
+  commit.
+- A file with errors starts nothing, and neither does its last version without errors.
+- Path filters match what changed between the last applied tree and the new one. If that is unknown (too many paths, the old
+  tree no longer exists), they match. A tag has no changed paths, so path filters do not apply to it.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.source import Changes
 from waterflowd.reconcile.state import RefState
 
-#: Patterns that are wanted, and patterns that are not.
+#: Patterns that select, and patterns that exclude.
 _Filter = tuple[tuple[str, ...], tuple[str, ...]]
 
-#: A key of the log's index holds 511 bytes, and other parts of the program put a prefix before it.
+#: A key of the log's index has at most 511 bytes, and other modules add a prefix.
 _KEY_BYTES_MAX = 400
 
 
 class RefUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """A ref came to another commit."""
+    """A ref now points to another commit."""
 
     ref: str
     number: int
-    #: The ref was never seen before, and nobody knows whether it was there before the daemon looked.
+    #: The ref was never seen before, and may have existed before the daemon read the repository.
     is_first_sight: bool
     changes: Changes
-    #: Paths of workflow files that this movement added or changed.
+    #: Paths of workflow files that this update added or changed.
     files: frozenset[str]
 
 
 def is_started(triggers: Triggers, path: str, update: RefUpdate) -> bool:
-    """Tells whether the movement starts the workflow at `path`."""
+    """Whether the update starts the workflow at `path`."""
     if update.is_first_sight:
         return False
     if triggers.on_change and path in update.files:
@@ -56,7 +57,7 @@ def is_started(triggers: Triggers, path: str, update: RefUpdate) -> bool:
 def new_files(
     ref: str, applied: Mapping[str, FileApplied], before: RefState | None, base: RefState | None
 ) -> frozenset[str]:
-    """Which of the files that are new to a ref count as added or changed; `base` is what a new ref is compared with."""
+    """Which of the applied files count as added or changed; a new ref is compared with `base`."""
     if before is not None or base is None:
         return frozenset(applied)
     if refs.tag_of(ref) is not None:
@@ -66,11 +67,11 @@ def new_files(
 
 
 def trigger_key(repository: str, update: RefUpdate, path: str) -> str:
-    """The text under which a movement starts a file's run once; long ones end in a hash."""
+    """The key under which an update starts a file once; a long one ends in a hash."""
     head = f"push:{repository}:"
     tail = f"{update.ref}:{update.number}:{path}"
     if len((head + tail).encode()) > _KEY_BYTES_MAX:
-        # The number stays readable, the hash makes the rest unique.
+        # The number stays readable; the hash makes the rest unique.
         tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}:{update.number}"
     return head + tail
 
@@ -87,12 +88,12 @@ def _is_pushed(push: PushTrigger, update: RefUpdate) -> bool:
 
 
 def _is_selected(name: str, own: _Filter, others: _Filter) -> bool:
-    """Whether the filter for this kind of ref takes the name; `others` is the one for the other kind."""
-    wanted, ignored = own
-    if not (wanted or ignored):
-        # As on GitHub: a filter for branches alone means that tags are not meant, and the other way round.
+    """Whether the filter for this kind of ref matches the name; `others` is the filter for the other kind."""
+    selected, ignored = own
+    if not (selected or ignored):
+        # As on GitHub: with a filter only for branches, tags do not match, and vice versa.
         return not any(others)
-    return (not wanted or globs.selects(wanted, name)) and not globs.selects(ignored, name)
+    return (not selected or globs.selects(selected, name)) and not globs.selects(ignored, name)
 
 
 def _is_path_pushed(push: PushTrigger, changes: Changes) -> bool:

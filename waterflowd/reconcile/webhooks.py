@@ -1,15 +1,15 @@
-"""Webhooks: what makes a request genuine, which delivery it is, and the run that it starts.
+"""Webhooks: verifies signatures, identifies deliveries, and makes the request that starts a run.
 
 Rules of this file:
 
-- A request is genuine when every signature that it carries is the HMAC-SHA256 of what was sent, under the secret that the
-  workflow names. There is one at least. SHA-1 and plain tokens are no signatures. Comparisons take constant time, and an
-  unknown hook costs what a known one costs.
-- With `X-Waterflow-Timestamp` (seconds since 1970) the signed text is `timestamp.delivery.body`, and it is good for five
-  minutes. Without it the signed text is the body, as on GitHub; it may not look like the other form, or a captured request
-  could be sent again as one without a time.
-- A delivery has an id, by which it starts one run. Senders without ids send nothing twice on purpose: the same body is the
-  same delivery for five to ten minutes.
+- A request is genuine if it has at least one signature, and each of its signatures is the HMAC-SHA256 of the signed text with
+  the workflow's secret. SHA-1 and plain tokens are not accepted. Comparisons take constant time, and an unknown webhook takes
+  as long as a known one.
+- With `X-Waterflow-Timestamp` (seconds since 1970) the signed text is `timestamp.delivery.body`, which is valid for five
+  minutes. Without it the signed text is the body, as on GitHub; a body that looks like the other form is refused, because a
+  captured request could otherwise be replayed without its timestamp.
+- A delivery has an id, and starts one run. If the sender gives none, an equal body is the same delivery for five to ten
+  minutes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import ref_updates
 from waterflowd.reconcile.state import RefState
 
-#: How far a time in a request may be from the daemon's.
+#: How far a request's timestamp may be from the daemon's clock.
 WINDOW_S = 300
-#: Headers that hold a signature, in small letters, and what stands before the hexadecimal digits.
+#: Headers with a signature, in lower case, and the prefix of the hexadecimal digits.
 SIGNATURES = {"x-hub-signature-256": "sha256=", "x-gitea-signature": "", "x-gogs-signature": ""}
-#: Headers that hold the delivery's id; the first one that is there counts.
+#: Headers with the delivery id; the first one that is present counts.
 DELIVERIES = ("x-waterflow-delivery", "x-github-delivery", "x-gitea-delivery", "x-gogs-delivery")
 TIMESTAMP = "x-waterflow-timestamp"
-#: Headers that say what happened at the sender.
+#: Headers with the sender's name for the event.
 EVENTS = ("x-github-event", "x-gitea-event", "x-gogs-event")
 
 _DELIVERY = re.compile(r"[A-Za-z0-9_:-]{1,128}")
@@ -41,56 +41,56 @@ _SECONDS = re.compile(r"[0-9]{1,12}")
 _TIMED = re.compile(rb"[0-9]{1,12}\.[A-Za-z0-9_:-]{0,128}\.")
 _KEY_BYTES_MAX = 400
 _EVENT_LENGTH_MAX = 100
-#: What the run adds to the payload.
+#: Keys that the `event` context adds to the payload.
 RESERVED = frozenset({"name", "webhook", "payload"})
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A genuine request, as far as it is not payload."""
+    """The identity of a genuine request."""
 
     id: str
-    #: Other ids under which the same request may have come before.
+    #: Other ids under which the same request may have been delivered before.
     earlier: tuple[str, ...] = ()
-    #: What the sender calls it, such as GitHub's `issues`; empty when it says nothing.
+    #: The sender's name for the event, such as GitHub's `issues`; empty if not given.
     event: str = ""
 
 
 def is_signed(headers: Mapping[str, str]) -> bool:
-    """Whether there is a signature at all, good or not."""
+    """Whether there is a signature, valid or not."""
     return any(name in headers for name in SIGNATURES)
 
 
 def is_genuine(secret: str | None, headers: Mapping[str, str], body: bytes, wall_s: int) -> bool:
-    """Whether the request comes from who knows the secret; without a secret nobody does."""
+    """Whether the request was signed with the secret; False without a secret."""
     timestamp = headers.get(TIMESTAMP)
-    signed = body if timestamp is None else _timed(timestamp, headers, body)
+    signed = body if timestamp is None else _signed_text(timestamp, headers, body)
     expected = hmac.new((secret or "no secret").encode("utf-8", "surrogateescape"), signed, hashlib.sha256).hexdigest()
     wrong = 0
     for name, prefix in SIGNATURES.items():
         if name in headers:
-            given = headers[name].strip().lower()
-            wrong += not hmac.compare_digest(given.encode(), (prefix + expected).encode())
+            signature = headers[name].strip().lower()
+            wrong += not hmac.compare_digest(signature.encode(), (prefix + expected).encode())
     is_fresh = _TIMED.match(body) is None if timestamp is None else _is_fresh(timestamp, wall_s)
     return bool(secret) and is_signed(headers) and not wrong and is_fresh
 
 
 def delivery(headers: Mapping[str, str], body: bytes, wall_s: int) -> Delivery | None:
-    """Which delivery a genuine request is; None when its id is no id."""
+    """The delivery of a genuine request; None if its id is invalid."""
     event = next((headers[name][:_EVENT_LENGTH_MAX] for name in EVENTS if name in headers), "")
-    stated = _stated(headers)
-    if stated:
-        return Delivery(id=stated, event=event) if _DELIVERY.fullmatch(stated) else None
+    delivery_id = _delivery_header(headers)
+    if delivery_id:
+        return Delivery(id=delivery_id, event=event) if _DELIVERY.fullmatch(delivery_id) else None
     timestamp = headers.get(TIMESTAMP)
     if timestamp is not None:
-        return Delivery(id=f"sha256-{hashlib.sha256(_timed(timestamp, headers, body)).hexdigest()}", event=event)
+        return Delivery(id=f"sha256-{hashlib.sha256(_signed_text(timestamp, headers, body)).hexdigest()}", event=event)
     digest, window = hashlib.sha256(body).hexdigest(), wall_s // WINDOW_S
-    # The next window too: a clock that is set back a little must not make another delivery of it.
+    # The next window too: a clock that is set back a little must not make it another delivery.
     earlier = (f"sha256-{digest}-{window - 1}", f"sha256-{digest}-{window + 1}")
     return Delivery(id=f"sha256-{digest}-{window}", earlier=earlier, event=event)
 
 
 def trigger_key(repository: str, name: str, delivery_id: str) -> str:
-    """The text under which a delivery starts its run once; long ones end in a hash."""
+    """The key under which a delivery starts its run once; a long one ends in a hash."""
     key = f"hook:{repository}:{name}:{delivery_id}"
     if len(key.encode()) > _KEY_BYTES_MAX:
         key = f"hook:{repository}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
@@ -98,25 +98,25 @@ def trigger_key(repository: str, name: str, delivery_id: str) -> str:
 
 
 def event_of(payload: Any, name: str, of: Delivery) -> dict[str, Any]:
-    """The `event` context: what was sent, and `webhook`, which says how it came.
+    """The `event` context: the payload, and `webhook` with the name, delivery id and event.
 
-    What is no object, or has a key that is taken, stands as a whole in `event.payload`.
+    A payload that is not an object, or has a reserved key, is put into `event.payload` as a whole.
     """
-    how: dict[str, Any] = {"name": "webhook", "webhook": {"name": name, "delivery": of.id, "event": of.event}}
+    added: dict[str, Any] = {"name": "webhook", "webhook": {"name": name, "delivery": of.id, "event": of.event}}
     if isinstance(payload, dict) and RESERVED.isdisjoint(payload):
-        return {**payload, **how}
-    return {**how, "payload": payload}
+        return {**payload, **added}
+    return {**added, "payload": payload}
 
 
 def trigger_keys(repository: str, name: str, of: Delivery) -> tuple[str, ...]:
-    """The delivery's own key, and those under which it may have come before."""
+    """The delivery's key, and those under which it may have started a run before."""
     return tuple(trigger_key(repository, name, delivery_id) for delivery_id in (of.id, *of.earlier))
 
 
 def start_request(
     plan: bytes, repository: str, ref: RefState, name: str, of: Delivery, event: dict[str, Any]
 ) -> StartRequest:
-    """The request that starts the run of a delivery, at the applied commit; the first run, if it came before."""
+    """The request that starts the run of a delivery at the applied commit, or finds its earlier run."""
     key, *earlier = trigger_keys(repository, name, of)
     return StartRequest(
         plan=plan,
@@ -134,12 +134,12 @@ def start_request(
     )
 
 
-def _stated(headers: Mapping[str, str]) -> str:
+def _delivery_header(headers: Mapping[str, str]) -> str:
     return next((headers[name] for name in DELIVERIES if name in headers), "")
 
 
-def _timed(timestamp: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    return f"{timestamp}.{_stated(headers)}.".encode("utf-8", "surrogateescape") + body
+def _signed_text(timestamp: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    return f"{timestamp}.{_delivery_header(headers)}.".encode("utf-8", "surrogateescape") + body
 
 
 def _is_fresh(timestamp: str, wall_s: int) -> bool:

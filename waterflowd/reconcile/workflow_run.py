@@ -1,10 +1,12 @@
-"""Workflows that start after others: which completed runs start which files.
+"""`workflow_run` triggers: which completed runs start which files.
 
 Rules of this file:
 
-- Runs of the same repository only. A file is the one of the default ref, at its applied commit, wherever the earlier run was.
-- A completed run starts a file once: its trigger key holds both. Runs that completed before the file named them start nothing.
-- A chain ends after `CHAIN_MAX` runs that started one another, so that files which follow each other do not run for ever.
+- Only runs of the same repository count. The started file is the one of the default ref, at its applied commit, whatever ref
+  the completed run was for.
+- A completed run starts a file once: the trigger key contains both. Runs that completed before the file had the trigger start
+  nothing.
+- A chain of runs that trigger each other ends after `CHAIN_MAX` runs, so that workflows with a cycle do not run for ever.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerK
 from waterflowd.reconcile import globs, ref_updates, refs
 from waterflowd.reconcile.state import FileState, RefState
 
-#: Runs in a row that started one another.
+#: Runs in a chain of triggers.
 CHAIN_MAX = 5
 KIND = chains.AFTER
 _KEY_BYTES_MAX = 400
 
 
 def triggered_files(ref: RefState | None) -> dict[str, FileState]:
-    """The files of the default ref that start after others and have no errors, by path."""
+    """The files of the default ref that have a `workflow_run` trigger and no errors, by path."""
     files = ref.files if ref is not None else {}
     return {path: file for path, file in sorted(files.items()) if file.workflow_run is not None and not file.is_broken}
 
@@ -39,21 +41,21 @@ def is_triggered(trigger: WorkflowRunTrigger, path: str, row: RunSummary) -> boo
         return False
     if trigger.conclusions and row.conclusion.value not in trigger.conclusions:
         return False
-    return _is_branch_wanted(trigger, row.trigger.ref)
+    return _is_branch_selected(trigger, row.trigger.ref)
 
 
-def _is_branch_wanted(trigger: WorkflowRunTrigger, ref: str | None) -> bool:
+def _is_branch_selected(trigger: WorkflowRunTrigger, ref: str | None) -> bool:
     if not (trigger.branches or trigger.branches_ignore):
         return True
     branch = refs.branch_of(ref) if ref is not None else None
     if branch is None:
         return False
-    is_wanted = not trigger.branches or globs.selects(trigger.branches, branch)
-    return is_wanted and not globs.selects(trigger.branches_ignore, branch)
+    is_selected = not trigger.branches or globs.selects(trigger.branches, branch)
+    return is_selected and not globs.selects(trigger.branches_ignore, branch)
 
 
 def trigger_key(run: RunId, path: str) -> str:
-    """The text under which a completed run starts a file once; long ones end in a hash."""
+    """The key under which a completed run starts a file once; a long one ends in a hash."""
     key = f"workflow-run:{run}:{path}"
     if len(key.encode()) > _KEY_BYTES_MAX:
         key = f"workflow-run:{run}:sha256-{hashlib.sha256(path.encode()).hexdigest()}"
@@ -61,7 +63,7 @@ def trigger_key(run: RunId, path: str) -> str:
 
 
 def event_of(row: RunSummary, depth: int) -> dict[str, Any]:
-    """The `event` context: the earlier run."""
+    """The `event` context: the completed run."""
     return {
         "name": KIND,
         KIND: {

@@ -38,7 +38,7 @@ def test_a_movement_with_many_files_is_several_facts_and_one_state() -> None:
     changes = ref_updates.file_changes(
         diff.difference({}, seen), {file.path: ref_updates.file_refused(file, []) for file in seen}
     )
-    shared = ref_updates.pushed("ops", update(), None, COMMIT, COMMIT.id)
+    shared = ref_updates.push_of("ops", update(), None, COMMIT, COMMIT.id)
     facts = ref_updates.facts(5, update(), revision(), shared, changes)
     assert len(facts) == 3
     assert len(state.fold("ops", facts).refs[MAIN].files) == count
@@ -55,7 +55,7 @@ def test_errors_of_a_file_are_bounded() -> None:
 
 def test_what_comes_from_git_is_carried_as_data() -> None:
     """Message and author reach the context as they were written, and people see them escaped."""
-    shared = ref_updates.pushed("ops", update(), "b" * 40, COMMIT, COMMIT.id)
+    shared = ref_updates.push_of("ops", update(), "b" * 40, COMMIT, COMMIT.id)
     request = ref_updates.start_request(b"plan", "workflows/a.yml", update(), revision(), shared)
     trigger = request.trigger
     assert trigger.by == '"><script>\\n'
@@ -74,7 +74,7 @@ def test_what_comes_from_git_is_carried_as_data() -> None:
 
 def test_a_branch_that_came_from_nothing_has_zeros_before() -> None:
     """`event.before` says what Git's hooks say."""
-    assert ref_updates.pushed("ops", update(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
+    assert ref_updates.push_of("ops", update(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
 
 
 def test_a_broken_file_and_its_last_good_version_start_nothing() -> None:

@@ -49,11 +49,11 @@ def test_the_only_branch_takes_the_place_of_a_head_that_does_not_exist() -> None
     [
         (Refs(head_ref="refs/heads/main", object_ids={}), (), "the repository is empty"),
         (Refs(head_ref="refs/heads/x", object_ids=TIPS), (), "HEAD names refs/heads/x, which does not exist"),
-        (Refs(head_ref=None, object_ids=TIPS), (), "HEAD names no branch"),
+        (Refs(head_ref=None, object_ids=TIPS), (), "HEAD is not a branch"),
         (
             Refs(head_ref=None, object_ids=TIPS),
             ("nope",),
-            "no ref matches nope: the repository has main, release/1, trunk",
+            "no ref matches nope; the branches are: main, release/1, trunk",
         ),
     ],
 )

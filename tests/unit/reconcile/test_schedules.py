@@ -139,4 +139,4 @@ def test_a_decision_reads_as_a_sentence() -> None:
         at=1, path="p", cron="c", timezone="UTC", due_at=T0, outcome=ScheduleOutcome.MISSED, code="too-many",
         count=3, has_more=True,
     )  # fmt: skip
-    assert schedules.text_of(decided) == "missed at least 3 instants: only the newest 100 instants are caught up"
+    assert schedules.text_of(decided) == "missed at least 3 times: only the newest 100 are caught up"

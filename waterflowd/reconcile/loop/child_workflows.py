@@ -1,7 +1,7 @@
-"""ChildWorkflows: the plans of workflows that steps start, of any commit that a run stands at.
+"""The plans of workflows that steps start as child runs, at the commit of the parent run.
 
-Rules of this file: files are read from the repository's objects, apart from its loop, so that a remote that hangs holds nothing
-up; a commit that a run has come from is there. An answer never changes, so the newest ones are kept.
+Rules of this file: files are read from the repository's objects, independently of its loop, so that a remote that hangs does
+not delay anything; the commit of a run is always present. A plan never changes, so the most recent ones are cached.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.dsl.reporting import codes as dsl_codes
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
 
-#: Plans that are kept; one has a few kilobytes, and 16 MiB at the most.
+#: Cached plans; one has a few kilobytes, at most 16 MiB.
 _PLANS_MAX = 32
 
-#: Gives the content of a plain file: of a repository, at a commit, at a path; None when there is none.
+#: Gives the content of a regular file by repository, commit and path; None if there is none.
 ReadFile = Callable[[RepositorySettings, str, str], Awaitable[bytes | None]]
 
 
@@ -45,7 +45,7 @@ class CommittedWorkflows:
     async def _compiled(self, repository: str, revision: str, path: str) -> bytes:
         settings = self._repositories.get(repository)
         if settings is None:
-            text = f'there is no repository "{escape_for_display(repository, 60)}" in the configuration any more'
+            text = f"repository {quote(repository)} is no longer in the configuration"
             raise Rejected(dsl_codes.WRONG_CALL, text)
 
         async def read(other: str) -> bytes | None:
@@ -53,14 +53,16 @@ class CommittedWorkflows:
 
         content = await read(path)
         if content is None:
-            text = f'there is no workflow file "{escape_for_display(path)}" at {revision[:7]}; the path counts from the root'
+            text = (
+                f'no workflow file "{escape_for_display(path)}" at {revision[:7]}; paths start at the repository root'
+            )
             raise Rejected(dsl_codes.WRONG_CALL, text)
         compiled = await self._compiler.compile(path, content, read)
         if compiled.plan is not None:
             return compiled.plan
         first = compiled.diagnostics[0]
         if first.code == dsl_codes.COMPILER_STOPPED:
-            # A compiler that was killed says nothing against a file.
+            # A compiler that was killed says nothing about the file.
             raise Retryable(codes.PLAN_NOT_READY, first.message)
-        text = f'the workflow "{escape_for_display(path)}" has errors at {revision[:7]}: line {first.line}: {first.message}'
+        text = f'workflow "{escape_for_display(path)}" has errors at {revision[:7]}: line {first.line}: {first.message}'
         raise Rejected(codes.BROKEN_WORKFLOW, text)

@@ -195,7 +195,7 @@ class RepositoryLoop:
         started = await asyncio.to_thread(ref_updates.started, update, files, changes, self.settings)
         if repository.is_default(update.ref):
             started = [file for file in started if not self._ports.webhooks.errors_after(name, file, changes)]
-        push = ref_updates.pushed(name, update, before.commit if before else None, revision.commit, object_id)
+        push = ref_updates.push_of(name, update, before.commit if before else None, revision.commit, object_id)
         starts: list[StartRequest] = []
         refused: list[FileApplied] = []
         for file in started:

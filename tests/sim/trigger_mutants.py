@@ -105,7 +105,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "versions: tuple[TriggerVersion, ...] = ()",
         "a file that changes forgets the runs that it was to follow",
         # Worlds come to it, but seldom.
-        "tests.unit.reconcile.test_state:test_what_a_file_asked_for_is_known_for_each_place_of_the_log",
+        "tests.unit.reconcile.test_state:test_the_trigger_of_a_file_is_known_for_each_position_of_the_log",
     ),
     # Webhooks.
     Mutant(

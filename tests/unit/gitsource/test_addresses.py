@@ -1,4 +1,4 @@
-"""Addresses that a fetch may connect to, in every spelling."""
+"""Addresses that a fetch may connect to, in every notation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from waterflowd.gitsource.remote import address_policy
         "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "240.0.0.1",
     ],
 )  # fmt: skip
-def test_metadata_services_and_what_is_no_server_are_refused(address: str) -> None:
-    """Also where an IPv6 address only stands for the IPv4 one."""
+def test_metadata_services_and_addresses_of_no_server_are_refused(address: str) -> None:
+    """Including IPv6 addresses that embed an IPv4 one."""
     assert address_policy.refusal(address)
 
 
@@ -24,11 +24,11 @@ def test_metadata_services_and_what_is_no_server_are_refused(address: str) -> No
     "address", ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd00::1", "192.0.2.1", "2001:db8::1"]
 )
 def test_private_and_loopback_addresses_are_allowed(address: str) -> None:
-    """The daemon's own configuration names them."""
+    """The daemon's configuration names them."""
     assert address_policy.refusal(address) is None
 
 
-def test_loopback_is_known_in_every_spelling() -> None:
-    """And nothing else is taken for it."""
+def test_loopback_is_recognized_in_every_notation() -> None:
+    """And nothing else is."""
     assert all(map(address_policy.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1")))
     assert not any(map(address_policy.is_loopback, ("10.0.0.1", "2002:7f00:1::", "::ffff:10.0.0.1", "64:ff9b::7f00:1")))

@@ -1,4 +1,4 @@
-"""Remotes in the configuration: what is taken over, and what `check-config` says of what cannot work."""
+"""The configuration of remotes, and the errors of `check-config`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def written(directory: Path, *lines: str) -> Path:
     return file
 
 
-def test_everything_of_a_remote_is_taken_over(tmp_path: Path) -> None:
+def test_every_key_of_a_remote_is_used(tmp_path: Path) -> None:
     """Each key reaches the source."""
     file = written(
         tmp_path,
@@ -43,8 +43,8 @@ def test_everything_of_a_remote_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['fetch-timeout = "soon"', "fetch-max-bytes = 1", "fetch-max-bytes = -1"])
-def test_limits_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
-    """With the key's name."""
+def test_invalid_limits_are_refused(tmp_path: Path, line: str) -> None:
+    """The error names the key."""
     with pytest.raises(Rejected, match=line.split()[0]):
         config.load(written(tmp_path, 'url = "https://host/ops.git"', line), environment={})
 
@@ -58,7 +58,7 @@ def test_limits_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
         (['url = "ext::sh"'], "remote helpers"),
     ],
 )
-def test_check_config_says_what_cannot_work(tmp_path: Path, lines: list[str], words: str) -> None:
+def test_check_config_reports_what_cannot_work(tmp_path: Path, lines: list[str], words: str) -> None:
     """Before the daemon is started, and without the secret."""
     done = CliRunner().invoke(main, ["check-config", "--config", str(written(tmp_path, *lines))])
     assert done.exit_code == 2
@@ -66,6 +66,6 @@ def test_check_config_says_what_cannot_work(tmp_path: Path, lines: list[str], wo
     assert "geheim" not in done.output
 
 
-def test_a_repository_s_variable_is_its_name_in_capitals() -> None:
-    """With underscores for what a shell does not take."""
+def test_the_variable_of_a_repository_is_its_name_in_capitals() -> None:
+    """With underscores for characters that a shell does not accept."""
     assert credentials.variable("ops-web.v2") == "WATERFLOWD_GIT_TOKEN_OPS_WEB_V2"

@@ -1,4 +1,4 @@
-"""A mirror's note, and its place on disk."""
+"""The state file of a mirror, and its directory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def made(tmp_path: Path) -> Mirror:
     return made
 
 
-def test_what_is_noted_is_known_again(made: Mirror) -> None:
-    """By the next process; nobody but the owner may look."""
+def test_the_state_is_read_again_by_the_next_process(made: Mirror) -> None:
+    """Only the owner may read the mirror."""
     assert made.fetched_at is None
     made.record(fetched("a", shallow=("a",)))
     made.record(fetched("b"))
@@ -37,8 +37,8 @@ def test_what_is_noted_is_known_again(made: Mirror) -> None:
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b'{"place": 7}', b"\xff", None])
-def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes | None) -> None:
-    """Nothing is claimed that may not be there."""
+def test_without_a_readable_state_file_a_mirror_starts_empty(made: Mirror, note: bytes | None) -> None:
+    """Nothing is recorded as complete that may be missing."""
     made.record(fetched("a"))
     (made.path / "objects" / "pack" / "pack-x.pack").touch()
     if note is None:
@@ -49,8 +49,8 @@ def test_without_a_readable_note_a_mirror_begins_anew(made: Mirror, note: bytes 
     assert (made.state.complete, made.pack_count()) == ((), 0)
 
 
-def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
-    """A child that was killed had no time for it."""
+def test_leftovers_of_a_fetch_are_removed(made: Mirror) -> None:
+    """A killed child could not remove them."""
     made.record(fetched("a"))
     for name in ("objects/tmp_pack_x", "objects/tmp_fetch_y", "objects/pack/pack-without-index.pack"):
         (made.path / name).touch()
@@ -61,16 +61,16 @@ def test_what_a_fetch_has_left_is_cleared(made: Mirror) -> None:
     assert [path.name for path in made.path.parent.iterdir()] == ["ops.git"]
 
 
-def test_only_the_newest_commits_are_kept_in_mind(made: Mirror) -> None:
-    """A server is not told of thousands."""
+def test_only_the_newest_commits_are_recorded(made: Mirror) -> None:
+    """Thousands of commits are not announced to a server."""
     for number in range(400):
         made.record(fetched(f"{number}", shallow=(f"{number}",)))
     assert len(made.state.commits) == len(made.state.shallow) == 256
     assert made.state.commits[-1] == "399"
 
 
-def test_the_age_is_said_in_the_largest_unit(made: Mirror) -> None:
-    """For people."""
+def test_the_age_is_given_in_the_largest_unit(made: Mirror) -> None:
+    """For messages."""
     assert mirror.age_text(None) == "never fetched"
     made.record(fetched())
     for seconds, expected in ((90, "1 min"), (7_300, "2 h"), (200_000, "2 d")):

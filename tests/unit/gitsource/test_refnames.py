@@ -1,4 +1,4 @@
-"""What a remote says of its refs, taken with care."""
+"""The refs that a remote advertises."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def advertised(**refs: str) -> dict[Ref, ObjectID]:
     return {Ref(name.replace("__", "/").encode()): ObjectID(object_id.encode()) for name, object_id in refs.items()}
 
 
-def test_branches_and_tags_are_taken_and_the_rest_is_left() -> None:
-    """Peeled tags, pull requests, and names that are no text."""
+def test_only_branches_and_tags_are_read() -> None:
+    """Peeled tags, pull requests, and names that are not UTF-8 are ignored."""
     refs = advertised(HEAD=A, refs__heads__main=A, refs__tags__v1=B, refs__pull__1__head=B)
     refs[Ref(b"refs/tags/v1^{}")] = ObjectID(A.encode())
     refs[Ref(b"refs/heads/\xff")] = ObjectID(A.encode())
@@ -27,14 +27,14 @@ def test_branches_and_tags_are_taken_and_the_rest_is_left() -> None:
 @pytest.mark.parametrize(
     ("object_id", "words"), [("a" * 64, "SHA-256"), ("../x", "invalid object ids"), ("", "invalid object ids")]
 )
-def test_an_id_that_is_none_refuses_the_remote(object_id: str, words: str) -> None:
+def test_an_invalid_object_id_fails_the_fetch(object_id: str, words: str) -> None:
     """Before it becomes part of a path."""
     with pytest.raises(FetchError, match=words):
         remote_refs.object_ids(advertised(refs__heads__main=object_id))
 
 
-def test_without_patterns_what_head_leads_to_is_wanted() -> None:
-    """Whatever branch it names; and the only branch where it names none."""
+def test_without_patterns_the_object_of_head_is_fetched() -> None:
+    """Whatever branch it names; also the only branch if HEAD names none."""
     refs = advertised(HEAD=B, refs__heads__main=A)
     assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [B, A]
     refs = advertised(HEAD=B, refs__heads__main=A, refs__heads__trunk=B)
@@ -43,7 +43,7 @@ def test_without_patterns_what_head_leads_to_is_wanted() -> None:
     assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [A]
 
 
-def test_patterns_select_what_is_wanted() -> None:
+def test_patterns_select_the_refs_to_fetch() -> None:
     """As for a local repository."""
     refs = advertised(HEAD=A, refs__heads__main=A, refs__heads__x=B, refs__tags__v1=B)
     assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ("tags/v*",)) == [B]

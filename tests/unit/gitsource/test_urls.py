@@ -1,4 +1,4 @@
-"""Repository urls taken apart, and those that never are."""
+"""Parsing and refusing the URLs of repositories."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from waterflowd.reconcile.settings import RepositorySettings
         ("git://[2001:db8::1]:9419/ops.git", ("git", "2001:db8::1", 9419, "", "/ops.git")),
     ],
 )
-def test_remotes_have_their_parts(url: str, parts: tuple[str, str, int, str, str]) -> None:
-    """As Git reads them."""
+def test_the_url_of_a_remote_is_parsed(url: str, parts: tuple[str, str, int, str, str]) -> None:
+    """As Git does."""
     found = urls.parse(url)
     assert isinstance(found, RemoteUrl)
     assert (found.scheme, found.host, found.port, found.user, found.path) == parts
@@ -61,7 +61,7 @@ def test_remotes_have_their_parts(url: str, parts: tuple[str, str, int, str, str
         "git@@host:x",
     ],
 )
-def test_what_is_no_url_of_a_repository_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     """Options, control characters, missing parts, unknown schemes."""
     with pytest.raises(Rejected) as caught:
         urls.parse(url)
@@ -80,7 +80,7 @@ def test_what_is_no_url_of_a_repository_is_refused(url: str) -> None:
     ],
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str, hint: str) -> None:
-    """The sentence says where it belongs."""
+    """The message says where it belongs."""
     with pytest.raises(Rejected, match=hint) as caught:
         urls.parse(url)
     assert "geheim" not in str(caught.value)
@@ -101,8 +101,8 @@ def settings(url: str, **more: str) -> RepositorySettings:
         (settings("https://[fd00:ec2::254]/latest"), "metadata"),
     ],
 )
-def test_what_a_remote_lacks_is_said_when_it_is_opened(given: RepositorySettings, hint: str) -> None:
-    """With the command that makes it."""
+def test_a_missing_key_of_a_remote_is_reported(given: RepositorySettings, hint: str) -> None:
+    """With the command that creates the file."""
     with pytest.raises(Rejected, match=hint) as caught:
         repository_opener.check(given)
     assert caught.value.code == codes.URL_REFUSED

@@ -5,13 +5,13 @@ from __future__ import annotations
 from waterflowd.reconcile.conditions import Conditions, ConditionType
 
 
-def test_nothing_is_claimed_before_the_first_look() -> None:
+def test_conditions_are_unknown_before_the_first_read() -> None:
     """Unknown is neither true nor false."""
     assert {condition.is_true for condition in Conditions(1).all()} == {None}
 
 
 def test_ready_follows_from_the_others() -> None:
-    """The most important one that does not hold gives its code and sentence."""
+    """The most important condition that is not true gives its code and sentence."""
     conditions = Conditions(1)
     conditions.set(ConditionType.FETCHED, True, "fetched", "read", 2)
     conditions.set(ConditionType.APPLIED, True, "applied", "main is applied at abc", 3)
@@ -23,8 +23,8 @@ def test_ready_follows_from_the_others() -> None:
     assert conditions.get(ConditionType.READY).is_true
 
 
-def test_since_moves_only_with_status_or_code() -> None:
-    """How old a trouble is does not depend on how often it is seen."""
+def test_the_time_changes_only_with_status_or_code() -> None:
+    """The age of a problem does not depend on how often it is found."""
     conditions = Conditions(1)
     conditions.set(ConditionType.FETCHED, False, "WF503", "gone", 2)
     conditions.set(ConditionType.FETCHED, False, "WF503", "still gone", 9)

@@ -1,4 +1,4 @@
-"""GitHub's filter patterns: the documented table, lists with `!`, and patterns that are meant to hurt."""
+"""GitHub's filter patterns: the documented table, lists with `!`, and hostile patterns."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("pattern", "matching", "other"), BRANCHES + PATHS)
-def test_the_documented_patterns_match_what_the_documentation_says(
-    pattern: str, matching: list[str], other: list[str]
-) -> None:
+def test_the_documented_patterns_match_as_documented(pattern: str, matching: list[str], other: list[str]) -> None:
     """Each row of GitHub's table holds, and near misses do not match."""
     assert [text for text in matching if not globs.is_match(pattern, text)] == []
     assert [text for text in other if globs.is_match(pattern, text)] == []
@@ -55,7 +53,7 @@ def test_the_documented_patterns_match_what_the_documentation_says(
     ],
 )
 def test_the_last_pattern_that_matches_decides(patterns: list[str], selected: list[str], other: list[str]) -> None:
-    """`!` takes away what an earlier pattern gave, and a later pattern may give it back; only `!` gives nothing."""
+    """`!` excludes what an earlier pattern selected, and a later pattern may select it again; only `!` selects nothing."""
     assert [text for text in selected if not globs.selects(patterns, text)] == []
     assert [text for text in other if globs.selects(patterns, text)] == []
 
@@ -81,17 +79,17 @@ def test_the_last_pattern_that_matches_decides(patterns: list[str], selected: li
         ("a\\", "a\\", True),
     ],
 )
-def test_corners_of_the_rules(pattern: str, text: str, is_matching: bool) -> None:
-    """Escapes, odd brackets, quantifiers at the edge and hostile names are plain text where no rule applies."""
+def test_edge_cases_of_the_rules(pattern: str, text: str, is_matching: bool) -> None:
+    """Escapes, odd brackets, quantifiers at the edge and hostile names are literal text where no rule applies."""
     assert globs.is_match(pattern, text) is is_matching
 
 
-def test_a_pattern_that_hurts_backtracking_matchers_ends() -> None:
-    """Thirty wildcards over a long text: a matcher that goes back would not end within the test's time-out."""
+def test_a_pattern_that_is_exponential_for_backtracking_matchers_is_fast() -> None:
+    """Thirty wildcards over a long text would exceed the test's timeout with backtracking."""
     assert not globs.is_match("*a" * 30 + "b", "a" * 4_000)
     assert not globs.is_match("**a" * 30 + "b", "a/" * 2_000)
 
 
 def test_a_pattern_beyond_the_bound_matches_nothing() -> None:
-    """A pattern of a megabyte is not even compiled."""
+    """A pattern of a megabyte is not compiled."""
     assert not globs.is_match("a" * (globs.PATTERN_LENGTH_MAX + 1), "a" * (globs.PATTERN_LENGTH_MAX + 1))

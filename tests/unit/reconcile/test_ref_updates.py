@@ -1,4 +1,4 @@
-"""A movement as facts and starts."""
+"""The facts and runs of a ref update."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def revision() -> Revision:
     return Revision(commit=COMMIT, files=(), changes=Changes(paths=("a", "b")))
 
 
-def test_a_movement_with_many_files_is_several_facts_and_one_state() -> None:
-    """No fact holds more than its bound, and the fold has every file."""
+def test_an_update_with_many_files_is_several_facts_and_one_state() -> None:
+    """No fact exceeds its bound, and the folded state has every file."""
     count = 2 * events.FILES_PER_FACT + 1
     seen = [TreeFile(path=f"workflows/{n:05}.yml", blob=str(n)) for n in range(count)]
     changes = ref_updates.file_changes(
@@ -53,8 +53,8 @@ def test_errors_of_a_file_are_bounded() -> None:
     assert file.errors[0].snippet.isprintable()
 
 
-def test_what_comes_from_git_is_carried_as_data() -> None:
-    """Message and author reach the context as they were written, and people see them escaped."""
+def test_text_from_git_is_passed_on_unchanged() -> None:
+    """Message and author reach the context unchanged, and are escaped where they are displayed."""
     shared = ref_updates.push_of("ops", update(), "b" * 40, COMMIT, COMMIT.id)
     request = ref_updates.start_request(b"plan", "workflows/a.yml", update(), revision(), shared)
     trigger = request.trigger
@@ -72,13 +72,13 @@ def test_what_comes_from_git_is_carried_as_data() -> None:
     assert request.revision == COMMIT.id
 
 
-def test_a_branch_that_came_from_nothing_has_zeros_before() -> None:
-    """`event.before` says what Git's hooks say."""
+def test_a_new_branch_has_zeros_before() -> None:
+    """`event.before` is as in Git's hooks."""
     assert ref_updates.push_of("ops", update(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
 
 
-def test_a_broken_file_and_its_last_good_version_start_nothing() -> None:
-    """The movement that breaks a file starts nothing from it, nor do later ones."""
+def test_a_file_with_errors_starts_nothing() -> None:
+    """Neither in the update that broke it nor in later ones, and its last valid version is not used."""
     good = ref_updates.file_applied(TreeFile(path="a.yml", blob="1"), compiled("a.yml", "web"))
     bad = ref_updates.file_refused(TreeFile(path="a.yml", blob="2"), [])
     before = {"a.yml": state.FileState(newest=good, good=good, commit="1")}
@@ -87,8 +87,8 @@ def test_a_broken_file_and_its_last_good_version_start_nothing() -> None:
     assert ref_updates.started(update(files=frozenset({"a.yml"})), before, changes, settings) == []
 
 
-def test_a_group_that_the_repository_may_not_use_keeps_the_file_from_starting() -> None:
-    """The configuration decides, whether or not the file changes; what only a run decides is asked about then."""
+def test_a_file_with_a_forbidden_group_does_not_start() -> None:
+    """The configuration decides, even if the file does not change. Groups from expressions are checked at run time."""
     file = ref_updates.file_applied(
         TreeFile(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers")
     )

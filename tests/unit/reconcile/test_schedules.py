@@ -1,4 +1,4 @@
-"""What becomes of instants, without a log: the decisions one by one."""
+"""Decisions about schedules, one by one and without a log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trigger(overlap: Overlap = Overlap.SKIP, catch_up: CatchUp = CatchUp.LAST) -
 
 
 def shown(decision: schedules.Decision) -> list[tuple[int, str, str]]:
-    """Hours since the start, what became of them and why."""
+    """Hours since the start, outcome and code."""
     return [
         ((fact.due_at - T0) // HOUR, fact.outcome.value, fact.code)
         for fact in decision.facts
@@ -39,8 +39,8 @@ def ref_with(*crons: str, plan_hash: str | None = "hash", name: str = MAIN) -> R
     return RefState(ref=name, files={NAME.path: FileState(newest=applied, good=None, commit="c")})
 
 
-def test_nothing_is_due_before_the_instant() -> None:
-    """The cheap question comes before the decision, and says no."""
+def test_nothing_is_due_before_the_due_time() -> None:
+    """The cheap check says so without a decision."""
     assert not schedules.is_due(held(), T0 + HOUR, T0 + HOUR - 1)
     assert schedules.is_due(held(), T0 + HOUR, T0 + HOUR)
     assert schedules.is_due(held(queued=(T0,)), T0 + HOUR, T0 + 1)
@@ -55,36 +55,36 @@ def test_nothing_is_due_before_the_instant() -> None:
         (Overlap.CANCEL, [(1, "queued", "overlap")], True),
     ],
 )
-def test_an_open_run_decides_by_overlap(
+def test_overlap_decides_while_a_run_is_open(
     overlap: Overlap, expected: list[tuple[int, str, str]], is_cancelling: bool
 ) -> None:
-    """Nothing starts, and why is recorded."""
+    """No run starts, and the reason is recorded."""
     decision = schedules.decide(held(), trigger(overlap), T0 + HOUR, 1, is_open=True)
     assert (shown(decision), decision.start, decision.is_cancelling) == (expected, None, is_cancelling)
 
 
-def test_what_waits_starts_before_what_has_just_come() -> None:
+def test_queued_runs_start_before_new_ones() -> None:
     """In order, one run at a time."""
     decision = schedules.decide(held(queued=(T0,)), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=False)
     assert shown(decision) == [(0, "started", "waited"), (1, "queued", "overlap")]
     assert decision.start == T0
 
 
-def test_a_full_queue_skips_with_a_name() -> None:
-    """Nothing grows without a bound."""
+def test_a_full_queue_skips_with_its_own_code() -> None:
+    """The queue is bounded."""
     queued = tuple(T0 - HOUR * back for back in reversed(range(schedules.QUEUE_MAX)))
     decision = schedules.decide(held(queued=queued), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=True)
     assert shown(decision) == [(1, "skipped", "queue-full")]
 
 
-def test_a_cancelled_run_is_asked_again_until_it_has_ended() -> None:
-    """A daemon that ends between the record and the request has lost nothing."""
+def test_a_run_is_cancelled_again_until_it_has_ended() -> None:
+    """A crash between the record and the cancellation loses nothing."""
     decision = schedules.decide(held(queued=(T0,)), trigger(Overlap.CANCEL), T0 + 1, 1, is_open=True)
     assert (decision.facts, decision.is_cancelling) == ((), True)
 
 
-def test_a_clock_that_stood_wrong_makes_the_schedule_count_anew() -> None:
-    """And one that is a little behind is waited for."""
+def test_a_schedule_starts_over_after_the_clock_was_wrong() -> None:
+    """If the clock is only a little behind, the schedule waits."""
     decision = schedules.decide(held(T0 + 5 * HOUR), trigger(), T0, 1, is_open=False)
     (fact,) = decision.facts
     assert isinstance(fact, events.ScheduleArmed)
@@ -92,23 +92,23 @@ def test_a_clock_that_stood_wrong_makes_the_schedule_count_anew() -> None:
     assert schedules.decide(held(T0 + HOUR), trigger(), T0, 1, is_open=False) == schedules.Decision()
 
 
-def test_a_refused_start_is_a_skip_and_the_rest_of_the_decision_stays() -> None:
-    """What was missed beside it is missed all the same."""
+def test_a_refused_start_is_skipped_and_the_other_decisions_stay() -> None:
+    """Missed times are still recorded as missed."""
     state = held()
     decision = schedules.decide(state, trigger(), T0 + 3 * HOUR, 1, is_open=False)
     outcomes = [fact.outcome for fact in schedules.refused(state, decision) if isinstance(fact, ScheduleDecided)]
     assert outcomes == [ScheduleOutcome.MISSED, ScheduleOutcome.SKIPPED]
 
 
-def test_changes_arm_what_is_new_and_drop_what_is_gone() -> None:
-    """Where nothing changed there is nothing to record."""
+def test_changes_arm_new_schedules_and_drop_removed_ones() -> None:
+    """Without a difference nothing is recorded."""
     found = schedules.changes({NAME: held()}, ref_with("30 * * * *"), lambda file: True, 1, T0)
     assert [type(fact) for fact in found] == [events.ScheduleDropped, events.ScheduleArmed]
     assert schedules.changes({NAME: held()}, ref_with(NAME.cron), lambda file: True, 1, T0) == []
 
 
-def test_another_default_ref_takes_schedules_over_without_losing_an_instant() -> None:
-    """A branch that was renamed has the same schedules."""
+def test_a_new_default_ref_takes_over_schedules_without_losing_a_due_time() -> None:
+    """A renamed branch has the same schedules."""
     (fact,) = schedules.changes(
         {NAME: held(T0 + 7)}, ref_with(NAME.cron, name="other"), lambda file: True, 1, T0 + HOUR
     )
@@ -125,8 +125,8 @@ def test_another_default_ref_takes_schedules_over_without_losing_an_instant() ->
         (ref_with(plan_hash=None), False, "file-broken"),
     ],
 )
-def test_a_drop_says_why(ref: RefState | None, may_start: bool, code: str) -> None:
-    """The code is one that has a sentence."""
+def test_a_dropped_schedule_has_a_reason(ref: RefState | None, may_start: bool, code: str) -> None:
+    """Its code has a sentence."""
     (fact,) = schedules.changes({NAME: held()}, ref, lambda file: may_start, 1, T0)
     assert isinstance(fact, events.ScheduleDropped)
     assert fact.code == code
@@ -134,7 +134,7 @@ def test_a_drop_says_why(ref: RefState | None, may_start: bool, code: str) -> No
 
 
 def test_a_decision_reads_as_a_sentence() -> None:
-    """With the number where there are several, and that nobody counted them all."""
+    """With the number of times, or the minimum if they were not all counted."""
     decided = ScheduleDecided(
         at=1, path="p", cron="c", timezone="UTC", due_at=T0, outcome=ScheduleOutcome.MISSED, code="too-many",
         count=3, has_more=True,

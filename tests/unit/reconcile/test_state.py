@@ -1,4 +1,4 @@
-"""The fold of a repository's facts, and the difference to a tree."""
+"""The fold of a repository's facts, and the difference from a tree."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def applied(movement: int, *files: FileApplied, removed: tuple[str, ...] = ()) -
     )
 
 
-def test_a_broken_file_keeps_its_last_good_version_known() -> None:
-    """What was good stays visible, while the file counts as broken."""
+def test_a_file_with_errors_keeps_its_last_valid_version() -> None:
+    """The valid version stays known while the file counts as broken."""
     folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, broken("a.yml", "2"))])
     file = folded.refs[MAIN].files["a.yml"]
     assert file.is_broken
@@ -42,14 +42,14 @@ def test_a_broken_file_keeps_its_last_good_version_known() -> None:
     assert file.commit == "c2"
 
 
-def test_a_file_that_was_never_good_has_no_good_version() -> None:
-    """A first version with errors leaves nothing to fall back on."""
+def test_a_file_that_was_never_valid_has_no_valid_version() -> None:
+    """There is nothing to fall back on."""
     folded = state.fold("ops", [applied(1, broken("a.yml", "1"))])
     assert folded.refs[MAIN].files["a.yml"].good is None
 
 
-def test_a_removed_file_is_gone_and_a_removed_ref_keeps_its_movements() -> None:
-    """Movement numbers go on after a ref came back, so that no trigger key is used twice."""
+def test_a_removed_ref_keeps_its_update_number() -> None:
+    """Numbers continue when the ref is created again, so that no trigger key is used twice."""
     gone = events.RefRemoved(at=3, ref=MAIN, commit="c2")
     folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, removed=("a.yml",)), gone])
     ref = folded.refs[MAIN]
@@ -58,7 +58,7 @@ def test_a_removed_file_is_gone_and_a_removed_ref_keeps_its_movements() -> None:
     assert not ref.is_removed
 
 
-def test_further_files_of_a_movement_join_it() -> None:
+def test_more_files_of_an_update_are_added() -> None:
     """A first commit with thousands of files is several facts and one state."""
     more = events.FilesApplied(at=1, ref=MAIN, files=(good("b.yml", "2"),), removed=("a.yml",))
     folded = state.fold("ops", [applied(1, good("a.yml", "1")), more])
@@ -66,16 +66,16 @@ def test_further_files_of_a_movement_join_it() -> None:
     assert folded.refs[MAIN].files["b.yml"].commit == "c1"
 
 
-def test_a_known_object_is_found_on_any_ref_and_among_good_versions() -> None:
-    """Going back to an older version, or bringing it to another branch, needs no compiling."""
+def test_a_known_object_is_found_on_any_ref_and_among_valid_versions() -> None:
+    """Reverting a file, or adding it to another branch, needs no compilation."""
     folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, broken("a.yml", "2"))])
     assert list(folded.known("a.yml", "1")) == [good("a.yml", "1")]
     assert list(folded.known("a.yml", "2")) == [broken("a.yml", "2")]
     assert not list(folded.known("b.yml", "1"))
 
 
-def test_suspending_survives_the_fold() -> None:
-    """The last of suspend and resume counts."""
+def test_the_last_of_suspend_and_resume_counts() -> None:
+    """Suspension is part of the folded state."""
     suspended = events.RepositorySuspended(at=1, by="token:ops")
     assert state.fold("ops", [suspended]).is_suspended
     assert not state.fold("ops", [suspended, events.RepositoryResumed(at=2, by="token:ops")]).is_suspended
@@ -83,7 +83,7 @@ def test_suspending_survives_the_fold() -> None:
 
 
 def test_the_difference_is_by_path_and_object() -> None:
-    """Added, changed and removed files, and nothing about those that stayed."""
+    """Added, changed and removed files, and nothing for unchanged ones."""
     folded = state.fold("ops", [applied(1, good("a.yml", "1"), good("b.yml", "2"), broken("c.yml", "3"))])
     tree = [TreeFile(path="a.yml", blob="1"), TreeFile(path="c.yml", blob="4"), TreeFile(path="d.yml", blob="1")]
     found = diff.difference(folded.refs[MAIN].files, tree)
@@ -92,14 +92,14 @@ def test_the_difference_is_by_path_and_object() -> None:
     assert found.removed == ("b.yml",)
 
 
-def test_a_name_that_stands_twice_in_a_damaged_tree_counts_once() -> None:
-    """The first one is taken."""
+def test_a_duplicate_name_in_a_damaged_tree_counts_once() -> None:
+    """The first entry counts."""
     tree = [TreeFile(path="a.yml", blob="1"), TreeFile(path="a.yml", blob="2")]
     assert [file.blob for file in diff.difference({}, tree).files] == ["1"]
 
 
-def test_what_a_file_asked_for_is_known_for_each_place_of_the_log() -> None:
-    """A run that completed before the file asked for it starts nothing, though the file has asked for others before."""
+def test_the_trigger_of_a_file_is_known_for_each_position_of_the_log() -> None:
+    """A run that completed before the file had its current trigger is matched against the earlier one."""
     folded = state.RepositoryState(name="ops", refs={})
     for seq, fact in (
         (10, applied(1, following("1", "build"))),
@@ -115,8 +115,8 @@ def test_what_a_file_asked_for_is_known_for_each_place_of_the_log() -> None:
     assert file.workflow_run_since == 10
 
 
-def test_what_nobody_can_ask_about_any_more_is_forgotten() -> None:
-    """Runs up to the place that was followed are handled, so a file that changes every day costs nothing."""
+def test_triggers_that_are_no_longer_needed_are_dropped() -> None:
+    """Runs up to the handled position are done, so a file that changes every day costs nothing."""
     folded = state.RepositoryState(name="ops", refs={})
     for seq in range(10, 1_000, 10):
         state.evolve(folded, applied(seq, following(str(seq), f"build {seq}")), seq)
@@ -128,8 +128,8 @@ def test_what_nobody_can_ask_about_any_more_is_forgotten() -> None:
     assert asked.workflows == ("build 990",)
 
 
-def test_a_file_that_stops_asking_begins_anew() -> None:
-    """What completed in between is not asked for later."""
+def test_a_trigger_that_was_removed_and_added_again_starts_over() -> None:
+    """Runs that completed in between start nothing."""
     folded = state.RepositoryState(name="ops", refs={})
     for seq, fact in (
         (10, applied(1, following("1", "build"))),

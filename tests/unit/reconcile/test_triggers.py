@@ -1,4 +1,4 @@
-"""Which workflows a movement starts, and under which key."""
+"""Which workflows a ref update starts, and under which key."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def update(
     return RefUpdate(ref=ref, number=number, is_first_sight=is_first_sight, changes=changes, files=files)
 
 
-def test_a_file_without_on_starts_when_the_movement_changed_it() -> None:
-    """The smallest file runs on the push that brings it, and not on a push of something else."""
+def test_a_file_without_on_starts_when_the_update_changed_it() -> None:
+    """The smallest file runs on the push that adds it, and not on a push of something else."""
     smallest = Triggers(on_change=True)
     assert triggers.is_started(smallest, FILE, update(files=frozenset({FILE})))
     assert not triggers.is_started(smallest, FILE, update(files=frozenset({"workflows/other.yml"})))
 
 
 @pytest.mark.parametrize("of", [Triggers(on_change=True), Triggers(push=PushTrigger())])
-def test_the_first_sight_of_a_ref_starts_nothing(of: Triggers) -> None:
-    """History that was there before the daemon looked is recorded only."""
+def test_a_ref_that_is_first_seen_starts_nothing(of: Triggers) -> None:
+    """Existing history is only recorded."""
     assert not triggers.is_started(of, FILE, update(is_first_sight=True, files=frozenset({FILE})))
 
 
-def test_a_file_that_is_started_by_hand_only_is_not_pushed() -> None:
-    """`on: workflow_dispatch` leaves pushes alone, even those that change the file."""
+def test_a_file_with_only_workflow_dispatch_is_not_started_by_pushes() -> None:
+    """Not even by a push that changes the file."""
     assert not triggers.is_started(Triggers(), FILE, update(files=frozenset({FILE})))
 
 
@@ -82,18 +82,18 @@ def test_a_file_that_is_started_by_hand_only_is_not_pushed() -> None:
     ],
 )
 def test_push_filters_follow_github(push: PushTrigger, ref: str, paths: tuple[str, ...], is_started: bool) -> None:
-    """Branches and paths both have to agree; a filter for branches leaves tags out; path filters do not ask tags."""
+    """Branches and paths must both match; a filter for branches excludes tags; path filters do not apply to tags."""
     assert triggers.is_started(Triggers(push=push), FILE, update(ref, paths=paths)) is is_started
 
 
 @pytest.mark.parametrize("push", [PushTrigger(paths=("docs/**",)), PushTrigger(paths_ignore=("**",))])
-def test_path_filters_let_through_what_nobody_can_list(push: PushTrigger) -> None:
-    """Too many changes to list count as a change of everything, as on GitHub."""
+def test_path_filters_match_if_the_changes_are_unknown(push: PushTrigger) -> None:
+    """Too many changes count as a change of everything, as on GitHub."""
     assert triggers.is_started(Triggers(push=push), FILE, update(paths=("src/a",), is_complete=False))
 
 
-def test_a_key_names_repository_ref_movement_and_file() -> None:
-    """The key is readable, and differs where any of its four parts does."""
+def test_a_key_contains_repository_ref_update_and_file() -> None:
+    """The key is readable, and differs if one of its four parts differs."""
     keys = {
         triggers.trigger_key(repository, update(ref, number=number), path)
         for repository in ("ops", "web")
@@ -105,7 +105,7 @@ def test_a_key_names_repository_ref_movement_and_file() -> None:
     assert len(keys) == 24
 
 
-def test_a_key_with_long_names_stays_within_what_an_index_takes() -> None:
+def test_a_key_with_long_names_fits_into_the_index() -> None:
     """Paths of a kilobyte end in a hash, and still give different keys."""
     first, second = (triggers.trigger_key("ops", update(), "é" * 900 + end) for end in ("a", "b"))
     assert first != second

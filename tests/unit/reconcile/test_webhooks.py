@@ -1,4 +1,4 @@
-"""Webhooks without HTTP: signatures, deliveries, keys, and who keeps a name."""
+"""Webhooks without HTTP: signatures, deliveries, keys, and the ownership of names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def digest(text: bytes, secret: str = "s3cret") -> str:
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100), st.text(min_size=1, max_size=20))
-def test_only_the_signature_of_the_very_body_is_genuine(body: bytes, other: bytes, secret: str) -> None:
-    """Each of the known headers will do, and no body goes under another one's signature."""
+def test_only_a_signature_of_the_body_is_genuine(body: bytes, other: bytes, secret: str) -> None:
+    """Each of the known headers is accepted, and a signature of another body is not."""
     body = b"{" + body
     for name, prefix in webhooks.SIGNATURES.items():
         headers = {name: prefix + digest(body, secret)}
@@ -32,16 +32,16 @@ def test_only_the_signature_of_the_very_body_is_genuine(body: bytes, other: byte
     assert not webhooks.is_genuine(secret, {}, body, NOW)
 
 
-def test_an_empty_secret_signs_nothing() -> None:
-    """A secret that was set to nothing opens no door, nor does the word that stands for a missing one."""
+def test_an_empty_secret_is_never_valid() -> None:
+    """Neither an empty secret nor the placeholder for a missing one."""
     for key in ("", "no secret"):
         headers = {"x-hub-signature-256": "sha256=" + digest(b"{}", key)}
         assert not webhooks.is_genuine("", headers, b"{}", NOW)
         assert not webhooks.is_genuine(None, headers, b"{}", NOW)
 
 
-def test_a_request_is_good_for_five_minutes_when_it_says_its_time() -> None:
-    """Both ways, and to the second."""
+def test_a_request_with_a_timestamp_is_valid_for_five_minutes() -> None:
+    """In both directions, to the second."""
 
     def is_genuine(at: int) -> bool:
         headers = {"x-gitea-signature": digest(f"{at}..body".encode()), webhooks.TIMESTAMP: str(at)}
@@ -51,8 +51,8 @@ def test_a_request_is_good_for_five_minutes_when_it_says_its_time() -> None:
 
 
 @given(st.text(max_size=50))
-def test_no_header_raises(text: str) -> None:
-    """Whatever a stranger sends is right or wrong."""
+def test_hostile_headers_do_not_raise(text: str) -> None:
+    """A request is genuine or not, whatever its headers contain."""
     names = (*webhooks.SIGNATURES, *webhooks.DELIVERIES, *webhooks.EVENTS, webhooks.TIMESTAMP)
     headers = dict.fromkeys(names, text)
     assert not webhooks.is_genuine("s3cret", headers, b"{}", NOW)
@@ -77,8 +77,8 @@ def applied(number: int, *files: events.FileApplied, removed: tuple[str, ...] = 
     )
 
 
-def test_a_file_has_its_name_since_it_took_it_without_a_break() -> None:
-    """Changed, broken for a while or renamed it keeps its place; given up and taken again it has lost it."""
+def test_a_file_owns_its_name_since_it_has_had_it_without_a_break() -> None:
+    """It keeps its position when changed, broken for a while or renamed, and loses it by giving the name up."""
     held = state.RepositoryState(name="ops", refs={}, schedules={})
 
     def since(path: str) -> int:

@@ -52,19 +52,21 @@ def completed(ref: str | None = "refs/heads/main", conclusion: Conclusion = Conc
         ({}, completed(None), True),
     ],
 )
-def test_a_run_is_followed_by_what_asks_for_it(trigger: dict[str, Any], row: RunSummary, expected: bool) -> None:
-    """By name or path, how it ended, and the branch that it was started for."""
+def test_a_completed_run_starts_files_with_a_matching_trigger(
+    trigger: dict[str, Any], row: RunSummary, expected: bool
+) -> None:
+    """By name or path, conclusion, and branch."""
     wanted = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
     assert workflow_run.is_triggered(wanted, "workflows/deploy.yml", row) is expected
 
 
 def test_a_file_never_starts_after_itself() -> None:
-    """Also when its name has become the one that it names."""
+    """Even if its name becomes the one in its trigger."""
     assert not workflow_run.is_triggered(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
 
 
-def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
-    """What a webhook or a push carries cannot say that it is one."""
+def test_the_depth_of_a_chain_is_read_only_from_runs_of_a_chain() -> None:
+    """The payload of a webhook or push cannot forge it."""
     chained = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload=workflow_run.event_of(completed(), 4))
     assert chains.depth_of(chained) == 4
     assert chains.depth_of(Trigger(kind=TriggerKind.PUSH, payload={"name": "push"})) == 0
@@ -73,7 +75,7 @@ def test_the_depth_of_a_chain_is_read_from_runs_of_a_chain_alone() -> None:
 
 
 def test_keys_fit_into_the_index_and_differ() -> None:
-    """By run and by file, however long its path is."""
+    """By run and by file, however long the path is."""
     paths = ["workflows/a.yml", "w/" + "x" * 900 + "1.yml", "w/" + "x" * 900 + "2.yml"]
     keys = {workflow_run.trigger_key(RUN, path) for path in paths}
     assert len(keys) == 3

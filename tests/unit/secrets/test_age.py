@@ -1,4 +1,4 @@
-"""Encrypted files of repositories: what opens them, what they may look like, and what is said of one that cannot be opened."""
+"""Encrypted files in repositories: their forms, and the errors of files that cannot be decrypted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE = f'DEPLOY_KEY = "{VALUE}"\nother = """two\nlines"""\n'.encode()
 
 
 class Commits:
-    """Repositories as the daemon reads them: by name and revision."""
+    """Files by repository and revision."""
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -30,13 +30,13 @@ class Commits:
 
 @pytest.fixture
 def identity() -> pyrage.x25519.Identity:
-    """The daemon's key."""
+    """The daemon's identity."""
     return pyrage.x25519.Identity.generate()
 
 
 @pytest.fixture
 def key_file(tmp_path: Path, identity: pyrage.x25519.Identity) -> Path:
-    """It, as age-keygen writes it."""
+    """The identity file, as age-keygen writes it."""
     path = tmp_path / "ops.agekey"
     path.touch(mode=0o600)
     path.write_text(f"# created: 2026-11-24T12:00:00Z\n# public key: {identity.to_public()}\n{identity}\n")
@@ -52,7 +52,7 @@ def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFil
 
 
 def sealed(content: bytes, *identities: pyrage.x25519.Identity, armored: bool = False) -> bytes:
-    """The content, for these recipients."""
+    """The content, encrypted for these recipients."""
     return bytes(pyrage.encrypt(content, [one.to_public() for one in identities], armored=armored))
 
 
@@ -60,7 +60,7 @@ def sealed(content: bytes, *identities: pyrage.x25519.Identity, armored: bool = 
 async def test_a_table_holds_several_secrets_and_any_other_file_one(
     identity: pyrage.x25519.Identity, key_file: Path, armored: bool
 ) -> None:
-    """The form follows from the name; a line's end at the end of a single value is an editor's."""
+    """The file name decides; a trailing newline of a single value is stripped."""
     files = {
         "secrets/all.toml.age": sealed(TABLE, identity, armored=armored),
         "secrets/TLS-Key.age": sealed(b"line\nline\n", identity, armored=armored),
@@ -83,7 +83,7 @@ async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_iden
         assert (await age.read("ops", "c1"))[0]["deploy_key"] == VALUE
 
 
-async def test_of_a_name_in_several_files_the_first_counts(identity: pyrage.x25519.Identity, key_file: Path) -> None:
+async def test_the_first_of_several_files_with_a_name_wins(identity: pyrage.x25519.Identity, key_file: Path) -> None:
     """In the order of the configuration."""
     files = {"b.toml.age": sealed(b'x = "second"', identity), "x.age": sealed(b"first", identity)}
     age, _ = opened(key_file, files, "x.age", "b.toml.age")
@@ -91,7 +91,7 @@ async def test_of_a_name_in_several_files_the_first_counts(identity: pyrage.x255
 
 
 async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x25519.Identity, key_file: Path) -> None:
-    """Values belong to commits; where no file is there is no need of a key either."""
+    """Without files, no identity is needed either."""
     age, commits = opened(key_file, {"x.age": sealed(b"old", identity)})
     commits.files["ops", "c2"] = {"x.age": sealed(b"new", identity)}
     commits.files["ops", "c3"] = {}
@@ -114,10 +114,10 @@ async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x
     ],
     ids=["empty", "not encrypted", "a broken header", "a passphrase", "another key"],
 )
-async def test_what_the_key_does_not_open_is_said_with_its_path_and_nothing_of_it(
+async def test_a_file_that_cannot_be_decrypted_is_reported_without_its_content(
     key_file: Path, content: bytes, said: str
 ) -> None:
-    """Whatever somebody has pushed there."""
+    """The error names the path."""
     age, _ = opened(key_file, {"secrets/all.toml.age": content})
     with pytest.raises(Rejected, match=r"secrets/all\.toml\.age") as raised:
         await age.read("ops", "c1")
@@ -126,8 +126,8 @@ async def test_what_the_key_does_not_open_is_said_with_its_path_and_nothing_of_i
     assert VALUE not in str(raised.value)
 
 
-async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: pyrage.x25519.Identity, key_file: Path) -> None:
-    """Its seal covers all of it."""
+async def test_a_truncated_or_changed_file_is_not_decrypted(identity: pyrage.x25519.Identity, key_file: Path) -> None:
+    """Its authentication covers the whole file."""
     whole = sealed(TABLE, identity)
     for content in (whole[:-1], whole[:-20], whole[:-1] + bytes([whole[-1] ^ 1])):
         age, _ = opened(key_file, {"all.toml.age": content})
@@ -139,10 +139,10 @@ async def test_a_file_that_was_cut_or_changed_is_not_opened(identity: pyrage.x25
     ("path", "content"),
     [("a.toml.age", f'x = "{VALUE}'), ("a.toml.age", f'x = ["{VALUE}"]'), ("a.toml.age", f'"{VALUE}"')],
 )
-async def test_a_table_that_is_none_is_said_without_its_lines(
+async def test_an_invalid_table_is_reported_without_its_lines(
     identity: pyrage.x25519.Identity, key_file: Path, path: str, content: str
 ) -> None:
-    """A parser's message may quote the line: ours does not."""
+    """The parser's message may quote a line; ours does not."""
     age, _ = opened(key_file, {path: sealed(content.encode(), identity)})
     with pytest.raises(Rejected) as raised:
         await age.read("ops", "c1")
@@ -151,7 +151,7 @@ async def test_a_table_that_is_none_is_said_without_its_lines(
 
 
 async def test_a_single_value_is_text(identity: pyrage.x25519.Identity, key_file: Path) -> None:
-    """Bytes that are no UTF-8 cannot be in an environment."""
+    """Other bytes cannot be in an environment variable."""
     age, _ = opened(key_file, {"x.age": sealed(b"\xff\xfe", identity)})
     with pytest.raises(Rejected, match=r"x\.age does not hold UTF-8 text"):
         await age.read("ops", "c1")
@@ -205,10 +205,10 @@ def _gone(key_file: Path) -> Path:
         (_gone, "cannot be read"),
     ],
 )
-async def test_a_key_that_cannot_be_used_is_refused_at_the_check_and_at_each_reading(
+async def test_an_unusable_identity_file_is_refused_by_check_and_by_each_read(
     identity: pyrage.x25519.Identity, key_file: Path, spoil: object, said: str
 ) -> None:
-    """By its place, its mode and what it holds; the text names the key of the configuration, and quotes no line."""
+    """Because of its path, its mode or its content. The error names the configuration key and quotes no line."""
     assert callable(spoil)
     content = sealed(TABLE, identity)
     spoiled = spoil(key_file)
@@ -229,8 +229,8 @@ WHOLE = sealed(TABLE, IDENTITY)
 
 
 @given(st.one_of(st.binary(max_size=300), st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))))
-def test_any_bytes_are_opened_or_refused(content: bytes | tuple[int, int]) -> None:
-    """Nothing else ever happens: what is pushed there is a stranger's."""
+def test_any_bytes_are_decrypted_or_refused(content: bytes | tuple[int, int]) -> None:
+    """Nothing else happens with hostile content."""
     if isinstance(content, tuple):
         place, change = content
         content = WHOLE[:place] + bytes([WHOLE[place] ^ change]) + WHOLE[place + 1 :]

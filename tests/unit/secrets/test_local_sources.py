@@ -1,4 +1,4 @@
-"""Where the values of secrets come from: the order of the sources, and what is no source."""
+"""The secret sources on the daemon's host: their order, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waterflowd.secrets.values import BYTES_MAX as VALUE_BYTES_MAX
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file of secrets."""
+    """A secrets file."""
     path = tmp_path / "secrets.toml"
     path.write_text('deploy-key = "of the file"\nonly_file = "file"\n')
     path.chmod(0o600)
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str) -> LocalSources:
-    """All sources; `deploy-key` and `only-credential` are systemd's."""
+    """All sources; `deploy-key` and `only-credential` are systemd credentials."""
     directory = tmp_path / "credentials"
     directory.mkdir()
     (directory / "secret.deploy-key").write_text("of systemd\n")
@@ -32,7 +32,7 @@ def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str)
     return LocalSources("S_", file, {"CREDENTIALS_DIRECTORY": str(directory), **variables}, "secret.")
 
 
-def test_the_first_source_that_has_the_name_gives_the_value(tmp_path: Path, file: Path) -> None:
+def test_the_first_source_with_the_name_wins(tmp_path: Path, file: Path) -> None:
     """Environment, systemd credentials, file."""
     secrets = with_credentials(tmp_path, file, S_DEPLOY_KEY="of the environment")
     assert secrets.get("DEPLOY_KEY") == "of the environment"
@@ -48,8 +48,8 @@ def test_the_first_source_that_has_the_name_gives_the_value(tmp_path: Path, file
     assert secrets.get("missing") is None
 
 
-def test_other_credentials_of_the_daemon_are_no_secrets(tmp_path: Path) -> None:
-    """Only those with the prefix; without a prefix none."""
+def test_credentials_without_the_prefix_are_not_secrets(tmp_path: Path) -> None:
+    """Without a configured prefix none is."""
     secrets = with_credentials(tmp_path)
     assert secrets.get("tls_key") is None
     assert secrets.get("..") is None
@@ -66,8 +66,8 @@ def test_a_changed_file_is_read_again(file: Path) -> None:
     assert secrets.get("only-file") == "a newer one"
 
 
-def test_a_file_that_others_can_read_is_no_source(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told once, without a value, and the daemon does not start with it."""
+def test_a_file_that_others_can_read_is_not_used(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once, without a value, and `check` fails."""
     file.chmod(0o640)
     secrets = LocalSources("", file, {})
     with caplog.at_level(logging.ERROR):
@@ -80,8 +80,10 @@ def test_a_file_that_others_can_read_is_no_source(file: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("content", ['only-file = "s3cret', 'only-file = ["s3cret"]', 'a = "s3cret" b'])
-def test_a_broken_file_is_told_without_its_values(file: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A parser's message may quote the line: ours does not."""
+def test_an_invalid_file_is_reported_without_its_values(
+    file: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parser's message may quote a line; ours does not."""
     file.write_text(content)
     with caplog.at_level(logging.ERROR):
         assert LocalSources("", file, {}).get("only-file") is None
@@ -90,8 +92,10 @@ def test_a_broken_file_is_told_without_its_values(file: Path, content: str, capl
 
 
 @pytest.mark.parametrize("value", ["x" * (VALUE_BYTES_MAX + 1), "a\0b", "of a variable that is no text: \udcff"])
-def test_a_value_that_no_step_could_have_is_none(tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Told with the name and the reason."""
+def test_a_value_that_no_step_could_receive_is_not_used(
+    tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the secret and the reason."""
     secrets = with_credentials(tmp_path, S_ODD=value)
     with caplog.at_level(logging.ERROR):
         assert secrets.get("ODD") is None

@@ -1,4 +1,4 @@
-"""The order of all sources, and who hears what when one of them does not answer."""
+"""The order of all sources, and the effects of one that does not answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOWHERE = RunRevision(None, None)
 
 
 class Files(AgeFiles):
-    """Encrypted files of `ops`, already opened."""
+    """Encrypted files of `ops`, already decrypted."""
 
     def __init__(self, *, values: dict[str, str] | Exception) -> None:
         self.values = values
@@ -41,7 +41,7 @@ class Files(AgeFiles):
 
 
 class Server:
-    """Vault's part: `both` and `of_vault` stand at one path."""
+    """Vault: `both` and `of_vault` are at one path."""
 
     def __init__(self, values: dict[str, str] | Exception) -> None:
         self.values = values
@@ -69,7 +69,7 @@ def made(files: Files, vault: Server) -> Sources:
 
 
 async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str | None:
-    """The value once everything is read."""
+    """The value after everything has been read."""
 
     def is_read() -> bool:
         try:
@@ -84,8 +84,8 @@ async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str 
     return sources.get(name, commit)
 
 
-async def test_the_first_source_that_has_the_name_gives_the_value_and_no_later_one_is_asked() -> None:
-    """The daemon's own, Vault, the repository's files."""
+async def test_the_first_source_with_the_name_wins_and_later_ones_are_not_asked() -> None:
+    """The daemon's host, Vault, the repository's files."""
     files = Files(values={"own": "f", "both": "f", "of_file": "f"})
     vault = Server({"own": "v", "both": "v", "of_vault": "v"})
     sources = made(files, vault)
@@ -100,8 +100,8 @@ async def test_the_first_source_that_has_the_name_gives_the_value_and_no_later_o
     await sources.close()
 
 
-async def test_a_run_of_no_repository_or_of_another_one_has_nothing_of_the_files() -> None:
-    """They are their repository's alone."""
+async def test_the_files_are_available_only_to_runs_of_their_repository() -> None:
+    """Not to runs without a repository or of another one."""
     files = Files(values={"of_file": "f"})
     sources = made(files, Server({}))
     assert sources.get("of_file", NOWHERE) is None
@@ -110,8 +110,8 @@ async def test_a_run_of_no_repository_or_of_another_one_has_nothing_of_the_files
     await sources.close()
 
 
-async def test_a_source_that_does_not_answer_is_not_passed_over() -> None:
-    """Its place in the order would change from moment to moment; whose names others have are given meanwhile."""
+async def test_a_source_that_does_not_answer_is_not_skipped() -> None:
+    """Otherwise the order would change from moment to moment. Names of earlier sources are still available."""
     sources = made(Files(values={"both": "f", "of_file": "f"}), Server(Retryable("WF626", "Vault is sealed")))
     with pytest.raises(Retryable, match="waiting for secret both"):
         sources.get("both", COMMIT)
@@ -121,7 +121,7 @@ async def test_a_source_that_does_not_answer_is_not_passed_over() -> None:
     await sources.close()
 
 
-async def test_a_failure_names_the_secret_and_keeps_the_sources_code() -> None:
+async def test_a_failure_names_the_secret_and_keeps_the_code() -> None:
     """So the reader knows what to look for, and where."""
     sources = made(Files(values=Rejected("WF626", "cannot decrypt x.age")), Server({}))
     with pytest.raises(Rejected, match=r"cannot read secret of_file: cannot decrypt x\.age"):
@@ -130,8 +130,8 @@ async def test_a_failure_names_the_secret_and_keeps_the_sources_code() -> None:
 
 
 @pytest.mark.parametrize("value", ["a\0b", "x" * (BYTES_MAX + 1)])
-async def test_a_value_that_no_step_could_have_is_said_without_it(value: str) -> None:
-    """As with the daemon's own sources."""
+async def test_an_unusable_value_is_reported_without_it(value: str) -> None:
+    """As for the sources on the daemon's host."""
     sources = made(Files(values={"odd": value}), Server({}))
     with pytest.raises(Rejected, match="secret odd ") as raised:
         await got(sources, "odd")
@@ -139,8 +139,8 @@ async def test_a_value_that_no_step_could_have_is_said_without_it(value: str) ->
     await sources.close()
 
 
-async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_first() -> None:
-    """A step waits for the slowest of its secrets, not for their sum; and for nothing when one is nowhere."""
+async def test_all_reads_start_at_once_and_missing_secrets_are_reported_first() -> None:
+    """A step waits for the slowest of its secrets, not for the sum, and not at all if one is missing."""
     files, vault = Files(values={"of_file": "f"}), Server({"of_vault": "v"})
     sources = made(files, vault)
     with pytest.raises(Retryable):
@@ -153,8 +153,8 @@ async def test_all_readings_are_started_at_once_and_what_is_missing_is_said_firs
     await sources.close()
 
 
-def test_a_check_looks_at_every_file(tmp_path: Path) -> None:
-    """The daemon's file here; identities have their own tests."""
+def test_a_check_reads_every_file(tmp_path: Path) -> None:
+    """The daemon's file here; identity files have their own tests."""
 
     async def read_files(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
         return {}

@@ -1,4 +1,4 @@
-"""The key to Vault: where it comes from, in which order, and what is no key."""
+"""The daemon's credential for Vault: its sources, their order, and invalid ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from waterflowd.secrets import vault_key
 
 
 def private(path: Path, content: str) -> Path:
-    """A file that nobody else may read."""
+    """A file that only the owner can read."""
     path.touch(mode=0o600)
     path.write_text(content)
     return path
 
 
-def test_the_variable_goes_before_the_credential_and_that_before_the_file(tmp_path: Path) -> None:
-    """For the token and for the secret id, which do not stand in for one another."""
+def test_the_order_is_variable_credential_file(tmp_path: Path) -> None:
+    """For the token and for the secret id, which do not replace each other."""
     private(tmp_path / "vault-token", "of-the-credential\n")
     file = str(private(tmp_path / "file", "of-the-file\n"))
     directory = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
@@ -34,16 +34,16 @@ def test_the_variable_goes_before_the_credential_and_that_before_the_file(tmp_pa
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "na\u00efve", "esc\x1b"])
-def test_what_no_header_can_hold_is_no_key_and_is_not_quoted(tmp_path: Path, content: str) -> None:
-    """A library that was given it would say it in its complaint."""
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
+    """The HTTP library would quote it in its error."""
     file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
     with pytest.raises(Rejected, match="does not hold a Vault key") as raised:
         vault_key.reader("token", str(file), {}, tmp_path / "data")()
     assert "hvs." not in str(raised.value)
 
 
-def test_a_file_in_the_data_directory_or_for_others_to_read_is_refused(tmp_path: Path) -> None:
-    """A backup would take it along."""
+def test_a_file_in_the_data_directory_or_readable_by_others_is_refused(tmp_path: Path) -> None:
+    """A backup would include it."""
     (tmp_path / "data").mkdir()
     inside = private(tmp_path / "data" / "token", "hvs.x")
     with pytest.raises(Rejected, match="data directory"):

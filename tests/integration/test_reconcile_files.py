@@ -1,4 +1,4 @@
-"""Workflows with other files of their revision: real Git, the real compiler, and what a change of those files means."""
+"""Workflows that use other files of their revision, with real Git and the real compiler."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: D
     }
 
 
-async def test_a_change_of_what_a_file_uses_is_a_change_of_the_file(work: Work, daemon: Daemon) -> None:
-    """Those that use it are compiled again and run, with the new content; the others are left alone."""
+async def test_a_change_of_a_used_file_is_a_change_of_the_workflow(work: Work, daemon: Daemon) -> None:
+    """Workflows that use it are compiled again and run with the new content; others do not."""
     files = {
         "workflows/caller.yml": CALLER,
         "workflows/shared.yml": SHARED,
@@ -73,8 +73,8 @@ async def test_a_change_of_what_a_file_uses_is_a_change_of_the_file(work: Work, 
     assert daemon.started() == [("workflows/stepped.yml", commit)]
 
 
-async def test_a_path_filter_asks_the_changed_paths_and_not_who_uses_them(work: Work, daemon: Daemon) -> None:
-    """Whoever wants to run for a called file names it."""
+async def test_a_path_filter_matches_only_changed_paths(work: Work, daemon: Daemon) -> None:
+    """To run for a called file, a workflow lists it explicitly."""
     one = CALLER.replace("name: caller", "on: {push: {paths: [workflows/one.yml]}}")
     two = CALLER.replace("name: caller", "on: {push: {paths: [workflows/shared.yml]}}")
     work.pushed({"workflows/one.yml": one, "workflows/two.yml": two, "workflows/shared.yml": SHARED})
@@ -85,8 +85,8 @@ async def test_a_path_filter_asks_the_changed_paths_and_not_who_uses_them(work: 
     assert daemon.started() == [("workflows/two.yml", commit)]
 
 
-async def test_a_missing_file_is_found_when_it_comes_and_missed_when_it_goes(work: Work, daemon: Daemon) -> None:
-    """Only the files that use it are broken meanwhile."""
+async def test_a_used_file_may_be_added_and_removed(work: Work, daemon: Daemon) -> None:
+    """While it is missing, only the workflows that use it have errors."""
     work.pushed({"workflows/stepped.yml": STEPPED, "workflows/alone.yml": SMALLEST.format("x")})
     await daemon.sync()
     assert [path for path, _ in daemon.started()] == ["workflows/alone.yml"]
@@ -105,10 +105,8 @@ async def test_a_missing_file_is_found_when_it_comes_and_missed_when_it_goes(wor
     assert errors(daemon, "workflows/stepped.yml") == ["WF135"]
 
 
-async def test_the_same_file_with_other_content_beside_it_is_another_plan_on_each_branch(
-    work: Work, tmp_path: Path
-) -> None:
-    """A branch that changes the called file alone runs with it, and the default branch keeps its own."""
+async def test_a_workflow_is_compiled_per_branch_if_a_used_file_differs(work: Work, tmp_path: Path) -> None:
+    """A branch that changes only the called file runs with it, and the default branch keeps its own."""
     daemon = Daemon(RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000, refs=("main", "next")))
     await daemon.start()
     await daemon.sync()
@@ -131,10 +129,8 @@ async def test_the_same_file_with_other_content_beside_it_is_another_plan_on_eac
     await daemon.stop()
 
 
-async def test_a_restart_compiles_no_more_than_was_lost_and_from_what_it_was_made_of(
-    work: Work, daemon: Daemon
-) -> None:
-    """The plan that comes back is the one that was applied, whatever has been pushed meanwhile."""
+async def test_a_restart_compiles_only_lost_plans_from_their_original_content(work: Work, daemon: Daemon) -> None:
+    """The recovered plan is the applied one, whatever has been pushed meanwhile."""
     work.pushed(
         {"workflows/caller.yml": BY_HAND, "workflows/shared.yml": SHARED, "workflows/a.yml": SMALLEST.format("a")}
     )
@@ -157,8 +153,8 @@ async def test_a_restart_compiles_no_more_than_was_lost_and_from_what_it_was_mad
     assert (plan.revision, b"echo two" in plan.plan) == (commit, True)
 
 
-async def test_what_is_no_plain_file_of_the_tree_is_never_read(work: Work, daemon: Daemon, tmp_path: Path) -> None:
-    """A link to a file of the host, a link on the way, a directory: each is the problem of the file that uses it."""
+async def test_only_regular_files_of_the_tree_are_read(work: Work, daemon: Daemon, tmp_path: Path) -> None:
+    """A link to a file of the host, a link in the path, a directory: each is an error of the workflow that uses it."""
     outside = tmp_path / "outside.yml"
     outside.write_text(SHARED)
     (work.path / "workflows").mkdir()
@@ -182,8 +178,8 @@ async def test_what_is_no_plain_file_of_the_tree_is_never_read(work: Work, daemo
     assert daemon.started() == [("workflows/a.yml", commit)]
 
 
-async def test_groups_of_called_workflows_count(work: Work) -> None:
-    """A file whose call runs where the repository may not is not started, and says so."""
+async def test_groups_of_called_workflows_are_checked(work: Work) -> None:
+    """A workflow whose call uses a forbidden group does not start and has an error."""
     settings = RepositorySettings(name="ops", url=str(work.bare), interval_ms=20_000, groups=("db",))
     daemon = Daemon(settings)
     await daemon.start()
@@ -195,8 +191,8 @@ async def test_groups_of_called_workflows_count(work: Work) -> None:
     await daemon.stop()
 
 
-async def test_many_files_that_use_one_fit_into_facts(work: Work, daemon: Daemon) -> None:
-    """Facts stay bounded by the paths that they hold."""
+async def test_many_workflows_that_use_one_file_fit_into_facts(work: Work, daemon: Daemon) -> None:
+    """Facts are bounded by the number of paths in them."""
     some = {f"workflows/{number:03}.yml": STEPPED.replace("stepped", f"s{number}") for number in range(120)}
     work.pushed({**some, "steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
     await daemon.sync()

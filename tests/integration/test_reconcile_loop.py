@@ -1,4 +1,4 @@
-"""The whole way from `git push` to `Runs.apply`: real Git, the real compiler, the log's in-memory twin."""
+"""From `git push` to `Runs.apply`, with real Git, the real compiler and the in-memory log."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ async def daemon(work: Work, daemons: Callable[..., Daemon]) -> Daemon:
     return daemon
 
 
-async def test_g6_the_first_sight_of_history_records_it_and_starts_nothing(
+async def test_g6_a_repository_with_history_is_recorded_and_starts_nothing(
     work: Work, daemons: Callable[..., Daemon]
 ) -> None:
-    """A repository that was there before the daemon is known at once, and nobody is surprised by runs."""
+    """Adding an existing repository causes no surprising runs."""
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
     daemon = daemons(settings_of(work))
     await daemon.start()
@@ -66,7 +66,7 @@ async def test_g6_the_first_sight_of_history_records_it_and_starts_nothing(
 
 
 async def test_g6_the_first_push_to_an_empty_repository_starts_its_files(work: Work, daemon: Daemon) -> None:
-    """The smallest file runs on the push that brings it, with no `sync` and nothing else to do."""
+    """The smallest file runs on the push that adds it, without a `sync`."""
     assert await daemon.sync() is None
     assert daemon.condition(ConditionType.APPLIED) == (True, "no-ref")
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
@@ -75,7 +75,7 @@ async def test_g6_the_first_push_to_an_empty_repository_starts_its_files(work: W
 
 
 async def test_an_empty_repository_is_remembered_over_a_restart(work: Work, daemon: Daemon) -> None:
-    """The first push counts as added even if the daemon was down when it came."""
+    """The first push starts runs even if the daemon was down at that time."""
     await daemon.sync()
     await daemon.stop()
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
@@ -84,8 +84,8 @@ async def test_an_empty_repository_is_remembered_over_a_restart(work: Work, daem
     assert daemon.started() == [("workflows/a.yml", commit)]
 
 
-async def test_a_push_starts_what_it_changed_and_what_asks_for_every_push(work: Work, daemon: Daemon) -> None:
-    """A file without `on` runs when it changes; `on: push` runs each time; path filters ask what changed."""
+async def test_a_push_starts_changed_files_and_files_with_on_push(work: Work, daemon: Daemon) -> None:
+    """A file without `on` runs when it changes; `on: push` runs each time; path filters match the changes."""
     filtered = "on: {push: {paths: ['docs/**']}}\n" + SMALLEST.format("c")
     await daemon.sync()
     work.pushed(
@@ -101,8 +101,8 @@ async def test_a_push_starts_what_it_changed_and_what_asks_for_every_push(work: 
     assert [path for path, _ in daemon.started()] == ["workflows/a.yml", "workflows/b.yml", "workflows/c.yml"]
 
 
-async def test_g6_ten_commits_while_down_are_one_movement(work: Work, daemon: Daemon) -> None:
-    """One run per workflow, for the newest commit, with everything that changed since the last one applied."""
+async def test_g6_ten_commits_while_down_are_one_update(work: Work, daemon: Daemon) -> None:
+    """One run per workflow, for the newest commit, with all changes since the last applied one."""
     await daemon.sync()
     first = work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -120,7 +120,7 @@ async def test_g6_ten_commits_while_down_are_one_movement(work: Work, daemon: Da
 
 
 async def test_g6_a_push_back_to_an_older_commit_runs_again(work: Work, daemon: Daemon) -> None:
-    """The movement is new although the commit is not, and nothing needs compiling."""
+    """The update is new although the commit is not, and nothing needs compilation."""
     await daemon.sync()
     older = work.pushed({"workflows/a.yml": SMALLEST.format("one")})
     await daemon.sync()
@@ -136,8 +136,8 @@ async def test_g6_a_push_back_to_an_older_commit_runs_again(work: Work, daemon: 
     assert len(daemon.compiler.asked) - compiled <= 2
 
 
-async def test_a_restart_starts_nothing_and_compiles_what_the_log_does_not_hold(work: Work, daemon: Daemon) -> None:
-    """What is applied stays applied; a plan that no run has brought into the log is made again from its blob."""
+async def test_a_restart_starts_nothing_and_compiles_lost_plans(work: Work, daemon: Daemon) -> None:
+    """Applied files stay applied; a plan that is not in the log is compiled again."""
     by_hand = "on: workflow_dispatch\n" + SMALLEST.format("b")
     await daemon.sync()
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": by_hand})
@@ -154,8 +154,8 @@ async def test_a_restart_starts_nothing_and_compiles_what_the_log_does_not_hold(
     assert daemon.admin.plan("workflows/b.yml", None) == before
 
 
-async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon: Daemon) -> None:
-    """Its errors are shown, its last good version is known, the other files run, and a repair starts it."""
+async def test_a_file_with_errors_starts_nothing_and_delays_nothing(work: Work, daemon: Daemon) -> None:
+    """Its errors are shown, its last valid version is known, the other files run, and a fix starts it."""
     await daemon.sync()
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -176,8 +176,8 @@ async def test_a_broken_file_blocks_nobody_and_starts_nothing(work: Work, daemon
 
 
 @pytest.mark.parametrize("is_pushed", [False, True])
-async def test_a_file_that_a_newer_version_refuses_blocks_nobody(work: Work, daemon: Daemon, is_pushed: bool) -> None:
-    """Its plan is in no log, and compiling it again after an upgrade fails: it is broken then, and the others run."""
+async def test_a_file_that_a_newer_version_refuses_delays_nothing(work: Work, daemon: Daemon, is_pushed: bool) -> None:
+    """Its plan is lost, and compiling it after an upgrade fails: it then has errors, and the others run."""
     old = "on: {push: {paths: ['docs/**']}}\n" + SMALLEST.format("old")
     await daemon.sync()
     work.pushed({"workflows/a.yml": ON_PUSH.format("a")})
@@ -195,8 +195,8 @@ async def test_a_file_that_a_newer_version_refuses_blocks_nobody(work: Work, dae
     assert [row.path for row in daemon.admin.definitions() if not row.is_ready] == ["workflows/old.yml"]
 
 
-async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> None:
-    """Nothing starts from it, and nobody can start it by hand."""
+async def test_a_removed_file_is_no_longer_known(work: Work, daemon: Daemon) -> None:
+    """It starts nothing and cannot be started by hand."""
     await daemon.sync()
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -213,7 +213,7 @@ async def test_a_removed_file_is_known_no_more(work: Work, daemon: Daemon) -> No
 async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     work: Work, daemon: Daemon, is_after: bool
 ) -> None:
-    """Whether the log took it before the failure or not: the log is asked, and each key starts one run."""
+    """Whether it reached the log before the failure or not, each trigger key starts one run."""
     await daemon.sync()
     faults = daemon.runs.faults_after if is_after else daemon.runs.faults
     faults.append(Retryable("WF302", "the disk is full", after_s=0.01))
@@ -225,8 +225,8 @@ async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     assert len(moved) == 1
 
 
-async def test_a_failure_is_shown_and_told_to_who_waits(work: Work, daemon: Daemon) -> None:
-    """The condition has the code and sentence of the error, and `sync` raises it."""
+async def test_a_failure_is_shown_and_raised_by_sync(work: Work, daemon: Daemon) -> None:
+    """The condition has the code and text of the error."""
     await daemon.sync()
     work.commit({"workflows/a.yml": SMALLEST.format("a")})
     daemon.runs.faults += [Retryable("WF302", "the disk is full", after_s=60)] * 20
@@ -239,7 +239,7 @@ async def test_a_failure_is_shown_and_told_to_who_waits(work: Work, daemon: Daem
 async def test_one_repository_does_not_block_another(
     work: Work, tmp_path: Path, daemons: Callable[..., Daemon]
 ) -> None:
-    """One is missing, one is no repository, one makes the compiler fall over; the fourth goes its way."""
+    """One is missing, one is not a repository, one crashes the compiler; the fourth works."""
     bad = Work(tmp_path, "bad")
     bad.pushed({"workflows/a.yml": "name: crash"})
     missing = RepositorySettings(name="missing", url=str(tmp_path / "nowhere"))
@@ -265,8 +265,8 @@ async def test_one_repository_does_not_block_another(
     assert [row.is_ready for row in daemon.admin.status()] == [False, False, False, True]
 
 
-async def test_a_ref_that_cannot_be_read_does_not_hold_up_another(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """Two branches move, and an object of one of them is missing."""
+async def test_a_ref_that_cannot_be_read_does_not_delay_another(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """Two branches are updated, and an object of one of them is missing."""
     daemon = daemons(settings_of(work, refs=("*",)))
     await daemon.start()
     await daemon.sync()
@@ -284,8 +284,8 @@ async def test_a_ref_that_cannot_be_read_does_not_hold_up_another(work: Work, da
     assert daemon.started() == [("workflows/a.yml", second)]
 
 
-async def test_a_ref_that_is_removed_and_comes_back_moves_on(work: Work, daemon: Daemon) -> None:
-    """Its movements are counted on, so its keys are new, and its files are compared with what was there."""
+async def test_a_ref_that_is_removed_and_created_again_continues_its_numbers(work: Work, daemon: Daemon) -> None:
+    """So its trigger keys are new. Its files are compared with those before the removal."""
     await daemon.sync()
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -298,8 +298,8 @@ async def test_a_ref_that_is_removed_and_comes_back_moves_on(work: Work, daemon:
     assert [start.trigger.key for start in daemon.runs.started] == ["push:ops:refs/heads/main:2:workflows/b.yml"]
 
 
-async def test_a_repository_that_vanished_and_was_made_anew_recovers(work: Work, daemon: Daemon) -> None:
-    """Missing is an error and no removal of refs; what is pushed to the new one is a movement."""
+async def test_a_repository_that_was_deleted_and_recreated_recovers(work: Work, daemon: Daemon) -> None:
+    """A missing repository is an error and not a removal of its refs; a push to the new one is an update."""
     await daemon.sync()
     work.pushed({"workflows/a.yml": SMALLEST.format("a")})
     await daemon.sync()
@@ -314,8 +314,8 @@ async def test_a_repository_that_vanished_and_was_made_anew_recovers(work: Work,
     await daemon.until(lambda: daemon.condition(ConditionType.READY)[0] is True)
 
 
-async def test_a_suspended_repository_is_left_alone_and_catches_up(work: Work, daemon: Daemon) -> None:
-    """It survives a restart, `sync` is refused, and resuming is one movement."""
+async def test_a_suspended_repository_ignores_pushes_and_catches_up(work: Work, daemon: Daemon) -> None:
+    """It survives a restart, `sync` is refused, and resuming is one update."""
     await daemon.sync()
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -334,8 +334,8 @@ async def test_a_suspended_repository_is_left_alone_and_catches_up(work: Work, d
     assert daemon.started() == [("workflows/b.yml", last)]
 
 
-async def test_tags_are_followed_where_the_configuration_names_them(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """An annotated tag leads to its commit, and a moved one is a movement; looking again changes nothing."""
+async def test_tags_are_watched_if_the_configuration_names_them(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """An annotated tag leads to its commit, and a changed tag is an update; reading it again changes nothing."""
     daemon = daemons(settings_of(work, refs=("tags/v*",)))
     await daemon.start()
     await daemon.sync()
@@ -353,10 +353,10 @@ async def test_tags_are_followed_where_the_configuration_names_them(work: Work, 
     assert set(tags) == {("v1", None)}
 
 
-async def test_a_tag_or_branch_that_is_made_while_its_pattern_is_watched_is_a_push(
+async def test_a_tag_or_branch_that_is_created_while_its_pattern_is_watched_is_a_push(
     work: Work, daemons: Callable[..., Daemon]
 ) -> None:
-    """It starts what asks for it; a tag changes no file, and a new branch those that differ from the default one."""
+    """It starts matching files; a tag changes no file, and a new branch those that differ from the default one."""
     tagged = "on: {push: {tags: ['v*', '!v*-rc']}}\n" + SMALLEST.format("t")
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/t.yml": tagged, "x": "1"})
     work.push("HEAD:refs/tags/v0")
@@ -379,7 +379,7 @@ async def test_a_tag_or_branch_that_is_made_while_its_pattern_is_watched_is_a_pu
 
 
 async def test_refs_that_a_new_configuration_watches_are_history(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """They were there before anybody looked at them, so their first sight starts nothing, and their next movement does."""
+    """They existed before they were watched, so they start nothing when first seen, and later updates do."""
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     work.push("HEAD:refs/heads/old")
     daemon = daemons(settings_of(work, refs=("main",)))
@@ -396,7 +396,7 @@ async def test_refs_that_a_new_configuration_watches_are_history(work: Work, dae
 
 
 async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Shell words in a branch and a message, HTML in a file name, a newline in another: carried, shown, never run."""
+    """Shell syntax in a branch and a message, HTML in a file name, a newline in another: displayed, never executed."""
     daemon = daemons(settings_of(work, refs=("*",)))
     await daemon.start()
     await daemon.sync()
@@ -426,7 +426,7 @@ async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon]
 
 
 async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """The configuration, not the repository, says which groups its workflows may use."""
+    """The configuration, not the repository, decides which groups its workflows may use."""
     daemon = daemons(settings_of(work, groups=("db-*",)))
     await daemon.start()
     await daemon.sync()
@@ -438,7 +438,7 @@ async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, d
 
 
 async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: Work, daemon: Daemon) -> None:
-    """More files than one fact holds, and one commit of the log."""
+    """More files than fit into one fact, and one commit of the log."""
     await daemon.sync()
     count = events.FILES_PER_FACT + 20
     commits = len(daemon.log.commits)
@@ -449,10 +449,8 @@ async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: 
     assert len(daemon.started()) == count
 
 
-async def test_a_new_bare_repository_that_says_master_follows_the_branch_that_is_pushed(
-    work: Work, daemon: Daemon
-) -> None:
-    """The only branch there is takes the place of one that HEAD names and nobody made."""
+async def test_the_only_branch_of_a_new_bare_repository_is_watched(work: Work, daemon: Daemon) -> None:
+    """Even if HEAD names another branch that does not exist."""
     work.git("symbolic-ref", "HEAD", "refs/heads/master", cwd=work.bare)
     await daemon.sync()
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})
@@ -461,14 +459,14 @@ async def test_a_new_bare_repository_that_says_master_follows_the_branch_that_is
 
 
 async def test_an_unknown_repository_is_a_404(daemon: Daemon) -> None:
-    """`sync` says which repositories there are."""
+    """The error of `sync` lists the known repositories."""
     with pytest.raises(Rejected, match="known: ops") as caught:
         await daemon.sync("nope")
     assert (caught.value.code, caught.value.status) == (codes.NOT_FOUND, 404)
 
 
-async def test_whoever_waits_is_told_when_the_daemon_stops(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """No caller of `sync` hangs."""
+async def test_sync_fails_when_the_daemon_stops(work: Work, daemons: Callable[..., Daemon]) -> None:
+    """No caller hangs."""
     daemon = daemons(settings_of(work))
     await daemon.start()
     await daemon.sync()

@@ -353,13 +353,13 @@ async def test_a_suspended_remote_is_left_alone(world: World) -> None:
         await daemon.sync()
         await daemon.admin.suspend("ops", "ada")
         # A look that is under way ends; the looks after it do nothing.
-        daemon.reconciler.loop("ops").request_look()
+        daemon.reconciler.loop("ops").request_reconciliation()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
         await daemon.restart()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
         before = len(asked)
         second = world.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
-        daemon.reconciler.loop("ops").request_look()
+        daemon.reconciler.loop("ops").request_reconciliation()
         with pytest.raises(Exception, match="suspended"):
             await daemon.sync()
         assert (len(asked), daemon.started()) == (before, [])

@@ -1,4 +1,4 @@
-"""Schedules from a push to the runs that they start: real Git, the real compiler, a wall clock that a test sets."""
+"""Schedules from a push to the runs that they start, with real Git, the real compiler and a settable wall clock."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def daemons(work: Work) -> AsyncIterator[Callable[[], Daemon]]:
 
 
 async def armed(daemon: Daemon, work: Work, content: str) -> None:
-    """Pushes a file with one schedule and waits until it counts."""
+    """Pushes a file with one schedule and waits until it is armed."""
     work.pushed({FILE: content})
     await daemon.sync()
     daemon.started()
@@ -75,7 +75,7 @@ async def daemon(daemons: Callable[[], Daemon]) -> Daemon:
 
 
 def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
-    """Instants in hours after midnight, what became of them, why, and of how many."""
+    """Due times in hours after midnight, with outcome, code and count."""
     return [
         ((fact.due_at - MIDNIGHT) // HOUR, fact.outcome, fact.code, fact.count)
         for fact in daemon.facts()
@@ -83,8 +83,8 @@ def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
     ]
 
 
-def instants(daemon: Daemon) -> list[int]:
-    """Of the runs that were started, in hours after midnight."""
+def due_times(daemon: Daemon) -> list[int]:
+    """Of the started runs, in hours after midnight."""
     keys = [start.trigger.key or "" for start in daemon.runs.started]
     return [(int(key.split(":")[2]) - MIDNIGHT) // HOUR for key in keys]
 
@@ -97,13 +97,13 @@ def newest_run(daemon: Daemon) -> RunId:
 
 
 async def turned(daemon: Daemon, wall_at: int, count: int) -> None:
-    """Sets the clock and waits until so many instants are decided in all."""
+    """Sets the clock and waits until this many due times are decided in all."""
     daemon.turn_to(wall_at)
     await daemon.until(lambda: len(decided(daemon)) >= count)
 
 
 async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: Work, daemon: Daemon) -> None:
-    """Nothing before the instant, one run at it, and none again; the run knows which instant it is."""
+    """Nothing before the due time, one run at it, and none again; `event` has the due time."""
     await armed(daemon, work, scheduled(", vars: {level: full}"))
     daemon.turn_to(MIDNIGHT + HOUR - 1)
     await daemon.sync()
@@ -122,8 +122,8 @@ async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: 
     }  # fmt: skip
 
 
-async def test_an_instant_is_noticed_by_the_timer_alone(work: Work, daemon: Daemon) -> None:
-    """Nobody looks, nothing is pushed: the clock goes on, and the run starts."""
+async def test_the_timer_alone_starts_a_due_run(work: Work, daemon: Daemon) -> None:
+    """Without a push or a read of the repository."""
     await armed(daemon, work, scheduled())
     daemon.turn_to(MIDNIGHT + HOUR - 300)
     daemon.wall.go_on()
@@ -132,7 +132,7 @@ async def test_an_instant_is_noticed_by_the_timer_alone(work: Work, daemon: Daem
 
 
 async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon) -> None:
-    """Whoever has the fact has the run: what the log does not hold has not happened."""
+    """If the fact is in the log, so is the run."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     (batch,) = [batch for batch in daemon.log.commits if batch.keys]
@@ -158,7 +158,7 @@ async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon
         ),
     ],
 )
-async def test_g6_what_came_while_the_daemon_was_down_is_caught_up_by_the_policy(
+async def test_g6_times_missed_while_the_daemon_was_down_are_caught_up_by_policy(
     work: Work, daemon: Daemon, catch_up: str, expected: list[tuple[int, ScheduleOutcome, str, int]]
 ) -> None:
     """Down from before one o'clock until half past four: nothing, one run for four o'clock, or a run for each."""
@@ -175,18 +175,18 @@ async def test_g6_what_came_while_the_daemon_was_down_is_caught_up_by_the_policy
     assert decided(daemon) == expected
 
 
-async def test_without_a_word_the_newest_missed_instant_is_caught_up(work: Work, daemon: Daemon) -> None:
-    """A nightly backup is made once when the daemon is back, however many nights it was away."""
+async def test_by_default_the_newest_missed_time_is_caught_up(work: Work, daemon: Daemon) -> None:
+    """A nightly backup runs once when the daemon is back, however many nights it was down."""
     await armed(daemon, work, scheduled(cron="0 3 * * *"))
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + 30 * DAY
     await daemon.restart()
     await daemon.until(lambda: len(decided(daemon)) >= 2)
     assert [outcome for _, outcome, _, _ in decided(daemon)] == [ScheduleOutcome.MISSED, ScheduleOutcome.STARTED]
-    assert instants(daemon) == [29 * 24 + 3]
+    assert due_times(daemon) == [29 * 24 + 3]
 
 
-async def test_catching_up_is_bounded_and_says_so(work: Work, daemon: Daemon) -> None:
+async def test_catching_up_is_bounded(work: Work, daemon: Daemon) -> None:
     """A year of minutes: the newest hundred, and a fact that there were more."""
     await armed(daemon, work, scheduled(", catch-up: all", cron="* * * * *"))
     await daemon.stop()
@@ -200,8 +200,8 @@ async def test_catching_up_is_bounded_and_says_so(work: Work, daemon: Daemon) ->
     ]
 
 
-async def test_an_instant_within_the_minute_of_a_restart_is_on_time(work: Work, daemon: Daemon) -> None:
-    """Even where nothing is caught up, a short restart loses nothing."""
+async def test_a_due_time_within_a_minute_of_a_restart_is_on_time(work: Work, daemon: Daemon) -> None:
+    """Even without catch-up a short restart loses nothing."""
     await armed(daemon, work, scheduled(", catch-up: none"))
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + HOUR + 20_000
@@ -219,7 +219,7 @@ async def test_an_instant_within_the_minute_of_a_restart_is_on_time(work: Work, 
         ("Australia/Lord_Howe", "2026-10-03T12:00", ["2026-10-03T15:30:00Z", "2026-10-04T15:30:00Z"]),
     ],
 )
-async def test_a_nightly_run_comes_once_a_night_over_both_changes_of_the_clocks(
+async def test_a_nightly_run_starts_once_a_night_over_both_clock_changes(
     work: Work, daemon: Daemon, zone: str, start: str, expected: list[str]
 ) -> None:
     """Half past two, in the night that has none and in the night that has two; minute after minute of two days."""
@@ -236,15 +236,15 @@ async def test_a_nightly_run_comes_once_a_night_over_both_changes_of_the_clocks(
     assert [begun.trigger.payload["instant"] for begun in daemon.runs.started] == expected
 
 
-async def test_g6_no_instant_starts_twice_when_the_wall_clock_goes_back(work: Work, daemon: Daemon) -> None:
-    """Half an hour is waited for; after a jump back over hours the schedule counts anew, and a run is never repeated."""
+async def test_g6_no_due_time_starts_twice_when_the_wall_clock_is_set_back(work: Work, daemon: Daemon) -> None:
+    """After half an hour back it waits; after hours back the schedule starts over, and no run is repeated."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))
     for back in (30 * MINUTE, 0):
         daemon.turn_to(MIDNIGHT + HOUR - back)
         await daemon.sync()
-    assert instants(daemon) == [1]
+    assert due_times(daemon) == [1]
     await turned(daemon, MIDNIGHT + 9 * HOUR, 2)
     daemon.turn_to(MIDNIGHT + 30 * MINUTE)
     await daemon.until(lambda: isinstance(daemon.facts()[-1], events.ScheduleArmed))
@@ -252,11 +252,11 @@ async def test_g6_no_instant_starts_twice_when_the_wall_clock_goes_back(work: Wo
         for run in [run for start in daemon.runs.started if (run := daemon.log.run_for_key(start.trigger.key or ""))]:
             await daemon.runs.end(run)
         await turned(daemon, MIDNIGHT + hour * HOUR, len(decided(daemon)) + 1)
-    assert sorted(instants(daemon)) == [1, 2, 9]
+    assert sorted(due_times(daemon)) == [1, 2, 9]
 
 
-async def test_skip_starts_nothing_while_the_run_before_is_open(work: Work, daemon: Daemon) -> None:
-    """The instant is recorded with its reason, and the next one starts when the run has ended."""
+async def test_skip_starts_nothing_while_the_previous_run_is_open(work: Work, daemon: Daemon) -> None:
+    """The due time is recorded with its reason, and the next one starts when the run has ended."""
     await armed(daemon, work, scheduled(", overlap: skip"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
@@ -269,8 +269,8 @@ async def test_skip_starts_nothing_while_the_run_before_is_open(work: Work, daem
     ]
 
 
-async def test_queue_starts_what_waits_after_the_run_before_it_and_over_a_restart(work: Work, daemon: Daemon) -> None:
-    """In order, one at a time, and the log remembers what waits."""
+async def test_queue_starts_queued_runs_after_the_previous_run_and_over_a_restart(work: Work, daemon: Daemon) -> None:
+    """In order, one at a time; the queue is in the log."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     for hour in (1, 2, 3):
         await turned(daemon, MIDNIGHT + hour * HOUR, hour)
@@ -280,19 +280,19 @@ async def test_queue_starts_what_waits_after_the_run_before_it_and_over_a_restar
     for number in (2, 3):
         await daemon.runs.end(newest_run(daemon))
         await daemon.until(lambda number=number: len(daemon.runs.started) == number)  # type: ignore[misc]
-    assert instants(daemon) == [1, 2, 3]
+    assert due_times(daemon) == [1, 2, 3]
     assert decided(daemon)[-1] == (3, ScheduleOutcome.STARTED, "waited", 1)
 
 
-async def test_cancel_ends_the_open_run_and_starts_the_newest_instant_after_it(work: Work, daemon: Daemon) -> None:
-    """Two runs of the schedule are never open together, and of what waits only the newest is started."""
+async def test_cancel_ends_the_open_run_and_then_starts_the_newest(work: Work, daemon: Daemon) -> None:
+    """Two runs of the schedule are never open at once, and of the queued ones only the newest starts."""
     await armed(daemon, work, scheduled(", overlap: cancel"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
     first = newest_run(daemon)
     await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
     await daemon.until(lambda: daemon.runs.cancelled == [first])
     await turned(daemon, MIDNIGHT + 3 * HOUR, 4)
-    assert instants(daemon) == [1]
+    assert due_times(daemon) == [1]
     await daemon.runs.end(first)
     await daemon.until(lambda: len(daemon.runs.started) == 2)
     assert daemon.runs.cancelled == [first]
@@ -308,10 +308,10 @@ async def test_cancel_ends_the_open_run_and_starts_the_newest_instant_after_it(w
     ("content", "code"),
     [(None, "file-removed"), ("jobs: [", "file-broken"), (f"name: s\non: push{BODY}", "entry-removed")],
 )
-async def test_the_schedule_of_a_file_that_is_gone_stops_at_once(
+async def test_the_schedule_of_a_removed_file_stops_at_once(
     work: Work, daemon: Daemon, content: str | None, code: str
 ) -> None:
-    """Removed, broken, or without the entry: the next instant starts nothing, and what waited is forgotten."""
+    """Removed, broken, or without the entry: nothing starts at the next due time, and the queue is dropped."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
@@ -327,21 +327,21 @@ async def test_the_schedule_of_a_file_that_is_gone_stops_at_once(
     assert daemon.admin.schedules(None) == []
 
 
-async def test_a_change_beside_the_times_neither_loses_nor_repeats_an_instant(work: Work, daemon: Daemon) -> None:
-    """A schedule is its file and its times: the new version of the rest is what the next instant starts."""
+async def test_another_change_of_the_file_neither_loses_nor_repeats_a_run(work: Work, daemon: Daemon) -> None:
+    """A schedule is its file and its times; the next run uses the new version."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))
     commit = work.pushed({FILE: scheduled(", catch-up: none") + "env: {A: b}\n"})
     await daemon.sync()
     await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
-    assert instants(daemon) == [1, 2]
+    assert due_times(daemon) == [1, 2]
     assert daemon.runs.started[-1].revision == commit
     assert sum(isinstance(fact, events.ScheduleArmed) for fact in daemon.facts()) == 1
 
 
 async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
-    """Nothing that lay before the push that brought them is caught up."""
+    """Nothing before the push that added them is caught up."""
     await armed(daemon, work, scheduled())
     daemon.wall.at = MIDNIGHT + 12 * HOUR
     work.pushed({FILE: scheduled(cron="30 6 * * *")})
@@ -351,11 +351,11 @@ async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
     )
     (row,) = daemon.admin.schedules("s")
     assert row.next_at == MIDNIGHT + 30 * HOUR + 30 * MINUTE
-    assert instants(daemon) in ([], [12])
+    assert due_times(daemon) in ([], [12])
 
 
 async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[[tuple[str, ...]], Daemon]) -> None:
-    """A branch may hold another version of the file; it runs by push, never by the clock."""
+    """A branch may have another version of the file; it never runs by schedule."""
     daemon = daemons(("**",))
     await daemon.start()
     await daemon.sync()
@@ -365,13 +365,13 @@ async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[
     await daemon.sync()
     await turned(daemon, MIDNIGHT + HOUR, 1)
     assert [(row.cron, row.ref) for row in daemon.admin.schedules(None)] == [("0 * * * *", "refs/heads/main")]
-    assert instants(daemon) == [1]
+    assert due_times(daemon) == [1]
 
 
-async def test_schedules_go_on_while_the_repository_cannot_be_reached(
+async def test_schedules_keep_working_while_the_repository_cannot_be_reached(
     work: Work, daemon: Daemon, tmp_path: Path
 ) -> None:
-    """They belong to the applied commit, which is known here."""
+    """They belong to the applied commit, which is stored locally."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))
@@ -380,21 +380,21 @@ async def test_schedules_go_on_while_the_repository_cannot_be_reached(
     await daemon.restart()
     daemon.turn_to(MIDNIGHT + 2 * HOUR)
     await daemon.until(lambda: len(decided(daemon)) == 2)
-    assert instants(daemon) == [1, 2]
+    assert due_times(daemon) == [1, 2]
 
 
-async def test_a_plan_that_a_restart_has_lost_is_compiled_again_for_its_instant(work: Work, daemon: Daemon) -> None:
-    """The first instant comes after a restart, so no run has brought the plan into the log."""
+async def test_a_lost_plan_is_compiled_again_when_it_is_due(work: Work, daemon: Daemon) -> None:
+    """The first due time is after a restart, so no run has put the plan into the log."""
     await armed(daemon, work, scheduled())
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + HOUR
     await daemon.restart()
     await daemon.until(lambda: len(decided(daemon)) == 1)
-    assert instants(daemon) == [1]
+    assert due_times(daemon) == [1]
 
 
 async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed(work: Work, daemon: Daemon) -> None:
-    """Suspended is like being down: the policy of the schedule says what becomes of what was missed."""
+    """The catch-up policy applies to a suspension as to downtime."""
     await armed(daemon, work, scheduled())
     await daemon.admin.suspend("ops", "token:ada")
     daemon.turn_to(MIDNIGHT + 3 * HOUR + 30 * MINUTE)
@@ -402,11 +402,11 @@ async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed
     assert decided(daemon) == []
     await daemon.admin.resume("ops", "token:ada")
     await daemon.until(lambda: len(decided(daemon)) == 2)
-    assert instants(daemon) == [3]
+    assert due_times(daemon) == [3]
 
 
-async def test_nothing_is_decided_any_more_once_a_suspension_was_confirmed(work: Work) -> None:
-    """Though several schedules had come together, and the first of them was on its way when somebody suspended."""
+async def test_nothing_is_decided_after_a_suspension_was_confirmed(work: Work) -> None:
+    """Even if several schedules were due at once and the first one was being decided."""
     two = f"on: {{schedule: ['* * * * *', {{cron: '* * * * *', timezone: Europe/Berlin}}]}}\n{NAP}"
     log = MemoryLog(Codec(UNIONS))
     async with TriggerWorld(log, RepositorySettings(name="ops", url=str(work.bare))) as world:
@@ -445,11 +445,11 @@ async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.sync()
     assert decided(daemon) == [(1, ScheduleOutcome.STARTED, "on-time", 1)]
-    assert instants(daemon) == [1]
+    assert due_times(daemon) == [1]
 
 
-async def test_a_run_that_is_refused_is_recorded_and_not_tried_for_ever(work: Work, daemon: Daemon) -> None:
-    """The next instant has its own chance."""
+async def test_a_refused_run_is_recorded_and_not_retried(work: Work, daemon: Daemon) -> None:
+    """The next due time is tried again."""
     await armed(daemon, work, scheduled())
     daemon.runs.faults.append(Rejected("WF605", "a value cannot be stored"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
@@ -457,8 +457,8 @@ async def test_a_run_that_is_refused_is_recorded_and_not_tried_for_ever(work: Wo
     assert decided(daemon) == [(1, ScheduleOutcome.SKIPPED, "refused", 1), (2, ScheduleOutcome.STARTED, "on-time", 1)]
 
 
-async def test_two_schedules_of_a_file_are_two(work: Work, daemon: Daemon) -> None:
-    """Each has its own instants, its own variables and its own open run."""
+async def test_two_schedules_of_a_file_are_independent(work: Work, daemon: Daemon) -> None:
+    """Each has its own due times, variables and open run."""
     on = "{schedule: [{cron: '0 * * * *', vars: {a: 1}}, {cron: '30 * * * *', vars: {a: 2}}]}"
     work.pushed({FILE: f"name: s\non: {on}{BODY}", "workflows/p.yml": ON_PUSH.format("p")})
     await daemon.sync()
@@ -472,8 +472,8 @@ async def test_two_schedules_of_a_file_are_two(work: Work, daemon: Daemon) -> No
     assert definition.triggers == ("schedule",)
 
 
-def test_a_trigger_key_fits_the_index_whatever_the_names() -> None:
-    """Long paths end in a hash, and different instants and schedules have different keys."""
+def test_a_trigger_key_of_any_names_fits_into_the_index() -> None:
+    """Long paths become a hash, and different due times and schedules have different keys."""
     names = [
         ScheduleName(path=f"workflows/{'x' * 900}{end}.yml", cron="0 * * * *", timezone="UTC") for end in ("a", "b")
     ]

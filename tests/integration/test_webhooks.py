@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP, from the signature to the run: who may, what comes twice, and what is refused without a hint."""
+"""Webhooks over real HTTP, from the signature to the run: permission, repeated deliveries, and uniform refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def signed(body: bytes, secret: str = SECRET, **more: str) -> dict[str, str]:
 
 
 class Hooked:
-    """A daemon with one hooked workflow."""
+    """A daemon with one workflow that has a webhook."""
 
     def __init__(self, world: TriggerWorld, work: Work, client: httpx.AsyncClient) -> None:
         self.world = world
@@ -74,7 +74,7 @@ async def hooked(tmp_path: Path) -> AsyncIterator[Hooked]:
 
 
 async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked: Hooked) -> None:
-    """Without a token and whatever `Host` says; 202 with the run, the payload in `event`, and a line in the audit trail."""
+    """Without a token and for any `Host`; 202 with the run, the payload in `event`, and an audit record."""
     body = json.dumps({"action": "published", "release": {"tag": "v1"}}).encode()
     headers = signed(body, X_GitHub_Delivery="d-1", X_GitHub_Event="release", Host="ci.example.org")
     answered = await hooked.post(body, headers)
@@ -92,8 +92,8 @@ async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked
     assert (noted.by, noted.what, noted.target) == ("hook:release", "start-run", "workflows/hooked.yml")
 
 
-async def test_g6_a19_a_delivery_that_comes_again_gives_the_first_run(hooked: Hooked) -> None:
-    """Whatever its body says then; another id is another run."""
+async def test_g6_a19_a_repeated_delivery_returns_the_first_run(hooked: Hooked) -> None:
+    """Even with another body; another id is another run."""
     body = b'{"n": 1}'
     first = await hooked.post(body, signed(body, X_GitHub_Delivery="d-1"))
     again = await hooked.post(body, signed(body, X_Gitea_Delivery="d-1"))
@@ -106,7 +106,7 @@ async def test_g6_a19_a_delivery_that_comes_again_gives_the_first_run(hooked: Ho
 
 
 async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(hooked: Hooked) -> None:
-    """Also across the boundary of two windows; long after it counts anew."""
+    """Also across the boundary of two windows; much later it starts a new run."""
     body = b'{"n": 1}'
     hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 1_000
     first = await hooked.post(body, signed(body))
@@ -119,7 +119,7 @@ async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(h
 
 
 async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_a_little(hooked: Hooked) -> None:
-    """From behind the boundary of two windows to before it."""
+    """From after the boundary of two windows to before it."""
     body = b'{"n": 1}'
     hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 + 100
     first = await hooked.post(body, signed(body))
@@ -128,7 +128,7 @@ async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_
     assert first.json()["id"] == again.json()["id"]
 
 
-async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_on_its_way(hooked: Hooked) -> None:
+async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_pending(hooked: Hooked) -> None:
     """Both wait for the disk, one at the end of a window and one at the beginning of the next one."""
     body = b'{"n": 1}'
     log, driver = hooked.world.log, hooked.world.driver
@@ -164,8 +164,8 @@ async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_on_its_w
         {"X-Hub-Signature-256": "sha256=" + signature(b"soon..{}"), "X-Waterflow-Timestamp": "soon"},
     ],
 )
-async def test_a19_what_is_not_signed_right_is_refused_without_a_hint(hooked: Hooked, headers: dict[str, str]) -> None:
-    """Missing, wrong, SHA-1, a token, an old time: the same answer as for a hook that is not there or has no secret."""
+async def test_a19_an_invalid_signature_is_refused_without_a_hint(hooked: Hooked, headers: dict[str, str]) -> None:
+    """Missing, wrong, SHA-1, a token, an old time: the same response as for an unknown webhook or one without a secret."""
     headers = {"Content-Type": "application/json", **headers}
     refused = await hooked.post(b"{}", headers)
     unknown = await hooked.post(b"{}", headers, "nothing")
@@ -185,8 +185,8 @@ async def test_a19_what_is_not_signed_right_is_refused_without_a_hint(hooked: Ho
     )
 
 
-async def test_a19_a_timestamp_is_inside_the_signature_and_old_ones_are_refused(hooked: Hooked) -> None:
-    """`timestamp.delivery.body` is what is signed; nothing of it can be left out or sent later."""
+async def test_a19_a_timestamp_is_signed_and_expires(hooked: Hooked) -> None:
+    """`timestamp.delivery.body` is signed; no part of it can be left out, and it cannot be sent later."""
     now = int(time.time())
     body = b'{"n": 1}'
 
@@ -212,7 +212,7 @@ async def test_a19_a_timestamp_is_inside_the_signature_and_old_ones_are_refused(
 
 
 async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
-    """The status that answers a request of which only the beginning was sent."""
+    """The status of the response to a request of which only the beginning was sent."""
     url = hooked.client.base_url
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
@@ -224,8 +224,8 @@ async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
         writer.close()
 
 
-async def test_a19_large_bodies_and_other_types_are_refused_before_anything(hooked: Hooked) -> None:
-    """50 MB by their stated length and without one, and what is neither JSON nor a form, known hook or not."""
+async def test_a19_large_bodies_and_other_types_are_refused_first(hooked: Hooked) -> None:
+    """50 MB with and without a stated length, and anything but JSON or a form, for known and unknown webhooks."""
     piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
     for name in ("release", "nothing"):
         assert await begun(hooked, name, f"Content-Length: {50 << 20}", b"") == 413
@@ -250,15 +250,17 @@ async def test_a19_large_bodies_and_other_types_are_refused_before_anything(hook
         (b"a=1&b=2&b=3", {"a": "1", "b": ["2", "3"]}),
     ],
 )
-async def test_forms_are_taken_and_githubs_is_unpacked(hooked: Hooked, body: bytes, expected: dict[str, Any]) -> None:
-    """GitHub's form holds the JSON in one field."""
+async def test_forms_are_accepted_and_githubs_is_unpacked(
+    hooked: Hooked, body: bytes, expected: dict[str, Any]
+) -> None:
+    """GitHub's form has the JSON in one field."""
     headers = signed(body) | {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     event = hooked.event(await hooked.post(body, headers))
     assert {name: value for name, value in event.items() if name not in webhooks.RESERVED} == expected
 
 
 async def test_githubs_ping_starts_nothing(hooked: Hooked) -> None:
-    """It says that the hook works, and is no event; unsigned it says nothing."""
+    """A signed ping succeeds and is not an event; an unsigned one is refused."""
     ping = signed(b"{}", X_GitHub_Event="ping", X_GitHub_Delivery="d-1")
     assert (await hooked.post(b"{}", ping)).status_code == 204
     assert (await hooked.post(b"{}", ping, "nothing")).status_code == 401
@@ -266,14 +268,14 @@ async def test_githubs_ping_starts_nothing(hooked: Hooked) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[1, 2]", b'{"name": "evil", "webhook": 1}'])
-async def test_a_payload_cannot_say_how_it_came(hooked: Hooked, body: bytes) -> None:
-    """What is no object, or has a name that is taken, stands in `event.payload`."""
+async def test_a_payload_cannot_forge_the_webhook_context(hooked: Hooked, body: bytes) -> None:
+    """A payload that is not an object, or has a reserved key, is put into `event.payload`."""
     event = hooked.event(await hooked.post(body, signed(body)))
     assert (event["name"], event["webhook"]["name"], event["payload"]) == ("webhook", "release", json.loads(body))
 
 
-async def test_a_hook_follows_its_file(hooked: Hooked) -> None:
-    """Broken and suspended it says so to who can sign; removed it is not there."""
+async def test_a_webhook_depends_on_its_file(hooked: Hooked) -> None:
+    """With errors or suspended, a signed request gets the reason; after removal the webhook is unknown."""
     world, work = hooked.world, hooked.work
     work.pushed({"workflows/hooked.yml": "jobs: ["})
     await world.sync()
@@ -291,7 +293,7 @@ async def test_a_hook_follows_its_file(hooked: Hooked) -> None:
 
 
 class Delayed:
-    """A delivery whose plan has to be made again, as after a restart, until somebody lets it go on."""
+    """A delivery that waits for its plan to be recompiled, as after a restart, until it is released."""
 
     def __init__(self, hooked: Hooked) -> None:
         loop = hooked.world.reconciler.loop("ops")
@@ -312,8 +314,8 @@ class Delayed:
         return await self._posting
 
 
-async def test_a_suspension_holds_for_a_delivery_that_waits_for_its_plan(hooked: Hooked) -> None:
-    """Whoever suspends meanwhile is not told a lie."""
+async def test_a_suspension_applies_to_a_delivery_that_waits_for_its_plan(hooked: Hooked) -> None:
+    """A confirmed suspension is final."""
     delayed = Delayed(hooked)
     await delayed.waits()
     await hooked.world.repositories.suspend("ops", "token:ada")
@@ -327,10 +329,10 @@ async def test_a_suspension_holds_for_a_delivery_that_waits_for_its_plan(hooked:
     [("jobs: [", 409), (None, 404), (HOOKED.replace("name: hooked", "name: newer"), 202)],
     ids=["broken", "gone", "changed"],
 )
-async def test_a_delivery_that_waits_for_its_plan_starts_what_is_there_then(
+async def test_a_delivery_that_waits_for_its_plan_starts_the_current_file(
     hooked: Hooked, pushed: str | None, status: int
 ) -> None:
-    """A push comes while the plan is made: never an old file under the new commit."""
+    """A push arrives while the plan is compiled: an old file never runs at the new commit."""
     world, work = hooked.world, hooked.work
     delayed = Delayed(hooked)
     await delayed.waits()
@@ -344,7 +346,7 @@ async def test_a_delivery_that_waits_for_its_plan_starts_what_is_there_then(
 
 
 async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> None:
-    """In one repository or over two, over a restart; the other one is broken until the name is free."""
+    """In one repository or across two, and over a restart; the other file has an error until the name is free."""
     work, second = Work(tmp_path, "ops"), Work(tmp_path, "other")
     log = MemoryLog(Codec(UNIONS))
     settings = (settings_of(second, "other"), settings_of(work))
@@ -382,8 +384,8 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         assert [row.is_ready for row in world.repositories.definitions()] == [True]
 
 
-async def test_g6_a_delivery_survives_the_daemon(tmp_path: Path) -> None:
-    """Over a real log on disk: the plan is compiled again for it, and the same delivery starts nothing in the next life."""
+async def test_g6_a_delivery_survives_a_restart(tmp_path: Path) -> None:
+    """With a real log on disk: its plan is compiled again, and the same delivery starts nothing after the restart."""
     work = Work(tmp_path, "ops")
     work.pushed({"workflows/hooked.yml": HOOKED})
     runs: list[str] = []

@@ -1,4 +1,4 @@
-"""Workflows that start after others, over crashes: real Git, driver and engine; the log in memory, cut wherever it may be."""
+"""`workflow_run` triggers over crashes, with real Git, driver and engine. The in-memory log is cut at every position."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def empty_log() -> MemoryLog:
     return MemoryLog(Codec(UNIONS))
 
 
-async def test_g6_a_completed_run_starts_those_that_follow_it_once(work: Work) -> None:
-    """At the default ref's commit, with the earlier run in `event`; and what completed before the file was there does not."""
+async def test_g6_a_completed_run_starts_matching_files_once(work: Work) -> None:
+    """At the default ref's commit, with the completed run in `event`; runs that completed before the file existed start
+    nothing."""
     async with TriggerWorld(empty_log(), settings_of(work)) as world:
         await world.sync()
         work.pushed({"workflows/build.yml": BUILD})
@@ -65,8 +66,8 @@ async def test_g6_a_completed_run_starts_those_that_follow_it_once(work: Work) -
         assert (about["branch"], about["revision"], about["event"]) == ("main", commit, "push")
 
 
-async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_what_follows(work: Work) -> None:
-    """The log ends after each of its transactions; the next daemon brings everything to the same end."""
+async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_a_triggered_run(work: Work) -> None:
+    """The log ends after each of its transactions, and the next daemon reaches the same result."""
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:
         await world.sync()
@@ -86,8 +87,8 @@ async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_what_follows(work: 
             assert sorted(again.paths()) == wanted, commits
 
 
-async def test_g6_what_completed_while_the_daemon_was_down_is_followed(work: Work, tmp_path: Path) -> None:
-    """Over a real log on disk: the run completes, the daemon dies before it looks, the next one starts what follows."""
+async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: Work, tmp_path: Path) -> None:
+    """With a real log on disk: the run completes, the daemon dies, and the next one starts the triggered run."""
     with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
         first = TriggerWorld(store.log, settings_of(work))
         # It dies before anybody looks.
@@ -105,8 +106,8 @@ async def test_g6_what_completed_while_the_daemon_was_down_is_followed(work: Wor
                 assert world.paths() == ["workflows/build.yml", "workflows/deploy.yml"]
 
 
-async def test_a_restart_judges_no_run_by_files_that_came_later(work: Work) -> None:
-    """A file that asks for failures, and for successes after the run has succeeded, starts nothing for it in any life."""
+async def test_a_restart_does_not_match_runs_against_later_files(work: Work) -> None:
+    """A file that asks for failures, and for successes only after the run succeeded, starts nothing for it."""
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:
         await world.sync()
@@ -124,8 +125,8 @@ async def test_a_restart_judges_no_run_by_files_that_came_later(work: Work) -> N
         assert world.paths() == ["workflows/build.yml"]
 
 
-async def test_files_that_follow_each_other_come_to_an_end(work: Work) -> None:
-    """A chain is five runs long, whoever started it."""
+async def test_a_cycle_of_triggers_ends(work: Work) -> None:
+    """A chain has five runs, whatever started it."""
     ping = "name: ping\non: {push: , workflow_run: {workflows: [pong]}}\n" + NAP
     pong = "name: pong\non: {workflow_run: {workflows: [ping]}}\n" + NAP
     async with TriggerWorld(empty_log(), settings_of(work)) as world:
@@ -138,8 +139,8 @@ async def test_files_that_follow_each_other_come_to_an_end(work: Work) -> None:
         assert {row.conclusion for row in world.runs()} == {Conclusion.SUCCESS}
 
 
-async def test_a_suspended_repository_follows_when_it_is_resumed(work: Work) -> None:
-    """What completed meanwhile is not lost."""
+async def test_a_suspended_repository_handles_completed_runs_when_it_is_resumed(work: Work) -> None:
+    """Runs that completed meanwhile are not lost."""
     slow = "name: build\non: push\n" + NAP.replace("1ms", "1h")
     async with TriggerWorld(empty_log(), settings_of(work)) as world:
         await world.sync()
@@ -161,8 +162,8 @@ async def test_a_suspended_repository_follows_when_it_is_resumed(work: Work) -> 
         assert len(marks) == 1
 
 
-async def test_nothing_follows_any_more_once_a_suspension_was_confirmed(work: Work) -> None:
-    """Though several runs had completed, and what follows the first of them was on its way when somebody suspended."""
+async def test_nothing_is_triggered_after_a_suspension_was_confirmed(work: Work) -> None:
+    """Even if several runs had completed and the first triggered run was being started."""
     slow = "name: build\non: push\n" + NAP.replace("1ms", "1h")
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:

@@ -69,7 +69,7 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
         difference = diff.difference(before.files if before else {}, seen)
         became = {file.path: _became(file) for file in difference.files}
         update = triggers.RefUpdate(
-            ref=MAIN, number=number, is_first_sight=False, changes=Changes(), files=frozenset(became)
+            ref=MAIN, number=number, is_first_seen=False, changes=Changes(), files=frozenset(became)
         )
         commit = Commit(id=f"{number:040}", tree=f"{number:040}", author="", message="")
         revision = Revision(commit=commit, files=tuple(seen), changes=Changes())

@@ -480,7 +480,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "failure",
         "a sync of a repository that is suspended meanwhile succeeds",
     ),
-    Mutant(f"{_TRIGGERS}:is_started", "if update.is_first_sight:", "if False:", "history starts runs"),
+    Mutant(f"{_TRIGGERS}:is_started", "if update.is_first_seen:", "if False:", "history starts runs"),
     Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "a file that did not change starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",

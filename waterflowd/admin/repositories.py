@@ -82,7 +82,7 @@ class GitRepositoryAdmin:
         if is_awaited:
             await loop.sync()
         else:
-            loop.request_look()
+            loop.request_reconciliation()
         return _repository_row(loop.repository)
 
     async def suspend(self, name: str, by: str) -> RepositoryRow:
@@ -119,11 +119,11 @@ class GitRepositoryAdmin:
         ref = watched[0]
         ports = self._reconciler.ports
         key = (ref.ref, ref.version, ports.plans.version, ports.webhooks.version)
-        held = self._rows.get(loop.repository.name)
-        if held is None or held[0] != key:
+        cached = self._rows.get(loop.repository.name)
+        if cached is None or cached[0] != key:
             rows = [self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]
-            held = self._rows[loop.repository.name] = (key, rows)
-        return held[1]
+            cached = self._rows[loop.repository.name] = (key, rows)
+        return cached[1]
 
     def _definition_row(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionRow:
         newest = file.newest

@@ -28,8 +28,8 @@ class SignedWebhookService:
     def verify(self, name: str, headers: Mapping[str, str], body: bytes) -> WebhookRequest | None:
         """See the protocol."""
         owner = self._ports.webhooks.owner(name)
-        hook = owner.file.webhook if owner is not None else None
-        secret = self._secret(hook.secret) if hook is not None else None
+        webhook = owner.file.webhook if owner is not None else None
+        secret = self._secret(webhook.secret) if webhook is not None else None
         wall_s = self._ports.wall() // 1_000
         if not webhooks.is_genuine(secret, headers, body, wall_s) or owner is None:
             return None

@@ -39,7 +39,7 @@ class RefUpdate(msgspec.Struct, frozen=True, kw_only=True):
     ref: str
     number: int
     #: The ref was never seen before, and may have existed before the daemon read the repository.
-    is_first_sight: bool
+    is_first_seen: bool
     changes: Changes
     #: Paths of workflow files that this update added or changed.
     files: frozenset[str]
@@ -47,7 +47,7 @@ class RefUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_started(triggers: Triggers, path: str, update: RefUpdate) -> bool:
     """Whether the update starts the workflow at `path`."""
-    if update.is_first_sight:
+    if update.is_first_seen:
         return False
     if triggers.on_change and path in update.files:
         return True

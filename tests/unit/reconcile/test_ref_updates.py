@@ -24,7 +24,7 @@ def compiled(path: str, *groups: str) -> Compiled:
 
 
 def update(number: int = 2, files: frozenset[str] = frozenset()) -> RefUpdate:
-    return RefUpdate(ref=MAIN, number=number, is_first_sight=False, changes=Changes(paths=("a", "b")), files=files)
+    return RefUpdate(ref=MAIN, number=number, is_first_seen=False, changes=Changes(paths=("a", "b")), files=files)
 
 
 def revision() -> Revision:

@@ -15,14 +15,14 @@ FILE = "workflows/deploy.yml"
 def update(
     ref: str = "refs/heads/main",
     *,
-    is_first_sight: bool = False,
+    is_first_seen: bool = False,
     paths: tuple[str, ...] = (),
     is_complete: bool = True,
     files: frozenset[str] = frozenset(),
     number: int = 7,
 ) -> RefUpdate:
     changes = Changes(paths=paths, is_complete=is_complete)
-    return RefUpdate(ref=ref, number=number, is_first_sight=is_first_sight, changes=changes, files=files)
+    return RefUpdate(ref=ref, number=number, is_first_seen=is_first_seen, changes=changes, files=files)
 
 
 def test_a_file_without_on_starts_when_the_update_changed_it() -> None:
@@ -35,7 +35,7 @@ def test_a_file_without_on_starts_when_the_update_changed_it() -> None:
 @pytest.mark.parametrize("of", [Triggers(on_change=True), Triggers(push=PushTrigger())])
 def test_a_ref_that_is_first_seen_starts_nothing(of: Triggers) -> None:
     """Existing history is only recorded."""
-    assert not triggers.is_started(of, FILE, update(is_first_sight=True, files=frozenset({FILE})))
+    assert not triggers.is_started(of, FILE, update(is_first_seen=True, files=frozenset({FILE})))
 
 
 def test_a_file_with_only_workflow_dispatch_is_not_started_by_pushes() -> None:

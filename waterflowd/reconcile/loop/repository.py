@@ -71,7 +71,7 @@ class RepositoryLoop:
             _settle(self._sync_waiters, _stopping())
             await self._source.close()
 
-    def request_look(self) -> None:
+    def request_reconciliation(self) -> None:
         """Asks for a reconciliation as soon as possible."""
         self._wake.set()
 
@@ -177,7 +177,7 @@ class RepositoryLoop:
         update = triggers.RefUpdate(
             ref=ref,
             number=before.update_number + 1 if before else 1,
-            is_first_sight=before is None and not (is_first_push or is_created),
+            is_first_seen=before is None and not (is_first_push or is_created),
             changes=revision.changes,
             files=triggers.new_files(ref, applied, before, base),
         )

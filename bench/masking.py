@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.figures import Row
 from tests.acceptance.world import World, wait_until
-from waterflow_agent.execution.masking import Masks, Stream
+from waterflow_agent.execution.masking import Masks, StreamMasker
 
 SECRETS = 20
 #: Less than what is sent while a step runs, so that sending and printing go side by side.
@@ -80,7 +80,7 @@ def _scan(values: list[str]) -> tuple[float, float]:
     rates = []
     for line in (LINE, LINE + b"token=" + values[0].encode() + b"\n"):
         text = line * (60_000 // len(line))
-        stream, best = Stream(masks), float("inf")
+        stream, best = StreamMasker(masks), float("inf")
         for _ in range(50):
             began = time.perf_counter()
             stream.feed(text)

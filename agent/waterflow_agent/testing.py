@@ -1,7 +1,7 @@
-"""For tests of an agent and of nodes, of this project or of another: a daemon that does what a script says, and `run_node`.
+"""For tests of agents and nodes, in this project or others: a scripted daemon, a clock, and `run_node`.
 
-`ScriptedDaemon` is the other end of the link: a real socket with CURVE and authentication, and a wire session, but no
-runs, no store and no decisions. It offers what it is told to and remembers what it hears.
+`ScriptedDaemon` is the other end of the link: a real socket with CURVE and authentication, and a wire session, but no runs, no
+store and no decisions. It offers what a test tells it to offer, and remembers what it receives.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def attempt_id(run: str, job: str, step: str, number: int) -> AttemptId:
 
 
 class NodeRun(msgspec.Struct, frozen=True, kw_only=True):
-    """How a node ended, and what it printed."""
+    """The result of a node, and its output."""
 
     outcome: Outcome
     exit_code: int | None
@@ -79,7 +79,7 @@ class FakeClock(Clock):
 
 
 class ScriptedDaemon:
-    """One server for one agent. Every list grows in the order in which things were heard."""
+    """A server for one agent. Every list is in the order in which messages were received."""
 
     def __init__(self) -> None:
         public, secret = zmq.curve_keypair()
@@ -95,23 +95,23 @@ class ScriptedDaemon:
         self._session: Session | None = None
         self._routing_id = b""
         self._tasks: list[asyncio.Task[None]] = []
-        self._heard = asyncio.Condition()
-        # What a script may change.
+        self._received = asyncio.Condition()
+        # For the test to change.
         self.is_approving = True
         self.is_acknowledging = True
         self.is_taking_output = True
         self.silence_ms = 6_000
         self.forget: list[TaskId] = []
-        #: Code, text and time for a `Reject` in place of a welcome.
+        #: Code, text and time of a `Reject` in place of a `Welcome`.
         self.rejection: tuple[str, str, int] | None = None
         self._is_mute = False
-        # What was heard.
+        # What was received.
         self.refused_handshakes = 0
         self.hellos: list[messages.Hello] = []
         self.started: list[messages.Started] = []
         self.finished: list[messages.Finished] = []
         self.outputs: dict[TaskId, bytearray] = {}
-        #: For each frame the kinds of what it brought.
+        #: The kinds of messages in each frame.
         self.frames: list[list[str]] = []
 
     async def __aenter__(self) -> Self:
@@ -128,7 +128,7 @@ class ScriptedDaemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._context.destroy(linger=0)
 
-    # Doing.
+    # Sending.
 
     def offer(self, *tasks: messages.Task) -> None:
         """Offers tasks in one frame."""
@@ -137,23 +137,23 @@ class ScriptedDaemon:
             session.queue(messages.Offer(task))
         self._flush()
 
-    def cancel(self, key: TaskId, *, force: bool = False, reason: str = "a test said so") -> None:
-        """Asks for the end of an attempt."""
+    def cancel(self, key: TaskId, *, force: bool = False, reason: str = "cancelled by a test") -> None:
+        """Cancels an attempt."""
         self._open_session().queue(messages.Cancel(key, force, reason))
         self._flush()
 
     def mute(self) -> None:
-        """Says nothing more to this session, as if the way back were cut; the next hello ends it."""
+        """Sends nothing more in this session, as if the way back were interrupted, until the next hello."""
         self._is_mute = True
 
     def reset(self) -> None:
-        """Forgets the session, as a daemon does that was restarted."""
+        """Forgets the session, like a restarted daemon."""
         self._session = None
         frame = codec.encode_frame("", 0, 1, [], [codec.encode_message(messages.Reset("restarted"))])
         self._send(frame)
 
     def task(self, number: int, node: str = "shell", **fields: object) -> messages.Task:
-        """A task for the agent that said hello last; `fields` are those of `Task`, and `run` for a script."""
+        """Returns a task for the agent that said hello last; `fields` are those of `Task`, and `run` for a script."""
         hello = self.hellos[-1]
         params = {"run": fields.pop("run")} if "run" in fields else {}
         task = messages.Task(
@@ -175,28 +175,28 @@ class ScriptedDaemon:
     # Waiting.
 
     async def until(self, is_so: Callable[[], object], deadline_s: float = 60.0) -> None:
-        """Waits until the condition holds after something was heard. Raises `TimeoutError`."""
-        async with asyncio.timeout(deadline_s), self._heard:
-            await self._heard.wait_for(lambda: bool(is_so()))
+        """Waits until the condition holds after something was received. Raises `TimeoutError`."""
+        async with asyncio.timeout(deadline_s), self._received:
+            await self._received.wait_for(lambda: bool(is_so()))
 
     async def session_opened(self, count: int = 1) -> messages.Hello:
-        """The `count`th hello, when its session is open."""
+        """Waits for a session, and returns its hello, the `count`th one."""
         await self.until(lambda: len(self.hellos) >= count and self._session is not None)
         return self.hellos[count - 1]
 
     async def result(self, key: TaskId) -> messages.Finished:
-        """The attempt's result."""
+        """Waits for the attempt's result and returns it."""
         await self.until(lambda: any(finished.key == key for finished in self.finished))
         return next(finished for finished in self.finished if finished.key == key)
 
     async def output(self, key: TaskId) -> bytes:
-        """All of the attempt's output, once its result has told how much that is."""
+        """Waits for the attempt's result and all of its output, and returns the output."""
         finished = await self.result(key)
         await self.until(lambda: len(self.outputs.get(key, b"")) >= finished.output_bytes)
         return bytes(self.outputs.get(key, b""))
 
     async def run(self, task: messages.Task) -> tuple[messages.Finished, bytes]:
-        """Offers one task and gives its result and output."""
+        """Offers a task and returns its result and output."""
         self.offer(task)
         output = await self.output(task.key)
         return await self.result(task.key), output
@@ -224,9 +224,9 @@ class ScriptedDaemon:
                 await self._zap.send_multipart([b"1.0", parts[1], b"200", b"OK", key, b""])
             else:
                 await self._zap.send_multipart([b"1.0", parts[1], b"400", b"no", b"", b""])
-                async with self._heard:
+                async with self._received:
                     self.refused_handshakes += 1
-                    self._heard.notify_all()
+                    self._received.notify_all()
 
     async def _read(self) -> None:
         while True:
@@ -237,8 +237,8 @@ class ScriptedDaemon:
             if self._session is not None:
                 self._take(self._session, decoded)
                 self._flush()
-            async with self._heard:
-                self._heard.notify_all()
+            async with self._received:
+                self._received.notify_all()
 
     def _note(self, frame: codec.Frame) -> None:
         self.frames.append([type(message).__name__ for message in (*frame.numbered, *frame.loose)])
@@ -286,14 +286,14 @@ class ScriptedDaemon:
             self._socket.send_multipart([self._routing_id, frame], flags=zmq.NOBLOCK)
 
     async def _tick(self) -> None:
-        # Keep-alives and late acknowledgements; a script needs no better timing.
+        # Keep-alives and late acknowledgements; a test needs no better timing.
         while True:
             await asyncio.sleep(0.05)
             self._flush()
 
 
 def enrolled(data_dir: Path, daemon: ScriptedDaemon) -> None:
-    """Makes `data_dir` that of an agent which is enrolled at `daemon`."""
+    """Makes `data_dir` the data directory of an agent that is enrolled at `daemon`."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = enrollment.Server(
         server_key=daemon.server_key, work_endpoint=daemon.endpoint, name="scripted", groups=["tests"]
@@ -302,14 +302,14 @@ def enrolled(data_dir: Path, daemon: ScriptedDaemon) -> None:
 
 
 async def end_runner(data_dir: Path) -> None:
-    """Ends the step runner of an agent's data directory and every step that it still has."""
+    """Stops the step runner of a data directory and all of its steps."""
     for pid in runner_pids(data_dir):
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
         with contextlib.suppress(ProcessLookupError):
-            # The second one ends the steps without their grace.
+            # The second signal kills the steps without their grace period.
             os.kill(pid, signal.SIGTERM)
             await asyncio.sleep(0.01)
             os.kill(pid, signal.SIGTERM)
@@ -323,7 +323,7 @@ async def end_runner(data_dir: Path) -> None:
 
 
 def runner_pids(data_dir: Path) -> list[int]:
-    """The processes that serve as the step runner of an agent's data directory: one, or none."""
+    """Returns the processes of the step runner of a data directory: one or none."""
     directory = os.fsencode(os.path.realpath(data_dir / "runner"))
     found = []
     for entry in os.listdir("/proc"):
@@ -356,14 +356,14 @@ def run_node(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 60,
 ) -> NodeRun:
-    """Runs a node as an agent does, in a process of its own that stands in `directory`; gives how it ended.
+    """Runs a node as an agent does, in its own process with `directory` as working directory, and returns its result.
 
         ended = run_node("file/write", {"path": "a", "content": "b"}, directory=tmp_path)
         assert ended.outcome is Outcome.SUCCESS
         assert ended.outputs["changed"]
 
-    `name` is a node of Waterflow, or the path of a file with one of your own: `Path("nodes/demo/greet.py")`. A node that
-    does not end in `timeout_s` is stopped, as a time-out does it.
+    `name` is a built-in node, or the path of a file with your own node: `Path("nodes/demo/greet.py")`. A node that does not
+    end within `timeout_s` is stopped like a step that timed out.
     """
     import tempfile
 
@@ -401,7 +401,7 @@ def _given(name: str | Path, params: dict[str, Any]) -> schema.Parameters | Code
 
 
 def _run_to_end(command: Command, directory: Path, timeout_s: float) -> tuple[StepResult, str]:
-    """What a runner would say of the command's process, and what that printed."""
+    """Runs the command. Returns its result as the runner would report it, and its output."""
     process = subprocess.Popen(
         command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -287,7 +287,7 @@ async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, mo
         )
         request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
 
-        with pytest.raises(Retryable, match="another key"):
+        with pytest.raises(Retryable, match="its key differs"):
             await enrollment.ask(settings, keys.load_or_create(data_dir), request)
 
     assert port.requests == []
@@ -305,7 +305,7 @@ async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) ->
         again = await command("enroll", "--data-dir", str(data_dir), "--token-file", str(token))
         shown = await command("version")
 
-    assert (none[0], "no agent runs" in none[1]) == (4, True)
+    assert (none[0], "no agent is running" in none[1]) == (4, True)
     assert (way[0], "not enrolled" in way[1]) == (5, True)
     assert (done[0], "enrolled as given in web" in done[1]) == (0, True)
     assert (again[0], "already enrolled" in again[1]) == (0, True)

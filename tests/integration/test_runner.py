@@ -24,21 +24,21 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Bench:
-    """A supervisor with what tests ask of it."""
+    """A client with what tests ask of it."""
 
     def __init__(self, data_dir: Path, options: list[str]) -> None:
         self.data_dir = data_dir
         self.options = options
-        self.supervisor = self.new_supervisor()
+        self.client = self.new_client()
         self.seen: list[reports.RunnerReport] = []
 
-    def new_supervisor(self) -> RunnerClient:
+    def new_client(self) -> RunnerClient:
         return RunnerClient(self.data_dir, runner_options=self.options, idle_exit_s=30)
 
     def start(self, name: str, script: str, **fields: object) -> None:
         """Start a bash script."""
         spec: dict[str, object] = {"cwd": str(self.data_dir), "env": ENVIRONMENT, "grace_ms": 500} | fields
-        self.supervisor.start(reports.StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
+        self.client.start(reports.StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
 
     async def until(self, is_it: Callable[[reports.RunnerReport], bool]) -> reports.RunnerReport:
         """The first report, old or new, that `is_it`."""
@@ -47,7 +47,7 @@ class Bench:
                 for report in self.seen:
                     if is_it(report):
                         return report
-                self.seen += await self.supervisor.receive()
+                self.seen += await self.client.receive()
 
     async def started(self, name: str) -> reports.StepStarted:
         report = await self.until(lambda report: isinstance(report, reports.StepStarted) and report.name == name)
@@ -65,7 +65,7 @@ class Bench:
 
     def chunks(self, name: str) -> list[SpoolChunk]:
         """Everything in the spool."""
-        reader = SpoolReader(str(self.supervisor.directory(name) / "output"))
+        reader = SpoolReader(str(self.client.directory(name) / "output"))
         chunks: list[SpoolChunk] = []
         while more := reader.read(chunks[-1].end if chunks else 0, 1 << 20):
             chunks += more
@@ -122,13 +122,13 @@ def children(parent: int) -> list[int]:
 
 @pytest.fixture(params=["groups", "no-groups"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A connected supervisor; with control groups where the machine has them, and without."""
+    """A connected client; with control groups where the machine has them, and without."""
     bench = Bench(tmp_path, ["--no-cgroup"] if request.param == "no-groups" else [])
-    await bench.supervisor.connect()
+    await bench.client.connect()
     try:
         yield bench
     finally:
-        await bench.supervisor.close()
+        await bench.client.close()
         await end_runner(tmp_path)
 
 
@@ -160,12 +160,12 @@ async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None
 
 async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
     """The reason is for a person, and names what was looked for."""
-    bench.supervisor.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
-    bench.supervisor.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
+    bench.client.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
+    bench.client.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
     script = bench.data_dir / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o700)
-    bench.supervisor.start(reports.StepSpec(name="c", argv=[str(script)], cwd="/", env=ENVIRONMENT))
+    bench.client.start(reports.StepSpec(name="c", argv=[str(script)], cwd="/", env=ENVIRONMENT))
 
     a, b, c = [await bench.result(name) for name in "abc"]
 
@@ -241,7 +241,7 @@ async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
     )
     await bench.printed("a", b"ready\n")
 
-    bench.supervisor.cancel("a")
+    bench.client.cancel("a")
 
     result = await bench.result("a")
     assert (result.reason, result.exit_code) == ("cancelled", 3)
@@ -253,8 +253,8 @@ async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None
     bench.start("a", "trap '' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=600_000)
     await bench.printed("a", b"ready\n")
 
-    bench.supervisor.cancel("a")
-    bench.supervisor.cancel("a", is_forced=True)
+    bench.client.cancel("a")
+    bench.client.cancel("a", is_forced=True)
 
     result = await bench.result("a")
     assert (result.reason, result.signal) == ("cancelled", signal.SIGKILL)
@@ -265,7 +265,7 @@ async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
     bench.start("a", "echo ready; kill -STOP $$; sleep 300", grace_ms=30_000)
     await bench.printed("a", b"ready\n")
 
-    bench.supervisor.cancel("a")
+    bench.client.cancel("a")
 
     assert (await bench.result("a")).reason == "cancelled"
 
@@ -275,7 +275,7 @@ async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
     bench.start("a", "trap 'echo never' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=0)
     await bench.printed("a", b"ready\n")
 
-    bench.supervisor.cancel("a", "timed-out")
+    bench.client.cancel("a", "timed-out")
 
     result = await bench.result("a")
     assert (result.reason, result.signal) == ("timed-out", signal.SIGKILL)
@@ -297,13 +297,13 @@ async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Benc
 
     assert (result.reason, result.exit_code) == ("exited", 5)
     assert bench.output("a", STDOUT) == b"said\n"
-    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.supervisor.directory('a')}".encode()
+    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.client.directory('a')}".encode()
     assert marked(mark) == []
 
 
 async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None:
     """A full daemon (own session, no output, orphaned) does not stay."""
-    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.supervisor.directory('a')}".encode()
+    mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.client.directory('a')}".encode()
 
     await bench.run("a", "(setsid sleep 300 </dev/null >/dev/null 2>&1 &); sleep 0.1")
 
@@ -346,7 +346,7 @@ async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> Non
     assert data.startswith(b"BEGINaaa")
     assert data.endswith(b"aaaEND")
     assert len(data) <= 1_000_000
-    assert sum(file.stat().st_size for file in bench.supervisor.directory("a").glob("output*")) < 1_200_000
+    assert sum(file.stat().st_size for file in bench.client.directory("a").glob("output*")) < 1_200_000
     assert memory_kib(bench.runner_pid()) <= 12 * 1024
 
 
@@ -374,16 +374,16 @@ async def test_a_start_is_done_once(bench: Bench) -> None:
 async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> None:
     """After `forget` there is no directory and nothing held, and the name is not known."""
     await bench.run("a", "echo x; echo y > $WATERFLOW_ATTEMPT_DIRECTORY/files/output")
-    assert [held.name for held in await bench.supervisor.held()] == ["a"]
+    assert [held.name for held in await bench.client.held()] == ["a"]
 
-    bench.supervisor.forget("a")
+    bench.client.forget("a")
 
-    assert await bench.supervisor.held() == ()
-    assert not bench.supervisor.directory("a").exists()
-    bench.supervisor.cancel("a")
+    assert await bench.client.held() == ()
+    assert not bench.client.directory("a").exists()
+    bench.client.cancel("a")
     refused = await bench.until(lambda report: isinstance(report, reports.RequestRefused))
     assert isinstance(refused, reports.RequestRefused)
-    assert "no attempt" in refused.text
+    assert "unknown name" in refused.text
 
 
 async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
@@ -413,14 +413,14 @@ async def test_a_step_outlives_its_agent(bench: Bench) -> None:
     bench.start("short", "while [ ! -e go-short ]; do sleep 0.01; done; exit 6")
     await bench.printed("long", b"one\n")
     await bench.started("short")
-    await bench.supervisor.close()
+    await bench.client.close()
     (bench.data_dir / "go-short").touch()
     record = bench.data_dir / "attempts" / "short" / "record"
     await eventually(lambda: b'"result"' in record.read_bytes())
 
-    bench.supervisor = bench.new_supervisor()
+    bench.client = bench.new_client()
     bench.seen.clear()
-    await bench.supervisor.connect()
+    await bench.client.connect()
 
     held = await bench.until(lambda report: isinstance(report, reports.HeldSteps))
     assert isinstance(held, reports.HeldSteps)
@@ -436,7 +436,7 @@ async def test_a_step_outlives_its_agent(bench: Bench) -> None:
 
 async def test_a_newer_agent_takes_over(bench: Bench) -> None:
     """The older one is told so and does not fight for the runner."""
-    async with bench.new_supervisor() as newer:
+    async with bench.new_client() as newer:
         with pytest.raises(Exception, match="WF342"):
             await bench.until(lambda _: False)
 
@@ -479,12 +479,12 @@ async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alon
     shutil.copytree(bench.data_dir / "attempts", copy / "attempts")
     clone = Bench(copy, bench.options)
     try:
-        await clone.supervisor.connect()
+        await clone.client.connect()
         held = await clone.until(lambda report: isinstance(report, reports.HeldSteps))
         assert isinstance(held, reports.HeldSteps)
         assert [attempt.result.reason for attempt in held.attempts if attempt.result is not None] == ["lost"]
     finally:
-        await clone.supervisor.close()
+        await clone.client.close()
         await end_runner(copy)
 
     (bench.data_dir / "go").touch()
@@ -591,7 +591,7 @@ async def test_the_socket_is_for_this_user_alone_and_its_path_may_be_long(tmp_pa
     data_dir.mkdir()
     bench = Bench(data_dir, ["--no-cgroup"])
     try:
-        async with bench.supervisor:
+        async with bench.client:
             assert (await bench.run("a", "exit 2")).exit_code == 2
             assert (data_dir / "runner.sock").stat().st_mode & 0o777 == 0o600
             assert (data_dir / "attempts").stat().st_mode & 0o777 == 0o700

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterflow_agent.execution.masking import MASK, Masks, Stream
+from waterflow_agent.execution.masking import MASK, Masks, StreamMasker
 
 #: Few letters, so that beginnings, overlaps and repetitions are frequent.
 LETTERS = st.text("abA", max_size=9)
@@ -23,12 +23,12 @@ def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
 
 
 def simplest(masks: Masks, text: bytes) -> bytes:
-    """Looks for each face at each position."""
+    """Looks for each form at each position."""
     covered = [False] * len(text)
-    for face in masks._faces:
+    for form in masks._forms:
         for at in range(len(text)):
-            if text.startswith(face, at):
-                covered[at : at + len(face)] = [True] * len(face)
+            if text.startswith(form, at):
+                covered[at : at + len(form)] = [True] * len(form)
     out = b""
     for at, byte in enumerate(text):
         if not covered[at]:
@@ -40,7 +40,7 @@ def simplest(masks: Masks, text: bytes) -> bytes:
 
 @given(texts())
 def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], bytes]) -> None:
-    """The windows miss no face."""
+    """The windows miss no form."""
     secrets, text = case
     masks = Masks(secrets)
     assert masks.data(text) == simplest(masks, text)
@@ -52,12 +52,12 @@ def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) 
     """Also at every moment: what has been told depends on the text so far alone."""
     secrets, text = case
     masks = Masks(secrets)
-    stream = Stream(masks)
+    stream = StreamMasker(masks)
     told, at = b"", 0
     for cut in sorted({min(cut, len(text)) for cut in cuts} | {len(text)}):
         told += stream.feed(text[at:cut])
         at = cut
-        assert told == Stream(masks).feed(text[:cut])
+        assert told == StreamMasker(masks).feed(text[:cut])
     assert told + stream.finish() == _whole(masks, text)
 
 
@@ -66,7 +66,7 @@ def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> No
     """With something behind it that begins no secret nothing is held back, and it is what the whole text gives."""
     secrets, text = case
     masks = Masks(secrets)
-    assert Stream(masks).feed(text + b"\0") == masks.data(text + b"\0")
+    assert StreamMasker(masks).feed(text + b"\0") == masks.data(text + b"\0")
 
 
 @given(texts())
@@ -77,5 +77,5 @@ def test_masked_text_is_never_longer(case: tuple[list[str], bytes]) -> None:
 
 
 def _whole(masks: Masks, text: bytes) -> bytes:
-    stream = Stream(masks)
+    stream = StreamMasker(masks)
     return stream.feed(text) + stream.finish()

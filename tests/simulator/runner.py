@@ -233,7 +233,7 @@ class Runner:
             if name in self._server.results:
                 self._tell_state(name)
             else:
-                self._refuse(name, "cancel: no attempt of this name")
+                self._refuse(name, "cancel: unknown name")
         elif message.get("force"):
             self._kill(step, message["reason"])
         else:

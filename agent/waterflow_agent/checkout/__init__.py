@@ -1,5 +1,5 @@
-"""The files that working directories begin with: asked for over the link, kept by content, written into a new directory.
+"""The initial files of working directories: fetched over the link, cached by content, and written into a new directory.
 
-`listing` says what is in a tree, `asking` fetches, `blobs` keeps files by their Git id, `writing` makes a directory of them,
-`store` has all that is on the disk, and `checkouts` is the way from a task to its job's directory.
+`file_list` is the list of a tree's files, `file_requests` fetches files, `blob_cache` keeps files by their Git id,
+`tree_writer` writes them into a directory, `tree_store` manages everything on disk, and `service` does the checkout of a job.
 """

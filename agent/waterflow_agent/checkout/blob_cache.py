@@ -1,7 +1,6 @@
-"""Files by their Git id, on the disk, up to a bound: what was used longest ago goes first. Blocking; for one thread at a time.
+"""A cache of files on disk by their Git id, which evicts the least recently used. Blocking; for one thread at a time.
 
-A file is as good as its id: it is hashed whenever it is read, so what a crash has left half written, or somebody has changed,
-is as if it were not there.
+A file is hashed whenever it is read, so a file that a crash left incomplete, or that was changed, counts as missing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BlobCache:
-    """The kept files below `root`."""
+    """The cached files below `root`."""
 
     def __init__(self, root: Path, bytes_max: int) -> None:
         self._root = os.fspath(root)
@@ -26,7 +25,7 @@ class BlobCache:
         self._sizes: OrderedDict[str, int] | None = None
 
     def get(self, blob: bytes) -> bytes | None:
-        """The content; None when it is not kept, or is not what it should be."""
+        """Returns the content, or None when it is not cached or damaged."""
         name = blob.hex()
         sizes = self._known()
         if name not in sizes:
@@ -41,7 +40,7 @@ class BlobCache:
         return content
 
     def put(self, blob: bytes, content: bytes) -> None:
-        """Keeps a content, if there is room for it. A full disk is no error: the next one asks for it again."""
+        """Caches a content if there is space. A full disk is not an error: the content is fetched again next time."""
         name, size = blob.hex(), len(content)
         sizes = self._known()
         if name in sizes or size > self._bytes_max:
@@ -53,7 +52,7 @@ class BlobCache:
             self._bytes += size
 
     def _known(self) -> OrderedDict[str, int]:
-        """What is kept, read from the disk for the first time."""
+        """Returns what is cached; the first call reads it from disk."""
         if self._sizes is None:
             found: list[tuple[float, str, int]] = []
             for folder in _folders(self._root):
@@ -74,14 +73,14 @@ class BlobCache:
 
 
 def blob_id(content: bytes | bytearray) -> bytes:
-    """The Git id of a file with this content."""
+    """Returns the Git id of a file with this content."""
     digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
     digest.update(content)
     return digest.digest()
 
 
 def _is_written(path: str, content: bytes) -> bool:
-    # In place: what a crash leaves half written is found out when it is read.
+    # Written in place: an incomplete file after a crash is noticed when it is read.
     try:
         try:
             file = os.open(path, _FLAGS, 0o600)
@@ -100,7 +99,7 @@ def _is_written(path: str, content: bytes) -> bool:
 
 
 def write_all(file: int, content: bytes) -> None:
-    """Writes a whole content to an open file."""
+    """Writes all of the content to an open file."""
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]

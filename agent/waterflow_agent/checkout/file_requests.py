@@ -1,4 +1,4 @@
-"""Asks the daemon for files: a few questions at a time, each asked again in every new session until it has its answer."""
+"""Requests files from the daemon: a few requests at a time, each repeated in every new session until it is answered."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
 
-#: How long the daemon may say "not now" before the files count as not to be had, in seconds.
+#: How long the daemon may postpone a response before the checkout fails, in seconds.
 PATIENCE_S = 600.0
 
 
 class FileRequests:
-    """The questions of one agent that have no answer yet. For the loop's thread."""
+    """The open file requests of one agent. For the loop's thread."""
 
     def __init__(self, send: Callable[[messages.FileRequest], None]) -> None:
-        """`send` may drop a question without a session: `on_opened` sends it again."""
+        """`send` may drop a request without a session: `on_opened` sends it again."""
         self._send = send
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[messages.FileRequest, asyncio.Future[messages.FileResponse]]] = {}
         self._window = asyncio.Semaphore(messages.FILE_REQUESTS_MAX)
 
-    async def ask(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
-        """The answer's pieces, at least one; see `messages.FileRequest`.
+    async def fetch(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
+        """Returns the chunks of the response, at least one; see `messages.FileRequest`.
 
-        Raises `Rejected` with the daemon's words when it has not got them, or had not for `PATIENCE_S`.
+        Raises `Rejected` with the daemon's reason when it does not have the files, or did not have them for `PATIENCE_S`.
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_S
         while True:
-            content = await self._once(key, blobs, offset)
-            if content.chunks and not content.code:
-                return content.chunks
-            if not content.after_ms or loop.time() >= give_up_at:
-                raise Rejected(content.code or "WF751", content.text or "the server sent nothing")
-            await asyncio.sleep(content.after_ms / 1_000)
+            response = await self._once(key, blobs, offset)
+            if response.chunks and not response.code:
+                return response.chunks
+            if not response.after_ms or loop.time() >= give_up_at:
+                raise Rejected(response.code or "WF751", response.text or "the server sent no files")
+            await asyncio.sleep(response.after_ms / 1_000)
 
     async def _once(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> messages.FileResponse:
         async with self._window:
             number = next(self._numbers)
-            wanted = messages.FileRequest(key, number, list(blobs), offset)
+            request = messages.FileRequest(key, number, list(blobs), offset)
             answer: asyncio.Future[messages.FileResponse] = asyncio.get_running_loop().create_future()
-            self._open[number] = (wanted, answer)
+            self._open[number] = (request, answer)
             try:
-                self._send(wanted)
+                self._send(request)
                 return await answer
             finally:
                 del self._open[number]
 
     def on_opened(self) -> None:
-        """A session is open: what was asked before is asked again."""
-        for wanted, _ in self._open.values():
-            self._send(wanted)
+        """Sends every open request again, in a new session."""
+        for request, _ in self._open.values():
+            self._send(request)
 
     def on_response(self, response: messages.FileResponse) -> None:
-        """An answer has come; one that nobody waits for is dropped."""
+        """Takes a response. One that is not expected is dropped."""
         _, answer = self._open.get(response.number, (None, None))
         if answer is not None and not answer.done():
             answer.set_result(response)

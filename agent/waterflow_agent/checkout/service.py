@@ -1,9 +1,9 @@
-"""CheckoutService: gives a job its working directory with the files of the run's revision, before its first step.
+"""Creates the working directory of a job with the files of the run's revision, before its first step.
 
-    list of files ──▶ directory with what is kept here ──▶ the rest, over the link ──▶ renamed to the job's directory
+    list of files ──▶ directory with the cached files ──▶ missing files, over the link ──▶ renamed to the job's directory
 
-Rules of this file: a job's directory is there as a whole or not at all. Steps of one job that begin together wait for the same
-checkout. The disk is written by threads, one at a time; the loop only asks and waits. What is cancelled leaves nothing.
+Rules of this file: a job's directory is complete or does not exist. Steps of one job that start together wait for the same
+checkout. The disk is written in threads, one at a time; the loop only waits. A cancelled checkout leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-#: Files of one question: enough that small ones fill an answer, few enough that all questions have work.
+#: Files in one request: enough that small ones fill a response, few enough that all requests in flight have work.
 BLOBS_ASKED = 256
 
 
@@ -41,31 +41,31 @@ class CheckoutService:
         self._requests = requests
         self._workspaces = workspaces
         self._disk = asyncio.Lock()
-        #: One file at a time may be larger than an answer, so that few of them are in memory.
+        #: Files that are larger than a response are fetched one at a time, so that few of them are in memory.
         self._large = asyncio.Lock()
         self._jobs: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._ahead: set[asyncio.Task[None]] = set()
+        self._spare_tasks: set[asyncio.Task[None]] = set()
 
     def has(self, key: TaskId) -> bool:
         """Whether the attempt's job has its directory."""
         return self._workspaces.has(key.attempt.run, key.attempt.job)
 
     def on_opened(self) -> None:
-        """The link has a new session."""
+        """Repeats the open requests in a new session."""
         self._requests.on_opened()
 
     def on_response(self, response: messages.FileResponse) -> None:
-        """The daemon sent files."""
+        """Takes files from the daemon."""
         self._requests.on_response(response)
 
     async def close(self) -> None:
-        """Ends what is done ahead."""
-        for task in self._ahead:
+        """Cancels the preparation of spare directories."""
+        for task in self._spare_tasks:
             task.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
+        await asyncio.gather(*self._spare_tasks, return_exceptions=True)
 
     async def make(self, key: TaskId, tree: Tree) -> None:
-        """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then it has none."""
+        """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then there is no directory."""
         job = (key.attempt.run, key.attempt.job)
         lock = self._jobs.get(job)
         if lock is None:
@@ -76,81 +76,85 @@ class CheckoutService:
 
     async def _make(self, key: TaskId, tree: Tree) -> None:
         entries = await asyncio.to_thread(file_list.decode, await self._list(key))
-        # Filled by the thread, so that a cancel while it works does not lose what it has made.
-        made: list[PartialTree] = []
+        # Filled by the thread, so that a cancellation while it works does not lose the directory.
+        begun: list[PartialTree] = []
         try:
-            await self._on_disk(lambda: made.append(self._store.begin(tree, entries)))
-            making = made[0]
-            fetched = len(making.missing)
-            await self._fetch(key, making)
-            await self._on_disk(lambda: self._store.finish(making))
-            self._workspaces.adopt(key.attempt.run, key.attempt.job, making.path)
+            await self._on_disk(lambda: begun.append(self._store.begin(tree, entries)))
+            partial = begun[0]
+            fetched = len(partial.missing)
+            await self._fetch(key, partial)
+            await self._on_disk(lambda: self._store.finish(partial))
+            self._workspaces.adopt(key.attempt.run, key.attempt.job, partial.path)
         except BaseException:
-            for making in made:
-                self._store.drop(making)
+            for partial in begun:
+                self._store.drop(partial)
             raise
         logger.info(
-            "%s of %s: %d files, %d of them fetched", tree.revision[:12], tree.repository, len(entries), fetched
+            "checked out %s of %s: %d files, %d of them fetched",
+            tree.revision[:12],
+            tree.repository,
+            len(entries),
+            fetched,
         )
-        task = asyncio.create_task(self._prepare_spare(tree, making), name="spare-tree")
-        self._ahead.add(task)
-        task.add_done_callback(self._ahead.discard)
+        task = asyncio.create_task(self._prepare_spare(tree, partial), name="spare-tree")
+        self._spare_tasks.add(task)
+        task.add_done_callback(self._spare_tasks.discard)
 
-    async def _prepare_spare(self, tree: Tree, making: PartialTree) -> None:
-        await self._on_disk(lambda: self._store.prepare_spare(tree, making.files))
+    async def _prepare_spare(self, tree: Tree, partial: PartialTree) -> None:
+        await self._on_disk(lambda: self._store.prepare_spare(tree, partial.files))
 
     async def _list(self, key: TaskId) -> bytearray:
         content = bytearray()
         while True:
-            piece = (await self._requests.ask(key, (), len(content)))[0]
-            content += piece.data
-            if len(content) >= piece.size:
+            chunk = (await self._requests.fetch(key, (), len(content)))[0]
+            content += chunk.data
+            if len(content) >= chunk.size:
                 return content
-            _check_growth(piece, file_list.BYTES_MAX)
+            _check_growth(chunk, file_list.BYTES_MAX)
 
-    async def _fetch(self, key: TaskId, making: PartialTree) -> None:
-        missing = list(making.missing)
+    async def _fetch(self, key: TaskId, partial: PartialTree) -> None:
+        missing = list(partial.missing)
         waiting = deque(missing[at : at + BLOBS_ASKED] for at in range(0, len(missing), BLOBS_ASKED))
-        lanes = [
-            asyncio.create_task(self._fetch_some(key, making, waiting), name="fetch-files")
+        tasks = [
+            asyncio.create_task(self._fetch_some(key, partial, waiting), name="fetch-files")
             for _ in range(min(messages.FILE_REQUESTS_MAX, len(waiting)))
         ]
         try:
-            await asyncio.gather(*lanes)
+            await asyncio.gather(*tasks)
         finally:
-            for lane in lanes:
-                lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch_some(self, key: TaskId, making: PartialTree, waiting: deque[list[bytes]]) -> None:
+    async def _fetch_some(self, key: TaskId, partial: PartialTree, waiting: deque[list[bytes]]) -> None:
         while waiting:
-            wanted = waiting.popleft()
-            while wanted:
-                arrived = await self._answer(key, wanted)
-                wanted = wanted[len(arrived) :]
-                await self._on_disk(lambda arrived=arrived: self._store.add(making, arrived))  # type: ignore[misc]
+            requested = waiting.popleft()
+            while requested:
+                arrived = await self._answer(key, requested)
+                requested = requested[len(arrived) :]
+                await self._on_disk(lambda arrived=arrived: self._store.add(partial, arrived))  # type: ignore[misc]
 
-    async def _answer(self, key: TaskId, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        """The first of the wanted files, at least one, each whole."""
-        pieces = await self._requests.ask(key, wanted, 0)
-        whole = itertools.takewhile(lambda piece: len(piece.data) == piece.size, pieces)
-        arrived = [(blob, piece.data) for blob, piece in zip(wanted, whole, strict=False)]
+    async def _answer(self, key: TaskId, requested: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Returns the first of the requested files, at least one, each complete."""
+        chunks = await self._requests.fetch(key, requested, 0)
+        whole = itertools.takewhile(lambda chunk: len(chunk.data) == chunk.size, chunks)
+        arrived = [(blob, chunk.data) for blob, chunk in zip(requested, whole, strict=False)]
         if not arrived:
-            arrived = [(wanted[0], await self._rest(key, wanted[0], pieces[0]))]
+            arrived = [(requested[0], await self._rest(key, requested[0], chunks[0]))]
         return arrived
 
-    async def _rest(self, key: TaskId, blob: bytes, piece: messages.FileChunk) -> bytes:
-        """A file that is larger than an answer."""
+    async def _rest(self, key: TaskId, blob: bytes, chunk: messages.FileChunk) -> bytes:
+        """Fetches the rest of a file that is larger than a response."""
         async with self._large:
-            content = bytearray(piece.data)
-            while len(content) < piece.size:
-                _check_growth(piece, file_list.FILE_BYTES_MAX)
-                piece = (await self._requests.ask(key, [blob], len(content)))[0]
-                content += piece.data
+            content = bytearray(chunk.data)
+            while len(content) < chunk.size:
+                _check_growth(chunk, file_list.FILE_BYTES_MAX)
+                chunk = (await self._requests.fetch(key, [blob], len(content)))[0]
+                content += chunk.data
             return bytes(content)
 
     async def _on_disk(self, call: Callable[[], Result]) -> Result:
-        """In a thread, to its end even when this is cancelled: no two of them may meet."""
+        """Runs a call in a thread, to its end even when this is cancelled, because no two may run at the same time."""
         async with self._disk:
             work = asyncio.ensure_future(asyncio.to_thread(call))
             try:
@@ -160,7 +164,8 @@ class CheckoutService:
                 raise
 
 
-def _check_growth(piece: messages.FileChunk, bytes_max: int) -> None:
-    """Raises `Rejected` WF750 for an answer that brings nothing on, or promises more than may be."""
-    if not piece.data or piece.size > bytes_max:
-        raise Rejected("WF750", f"the server sent {len(piece.data)} of {piece.size} bytes, where {bytes_max} may be")
+def _check_growth(chunk: messages.FileChunk, bytes_max: int) -> None:
+    """Raises `Rejected` WF750 for a response without progress, or for a file that is too large."""
+    if not chunk.data or chunk.size > bytes_max:
+        text = f"the server sent {len(chunk.data)} bytes of a file of {chunk.size} bytes; the limit is {bytes_max}"
+        raise Rejected("WF750", text)

@@ -1,7 +1,7 @@
-"""Writes a tree into a directory of its own, or makes one tree out of another. Blocking.
+"""Writes a tree into a directory, or changes one tree into another. Blocking.
 
-Rules of this file: the directory is the agent's alone while it is written. Links are made last, so nothing is ever written
-through one. A file that is there already is an error, never overwritten: the list has each path once.
+Rules of this file: only the agent uses the directory while it is written. Links are created last, so nothing is ever written
+through one. An existing file is an error and is never overwritten: the list contains each path once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TreeWriter:
         self._links: list[tuple[bytes, bytes]] = []
 
     def write(self, entry: FileEntry, content: bytes) -> None:
-        """One entry; a link waits for `finish`. Raises `OSError`."""
+        """Writes one entry; links are created by `finish`. Raises `OSError`."""
         if entry.kind is FileKind.LINK:
             self._links.append((entry.path, content))
             return
@@ -41,7 +41,7 @@ class TreeWriter:
             os.close(file)
 
     def remove(self, entries: Iterable[FileEntry]) -> None:
-        """Takes away what an earlier tree had here, and the folders that are empty then."""
+        """Removes files of an earlier tree, and folders that are then empty."""
         emptied: set[bytes] = set()
         for entry in entries:
             if entry.kind is FileKind.SUBMODULE:
@@ -49,7 +49,7 @@ class TreeWriter:
             else:
                 os.unlink(self._at(entry.path))
                 emptied.add(os.path.dirname(entry.path))
-        # The deepest first; what is not empty stays, and so does all above it.
+        # The deepest first. A folder that is not empty stays, and so do those above it.
         waiting = sorted(emptied, key=len)
         while waiting:
             folder = waiting.pop()
@@ -59,7 +59,7 @@ class TreeWriter:
                     waiting.append(os.path.dirname(folder))
 
     def finish(self) -> None:
-        """Makes the links."""
+        """Creates the links."""
         for path, target in self._links:
             self._enter(os.path.dirname(path))
             os.symlink(target, self._at(path))

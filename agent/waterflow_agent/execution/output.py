@@ -22,7 +22,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
-from waterflow_agent.execution.masking import Masks, Stream
+from waterflow_agent.execution.masking import Masks, StreamMasker
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import OutputChunk, TaskId
@@ -120,7 +120,7 @@ class OutputLog:
         self._printed_count = 0
         self._printed_offset = 0
         #: By stream number; None when nothing has to be masked.
-        self._masked: dict[int, Stream] | None = None if self._masks is None else {}
+        self._masked: dict[int, StreamMasker] | None = None if self._masks is None else {}
         self._reader = None if self._spool_path is None else self._open_spool(self._spool_path)
 
     def _next(self, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
@@ -168,7 +168,7 @@ class OutputLog:
             return [OutputChunk(chunk.at, chunk.stream, chunk.data)]
         stream = self._masked.get(chunk.stream)
         if stream is None:
-            stream = self._masked[chunk.stream] = Stream(self._masks, is_clean=self._is_clean)
+            stream = self._masked[chunk.stream] = StreamMasker(self._masks, is_clean=self._is_clean)
         data = stream.feed(chunk.data)
         return [OutputChunk(chunk.at, chunk.stream, data)] if data else []
 

@@ -1,14 +1,14 @@
-"""The agent's client of the step runner: start, cancel and forget steps, and hear what became of them.
+"""The agent's client of the step runner: starts, cancels and forgets steps, and receives reports about them.
 
 Rules
-- Nothing waits for an answer. `start` and `cancel` are kept and sent again after every reconnect until the runner has
-  spoken of the attempt; the runner starts a name once, so repeating is safe. `forget` is sent once: an attempt that the
-  runner still holds after a reconnect is in `HeldSteps`, and is to be forgotten again.
-- All messages of one turn of the loop leave in one write, all that have arrived are handed out in one list.
-- After every connect the first message is `HeldSteps`: all that the runner has, running and ended. What happened while no
-  agent was connected is known from it alone.
-- A runner that does not answer is started, detached, so that it outlives this process. Under a service manager that
-  keeps the runner alive by itself, `starts_runner=False` only waits for it.
+- Nothing waits for an answer. `start` and `cancel` are kept and sent again after every reconnect until the runner has reported
+  about the step. The runner starts a name only once, so repeating is safe. `forget` is sent once: a step that the runner still
+  holds after a reconnect is in `HeldSteps`, and has to be forgotten again.
+- All messages of one turn of the loop are sent in one write, and all received reports are returned in one list.
+- The first report after every connect is `HeldSteps`: everything that the runner holds, running and ended. It is the only
+  source for what happened while no agent was connected.
+- A runner that does not answer is started detached, so that it outlives this process. With `starts_runner=False` a service
+  manager keeps the runner running, and this class only waits for it.
 
 Names become directories `DIR/attempts/<name>`; see `runner.directory` for what is in them, and `runner.reports` for the
 types that are handed in and out.
@@ -50,26 +50,26 @@ logger = logging.getLogger(__name__)
 
 #: Between attempts to reach a runner that does not answer.
 _BACKOFF = Backoff(first_s=0.05, max_s=2.0)
-#: A connection that was lost sooner than this says that the runner ends as soon as it starts: then there is no hurry.
+#: A connection that is lost sooner than this means that the runner ends right after its start: then reconnecting can wait.
 STEADY_S = 5.0
-#: A detached runner without steps and agent ends after this; the next agent starts a new one.
+#: A detached runner without steps and agent exits after this; the next agent starts a new one.
 IDLE_EXIT_S = 600
 #: The runner's exit status when another one serves the directory.
 _ANOTHER_RUNNER = 3
-#: Starting a Python process on a loaded machine.
+#: For the start of a Python process on a loaded machine.
 START_S_MAX = 30.0
-#: A runner that is stopped (SIGSTOP, a debugger) must not keep the agent from ending.
+#: A suspended runner (SIGSTOP, a debugger) must not keep the agent from exiting.
 CLOSE_S_MAX = 2.0
 #: The kernel's limit for the path of a unix socket, less its final NUL.
 _SOCKET_PATH_BYTES_MAX = 107
 _STATUS = protocol.encode({"type": "status"})
 _STOP = protocol.encode({"type": "stop"})
-#: What the runner needs of this process's environment; steps get their own.
+#: Environment variables of this process that the runner gets; steps get their own.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHOME", "VIRTUAL_ENV", "TMPDIR")
 
 
 class RunnerClient:
-    """The connection to the runner of `data_dir`, kept up until `close`; for one event loop, not thread-safe."""
+    """The connection to the runner of `data_dir`, kept open until `close`. For one event loop; not thread-safe."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class RunnerClient:
         self._idle_exit_s = idle_exit_s
         self._runner_options = list(runner_options)
         self._connection: _Connection | None = None
-        #: Encoded messages, as the queue below.
+        #: Encoded messages, like the queue below.
         self._starts: dict[str, bytes] = {}
         self._cancels: dict[str, bytes] = {}
         self._outgoing: list[bytes] = []
         self._reports: list[RunnerReport] = []
         self._has_reports = asyncio.Event()
         self._awaits_held = False
-        #: The runner is of another release and goes on only until it is idle.
+        #: The runner has another release and is replaced as soon as it is idle.
         self._is_outdated = False
         self._held_waiters: list[asyncio.Future[HeldSteps]] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -104,28 +104,28 @@ class RunnerClient:
         self._remover: asyncio.Task[None] | None = None
 
     def directory(self, name: str) -> Path:
-        """Where the attempt's files are: the spool begins at `output`, and `files` is for what the step hands back."""
+        """Return the step's directory: its spool begins at `output`, and `files` is for what the step returns."""
         return Path(self._attempts.path(_checked(name)))
 
     def prepare(self, name: str) -> Path:
-        """Make the attempt's directory, to put files into it before `start` (which else makes it itself).
+        """Create the step's directory, to put files into it before `start`, which otherwise creates it.
 
-        Raises `OSError`; a directory that is there already is kept as it is.
+        Raises `OSError`. An existing directory is kept as it is.
         """
         return Path(self._attempts.prepare(_checked(name)))
 
     @property
     def is_connected(self) -> bool:
-        """Whether the runner answers now."""
+        """Whether there is a connection."""
         return self._connection is not None
 
     async def connect(self) -> None:
-        """Reach the runner, starting it if need be. Raises `Retryable` when it cannot be reached or started."""
+        """Connect to the runner, and start it if necessary. Raises `Retryable` when that is impossible."""
         self._connection = await self._open()
         self._on_connected()
 
     async def close(self) -> None:
-        """Send what is queued and let go of the runner; steps go on. Directories of forgotten attempts are removed."""
+        """Send what is queued and disconnect. Steps keep running. Directories of forgotten steps are removed."""
         self._is_closed = True
         if self._keeper is not None:
             self._keeper.cancel()
@@ -151,28 +151,28 @@ class RunnerClient:
     # Requests.
 
     def start(self, spec: StepSpec) -> None:
-        """Have the step started, once, whatever happens to the connection. Raises `Rejected` for a wrong `spec`.
+        """Start the step exactly once, even if the connection is lost meanwhile. Raises `Rejected` for an invalid `spec`.
 
-        The answer is `StepStarted` or `StepExited` (or `RequestRefused` when the name was used and forgotten before).
+        The runner reports `StepStarted` or `StepExited`, or `RequestRefused` when the name was used and forgotten before.
         """
         message = spec.encode()
-        # The runner would make the directory too, but only here one can be used again. What fails here, fails there.
+        # The runner would create the directory too, but only the agent reuses one. What fails here fails there too.
         with contextlib.suppress(OSError):
             self._attempts.prepare(spec.name)
         self._starts[spec.name] = message
         self._send(message)
 
     def cancel(self, name: str, reason: str = "cancelled", *, is_forced: bool = False) -> None:
-        """Have the step stopped: its stop signal, its grace, then the end, or by force at once.
+        """Stop the step with its stop signal and grace period, or kill it at once.
 
-        `StepExited` tells when nothing is left.
+        `StepExited` reports when no process is left.
         """
         message = protocol.encode({"type": "cancel", "name": name, "reason": reason, "force": is_forced})
         self._cancels[name] = message
         self._send(message)
 
     def forget(self, name: str) -> None:
-        """Have the ended attempt forgotten and its directory removed, in the background."""
+        """Forget an ended step and remove its directory in the background."""
         self._starts.pop(name, None)
         self._cancels.pop(name, None)
         self._send(protocol.encode({"type": "forget", "name": name}))
@@ -184,20 +184,20 @@ class RunnerClient:
             self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
 
     async def held(self) -> tuple[HeldStep, ...]:
-        """What the runner has now; waits for the connection when there is none. The reports do not hold this answer."""
+        """Return what the runner holds now, and wait for a connection if necessary. This is not part of the reports."""
         waiter: asyncio.Future[HeldSteps] = asyncio.get_running_loop().create_future()
         self._held_waiters.append(waiter)
         self._send(_STATUS)
         return (await waiter).attempts
 
     def stop_runner(self) -> None:
-        """Ask the runner to end, which it does when no step runs; for tests and upgrades."""
+        """Ask the runner to exit, which it does when no step is running. For tests and upgrades."""
         self._send(_STOP)
 
     # Reports.
 
     async def receive(self) -> list[RunnerReport]:
-        """All reports that have arrived, waiting for one; empty once closed. Raises what ended the connection for good."""
+        """Return all received reports, and wait for one; none once closed. Raises what ended the connection for good."""
         while not self._reports:
             if self._failure is not None:
                 raise self._failure
@@ -209,7 +209,7 @@ class RunnerClient:
         return reports
 
     async def reports(self) -> AsyncIterator[RunnerReport]:
-        """Every report in turn, until closed."""
+        """Yield every report until closed."""
         while batch := await self.receive():
             for report in batch:
                 yield report
@@ -223,7 +223,7 @@ class RunnerClient:
                 return await self._connect_once()
             except OSError as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise errors.Retryable("WF341", f"the runner does not answer: {error}") from error
+                    raise errors.Retryable("WF341", f"the step runner does not answer: {error}") from error
             if self._starts_runner:
                 await asyncio.to_thread(self._start_runner)
             failures += 1
@@ -248,15 +248,15 @@ class RunnerClient:
         return connection
 
     def _start_runner(self) -> None:
-        """Run the runner's command, which returns when the runner answers (or another one does already)."""
+        """Run the runner's command, which returns when the runner, or one that was running before, answers."""
         command = [sys.executable, "-P", "-m", "waterflow_agent.runner", "--data-dir", self._data_dir, "--detach"]
         command += ["--idle-exit-s", str(self._idle_exit_s), *self._runner_options]
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         if search := os.environ.get("PYTHONPATH"):
-            # The runner does not run in this process's directory.
+            # The runner has another working directory.
             environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, search.split(os.pathsep)))
         try:
-            # Its output goes to a file, as a pipe would stay open with the detached process.
+            # Its output goes to a file, because a pipe would stay open with the detached process.
             with open(f"{self._data_dir}/runner.log", "ab") as log:
                 done = subprocess.run(
                     command,
@@ -270,10 +270,10 @@ class RunnerClient:
                     check=False,
                 )
         except (OSError, subprocess.SubprocessError) as error:
-            raise errors.Retryable("WF341", f"cannot start the runner: {error}") from error
+            raise errors.Retryable("WF341", f"cannot start the step runner: {error}") from error
         if done.returncode not in (0, _ANOTHER_RUNNER):
             raise errors.Retryable(
-                "WF341", f"the runner ended with status {done.returncode}; see {self._data_dir}/runner.log"
+                "WF341", f"the step runner exited with status {done.returncode}; see {self._data_dir}/runner.log"
             )
 
     def _on_connected(self) -> None:
@@ -284,13 +284,13 @@ class RunnerClient:
         self._flush()
 
     def on_lost(self, connection: _Connection) -> None:
-        """The connection ended (called by it)."""
+        """Called by a connection that was lost."""
         if connection is not self._connection or self._is_closed:
             return
         self._connection = None
         self._outgoing.clear()
         if self._failure is None:
-            logger.warning("connection to the step runner lost, connecting again")
+            logger.warning("connection to the step runner lost; reconnecting")
             is_steady = asyncio.get_running_loop().time() - self._connected_at > STEADY_S
             self._losses = 0 if is_steady else self._losses + 1
             self._keeper = asyncio.create_task(self._reconnect(), name="waterflow-runner-reconnect")
@@ -308,7 +308,7 @@ class RunnerClient:
 
     def _send(self, message: bytes) -> None:
         if self._connection is None:
-            # Kept requests are sent on connect, the others are pointless by then.
+            # Kept requests are sent after the connect; the others are obsolete by then.
             return
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -320,10 +320,10 @@ class RunnerClient:
             self._outgoing = []
 
     def on_messages(self, messages: list[protocol.Message]) -> None:
-        """Messages of the runner (called by the connection)."""
+        """Called by the connection with messages of the runner."""
         for message in messages:
             if self._awaits_held and message["type"] in ("started", "output", "exited"):
-                # What happened between connecting and `HeldSteps` is in it.
+                # `HeldSteps` contains what happened since the connect.
                 continue
             report = self._read(cast("dict[str, Any]", message))
             if report is not None:
@@ -352,19 +352,23 @@ class RunnerClient:
                 self._cancels.pop(message["name"], None)
                 return RequestRefused(message["name"], message["text"])
             case "replaced":
-                self._fail(errors.Stalled("WF342", "another agent took over the runner of this directory"))
+                self._fail(
+                    errors.Stalled("WF342", "another agent has connected to the step runner of this data directory")
+                )
             case "hello":
                 self._on_hello(message)
         return None
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         if message["protocol"] != protocol.PROTOCOL:
-            text = f"the running step runner speaks protocol {message['protocol']}, this agent {protocol.PROTOCOL}"
-            self._fail(errors.Stalled("WF343", f"{text}: stop it when no step runs"))
+            text = (
+                f"the running step runner speaks protocol version {message['protocol']}, this agent {protocol.PROTOCOL}"
+            )
+            self._fail(errors.Stalled("WF343", f"{text}; stop it when no step is running"))
             return
         self._is_outdated = message["release"] != waterflow_agent.__version__
         if self._is_outdated:
-            # An idle runner of another release makes room for this one's. A busy one refuses and is asked after each step.
+            # An idle runner of another release exits and is replaced. A busy one refuses and is asked again after each step.
             self.stop_runner()
 
     def _on_held(self, held: HeldSteps) -> HeldSteps | None:
@@ -397,8 +401,8 @@ class RunnerClient:
 class _Connection(asyncio.Protocol):
     """Frames on the runner's socket."""
 
-    def __init__(self, supervisor: RunnerClient) -> None:
-        self._supervisor = supervisor
+    def __init__(self, client: RunnerClient) -> None:
+        self._client = client
         self._decoder = protocol.Decoder()
         self._transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -408,35 +412,35 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._supervisor.on_messages(self._decoder.feed(data))
+            self._client.on_messages(self._decoder.feed(data))
         except (protocol.BadMessage, KeyError, TypeError) as error:
-            logger.error("the step runner sent something that cannot be read: %r", error)
+            logger.error("cannot read a message of the step runner: %r", error)
             self.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.closed.set_result(None)
-        self._supervisor.on_lost(self)
+        self._client.on_lost(self)
 
     def write(self, messages: list[bytes]) -> None:
-        """Send encoded messages, in one frame when it fits."""
+        """Send encoded messages, in one frame if they fit."""
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.write(protocol.frames(messages))
 
     async def finish(self) -> None:
-        """Close, giving the runner a moment to take what is queued."""
+        """Close, and give the runner a moment to read what is queued."""
         self.close()
         await asyncio.wait([self.closed], timeout=CLOSE_S_MAX)
         if self._transport is not None:
             self._transport.abort()
 
     def close(self) -> None:
-        """Close after what is queued was written."""
+        """Close after everything queued was written."""
         if self._transport is not None:
             self._transport.close()
 
 
 def _checked(name: str) -> str:
     if not protocol.is_name(name):
-        raise errors.Rejected("WF340", f"{name!r} is not a safe name of an attempt")
+        raise errors.Rejected("WF340", f"{name!r} is not a valid name of a step")
     return name

@@ -1,9 +1,9 @@
-"""Directories for the files of one attempt (script, outputs, environment, summary), used again and again.
+"""Reusable directories for the files of one attempt: script, outputs, environment, summary.
 
-Making and removing four files costs a short step as much as everything else about it together, so directories are numbered
-and kept: `<data-dir>/steps/<number>/`. The number is in the journal's `Accepted`, so a later process of the agent finds what a
-step wrote. A directory is used again only when it is as good as new: nothing but the known files, each a regular one of this
-user with a single name. Everything else is moved away and removed, whatever it is.
+For a short step, creating and removing four files costs as much as everything else together. So directories are numbered and
+kept: `<data-dir>/steps/<number>/`. The number is in the journal's `AcceptedRecord`, so a later process of the agent finds what
+a step has written. A directory is reused only when it is clean: it contains only the known files, each a regular file of this
+user with a single link. All others are moved to the trash.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-#: More than slots of a large agent, so a steady load makes no directories.
+#: More than a large agent has slots, so that a steady load creates no directories.
 FREE_MAX = 64
-#: What a step is given; the script is written over, the others are emptied.
+#: Truncated for the next step; the script is overwritten.
 EMPTIED = ("output", "env", "summary")
 _KNOWN = frozenset({"script", "script.py", "script.ps1", *EMPTIED})
 
 
 class StepDirectories:
-    """All such directories of one agent; for the loop's thread. Calls take microseconds."""
+    """The directories of one agent. For the loop's thread; calls take microseconds."""
 
     def __init__(self, root: Path, discard: Callable[[Path], None]) -> None:
-        """`discard` moves a directory out of the way and has it removed later."""
+        """`discard` moves a directory to the trash."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = str(root)
         self._discard = discard
@@ -33,11 +33,11 @@ class StepDirectories:
         self._next = 1
 
     def adopt(self, number: int) -> None:
-        """An attempt of an earlier start has this one; before `sweep`."""
+        """Keeps the directory of an attempt of an earlier process. Call this before `sweep`."""
         self._taken.add(number)
 
     def sweep(self) -> None:
-        """Frees what an earlier start left and no attempt has; once, after every `adopt`."""
+        """Frees the directories of an earlier process that no attempt has. Called once, after every `adopt`."""
         for name in os.listdir(self._root):
             number = int(name) if name.isdigit() else 0
             if number == 0:
@@ -47,7 +47,7 @@ class StepDirectories:
         self._next = max((*self._taken, *self._free), default=0) + 1
 
     def take(self) -> int:
-        """A number for an attempt; its directory need not exist yet."""
+        """Returns a number for an attempt; its directory need not exist yet."""
         if self._free:
             number = self._free.pop()
         else:
@@ -56,11 +56,11 @@ class StepDirectories:
         return number
 
     def path(self, number: int) -> str:
-        """Where the directory is."""
+        """Returns the path of the directory."""
         return f"{self._root}/{number}"
 
     def release(self, number: int) -> None:
-        """The attempt is over and nobody wants its files any more; twice does no harm."""
+        """Frees the directory of an ended attempt. A second call has no effect."""
         if number in self._taken:
             self._taken.discard(number)
             self._free_or_discard(number)
@@ -68,19 +68,19 @@ class StepDirectories:
     def _free_or_discard(self, number: int) -> None:
         path = self.path(number)
         try:
-            is_good = len(self._free) < FREE_MAX and _make_good_as_new(path)
+            is_clean = len(self._free) < FREE_MAX and _make_clean(path)
         except FileNotFoundError:
-            # Never made: the number may be used all the same.
-            is_good = True
+            # Never created: the number can be reused.
+            is_clean = True
         except OSError:
-            is_good = False
-        if is_good:
+            is_clean = False
+        if is_clean:
             self._free.append(number)
         else:
             self._discard(Path(path))
 
 
-def _make_good_as_new(path: str) -> bool:
+def _make_clean(path: str) -> bool:
     user = os.geteuid()
     with os.scandir(path) as entries:
         for entry in entries:

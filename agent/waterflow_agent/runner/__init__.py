@@ -5,15 +5,15 @@ knows nothing of runs, leases or the daemon. It outlives the agent: an agent tha
 connects again and finds its steps.
 
 Rules of this package
-- Standard library alone, and little of it (no asyncio, subprocess, typing, dataclasses): the process stays small, and
-  an upgrade of anything else cannot break a step that runs. Types are imported for the type checker only.
-- One thread, one `epoll`, nothing polled: ends of processes arrive by SIGCHLD and pidfds, output by readable pipes.
-- Written before told: a result is on disk before the agent hears of it.
-- A name is started at most once: its `record`, begun before the process, is the gate.
-- An outcome nobody can know is `lost`, never a success.
+- Standard library only, and little of it (no asyncio, subprocess, typing, dataclasses), besides the version, the errors and the
+  clock: the process stays small, and no upgrade can break a running step. Types are imported for the type checker only.
+- One thread, one `epoll`, no polling: SIGCHLD and pidfds report exits, readable pipes report output.
+- Write first: a result is on disk before it is sent to the agent.
+- A name is started at most once: its `record`, which is written before the process starts, makes sure of that.
+- An unknown outcome is `lost`, never a success.
 
-Modules, in reading order: `protocol` (frames and requests), `spool` (output on disk), `directory` (an attempt's files),
-`processes` and `cgroup` (finding and signalling what a step left), `spawn`, `step` (the life of one step), `loop`, `link`
-(the agent's connection), `service`, `recovery` (after the runner itself was killed), `__main__`. For the agent's process
-only: `reports` (typed messages) and `attempts` (directories made and used again).
+Modules, in reading order: `protocol` (frames and requests), `spool` (output on disk), `attempt_directory` (the files of one
+attempt), `processes` and `cgroup` (finding and signalling the processes of a step), `spawn`, `step` (the life of one step),
+`event_loop`, `agent_connection`, `service`, `recovery` (after the runner itself was killed), `__main__`. Used only by the
+agent's process: `reports` (typed messages) and `directory_pool` (directories that are reused).
 """

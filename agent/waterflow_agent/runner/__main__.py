@@ -2,7 +2,7 @@
 
 Exit status: 0 when it was stopped, 2 for wrong arguments or a directory that cannot be used, 3 when another runner
 serves the directory. With `--detach` the command returns 0 as soon as the runner answers on `DIR/runner.sock`, and the
-runner goes on without a terminal or parent, writing what it has to say to `DIR/runner.log`.
+runner continues without a terminal or parent, and writes its log to `DIR/runner.log`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = "usage: python -m waterflow_agent.runner --data-dir DIR [--detach] [--idle-exit-s N] [--no-cgroup]"
-#: Connections that wait while one is served; agents come one at a time.
+#: Waiting connections; agents connect one at a time.
 _BACKLOG = 8
 #: The kernel's limit for the path of a unix socket, less its final NUL.
 _SOCKET_PATH_BYTES_MAX = 107
 
 
 class Options:
-    """The command line; raises `ValueError` with a sentence for the user."""
+    """The command line. Raises `ValueError` with a message for the user."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.data_directory = ""
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         os.makedirs(root, mode=0o700, exist_ok=True)
         listener = _listen(options.data_directory)
         if options.is_detached and _detach(options.data_directory):
-            # The parent leaves without a word: locks and sockets are the child's.
+            # The parent exits without cleanup: locks and sockets belong to the child.
             os._exit(0)
         _serve(options, root, listener)
     except OSError as error:
@@ -88,21 +88,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def _serve(options: Options, root: str, listener: socket.socket) -> None:
     os.chdir("/")
-    # What steps make is as readable as anywhere else, whatever the agent's own mask was.
+    # Files of steps get the usual permissions, whatever the agent's umask was.
     os.umask(0o022)
     processes.become_reaper()
     label = hashlib.sha256(os.fsencode(options.data_directory)).hexdigest()[:12]
     tree = cgroup.find_tree(label) if options.uses_groups else None
     ended = recovery.recover(root, tree)
     runner = service.RunnerService(root, listener, tree=tree, ended=ended, release=waterflow_agent.__version__)
-    _tell_systemd("READY=1")
+    _notify_systemd("READY=1")
     runner.run(idle_s=options.idle_exit_s)
     if tree is not None:
         tree.close()
 
 
 def _lock(data_directory: str) -> bool:
-    """Take the directory for the life of this process; False when another runner has it."""
+    """Lock the directory for the life of this process. Returns False when another runner has locked it."""
     # The descriptor stays open on purpose, and a fork shares the lock.
     fd = os.open(f"{data_directory}/runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -115,7 +115,7 @@ def _lock(data_directory: str) -> bool:
 
 
 def _listen(data_directory: str) -> socket.socket:
-    """The socket `runner.sock`, open to this user alone; the lock makes it safe to replace an old one."""
+    """Return the socket `runner.sock`, accessible to this user only. The lock makes it safe to replace an old one."""
     path = f"{data_directory}/runner.sock"
     if os.path.lexists(path):
         os.unlink(path)
@@ -134,7 +134,7 @@ def _listen(data_directory: str) -> socket.socket:
 
 
 def _detach(data_directory: str) -> bool:
-    """Go on in a child in its own session, with the log for its output; True in the parent."""
+    """Continue in a child in its own session, with its output in the log. Returns True in the parent."""
     if os.fork():
         return True
     os.setsid()
@@ -148,7 +148,7 @@ def _detach(data_directory: str) -> bool:
     return False
 
 
-def _tell_systemd(state: str) -> None:
+def _notify_systemd(state: str) -> None:
     address = os.environ.pop("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,9 +1,9 @@
-"""The agent's connection: one at a time, never waited for.
+"""The connection of the agent: one at a time, and never blocking.
 
-What may wait a little (`started`, hints that a spool grew) rides with what may not, or leaves after `LAZY_MS`: at
-hundreds of short steps a second most of them start, print and end within one frame. Hints are kept per name, the last
-one counts. An agent that does not read is cut off when `UNSENT_BYTES_MAX` wait for it; it learns everything by `status`
-when it comes back, so nothing is lost by that.
+Messages that are not urgent (`started`, hints that a spool grew) are sent with urgent ones, or after `LAZY_MS`: at hundreds of
+short steps a second most of them start, print and exit within one frame. Only the last hint of each name is kept. An agent that
+does not read is disconnected when `UNSENT_BYTES_MAX` wait for it. Nothing is lost: after a reconnect it gets everything by
+`status`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from waterflow_agent.runner.protocol import Message
 
-#: Shorter than anyone notices in a log, longer than a trivial step takes.
+#: Too short to be noticed in a log, longer than a trivial step takes.
 LAZY_MS = 20
 UNSENT_BYTES_MAX = 4 * 1024 * 1024
 _RECEIVE_BYTES = 65_536
@@ -25,7 +25,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class AgentConnection:
-    """One accepted connection; a broken one shows as `is_broken` and is the loop's to close."""
+    """One accepted connection. A broken one sets `is_broken`; the service closes it."""
 
     __slots__ = ("_decoder", "_hints", "_queue", "_socket", "_unsent", "flush_due", "is_broken")
 
@@ -36,7 +36,7 @@ class AgentConnection:
         self._queue: list[Message] = []
         self._hints: dict[str, int] = {}
         self._unsent = bytearray()
-        #: When queued messages must leave (boot clock, milliseconds); 0 is at once, None is nothing queued.
+        #: When queued messages must be sent (boot clock, milliseconds); 0 for at once, None when nothing is queued.
         self.flush_due: int | None = None
         self.is_broken = False
 
@@ -45,7 +45,7 @@ class AgentConnection:
         return self._socket.fileno()
 
     def peer_uid(self) -> int:
-        """The user at the other end, as the kernel knows it."""
+        """The user of the peer, from the kernel."""
         packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         uid: int = _CREDENTIALS.unpack(packed)[1]
         return uid
@@ -56,7 +56,7 @@ class AgentConnection:
         return bool(self._unsent)
 
     def receive(self) -> list[Message]:
-        """What has arrived; empty and `is_broken` when the agent is gone. Raises `BadMessage`."""
+        """Return the received messages; none, and `is_broken`, when the agent has disconnected. Raises `BadMessage`."""
         try:
             received = self._socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -70,28 +70,28 @@ class AgentConnection:
         return self._decoder.feed(received)
 
     def send(self, message: Message) -> None:
-        """Send at the end of this turn of the loop."""
+        """Send a message at the end of this turn of the loop."""
         self._queue.append(message)
         self.flush_due = 0
 
     def send_lazily(self, message: Message, now: int) -> None:
-        """Send with the next message that is urgent, or `LAZY_MS` from now."""
+        """Send a message with the next urgent one, or after `LAZY_MS`."""
         self._queue.append(message)
         if self.flush_due is None:
             self.flush_due = now + LAZY_MS
 
     def hint(self, name: str, size: int, now: int) -> None:
-        """Tell, lazily, that the spool of `name` has grown to `size` bytes of output."""
+        """Report lazily that the spool of `name` has grown to `size` bytes of output."""
         self._hints[name] = size
         if self.flush_due is None:
             self.flush_due = now + LAZY_MS
 
     def drop_hint(self, name: str) -> None:
-        """A result tells the size as well."""
+        """Drop the hint of a name whose result is sent, which contains the size too."""
         self._hints.pop(name, None)
 
     def flush(self) -> None:
-        """Hand everything queued to the socket; what it does not take is kept."""
+        """Pass everything queued to the socket, and keep what it does not take."""
         self._queue += [{"type": "output", "name": name, "bytes": size} for name, size in self._hints.items()]
         self._hints.clear()
         self.flush_due = None
@@ -120,5 +120,5 @@ def _encode(message: Message) -> bytes:
     try:
         return protocol.encode(message)
     except protocol.BadMessage as error:
-        # Only `held` can grow that large, when an agent forgets nothing for a very long time.
+        # Only `held` can become that large, when an agent forgets nothing for a very long time.
         return protocol.encode({"type": "error", "name": None, "text": str(error)})

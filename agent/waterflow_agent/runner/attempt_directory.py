@@ -1,18 +1,18 @@
 """The files of one attempt: `record`, `output` and `files/`.
 
-    DIR/attempts/<name>/record   lines of JSON: what was asked for (before the process), which process it became, how
-                                 it ended; a line counts when its end is there
+    DIR/attempts/<name>/record   lines of JSON: the request (written before the process starts), the process, the result;
+                                 an incomplete line is ignored
                        /output   the spool, and its continuations `output.1`, ...
-                       /files/   mode 0700, empty: where WATERFLOW_OUTPUT and its like point
+                       /files/   mode 0700, empty: for WATERFLOW_OUTPUT and the like
 
-The first line is written before the process starts, and only into a record that is empty: that is what makes a start
-happen at most once, also when the runner was killed in between. It never holds the environment, which may carry secrets.
-The last line, written in one piece, is the result; without it the outcome is not known. Nothing is flushed to the
-platter: after a power cut the boot id differs and a line that is torn does not count, so the attempt is `lost`.
+The first line is written before the process starts, and only into an empty record: so a step starts at most once, even if the
+runner is killed in between. It never contains the environment, which may contain secrets. The last line, written in one piece,
+is the result; without it the outcome is unknown. Nothing is flushed to disk: after a power cut the boot id differs and a torn
+line is ignored, so the attempt is `lost`.
 
-One file for three facts, because making a file costs more than anything else that a short step needs (30 to 250 µs on
-ext4). The agent may make the directory first, with an empty record, and removes or reuses it after `forget`. "Empty" is a
-line's end: cutting a file down to one byte takes a twentieth of the time that cutting it to none does.
+All of this is in one file, because creating a file costs more than anything else that a short step needs (30 to 250 µs on
+ext4). The agent may create the directory first, with an empty record, and removes or reuses it after `forget`. "Empty" means a
+single newline: truncating a file to one byte takes a twentieth of the time that truncating it to nothing does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from waterflow_agent.runner.protocol import Message, StartRequest
 
-#: What a record holds that is nobody's.
+#: The content of a record that belongs to no attempt.
 EMPTY = b"\n"
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -43,16 +43,16 @@ class AttemptDirectory:
 
     @property
     def record_path(self) -> str:
-        """Where the lines are."""
+        """The path of the record."""
         return f"{self.path}/record"
 
     @property
     def output_path(self) -> str:
-        """Where the spool begins."""
+        """The path of the first file of the spool."""
         return f"{self.path}/output"
 
     def claim(self, request: StartRequest, boot_id: str) -> int:
-        """Take the name for ever; returns the open record. Raises `FileExistsError` when it was taken before."""
+        """Claim the name for good and return the open record. Raises `FileExistsError` when it was claimed before."""
         fd = self._open_record()
         found = os.fstat(fd)
         spec: Message = {
@@ -63,7 +63,7 @@ class AttemptDirectory:
             "grace_ms": request.grace_ms,
             "output_bytes_max": request.output_bytes_max,
             "boot_id": boot_id,
-            # Which file this is: a copy of the directory has the same lines, and its processes are another runner's.
+            # Identifies the file: a copy of the directory has the same lines, but its processes belong to another runner.
             "inode": found.st_ino,
         }
         try:
@@ -83,7 +83,7 @@ class AttemptDirectory:
             return os.open(self.record_path, _FLAGS)
 
     def write_result(self, result: Message) -> None:
-        """Add the result to the record."""
+        """Append the result to the record."""
         fd = os.open(self.record_path, _FLAGS)
         try:
             _write(fd, {"result": result})
@@ -91,7 +91,7 @@ class AttemptDirectory:
             os.close(fd)
 
     def read_record(self) -> Record | None:
-        """What is recorded; None when nothing ever was."""
+        """Return the record, or None when it is empty or missing."""
         try:
             with open(self.record_path, "rb") as file:
                 content = file.read()
@@ -100,18 +100,18 @@ class AttemptDirectory:
         return Record(content) if len(content) > len(EMPTY) else None
 
     def is_copy(self, record: Record) -> bool:
-        """Whether the record was written into another file than the one that it is read from. Raises `OSError`."""
+        """Whether the record was written to another file than the one that it was read from. Raises `OSError`."""
         written = record.spec.get("inode") if record.spec is not None else None
         return written is not None and written != os.stat(self.record_path).st_ino
 
     def read_result(self) -> Message | None:
-        """The result, or None when there is none that can be read."""
+        """Return the result, or None when there is none or it cannot be read."""
         record = self.read_record()
         return None if record is None else record.result
 
 
 class Record:
-    """The readable lines of a record; a torn or broken line is as good as none."""
+    """The valid lines of a record; torn and invalid ones are ignored."""
 
     __slots__ = ("process", "result", "spec")
 
@@ -132,7 +132,7 @@ class Record:
 
 
 def make(path: str) -> None:
-    """Make an attempt's directory as far as it is not there: an empty record and `files`."""
+    """Create what is missing of an attempt's directory: an empty record and `files`."""
     for directory in (path, f"{path}/files"):
         try:
             os.mkdir(directory, 0o700)
@@ -147,12 +147,12 @@ def make(path: str) -> None:
 
 
 def record_process(record_fd: int, pid: int, at: int, born_ms: tuple[int, int]) -> None:
-    """Add which process it became: its number, and two times of the boot clock between which it was born."""
+    """Append the process: its number, and two times of the boot clock between which it started."""
     _write(record_fd, {"pid": pid, "at": at, "born_ms": born_ms})
 
 
 def _write(fd: int, entry: Message) -> None:
-    """Append one line, all of it or nothing of it; raises `OSError` when the disk is full."""
+    """Append one line completely or not at all. Raises `OSError` when the disk is full."""
     line = protocol.to_json(entry) + b"\n"
     written = os.write(fd, line)
     if written < len(line):

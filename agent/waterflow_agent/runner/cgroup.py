@@ -1,18 +1,18 @@
-"""A control group per step, where the machine lends this process a part of the tree (version 2, unified or hybrid).
+"""A control group for each step, where the machine delegates a part of the tree to this process (version 2, unified or hybrid).
 
 Rules
-- Only a subtree that is ours: marked as delegated by systemd, or owned by our own user, or, for root, on a machine where
-  no systemd keeps the tree. Anything else means no control groups at all, which is a normal state.
-- Everything lies below one directory named after the data directory, and every process in it is in a leaf, as a group
-  with controllers may not hold processes of its own.
-- A step's processes are born in its group; a move after the birth would miss what the child has forked by then. So the
-  runner itself stands in an unused group, the *doorway*: what it spawns is born there, and then the runner steps on
-  into another unused group. The kernel lets the first move after a while wait for a grace period (8 ms here, the next
-  ones take 10 µs), so the step to the next doorway is put off until the loop has time, or the next start needs it.
-- A group that was found empty is used again: making one costs more than moving into it. One with limits is not.
-- Controllers are switched on for the first step with limits, not before: a group that hands controllers on takes no
-  processes of its own, so a service manager could not start a new runner while a step of a killed one is still there.
-- `cgroup.kill` ends a group at one stroke, fork bombs included.
+- Only a delegated subtree is used: marked by systemd, or owned by our user, or, for root, on a machine without systemd.
+  Otherwise there are no control groups, which is a normal state.
+- Everything is below one directory named after the data directory, and every process is in a leaf, because a group with
+  controllers may not contain processes.
+- A step's processes start in its group; moving them later would miss what the child has forked by then. So the runner itself is
+  in an unused group, the *start group*: its children start there, and then the runner moves into another unused group. The
+  kernel delays the first move after a while by a grace period (8 ms here, the next ones take 10 µs), so the move to the next
+  start group is postponed until the loop has time, or the next start needs it.
+- An empty group is reused, because creating one costs more than moving into it. A group with limits is not.
+- Controllers are enabled for the first step with limits, not before: a group with enabled controllers accepts no processes, so
+  a service manager could not start a new runner while a step of a killed one is still running.
+- `cgroup.kill` kills a whole group at once, including fork bombs.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class StepGroup:
         self._tree = tree
 
     def limit(self, pids_max: int | None, memory_bytes_max: int | None) -> None:
-        """Set bounds; raises `OSError` when a bound is asked for that this machine's delegation does not offer."""
+        """Set limits. Raises `OSError` for a limit whose controller is not delegated to this machine."""
         for name, value in (("pids.max", pids_max), ("memory.max", memory_bytes_max)):
             if value is not None:
                 self.has_limits = True
-                self._tree.switch_on_controllers()
+                self._tree.enable_controllers()
                 _write(f"{self.path}/{name}", str(value))
 
     def processes(self) -> set[int]:
-        """Numbers of all processes in the group and in groups that the step made below it, but for this one."""
+        """Return the numbers of all processes in the group and in groups below it, except this process."""
         found: set[int] = set()
         for path, _, _ in os.walk(self.path):
             try:
@@ -60,26 +60,26 @@ class StepGroup:
 
     @property
     def is_vacant(self) -> bool:
-        """Whether no living process but this one is in the group or below it."""
-        if not self._tree.stands_in(self):
+        """Whether no living process except this one is in the group or below it."""
+        if not self._tree.is_in(self):
             return b"populated 0" in _read(f"{self.path}/cgroup.events")
         return not _has_groups_below(self.path) and _read(f"{self.path}/cgroup.procs").split() == [b"%d" % os.getpid()]
 
     def kill(self) -> None:
-        """Kill every process in the group at once; does nothing on kernels before 5.14 (the caller signals each)."""
+        """Kill every process in the group at once. Does nothing before Linux 5.14; the caller signals each process too."""
         try:
-            if self._tree.stands_in(self):
-                self._tree.step_home()
+            if self._tree.is_in(self):
+                self._tree.move_home()
             _write(f"{self.path}/cgroup.kill", "1")
         except OSError:
             return
 
     def release(self) -> None:
-        """The step is over: the group is used again, or removed, once it is empty."""
+        """Return the group of an ended step; it is reused or removed once it is empty."""
         self._tree.release(self)
 
     def remove(self) -> bool:
-        """Remove the group and what the step made below it; False when the kernel refuses, as a process lives in it."""
+        """Remove the group and the groups below it. Returns False when the kernel refuses, because a process is in it."""
         for path, _, _ in os.walk(self.path, topdown=False):
             try:
                 os.rmdir(path)
@@ -89,12 +89,12 @@ class StepGroup:
 
 
 class GroupTree:
-    """This runner's part of the tree; one per data directory."""
+    """The part of the tree that belongs to the runner of one data directory."""
 
-    __slots__ = ("_base", "_doorway", "_home", "_is_used", "_number", "_origin", "_released", "_top", "_unused")
+    __slots__ = ("_base", "_home", "_is_used", "_number", "_origin", "_released", "_start_group", "_top", "_unused")
 
     def __init__(self, base: str, origin: str, label: str) -> None:
-        """Build the part below `base` and move into its leaf; raises `OSError` when the kernel refuses."""
+        """Create the part below `base` and move into its leaf. Raises `OSError` when the kernel refuses."""
         self._base, self._origin = base, origin
         self._top = f"{base}/waterflow-{label}"
         self._home = f"{self._top}/runner"
@@ -105,19 +105,19 @@ class GroupTree:
                 continue
         _write(f"{self._home}/cgroup.procs", "0")
         self._number = 0
-        #: The group this process stands in, None at home; `_is_used` when a step was born there.
-        self._doorway: StepGroup | None = None
+        #: The group that this process is in, None at home; `_is_used` when a step was started there.
+        self._start_group: StepGroup | None = None
         self._is_used = False
         self._unused: list[StepGroup] = []
         self._released: list[StepGroup] = []
 
     @property
     def is_ready(self) -> bool:
-        """Whether this process stands in a group that no step has."""
-        return self._doorway is not None and not self._is_used
+        """Whether this process is in a group without a step."""
+        return self._start_group is not None and not self._is_used
 
     def make_ready(self) -> None:
-        """Step into an unused group, which may take milliseconds; raises `OSError`."""
+        """Move into an unused group, which may take milliseconds. Raises `OSError`."""
         if self.is_ready:
             return
         while True:
@@ -126,22 +126,22 @@ class GroupTree:
             try:
                 _write(f"{group.path}/cgroup.procs", "0")
             except FileNotFoundError:
-                # Somebody tidied up empty groups; a new one that is not there is another matter.
+                # An empty group was deleted by others. A missing new group is an error.
                 if is_new:
                     raise
                 continue
-            self._doorway, self._is_used = group, False
+            self._start_group, self._is_used = group, False
             return
 
     def take(self) -> StepGroup:
-        """The group in which everything is born that this process spawns until it calls `make_ready`. Raises `OSError`."""
+        """Return the group in which all children start until `make_ready` is called. Raises `OSError`."""
         self.make_ready()
-        assert self._doorway is not None
+        assert self._start_group is not None
         self._is_used = True
-        return self._doorway
+        return self._start_group
 
-    def switch_on_controllers(self) -> None:
-        """Have groups of steps take limits, as far as this machine delegates that; setting a limit tells if it does not."""
+    def enable_controllers(self) -> None:
+        """Enable the delegated controllers for groups of steps. If one is missing, setting its limit fails."""
         for path in (self._base, self._top):
             for controller in ("+pids", "+memory"):
                 try:
@@ -149,28 +149,28 @@ class GroupTree:
                 except OSError:
                     continue
 
-    def stands_in(self, group: StepGroup) -> bool:
+    def is_in(self, group: StepGroup) -> bool:
         """Whether this process is in `group` now."""
-        return self._doorway is group
+        return self._start_group is group
 
-    def step_home(self) -> None:
-        """Stand where no step's processes are born or killed; raises `OSError`."""
-        if self._doorway is not None:
+    def move_home(self) -> None:
+        """Move to the group of the runner, where no step is started or killed. Raises `OSError`."""
+        if self._start_group is not None:
             _write(f"{self._home}/cgroup.procs", "0")
             if not self._is_used:
-                self._unused.append(self._doorway)
-            self._doorway, self._is_used = None, False
+                self._unused.append(self._start_group)
+            self._start_group, self._is_used = None, False
 
     def release(self, group: StepGroup) -> None:
-        """Take back the group of a step that is over."""
-        if group is self._doorway and not group.has_limits and group.is_vacant:
-            # Nobody has to move: the next step may be born here. So short steps, one after another, cost nothing.
+        """Take back the group of an ended step."""
+        if group is self._start_group and not group.has_limits and group.is_vacant:
+            # No move is needed: the next step may start here. So a sequence of short steps costs nothing.
             self._is_used = False
             return
         self._released.append(group)
         still: list[StepGroup] = []
         for one in self._released:
-            if one is self._doorway or not one.is_vacant:
+            if one is self._start_group or not one.is_vacant:
                 still.append(one)
             elif one.has_limits or len(self._unused) >= _UNUSED_MAX or _has_groups_below(one.path):
                 if not one.remove():
@@ -180,13 +180,13 @@ class GroupTree:
         self._released = still
 
     def leftovers(self) -> list[StepGroup]:
-        """The groups that an earlier runner made."""
+        """Return the groups that an earlier runner has left."""
         names = [name for name in os.listdir(self._top) if name.startswith(_PREFIX)]
         self._number = max((int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit()), default=0)
         return [StepGroup(f"{self._top}/{name}", self) for name in names]
 
     def close(self) -> None:
-        """Go back to where this process came from and remove what is empty."""
+        """Move back to the original group and remove empty groups."""
         try:
             _write(f"{self._origin}/cgroup.procs", "0")
         except OSError:
@@ -205,7 +205,7 @@ class GroupTree:
 
 
 def find_tree(label: str) -> GroupTree | None:
-    """The tree for the data directory that `label` stands for, or None where nothing is delegated to this process."""
+    """Return the tree for the data directory that `label` names, or None when nothing is delegated to this process."""
     own = _own_group()
     if own is None:
         return None

@@ -1,9 +1,9 @@
-"""The attempts' directories, from the agent's side: made before a start, used again or removed after `forget`.
+"""The directories of attempts on the agent's side: created before a start, and reused or removed after `forget`.
 
-Making and removing the directory of a short step costs more than its process (on ext4 five inodes, up to 250 µs each),
-so a few that are as good as new are kept under `attempts/.free-<number>` and renamed into place. "As good as new" means:
-the step left nothing in it but the files this package knows, and little output. Everything else is removed, whatever it
-is. The runner ignores names that begin with a dot, so a kept directory is never an attempt.
+Creating and removing the directory of a short step costs more than its process (on ext4 five inodes, up to 250 µs each), so a
+few clean directories are kept as `attempts/.free-<number>` and renamed into place. A directory is clean when the step left only
+files that this package knows, and little output. All others are removed, whatever they contain. The runner ignores names that
+begin with a dot, so a free directory is never taken for an attempt.
 
 Not part of the runner's process.
 """
@@ -25,43 +25,43 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: More than slots of a large agent, so a steady load makes no directories.
+#: More than a large agent has slots, so that a steady load creates no directories.
 FREE_MAX = 64
-#: Cutting off more takes the file system long enough to be noticed by the loop.
+#: Truncating larger files would block the loop noticeably.
 OUTPUT_BYTES_MAX = 256 * 1024
 _FREE = ".free-"
 _KNOWN = frozenset({"record", "files", "output"})
 
 
 class AttemptDirectoryPool:
-    """The directories below `root`; for one agent, not thread-safe. Calls take microseconds."""
+    """The directories below `root`, for one agent. Not thread-safe; calls take microseconds."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._free: list[int] = []
         self._next = 0
         with contextlib.suppress(FileNotFoundError):
-            # What an earlier agent kept: it was emptied before it got such a name.
+            # Kept by an earlier agent: a directory is emptied before it gets such a name.
             numbers = [name[len(_FREE) :] for name in os.listdir(root) if name.startswith(_FREE)]
             self._free = [int(number) for number in numbers if number.isdigit()]
             self._next = max(self._free, default=-1) + 1
 
     def path(self, name: str) -> str:
-        """Where the attempt's directory is or will be."""
+        """Return the path of the attempt's directory, which need not exist yet."""
         return f"{self._root}/{name}"
 
     def prepare(self, name: str) -> str:
-        """Make the attempt's directory unless it is there; returns its path. Raises `OSError`."""
+        """Create the attempt's directory unless it exists, and return its path. Raises `OSError`."""
         path = self.path(name)
         while self._free:
             try:
                 os.rename(f"{self._root}/{_FREE}{self._free[-1]}", path)
             except FileNotFoundError:
-                # Somebody tidied up; the root itself may be missing as well.
+                # It was deleted; the root may be missing too.
                 self._free.pop()
                 continue
             except OSError:
-                # It is there already (and not empty, so the rename was refused).
+                # The directory exists and is not empty, so the rename failed.
                 break
             self._free.pop()
             return path
@@ -70,9 +70,9 @@ class AttemptDirectoryPool:
         return path
 
     def release(self, name: str) -> str | None:
-        """Keep the forgotten attempt's directory for another; returns the path that is to be removed instead, if so.
+        """Free the directory of a forgotten attempt. Returns the path to remove if it cannot be reused.
 
-        That path has another name already, so the attempt is gone at once.
+        That path has been renamed already, so the attempt no longer exists.
         """
         path = self.path(name)
         number, self._next = self._next, self._next + 1
@@ -92,7 +92,7 @@ class AttemptDirectoryPool:
 
 
 def _empty(path: str) -> bool:
-    """Empty the directory when that is cheap and makes it as good as new."""
+    """Empty the directory if that is cheap and makes it clean. Returns whether it is clean."""
     names = os.listdir(path)
     if not _KNOWN.issuperset(names) or "files" not in names or "record" not in names:
         return False
@@ -105,13 +105,13 @@ def _empty(path: str) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > OUTPUT_BYTES_MAX:
             return False
         if status.st_size > 1:
-            # To the first byte, which both kinds of file keep (see `directory` for why not to nothing).
+            # To the first byte, which both kinds of files keep; `attempt_directory` explains why not to nothing.
             os.truncate(f"{path}/{name}", 1)
     return True
 
 
 def remove(paths: Iterable[str]) -> None:
-    """Remove directories, whatever is in them; takes as long as that takes, and reports what stays."""
+    """Remove directories with everything in them, and log what cannot be removed. May take long."""
     for path in paths:
         if sys.version_info >= (3, 12):
             shutil.rmtree(path, onexc=_report)

@@ -1,8 +1,8 @@
-"""One thread that waits: for descriptors, for times of the boot clock, for children and for a signal to stop.
+"""A loop in one thread that waits for descriptors, times of the boot clock, children, and a signal to stop.
 
-A turn: wait; tell which children have ended; call what is readable; call what is due; call `after_turn`. Children come
-first, so a step that has ended by itself is not taken for cancelled by a message of the same turn. Signals only wake the
-loop (through a descriptor); everything they mean is done in a turn.
+A turn: wait; report children that have exited; call what is readable; call what is due. Children come first, so that a message
+of the same turn cannot cancel a step that has already exited. Signals only wake the loop (through a descriptor); they are
+handled in a turn.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT
 _EVENTS_MAX = 256
-#: The wait of epoll does not count a suspended machine; a time-out that passed meanwhile is noticed this much late.
+#: epoll does not count suspended time, so a timeout that passed meanwhile is noticed at most this late.
 _WAIT_S_MAX = 10.0
-#: Entries of the heap beyond those of living steps before it is tidied.
+#: Entries in the heap beyond those of living steps before it is cleaned.
 _STALE_MAX = 256
 
 
 class EventLoop:
-    """Calls back until it is told to end; everything it calls runs in the thread that called `turn`."""
+    """Runs callbacks, all in the thread that calls `turn`."""
 
     def __init__(
         self, clock: Clock, on_children: Callable[[list[tuple[int, int]]], None], on_stop: Callable[[], None]
     ) -> None:
-        """`on_children` gets (pid, wait status) of each child that was reaped, `on_stop` follows SIGTERM and SIGINT."""
+        """`on_children` gets (pid, wait status) of each reaped child; `on_stop` is called after SIGTERM and SIGINT."""
         self._clock = clock
         self._on_children = on_children
         self._on_stop = on_stop
         self._epoll = select.epoll()
         self._ready: dict[int, Callable[[], None]] = {}
-        #: A heap of (due, order, the step whose time it is, what to call).
+        #: A heap of (due, order, step or None, callback).
         self._due: list[tuple[int, int, Step | None, Callable[[], None]]] = []
         self._order = 0
-        self._is_told_to_stop = False
+        self._is_stop_requested = False
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._listen_to_signals()
 
     def turn(self, latest: int | None) -> None:
-        """Wait for something to happen, no longer than until `latest` (boot clock), and see to it."""
+        """Wait until something happens, until `latest` (boot clock) at most, and handle it."""
         events = self._epoll.poll(self._wait_s(latest), _EVENTS_MAX)
         if any(fd == self._wakeup.fileno() for fd, _ in events):
             self._reap()
@@ -69,11 +69,11 @@ class EventLoop:
         self._epoll.register(fd, READABLE)
 
     def watch_both_ways(self, fd: int, both_ways: bool) -> None:
-        """Whether a watched `fd` counts as ready when it is writable as well."""
+        """Choose whether a watched `fd` is also ready when it is writable."""
         self._epoll.modify(fd, READABLE | WRITABLE if both_ways else READABLE)
 
     def unwatch(self, fd: int) -> None:
-        """Forget and close `fd`, which no other process has: so closing takes it out of the epoll as well."""
+        """Forget and close `fd`. No other process has it open, so closing removes it from epoll too."""
         if self._ready.pop(fd, None) is not None:
             os.close(fd)
 
@@ -88,9 +88,9 @@ class EventLoop:
         heapq.heappush(self._due, (due, self._order, None, call))
 
     def wake_at(self, one: Step, due: int, living: int) -> None:
-        """Wake `one` at `due`, unless it has armed another time by then; `living` steps may have a time."""
+        """Wake `one` at `due`, unless its `due` has changed by then; `living` is the number of steps."""
         if len(self._due) > _STALE_MAX + 2 * living:
-            # Times of steps that ended long before their time-out would hold them in memory until then.
+            # Steps that ended long before their timeout would otherwise stay in memory until then.
             self._due = [entry for entry in self._due if entry[2] is None or entry[2].due == entry[0]]
             heapq.heapify(self._due)
         self._order += 1
@@ -102,7 +102,7 @@ class EventLoop:
         return -1 if latest is None else min(max(0, latest - self._clock.boot_ms()) / 1_000, _WAIT_S_MAX)
 
     def _reap(self) -> None:
-        """Reap every child that has ended, the steps' own and adopted ones; then obey a signal to stop."""
+        """Reap every child that has exited, also adopted ones, then handle a signal to stop."""
         try:
             self._wakeup.recv(4096)
         except BlockingIOError:
@@ -117,8 +117,8 @@ class EventLoop:
                 break
             ended.append((pid, status))
         self._on_children(ended)
-        if self._is_told_to_stop:
-            self._is_told_to_stop = False
+        if self._is_stop_requested:
+            self._is_stop_requested = False
             self._on_stop()
 
     def _listen_to_signals(self) -> None:
@@ -132,4 +132,4 @@ class EventLoop:
         self.watch(self._wakeup.fileno(), lambda: None)
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
-        self._is_told_to_stop = True
+        self._is_stop_requested = True

@@ -1,12 +1,12 @@
-"""Who belongs to a step: found in `/proc` by session, process group, control group or the mark in the environment.
+"""Finds the processes of a step in `/proc`: by session, process group, control group, or the mark in their environment.
 
-Theory. A step's main process leads its own session and process group, so `killpg` reaches nearly everything at once.
-What gets away has called `setsid`: it is found by its control group where there is one, else by the mark, a variable of
-the environment that every descendant inherits. Processes are signalled through a pidfd whose process is looked at again
-after the pidfd was opened, so a number that was used again is never hit. The runner makes itself the reaper of its
-descendants (`PR_SET_CHILD_SUBREAPER`): what a step leaves behind becomes its child, not init's, and is reaped by it.
+Theory. The main process of a step leads its own session and process group, so `killpg` reaches nearly everything at once.
+Processes that called `setsid` are found by their control group where there is one, else by the mark, an environment variable
+that every descendant inherits. Processes are signalled through a pidfd and checked again after it was opened, so a reused
+number is never hit. The runner is the reaper of its descendants (`PR_SET_CHILD_SUBREAPER`): orphans of a step become its
+children, not init's, and it reaps them.
 
-A full look through `/proc` costs milliseconds, so it is for the rare cases: cancel, time-out, and leftovers.
+A scan of `/proc` costs milliseconds, so it is only used for cancel, timeout, and leftovers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
 
 
 class Process:
-    """One line of `/proc`: identity is (`pid`, `start_time`) within one boot."""
+    """A process in `/proc`, identified by (`pid`, `start_time`) within one boot."""
 
     __slots__ = ("group", "parent", "pid", "session", "start_time", "state")
 
@@ -41,25 +41,25 @@ class Process:
         self.start_time = int(fields[19])
 
     def was_born_between(self, earliest_ms: int, latest_ms: int) -> bool:
-        """Whether it started between these times of the boot clock, as far as the kernel's ticks tell."""
+        """Whether it started between these times of the boot clock, within the precision of the kernel's ticks."""
         tick_ms = 1_000 // os.sysconf("SC_CLK_TCK")
         born_ms = self.start_time * tick_ms
         return earliest_ms - tick_ms <= born_ms <= latest_ms + tick_ms
 
     @property
     def is_dead(self) -> bool:
-        """Whether it only waits to be reaped."""
+        """Whether it has ended and waits to be reaped."""
         return self.state in (b"Z", b"X")
 
 
 def boot_id() -> str:
-    """The kernel's random id of this boot."""
+    """Return the kernel's random id of this boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
 def read_process(pid: int) -> Process | None:
-    """The process with this number now, or None."""
+    """Return the process with this number, or None."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -70,12 +70,12 @@ def read_process(pid: int) -> Process | None:
         return None
     finally:
         os.close(fd)
-    # The name in parentheses may itself hold spaces and parentheses.
+    # The name in parentheses may itself contain spaces and parentheses.
     return Process(pid, line[line.rindex(b")") + 2 :].split())
 
 
 def all_processes() -> Iterator[Process]:
-    """Every process that is alive, but for this one."""
+    """Yield every living process except this one."""
     own = os.getpid()
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != own:
@@ -85,7 +85,7 @@ def all_processes() -> Iterator[Process]:
 
 
 def mark_of(pid: int) -> str | None:
-    """The mark that the process was started with; None when it has none or may not be read."""
+    """Return the mark in the process's environment, or None when it has none or is not readable."""
     try:
         fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -111,7 +111,7 @@ def mark_of(pid: int) -> str | None:
 
 
 def members(leader: int, mark: str, contained: Collection[int]) -> list[Process]:
-    """Living processes of the step led by `leader`: its session, its group, those `contained`, those with its mark."""
+    """Return the living processes of the step led by `leader`: of its session, its group, in `contained`, or with its mark."""
     return [
         process
         for process in all_processes()
@@ -120,12 +120,12 @@ def members(leader: int, mark: str, contained: Collection[int]) -> list[Process]
 
 
 def send_signal(process: Process, number: int) -> int:
-    """Signal exactly this process; returns a pidfd for it (the caller closes it), or -1 when it is gone."""
+    """Signal exactly this process. Returns a pidfd for it, which the caller closes, or -1 when it has ended."""
     try:
         fd = os.pidfd_open(process.pid)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            # Out of descriptors: the signal must go out all the same, at the risk of the number's reuse.
+            # Out of descriptors: the signal must be sent anyway, at the risk that the number was reused.
             _send_by_number(process, number)
         return -1
     now = read_process(process.pid)
@@ -138,7 +138,7 @@ def send_signal(process: Process, number: int) -> int:
         os.close(fd)
         return -1
     except PermissionError:
-        # It changed its user and this runner is not root: all that can be done is to wait for its end.
+        # It changed its user, and this runner is not root: it can only be waited for.
         return fd
     return fd
 
@@ -151,7 +151,7 @@ def _send_by_number(process: Process, number: int) -> None:
 
 
 def signal_group(leader: int, number: int) -> None:
-    """Signal the whole group of a main process that was not reaped yet, so that its number cannot be another's."""
+    """Signal the whole group of a main process that is not reaped yet, so that its number cannot be reused."""
     try:
         os.killpg(leader, number)
     except (ProcessLookupError, PermissionError):
@@ -170,7 +170,7 @@ def group_is_empty(leader: int) -> bool:
 
 
 def become_reaper() -> bool:
-    """Make orphaned descendants children of this process; False where Python lacks ctypes or the kernel refuses."""
+    """Make orphaned descendants children of this process. Returns False without ctypes or if the kernel refuses."""
     try:
         import ctypes
     except ImportError:

@@ -1,8 +1,8 @@
-"""What the agent and the runner say to each other, and how it is framed.
+"""The messages between the agent and the runner, and their frames.
 
 A frame is a length (4 bytes, big endian) and a JSON list of messages; each message is an object with a `type`. Many
-messages ride in one frame, because at hundreds of steps a second the wake-up of the other side is what costs. Frames
-over `FRAME_BYTES_MAX` end the connection. Unknown fields are ignored, unknown types are answered with `error`.
+messages share a frame, because at hundreds of steps a second the wake-up of the other side is the main cost. Frames over
+`FRAME_BYTES_MAX` end the connection. Unknown fields are ignored; unknown types are answered with `error`.
 
     agent -> runner                                       runner -> agent
     start   name argv cwd env timeout_ms stop_signal      hello    protocol release pid boot_id
@@ -13,12 +13,12 @@ over `FRAME_BYTES_MAX` end the connection. Unknown fields are ignored, unknown t
     stop                                                  error    name text       (name may be null)
                                                           replaced                 (a newer agent took over)
 
-Every `start` is idempotent by name: a second one is answered with the state of the first. Text is UTF-8; what is not
-(an argument, a path) travels as lone surrogates, Python's `surrogateescape`.
+`start` is idempotent by name: a second one is answered with the state of the first. Text is UTF-8; other bytes (in an argument
+or a path) are lone surrogates, as with Python's `surrogateescape`.
 
 A result has `exit_code` (null when a signal ended the process), `signal`, `reason` (`exited`, `timed-out`, `cancelled`,
 `spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all that the step
-printed), `output_dropped` (what of it the spool does not hold) and `error` (null, or a sentence for a person).
+printed), `output_dropped` (bytes of it that the spool does not hold) and `error` (null, or a sentence for people).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
     Message = dict[str, object]
 
-#: Rises when an older peer would misunderstand; new fields do not count.
+#: Increased when an older peer would misunderstand a message; not for new fields.
 PROTOCOL = 1
-#: Twice what Linux allows for arguments and environment of one process, with room for JSON's escapes.
+#: Twice the limit of Linux for arguments and environment of a process, which leaves room for JSON escapes.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
-#: Enough for any log a person reads; a flood keeps its first and its last half.
+#: Enough for any log that a person reads. Of a longer one the first and the last part are kept.
 OUTPUT_BYTES_MAX = 64 * 1024 * 1024
-#: What systemd and Docker users expect between "please stop" and "stop".
+#: Between the stop signal and the kill, as with Docker.
 GRACE_MS = 10_000
-#: A name is also a directory's name (255 bytes at most) and needs room for a suffix.
+#: A name is used as a directory name (255 bytes at most) with room for a suffix.
 NAME_CHARACTERS_MAX = 200
 SIGTERM = 15
 SIGNAL_MAX = 64
@@ -53,24 +53,24 @@ _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class BadMessage(ValueError):
-    """The peer sent something that is not a frame, a message or a valid request."""
+    """The peer sent an invalid frame, message or request."""
 
 
 def to_json(message: Message) -> bytes:
-    """`message` as one line of ASCII JSON, without the line's end."""
+    """Return the message as one line of ASCII JSON, without a newline."""
     return _encode_json(message).encode("ascii")
 
 
 def encode(message: Message) -> bytes:
-    """`message` as it stands in a frame; raises `BadMessage` when no frame can hold it."""
+    """Return the bytes of the message within a frame. Raises `BadMessage` when it is too large for a frame."""
     encoded = to_json(message)
     if len(encoded) > FRAME_BYTES_MAX - 2:
-        raise BadMessage(f"a message of {len(encoded)} bytes is over the limit of {FRAME_BYTES_MAX - 2}")
+        raise BadMessage(f"a message has {len(encoded)} bytes; the limit is {FRAME_BYTES_MAX - 2}")
     return encoded
 
 
 def frames(encoded: Iterable[bytes]) -> bytes:
-    """Encoded messages in as few frames as hold them, one after the other."""
+    """Return encoded messages in as few frames as possible."""
     framed = bytearray()
     batch: list[bytes] = []
     size = 1
@@ -101,13 +101,13 @@ def is_name(name: object) -> bool:
 
 
 class Decoder:
-    """Turns a byte stream into messages; keeps what is incomplete for the next bytes."""
+    """Decodes a byte stream; keeps an incomplete frame until more bytes arrive."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, received: bytes) -> list[Message]:
-        """All messages that `received` completes, in order; raises `BadMessage` and is useless afterwards."""
+        """Return the messages that `received` completes, in order. After a `BadMessage` the decoder cannot be used."""
         buffer = self._buffer
         buffer += received
         messages: list[Message] = []
@@ -115,7 +115,7 @@ class Decoder:
         while len(buffer) - position >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, position)
             if length > FRAME_BYTES_MAX:
-                raise BadMessage(f"a frame of {length} bytes is over the limit of {FRAME_BYTES_MAX}")
+                raise BadMessage(f"a frame has {length} bytes; the limit is {FRAME_BYTES_MAX}")
             end = position + _LENGTH.size + length
             if len(buffer) < end:
                 break
@@ -139,7 +139,7 @@ def _parse(body: bytes) -> list[Message]:
 
 
 class StartRequest:
-    """A `start` message, checked: what to run and within which bounds."""
+    """A checked `start` message: what to run, and its limits."""
 
     __slots__ = (
         "argv",
@@ -156,7 +156,7 @@ class StartRequest:
     )
 
     def __init__(self, message: Message) -> None:
-        """Read `message`; raises `BadMessage` that names the field."""
+        """Read the message. Raises `BadMessage` with the name of the field."""
         name = message.get("name")
         if not isinstance(name, str) or not is_name(name):
             raise BadMessage(f"name: {name!r} is not a safe name")
@@ -178,7 +178,7 @@ class StartRequest:
 def _text_list(message: Message, key: str) -> list[str]:
     value = message.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise BadMessage(f"{key}: expected a list of strings that is not empty")
+        raise BadMessage(f"{key}: expected a non-empty list of strings")
     if any("\0" in item for item in value) or not value[0]:
         raise BadMessage(f"{key}: a NUL byte or an empty program name")
     return value
@@ -197,8 +197,8 @@ def _environment(message: Message) -> dict[str, str]:
         raise BadMessage("env: expected an object of strings")
     for name, text in value.items():
         if not isinstance(text, str) or not name or "=" in name or "\0" in name or "\0" in text:
-            # The value may be a secret, so only the name is told.
-            raise BadMessage(f"env: {name!r} is not a variable's name, or its value is not text without NUL")
+            # The value may be a secret, so only the name is reported.
+            raise BadMessage(f"env: {name!r} is not a valid variable name, or its value contains a NUL byte")
     return value
 
 

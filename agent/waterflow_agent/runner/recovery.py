@@ -1,10 +1,10 @@
-"""After the runner itself was killed: what became of the steps it held.
+"""Recovery after the runner itself was killed: settles the steps that it held.
 
-They were its children and wrote into its pipes; a new runner can neither learn their exit status nor read on. So each
-attempt that was begun and has no result is `lost`, and what still runs of it is killed first: "lost" must not mean
-"perhaps still at work". A process is only killed when it surely belongs to the attempt: it has the recorded number and
-time of birth in this same boot, or is in its session, or in the attempt's control group, or carries its mark. The numbers
-in a copy of the directory are those of processes that another runner looks after; there they count for nothing.
+They were its children and wrote into its pipes, so a new runner can neither get their exit status nor read their output. Each
+attempt that was started and has no result is therefore `lost`. Its remaining processes are killed first: a lost attempt must
+not keep running. A process is only killed when it certainly belongs to the attempt: it has the recorded number and start time
+in the same boot, or is in its session or in the attempt's control group, or has its mark. The process numbers in a copy of the
+directory belong to another runner and are ignored.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.processes import Process
 
-#: Killed processes are gone within milliseconds, or sit in the kernel and cannot be waited for.
+#: Killed processes end within milliseconds, or are stuck in the kernel and cannot be waited for.
 _PATIENCE_S = 5.0
 
 
 def recover(root: str, tree: GroupTree | None) -> list[str]:
-    """Settle every attempt below `root` that has no result; returns the names of all that have one now.
+    """Settle every attempt below `root` that has no result. Returns the names of all attempts, which then have one.
 
-    Raises `OSError` when a result cannot be written: a runner that cannot say `lost` must not start.
+    Raises `OSError` when a result cannot be written: then the runner must not start.
     """
     ended: list[str] = []
     open_ones: list[AttemptDirectory] = []
@@ -53,7 +53,7 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
 
 
 def _leader(place: AttemptDirectory) -> int:
-    """The number of the attempt's main process when it is still that process, else 0."""
+    """Return the number of the attempt's main process if it is still running, else 0."""
     record = place.read_record()
     if record is None or record.spec is None or record.process is None:
         return 0
@@ -67,7 +67,7 @@ def _leader(place: AttemptDirectory) -> int:
 
 
 def _kill_all(leaders: dict[str, int], groups: list[StepGroup]) -> bool:
-    """Kill what is left of the attempts; False when something was still there after `_PATIENCE_S`."""
+    """Kill the remaining processes of the attempts. Returns False when some are left after `_PATIENCE_S`."""
     give_up_at = time.monotonic() + _PATIENCE_S
     sessions = {pid for pid in leaders.values() if pid}
     while True:
@@ -113,14 +113,14 @@ def _write_lost(place: AttemptDirectory, are_gone: bool) -> None:
     at = record.process.get("at") if record is not None and record.process is not None else None
     text = "the runner was killed while the step ran"
     if not are_gone:
-        text += "; some of its processes cannot be killed"
+        text += "; some of its processes could not be killed"
     result = service.lost_result(text, at if isinstance(at, int) else None)
     place.write_result(result | {"output_bytes": _spooled_bytes(place)})
 
 
 def _spooled_bytes(place: AttemptDirectory) -> int:
-    """How far the spool reaches, so that a reader knows when it has all."""
-    # Imported here: it is needed after a crash only.
+    """Return the end of the spool, so that a reader knows when it has everything."""
+    # Imported here, because it is needed only after a crash.
     from waterflow_agent.runner.spool import SpoolReader
 
     reader = SpoolReader(place.output_path)

@@ -1,4 +1,4 @@
-"""The agent's side of the protocol, typed: what to run, and what the runner reports.
+"""Typed messages for the agent's side of the protocol: requests to start a step, and reports of the runner.
 
 Not part of the runner's process, which has no room for dataclasses.
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """What to run: `argv` in `cwd` (absolute) with exactly `env`, within bounds.
+    """A step to start: `argv` in `cwd` (absolute) with exactly `env`, and its limits.
 
-    `pids_max` and `memory_bytes_max` need control groups; without them the step ends `spawn-failed`.
+    `pids_max` and `memory_bytes_max` need control groups; without them the step ends with `spawn-failed`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class StepSpec:
     memory_bytes_max: int | None = None
 
     def encode(self) -> bytes:
-        """The `start` message; raises `Rejected` when the runner would refuse it."""
+        """Return the `start` message. Raises `Rejected` when the runner would refuse it."""
         message: protocol.Message = {
             "type": "start",
             "name": self.name,
@@ -59,7 +59,7 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """How an attempt's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when it is not plain."""
+    """How a step's process ended; `reason` is one of `protocol.REASONS`, `error` a sentence when more has to be said."""
 
     exit_code: int | None
     signal: int | None
@@ -87,7 +87,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldStep:
-    """An attempt that the runner has: `state` is `running`, `stopping` or `ended` (then with its result)."""
+    """A step that the runner holds; `state` is `running`, `stopping` or `ended` (then with its result)."""
 
     name: str
     state: str
@@ -112,14 +112,14 @@ class HeldStep:
 
 @dataclass(frozen=True, slots=True)
 class HeldSteps:
-    """Everything the runner has; the first message after every connect, and the answer to `RunnerClient.ask_held`."""
+    """Everything that the runner holds: the first report after every connect."""
 
     attempts: tuple[HeldStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """The process runs; sent again in answer to a repeated start."""
+    """The process is running; sent again in answer to a repeated start."""
 
     name: str
     pid: int
@@ -136,7 +136,7 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepExited:
-    """The attempt is over: nothing of it runs, its output is complete, its result is on disk."""
+    """The step has ended: no process of it is left, its output is complete, and its result is on disk."""
 
     name: str
     result: StepResult
@@ -144,7 +144,7 @@ class StepExited:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """The runner did not do what was asked; `name` is None when it was about no attempt."""
+    """The runner refused a request; `name` is None when the request was not about a step."""
 
     name: str | None
     text: str

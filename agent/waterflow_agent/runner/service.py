@@ -1,7 +1,7 @@
 """The runner: holds the steps, serves the agent's messages, records how steps end.
 
-What is told to the agent is on disk before. When the disk refuses an result, the result is told from memory and
-written again until it succeeds, as the step's end is a fact whether or not there is room for it.
+A result is on disk before it is sent to the agent. If the disk is full, the result is sent from memory and the write is
+repeated until it succeeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.protocol import Message, StartRequest
 
-#: Between tries to write a result to a full disk, and between looks for strays.
+#: Between attempts to write a result to a full disk, and from the end of a step to the search for strays.
 _RETRY_MS = 1_000
 _STRAYS_MS = 250
 #: Longer than a trivial step, which then needs no move; see `cgroup`.
@@ -33,7 +33,7 @@ _MOVE_MS = 30
 
 
 class RunnerService:
-    """The running runner of one directory; `run` returns when it was told to stop and holds nothing any more."""
+    """The runner of one directory. `run` returns when it was asked to stop and holds no running step."""
 
     def __init__(
         self, root: str, listener: socket.socket, *, tree: GroupTree | None, ended: Iterable[str], release: str
@@ -53,7 +53,7 @@ class RunnerService:
         self._unwritten: dict[str, Message] = {}
         self._agent: agent_connection.AgentConnection | None = None
         self._awaits_writable = False
-        self._looks_for_strays = False
+        self._is_stray_search_scheduled = False
         self._will_move = False
         self._idle_ms: int | None = None
         self._idle_since = self.clock.boot_ms()
@@ -85,17 +85,17 @@ class RunnerService:
         self._loop.wake_at(one, due, len(self._steps))
 
     def has_grown(self, one: Step) -> None:
-        """Tell the agent that there is more output."""
+        """Report to the agent that there is more output."""
         if self._agent is not None:
             self._agent.hint(one.name, one.output_bytes, self.clock.boot_ms())
 
     def is_over(self, one: Step, result: Message) -> None:
-        """Record and tell the result."""
+        """Record the result and send it."""
         del self._steps[one.name]
         self._pids.pop(one.pid, None)
         self._record_end(one.directory, result)
-        if self._tree is None and not self._looks_for_strays:
-            self._looks_for_strays = True
+        if self._tree is None and not self._is_stray_search_scheduled:
+            self._is_stray_search_scheduled = True
             self._loop.call_at(self.clock.boot_ms() + _STRAYS_MS, self._end_strays)
         self._check_idle()
 
@@ -126,7 +126,7 @@ class RunnerService:
         try:
             messages = agent.receive()
         except protocol.BadMessage as error:
-            _say(f"the agent's connection is closed: {error}")
+            _log(f"closing the agent's connection: {error}")
             agent.is_broken = True
             return
         for message in messages:
@@ -135,7 +135,7 @@ class RunnerService:
     def _serve(self, message: Message) -> None:
         kind, name = message["type"], message.get("name")
         if kind == "status":
-            self._tell({"type": "held", "attempts": self._held()})
+            self._send({"type": "held", "attempts": self._held()})
         elif kind == "stop":
             self._stop_when_idle()
         elif not isinstance(name, str) or not protocol.is_name(name):
@@ -151,7 +151,7 @@ class RunnerService:
 
     def _start(self, name: str, message: Message) -> None:
         if name in self._steps or name in self._ended:
-            self._tell_state(name)
+            self._send_state(name)
             return
         if self._is_stopping:
             self._refuse(name, "start: the runner is stopping")
@@ -185,32 +185,32 @@ class RunnerService:
             self._record_end(place, _never_started(str(error)))
             return
         if group is not None and group.has_limits:
-            # Not to share them, nor to be what is killed for the sake of memory.
+            # This process must not share the limits, nor be killed when the step exceeds its memory.
             self._move_on()
         one = Step(self, request, place, spawned, group)
         self._steps[request.name] = one
         self._pids[one.pid] = one
         try:
-            # Its birth is bracketed by the clock: reading it from /proc right after an exec takes 200 µs.
+            # The start time is bracketed with the clock, because reading it from /proc right after an exec takes 200 µs.
             attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, self.clock.boot_ms()))
         except OSError as error:
-            # Only a later runner needs it, and finds the step by its mark as well.
-            _say(f"{one.name}: cannot record its process: {error.strerror}")
+            # Only a later runner needs this, and it also finds the step by its mark.
+            _log(f"{one.name}: cannot record its process: {error.strerror}")
         if self._agent is not None:
             started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
             self._agent.send_lazily(started, self.clock.boot_ms())
 
     def _choose_group(self, request: StartRequest) -> StepGroup | None:
-        """Stand where the step is to be born; raises `SpawnFailed` when that is not possible."""
+        """Move into the group in which the step will start. Raises `SpawnFailed` when that is impossible."""
         needs_limits = request.pids_max is not None or request.memory_bytes_max is not None
         if needs_limits and (self._tree is None or not request.cgroup):
-            raise SpawnFailed("limits need a control group, and this machine delegates none to the runner")
+            raise SpawnFailed("limits need a control group, but this machine delegates none to the runner")
         if self._tree is None:
             return None
         try:
             if request.cgroup:
                 return self._take_group(self._tree, request)
-            self._tree.step_home()
+            self._tree.move_home()
         except OSError as error:
             raise SpawnFailed(f"cannot use control groups: {error.strerror}") from error
         return None
@@ -223,7 +223,7 @@ class RunnerService:
             group.release()
             raise
         if not self._will_move:
-            # A step that is over by then was born and ended without any move.
+            # A step that ends before that needs no move at all.
             self._will_move = True
             self._loop.call_at(self.clock.boot_ms() + _MOVE_MS, self._move_on)
         return group
@@ -235,24 +235,24 @@ class RunnerService:
         try:
             self._tree.make_ready()
         except OSError as error:
-            _say(f"cannot prepare a control group: {error.strerror}")
+            _log(f"cannot prepare a control group: {error.strerror}")
 
     def _cancel(self, name: str, reason: object, is_forced: bool) -> None:
         if reason not in ("cancelled", "timed-out"):
-            self._refuse(name, f"cancel: {reason!r} is no reason")
+            self._refuse(name, f"cancel: invalid reason {reason!r}")
         elif name in self._steps:
             if is_forced:
                 self._steps[name].kill(str(reason))
             else:
                 self._steps[name].cancel(str(reason))
         elif name in self._ended:
-            self._tell_state(name)
+            self._send_state(name)
         else:
-            self._refuse(name, "cancel: no attempt of this name")
+            self._refuse(name, "cancel: unknown name")
 
     def _forget(self, name: str) -> None:
         if name in self._steps:
-            self._refuse(name, "forget: the step still runs")
+            self._refuse(name, "forget: the step is still running")
             return
         self._ended.discard(name)
         self._unwritten.pop(name, None)
@@ -265,19 +265,19 @@ class RunnerService:
 
     # Answers.
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         if self._agent is not None:
             self._agent.send(message)
 
     def _refuse(self, name: str | None, text: str) -> None:
-        self._tell({"type": "error", "name": name, "text": text})
+        self._send({"type": "error", "name": name, "text": text})
 
-    def _tell_state(self, name: str) -> None:
+    def _send_state(self, name: str) -> None:
         one = self._steps.get(name)
         if one is not None:
-            self._tell({"type": "started", "name": name, "pid": one.pid, "at": one.started_at})
+            self._send({"type": "started", "name": name, "pid": one.pid, "at": one.started_at})
         else:
-            self._tell({"type": "exited", "name": name, "result": self._result_of(name)})
+            self._send({"type": "exited", "name": name, "result": self._result_of(name)})
 
     def _held(self) -> list[Message]:
         held: list[Message] = [
@@ -316,7 +316,7 @@ class RunnerService:
         try:
             place.write_result(result)
         except OSError as error:
-            _say(f"{place.name}: cannot write its result, will try again: {error.strerror}")
+            _log(f"{place.name}: cannot write its result, retrying: {error.strerror}")
             if not self._unwritten:
                 self._loop.call_at(self.clock.boot_ms() + _RETRY_MS, self._write_again)
             self._unwritten[place.name] = result
@@ -329,7 +329,7 @@ class RunnerService:
             try:
                 AttemptDirectory(self._root, name).write_result(result)
             except FileNotFoundError:
-                # Its directory is gone, or never was: the next runner has nothing to be wrong about.
+                # The directory does not exist, so the next runner will not find an attempt without a result.
                 del self._unwritten[name]
             except OSError:
                 self._loop.call_at(self.clock.boot_ms() + _RETRY_MS, self._write_again)
@@ -344,7 +344,7 @@ class RunnerService:
                 one.on_exit(status)
 
     def _on_stop(self) -> None:
-        """SIGTERM or SIGINT: the first ends the steps with their grace, the second at once."""
+        """Handle SIGTERM or SIGINT: the first stops the steps with their grace period, the second kills them."""
         is_second, self._is_stopping = self._is_stopping, True
         for one in tuple(self._steps.values()):
             if is_second:
@@ -353,8 +353,8 @@ class RunnerService:
                 one.cancel("lost", "the runner was stopped while the step ran")
 
     def _end_strays(self) -> None:
-        """Kill what detached itself from a step that is over; without control groups only its mark tells."""
-        self._looks_for_strays = False
+        """Kill processes that detached themselves from an ended step. Without control groups they are found by their mark."""
+        self._is_stray_search_scheduled = False
         own = os.getpid()
         for process in processes.all_processes():
             if process.parent != own or process.pid in self._pids:
@@ -393,7 +393,7 @@ class RunnerService:
             self._check_idle()
 
     def _check_idle(self) -> None:
-        """Begin to count when there is neither an agent nor a step; stop when that has lasted long enough."""
+        """Start the idle timer when there is neither an agent nor a step; stop when it expires."""
         if self._idle_ms is None or self._agent is not None or self._steps:
             return
         self._idle_since = since = self.clock.boot_ms()
@@ -410,7 +410,7 @@ class RunnerService:
 
 
 def lost_result(error: str, started_at: int | None = None) -> Message:
-    """The result of an attempt whose outcome nobody can know."""
+    """Return the result of an attempt whose outcome is unknown."""
     return _result("lost", error, started_at)
 
 
@@ -431,9 +431,9 @@ def _result(reason: str, error: str, started_at: int | None) -> Message:
     }
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     try:
         print(f"waterflow-runner: {text}", file=sys.stderr, flush=True)
     except OSError:
-        # Its log is on the disk that it complains about: the steps that it holds are worth more than the words.
+        # The log is probably on the same full disk. The steps matter more than the message.
         return

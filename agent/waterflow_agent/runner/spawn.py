@@ -1,8 +1,8 @@
 """Starting a process: own session, stdin from /dev/null, stdout and stderr through pipes, nothing else inherited.
 
-`posix_spawn` shares memory with the child until it has become the program (like vfork), so a start costs the same
-whatever this process holds. It has no working directory, so the runner itself goes there and back: it has one thread and
-depends on no working directory. Every other descriptor is closed at the program's start, as Python makes them.
+`posix_spawn` shares memory with the child until its exec (like vfork), so the cost of a start does not depend on the size of
+this process. It has no option for the working directory, so the runner changes its own and goes back: it has one thread and
+needs no working directory. All other descriptors are closed at the exec, because Python opens them so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from waterflow_agent.runner.protocol import StartRequest
 
-#: Where execvp looks when the environment says nothing.
+#: The search path of execvp without PATH in the environment.
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: Ignored signals stay ignored across exec, and Python ignores the first two.
 _DEFAULT_SIGNALS = (
@@ -31,7 +31,7 @@ _DEFAULT_SIGNALS = (
 
 
 class SpawnFailed(Exception):
-    """The process could not be started, for a reason that a person can understand."""
+    """The process could not be started; the text is for people."""
 
 
 class Spawned:
@@ -52,7 +52,7 @@ class Spawner:
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def spawn(self, request: StartRequest, mark: tuple[str, str]) -> Spawned:
-        """Start what `request` asks for, with `mark` in its environment; raises `SpawnFailed`."""
+        """Start the requested process with `mark` (name and value) in its environment. Raises `SpawnFailed`."""
         environment = {_bytes(name): _bytes(value) for name, value in request.env.items()}
         environment[mark[0].encode()] = _bytes(mark[1])
         argv = [_bytes(argument) for argument in request.argv]
@@ -100,7 +100,7 @@ class Spawner:
 
 
 def _find_program(name: bytes, search: bytes | None) -> bytes:
-    """Where `name` lies by the step's own PATH, as a shell would find it."""
+    """Return the path of `name` by the PATH of the step, as a shell would find it."""
     if b"/" in name:
         return name
     for directory in (search if search is not None else _DEFAULT_PATH.encode()).split(b":"):
@@ -112,10 +112,10 @@ def _find_program(name: bytes, search: bytes | None) -> bytes:
 
 def _explain(program: str, error: OSError) -> str:
     if error.errno == errno.ENOENT and os.path.exists(program):
-        return f"cannot start {program}: the interpreter that its first line names does not exist"
+        return f"cannot start {program}: the interpreter in its first line does not exist"
     return f"cannot start {program}: {error.strerror}"
 
 
 def _bytes(text: str) -> bytes:
-    # Not os.fsencode: the steps must not depend on the locale that the runner was started in.
+    # Not os.fsencode: steps must not depend on the locale of the runner.
     return text.encode("utf-8", "surrogateescape")

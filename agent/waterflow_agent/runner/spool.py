@@ -1,22 +1,22 @@
-"""The output of an attempt on disk: written by the runner as it comes, read by the agent while it grows.
+"""The output of an attempt on disk: written by the runner, and read by the agent while it grows.
 
-Format. `output` and its continuations are a byte for the format (1) and a row of records, appended, never changed:
+Format. `output` and its continuations are a format byte (1) and a sequence of records, appended and never changed:
 
     kind (1 byte: 1 stdout, 2 stderr, 3 missing) · 3 zero bytes · length (4) · at (8, milliseconds) · offset (8) · payload
 
-all little endian. `offset` counts every byte that the step printed on both streams since its start, kept or not. So an
-offset means the same to every reader for ever, and a jump in the offsets *is* the gap. A record of kind 3 says it once
-more for what ended without a later record: its payload is the number of missing bytes (8 bytes), counted from its offset.
+all little endian. `offset` counts every byte that the step printed on both streams since its start, stored or not. So an offset
+always means the same, and a jump in the offsets is a gap. A record of kind 3 marks a gap without a later record: its payload is
+the number of missing bytes (8 bytes), counted from its offset.
 
-Cap. The first half of the cap goes to `output`. The rest goes to segments `output.1`, `output.2`, ... of a sixteenth of
-the cap each; when they exceed the other half, the oldest is removed. So a step that prints no more than the cap loses
-nothing, and of a flood the first half and at least the last seven sixteenths stay. A file also ends when it is more than
-twice its share (headers of one-byte writes), so the disk is bounded as well. The file appears with the first byte.
+Size limit. The first half of the limit is stored in `output`, the rest in segments `output.1`, `output.2`, ... of a sixteenth
+of the limit each. When they exceed the other half, the oldest is removed. So a step that prints no more than the limit loses
+nothing, and of a flood the first half and at least the last seven sixteenths are kept. A file also ends when it is larger than
+twice its share (headers of one-byte writes), so the disk usage is bounded too. The file is created with the first byte.
 
-A full disk loses bytes (counted, visible as a gap), never the step: the pipe is drained whatever happens here.
+On a full disk bytes are lost (counted, and visible as a gap), but the step continues: its pipes are always drained.
 
-Both sides may use this module at once: the writer never touches a file again once it has begun the next, and a reader
-takes an incomplete last record for the end.
+Writer and reader may work at the same time: the writer never touches a file again after it has started the next one, and a
+reader treats an incomplete last record as the end.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ MISSING = 3
 FORMAT = b"\x01"
 #: One read of a pipe at its default capacity.
 PAYLOAD_BYTES_MAX = 65_536
-#: Parts of the second half; more of them keep the tail closer to a full half, at one file each.
+#: Segments of the second half. With more segments the tail is closer to a full half, at the cost of one file each.
 SEGMENTS = 8
 
 _HEADER = struct.Struct("<BxxxIQQ")
 _COUNT = struct.Struct("<Q")
-#: Holds four full records, so a block without a complete record is the end of what was written.
+#: Holds four full records, so a block without a complete record is the end of the file.
 _BLOCK_BYTES = 4 * (PAYLOAD_BYTES_MAX + _HEADER.size)
 
 
 class SpoolWriter:
-    """Appends what a step prints; raises nothing for a full or failing disk, but counts what is missing."""
+    """Appends the output of a step. A full or failing disk raises nothing; the missing bytes are counted."""
 
     __slots__ = (
         "_end",
@@ -70,21 +70,21 @@ class SpoolWriter:
         self._fd = -1
         self._size = 0
         self._payload = 0
-        #: First offset, payload bytes and number of each kept continuation, oldest first.
+        #: First offset, payload bytes and number of each segment, oldest first.
         self._segments: deque[list[int]] = deque()
         #: One past the last byte that is on disk.
         self._end = 0
-        #: Bytes printed so far, and bytes of them that are on disk.
+        #: Bytes printed so far, and how many of them are on disk.
         self.offset = 0
         self.kept = 0
 
     @property
     def dropped(self) -> int:
-        """Bytes that were printed and are not on disk."""
+        """Number of printed bytes that are not on disk."""
         return self.offset - self.kept
 
     def append(self, stream: int, payload: memoryview, at: int) -> None:
-        """Write what was read from `stream` (1 or 2) at `at` (milliseconds)."""
+        """Append what was read from `stream` (1 or 2) at the time `at` (milliseconds)."""
         while payload:
             room = min(self._room(), PAYLOAD_BYTES_MAX)
             if room <= 0:
@@ -96,14 +96,14 @@ class SpoolWriter:
             payload = payload[room:]
 
     def close(self, at: int) -> None:
-        """Write the marks for what is missing and let go of the file; appending afterwards is a mistake."""
+        """Mark missing bytes and close the file. Nothing may be appended afterwards."""
         if self._end < self.offset:
             self._mark(self._end, self.offset - self._end, at)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         if self._segments and self._segments[0][2] > 1:
-            # The first file ended where the removed segments began: the mark there tells it without them.
+            # The first file ends where the removed segments began, so the gap is marked there.
             begin, end = self._first_end, self._segments[0][0]
             self._size = self._open(self._path)
             if self._fd >= 0 and begin < end:
@@ -112,7 +112,7 @@ class SpoolWriter:
                 self._fd = -1
 
     def _room(self) -> int:
-        """Bytes that still fit into the current file, after moving to the next one where this one is full."""
+        """Return how many bytes fit into the current file, after moving to the next one if it is full."""
         room = self._share - self._payload
         if room > 0 and self._size <= 2 * self._share + PAYLOAD_BYTES_MAX:
             return room
@@ -140,7 +140,7 @@ class SpoolWriter:
                 continue
 
     def _write(self, kind: int, payload: memoryview, at: int, advance: int) -> None:
-        """One record; `advance` is what it covers of the offsets. On failure the file is cut back to whole records."""
+        """Write a record that covers `advance` bytes. On failure the file is truncated to complete records."""
         size = _HEADER.size + len(payload)
         if self._fd < 0:
             self._size = self._open(f"{self._path}.{self._segments[-1][2]}" if self._segments else self._path)
@@ -172,7 +172,7 @@ class SpoolWriter:
             return
 
     def _open(self, path: str) -> int:
-        """Open `path` for appending into `_fd` (-1 when the disk refuses); returns its size."""
+        """Open `path` for appending as `_fd` (-1 on failure), and return its size."""
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             if os.fstat(self._fd).st_size == 0:
@@ -184,7 +184,7 @@ class SpoolWriter:
 
 
 class SpoolChunk:
-    """A piece of output: `data` of `stream` (1, 2) printed at `at`, or (`stream` 3) `dropped` bytes that are missing."""
+    """A piece of output: `data` of `stream` (1, 2) printed at `at`, or (`stream` 3) `dropped` missing bytes."""
 
     __slots__ = ("at", "data", "dropped", "offset", "stream")
 
@@ -197,7 +197,7 @@ class SpoolChunk:
 
     @property
     def end(self) -> int:
-        """The offset after this chunk: where to read on."""
+        """The offset after this chunk."""
         return self.offset + len(self.data) + self.dropped
 
     def __repr__(self) -> str:
@@ -209,9 +209,9 @@ class UnknownFormat(ValueError):
 
 
 class SpoolReader:
-    """Reads the spool of one attempt from any offset, also while it is written; holds no file open between reads.
+    """Reads the spool of one attempt from any offset, also while it is written. Keeps no file open between reads.
 
-    Reading on from where the last read ended is cheap; another offset is looked for from the beginning.
+    Reading on from where the last read ended is cheap; any other offset is searched from the beginning.
     """
 
     def __init__(self, path: str) -> None:
@@ -222,11 +222,11 @@ class SpoolReader:
         self._offset = 0
 
     def read(self, from_offset: int, max_bytes: int = PAYLOAD_BYTES_MAX, *, tail: bool = True) -> list[SpoolChunk]:
-        """What is known from `from_offset` on, up to `max_bytes` of data, in the order it was read from the pipes.
+        """Return output from `from_offset` on, up to `max_bytes`, in the order in which it was read from the pipes.
 
-        Empty when nothing more is there yet. Missing bytes are one chunk of stream 3 (`at` is that of what follows).
-        With `tail=False` only the first half of the cap is read: what lies behind may still be removed while the step
-        runs, so who sends it on at once may send more than the cap in all.
+        Returns nothing when there is no more yet. Missing bytes are one chunk of stream 3 (`at` is that of the next record).
+        With `tail=False` only the first half of the size limit is read: the rest may still be removed while the step runs, so
+        sending it on at once could exceed the limit in total.
         """
         if from_offset < self._offset:
             self._part = self._position = self._offset = 0
@@ -251,9 +251,9 @@ class SpoolReader:
         return chunks
 
     def _records(self, tail: bool) -> Iterator[tuple[int, int, int, int, memoryview]]:
-        """Records from the place kept on; the place moves to each record as it is handed out."""
+        """Yield records from the stored position on, and move it to each record that is yielded."""
         while True:
-            # Listed before reading: once a later file exists, this one is complete, so its end is a true end.
+            # Listed before reading: if a later file exists, this one is complete, so its end is final.
             later = self._later_parts() if tail else []
             path = os.path.join(self._directory, f"{self._name}.{self._part}" if self._part else self._name)
             try:
@@ -273,7 +273,7 @@ class SpoolReader:
     def _check_format(self, fd: int) -> int:
         found = os.pread(fd, len(FORMAT), 0)
         if found not in (b"", FORMAT):
-            raise UnknownFormat(f"{self._directory}/{self._name}: format {found!r} is unknown here")
+            raise UnknownFormat(f"{self._directory}/{self._name}: unknown format {found!r}")
         return len(FORMAT)
 
     def _records_of(self, fd: int) -> Iterator[tuple[int, int, int, int, memoryview]]:

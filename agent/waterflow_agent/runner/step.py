@@ -1,17 +1,18 @@
-"""The life of one step, from its process's start to "nothing of it is left".
+"""The life of one step, from the start of its process until no process of it is left.
 
     RUNNING  ──main ends──▶ DRAINING ──leftovers, or 1 s without end of output──▶ STOPPING ──grace over──▶ KILLING
        └──cancel, time-out──────────────────────────────────────────────────────▶ STOPPING
     each of them but RUNNING ──main reaped and nothing left──▶ OVER      KILLING ──30 s──▶ OVER (and says so)
 
 Rules
-- A step ends when its main process ends: its exit status is the result, whoever else still holds its output.
-- What it leaves behind (session, group, control group, mark) is asked to stop with the step's stop signal, and killed
-  after the grace. Those that hold the output get one second first to end by themselves, so a pipeline's last words count.
-- The result is told only when nothing is left and every byte that was printed is in the spool.
-- A reason is set once: whatever comes after the first cancel, time-out or end changes nothing about it.
-- Times are of the boot clock, which counts a suspended machine and no jump of the wall clock; what is recorded for
-  people (`started_at`) is of the wall clock.
+- A step ends when its main process exits: the exit status is the result, even if other processes still hold its output.
+- Remaining processes (of the session, group, control group, or with the mark) get the step's stop signal, and are killed after
+  the grace period. Processes that hold the output may first exit by themselves for one second, so that the end of a pipeline is
+  kept.
+- The result is reported only when no process is left and all output is in the spool.
+- The reason is set once: after the first cancel, timeout or exit nothing changes it.
+- Times are of the boot clock, which counts suspended time and is not affected by changes of the wall clock. Times for people
+  (`started_at`) are of the wall clock.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
             """The step printed something."""
 
         def is_over(self, step: Step, result: Message) -> None:
-            """The step has ended and nothing of it is left; called once."""
+            """The step has ended and no process of it is left; called once."""
 
 
 RUNNING = "running"
@@ -71,15 +72,15 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     OVER: frozenset(),
 }
 
-#: How long the end of output may lag behind the end of the process that printed it.
+#: How long output may arrive after the exit of the process that printed it.
 DRAIN_MS = 1_000
-#: A killed process that is still there after this sits in the kernel (a dead disk, NFS): waiting on is of no use.
+#: A killed process that is left after this is stuck in the kernel (a broken disk, NFS): waiting longer is useless.
 KILL_PATIENCE_MS = 30_000
-#: Bounds descriptors, not what is signalled: the rest is found by the next look.
+#: Bounds the number of descriptors; further processes are found by the next scan.
 _WATCHED_MAX = 64
-#: Reads of one pipe after the end: more than a pipe of the largest size holds.
+#: Reads of one pipe after the exit: more than the largest pipe holds.
 _FINAL_READS_MAX = 32
-#: Looks for leftovers that end before they can be waited for; after that the armed time decides.
+#: Scans for leftovers that exit before they can be waited for; after that the timer decides.
 _LOOKS_MAX = 8
 
 _buffer = bytearray(spool.PAYLOAD_BYTES_MAX)
@@ -88,7 +89,7 @@ _vector = [_buffer]
 
 
 class Step:
-    """A started step; `phase` moves by `TRANSITIONS`."""
+    """A started step; `phase` changes by `TRANSITIONS`."""
 
     __slots__ = (
         "_clock",
@@ -151,14 +152,14 @@ class Step:
     # What happens to it.
 
     def cancel(self, reason: str, error: str | None = None) -> None:
-        """Ask the step to stop (`cancelled`, `timed-out`), or hurry up what it left; a second call changes nothing."""
+        """Stop the step (`cancelled`, `timed-out`) or its leftovers with the stop signal. A second call changes nothing."""
         if self.phase in (RUNNING, DRAINING):
             if self._status is None:
                 self._error = error
             self._stop(reason)
 
     def kill(self, reason: str, error: str | None = None) -> None:
-        """Stop the step at once, without a grace."""
+        """Kill the step at once, without a grace period."""
         if self._status is None and self._reason is None:
             self._reason, self._error = reason, error
         if self.phase not in (KILLING, OVER):
@@ -175,7 +176,7 @@ class Step:
         self._settle()
 
     def on_due(self) -> None:
-        """The time that was armed has come."""
+        """The timer has expired."""
         self.due = None
         if self.phase == RUNNING:
             self._stop("timed-out")
@@ -198,7 +199,7 @@ class Step:
             self._settle()
 
     def _read_once(self, stream: int) -> int:
-        """Move what one read yields to the spool; returns its bytes, 0 at the end, -1 when there is nothing now."""
+        """Move the bytes of one read to the spool. Returns their number, 0 at the end, -1 when there are none now."""
         try:
             count = os.readv(self._pipes[stream], _vector)
         except BlockingIOError:
@@ -223,7 +224,7 @@ class Step:
             return
         self._move(STOPPING)
         self._arm(self._grace_ms)
-        # A stopped process can only act on the signal when it goes on.
+        # A suspended process handles the signal only after SIGCONT.
         self._signal_all(self._stop_signal, signal.SIGCONT)
         self._settle()
 
@@ -241,7 +242,7 @@ class Step:
         self._finish()
 
     def _settle(self) -> None:
-        """Finish when the main process was reaped and nothing is left; else see to what is left."""
+        """Finish when the main process was reaped and no process is left; otherwise handle the leftovers."""
         if self._status is None or self._watched or self.phase == OVER:
             return
         if self._pipes and self.phase == DRAINING and self.due is not None:
@@ -252,7 +253,7 @@ class Step:
         for _ in range(_LOOKS_MAX):
             leftovers = self._members()
             if not leftovers:
-                # The output may still be held by a process that is not the step's own: it does not count.
+                # The output may still be held by a process that does not belong to the step: it is ignored.
                 self._finish()
                 return
             if self.phase == DRAINING:
@@ -263,7 +264,7 @@ class Step:
                 return
 
     def _watch(self, leftovers: list[Process]) -> None:
-        """Wait for the end of what is left, after killing it if it is time for that."""
+        """Wait for the exit of the leftovers, and kill them in the phase KILLING."""
         for process in leftovers:
             pidfd = processes.send_signal(process, signal.SIGKILL if self.phase == KILLING else 0)
             if pidfd < 0:
@@ -292,7 +293,7 @@ class Step:
 
     def _finish(self) -> None:
         for stream in tuple(self._pipes):
-            # Whoever wrote is gone, so what is in the pipe is all; a foreign holder could fill it for ever.
+            # The step's processes have ended, so the pipe holds the rest; a foreign process could fill it for ever.
             for _ in range(_FINAL_READS_MAX):
                 if self._read_once(stream) <= 0:
                     break

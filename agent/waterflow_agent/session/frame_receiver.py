@@ -1,10 +1,10 @@
-"""What arrives at a ZeroMQ socket, handed over on the loop's thread without a future for each frame.
+"""Receives frames from a ZeroMQ socket on the loop's thread, without a future for each frame.
 
-pyzmq's own sockets for asyncio make two futures and two turns of the loop for each frame, which costs more than reading it.
+The asyncio sockets of pyzmq need two futures and two turns of the loop for each frame, which costs more than reading it.
 
-The socket's descriptor says that something has changed, and not that there is something to read; and sending takes note of
-what has changed too (https://libzmq.readthedocs.io/en/zeromq4-x/zmq_getsockopt.html, ZMQ_FD). So whoever sends says so
-(`look`), and a turn reads until there is nothing more, or comes again.
+The socket's descriptor signals a change of state, not that there is something to read, and sending consumes that signal
+(https://libzmq.readthedocs.io/en/zeromq4-x/zmq_getsockopt.html, ZMQ_FD). So `look` must be called after each send, and a turn
+reads until nothing is left or schedules another turn.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import zmq
 
 
 class FrameReceiver:
-    """The frames of one socket of plain pyzmq."""
+    """Receives the frames of one plain pyzmq socket."""
 
     def __init__(self, sock: zmq.Socket[bytes], take: Callable[[list[zmq.Frame]], Any], turn_max: int) -> None:
-        """`take` is given each message's parts, at most `turn_max` messages in one turn of the loop."""
+        """`take` gets the parts of each message, of at most `turn_max` messages in one turn of the loop."""
         self._socket = sock
         self._take = take
         self._turn_max = turn_max
@@ -29,7 +29,7 @@ class FrameReceiver:
         self._failed: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
-        """Hands over until it is cancelled. Raises what the socket, or `take`, has raised."""
+        """Receives until cancelled. Raises what the socket or `take` has raised."""
         descriptor = self._socket.fileno()
         self._loop.add_reader(descriptor, self._turn)
         self.look()
@@ -41,7 +41,7 @@ class FrameReceiver:
                 self._next.cancel()
 
     def look(self) -> None:
-        """Looks at the socket in the next turn of the loop: to be called after sending."""
+        """Reads the socket in the next turn of the loop. Call this after sending."""
         if self._next is None:
             self._next = self._loop.call_soon(self._turn)
 
@@ -56,9 +56,9 @@ class FrameReceiver:
                 self._take(self._socket.recv_multipart(zmq.NOBLOCK, copy=False))
         except zmq.Again:
             return
-        except Exception as error:  # noqa: BLE001  told to whoever runs this
+        except Exception as error:  # noqa: BLE001  raised by `run`
             if not self._failed.done():
                 self._failed.set_exception(error)
             return
-        # Everybody else gets a turn before the rest.
+        # Other callbacks get a turn before the rest is read.
         self.look()

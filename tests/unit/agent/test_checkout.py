@@ -1,4 +1,4 @@
-"""CheckoutService on a server's disk: kept files, directories, spare ones, and questions that are asked again."""
+"""Checkouts: cached files, written directories, spare directories, and repeated file requests."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def entry(path: str, content: bytes, kind: FileKind = FileKind.FILE) -> FileEntr
     "path", [b"", b"/etc/x", b"a/../../b", b"a//b", b"./a", b".git/config", b"a\0b", b"a/.", b"x" * 4_000]
 )
 def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
-    """Whoever sends it."""
-    with pytest.raises(Rejected, match="a path that may not be"):
+    """Paths with `..`, absolute paths, and those of Git itself."""
+    with pytest.raises(Rejected, match="a path that is not allowed"):
         file_list.decode(file_list.encode([FileEntry(path, FileKind.FILE, b"1" * 20)]))
 
 
@@ -44,7 +44,7 @@ def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
     "content", [b"", b"\xc1", b"\x93\x01\x02\x03", file_list.encode([FileEntry(b"a", FileKind.FILE, b"short")])]
 )
 def test_what_is_no_list_is_refused(content: bytes) -> None:
-    """With one sentence."""
+    """With WF750."""
     with pytest.raises(Rejected) as error:
         file_list.decode(content)
     assert error.value.code == "WF750"
@@ -54,7 +54,7 @@ def test_what_is_no_list_is_refused(content: bytes) -> None:
 
 
 def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None:
-    """What was read lately stays; what is larger than all room is not kept."""
+    """Recently read files stay; a file that is larger than the cache is not cached."""
     kept = BlobCache(tmp_path, 30)
     contents = [bytes([65 + number]) * 10 for number in range(4)]
     for content in contents[:3]:
@@ -68,7 +68,7 @@ def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None
 
 
 def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
-    """What a crash has left half written is not among them."""
+    """Except those that a crash left incomplete."""
     kept = BlobCache(tmp_path, 100)
     for content in (b"one", b"other"):
         kept.put(blob_id(content), content)
@@ -80,7 +80,7 @@ def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
 
 
 def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:
-    """And is kept anew the next time."""
+    """It is cached again the next time."""
     kept = BlobCache(tmp_path, 100)
     kept.put(blob_id(b"one"), b"one")
     next(tmp_path.glob("*/*")).write_bytes(b"two")
@@ -103,7 +103,7 @@ def disk(tmp_path: Path, workspaces: WorkingDirectories) -> TreeStore:
 
 
 def make(disk: TreeStore, contents: dict[str, bytes], *more: FileEntry, tree: Tree = TREE) -> PartialTree:
-    """A finished directory of these files."""
+    """Returns a finished directory with these files."""
     entries = [entry(path, content) for path, content in contents.items()]
     making = disk.begin(tree, [*entries, *more])
     by_id = {blob_id(content): content for content in contents.values()}
@@ -112,7 +112,7 @@ def make(disk: TreeStore, contents: dict[str, bytes], *more: FileEntry, tree: Tr
 
 
 def shown(root: Path) -> dict[str, str]:
-    """Everything below a directory."""
+    """Returns everything below a directory."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
@@ -124,7 +124,7 @@ def shown(root: Path) -> dict[str, str]:
 
 
 def test_a_directory_has_files_modes_links_and_submodules(disk: TreeStore) -> None:
-    """One content may stand at several places."""
+    """One content may have several paths."""
     making = disk.begin(
         TREE,
         [
@@ -143,7 +143,7 @@ def test_a_directory_has_files_modes_links_and_submodules(disk: TreeStore) -> No
 
 
 def test_another_file_than_was_asked_for_is_refused(disk: TreeStore) -> None:
-    """A list says the ids, and they hold."""
+    """The content must match the id in the list."""
     making = disk.begin(TREE, [entry("a", b"1")])
     with pytest.raises(Rejected) as error:
         disk.add(making, [(blob_id(b"1"), b"2")])
@@ -151,7 +151,7 @@ def test_another_file_than_was_asked_for_is_refused(disk: TreeStore) -> None:
 
 
 def test_a_spare_directory_becomes_the_next_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files, folders and links come, go, change their kind, and nothing else is left of the old tree."""
+    """Files, folders and links are added, removed, and change their kind; nothing else is left of the old tree."""
     monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     old = {"same": b"s", "changed": b"1", "gone/deep/x": b"x", "folder/file": b"f", "was-file": b"w"}
     first = make(disk, old, entry("link", b"s", FileKind.LINK), entry("module", b"", FileKind.SUBMODULE))
@@ -167,7 +167,7 @@ def test_a_spare_directory_becomes_the_next_tree(disk: TreeStore, monkeypatch: p
 
 
 def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two jobs that begin together have two directories."""
+    """Two jobs that start together have two directories."""
     monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     first = make(disk, {"a": b"1"})
     disk.finish(first)
@@ -180,7 +180,7 @@ def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, mo
 def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
     disk: TreeStore, tmp_path: Path, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power cut has left of them is not known."""
+    """Their state after a power cut is unknown."""
     monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     making = make(disk, {"a": b"1"})
     for number in range(tree_store.SPARES_MAX + 2):
@@ -191,7 +191,7 @@ def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
 
 
 def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: TreeStore, tmp_path: Path) -> None:
-    """Links are made last: the folder of the same name is there before."""
+    """Links are created last, after the folder with the same name."""
     making = disk.begin(TREE, [entry("a", os.fsencode(tmp_path), FileKind.LINK), entry("a/pwned", b"x")])
     disk.add(making, [(blob_id(os.fsencode(tmp_path)), os.fsencode(tmp_path)), (blob_id(b"x"), b"x")])
     with pytest.raises(FileExistsError):
@@ -203,19 +203,19 @@ def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: Tre
 
 
 class Daemon:
-    """Answers questions from a table of contents, `FILE_RESPONSE_BYTES_MAX` at a time."""
+    """Answers requests from a table of contents, with `FILE_RESPONSE_BYTES_MAX` at a time."""
 
     def __init__(self, *entries: tuple[str, bytes]) -> None:
         self.contents = {blob_id(content): content for _, content in entries}
         self.list = file_list.encode([entry(path, content) for path, content in entries])
-        self.asked: list[messages.FileRequest] = []
+        self.received: list[messages.FileRequest] = []
         self.is_away = False
-        self.asking = FileRequests(self.take)
+        self.requests = FileRequests(self.take)
 
     def take(self, wanted: messages.FileRequest) -> None:
-        self.asked.append(wanted)
+        self.received.append(wanted)
         if not self.is_away:
-            asyncio.get_running_loop().call_soon(self.asking.on_response, self.answer(wanted))
+            asyncio.get_running_loop().call_soon(self.requests.on_response, self.answer(wanted))
 
     def answer(self, wanted: messages.FileRequest) -> FileResponse:
         pieces, left, offset = [], messages.FILE_RESPONSE_BYTES_MAX, wanted.offset
@@ -230,47 +230,47 @@ class Daemon:
 
 
 async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
-    """Larger than an answer, empty, and many; afterwards none of them is asked for again."""
+    """Larger than a response, empty, and many; afterwards all of them are cached."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     disk = TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
     files = [(f"f{number}", b"%d" % number) for number in range(700)]
     large = os.urandom(3 * messages.FILE_RESPONSE_BYTES_MAX + 5)
     daemon = Daemon(*files, ("large", large), ("empty", b""), ("z", b"last"))
-    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.requests, workspaces)
     await checkouts.make(KEY, TREE)
     root = tmp_path / "work/run/job"
     assert (root / "large").read_bytes() == large
     assert (root / "empty").read_bytes() == b""
     assert [(root / path).read_bytes() for path, _ in files] == [content for _, content in files]
-    asked = len(daemon.asked)
+    asked = len(daemon.received)
     await checkouts.make(task_id("run", "other", "s1", 1, 1), TREE)
-    assert [wanted.blobs for wanted in daemon.asked[asked:]] == [[]]
+    assert [wanted.blobs for wanted in daemon.received[asked:]] == [[]]
     await checkouts.close()
 
 
 async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, workspaces: WorkingDirectories) -> None:
-    """And a later one asks nothing."""
+    """A later step requests nothing."""
     daemon = Daemon(("a", b"1"))
-    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.requests, workspaces)
     await asyncio.gather(*(checkouts.make(task_id("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
     await checkouts.make(KEY, TREE)
-    assert len(daemon.asked) == 2
+    assert len(daemon.received) == 2
     await checkouts.close()
 
 
 async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: Path) -> None:
-    """Under the same number, so that an answer to the first question is as good."""
+    """With the same number, so that a response to the first request is accepted too."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     daemon = Daemon(("a", b"1"))
     daemon.is_away = True
-    checkouts = CheckoutService(TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard), daemon.asking, workspaces)
+    checkouts = CheckoutService(TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard), daemon.requests, workspaces)
     work = asyncio.create_task(checkouts.make(KEY, TREE))
-    while not daemon.asked:  # noqa: ASYNC110 - a thread has to look at the disk before
+    while not daemon.received:  # noqa: ASYNC110 - a thread has to look at the disk before
         await asyncio.sleep(0)
     daemon.is_away = False
     checkouts.on_opened()
-    assert daemon.asked[0] == daemon.asked[-1]
-    assert len(daemon.asked) == 2
+    assert daemon.received[0] == daemon.received[-1]
+    assert len(daemon.received) == 2
     await work
     await checkouts.close()
 
@@ -278,42 +278,44 @@ async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: P
 async def test_a_checkout_that_is_cancelled_leaves_nothing(
     disk: TreeStore, workspaces: WorkingDirectories, tmp_path: Path
 ) -> None:
-    """Neither a directory nor a question."""
+    """Neither a directory nor a request."""
     daemon = Daemon(("a", b"1"))
-    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.requests, workspaces)
     answer = daemon.answer
     work = asyncio.create_task(checkouts.make(KEY, TREE))
     while not list((tmp_path / "trees/made").iterdir()):
-        daemon.is_away = bool(daemon.asked)
+        daemon.is_away = bool(daemon.received)
         await asyncio.sleep(0)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     assert not list((tmp_path / "trees/made").iterdir())
     assert not checkouts.has(KEY)
-    checkouts.on_response(answer(daemon.asked[-1]))
+    checkouts.on_response(answer(daemon.received[-1]))
     await checkouts.close()
 
 
 async def test_not_now_is_asked_again_until_it_is_enough(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the daemon's words are the error; a final word is one at once."""
+    """Then the daemon's reason is the error. A final refusal fails at once."""
     daemon, loop = Daemon(), asyncio.get_running_loop()
     real = loop.time
     # The patience is over once it was asked three times, however long that took.
-    monkeypatch.setattr(loop, "time", lambda: real() + (2 * file_requests.PATIENCE_S if len(daemon.asked) > 2 else 0))
-    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    monkeypatch.setattr(
+        loop, "time", lambda: real() + (2 * file_requests.PATIENCE_S if len(daemon.received) > 2 else 0)
+    )
+    checkouts = CheckoutService(disk, daemon.requests, workspaces)
     monkeypatch.setattr(
         daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF503", "it is away", 10)
     )
     with pytest.raises(Rejected, match="it is away"):
         await checkouts.make(KEY, TREE)
-    assert len(daemon.asked) == 3
-    asked = len(daemon.asked)
+    assert len(daemon.received) == 3
+    asked = len(daemon.received)
     monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF520", "a link out"))
     with pytest.raises(Rejected, match="a link out"):
         await checkouts.make(KEY, TREE)
-    assert len(daemon.asked) == asked + 1
+    assert len(daemon.received) == asked + 1
     await checkouts.close()
 
 
@@ -321,10 +323,10 @@ async def test_not_now_is_asked_again_until_it_is_enough(
 async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch, piece: FileChunk
 ) -> None:
-    """A checkout neither fills the memory nor goes in circles."""
+    """A checkout neither fills the memory nor runs for ever."""
     daemon = Daemon()
     monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [piece]))
-    checkouts = CheckoutService(disk, daemon.asking, workspaces)
+    checkouts = CheckoutService(disk, daemon.requests, workspaces)
     with pytest.raises(Rejected) as error:
         await checkouts.make(KEY, TREE)
     assert error.value.code == "WF750"

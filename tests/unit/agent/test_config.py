@@ -1,4 +1,4 @@
-"""Where settings come from, in which order, and what an error says."""
+"""Sources of settings, their precedence, and error messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_lists_come_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
-    """With colons in the environment, as paths have."""
+    """Separated by colons in the environment, like PATH."""
     named = load(tmp_path, 'node-path = ["/etc/nodes"]\n')
     several = load(tmp_path, environment={"WATERFLOW_AGENT_NODE_PATH": "/a:/b:"})
 
@@ -65,7 +65,7 @@ def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
 
 
 def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
-    """For services without a command line of their own."""
+    """For services whose command line cannot be changed."""
     path = tmp_path / "other.toml"
     path.write_text("slots = 9\n")
 
@@ -106,7 +106,7 @@ def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) ->
     ],
 )
 def test_mistake_in_the_environment_names_the_variable(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Or the file that it names."""
+    """Or the file that the variable names."""
     with pytest.raises(Rejected) as caught:
         config.load(environment=environment)
 
@@ -114,5 +114,5 @@ def test_mistake_in_the_environment_names_the_variable(tmp_path: Path, environme
 
 
 def test_name_defaults_to_the_host(tmp_path: Path) -> None:
-    """Something that is always valid."""
+    """The default is always valid."""
     assert load(tmp_path).name

@@ -35,7 +35,7 @@ def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, na
 
 
 def test_key_is_made_once(tmp_path: Path) -> None:
-    """And is a real pair, for this user alone."""
+    """A valid pair, readable by this user only."""
     before = os.umask(0)
     try:
         first, second = keys.load_or_create(tmp_path), keys.load_or_create(tmp_path)
@@ -49,7 +49,7 @@ def test_key_is_made_once(tmp_path: Path) -> None:
 
 
 def test_secret_is_not_shown(tmp_path: Path) -> None:
-    """Neither by repr nor by an error of a log line that shows the pair."""
+    """Neither by `repr` nor in a log line with the pair."""
     pair = keys.load_or_create(tmp_path)
 
     assert pair.secret not in repr(pair)
@@ -73,7 +73,7 @@ def test_an_invalid_key_has_no_fingerprint(text: str) -> None:
 
 
 def test_damaged_key_is_told(tmp_path: Path) -> None:
-    """It is not replaced in silence: the daemon knows the old one."""
+    """It is not replaced silently: the daemon knows the old one."""
     keys.load_or_create(tmp_path)
     (tmp_path / "keys" / "agent.key").write_text("{}")
 
@@ -82,7 +82,7 @@ def test_damaged_key_is_told(tmp_path: Path) -> None:
 
 
 def test_token_is_one_line_that_comes_back() -> None:
-    """Whatever white space was copied with it."""
+    """Surrounding white space is ignored."""
     text = TOKEN.encode()
 
     assert text.startswith("wfj1.")
@@ -93,7 +93,7 @@ def test_token_is_one_line_that_comes_back() -> None:
 
 @given(st.text())
 def test_any_text_is_a_token_or_an_error(text: str) -> None:
-    """And the error does not show it."""
+    """The error does not show the token."""
     with pytest.raises(Rejected) as caught:
         join_token.decode(join_token.PREFIX + text)
 
@@ -102,6 +102,6 @@ def test_any_text_is_a_token_or_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_token_that_was_not_copied_whole_is_refused(cut: int) -> None:
-    """With a sentence that says so."""
+    """The message says that the token is damaged."""
     with pytest.raises(Rejected, match="damaged"):
         join_token.decode(TOKEN.encode()[:-cut])

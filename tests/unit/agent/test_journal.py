@@ -1,4 +1,4 @@
-"""The journal: what is written is there again, whatever happened to the process or to the last write."""
+"""The journal: written records are read again, whatever happened to the process or to the last write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reread(directory: Path) -> tuple[str, list[records.LedgerRecord | records.Re
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
-    """What was appended is read by the next one, after the snapshot's facts."""
+    """Appended records are read after those of the snapshot."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
     journal.append([accepted(2), records.StartedRecord(accepted(2).key, 5)])
@@ -41,12 +41,12 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_new_journal_is_empty(tmp_path: Path) -> None:
-    """There is no boot and no fact before the first one."""
+    """It has no boot id and no records."""
     assert reread(tmp_path / "journal") == ("", [])
 
 
 def test_directory_has_one_owner(tmp_path: Path) -> None:
-    """A second agent in the same directory is told so."""
+    """A second agent in the same directory is refused."""
     journal = Journal(tmp_path)
     with pytest.raises(Stalled, match="another agent"):
         Journal(tmp_path)
@@ -55,7 +55,7 @@ def test_directory_has_one_owner(tmp_path: Path) -> None:
 
 
 def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
-    """Wherever the last write stopped, what was whole before it is read, and later writes do not lie behind the tear."""
+    """Wherever the last write stopped, complete records are read, and nothing is appended after the torn one."""
     journal = Journal(tmp_path / "whole")
     journal.begin("boot", [accepted(1)])
     journal.append([accepted(2)])
@@ -79,7 +79,7 @@ def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
 
 
 def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
-    """An older segment goes only when the new one is on disk; until then either is enough."""
+    """An older segment is deleted only when the new one is on disk; until then either is enough."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
     journal.begin("boot", [accepted(2)])
@@ -93,7 +93,7 @@ def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
 
 
 def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
-    """After a flush one segment is left, and it has everything."""
+    """After a flush a single segment is left, and it has everything."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
     journal.append([accepted(2)])
@@ -107,7 +107,7 @@ def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
 
 
 def test_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """A record whose checksum does not hold ends the reading; it is never believed."""
+    """Reading ends at a record with a wrong checksum."""
     journal = Journal(tmp_path)
     journal.begin("boot", [])
     journal.append([accepted(1)])
@@ -134,7 +134,7 @@ def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that stops in the middle is taken back, and the next one fits."""
+    """A partial write is undone, and the next write is valid."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
     real_write = os.write
@@ -158,7 +158,7 @@ def test_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pyt
 
 
 def test_failing_disk_stops_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an I/O error nobody knows what is on the disk."""
+    """After an I/O error the state on disk is unknown."""
     journal = Journal(tmp_path)
     journal.begin("boot", [])
 

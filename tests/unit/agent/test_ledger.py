@@ -1,4 +1,4 @@
-"""What the ledger decides, input by input."""
+"""The decisions of the ledger, for each input."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ledger() -> Ledger:
 
 
 def started(ledger: Ledger, which: TaskId) -> None:
-    """Takes the attempt all the way to a process that runs."""
+    """Brings an attempt to a running process."""
     assert isinstance(ledger.offer(task(which), NOW), StartAttempt)
     ledger.hand_over(which)
     assert ledger.started(which, NOW)
@@ -70,7 +70,7 @@ def outcome_of(move: object) -> Outcome:
 
 
 def test_offer_is_started_once(ledger: Ledger) -> None:
-    """A key that is held is acknowledged and nothing else."""
+    """A second offer is only acknowledged."""
     first, second = ledger.offer(task(key()), NOW), ledger.offer(task(key()), NOW)
 
     assert isinstance(first, StartAttempt)
@@ -78,7 +78,7 @@ def test_offer_is_started_once(ledger: Ledger) -> None:
 
 
 def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -> None:
-    """Also after the daemon has taken the result and the entry is gone."""
+    """Even after the daemon has acknowledged the result and the entry was removed."""
     started(ledger, key())
     ledger.finish(finished(key()))
     assert ledger.result_acknowledged(key()) == ReleaseAttempt(key())
@@ -89,12 +89,12 @@ def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -
 
 @pytest.mark.parametrize("fields", [{"boot_id": "other"}, {"instance": "other"}])
 def test_offer_for_another_start_is_refused(ledger: Ledger, fields: dict[str, object]) -> None:
-    """Offers bind to the boot and the start of the agent."""
+    """Offers are bound to a boot and a start of the agent."""
     assert outcome_of(ledger.offer(task(key(), **fields), NOW)) is Outcome.REFUSED
 
 
 def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> None:
-    """Its result is final, also after the daemon has taken it."""
+    """Its result is final, even after the daemon has acknowledged it."""
     ledger.offer(task(key(), instance="other"), NOW)
     ledger.result_acknowledged(key())
 
@@ -102,7 +102,7 @@ def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> Non
 
 
 def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
-    """A duplicate of what an earlier start accepted is a duplicate, not a stranger."""
+    """A second offer of an attempt that an earlier process accepted is a duplicate."""
     ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
 
     assert ledger.offer(task(key(), instance="the one before"), NOW) is None
@@ -130,7 +130,7 @@ def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
 
 
 def test_attempt_older_than_one_that_was_here_is_not_started(ledger: Ledger) -> None:
-    """Whether it ran before nobody knows any more, so it is lost and not refused."""
+    """It may have run, so it is lost and not refused."""
     started(ledger, key(epoch=3))
     ledger.finish(finished(key(epoch=3)))
 
@@ -138,7 +138,7 @@ def test_attempt_older_than_one_that_was_here_is_not_started(ledger: Ledger) -> 
 
 
 def test_offers_beyond_the_slots_are_refused(ledger: Ledger) -> None:
-    """The agent grants slots, and takes no more."""
+    """The agent never runs more attempts than it has slots."""
     started(ledger, key("a"))
     started(ledger, key("b"))
 
@@ -146,7 +146,7 @@ def test_offers_beyond_the_slots_are_refused(ledger: Ledger) -> None:
 
 
 def test_end_frees_the_slot_at_once(ledger: Ledger) -> None:
-    """A result that waits for its acknowledgement holds no slot."""
+    """A result that waits for its acknowledgement needs no slot."""
     started(ledger, key("a"))
     started(ledger, key("b"))
     ledger.finish(finished(key("a")))
@@ -165,7 +165,7 @@ def test_cancel_of_a_running_attempt_stops_it_once(ledger: Ledger) -> None:
 
 
 def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
-    """What the runner never heard of is cancelled without it."""
+    """An attempt that was not handed to the runner is cancelled without it."""
     ledger.offer(task(key()), NOW)
 
     assert outcome_of(ledger.cancel(messages.Cancel(key(), False, ""), NOW)) is Outcome.CANCELLED
@@ -174,7 +174,7 @@ def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_cancel_of_what_is_unknown_or_over_is_ignored(ledger: Ledger, is_finished: bool) -> None:
-    """The daemon learns of it by the settlement or the result."""
+    """The daemon learns of it from the settlement or the result."""
     if is_finished:
         started(ledger, key())
         ledger.finish(finished(key()))
@@ -183,7 +183,7 @@ def test_cancel_of_what_is_unknown_or_over_is_ignored(ledger: Ledger, is_finishe
 
 
 def test_result_is_final(ledger: Ledger) -> None:
-    """A second end of an attempt changes nothing."""
+    """A second result of an attempt changes nothing."""
     started(ledger, key())
     first = ledger.finish(finished(key()))
     second = ledger.finish(msgspec.structs.replace(finished(key()), outcome=Outcome.LOST))
@@ -194,7 +194,7 @@ def test_result_is_final(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("order", ["result first", "output first"])
 def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order: str) -> None:
-    """Whichever comes first, the attempt goes with the second."""
+    """In either order, the attempt is removed after the second acknowledgement."""
     started(ledger, key())
     ledger.finish(finished(key(), output_bytes=5), has_spool=True)
     steps = [ledger.result_acknowledged, ledger.output_acknowledged]
@@ -207,7 +207,7 @@ def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order
 
 
 def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
-    """Results without an acknowledgement and starts that are known, but nothing twice."""
+    """Unacknowledged results and known starts, but nothing twice."""
     started(ledger, key("a"))
     started(ledger, key("b"))
     ledger.finish(finished(key("a"), output_bytes=5))
@@ -222,7 +222,7 @@ def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
 
 
 def test_forgotten_attempt_is_killed_and_not_reported(ledger: Ledger) -> None:
-    """What is over for the daemon goes: a result at once, a process when it has ended."""
+    """A finished attempt is removed at once, a running one when its process has exited."""
     started(ledger, key("a"))
     started(ledger, key("b"))
     ledger.finish(finished(key("a")))
@@ -248,7 +248,7 @@ def test_forgotten_attempt_is_killed_and_not_reported(ledger: Ledger) -> None:
 def test_accepted_attempt_after_a_restart(
     ledger: Ledger, view: RunnerView, is_same_boot: bool, expected: Outcome | None
 ) -> None:
-    """What the runner never heard of did not run, if the machine did not restart in between."""
+    """An attempt that the runner does not know did not run, unless the machine was rebooted."""
     boot_id = ledger.boot_id if is_same_boot else "another boot"
     ledger.restore(boot_id, [records.AcceptedRecord(key(), "shell", "a step", NOW)])
 
@@ -258,7 +258,7 @@ def test_accepted_attempt_after_a_restart(
 
 
 def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -> None:
-    """It ran, and nobody can know how it ended: never a success, never "not run"."""
+    """It ran with an unknown outcome: neither a success nor refused."""
     ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
     ledger.replay(records.StartedRecord(key(), NOW))
 
@@ -270,7 +270,7 @@ def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -
 
 
 def test_facts_rebuild_the_ledger(ledger: Ledger) -> None:
-    """A snapshot says all that the records said."""
+    """A snapshot is equivalent to the records before it."""
     started(ledger, key("a"))
     ledger.offer(task(key("b")), NOW)
     ledger.finish(finished(key("a"), output_bytes=3), [messages.OutputChunk(NOW, 1, b"abc")])

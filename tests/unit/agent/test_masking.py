@@ -1,4 +1,4 @@
-"""What masking finds: the faces of a secret, in text that is whole."""
+"""Masking of complete texts and of streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from waterflow_agent.execution.masking import FACE_BYTES_MAX, MASK, Masks, Stream
+from waterflow_agent.execution.masking import FORM_BYTES_MAX, MASK, Masks, StreamMasker
 
 SECRET = "p4ss'w0rd/+ \"ü\\ &x"
 PEM = (
@@ -47,7 +47,7 @@ def test_every_face_is_masked(said: str) -> None:
 @pytest.mark.parametrize("after", ["", "\n", "@host"])
 @pytest.mark.parametrize("urlsafe", [False, True])
 def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bool) -> None:
-    """Also inside of other text that was encoded with it."""
+    """Also within other text that was encoded together with it."""
     encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
     said = encode(f"{before}{SECRET}{after}".encode())
 
@@ -59,7 +59,7 @@ def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bo
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
-    """`set -x` quotes each in its own way."""
+    """Each shell quotes differently with `set -x`."""
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
     said = subprocess.run(
@@ -74,7 +74,7 @@ def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
 
 
 def test_each_line_of_a_value_is_masked() -> None:
-    """Wherever it stands, and only as a line of four bytes or more."""
+    """Anywhere in the text, if the line has four bytes or more."""
     masks = Masks(["first line\nno\n  second line\n"])
     assert masks.text("> first line\n> no\n>   second line") == "> ***\n> no\n>   ***"
 
@@ -91,13 +91,13 @@ def test_wrapped_base64_of_a_long_value_is_masked(width: int) -> None:
 
 
 def test_a_long_value_is_masked_as_one() -> None:
-    """It is looked for in pieces, of which the result shows nothing."""
+    """It is searched in parts, but masked as one."""
     value = "".join(chr(97 + n % 23) + str(n) for n in range(900))
     assert Masks([value]).text(f"[{value}]") == "[***]"
 
 
 def test_overlapping_secrets_hide_each_other() -> None:
-    """What follows the end of one is not told when it belongs to the other."""
+    """Bytes after the end of one are masked when they belong to the other."""
     assert Masks(["abcdef", "defghi"]).text("xabcdefghix") == "x***x"
     assert Masks(["abcd", "abcdefgh"]).text("abcdefgh abcdefg") == "*** ***efg"
 
@@ -109,21 +109,21 @@ def test_short_values_are_left_alone() -> None:
 
 
 def test_values_of_json_are_masked_inside() -> None:
-    """Names, lists and all; other kinds of values stay."""
+    """In names and lists too; values of other types stay."""
     masks = Masks(["s3cret"])
     given = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
     assert masks.value(given) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}
 
 
 def test_what_cannot_be_found_is_known() -> None:
-    """Documented misses: reversed, hexadecimal, letters apart."""
+    """Documented misses: reversed, hexadecimal, with spaces between the letters."""
     for said in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
         assert Masks([SECRET]).text(said) == said
 
 
 def test_no_more_than_a_beginning_is_held_back() -> None:
-    """A prompt without a line's end is told at once; what may be a secret waits, and is told when it is none."""
-    stream = Stream(Masks(["password1234"]))
+    """A prompt without a newline is sent at once. What may be a secret waits, and is sent when it is none."""
+    stream = StreamMasker(Masks(["password1234"]))
     assert stream.feed(b"Continue? ") == b"Continue? "
     assert stream.feed(b"pass") == b""
     assert stream.feed(b"age ") == b"passage "
@@ -134,19 +134,19 @@ def test_no_more_than_a_beginning_is_held_back() -> None:
 
 
 def test_the_greater_half_of_a_secret_at_the_end_is_masked() -> None:
-    """A process that was killed while it printed."""
-    stream = Stream(Masks(["password1234"]))
+    """As of a process that was killed while it printed."""
+    stream = StreamMasker(Masks(["password1234"]))
     assert (stream.feed(b"x password"), stream.finish()) == (b"x ", MASK)
     assert (stream.feed(b"x pass"), stream.finish()) == (b"x ", b"pass")
 
 
 def test_what_is_held_back_is_bounded() -> None:
-    """A flood of the same letter does not pile up."""
-    stream = Stream(Masks(["a" * 500, "b" * FACE_BYTES_MAX]))
+    """A flood of the same letter is not held back."""
+    stream = StreamMasker(Masks(["a" * 500, "b" * FORM_BYTES_MAX]))
     told = b"".join(stream.feed(b"a") for _ in range(2_000)) + stream.feed(b"!")
     assert told == b"***!"
 
 
 def test_masks_do_not_show_values() -> None:
-    """Not even to a debugger's log."""
+    """Not even in a debug log."""
     assert "s3cret" not in repr(Masks(["s3cret"]))

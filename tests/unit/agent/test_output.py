@@ -1,4 +1,4 @@
-"""Output on its way: offsets without gaps, a window over all attempts, and going back to what is acknowledged."""
+"""Sending output: offsets without gaps, a window over all attempts, and sending again from the last acknowledgement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflow_agent.execution.masking import Masks, Stream
+from waterflow_agent.execution.masking import Masks, StreamMasker
 from waterflow_agent.execution.output import RESEND_MS, OutputLog, OutputSender, chunks_of, missing_line
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.testing import task_id
@@ -21,7 +21,7 @@ def key(number: int = 1) -> TaskId:
 
 
 def spooled(path: Path, pieces: list[bytes], cap: int = 1 << 20, *, is_complete: bool = True) -> str:
-    """A spool that holds these writes."""
+    """Returns a spool with these writes."""
     writer = SpoolWriter(str(path), cap)
     for number, piece in enumerate(pieces):
         writer.append(1 + number % 2, memoryview(piece), number)
@@ -42,7 +42,7 @@ def everything(log: OutputLog, size: int = 1_000) -> bytes:
 
 
 def test_spool_comes_first_and_the_agent_last(tmp_path: Path) -> None:
-    """One log of both, without a seam in the offsets."""
+    """Both are one log with continuous offsets."""
     log = OutputLog(spooled(tmp_path / "output", [b"one\n", b"two\n"]))
     log.append(chunks_of([(2, b"from the agent\n")], 5))
 
@@ -66,7 +66,7 @@ def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(20, 400), st.data())
 def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: st.DataObject) -> None:
-    """Wherever reading goes on, the bytes at an offset are the same: the daemon may have any prefix."""
+    """The bytes at an offset are the same wherever reading starts: the daemon may have any prefix."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:
@@ -83,7 +83,7 @@ def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: s
 
 
 def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
-    """What lies behind may still be taken out of the middle, so it waits for the end."""
+    """Bytes behind it may still be dropped, so they are sent after the exit."""
     path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_complete=False)
     log = OutputLog(path)
 
@@ -93,7 +93,7 @@ def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
 
 
 def test_window_is_over_all_attempts(tmp_path: Path) -> None:
-    """Two floods share it, in turns, and go on as acknowledgements come."""
+    """Two floods share it in turns, and continue with each acknowledgement."""
     pump = OutputSender(window_bytes=150_000)
     for number in (1, 2):
         pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 60_000] * 10))
@@ -112,7 +112,7 @@ def test_window_is_over_all_attempts(tmp_path: Path) -> None:
 
 
 def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
-    """Only for an attempt that is over."""
+    """Only for an attempt that has ended."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"text"]))
     pump.take(0)
@@ -128,7 +128,7 @@ def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
 
 
 def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> None:
-    """All that a step printed was acknowledged while it still ran: nothing is to come that would say so."""
+    """All output was acknowledged while the step ran, so no further acknowledgement will come."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"all"]))
     pump.take(0)
@@ -138,7 +138,7 @@ def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> N
 
 
 def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
-    """What was on the way is sent again."""
+    """Output in flight is sent again."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
     pump.take(0)
@@ -152,7 +152,7 @@ def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
 
 
 def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
-    """After a restart of the agent the first acknowledgement tells how far the daemon's log reaches."""
+    """After a restart of the agent the first acknowledgement says how far the daemon's log reaches."""
     pump = OutputSender(window_bytes=1)
     pump.open(key(), spooled(tmp_path / "output", [b"0123456789"]))
     pump.finish(key(), [], 10)
@@ -165,7 +165,7 @@ def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
 
 
 def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
-    """The same acknowledgement again means that a piece is missing there; it is not sent once per repetition."""
+    """A repeated acknowledgement means that a chunk is missing; it is not sent again for each repetition."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
     pump.finish(key(), [], 6)
@@ -193,7 +193,7 @@ def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
 
 
 def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
-    """The attempt must not be held for ever for bytes that are gone."""
+    """The attempt must not be held for ever for deleted bytes."""
     pump = OutputSender()
     pump.open(key(), str(tmp_path / "nothing"))
     pump.finish(key(), [], 10)
@@ -202,7 +202,7 @@ def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
 
 
 def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
-    """Nobody waits for an acknowledgement of what nobody wants."""
+    """Its unacknowledged bytes do not count any more."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
     pump.take(0)
@@ -214,7 +214,7 @@ def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
 
 
 def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
-    """Marks and the agent's own lines included."""
+    """Including the lines that count dropped bytes."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"x" * 50_000] * 9, cap=200_000))
     printed = chunks_of([(2, b"y" * 300_000)], 0)
@@ -234,7 +234,7 @@ def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
 
 
 def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path) -> None:
-    """One attempt's silence is its own: another one that goes on printing does not keep it waiting."""
+    """Acknowledgements of one attempt do not delay the retransmission of another."""
     pump = OutputSender()
     for number in (1, 2):
         pump.open(key(number), spooled(tmp_path / f"output{number}", [b"x" * 100]))
@@ -248,7 +248,7 @@ def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path
 
 
 def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> None:
-    """A restored backup has less of the output than was acknowledged: the first answer of a session counts."""
+    """A restored backup has less output than was acknowledged: the first acknowledgement of a session counts."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"abcdefgh"]))
     pump.take(0)
@@ -271,7 +271,7 @@ def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> Non
     st.integers(0, 120),
 )
 def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: int, offset: int) -> None:
-    """However it is read and wherever one goes on: that is what resending relies on. Streams do not disturb each other."""
+    """However it is read: sending again relies on this. The streams do not affect each other."""
     with TemporaryDirectory() as folder:
         path = spooled(Path(folder) / "output", pieces)
         masks = Masks(["s3cret"])
@@ -298,12 +298,12 @@ def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: i
 
 
 def _masked(masks: Masks, printed: bytes) -> bytes:
-    stream = Stream(masks)
+    stream = StreamMasker(masks)
     return stream.feed(printed) + stream.finish()
 
 
 def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path) -> None:
-    """What was told while the step ran is the beginning of what is told after its end."""
+    """The output that is sent while the step runs is the beginning of the complete output."""
     writer = SpoolWriter(str(tmp_path / "output"), 1 << 20)
     masks = Masks(["s3cret"])
     log = OutputLog(str(tmp_path / "output"), masks=masks)
@@ -320,7 +320,7 @@ def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path
 
 
 def test_a_gap_ends_what_is_held_back(tmp_path: Path) -> None:
-    """The beginning of a secret before what was left out is told before the line that counts it, or masked."""
+    """The beginning of a secret before dropped bytes is sent before the line that counts them, or masked."""
     path = spooled(tmp_path / "output", [b"x" * 190 + b"password12", b"b" * 1_000, b"c" * 100], cap=400)
 
     log = everything(OutputLog(path, masks=Masks(["password1234"])))

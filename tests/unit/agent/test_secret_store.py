@@ -1,4 +1,4 @@
-"""Where the values of a running step's secrets wait for a later process of its agent."""
+"""Secrets of running steps survive a restart of the agent, but never on a disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from waterflow_agent.wire.messages import TaskId
 FIRST, SECOND = task_id("run", "job", "s1", 1, 1), task_id("run", "job", "s2", 1, 1)
 
 
-def text_of(book: SecretStore, key: TaskId) -> str | None:
-    masks = book.get(key)
+def text_of(store: SecretStore, key: TaskId) -> str | None:
+    masks = store.get(key)
     return None if masks is None else masks.text("a s3cret value")
 
 
 def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
-    """For the attempts that are still held; the values of others go, and with the last one the directory."""
+    """For attempts that are still held. Other secrets are deleted, and with the last one the directory."""
     directory = tmp_path / "memory"
     earlier = SecretStore(directory)
     earlier.keep(FIRST, ["s3cret"])
@@ -39,12 +39,12 @@ def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
 
 
 def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
-    """Nothing is written to a disk instead."""
-    book = SecretStore(None)
-    book.keep(FIRST, ["s3cret"])
-    assert text_of(book, FIRST) == "a *** value"
-    book.drop(FIRST)
-    assert text_of(book, FIRST) is None
+    """Nothing is written to a disk."""
+    store = SecretStore(None)
+    store.keep(FIRST, ["s3cret"])
+    assert text_of(store, FIRST) == "a *** value"
+    store.drop(FIRST)
+    assert text_of(store, FIRST) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,7 +52,7 @@ def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
 def test_a_directory_that_somebody_else_may_have_made_is_not_used(
     tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As anybody may make one where all may write; the agent goes on with what it has in memory."""
+    """Another user may have created it; the agent continues with the secrets in its memory."""
     directory, other = tmp_path / "memory", tmp_path / "other"
     other.mkdir(mode=0o700)
     if what == "link":
@@ -62,18 +62,18 @@ def test_a_directory_that_somebody_else_may_have_made_is_not_used(
     else:
         directory.mkdir()
         directory.chmod(0o777)
-    book = SecretStore(directory)
+    store = SecretStore(directory)
 
     with caplog.at_level(logging.WARNING):
-        book.keep(FIRST, ["s3cret"])
+        store.keep(FIRST, ["s3cret"])
 
-    assert text_of(book, FIRST) == "a *** value"
+    assert text_of(store, FIRST) == "a *** value"
     assert "cannot use" in caplog.text
     assert list(other.iterdir()) == []
 
 
 def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
-    """An agent that was killed while it wrote had not begun the step."""
+    """An agent that was killed during the write had not started the step."""
     directory = tmp_path / "memory"
     SecretStore(directory).keep(FIRST, ["s3cret"])
     next(directory.iterdir()).write_bytes(b"\x91")
@@ -81,7 +81,7 @@ def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
 
 
 def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:
-    """Another data directory has another; what is on a disk is passed over."""
+    """Each data directory has its own; directories on a disk are skipped."""
     found = secret_store.find_directory(
         tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"}
     )

@@ -1,4 +1,4 @@
-"""Directories that are used again: only when they are as good as new."""
+"""Directories are reused only when they are clean."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def directories(tmp_path: Path, discarded: list[Path]) -> StepDirectories:
 
 
 def test_directory_is_emptied_and_used_again(directories: StepDirectories, discarded: list[Path]) -> None:
-    """What a step wrote is gone for the next one."""
+    """The next step sees nothing of what the last one wrote."""
     first = directories.take()
     files = step_files.create(directories.path(first))
     Path(files.output).write_text("a=1\n")
@@ -60,7 +60,7 @@ def test_directory_is_emptied_and_used_again(directories: StepDirectories, disca
 def test_spoiled_directory_is_not_used_again(
     directories: StepDirectories, discarded: list[Path], spoil: Callable[[Path], object]
 ) -> None:
-    """Another file, a link, a pipe, a second name, another mode, a directory."""
+    """Another file, a link, a pipe, a second link, another mode, a directory."""
     number = directories.take()
     path = Path(directories.path(number))
     step_files.create(str(path))
@@ -73,7 +73,7 @@ def test_spoiled_directory_is_not_used_again(
 
 
 def test_later_start_keeps_what_attempts_have(tmp_path: Path, directories: StepDirectories) -> None:
-    """And frees the rest, without giving out a number that is taken."""
+    """The others are freed, and no number is assigned twice."""
     for _ in range(3):
         step_files.create(directories.path(directories.take()))
     later = StepDirectories(tmp_path / "steps", lambda path: None)

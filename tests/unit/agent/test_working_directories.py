@@ -1,4 +1,4 @@
-"""Working directories: who may be where, and that they go."""
+"""Working directories: names, boundaries, and removal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waterflow_agent.testing import FakeClock
 
 
 def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
-    """The same job gets the same one again, with what was in it."""
+    """The same job gets the same directory again, with its content."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     first, second = workspaces.enter("run", "a"), workspaces.enter("run", "b")
     (first / "file").write_text("x")
@@ -26,7 +26,7 @@ def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
 
 
 def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
-    """The next step of the job has a place to run."""
+    """The next step of the job can run."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     workspaces.enter("run", "a").rmdir()
 
@@ -35,7 +35,7 @@ def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_names_are_safe_and_different(one: str, two: str) -> None:
-    """Whatever a job is called, its directory is one component, and no other job's."""
+    """Whatever the name of a job, its directory is a single path component and differs from those of other jobs."""
     name = working_directories.directory_name(one)
 
     assert "/" not in name
@@ -46,7 +46,7 @@ def test_names_are_safe_and_different(one: str, two: str) -> None:
 
 
 def test_relative_directory_stays_inside(tmp_path: Path) -> None:
-    """By name and by link."""
+    """Neither `..` nor a link leads out of it."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
     (inside / "link").symlink_to(inside / "sub")
@@ -61,7 +61,7 @@ def test_relative_directory_stays_inside(tmp_path: Path) -> None:
 
 
 def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
-    """It may be the word of a stranger, who wrote an input or a branch's name: only what lies in the job's directory counts."""
+    """It may come from an input or a branch name: only paths inside the job's directory are allowed."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
 
@@ -97,7 +97,7 @@ def test_directories_of_unused_runs_are_deleted(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> None:
-    """What is there is told by run and job, also by a new agent; a release of what is not there is nothing."""
+    """Directories are listed by run and job, also by a new agent. Releasing an unknown job does nothing."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     for job in ("a", "b"):
         workspaces.enter("run", job)
@@ -115,7 +115,7 @@ def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> No
 
 
 def test_hostile_tree_is_removed(tmp_path: Path) -> None:
-    """Closed directories, links out of it, pipes, deep nesting; what a link points to stays."""
+    """Unreadable directories, links that lead out, pipes, deep nesting; the target of a link stays."""
     kept = tmp_path / "kept"
     kept.write_text("x")
     tree = tmp_path / "tree"
@@ -137,7 +137,7 @@ def test_hostile_tree_is_removed(tmp_path: Path) -> None:
 
 
 def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
-    """Never what it points to."""
+    """Never its target."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
@@ -148,7 +148,7 @@ def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a file immutable")
 def test_immutable_file_is_removed(tmp_path: Path) -> None:
-    """A step with root's rights may have left one."""
+    """A step that runs as root may have left one."""
     tree = tmp_path / "tree"
     tree.mkdir()
     path = tree / "fixed"

@@ -1,4 +1,4 @@
-"""A name is claimed once, and a directory that is used again carries nothing over."""
+"""A name is claimed once, and a reused directory is clean."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def claim(root: Path, name: str) -> AttemptDirectory:
 
 
 def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
-    """The record is the gate, for this runner and the next."""
+    """The record makes sure of that, for this runner and the next."""
     claim(tmp_path, "a")
 
     with pytest.raises(FileExistsError):
@@ -33,7 +33,7 @@ def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
 
 
 def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path: Path) -> None:
-    """Each fact is a line; secrets are in none."""
+    """Each of them is a line; no line contains secrets."""
     place = AttemptDirectory(str(tmp_path), "a")
     fd = place.claim(request("a"), "boot")
     attempt_directory.record_process(fd, 17, 1_000, (5, 6))
@@ -51,7 +51,7 @@ def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path
 
 
 def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
-    """A line without its end does not count."""
+    """A line without a newline is ignored."""
     place = claim(tmp_path, "a")
     place.write_result({"reason": "exited"})
     content = Path(place.record_path).read_bytes()
@@ -62,7 +62,7 @@ def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> None:
-    """Nothing of the one attempt is seen by the next, and its name can be used for nothing else meanwhile."""
+    """The next attempt sees nothing of the last one, and the old name no longer exists."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
     place = claim(tmp_path, "a")
@@ -81,7 +81,7 @@ def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("left", ["files/output", "other", "output.1"])
 def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: str) -> None:
-    """Only what is as good as new is kept."""
+    """Only clean directories are kept."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
     Path(tmp_path, "a", left).write_text("left")
@@ -96,7 +96,7 @@ def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: 
 
 @pytest.mark.parametrize("link", ["output", "record", "files/env"])
 def test_links_left_in_a_directory_are_not_followed(tmp_path: Path, link: str) -> None:
-    """A step cannot have another file cut off or removed."""
+    """A step cannot cause another file to be truncated or removed."""
     store = AttemptDirectoryPool(str(tmp_path / "attempts"))
     store.prepare("a")
     precious = tmp_path / "precious"
@@ -124,5 +124,5 @@ def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
 
 
 def test_releasing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    """A second forget finds nothing."""
+    """As with a second `forget`."""
     assert AttemptDirectoryPool(str(tmp_path)).release("a") is None

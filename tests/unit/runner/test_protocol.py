@@ -18,7 +18,7 @@ VALID: protocol.Message = {"type": "start", "name": "a.1", "argv": ["/bin/true"]
 
 
 def test_messages_survive_every_cut_of_the_stream() -> None:
-    """The decoder gives the same messages wherever the bytes are cut."""
+    """The decoder returns the same messages wherever the bytes are cut."""
     stream = protocol.frames(map(protocol.encode, MESSAGES)) * 2
     for cut in range(len(stream)):
         decoder = Decoder()
@@ -52,7 +52,7 @@ def test_what_is_not_a_list_of_messages_is_refused(frame: bytes) -> None:
 
 
 def test_a_valid_request_has_the_documented_defaults() -> None:
-    """Bounds that are not given are those of the protocol."""
+    """Omitted limits are those of the protocol."""
     request = StartRequest(VALID)
 
     assert (request.timeout_ms, request.grace_ms, request.output_bytes_max) == (None, 10_000, 64 * 1024 * 1024)
@@ -97,7 +97,7 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, value: object) -> None
 
 
 def test_a_refusal_does_not_tell_the_value_of_a_variable() -> None:
-    """An environment may hold secrets."""
+    """An environment may contain secrets."""
     with pytest.raises(BadMessage) as refusal:
         StartRequest(VALID | {"env": {"TOKEN": "hunter2\0"}})
 

@@ -1,4 +1,4 @@
-"""The spool keeps order, offsets and both ends of a flood."""
+"""The spool keeps the order, the offsets, and both ends of a flood."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def directory_bytes(path: Path) -> int:
 
 
 def test_chunks_come_back_in_order_with_stream_time_and_offset(tmp_path: Path) -> None:
-    """What was appended is read as it was, stream by stream."""
+    """Appended output is read unchanged, for each stream."""
     write(tmp_path / "output", [(STDOUT, b"one"), (STDERR, b"two\xff\x00"), (STDOUT, b"three")]).close(9)
 
     chunks = read_all(tmp_path / "output")
@@ -46,7 +46,7 @@ def test_chunks_come_back_in_order_with_stream_time_and_offset(tmp_path: Path) -
 
 @pytest.mark.parametrize("from_offset", range(12))
 def test_reading_resumes_from_any_offset(tmp_path: Path, from_offset: int) -> None:
-    """An offset inside a chunk gives the rest of that chunk."""
+    """From an offset inside a chunk, the rest of that chunk is returned."""
     write(tmp_path / "output", [(STDOUT, b"0123"), (STDERR, b"4567"), (STDOUT, b"89ab")]).close(0)
 
     data = b"".join(chunk.data for chunk in read_all(tmp_path / "output", from_offset, max_bytes=3))
@@ -69,7 +69,7 @@ def test_a_reader_sees_what_is_appended_after_it_reached_the_end(tmp_path: Path)
 
 
 def test_output_up_to_the_cap_is_complete(tmp_path: Path) -> None:
-    """No more than the cap: nothing is dropped, whatever the sizes of the pieces."""
+    """Up to the size limit nothing is dropped, whatever the sizes of the writes."""
     pieces = [(STDOUT, bytes([65 + number % 26]) * (number % 97 + 1)) for number in range(200)]
     whole = b"".join(payload for _, payload in pieces)
 
@@ -100,7 +100,7 @@ def test_a_flood_keeps_its_first_and_last_part_and_says_what_is_missing(tmp_path
 
 
 def test_a_reader_that_starts_in_the_gap_is_told_of_its_rest(tmp_path: Path) -> None:
-    """Offsets count what is missing, so a gap may be entered anywhere."""
+    """Offsets count missing bytes too, so reading may start anywhere in a gap."""
     writer = write(tmp_path / "output", [(STDOUT, b"x" * 100)] * 100, bytes_max=1_600)
     writer.close(0)
     gap = next(chunk for chunk in read_all(tmp_path / "output") if chunk.stream == MISSING)
@@ -111,7 +111,7 @@ def test_a_reader_that_starts_in_the_gap_is_told_of_its_rest(tmp_path: Path) -> 
 
 
 def test_the_tail_is_left_out_on_request(tmp_path: Path) -> None:
-    """Who forwards output while the step runs reads the first half only."""
+    """While the step runs, only the first half is read."""
     write(tmp_path / "output", [(STDOUT, b"x" * 100)] * 100, bytes_max=1_600)
 
     chunks = SpoolReader(str(tmp_path / "output")).read(0, 1 << 20, tail=False)
@@ -131,7 +131,7 @@ def test_bytes_on_disk_are_bounded_even_for_output_of_single_bytes(tmp_path: Pat
 
 
 def test_a_cap_of_nothing_keeps_the_count(tmp_path: Path) -> None:
-    """With a cap of 0 all that is left is how much there was."""
+    """With a size limit of 0 only the number of bytes is known."""
     write(tmp_path / "output", [(STDOUT, b"abc"), (STDERR, b"de")], bytes_max=0).close(4)
 
     chunks = read_all(tmp_path / "output")
@@ -140,7 +140,7 @@ def test_a_cap_of_nothing_keeps_the_count(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_record_is_the_end(tmp_path: Path) -> None:
-    """A writer that was killed in the middle leaves a readable spool."""
+    """A writer that was killed during a write leaves a readable spool."""
     write(tmp_path / "output", [(STDOUT, b"whole"), (STDOUT, b"torn")]).close(0)
     content = (tmp_path / "output").read_bytes()
     (tmp_path / "output").write_bytes(content[:-2])
@@ -149,7 +149,7 @@ def test_a_torn_last_record_is_the_end(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_loses_bytes_and_nothing_else(tmp_path: Path) -> None:
-    """The writer goes on counting when nothing can be written."""
+    """The writer keeps counting when nothing can be written."""
     writer = write(tmp_path / "absent" / "output", [(STDOUT, b"lost"), (STDOUT, b"too")])
     (tmp_path / "absent").mkdir()
     writer.append(STDERR, memoryview(b"kept"), 3)
@@ -162,7 +162,7 @@ def test_a_disk_that_refuses_loses_bytes_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_a_spool_of_one_byte_is_an_empty_one_and_can_be_used_again(tmp_path: Path) -> None:
-    """A directory that is used again keeps the first byte of its files."""
+    """A reused directory keeps the first byte of its files."""
     write(tmp_path / "output", [(STDOUT, b"before")]).close(0)
     os.truncate(tmp_path / "output", 1)
     assert read_all(tmp_path / "output") == []

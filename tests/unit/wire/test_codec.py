@@ -1,4 +1,4 @@
-"""The frame codec: limits, and what each side may say."""
+"""The frame codec: limits, and the kinds of messages that each side may send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def frame_of(*, numbered: list[messages.Message] = (), loose: list[messages.Mess
 
 
 def test_a_frame_comes_back_as_it_was_sent() -> None:
-    """Decoding an encoded frame gives its parts as typed values."""
+    """Decoding an encoded frame returns its parts as typed values."""
     frame = codec.decode_frame(frame_of(numbered=[STARTED], first=7), codec.Side.AGENT)
 
     assert (frame.session, frame.ack, frame.first_number, frame.numbered, frame.loose) == (
@@ -79,7 +79,7 @@ def test_bytes_that_are_no_frame_are_refused(frame: bytes) -> None:
 
 
 def test_a_part_beyond_the_limit_is_refused_unread() -> None:
-    """More bytes than a socket should have let through are WF201."""
+    """More bytes than a socket should accept are WF201."""
     with pytest.raises(RemoteProtocolError) as caught:
         codec.decode_frame(bytes(messages.MESSAGE_BYTES_MAX + 1), codec.Side.AGENT)
 
@@ -87,7 +87,7 @@ def test_a_part_beyond_the_limit_is_refused_unread() -> None:
 
 
 def test_what_a_peer_wrote_is_made_printable_in_the_error() -> None:
-    """An unknown kind's name reaches a log without control characters and in bounds."""
+    """The name of an unknown kind reaches a log without control characters, and shortened."""
     evil = codec.encode_frame("s", 0, 1, [msgspec.Raw(msgspec.msgpack.encode(["\x1b]0;x\x07\n" + "é" * 900, 1]))], [])
 
     with pytest.raises(RemoteProtocolError) as caught:
@@ -111,7 +111,7 @@ def test_fields_of_a_newer_peer_are_ignored() -> None:
 
 @pytest.mark.parametrize("value", [2**70, object(), "\ud800"])
 def test_a_message_that_msgpack_cannot_hold_is_a_bug_here(value: object) -> None:
-    """What cannot be encoded is this side's fault: LocalProtocolError WF206."""
+    """A message that cannot be encoded is an error of this side: LocalProtocolError WF206."""
     message = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": value}, {}, 1, 2, 0, 0)
 
     with pytest.raises(LocalProtocolError) as caught:
@@ -121,7 +121,7 @@ def test_a_message_that_msgpack_cannot_hold_is_a_bug_here(value: object) -> None
 
 
 def test_a_message_that_no_peer_would_take_is_not_encoded() -> None:
-    """One message of more than a socket lets through is refused by its sender."""
+    """A message that is larger than a socket accepts is refused by its sender."""
     with pytest.raises(LocalProtocolError) as caught:
         codec.encode_message(messages.Reset(text="x" * messages.MESSAGE_BYTES_MAX))
 

@@ -1,4 +1,4 @@
-"""The session machine, one side at a time: when it speaks, what it refuses, what it bounds."""
+"""The session, one side at a time: when it sends, what it refuses, and its limits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_all_that_is_queued_leaves_in_one_frame() -> None:
 
 
 def test_output_comes_after_everything_else() -> None:
-    """A flood of output stands behind the results in frames, whatever was queued first."""
+    """Output comes after the results in a frame, whatever was queued first."""
     ours = agent()
     chunk = messages.OutputChunk(at=1, stream=1, data=bytes(messages.OUTPUT_CHUNK_BYTES_MAX))
     for _ in range(20):
@@ -65,7 +65,7 @@ def test_output_comes_after_everything_else() -> None:
 
 
 def test_long_lists_are_split_over_frames_of_bounded_size() -> None:
-    """No frame is larger than the bound, none is lost, numbers go on from frame to frame."""
+    """No frame exceeds the limit, no message is lost, and the numbers continue from frame to frame."""
     ours, theirs = agent(), daemon()
     outputs = {"text": "x" * 300_000}
     for _ in range(10):
@@ -79,7 +79,7 @@ def test_long_lists_are_split_over_frames_of_bounded_size() -> None:
 
 
 def test_a_message_larger_than_a_frame_travels_alone() -> None:
-    """A single message beyond the packing bound has a frame of its own, within what a socket takes."""
+    """A single larger message gets its own frame, which a socket still accepts."""
     ours = agent()
     ours.queue(started(1))
     ours.queue(messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": "y" * (2 << 20)}, {}, 1, 2, 0, 0))
@@ -92,7 +92,7 @@ def test_a_message_larger_than_a_frame_travels_alone() -> None:
 
 
 def test_an_acknowledgement_waits_a_moment_for_a_frame_to_ride_on() -> None:
-    """It leaves by itself after 50 ms, and at once with anything else."""
+    """It is sent after 50 ms, or at once with any other message."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=2), 0)
     theirs.acknowledge(2, 10)
@@ -105,7 +105,7 @@ def test_an_acknowledgement_waits_a_moment_for_a_frame_to_ride_on() -> None:
 
 
 def test_nothing_is_acknowledged_before_the_host_says_so() -> None:
-    """A message that came but is not durable is not acknowledged by any frame."""
+    """A received message that is not durable is not acknowledged by any frame."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=2), 0)
     theirs.queue(messages.Cancel(key=KEY, force=False, reason="x"))
@@ -132,7 +132,7 @@ def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
 
 
 def test_an_acknowledged_message_is_never_sent_again() -> None:
-    """The peer's acknowledgement ends it and gives it back to the host."""
+    """The acknowledged message is returned to the caller."""
     ours, theirs = agent(), daemon()
     ours.queue(started(1))
     ours.queue(started(2))
@@ -148,7 +148,7 @@ def test_an_acknowledged_message_is_never_sent_again() -> None:
 
 
 def test_one_round_of_sending_again_is_bounded() -> None:
-    """A peer that is slow to acknowledge megabytes is not sent all of them once more."""
+    """A peer that is slow to acknowledge megabytes does not get all of them again at once."""
     ours = agent()
     outputs = {"text": "x" * 900_000}
     for _ in range(12):
@@ -161,7 +161,7 @@ def test_one_round_of_sending_again_is_bounded() -> None:
 
 
 def test_a_repeated_message_is_dropped_and_acknowledged_again() -> None:
-    """Duplicates reach nobody, but the peer learns once more that they are durable."""
+    """Duplicates are dropped, and acknowledged again."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=2), 0)
     theirs.acknowledge(2, 0)
@@ -176,7 +176,7 @@ def test_a_repeated_message_is_dropped_and_acknowledged_again() -> None:
 
 
 def test_a_frame_that_would_leave_a_gap_is_refused() -> None:
-    """Messages after a missing one are dropped; they come again after it."""
+    """Messages after a missing one are dropped; they are sent again after it."""
     theirs = daemon()
 
     assert theirs.receive(agent_frame(first=2, count=1), 0).numbered == []
@@ -185,7 +185,7 @@ def test_a_frame_that_would_leave_a_gap_is_refused() -> None:
 
 
 def test_a_frame_of_another_session_changes_nothing() -> None:
-    """Neither its messages nor its acknowledgement nor its life sign count."""
+    """Its messages, its acknowledgement, and the frame as a sign of life are ignored."""
     theirs = daemon()
     theirs.queue(messages.Cancel(key=KEY, force=False, reason="x"))
     theirs.frames(0)
@@ -199,7 +199,7 @@ def test_a_frame_of_another_session_changes_nothing() -> None:
 
 
 def test_a_frame_without_a_session_brings_loose_messages_only() -> None:
-    """The daemon's answer to what has no session is heard; numbers in it are not."""
+    """Loose messages of the daemon are handled without a session; numbered ones are ignored."""
     ours = agent()
     frame = codec.encode_frame(
         "",
@@ -225,7 +225,7 @@ def test_a_frame_without_a_session_brings_loose_messages_only() -> None:
     ],
 )
 def test_a_peer_that_breaks_the_rules_is_named(frame: bytes, code: str) -> None:
-    """Acknowledging what was never sent, numbers below 1 and a broken window are the peer's fault."""
+    """An acknowledgement of an unsent message, numbers below 1, and an exceeded window are errors of the peer."""
     with pytest.raises(RemoteProtocolError) as caught:
         daemon().receive(frame, 0)
 
@@ -233,7 +233,7 @@ def test_a_peer_that_breaks_the_rules_is_named(frame: bytes, code: str) -> None:
 
 
 def test_the_window_bounds_what_may_be_queued() -> None:
-    """Beyond 4,096 messages without an acknowledgement a message is refused, and taken again after one."""
+    """Beyond 4,096 unacknowledged messages a message is refused, until one is acknowledged."""
     ours, theirs = agent(), daemon()
     for at in range(session.WINDOW_MESSAGES):
         ours.queue(started(at))
@@ -264,7 +264,7 @@ def test_the_window_bounds_bytes_too() -> None:
 
 
 def test_loose_messages_that_nobody_collects_are_bounded() -> None:
-    """A shell that never sends is told so instead of filling the memory."""
+    """A caller that never sends gets an error instead of filling the memory."""
     ours = agent()
     output = messages.Output(key=KEY, offset=0, chunks=[messages.OutputChunk(at=1, stream=1, data=bytes(3 << 20))])
     for _ in range(session.LOOSE_BYTES_MAX // (3 << 20)):
@@ -277,7 +277,7 @@ def test_loose_messages_that_nobody_collects_are_bounded() -> None:
 
 
 def test_acknowledging_what_never_came_is_a_bug_here() -> None:
-    """The host cannot promise a message that it has not got."""
+    """A message that was not received cannot be acknowledged."""
     with pytest.raises(LocalProtocolError) as caught:
         daemon().acknowledge(1, 0)
 
@@ -285,7 +285,7 @@ def test_acknowledging_what_never_came_is_a_bug_here() -> None:
 
 
 def test_a_quiet_session_keeps_itself_alive() -> None:
-    """A frame leaves every third of the silence, so the peer never takes a quiet session for cut."""
+    """A frame is sent every third of the silence, so the peer does not consider the session lost."""
     ours, theirs = agent(), daemon()
     for now in range(0, 60_000, 500):
         for frame in ours.frames(now):
@@ -294,7 +294,7 @@ def test_a_quiet_session_keeps_itself_alive() -> None:
 
 
 def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
-    """Silence begins with the last frame of this session, and the shell is woken for it."""
+    """Silence begins with the last frame of this session, and `next_wake_at` includes its end."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=1), 1_000)
     theirs.frames(6_999)
@@ -305,7 +305,7 @@ def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
 
 
 def test_a_pause_of_this_side_is_not_the_peers_silence() -> None:
-    """After its own standstill the host gives the peer the whole time again."""
+    """After a suspension of this side the peer gets the whole time again."""
     theirs = daemon()
     theirs.forgive(100_000)
 

@@ -17,8 +17,8 @@ import msgspec
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import WaterflowError
 from waterflowd.admin.repositories import GitRepositoryAdmin
-from waterflowd.dsl import compile_knowing, compile_workflow
-from waterflowd.dsl.compile import Wanted
+from waterflowd.dsl import compile_from_files, compile_workflow
+from waterflowd.dsl.compile import MissingFiles
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.gitsource.local import open_source
 from waterflowd.model import ids, plan
@@ -131,7 +131,7 @@ class RealCompiler:
         if files is None:
             return compile_workflow(path, content)
         known: dict[str, bytes | None] = {}
-        while isinstance(answer := compile_knowing(path, content, known), Wanted):
+        while isinstance(answer := compile_from_files(path, content, known), MissingFiles):
             known.update({other: await files(other) for other in answer.paths})
         return answer
 

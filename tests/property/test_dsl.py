@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from waterflowd.dsl import Compiled, compile_knowing, compile_workflow, render_diagnostic
+from waterflowd.dsl import Compiled, compile_from_files, compile_workflow, render_diagnostic
 from waterflowd.dsl.reporting.snippets import snippet
 from waterflowd.model import plan
 
@@ -218,7 +218,7 @@ def test_files_that_use_one_another_in_any_way_are_answered(graph: dict[str, lis
     compiled = compile_workflow("w.yml", first.encode(), files)
     assert (compiled.plan is None) == bool(compiled.diagnostics)
     known: dict[str, bytes | None] = {}
-    while not isinstance(answer := compile_knowing("w.yml", first.encode(), known), Compiled):
+    while not isinstance(answer := compile_from_files("w.yml", first.encode(), known), Compiled):
         assert not known.keys() & set(answer.paths)
         known |= {path: files.get(path) for path in answer.paths}
     assert answer == compiled

@@ -55,7 +55,7 @@ def compiled(request: Request) -> Answer:
     """The answer to one request."""
     if request.files is None:
         return Answer(dsl.compile_workflow(request.path, request.content))
-    outcome = dsl.compile_knowing(request.path, request.content, request.files)
+    outcome = dsl.compile_from_files(request.path, request.content, request.files)
     return Answer(outcome) if isinstance(outcome, dsl.Compiled) else Answer(None, outcome.paths)
 
 

@@ -31,26 +31,26 @@ from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic, Severity
 from waterflowd.dsl.reporting.rendering import render_diagnostic
 
 if TYPE_CHECKING:
-    from waterflowd.dsl.compile import Wanted
+    from waterflowd.dsl.compile import MissingFiles
 
-__all__ = ["Compiled", "Diagnostic", "Severity", "compile_knowing", "compile_workflow", "render_diagnostic"]
+__all__ = ["Compiled", "Diagnostic", "Severity", "compile_from_files", "compile_workflow", "render_diagnostic"]
 
 
 def compile_workflow(
     path: str, content: bytes, files: Callable[[str], bytes | None] | Mapping[str, bytes | None] | None = None
 ) -> Compiled:
-    """Compiles the file that stands at `path` of its repository; never raises for what is in it.
+    """Compiles the file at `path` of its repository; never raises because of its content.
 
-    `files` gives the content of another file of the same revision by its path from the root, None where there is none;
-    without it, a file that uses others has an error that says so.
+    `files` gives the content of another file of the same revision by its path from the root, None if it does not exist.
+    Without `files`, a file that uses others is an error that says so.
     """
-    from waterflowd.dsl import compile as stations
+    from waterflowd.dsl import compile as compiler
 
-    return stations.compile_workflow(path, content, files)
+    return compiler.compile_workflow(path, content, files)
 
 
-def compile_knowing(path: str, content: bytes, known: Mapping[str, bytes | None]) -> Compiled | Wanted:
-    """The same where other files have to be asked for: the answer, or the paths that `known` must have for one."""
-    from waterflowd.dsl import compile as stations
+def compile_from_files(path: str, content: bytes, files: Mapping[str, bytes | None]) -> Compiled | MissingFiles:
+    """The same if the other files must be fetched first: the result, or the files that `files` must have for one."""
+    from waterflowd.dsl import compile as compiler
 
-    return stations.compile_knowing(path, content, known)
+    return compiler.compile_from_files(path, content, files)

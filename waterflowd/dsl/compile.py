@@ -1,10 +1,9 @@
-"""The way of a file: bytes, text, tree, models, plan. Errors of all stages that could be reached come back together."""
+"""Compiles a file to a plan: text, document, models, plan. All errors that can be found are reported together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass
 
 from waterflowd.dsl import models
 from waterflowd.dsl.building.compilation import Compilation, Reader
@@ -15,14 +14,15 @@ from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model import plan
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """Files that a compilation has to see before it can answer; paths from the root of the repository."""
+@dataclass(frozen=True)
+class MissingFiles:
+    """Files that a compilation needs before it can finish; paths from the root of the repository."""
 
     paths: list[str]
 
 
 def compile_workflow(path: str, content: bytes, files: Reader | Mapping[str, bytes | None] | None = None) -> Compiled:
-    """Compiles the file that stands at `path` of its repository. Pure: equal arguments give equal bytes."""
+    """Compiles the file at `path` of its repository. Pure: equal arguments give equal bytes."""
     compilation = Compilation(files.get if isinstance(files, Mapping) else files)
     built = _built(compilation, path, content)
     looked_for = list(compilation.looked_for)
@@ -31,21 +31,21 @@ def compile_workflow(path: str, content: bytes, files: Reader | Mapping[str, byt
     return Compiled(plan=encoded, diagnostics=errors, warnings=compilation.warnings, files=looked_for)
 
 
-def compile_knowing(path: str, content: bytes, known: Mapping[str, bytes | None]) -> Compiled | Wanted:
-    """Compiles a file whose repository is elsewhere: the answer, or which files have to be known first.
+def compile_from_files(path: str, content: bytes, files: Mapping[str, bytes | None]) -> Compiled | MissingFiles:
+    """Compiles a file whose repository is not at hand: the result, or the files that are needed for one.
 
-    None in `known` is a file that does not exist. Each round wants files that the round before did not know, and a
-    compilation looks at few, so this ends.
+    None in `files` is a file that does not exist. The caller adds what is missing and tries again; each round names files
+    that the round before did not have, and the number of files is limited, so this ends.
     """
-    wanted: dict[str, None] = {}
+    missing: dict[str, None] = {}
 
     def read(other: str) -> bytes | None:
-        if other not in known:
-            wanted.setdefault(other)
-        return known.get(other)
+        if other not in files:
+            missing.setdefault(other)
+        return files.get(other)
 
     compiled = compile_workflow(path, content, read)
-    return Wanted(list(wanted)) if wanted else compiled
+    return MissingFiles(list(missing)) if missing else compiled
 
 
 def _built(compilation: Compilation, path: str, content: bytes) -> plan.Plan | None:

@@ -37,7 +37,7 @@ from waterflowd.admin.runs import LogRunReader
 from waterflowd.api.app import Api
 from waterflowd.api.services import Services
 from waterflowd.dispatch import lowering
-from waterflowd.dsl import compile_knowing, compile_workflow
+from waterflowd.dsl import compile_from_files, compile_workflow
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.fleet import events as fleet_events
@@ -82,7 +82,7 @@ class DirectCompiler:
         if files is None:
             return compile_workflow(path, content)
         known: dict[str, bytes | None] = {}
-        while not isinstance(answer := compile_knowing(path, content, known), Compiled):
+        while not isinstance(answer := compile_from_files(path, content, known), Compiled):
             for other in answer.paths:
                 known[other] = await files(other)
         return answer

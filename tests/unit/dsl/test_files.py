@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dsl.conftest import Language
-from waterflowd.dsl import compile_knowing, compile_workflow
-from waterflowd.dsl.compile import Wanted
+from waterflowd.dsl import compile_from_files, compile_workflow
+from waterflowd.dsl.compile import MissingFiles
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.model.plan import InputSpec, InputType, StepPlan
 
@@ -330,7 +330,7 @@ def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
     text = b"jobs: {j: {uses: ./1.yml}}"
     known: dict[str, bytes | None] = {}
     rounds = 0
-    while isinstance(answer := compile_knowing("w.yml", text, known), Wanted):
+    while isinstance(answer := compile_from_files("w.yml", text, known), MissingFiles):
         rounds += 1
         known |= {path: files.get(path) for path in answer.paths}
     assert isinstance(answer, Compiled)

@@ -1,10 +1,10 @@
-# Everything that is done with a checkout. Needs GNU make and Python 3.11 or newer with venv; the rest is installed into
-# a virtual environment, from the lock in requirements/, when it is missing or out of date.
+# Development tasks. Needs GNU make and Python 3.11 or newer with venv. Everything else is installed into a virtual environment from
+# the lock files in requirements/ when it is missing or out of date.
 #
-#   VENV=DIR      the virtual environment (.venv)
-#   PYTHON=FILE   the Python that makes it (python3, or the first newer one that will do)
-#   SEEDS=N       how many worlds (sim); SEED=N is one of them, with its whole trace; MUTANTS=1 kills mutants instead
-#   ARGS=...      passed on: to pytest (test), to waterflowctl demo (demo), to the benchmark (bench), to the lock (lock)
+#   VENV=DIR      virtual environment (.venv)
+#   PYTHON=FILE   Python that creates it (python3, or the first suitable version)
+#   SEEDS=N       number of simulated runs (sim); SEED=N repeats one with its full trace
+#   ARGS=...      passed on to pytest (test), waterflowctl demo (demo), the benchmark (bench) or the lock script (lock)
 
 VENV ?= .venv
 ARGS ?=
@@ -21,72 +21,72 @@ help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-demo: environment ## See it work: a repository, a daemon, three agents and a first run on this machine
+demo: environment ## Run a demo on this machine: a repository, a daemon, three agents and a first run
 	@$(bin)/waterflowctl demo $(ARGS)
 
-test: environment-dev ## Run the whole test suite; ARGS="-k name" narrows it
+test: environment-dev ## Run the whole test suite; ARGS="-k name" selects tests
 	@$(bin)/python -m pytest -n auto $(ARGS)
 
-check: environment-dev ## Check format, lint, types, and the quick tests: half a minute
+check: environment-dev ## Check format, lint and types, run the quick tests, list the largest modules and functions
 	@$(bin)/ruff format --check --quiet .
 	@$(bin)/ruff check --quiet .
 	@$(bin)/mypy
 	@$(bin)/python -m pytest -q -n auto -m "not slow" tests/tidy tests/unit tests/golden $(ARGS)
 	@$(bin)/python -m tests.tidy.sizes
 
-coverage: environment-dev ## Measure which lines and branches the quick tests and the integration tests reach; ARGS="tests/unit" narrows it
+coverage: environment-dev ## Measure code coverage; ARGS="tests/unit" selects tests
 	@$(bin)/python -m coverage erase
 	@$(bin)/python -m pytest -q -n auto --cov --cov-report= $(if $(ARGS),$(ARGS),tests/unit tests/golden tests/property tests/contract tests/integration)
 	@$(bin)/python -m coverage report --skip-covered --sort=cover
 
-nightly: environment-dev ## Attack the real binaries at every system call, with every fault: hours. ARGS="-k name" narrows it
+nightly: environment-dev ## Run the slow tests: faults at every system call, new random examples (hours); ARGS="-k name" selects tests
 	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py tests/acceptance/test_api_schema.py tests/oracle tests/property $(ARGS)
 
-golden: environment-dev ## Write the golden scenarios' traces anew; look at the difference before you commit it
+golden: environment-dev ## Rewrite the traces of the golden scenarios; review the diff before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
 
-reference: environment-dev ## Write the reference of the language and its schemas anew, from the models
+reference: environment-dev ## Regenerate the language reference and JSON Schemas from the models
 	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py $(ARGS)
 
-sim: environment-dev ## Simulate worlds in which everything goes wrong that may: SEEDS=N of them, or SEED=N again
+sim: environment-dev ## Simulate daemon and agents under random faults: SEEDS=N runs, or SEED=N to repeat one
 	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
 
-mutants: ## Break the product in many small ways; the simulator must notice each of them
+mutants: ## Mutation tests: break the product in many small ways; the simulator must notice each
 	@$(MAKE) --no-print-directory sim MUTANTS=1
 
-bench: environment-dev ## Measure this machine
+bench: environment-dev ## Run the benchmarks
 	@$(bin)/python -m bench $(ARGS)
 
-# A build folder that is left over would put modules into the wheels that are gone from the source.
+# A leftover build directory would add deleted modules to the wheels.
 dist: environment ## Build the wheels of both distributions into dist/
 	@rm -rf build agent/build dist
 	@$(bin)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist ./agent .
 	@rm -rf build agent/build
 	@ls -1 dist
 
-# Needs a Debian 12 machine for the interpreter inside. SOURCE_DATE_EPOCH is the time of the last commit when it is not set.
-packages: dist environment-packaging ## Build deb and rpm of the daemon and the agent into dist/; ARGS="--release 2" numbers them
+# Needs Debian 12 for the bundled interpreter. SOURCE_DATE_EPOCH defaults to the time of the last commit.
+packages: dist environment-packaging ## Build deb and rpm packages of the daemon and the agent into dist/; ARGS="--release 2" sets the release
 	@PYTHONPATH=packaging $(bin)/python -m builder $(ARGS)
 
-deb: ## Build the deb packages alone
+deb: ## Build only the deb packages
 	@$(MAKE) --no-print-directory packages ARGS="--format deb $(ARGS)"
 
-rpm: ## Build the rpm packages alone
+rpm: ## Build only the rpm packages
 	@$(MAKE) --no-print-directory packages ARGS="--format rpm $(ARGS)"
 
-packages-test: environment-dev environment-packaging ## Build the packages twice, install them under real systemds, and judge them; skips what cannot run here
+packages-test: environment-dev environment-packaging ## Build the packages twice, install them under systemd, run lintian and rpmlint; skips what cannot run here
 	@$(bin)/python -m pytest -q -p no:cacheprovider packaging/proof $(ARGS)
 
-packages-nightly: ## The same from nothing, with what it needs installed and no proof left out: as root, on Debian 12
+packages-nightly: ## The same on a clean machine, with all tools installed and nothing skipped: as root, on Debian 12
 	@packaging/proof/nightly
 
-packages-lock: environment-packaging ## Pin the newest Debian packages of the interpreter inside the packages
+packages-lock: environment-packaging ## Pin the newest Debian packages for the bundled interpreter
 	@PYTHONPATH=packaging $(bin)/python -m builder --lock
 
-lock: ## Pin all dependencies anew; ARGS=--upgrade takes the newest
+lock: ## Update the lock files; ARGS=--upgrade takes the newest versions
 	@requirements/lock.sh $(ARGS)
 
-clean: ## Remove everything that make has made
+clean: ## Remove everything that make created
 	rm -rf $(VENV) build agent/build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info agent/*.egg-info
 	find agent bench tests waterflowd -name __pycache__ -prune -exec rm -rf {} +
 

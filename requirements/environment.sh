@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment DIR hold what the lock files name, and both distributions of this checkout, editable.
-# Does nothing when DIR is up to date. Needs a Python from 3.11 on with venv, and nothing else.
+# Creates or updates the virtual environment DIR: the packages of the lock files, and both distributions of this checkout, editable.
+# Does nothing when DIR is up to date. Needs only Python 3.11 or newer with venv.
 #
 #     environment.sh DIR runtime|dev
 set -eu
@@ -10,7 +10,7 @@ level=$2
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 cd "$root"
 
-# What an environment was made from. The path is part of it: a checkout that was moved needs a new one.
+# A checksum of what the environment depends on. It includes the path: a moved checkout needs a new environment.
 state_of() {
     {
         echo "$root"
@@ -28,7 +28,7 @@ is_usable() {
         "$directory/bin/python" -m pip --version >/dev/null 2>&1
 }
 
-# Sets `python`, or `reason` when there is none that will do.
+# Sets `python`, or `reason` if no suitable Python is found.
 find_python() {
     reason="no Python 3 was found"
     for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
@@ -57,16 +57,16 @@ if ! is_usable; then
         echo "On Debian and Ubuntu: apt install python3-venv. To name another Python: make PYTHON=/path/to/python3 ..." >&2
         exit 1
     fi
-    echo "making the virtual environment $directory with Python $version ..."
+    echo "creating the virtual environment $directory with Python $version ..."
     "$python" -m venv --clear "$directory"
     echo "$root" >"$directory/.made-in"
 fi
 
-echo "installing into $directory what requirements/ names; the first time takes a minute ..."
+echo "installing dependencies into $directory; the first time takes about a minute ..."
 rm -f "$directory"/.made-for-*
 install --require-hashes -r requirements/runtime.txt
 if [ "$level" = dev ]; then install --require-hashes -r requirements/dev.txt; fi
-# The lock is complete and holds the build backend, so nothing else may be fetched.
+# The lock files are complete and include the build backend, so nothing else is downloaded.
 install --no-build-isolation --no-deps --editable ./agent --editable .
 if [ "$level" = dev ]; then state_of dev >"$directory/.made-for-dev"; fi
 state_of runtime >"$directory/.made-for-runtime"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes runtime.txt, dev.txt and packaging.txt: exact versions with hashes, for every Python from 3.11 on and every platform.
-# Keeps the versions that are pinned already and still fit; `lock.sh --upgrade` takes the newest that fit.
+# Writes runtime.txt, dev.txt and packaging.txt: exact versions with hashes, for all supported Python versions and platforms.
+# Keeps pinned versions that still fit. `lock.sh --upgrade` takes the newest versions.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ trap 'rm -rf "$scratch"' EXIT INT TERM
 "${PYTHON:-python3}" -m venv "$scratch/venv"
 "$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
 
-# Where packages come from is the business of each machine, so no address stands in the files.
+# The files name no package index: each machine uses its configured one.
 compile() {
     output=$1
     shift

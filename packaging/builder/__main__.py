@@ -1,4 +1,4 @@
-"""`python -m builder`: builds all packages, or pins the interpreter anew."""
+"""`python -m builder`: builds all packages, or updates the lock of the interpreter."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _FORMATS = ("deb", "rpm")
 @click.option("--wheels", type=click.Path(path_type=Path), default=layout.REPOSITORY / "dist")
 @click.option("--work", type=click.Path(path_type=Path), default=layout.REPOSITORY / "build" / "packages")
 @click.option("--target", type=click.Path(path_type=Path), default=layout.REPOSITORY / "dist")
-@click.option("--release", default="1", help="Of the same version, the how manieth package.")
+@click.option("--release", default="1", help="Release number of the package.")
 @click.option("--format", "kinds", type=click.Choice(_FORMATS), multiple=True, default=_FORMATS)
-@click.option("--lock", is_flag=True, help="Only pins the newest Debian packages of the interpreter.")
+@click.option("--lock", is_flag=True, help="Only pin the newest Debian packages of the interpreter.")
 def main(wheels: Path, work: Path, target: Path, release: str, kinds: tuple[str, ...], lock: bool) -> None:
-    """Builds waterflow and waterflow-agent of the wheels in --wheels, and leaves the packages in --target."""
+    """Build the packages waterflow and waterflow-agent from the wheels in --wheels into --target."""
     os.umask(0o022)
     if lock:
         cpython.write_lock(_LOCK, work)
@@ -74,7 +74,7 @@ def _wheels(folder: Path) -> list[Path]:
     wheels = sorted(folder.glob(f"waterflow*-{waterflowd.__version__}-*.whl"))
     if len(wheels) != 2:
         raise click.ClickException(
-            f"{folder} does not hold the two wheels of {waterflowd.__version__}: run `make dist`"
+            f"{folder} must contain the two wheels of version {waterflowd.__version__}: run `make dist`"
         )
     return wheels
 
@@ -84,7 +84,7 @@ def _last_change_s() -> int:
         ["git", "log", "-1", "--format=%ct"], cwd=layout.REPOSITORY, capture_output=True, text=True, check=False
     )
     if not done.stdout.strip():
-        raise click.ClickException("this is no checkout: set SOURCE_DATE_EPOCH")
+        raise click.ClickException("not a Git checkout: set SOURCE_DATE_EPOCH")
     return int(done.stdout)
 
 

@@ -1,6 +1,6 @@
-"""What is inside a package: a bill of materials (CycloneDX), and the licences of everything that is not ours.
+"""The bill of materials of a package (CycloneDX), and the licences of third-party software in it.
 
-Both are made of what lies in the tree, not of what was asked for.
+Both are generated from the files in the package, not from the requirements.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from builder.cpython import Part
 
-#: Names the bill's series; any constant will do.
+#: Namespace of the bills' serial numbers; an arbitrary constant.
 _SERIES = uuid.UUID("6f1c2d62-4e3b-5b0e-9c55-7d6a2f6f3c11")
 _LICENCE_NAMES = ("licen", "copying", "notice", "authors")
 
 
 def write(target: Path, name: str, version: str, library: Path, parts: list[Part], at_s: int) -> None:
-    """Writes the bill of the package `name` as `target`."""
+    """Writes the bill of materials of the package `name` to `target`."""
     components = [*_distributions(library), *_native(library), *(_debian(part) for part in parts)]
     root = {"type": "application", "bom-ref": name, "name": name, "version": version, "licenses": [_licence("MIT")]}
     content = json.dumps(components, sort_keys=True)
@@ -43,7 +43,7 @@ def write(target: Path, name: str, version: str, library: Path, parts: list[Part
 
 
 def copy_licences(target: Path, library: Path, source: Path, parts: list[Part]) -> None:
-    """One file for each Python distribution and each Debian package, below `target`."""
+    """Writes one licence file for each Python distribution and each Debian package below `target`."""
     target.mkdir(parents=True)
     for place in sorted(library.glob("*.dist-info")):
         texts = [file.read_text("utf-8", "replace") for file in _licence_files(place)]
@@ -82,7 +82,7 @@ def _distributions(library: Path) -> Iterator[dict[str, Any]]:
 
 
 def _native(library: Path) -> Iterator[dict[str, Any]]:
-    """Shared libraries that a wheel brings along: their names are all that is known of them."""
+    """Shared libraries bundled in a wheel. Only their file names are known."""
     for file in sorted(library.glob("*.libs/*.so*")):
         name, _, rest = file.name.partition(".so")
         reference = f"file:{file.parent.name}/{file.name}"

@@ -1,12 +1,12 @@
-"""A private CPython: Debian 12's own build of it with the libraries that it needs, moved to a directory of ours.
+"""A private CPython: Debian 12's build with the libraries that it needs, relocated to a directory of the package.
 
-Why Debian's: it is optimised, patched for as long as Debian 12 is, has its licences and sources in order, and asks for no
-glibc newer than 2.36, so it runs on everything from there on. Versions and hashes are pinned in `cpython.lock`; `make
-packages-lock` takes the newest, which is how a repaired OpenSSL gets in.
+Why Debian's build: it is optimised, has security support for as long as Debian 12, documents its licences and sources, and
+needs only glibc 2.36, so it runs on all newer distributions. `cpython.lock` pins versions and hashes; `make packages-lock`
+takes the newest, for example to get a fixed OpenSSL.
 
-What moving takes: the interpreter finds its library beside itself (`bin/../lib/python3.11`), and distributions below that,
-where Debian's `site` looks for them: nowhere outside of its own directory. The shared libraries are found by an rpath that is
-relative to the interpreter (DT_RPATH and not DT_RUNPATH, for that holds for what extension modules need as well).
+How it is relocated: the interpreter finds its standard library relative to itself (`bin/../lib/python3.11`), and packages
+where Debian's `site` module looks for them, all inside its own directory. Shared libraries are found by an rpath relative to
+the interpreter (DT_RPATH, not DT_RUNPATH: it also applies to the dependencies of extension modules).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "3.11"
-#: The Debian packages, in which the lock has to agree.
+#: The Debian packages that the lock file must list.
 PARTS = (
     f"python{VERSION}-minimal",
     f"libpython{VERSION}-minimal",
@@ -31,7 +31,7 @@ PARTS = (
     "liblzma5",
     "libbz2-1.0",
 )
-#: By the names that they are loaded by.
+#: Shared libraries, by soname.
 LIBRARIES = (
     "libssl.so.3",
     "libcrypto.so.3",
@@ -41,7 +41,7 @@ LIBRARIES = (
     "liblzma.so.5",
     "libbz2.so.1.0",
 )
-#: Of the standard library: what neither a daemon nor an agent has a use for, and what needs libraries that are left out.
+#: Standard library modules that neither the daemon nor the agent uses, or that need libraries that are not bundled.
 _UNUSED = (
     "curses",
     "dbm",
@@ -65,7 +65,7 @@ _UNUSED = (
     *(f"lib-dynload/{name}.*" for name in ("_codecs_*", "_crypt", "_curses*", "_dbm", "_sqlite3", "_test*", "_uuid")),
     *(f"lib-dynload/{name}.*" for name in ("_xx*", "nis", "ossaudiodev", "readline", "xx*", "_ctypes_test")),
 )
-#: What the agent alone can do without on top of that.
+#: Modules that the agent does not use either.
 UNUSED_BY_AGENT = (
     "doctest.py",
     "pdb.py",
@@ -76,7 +76,7 @@ UNUSED_BY_AGENT = (
     "lib-dynload/_lsprof.*",
     "lib-dynload/audioop.*",
 )
-#: Where distributions lie, below an interpreter of Debian.
+#: Directory of distributions in Debian's Python.
 DISTRIBUTIONS = "lib/python3/dist-packages"
 
 
@@ -90,7 +90,7 @@ class Part:
 
 
 def read_lock(file: Path) -> list[Part]:
-    """The pinned packages; raises `ValueError` when they are not the ones that are needed."""
+    """Reads the pinned packages. Raises `ValueError` if they are not exactly `PARTS`."""
     lines = [line.split() for line in file.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     parts = [Part(name=name, version=version, sha256=sha256) for name, version, sha256 in lines]
     if [part.name for part in parts] != list(PARTS):
@@ -99,9 +99,9 @@ def read_lock(file: Path) -> list[Part]:
 
 
 def write_lock(file: Path, scratch: Path) -> None:
-    """Pins the newest versions that this machine's Debian 12 archives have."""
+    """Pins the newest versions in the Debian 12 archives of this machine."""
     scratch.mkdir(parents=True, exist_ok=True)
-    lines = ["# Debian 12 packages that the private CPython is made of. Written by `make packages-lock`."]
+    lines = ["# Debian 12 packages of the private CPython. Written by `make packages-lock`."]
     for name in PARTS:
         shown = _run(["apt-cache", "show", "--no-all-versions", name], scratch)
         fields = dict(re.findall(r"^(Version|SHA256): (\S+)$", shown, re.MULTILINE))
@@ -110,7 +110,7 @@ def write_lock(file: Path, scratch: Path) -> None:
 
 
 def fetch(parts: list[Part], cache: Path) -> list[Path]:
-    """Downloads what is not in the cache yet, by apt and its mirrors. Raises `ValueError` when a hash is another one."""
+    """Downloads missing packages with apt into the cache. Raises `ValueError` if a hash does not match."""
     cache.mkdir(parents=True, exist_ok=True)
     files = []
     for part in parts:
@@ -123,25 +123,25 @@ def fetch(parts: list[Part], cache: Path) -> list[Path]:
                 _run(["apt-get", "download", "--quiet", f"{part.name}={part.version}"], fresh)
             except subprocess.CalledProcessError as error:
                 raise ValueError(
-                    f"apt has no {part.name} {part.version}: it takes a Debian 12 machine and `apt-get update`; "
-                    f"if Debian has a newer one, `make packages-lock` pins that\n{error.stderr}"
+                    f"apt cannot download {part.name} {part.version}: run `apt-get update` on Debian 12; "
+                    f"if Debian has a newer version, run `make packages-lock`\n{error.stderr}"
                 ) from None
             (found,) = fresh.iterdir()
             found.rename(file)
         if hashlib.sha256(file.read_bytes()).hexdigest() != part.sha256:
-            raise ValueError(f"{file}, {part.name} {part.version}, does not have the hash that is locked")
+            raise ValueError(f"{file}, {part.name} {part.version}, does not match the locked hash")
         files.append(file)
     return files
 
 
 def unpack(files: list[Path], source: Path) -> None:
-    """Lays the packages' files out below `source`."""
+    """Unpacks the files of the packages below `source`."""
     for file in files:
         _run(["dpkg-deb", "--extract", str(file), str(source)], source.parent)
 
 
 def assemble(source: Path, target: Path, patchelf: Path) -> None:
-    """Makes an interpreter of the unpacked packages: `target/bin/python3.11` and `target/lib`."""
+    """Assembles an interpreter from the unpacked packages: `target/bin/python3.11` and `target/lib`."""
     library = target / "lib" / f"python{VERSION}"
     (target / "bin").mkdir(parents=True)
     interpreter = target / "bin" / f"python{VERSION}"

@@ -1,7 +1,7 @@
-"""The two packages as trees of files, each with what only its format wants.
+"""The files of the two packages, and those that only one format needs.
 
 `/usr/lib/<name>` holds the interpreter, the libraries and the programs, `/usr/bin` links to the programs. The units are those
-of `systemd/`, with the interpreter's path put in.
+of `systemd/`, with the path of the private interpreter.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGING = REPOSITORY / "packaging"
 UNITS = REPOSITORY / "systemd"
 MAINTAINER = "Waterflow developers <developers@waterflow.invalid>"
-_DOCUMENTATION = "The documentation lies in /usr/share/doc/{0}."
-#: Where a completion is looked for, by format and shell.
+_DOCUMENTATION = "Documentation: /usr/share/doc/{0}."
+#: Paths of shell completions, by format and shell.
 COMPLETIONS = {
     "deb": {
         "bash": "/usr/share/bash-completion/completions/{0}",
@@ -47,7 +47,7 @@ COMPLETIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """What makes one package different from the other."""
+    """The properties of one package."""
 
     name: str
     summary: str
@@ -61,13 +61,13 @@ class Package:
     render: Callable[[], str]
     documents: tuple[str, ...]
     unused: tuple[str, ...] = ()
-    #: Further files: where from, below the repository; where to; mode.
+    #: Additional files: source in the repository, target, mode.
     files: tuple[tuple[str, str, int], ...] = ()
     formats: dict[str, tuple[tuple[str, str, int], ...]] = field(default_factory=dict)
 
     @property
     def home(self) -> str:
-        """Where everything that is private lies."""
+        """The directory of the private interpreter and libraries."""
         return f"/usr/lib/{self.name}"
 
 
@@ -75,9 +75,9 @@ DAEMON = Package(
     name="waterflow",
     summary="Git-driven workflows on your own servers that survive any crash",
     description="The daemon and its command line. It watches Git repositories and runs\n"
-    "their workflows on the servers that have an agent (waterflow-agent).\n"
-    "Every decision is an event in a log on disk, so runs go on after any\n"
-    "crash. It brings its own Python interpreter and needs no database.",
+    "their workflows on servers that run an agent (waterflow-agent).\n"
+    "Every decision is an event in a log on disk, so runs continue after\n"
+    "any crash. Includes its own Python interpreter; needs no database.",
     extras=frozenset({"speed"}),
     programs={"waterflowd": "waterflowd.app.cli", "waterflowctl": "waterflowd.ctl.main"},
     pages=(
@@ -87,9 +87,12 @@ DAEMON = Package(
             command=waterflowd.app.cli.main,
             see_also="waterflowctl(1), waterflow-agent(8). " + _DOCUMENTATION.format("waterflow"),
             files=(
-                ("/etc/waterflow/waterflowd.toml", "The configuration; every key is in it."),
-                ("/var/lib/waterflow/", "The data directory: the event log, keys, and what steps printed."),
-                ("/run/waterflow/waterflowd.sock", "The API for administrators: root and the group waterflow."),
+                ("/etc/waterflow/waterflowd.toml", "Configuration, with every key."),
+                ("/var/lib/waterflow/", "Data directory: event log, keys, and the output of steps."),
+                (
+                    "/run/waterflow/waterflowd.sock",
+                    "API socket for administrators: root and members of the group waterflow.",
+                ),
             ),
         ),
         Program(
@@ -104,10 +107,10 @@ DAEMON = Package(
     render=lambda: samples.render(
         waterflowd.app.config.Config,
         [
-            "The configuration of waterflowd: every key, with the value that it has anyway. Take the # away to change one.",
+            "Configuration of waterflowd: every key with its default. Remove the # to change one.",
             "",
-            "sudo -u waterflow waterflowd check-config     checks it",
-            "sudo systemctl restart waterflowd             takes it; steps go on meanwhile",
+            "sudo -u waterflow waterflowd check-config     check this file",
+            "sudo systemctl restart waterflowd             apply it; running steps continue",
         ],
     ),
     documents=("README.md", "SECURITY.md", "ARCHITECTURE.md", "docs", "examples"),
@@ -118,11 +121,11 @@ DAEMON = Package(
 )
 AGENT = Package(
     name="waterflow-agent",
-    summary="Runs the steps of Waterflow's workflows on this server",
-    description="The agent and its step runner. It connects to the daemon (waterflow)\n"
-    "by one encrypted connection, so the server needs no open port and no\n"
-    "SSH. Steps go on while the agent is restarted or upgraded. It brings\n"
-    "its own Python interpreter.",
+    summary="Runs steps of Waterflow workflows on this server",
+    description="The agent and its step runner. It opens one encrypted connection to\n"
+    "the daemon (waterflow), so the server needs no open port and no SSH.\n"
+    "Steps continue while the agent is restarted or upgraded. Includes its\n"
+    "own Python interpreter.",
     extras=frozenset({"nodes"}),
     programs={"waterflow-agent": "waterflow_agent.cli"},
     pages=(
@@ -132,9 +135,9 @@ AGENT = Package(
             command=waterflow_agent.cli.main,
             see_also="waterflowctl(1), waterflowd(8). " + _DOCUMENTATION.format("waterflow-agent"),
             files=(
-                ("/etc/waterflow/agent.toml", "The configuration; every key is in it."),
-                ("/etc/waterflow/join.token", "The join token: once it is there, the agent joins."),
-                ("/var/lib/waterflow-agent/", "The agent's key, its journal, and the steps' directories."),
+                ("/etc/waterflow/agent.toml", "Configuration, with every key."),
+                ("/etc/waterflow/join.token", "Join token: the agent enrolls once this file exists."),
+                ("/var/lib/waterflow-agent/", "Data directory: the agent's key, its journal, and job directories."),
             ),
         ),
     ),
@@ -143,8 +146,8 @@ AGENT = Package(
     render=lambda: samples.render(
         waterflow_agent.config.Config,
         [
-            "The configuration of waterflow-agent: every key, with the value that it has anyway. Take the # away to change it.",
-            "sudo systemctl restart waterflow-agent takes it; steps go on meanwhile.",
+            "Configuration of waterflow-agent: every key with its default. Remove the # to change one.",
+            "sudo systemctl restart waterflow-agent applies it; running steps continue.",
         ],
         {"join-token-file": "/etc/waterflow/join.token"},
     ),
@@ -173,14 +176,14 @@ AGENT = Package(
 
 
 class Tree:
-    """One package's files below `root`, for one format."""
+    """The files of one package below `root`, for one format."""
 
     def __init__(self, package: Package, root: Path) -> None:
         self.package = package
         self.root = root
 
     def inside(self, path: str) -> Path:
-        """Where a file of the package lies now; the directories above it are there."""
+        """The path of a package file in the tree. Creates its parent directories."""
         place = self.root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
@@ -197,12 +200,12 @@ class Tree:
 
     @property
     def libraries(self) -> Path:
-        """Where the Python distributions lie."""
+        """The directory of the Python distributions."""
         return self.root / self.package.home.lstrip("/") / cpython.DISTRIBUTIONS
 
 
 def add_programs(tree: Tree, interpreter: Path, library: Library, patchelf: Path) -> None:
-    """The interpreter, the libraries, the programs, and their bytecode."""
+    """Adds the interpreter, the libraries, the programs, and their bytecode."""
     package = tree.package
     home = tree.inside(package.home)
     shutil.copytree(interpreter.parents[1], home, symlinks=True, ignore=shutil.ignore_patterns("all", "scratch"))
@@ -227,7 +230,7 @@ def add_programs(tree: Tree, interpreter: Path, library: Library, patchelf: Path
 
 
 def add_system_files(tree: Tree) -> None:
-    """Units, users, directories and the configuration."""
+    """Adds units, users, directories and the configuration."""
     package = tree.package
     for unit in package.units:
         text = (UNITS / unit).read_text("utf-8")
@@ -241,7 +244,7 @@ def add_system_files(tree: Tree) -> None:
 
 
 def add_documents(tree: Tree, version: str, at_s: int, parts: list[Part], source: Path) -> None:
-    """Documentation, licences, the bill of materials."""
+    """Adds documentation, licences, man pages, and the bill of materials."""
     package = tree.package
     folder = f"/usr/share/doc/{package.name}"
     for name in package.documents:
@@ -258,7 +261,7 @@ def add_documents(tree: Tree, version: str, at_s: int, parts: list[Part], source
 
 
 def add_schemas(tree: Tree) -> None:
-    """The JSON Schemas of what people write, for editors."""
+    """Adds the JSON Schemas of workflow files, for editors."""
     for kind in ("workflow", "step"):
         command = [sys.executable, "-m", "waterflowd.ctl", "schema", f"--kind={kind}"]
         text = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True).stdout
@@ -266,7 +269,7 @@ def add_schemas(tree: Tree) -> None:
 
 
 def add_format(tree: Tree, kind: str, release: str, at_s: int) -> None:
-    """What one format has and the other has not, or elsewhere."""
+    """Adds the files that only this format has, or has elsewhere."""
     package = tree.package
     for program in package.pages:
         for shell, text in manuals.completions(program).items():

@@ -1,4 +1,4 @@
-"""Man pages and completions of the command lines, from the commands themselves."""
+"""Man pages and shell completions, generated from the commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A command line and what its page says besides the commands."""
+    """A program, and the parts of its man page that are not generated."""
 
     name: str
     section: int
@@ -26,7 +26,7 @@ class Program:
 
 
 def page(program: Program, version: str, at_s: int) -> str:
-    """The page in the language of man(7)."""
+    """Returns the man page in man(7) format."""
     date = datetime.datetime.fromtimestamp(at_s, datetime.UTC).date().isoformat()
     context = click.Context(program.command, info_name=program.name)
     about = _paragraphs(program.command.help or "")
@@ -57,7 +57,7 @@ def page(program: Program, version: str, at_s: int) -> str:
 
 
 def completions(program: Program) -> dict[str, str]:
-    """Shell: the script that its completion loads."""
+    """Returns the completion script of each shell."""
     variable = f"_{program.name.upper().replace('-', '_')}_COMPLETE"
     scripts = {}
     for shell in _SHELLS:

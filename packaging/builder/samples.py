@@ -1,7 +1,7 @@
-"""Configuration files, written from the records that read them: every key with its comment and its default, all of it off.
+"""Sample configuration files, generated from the configuration classes: each key commented out, with description and default.
 
-The records' comments (`#:` before a field, and the docstring of a table) are the one text; what they say in the code is what an
-administrator reads in the file.
+The descriptions are the `#:` comments before the fields and the docstrings of tables: administrators read the same text as
+developers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 _WIDTH = 110
-#: What a value looks like where a key has no default, by record and key.
+#: Example values of keys without a default, by class and key.
 _EXAMPLES = {
     ("EnvironmentTable", "name"): "production",
     ("RepositoryTable", "name"): "ops",
@@ -24,7 +24,7 @@ _EXAMPLES = {
 
 
 def render(record: type, head: list[str], settings: dict[str, Any] | None = None) -> str:
-    """The file of a record. `head` is the comment at its top, `settings` are the keys of the first level that are on."""
+    """Returns the sample file. `head` is the comment at its top; `settings` are top-level keys that are not commented out."""
     lines = [*(f"# {line}".rstrip() for line in head), ""]
     comments = _comments(record)
     tables = []
@@ -74,12 +74,12 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    # JSON's texts, numbers and booleans are TOML's.
+    # Strings, numbers and booleans are the same in JSON and TOML.
     return json.dumps(value, ensure_ascii=False)
 
 
 def _comments(record: type) -> dict[str, str]:
-    """Field: the `#:` lines before it."""
+    """Returns the `#:` comment before each field."""
     source = textwrap.dedent(inspect.getsource(record))
     lines = source.splitlines()
     found: dict[str, str] = {}
@@ -97,5 +97,5 @@ def _comments(record: type) -> dict[str, str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    # The records' comments are written in Markdown.
+    # The comments are Markdown.
     return [f"# {line}" for line in textwrap.wrap(text.replace("`", ""), _WIDTH)]

@@ -1,7 +1,7 @@
 #!@HOME@/bin/python3.11 -I
-"""Whether the agent has a way to join, or has joined: ends 0 when it may start, and 1, with what to do, when it may not.
+"""Checks whether the agent can join a daemon or has joined one. Exits with 0 if the agent may start, else with 1 and a hint.
 
-A wrong configuration is for the agent to report, so that lets it start.
+With an invalid configuration it exits with 0, so that the agent starts and reports the error.
 """
 
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 from waterflow_agent import config
 from waterflow_agent.errors import WaterflowError
 
-#: A token that is just being written is waited for.
+#: How long to wait for a token that is being written.
 _PATIENCE_S = 2.0
 
 
 def main() -> int:
-    """Decides, with a sentence for the journal."""
+    """Decides, and explains the decision in the journal."""
     try:
         settings = config.load()
     except WaterflowError:
@@ -26,7 +26,7 @@ def main() -> int:
     if has_joined or settings.server or os.environ.get(config.TOKEN_VARIABLE):
         return 0
     if not settings.join_token_file:
-        print("the agent has no server to join: set join-token-file or server in /etc/waterflow/agent.toml")
+        print("no server to join: set join-token-file or server in /etc/waterflow/agent.toml")
         return 1
     until_s = time.monotonic() + _PATIENCE_S
     while problem := _problem_with(settings.join_token_file):
@@ -44,9 +44,9 @@ def _problem_with(file: str) -> str:
     try:
         return "" if Path(file).read_text().strip() else f"the join token in {file} is empty"
     except FileNotFoundError:
-        return f"the agent waits for a join token in {file}"
+        return f"waiting for a join token in {file}"
     except (OSError, UnicodeDecodeError) as error:
-        return f"the agent cannot read the join token in {file} ({error}); it must belong to waterflow-agent"
+        return f"cannot read the join token in {file} ({error}); it must be owned by waterflow-agent"
 
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""OpenSSL looks for certificates where Debian has them; where there are none, it is told of the places of others."""
+"""OpenSSL looks for certificates where Debian keeps them; on other distributions, this points it to theirs."""
 
 import os
 

@@ -94,9 +94,9 @@ def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
 
 def _agent_waits_for_its_token_and_says_so(machine: PackagedMachine) -> None:
     said = machine.add("waterflow-agent")
-    assert "The agent waits for a join token" in said
+    assert "The agent is waiting for a join token" in said
     status = machine.run("systemctl", "status", "--no-pager", "waterflow-agent", check=False).stdout
-    assert "the agent waits for a join token in /etc/waterflow/join.token" in status
+    assert "waiting for a join token in /etc/waterflow/join.token" in status
     assert not machine.is_active("waterflow-agent")
     assert machine.is_active("waterflow-agent.path")
 

@@ -24,7 +24,7 @@ def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
 def _a_port_that_is_taken(machine: PackagedMachine) -> None:
     machine.run("systemd-run", "--unit=squatter", "--socket-property=ListenStream=127.0.0.1:8080", "/bin/true")
     said = machine.add("waterflow")
-    assert "waterflowd does not run: api.listen = '127.0.0.1:8080' cannot be used" in said
+    assert "waterflowd is not running: api.listen = '127.0.0.1:8080' cannot be used" in said
     assert "waterflowd runs" not in said
     # It is tried five times, for a port may become free.
     _is_explained(machine, "Address already in use", "choose another address or end what holds it [WF610]")

@@ -1,12 +1,12 @@
 # Enabled and started at the first installation.
 units="waterflow-runner.service waterflow-agent.path waterflow-agent.service"
-# Restarted by an upgrade, if they run. Never the runner: steps live in it, and the agent renews it once none runs.
+# Restarted by an upgrade if active. Never the runner: it holds the steps, and the agent restarts it once no step runs.
 renewed="waterflow-agent.service"
-# Stopped before the package goes, in this order.
+# Stopped before the package is removed, in this order.
 all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service"
 data="/var/lib/waterflow-agent"
 first_words() {
     if [ -e /etc/waterflow/join.token ]; then return 0; fi
-    echo "The agent waits for a join token. On the daemon's host: sudo waterflowctl agents token --group GROUP. Then here:"
+    echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents token --group GROUP. Then here:"
     echo "  echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin /etc/waterflow/join.token"
 }

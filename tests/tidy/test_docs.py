@@ -232,3 +232,20 @@ def test_every_fault_names_its_tests_or_says_that_it_has_none() -> None:
         fault, promise, mechanism, tests, seen = row
         assert all((fault, promise, mechanism, seen)), row
         assert _named_tests(tests) or tests == "none: not proven", fault
+
+
+# Architecture ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    """ARCHITECTURE.md names modules by the end of their path, such as `host/driver.py`, or `step.py` in a table of a folder."""
+    text = (sources.ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    paths = ["/" + str(file.relative_to(sources.ROOT)) for file in sources.files()]
+    named = set(re.findall(r"`([a-z_/]+(?:\.py|/))`", text)) - {"journal/", "runner/", "trees/", "output/", "work/"}
+    assert len(named) > 60
+    missing = [name for name in sorted(named) if not any(_names(name, path) for path in paths)]
+    assert not missing, "\n".join(["", "ARCHITECTURE.md names files that do not exist:", *missing])
+
+
+def _names(name: str, path: str) -> bool:
+    return f"/{name}" in path if name.endswith("/") else path.endswith(f"/{name}")

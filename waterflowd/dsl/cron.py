@@ -72,7 +72,7 @@ def check(expression: str) -> str:
     """The expression with single blanks and words written out as fields; raises `CronError`."""
     written = expression.strip()
     if len(written) > EXPRESSION_LENGTH_MAX:
-        raise CronError(f"a cron expression may have {EXPRESSION_LENGTH_MAX} characters, this has {len(written):,}")
+        raise CronError(f"the cron expression has {len(written):,} characters; the limit is {EXPRESSION_LENGTH_MAX}")
     if written.startswith("@"):
         return _written_out(written.lower())
     fields = written.split()
@@ -94,7 +94,7 @@ def zone_of(name: str) -> ZoneInfo:
         except (ZoneInfoNotFoundError, ValueError, OSError):
             # A folder of zones such as `Europe` is an OSError or a ValueError, by the version of Python.
             pass
-    raise CronError(f'there is no time zone "{name[:60]}"; {_zone_hint(name)}')
+    raise CronError(f'unknown time zone "{name[:60]}"; {_zone_hint(name)}')
 
 
 def next_instants(expression: str, zone: str, after: int) -> Iterator[int]:
@@ -129,10 +129,10 @@ def _written_out(word: str) -> str:
     if word in WORDS:
         return WORDS[word]
     if word == "@reboot":
-        raise CronError("@reboot names no time: a workflow cannot wait for a start of the daemon")
+        raise CronError("@reboot is not supported: a workflow cannot start when the daemon starts")
     if word.startswith("@every"):
         raise CronError("@every is not a cron expression: write */5 * * * * for every five minutes")
-    raise CronError(f'there is no "{word}"; {did_you_mean(word, WORDS) or "there are " + ", ".join(WORDS)}')
+    raise CronError(f'unknown word "{word}"; {did_you_mean(word, WORDS) or "known words: " + ", ".join(WORDS)}')
 
 
 def _check_field(number: int, field: str) -> None:
@@ -143,15 +143,15 @@ def _check_field(number: int, field: str) -> None:
     try:
         CronSim(" ".join(probe), _PROBE)
     except CronSimError:
-        text = f'field {number + 1} of the cron expression, the {name}, cannot be "{field}"'
-        raise CronError(f"{text}: it takes {takes}, with * , - and /") from None
+        text = f'field {number + 1} of the cron expression ({name}) cannot be "{field}"'
+        raise CronError(f"{text}; expected {takes}, with * , - and /") from None
 
 
 def _check_ever(fields: str) -> None:
     try:
         next(CronSim(fields, _PROBE))
     except (CronSimError, StopIteration):
-        raise CronError(f'"{fields}" never comes: no such day is in the calendar') from None
+        raise CronError(f'"{fields}" never matches: the calendar has no such day') from None
 
 
 def _zone_hint(name: str) -> str:
@@ -160,7 +160,7 @@ def _zone_hint(name: str) -> str:
     same = [zone for zone in known if folded in (zone.casefold(), zone.casefold().rpartition("/")[2])]
     if same:
         return f'did you mean "{same[0]}"?'
-    return did_you_mean(name, known) or "name one as in Europe/Berlin, or UTC"
+    return did_you_mean(name, known) or "use a name such as Europe/Berlin, or UTC"
 
 
 @lru_cache(maxsize=1)

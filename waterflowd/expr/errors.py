@@ -1,8 +1,8 @@
 """What can be wrong with an expression, and where.
 
 Every problem has one of the codes below and the character offset in the text that it was found in: the source
-for `parse`, the whole text for `parse_template`, `parse_condition` and scripts. Whoever knows the file turns
-the offset into line and column. `suggestion` is a name the author probably meant; the text does not repeat it.
+for `parse`, the whole text for `parse_template`, `parse_condition` and scripts. The caller, which knows the file,
+turns the offset into line and column. `suggestion` is the name that the author probably meant; the text does not repeat it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ NOT_HERE = "WF129"
 
 #: Every code of this package and what it means; codes are stable.
 CODES: dict[str, str] = {
-    SYNTAX: "the text is not an expression",
+    SYNTAX: "the text is not a valid expression",
     BOUND: "an expression, its depth, or its result is too large",
-    UNKNOWN_CONTEXT: "a context of that name does not exist here",
-    UNKNOWN_FUNCTION: "a function of that name does not exist, or not here",
+    UNKNOWN_CONTEXT: "a context does not exist or is not available here",
+    UNKNOWN_FUNCTION: "a function does not exist or is not available here",
     WRONG_ARITY: "a function was called with too few or too many arguments",
     UNKNOWN_NAME: "a step, job, input or other name below a context does not exist",
-    WRONG_VALUE: "an operator or a function met a value that it cannot work with",
+    WRONG_VALUE: "an operator or a function got a value that it cannot use",
     UNTERMINATED: "`${{` without its `}}`",
-    UNSAFE_PLACE: "an expression in a script stands where its value cannot be kept from being code",
-    NOT_HERE: "a value that is known only elsewhere, such as the status outside of `if`",
+    UNSAFE_PLACE: "an expression in a script where its value could be executed as code",
+    NOT_HERE: "a value that is not available here, such as the status outside of `if`",
 }
 
 

@@ -2,7 +2,7 @@
 
 `compiled(node)` turns every node into a function of the `Env`; the tree's height is bounded, so is the recursion.
 Operands of `&&` and `||` are evaluated only as far as needed. Evaluation ends with a value or with an ExpressionError
-that has the place; anything else it raises is a bug of the host, such as a context that holds no JSON value.
+that has the offset; any other exception is a bug of the host, such as a context that is not JSON data.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _context(name: str, offset: int) -> Evaluator:
         try:
             return env.contexts[lowered]
         except KeyError:
-            text = f"the context {quote(name)} is not known here"
+            text = f"the context {quote(name)} is not available here"
             raise ExpressionError(UNKNOWN_CONTEXT, text, offset, suggestion=closest(name, env.contexts)) from None
 
     return read

@@ -104,10 +104,10 @@ def _format(arguments: Arguments, env: Env) -> str:
         if match.group(1) is not None:
             digits = match.group(1).lstrip("0") or "0"
             if len(digits) > 3 or int(digits) >= len(texts):
-                raise Problem(WRONG_VALUE, f"format: {{{digits[:20]}}} has no argument, there are {len(texts)}")
+                raise Problem(WRONG_VALUE, f"format: no argument for {{{digits[:20]}}}; there are {len(texts)}")
             return texts[int(digits)]
         if text in "{}":
-            raise Problem(WRONG_VALUE, f'format: a "{text}" stands alone; write {text * 2} for the character itself')
+            raise Problem(WRONG_VALUE, f'format: unmatched "{text}"; write {text * 2} for a literal brace')
         return text
 
     return joined(piece(match) for match in _FORMAT_PIECE.finditer(pattern))
@@ -138,7 +138,7 @@ def _from_json(arguments: Arguments, env: Env) -> Value:
 
 def _hash_files(arguments: Arguments, env: Env) -> str:
     if env.hash_files is None:
-        raise Problem(NOT_HERE, "hashFiles is not known here")
+        raise Problem(NOT_HERE, "hashFiles is not available here")
     return env.hash_files(tuple(_text("hashFiles", argument) for argument in arguments))
 
 
@@ -209,13 +209,13 @@ def _integer(value: Value) -> int:
 
 def _now(arguments: Arguments, env: Env) -> int:
     if env.now_at is None:
-        raise Problem(NOT_HERE, "now is not known here")
+        raise Problem(NOT_HERE, "now is not available here")
     return env.now_at
 
 
 def _status(env: Env, name: str) -> Status:
     if env.status is None:
-        raise Problem(NOT_HERE, f"{name}() is known only in `if`")
+        raise Problem(NOT_HERE, f"{name}() is only available in `if`")
     return env.status
 
 

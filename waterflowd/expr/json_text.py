@@ -86,7 +86,7 @@ def _plain(value: Value, budget: list[int], height: int) -> Value:
     if kind not in (ARRAY, OBJECT):
         return normal(value) if kind is NUMBER and isinstance(value, int | float) else value
     if height == 0:
-        raise Problem(BOUND, f"a value may nest {VALUE_HEIGHT_MAX} levels deep")
+        raise Problem(BOUND, f"the value is nested more than {VALUE_HEIGHT_MAX} levels deep")
     if isinstance(value, Mapping):
         budget[0] -= sum(size_of(key) + 4 for key in value)
         return {key: _plain(item, budget, height - 1) for key, item in value.items()}
@@ -137,14 +137,14 @@ def from_json(text: str) -> Value:
     """Return the value of a JSON text; raises Problem when it is not JSON, too large or too deep."""
     bounded(text)
     if text.count("[") + text.count("{") > VALUE_HEIGHT_MAX and _height(text) > VALUE_HEIGHT_MAX:
-        raise Problem(BOUND, f"a value may nest {VALUE_HEIGHT_MAX} levels deep")
+        raise Problem(BOUND, f"the value is nested more than {VALUE_HEIGHT_MAX} levels deep")
     try:
         value: Value = _DECODER.decode(text)
     except ValueError as error:
         where = f" at character {error.pos}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(WRONG_VALUE, f"fromJSON: the text is not JSON{where}") from None
     if "\\u" in text and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        raise Problem(WRONG_VALUE, "fromJSON: the text has half of a surrogate pair, which is no character")
+        raise Problem(WRONG_VALUE, "fromJSON: the text contains half of a surrogate pair, which is not a character")
     return value
 
 

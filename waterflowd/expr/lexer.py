@@ -57,11 +57,11 @@ _KEYWORDS: dict[str, bool | float | None] = {
 _OPERAND_ENDS = frozenset({NAME, LITERAL, FILTER, ")", "]"})
 
 _HINTS = {
-    '"': "strings are written in single quotes",
-    "=": "equality is written ==",
-    "&": "and is written &&",
-    "|": "or is written ||",
-    "$": "an expression holds no ${{ }} of its own",
+    '"': "use single quotes for strings",
+    "=": "use == to compare",
+    "&": "use && for and",
+    "|": "use || for or",
+    "$": "expressions cannot be nested; remove the inner ${{ }}",
 }
 
 
@@ -71,9 +71,9 @@ def tokenize(source: str) -> list[Token]:
         is_too_long = len(source) > SOURCE_BYTES_MAX or len(source.encode()) > SOURCE_BYTES_MAX
     except UnicodeEncodeError as error:
         # Text with it could not be stored.
-        raise ExpressionError(SYNTAX, "half of a surrogate pair is no character", error.start) from None
+        raise ExpressionError(SYNTAX, "half of a surrogate pair is not a character", error.start) from None
     if is_too_long:
-        raise ExpressionError(BOUND, f"an expression may have {SOURCE_BYTES_MAX} bytes", 0)
+        raise ExpressionError(BOUND, f"the expression is longer than {SOURCE_BYTES_MAX} bytes", 0)
     tokens: list[Token] = []
     offset, length = 0, len(source)
     while offset < length:
@@ -96,7 +96,7 @@ def _next_token(source: str, offset: int, previous: str) -> tuple[Token, int]:
     if character == "'":
         string = _STRING.match(source, offset)
         if string is None:
-            raise ExpressionError(SYNTAX, "a string has no closing quote", offset)
+            raise ExpressionError(SYNTAX, "the string has no closing quote", offset)
         return Token(LITERAL, string.group(), offset, string.group(1).replace("''", "'")), string.end()
     if character.isdecimal() or (character in "+-." and previous not in _OPERAND_ENDS and previous != "."):
         return _number(source, offset)
@@ -119,6 +119,6 @@ def _unexpected(source: str, offset: int) -> ExpressionError:
     word = _WORD.match(source, offset)
     hint = _HINTS.get(character)
     if character in "+-":
-        hint = "a sign needs a number right behind it; to negate a value, write 0 - value"
+        hint = "a sign must be followed by a number; to negate a value, write 0 - value"
     text = f"unexpected {quote(word.group() if word else character)}"
     return ExpressionError(SYNTAX, f"{text}: {hint}" if hint else text, offset)

@@ -101,8 +101,8 @@ class _Parser:
         if token.kind != END:
             return ExpressionError(SYNTAX, f"unexpected {quote(token.text)}{wanted}", token.offset)
         if self._position == 0:
-            return ExpressionError(SYNTAX, "an expression was expected, found nothing", token.offset)
-        return ExpressionError(SYNTAX, f"the expression ends too early{wanted}", token.offset)
+            return ExpressionError(SYNTAX, "expected an expression, found nothing", token.offset)
+        return ExpressionError(SYNTAX, f"the expression is incomplete{wanted}", token.offset)
 
     def _expression(self) -> Node:
         self._nesting += 1
@@ -180,4 +180,4 @@ class _Parser:
 
 
 def _too_deep(offset: int) -> ExpressionError:
-    return ExpressionError(BOUND, f"an expression may nest {HEIGHT_MAX} levels deep", offset)
+    return ExpressionError(BOUND, f"the expression is nested more than {HEIGHT_MAX} levels deep", offset)

@@ -1,4 +1,4 @@
-"""What can be known about an expression before it runs: the names it may use, and the names it does use.
+"""Static analysis of an expression: the names it may use, and the names it does use.
 
 `check` reports every problem at once. It knows names, not types: what a property of data holds is known only when it
 runs, and one that does not exist is null.
@@ -17,7 +17,7 @@ from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, c
 from waterflowd.expr.values import to_text
 from waterflowd.model.wording import closest
 
-#: More problems of one expression nobody reads, and each costs a search for what was meant.
+#: Nobody reads more errors of one expression, and each costs a search for a suggestion.
 ERRORS_MAX = 50
 
 #: Part of a reference's path that only the run can tell.
@@ -90,9 +90,9 @@ def _context_error(context: Context, scope: Scope) -> ExpressionError | None:
     text = f"unknown context {quote(context.name)}"
     first, hyphen, _ = lowered.partition("-")
     if hyphen and first in scope.contexts:
-        text += "; a hyphen is part of a name, a subtraction needs spaces around it"
+        text += "; a hyphen is part of a name, so put spaces around - to subtract"
     elif scope.contexts:
-        text += f", known here: {', '.join(sorted(scope.contexts))}"
+        text += f"; available here: {', '.join(sorted(scope.contexts))}"
     return ExpressionError(UNKNOWN_CONTEXT, text, context.offset, suggestion=closest(context.name, scope.contexts))
 
 
@@ -108,7 +108,7 @@ def _name_error(index: Index, scope: Scope) -> ExpressionError | None:
         return None
     text = f"unknown {_NOUNS.get(lowered, f'name in {lowered}')} {quote(name)}"
     if not known:
-        text += ", there are none here"
+        text += "; there are none"
     return ExpressionError(UNKNOWN_NAME, text, index.key.offset, suggestion=closest(name, known))
 
 

@@ -109,7 +109,7 @@ def _render(value: Value, env: Env, height: int) -> Value:
     if not isinstance(value, Mapping | list | tuple):
         return value
     if height == 0:
-        raise ExpressionError(BOUND, f"a value may nest {VALUE_HEIGHT_MAX} levels deep", 0)
+        raise ExpressionError(BOUND, f"the value is nested more than {VALUE_HEIGHT_MAX} levels deep", 0)
     if isinstance(value, Mapping):
         return {key: _render(item, env, height - 1) for key, item in value.items()}
     return [_render(item, env, height - 1) for item in value]
@@ -143,7 +143,7 @@ def parse_condition(text: str) -> Node:
         template = _parse_template(text)
         placed = template.expressions
         if len(placed) > 1 or any(isinstance(part, str) and part.strip() for part in template.parts):
-            raise ExpressionError(SYNTAX, "text around ${{ }} makes a condition that is always true", placed[0].start)
+            raise ExpressionError(SYNTAX, "text around ${{ }} makes the condition always true", placed[0].start)
         node = placed[0].node
     else:
         node = parse_at(text, 0)

@@ -48,7 +48,7 @@ def test_without_a_time_it_is_the_next_one_from_now() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("0 25 * * *",), 'the hour, cannot be "25"'),
+        (("0 25 * * *",), '(hour) cannot be "25"'),
         (("@dayly",), 'did you mean "@daily"?'),
         (("@daily", "--timezone", "berlin"), 'did you mean "Europe/Berlin"?'),
         (("@daily", "--from", "tomorrow"), 'invalid time "tomorrow"'),

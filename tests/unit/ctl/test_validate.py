@@ -96,7 +96,7 @@ def test_files_outside_of_the_repository_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "repo" / "lib").mkdir()
     (tmp_path / "repo" / "lib" / "b.yml").symlink_to(tmp_path / "b.yml")
     result = ctl(str(tmp_path / "repo" / "workflows"))
-    assert (result.exit_code, "no file" in result.output) == (1, True)
+    assert (result.exit_code, "does not exist in this revision" in result.output) == (1, True)
 
 
 def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> None:

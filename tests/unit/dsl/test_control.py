@@ -102,7 +102,7 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
 @pytest.mark.parametrize(
     ("steps", "code", "words"),
     [
-        ("{uses: condition}", "WF115", "needs its parameters"),
+        ("{uses: condition}", "WF115", "requires parameters"),
         ("{uses: condition, with: {then: [{run: x}]}}", "WF105", "if"),
         ("{uses: condition, with: {if: 'true'}}", "WF105", "then"),
         ("{uses: condition, with: {if: 'true', then: []}}", "WF106", "at least one"),
@@ -122,22 +122,22 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         (
             "{uses: loop, with: {items: [1], steps: [{uses: loop, with: {items: [2], steps: [{run: x}]}}]}}",
             "WF109",
-            "around",
+            "enclosing",
         ),
         ("{run: 'echo ${{ item }}'}", "WF122", "item"),
         ("{run: 'echo ${{ loop.index }}'}", "WF129", "loop"),
         ("{uses: parallel, with: {branches: []}}", "WF106", "at least one"),
         ("{uses: parallel, with: {branches: [[]]}}", "WF106", "at least one"),
         ("{uses: parallel, with: {branches: 3}}", "WF106", "a list"),
-        ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "never"),
+        ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "only 1 approvers"),
         ("{uses: approval, with: {minimum: 21}}", "WF106", "to 20"),
         ("{uses: approval, with: {default: approve}}", "WF116", "timeout"),
         ("{uses: approval, with: {timeout: 5}}", "WF106", "5s"),
         ("{uses: approval, with: {message: x}, timeout-minutes: 5}", "WF116", "timeout"),
-        ("{uses: approval, with: {message: x}, retry: {max-attempts: 2}}", "WF116", "tried again"),
-        ("{uses: sleep, with: {duration: 1s}, shell: sh}", "WF116", "no script"),
-        ("{uses: sleep, with: {duration: 1s}, on-lost: retry}", "WF116", "no server"),
-        ("{uses: parallel, with: {branches: [{run: x}]}, working-directory: a}", "WF116", "no directory"),
+        ("{uses: approval, with: {message: x}, retry: {max-attempts: 2}}", "WF116", "retried"),
+        ("{uses: sleep, with: {duration: 1s}, shell: sh}", "WF116", "run a script"),
+        ("{uses: sleep, with: {duration: 1s}, on-lost: retry}", "WF116", "run on a server"),
+        ("{uses: parallel, with: {branches: [{run: x}]}, working-directory: a}", "WF116", "run in a directory"),
         ("{uses: parallel, with: {branches: [{run: x}]}, stop: {grace: 1s}}", "WF116", "no process"),
         ("{id: a, run: x}, {uses: parallel, with: {branches: [{id: a, run: x}]}}", "WF109", "taken"),
         ("{uses: parallel, with: {branches: [{id: a, run: x}]}}, {id: a, run: x}", "WF109", "taken"),
@@ -159,7 +159,7 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         (
             "{uses: loop, with: {while: steps.a.outputs.x, max-iterations: 2, steps: [{id: a, run: x}]}}",
             "WF129",
-            "ask env",
+            "use env",
         ),
         (
             "{uses: parallel, with: {branches: [{id: a, run: x}, {run: 'echo ${{ steps.a.outcome }}'}]}}",
@@ -328,4 +328,4 @@ def test_branches_and_items_have_a_bound(language: Language) -> None:
         if count == 10_000:
             assert language.plan(text).jobs
         else:
-            assert "a loop may have 10,000" in language.error(text).message
+            assert "the limit is 10,000" in language.error(text).message

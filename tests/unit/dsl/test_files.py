@@ -131,12 +131,17 @@ def test_errors_of_all_files_come_together() -> None:
 @pytest.mark.parametrize(
     ("call", "callee", "code", "words"),
     [
-        ("secrets: inherit", CALLEE, "WF110", "needs the input"),
+        ("secrets: inherit", CALLEE, "WF110", "requires the input"),
         ("with: {who: x, cuont: 3}, secrets: inherit", CALLEE, "WF110", 'did you mean "count"'),
         ("with: {who: x, count: many}, secrets: inherit", CALLEE, "WF110", "a number"),
-        ("with: {who: x}", CALLEE, "WF136", "not given"),
-        ("with: {who: x}, secrets: {TOKEN: x}", CALLEE, "WF136", "exactly one"),
-        ("with: {who: x}, secrets: {TOKEN: '${{ secrets.A }}', B: '${{ secrets.B }}'}", CALLEE, "WF136", "takes no"),
+        ("with: {who: x}", CALLEE, "WF136", "does not pass"),
+        ("with: {who: x}, secrets: {TOKEN: x}", CALLEE, "WF136", "reference to one secret"),
+        (
+            "with: {who: x}, secrets: {TOKEN: '${{ secrets.A }}', B: '${{ secrets.B }}'}",
+            CALLEE,
+            "WF136",
+            "does not declare",
+        ),
         ("with: {who: '${{ secrets.A }}'}, secrets: inherit", CALLEE, "WF129", "under secrets"),
         ("with: {who: x}, secrets: all", CALLEE, "WF106", "inherit"),
         ("with: {who: x}, secrets: inherit, runs-on: g", CALLEE, "WF116", "uses"),
@@ -159,13 +164,13 @@ def test_a_call_that_does_not_fit_is_an_error(
 @pytest.mark.parametrize(
     ("uses", "code", "words"),
     [
-        ("./lib/none.yml", "WF135", "no file"),
+        ("./lib/none.yml", "WF135", "does not exist"),
         ("./lib", "WF135", ".yml"),
         ("../lib/a.yml", "WF135", "root of the repository"),
         ("./lib/../../a.yml", "WF135", "root of the repository"),
         ("/etc/passwd.yml", "WF135", "root"),
         ("org/repo/.github/workflows/a.yml@main", "WF113", "into this repository"),
-        ("./workflows/w.yml", "WF135", "circle: workflows/w.yml -> workflows/w.yml"),
+        ("./workflows/w.yml", "WF135", "cycle: workflows/w.yml -> workflows/w.yml"),
     ],
 )
 def test_a_file_that_cannot_be_called_is_an_error(language: Language, uses: str, code: str, words: str) -> None:
@@ -189,7 +194,7 @@ def test_calls_nest_to_a_bound(language: Language) -> None:
     text = "jobs: {j: {uses: ./1.yml}}"
     assert language.plan(text, chain(4, LEAF)).jobs
     error = language.error(text, chain(5, LEAF))
-    assert (error.code, error.path, "4 deep" in error.message) == ("WF135", "4.yml", True)
+    assert (error.code, error.path, "4 levels deep" in error.message) == ("WF135", "4.yml", True)
 
 
 def test_a_depth_counts_whoever_compiled_the_file_first(language: Language) -> None:
@@ -276,10 +281,10 @@ def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> 
     [
         ("with: {to: dev, x: 1}", STEP, "WF110", "no input"),
         ("with: {to: stage}", STEP, "WF110", "one of"),
-        ("name: x", STEP, "WF110", "needs the input"),
+        ("name: x", STEP, "WF110", "requires the input"),
         ("with: {to: '${{ secrets.A || 1 }}'}", STEP, "WF136", "alone"),
-        ("with: {to: dev}, shell: sh", STEP, "WF116", "no script"),
-        ("with: {to: dev}, retry: {max-attempts: 2}", STEP, "WF116", "tried again"),
+        ("with: {to: dev}, shell: sh", STEP, "WF116", "run a script"),
+        ("with: {to: dev}, retry: {max-attempts: 2}", STEP, "WF116", "retried"),
         ("name: x", "steps: [{run: 'x ${{ vars.a }}'}]", "WF129", "declare an input"),
         ("name: x", "steps: [{run: 'x ${{ secrets.a }}'}]", "WF129", "declare an input"),
         ("name: x", "steps: [{run: 'x ${{ inputs.a }}'}]", "WF125", "input"),
@@ -288,7 +293,7 @@ def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> 
         ("name: x", "steps: [{run: x}]\nbranding: {}", "WF113", "remove"),
         ("name: x", "steps: [{run: x}]\nruns: {using: composite, steps: [{run: x}]}", "WF116", "both"),
         ("name: x", "steps: [{run: x}]\noutputs: {a: '${{ steps.b.outputs.c }}'}", "WF125", "step"),
-        ("name: x", "steps: [{uses: ./steps/deploy}]", "WF135", "circle"),
+        ("name: x", "steps: [{uses: ./steps/deploy}]", "WF135", "cycle"),
         ("name: x", "- a", "WF101", "a list"),
     ],
 )

@@ -78,20 +78,20 @@ def test_a_node_is_in_the_plan_once_whoever_uses_it() -> None:
 @pytest.mark.parametrize(
     ("uses", "files", "code", "said"),
     [
-        ("file/write", {"nodes/file/write.py": SOURCE}, "WF135", "is a node of Waterflow"),
-        ("exec/shell", {"nodes/exec/shell.py": SOURCE}, "WF135", "is a node of Waterflow"),
+        ("file/write", {"nodes/file/write.py": SOURCE}, "WF135", "is a built-in node"),
+        ("exec/shell", {"nodes/exec/shell.py": SOURCE}, "WF135", "is a built-in node"),
         (
             "shop/greet",
             {"nodes/shop/greet.py": b"#" * (node_schema.SOURCE_BYTES_MAX + 1)},
             "WF135",
-            "more than 262,144",
+            "larger than 262,144",
         ),
         ("shop/greet", {"nodes/shop/greet.py": b"\xff"}, "WF135", "not UTF-8"),
         (
             "shop/greet",
             {"nodes/shop/greet.py": SOURCE, "nodes/shop/greet.schema.json": b"{"},
             "WF135",
-            "greet.schema.json is no schema: it is no JSON",
+            "greet.schema.json is not a valid schema: it is not JSON",
         ),
         ("http/requst", {}, "WF114", 'did you mean "http/request"'),
         ("actions/checkout", {}, "WF114", "unknown node"),
@@ -137,14 +137,14 @@ def test_a_node_that_only_servers_can_have_is_a_warning(files: dict[str, bytes |
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("{}", 'shop/greet needs "who"'),
+        ("{}", 'shop/greet requires "who"'),
         ("{who: ''}", "who: expected at least 1 characters, found 0"),
         ("{who: Ada, times: x}", 'times: expected a whole number, found "x"'),
         ("{who: Ada, times: 10}", "times: expected at most 9, found 10"),
         ("{who: Ada, times: true}", "times: expected a whole number, found true"),
         ("{who: Ada, how: quiet}", "how: expected one of loud, soft"),
-        ("{who: Ada, tims: 1}", "tims: there is no such parameter"),
-        ("{who: Ada, to: [{port: 1}, {}]}", 'to.1: needs "port"'),
+        ("{who: Ada, tims: 1}", "tims: unknown parameter"),
+        ("{who: Ada, to: [{port: 1}, {}]}", 'to.1: requires "port"'),
         ("{who: Ada, to: [{port: x}]}", "to.0.port: expected a whole number"),
         ("{who: Ada, to: [{port: 1}, {port: 1}, {port: 1}]}", "to: expected at most 2 entries, found 3"),
         ("{who: Ada, note: [1]}", "note: expected text, found a list"),

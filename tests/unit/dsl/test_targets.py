@@ -85,18 +85,18 @@ def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        ("{workflow: nowhere.yml}", "WF135", 'no file "workflows/nowhere.yml" in this revision'),
-        ("{workflow: ../x.yml}", "WF135", "no workflow of this repository"),
-        ("{workflow: other}", "WF135", "no workflow of this repository"),
+        ("{workflow: nowhere.yml}", "WF135", 'the file "workflows/nowhere.yml" does not exist in this revision'),
+        ("{workflow: ../x.yml}", "WF135", "not a workflow of this repository"),
+        ("{workflow: other}", "WF135", "not a workflow of this repository"),
         ("{workflow: broken.yml}", "WF135", 'the workflow "workflows/broken.yml" cannot be started: line 2:'),
         ("{workflow: no-yaml.yml}", "WF135", "cannot be started: "),
-        ("{workflow: other.yml}", "WF110", 'the workflow "other.yml" needs the input "version"'),
+        ("{workflow: other.yml}", "WF110", 'the workflow "other.yml" requires the input "version"'),
         ("{workflow: other.yml, inputs: {version: 1, verison: 2}}", "WF110", 'has no input "verison"'),
         ("{workflow: other.yml, inputs: {version: 1, count: many}}", "WF110", "expected a number"),
         ("{workflow: called.yml, inputs: {version: 1}}", "WF110", 'has no input "version"'),
         ("{workflow: other.yml, inputs: [1]}", "WF115", "inputs: "),
         ("{workflow: other.yml, inputs: {version: 1}, wait: perhaps}", "WF115", "wait: "),
-        ("{inputs: {version: 1}}", "WF115", "needs the parameter"),
+        ("{inputs: {version: 1}}", "WF115", "requires the parameter"),
         ('{workflow: other.yml, inputs: {version: "${{ secrets.X }}"}}', "WF129", "secrets cannot be used here"),
     ],
 )

@@ -56,9 +56,9 @@ def test_calls_and_starts_by_hand_may_have_inputs_of_their_own(language: Languag
         ("{workflow_run: {workflows: []}}", "WF106", "at least one"),
         ("{workflow_run: {workflows: [a], types: [requested]}}", "WF106", "completed"),
         ("{workflow_run: {workflows: [a], conclusions: [sucess]}}", "WF106", 'did you mean "success"'),
-        ("{workflow_run: {workflows: [w]}}", "WF106", "never end"),
-        ("{workflow_run: {workflows: [workflows/w.yml]}}", "WF106", "never end"),
-        ("{workflow_run: {workflows: [a], branches: [b], branches-ignore: [c]}}", "WF116", "exclude"),
+        ("{workflow_run: {workflows: [w]}}", "WF106", "run forever"),
+        ("{workflow_run: {workflows: [workflows/w.yml]}}", "WF106", "run forever"),
+        ("{workflow_run: {workflows: [a], branches: [b], branches-ignore: [c]}}", "WF116", "cannot be combined"),
         ("{workflow_call: {outputs: {a: '${{ jobs.k.outputs.x }}'}}}", "WF125", "job"),
         ("{workflow_call: {outputs: {a: '${{ needs.j.outputs.x }}'}}}", "WF129", "write jobs"),
         ("{workflow_call: {outputs: {a: }}}", "WF106", "text"),
@@ -94,7 +94,7 @@ def test_jobs_exist_in_the_outputs_of_a_call_only(language: Language) -> None:
         ("github.ref_name", "git.branch"),
         ("github.token", "secret"),
         ("github.workspace", "WATERFLOW_WORKSPACE"),
-        ("github.nothing", "see git"),
+        ("github.nothing", "use git"),
     ],
 )
 def test_a_context_of_github_says_what_is_here(language: Language, used: str, words: str) -> None:

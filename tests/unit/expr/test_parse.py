@@ -59,7 +59,7 @@ def test_arithmetic_binds_tighter_than_comparison_and_groups_to_the_left(source:
     [
         ("", 0, "nothing"),
         ("a b", 2, '"b"'),
-        ("a == ", 5, "ends too early"),
+        ("a == ", 5, "incomplete"),
         ("(a", 2, 'expected ")"'),
         ("f(a", 3, 'expected ")"'),
         ("f(a,)", 4, '")"'),

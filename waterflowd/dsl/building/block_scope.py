@@ -66,7 +66,7 @@ BuildBlock = Callable[[Path, list[models.Step], BlockScope], tuple[StepPlan, ...
 
 def names_not_yet_run(names: list[str]) -> dict[tuple[str, str], str]:
     return {
-        ("steps", name.lower()): f"the step {quote(name)} has not run yet here; only earlier steps can be used"
+        ("steps", name.lower()): f"the step {quote(name)} has not run yet; only earlier steps can be used"
         for name in names
     }
 
@@ -75,11 +75,11 @@ def names_run_inside(plan: StepPlan) -> dict[tuple[str, str], str]:
     """What is said of the steps inside of a step when somebody after it names them."""
     if plan.node == COMPOSITE:
         return {}
-    hint = "let it write what is needed to $WATERFLOW_ENV, and use env"
+    hint = "write the value to $WATERFLOW_ENV there, and use env"
     if plan.node == "loop":
         results = f"steps.{plan.id}.outputs.results"
         hint = f"use {results}" if plan.is_named else "give the loop an id, and use steps.<id>.outputs.results"
-    sentence = "the step {0} runs inside of another step, and is not visible after it; {1}"
+    sentence = "the step {0} runs inside another step, so it cannot be used after it; {1}"
     return {
         ("steps", inner.id.lower()): sentence.format(quote(inner.id), hint)
         for inner in _all_inner(plan)

@@ -27,7 +27,7 @@ from waterflowd.model.wording import did_you_mean
 DEPTH_MAX = 4
 
 _ENDINGS = (".yml", ".yaml")
-_REMOTE = "put the workflow into this repository, and write ./ and its path"
+_REMOTE = "copy the workflow into this repository, and write ./ and its path"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +75,14 @@ class WorkflowCalls:
             return None
         if file in self._open:
             circle = " -> ".join([*self._open[self._open.index(file) :], file])
-            source.at_value(at, codes.WRONG_CALL, f"workflows call one another in a circle: {circle}")
+            source.at_value(at, codes.WRONG_CALL, f"workflows call each other in a cycle: {circle}")
             return None
         known = file in self._callees
         if not known and len(self._open) <= DEPTH_MAX:
             self._callees[file] = self._compile(file)
         callee = self._callees.get(file)
         if len(self._open) > DEPTH_MAX or (callee is not None and len(self._open) - 1 + callee.height > DEPTH_MAX):
-            text = f"workflows call one another more than {DEPTH_MAX} deep here"
+            text = f"workflow calls are nested more than {DEPTH_MAX} levels deep"
             source.at_value(at, codes.WRONG_CALL, text, "move jobs into the workflow that calls them")
             return None
         if callee is not None and known:
@@ -95,17 +95,19 @@ class WorkflowCalls:
         file = local_path(uses)
         if file is None or not file.endswith(_ENDINGS):
             is_remote = "@" in uses
-            text = f"{quote(uses)} is no workflow of this repository: ./ and the path of a .yml or .yaml file"
+            text = (
+                f"{quote(uses)} is not a workflow of this repository: expected ./ and the path of a .yml or .yaml file"
+            )
             code = codes.GITHUB_ONLY if is_remote else codes.WRONG_CALL
             source.at_value(at, code, text, _REMOTE if is_remote else "write the path from the root of the repository")
             return None
         if self._compilation.read is None:
-            text = f"the workflow {quote(uses)} cannot be found: this file came without its repository"
+            text = f"cannot find the workflow {quote(uses)}: this file was compiled without its repository"
             source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository")
             return None
         if file not in self._open and self._compilation.find(file) is None:
-            text = f"there is no file {quote(file)} in this revision"
-            source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
+            text = f"the file {quote(file)} does not exist in this revision"
+            source.at_value(at, codes.WRONG_CALL, text, "paths are relative to the root of the repository")
             return None
         return file
 
@@ -137,24 +139,26 @@ class WorkflowCalls:
             theirs = secret_references.only_name(value)
             if name not in callee.declared_secrets:
                 known = list(callee.declared_secrets)
-                hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes none")
-                text = f"the workflow {quote(callee.call.path)} takes no secret {quote(name)}"
-                source.at_key(at, codes.WRONG_SECRET, text, f"{hint}; on.workflow_call.secrets declares them")
+                hint = did_you_mean(name, known) or (
+                    f"declared secrets: {', '.join(known)}" if known else "it declares no secrets"
+                )
+                text = f"the workflow {quote(callee.call.path)} does not declare the secret {quote(name)}"
+                source.at_key(at, codes.WRONG_SECRET, text, f"{hint}; declare secrets under on.workflow_call.secrets")
             elif theirs is None:
                 hint = f"write {name}: ${{{{ secrets.NAME }}}}"
-                source.at_value(at, codes.WRONG_SECRET, "expected exactly one secret of this workflow", hint)
+                source.at_value(at, codes.WRONG_SECRET, "expected a reference to one secret of this workflow", hint)
             else:
                 given[name] = theirs
         for name, declared in callee.declared_secrets.items():
             if declared.required and name not in job.secrets:
-                self._missing(source, path, callee, name, "needs")
+                self._missing(source, path, callee, name, "requires the secret")
         for name in callee.used_secrets:
             if name not in job.secrets and name not in callee.declared_secrets:
-                self._missing(source, path, callee, name, "uses, and does not declare,")
+                self._missing(source, path, callee, name, "uses the undeclared secret")
         return given
 
     def _missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
-        text = f"the workflow {quote(callee.call.path)} {verb} the secret {quote(name)}, which is not given"
+        text = f"the workflow {quote(callee.call.path)} {verb} {quote(name)}, which this job does not pass"
         hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
         source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)
 

@@ -49,7 +49,7 @@ class ChildWorkflows:
     def check(self, source: SourceFile, path: Path, given: Mapping[str, Any]) -> None:
         """Reports what is wrong with the target and the inputs of the step at `path`, as far as that is known now."""
         if self._compilation.read is None:
-            text = "workflow/run starts a workflow of the same repository, and this file came without one"
+            text = "workflow/run starts a workflow of the same repository, but this file was compiled without one"
             source.at_value((*path, "uses"), codes.WRONG_CALL, text, "push it to a watched repository")
             return
         workflow = given.get("workflow")
@@ -64,27 +64,27 @@ class ChildWorkflows:
     def _specs(self, source: SourceFile, at: Path, workflow: str) -> tuple[InputSpec, ...] | None:
         file = child_workflow_path(self._compilation.first, workflow)
         if file is None:
-            text = f"{quote(workflow)} is no workflow of this repository: the path or the name of a .yml or .yaml file"
+            text = f"{quote(workflow)} is not a workflow of this repository: expected the path or name of a .yml or .yaml file"
             source.at_value(at, codes.WRONG_CALL, text, "write the path from the root of the repository")
             return None
         content = self._compilation.find(file)
         if content is None:
-            text = f"there is no file {quote(file)} in this revision"
-            source.at_value(at, codes.WRONG_CALL, text, "the path counts from the root of the repository")
+            text = f"the file {quote(file)} does not exist in this revision"
+            source.at_value(at, codes.WRONG_CALL, text, "paths are relative to the root of the repository")
             return None
         if file not in self._known:
             self._known[file] = self._look(file, content)
         found = self._known[file]
         if isinstance(found, str):
             text = f"the workflow {quote(file)} cannot be started: {found}"
-            source.at_value(at, codes.WRONG_CALL, text, "repair that file")
+            source.at_value(at, codes.WRONG_CALL, text, "fix that file first")
             return None
         return found
 
     def _look(self, file: str, content: bytes) -> tuple[InputSpec, ...] | str:
         target = self._compilation.peek(file, content)
         if target is None:
-            return "it is no YAML that could be read"
+            return "it is not valid YAML"
         try:
             workflow = validate(target.document, target.report, models.Workflow)
             specs = started_inputs(target, workflow) if workflow is not None else ()

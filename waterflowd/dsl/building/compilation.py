@@ -113,7 +113,7 @@ class Compilation:
             if self.read is None:
                 return None
             if len(self.looked_for) >= FILES_MAX:
-                self._refuse(path, f"a workflow may look for {FILES_MAX} other files, this is one more")
+                self._refuse(path, f"the workflow uses more than {FILES_MAX} other files")
                 return None
             self.looked_for[path] = self.read(path)
         return self.looked_for[path]
@@ -161,7 +161,9 @@ class Compilation:
         self._bytes += len(content)
         if self._bytes <= BYTES_MAX:
             return True
-        self._refuse(path, f"with this file, a workflow and those that it uses have more than {BYTES_MAX:,} bytes")
+        self._refuse(
+            path, f"with this file, the workflow and the files it uses are larger than {BYTES_MAX:,} bytes in total"
+        )
         return False
 
     def _refuse(self, path: str, message: str) -> None:
@@ -179,7 +181,7 @@ class Compilation:
             return
         is_steps = self._steps > STEPS_MAX
         bound, what = (STEPS_MAX, "steps") if is_steps else (JOBS_MAX, "jobs")
-        text = f"more than {bound:,} {what}, those of all files that it uses included"
+        text = f"more than {bound:,} {what}, including those of the files it uses"
         source.at_key(path, codes.BOUND, text, "split it into several workflows")
         raise TooMany
 

@@ -76,11 +76,11 @@ class CompositeSteps:
             return None
         if file in self._open:
             circle = " -> ".join([*self._open[self._open.index(file) :], file])
-            source.at_value(at, codes.WRONG_CALL, f"composite steps use one another in a circle: {circle}")
+            source.at_value(at, codes.WRONG_CALL, f"composite steps use each other in a cycle: {circle}")
             return None
         if len(self._open) >= DEPTH_MAX:
-            text = f"composite steps use one another more than {DEPTH_MAX} deep"
-            source.at_value(at, codes.BOUND, text, "write some of the steps out")
+            text = f"composite steps are nested more than {DEPTH_MAX} levels deep"
+            source.at_value(at, codes.BOUND, text, "copy the steps of one of them into the file that uses it")
             return None
         is_new = file not in self._built
         if is_new:
@@ -91,27 +91,29 @@ class CompositeSteps:
         if not is_new:
             self._compilation.count(source, path, steps=built.count)
         if depth + built.height - 1 > DEPTH_MAX:
-            text = f"with this composite step, steps stand inside of more than {DEPTH_MAX - 1} others"
-            source.at_value(at, codes.BOUND, text, "put a part of it into a job of its own")
+            text = f"with this composite step, steps are nested more than {DEPTH_MAX - 1} levels deep"
+            source.at_value(at, codes.BOUND, text, "move some of the steps into a separate job")
         arguments = check_arguments(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
         return CompositeUse(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
         folder = local_path(uses)
         if folder is None:
-            text = f"{quote(uses)} is no path inside of the repository"
+            text = f"{quote(uses)} is not a path inside the repository"
             source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
             return None
         if self._compilation.read is None:
-            text = f"the composite step {quote(uses)} cannot be found: this file came without its repository"
-            source.at_value(at, codes.WRONG_CALL, text, "push it to a watched repository, or write the steps out")
+            text = f"cannot find the composite step {quote(uses)}: this file was compiled without its repository"
+            source.at_value(
+                at, codes.WRONG_CALL, text, "push it to a watched repository, or copy the steps into this file"
+            )
             return None
         names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}" for name in FILE_NAMES]
         for name in names:
             if self._compilation.find(name) is not None:
                 return name
-        text = f"there is no composite step {quote(uses)} in this revision"
-        source.at_value(at, codes.WRONG_CALL, text, f"it would be the file {names[0]}")
+        text = f"the composite step {quote(uses)} does not exist in this revision"
+        source.at_value(at, codes.WRONG_CALL, text, f"expected the file {names[0]}")
         return None
 
     def _build(self, file: str) -> _CompiledFile | None:
@@ -139,13 +141,13 @@ class CompositeSteps:
         rows = wanted.steps
         if wanted.runs is not None:
             if rows is not None:
-                text = "runs is the way of GitHub's actions to write steps; both are given"
-                source.at_key(("runs",), codes.EXCLUSIVE_KEYS, text, "keep one of the two")
+                text = "a composite step has either steps or runs (as GitHub's actions have), not both"
+                source.at_key(("runs",), codes.EXCLUSIVE_KEYS, text, "remove one of them")
             base, rows = ("runs", "steps"), wanted.runs.steps
         if rows is None:
             node, _ = source.document.find(())
             if not source.report.has_within(node.start, node.end):
-                text = "a composite step needs the key steps"
+                text = "a composite step requires the key steps"
                 source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
             return None
         specs = inputs.specs(wanted.inputs, ("inputs",), source.document, source.report)

@@ -37,11 +37,11 @@ _FUNCTIONS = expr.PLAIN_FUNCTIONS
 _CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
 
 _WHY_NOT: dict[str, str] = {
-    SECRETS: "secrets can be used in env and in with only, where their values are filled in on the way to the server",
+    SECRETS: "secrets are only available in env and with; their values are filled in when the step is sent to its server",
     "matrix": "this job has no strategy.matrix",
     "strategy": "this job has neither strategy.matrix nor target: each",
-    "loop": "loop exists in the steps of the node loop only",
-    "jobs": "jobs can be used in the outputs of workflow_call only; here it is needs",
+    "loop": "loop is only available in the steps of a loop",
+    "jobs": "jobs is only available in the outputs of workflow_call; use needs here",
 }
 
 
@@ -125,7 +125,10 @@ class WorkflowNames:
     def for_variable(self, earlier: Collection[str]) -> Availability:
         """A value of `vars` sees the ones before it."""
         later = {
-            ("vars", name.lower()): f"the variable {quote(name)} stands further down; a variable sees those before it"
+            (
+                "vars",
+                name.lower(),
+            ): f"the variable {quote(name)} is defined further down; use only those above"
             for name in self.variables or ()
             if name not in earlier
         }
@@ -138,12 +141,12 @@ class WorkflowNames:
     def for_call_outputs(self) -> Availability:
         """The outputs of `workflow_call`, which see all jobs."""
         contexts = {**self._contexts(_RUN), "jobs": list(self.jobs)}
-        why_not = {"needs": "the outputs of workflow_call see all jobs; write jobs instead of needs"}
+        why_not = {"needs": "the outputs of workflow_call can use all jobs; write jobs instead of needs"}
         return Availability(contexts=contexts, why_not=why_not, jobs=self._needed)
 
     def for_job_condition(self, needs: Collection[str]) -> Availability:
         """The `if` of a job, and its `strategy`: both come before its instances."""
-        sentence = "a job's if is decided before it becomes instances; use {0} in the if of a step"
+        sentence = "the if of a job is evaluated before its instances exist; use {0} in the if of a step"
         return Availability(
             contexts={**self._contexts(_RUN), "needs": needs},
             out_of_reach=self._other_jobs(needs),
@@ -155,7 +158,8 @@ class WorkflowNames:
         """`strategy` itself."""
         available = self.for_job_condition(needs)
         return replace(
-            available, why_not={name: f"strategy makes {name}, it cannot use it" for name in ("matrix", "strategy")}
+            available,
+            why_not={name: f"strategy defines {name}, so it cannot use it" for name in ("matrix", "strategy")},
         )
 
     def for_job(self, needs: Collection[str], instances: Instances, *, has_env: bool = False) -> Availability:
@@ -182,7 +186,7 @@ class WorkflowNames:
 
     def _other_jobs(self, needs: Collection[str]) -> dict[tuple[str, str], str]:
         return {
-            ("needs", name.lower()): f"the job {quote(name)} is not in needs of this job; add it there"
+            ("needs", name.lower()): f"the job {quote(name)} is not in the needs of this job; add it there"
             for name in self.jobs
             if name not in needs
         }
@@ -190,10 +194,8 @@ class WorkflowNames:
 
 def for_composite(inputs: Collection[str]) -> Availability:
     """The keys of the steps of a composite step, which know nothing of the workflow around them."""
-    sentence = "the steps of a composite step do not see {0}; declare an input, and give the value under with"
+    sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
     why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
-    why_not[SECRETS] = (
-        "the steps of a composite step do not see secrets; declare an input, and give the secret under with"
-    )
+    why_not[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
     return Availability(contexts=contexts, why_not=why_not)

@@ -49,7 +49,7 @@ class ControlFlow:
         if key is None or key.text != "with":
             if not _required(node):
                 return {}, ()
-            text = f"{node} needs its parameters"
+            text = f"{node} requires parameters"
             self._source.at_value(path, codes.WRONG_PARAMETER, text, f"add with: and {' '.join(_required(node))}")
             return None
         found = validate(self._source.document, self._source.report, CONTROL_FLOW[node], at)
@@ -89,7 +89,7 @@ class ControlFlow:
         loop: dict[str, Any] = {"loop": contexts.FIXED["loop"]}
         if wanted.has("items") and wanted.has("while_"):
             text = "a loop has either items or while, not both"
-            self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "put one loop into the other")
+            self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "nest one loop inside the other")
         elif wanted.while_ is not None:
             params |= self._while(at, wanted, available.within(loop))
         else:
@@ -104,31 +104,31 @@ class ControlFlow:
         self._expressions.value((*at, "items"), items, available)
         self._expressions.value((*at, "max-parallel"), wanted.max_parallel, available)
         if not wanted.has("items"):
-            text = "a loop needs items, or while with max-iterations"
+            text = "a loop requires items, or while with max-iterations"
             self._source.at_key(at, codes.WRONG_PARAMETER, text, "add items: a list, or an expression that yields one")
         elif not isinstance(items, list) and not has_expression(items):
             hint = f"write items: ${{{{ range({items}) }}}}" if isinstance(items, int) else ""
-            text = f"items: expected a list, or an expression that yields one, not {describe(items)}"
+            text = f"items: expected a list, or an expression that yields one; found {describe(items)}"
             self._source.at_value((*at, "items"), codes.WRONG_PARAMETER, text, hint)
         elif isinstance(items, list) and len(items) > RANGE_ITEMS_MAX:
-            text = f"{len(items):,} items, a loop may have {RANGE_ITEMS_MAX:,}"
+            text = f"the loop has {len(items):,} items; the limit is {RANGE_ITEMS_MAX:,}"
             self._source.at_key((*at, "items"), codes.BOUND, text)
         if wanted.has("max_iterations"):
-            text = "max-iterations belongs to while; a loop over items ends with the last one"
+            text = "max-iterations is only valid with while; a loop over items ends after the last one"
             self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
 
     def _while(self, at: Path, wanted: LoopParameters, available: Availability) -> dict[str, Json]:
-        sentence = "the step {0} runs inside of the loop; let it write to $WATERFLOW_ENV, and ask env"
+        sentence = "the step {0} runs inside the loop; write the value to $WATERFLOW_ENV there, and use env"
         inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in wanted.steps if step.id}
         self._expressions.condition((*at, "while"), wanted.while_, available.within({}, inside))
         self._expressions.value((*at, "max-iterations"), wanted.max_iterations, available)
         if wanted.max_iterations is None:
-            text = "a loop with while needs max-iterations, so that it ends whatever its condition says"
+            text = "a loop with while requires max-iterations, so that it always ends"
             self._source.at_key((*at, "while"), codes.WRONG_PARAMETER, text, "add max-iterations: 100")
         for key, field in (("as", "as_"), ("max-parallel", "max_parallel")):
             if wanted.has(field):
-                text = f"{key} belongs to a loop over items; the passes of while have none, and follow one another"
+                text = f"{key} is only valid with items; the passes of while have no item and run one after another"
                 self._source.at_key((*at, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         return {"while": wanted.while_, "max-iterations": wanted.max_iterations}
 
@@ -136,14 +136,14 @@ class ControlFlow:
         """Whether `as` names something that no context is called yet."""
         as_path: Path = (*at, "as")
         if not name.replace("-", "_").isidentifier() or not name.isascii():
-            text = f"as: {quote(name)} may hold letters, digits, _ and - only, and begins with a letter or _"
+            text = f"as: {quote(name)} is not a valid name: use letters, digits, _ and -, and begin with a letter or _"
             self._source.at_value(as_path, codes.WRONG_ID, text)
         elif name.lower() in contexts.KNOWN or name.lower() == "github":
             text = f"as: {quote(name)} is the name of a context"
-            self._source.at_value(as_path, codes.WRONG_ID, text, "choose another one")
+            self._source.at_value(as_path, codes.WRONG_ID, text, "choose another name")
         elif name.lower() in {loop.lower() for loop in scope.loops}:
-            text = f"as: a loop around this one calls its items {quote(name)} too"
-            self._source.at_value(as_path, codes.WRONG_ID, text, "choose another name by as")
+            text = f"as: an enclosing loop already uses the name {quote(name)}"
+            self._source.at_value(as_path, codes.WRONG_ID, text, "set another name with as")
         else:
             return True
         return False
@@ -154,11 +154,11 @@ class ControlFlow:
             params[key] = getattr(wanted, key)
             self._expressions.value((*at, key), params[key], available)
         if wanted.has("default") and not wanted.has("timeout"):
-            text = "default says what comes after the timeout, and there is none"
+            text = "default is the decision after the timeout, but there is no timeout"
             self._source.at_key((*at, "default"), codes.EXCLUSIVE_KEYS, text, "add timeout, such as timeout: 2d")
         people = wanted.approvers
         if people and expr.is_static(list(people)) and isinstance(wanted.minimum, int) and wanted.minimum > len(people):
-            text = f"minimum: {wanted.minimum} approvals of {len(people)} approvers can never be reached"
+            text = f"minimum: {wanted.minimum} approvals are required, but there are only {len(people)} approvers"
             self._source.at_value((*at, "minimum"), codes.WRONG_PARAMETER, text)
         return params
 

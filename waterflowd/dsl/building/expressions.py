@@ -40,7 +40,7 @@ _GITHUB_NAMES = {
     "run_attempt": "run.attempt",
     "workflow": "run.workflow",
     "job": "job.id",
-    "token": "a secret of your own: secrets.NAME, in env",
+    "token": "secrets.NAME in env, with a token of your own",
     "workspace": "$WATERFLOW_WORKSPACE in the script",
     "repository_owner": "git.repository",
     "triggering_actor": "git.author",
@@ -63,10 +63,12 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
     key = used[2].lower()
     if key not in NEED_FIELDS:
         fields = ", ".join(NEED_FIELDS)
-        return f"a job has no {quote(used[2])}", did_you_mean(key, NEED_FIELDS) or f"known: {fields}"
+        return f"jobs have no property {quote(used[2])}", did_you_mean(
+            key, NEED_FIELDS
+        ) or f"known properties: {fields}"
     if key == "outputs" and (job.has_matrix or job.is_each):
         below = "servers['NAME']" if job.is_each and not job.has_matrix else "instances[...]"
-        return f"the job {quote(name)} is many instances, so it has no outputs of its own", (
+        return f"the job {quote(name)} has several instances, so it has no outputs itself", (
             f"read one: {used[0]}.{name}.{below}.outputs"
         )
     if key == "servers" and not job.is_each:
@@ -77,7 +79,7 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
         return "", ""
     if used[3].lower() in {output.lower() for output in job.outputs}:
         return "", ""
-    known = f"it has {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
+    known = f"known outputs: {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
     return f"the job {quote(name)} has no output {quote(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
@@ -138,7 +140,7 @@ class ExpressionChecker:
         try:
             return expr.lower_script(text, shell, unsafe=unsafe)
         except expr.ExpressionError as first:
-            # Lowering stops at the first place; people want to see all of them.
+            # Lowering stops at the first error; authors want to see all of them.
             errors = [first] if first.code != expression_errors.UNSAFE_PLACE else expr.check_script(text, shell)
         for error in errors:
             self._add(path, text, error)
@@ -159,11 +161,11 @@ class ExpressionChecker:
                 self._always_null(path, text, used, offset, available)
         if SECRETS in scope.contexts:
             for offset, message in secret_references.misuses(node):
-                hint = "give it to the script by env, and compute there"
+                hint = "pass it to the script through env, and compute there"
                 self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message, hint)
 
     def _hash_files(self, path: Path, text: str, node: expr.Node) -> None:
-        """What `hashFiles` is asked must be known before the run starts, when its commit is at hand."""
+        """Collects the patterns of `hashFiles`, which must be known when the run starts and its commit is available."""
         for call, _ in walk(node):
             if not isinstance(call, Call) or call.name.lower() != "hashfiles":
                 continue
@@ -175,24 +177,22 @@ class ExpressionChecker:
                 self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, problem.text)
                 continue
             if len(written) != len(call.arguments):
-                message = (
-                    "hashFiles takes patterns that are written out, so that the daemon knows them when the run starts"
-                )
-                hint = "write them as texts: hashFiles('**/package-lock.json')"
+                message = "hashFiles takes string literals only, because files are hashed when the run starts"
+                hint = "write the patterns out: hashFiles('**/package-lock.json')"
                 self._report.add(self._offset(path, text, call.offset), codes.WRONG_VALUE, message, hint)
             elif len(self._hashed) < _HASHED_MAX or "\n".join(written) in self._hashed:
                 self._hashed.setdefault("\n".join(written))
             else:
-                message = f"a workflow may ask hashFiles {_HASHED_MAX} different things"
+                message = f"a workflow can call hashFiles with at most {_HASHED_MAX} different sets of patterns"
                 self._report.add(self._offset(path, text, call.offset), codes.BOUND, message)
 
     def _secret(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
         if len(used) > 1 and used[1].lower() == _GITHUB_TOKEN:
-            message, hint = "there is no GITHUB_TOKEN here", "make a token at the forge, and keep it as a secret"
+            message, hint = "Waterflow has no GITHUB_TOKEN", "create a token at the forge, and store it as a secret"
             self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
         elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
             message = (
-                f"{quote(used[1])} is no name of a secret: letters, digits and _ only, no digit first, at most 100"
+                f"{quote(used[1])} is not a valid secret name: use letters, digits and _, no digit first, at most 100"
             )
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
 
@@ -203,11 +203,11 @@ class ExpressionChecker:
         if ANY in (name, key):
             return
         if context == "steps" and key not in STEP_FIELDS:
-            message, hint = f"a step has no {quote(used[2])}", did_you_mean(key, STEP_FIELDS)
+            message, hint = f"steps have no property {quote(used[2])}", did_you_mean(key, STEP_FIELDS)
         elif context in ("needs", "jobs") and (job := available.jobs.get(name.lower())) is not None:
             message, hint = _null_of_job(name, job, used)
         if message:
-            hint = hint or (f"known: {', '.join(STEP_FIELDS)}" if context == "steps" else "")
+            hint = hint or (f"known properties: {', '.join(STEP_FIELDS)}" if context == "steps" else "")
             self._report.warn(
                 self._offset(path, text, offset), codes.ALWAYS_NULL, f"{message}: it is always null", hint
             )
@@ -224,13 +224,13 @@ class ExpressionChecker:
             lowered = name.lower()
             if lowered == "github":
                 ours = _GITHUB_NAMES.get(used[1].lower()) if len(used) > 1 else None
-                code, message = codes.GITHUB_ONLY, "the context github does not exist here"
-                suggestion = f"write {ours}" if ours else "see git, event and run"
+                code, message = codes.GITHUB_ONLY, "Waterflow has no context github"
+                suggestion = f"write {ours}" if ours else "use git, event and run"
             elif lowered in KNOWN:
                 code = expression_errors.NOT_HERE
                 why = available.reason_against(lowered)
                 message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
-                suggestion = "" if why else f"known here: {', '.join(sorted(available.contexts))}"
+                suggestion = "" if why else f"available here: {', '.join(sorted(available.contexts))}"
         elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
             reason = available.out_of_reach.get((used[0], used[1].lower()))
             if reason is not None:

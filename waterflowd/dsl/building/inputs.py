@@ -14,7 +14,7 @@ from waterflowd.dsl.models import ids
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
-from waterflowd.dsl.reporting.values import EXPRESSION, as_text, has_expression
+from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.model import inputs
 from waterflowd.model.inputs import check_secret, known_inputs
 from waterflowd.model.plan import InputSpec, InputType, Json
@@ -58,16 +58,16 @@ class _Declarations:
         )
         is_choice = spec.type is InputType.CHOICE
         if is_choice and not spec.options:
-            self._add(name, "options", "a choice needs options, a list of texts")
+            self._add(name, "options", "type choice requires options, a list with at least one text")
             spec = _replaced(spec, options=("",))
         if not is_choice and spec.options:
-            self._add(name, "options", f"options belong to the type choice, not to {wanted.type}")
+            self._add(name, "options", f"options is only valid for type choice, not for {wanted.type}")
         if spec.pattern is not None and not self._is_pattern(name, spec):
             spec = _replaced(spec, pattern=None)
         if wanted.default is None:
             return spec
         if has_expression(wanted.default):
-            self._add(name, "default", "a default is a value, not an expression")
+            self._add(name, "default", "a default must be a plain value, not an expression")
             return spec
         try:
             return _replaced(spec, default=converted(spec, wanted.default))
@@ -78,10 +78,14 @@ class _Declarations:
     def _is_pattern(self, name: str, spec: InputSpec) -> bool:
         assert spec.pattern is not None
         if spec.type is not InputType.STRING:
-            self._add(name, "pattern", f"a pattern belongs to the type string, not to {spec.type.value}")
+            self._add(name, "pattern", f"pattern is only valid for type string, not for {spec.type.value}")
             return False
         if len(spec.pattern) > PATTERN_CHARACTERS_MAX:
-            self._add(name, "pattern", f"a pattern may have {PATTERN_CHARACTERS_MAX} characters")
+            self._add(
+                name,
+                "pattern",
+                f"the pattern has {len(spec.pattern):,} characters; the limit is {PATTERN_CHARACTERS_MAX}",
+            )
             return False
         try:
             inputs.matches(spec.pattern, "")
@@ -122,7 +126,7 @@ def check_arguments(
     for spec in specs:
         if spec.required and spec.default is None and spec.name not in found:
             hint = f"add it under {path[-1]}: {spec.name}: ..."
-            source.at_key(path, codes.WRONG_INPUT, f"{what} needs the input {quote(spec.name)}", hint)
+            source.at_key(path, codes.WRONG_INPUT, f"{what} requires the input {quote(spec.name)}", hint)
     return found
 
 
@@ -141,8 +145,8 @@ def _typed(source: SourceFile, at: Path, spec: InputSpec, value: Json) -> Json:
     except ValueError as error:
         source.at_value(at, codes.WRONG_INPUT, f"input {quote(spec.name)}: {error}")
         return plain(value)
-    # A text inside of JSON that looks like an expression would be taken for one by whoever renders the plan.
+    # Text inside JSON that looks like an expression would be evaluated when the plan is rendered.
     if not expr.is_static(typed):
-        text = f"input {quote(spec.name)}: {quote(EXPRESSION)} stands inside of a JSON text"
-        source.at_value(at, codes.WRONG_INPUT, text, "write the value out as YAML")
+        text = f"input {quote(spec.name)}: expressions inside JSON text are not evaluated"
+        source.at_value(at, codes.WRONG_INPUT, text, "write the value as YAML instead")
     return typed

@@ -24,10 +24,10 @@ def check_variable_names(path: Path, names: Iterable[str], document: Document, r
     """Reports names that no shell can read, and those that scripts keep for their expressions."""
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
-            text = f"{quote(name)} is no name of an environment variable"
-            hint = "letters, digits and _ only, and no digit at the beginning"
+            text = f"{quote(name)} is not a valid name of an environment variable"
+            hint = "use letters, digits and _, and do not begin with a digit"
         elif name.upper().startswith(VARIABLE_PREFIX):
-            text = f"names that begin with {VARIABLE_PREFIX} are kept for the expressions of scripts"
+            text = f"names that begin with {VARIABLE_PREFIX} are reserved for expressions in scripts"
             hint = "choose another name"
         else:
             continue
@@ -41,12 +41,16 @@ def check_working_directory(source: SourceFile, path: Path, directory: str | Non
     """Reports a directory that is known to leave the job's; one with an expression is checked when it is known."""
     if directory is None or not expr.is_static(directory):
         return
-    what = "absolute" if directory.startswith("/") else "above it" if ".." in directory.split("/") else ""
+    what = ""
+    if directory.startswith("/"):
+        what = "is absolute"
+    elif ".." in directory.split("/"):
+        what = "leaves the job's directory"
     if _CONTROL.search(directory):
-        what = "with a control character"
+        what = "contains a control character"
     if what:
-        text = f"working-directory {quote(directory)} is {what}; it is a path inside of the job's directory"
-        hint = "use cd in the script to leave it" if what != "with a control character" else ""
+        text = f"working-directory {quote(directory)} {what}; expected a path inside the job's directory"
+        hint = "use cd in the script to leave it" if what != "contains a control character" else ""
         source.at_value(path, codes.OUTSIDE_PATH, text, hint)
 
 

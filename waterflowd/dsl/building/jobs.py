@@ -29,21 +29,21 @@ from waterflowd.model.plan import JobPlan, TargetPlan
 #: A called workflow without `timeout-minutes` may take as long as a run.
 CALL_MINUTES = 30.0 * 24 * 60
 
-#: Keys that say something about steps, and what to do with them in a job that has none.
+#: Keys of a job with steps, and what to do instead in a job that calls a workflow.
 _STEP_JOB_KEYS: dict[str, str] = {
-    "runs-on": "the jobs of the called workflow say where they run",
-    "steps": "a job has steps, or it calls a workflow",
-    "env": "give values to the called workflow by with",
+    "runs-on": "the jobs of the called workflow define where they run",
+    "steps": "a job either has steps or calls a workflow",
+    "env": "pass values to the called workflow under with",
     "defaults": "the called workflow has its own",
-    "outputs": "the called workflow says its outputs; read them by needs",
-    "retry": "give retry to the jobs of the called workflow",
-    "checkout": "the jobs of the called workflow say it",
-    "start-timeout-minutes": "the jobs of the called workflow say it",
+    "outputs": "the called workflow defines its outputs; read them through needs",
+    "retry": "set retry in the jobs of the called workflow",
+    "checkout": "set it in the jobs of the called workflow",
+    "start-timeout-minutes": "set it in the jobs of the called workflow",
 }
 #: Keys that only a call takes.
 _CALL_KEYS = {
-    "with": "with gives values to a called workflow; the steps of a job take them from env, vars and inputs",
-    "secrets": "secrets are given to a called workflow; the steps of a job name them in env",
+    "with": "remove it: the steps of a job use env, vars and inputs",
+    "secrets": "remove it, and use secrets.NAME in the env of the steps",
 }
 
 
@@ -118,7 +118,12 @@ class JobBuilder:
     ) -> JobPlan:
         for key, sentence in _CALL_KEYS.items():
             if key in job.given():
-                self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, f"{key} goes with uses", sentence)
+                self._source.at_key(
+                    (*path, key),
+                    codes.EXCLUSIVE_KEYS,
+                    f"{key} is only valid in a job that calls a workflow (uses)",
+                    sentence,
+                )
         self._check_required(path, job)
         wanted = tuple(job.needs)
         available = names.for_job(wanted, instances)
@@ -157,9 +162,9 @@ class JobBuilder:
     ) -> JobPlan:
         for key, sentence in _STEP_JOB_KEYS.items():
             if key in job.given():
-                text = f"{key} does not go with uses: {sentence}"
+                text = f"{key} is not valid in a job that calls a workflow (uses): {sentence}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
-        sentence = "values given by with are written down; give it under secrets of this job"
+        sentence = "values under with are recorded; pass the secret under secrets of this job"
         available = names.for_job(tuple(job.needs), instances).without_secrets(sentence)
         self._expressions.value((*path, "with"), job.with_, available)
         call, minutes = self._calls.plan(self._source, path, job)
@@ -170,13 +175,13 @@ class JobBuilder:
 
     def _check_required(self, path: Path, job: models.Job) -> None:
         node, _ = self._source.document.find(path)
-        # A value that is no mapping has been reported as such.
+        # A value that is not a mapping has been reported already.
         if not isinstance(node, Mapping):
             return
         for key in ("runs-on", "steps"):
             if key not in node.entries:
                 at: Path = (*path, key)
-                self._source.at_key(path, codes.MISSING_KEY, f"a job needs the key {quote(key)}", missing_hint(at))
+                self._source.at_key(path, codes.MISSING_KEY, f"a job requires the key {quote(key)}", missing_hint(at))
 
     def _defaults(self, path: Path, defaults: models.Defaults, available: Availability) -> None:
         directory = defaults.run.working_directory

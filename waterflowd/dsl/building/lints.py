@@ -60,15 +60,15 @@ def warn_unreachable(
                 continue
             stopped.add(job)
             is_growing = True
-            text = f"this job can never run: the job {need}, which it needs, never does"
-            hint = "add `if: always()` if it is meant to run all the same"
+            text = f"this job can never run, because the job {need} in its needs never runs"
+            hint = "add `if: always()` to run it anyway"
             source.warn_value(("jobs", job, "needs", wanted.index(need)), codes.NEVER_RUNS, text, hint)
 
 
 def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:
     """Warns of a `retry` at `path` that tries once."""
     if max_attempts == 1:
-        text = "max-attempts counts the first attempt too, so with 1 nothing is tried again"
+        text = "max-attempts includes the first attempt, so 1 means no retry"
         source.warn_value((*path, "max-attempts"), codes.NO_EFFECT, text, "write 2 or more, or remove retry")
 
 
@@ -80,12 +80,13 @@ def warn_repeat(
         return
     if node == "notify/webhook":
         text, hint = (
-            "the message may come twice: the answer to the first may have been lost",
+            "the message may be sent twice: the first attempt may succeed although its response is lost",
             "remove retry if once is enough",
         )
     elif node == "http/request" and _is_repeated(params):
-        text = f"the {str(params['method']).upper()} may be done twice: the answer to the first may have been lost"
-        hint = "give it a header Idempotency-Key that the server knows, such as ${{ run.id }}, or remove retry"
+        method = str(params["method"]).upper()
+        text = f"the {method} may be executed twice: the first attempt may succeed although its response is lost"
+        hint = "send an Idempotency-Key header that the server supports, such as ${{ run.id }}, or remove retry"
     else:
         return
     source.warn_value((*path, "retry"), codes.UNSAFE_RETRY, text, hint)
@@ -100,8 +101,8 @@ def _is_repeated(params: Mapping[str, Json]) -> bool:
 def warn_timeout(source: SourceFile, path: Path, step: float | str | None, job: float | str) -> None:
     """Warns of a step's `timeout-minutes` that its job's comes before."""
     if isinstance(step, float) and isinstance(job, float) and step > job:
-        text = f"the job ends after {job:g} minutes, before this time-out of {step:g}"
-        hint = f"give the job timeout-minutes: {step:g} or more"
+        text = f"the job times out after {job:g} minutes, before this step does after {step:g}"
+        hint = f"set timeout-minutes of the job to {step:g} or more"
         source.warn_value((*path, "timeout-minutes"), codes.NO_EFFECT, text, hint)
 
 

@@ -32,14 +32,14 @@ def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: 
         first, second = circle[0], circle[1]
         offset = _place(document, first, list(needs[first]).index(second))
         shown = circle if len(circle) <= _SHOWN_MAX else [*circle[: _SHOWN_MAX - 1], "...", circle[-1]]
-        text = f"jobs need one another in a circle: {' -> '.join(shown)}"
+        text = f"dependency cycle between jobs: {' -> '.join(shown)}"
         report.add(offset, codes.CYCLE, text, "remove one of these needs")
     return result
 
 
 def _known(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN_MAX]) + (", ..." if len(names) > _SHOWN_MAX else "")
-    return f"known jobs: {shown}" if names else "there is no other job"
+    return f"known jobs: {shown}" if names else "the workflow has no other job"
 
 
 def _place(document: Document, job: str, position: int) -> int:

@@ -27,18 +27,18 @@ from waterflowd.model.wording import did_you_mean
 
 _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+")
 
-#: What to do in place of the actions that most pasted workflows begin with.
+#: What to do instead of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
-    "actions/checkout": "remove it: a job's directory has the repository's files; the job's checkout says which",
-    "actions/cache": "a server keeps its files between runs; use a directory outside of the job's",
-    "actions/github-script": "write what it does as run",
-    "actions/upload-artifact": "the steps of a job share its directory; copy what must outlive it with run",
-    "actions/download-artifact": "the steps of a job share its directory; copy what comes from elsewhere with run",
+    "actions/checkout": "remove it: the job's directory contains the repository's files; checkout of the job selects them",
+    "actions/cache": "remove it: servers keep their files between runs; use a directory outside the job's",
+    "actions/github-script": "do the same in a run script",
+    "actions/upload-artifact": "remove it: the steps of a job share a directory; copy what must outlive it in a run script",
+    "actions/download-artifact": "remove it: the steps of a job share a directory; fetch other files in a run script",
 }
 #: The same for actions that begin alike.
 _SETUP, _SETUP_HINT = (
     "actions/setup-",
-    "a server keeps its tools: install it there once, or call what installs it with run",
+    "servers keep their tools: install it there once, or run its installer in a run script",
 )
 
 #: Keys of a step that people look for among a node's parameters.
@@ -72,7 +72,7 @@ class NodeChecker:
             result[name] = self._parameter((*path, name), name, value, field.type)
         missing = [name for name, field in fields.items() if field.required and name not in given]
         for name in missing:
-            text = f"{node.name} needs the parameter {quote(name)}"
+            text = f"{node.name} requires the parameter {quote(name)}"
             self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
         if node.name == "sleep" and len(result) == len(given):
             self._sleep(path, result)
@@ -101,12 +101,12 @@ class NodeChecker:
         text = f"{node.name} has no parameter {quote(name)}"
         hint = did_you_mean(name, known)
         if not hint and name in _STEP_KEYS:
-            hint = f"{name} is a key of the step: write it beside uses"
+            hint = f"{name} is a key of the step: write it next to uses"
         self._add(path, codes.WRONG_PARAMETER, text, hint or f"known parameters: {', '.join(known)}", on_key=True)
 
     def _sleep(self, path: Path, given: Mapping[str, Json]) -> None:
         if len(given) != 1:
-            self._add(path, codes.WRONG_PARAMETER, "sleep needs either duration or until", on_key=True)
+            self._add(path, codes.WRONG_PARAMETER, "sleep requires either duration or until", on_key=True)
         for name, value in given.items():
             if not expr.is_static(value) or not isinstance(value, str):
                 continue
@@ -120,11 +120,11 @@ class NodeChecker:
 
     def _script(self, path: Path, given: Mapping[str, Json]) -> None:
         if ("path" in given) == ("content" in given):
-            self._add(path, codes.WRONG_PARAMETER, "script needs either path or content", on_key=True)
+            self._add(path, codes.WRONG_PARAMETER, "script requires either path or content", on_key=True)
         for name in ("content", "interpreter"):
             if not expr.is_static(given.get(name)):
-                text = f"{name}: an expression cannot stand here: its value would be code"
-                self._add((*path, name), UNSAFE_PLACE, text, "give the script its values by args or env")
+                text = f"{name} cannot contain expressions, because their values would become code"
+                self._add((*path, name), UNSAFE_PLACE, text, "pass values to the script through args or env")
 
     def _add(self, path: Path, code: str, message: str, suggestion: str = "", *, on_key: bool = False) -> None:
         offset = self._document.key_start(path) if on_key else self._document.value_start(path)
@@ -153,7 +153,11 @@ def _unknown(name: str) -> tuple[str, str, str]:
     """Code, message and suggestion for a `uses` that names no node."""
     plain_name, _, version = name.partition("@")
     if name.startswith("docker://"):
-        return codes.GITHUB_ONLY, "a step cannot use an image here", "write run: docker run ..."
+        return (
+            codes.GITHUB_ONLY,
+            "a step cannot use a Docker image directly",
+            "use the node docker/run, or write run: docker run ...",
+        )
     if version and node_schema.find(plain_name) is not None:
         return (
             codes.UNKNOWN_NODE,
@@ -162,8 +166,8 @@ def _unknown(name: str) -> tuple[str, str, str]:
         )
     hint = did_you_mean(plain_name, node_schema.BUILT_IN)
     if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
-        text = f"{quote(name)} is an action of GitHub; actions do not run here"
-        usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "write what it does as run, or use a node"
+        text = f"{quote(name)} is a GitHub action; Waterflow does not run actions"
+        usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "do the same in a run script, or use a node"
         return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)
     names = ", ".join(node_schema.BUILT_IN)
     return codes.UNKNOWN_NODE, f"unknown node {quote(name)}", hint or f"known nodes: {names}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
-from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.compilation import NODE_BYTES_MAX, Compilation, SourceFile
 from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, UnusableSchema
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
@@ -51,8 +51,8 @@ class OwnNodes:
         content = self._compilation.find(path)
         if node_schema.find(uses) is not None:
             if content is not None:
-                text = f"{path} cannot be used: {quote(uses)} is a node of Waterflow"
-                self._source.at_value(at, codes.WRONG_CALL, text, "rename the file, and write its new name here")
+                text = f"{path} cannot be used: {quote(uses)} is a built-in node"
+                self._source.at_value(at, codes.WRONG_CALL, text, "rename the file, and use its new name here")
             return None
         if content is None:
             return self._of_servers(at, uses, path)
@@ -64,17 +64,19 @@ class OwnNodes:
         if difflib.get_close_matches(uses, node_schema.BUILT_IN, n=1, cutoff=_SLIP_RATIO):
             return None
         where = (
-            "this file came without its repository" if self._compilation.read is None else f"there is no {path} here"
+            "this file was compiled without its repository"
+            if self._compilation.read is None
+            else f"the repository has no {path}"
         )
-        text = f"{quote(uses)} is no node of Waterflow, and {where}: it must be a node of the servers"
-        self._source.warn_value(at, codes.UNSEEN_NODE, text, "see which server has it: waterflowctl nodes")
+        text = f"{quote(uses)} is not a built-in node, and {where}; it must be installed on the servers"
+        self._source.warn_value(at, codes.UNSEEN_NODE, text, "list the nodes of the servers: waterflowctl nodes")
         return OwnNode(name=uses)
 
     def _is_taken(self, at: Path, uses: str, path: str, content: bytes) -> bool:
         fault, hint = "", ""
         if len(content) > node_schema.SOURCE_BYTES_MAX:
-            fault = f"{path} has more than {node_schema.SOURCE_BYTES_MAX:,} bytes"
-            hint = "install it on the servers, as a package"
+            fault = f"{path} is larger than {node_schema.SOURCE_BYTES_MAX:,} bytes"
+            hint = "install it on the servers as a package"
         else:
             try:
                 text = content.decode()
@@ -84,7 +86,10 @@ class OwnNodes:
                 plan = NodePlan(name=uses, version=hashlib.sha256(content).hexdigest(), source=text)
                 if self._compilation.take_node(plan):
                     return True
-                fault, hint = f"with {path}, the nodes of this workflow have too many bytes", "use fewer, or a package"
+                fault, hint = (
+                    f"with {path}, the nodes of this workflow are larger than {NODE_BYTES_MAX:,} bytes in total",
+                    "use fewer nodes, or install them as a package",
+                )
         self._source.at_value(at, codes.WRONG_CALL, fault, hint)
         return False
 
@@ -95,8 +100,8 @@ class OwnNodes:
         try:
             return ParameterSchema(content)
         except UnusableSchema as error:
-            hint = "write it anew: waterflow-agent node FILE --schema"
-            self._source.at_value(at, codes.WRONG_CALL, f"{path} is no schema: {error}", hint)
+            hint = "generate it again: waterflow-agent node FILE --schema"
+            self._source.at_value(at, codes.WRONG_CALL, f"{path} is not a valid schema: {error}", hint)
             return None
 
     def parameters(self, path: Path, node: OwnNode, given: Mapping[str, Json]) -> dict[str, Json]:

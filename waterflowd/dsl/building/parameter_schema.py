@@ -21,7 +21,7 @@ _STEPS_MAX = 20_000
 _DEPTH_MAX = 64
 _DEFINITIONS = "#/$defs/"
 
-UNKNOWN_KEY = "there is no such parameter"
+UNKNOWN_KEY = "unknown parameter"
 #: What is wrong, and at which key or position.
 ParameterError = tuple[tuple[str | int, ...], str]
 
@@ -52,7 +52,7 @@ KEYWORDS = frozenset(
 
 
 class UnusableSchema(Exception):
-    """The file is no schema; the text is one sentence."""
+    """The file is not a usable schema; the text is one sentence."""
 
 
 class ParameterSchema:
@@ -61,13 +61,13 @@ class ParameterSchema:
     def __init__(self, content: bytes) -> None:
         """Raises `Unusable`."""
         if len(content) > SCHEMA_BYTES_MAX:
-            raise UnusableSchema(f"it has more than {SCHEMA_BYTES_MAX:,} bytes")
+            raise UnusableSchema(f"it is larger than {SCHEMA_BYTES_MAX:,} bytes")
         try:
             root = msgspec.json.decode(content)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise UnusableSchema(f"it is no JSON: {error}") from error
+            raise UnusableSchema(f"it is not JSON: {error}") from error
         if not isinstance(root, dict):
-            raise UnusableSchema("a schema of parameters is an object")
+            raise UnusableSchema("expected a JSON object")
         self._root: dict[str, Json] = root
         self._left = _STEPS_MAX
 
@@ -99,7 +99,7 @@ class ParameterSchema:
         if self._left < 0 or depth > _DEPTH_MAX or (isinstance(value, str) and not expr.is_static(value)):
             return
         if schema is False:
-            yield path, "nothing fits here"
+            yield path, "no value is allowed here"
             return
         known = self._resolved(schema)
         if fault := _own_fault(known, value):
@@ -138,7 +138,7 @@ class ParameterSchema:
                 yield from self._faults(others, item, (*path, name), depth + 1)
         for name in _list(known.get("required")):
             if isinstance(name, str) and name not in value:
-                yield path, f'needs "{name}"'
+                yield path, f'requires "{name}"'
 
 
 def _own_fault(known: Mapping[str, Json], value: Json) -> str:

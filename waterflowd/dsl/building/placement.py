@@ -43,14 +43,14 @@ class PlacementBuilder:
         if runs_on.target is None and runs_on.group != ALL_SERVERS:
             for key in runs_on.given():
                 if key in _EACH_KEYS:
-                    text = f"{key} belongs to a job on each server of the group"
+                    text = f"{key} is only valid with target: each"
                     self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "add target: each, or remove it")
             return None
         if runs_on.has("wait_minutes") and runs_on.offline != "wait":
-            text = "wait-minutes belongs to offline: wait"
+            text = "wait-minutes is only valid with offline: wait"
             self._source.at_key((*path, "wait-minutes"), codes.EXCLUSIVE_KEYS, text, "add offline: wait, or remove it")
         if runs_on.pause and runs_on.batch is None:
-            text = "pause comes between batches, and there is one"
+            text = "pause is the time between batches, but there is only one batch"
             self._source.at_key((*path, "pause"), codes.EXCLUSIVE_KEYS, text, "add batch, such as batch: 25%")
         return TargetPlan(
             batch=tuple(runs_on.batch or ()),
@@ -66,7 +66,7 @@ class PlacementBuilder:
         if not expr.is_static(group):
             self._expressions.text(at, group, available)
         elif not _GROUP.fullmatch(group):
-            text = f"{quote(group)} is no name of a group: letters, digits, _, - and . only, at most 100"
+            text = f"{quote(group)} is not a valid group name: use letters, digits, _, - and ., at most 100 characters"
             self._source.at_value(at, codes.WRONG_VALUE, text)
 
     def concurrency(
@@ -79,8 +79,8 @@ class PlacementBuilder:
         self._expressions.value((*path, "cancel-in-progress"), wanted.cancel_in_progress, available)
         self._check_name((*path, "group"), "concurrency", wanted.group)
         if wanted.cancel_in_progress is True and wanted.queue == "reject":
-            text = "cancel-in-progress makes place for newcomers, queue: reject refuses them"
-            self._source.at_key((*path, "cancel-in-progress"), codes.EXCLUSIVE_KEYS, text, "keep one of the two")
+            text = "cancel-in-progress: true and queue: reject contradict each other"
+            self._source.at_key((*path, "cancel-in-progress"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
         return ConcurrencyPlan(
             group=wanted.group,
             limit=wanted.limit,
@@ -98,7 +98,9 @@ class PlacementBuilder:
         self._check_name((*path, "name"), "environment", wanted.name)
         minimum = wanted.minimum if wanted.minimum is not None else 1 if wanted.approvers else 0
         if wanted.approvers and minimum > len(set(wanted.approvers)):
-            text = f"minimum: {minimum} approvals of {len(set(wanted.approvers))} approvers can never be reached"
+            text = (
+                f"minimum: {minimum} approvals are required, but there are only {len(set(wanted.approvers))} approvers"
+            )
             self._source.at_value((*path, "minimum"), codes.WRONG_VALUE, text)
         return EnvironmentPlan(
             name=wanted.name,
@@ -109,7 +111,7 @@ class PlacementBuilder:
 
     def _check_name(self, at: Path, what: str, name: str) -> None:
         if len(name) > _NAME_CHARACTERS_MAX:
-            text = f"{what}: a name may have {_NAME_CHARACTERS_MAX} characters, this has {len(name):,}"
+            text = f"{what}: the name has {len(name):,} characters; the limit is {_NAME_CHARACTERS_MAX}"
             self._source.at_value(at, codes.BOUND, text)
         elif not name.isprintable():
-            self._source.at_value(at, codes.WRONG_VALUE, f"{what}: {quote(name)} is no name")
+            self._source.at_value(at, codes.WRONG_VALUE, f"{what}: the name {quote(name)} contains control characters")

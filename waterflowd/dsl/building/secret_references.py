@@ -48,9 +48,9 @@ def misuses(node: expr.Node) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     for part, _ in walk(node):
         if isinstance(part, expr.Context) and part.name.lower() == SECRETS:
-            text = "a secret stands alone, in text or in format(...): nobody here knows its value to compute with it"
+            text = "a secret can only be interpolated (alone, in text or in format(...)), not computed with"
             if id(part) not in named:
-                text = "a secret is named as secrets.NAME; all of them, or a computed one, cannot be given"
+                text = "a secret must be named as secrets.NAME; all secrets, or a computed name, cannot be used"
             found.append((part.offset, text))
     return found
 

@@ -48,21 +48,21 @@ _SCRIPT_NAME_CHARACTERS_MAX = 60
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 
 
-#: Keys of a step that only a process has, and why a node of the engine has not.
+#: Keys that are only valid for steps with a process, and why nodes that the engine runs do not have them.
 _PROCESS_KEYS: dict[str, str] = {
-    "shell": "it runs no script",
-    "unsafe-interpolation": "it runs no script",
-    "working-directory": "it runs in no directory; give it to the steps that do",
-    "retry": "it is not tried again as a whole; give retry to the steps that can fail",
-    "retry-strategy": "it is not tried again as a whole; give retry to the steps that can fail",
-    "on-lost": "it holds no server, so nothing of it can be lost",
+    "shell": "it does not run a script",
+    "unsafe-interpolation": "it does not run a script",
+    "working-directory": "it does not run in a directory",
+    "retry": "it is not retried as a whole; set retry in the steps that can fail",
+    "retry-strategy": "it is not retried as a whole; set retry in the steps that can fail",
+    "on-lost": "it does not run on a server, so it cannot be lost",
     "stop": "it has no process to stop",
-    "output-max-bytes": "it prints nothing itself",
+    "output-max-bytes": "it has no output",
 }
-#: Those of them that do go with the one that starts another run, each time a new one.
+#: The ones that `workflow/run` takes all the same: each attempt starts a new run.
 _RETRY_KEYS = ("retry", "retry-strategy")
 
-_NO_SECRETS = "this node is run by the daemon, which works with the values and writes them down"
+_NO_SECRETS = "this node runs in the daemon, which records its values"
 
 
 class StepBuilder:
@@ -113,12 +113,12 @@ class StepBuilder:
 
     def _is_within_bounds(self, path: Path, steps: list[models.Step], scope: BlockScope) -> bool:
         if scope.depth > DEPTH_MAX:
-            text = f"steps stand inside of more than {DEPTH_MAX - 1} others"
-            self._source.at_key(path, codes.BOUND, text, "put a part of it into a job of its own")
+            text = f"steps are nested more than {DEPTH_MAX - 1} levels deep"
+            self._source.at_key(path, codes.BOUND, text, "move some of the steps into a separate job")
             return False
         if len(steps) > STEPS_PER_BLOCK_MAX:
-            what = "a job" if scope.depth == 1 else "a block"
-            text = f"{len(steps):,} steps, {what} may have {STEPS_PER_BLOCK_MAX:,}"
+            what = "the job" if scope.depth == 1 else "the block"
+            text = f"{what} has {len(steps):,} steps; the limit is {STEPS_PER_BLOCK_MAX:,}"
             self._source.at_key(path, codes.BOUND, text, "split the job")
             return False
         self._compilation.count(self._source, path, steps=len(steps))
@@ -199,7 +199,7 @@ class StepBuilder:
     def _refuse_script_keys(self, path: Path, step: models.Step, node: str) -> None:
         for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
             if is_given:
-                text = f"{key} belongs to a script (run), not to {node}"
+                text = f"{key} is only valid for a script (run), not for {node}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _plain(self, path: Path, step: models.Step, node: str, scope: BlockScope) -> StepPlan:
@@ -228,9 +228,9 @@ class StepBuilder:
             if key in _RETRY_KEYS and node == WORKFLOW_RUN:
                 continue
             if node == "approval" and key == "timeout-minutes":
-                reason = "it waits as long as its timeout says, under with"
+                reason = "set timeout under with instead"
             if reason is not None:
-                text = f"{key} does not go with {node}: {reason}"
+                text = f"{key} is not valid for {node}: {reason}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _check_expressions(self, path: Path, step: models.Step, available: Availability) -> None:
@@ -253,7 +253,7 @@ class StepBuilder:
         if step.run is not None and step.uses is not None:
             text = "a step has either run or uses, not both"
             self._report.add(
-                self._document.key_start((*path, "uses")), codes.EXCLUSIVE_KEYS, text, "make two steps of it"
+                self._document.key_start((*path, "uses")), codes.EXCLUSIVE_KEYS, text, "split it into two steps"
             )
             return None
         if step.run is not None:
@@ -262,7 +262,7 @@ class StepBuilder:
             return self._node_checker.find((*path, "uses"), step.uses)
         node, _ = self._document.find(path)
         if not self._report.has_within(node.start, node.end):
-            text = "a step needs run or uses"
+            text = "a step requires run or uses"
             self._report.add(node.start, codes.EXCLUSIVE_KEYS, text, "add run with a script, or uses with a node")
         return None
 
@@ -279,8 +279,8 @@ class StepBuilder:
         else:
             params = {"run": step.run}
             if step.has("with_"):
-                text = "with belongs to uses, not to run"
-                hint = "give the script its values by env"
+                text = "with is only valid with uses, not with run"
+                hint = "pass values to the script through env"
                 self._report.add(self._document.key_start((*path, "with")), codes.EXCLUSIVE_KEYS, text, hint)
         if not is_script:
             return params, {}
@@ -293,7 +293,7 @@ class StepBuilder:
             if "shell" in params:
                 text = "shell is given twice: here and under with"
                 self._report.add(
-                    self._document.key_start((*path, "shell")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
+                    self._document.key_start((*path, "shell")), codes.EXCLUSIVE_KEYS, text, "remove one of them"
                 )
             params = {**params, "shell": step.shell}
         source, shell = params.get("run"), params.get("shell") or _DEFAULT_SHELL
@@ -303,7 +303,7 @@ class StepBuilder:
             self._report.add(
                 self._document.value_start((*path, "with", "shell")),
                 codes.WRONG_VALUE,
-                "shell: an expression cannot stand here",
+                "shell cannot contain expressions",
             )
             return params, {}
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
@@ -314,9 +314,9 @@ class StepBuilder:
 
     def _retry(self, path: Path, step: models.Step) -> RetryPolicy | None:
         if step.retry is not None and step.retry_strategy is not None:
-            text = "retry-strategy is another name of retry; both are given"
+            text = "retry-strategy is an alias of retry; only one of them may be given"
             self._report.add(
-                self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of the two"
+                self._document.key_start((*path, "retry-strategy")), codes.EXCLUSIVE_KEYS, text, "remove one of them"
             )
         key = "retry" if step.retry is not None else "retry-strategy"
         return retry_policy(self._source, (*path, key), step.retry or step.retry_strategy)

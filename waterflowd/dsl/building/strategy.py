@@ -52,7 +52,7 @@ class StrategyBuilder:
             value = getattr(wanted, key.replace("-", "_"))
             self._expressions.value((*at, key), value, available)
         if not wanted.has("matrix"):
-            text = "strategy needs the key matrix"
+            text = "strategy requires the key matrix"
             hint = "add matrix, or write max-parallel under runs-on" if is_each else "add matrix with a list of values"
             self._source.at_key(at, codes.MISSING_KEY, text, hint)
             return None, Instances(is_each=is_each)
@@ -65,19 +65,19 @@ class StrategyBuilder:
 
     def _check_each(self, at: Path, job: models.Job, wanted: models.Strategy) -> None:
         if wanted.has("fail_fast"):
-            text = "with target: each, max-failures of runs-on takes the place of fail-fast"
+            text = "fail-fast is not valid with target: each; use max-failures under runs-on"
             self._source.at_key((*at, "fail-fast"), codes.EXCLUSIVE_KEYS, text, "remove it")
         if wanted.max_parallel is not None and job.runs_on is not None and job.runs_on.max_parallel is not None:
             text = "max-parallel is given twice: here and under runs-on"
-            self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of the two")
+            self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
 
     def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, Collection[str] | None]:
         if has_expression(value):
             if isinstance(value, str) and _is_single(value):
                 return MatrixPlan(expression=value), None
-            self._wrong(at, "a matrix is one expression, or a mapping", "write nothing around the ${{ }}")
+            self._wrong(at, "expected a mapping or a single expression", "remove the text around ${{ }}")
         elif not isinstance(value, dict) or not value:
-            self._wrong(at, f"expected a mapping of names to lists, not {describe(value)}")
+            self._wrong(at, f"expected a mapping of names to lists, found {describe(value)}")
         else:
             return self._mapping(at, value)
         return MatrixPlan(), None
@@ -106,7 +106,7 @@ class StrategyBuilder:
             return [_written(item) for item in items]
         if not has_expression(items):
             hint = "write it as a list" if not isinstance(items, dict) else ""
-            self._wrong(at, f"{quote(name)}: expected a list or an expression, not {describe(items)}", hint)
+            self._wrong(at, f"{quote(name)}: expected a list or an expression; found {describe(items)}", hint)
         return plain(items)
 
     def _combinations(self, at: Path, name: str, matrix: dict[str, Json], dimensions: Collection[str]) -> Json:
@@ -117,17 +117,17 @@ class StrategyBuilder:
         if has_expression(items):
             return items
         if not isinstance(items, list):
-            self._wrong(at, f"{name}: expected a list of mappings or an expression, not {describe(items)}")
+            self._wrong(at, f"{name}: expected a list of mappings or an expression; found {describe(items)}")
             return ()
         if len(items) > _ENTRIES_MAX:
-            text = f"{name}: {len(items):,} entries, a matrix may have {_ENTRIES_MAX}"
+            text = f"{name} has {len(items):,} entries; the limit is {_ENTRIES_MAX}"
             self._source.at_key(at, codes.BOUND, text)
             return ()
         for position, item in enumerate(items):
             if has_expression(item):
                 continue
             if not isinstance(item, dict):
-                self._wrong((*at, position), f"{name}: expected a mapping, not {describe(item)}")
+                self._wrong((*at, position), f"{name}: expected a mapping, found {describe(item)}")
             elif name == "exclude":
                 for key in item:
                     if key not in dimensions:
@@ -150,7 +150,7 @@ class StrategyBuilder:
         elif at_least <= _COUNTED_MAX and excluded != ():
             return
         if at_least > INSTANCES_MAX:
-            text = f"the matrix makes {at_least:,} instances, a job may have {INSTANCES_MAX}"
+            text = f"the matrix creates {at_least:,} instances; the limit is {INSTANCES_MAX} per job"
             self._source.at_key(at, codes.BOUND, text, "split the job, or loop over one of the dimensions in a step")
 
     def _counted(self, at: Path, matrix: MatrixPlan, excluded: Sequence[Json], included: Sequence[Json]) -> int:
@@ -163,7 +163,7 @@ class StrategyBuilder:
             all_of_them = []
         for position, item in enumerate(excluded):
             if isinstance(item, dict) and not any(_agrees(combination, item) for combination in all_of_them):
-                text = "no combination of the matrix is like this, so nothing is excluded"
+                text = "no combination of the matrix matches this entry, so it excludes nothing"
                 self._source.warn_value((*at, "exclude", position), codes.NO_EFFECT, text)
         left = [one for one in all_of_them if not any(isinstance(e, dict) and _agrees(one, e) for e in excluded)]
         new = [
@@ -173,7 +173,7 @@ class StrategyBuilder:
             and not any(all(one[key] == item[key] for key in item if key in one) for one in left)
         ]
         if not left and not new:
-            self._wrong(at, "the matrix has no instances: everything is excluded, or there is nothing")
+            self._wrong(at, "the matrix has no combinations: it is empty, or exclude removes all of them")
         return len(left) + len(new)
 
     def _wrong(self, at: Path, message: str, suggestion: str = "") -> None:

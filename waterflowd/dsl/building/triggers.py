@@ -43,7 +43,7 @@ def build_triggers(source: SourceFile, workflow: models.Workflow) -> Triggers:
     if on is None or not on.model_fields_set:
         node, _ = source.document.find(("on",))
         if not source.report.has_within(node.start, node.end + 1):
-            hint = "name an event such as push, or remove the key: then pushes that change the file start it"
+            hint = "name an event such as push, or remove the key to start the workflow when a push changes this file"
             source.at_key(("on",), codes.WRONG_VALUE, "on is empty", hint)
         return Triggers()
     return Triggers(
@@ -79,13 +79,15 @@ def _webhook(source: SourceFile, webhook: models.Webhook | None) -> WebhookTrigg
     if name is None:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(source.path).stem).strip("-.")[:_HOOK_CHARACTERS_MAX]
     if not _HOOK.fullmatch(name):
-        text = f"{quote(name)} is no name of a webhook: letters, digits, _, - and . only, at most 100"
-        hint = "give it a name" if webhook.name is None else ""
+        text = f"{quote(name)} is not a valid webhook name: use letters, digits, _, - and ., at most 100 characters"
+        hint = "set a name" if webhook.name is None else ""
         source.at_value((*at, "name"), codes.WRONG_VALUE, text, hint)
     secret = secret_references.only_name(webhook.secret) or webhook.secret
     if not _SECRET.fullmatch(secret):
-        text = f"secret: expected the name of a secret, not {quote(webhook.secret)}"
-        source.at_value((*at, "secret"), codes.WRONG_SECRET, text, "letters, digits and _ only; never its value")
+        text = "secret: expected the name of a secret"
+        source.at_value(
+            (*at, "secret"), codes.WRONG_SECRET, text, "write its name (letters, digits and _), never its value"
+        )
     return WebhookTrigger(name=name, secret=secret)
 
 
@@ -98,8 +100,10 @@ def _workflow_run(
     own = {source.path, workflow.name or PurePosixPath(source.path).stem}
     for position, name in enumerate(wanted.workflows):
         if name in own:
-            text = "a workflow that starts after itself would never end"
-            source.at_value(("on", "workflow_run", "workflows", position), codes.WRONG_VALUE, text, "name another one")
+            text = "a workflow cannot start after itself: it would run forever"
+            source.at_value(
+                ("on", "workflow_run", "workflows", position), codes.WRONG_VALUE, text, "name another workflow"
+            )
     return WorkflowRunTrigger(
         workflows=tuple(dict.fromkeys(wanted.workflows)),
         conclusions=tuple(dict.fromkeys(wanted.conclusions)),
@@ -110,12 +114,12 @@ def _workflow_run(
 
 def _check_patterns(source: SourceFile, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
     if wanted and ignored:
-        hint = f"write the exceptions under {key}, each with a ! in front"
-        text = f"{key} and {key}-ignore exclude each other"
+        hint = f"list the exceptions under {key}, each with a leading !"
+        text = f"{key} and {key}-ignore cannot be combined"
         source.at_key(("on", event, f"{key}-ignore"), codes.EXCLUSIVE_KEYS, text, hint)
     if wanted and all(pattern.startswith("!") for pattern in wanted):
-        hint = f"put what they are exceptions of in front, or use {key}-ignore"
-        text = f"{key} holds exceptions only, so nothing ever matches"
+        hint = f"add a pattern before them that matches something, or use {key}-ignore"
+        text = f"{key} contains only exceptions, so nothing ever matches"
         source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
 
 
@@ -131,8 +135,8 @@ def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSp
         places.append(((*_MANUAL, "inputs"), on.manual.inputs))
     _check_one_place(source, places)
     if on is not None and on.workflow_dispatch is not None and on.manual is not None:
-        text = "manual is another name of workflow_dispatch; both are given"
-        source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of the two")
+        text = "manual is an alias of workflow_dispatch; only one of them may be given"
+        source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of them")
     return tuple(
         spec for path, declared in places for spec in inputs.specs(declared, path, source.document, source.report)
     )
@@ -169,7 +173,7 @@ def _check_one_place(source: SourceFile, places: list[tuple[Path, dict[str, mode
     for path, _ in places[1:]:
         first = ".".join(map(str, places[0][0]))
         text = f"inputs are declared twice: here and at {first}"
-        source.at_key(path, codes.EXCLUSIVE_KEYS, text, "move all of them to one place")
+        source.at_key(path, codes.EXCLUSIVE_KEYS, text, "declare all inputs in one place")
 
 
 def build_schedules(
@@ -183,10 +187,8 @@ def build_schedules(
         times = (schedule.cron, schedule.timezone)
         node, _ = source.document.find(path)
         if times in known and not source.report.has_within(node.start, node.end + 1):
-            text = f"schedule[{number}] says the same times as schedule[{known[times]}]"
-            source.report.add(
-                node.start, codes.EXCLUSIVE_KEYS, text, "remove one of the two: an instant starts one run"
-            )
+            text = f"schedule[{number}] has the same times as schedule[{known[times]}]"
+            source.report.add(node.start, codes.EXCLUSIVE_KEYS, text, "remove one of them: each instant starts one run")
         known.setdefault(times, number)
     return tuple(_trigger(schedule) for schedule in schedules)
 
@@ -209,9 +211,11 @@ def _check_variables(source: SourceFile, variables: Sequence[str], schedule: mod
     for name, value in schedule.vars.items():
         at: Path = (*path, "vars", name)
         if not expr.is_static(value):
-            text = f"vars of a schedule: {quote(name)} holds an expression, and nothing is known yet that it could use"
-            source.at_key(at, codes.WRONG_VALUE, text, "write a value, or the expression in the vars of the file")
+            text = f"vars of a schedule: {quote(name)} cannot contain an expression"
+            source.at_key(
+                at, codes.WRONG_VALUE, text, "write a plain value, or move the expression to the vars of the workflow"
+            )
         if declared and name.lower() not in declared:
-            text = f"vars of a schedule: the file has no variable {quote(name)}"
-            hint = did_you_mean(name, variables) or "declare it in the vars of the file, with what a push shall see"
+            text = f"vars of a schedule: the workflow has no variable {quote(name)}"
+            hint = did_you_mean(name, variables) or "declare it in the vars of the workflow, with a default"
             source.at_key(at, codes.UNKNOWN_KEY, text, hint)

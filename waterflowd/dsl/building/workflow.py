@@ -80,9 +80,9 @@ class WorkflowBuilder:
     def _callee(self, source: SourceFile, workflow: models.Workflow) -> Callee | None:
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
-            hint = "add workflow_call to on of that file"
+            hint = "add workflow_call under on"
             where = ("on",) if workflow.has("on") else ("jobs",)
-            source.at_key(where, codes.WRONG_CALL, "this workflow is called, and on has no workflow_call", hint)
+            source.at_key(where, codes.WRONG_CALL, "another workflow calls this one, but on has no workflow_call", hint)
             return None
         build_triggers(source, workflow)
         own: Sequence[InputSpec] = build_inputs(source, workflow)
@@ -90,8 +90,10 @@ class WorkflowBuilder:
         built = _FileBuilder(source, workflow, self._compilation, [spec.name for spec in (*specs, *own)])
         jobs = built.jobs(self._composite_steps, self._calls)
         if workflow.concurrency is not None:
-            text = "a workflow that is called has no concurrency of its own"
-            source.at_key(("concurrency",), codes.WRONG_CALL, text, "write it in the job that calls, or in jobs here")
+            text = "a called workflow cannot have concurrency"
+            source.at_key(
+                ("concurrency",), codes.WRONG_CALL, text, "set it in the calling job, or in the jobs of this workflow"
+            )
         job_count, step_count = calls.size_of(jobs)
         plan = CallPlan(
             path=source.path,
@@ -165,7 +167,7 @@ class _FileBuilder:
     def _check_bounds(self) -> None:
         jobs = self._workflow.jobs
         if len(jobs) > JOBS_MAX:
-            text = f"{len(jobs):,} jobs, a workflow may have {JOBS_MAX}"
+            text = f"the workflow has {len(jobs):,} jobs; the limit is {JOBS_MAX}"
             self._source.at_key(("jobs",), codes.BOUND, text, "split it into several workflows")
         self._compilation.count(self._source, ("jobs",), jobs=len(jobs))
 

@@ -1,4 +1,4 @@
-"""Notices a file whose newlines were lost on the way, as `curl -d @file` and `tr` do, so that the error can say just that."""
+"""Detects a file whose newlines were lost in transfer, as by `curl -d @file` or `tr`, so that the error can say so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEYS_MIN = 3
 
 
 def lost_newlines(text: str) -> tuple[str, str] | None:
-    """Message and suggestion when `text`, which is no workflow as it stands, was one with newlines; else None."""
+    """Message and suggestion when `text` was a workflow before its newlines were lost; else None."""
     stripped = text.strip()
     if "\n" in stripped or "\r" in stripped or stripped.startswith("{"):
         return None
@@ -19,7 +19,7 @@ def lost_newlines(text: str) -> tuple[str, str] | None:
     if "jobs" not in found or len(found) < _KEYS_MIN:
         return None
     if "\\n" in stripped:
-        message = "the file is one line with the two characters \\n where its newlines were"
+        message = "the file is a single line with the two characters \\n in place of newlines"
         return message, "send real newlines: curl --data-binary @file"
-    message = "the file's newlines were lost on the way: all of it is one line"
+    message = "the file is a single line: its newlines were lost in transfer"
     return message, "send the file as it is: curl --data-binary @file (curl -d and tr remove newlines)"

@@ -44,7 +44,7 @@ class Unreadable(Exception):
 
 
 def decode(content: bytes, report: Report) -> str:
-    """The file's text without a byte order mark; reports and raises Unreadable when it is none.
+    """The file's text without a byte order mark; reports and raises Unreadable when it is not text.
 
     Offsets in the report count from the text as far as it could be decoded, which `prefix` gives.
     """
@@ -56,11 +56,11 @@ def decode(content: bytes, report: Report) -> str:
     except UnicodeDecodeError as error:
         place = len(prefix(content))
         byte = content[error.start]
-        report.add(place, codes.ENCODING, f"byte 0x{byte:02x} is not UTF-8", "save the file as UTF-8")
+        report.add(place, codes.ENCODING, f"byte 0x{byte:02x} is not valid UTF-8", "save the file as UTF-8")
         raise Unreadable from None
     if found := _NOT_PRINTABLE.search(text):
         name = "NUL" if found.group() == "\0" else f"U+{ord(found.group()):04X}"
-        report.add(found.start(), codes.ENCODING, f"the control character {name} may not stand in a file", "remove it")
+        report.add(found.start(), codes.ENCODING, f"the control character {name} is not allowed", "remove it")
         raise Unreadable
     return text
 
@@ -83,7 +83,7 @@ def read(text: str, report: Report) -> Document:
         _report_syntax(text, lines, error, report)
         raise Unreadable from None
     except yaml.YAMLError as error:
-        report.add(0, codes.SYNTAX, f"the file is not YAML: {_first_line(error)}")
+        report.add(0, codes.SYNTAX, f"invalid YAML: {_first_line(error)}")
         raise Unreadable from None
     if not isinstance(root, Mapping):
         _report_no_mapping(text, root, report)
@@ -102,22 +102,27 @@ def _report_syntax(text: str, lines: Lines, error: yaml.MarkedYAMLError, report:
     margin = source[: len(source) - len(source.lstrip())]
     if "\t" in margin:
         place = lines.start(line) + margin.index("\t")
-        report.add(place, codes.TAB, "a tab indents this line, YAML takes spaces only", "write two spaces for each tab")
+        report.add(
+            place,
+            codes.TAB,
+            "this line is indented with a tab; YAML allows only spaces",
+            "replace each tab with spaces",
+        )
         return
     problem = str(error.problem or error.context or "syntax error")
     context = f" ({error.context})" if error.problem and error.context else ""
-    report.add(offset, codes.SYNTAX, f"not YAML: {problem}{context}", _syntax_hint(problem, source))
+    report.add(offset, codes.SYNTAX, f"invalid YAML: {problem}{context}", _syntax_hint(problem, source))
 
 
 def _syntax_hint(problem: str, source: str) -> str:
     if "mapping values are not allowed" in problem:
-        return 'check the indentation of this line, and put a text that holds ": " in quotes'
+        return 'check the indentation of this line, and quote text that contains ": "'
     if "cannot start any token" in problem and re.search(r"[:\-]\s+[@`%]", source):
-        return "put a text that begins with @, ` or % in quotes"
+        return "quote text that begins with @, ` or %"
     if "did not find expected key" in problem or "did not find expected '-'" in problem:
         return "check that the lines of one mapping or list begin in the same column"
     if "unexpected end of stream" in problem or "did not find expected ',' or" in problem:
-        return "a quote or a bracket is not closed"
+        return "close the quote or bracket"
     return ""
 
 
@@ -129,10 +134,12 @@ def _report_no_mapping(text: str, root: Node | None, report: Report) -> None:
     if hint := lost_newlines(text):
         report.add(0, codes.LOST_NEWLINES, *hint)
         return
-    found = "is empty" if root is None else "holds a list" if isinstance(root, Sequence) else "holds a single value"
+    found = (
+        "is empty" if root is None else "contains a list" if isinstance(root, Sequence) else "contains a single value"
+    )
     place = root.start if root is not None else 0
     report.add(
-        place, codes.SYNTAX, f"the file {found}, expected a mapping with the key jobs", 'begin with "name:" and "jobs:"'
+        place, codes.SYNTAX, f"the file {found}; expected a mapping with the key jobs", 'begin with "name:" and "jobs:"'
     )
 
 
@@ -201,8 +208,8 @@ class _Builder:
             case yaml.DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    text = "the file holds several documents, a workflow is one"
-                    self._fail(event, codes.UNSUPPORTED_YAML, text, "put each workflow into a file of its own")
+                    text = "the file contains several YAML documents; expected one"
+                    self._fail(event, codes.UNSUPPORTED_YAML, text, "put each workflow into its own file")
 
     def _fail(self, event: Any, code: str, message: str, suggestion: str = "") -> None:
         self._report.add(event.start_mark.index, code, message, suggestion)
@@ -212,9 +219,9 @@ class _Builder:
         self._nodes += nodes
         self._characters += characters
         if self._nodes > NODES_MAX:
-            what = f"{NODES_MAX:,} values, aliases written out"
+            what = f"{NODES_MAX:,} values (with aliases expanded)"
         elif self._characters > SCALAR_CHARACTERS_MAX:
-            what = f"{SCALAR_CHARACTERS_MAX:,} characters of text, aliases written out"
+            what = f"{SCALAR_CHARACTERS_MAX:,} characters of text (with aliases expanded)"
         elif len(self._open) + height > DEPTH_MAX:
             what = f"{DEPTH_MAX} levels of nesting"
         else:
@@ -234,7 +241,7 @@ class _Builder:
             code = codes.UNSUPPORTED_YAML if isinstance(error, TagError) else codes.WRONG_VALUE
             self._report.add(start, code, str(error))
         if "\0" in text:
-            self._report.add(start, codes.ENCODING, "a text may not hold NUL", "remove the \\0")
+            self._report.add(start, codes.ENCODING, "text must not contain NUL characters", "remove the \\0")
         node = Scalar(start, event.end_mark.index, value, text, event.style or "")
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchor(node, False, 1, len(text), 1)
@@ -244,7 +251,7 @@ class _Builder:
         nodes, characters = self._nodes, self._characters
         self._count(event, 1, 0, 1)
         if event.tag not in (None, "!", f"{CORE_TAG}map", f"{CORE_TAG}seq"):
-            text = "tags are not part of workflow files; remove it"
+            text = "workflow files cannot contain YAML tags; remove it"
             self._report.add(event.start_mark.index, codes.UNSUPPORTED_YAML, text)
         anchor = None
         if event.anchor is not None:
@@ -266,12 +273,12 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         self._aliases += 1
         if self._aliases > ALIASES_MAX:
-            self._fail(event, codes.BOUND, f"more than {ALIASES_MAX} aliases", "write the values out")
+            self._fail(event, codes.BOUND, f"more than {ALIASES_MAX} aliases", "write out some of the values")
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
-            self._fail(event, codes.SYNTAX, f"there is no anchor {quote('&' + event.anchor)} before this alias")
+            self._fail(event, codes.SYNTAX, f"the anchor {quote('&' + event.anchor)} is not defined before this alias")
         elif anchor.is_open:
-            self._fail(event, codes.UNSUPPORTED_YAML, "the alias stands inside of its own anchor, which has no end")
+            self._fail(event, codes.UNSUPPORTED_YAML, "the alias is inside its own anchor")
         else:
             self._count(event, anchor.nodes, anchor.characters, anchor.height)
             self._attach(anchor.node, anchor.height)
@@ -295,14 +302,14 @@ class _Builder:
             found = (
                 quote(key.text) if isinstance(key, Scalar) else "a list" if isinstance(key, Sequence) else "a mapping"
             )
-            hint = f"write it in quotes: '{key.text}'" if isinstance(key, Scalar) and key.text else ""
-            self._report.add(key.start, codes.UNSUPPORTED_YAML, f"a key must be text, not {found}", hint)
+            hint = f"quote it: '{key.text}'" if isinstance(key, Scalar) and key.text else ""
+            self._report.add(key.start, codes.UNSUPPORTED_YAML, f"a key must be text, found {found}", hint)
         elif key.value == _MERGE and not key.style:
             parent.merges = [*(parent.merges or ()), value]
         elif (first := mapping.entries.get(key.value)) is not None:
             line, column = self._lines.position(first.key.start)
-            text = f"the key {quote(key.text)} stands here for the second time, first in line {line}, column {column}"
-            self._report.add(key.start, codes.DUPLICATE_KEY, text, "remove one of the two")
+            text = f"duplicate key {quote(key.text)}, first used in line {line}, column {column}"
+            self._report.add(key.start, codes.DUPLICATE_KEY, text, "remove one of them")
         else:
             mapping.entries[key.value] = Entry(key, value)
 
@@ -312,7 +319,7 @@ class _Builder:
         for value in merges:
             for source in value.items if isinstance(value, Sequence) else [value]:
                 if not isinstance(source, Mapping):
-                    text = "<< takes an alias of a mapping, or a list of them"
+                    text = "<< requires an alias of a mapping, or a list of them"
                     self._report.add(source.start, codes.UNSUPPORTED_YAML, text)
                     continue
                 for name, entry in source.entries.items():

@@ -27,7 +27,7 @@ CORE_TAG = "tag:yaml.org,2002:"
 
 
 class ScalarError(ValueError):
-    """A plain scalar that no JSON value stands for; the text says what to do."""
+    """A plain scalar that is not a JSON value; the text says what to do."""
 
 
 class TagError(ScalarError):
@@ -47,7 +47,7 @@ def plain_value(text: str) -> Json:
     if _FLOAT.fullmatch(text):
         return _float(text)
     if _NOT_JSON.fullmatch(text):
-        raise ScalarError("this is not a number that JSON can hold; write it in quotes if it is meant as text")
+        raise ScalarError("JSON has no such number; quote it if it is meant as text")
     return text
 
 
@@ -64,9 +64,9 @@ def tagged_value(tag: str, text: str) -> Json:
         "null": value is None,
     }
     if not tag.startswith(CORE_TAG) or kind not in fits:
-        raise TagError("tags are not part of workflow files; remove it")
+        raise TagError("workflow files cannot contain YAML tags; remove it")
     if not fits[kind]:
-        raise ScalarError(f"the tag says !!{kind}, the text does not")
+        raise ScalarError(f"the value does not match its tag !!{kind}")
     return value
 
 
@@ -74,7 +74,7 @@ def _integer(text: str) -> WrittenInt:
     base = 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10
     number = int(text[2:] if base != 10 else text, base) if len(text) <= _INTEGER_CHARACTERS_MAX else None
     if number is None or not -(2**63) <= number < 2**64:
-        raise ScalarError("this integer needs more than 64 bits; write it in quotes if it is meant as text")
+        raise ScalarError("this integer needs more than 64 bits; quote it if it is meant as text")
     written = WrittenInt(number)
     written.text = text
     return written
@@ -83,6 +83,6 @@ def _integer(text: str) -> WrittenInt:
 def _float(text: str) -> WrittenFloat:
     written = WrittenFloat(text)
     if math.isinf(written):
-        raise ScalarError("this number is too large; write it in quotes if it is meant as text")
+        raise ScalarError("this number is too large; quote it if it is meant as text")
     written.text = text
     return written

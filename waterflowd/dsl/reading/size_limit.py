@@ -1,4 +1,4 @@
-"""The bound that must be known before a file is read, so that nobody sends or loads what would be refused."""
+"""The size limit of a file, which is checked before the file is sent or read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ CONTENT_BYTES_MAX = 1024 * 1024
 
 
 def oversized(path: str, content_bytes: int) -> Diagnostic:
-    """What is said of a file that is too large to be read."""
+    """The error for a file that is too large to be read."""
     return Diagnostic(
         code="WF102",
         path=path,
         line=1,
         column=1,
-        message=f"the file has {content_bytes:,} bytes, a workflow may have {CONTENT_BYTES_MAX:,}",
+        message=f"the file has {content_bytes:,} bytes; the limit is {CONTENT_BYTES_MAX:,}",
         suggestion="split it into several workflows",
     )

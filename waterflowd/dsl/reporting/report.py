@@ -62,8 +62,8 @@ class Report:
         if len(found) > ERRORS_MAX:
             offset = found[ERRORS_MAX][0][0]
             count = "hundreds of" if len(found) == FOUND_MAX else f"{len(found) - ERRORS_MAX} more"
-            message = f"{count} errors from here on are not shown"
-            shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "repair the ones above first"))
+            message = f"{count} errors are not shown"
+            shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "fix the errors above first"))
         return shown
 
     def warnings(self, path: str, lines: Lines) -> list[Diagnostic]:

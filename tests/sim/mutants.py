@@ -216,7 +216,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         "a loop goes on after a pass that failed",
     ),
-    Mutant(f"{_BLOCKS}:_goes_on", "if begun >= limit:", "if False:", "a loop has no bound"),
+    Mutant(f"{_BLOCKS}:_has_another_iteration", "if begun >= limit:", "if False:", "a loop has no bound"),
     Mutant(
         f"{_EVOLVE_STEPS}:step_completed", "block.owner.open_blocks -= 1", "pass", "the end of a block is not noticed"
     ),

@@ -1,7 +1,7 @@
-"""`decide`: what an input means for a run, as events. Never changes the run, never guesses.
+"""`decide`: the events that an input causes in a run. Never changes the run, never guesses.
 
-Rules of this file: an empty answer says that the input is stale, repeated or about nothing that is left to decide; that is
-normal. Only the first-order facts are decided here; what follows from the new state is moves.py's business.
+Rules of this file: an empty result means that the input is stale, a repetition, or about something already decided; that is
+normal. Only the direct facts are decided here; what follows from the new state is decided by the moves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.engine import events, flags, inputs
 from waterflowd.engine.moves import child_moves
 from waterflowd.engine.outstanding import needs_lock, needs_server_list, stop_timer
-from waterflowd.engine.rules import approvals, child_runs, contexts, rendering, result_limits
+from waterflowd.engine.rules import approvals, child_runs, completion, contexts, rendering, result_limits
 from waterflowd.engine.state.blocks import Attempt, Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
@@ -80,12 +80,12 @@ def _slot_granted(run: Run, given: inputs.SlotGranted, now: int) -> Events:
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
     if (job.agent or job.pinned or given.agent) != given.agent:
-        # Another branch of the job has got its server meanwhile, and the question is asked anew.
+        # Another branch of the job has been given a server meanwhile, and the slot is requested again.
         return ()
     is_first = job.agent is None
     why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
     deadline_at = job.deadline_at or now + job.timeout_ms
-    # Expressions may ask for the server, which the job has from this very event on.
+    # Expressions may read the server, which is the job's from this event on.
     server = contexts.agent(given.facts if is_first else job.agent_facts, given.agent_name, job.group)
     values = _render(run, job, step, server, now)
     if isinstance(values, Reason):
@@ -146,12 +146,12 @@ def _slot_pending(run: Run, given: inputs.SlotPending, now: int) -> Events:
     return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
 
 
-#: The server is not connected, or is enrolled no more.
+#: The server is not connected, or no longer enrolled.
 _ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
 
 
 def _may_not_wait(job: Job) -> bool:
-    """Whether the job is an instance on one server, which has begun nothing there, and does not wait for it."""
+    """Whether the job is an instance on one server, has started nothing there, and must not wait for it."""
     target = job.plan.target
     has_begun = job.agent is not None or job.number > 1
     return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
@@ -160,7 +160,7 @@ def _may_not_wait(job: Job) -> bool:
 def _absent(job: Job, given: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
     is_lost = given.reason.code is ReasonCode.SERVER_LOST
-    text = f"server {job.pinned_name} is {'enrolled no more' if is_lost else 'not connected'}"
+    text = f"server {job.pinned_name} is {'no longer enrolled' if is_lost else 'not connected'}"
     why = reason(given.reason.code, text, agent=job.pinned_name)
     if job.plan.target.offline is Offline.FAIL:
         return _failed(given.job, given.step, attempt, why, now)
@@ -172,9 +172,7 @@ def _servers_listed(run: Run, given: inputs.ServersListed, now: int) -> Events:
     if job is None or not needs_server_list(job):
         return ()
     if given.is_refused and given.reason is not None:
-        return (events.JobCompleted(
-            at=now, job=job.id, outcome=Conclusion.FAILURE, conclusion=Conclusion.FAILURE, reason=given.reason
-        ),)  # fmt: skip
+        return (completion.complete(job, Conclusion.FAILURE, given.reason, now),)
     if given.reason is not None:
         if given.reason == job.reason:
             return ()
@@ -184,12 +182,8 @@ def _servers_listed(run: Run, given: inputs.ServersListed, now: int) -> Events:
     if wanted is not None:
         servers = [(agent, name) for agent, name in servers if name in wanted]
     if not servers:
-        why = reason(
-            ReasonCode.NO_SERVER_IN_GROUP, "none of the servers that are to be done again is enrolled any more"
-        )
-        return (events.JobCompleted(
-            at=now, job=job.id, outcome=Conclusion.FAILURE, conclusion=Conclusion.FAILURE, reason=why
-        ),)  # fmt: skip
+        why = reason(ReasonCode.NO_SERVER_IN_GROUP, "none of the servers to re-run is still enrolled")
+        return (completion.complete(job, Conclusion.FAILURE, why, now),)
     return (child_moves.expand_servers(run, job, servers, now),)
 
 
@@ -276,7 +270,7 @@ def _task_finished(run: Run, given: inputs.TaskFinished, now: int) -> Events:
 
 
 def _evidence(attempt: Attempt, given: inputs.TaskFinished, now: int) -> Events:
-    """One record of a result that cannot be applied. A plain repetition is no news, and one record is enough."""
+    """Records a result that cannot be applied, once per attempt; a plain repetition is ignored."""
     is_repetition = attempt.epoch == given.epoch and attempt.agent == given.agent and attempt.outcome is given.outcome
     if is_repetition or attempt.is_late_recorded:
         return ()
@@ -300,7 +294,7 @@ def _result_reason(given: inputs.TaskFinished) -> Reason:
     try:
         code = ReasonCode(given.reason_code) if given.reason_code else _DEFAULT_CODES[given.outcome]
     except ValueError:
-        # A newer agent may know more codes; its sentence still says what happened.
+        # A newer agent may know more codes; its text still says what happened.
         code = _DEFAULT_CODES[given.outcome]
     text = given.reason_text
     if not text:
@@ -339,7 +333,7 @@ def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
     if timer.kind is inputs.TimerKind.RUN_TIMEOUT:
         if timer.due_at != run.deadline_at or run.is_timed_out:
             return ()
-        why = reason(ReasonCode.TIMEOUT, f"the run's time of {durations.shown(timer.due_at - run.created_at)} is over")
+        why = reason(ReasonCode.TIMEOUT, f"run timed out after {durations.text(timer.due_at - run.created_at)}")
         return (events.RunTimedOut(at=now, reason=why),)
     job = run.jobs_by_id.get(timer.job) if timer.job is not None else None
     if job is None or job.status is Status.COMPLETED:
@@ -353,7 +347,7 @@ def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
 def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
     match timer.kind:
         case inputs.TimerKind.STEP_SLEEP if step.due_at == timer.due_at and not step.stop:
-            why = reason(ReasonCode.SLEPT, "the instant has come")
+            why = reason(ReasonCode.SLEPT, "sleep finished")
             done = Conclusion.SUCCESS
             return (events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=why),)
         case inputs.TimerKind.STEP_RETRY if step.retry_at == timer.due_at and not step.stop:
@@ -363,8 +357,8 @@ def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
             return _unanswered(job, step, timer, now)
         case inputs.TimerKind.STEP_TIMEOUT if step.deadline_at == timer.due_at:
             began_at = step.started_at if step.last is None else step.last.queued_at
-            took = durations.shown(timer.due_at - (began_at or timer.due_at))
-            why = reason(ReasonCode.TIMEOUT, f"the step's time of {took} is over")
+            took = durations.text(timer.due_at - (began_at or timer.due_at))
+            why = reason(ReasonCode.TIMEOUT, f"step timed out after {took}")
             return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=why),)
         case inputs.TimerKind.APPROVAL if step.approval is not None and step.approval.due_at == timer.due_at:
             return approvals.time_out(job, step, now)
@@ -372,12 +366,12 @@ def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
 
 
 def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
-    """The agent was told to end the attempt and has not said that it did: nobody can know, and the run must not wait."""
+    """The agent was told to stop the attempt and did not confirm it: the outcome is unknown, and the run must not wait."""
     attempt = step.last
     if attempt is None or not attempt.is_open or not step.stop or stop_timer(job, step) != timer:
         return ()
-    waited = durations.shown(timer.due_at - step.stop_at)
-    text = f"{attempt.agent_name} has not answered the stop in {waited} ({step.stop_reason.text})"
+    waited = durations.text(timer.due_at - step.stop_at)
+    text = f"{attempt.agent_name} did not confirm the stop within {waited} ({step.stop_reason.text})"
     why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
     return (
         events.AttemptFinished(
@@ -389,7 +383,7 @@ def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
 def _job_timer(run: Run, job: Job, timer: inputs.Timer, now: int) -> Events:
     match timer.kind:
         case inputs.TimerKind.JOB_RETRY if job.retry_at == timer.due_at and not job.is_cancelled:
-            why = reason(ReasonCode.STARTED, f'try {job.number + 1}: waits for a server of group "{job.group}"')
+            why = reason(ReasonCode.STARTED, f'try {job.number + 1}: waiting for a server of group "{job.group}"')
             deadline_at = now + job.plan.start_timeout_ms
             restarted = events.JobRestarted(
                 at=now, job=job.id, number=job.number + 1, start_deadline_at=deadline_at, reason=why
@@ -406,12 +400,12 @@ def _job_time(job: Job, timer: inputs.Timer, now: int) -> Events:
     if timer.kind is inputs.TimerKind.JOB_START:
         if job.deadline_at is not None or timer.due_at != job.start_deadline_at:
             return ()
-        waited = durations.shown(timer.due_at - (job.ready_at or timer.due_at))
-        why = reason(ReasonCode.START_TIMEOUT, f"found no server in {waited}: {job.reason.text}")
+        waited = durations.text(timer.due_at - (job.ready_at or timer.due_at))
+        why = reason(ReasonCode.START_TIMEOUT, f"no server found within {waited}: {job.reason.text}")
         return (events.JobTimedOut(at=now, job=job.id, reason=why),)
     if timer.due_at != job.deadline_at:
         return ()
-    why = reason(ReasonCode.TIMEOUT, f"the job's time of {durations.shown(job.timeout_ms)} is over")
+    why = reason(ReasonCode.TIMEOUT, f"job timed out after {durations.text(job.timeout_ms)}")
     return (events.JobTimedOut(at=now, job=job.id, reason=why),)
 
 
@@ -419,7 +413,7 @@ def _cancel(run: Run, given: inputs.CancelRun, now: int) -> Events:
     if run.is_cancelled and (run.is_forced or not given.is_forced):
         return ()
     code = ReasonCode.TERMINATED if given.is_forced else ReasonCode.CANCEL_REQUESTED
-    why = reason(code, f"cancelled by {given.by}" + (" by force" if given.is_forced else ""), by=given.by)
+    why = reason(code, f"cancelled by {given.by}" + (" (forced)" if given.is_forced else ""), by=given.by)
     return (events.CancelRequested(at=now, by=given.by, is_forced=given.is_forced, reason=why),)
 
 

@@ -1,13 +1,13 @@
-"""Locks: who has a place in which concurrency group, and who waits for one. Pure.
+"""Locks: which runs and jobs hold a slot in which concurrency group, and which wait for one. Pure.
 
 Rules of this file:
 
-- Everything here is derived from the open runs: who was granted a place by the log holds it, until its run or job is over. So a
-  run that is gone never holds one.
-- Those who wait are served in the order in which they came, by the log: over a restart too. Whoever asks finds a group that has
-  served those before them. `latest` keeps the newest alone, `reject` keeps nobody.
-- Who is far back in a queue is told so once: a place that comes free costs the same however many wait.
-- A group belongs to a repository; what was sent without one shares one set of groups.
+- Everything here is derived from the open runs: a run or job holds the slot that the log grants it until it ends. So a run that
+  has ended never holds one.
+- Slots are granted in the order of the requests, by the log, also across restarts. Before a new request is answered, waiting
+  ones are served. `queue: latest` keeps only the newest waiting request, `queue: reject` keeps none.
+- Requests far back in a queue get one answer without a position, so that a freed slot costs the same however many wait.
+- A group belongs to a repository; all runs without a repository share one set of groups.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
-#: Positions in a queue that are told exactly.
-TOLD_MAX = 10
+#: Positions in a queue that are reported exactly.
+REPORTED_MAX = 10
 
 
 class Holder(NamedTuple):
@@ -35,7 +35,7 @@ class Holder(NamedTuple):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """What somebody wants."""
+    """A request for a slot in a concurrency group."""
 
     holder: Holder
     #: The group's name in its repository, and that of the repository ("" without one).
@@ -43,12 +43,12 @@ class Ask(msgspec.Struct, frozen=True):
     repository: str
     limit: int
     queue: Queue
-    #: When it was asked first, by the log.
+    #: When it was first requested, by the log.
     asked_at: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Granted without a reason; else why not, and whether that is final."""
+    """The answer to a request: granted, refused for good, or waiting; with a reason unless it is granted."""
 
     holder: Holder
     is_granted: bool = False
@@ -59,29 +59,29 @@ class Answer(msgspec.Struct, frozen=True):
 class _Group:
     """One concurrency group."""
 
-    __slots__ = ("asks", "holders", "told")
+    __slots__ = ("asks", "holders", "reported")
 
     def __init__(self) -> None:
         self.holders: dict[Holder, None] = {}
         self.asks: OrderedDict[Holder, Ask] = OrderedDict()
-        self.told: dict[Holder, Reason] = {}
+        self.reported: dict[Holder, Reason] = {}
 
 
 class Locks:
-    """All concurrency groups that somebody is in."""
+    """All concurrency groups that are in use."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], _Group] = {}
         self._of_runs: dict[RunId, dict[Holder, tuple[str, str]]] = {}
-        #: Groups in which a place may have come free.
-        self._doubted: dict[tuple[str, str], None] = {}
+        #: Groups in which a slot may have become free.
+        self._to_recheck: dict[tuple[str, str], None] = {}
 
     def hold(self, ask: Ask) -> None:
-        """The place is theirs by the log: what recovery finds."""
+        """Restores a slot that the log has granted."""
         self._enter(ask).holders[ask.holder] = None
 
     def wait(self, ask: Ask) -> None:
-        """They wait by the log: what recovery finds. Their turn is that of `asked_at`; `news` has the answer."""
+        """Restores a request that waits by the log, in the order of `asked_at`; `news` has the answer."""
         group = self._enter(ask)
         if ask.holder in group.holders or ask.holder in group.asks:
             return
@@ -89,28 +89,28 @@ class Locks:
         group.asks[ask.holder] = ask
         for holder in behind:
             group.asks.move_to_end(holder)
-        self._doubted[ask.repository, ask.group] = None
+        self._to_recheck[ask.repository, ask.group] = None
 
     def holders(self, repository: str, group: str) -> list[Holder]:
-        """Who has a place in the group."""
+        """Who holds a slot in the group."""
         found = self._groups.get((repository, group))
         return list(found.holders) if found is not None else []
 
     def ask(self, ask: Ask) -> list[Answer]:
-        """Answers to the one who asks, and to those whose turn has come or whose place in the queue is gone."""
+        """The answer to this request, and to those that are granted or replaced because of it."""
         group = self._enter(ask)
         answers = list(_granted(group))
         if ask.holder in group.holders:
             return [*answers, Answer(ask.holder, is_granted=True)]
         if ask.holder not in group.asks:
             answers += self._ask(group, ask)
-        # It may have come back to a place in the queue that it had.
-        why = group.told.get(ask.holder) if ask.holder in group.asks else None
+        # The request may have been in the queue already.
+        why = group.reported.get(ask.holder) if ask.holder in group.asks else None
         return answers if why is None else [*answers, Answer(ask.holder, reason=why)]
 
     def _ask(self, group: _Group, ask: Ask) -> Iterator[Answer]:
         if ask.queue is Queue.LATEST:
-            text = f'a newer one took its place in the queue of concurrency group "{ask.group}"'
+            text = f'replaced by a newer one in the queue for concurrency group "{ask.group}"'
             why = reason(ReasonCode.SUPERSEDED, text, group=ask.group)
             for older in list(group.asks):
                 self._leave(older)
@@ -121,34 +121,34 @@ class Locks:
             return
         if ask.queue is Queue.REJECT:
             self._leave(ask.holder)
-            text = f'concurrency group "{ask.group}" is full, and its file says reject'
+            text = f'concurrency group "{ask.group}" is full (`queue: reject`)'
             yield Answer(ask.holder, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text, group=ask.group))
             return
         group.asks[ask.holder] = ask
-        group.told[ask.holder] = _waits(group, ask, len(group.asks))
+        group.reported[ask.holder] = _waits(group, ask, len(group.asks))
 
     def release(self, holder: Holder) -> None:
-        """The place is free, or not wanted any more. Nothing happens when there is none."""
+        """Frees the slot or removes the request, if there is one."""
         self._leave(holder)
 
     def forget(self, run: RunId) -> None:
-        """Nothing of the run holds or wants a place any more."""
+        """Frees all slots and removes all requests of the run."""
         for holder in list(self._of_runs.get(run, ())):
             self._leave(holder)
 
     def news(self) -> Iterator[Answer]:
-        """Places that came free for those who wait, and new positions in the queues."""
-        while self._doubted:
-            name = next(iter(self._doubted))
-            del self._doubted[name]
+        """Grants free slots to waiting requests; also yields the requests whose position has changed."""
+        while self._to_recheck:
+            name = next(iter(self._to_recheck))
+            del self._to_recheck[name]
             group = self._groups.get(name)
             if group is None:
                 continue
             yield from _granted(group)
-            for position, ask in enumerate(list(itertools.islice(group.asks.values(), TOLD_MAX + 1)), 1):
+            for position, ask in enumerate(list(itertools.islice(group.asks.values(), REPORTED_MAX + 1)), 1):
                 why = _waits(group, ask, position)
-                if why != group.told.get(ask.holder):
-                    group.told[ask.holder] = why
+                if why != group.reported.get(ask.holder):
+                    group.reported[ask.holder] = why
                     yield Answer(ask.holder, reason=why)
 
     def _enter(self, ask: Ask) -> _Group:
@@ -166,31 +166,32 @@ class Locks:
         group = self._groups[name]
         group.holders.pop(holder, None)
         group.asks.pop(holder, None)
-        group.told.pop(holder, None)
+        group.reported.pop(holder, None)
         if not group.holders and not group.asks:
             del self._groups[name]
         else:
-            self._doubted[name] = None
+            self._to_recheck[name] = None
 
 
 def _granted(group: _Group) -> Iterator[Answer]:
-    """Gives what is free to those who wait, in their order."""
+    """Grants free slots to waiting requests, in order."""
     while group.asks:
         ask = next(iter(group.asks.values()))
         if len(group.holders) >= ask.limit:
             return
         del group.asks[ask.holder]
-        group.told.pop(ask.holder, None)
+        group.reported.pop(ask.holder, None)
         group.holders[ask.holder] = None
         yield Answer(ask.holder, is_granted=True)
 
 
 def _waits(group: _Group, ask: Ask, position: int) -> Reason:
-    if position > TOLD_MAX:
-        text = f'more than {TOLD_MAX} are before it in the queue of concurrency group "{ask.group}"'
+    if position > REPORTED_MAX:
+        text = f'more than {REPORTED_MAX} are ahead in the queue for concurrency group "{ask.group}"'
         return reason(ReasonCode.WAITING_LOCK, text, group=ask.group)
     first = next(iter(group.holders))
     whom = f"run {first.run}" + (f', job "{first.job}"' if first.job is not None else "")
-    more = f" and {len(group.holders) - 1} more" if len(group.holders) > 1 else ""
-    text = f'number {position} in the queue of concurrency group "{ask.group}", which {whom}{more} is in'
+    others = len(group.holders) - 1
+    more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
+    text = f'position {position} in the queue for concurrency group "{ask.group}", held by {whom}{more}'
     return reason(ReasonCode.WAITING_LOCK, text, group=ask.group, position=position, holder=first.run)

@@ -17,17 +17,17 @@ def parse(text: str) -> int:
     return round(sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(text)))
 
 
-def shown(milliseconds: int) -> str:
-    """A duration for people: 90 seconds read `1m30s`."""
+def text(milliseconds: int) -> str:
+    """A duration as people read it: 90 seconds are `1 m 30 s`."""
     if milliseconds < 1000:
-        return f"{milliseconds}ms"
+        return f"{milliseconds} ms"
     seconds = round(milliseconds / 1000)
     parts = []
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s")):
         count, seconds = divmod(seconds, size)
         if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts)
+            parts.append(f"{count} {unit}")
+    return " ".join(parts)
 
 
 def instant(value: str | int) -> int:

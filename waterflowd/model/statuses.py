@@ -97,6 +97,21 @@ def worst(conclusions: Iterable[Conclusion]) -> Conclusion:
     return min(conclusions, key=SEVERITY.index, default=Conclusion.SUCCESS)
 
 
+_VERBS = {
+    Conclusion.SUCCESS: "succeeded",
+    Conclusion.FAILURE: "failed",
+    Conclusion.CANCELLED: "was cancelled",
+    Conclusion.TIMED_OUT: "timed out",
+    Conclusion.SKIPPED: "was skipped",
+    Conclusion.LOST: "was lost",
+}
+
+
+def verb(conclusion: Conclusion) -> str:
+    """The conclusion as the end of a sentence: `job "build" failed`."""
+    return _VERBS[conclusion]
+
+
 def result_word(conclusion: Conclusion) -> str:
     """The word that `needs.x.result` and `outcome` show: all three kinds of failure read `failure`."""
     return "failure" if conclusion in FAILURES else conclusion.value

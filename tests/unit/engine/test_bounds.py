@@ -94,7 +94,7 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"items": "${{ run.id }}"}, "items is no list"),
+        ({"items": "${{ run.id }}"}, "items must be a list"),
         ({"items": "${{ fromJSON(format('[{0},1,2,3]', join(range(0, 9999), ','))) }}"}, "items; the limit is 10000"),
         ({"items": [1], "max-parallel": "${{ fromJSON('0') }}"}, "max-parallel is 0"),
         ({"while": "true", "max-iterations": "${{ fromJSON('1.5') }}"}, "max-iterations is 1.5"),

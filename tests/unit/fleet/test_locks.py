@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.fleet.locks import TOLD_MAX, Answer, Ask, Holder, Locks
+from waterflowd.fleet.locks import REPORTED_MAX, Answer, Ask, Holder, Locks
 from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Queue
 
@@ -82,7 +82,7 @@ def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
         locks.ask(ask(f"{number:03}"))
     for number in range(3):
         release(locks, f"{number:03}")
-        assert len(list(locks.news())) <= TOLD_MAX + 2
+        assert len(list(locks.news())) <= REPORTED_MAX + 2
 
 
 def test_groups_of_repositories_and_of_jobs_are_apart() -> None:

@@ -117,7 +117,7 @@ async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
         assert (created.repository, created.revision, created.inputs) == ("ops", "c1", {"version": "2"})
         assert (created.trigger.by, created.trigger.ref) == ("ann", "refs/heads/main")
         assert created.trigger.payload["parent_run"]["id"] == run
-        assert world.queries.run(run).jobs[0].steps[0].reason.text == f"waits for run {other} (other #1)"
+        assert world.queries.run(run).jobs[0].steps[0].reason.text == f"waiting for run {other} (other #1)"
         assert world.placed() == {}
         await work(world, outputs={"x": "made"})
         await ends(world, run, Conclusion.SUCCESS)
@@ -134,7 +134,7 @@ async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> Non
         await work(world, outcome=Outcome.FAILURE, exit_code=3)
         await ends(world, run, Conclusion.FAILURE)
         step = world.queries.run(run).jobs[0].steps[0]
-        assert step.reason.text.startswith(f"run {other} ended failure: ")
+        assert step.reason.text.startswith(f"run {other} failed: ")
         assert "exit code 3" in step.reason.text
         assert step.outputs["conclusion"] == "failure"
 
@@ -182,7 +182,7 @@ async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> No
     cut.log.append_blocking(msgspec.structs.replace(batch, appends=rest, summaries=rows))
     async with cut as again:
         last = await ends(again, run, Conclusion.FAILURE)
-        assert f"run {other} ended cancelled" in last.reason.text
+        assert f"run {other} was cancelled" in last.reason.text
 
 
 async def test_a_run_that_is_gone_is_lost_for_who_waits_for_it() -> None:
@@ -288,7 +288,7 @@ async def test_runs_that_start_one_another_end_at_the_bound() -> None:
         newest = list(all_of(world))[-1]
         refusal = world.queries.run(newest).jobs[0].steps[0].reason
         assert "which is the limit [WF609]" in refusal.text
-        assert "ended failure" in last.reason.text
+        assert "failed: " in last.reason.text
 
 
 def test_a_chain_counts_both_ways_of_starting_another_run() -> None:

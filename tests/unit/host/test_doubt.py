@@ -99,7 +99,7 @@ async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> Non
         assert found is not None
         assert found.conclusion is Conclusion.CANCELLED
         (ended,) = [event for event in world.events(run.id) if isinstance(event, events.AttemptFinished)]
-        assert "has not answered the stop" in ended.reason.text
+        assert "did not confirm the stop" in ended.reason.text
 
 
 async def test_nothing_new_begins_while_the_disk_is_low() -> None:

@@ -1,6 +1,7 @@
-"""Steps with steps inside: `condition`, `loop`, `parallel` and composite steps. What they begin, and how they end.
+"""Moves of steps with steps inside: `condition`, `loop`, `parallel` and composite steps. What they start, and how they end.
 
-A block that failed lets no further pass of a loop begin; those that run go on to their end, as do the branches of `parallel`.
+After a block has failed, a loop starts no further iteration; those that run continue to their end, as do the branches of
+`parallel`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import Conclusion
 
-#: Steps that blocks may bring in one run.
+#: Steps that blocks may add to one run.
 STEPS_MAX = 10_000
-#: Results of a loop, outputs of a composite step, encoded.
+#: Encoded results of a loop, or outputs of a composite step.
 OUTPUTS_BYTES_MAX = 1 << 20
-#: Without `max-iterations`.
+#: The default of `max-iterations`.
 ITERATIONS = 1_000
 
 _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps inside succeeded")
 
 
 def enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.StepEntered:
-    """The step's turn has come. Raises `Rejected`, or `ValueError` with a sentence."""
+    """Starts the step. Raises `Rejected`, or `ValueError` with a sentence."""
     plan = step.plan
     inputs: dict[str, Any] = {}
     items: list[Any] = []
     count: int | None = len(plan.blocks)
     parallel = 1
-    text = "began"
+    text = "started"
     if plan.node == CONDITION:
         is_true = _is_true(plan.params.get("if"), env)
         inputs = {"if": is_true}
@@ -48,7 +49,7 @@ def enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.Ste
         else:
             items = _items(expr.render(plan.params.get("items"), env))
             count = len(items)
-            text = f"{count} passes"
+            text = f"{count} iterations"
     elif plan.node == COMPOSITE:
         rendered = expr.render(plan.params, env)
         assert isinstance(rendered, dict)
@@ -78,7 +79,7 @@ def _is_true(condition: Any, env: expr.Env) -> bool:
 
 def _items(value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError("items is no list")
+        raise ValueError("items must be a list")
     if len(value) > STEPS_MAX:
         raise ValueError(f"{len(value)} items; the limit is {STEPS_MAX}")
     rendering.check_size("items", value, OUTPUTS_BYTES_MAX)
@@ -93,14 +94,14 @@ def _number(value: Any, env: expr.Env, what: str) -> int:
 
 
 def following(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
-    """The next block that may begin, or None. Raises `Rejected`."""
+    """Starts the next block, if one may start now. Raises `Rejected`."""
     begun = len(step.blocks)
     if step.open_blocks >= step.max_parallel:
         return None
     if step.plan.node == LOOP and step.failed_block is not None:
         return None
     if step.count is None:
-        if not _goes_on(run, job, step, now):
+        if not _has_another_iteration(run, job, step, now):
             return None
     elif begun >= step.count:
         return None
@@ -110,11 +111,11 @@ def following(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | Non
     elif step.plan.node in (LOOP, COMPOSITE):
         index = 0
     if run.steps_made + len(step.plan.blocks[index].steps) > STEPS_MAX:
-        raise Rejected("WF112", f"the run has more than {STEPS_MAX} steps inside of others")
+        raise Rejected("WF112", f"the run has more than {STEPS_MAX} nested steps")
     return events.BlockStarted(at=now, job=job.id, step=step.id, number=begun, plan=index)
 
 
-def _goes_on(run: Run, job: Job, step: Step, now: int) -> bool:
+def _has_another_iteration(run: Run, job: Job, step: Step, now: int) -> bool:
     begun = len(step.blocks)
     known = rendering.known_environment(run, job, step, now)
     env = contexts.for_pass(run, job, step, begun, now, known)
@@ -122,16 +123,16 @@ def _goes_on(run: Run, job: Job, step: Step, now: int) -> bool:
         return False
     limit = step.inputs["max-iterations"]
     if begun >= limit:
-        raise Rejected("WF112", f"the loop has not ended after {_passes(limit)}")
+        raise Rejected("WF112", f"the loop did not end within {_iterations(limit)}")
     return True
 
 
-def _passes(passes: int) -> str:
-    return "1 pass" if passes == 1 else f"{passes} passes"
+def _iterations(count: int) -> str:
+    return "1 iteration" if count == 1 else f"{count} iterations"
 
 
 def end(run: Run, job: Job, step: Step, now: int) -> tuple[Conclusion, Reason, dict[str, Any]]:
-    """How the step ended whose blocks have all ended, and its outputs. Raises `Rejected`."""
+    """How a step ended whose blocks have all ended, and its outputs. Raises `Rejected`."""
     outputs = _outputs(run, job, step, now)
     if step.failed_block is None:
         return Conclusion.SUCCESS, _SUCCEEDED, outputs

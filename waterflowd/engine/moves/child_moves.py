@@ -1,4 +1,4 @@
-"""What follows for a job that has become other jobs: instances that take turns, or the jobs of a workflow that it calls."""
+"""Moves of a job that has become other jobs: instances that take turns, or the jobs of a workflow that it calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waterflowd.model.statuses import Conclusion, worst
 
 
 def has_turn(job: Job) -> bool:
-    """Whether an instance may begin now; once the job is halted, what is kept need not wait for its turn."""
+    """Whether an instance may start now. Once the job is halted, reused instances need not wait for their turn."""
     assert job.parent is not None
     children = job.parent.children
     assert children is not None
@@ -32,7 +32,7 @@ def has_turn(job: Job) -> bool:
 
 
 def of_parent(run: Run, job: Job, now: int) -> events.RunEvent | None:
-    """What follows for the job as a whole."""
+    """The next move of the job as a whole."""
     children = job.children
     assert children is not None
     if children.open == 0:
@@ -41,10 +41,14 @@ def of_parent(run: Run, job: Job, now: int) -> events.RunEvent | None:
         return None
     if children.failures and (children.fail_fast or _is_too_many(children)):
         shown = next(child for child in children.jobs if child.has_failure)
-        text = f'"{shown.id}" has failed' if children.fail_fast else f"{children.failures} have failed"
-        why = reason(ReasonCode.HALTED, f"{text}: no further instance starts", failures=children.failures)
+        text = f'"{shown.id}" failed' if children.fail_fast else _failures(children.failures)
+        why = reason(ReasonCode.HALTED, f"{text}: no more instances start", failures=children.failures)
         return events.JobHalted(at=now, job=job.id, is_stopped=children.fail_fast, reason=why)
     return _batch(job, children, now)
+
+
+def _failures(count: int) -> str:
+    return "1 instance failed" if count == 1 else f"{count} instances failed"
 
 
 def _is_too_many(children: Children) -> bool:
@@ -57,9 +61,9 @@ def _batch(job: Job, children: Children, now: int) -> events.BatchCompleted | No
     if children.next_index < children.batches[children.batch] or children.batch + 1 >= len(children.batches):
         return None
     number = children.batch + 1
-    text = f"batch {number} of {len(children.batches)} is done"
+    text = f"batch {number} of {len(children.batches)} finished"
     if children.pause_ms:
-        text += f"; the next one begins in {durations.shown(children.pause_ms)}"
+        text += f"; next batch in {durations.text(children.pause_ms)}"
     return events.BatchCompleted(
         at=now,
         job=job.id,
@@ -125,7 +129,7 @@ def _matrix(job: Job, env: expr.Env) -> list[dict[str, Any]]:
     whole = {**plan.dimensions, "include": _listed(plan.include), "exclude": _listed(plan.exclude)}
     rendered = expr.render(whole if plan.expression is None else plan.expression, env)
     if not isinstance(rendered, dict):
-        raise Rejected("WF111", "the matrix is no mapping of dimensions")
+        raise Rejected("WF111", "matrix must be a mapping of dimensions")
     dimensions = dict(rendered)
     include, exclude = dimensions.pop("include", ()), dimensions.pop("exclude", ())
     return matrix.instances(dimensions, include, exclude)

@@ -1,7 +1,7 @@
-"""What follows for a job as a whole: its gates, what it becomes, its end. See moves.py for the rules.
+"""Moves of a job as a whole: its gates, what it becomes, its end. See run_moves.py for the rules.
 
 The gates of a job, in order: its turn among the instances of its job, its needs, its `if`, the approval of its environment, its
-place in a concurrency group. Then it becomes instances, or the jobs that it calls, or waits for a server.
+slot in a concurrency group. Then it becomes instances, or the jobs that it calls, or waits for a server.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.moves import child_moves
-from waterflowd.engine.rules import calls, completion, conditions, contexts, rendering, retry
+from waterflowd.engine.rules import approvals, calls, completion, conditions, contexts, rendering, retry
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline
 from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
 from waterflowd.model.records import KeptJob
-from waterflowd.model.statuses import FAILURES, Conclusion, Status
+from waterflowd.model.statuses import FAILURES, Conclusion, Status, verb
 
 #: The same as for a group that the file names.
 GROUP_LENGTH_MAX = 100
 CONCURRENCY_GROUP_LENGTH_MAX = 200
 
-#: What a step's conclusion is when a cancel has kept it from its end or its start.
+#: The conclusions of steps that a cancel has stopped or kept from starting.
 _CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
 
 _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps succeeded")
 
 
 def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
-    """What follows for a job that is not at its steps."""
+    """The next move of a job whose steps are not at work."""
     if job.children is not None:
         return child_moves.of_parent(run, job, now)
     ending = _ending(run, job)
@@ -47,7 +47,7 @@ def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
 
 
 def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
-    """How a job ends that is not at its steps and must not come to them."""
+    """How a job ends whose steps are not at work and must not start; None when it may continue."""
     if run.is_forced:
         return Conclusion.CANCELLED, run.reason
     if run.is_timed_out:
@@ -63,7 +63,7 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
         return None
     assert parent.children is not None
     if parent.children.scope is not None:
-        # Jobs that are called begin or end by their own `if`, after a cancel too.
+        # Called jobs start or end by their own `if`, also after a cancel.
         return None
     if parent.is_cancelled:
         return Conclusion.CANCELLED, parent.stop_reason
@@ -74,7 +74,7 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
 
 
 def _kept(run: Run, job: Job) -> KeptJob | None:
-    """What the run takes over of the job from an earlier one."""
+    """What the run reuses of the job from an earlier run."""
     return run.kept.jobs.get(job.id) if run.kept is not None else None
 
 
@@ -87,7 +87,7 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
         kept = _kept(run, job)
         if kept is not None:
             assert run.kept is not None
-            why = reason(ReasonCode.KEPT, f"kept from run {run.kept.run}", run=run.kept.run)
+            why = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
             conclusion = kept.conclusion
             return events.JobCompleted(
                 at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=kept.outputs, reason=why
@@ -110,7 +110,7 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
 
 
 def _takes_lock(job: Job) -> bool:
-    """Servers of `target: each` share one place, instances of a matrix have one each."""
+    """Servers of `target: each` share one slot; instances of a matrix have one each."""
     return not job.is_instance if job.plan.target is not None else not job.is_template
 
 
@@ -122,7 +122,7 @@ def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted
     for need in job.plan.needs:
         needed = job.scope.jobs[need]
         if needed.conclusion is not None and not needed.has_success and not conditions.names_status(job.plan.condition):
-            why = reason(ReasonCode.NEEDS, f'job "{need}" ended {needed.conclusion.value}', job=need)
+            why = reason(ReasonCode.NEEDS, f'job "{need}" {verb(needed.conclusion)}', job=need)
             return completion.complete(job, Conclusion.SKIPPED, why, now)
     return completion.complete(job, Conclusion.SKIPPED, conditions.false(job.plan.condition, env), now)
 
@@ -132,23 +132,21 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
         if job.approval.rejected_by is None:
             return None
         why = reason(
-            ReasonCode.REJECTED, f'{job.approval.rejected_by} rejected it for environment "{job.approval.environment}"'
+            ReasonCode.REJECTED, f'rejected by {job.approval.rejected_by} for environment "{job.approval.environment}"'
         )
         return completion.complete(job, Conclusion.FAILURE, why, now)
     name = rendering.label(expr.render(plan.name, env))
     policy = run.environments.get(name, events.Policy())
     if not policy.is_ref_allowed:
-        why = reason(
-            ReasonCode.REF_REFUSED, f'{run.trigger.ref or "this start"} may not enter environment "{name}"',
-            environment=name,
-        )  # fmt: skip
+        text = f'{run.trigger.ref or "a run without a ref"} may not deploy to environment "{name}"'
+        why = reason(ReasonCode.REF_REFUSED, text, environment=name)
         return completion.complete(job, Conclusion.FAILURE, why, now)
     approvers = policy.approvers or plan.approvers
     minimum = max(plan.minimum, policy.minimum, 1 if approvers else 0)
     if minimum == 0:
         return None
-    whom = f"of {', '.join(approvers)}" if approvers else "of an approver"
-    text = f'waits for the approval {whom} to enter environment "{name}"; next: waterflowctl approve {run.id}'
+    whom = approvals.any_of(approvers)
+    text = f'waiting for {whom} to approve environment "{name}"; next: waterflowctl approve {run.id}'
     return events.ApprovalRequested(
         at=now,
         job=job.id,
@@ -161,11 +159,11 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
 
 
 def lock_requested(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockRequested:
-    """Asks for a place in a concurrency group. Raises `Rejected`."""
+    """Requests a slot in a concurrency group. Raises `Rejected`."""
     group = rendering.text(expr.render(plan.group, env))
     if not 1 <= len(group) <= CONCURRENCY_GROUP_LENGTH_MAX:
         limit = CONCURRENCY_GROUP_LENGTH_MAX
-        raise Rejected("WF111", f"concurrency.group is a text of {len(group)} characters; it has 1 to {limit}")
+        raise Rejected("WF111", f"concurrency.group has {len(group)} characters; 1 to {limit} are allowed")
     return events.LockRequested(
         at=now,
         job=job,
@@ -173,7 +171,7 @@ def lock_requested(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now:
         limit=plan.limit,
         queue=plan.queue,
         cancel_in_progress=rendering.is_continued(plan.cancel_in_progress, env),
-        reason=reason(ReasonCode.WAITING_LOCK, f'waits for a place in concurrency group "{group}"', group=group),
+        reason=reason(ReasonCode.WAITING_LOCK, f'waiting for a slot in concurrency group "{group}"', group=group),
     )
 
 
@@ -188,9 +186,9 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         return _enter(run, job, env, now)
     group = job.group if job.pinned is not None else _group(rendering.text(expr.render(plan.group, env)))
     name = job.name if job.is_instance else rendering.label(expr.render(plan.name, env))
-    why = reason(ReasonCode.STARTED, f'waits for a server of group "{group}"', group=group)
+    why = reason(ReasonCode.STARTED, f'waiting for a server of group "{group}"', group=group)
     if job.pinned is not None:
-        why = reason(ReasonCode.STARTED, f"waits for server {job.pinned_name}", agent=job.pinned_name)
+        why = reason(ReasonCode.STARTED, f"waiting for server {job.pinned_name}", agent=job.pinned_name)
     return events.JobReady(
         at=now,
         job=job.id,
@@ -212,9 +210,7 @@ def _patience_ms(job: Job) -> int:
 
 def _group(name: str) -> str:
     if not 1 <= len(name) <= GROUP_LENGTH_MAX:
-        raise Rejected(
-            "WF111", f"runs-on is a text of {len(name)} characters; a group's name has 1 to {GROUP_LENGTH_MAX}"
-        )
+        raise Rejected("WF111", f"runs-on has {len(name)} characters; the name of a group has 1 to {GROUP_LENGTH_MAX}")
     return name
 
 
@@ -245,11 +241,14 @@ def end(run: Run, job: Job, now: int) -> events.RunEvent:
         delay_ms = retry.job_delay_ms(job.plan.retry, outcome, job.number, seed)
         if delay_ms is not None:
             number = job.number + 1
-            text = f"try {job.number} ended {outcome.value} ({why.text}); next in {durations.shown(delay_ms)}"
+            text = f"try {job.number} {verb(outcome)} ({why.text}); next try in {durations.text(delay_ms)}"
             return events.JobRetryScheduled(
-                at=now, job=job.id, number=number, due_at=now + delay_ms,
+                at=now,
+                job=job.id,
+                number=number,
+                due_at=now + delay_ms,
                 reason=reason(ReasonCode.RETRY, text, number=number),
-            )  # fmt: skip
+            )
     return completion.completed(job, outcome, why, job.plan.outputs, contexts.for_step(run, job, job.root, now), now)
 
 

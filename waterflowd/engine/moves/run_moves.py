@@ -1,12 +1,13 @@
-"""Moves: what follows from the state of a run by itself, one event at a time.
+"""Moves: the events that follow from the state of a run alone, one at a time.
 
-Rules of this file, job_moves.py, child_moves.py and step_moves.py: `of_part` and `of_run` look at the state and give the next
-event, or None when nothing follows. `step` (step.py) applies it and asks again, in the order of the jobs and of their blocks,
-until nothing follows; so the log explains every consequence. They look at one job (its direct needs, and the job that it is a
-part of) and one of its blocks alone, so that an event's cost does not grow with the run.
+Rules of all modules here: `of_part` and `of_run` read the state and return the next event, or None when nothing follows. `step`
+(step.py) applies it and asks again, in the order of the jobs and of their blocks, until nothing follows; so the log explains
+every consequence. They read one job (its direct needs, and the job that it is a part of) and one of its blocks, so that the
+cost of an event does not grow with the run.
 
-When a run or job is out of time, what is left of it is skipped, `always()` steps included: the run's end is bounded. After a
-cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, within the job's time; by force nothing runs.
+When a run or job has timed out, everything that has not run is skipped, `always()` steps included: the run's end is bounded.
+After a cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, within the job's time-out; after a forced
+cancel nothing runs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from waterflowd.model.statuses import Conclusion, Status, worst
 
 
 def of_run(run: Run, now: int) -> events.RunEvent | None:
-    """What follows for the run itself, once nothing follows for its jobs."""
+    """The next move of the run itself, once its jobs have none."""
     if not run.seq or run.status is Status.COMPLETED:
         return None
     if run.open_jobs == 0:
@@ -38,7 +39,7 @@ def of_run(run: Run, now: int) -> events.RunEvent | None:
 
 
 def is_ending(run: Run) -> bool:
-    """Whether the run's jobs must end though it never began."""
+    """Whether the run's jobs must end although it never started."""
     return run.is_cancelled or run.is_timed_out or (run.lock is not None and run.lock.refusal is not None)
 
 
@@ -66,7 +67,7 @@ def _run_end(run: Run) -> tuple[Conclusion, Reason]:
 
 
 def of_part(run: Run, job: Job, number: int, now: int) -> events.RunEvent | None:
-    """What follows for a job and the block of this number; 0 is its root, and what concerns the job as a whole."""
+    """The next move of a job and its block of this number; 0 is the root block, and the job as a whole."""
     if job.status is Status.COMPLETED or run.status is Status.COMPLETED:
         return None
     if not job.is_begun or job.children is not None or job.is_template or job.retry_at is not None:

@@ -1,4 +1,4 @@
-"""What follows for the step whose turn it is in a block. See moves.py for the rules."""
+"""Moves of the step whose turn it is in a block. See run_moves.py for the rules."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import OnLost
 from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
-from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status
+from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status, verb
 
 
 def of_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
-    """What follows for the current step of a block."""
+    """The next move of the current step of a block."""
     if step.status is Status.QUEUED:
         return _next_step(run, job, step, now)
     if step.has_blocks:
@@ -45,7 +45,7 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     kept = _kept(run, job, step, now)
     if kept is not None:
         return kept
-    # Most steps: without an `if`, which is `success()`, and for a server.
+    # Most steps have no `if`, which means `success()`, and run on a server.
     is_plain = step.plan.condition is None and not step.is_engine_node
     if is_plain and contexts.step_status(job, step.block).success:
         return _queue(job, step, now)
@@ -86,7 +86,7 @@ def _kept(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | No
     kept = run.kept.steps.get(job.id, {}).get(step.id)
     if kept is None:
         return None
-    why = reason(ReasonCode.KEPT, f"kept from run {run.kept.run}", run=run.kept.run)
+    why = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
     return events.StepCompleted(
         at=now,
         job=job.id,
@@ -106,7 +106,7 @@ def _skip_reason(job: Job, step: Step, env: expr.Env) -> Reason:
         failed = step.block.failed_step
         if failed is not None:
             lost = failed.conclusion is Conclusion.LOST
-            text = f'step "{failed.name}" ended {failed.conclusion.value if failed.conclusion else "badly"}'
+            text = f'step "{failed.name}" {verb(failed.conclusion or Conclusion.FAILURE)}'
             code = ReasonCode.SERVER_LOST if lost else ReasonCode.EARLIER_FAILURE
             return reason(code, text, step=failed.id)
     return conditions.false(step.plan.condition, env)
@@ -127,7 +127,7 @@ def _enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.Ru
 def _sleep(job: Job, step: Step, env: expr.Env, now: int) -> events.RunEvent:
     due_at = sleep.due_at(expr.render(step.plan.params, env), now)
     until = datetime.fromtimestamp(due_at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    why = reason(ReasonCode.SLEEPING, f"sleeps {durations.shown(due_at - now)}, until {until}", until=due_at)
+    why = reason(ReasonCode.SLEEPING, f"sleeping for {durations.text(due_at - now)}, until {until}", until=due_at)
     return events.StepSleeping(at=now, job=job.id, step=step.id, due_at=due_at, reason=why)
 
 
@@ -148,7 +148,7 @@ def _active_blocks(run: Run, job: Job, step: Step, now: int) -> events.RunEvent 
         conclusion, why, outputs = block_moves.end(run, job, step, now)
     except Rejected as error:
         if step.open_blocks:
-            # What runs inside goes on to its end: the step cannot be over before.
+            # The blocks that run continue to their end; the step cannot end before them.
             return None
         conclusion, outputs = Conclusion.FAILURE, {}
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
@@ -180,7 +180,7 @@ def _active_approval(run: Run, job: Job, step: Step, now: int) -> events.RunEven
 def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
     attempt = step.last
     if attempt is None or step.retry_at is not None or step.is_held:
-        # Nothing of it runs: it sleeps, waits for its next attempt, or for a person.
+        # Nothing of it runs: it sleeps, or waits for its next attempt or for a person.
         return _complete(run, job, step, Conclusion.CANCELLED, step.stop_reason, now) if step.stop else None
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)
@@ -205,16 +205,18 @@ def _after_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -
         delay_ms = _delay_ms(run, job, step, attempt)
         if delay_ms is not None:
             number = AttemptNo(len(step.attempts) + 1)
-            ended = "was refused" if outcome is Outcome.REFUSED else f"ended {conclusion.value}"
-            text = f"attempt {attempt.number} {ended} ({attempt.reason.text}); next in {durations.shown(delay_ms)}"
+            ended = "was refused" if outcome is Outcome.REFUSED else verb(conclusion)
+            text = (
+                f"attempt {attempt.number} {ended} ({attempt.reason.text}); next attempt in {durations.text(delay_ms)}"
+            )
             why = reason(ReasonCode.RETRY, text, attempt=number)
             return events.RetryScheduled(
                 at=now, job=job.id, step=step.id, attempt=number, due_at=now + delay_ms, reason=why
             )
         if outcome is Outcome.LOST and step.plan.on_lost is OnLost.HOLD:
             text = (
-                f"nobody can know how attempt {attempt.number} ended ({attempt.reason.text}); "
-                f"look at {attempt.agent_name}, then cancel the run"
+                f"the outcome of attempt {attempt.number} is unknown ({attempt.reason.text}); "
+                f"check {attempt.agent_name}, then cancel the run"
             )
             return events.StepHeld(at=now, job=job.id, step=step.id, reason=reason(ReasonCode.HELD, text))
     return _complete(run, job, step, conclusion, attempt.reason, now)
@@ -246,7 +248,7 @@ def _complete(
             env = contexts.for_step(run, job, step.block, now)
             if rendering.is_continued(step.plan.continue_on_error, env):
                 conclusion = Conclusion.SUCCESS
-                why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the job goes on: {why.text}")
+                why = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {why.text}")
         except Rejected as error:
             why = reason(ReasonCode.EXPRESSION_ERROR, f"continue-on-error: {error.text}", error=error.code)
     return events.StepCompleted(

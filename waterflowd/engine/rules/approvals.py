@@ -1,7 +1,7 @@
-"""Approvals: what waits for people, who may decide, and what their word leads to.
+"""Approvals: what waits for people, who may decide, and what a decision leads to.
 
-Rules of this file: `refusal` is the one place that says who may not decide; the API asks it to answer with a sentence, `decide`
-asks it again because an input may be stale.
+Rules of this file: `refusal` is the only place that says who may not decide. The API calls it to answer with a sentence;
+`decide` calls it again because an input may be stale.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from waterflowd.model import durations
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.statuses import Conclusion, Status
 
-#: People that one approval may ask for.
+#: Largest number of people that one approval may require.
 MINIMUM_MAX = 20
-#: Who decides when nobody did in time.
-NOBODY = "time-out"
+#: Recorded as the decider when the time-out decides.
+TIME_OUT = "time-out"
 
 
 def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.ApprovalRequested:
-    """An `approval` step's turn has come. Raises `Rejected`, or `ValueError` with a sentence."""
+    """Starts an `approval` step. Raises `Rejected`, or `ValueError` with a sentence."""
     given = expr.render(step.plan.params, env)
     assert isinstance(given, dict)
     approvers = _approvers(given.get("approvers"))
@@ -33,14 +33,14 @@ def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.A
     if not 1 <= minimum <= MINIMUM_MAX or minimum != int(minimum):
         raise ValueError(f"minimum is {minimum:g}; it must be a whole number from 1 to {MINIMUM_MAX}")
     if approvers and minimum > len(approvers):
-        raise ValueError(f"minimum is {minimum:g}, and there are {len(approvers)} approvers")
+        raise ValueError(f"minimum is {minimum:g}, but there are only {len(approvers)} approvers")
     timeout = given.get("timeout")
     default = given.get("default") or "reject"
     if default not in ("approve", "reject"):
         raise ValueError("default must be approve or reject")
     message = rendering.text(given.get("message") or "")
-    whom = f"of {', '.join(approvers)}" if approvers else "of an approver"
-    text = f"waits for the approval {whom}{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
+    whom = any_of(approvers)
+    text = f"waiting for {whom} to approve{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
     return events.ApprovalRequested(
         at=now,
         job=job.id,
@@ -51,6 +51,13 @@ def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.A
         default=default,
         reason=reason(ReasonCode.WAITING_APPROVAL, text, message=message),
     )
+
+
+def any_of(approvers: tuple[str, ...]) -> str:
+    """The people of whom one must decide: `alice, bob or carol`."""
+    if len(approvers) > 1:
+        return f"{', '.join(approvers[:-1])} or {approvers[-1]}"
+    return approvers[0] if approvers else "an approver"
 
 
 def _approvers(value: Any) -> tuple[str, ...]:
@@ -65,19 +72,19 @@ def _milliseconds(value: Any) -> int:
         return durations.parse(value)
     number = expr.to_number(value)
     if not 0 < number <= durations.parse("366d") / 1000:
-        raise ValueError("timeout is neither a number of seconds nor a text such as 2d")
+        raise ValueError("timeout must be a number of seconds or a duration such as 2d")
     return round(number * 1000)
 
 
 def outcome(approval: Approval) -> Conclusion | None:
-    """How it was decided; None while it waits."""
+    """The decision; None while people are still needed."""
     if approval.rejected_by is not None:
         return Conclusion.FAILURE
     return Conclusion.SUCCESS if len(approval.given) >= approval.minimum else None
 
 
 def pending(run: Run) -> list[tuple[Job, Step | None, Approval]]:
-    """What waits for people in the run, in the order of its jobs."""
+    """The approvals that the run waits for, in the order of its jobs."""
     found: list[tuple[Job, Step | None, Approval]] = []
     if run.is_completed:
         return found
@@ -91,7 +98,7 @@ def pending(run: Run) -> list[tuple[Job, Step | None, Approval]]:
 
 
 def find(run: Run, job: str, step: str | None) -> Approval | None:
-    """The approval that is named, while it waits."""
+    """The approval of this job or step, while it waits for people."""
     for owner, inner, approval in pending(run):
         if owner.id == job and (inner.id if inner is not None else None) == step:
             return approval
@@ -99,16 +106,16 @@ def find(run: Run, job: str, step: str | None) -> Approval | None:
 
 
 def refusal(run: Run, approval: Approval, by: str) -> str:
-    """Why this person may not decide; empty when they may."""
+    """Why this person may not decide; empty if they may."""
     if approval.approvers and by not in approval.approvers:
-        return f"{by} is none of its approvers: {', '.join(approval.approvers)}"
+        return f"{by} may not approve this; approvers: {', '.join(approval.approvers)}"
     if not approval.may_approve_own and by == run.trigger.by:
-        return f"{by} has started the run; somebody else must decide"
-    return f"{by} has approved it already" if by in approval.given else ""
+        return f"{by} started the run and may not approve it"
+    return f"{by} has already approved this" if by in approval.given else ""
 
 
 def decide(run: Run, given: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:
-    """What a person's word leads to; nothing when it is stale or not theirs to say."""
+    """Records a person's decision; nothing if it is stale or they may not decide."""
     approval = find(run, given.job, given.step)
     if approval is None or refusal(run, approval, given.by):
         return ()
@@ -116,13 +123,13 @@ def decide(run: Run, given: inputs.DecideApproval, now: int) -> tuple[events.Run
 
 
 def time_out(job: Job, step: Step, now: int) -> tuple[events.RunEvent, ...]:
-    """Nobody has decided in time: the default decides."""
+    """No decision was made in time: the default decides."""
     approval = step.approval
     assert approval is not None
     if approval.default == "reject":
-        return (_given(job.id, step.id, approval, NOBODY, False, "", now),)
+        return (_given(job.id, step.id, approval, TIME_OUT, False, "", now),)
     missing = approval.minimum - len(approval.given)
-    return tuple(_given(job.id, step.id, approval, NOBODY, True, "", now) for _ in range(missing))
+    return tuple(_given(job.id, step.id, approval, TIME_OUT, True, "", now) for _ in range(missing))
 
 
 def _given(
@@ -131,7 +138,8 @@ def _given(
     verb = "approved" if is_approved else "rejected"
     text = f"{verb} by {by}" + (f": {comment}" if comment else "")
     if is_approved and len(approval.given) + 1 < approval.minimum:
-        text += f"; {approval.minimum - len(approval.given) - 1} more to go"
+        missing = approval.minimum - len(approval.given) - 1
+        text += f"; {missing} more {'approval' if missing == 1 else 'approvals'} needed"
     code = ReasonCode.APPROVED if is_approved else ReasonCode.REJECTED
     return events.ApprovalGiven(
         at=now, job=job, step=step, by=by, is_approved=is_approved, comment=comment, reason=reason(code, text, by=by)

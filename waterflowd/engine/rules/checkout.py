@@ -1,4 +1,4 @@
-"""What the working directory of a job begins with."""
+"""The files that a job's working directory contains at first."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The `workflow/run` node: a step that starts another run and, unless it says `wait: false`, ends with it.
+"""The `workflow/run` node: a step that starts a child run and, unless it says `wait: false`, ends with it.
 
 Rules of this file:
 
-- The step has attempts, as if a server did it, and holds none. An attempt is pending until it is over: first its parameters are
-  rendered (`ChildRunRequested`), then the host starts the run (`ChildRunStarted`), then the run's end is the attempt's.
-- A step that must end has its run cancelled, and ends after it, so that nothing of it goes on behind its back. By force it ends
-  at once, and its run is ended by force too.
+- The step has attempts like a step on a server, but holds no server. An attempt is pending until it ends: first its parameters
+  are rendered (`ChildRunRequested`), then the host starts the run (`ChildRunStarted`), and the attempt ends with that run.
+- When a step must end, its run is cancelled and the step ends after it, so that nothing keeps running unnoticed. On a forced
+  cancel the step ends at once, and its run is cancelled by force too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waterflowd.engine.rules import contexts, rendering
 from waterflowd.engine.state.blocks import Attempt, Step, Stop
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, verb
 
 #: Outputs that the node sets itself, over those of the run.
 RUN_ID = "run-id"
@@ -27,7 +27,7 @@ CONCLUSION = "conclusion"
 
 _OUTCOMES = {
     Conclusion.SUCCESS: Outcome.SUCCESS,
-    # Everything in it was skipped by its own rules: that is no failure of it, and none of the step.
+    # Everything in it was skipped by its own rules: neither the run nor the step has failed.
     Conclusion.SKIPPED: Outcome.SUCCESS,
 }
 
@@ -38,20 +38,20 @@ Events = tuple[events.RunEvent, ...]
 
 
 def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
-    """What follows for a pending attempt by itself."""
+    """The next move of a pending attempt."""
     if step.stop is Stop.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
         why = step.stop_reason if step.stop else step.reason
         return _finished(job, step, attempt, _cut_outcome(run, job, step), why, now)
     if attempt.params is None:
         return _requested(run, job, step, attempt, now)
     if attempt.child_run is not None and not attempt.params["wait"]:
-        why = reason(ReasonCode.SUCCEEDED, f"run {attempt.child_run} was started", run=attempt.child_run)
+        why = reason(ReasonCode.SUCCEEDED, f"started run {attempt.child_run}", run=attempt.child_run)
         return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.child_run})
     return None
 
 
 def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:
-    """How an attempt ends that was asked to."""
+    """How an attempt ends that must stop."""
     is_late = job.is_timed_out or run.is_timed_out if step.stop else step.is_timed_out
     return Outcome.TIMED_OUT if is_late and not run.is_cancelled else Outcome.CANCELLED
 
@@ -81,7 +81,7 @@ def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
         inputs=values,
         is_awaited=is_awaited,
         deadline_at=None if timeout_ms is None else now + timeout_ms,
-        reason=reason(ReasonCode.CHILD_RUN_STARTING, f"starts {workflow}", workflow=workflow),
+        reason=reason(ReasonCode.CHILD_RUN_STARTING, f"starting {workflow}", workflow=workflow),
     )
 
 
@@ -89,9 +89,9 @@ def _parameters(given: Any) -> tuple[str, dict[str, Any], bool]:
     """Workflow, inputs and `wait`; raises `ValueError` with a sentence."""
     workflow, values, is_awaited = given.get("workflow"), given.get("inputs"), given.get("wait")
     if not isinstance(workflow, str) or not workflow:
-        raise ValueError("workflow is no path of a workflow file")
+        raise ValueError("workflow must be the path of a workflow file")
     if values is not None and not isinstance(values, dict):
-        raise ValueError("inputs is no mapping of names and values")
+        raise ValueError("inputs must be a mapping of names to values")
     if is_awaited not in (None, True, False, "true", "false"):
         raise ValueError("wait must be true or false")
     return workflow, values or {}, is_awaited not in (False, "false")
@@ -115,11 +115,11 @@ def _finished(
 
 
 def created(run: Run, given: inputs.ChildRunCreated, now: int) -> Events:
-    """The run was started."""
+    """The child run exists."""
     found = _pending(run, given)
     if found is None or found[2].child_run is not None:
         return ()
-    text = f"waits for run {given.run} ({given.name} #{given.number})"
+    text = f"waiting for run {given.run} ({given.name} #{given.number})"
     why = reason(ReasonCode.WAITING_CHILD_RUN, text, run=given.run, number=given.number)
     return (
         events.ChildRunStarted(
@@ -129,7 +129,7 @@ def created(run: Run, given: inputs.ChildRunCreated, now: int) -> Events:
 
 
 def not_created(run: Run, given: inputs.ChildRunNotCreated, now: int) -> Events:
-    """The run was not started, for now or for good."""
+    """The child run was not created, for now or for good."""
     found = _pending(run, given)
     if found is None or found[2].child_run is not None:
         return ()
@@ -142,7 +142,7 @@ def not_created(run: Run, given: inputs.ChildRunNotCreated, now: int) -> Events:
 
 
 def ended(run: Run, given: inputs.ChildRunEnded, now: int) -> Events:
-    """The run that was started has ended, and so does the attempt."""
+    """The child run has ended, and so does the attempt."""
     found = _pending(run, given)
     if found is None or found[2].child_run != given.run:
         return ()
@@ -156,9 +156,9 @@ def ended(run: Run, given: inputs.ChildRunEnded, now: int) -> Events:
 
 def _end_reason(step: Step, outcome: Outcome, given: inputs.ChildRunEnded) -> Reason:
     if outcome is Outcome.SUCCESS:
-        return reason(ReasonCode.SUCCEEDED, f"run {given.run} ended {given.conclusion.value}", run=given.run)
+        return reason(ReasonCode.SUCCEEDED, f"run {given.run} {verb(given.conclusion)}", run=given.run)
     if outcome is Outcome.FAILURE:
-        text = f"run {given.run} ended {given.conclusion.value}: {given.why}"
+        text = f"run {given.run} {verb(given.conclusion)}: {given.why}"
         return reason(ReasonCode.CHILD_RUN_FAILED, text, run=given.run, conclusion=given.conclusion.value)
     return step.stop_reason if step.stop else step.reason
 
@@ -166,7 +166,7 @@ def _end_reason(step: Step, outcome: Outcome, given: inputs.ChildRunEnded) -> Re
 def _pending(
     run: Run, given: inputs.ChildRunCreated | inputs.ChildRunNotCreated | inputs.ChildRunEnded
 ) -> tuple[Job, Step, Attempt] | None:
-    """The attempt that an answer is about, while it is one that starts a run and is not over."""
+    """The attempt that a report is about, while it starts or awaits a child run."""
     attempt = run.attempt(given.job, given.step, given.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.params is None:
         return None

@@ -1,4 +1,4 @@
-"""How a job ends, and a run, as an event."""
+"""The events that end a job or a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from waterflowd.engine import events
 from waterflowd.engine.rules import contexts, rendering
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import FAILURES, Conclusion, worst
+from waterflowd.model.statuses import FAILURES, Conclusion, verb, worst
 
 #: Outputs of a job or a run, encoded.
 OUTPUTS_BYTES_MAX = 1 << 20
@@ -24,7 +24,7 @@ def complete(job: Job, conclusion: Conclusion, why: Reason, now: int) -> events.
 def completed(
     job: Job, outcome: Conclusion, why: Reason, wanted: dict[str, Any], env: expr.Env, now: int
 ) -> events.JobCompleted:
-    """The job's end with its outputs, and whether the run goes on after a failure."""
+    """The job's end with its outputs; `continue-on-error` may turn a failure into a success."""
     outputs: dict[str, object] = {}
     conclusion = outcome
     try:
@@ -35,7 +35,7 @@ def completed(
             outputs = rendered
         if outcome in FAILURES and not job.is_template and rendering.is_continued(job.plan.continue_on_error, env):
             conclusion = Conclusion.SUCCESS
-            why = reason(ReasonCode.CONTINUED, f"{outcome.value}, and the run goes on: {why.text}")
+            why = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {why.text}")
     except Rejected as error:
         why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
         outcome = conclusion = worst((outcome, Conclusion.FAILURE))
@@ -43,7 +43,7 @@ def completed(
 
 
 def run_completed(run: Run, conclusion: Conclusion, why: Reason, now: int) -> events.RunCompleted:
-    """The run's end, with what it gives to the step that started it. Outputs that are not to be had fail the run."""
+    """The run's end, with its outputs. Outputs that cannot be evaluated fail the run."""
     wanted = run.plan.outputs
     if not wanted:
         return events.RunCompleted(at=now, conclusion=conclusion, reason=why)

@@ -1,4 +1,4 @@
-"""What an `if` says, and why it was false."""
+"""The value of an `if`, and the reason when it is false."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 
 def holds(condition: str | None, env: expr.Env) -> bool:
-    """What an `if` says; without one, `success()`. Raises `Rejected`."""
+    """The value of an `if`; without one, of `success()`. Raises `Rejected`."""
     if condition is None:
         assert env.status is not None
         return env.status.success
@@ -15,7 +15,7 @@ def holds(condition: str | None, env: expr.Env) -> bool:
 
 
 def names_status(condition: str | None) -> bool:
-    """Whether the condition decides about failures by itself, rather than by the implied `success()`."""
+    """Whether the condition names a status function, so that `success()` is not implied."""
     return condition is not None and not expr.is_success_implied(expr.parse_condition(condition))
 
 

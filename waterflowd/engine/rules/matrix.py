@@ -26,7 +26,7 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 
 
 def instances(dimensions: dict[str, Any], include: Any, exclude: Any) -> list[dict[str, Any]]:
-    """The values of each instance. Raises `Rejected` for what is no matrix, is empty, or is too large."""
+    """The values of each instance. Raises `Rejected` if the matrix is invalid, empty or too large."""
     lists = {name: _list(name, values) for name, values in dimensions.items()}
     size = math.prod(len(values) for values in lists.values()) if lists else 0
     if size > 16 * INSTANCES_MAX:
@@ -47,7 +47,7 @@ def instances(dimensions: dict[str, Any], include: Any, exclude: Any) -> list[di
         else:
             result.append(dict(entry))
     if not result:
-        raise Rejected("WF111", "the matrix has no instance")
+        raise Rejected("WF111", "the matrix has no instances")
     if len(result) > INSTANCES_MAX:
         raise Rejected("WF112", f"the matrix has {len(result)} instances; the limit is {INSTANCES_MAX}")
     return result
@@ -55,7 +55,7 @@ def instances(dimensions: dict[str, Any], include: Any, exclude: Any) -> list[di
 
 def _list(name: str, values: Any) -> list[Any]:
     if not isinstance(values, list | tuple):
-        raise Rejected("WF111", f"the dimension {name} of the matrix is no list")
+        raise Rejected("WF111", f"dimension {name} of the matrix must be a list")
     return list(values)
 
 
@@ -63,7 +63,7 @@ def _mappings(name: str, entries: Any) -> list[dict[str, Any]]:
     if entries is None:
         return []
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, dict) for entry in entries):
-        raise Rejected("WF111", f"{name} of the matrix is no list of mappings")
+        raise Rejected("WF111", f"{name} of the matrix must be a list of mappings")
     return list(entries)
 
 
@@ -99,7 +99,7 @@ def size(value: object, total: int, what: str, *, is_rounded_up: bool) -> int:
         share = _SHARE.fullmatch(value.strip())
         if share is not None:
             exact = total * float(share[1]) / 100
-            # Shares are decimal fractions: what floating point adds must not become one more.
+            # Shares are decimal fractions: a floating-point error must not round up to one more.
             return math.ceil(exact - 1e-9) if is_rounded_up else math.floor(exact + 1e-9)
     number = expr.to_number(value)
     if not (number == number and number >= 0 and number == int(min(number, 1e15))):
@@ -109,11 +109,11 @@ def size(value: object, total: int, what: str, *, is_rounded_up: bool) -> int:
 
 
 def batches(sizes: list[int], total: int) -> list[int]:
-    """Ends of the batches: the sizes one after the other, the last one again and again. Raises `Rejected` for a size of 0."""
+    """The ends of the batches: the sizes one after another, then the last one repeatedly. Raises `Rejected` for a size of 0."""
     if not sizes:
         return [total] if total else []
     if min(sizes) < 1:
-        raise Rejected("WF111", "a batch has at least 1 server")
+        raise Rejected("WF111", "a batch must have at least 1 server")
     ends: list[int] = []
     for wanted in itertools.chain(sizes, itertools.repeat(sizes[-1])):
         end = (ends[-1] if ends else 0) + wanted

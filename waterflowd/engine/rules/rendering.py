@@ -20,7 +20,7 @@ from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
 VALUES_BYTES_MAX = (2 << 20) - (64 << 10)
-#: A name is for people: it stands in lists, and in the process's environment.
+#: Names are shown in lists and in the process's environment.
 NAME_LENGTH_MAX = 500
 
 #: The longest time-out that is accepted: 35 days, as GitHub's longest.
@@ -31,7 +31,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of one attempt; None where the plan's own hold."""
+    """The values of one attempt; None where the plan's own apply."""
 
     name: str | None
     params: dict[str, Any] | None
@@ -66,7 +66,7 @@ def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | No
     else:
         number = float(value)
     if not 0 < number <= MINUTES_MAX:
-        raise Rejected("WF111", f"{where} is {number:g}; it must be above 0 and at most {MINUTES_MAX:g}")
+        raise Rejected("WF111", f"{where} is {number:g}; it must be greater than 0 and at most {MINUTES_MAX:g}")
     return max(1, round(number * 60_000))
 
 
@@ -77,14 +77,14 @@ def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
 
 
 def known_environment(run: Run, job: Job, step: Step, now: int) -> dict[str, str]:
-    """What the `env` context of a step holds before it has its server, such as in its `if`. Raises `ExpressionError`."""
+    """The `env` context of a step that has no server yet, such as in its `if`. Raises `ExpressionError`."""
     return _rendered_environment(run, job, step, {}, now)
 
 
 def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
     known: dict[str, str] = {}
     for layer in (job.scope.env, job.plan.env, job.env, step.plan.env):
-        # What a step wrote is data: it is never rendered, even if it looks like an expression.
+        # What a step wrote is data: it is never evaluated, even if it looks like an expression.
         if layer is job.env or expr.is_static(layer):
             known.update({name: text(value) for name, value in layer.items()})
             continue
@@ -95,7 +95,7 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
 
 
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
-    """The values of the step's next attempt. Raises `ExpressionError` or `Rejected`, also for what no agent would take."""
+    """The values of the step's next attempt. Raises `ExpressionError`, or `Rejected` also for what no agent would accept."""
     plan = step.plan
     is_env_static = all(expr.is_static(layer) for layer in (job.scope.env, job.plan.env, plan.env))
     is_name_static = "${{" not in plan.name
@@ -128,11 +128,11 @@ def label(value: object) -> str:
 
 
 def check_size(what: str, value: object, bytes_max: int) -> None:
-    """Raises `Rejected` WF112 for what is larger than its bound or has no bytes, such as a number of more than 64 bits."""
+    """Raises `Rejected` WF112 for a value that is too large or cannot be encoded, such as a number of more than 64 bits."""
     try:
         size = len(_encode(value))
     except (ValueError, OverflowError) as error:
-        raise Rejected("WF112", f"{what} hold what cannot be stored or sent: {error}") from error
+        raise Rejected("WF112", f"{what} cannot be stored or sent: {error}") from error
     if size > bytes_max:
         raise Rejected("WF112", f"{what} have {size} bytes; the limit is {bytes_max}")
 
@@ -154,5 +154,5 @@ def _timeout_ms(run: Run, job: Job, step: Step, server: dict[str, object], now: 
 
 
 def is_continued(value: bool | str, env: expr.Env) -> bool:
-    """What `continue-on-error` says."""
+    """The value of `continue-on-error`."""
     return value if isinstance(value, bool) else expr.is_truthy(expr.render(value, env))

@@ -1,4 +1,4 @@
-"""Re-runs: what a new run takes over from an earlier one, and what it does again. Pure.
+"""Re-runs: what a new run reuses from an earlier one, and what it runs again. Pure.
 
 Rules of this file: a re-run is a new run. A job is kept as a whole, with its outputs, when it succeeded and nothing that it
 needs is done again; of the job in which a re-run begins, the steps before that place are kept. Instances are kept one by one,
@@ -24,18 +24,18 @@ SERVER_CHOICES = ("failed", "not-reached")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody wants done again; without any of these, everything."""
+    """Which parts to run again; without any of these, everything."""
 
-    #: Only what did not succeed, and what comes after it.
+    #: What did not succeed, and what comes after it.
     is_failed: bool = False
-    #: `JOB`, `JOB/STEP`, or a step's id that only one job has: from there on.
+    #: From this part on: `JOB`, `JOB/STEP`, or the id of a step that only one job has.
     start: str | None = None
-    #: Of jobs on each server: those of these kinds only.
+    #: Of jobs with `target: each`: only the servers with these conclusions.
     servers: tuple[str, ...] = ()
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes of a wish: for the new run, and for people."""
+    """What is reused and what runs again: for the new run, and for people."""
 
     kept: Kept | None
     #: Jobs and `job/step`s.
@@ -44,12 +44,12 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select(run: Run, plan: Plan, wish: Wish) -> Selection:
-    """What is kept and what is done again, when `plan` runs in place of the run's own.
+    """What is reused and what runs again when `plan` replaces the run's own.
 
     Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 for a wish that names nothing.
     """
     if not run.is_completed:
-        raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait for its end", status=409)
+        raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait until it ends", status=409)
     unknown = [choice for choice in wish.servers if choice not in SERVER_CHOICES]
     if unknown:
         raise Rejected("WF605", f"servers: expected {' or '.join(SERVER_CHOICES)}, not {unknown[0]}", where="servers")
@@ -76,7 +76,7 @@ def select(run: Run, plan: Plan, wish: Wish) -> Selection:
 
 
 def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
-    """The top jobs that are done again, and the job and step at which it begins when the wish names a place."""
+    """The top-level jobs that run again, and the job and step from which, if a part is named."""
     first: Job | None = None
     step: Step | None = None
     if wish.start is not None:
@@ -94,18 +94,18 @@ def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
             if job.plan.target is not None and job.children is not None and _servers(job, wish.servers)
         }
         if not wanted:
-            raise Rejected("WF605", f"no job of run {run.id} has servers that are {' or '.join(wish.servers)}")
+            raise Rejected("WF605", f"no job of run {run.id} has servers with conclusion {' or '.join(wish.servers)}")
     else:
         wanted = {job.id for job in run.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
         if not wanted:
-            raise Rejected("WF605", f"nothing of run {run.id} has failed; without --failed all of it is done again")
+            raise Rejected("WF605", f"nothing in run {run.id} failed; omit --failed to re-run all of it")
     again = _with_dependents(run, wanted)
     return again, first, step
 
 
 def _with_dependents(run: Run, wanted: set[JobId]) -> set[JobId]:
     again = set(wanted)
-    # Jobs stand in any order: until nothing more follows.
+    # Jobs are in any order, so repeat until nothing changes.
     while more := {
         job.id
         for job in run.scope.jobs.values()
@@ -134,7 +134,7 @@ def _may_keep_instances(job: Job, again: set[JobId]) -> bool:
 def _keep_job(job: Job, jobs: dict[str, KeptJob]) -> None:
     assert job.conclusion is not None
     if job.children is not None and job.children.scope is None:
-        # What reads the outputs of single instances must find them.
+        # Jobs that read the outputs of single instances need them all.
         for child in job.children.jobs:
             _keep_job(child, jobs)
         return
@@ -168,7 +168,7 @@ def _place(run: Run, start: str) -> tuple[Job, Step | None]:
         return places[0]
     if places:
         names = ", ".join(f"{owner.id}/{step.id}" for owner, step in places)
-        raise Rejected("WF605", f'"{start}" is in several jobs: write one of {names}', where="from")
+        raise Rejected("WF605", f'"{start}" is in several jobs; write one of {names}', where="from")
     raise Rejected(
         "WF605", f'run {run.id} has no job or step "{start}"; look with waterflowctl show {run.id}', where="from"
     )
@@ -191,7 +191,7 @@ def _steps_before(job: Job, step: Step) -> dict[str, KeptStep]:
 
 
 def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> None:
-    """Whether what is kept means the same in the plan that runs now."""
+    """Whether what is reused means the same in the new plan."""
     if plan is run.plan:
         return
     theirs = {job.id: job for job in plan.jobs}
@@ -213,7 +213,7 @@ def _check_steps(job: Job, step: Step, other: JobPlan) -> None:
 
 
 def _unfit(text: str) -> Rejected:
-    return Rejected("WF606", f"the workflow of that commit does not fit the run: {text}", status=409)
+    return Rejected("WF606", f"the workflow of that commit does not match the run: {text}", status=409)
 
 
 def _shown(run: Run, again: list[JobId], kept: dict[str, KeptJob], servers: dict[str, list[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reports: what of an agent's word about an attempt may enter the log.
+"""Limits on results: what of an agent's report about an attempt may enter the log.
 
 Rules of this file: an agent is authenticated, not trusted. How the attempt ended is its to say; numbers are kept within what
 everybody behind the log can show, and outputs are plain values within bounds. Results whose outputs are not to be had are
@@ -34,7 +34,7 @@ def instant(at: int) -> int:
 
 
 def sound(given: inputs.TaskFinished) -> inputs.TaskFinished:
-    """The result as it may be recorded: the same one, if nothing is wrong with it."""
+    """The result as it may be recorded; unchanged if it is valid."""
     fault = _fault(given) if given.outputs or given.env else ""
     code = given.exit_code
     sound = msgspec.structs.replace(
@@ -61,7 +61,7 @@ def _fault(given: inputs.TaskFinished) -> str:
         size = len(_encode((given.outputs, given.env)))
     except (ValueError, OverflowError):
         return "its outputs hold a number or a text that cannot be stored"
-    return "" if size <= RESULT_BYTES_MAX else f"its outputs of {size} bytes are over the limit of {RESULT_BYTES_MAX}"
+    return "" if size <= RESULT_BYTES_MAX else f"its outputs of {size} bytes exceed the limit of {RESULT_BYTES_MAX}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whether and when a step is tried again.
+"""Whether and when a step or job is retried.
 
 Rules of this file: pure arithmetic on a policy and one result. Jitter is not random: it is a hash of what is tried, so a
 replay and a test see the same; it spreads the steps of many runs as well as dice would.
@@ -11,11 +11,11 @@ import hashlib
 from waterflowd.model.plan import OnLost, RetryPolicy, StepPlan
 from waterflowd.model.statuses import Conclusion, Outcome
 
-#: Attempts in a row that agents may refuse, for reasons that pass, before the step fails.
+#: How many attempts in a row agents may refuse, for temporary reasons, before the step fails.
 REFUSALS_MAX = 6
 REFUSED_DELAY_MS = 100
 
-#: Attempts in all of a step that says `on-lost: retry` and has no `retry` of its own.
+#: Attempts of a step with `on-lost: retry` and without a `retry`.
 LOST_ATTEMPTS_MAX = 3
 
 _WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}

@@ -1,4 +1,4 @@
-"""References to secrets: what stands in the log in place of a value that must not.
+"""References to secrets: what the log holds instead of their values.
 
 Rules of this file: an expression never sees a secret's value. `${{ secrets.NAME }}` evaluates to a reference, which the host
 fills in on the way to the agent, and only for the names that the step's own plan lists. So a text from elsewhere that looks
@@ -17,12 +17,12 @@ _REFERENCE = re.compile(f"{_OPEN}([A-Za-z0-9_-]{{1,100}}){_CLOSE}")
 
 
 def reference(name: str) -> str:
-    """What stands for the secret."""
+    """The reference to the secret."""
     return f"{_OPEN}{name}{_CLOSE}"
 
 
 def has_reference(value: object) -> bool:
-    """Whether a value is text with the reference of a secret in it."""
+    """Whether a value is text that contains a reference to a secret."""
     return isinstance(value, str) and _OPEN in value
 
 

@@ -1,4 +1,4 @@
-"""The `sleep` node: from its parameters to the instant at which the step goes on. Pure arithmetic."""
+"""The `sleep` node: from its parameters to the time at which the step wakes. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 
-#: The longest sleep: 366 days. A longer one is a slip of units.
+#: The longest sleep: 366 days. A longer one is a mistake of units.
 SLEEP_MS_MAX = 366 * 24 * 3_600_000
 
 
@@ -22,7 +22,7 @@ def due_at(parameters: Json, now: int) -> int:
         raise ValueError("needs either duration or until")
     wait_ms = _milliseconds(given["duration"]) if "duration" in given else _instant(given["until"]) - now
     if wait_ms > SLEEP_MS_MAX:
-        raise ValueError("longer than 366 days")
+        raise ValueError("must not be longer than 366 days")
     return now + max(0, wait_ms)
 
 
@@ -30,14 +30,14 @@ def _milliseconds(duration: Json) -> int:
     if isinstance(duration, str):
         return durations.parse(duration)
     if isinstance(duration, bool) or not isinstance(duration, int | float):
-        raise ValueError("duration is neither a number of seconds nor a text such as 30s")
+        raise ValueError("duration must be a number of seconds or a duration such as 30s")
     # An integer is not asked: one of hundreds of digits has no float.
     if isinstance(duration, float) and not math.isfinite(duration):
-        raise ValueError("duration is neither a number of seconds nor a text such as 30s")
+        raise ValueError("duration must be a number of seconds or a duration such as 30s")
     return round(duration * 1000)
 
 
 def _instant(until: Json) -> int:
     if isinstance(until, bool) or not isinstance(until, str | int):
-        raise ValueError("until is no instant; write 2030-01-31T08:00:00Z")
+        raise ValueError("until must be a time such as 2030-01-31T08:00:00Z")
     return durations.instant(until)

@@ -14,7 +14,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
-#: Characters. More than any reason or error of the project has, and few enough that nobody's name fills a screen.
+#: Characters. More than any reason or error of the project has, and few enough that no name fills a screen.
 LENGTH_MAX = 1_000
 #: Marks where text was cut.
 ELLIPSIS = "…"

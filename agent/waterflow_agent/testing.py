@@ -378,8 +378,8 @@ def run_node(
     with tempfile.TemporaryDirectory() as files:
         place = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
         try:
-            given = _given(name, params)
-            command = process_steps.prepare(task, given, place, shell.inherited(os.environ))
+            node_input = _node_input(name, params)
+            command = process_steps.prepare(task, node_input, place, shell.inherited(os.environ))
         except Rejected as error:
             return NodeRun(outcome=Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
         result, printed = _run_to_end(command, directory, timeout_s)
@@ -394,7 +394,7 @@ def run_node(
     )
 
 
-def _given(name: str | Path, params: dict[str, Any]) -> schema.Parameters | Code:
+def _node_input(name: str | Path, params: dict[str, Any]) -> schema.Parameters | Code:
     if isinstance(name, Path):
         return Code(name=f"{name.absolute().parent.name}/{name.stem}", path=str(name), text=name.read_text("utf-8"))
     return parameters.convert(name, parameters.find(name).parameters, params)

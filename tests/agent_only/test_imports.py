@@ -41,7 +41,7 @@ for module in pkgutil.walk_packages(waterflow_agent.__path__, "waterflow_agent."
 
 
 def declared(extra: str = "") -> set[str]:
-    """Top modules of the declared dependencies, or of those of an extra."""
+    """Returns the top modules of the declared dependencies, or of those of an extra."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     requirements = project["optional-dependencies"][extra] if extra else project["dependencies"]
     names = {requirement.partition(">=")[0].partition("[")[0] for requirement in requirements}
@@ -49,7 +49,7 @@ def declared(extra: str = "") -> set[str]:
 
 
 def test_every_module_imports_without_the_daemon() -> None:
-    """With pydantic, fastapi, dulwich, lmdb and whatever else is not declared out of reach.
+    """Without pydantic, fastapi, dulwich, lmdb and everything else that is not declared.
 
     Modules of nodes alone need what the extra `nodes` brings; `registry.load` says so to who lacks it.
     """
@@ -69,7 +69,7 @@ def test_every_module_imports_without_the_daemon() -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_are_declared(path: Path) -> None:
-    """Also those inside functions, and never the daemon's package; those of the extra in modules of nodes alone."""
+    """Including imports inside functions. Only modules of nodes import the extra, and none imports the daemon's package."""
     allowed = {"waterflow_agent", *sys.stdlib_module_names, *declared()}
     if "nodes" in path.relative_to(PACKAGE).parts:
         allowed |= declared("nodes")

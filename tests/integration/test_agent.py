@@ -22,7 +22,7 @@ from waterflow_agent.wire.messages import AttemptState
 
 
 class Bench:
-    """One agent's data directory, its daemon, and the agent itself in this process or in one of its own."""
+    """A data directory, its daemon, and an agent in this process or in a child process."""
 
     def __init__(self, data_dir: Path, daemon: ScriptedDaemon) -> None:
         self.data_dir = data_dir
@@ -45,14 +45,14 @@ class Bench:
         await opened
 
     async def start_process(self) -> None:
-        """An agent in a process of its own, with an open session."""
+        """An agent in a child process, with an open session."""
         hellos = len(self.daemon.hellos)
         command = [sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(self.data_dir), "--name", "bench"]
         self.process = await asyncio.create_subprocess_exec(*command, cwd="/")
         await self.daemon.session_opened(hellos + 1)
 
     async def kill(self) -> None:
-        """Kill the agent's process as the kernel would."""
+        """Kills the agent's process."""
         assert self.process is not None
         self.process.kill()
         await self.process.wait()
@@ -67,14 +67,14 @@ class Bench:
             await self.process.wait()
 
     def marker(self, name: str) -> list[str]:
-        """Lines that steps left in this file."""
+        """Returns the lines that steps wrote to this file."""
         path = self.markers / name
         return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """A daemon, and a directory that is enrolled there."""
+    """A daemon, and the data directory of an agent that is enrolled there."""
     async with ScriptedDaemon() as daemon:
         bench = Bench(tmp_path / "agent", daemon)
         bench.markers.mkdir()
@@ -94,7 +94,7 @@ async def eventually(is_true: Callable[[], object]) -> None:
 
 
 async def go_on(gate: Path, line: str) -> None:
-    """Gives a step that reads from the pipe its line; the loop, and an agent in it, goes on until the step has come so far."""
+    """Writes a line for a step that reads from the pipe. The loop, with an agent in it, runs until the step reads."""
     await asyncio.to_thread(gate.write_text, line)
 
 
@@ -137,7 +137,7 @@ async def test_nodes_inside_the_agent_need_no_process(bench: Bench) -> None:
 
 
 async def test_node_that_is_not_here_is_refused(bench: Bench) -> None:
-    """A node that no agent runs ends `refused`, wrong parameters end in failure with the field; nothing starts."""
+    """An unknown node is refused, and wrong parameters are a failure that names the field; nothing is started."""
     await bench.start()
 
     unknown, _ = await bench.daemon.run(bench.daemon.task(1, node="no/such"))
@@ -149,7 +149,7 @@ async def test_node_that_is_not_here_is_refused(bench: Bench) -> None:
 
 
 async def test_attempt_survives_the_agent(bench: Bench) -> None:
-    """An agent that is killed and started again goes on with its step: one start, the whole output, one result."""
+    """A killed and restarted agent continues with its step: one start, complete output, one result."""
     await bench.start_process()
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -172,7 +172,7 @@ async def test_attempt_survives_the_agent(bench: Bench) -> None:
 
 
 async def test_end_that_nobody_saw_is_reported(bench: Bench) -> None:
-    """A step that ends while no agent runs is reported with its outputs by the next one."""
+    """A step that ends while no agent is running is reported with its outputs by the next one."""
     await bench.start_process()
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -191,7 +191,7 @@ async def test_end_that_nobody_saw_is_reported(bench: Bench) -> None:
 
 
 async def test_result_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
-    """A result that the daemon did not take is told again by the next agent, with its output."""
+    """An unacknowledged result is sent again by the next agent, with its output."""
     await bench.start_process()
     bench.daemon.is_acknowledging = bench.daemon.is_taking_output = False
     task = bench.daemon.task(1, run=f"echo ran >> {bench.markers}/ran; echo printed")
@@ -211,7 +211,7 @@ async def test_result_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
 
 
 async def test_taken_results_are_gone(bench: Bench) -> None:
-    """When the daemon has result and output, the agent holds nothing and keeps no file of the attempt."""
+    """When the daemon has result and output, the agent keeps nothing of the attempt."""
     await bench.start_process()
     await bench.daemon.run(bench.daemon.task(1, run="echo printed"))
     attempts = bench.data_dir / "runner" / "attempts"
@@ -224,7 +224,7 @@ async def test_taken_results_are_gone(bench: Bench) -> None:
 
 
 async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
-    """The same task in one frame, in a later frame and after its end starts one process."""
+    """The same task twice in a frame, in a later frame, and after its end starts a single process."""
     await bench.start()
     task = bench.daemon.task(1, run=f"echo ran >> {bench.markers}/ran")
     bench.daemon.offer(task, task)
@@ -240,7 +240,7 @@ async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
 
 
 async def test_offer_for_another_start_of_the_agent_is_refused(bench: Bench) -> None:
-    """Offers bind to the boot and to the start of the agent."""
+    """Offers are bound to a boot and a start of the agent."""
     await bench.start()
     old = bench.daemon.task(1, run="true", instance="another")
     before = bench.daemon.task(2, run="true", boot_id="another")
@@ -251,7 +251,7 @@ async def test_offer_for_another_start_of_the_agent_is_refused(bench: Bench) -> 
 
 
 async def test_more_offers_than_slots_are_refused(bench: Bench) -> None:
-    """The agent never runs more than it granted."""
+    """The agent never runs more attempts than it has slots."""
     await bench.start(slots=1)
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -267,7 +267,7 @@ async def test_more_offers_than_slots_are_refused(bench: Bench) -> None:
 
 
 async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
-    """A cancel sends the stop signal, and the result tells who wanted it; an unknown cancel changes nothing."""
+    """A cancel sends the stop signal, and the result says who cancelled; a cancel of an unknown attempt changes nothing."""
     await bench.start()
     script = f'trap "echo caught; exit 9" TERM; echo ready >> {bench.markers}/ran; while :; do sleep 0.05; done'
     task = bench.daemon.task(1, run=script)
@@ -285,7 +285,7 @@ async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
 
 
 async def test_time_out_is_enforced_here(bench: Bench) -> None:
-    """A step past its time-out is ended without a word from the daemon."""
+    """The agent stops a step that has timed out, without the daemon."""
     await bench.start()
 
     finished, _ = await bench.daemon.run(bench.daemon.task(1, run="sleep 600", timeout_ms=100, grace_ms=100))
@@ -294,7 +294,7 @@ async def test_time_out_is_enforced_here(bench: Bench) -> None:
 
 
 async def test_lost_runner_makes_the_attempt_lost(bench: Bench) -> None:
-    """When the runner is killed under a step nobody can know its outcome, and what is left of it is killed."""
+    """When the runner is killed, the outcome of its step is unknown, and the remaining processes are killed."""
     await bench.start()
     task = bench.daemon.task(1, run="echo $$; sleep 600")
     bench.daemon.offer(task)
@@ -333,7 +333,7 @@ async def test_reboot_makes_open_attempts_lost(bench: Bench) -> None:
 
 
 async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> None:
-    """After a `Reset` the agent says hello again, and what runs goes on."""
+    """After a `Reset` the agent sends `Hello` again, and running steps continue."""
     await bench.start()
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -349,7 +349,7 @@ async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> No
 
 
 async def test_attempts_that_the_daemon_does_not_want_are_dropped(bench: Bench) -> None:
-    """What `Welcome` says to forget is killed and never reported."""
+    """Attempts that `Welcome` says to forget are killed and never reported."""
     await bench.start_process()
     script = f"echo $$ >> {bench.markers}/ran; sleep 600"
     task = bench.daemon.task(1, run=script)
@@ -379,7 +379,7 @@ async def test_large_output_arrives_whole(bench: Bench) -> None:
 
 
 async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
-    """A flood keeps its first and last part, with a line that counts what is missing; the result counts it too."""
+    """Of a flood the first and last part are kept, with a line that counts the dropped bytes, as does the result."""
     await bench.start()
     script = "echo first; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo last"
 
@@ -407,7 +407,7 @@ async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
     ],
 )
 async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said: str) -> None:
-    """Whatever a script makes of its output file, the step fails with a clear reason and the agent goes on."""
+    """Whatever a script does to its output file, the step fails with a clear reason and the agent continues."""
     await bench.start()
 
     finished, output = await bench.daemon.run(bench.daemon.task(1, run=what))
@@ -421,7 +421,7 @@ async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said:
 
 
 async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
-    """A value that no environment can hold is in a shell variable and in a file; too many fail clearly."""
+    """A value that is too large for the environment is in a shell variable and in a file; too many fail with a clear reason."""
     await bench.start()
     value = "x" * 150_000 + "\n"
     script = 'echo "${#BIG}"; wc -c < "$BIG_FILE"'
@@ -437,7 +437,7 @@ async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
 
 @pytest.mark.parametrize("where", ["../..", "/", "/etc", "/no/such/place", "missing", "link"])
 async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) -> None:
-    """A relative directory that leaves the job's, by its name or by a link, and one that is missing, fail before the start."""
+    """A directory that leaves the job's directory, by its name or by a link, or does not exist, fails before the start."""
     await bench.start()
     await bench.daemon.run(bench.daemon.task(1, run="ln -s / link"))
 
@@ -451,7 +451,7 @@ async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) 
 
 
 async def test_steps_of_a_job_share_a_directory(bench: Bench) -> None:
-    """What one step leaves in the job's directory the next one finds, also in a directory below."""
+    """A step finds the files that an earlier step of the job has written, also in subdirectories."""
     await bench.start()
 
     await bench.daemon.run(bench.daemon.task(1, run="mkdir sub; echo here > sub/file"))
@@ -461,7 +461,7 @@ async def test_steps_of_a_job_share_a_directory(bench: Bench) -> None:
 
 
 async def test_stopped_agent_leaves_its_steps_running(bench: Bench) -> None:
-    """SIGTERM ends the agent with status 0 and touches no step."""
+    """SIGTERM stops the agent with status 0 and no step."""
     await bench.start_process()
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -483,7 +483,7 @@ async def test_stopped_agent_leaves_its_steps_running(bench: Bench) -> None:
 
 
 async def test_private_files_are_private(bench: Bench) -> None:
-    """Key, journal and server file are for this user alone, whatever the umask is."""
+    """Key, journal and server file are readable by this user only, whatever the umask is."""
     before = os.umask(0)
     try:
         await bench.start_process()
@@ -500,7 +500,7 @@ async def test_private_files_are_private(bench: Bench) -> None:
 
 
 async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
-    """A value of the environment is in no file of the agent while the step runs and after it."""
+    """A value of the environment is in no file of the agent, during the step and after it."""
     await bench.start()
     task = bench.daemon.task(
         1, run=f"echo ran >> {bench.markers}/ran; read line < {bench.markers}/gate", env={"TOKEN": "s3cr3t-value"}
@@ -518,7 +518,7 @@ async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
 
 
 def _pretend_reboot(data_dir: Path) -> None:
-    """Makes the journal one of an earlier boot, and the runner's record of attempts as a power cut may leave it."""
+    """Changes the journal to an earlier boot, and the runner's records to what a power cut may leave."""
     from waterflow_agent.state.journal import Journal
 
     journal = Journal(data_dir / "journal")

@@ -40,7 +40,7 @@ async def daemon() -> AsyncIterator[ScriptedDaemon]:
 
 @pytest.fixture
 async def data_dir(tmp_path: Path) -> AsyncIterator[Path]:
-    """Of an agent that may have started a runner."""
+    """Returns the data directory of an agent that may have started a runner."""
     path = tmp_path / "agent"
     path.mkdir()
     yield path
@@ -67,7 +67,7 @@ async def eventually(is_true: Callable[[], object]) -> None:
 async def test_refused_key_is_said_and_tried_again(
     daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that the server does not know is told in plain words; the agent comes back when it is approved."""
+    """An unknown key is reported in plain words, and the agent connects when it is approved."""
     monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
     enrolled(data_dir, daemon)
     daemon.is_approving = False
@@ -81,7 +81,7 @@ async def test_refused_key_is_said_and_tried_again(
 
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
-    """Only a person can change it: seconds, growing to half a minute, with jitter."""
+    """Only a person can change it: from seconds up to half a minute, with jitter."""
     sockets = SocketFactory(server_key="", keys=keys.KeyPair(public="x" * 40, secret="y" * 40))
     one = link.Link(endpoint="", sockets=sockets, new_token=str, clock=Clock())
     refused = link.ConnectionEnd(link.EndReason.REFUSED, "no")
@@ -95,7 +95,7 @@ async def test_back_off_of_a_refused_key_is_long() -> None:
 
 
 async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """When nothing comes for the agreed time the agent makes a new connection."""
+    """When nothing is received for the agreed time, the agent opens a new connection."""
     daemon.silence_ms = 300
     enrolled(data_dir, daemon)
 
@@ -108,7 +108,7 @@ async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) 
 async def test_agent_that_was_stopped_starts_nothing_old(
     daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path
 ) -> None:
-    """An offer that waited while the agent stood still is not started when it goes on."""
+    """An offer that waited while the agent was suspended is not started afterwards."""
     daemon.silence_ms = SILENCE_MS
     enrolled(data_dir, daemon)
     marker = tmp_path / "ran"
@@ -134,7 +134,7 @@ async def test_agent_that_was_stopped_starts_nothing_old(
 
 
 async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> None:
-    """Offers the task until its result is there: on a busy machine one more session may end by its silence."""
+    """Offers the task until it has a result: on a busy machine another session may end because of silence."""
 
     def is_there() -> bool:
         return any(finished.key == task.key for finished in daemon.finished)
@@ -146,7 +146,7 @@ async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> No
 
 
 async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """A daemon that says "never" is believed; the agent goes on with its steps and says why."""
+    """After a rejection for good the agent does not connect again; its steps continue, and the status says why."""
     enrolled(data_dir, daemon)
     daemon.rejection = ("WF215", "another agent uses this key", 0)
 
@@ -173,7 +173,7 @@ async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, 
 
 
 class Enrollment:
-    """An enrollment port that answers as it is told."""
+    """An enrollment port with scripted answers."""
 
     def __init__(self, answers: list[messages.EnrollAnswer]) -> None:
         public, secret = zmq.curve_keypair()
@@ -215,7 +215,7 @@ def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 
 
 
 async def test_token_makes_an_agent(data_dir: Path) -> None:
-    """The token's credential travels, the answer is kept, and the token is not needed again."""
+    """The token's credential is sent, the answer is stored, and the token is not needed again."""
     async with Enrollment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
         settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
         pair = keys.load_or_create(data_dir)
@@ -228,7 +228,7 @@ async def test_token_makes_an_agent(data_dir: Path) -> None:
 
 
 async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
-    """With a token file in its configuration it goes all the way to an open session."""
+    """A token file in the configuration is enough for an open session."""
     async with Enrollment([answer("approved")]) as port:
         # The scripted daemon has a key of its own, as one daemon has one for both ports.
         token = JoinToken(
@@ -250,7 +250,7 @@ async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, d
 
 
 async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
-    """Without a token the agent shows what the person has to type, and asks until it is approved."""
+    """Without a token the agent prints the command for the approval, and asks until it is approved."""
     said: list[str] = []
     async with Enrollment([answer("pending"), answer("pending"), answer("approved")]) as port:
         config = Config(
@@ -269,7 +269,7 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
 
 
 async def test_refused_enrollment_ends(data_dir: Path) -> None:
-    """With what the server said."""
+    """With the reason of the server."""
     async with Enrollment([answer("refused", "the token is used up")]) as port:
         settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
 
@@ -278,7 +278,7 @@ async def test_refused_enrollment_ends(data_dir: Path) -> None:
 
 
 async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key in the token is the only one that is spoken to."""
+    """The agent only talks to the server whose key is in the token."""
     monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()
     async with Enrollment([answer("approved")]) as port:
@@ -315,7 +315,7 @@ async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) ->
 
 
 async def command(*arguments: str) -> tuple[int, str]:
-    """Runs `waterflow-agent` and gives its exit code and all that it said."""
+    """Runs `waterflow-agent`. Returns its exit code and its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WATERFLOW")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "waterflow_agent", *arguments),

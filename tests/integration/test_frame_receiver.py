@@ -18,7 +18,7 @@ Plain = zmq.Socket[bytes]
 
 @contextmanager
 def pair() -> Iterator[tuple[Plain, Plain]]:
-    """Two sockets that are connected by TCP."""
+    """Two sockets that are connected over TCP."""
     context: zmq.Context[Plain] = zmq.Context()
     one, other = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
     try:
@@ -32,7 +32,7 @@ def pair() -> Iterator[tuple[Plain, Plain]]:
 
 
 def on_each_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Runs it on the loop of the agent and on that of the daemon."""
+    """Runs the test on the loop of the agent and on that of the daemon."""
 
     async def patiently() -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -44,7 +44,7 @@ def on_each_loop(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_nothing_is_missed_while_both_sides_send() -> None:
-    """Sending takes note of what has arrived, and the descriptor is silent about it then."""
+    """Sending consumes the signal of arrived frames, so the descriptor does not become readable."""
     rounds, at_once = 2_000, 3
 
     async def test() -> None:
@@ -82,7 +82,7 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
 
 
 def test_everybody_else_has_a_turn_in_a_flood() -> None:
-    """After as many messages as a turn may take, whatever else waits on the loop is done."""
+    """After `turn_max` messages other callbacks of the loop get a turn."""
 
     async def test() -> None:
         with pair() as (one, other):
@@ -112,7 +112,7 @@ def test_everybody_else_has_a_turn_in_a_flood() -> None:
 
 
 def test_what_goes_wrong_ends_the_reading() -> None:
-    """An error of whoever takes, and one of the socket, comes out of `run`."""
+    """Errors of `take` and of the socket are raised by `run`."""
 
     async def test() -> None:
         with pair() as (one, other):

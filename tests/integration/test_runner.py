@@ -24,7 +24,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Bench:
-    """A client with what tests ask of it."""
+    """A client of a runner, with helpers for tests."""
 
     def __init__(self, data_dir: Path, options: list[str]) -> None:
         self.data_dir = data_dir
@@ -41,7 +41,7 @@ class Bench:
         self.client.start(reports.StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
 
     async def until(self, is_it: Callable[[reports.RunnerReport], bool]) -> reports.RunnerReport:
-        """The first report, old or new, that `is_it`."""
+        """Waits for the first report, old or new, that satisfies `is_it`."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 for report in self.seen:
@@ -64,7 +64,7 @@ class Bench:
         return await self.result(name)
 
     def chunks(self, name: str) -> list[SpoolChunk]:
-        """Everything in the spool."""
+        """Returns everything in the spool."""
         reader = SpoolReader(str(self.client.directory(name) / "output"))
         chunks: list[SpoolChunk] = []
         while more := reader.read(chunks[-1].end if chunks else 0, 1 << 20):
@@ -90,7 +90,7 @@ async def eventually(is_true: Callable[[], bool]) -> None:
 
 
 def runner_pid(data_dir: Path) -> int:
-    """The process that serves the directory; 0 when there is none."""
+    """Returns the runner's process, or 0 when there is none."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ def runner_pid(data_dir: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and is more than an entry waiting to be reaped."""
+    """Whether the process exists and does not only wait to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -109,7 +109,7 @@ def is_alive(pid: int) -> bool:
 
 
 def children(parent: int) -> list[int]:
-    """Children of a process, dead ones included."""
+    """Returns the children of a process, including exited ones."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -122,7 +122,7 @@ def children(parent: int) -> list[int]:
 
 @pytest.fixture(params=["groups", "no-groups"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A connected client; with control groups where the machine has them, and without."""
+    """A connected client, with control groups where the machine delegates them, and without."""
     bench = Bench(tmp_path, ["--no-cgroup"] if request.param == "no-groups" else [])
     await bench.client.connect()
     try:
@@ -144,7 +144,7 @@ async def end_runner(data_dir: Path) -> None:
 
 
 async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None:
-    """The result is the main process's own."""
+    """The result is that of the main process."""
     bench.start("zero", "exit 0")
     bench.start("seven", "exit 7")
     bench.start("killed", "kill -KILL $$")
@@ -159,7 +159,7 @@ async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None
 
 
 async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
-    """The reason is for a person, and names what was looked for."""
+    """The reason is for people and names the program."""
     bench.client.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
     bench.client.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
     script = bench.data_dir / "script"
@@ -176,7 +176,7 @@ async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
 
 
 async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
-    """Own session, /dev/null to read from, the given variables and the mark, default signals, no other descriptors."""
+    """Its own session, stdin from /dev/null, the requested variables and the mark, default signals, no other descriptors."""
     script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
     script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
 
@@ -206,7 +206,7 @@ async def test_output_of_both_streams_is_kept_byte_by_byte(bench: Bench) -> None
 
 
 async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
-    """A chunk is in the spool when it was printed, not when the step ends."""
+    """Output is in the spool when it was printed, not only when the step ends."""
     fifo = bench.data_dir / "fifo"
     os.mkfifo(fifo)
     bench.start("a", f"echo first; read < {fifo}; echo second")
@@ -219,7 +219,7 @@ async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
 
 
 async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) -> None:
-    """Stubborn processes and their children are killed after the grace, those in a session of their own too."""
+    """Processes that ignore the stop signal are killed after the grace period, also in another session."""
     script = "trap '' TERM; for i in 1 2 3; do sleep 300 & echo $!; done; setsid sleep 300 & echo $!; echo ready; wait"
     for timeout_ms in (300, 3_000, 30_000):
         name = f"a{timeout_ms}"
@@ -235,7 +235,7 @@ async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) 
 
 
 async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
-    """The stop signal comes first, and what the step makes of it is told; the reason stays."""
+    """The stop signal comes first, and the exit code after it is reported; the reason stays."""
     bench.start(
         "a", "trap 'echo bye; exit 3' INT; echo ready; while :; do sleep 0.01; done", stop_signal=2, grace_ms=30_000
     )
@@ -249,7 +249,7 @@ async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
 
 
 async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None:
-    """The step ignores its stop signal and has ten minutes of grace; by force it is gone at once, reported as cancelled."""
+    """A step that ignores its stop signal, with ten minutes of grace, is killed at once by force and reported as cancelled."""
     bench.start("a", "trap '' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=600_000)
     await bench.printed("a", b"ready\n")
 
@@ -261,7 +261,7 @@ async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None
 
 
 async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
-    """A process that was stopped is continued so that it can act on the signal."""
+    """A suspended process is continued so that it can handle the signal."""
     bench.start("a", "echo ready; kill -STOP $$; sleep 300", grace_ms=30_000)
     await bench.printed("a", b"ready\n")
 
@@ -292,7 +292,7 @@ async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
     ],
 )
 async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Bench, detach: str) -> None:
-    """The step ends with its main process, with its code; what it left is stopped before that is told."""
+    """The step ends with the exit code of its main process; remaining processes are stopped before that is reported."""
     result = await bench.run("a", f"{detach}\necho said; exit 5")
 
     assert (result.reason, result.exit_code) == ("exited", 5)
@@ -302,7 +302,7 @@ async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Benc
 
 
 async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None:
-    """A full daemon (own session, no output, orphaned) does not stay."""
+    """A daemon (own session, no output, orphaned) does not survive."""
     mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.client.directory('a')}".encode()
 
     await bench.run("a", "(setsid sleep 300 </dev/null >/dev/null 2>&1 &); sleep 0.1")
@@ -311,7 +311,7 @@ async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None
 
 
 def marked(mark: bytes) -> list[int]:
-    """Living processes that were started with `mark`."""
+    """Returns the living processes with this mark."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -322,7 +322,7 @@ def marked(mark: bytes) -> list[int]:
 
 
 async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
-    """What the step's own helpers print shortly after its main process's end is in the output."""
+    """Output of child processes shortly after the exit of the main process is kept."""
     # They have one second. A busy machine may take it away, but not ten times in a row.
     for name in (f"a{number}" for number in range(10)):
         await bench.run(name, "exec > >(sleep 0.2; cat); echo late")
@@ -333,7 +333,7 @@ async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
 
 
 async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> None:
-    """100 MB without a line's end: first and last part kept, gap counted, memory flat."""
+    """100 MB without a newline: the first and last part are kept, the gap is counted, and memory does not grow."""
     script = "printf BEGIN; head -c 100000000 /dev/zero | tr '\\0' a; printf END"
 
     result = await bench.run("a", script, output_bytes_max=1_000_000)
@@ -351,13 +351,13 @@ async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> Non
 
 
 def memory_kib(pid: int) -> int:
-    """Memory of the process's own."""
+    """Returns the private memory of the process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 async def test_a_start_is_done_once(bench: Bench) -> None:
-    """A repeated start is answered with the state of the first, before and after the end."""
+    """A repeated start is answered with the state of the first one, before and after its end."""
     bench.start("a", "echo run >> runs; sleep 0.2")
     bench.start("a", "echo run >> runs; sleep 0.2")
     first = await bench.started("a")
@@ -372,7 +372,7 @@ async def test_a_start_is_done_once(bench: Bench) -> None:
 
 
 async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> None:
-    """After `forget` there is no directory and nothing held, and the name is not known."""
+    """After `forget` there is no directory, nothing is held, and the name is unknown."""
     await bench.run("a", "echo x; echo y > $WATERFLOW_ATTEMPT_DIRECTORY/files/output")
     assert [held.name for held in await bench.client.held()] == ["a"]
 
@@ -387,7 +387,7 @@ async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> 
 
 
 async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
-    """Main processes and what they leave are reaped."""
+    """Main processes and their orphans are reaped."""
     for number in range(20):
         bench.start(f"a{number}", "sleep 0.05 & true")
     for number in range(20):
@@ -408,7 +408,7 @@ async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
 
 
 async def test_a_step_outlives_its_agent(bench: Bench) -> None:
-    """A new agent finds the running step, follows it and gets its result, and what ended meanwhile."""
+    """A new agent finds the running step and gets its result, and those of steps that ended meanwhile."""
     bench.start("long", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exit 4")
     bench.start("short", "while [ ! -e go-short ]; do sleep 0.01; done; exit 6")
     await bench.printed("long", b"one\n")
@@ -435,7 +435,7 @@ async def test_a_step_outlives_its_agent(bench: Bench) -> None:
 
 
 async def test_a_newer_agent_takes_over(bench: Bench) -> None:
-    """The older one is told so and does not fight for the runner."""
+    """The older one is informed and does not connect again."""
     async with bench.new_client() as newer:
         with pytest.raises(Exception, match="WF342"):
             await bench.until(lambda _: False)
@@ -444,7 +444,7 @@ async def test_a_newer_agent_takes_over(bench: Bench) -> None:
 
 
 async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
-    """Nobody can know how they would have ended: they are killed, and never a success."""
+    """Their outcome is unknown: they are killed, and never a success."""
     bench.start("a", "echo $$; (setsid sleep 300 & echo $!); sleep 300 & echo $!; echo ready; wait")
     bench.start("done", "exit 0")
     await bench.result("done")
@@ -472,7 +472,7 @@ async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
 async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alone(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A cloned server's records name processes that are not its own; on the same machine they would be within reach."""
+    """The records of a cloned server name processes of another runner, which might exist on the same machine."""
     bench.start("a", "echo ready; until test -e go; do sleep 0.02; done; echo end")
     await bench.printed("a", b"ready\n")
     copy = tmp_path_factory.mktemp("copy")
@@ -495,7 +495,7 @@ async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alon
 
 
 async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Bench) -> None:
-    """Stopping the service is no cancel: the step did not end by its own or anyone's wish."""
+    """Stopping the service is not a cancel: the outcome is lost."""
     bench.start("a", "echo ready; sleep 300")
     await bench.printed("a", b"ready\n")
     pid = bench.runner_pid()
@@ -509,7 +509,7 @@ async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Benc
 
 
 async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(bench: Bench) -> None:
-    """Starts and cancels are kept until the runner has spoken of them."""
+    """Starts and cancels are kept until the runner has reported about them."""
     os.kill(bench.runner_pid(), signal.SIGKILL)
 
     result = await bench.run("a", "exit 9")
@@ -518,7 +518,7 @@ async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(b
 
 
 async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Bench) -> None:
-    """The runner works on while its agent does not read."""
+    """The runner continues while its agent does not read."""
     deadline = time.monotonic() + PATIENCE_S
     for number in range(50):
         bench.start(f"a{number}", "echo x")
@@ -535,7 +535,7 @@ async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Ben
 
 
 async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -> None:
-    """A full daemon with another environment is found by nothing but its group, and is gone before the result is told."""
+    """A daemon with another environment is found only by its group, and is killed before the result is reported."""
     script = (
         "cat /proc/self/cgroup; env -i setsid bash -c 'echo $$ > daemon; exec sleep 300 </dev/null >/dev/null 2>&1' & "
     )
@@ -551,7 +551,7 @@ async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -
 
 
 async def test_steps_never_share_a_control_group(bench: Bench) -> None:
-    """Each step that runs at the same time has a group of its own, and the runner is in none of them for long."""
+    """Steps that run at the same time have different groups, and the runner does not stay in any of them."""
     for number in range(5):
         bench.start(f"a{number}", "cat /proc/self/cgroup; while [ ! -e go ]; do sleep 0.01; done")
     for number in range(5):
@@ -565,7 +565,7 @@ async def test_steps_never_share_a_control_group(bench: Bench) -> None:
 
 
 async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
-    """A machine that offers no limits never runs a limited step without them."""
+    """Where limits are not available, a step with limits is not started."""
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 300 & done; echo forked; kill $(jobs -p)"
 
     result = await bench.run("a", script, pids_max=4)
@@ -574,7 +574,7 @@ async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
 
 
 async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
-    """It says so with a status of its own, and the first one goes on."""
+    """It exits with its own status, and the first runner continues."""
     command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(bench.data_dir)]
     second = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
 
@@ -586,7 +586,7 @@ async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
 
 
 async def test_the_socket_is_for_this_user_alone_and_its_path_may_be_long(tmp_path: Path) -> None:
-    """A path over the kernel's limit for sockets works all the same."""
+    """A path that exceeds the kernel's limit for sockets works too."""
     data_dir = tmp_path / ("x" * 120)
     data_dir.mkdir()
     bench = Bench(data_dir, ["--no-cgroup"])

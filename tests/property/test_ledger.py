@@ -35,7 +35,7 @@ SLOTS = 2
 
 
 class Agents(RuleBasedStateMachine):
-    """One agent after the other over one journal, a runner that never forgets, and a daemon that may say anything."""
+    """A sequence of agents with one journal, a runner that never forgets, and a daemon that sends anything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Agents(RuleBasedStateMachine):
 
     @rule(is_lost=st.booleans())
     def agent_is_restarted(self, is_lost: bool) -> None:
-        """Kill it and begin with what the journal says; the runner may have been killed as well."""
+        """Kills the agent and starts from the journal; the runner may have been killed too."""
         self.instance += 1
         self.ledger = self.new_ledger()
         for record in self.journal:
@@ -157,7 +157,7 @@ TestAgents = Agents.TestCase
 
 
 def test_records_survive_their_encoding() -> None:
-    """Each kind of record is what it was after a trip through msgpack."""
+    """Each kind of record survives encoding and decoding."""
     key = task_id("run", "job", "step", 1, 1)
     finished = records.FinishedRecord(_success(key, 3), [messages.OutputChunk(1, 2, b"\xff\x00x")], True)
     facts: list[records.LedgerRecord] = [

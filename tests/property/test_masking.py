@@ -14,7 +14,7 @@ SECRETS = st.lists(st.text("abA", min_size=4, max_size=90) | st.text("ab ='\n\\Ã
 
 @st.composite
 def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
-    """Secrets, and a text that holds them, their halves and other things."""
+    """Secrets, and a text with them, parts of them, and other text."""
     secrets = draw(SECRETS)
     pieces = st.sampled_from(secrets) if secrets else LETTERS
     halves = pieces.flatmap(lambda secret: st.integers(0, len(secret)).map(lambda size: secret[:size]))
@@ -23,7 +23,7 @@ def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
 
 
 def simplest(masks: Masks, text: bytes) -> bytes:
-    """Looks for each form at each position."""
+    """Searches each form at each position."""
     covered = [False] * len(text)
     for form in masks._forms:
         for at in range(len(text)):
@@ -40,7 +40,7 @@ def simplest(masks: Masks, text: bytes) -> bytes:
 
 @given(texts())
 def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], bytes]) -> None:
-    """The windows miss no form."""
+    """The optimized search misses no form."""
     secrets, text = case
     masks = Masks(secrets)
     assert masks.data(text) == simplest(masks, text)
@@ -49,7 +49,7 @@ def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], byt
 @settings(max_examples=300)
 @given(texts(), st.lists(st.integers(0, 700), max_size=8))
 def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) -> None:
-    """Also at every moment: what has been told depends on the text so far alone."""
+    """At every point the output depends only on the text so far."""
     secrets, text = case
     masks = Masks(secrets)
     stream = StreamMasker(masks)
@@ -63,7 +63,7 @@ def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) 
 
 @given(texts())
 def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> None:
-    """With something behind it that begins no secret nothing is held back, and it is what the whole text gives."""
+    """Followed by text that starts no secret, nothing is held back, and the output equals that of the whole text."""
     secrets, text = case
     masks = Masks(secrets)
     assert StreamMasker(masks).feed(text + b"\0") == masks.data(text + b"\0")
@@ -71,7 +71,7 @@ def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> No
 
 @given(texts())
 def test_masked_text_is_never_longer(case: tuple[list[str], bytes]) -> None:
-    """So bounds of output and outputs hold for what is masked."""
+    """So the limits for output and outputs hold for masked text too."""
     secrets, text = case
     assert len(Masks(secrets).data(text)) <= len(text)
 

@@ -99,7 +99,7 @@ def frames(draw: st.DrawFn) -> tuple[codec.Side, list[Any], list[Any], bytes]:
 
 @given(frames())
 def test_every_frame_comes_back_as_it_was_sent(made: tuple[codec.Side, list[object], list[object], bytes]) -> None:
-    """Encode, then decode: the same messages in the same order."""
+    """Encoding and decoding returns the same messages in the same order."""
     side, numbered, loose, encoded = made
 
     frame = codec.decode_frame(encoded, side)
@@ -109,7 +109,7 @@ def test_every_frame_comes_back_as_it_was_sent(made: tuple[codec.Side, list[obje
 
 
 def _decode_or_refuse(content: bytes) -> None:
-    """Only a decoder's own error may leave it; anything else fails the test by itself."""
+    """Only a `RemoteProtocolError` may be raised; anything else fails the test."""
     for side in codec.Side:
         with contextlib.suppress(RemoteProtocolError):
             codec.decode_frame(content, side)
@@ -120,7 +120,7 @@ def _decode_or_refuse(content: bytes) -> None:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_frame_or_one_error(content: bytes) -> None:
-    """No other exception leaves the codec, whatever the bytes."""
+    """The codec raises no other exception, whatever the bytes."""
     _decode_or_refuse(content)
 
 

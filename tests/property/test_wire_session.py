@@ -18,7 +18,7 @@ def _attempt(message: messages.Numbered) -> int:
 
 
 class World:
-    """An agent's and a daemon's session and what is on the way between them."""
+    """The sessions of an agent and a daemon, and the frames in flight between them."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -87,7 +87,7 @@ _moves = st.lists(
 @settings(deadline=None)
 @given(_moves)
 def test_messages_arrive_once_in_order_and_all_of_them(moves: list[tuple[str, int]]) -> None:
-    """Whatever the network does, both hosts see 1, 2, 3...; once it heals nothing is missing or owed."""
+    """Whatever the network does, both sides receive 1, 2, 3...; once it works again, nothing is missing or unacknowledged."""
     world = World()
     for move, number in moves:
         match move:

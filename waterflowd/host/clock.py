@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from pathlib import Path
+
+from waterflow_agent.clock import Clock
 
 logger = logging.getLogger("waterflow.host")
 
@@ -24,26 +25,19 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class LogClock:
     """See the file's docstring. `last_at` is the newest logged time; `path` keeps the offset of this boot."""
 
-    def __init__(self, path: Path, last_at: int) -> None:
+    def __init__(self, path: Path, last_at: int, machine: Clock | None = None) -> None:
+        self._machine = machine or Clock()
         boot_id = _BOOT_ID.read_text().strip()
         offset = _stored_offset(path, boot_id)
-        boot_now = _boot_ms()
+        boot_now = self._machine.boot_ms()
         if offset is None or not last_at <= boot_now + offset <= AT_MAX:
-            offset = max(last_at, _wall_ms()) - boot_now
+            offset = max(last_at, self._machine.wall_ms()) - boot_now
             _store_offset(path, boot_id, offset)
         self._offset = offset
 
     def now(self) -> int:
         """Milliseconds of the log's clock."""
-        return _boot_ms() + self._offset
-
-
-def _boot_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+        return self._machine.boot_ms() + self._offset
 
 
 def _stored_offset(path: Path, boot_id: str) -> int | None:

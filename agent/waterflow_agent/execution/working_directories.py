@@ -164,7 +164,7 @@ def remove_tree(path: Path) -> bool:
         return False
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
-        # Rare, and a walk of its own: directories without permissions, files that are immutable.
+        # Rare, so this is a second walk: directories without permissions, and immutable files.
         _loosen(path)
         shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):

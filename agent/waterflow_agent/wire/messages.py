@@ -188,7 +188,7 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
-    """Daemon, numbered: the job is over, and its working directory may go."""
+    """Daemon, numbered: the job has ended; delete its working directory."""
 
     run: str
     job: str

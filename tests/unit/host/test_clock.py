@@ -7,25 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from waterflow_agent.clock import Clock
 from waterflowd.host import clock as clock_module
 from waterflowd.host.clock import LogClock
 
 
-class Machine:
-    """The machine's clocks, by hand."""
+class Machine(Clock):
+    """The machine's clocks, set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        self.boot_ms = 50_000
-        self.wall_ms = 1_700_000_000_000
+        self.boot = 50_000
+        self.wall = 1_700_000_000_000
         self._boot_id = tmp_path / "boot_id"
         self.reboot("one", 50_000)
         monkeypatch.setattr(clock_module, "_BOOT_ID", self._boot_id)
-        monkeypatch.setattr(clock_module, "_boot_ms", lambda: self.boot_ms)
-        monkeypatch.setattr(clock_module, "_wall_ms", lambda: self.wall_ms)
+
+    def boot_ms(self) -> int:
+        return self.boot
+
+    def wall_ms(self) -> int:
+        return self.wall
 
     def reboot(self, boot_id: str, boot_ms: int = 10) -> None:
         self._boot_id.write_text(boot_id + "\n")
-        self.boot_ms = boot_ms
+        self.boot = boot_ms
 
 
 @pytest.fixture
@@ -40,56 +45,56 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_first_start_shows_the_wall_clock(machine: Machine, path: Path) -> None:
     """And goes on with the boot clock."""
-    clock = LogClock(path, 0)
-    assert clock.now() == machine.wall_ms
-    machine.boot_ms += 5
-    assert clock.now() == machine.wall_ms + 5
+    clock = LogClock(path, 0, machine)
+    assert clock.now() == machine.wall
+    machine.boot += 5
+    assert clock.now() == machine.wall + 5
 
 
 @pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000])
 def test_a_jump_of_the_wall_clock_changes_nothing(machine: Machine, path: Path, jump_ms: int) -> None:
     """Neither while the daemon runs nor over its restart in the same boot."""
-    clock = LogClock(path, 0)
+    clock = LogClock(path, 0, machine)
     before = clock.now()
-    machine.wall_ms += jump_ms
+    machine.wall += jump_ms
     assert clock.now() == before
-    machine.boot_ms += 1_000
-    assert LogClock(path, before).now() == before + 1_000
+    machine.boot += 1_000
+    assert LogClock(path, before, machine).now() == before + 1_000
 
 
 def test_time_in_suspend_counts(machine: Machine, path: Path) -> None:
     """The boot clock goes on in suspend, and so does the log's."""
-    clock = LogClock(path, 0)
+    clock = LogClock(path, 0, machine)
     before = clock.now()
-    machine.boot_ms += 3_600_000
+    machine.boot += 3_600_000
     assert clock.now() == before + 3_600_000
 
 
 def test_a_reboot_adds_the_wall_clocks_difference(machine: Machine, path: Path) -> None:
     """A sleep of thirty days survives it."""
-    before = LogClock(path, 0).now()
+    before = LogClock(path, 0, machine).now()
     machine.reboot("two")
-    machine.wall_ms += 600_000
-    assert LogClock(path, before).now() == before + 600_000
+    machine.wall += 600_000
+    assert LogClock(path, before, machine).now() == before + 600_000
 
 
 def test_a_reboot_into_the_past_does_not_go_back(machine: Machine, path: Path) -> None:
     """The last logged time bounds the clock from below."""
-    before = LogClock(path, 0).now()
+    before = LogClock(path, 0, machine).now()
     machine.reboot("two")
-    machine.wall_ms -= 10 * 86_400_000
-    clock = LogClock(path, before)
+    machine.wall -= 10 * 86_400_000
+    clock = LogClock(path, before, machine)
     assert clock.now() == before
-    machine.boot_ms += 7
+    machine.boot += 7
     assert clock.now() == before + 7
 
 
 def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
     """Such as after a restore from another machine, in the same boot."""
-    LogClock(path, 0)
-    ahead = machine.wall_ms + 1_000_000
-    assert LogClock(path, ahead).now() == ahead
-    assert LogClock(path, 0).now() == ahead
+    LogClock(path, 0, machine)
+    ahead = machine.wall + 1_000_000
+    assert LogClock(path, ahead, machine).now() == ahead
+    assert LogClock(path, 0, machine).now() == ahead
 
 
 @pytest.mark.parametrize(
@@ -113,23 +118,23 @@ def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
 def test_a_damaged_file_is_as_good_as_none(machine: Machine, path: Path, content: str) -> None:
     """The log and the wall clock say enough; the file is written anew."""
     path.write_text(content)
-    assert LogClock(path, 5).now() == machine.wall_ms
+    assert LogClock(path, 5, machine).now() == machine.wall
     assert json.loads(path.read_text())["boot_id"] == "one"
 
 
 def test_bytes_that_are_no_text_are_a_damaged_file_too(machine: Machine, path: Path) -> None:
     """A file of random bytes does not keep the daemon from its start."""
     path.write_bytes(b"\xff\xfe\x00")
-    assert LogClock(path, 5).now() == machine.wall_ms
+    assert LogClock(path, 5, machine).now() == machine.wall
 
 
 def test_a_full_disk_does_not_keep_the_daemon_from_its_start(machine: Machine, path: Path) -> None:
     """Without its file the clock is still right: the next start goes on from the last logged time."""
     path.with_suffix(".new").mkdir()
-    clock = LogClock(path, 0)
-    assert clock.now() == machine.wall_ms
-    machine.boot_ms += 9
-    assert LogClock(path, clock.now()).now() == machine.wall_ms + 9
+    clock = LogClock(path, 0, machine)
+    assert clock.now() == machine.wall
+    machine.boot += 9
+    assert LogClock(path, clock.now(), machine).now() == machine.wall + 9
 
 
 def test_the_real_clocks_are_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cron expressions in a time zone: which instants they mean.
+"""Cron expressions: the instants that they mean in a time zone.
 
 Rules of this file: five fields (minute, hour, day of month, month, day of week), or a word such as `@daily`. A local
 time becomes an instant by these rules, which are those of Debian's cron:
@@ -32,9 +32,9 @@ from cronsim import CronSim, CronSimError
 
 from waterflowd.model.wording import did_you_mean
 
-#: Longer than any expression that somebody can read.
+#: Longer than any readable expression.
 EXPRESSION_LENGTH_MAX = 200
-#: The kinds that are words.
+#: Words for common expressions.
 WORDS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -44,7 +44,7 @@ WORDS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-#: The fields: what they are called, and what they take.
+#: The names of the fields, and their values.
 _FIELDS = (
     ("minute", "0 to 59"),
     ("hour", "0 to 23"),
@@ -65,7 +65,7 @@ _NO_ZONES = re.compile(r"(?:posix|right)/.*|localtime|posixrules|Factory")
 
 
 class CronError(ValueError):
-    """An expression or a zone that means nothing; the text is a sentence for its author."""
+    """An invalid expression or time zone; the text is a message for its author."""
 
 
 def check(expression: str) -> str:
@@ -139,7 +139,7 @@ def _check_field(number: int, field: str) -> None:
     name, takes = _FIELDS[number]
     probe = ["*"] * len(_FIELDS)
     probe[number] = field
-    # A day that no month of the probe has is said below, with the whole expression.
+    # A day that does not occur in the probe is checked below, with the whole expression.
     try:
         CronSim(" ".join(probe), _PROBE)
     except CronSimError:

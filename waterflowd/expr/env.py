@@ -1,4 +1,4 @@
-"""What the host tells an evaluation: the contexts, the status, the time. Nothing else can influence a result."""
+"""The environment of an evaluation: contexts, status and time. Nothing else can influence a result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the status functions answer."""
+    """The results of the status functions."""
 
     success: bool = True
     failure: bool = False
@@ -18,11 +18,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Env:
-    """Everything outside of the expression itself.
+    """Everything that an evaluation depends on besides the expression.
 
     `contexts` maps lower-case names to values (its mappings may be lazy). `status` is None where the status functions
-    make no sense. `now_at` is in milliseconds and None where `now()` is not offered; the host records it, so that
-    a replay gets the same. `hash_files` receives the patterns and returns the digest; it may raise ExpressionError.
+    are not available. `now_at` is in milliseconds and None where `now()` is not available; the host records it, so that
+    a replay gets the same value. `hash_files` receives the patterns and returns the digest; it may raise ExpressionError.
     """
 
     contexts: Mapping[str, object] = field(default_factory=dict)

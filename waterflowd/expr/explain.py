@@ -1,4 +1,4 @@
-"""A condition with the values of its leaves beside them, for the reason why something ran or was skipped.
+"""Explains a condition: its source with the values of its leaves, for the reason why something ran or was skipped.
 
 `inputs.env == 'prod'` becomes `inputs.env ('dev') == 'prod'`. A leaf is a whole path through a context, or a call. The
 result is one line of printable characters and bounded, whatever the values hold; secrets are not shown.

@@ -7,8 +7,8 @@ that starts with `!` takes files away again, and the last pattern that matches d
 The digest is SHA-256 over the SHA-256 of each chosen file in the order of their paths, so it changes with what the
 files hold and not with when they were written; it is '' when no file is chosen.
 
-Whoever evaluates gives the tree; since the value must be the same at every replay, it records what it answered. Matching takes
-time in proportion to pattern times path, whatever an author writes.
+The caller provides the tree, and records the result, since the value must be the same at every replay. Matching takes time
+proportional to pattern times path for every pattern.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ Arguments = list[object]
 LazyArguments = list[Callable[[], object]]
 Implementation = Callable[[list[Any], Env], object]
 
-#: A run has at most 10,000 inner steps, so a longer list has nothing to be looped over by.
+#: A run has at most 10,000 inner steps, so no loop could process a longer list.
 RANGE_ITEMS_MAX = 10_000
 
 #: As GitHub has it.
@@ -44,20 +44,20 @@ ARGUMENTS_MAX = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """One function: how it is called, what it does, and what the reference says about it."""
+    """One function: its signature, its implementation and its documentation."""
 
     name: str
     least: int
     most: int
     call: Implementation
-    #: The calls that are possible, as the reference shows them.
+    #: The possible calls, as the reference shows them.
     usage: str
     description: str
     #: Expressions whose values the reference shows.
     examples: tuple[str, ...] = ()
     #: Whether the number of arguments has to be odd: pairs, and one more.
     is_odd: bool = False
-    #: Whether `call` gets functions that compute the arguments, so that it asks only for those that it needs.
+    #: Whether `call` gets functions that compute the arguments, so that it computes only those that it needs.
     is_lazy: bool = False
 
 
@@ -454,7 +454,7 @@ _PLAIN = _table(
 #: Every function by its lower-case name.
 FUNCTIONS: dict[str, Function] = _PLAIN | _STATUS
 
-#: Names, as documented, of the functions that ask how things went; only an `if` may call them.
+#: Names, as documented, of the status functions; only an `if` may call them.
 STATUS_FUNCTIONS: frozenset[str] = frozenset(function.name for function in _STATUS.values())
 
 #: Names, as documented, of all the others.

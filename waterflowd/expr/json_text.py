@@ -1,4 +1,4 @@
-"""JSON text for `toJSON` and `fromJSON`, and the bounds that every result obeys.
+"""JSON text for `toJSON` and `fromJSON`, and the limits of every result.
 
 Written by hand where the standard library differs from JavaScript: numbers (`1e-7`, not `1e-07`), NaN and infinities
 (null), lazy mappings. All sizes are UTF-8 bytes of the compact JSON text, or of the text itself.
@@ -24,7 +24,7 @@ from waterflowd.expr.values import (
 )
 from waterflowd.model.numbers import Number, normal, shortest
 
-#: A result larger than this belongs into a file; it is also all that a job may output.
+#: Larger results belong into a file; this is also the limit of a job's outputs.
 RESULT_BYTES_MAX = 1024 * 1024
 
 #: Nesting of values; far below what Python can recurse over, far above what people write.
@@ -35,7 +35,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Problem(Exception):
-    """A function cannot answer; the caller knows the place and makes an ExpressionError of it."""
+    """A function failed; the caller knows the offset and raises an ExpressionError."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -152,7 +152,7 @@ def _refuse_constant(name: str) -> Number:
     raise ValueError(f"{name} is not JSON")
 
 
-#: Made once: it costs more than reading a short text does.
+#: Created once: that costs more than decoding a short text.
 _DECODER = json.JSONDecoder(parse_int=number_from_text, parse_float=number_from_text, parse_constant=_refuse_constant)
 
 

@@ -15,7 +15,7 @@ from waterflow_agent.display import quote
 from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError
 from waterflowd.expr.values import number_from_text
 
-#: GitHub allows 21,000 characters; nobody has read one of them.
+#: GitHub allows 21,000 characters, far more than anybody can read.
 SOURCE_BYTES_MAX = 8 * 1024
 
 NAME = "name"

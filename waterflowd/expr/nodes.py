@@ -1,12 +1,12 @@
 """The syntax tree of an expression.
 
 Nodes are compared by identity, because `Literal(True)` and `Literal(1)` must not be equal and because the compiled
-form of a node is cached by it. `offset` is the place of the node in its text; for an operator it is the operator's
-place, which is what an error about its operands should point at. An implied node (the `success() &&` of an `if`)
+form of a node is cached by it. `offset` is the position of the node in its text; for an operator it is the operator's
+position, which an error about its operands should point to. An implied node (the `success() &&` of an `if`)
 has the offset `IMPLIED`.
 
 `&&` and `||` are one node for a whole chain, so a long condition is flat. All other nodes add to the height of the
-tree, which the parser bounds; whatever walks a tree recursively therefore needs at most `HEIGHT_MAX` calls.
+tree, which the parser bounds; a recursive walk over a tree therefore needs at most `HEIGHT_MAX` nested calls.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from waterflowd.model.wording import closest
 #: Nobody reads more errors of one expression, and each costs a search for a suggestion.
 ERRORS_MAX = 50
 
-#: Part of a reference's path that only the run can tell.
+#: Part of a reference's path that is only known in a run.
 ANY = "*"
 
-#: What the names below a context are called.
+#: Nouns for the names below a context.
 _NOUNS = {
     "steps": "step",
     "needs": "job in needs",
@@ -37,7 +37,7 @@ _NOUNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What an expression at one place may use.
+    """The contexts and functions that an expression may use.
 
     `contexts` maps each allowed context (lower case) to the names that exist below it, or to None where they are not
     known or where an unknown one is null. `functions` are names as documented; add STATUS_FUNCTIONS in an `if`.
@@ -48,7 +48,7 @@ class Scope:
 
 
 def check(node: Node, scope: Scope) -> list[ExpressionError]:
-    """Return all that is wrong with an expression at a place, in source order, up to ERRORS_MAX."""
+    """Return the errors of an expression in source order, at most ERRORS_MAX."""
     functions = {name.lower() for name in scope.functions}
     errors: list[ExpressionError] = []
     for part, _ in walk(node):

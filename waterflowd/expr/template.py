@@ -1,7 +1,7 @@
 """Text with `${{ }}`, whole values of such texts, and the conditions of `if`.
 
 A text that is exactly one expression keeps the type of its value; any other text with expressions becomes a string.
-What an expression yields is never looked at again, so a value that holds `${{` stays what it is. An expression ends at
+The value of an expression is never parsed again, so a value that contains `${{` is unchanged. An expression ends at
 the first `}}` outside of its strings.
 """
 
@@ -33,7 +33,7 @@ _EXPRESSION = re.compile(r"\$\{\{((?:[^'}]|'[^']*'|\}(?!\}))*)\}\}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """One `${{ }}` in a text: the parsed expression, its source without the braces, and where the whole of it lies."""
+    """One `${{ }}` in a text: the parsed expression, its source without the braces, and its position."""
 
     node: Node
     source: str
@@ -117,7 +117,7 @@ def _render(value: Value, env: Env, height: int) -> Value:
 
 def is_static(value: Value) -> bool:
     """Return whether a JSON value holds no expression anywhere, so that rendering would not change it."""
-    # An environment is asked for at each step of a run, and most are empty.
+    # This is called for the environment of each step, and most are empty.
     waiting = [value] if value else []
     while waiting:
         current = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a block of steps stands in: which names it sees, what it takes over, and what is seen of it from outside."""
+"""Block scope: the names that the steps of a block can use, what they inherit, and what is visible from outside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.model.plan import StepPlan
 
-#: The node of a step that is steps of another file.
+#: The node of a composite step.
 COMPOSITE = "composite"
 #: Nesting of blocks.
 DEPTH_MAX = 16
@@ -29,7 +29,7 @@ class ScriptDefaults:
     working_directory: str | None = None
 
     def over(self, defaults: models.Defaults) -> ScriptDefaults:
-        """These, with what a narrower scope says over them."""
+        """These defaults, overridden by those of a narrower scope."""
         run = defaults.run
         return ScriptDefaults(
             shell=run.shell or self.shell, working_directory=run.working_directory or self.working_directory
@@ -38,29 +38,29 @@ class ScriptDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScope:
-    """What a block stands in."""
+    """The scope of a block of steps."""
 
-    #: What its expressions may use, but for the steps of the block itself.
+    #: The names that its expressions may use, except for the steps of the block itself.
     available: Availability
-    #: Named steps of the blocks around it that have run.
+    #: Named steps of the enclosing blocks that have run.
     visible: tuple[str, ...] = ()
     ids: Ids | None = None
-    #: What the loops around it call their items.
+    #: Names of the items of the enclosing loops.
     loops: tuple[str, ...] = ()
     depth: int = 1
-    #: Secrets in the environment of everything around it.
+    #: Secrets in the environments of the enclosing steps, job and workflow.
     secrets: tuple[str, ...] = ()
     defaults: ScriptDefaults = ScriptDefaults()
-    #: The job's; None where it is not known.
+    #: Timeout of the job.
     timeout_minutes: float | str = "unknown"
 
     def with_loop(self, contexts: Mapping[str, Any]) -> BlockScope:
-        """The surroundings of a loop's body."""
+        """The scope of a loop's body."""
         names = tuple(name for name in contexts if name != "loop")
         return replace(self, available=self.available.within(contexts), loops=(*self.loops, *names))
 
 
-#: Builds the steps of a block, which stand at a path of the file.
+#: Builds the steps of the block at a path of the file.
 BuildBlock = Callable[[Path, list[models.Step], BlockScope], tuple[StepPlan, ...]]
 
 
@@ -72,7 +72,7 @@ def names_not_yet_run(names: list[str]) -> dict[tuple[str, str], str]:
 
 
 def names_run_inside(plan: StepPlan) -> dict[tuple[str, str], str]:
-    """What is said of the steps inside of a step when somebody after it names them."""
+    """Why the steps inside a step cannot be used after it, by name."""
     if plan.node == COMPOSITE:
         return {}
     hint = "write the value to $WATERFLOW_ENV there, and use env"
@@ -96,7 +96,7 @@ def _all_inner(plan: StepPlan) -> Iterator[StepPlan]:
 
 
 def with_secrets(step: StepPlan, names: tuple[str, ...]) -> StepPlan:
-    """The step, and all inside of it, with the secrets of the environment around it."""
+    """The step and all steps inside it, with the secrets of the enclosing environment."""
     if not names:
         return step
     blocks = tuple(

@@ -1,7 +1,7 @@
 """Reusable workflows: `uses: ./path.yml` of a job is the jobs of another file of the same revision.
 
 Rules of this file: a callee is compiled once, whoever calls it, since it sees nothing of its caller but inputs and
-secrets. Its errors stand in its own report. Calls nest, and must neither go in a circle nor deeper than `DEPTH_MAX`.
+secrets. Its errors are in its own report. Calls nest, without cycles, at most `DEPTH_MAX` levels deep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
 from waterflowd.model.wording import did_you_mean
 
-#: Workflows that call one another, below the one that was started.
+#: Nesting of calls below the workflow that is started.
 DEPTH_MAX = 4
 
 _ENDINGS = (".yml", ".yaml")
@@ -32,7 +32,7 @@ _REMOTE = "copy the workflow into this repository, and write ./ and its path"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callee:
-    """A workflow as its callers see it: a call without what is given, and what it asks for."""
+    """A called workflow: its call without arguments, and what its callers must pass."""
 
     call: CallPlan
     declared_secrets: dict[str, models.CallSecret]
@@ -44,7 +44,7 @@ class Callee:
     steps: int
 
 
-#: Compiles a file as a callee; None when it has errors that leave none.
+#: Compiles a file as a callee; None when its errors prevent that.
 BuildCallee = Callable[[SourceFile, models.Workflow], Callee | None]
 
 
@@ -58,7 +58,7 @@ class WorkflowCalls:
         self._open: list[str] = [first]
 
     def plan(self, source: SourceFile, path: Path, job: models.Job) -> tuple[CallPlan | None, float | None]:
-        """The call of the job at `path`, and the callee's time-out; nothing when there is an error that leaves none."""
+        """The call of the job at `path`, and the callee's timeout; both None when errors prevent the call."""
         assert job.uses is not None
         callee = self._callee(source, path, job.uses)
         if callee is None:
@@ -122,7 +122,7 @@ class WorkflowCalls:
             workflow = validate(source.document, source.report, models.Workflow)
             return self._build(source, workflow) if workflow is not None else None
         except TooMany:
-            # Its own report is full; the files that use it still have something to say.
+            # Its own report is full; the files that use it are still checked.
             if not source.report.is_full:
                 raise
             return None
@@ -151,20 +151,20 @@ class WorkflowCalls:
                 given[name] = theirs
         for name, declared in callee.declared_secrets.items():
             if declared.required and name not in job.secrets:
-                self._missing(source, path, callee, name, "requires the secret")
+                self._report_missing(source, path, callee, name, "requires the secret")
         for name in callee.used_secrets:
             if name not in job.secrets and name not in callee.declared_secrets:
-                self._missing(source, path, callee, name, "uses the undeclared secret")
+                self._report_missing(source, path, callee, name, "uses the undeclared secret")
         return given
 
-    def _missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
+    def _report_missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
         text = f"the workflow {quote(callee.call.path)} {verb} {quote(name)}, which this job does not pass"
         hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
         source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)
 
 
 def used_secrets(jobs: tuple[JobPlan, ...]) -> tuple[str, ...]:
-    """The secrets that jobs use, and those that they hand on, under the names of their workflow."""
+    """The secrets that jobs use or pass on, under the names that their workflow uses."""
     found: dict[str, None] = {}
 
     def of_steps(steps: tuple[StepPlan, ...]) -> None:
@@ -182,12 +182,12 @@ def used_secrets(jobs: tuple[JobPlan, ...]) -> tuple[str, ...]:
 
 
 def call_height(jobs: tuple[JobPlan, ...]) -> int:
-    """Levels of calls, one for the workflow of these jobs itself."""
+    """Levels of calls, including the workflow of these jobs."""
     return 1 + max((call_height(job.call.jobs) for job in jobs if job.call is not None), default=0)
 
 
 def size_of(jobs: tuple[JobPlan, ...]) -> tuple[int, int]:
-    """How many jobs and steps there are, those of calls and of blocks included."""
+    """The number of jobs and steps, including those of called workflows and of blocks."""
     job_count, step_count = len(jobs), 0
     for job in jobs:
         step_count += _steps_in(job.steps)

@@ -1,8 +1,8 @@
-"""Targets: the workflow that a step starts as a run of its own (`uses: workflow/run`).
+"""Child workflows: the workflows that steps start as child runs (`uses: workflow/run`).
 
-Rules of this file: a target is a file of the same revision. It is named by its path from the root, or by its bare name when it
-stands beside the workflow that runs. Here it is looked at as far as its inputs go, never at what it starts itself, so that
-workflows may start one another; whether it compiles is found when it starts.
+Rules of this file: a child workflow is a file of the same revision. It is named by its path from the root, or by its bare
+name when it is in the same folder as the workflow that runs. Only its inputs are checked here, not what it starts itself, so
+workflows may start each other; it is compiled when it starts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENDINGS = (".yml", ".yaml")
 
 
 def child_workflow_path(own_path: str, workflow: str) -> str | None:
-    """The file that a step of the workflow at `own_path` names; None for what is no path of a workflow file."""
+    """The file that a step of the workflow at `own_path` names; None when the path is not one of a workflow file."""
     if not workflow.endswith(_ENDINGS):
         return None
     if "/" not in workflow:
@@ -39,15 +39,15 @@ def child_workflow_path(own_path: str, workflow: str) -> str | None:
 
 
 class ChildWorkflows:
-    """Checks the targets of one file's steps."""
+    """Checks the child workflows of one file's steps."""
 
     def __init__(self, compilation: Compilation) -> None:
         self._compilation = compilation
-        #: What each target takes, or what is wrong with it.
+        #: The inputs of each child workflow, or the reason why it cannot be started.
         self._known: dict[str, tuple[InputSpec, ...] | str] = {}
 
     def check(self, source: SourceFile, path: Path, given: Mapping[str, Any]) -> None:
-        """Reports what is wrong with the target and the inputs of the step at `path`, as far as that is known now."""
+        """Checks the workflow and the inputs of the step at `path`, as far as they are static."""
         if self._compilation.read is None:
             text = "workflow/run starts a workflow of the same repository, but this file was compiled without one"
             source.at_value((*path, "uses"), codes.WRONG_CALL, text, "push it to a watched repository")
@@ -73,7 +73,7 @@ class ChildWorkflows:
             source.at_value(at, codes.WRONG_CALL, text, "paths are relative to the root of the repository")
             return None
         if file not in self._known:
-            self._known[file] = self._look(file, content)
+            self._known[file] = self._inspect(file, content)
         found = self._known[file]
         if isinstance(found, str):
             text = f"the workflow {quote(file)} cannot be started: {found}"
@@ -81,14 +81,14 @@ class ChildWorkflows:
             return None
         return found
 
-    def _look(self, file: str, content: bytes) -> tuple[InputSpec, ...] | str:
-        target = self._compilation.peek(file, content)
-        if target is None:
+    def _inspect(self, file: str, content: bytes) -> tuple[InputSpec, ...] | str:
+        child = self._compilation.peek(file, content)
+        if child is None:
             return "it is not valid YAML"
         try:
-            workflow = validate(target.document, target.report, models.Workflow)
-            specs = started_inputs(target, workflow) if workflow is not None else ()
+            workflow = validate(child.document, child.report, models.Workflow)
+            specs = started_inputs(child, workflow) if workflow is not None else ()
         except TooMany:
             specs = ()
-        errors = target.report.diagnostics(file, target.document.lines)
+        errors = child.report.diagnostics(file, child.document.lines)
         return f"line {errors[0].line}: {errors[0].message}" if errors else specs

@@ -1,14 +1,13 @@
 """One compilation: the files that it looks at, and the bounds that hold for all of them together.
 
-Rules of this file: other files come from the same revision as the first one, by a reader that is given; each is read
-once. A file that several jobs or steps use is compiled once, and its steps count for every use, so that files which
-use one another cannot grow without bound.
+Rules of this file: other files of the same revision are read through a callback, each once. A file that several jobs or steps
+use is compiled once, but its steps count for every use, so that files which use each other cannot grow without bound.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from waterflowd.dsl.reading import reader
@@ -29,19 +28,19 @@ class SourceFile:
     report: Report
 
     def at_key(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
-        """Reports an error at the key that stands at `path`."""
+        """Reports an error at the key at `path`."""
         self.report.add(self.document.key_start(path), code, message, suggestion)
 
     def at_value(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
-        """Reports an error at the value that stands at `path`."""
+        """Reports an error at the value at `path`."""
         self.report.add(self.document.value_start(path), code, message, suggestion)
 
     def warn_key(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
-        """Warns at the key that stands at `path`."""
+        """Warns at the key at `path`."""
         self.report.warn(self.document.key_start(path), code, message, suggestion)
 
     def warn_value(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
-        """Warns at the value that stands at `path`."""
+        """Warns at the value at `path`."""
         self.report.warn(self.document.value_start(path), code, message, suggestion)
 
     def line(self, path: Path) -> int:
@@ -53,7 +52,7 @@ class SourceFile:
         return self.document.lines.position(self.document.key_start(path))[0]
 
 
-#: Gives the content of a file of the same revision, by its path from the root; None when there is none.
+#: Returns the content of a file of the same revision by its path from the root; None when it does not exist.
 Reader = Callable[[str], bytes | None]
 
 FILES_MAX = 100
@@ -69,7 +68,7 @@ _OUTSIDE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 def local_path(uses: str) -> str | None:
-    """The path from the root of the repository that `./path` names; None when it leaves the repository or is no path."""
+    """The path from the root of the repository that `./path` names; None when it leaves the repository or is malformed."""
     if not uses.startswith("./") or len(uses) > PATH_CHARACTERS_MAX or _OUTSIDE.search(uses):
         return None
     parts = [part for part in uses.split("/") if part not in ("", ".")]
@@ -78,7 +77,7 @@ def local_path(uses: str) -> str | None:
 
 @dataclass(slots=True, eq=False)
 class _Opened:
-    """A file whose errors belong to the answer."""
+    """A file whose errors are part of the result."""
 
     path: str
     lines: Lines
@@ -87,12 +86,12 @@ class _Opened:
 
 @dataclass(slots=True, eq=False)
 class Compilation:
-    """The files, the counts and the answers of one compilation."""
+    """The files, counts and errors of one compilation."""
 
     read: Reader | None = None
-    #: Paths that were looked for, in order.
+    #: Content by path of the files that were looked up, in order.
     looked_for: dict[str, bytes | None] = field(default_factory=dict)
-    #: Patterns of the calls of `hashFiles`, those of one call joined by line ends.
+    #: Patterns of the calls of `hashFiles`; those of one call are joined by newlines.
     hashed: dict[str, None] = field(default_factory=dict)
     #: The repository's own nodes that were found, by name.
     nodes: dict[str, NodePlan] = field(default_factory=dict)
@@ -119,7 +118,7 @@ class Compilation:
         return self.looked_for[path]
 
     def open(self, path: str, content: bytes) -> SourceFile | None:
-        """The tree of a file; None when it cannot be read, which is reported under its own path."""
+        """The tree of a file; None when it is unreadable, which is reported under its own path."""
         if len(content) > CONTENT_BYTES_MAX:
             self._refused.append(oversized(path, len(content)))
             return None
@@ -140,7 +139,7 @@ class Compilation:
         return SourceFile(path, document, report)
 
     def take_node(self, node: NodePlan) -> bool:
-        """Keeps an own node for the plan; False when the plan would hold too much."""
+        """Adds an own node to the plan; False when the plan would become too large."""
         size = sum(len(known.source) for known in self.nodes.values() if known.name != node.name)
         if size + len(node.source) > NODE_BYTES_MAX:
             return False
@@ -148,7 +147,7 @@ class Compilation:
         return True
 
     def peek(self, path: str, content: bytes) -> SourceFile | None:
-        """The tree of a file whose errors are its own affair; None when it cannot be read."""
+        """The tree of a file whose errors are not part of the result; None when it is unreadable."""
         if len(content) > CONTENT_BYTES_MAX or not self._is_within_bounds(path, content):
             return None
         report = Report()
@@ -174,7 +173,7 @@ class Compilation:
             self._refused.append(refused)
 
     def count(self, source: SourceFile, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
-        """Counts what a use of a file, or a part of it, brings; too many end the compilation with an error at `path`."""
+        """Counts steps and jobs; when there are too many, reports an error at `path` and raises `TooMany`."""
         self._steps += steps
         self._jobs += jobs
         if self._steps <= STEPS_MAX and self._jobs <= JOBS_MAX:
@@ -195,8 +194,3 @@ class Compilation:
     def warnings(self) -> list[Diagnostic]:
         """The warnings of all files."""
         return [error for opened in self._opened for error in opened.report.warnings(opened.path, opened.lines)]
-
-
-def from_mapping(files: Mapping[str, bytes | None]) -> Reader:
-    """A reader of files that are at hand."""
-    return files.get

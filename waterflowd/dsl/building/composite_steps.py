@@ -1,8 +1,8 @@
-"""Composite steps: `uses: ./steps/deploy` is the steps of `steps/deploy/step.yml`, in the place of one.
+"""Composite steps: `uses: ./steps/deploy` stands for the steps of `steps/deploy/step.yml`.
 
-Rules of this file: the steps of a composite step know nothing of the workflow around them but what they are given as
-inputs, so a file is compiled once, whoever uses it. It runs in the working directory and on the server of the step that
-uses it, with that step's environment. GitHub's `action.yml` with `runs.using: composite` is taken as well.
+Rules of this file: the steps of a composite step see their inputs and nothing else of the calling workflow, so each file is
+compiled once. They run on the server and in the working directory of the step that uses them, with its environment. GitHub's
+`action.yml` with `runs.using: composite` is accepted as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model.plan import InputSpec, Json, StepPlan
 
-#: What the file of a composite step's folder may be called, ours first.
+#: File names of a composite step in its folder, ours first.
 FILE_NAMES = ("step.yml", "step.yaml", "action.yml", "action.yaml")
 _FILE_ENDINGS = (".yml", ".yaml")
 
@@ -48,12 +48,12 @@ class _CompiledFile:
     specs: tuple[InputSpec, ...]
     outputs: dict[str, Json]
     steps: tuple[StepPlan, ...]
-    #: Blocks inside of one another, its own included.
+    #: Nesting of blocks, including its own.
     height: int
     count: int
 
 
-#: Builds the steps of a file, which stand at a path of it.
+#: Builds the steps at a path of a file.
 BuildSteps = Callable[[SourceFile, ExpressionChecker, Path, list[models.Step], BlockScope], tuple[StepPlan, ...]]
 
 
@@ -69,7 +69,7 @@ class CompositeSteps:
     def parts(
         self, source: SourceFile, path: Path, uses: str, given: Mapping[str, Json], depth: int
     ) -> CompositeUse | None:
-        """The composite step that the step at `path` uses; None when there is none, which is reported."""
+        """The composite step that the step at `path` uses; None after an error, which is reported."""
         at: Path = (*path, "uses")
         file = self._file(source, at, uses)
         if file is None:
@@ -126,7 +126,7 @@ class CompositeSteps:
         try:
             return self._compiled(source)
         except TooMany:
-            # Its own report is full; the files that use it still have something to say.
+            # Its own report is full; the files that use it are still checked.
             if not source.report.is_full:
                 raise
             return None

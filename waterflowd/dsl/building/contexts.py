@@ -1,7 +1,7 @@
-"""What an expression may use, key by key: contexts, the names below them, and a sentence about what is out of reach.
+"""Context availability: which contexts and names an expression may use in each key, and why others are not available.
 
-Rules of this file: a `Place` says all that can be known about names where an expression stands. GitHub's table of
-context availability holds, with our contexts; where a context exists but not here, the sentence says why and what to do.
+Rules of this file: an `Availability` describes the names that an expression may use. GitHub's table of context availability
+holds, with our contexts; where a context exists but is not available, a sentence says why and what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRIGGER = ("inputs", "vars", "git", "event")
 _RUN = (*_TRIGGER, "run")
 _COMPOSITE = ("run", "git", "event", "env", "job", "agent", "runner")
 
-#: Every context that exists somewhere.
+#: All contexts.
 KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
 
 _FUNCTIONS = expr.PLAIN_FUNCTIONS
@@ -57,7 +57,7 @@ class NeededJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Availability:
-    """What an expression may use where it stands, and what exists out of its reach, with a sentence about each."""
+    """The names that an expression may use, and why others cannot be used, with a sentence about each."""
 
     contexts: Mapping[str, Collection[str] | None]
     #: Names below contexts that exist, and why they cannot be used here.
@@ -79,11 +79,11 @@ class Availability:
 
     @property
     def with_secrets(self) -> Availability:
-        """The same, for a value that is filled in on the way to the server, unless none can be given here at all."""
+        """The same with secrets, for a value that is sent to a server, unless secrets are excluded here."""
         return self if SECRETS in self.why_not else replace(self, contexts={**self.contexts, SECRETS: None})
 
     def without_secrets(self, sentence: str) -> Availability:
-        """The same, with its own sentence about why no secret can be given here."""
+        """The same without secrets; the sentence says why."""
         return replace(self, why_not={**self.why_not, SECRETS: sentence})
 
     def within(
@@ -91,7 +91,7 @@ class Availability:
         contexts: Mapping[str, Collection[str] | None],
         out_of_reach: Mapping[tuple[str, str], str] | None = None,
     ) -> Availability:
-        """The same with more, such as the steps before one."""
+        """The same with more names, such as earlier steps."""
         return replace(
             self,
             contexts={**self.contexts, **contexts},
@@ -105,7 +105,7 @@ class Availability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instances:
-    """How a job becomes instances of itself, as far as names are concerned."""
+    """How a job becomes several instances, as far as names are concerned."""
 
     has_matrix: bool = False
     #: Names of the matrix; None when an expression decides.
@@ -118,7 +118,7 @@ class WorkflowNames:
     """The names of one workflow file that expressions may use."""
 
     inputs: Collection[str]
-    #: None when the file declares none: then the start request says which there are.
+    #: None when the file declares none: then the start request defines them.
     variables: Collection[str] | None
     jobs: Mapping[str, NeededJob]
 
@@ -172,7 +172,7 @@ class WorkflowNames:
         return Availability(contexts=contexts, out_of_reach=self._other_jobs(needs), jobs=self._needed)
 
     def for_steps(self, needs: Collection[str], instances: Instances) -> Availability:
-        """The keys of steps; who builds them adds `steps`."""
+        """The keys of steps; the step builder adds `steps`."""
         available = self.for_job(needs, instances, has_env=True)
         return available.within({name: FIXED[name] for name in ("job", "agent", "runner")})
 
@@ -193,7 +193,7 @@ class WorkflowNames:
 
 
 def for_composite(inputs: Collection[str]) -> Availability:
-    """The keys of the steps of a composite step, which know nothing of the workflow around them."""
+    """The keys of the steps of a composite step, which see nothing of the calling workflow."""
     sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
     why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
     why_not[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"

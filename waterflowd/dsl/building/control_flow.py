@@ -1,8 +1,8 @@
-"""Steps inside of steps: the nodes `condition`, `loop`, `parallel` and `approval`, which the engine runs itself.
+"""Control flow: the nodes `condition`, `loop`, `parallel` and `approval`, which the engine runs itself.
 
-Rules of this file: what stands under `with` is one model for each node, so that inner steps are checked as steps, with
-places. The steps of a block see the steps before them, in it and around it; from outside, only the outputs of the
-node are visible. `params` of the plan hold what is no step, `blocks` the steps.
+Rules of this file: each node has a model of its `with`, so inner steps are checked like all other steps. The steps of a block
+see earlier steps of the block and of the enclosing blocks; from outside, only the outputs of the node are visible. In the plan,
+`blocks` hold the steps and `params` the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NodeParts = tuple[dict[str, Json], tuple[BlockPlan, ...]]
 
 
 class ControlFlow:
-    """Builds the control flow nodes of one file; `build_block` builds the steps inside of them."""
+    """Builds the control flow nodes of one file; `build_block` builds the steps inside them."""
 
     def __init__(self, source: SourceFile, expressions: ExpressionChecker, build_block: BuildBlock) -> None:
         self._source = source
@@ -43,7 +43,7 @@ class ControlFlow:
         self._build_block = build_block
 
     def parts(self, path: Path, node: str, available: Availability, scope: BlockScope) -> NodeParts | None:
-        """Parameters and blocks of the step at `path`; None when nothing can be made of its `with`."""
+        """Parameters and blocks of the step at `path`; None when its `with` is invalid, which is reported."""
         at: Path = (*path, "with")
         _, key = self._source.document.find(at)
         if key is None or key.text != "with":
@@ -133,7 +133,7 @@ class ControlFlow:
         return {"while": wanted.while_, "max-iterations": wanted.max_iterations}
 
     def _is_free(self, at: Path, name: str, scope: BlockScope) -> bool:
-        """Whether `as` names something that no context is called yet."""
+        """Whether `as` is a valid name that no context has yet."""
         as_path: Path = (*at, "as")
         if not name.replace("-", "_").isidentifier() or not name.isascii():
             text = f"as: {quote(name)} is not a valid name: use letters, digits, _ and -, and begin with a letter or _"
@@ -164,6 +164,6 @@ class ControlFlow:
 
 
 def _required(node: str) -> list[str]:
-    """The keys that a node cannot do without, as a person would write them."""
+    """The required keys of a node, as they are written."""
     required = [str(field.alias) for field in CONTROL_FLOW[node].model_fields.values() if field.is_required()]
     return [f"{name}: ..." for name in (required if node != "loop" else ["items", *required])]

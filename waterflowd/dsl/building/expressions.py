@@ -1,8 +1,8 @@
-"""Checks the expressions of a file where they stand: their grammar, their names, and what may be used in which key.
+"""Checks the expressions of a file: their grammar, their names, and what each key may use.
 
-Rules of this file: an offset in a text becomes an offset in the file, also inside block scalars. What a key may see
-is a `Place` (`contexts`); contexts that exist but not there, and steps and jobs that exist but are out of reach, are
-errors that say so. What can be known to be null is a warning.
+Rules of this file: an offset in a text becomes an offset in the file, also inside block scalars. What a key may use is an
+`Availability` (`contexts`); contexts, steps and jobs that exist but are not available get an error that says so. A value that
+is always null gets a warning.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _OPEN = "${{"
 
 
 def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str, str]:
-    """Message and suggestion about a property of a needed job that is always null; empty for one that may have a value."""
+    """Message and suggestion for a property of a needed job that is always null; empty texts for others."""
     key = used[2].lower()
     if key not in NEED_FIELDS:
         fields = ", ".join(NEED_FIELDS)
@@ -83,7 +83,7 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
     return f"the job {quote(name)} has no output {quote(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
-#: Each is a walk over the tree of the commit.
+#: Each set of patterns costs a walk over the tree of the commit.
 _HASHED_MAX = 20
 
 
@@ -215,7 +215,7 @@ class ExpressionChecker:
     def _add_named(
         self, path: Path, text: str, error: expr.ExpressionError, used: tuple[str, ...], available: Availability
     ) -> None:
-        """Reports an error about a name, with what is known about the name here."""
+        """Reports an error about a name, with the reason if the name exists but is not available."""
         found = _NAME.match(text, error.offset)
         name = found.group() if found else ""
         code, message = error.code, error.text

@@ -26,13 +26,13 @@ PATTERN_CHARACTERS_MAX = 500
 def specs(
     declared: Mapping[str, models.Input], base: Path, document: Document, report: Report
 ) -> tuple[InputSpec, ...]:
-    """The inputs that a file declares under the path `base`; what is wrong with them is reported."""
+    """The inputs that a file declares under the path `base`; errors in them are reported."""
     checked = _Declarations(base, document, report)
     return tuple(checked.spec(name, wanted) for name, wanted in declared.items())
 
 
 def converted(spec: InputSpec, value: object) -> Json:
-    """A value of the file as the input holds it; raises ValueError. Text inputs take numbers as they are written."""
+    """A value of the file, converted for the input; raises ValueError. Text inputs take numbers as they are written."""
     is_text = spec.type in (InputType.STRING, InputType.CHOICE)
     return inputs.convert(spec, as_text(value) if is_text else plain(value))
 
@@ -108,7 +108,7 @@ def _replaced(spec: InputSpec, **changes: Any) -> InputSpec:
 def check_arguments(
     source: SourceFile, path: Path, specs: Sequence[InputSpec], given: Mapping[str, Json], what: str
 ) -> dict[str, Json]:
-    """The values in the mapping at `path` for the declared inputs, typed where they are static; what is wrong is reported."""
+    """The arguments in the mapping at `path` by input, converted where they are static; errors are reported."""
     known = {spec.name.lower(): spec for spec in specs}
     found: dict[str, Json] = {}
     for name, value in given.items():

@@ -21,7 +21,7 @@ _NAME_CHARACTERS_MAX = 255
 
 
 def check_variable_names(path: Path, names: Iterable[str], document: Document, report: Report) -> None:
-    """Reports names that no shell can read, and those that scripts keep for their expressions."""
+    """Reports names that are invalid in a shell, and those reserved for expressions in scripts."""
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
             text = f"{quote(name)} is not a valid name of an environment variable"
@@ -38,7 +38,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def check_working_directory(source: SourceFile, path: Path, directory: str | None) -> None:
-    """Reports a directory that is known to leave the job's; one with an expression is checked when it is known."""
+    """Reports a directory outside the job's; one with an expression is checked in the run."""
     if directory is None or not expr.is_static(directory):
         return
     what = ""
@@ -55,7 +55,7 @@ def check_working_directory(source: SourceFile, path: Path, directory: str | Non
 
 
 def retry_policy(source: SourceFile, path: Path, retry: models.Retry | None) -> RetryPolicy | None:
-    """The policy that stands at `path`."""
+    """The retry policy at `path`."""
     if retry is None:
         return None
     lints.warn_retry(source, path, retry.max_attempts)

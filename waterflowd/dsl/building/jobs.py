@@ -1,4 +1,4 @@
-"""Jobs: from what people write to their plans. A job has `runs-on` and `steps`, or it calls a workflow by `uses`."""
+"""Builds the plans of jobs. A job has `runs-on` and `steps`, or it calls a workflow with `uses`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, TargetPlan
 
-#: A called workflow without `timeout-minutes` may take as long as a run.
+#: The timeout of a called workflow without `timeout-minutes`, the same as for runs.
 CALL_MINUTES = 30.0 * 24 * 60
 
 #: Keys of a job with steps, and what to do instead in a job that calls a workflow.
@@ -40,7 +40,7 @@ _STEP_JOB_KEYS: dict[str, str] = {
     "checkout": "set it in the jobs of the called workflow",
     "start-timeout-minutes": "set it in the jobs of the called workflow",
 }
-#: Keys that only a call takes.
+#: Keys that are only valid in a job that calls a workflow, and what to do instead.
 _CALL_KEYS = {
     "with": "remove it: the steps of a job use env, vars and inputs",
     "secrets": "remove it, and use secrets.NAME in the env of the steps",
@@ -48,7 +48,7 @@ _CALL_KEYS = {
 
 
 def needed_jobs(workflow: models.Workflow) -> dict[str, NeededJob]:
-    """What is known of each job to those that need it."""
+    """What other jobs know of each job that they need."""
     return {
         name: NeededJob(
             outputs=None if job.uses is not None else list(job.outputs),
@@ -78,10 +78,10 @@ class JobBuilder:
     ) -> JobPlan:
         """The plan of one job; `scope` is what the workflow gives to the steps of all its jobs."""
         path: Path = ("jobs", name)
-        # A need that does not exist is one error, and not one more for each expression that names it.
+        # An unknown need is reported once, not again for each expression that uses it.
         wanted = tuple(job.needs)
         if job.environment is not None:
-            # The daemon's configuration may give the environment variables of its own.
+            # The daemon's configuration may define more variables for the environment.
             names = replace(names, variables=None)
         self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(wanted))
         strategy, instances = self._strategies.build(path, job, names.for_strategy(wanted))
@@ -197,7 +197,7 @@ class JobBuilder:
 
 
 def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:
-    """What a workflow gives to the steps of all its jobs."""
+    """The scope that a workflow gives to the steps of all its jobs."""
     return BlockScope(
         available=names.for_workflow(),
         secrets=secret_references.names_in(dict(workflow.env)),

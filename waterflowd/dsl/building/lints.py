@@ -1,7 +1,7 @@
-"""What is surely a slip, and no error: conditions that are false whatever happens, values that have no effect, requests that
-are sent twice.
+"""Lints: warnings about mistakes that are not errors, such as conditions that are always false, values that have no effect, and
+retries that may repeat a request.
 
-Rules of this file: a warning must be certain. What depends on data, or may be meant, is none.
+Rules of this file: warn only of certain mistakes, never of what depends on data or may be intended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNDECIDED = frozenset(["now", "hashfiles", "success", "failure", "cancelled"])
 
 
 def is_never(condition: str | None) -> bool:
-    """Whether an `if` is false in every run, because nothing but the file decides it."""
+    """Whether an `if` is false in every run, because it depends on the file alone."""
     if condition is None:
         return False
     try:
@@ -39,7 +39,7 @@ def is_never(condition: str | None) -> bool:
 
 
 def warn_never(source: SourceFile, path: Path, what: str, condition: str | None) -> bool:
-    """Warns of an `if` below `path` that is always false; says whether it is."""
+    """Warns of an `if` below `path` that is always false; returns whether it is."""
     if not is_never(condition):
         return False
     source.warn_value((*path, "if"), codes.NEVER_RUNS, f"this {what} can never run: its condition is always false")
@@ -49,14 +49,14 @@ def warn_never(source: SourceFile, path: Path, what: str, condition: str | None)
 def warn_unreachable(
     source: SourceFile, needs: dict[str, tuple[str, ...]], conditions: dict[str, str | None], never: Collection[str]
 ) -> None:
-    """Warns of jobs that need a job which can never run, and ask for its success."""
+    """Warns of jobs that require the success of a job that can never run."""
     stopped = set(never)
     is_growing = True
     while is_growing:
         is_growing = False
         for job, wanted in needs.items():
             need = next((need for need in wanted if need in stopped), None)
-            if need is None or job in stopped or not _asks_for_success(conditions[job]):
+            if need is None or job in stopped or not _requires_success(conditions[job]):
                 continue
             stopped.add(job)
             is_growing = True
@@ -66,7 +66,7 @@ def warn_unreachable(
 
 
 def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:
-    """Warns of a `retry` at `path` that tries once."""
+    """Warns of a `retry` at `path` that never retries."""
     if max_attempts == 1:
         text = "max-attempts includes the first attempt, so 1 means no retry"
         source.warn_value((*path, "max-attempts"), codes.NO_EFFECT, text, "write 2 or more, or remove retry")
@@ -75,7 +75,7 @@ def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:
 def warn_repeat(
     source: SourceFile, path: Path, node: str, params: Mapping[str, Json], retry: RetryPolicy | None
 ) -> None:
-    """Warns of the `retry` of a step at `path` that has done its work when only the answer was lost."""
+    """Warns of the `retry` of a step at `path` that may repeat a request whose response was lost."""
     if retry is None or retry.max_attempts < 2:
         return
     if node == "notify/webhook":
@@ -99,14 +99,14 @@ def _is_repeated(params: Mapping[str, Json]) -> bool:
 
 
 def warn_timeout(source: SourceFile, path: Path, step: float | str | None, job: float | str) -> None:
-    """Warns of a step's `timeout-minutes` that its job's comes before."""
+    """Warns of a step's `timeout-minutes` that is longer than its job's."""
     if isinstance(step, float) and isinstance(job, float) and step > job:
         text = f"the job times out after {job:g} minutes, before this step does after {step:g}"
         hint = f"set timeout-minutes of the job to {step:g} or more"
         source.warn_value((*path, "timeout-minutes"), codes.NO_EFFECT, text, hint)
 
 
-def _asks_for_success(condition: str | None) -> bool:
+def _requires_success(condition: str | None) -> bool:
     if condition is None:
         return True
     try:

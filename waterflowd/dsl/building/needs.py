@@ -1,4 +1,4 @@
-"""The graph of jobs: every need exists, and no job waits for itself."""
+"""The dependency graph of jobs: every need exists, and there are no cycles."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import Report
 from waterflowd.model.wording import did_you_mean
 
-#: Jobs of a circle that a message names.
+#: Jobs of a cycle that a message names.
 _SHOWN_MAX = 10
 
 
 def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: Report) -> dict[str, tuple[str, ...]]:
-    """The needs of each job that exist, each once; reports the others and every circle."""
+    """The needs of each job that exist, without duplicates; reports unknown jobs and cycles."""
     jobs, _ = document.find(("jobs",))
     written = list(jobs.entries) if isinstance(jobs, TreeMapping) else []
     result: dict[str, tuple[str, ...]] = {}
@@ -28,10 +28,10 @@ def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: 
                 others = [name for name in written if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
         result[job] = tuple(dict.fromkeys(need for need in wanted if need in needs))
-    for circle in _circles(result):
-        first, second = circle[0], circle[1]
+    for cycle in _cycles(result):
+        first, second = cycle[0], cycle[1]
         offset = _place(document, first, list(needs[first]).index(second))
-        shown = circle if len(circle) <= _SHOWN_MAX else [*circle[: _SHOWN_MAX - 1], "...", circle[-1]]
+        shown = cycle if len(cycle) <= _SHOWN_MAX else [*cycle[: _SHOWN_MAX - 1], "...", cycle[-1]]
         text = f"dependency cycle between jobs: {' -> '.join(shown)}"
         report.add(offset, codes.CYCLE, text, "remove one of these needs")
     return result
@@ -46,9 +46,9 @@ def _place(document: Document, job: str, position: int) -> int:
     return document.value_start(("jobs", job, "needs", position))
 
 
-def _circles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Circles as lists that begin and end with the same job, at least one for every knot of jobs; without recursion."""
-    circles: list[list[str]] = []
+def _cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Cycles as lists that begin and end with the same job; at least one in each strongly connected component."""
+    cycles: list[list[str]] = []
     done: set[str] = set()
     for root in needs:
         if root in done:
@@ -63,9 +63,9 @@ def _circles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
                 on_trail.discard(left)
                 done.add(left)
             elif need in on_trail:
-                circles.append([*trail[trail.index(need) :], need])
+                cycles.append([*trail[trail.index(need) :], need])
             elif need not in done:
                 trail.append(need)
                 on_trail.add(need)
                 waiting.append(iter(needs[need]))
-    return circles
+    return cycles

@@ -1,8 +1,8 @@
-"""Which node a step uses, and whether its `with` fits.
+"""Built-in nodes: finds the node that a step uses, and checks its `with`.
 
-Rules of this file: a node's parameter record says everything. WorkflowNames of parameters are checked always, values where
-they hold no expression; the rest is checked again, by the same record, before the node runs. A number where the
-record wants text is taken as it was written.
+Rules of this file: the record of a node's parameters defines what is valid. Names are always checked, values where they
+contain no expression; all are checked again, with the same record, before the node runs. Where the record expects text, a
+number is taken as it is written.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _ACTION_HINTS = {
     "actions/upload-artifact": "remove it: the steps of a job share a directory; copy what must outlive it in a run script",
     "actions/download-artifact": "remove it: the steps of a job share a directory; fetch other files in a run script",
 }
-#: The same for actions that begin alike.
+#: The same for all `actions/setup-*`.
 _SETUP, _SETUP_HINT = (
     "actions/setup-",
     "servers keep their tools: install it there once, or run its installer in a run script",
 )
 
-#: Keys of a step that people look for among a node's parameters.
+#: Keys of a step, which are often written among a node's parameters by mistake.
 _STEP_KEYS = frozenset(models.keys(models.Step))
 
 
@@ -53,7 +53,7 @@ class NodeChecker:
         self._report = report
 
     def find(self, path: Path, name: str) -> node_schema.NodeSchema | None:
-        """The node called `name` in the `uses` at `path`; None when there is none, which is reported."""
+        """The node called `name` in the `uses` at `path`; None when it does not exist, which is reported."""
         found = node_schema.find(name)
         if found is None:
             code, message, suggestion = _unknown(name)
@@ -85,14 +85,14 @@ class NodeChecker:
         if isinstance(written, str) and not expr.is_static(written):
             return written
         try:
-            msgspec.convert(_known(written), wanted)
+            msgspec.convert(_static_part(written), wanted)
         except msgspec.ValidationError as error:
             text = as_text(value)
             if isinstance(text, str) and text is not value and _fits(text, wanted):
                 return text
             reason = str(error).replace("`", "").replace("null", "nothing")
             if not expr.is_static(written):
-                # Places in a part do not count as those in the file.
+                # A path into the static part is not a path in the file.
                 reason = reason.partition(" - at ")[0]
             self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}")
         return written
@@ -131,13 +131,13 @@ class NodeChecker:
         self._report.add(offset, code, message, suggestion)
 
 
-def _known(value: Json) -> Json:
-    """What is known of a value before the run: all but the texts with expressions in it."""
+def _static_part(value: Json) -> Json:
+    """The static part of a value: without the texts that contain expressions."""
     match value:
         case dict():
-            return {key: _known(item) for key, item in value.items() if not has_expression(item)}
+            return {key: _static_part(item) for key, item in value.items() if not has_expression(item)}
         case list():
-            return [_known(item) for item in value if not has_expression(item)]
+            return [_static_part(item) for item in value if not has_expression(item)]
     return value
 
 

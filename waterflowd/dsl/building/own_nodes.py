@@ -1,8 +1,8 @@
-"""Own nodes: `uses: shop/greet` is the class in `nodes/shop/greet.py` of the repository, or a node of the servers.
+"""Own nodes: `uses: shop/greet` is the class in `nodes/shop/greet.py` of the repository, or a node installed on the servers.
 
-Rules of this file: the file goes into the plan as it is at the revision, so a run has its own version whatever is pushed
-meanwhile. It is never run or read as a program here. `greet.schema.json` beside it lets its parameters be checked before the
-run; without it, and for nodes of servers, the server checks them. A node of Waterflow keeps its name.
+Rules of this file: the plan contains the file as it is at the revision, so later pushes do not affect a run. It is never
+executed or parsed here. `greet.schema.json` next to it allows its parameters to be checked before the run; without it, and for
+nodes of servers, the server checks them. Names of built-in nodes cannot be overridden.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from waterflowd.dsl.reporting.values import as_text
 from waterflowd.model.plan import Json, NodePlan
 from waterflowd.model.wording import did_you_mean
 
-#: So alike is a slip, not a name.
+#: A name that is this similar to a built-in node is a typing error.
 _SLIP_RATIO = 0.85
-#: Names that begin like this are actions of GitHub.
+#: Prefix of GitHub's actions.
 _ACTIONS = "actions/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNode:
-    """A node that is none of Waterflow's."""
+    """A node that is not built in."""
 
     name: str
     schema: ParameterSchema | None = None
@@ -44,7 +44,7 @@ class OwnNodes:
         self._compilation = compilation
 
     def find(self, at: Path, uses: str) -> OwnNode | None:
-        """The own node that the `uses` at this path names; None when it is none. What cannot be used is reported."""
+        """The own node that the `uses` at this path names, or None. Reports a node that cannot be used."""
         if not node_schema.OWN_NAME.fullmatch(uses) or uses.startswith(_ACTIONS):
             return None
         path = node_schema.path_of(uses)
@@ -105,13 +105,13 @@ class OwnNodes:
             return None
 
     def parameters(self, path: Path, node: OwnNode, given: Mapping[str, Json]) -> dict[str, Json]:
-        """The parameters as the plan holds them, checked as far as the repository says what they are."""
+        """The parameters as the plan holds them, checked with the node's schema if it has one."""
         values: dict[str, Json] = {name: plain(value) for name, value in given.items()}
         if node.schema is None:
             return values
         for where, text in node.schema.faults(values):
             if len(where) == 1:
-                # A number where text is wanted is taken as it was written.
+                # Where text is expected, a number is taken as it is written.
                 name = str(where[0])
                 written = as_text(given[name])
                 if isinstance(written, str) and not node.schema.faults({**values, name: written}):

@@ -1,8 +1,8 @@
-"""`nodes/<category>/<name>.schema.json`: what a repository says of the parameters of a node of its own.
+"""`nodes/<category>/<name>.schema.json`: the schema of an own node's parameters.
 
-Rules of this file: of JSON Schema this knows the keywords of `KEYWORDS`, which is what records become; others say nothing, as
-the standard has it. Whatever is not refused here is checked by the node's own record before it runs. Text with an expression
-fits everything: its value is not known yet. The work is bounded; what is left at the bound is not checked here.
+Rules of this file: this supports the keywords of JSON Schema in `KEYWORDS`, which are those that records need, and ignores
+others, as the standard requires. The node's own record checks all parameters again before it runs. Text with an expression is
+always valid, since its value is not known yet. The work is bounded; what exceeds the bound is not checked here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from waterflowd.dsl.reporting.values import describe
 from waterflowd.model.plan import Json
 
 SCHEMA_BYTES_MAX = 64 << 10
-#: Comparisons of one `with`; a schema that refers to itself in many ways could ask for any number.
+#: Comparisons for one `with`; a schema that refers to itself could require any number.
 _STEPS_MAX = 20_000
 _DEPTH_MAX = 64
 _DEFINITIONS = "#/$defs/"
 
 UNKNOWN_KEY = "unknown parameter"
-#: What is wrong, and at which key or position.
+#: The key or position of an error, and what is wrong.
 ParameterError = tuple[tuple[str | int, ...], str]
 
 _KINDS: dict[str, Callable[[Json], bool]] = {
@@ -34,21 +34,46 @@ _KINDS: dict[str, Callable[[Json], bool]] = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
-_WORDS = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false", "null": "nothing",
-          "integer": "a whole number", "number": "a number"}  # fmt: skip
+_WORDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "nothing",
+    "integer": "a whole number",
+    "number": "a number",
+}
 _BOUNDS: dict[str, tuple[Callable[[Json, Json], bool], str]] = {
     "minimum": (lambda value, bound: value >= bound, "at least"),
     "maximum": (lambda value, bound: value <= bound, "at most"),
     "exclusiveMinimum": (lambda value, bound: value > bound, "more than"),
     "exclusiveMaximum": (lambda value, bound: value < bound, "less than"),
 }
-_LENGTHS = {"minLength": (str, "characters"), "maxLength": (str, "characters"),
-            "minItems": (list, "entries"), "maxItems": (list, "entries")}  # fmt: skip
-#: What is understood.
+_LENGTHS = {
+    "minLength": (str, "characters"),
+    "maxLength": (str, "characters"),
+    "minItems": (list, "entries"),
+    "maxItems": (list, "entries"),
+}
+#: The supported keywords.
 KEYWORDS = frozenset(
-    ("$ref", "$defs", "type", "enum", "const", "anyOf", "oneOf", "allOf", "properties", "required",
-     "additionalProperties", "items", *_BOUNDS, *_LENGTHS)
-)  # fmt: skip
+    (
+        "$ref",
+        "$defs",
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        *_BOUNDS,
+        *_LENGTHS,
+    )
+)
 
 
 class UnusableSchema(Exception):
@@ -73,13 +98,13 @@ class ParameterSchema:
 
     @property
     def names(self) -> list[str]:
-        """The parameters that it names."""
+        """The names of the declared parameters."""
         root = self._resolved(self._root)
         properties = root.get("properties")
         return list(properties) if isinstance(properties, dict) else []
 
     def faults(self, given: Mapping[str, Json]) -> list[ParameterError]:
-        """What is wrong with these parameters."""
+        """The errors of these parameters."""
         self._left = _STEPS_MAX
         return list(self._faults(self._root, dict(given), (), 0))
 
@@ -90,7 +115,7 @@ class ParameterSchema:
                 break
             known = self._root.get("$defs")
             name = reference.removeprefix(_DEFINITIONS)
-            # What is not in the file itself says nothing here.
+            # References to other files are ignored.
             schema = known.get(name, {}) if isinstance(known, dict) and reference.startswith(_DEFINITIONS) else {}
         return schema if isinstance(schema, dict) else {}
 
@@ -120,7 +145,7 @@ class ParameterSchema:
         for keyword in ("anyOf", "oneOf"):
             found = [list(self._faults(one, value, path, depth + 1)) for one in _list(known.get(keyword))]
             if found and all(found):
-                # The alternative that got furthest is the one that was meant.
+                # The alternative that matched furthest is probably the intended one.
                 yield max((faults[0] for faults in found), key=lambda fault: len(fault[0]))
 
     def _of_mapping(
@@ -142,7 +167,7 @@ class ParameterSchema:
 
 
 def _own_fault(known: Mapping[str, Json], value: Json) -> str:
-    """What is wrong with the value itself, whatever is in it."""
+    """What is wrong with the value itself, without its items."""
     kinds = [kind for kind in _list(known.get("type"), alone=True) if kind in _KINDS]
     if kinds and not any(_KINDS[kind](value) for kind in kinds):
         return f"expected {' or '.join(_WORDS[kind] for kind in kinds)}, found {describe(value)}"

@@ -1,7 +1,7 @@
-"""References to secrets: they are found, never evaluated.
+"""References to secrets, which are found but never evaluated.
 
-`${{ secrets.NAME }}` is compiled to a reference that is filled in on the way to the agent. So it may stand alone, in
-text, and as an argument of `format`; nothing else can be done with a value that nobody here knows.
+`${{ secrets.NAME }}` becomes a reference that is filled in when the step is sent to the agent. So it may be used alone, in text
+and as an argument of `format`; nothing can be computed with it, since the daemon does not evaluate its value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from waterflowd.model.plan import Json
 
 
 def names_in(value: Json) -> tuple[str, ...]:
-    """The names of the secrets that the texts of a value refer to, each once; texts that are no templates have none."""
+    """The names of the secrets that the texts of a value refer to, without duplicates; malformed templates are ignored."""
     found: dict[str, None] = {}
     for text in _texts(value):
         try:
@@ -39,7 +39,7 @@ def only_name(text: str) -> str | None:
 
 
 def misuses(node: expr.Node) -> list[tuple[int, str]]:
-    """Places of an expression where a secret stands otherwise than alone or in `format`, each with a sentence."""
+    """Offsets where an expression uses a secret other than alone or in `format`, each with a message."""
     if _is_reference(node):
         return []
     if isinstance(node, expr.Call) and node.name.lower() == "format":

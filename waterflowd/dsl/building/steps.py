@@ -1,7 +1,7 @@
-"""Steps: from what people write to their plans, one block after the other.
+"""Builds the plans of steps, block by block.
 
-Rules of this file: a step sees the named steps before it, in its own block and in those around it. Ids are taken for a
-whole block before its steps are built, so that no inner step has the name of an outer one.
+Rules of this file: a step sees the named steps before it, in its own block and in the enclosing ones. The ids of a whole block
+are registered before its steps are built, so no inner step has the id of an outer one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan
 
 STEPS_PER_BLOCK_MAX = 1_000
 
-#: What runs a script when the step does not say; a server without bash takes `sh`, which reads references alike.
+#: The shell of a script without `shell`; a server without bash uses `sh`, which expands variables in the same way.
 _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
@@ -87,7 +87,7 @@ class StepBuilder:
         self._control_flow = ControlFlow(source, expressions, self.build)
 
     def build(self, path: Path, steps: list[models.Step], scope: BlockScope) -> tuple[StepPlan, ...]:
-        """The steps of one block, in order; those with errors are left out."""
+        """The steps of one block, in order, without those that have errors."""
         if not self._is_within_bounds(path, steps, scope):
             return ()
         ids = scope.ids.inner() if scope.ids is not None else Ids("step", self._report)
@@ -125,7 +125,7 @@ class StepBuilder:
         return True
 
     def _build(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
-        """The plan of the step at `path`; None when it has an error that leaves none, which is reported."""
+        """The plan of the step at `path`; None after an error, which is reported."""
         self._check_expressions(path, step, scope.available)
         lints.warn_never(self._source, path, "step", step.if_)
         lints.warn_timeout(self._source, path, step.timeout_minutes, scope.timeout_minutes)
@@ -203,7 +203,7 @@ class StepBuilder:
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
     def _plain(self, path: Path, step: models.Step, node: str, scope: BlockScope) -> StepPlan:
-        """The plan of a step but for its node's own part."""
+        """The plan of a step without the part that depends on its node."""
         return StepPlan(
             id=StepId(step.id or str(int(path[-1]) + 1)),
             is_named=step.id is not None,
@@ -269,7 +269,7 @@ class StepBuilder:
     def _params(
         self, path: Path, step: models.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
     ) -> tuple[dict[str, Json], dict[str, str]]:
-        """The node's parameters, and the environment that a script needs for its expressions."""
+        """The node's parameters, and the variables that a script needs for its expressions."""
         is_script = node.name == "shell"
         if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
             self._refuse_script_keys(path, step, node.name)
@@ -327,6 +327,6 @@ def _default_name(step: models.Step) -> str:
     if step.run is None:
         return (step.uses or "").removesuffix("@v1")
     first = next((line.strip() for line in step.run.splitlines() if line.strip()), "")
-    # A name is rendered, which must not happen to a piece of a script: expressions are shown by their source.
+    # Names are rendered; a name made of script source must not be, so the braces of its expressions are changed.
     shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
     return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")

@@ -1,8 +1,8 @@
-"""`strategy`: a matrix, checked as far as the file decides it.
+"""`strategy`: builds a matrix, and checks the parts of it that are static.
 
-Rules of this file: GitHub's meaning. Dimensions multiply, `exclude` takes combinations away, `include` adds to those
-that it agrees with, or adds new ones. Each of them, or the whole matrix, may be an expression; then the run decides.
-Numbers that a rendering would spell differently stay as they are written: `1.20` is the text `1.20`.
+Rules of this file: the semantics are GitHub's. Dimensions multiply, `exclude` removes combinations, `include` extends matching
+combinations or adds new ones. Each of them, or the whole matrix, may be an expression, which is evaluated in the run.
+Numbers that would be rendered differently stay as they are written: `1.20` is the text `1.20`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from waterflowd.model.wording import did_you_mean
 
 INSTANCES_MAX = 256
 
-#: Combinations that are counted one by one; more are too many whatever is excluded, as the engine has it.
+#: Combinations that are counted one by one; more are always too many, in the engine as well.
 _COUNTED_MAX = 16 * INSTANCES_MAX
 
 #: Entries of `include` and of `exclude`.
@@ -43,7 +43,7 @@ class StrategyBuilder:
         self._expressions = expressions
 
     def build(self, path: Path, job: models.Job, available: Availability) -> tuple[StrategyPlan | None, Instances]:
-        """The strategy of the job at `path`, and what it means for names."""
+        """The strategy of the job at `path`, and the names that it defines."""
         is_each = job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == "all-servers")
         if job.strategy is None:
             return None, Instances(is_each=is_each)
@@ -154,7 +154,7 @@ class StrategyBuilder:
             self._source.at_key(at, codes.BOUND, text, "split the job, or loop over one of the dimensions in a step")
 
     def _counted(self, at: Path, matrix: MatrixPlan, excluded: Sequence[Json], included: Sequence[Json]) -> int:
-        """How many instances there are; reports none, and exclusions that match nothing."""
+        """The number of instances; reports an empty matrix, and exclusions that match nothing."""
         names = list(matrix.dimensions)
         all_of_them = [
             dict(zip(names, values, strict=True)) for values in itertools.product(*matrix.dimensions.values())
@@ -184,7 +184,7 @@ def _is_single(text: str) -> bool:
     try:
         return expr.parse_template(text).single is not None
     except expr.ExpressionError:
-        # It has been reported where the expression was checked.
+        # The error has been reported by the expression checker.
         return True
 
 
@@ -193,7 +193,7 @@ def _agrees(combination: dict[str, Json], wanted: dict[str, Json]) -> bool:
 
 
 def _written(value: Json) -> Json:
-    """The value as JSON; a number that JSON would spell in another way becomes the text that was written."""
+    """The value as JSON; a number that JSON would write differently becomes text as written."""
     match value:
         case dict():
             return {key: _written(item) for key, item in value.items()}

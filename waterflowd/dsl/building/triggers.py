@@ -1,4 +1,4 @@
-"""`on`, and the inputs of a start by hand and of a call."""
+"""Triggers: `on`, and the inputs of manual starts and of calls."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _check_patterns(source: SourceFile, event: str, key: str, wanted: list[str],
 
 
 def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:
-    """The inputs of a start by hand, from the one place where the file declares them."""
+    """The inputs of a manual start, wherever the file declares them."""
     on = workflow.on
     places: list[tuple[Path, dict[str, models.Input]]] = []
     if workflow.has("inputs"):
@@ -143,7 +143,7 @@ def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSp
 
 
 def build_call_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...] | None:
-    """The inputs of a call: those of `workflow_call`, or those at the top; None for a workflow that is not called."""
+    """The inputs of a call: those of `workflow_call`, or the top-level ones; None for a workflow that cannot be called."""
     call = workflow.on.workflow_call if workflow.on is not None else None
     if call is None:
         return None
@@ -156,14 +156,14 @@ def build_call_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[In
 
 
 def started_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:
-    """The inputs of a run: those of a start by hand, or those of a call where a call is all that the file knows of."""
+    """The inputs of a run: those of a manual start, or those of a call if the file can only be called."""
     own = build_inputs(source, workflow)
     called_with = build_call_inputs(source, workflow)
     return own if called_with is None or is_dispatched(workflow) else called_with
 
 
 def is_dispatched(workflow: models.Workflow) -> bool:
-    """Whether the file says how it is started by hand."""
+    """Whether the file declares manual starts."""
     on = workflow.on
     by_hand = on is not None and (on.workflow_dispatch is not None or on.manual is not None)
     return by_hand or bool(workflow.inputs)
@@ -195,7 +195,7 @@ def build_schedules(
 
 def _trigger(schedule: models.Schedule) -> ScheduleTrigger:
     catch_up = CatchUp(schedule.catch_up)
-    # Skipping overlaps would drop all missed runs but the first, which `catch-up: all` asks for.
+    # Skipping overlaps would drop all missed runs but the first, although `catch-up: all` requests them.
     usual = Overlap.QUEUE if catch_up is CatchUp.ALL else Overlap.SKIP
     return ScheduleTrigger(
         cron=schedule.cron,

@@ -1,8 +1,7 @@
-"""From the models to a plan: what one key cannot know alone is checked here, across the whole file.
+"""Builds the plan of a workflow from its models, with the checks that span several keys.
 
-Rules of this file: everything is reported, nothing is raised. A plan is meaningful only when the report stays empty;
-then it holds each expression as text that was parsed once and whose names exist. A workflow that is called is built in
-the same way as one that is started; only its inputs and what is around its jobs differ.
+Rules of this file: errors are reported, not raised. A plan is valid only when the report is empty; then every expression in it
+has been parsed, and its names exist. A called workflow is built like one that is started, except for its inputs.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class WorkflowBuilder:
         return StepBuilder(source, self._compilation, expressions, self._composite_steps).build(path, steps, scope)
 
     def plan(self, source: SourceFile, workflow: models.Workflow) -> Plan:
-        """The plan of a workflow; only of use when no report has an error afterwards."""
+        """The plan of a workflow; valid only when no report has errors afterwards."""
         triggers = build_triggers(source, workflow)
         inputs = started_inputs(source, workflow)
         known = [
@@ -116,7 +115,7 @@ class WorkflowBuilder:
 
 
 class _FileBuilder:
-    """One workflow file on its way to a plan."""
+    """Builds the parts of one workflow file's plan."""
 
     def __init__(
         self, source: SourceFile, workflow: models.Workflow, compilation: Compilation, inputs: Sequence[str]
@@ -148,10 +147,10 @@ class _FileBuilder:
         return placing.concurrency(("concurrency",), self._workflow.concurrency, self._names.for_workflow())
 
     def jobs(self, composites: CompositeSteps, called: WorkflowCalls) -> tuple[JobPlan, ...]:
-        """The jobs, and what stands around them."""
+        """The jobs, and the keys that apply to all of them."""
         workflow, source = self._workflow, self._source
         self._check_bounds()
-        self._check_around()
+        self._check_shared_keys()
         wanted = {name: job.needs for name, job in workflow.jobs.items()}
         needs: Mapping[str, tuple[str, ...]] = check_needs(wanted, source.document, source.report)
         builder = JobBuilder(source, self._compilation, composites, called)
@@ -171,7 +170,7 @@ class _FileBuilder:
             self._source.at_key(("jobs",), codes.BOUND, text, "split it into several workflows")
         self._compilation.count(self._source, ("jobs",), jobs=len(jobs))
 
-    def _check_around(self) -> None:
+    def _check_shared_keys(self) -> None:
         workflow, names = self._workflow, self._names
         check_variable_names(("env",), workflow.env, self._source.document, self._source.report)
         self._expressions.value(("env",), dict(workflow.env), names.for_workflow().with_secrets)

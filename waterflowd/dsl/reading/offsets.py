@@ -1,4 +1,4 @@
-"""From a character of a value to its character in the file, whatever quotes, escapes and folding did to the text."""
+"""Maps an offset in a value to its offset in the file, through quotes, escapes and folding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _OPEN = "${{"
 
 
 def source_offset(document: Document, scalar: Scalar, value: str, offset: int) -> int:
-    """The offset in the file of character `offset` of a scalar's value, as near as can be told."""
+    """The offset in the file of character `offset` of a scalar's value, as precisely as possible."""
     offset = max(0, min(offset, len(value)))
     source = document.text[scalar.start : scalar.end]
     opening = 0 if not scalar.style else 1
@@ -31,7 +31,7 @@ def _in_literal_block(document: Document, scalar: Scalar, value: str, offset: in
 
 
 def _by_expression(scalar: Scalar, source: str, value: str, offset: int) -> int:
-    """Quotes, escapes and folding change a text, but seldom an expression: counts the expressions up to the place."""
+    """Quotes, escapes and folding change text but rarely expressions: counts the expressions before the offset."""
     before = value.count(_OPEN, 0, offset + len(_OPEN))
     start = opened = -1
     for _ in range(before):

@@ -1,10 +1,10 @@
-"""Reads a file's bytes into a tree with places, within bounds.
+"""Reads a file's bytes into a tree with positions, within limits.
 
 Rules of this file: libyaml's event parser does the YAML; the tree is built from its events in one loop without
 recursion, so a hostile file meets a bound before anything grows with it (libyaml's own composer recurses and crashes
 at 30,000 levels). Aliases share their anchor's nodes and are counted as if they were written out, so an alias bomb
-meets the same bounds. Mistakes that leave the rest readable (a duplicate key, a tag) are reported and reading goes
-on. The only module that imports `yaml`.
+meets the same bounds. Errors that leave the rest readable (a duplicate key, a tag) are reported, and reading
+continues. The only module that imports `yaml`.
 
 What is read is YAML 1.2's core schema (`scalars`), plus merge keys (`<<`), one document, text keys only.
 """
@@ -40,7 +40,7 @@ _MERGE = "<<"
 
 
 class Unreadable(Exception):
-    """Reading cannot go on; what is wrong is in the report."""
+    """The file is unreadable; the report says why."""
 
 
 def decode(content: bytes, report: Report) -> str:
@@ -66,7 +66,7 @@ def decode(content: bytes, report: Report) -> str:
 
 
 def prefix(content: bytes) -> str:
-    """As much of the text as can be shown, whatever the bytes are."""
+    """The part of the content that can be decoded, for snippets."""
     head = content[:CONTENT_BYTES_MAX]
     try:
         return head.decode("utf-8").removeprefix(_BOM)
@@ -75,7 +75,7 @@ def prefix(content: bytes) -> str:
 
 
 def read(text: str, report: Report) -> Document:
-    """The tree of a text; reports what is wrong and raises Unreadable when there is no tree to go on with."""
+    """The tree of a text; reports errors, and raises Unreadable when there is no tree."""
     lines = Lines(text)
     try:
         root = _Builder(text, lines, report).build()
@@ -172,7 +172,7 @@ class _Open:
 
 
 class _Builder:
-    """From events to a tree."""
+    """Builds a tree from the parser's events."""
 
     def __init__(self, text: str, lines: Lines, report: Report) -> None:
         self._text = text
@@ -314,7 +314,7 @@ class _Builder:
             mapping.entries[key.value] = Entry(key, value)
 
     def _merge(self, mapping: Mapping, merges: list[Node]) -> None:
-        """Adds what `<<` names, before the mapping's own keys; own keys win, then the first mapping that has one."""
+        """Adds the keys of the mappings under `<<` before the mapping's own; own keys win, then those of earlier mappings."""
         merged: dict[str, Entry] = {}
         for value in merges:
             for source in value.items if isinstance(value, Sequence) else [value]:

@@ -1,8 +1,8 @@
-"""What a plain scalar means: the core schema of YAML 1.2, within what JSON can say.
+"""Values of plain scalars: the core schema of YAML 1.2, limited to JSON values.
 
 `on`, `yes`, `no`, `off` and `12:30:45` are text, `012` is twelve, `true` and `~` are what they look like.
 Source: YAML 1.2.2, 10.3.2. Differences: `.inf` and `.nan` are refused because JSON has no such numbers, and an
-integer that does not fit 64 bits is refused because no part of the system could carry it.
+integer that does not fit into 64 bits is refused because it cannot be stored or sent.
 """
 
 from __future__ import annotations

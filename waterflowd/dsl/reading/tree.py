@@ -1,8 +1,8 @@
-"""The tree of a file: what its YAML says, and where it says it.
+"""The tree of a file: its values and their positions.
 
 Rules of this file: a node knows the characters it was read from (`start` and `end`, offsets in the document's text),
-so that every later check can point at its place. An alias is the node of its anchor, so a node may hang in several
-places and its own place is the anchor's. A path is the keys and list positions from the root; mappings have text keys
+so that every check can point to it. An alias is the node of its anchor, so a node may occur several times in the
+tree, with the position of the anchor. A path is the keys and list positions from the root; mappings have text keys
 only.
 
 Numbers remember how they were written, because `1.20` in an environment means `1.20` and `0755` means `0755`: they are
@@ -137,7 +137,7 @@ class Document:
     root: Node
 
     def find(self, path: Path) -> tuple[Node, Scalar | None]:
-        """The deepest node that exists along a path, and the key it hangs at, if it is a mapping's value.
+        """The deepest node that exists along a path, and its key, if it is a mapping's value.
 
         A name below a text or a list is looked up among its texts, since `on: [push]` means `on: {push: }`.
         """
@@ -154,7 +154,7 @@ class Document:
         return self.find(path)[0].start
 
     def key_start(self, path: Path) -> int:
-        """Offset of the key that the value at a path hangs at; of the value itself where there is no key."""
+        """Offset of the key of the value at a path; of the value itself where there is no key."""
         node, key = self.find(path)
         return key.start if key is not None else node.start
 
@@ -176,7 +176,7 @@ def _child(node: Node, part: str | int) -> tuple[Node, Scalar | None] | None:
         case Sequence() if isinstance(part, int) and 0 <= part < len(node.items):
             return node.items[part], None
         case Mapping() if part == 0:
-            # Where one may stand for a list of one, the only entry is the mapping itself.
+            # A mapping may be written in place of a list with one entry: entry 0 is the mapping itself.
             return node, None
         case Sequence() if isinstance(part, str):
             named = (item for item in node.items if isinstance(item, Scalar) and item.text == part)

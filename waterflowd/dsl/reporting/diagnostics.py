@@ -1,4 +1,4 @@
-"""Diagnostics: what is wrong with a file, where, and what to do, as one record that the CLI, the API and the log share."""
+"""Diagnostics: the errors and warnings of a file, as records that the CLI, the API and the log share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 
 class Severity(Enum):
-    """How bad it is."""
+    """Whether a diagnostic prevents a plan."""
 
-    #: There is no plan.
+    #: The file has no plan.
     ERROR = "error"
-    #: There may be a plan, and it is hardly what was meant.
+    #: The file has a plan, but probably not the intended one.
     WARNING = "warning"
 
 
@@ -24,9 +24,9 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str
     line: int
     column: int
-    #: What was found and what was expected, in one sentence.
+    #: What is wrong, what was found and what is expected.
     message: str
-    #: The source line, cut around the place when it is long; control characters are shown escaped.
+    #: The source line, shortened around the position when it is long, with control characters escaped.
     snippet: str = ""
     #: Column in `snippet` that a caret points at, 1-based.
     caret: int = 0
@@ -38,7 +38,7 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def as_row(diagnostic: Diagnostic) -> dict[str, str | int]:
     """The diagnostic as one entry of `errors[]`: what the API answers and the CLI prints as JSON.
 
-    Every field stands in it, `severity` only in that of a warning; `help` is the place in the documentation that tells more.
+    It has every field, `severity` only for a warning; `help` is the section of the documentation about the code.
     """
     row: dict[str, str | int] = msgspec.to_builtins(diagnostic)
     empty: dict[str, str | int] = {"snippet": "", "caret": 0, "suggestion": ""}
@@ -46,20 +46,20 @@ def as_row(diagnostic: Diagnostic) -> dict[str, str | int]:
 
 
 def help_of(code: str) -> str:
-    """Where the documentation tells more of a code: a path in the project, with an anchor for those of the language."""
+    """The page of the documentation about a code: a path in the project, with an anchor for codes of the language."""
     return f"docs/reference/diagnostics.md#{code.lower()}" if code.startswith("WF1") else "docs/errors.md"
 
 
 def from_row(row: object) -> Diagnostic:
-    """The diagnostic that a row is. Raises `msgspec.ValidationError` for anything else; unknown fields are left out."""
+    """The diagnostic of a row. Raises `msgspec.ValidationError` for anything else; unknown fields are ignored."""
     return msgspec.convert(row, Diagnostic)
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a file: the bytes of a plan, or why there is none. Never both, never neither."""
+    """The result of a compilation: the bytes of a plan, or errors. Never both, never neither."""
 
     plan: bytes | None
-    #: Errors, those of other files that it uses included, each with its own path.
+    #: Errors, including those of other files that it uses, each with its own path.
     diagnostics: list[Diagnostic]
     warnings: list[Diagnostic] = []
     #: Paths of the other files that were looked for, whether they exist or not: a change of one means to compile again.

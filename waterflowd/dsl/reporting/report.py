@@ -1,8 +1,8 @@
-"""The errors and warnings of one file as they are found, and their places.
+"""Collects the errors and warnings of one file, with their positions.
 
-Rules of this file: a check reports and goes on, so that a person sees all errors at once. A place is an offset in the
-text until the end; then the errors are sorted by it, said once each, and at most `ERRORS_MAX` are shown. A warning
-keeps no file from running; it is for what is surely a slip.
+Rules of this file: checking continues after an error, so that a person sees all errors at once. Positions are offsets in the
+text; at the end the errors are sorted, without duplicates, and at most `ERRORS_MAX` are shown. A warning does not prevent a
+run; it is for certain mistakes only.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic, Severity
 from waterflowd.dsl.reporting.snippets import snippet
 
-#: More than anybody repairs before looking again.
+#: More than anybody fixes before validating again.
 ERRORS_MAX = 100
 
-#: Where checking ends: a file with so many errors is not a slip but an attack on the time of the check.
+#: Checking stops here: a file with so many errors is an attempt to make checking slow.
 FOUND_MAX = 1_000
 
 
 class TooMany(Exception):
-    """The report is full; checking on would only cost time."""
+    """The report is full; checking stops."""
 
 
 class Report:
@@ -44,7 +44,7 @@ class Report:
             self._warned.setdefault((offset, code, message), suggestion)
 
     def has_within(self, start: int, end: int) -> bool:
-        """Whether an error lies in this part of the text, so that what is missing there need not be said again."""
+        """Whether an error has been reported in this part of the text, so that another one would be noise."""
         return any(start <= offset < end for offset, _, _ in self._found)
 
     def __bool__(self) -> bool:

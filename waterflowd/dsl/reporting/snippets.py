@@ -1,7 +1,7 @@
-"""How a place in a file is shown: a piece of its line, and a caret below it.
+"""Snippets: a part of a source line, with the column of a caret below it.
 
-Rules of this file: whatever a file holds, what is shown is one line of bounded length without anything that a
-terminal or a page could take for more than text: control characters and marks of writing direction are shown escaped.
+Rules of this file: a snippet is one line of bounded length that is safe to display: control characters and marks of writing
+direction are escaped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BEFORE_CARET = 60
 
 
 def snippet(line: str, column: int) -> tuple[str, int]:
-    """The piece of `line` around `column` (from 1), escaped, and the column of the same character in it."""
+    """The part of `line` around `column` (from 1), escaped, and the column of the same character in it."""
     index = max(0, min(column - 1, len(line)))
     first, last = 0, len(line)
     if len(line) > SNIPPET_CHARACTERS_MAX:

@@ -1,4 +1,4 @@
-"""Values from a file or a request: how they are called in messages, and how they read as text."""
+"""Values of a file: how messages describe them, and how they read as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def describe(value: object) -> str:
 
 
 def has_expression(value: object) -> bool:
-    """Whether a value is text with an expression in it."""
+    """Whether a value is text that contains an expression."""
     return isinstance(value, str) and EXPRESSION in value
 
 

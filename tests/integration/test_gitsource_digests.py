@@ -1,4 +1,4 @@
-"""`hashFiles` over commits that the real Git has made."""
+"""`hashFiles` over commits made by real Git."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _ask(git: Git, *calls: str) -> dict[str, str]:
 
 
 def test_the_digest_is_that_of_the_files_in_the_order_of_their_paths(git: Git) -> None:
-    """As GitHub does it: SHA-256 over the digests; empty when nothing is chosen; links and submodules are nothing."""
+    """As on GitHub: SHA-256 over the digests; empty if no file matches; links and submodules are ignored."""
     found = _ask(git, "**/package-lock.json", "nothing/**", "*-lock.json\n!web/**", "**/gr\u00fc\u00df.txt")
     assert found["**/package-lock.json"] == _digest(b"two", b"one")
     assert found["nothing/**"] == ""
@@ -47,7 +47,7 @@ def test_the_digest_is_that_of_the_files_in_the_order_of_their_paths(git: Git) -
     assert found["**/gr\u00fc\u00df.txt"] == _digest(b"three")
 
 
-def test_it_changes_with_what_the_files_hold_and_with_nothing_else(git: Git) -> None:
+def test_the_digest_depends_only_on_the_content_of_the_files(git: Git) -> None:
     """Another commit with the same files has the same digest, packed or not."""
     before = _ask(git, "**/package-lock.json")
     (git.path / "other").write_text("x")
@@ -60,8 +60,8 @@ def test_it_changes_with_what_the_files_hold_and_with_nothing_else(git: Git) -> 
     assert _ask(git, "**/package-lock.json") != before
 
 
-def test_more_than_the_bound_is_one_sentence(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes and files have a bound, and say which."""
+def test_exceeding_a_limit_is_a_clear_error(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For bytes and for files."""
     monkeypatch.setattr(digests, "BYTES_MAX", 4)
     with pytest.raises(Stalled, match="narrow its patterns"):
         _ask(git, "**")

@@ -1,4 +1,4 @@
-"""Single files of a commit that the real Git has made, as encrypted secrets are read."""
+"""Single files of a commit made by real Git, as encrypted secrets are read."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def _files(git: Git, commit: str, *paths: str) -> dict[str, bytes]:
     return await opener.files(RepositorySettings(name="ops", url=str(git.path)), commit, paths)
 
 
-async def test_files_are_those_of_the_commit_whatever_came_later(git: Git) -> None:
-    """Loose or packed; what the commit does not have is left out, and so are names that lead elsewhere."""
+async def test_files_are_read_at_the_commit(git: Git) -> None:
+    """Loose or packed; files that the commit does not have, and paths that lead elsewhere, are left out."""
     first = _commit(git)
     (git.path / "secrets/a.age").write_bytes(b"two")
     (git.path / "secrets/b.age").write_bytes(b"b")
@@ -55,8 +55,8 @@ async def test_files_are_those_of_the_commit_whatever_came_later(git: Git) -> No
 
 
 @pytest.mark.parametrize("what", ["a link", "a link in the way", "a submodule", "a folder"])
-async def test_what_is_no_plain_file_is_said_and_not_followed(git: Git, what: str) -> None:
-    """Nothing outside of the commit is ever read, and no secret is missing for a reason that nobody sees."""
+async def test_anything_but_a_regular_file_is_an_error(git: Git, what: str) -> None:
+    """Nothing outside of the commit is read, and no secret is missing without a reason."""
     path = git.path / "secrets/x.age"
     match what:
         case "a link":
@@ -79,16 +79,16 @@ async def test_what_is_no_plain_file_is_said_and_not_followed(git: Git, what: st
     assert wanted.partition("/")[0] in raised.value.text
 
 
-async def test_a_file_over_the_bound_is_said(git: Git) -> None:
-    """It is not inflated further than that."""
+async def test_a_file_beyond_the_limit_is_an_error(git: Git) -> None:
+    """It is not inflated further."""
     (git.path / "secrets/a.age").write_bytes(b"x" * (FILE_BYTES_MAX + 1))
     with pytest.raises(Stalled, match=r"secrets/a\.age is larger") as raised:
         await _files(git, _commit(git), "secrets/a.age")
     assert raised.value.code == codes.LIMIT
 
 
-async def test_a_commit_that_is_gone_may_come_again(git: Git) -> None:
-    """As after a forced push and a clean-up, or before a mirror is filled."""
+async def test_a_missing_commit_is_retryable(git: Git) -> None:
+    """For example after a forced push and a cleanup, or before a mirror is filled."""
     _commit(git)
     with pytest.raises(Retryable):
         await _files(git, "1" * 40, "secrets/a.age")

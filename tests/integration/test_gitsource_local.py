@@ -1,4 +1,4 @@
-"""Local repositories read through dulwich, made by the real Git: plain ones, packed ones and hostile ones."""
+"""Local repositories made by real Git: ordinary, packed and hostile ones."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def problems(files: tuple[TreeFile, ...]) -> dict[str, str]:
 
 
 async def test_refs_of_an_empty_repository_name_an_unborn_head(source: LocalSource) -> None:
-    """A repository that nobody pushed to has a HEAD and no tips."""
+    """A repository without pushes has a HEAD and no refs."""
     refs = await source.refs()
     assert (refs.head_ref, refs.object_ids) == ("refs/heads/main", {})
 
@@ -101,7 +101,7 @@ async def test_refs_of_an_empty_repository_name_an_unborn_head(source: LocalSour
 async def test_branches_tags_and_files_are_read_loose_and_packed(
     git: Git, is_packed: bool, source: LocalSource
 ) -> None:
-    """It makes no difference where Git keeps refs and objects, and a tag object leads to its commit."""
+    """Wherever Git keeps refs and objects. A tag object leads to its commit."""
     git.write("workflows/a.yml", "a: 1\n" * 200)
     git.commit()
     for number in range(5):
@@ -142,8 +142,8 @@ async def test_changes_are_between_two_trees_whatever_the_history(git: Git, sour
     assert second.changes.is_complete
 
 
-async def test_a_change_too_large_to_list_says_so(git: Git, source: LocalSource) -> None:
-    """Beyond the bound the list is cut, and incomplete."""
+async def test_a_change_too_large_to_list_is_incomplete(git: Git, source: LocalSource) -> None:
+    """Beyond the limit the list is cut and marked."""
     for number in range(CHANGED_PATHS_MAX + 1):
         git.write(f"many/{number}", "")
     revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
@@ -152,7 +152,7 @@ async def test_a_change_too_large_to_list_says_so(git: Git, source: LocalSource)
 
 
 async def test_a_previous_tree_that_is_gone_makes_the_changes_unknown(git: Git, source: LocalSource) -> None:
-    """After a forced push and a clean-up nobody can say what changed; the commit is read all the same."""
+    """After a forced push and a cleanup the changes are unknown, but the commit is read."""
     git.write("workflows/a.yml", "a")
     revision = await source.revision(git.commit(), "e" * 40, DEFAULT_FOLDERS)
     assert [file.path for file in revision.files] == ["workflows/a.yml"]
@@ -160,7 +160,7 @@ async def test_a_previous_tree_that_is_gone_makes_the_changes_unknown(git: Git, 
 
 
 async def test_links_submodules_and_directories_are_problems_of_one_file(git: Git, source: LocalSource) -> None:
-    """What is named like a workflow and is none is never followed, entered or read; the file beside it is fine."""
+    """Anything but a regular file is never followed, entered or read; other files are not affected."""
     (git.path / "workflows").mkdir()
     (git.path / "workflows" / "link.yml").symlink_to("/etc/passwd")
     (git.path / "workflows" / "folder").symlink_to("/etc")
@@ -185,8 +185,8 @@ async def test_a_workflow_folder_that_is_a_link_is_a_problem_and_not_followed(gi
     assert problems(revision.files) == {"workflows": codes.SYMLINK}
 
 
-async def test_names_that_do_not_print_are_problems_and_shown_escaped(git: Git, source: LocalSource) -> None:
-    """Newlines, escapes, bidirectional tricks, foreign encodings and names that only a tool makes."""
+async def test_names_that_are_not_printable_are_problems_and_are_escaped(git: Git, source: LocalSource) -> None:
+    """Newlines, escapes, bidirectional controls, foreign encodings, and names that Git would not create."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     names = [b"a\nb.yml", b"\x1b[31m.yml", "\u202egnp.yml".encode(), b"\xff\xfe.yml", b"../../etc/x.yml", b"ok.yml"]
     inner = git.tree(*(("100644", blob, name) for name in names), ("100600", blob, b"mode.yml"))
@@ -204,7 +204,7 @@ async def test_names_that_do_not_print_are_problems_and_shown_escaped(git: Git, 
 
 
 async def test_a_long_path_is_a_problem(git: Git, source: LocalSource) -> None:
-    """A path of more than a kilobyte is no identity."""
+    """The limit is a kilobyte."""
     name = "/".join(["n" * 200] * 6)
     git.write(f"workflows/{name}.yml", "x")
     revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
@@ -212,8 +212,8 @@ async def test_a_long_path_is_a_problem(git: Git, source: LocalSource) -> None:
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-async def test_a_file_over_the_bound_is_not_inflated(git: Git, is_packed: bool, source: LocalSource) -> None:
-    """Its size is read from its header, loose, packed, and packed as a difference; the file at the bound is read."""
+async def test_a_file_beyond_the_limit_is_not_inflated(git: Git, is_packed: bool, source: LocalSource) -> None:
+    """Its size is read from its header: loose, packed, and as a delta; a file at the limit is read."""
     git.write("workflows/large.yml", b"#" * (FILE_BYTES_MAX + 1))
     git.write("workflows/larger.yml", b"#" * (FILE_BYTES_MAX + 1) + b"\nmore")
     git.write("workflows/bound.yml", b"#" * FILE_BYTES_MAX)
@@ -227,15 +227,15 @@ async def test_a_file_over_the_bound_is_not_inflated(git: Git, is_packed: bool, 
 
 
 async def test_folders_nested_too_deep_stall_the_repository(git: Git, source: LocalSource) -> None:
-    """A limit has a name, and a person has to act."""
+    """The error names the limit, and a person must act."""
     git.write("workflows/" + "d/" * 11 + "a.yml", "x")
     with pytest.raises(Stalled, match="deeper than 10") as caught:
         await source.revision(git.commit(), None, DEFAULT_FOLDERS)
     assert caught.value.code == codes.LIMIT
 
 
-async def test_damaged_and_missing_objects_are_worth_another_try(git: Git, source: LocalSource) -> None:
-    """A truncated object, a lying header, a wrong kind and an object that is not there: one error for all."""
+async def test_damaged_and_missing_objects_are_retryable(git: Git, source: LocalSource) -> None:
+    """A truncated object, a wrong header, a wrong kind and a missing object give one error."""
     git.write("workflows/a.yml", "x")
     commit = git.commit()
     tree = git("rev-parse", "HEAD^{tree}")
@@ -257,7 +257,7 @@ async def test_damaged_and_missing_objects_are_worth_another_try(git: Git, sourc
 
 
 async def test_a_commit_of_megabytes_is_refused(git: Git, source: LocalSource) -> None:
-    """A message may be cut, an object beyond the bound is not even read."""
+    """A long message is cut, but an object beyond the limit is not read at all."""
     tree = git("write-tree")
     commit = git("commit-tree", tree, "-F", "-", stdin=b"m" * (2 << 20))
     with pytest.raises(Stalled, match="larger than"):
@@ -267,7 +267,7 @@ async def test_a_commit_of_megabytes_is_refused(git: Git, source: LocalSource) -
 
 
 async def test_authors_and_branches_are_text(git: Git, source: LocalSource) -> None:
-    """Shell words in a branch, HTML in a name: carried as they are."""
+    """Shell syntax in a branch and HTML in a name are passed on unchanged."""
     author = b'a";`$(id)` "><script>'
     tree = git("write-tree").encode()
     body = b"tree %s\nauthor %s <a@b> 1 +0000\ncommitter c <c@d> 1 +0000\n\nx" % (tree, author.replace(b"<", b"\x1b"))
@@ -280,7 +280,7 @@ async def test_authors_and_branches_are_text(git: Git, source: LocalSource) -> N
 
 
 async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Git, tmp_path: Path) -> None:
-    """`clone --shared` and `worktree add` give repositories whose parts lie elsewhere."""
+    """As made by `clone --shared` and `worktree add`."""
     git.write("workflows/a.yml", "x")
     commit = git.commit()
     git("clone", "--quiet", "--shared", "--bare", ".", str(tmp_path / "shared.git"))
@@ -294,8 +294,8 @@ async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Gi
         await source.close()
 
 
-async def test_what_is_no_repository_is_told_from_what_is_not_there(tmp_path: Path) -> None:
-    """The first needs a person, the second may come."""
+async def test_a_directory_without_a_repository_differs_from_a_missing_one(tmp_path: Path) -> None:
+    """The first needs a person, the second may appear later."""
     for path, error, code in (
         (tmp_path, Stalled, codes.NOT_A_REPOSITORY),
         (tmp_path / "none", Retryable, codes.NOT_THERE),
@@ -308,7 +308,7 @@ async def test_what_is_no_repository_is_told_from_what_is_not_there(tmp_path: Pa
 
 
 async def test_a_repository_of_an_unknown_format_is_refused(git: Git, source: LocalSource) -> None:
-    """SHA-256 objects are known and not built yet; nothing is guessed."""
+    """For example with SHA-256 objects."""
     git("config", "extensions.objectFormat", "sha256")
     with pytest.raises(Stalled, match="objectformat sha256"):
         await source.refs()
@@ -326,8 +326,8 @@ async def test_nothing_is_written(git: Git, source: LocalSource) -> None:
     assert sorted((str(path), path.lstat().st_mtime_ns) for path in git.path.rglob("*")) == before
 
 
-async def test_the_loop_stays_free_while_a_large_tree_is_read(git: Git, source: LocalSource) -> None:
-    """Ten thousand files are listed in a thread; the loop goes on turning meanwhile."""
+async def test_the_event_loop_stays_free_while_a_large_tree_is_read(git: Git, source: LocalSource) -> None:
+    """Ten thousand files are listed in a thread."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_000)))
     commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))
@@ -341,7 +341,7 @@ async def test_the_loop_stays_free_while_a_large_tree_is_read(git: Git, source: 
 
 
 async def test_too_many_files_stall_the_repository(git: Git, source: LocalSource) -> None:
-    """One file over the bound, and the whole listing is refused instead of being cut in silence."""
+    """One file beyond the limit, and the whole listing is refused instead of being cut silently."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_001)))
     commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))

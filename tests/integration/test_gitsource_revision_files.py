@@ -1,4 +1,4 @@
-"""The files of commits that nobody makes on purpose: hostile names, links, modes and sizes."""
+"""The files of unusual commits: hostile names, links, modes and sizes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _tree(git: Git, *entries: tuple[str, str, str]) -> str:
 
 
 def test_modes_and_kinds_are_kept(git: Git) -> None:
-    """Names that are no text too."""
+    """Including names that are not UTF-8."""
     (git.path / "plain").write_text("1")
     (git.path / "tool").write_text("2")
     (git.path / "tool").chmod(0o755)
@@ -74,22 +74,22 @@ def test_modes_and_kinds_are_kept(git: Git) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", ".git", "."])
-def test_a_name_that_git_would_not_make_refuses_the_checkout(git: Git, name: str) -> None:
-    """Whatever the patterns say: such a tree is no slip."""
+def test_a_name_that_git_would_not_create_fails_the_checkout(git: Git, name: str) -> None:
+    """Whatever the patterns: such a tree is not an accident."""
     commit = _tree(git, ("100644", name, "x"), ("100644", "z", "y"))
     with pytest.raises(Stalled, match="Git would not create"):
         _listed(git, commit)
 
 
-def test_a_name_that_is_there_twice_refuses_the_checkout(git: Git) -> None:
-    """A link and a folder of one name would lead what is in the folder elsewhere."""
+def test_a_duplicate_name_fails_the_checkout(git: Git) -> None:
+    """A link and a folder with one name would redirect the files in the folder."""
     commit = _tree(git, ("120000", "a", "/etc"), ("40000", "a", ""))
     with pytest.raises(Stalled, match="Git would not create"):
         _listed(git, commit)
 
 
-def test_a_link_that_leads_out_refuses_the_checkout_unless_it_is_left_out(git: Git) -> None:
-    """The text says which one and what to do."""
+def test_a_link_that_leads_out_fails_the_checkout_unless_it_is_excluded(git: Git) -> None:
+    """The error names the link and what to do."""
     (git.path / "sub").mkdir()
     (git.path / "sub/out").symlink_to("../../etc/passwd")
     (git.path / "sub/in").symlink_to("../sub/out")
@@ -101,8 +101,8 @@ def test_a_link_that_leads_out_refuses_the_checkout_unless_it_is_left_out(git: G
     assert [entry.path for entry in _listed(git, commit, "**", "!sub/out")] == [b"sub/in"]
 
 
-def test_too_many_files_are_refused_with_the_bound(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the way out."""
+def test_too_many_files_are_refused(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the limit and what to do."""
     (git.path / "a").write_text("1")
     (git.path / "b").write_text("2")
     commit = _commit(git)
@@ -111,8 +111,10 @@ def test_too_many_files_are_refused_with_the_bound(git: Git, monkeypatch: pytest
         _listed(git, commit)
 
 
-async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those before it are sent."""
+async def test_a_file_beyond_the_limit_is_refused_when_it_is_requested(
+    git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files before it are sent."""
     (git.path / "a").write_text("1")
     (git.path / "b").write_text("2" * 100)
     commit = _commit(git)
@@ -130,8 +132,8 @@ async def test_a_file_past_the_bound_is_refused_when_it_is_its_turn(git: Git, mo
     source.close()
 
 
-async def test_a_repository_that_is_away_can_be_asked_again(git: Git, tmp_path: Path) -> None:
-    """And is found again when it is back."""
+async def test_a_missing_repository_is_retryable(git: Git, tmp_path: Path) -> None:
+    """It is read again when it is back."""
     (git.path / "a").write_text("1")
     commit = _commit(git)
     source = RevisionFileReader(

@@ -1,4 +1,4 @@
-"""Urls that are never opened, and local paths."""
+"""URLs that are never opened, and local paths."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from waterflowd.reconcile import codes
     ],
 )
 def test_dangerous_and_meaningless_urls_are_refused(url: str) -> None:
-    """Programs, options and control characters go nowhere."""
+    """Programs, options and control characters."""
     with pytest.raises(Rejected) as caught:
         urls.local_path(url)
     assert caught.value.code == codes.URL_REFUSED
 
 
-def test_a_remote_is_no_local_path() -> None:
-    """Whoever asks for a path gets one, or an error."""
+def test_a_remote_is_not_a_local_path() -> None:
+    """`local_path` raises an error."""
     with pytest.raises(Rejected, match="not a local path"):
         urls.local_path("https://git.example.org/ops.git")
 
 
-def test_local_paths_are_taken(tmp_path: Path) -> None:
-    """Absolute ones as they are, relative ones from where the configuration lies."""
+def test_local_paths_are_accepted(tmp_path: Path) -> None:
+    """Relative ones are relative to the configuration file."""
     assert urls.local_path("/srv/git/a b.git") == Path("/srv/git/a b.git")
     assert urls.local_path("../ops.git", tmp_path) == tmp_path / ".." / "ops.git"

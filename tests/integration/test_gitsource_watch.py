@@ -1,4 +1,4 @@
-"""The watcher: pushes by the real Git are noticed, work is not, and places that change are watched anew."""
+"""The watcher: pushes by real Git are noticed, edits are not, and replaced directories are watched again."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ async def becomes(source: LocalSource, ref: str, expected: str) -> None:
             assert await source.wait_for_change(PATIENCE_S), "no hint came"
 
 
-async def test_arming_gives_a_hint(source: LocalSource) -> None:
-    """Whatever happened before the watch was armed is looked at once it is."""
+async def test_arming_reports_a_change(source: LocalSource) -> None:
+    """So that changes before the watch was armed are not missed."""
     assert source.watch_status().code == "starting"
     assert await source.wait_for_change(PATIENCE_S)
     assert source.watch_status().is_watching
@@ -82,7 +82,7 @@ async def test_arming_gives_a_hint(source: LocalSource) -> None:
 
 @pytest.mark.parametrize("branch", ["main", "feature/a/b"])
 async def test_a_push_is_noticed(source: LocalSource, work: Path, branch: str) -> None:
-    """To a branch that is there, and to one in folders that are not there yet."""
+    """To an existing branch, and to one in new folders."""
     await armed(source)
     pushed = commit(work)
     git(work, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
@@ -90,7 +90,7 @@ async def test_a_push_is_noticed(source: LocalSource, work: Path, branch: str) -
 
 
 async def test_pushes_after_packing_are_noticed(source: LocalSource, work: Path) -> None:
-    """`git gc` moves refs into one file and removes folders; the next push makes them again."""
+    """`git gc` moves refs into one file and removes folders; the next push creates them again."""
     pushed = commit(work)
     git(work, "push", "--quiet", "origin", "HEAD:refs/heads/feature/a")
     await armed(source)
@@ -108,15 +108,15 @@ async def armed_again(source: LocalSource) -> None:
 
 
 async def test_another_default_branch_is_noticed(source: LocalSource, work: Path) -> None:
-    """HEAD lies beside the refs."""
+    """HEAD is watched like the refs."""
     await armed(source)
     git(work.parent / "ops.git", "symbolic-ref", "HEAD", "refs/heads/trunk")
     assert await source.wait_for_change(PATIENCE_S)
     assert (await source.refs()).head_ref == "refs/heads/trunk"
 
 
-async def test_a_commit_in_a_work_tree_is_noticed_and_its_files_are_not(tmp_path: Path) -> None:
-    """A repository that is not bare: editing is nobody's business, committing is."""
+async def test_a_commit_in_a_work_tree_is_noticed_and_an_edit_is_not(tmp_path: Path) -> None:
+    """In a repository that is not bare."""
     git(tmp_path, "init", "--quiet", "--initial-branch", "main", "plain")
     source = LocalSource("ops", tmp_path / "plain")
     await armed(source)
@@ -128,8 +128,8 @@ async def test_a_commit_in_a_work_tree_is_noticed_and_its_files_are_not(tmp_path
     await source.close()
 
 
-async def test_a_repository_made_anew_is_watched_anew(source: LocalSource, work: Path) -> None:
-    """The old watch is deaf by then, and the next push to the new one is noticed."""
+async def test_a_recreated_repository_is_watched_again(source: LocalSource, work: Path) -> None:
+    """The old watch no longer works, and the next push to the new repository is noticed."""
     await armed(source)
     shutil.rmtree(work.parent / "ops.git")
     assert await source.wait_for_change(PATIENCE_S)
@@ -140,8 +140,8 @@ async def test_a_repository_made_anew_is_watched_anew(source: LocalSource, work:
     await becomes(source, "refs/heads/main", pushed)
 
 
-async def test_a_link_that_is_swapped_is_watched_anew(work: Path) -> None:
-    """The configuration names a symbolic link, and somebody points it elsewhere."""
+async def test_a_changed_link_is_watched_again(work: Path) -> None:
+    """The configured path is a symbolic link that then points elsewhere."""
     link = work.parent / "current"
     link.symlink_to("ops.git")
     source = LocalSource("ops", link)
@@ -156,8 +156,8 @@ async def test_a_link_that_is_swapped_is_watched_anew(work: Path) -> None:
     await source.close()
 
 
-async def test_a_repository_that_comes_late_is_noticed(tmp_path: Path) -> None:
-    """Nothing at the path yet, not even the folder above it."""
+async def test_a_repository_that_is_created_later_is_noticed(tmp_path: Path) -> None:
+    """At first not even its parent folder exists."""
     source = LocalSource("ops", tmp_path / "later" / "ops.git")
     assert await source.wait_for_change(PATIENCE_S)
     (tmp_path / "later").mkdir()
@@ -169,8 +169,8 @@ async def test_a_repository_that_comes_late_is_noticed(tmp_path: Path) -> None:
     await source.close()
 
 
-async def test_without_inotify_watches_it_says_so(work: Path) -> None:
-    """The condition has a code and names the setting; the refs are read all the same."""
+async def test_missing_inotify_watches_are_reported(work: Path) -> None:
+    """The condition has a code and names the setting; the refs are polled."""
 
     def refuse(paths: list[str]) -> DirectoryWatch:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -185,7 +185,7 @@ async def test_without_inotify_watches_it_says_so(work: Path) -> None:
 
 
 async def test_closing_ends_the_threads(work: Path) -> None:
-    """Nothing goes on after `close`, which may be called twice."""
+    """`close` may be called twice."""
     source = LocalSource("closing", work.parent / "ops.git")
     await source.refs()
     await armed(source)
@@ -208,7 +208,7 @@ async def test_closing_ends_the_threads(work: Path) -> None:
     ],
 )
 def test_the_longest_and_latest_mount_holds_a_path(path: str, expected: str) -> None:
-    """The mount table's last entry of the longest mount point counts, spaces are escaped in it."""
+    """The last entry of the longest mount point counts; spaces in the table are escaped."""
     table = "\n".join(
         [
             "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",

@@ -1,4 +1,4 @@
-"""The thread that reads: one call at a time, given up when it hangs."""
+"""The reading thread: one call at a time, with a timeout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waterflowd.reconcile import codes
 
 
 async def test_results_and_errors_come_back() -> None:
-    """What a function gives or raises reaches whoever awaits it, from another thread."""
+    """The function's result or exception reaches the caller."""
     worker = Worker("reads")
     assert await worker.call(lambda: threading.current_thread().name, PATIENCE_S) == "reads"
     with pytest.raises(ZeroDivisionError):
@@ -22,8 +22,8 @@ async def test_results_and_errors_come_back() -> None:
     worker.close()
 
 
-async def test_a_call_that_hangs_is_given_up_and_holds_off_the_next_one() -> None:
-    """Calls do not pile up behind a dead disk, and go on when it comes back."""
+async def test_a_call_that_hangs_times_out_and_blocks_the_next_one() -> None:
+    """Calls do not pile up behind a dead disk, and work again when it is back."""
     worker = Worker("reads")
     disk = threading.Event()
     with pytest.raises(Retryable) as caught:

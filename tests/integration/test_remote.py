@@ -1,4 +1,4 @@
-"""Remotes of the real Git through a mirror: over each transport, moved in every way, and through the loop."""
+"""Remotes served by real Git, read through a mirror over each transport, with all kinds of updates."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("transport", ["git", "old git", "https", "ssh"])
-async def test_a_remote_is_read_as_a_local_one_is(world: World, transport: str) -> None:
-    """Default branch, branches, tags of both kinds, files; then the next push, and one that brings back what was before."""
+async def test_a_remote_is_read_like_a_local_repository(world: World, transport: str) -> None:
+    """Default branch, branches, both kinds of tags, files; then the next push, and a push back to an older state."""
     work = world.work
     work.commit({"workflows/a.yml": "a: 0\n"})
     work.commit({"workflows/a.yml": "a: 1\n" * 300, "workflows/b.yml": "b: 1\n", "src/x": "y"})
@@ -65,8 +65,8 @@ async def test_a_remote_is_read_as_a_local_one_is(world: World, transport: str) 
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 0\n"}
 
 
-async def test_history_is_left_where_it_is_and_each_tip_is_fetched_once(world: World) -> None:
-    """The first commit's blob is never here; a look at what did not move brings no pack."""
+async def test_no_history_is_fetched_and_each_commit_only_once(world: World) -> None:
+    """The first commit's blob is never fetched, and without an update no pack arrives."""
     first = world.work.pushed({"workflows/a.yml": "a: 0\n"})
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
@@ -79,8 +79,8 @@ async def test_history_is_left_where_it_is_and_each_tip_is_fetched_once(world: W
             await source.revision(first, None, DEFAULT_FOLDERS)
 
 
-async def test_unwatched_refs_are_told_and_not_fetched(world: World) -> None:
-    """Only what the patterns select comes over the wire."""
+async def test_unwatched_refs_are_listed_and_not_fetched(world: World) -> None:
+    """Only refs that match the patterns are transferred."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     world.work.commit({"workflows/a.yml": "other: 1\n"})
     world.work.push("HEAD:refs/heads/other")
@@ -91,8 +91,8 @@ async def test_unwatched_refs_are_told_and_not_fetched(world: World) -> None:
         assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
 
 
-async def test_a_tag_of_something_else_than_a_commit_stops_nothing(world: World) -> None:
-    """It has an error of its own, and is not fetched again and again."""
+async def test_a_tag_of_a_tree_affects_nothing_else(world: World) -> None:
+    """It has its own error and is not fetched repeatedly."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     tree = world.work.git("rev-parse", "HEAD^{tree}")
     world.work.git("tag", "--annotate", "--message", "tree", "of-tree", tree)
@@ -107,7 +107,7 @@ async def test_a_tag_of_something_else_than_a_commit_stops_nothing(world: World)
 
 
 async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
-    """Nothing is there, and then something is."""
+    """It has no refs, and then one."""
     with world.served():
         source = world.open()
         refs = await source.refs()
@@ -116,8 +116,8 @@ async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_server_that_cannot_leave_history_out_is_read_too(world: World) -> None:
-    """Without the capability all of the history comes, once."""
+async def test_a_server_without_shallow_fetches_works(world: World) -> None:
+    """Without the capability the whole history is fetched, once."""
     world.work.pushed({"workflows/a.yml": "a: 0\n"})
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with remote_world.https(world.root) as server:
@@ -140,8 +140,8 @@ async def test_a_server_that_cannot_leave_history_out_is_read_too(world: World) 
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 3\n"}
 
 
-async def test_a_mirror_outlives_its_source(world: World) -> None:
-    """A new source goes on with what is there, and reads it while the remote is away."""
+async def test_a_mirror_is_used_again_after_a_restart(world: World) -> None:
+    """A new source continues with it, and reads it while the remote is away."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         first = world.open()
@@ -153,8 +153,8 @@ async def test_a_mirror_outlives_its_source(world: World) -> None:
     assert await contents(source, refs) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_another_url_begins_another_mirror(world: World) -> None:
-    """What one remote has says nothing about what another one has."""
+async def test_another_url_starts_another_mirror(world: World) -> None:
+    """The state of one remote is not used for another one."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         await world.open().refs()
@@ -166,8 +166,8 @@ async def test_another_url_begins_another_mirror(world: World) -> None:
     assert world.mirror_state().complete != held
 
 
-async def test_many_packs_become_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh mirror takes the place once nothing moves, and the tree that was applied is in it."""
+async def test_a_mirror_with_many_packs_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh mirror replaces it when no ref has changed, and holds the tree that was applied last."""
     monkeypatch.setattr(remote, "_PACKS_MAX", 3)
     with world.served():
         source = world.open()
@@ -186,7 +186,7 @@ async def test_many_packs_become_one(world: World, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("damage", ["bytes", "gone"])
 async def test_a_damaged_mirror_is_fetched_anew(world: World, damage: str) -> None:
-    """What cannot be read once is there again at the next look; and only once for the same refs."""
+    """A damaged object is there again after the next fetch; the mirror is replaced only once for the same refs."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         source = world.open()
@@ -204,7 +204,7 @@ async def test_a_damaged_mirror_is_fetched_anew(world: World, damage: str) -> No
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_mirror_that_was_removed_is_made_again(world: World) -> None:
+async def test_a_removed_mirror_is_created_again(world: World) -> None:
     """A restart with an empty directory fetches everything."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
@@ -215,7 +215,7 @@ async def test_a_mirror_that_was_removed_is_made_again(world: World) -> None:
 
 
 async def test_ten_thousand_files_are_fetched_and_listed(world: World) -> None:
-    """As many as a repository may have."""
+    """The maximum of a repository."""
     files = "".join(f"M 644 inline workflows/{n:05}.yml\ndata <<E\nn: {n}\nE\n" for n in range(10_000))
     stream = f"commit refs/heads/main\ncommitter Ada <ada@example.org> 1 +0000\ndata 1\nx\n{files}"
     world.work.git("fast-import", "--quiet", cwd=world.work.bare, stdin=stream)
@@ -228,7 +228,7 @@ async def test_ten_thousand_files_are_fetched_and_listed(world: World) -> None:
 
 
 async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
-    """Links, submodules and names with newlines come through the wire, and nothing is followed or written."""
+    """Links, submodules and names with newlines are fetched, and nothing is followed or written."""
     work = world.work
     (work.path / "workflows").mkdir()
     (work.path / "workflows" / "link.yml").symlink_to("/etc/passwd")
@@ -255,7 +255,7 @@ async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
 
 
 async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:
-    """A push, a forced push, a deleted branch, a restart: each movement is handled once, over the network too."""
+    """A push, a forced push, a deleted branch, a restart: each update is handled once, over the network too."""
     work = world.work
     work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     with world.served():
@@ -285,7 +285,7 @@ async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:
 
 
 async def test_the_interval_notices_a_push(world: World) -> None:
-    """Nobody calls `sync`."""
+    """Without a call of `sync`."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     with world.served():
         settings = msgspec.structs.replace(world.settings, interval_ms=100)
@@ -300,8 +300,8 @@ async def test_the_interval_notices_a_push(world: World) -> None:
         await daemon.stop()
 
 
-async def test_a_remote_that_hangs_costs_its_own_repository_alone(world: World) -> None:
-    """The other one is applied while the first is being waited for; then the first says so, and recovers by itself."""
+async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World) -> None:
+    """The other one is applied meanwhile; then the first one reports a timeout, and recovers by itself."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -336,8 +336,8 @@ async def test_a_remote_that_hangs_costs_its_own_repository_alone(world: World) 
         await daemon.stop()
 
 
-async def test_a_suspended_remote_is_left_alone(world: World) -> None:
-    """Not even asked, until it is resumed."""
+async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
+    """Until it is resumed."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     asked = []
     real = remote_world.git_daemon(world.root)
@@ -369,8 +369,8 @@ async def test_a_suspended_remote_is_left_alone(world: World) -> None:
         await daemon.stop()
 
 
-async def test_a_repository_that_is_not_there_needs_a_person(world: World) -> None:
-    """Over each transport the sentence says what is wrong."""
+async def test_a_missing_repository_needs_a_person(world: World) -> None:
+    """The message says what is wrong, over each transport."""
     with world.served_by("https"):
         source = world.open(url=world.settings.url.replace("ops.git", "none.git"))
         with pytest.raises(Stalled, match="no such repository") as caught:

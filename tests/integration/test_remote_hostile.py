@@ -1,4 +1,4 @@
-"""Remotes that hang, dribble, vanish, lie or send too much: an error with a sentence, in time, and nothing left behind."""
+"""Remotes that hang, are slow, vanish, lie or send too much: a clear error in time, and no leftovers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def fetch_children() -> list[int]:
     return found
 
 
-async def test_a_remote_that_says_nothing_is_given_up(world: World) -> None:
-    """It accepts, and that is all."""
+async def test_a_silent_remote_times_out(world: World) -> None:
+    """It accepts the connection and sends nothing."""
     with world.served(lambda connection: connection.recv(1 << 16, socket.MSG_WAITALL)):
         source = world.open(fetch_timeout_ms=1_000)
         with pytest.raises(Retryable, match=r"timed out after 1 s.*\(never fetched\)") as caught:
@@ -62,8 +62,8 @@ async def test_a_remote_that_says_nothing_is_given_up(world: World) -> None:
     assert fetch_children() == []
 
 
-async def test_a_remote_that_dribbles_is_given_up(world: World) -> None:
-    """Each byte comes before anything that watches for silence would act."""
+async def test_a_remote_that_sends_single_bytes_times_out(world: World) -> None:
+    """Each byte arrives before a timeout for silence would apply."""
     is_over = threading.Event()
 
     def dribble(connection: socket.socket) -> None:
@@ -80,8 +80,8 @@ async def test_a_remote_that_dribbles_is_given_up(world: World) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3, 50, 1_000, 60_000])
-async def test_a_remote_that_vanishes_changes_nothing(world: World, count: int) -> None:
-    """In the middle of a number, of the refs, or of the pack; the next fetch is a whole one."""
+async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(world: World, count: int) -> None:
+    """In the middle of a number, of the refs, or of the pack; the next fetch is complete."""
     world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(60_000).hex()})
     with world.served(remote_world.cut_after(remote_world.git_daemon(world.root), count)):
         source = world.open()
@@ -113,8 +113,8 @@ async def test_a_remote_that_vanishes_changes_nothing(world: World, count: int) 
         + packet(b"packfile\n") + packet(b"\1PACK\0\0\0\2\0\0\0\0" + sha1(b"PACK\0\0\0\2\0\0\0\0").digest()) + b"0000",
     ],
 )  # fmt: skip
-async def test_nonsense_is_an_error_with_a_sentence(world: World, said: bytes) -> None:
-    """Whatever a port answers, nobody sees a traceback or a control character."""
+async def test_a_malformed_response_is_a_clear_error(world: World, said: bytes) -> None:
+    """Without a traceback or a control character."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(said)
@@ -143,8 +143,8 @@ def request(world: World, port: int, **limits: float) -> FetchRequest:
     )
 
 
-async def test_a_pack_past_the_limit_is_not_taken(world: World) -> None:
-    """By its bytes, before they are on the disk."""
+async def test_a_pack_beyond_the_limit_is_refused(world: World) -> None:
+    """Before its bytes are on the disk."""
     world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(1 << 20).hex()})
     with world.served():
         source = world.open(fetch_bytes_max=1 << 20)
@@ -154,8 +154,8 @@ async def test_a_pack_past_the_limit_is_not_taken(world: World) -> None:
     assert world.packs() == 0
 
 
-async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
-    """By the number in its head."""
+async def test_a_pack_with_too_many_objects_is_refused(world: World) -> None:
+    """By the number in its header."""
     world.work.pushed({f"{number}": str(number) for number in range(20)})
     with (
         remote_world.serving(remote_world.git_daemon(world.root)) as port,
@@ -165,8 +165,8 @@ async def test_a_pack_of_too_many_objects_is_not_taken(world: World) -> None:
     assert caught.value.code == codes.FETCH_LIMIT
 
 
-async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(world: World) -> None:
-    """A few hundred kilobytes on the wire that would be half a gigabyte."""
+async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(world: World) -> None:
+    """A few hundred kilobytes that would become half a gigabyte."""
     size = 512 << 20
     piece = bytes(1 << 20)
     digest, deflate = sha1(b"blob %d\0" % size), zlib.compressobj(1)
@@ -188,8 +188,8 @@ async def test_an_object_that_inflates_to_more_than_the_memory_ends_the_fetch(wo
     assert caught.value.code == codes.FETCH_LIMIT
 
 
-async def test_remotes_that_hang_give_their_turns_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of them than children may begin at once, and one more that does not hang."""
+async def test_remotes_that_hang_give_up_their_slots(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than children may start at once, and one more that does not hang."""
     monkeypatch.setattr(fetcher, "_AT_ONCE", 2)
     monkeypatch.setattr(fetcher, "_SLOT_S", 0.2)
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
@@ -253,7 +253,7 @@ asyncio.run(main())
 
 
 async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
-    """Its input ends, so it does not go on to write a mirror that another daemon has."""
+    """Its input ends, so it does not write to a mirror that another daemon uses."""
     is_asked, is_over = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 

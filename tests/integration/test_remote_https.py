@@ -1,4 +1,4 @@
-"""Remotes over https: certificates, tokens, redirects, and what a server may answer instead of a repository."""
+"""Remotes over https: certificates, tokens, redirects, and responses without a repository."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def server(world: World) -> Iterator[Https]:
         yield server
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(world: World, server: Https) -> None:
-    """The system's authorities do not know it, and the sentence says how to name one."""
+async def test_an_untrusted_certificate_is_refused(world: World, server: Https) -> None:
+    """The message says how to add a certificate authority."""
     with pytest.raises(Stalled, match=r"certificate of localhost:.* not trusted.*ca-file") as caught:
         await world.open(ca_file="").refs()
     assert caught.value.code == codes.ACCESS
@@ -46,14 +46,14 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(world: World, se
 
 
 async def test_a_certificate_for_another_name_is_refused(world: World, server: Https) -> None:
-    """It is for localhost, and not for the address."""
+    """It is valid for localhost, and not for the address."""
     with pytest.raises(Stalled, match="not trusted") as caught:
         await world.open(url=server.url().replace("localhost", "127.0.0.1")).refs()
     assert caught.value.code == codes.ACCESS
 
 
-async def test_a_server_that_goes_away_within_the_handshake_is_tried_again(world: World) -> None:
-    """It said nothing about its certificate, so nobody is asked to look at it."""
+async def test_a_connection_closed_during_the_handshake_is_retried(world: World) -> None:
+    """It is not reported as a problem of the certificate."""
 
     def go_away(connection: socket.socket) -> None:
         connection.recv(1)
@@ -70,10 +70,8 @@ async def test_a_server_that_goes_away_within_the_handshake_is_tried_again(world
     ("login", "text"),
     [("ada:" + SECRET, f"ada:{SECRET}\n"), (f"x-access-token:{SECRET}", SECRET)],
 )
-async def test_a_token_comes_from_a_file_that_is_read_each_time(
-    world: World, server: Https, login: str, text: str
-) -> None:
-    """Alone or with its user; a new one counts at once."""
+async def test_the_token_file_is_read_for_each_fetch(world: World, server: Https, login: str, text: str) -> None:
+    """With or without a user name; a new token takes effect at once."""
     server.login = login
     file = world.root / "token"
     file.write_text("wrong")
@@ -86,8 +84,8 @@ async def test_a_token_comes_from_a_file_that_is_read_each_time(
     assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_token_in_the_environment_goes_before_the_file(world: World, server: Https) -> None:
-    """Its name is made from the repository's."""
+async def test_a_token_in_the_environment_overrides_the_file(world: World, server: Https) -> None:
+    """The name of the variable is derived from the repository's."""
     server.login = f"x-access-token:{SECRET}"
     world.environment["WATERFLOWD_GIT_TOKEN_OPS_A_B"] = SECRET
     file = world.root / "token"
@@ -97,8 +95,8 @@ async def test_a_token_in_the_environment_goes_before_the_file(world: World, ser
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
-async def test_a_file_that_others_may_read_is_refused(world: World, server: Https, mode: int) -> None:
-    """The sentence has the command that makes it right, and not what is in it."""
+async def test_a_token_file_that_others_can_read_is_refused(world: World, server: Https, mode: int) -> None:
+    """The message has the command that fixes it, and not the content."""
     file = world.root / "token"
     file.write_text(SECRET)
     file.chmod(mode)
@@ -109,17 +107,17 @@ async def test_a_file_that_others_may_read_is_refused(world: World, server: Http
     assert server.seen == []
 
 
-async def test_without_a_token_the_server_says_that_it_wants_one(world: World, server: Https) -> None:
-    """It is told from a wrong one."""
+async def test_a_missing_token_is_reported(world: World, server: Https) -> None:
+    """Differently from a wrong one."""
     server.login = "ada:x"
     with pytest.raises(Stalled, match="requires a token, and none is configured"):
         await world.open().refs()
 
 
-async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
+async def test_a_secret_is_in_no_argument_environment_or_message(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While a fetch hangs its process is looked at from outside; then its error and the log."""
+    """The process of a hanging fetch is inspected, then its error and the log."""
     caplog.set_level(logging.DEBUG)
     is_asked, is_looked_at = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -144,8 +142,8 @@ async def test_a_secret_is_in_no_argument_no_environment_and_no_text(
     assert not [text for text in texts if SECRET in text]
 
 
-async def test_a_server_that_says_the_token_back_is_not_repeated(world: World, server: Https) -> None:
-    """What a server says is shown, without it."""
+async def test_a_token_that_the_server_repeats_is_masked(world: World, server: Https) -> None:
+    """The rest of the server's message is shown."""
     said = f"ERR your token is {SECRET}\n".encode()
     packet = f"{len(said) + 4:04x}".encode() + said
     server.edit = lambda path, body: packet if path.endswith("/git-upload-pack") else body
@@ -169,10 +167,10 @@ def _files(root: Path) -> list[str]:
         (200, Stalled, codes.NOT_A_REPOSITORY, "content type"),
     ],
 )
-async def test_each_status_has_its_sentence(
+async def test_each_status_has_a_clear_message(
     world: World, server: Https, status: int, error: type[Exception], code: str, words: str
 ) -> None:
-    """What may pass is tried again, the rest waits for a person."""
+    """Temporary failures are retried, the others need a person."""
     server.instead = (status, {"Content-Type": "text/html"})
     with pytest.raises(error, match=words) as caught:
         await world.open().refs()
@@ -182,8 +180,8 @@ async def test_each_status_has_its_sentence(
 @pytest.mark.parametrize(
     "target", ["https://127.0.0.1:1/ops.git", "http://169.254.169.254/latest", "https://localhost/ops.git", "ext::sh"]
 )
-async def test_a_redirect_to_elsewhere_is_not_followed(world: World, server: Https, target: str) -> None:
-    """Another host, another port, another scheme: the sentence names the place, and no token goes there."""
+async def test_a_redirect_to_another_origin_is_not_followed(world: World, server: Https, target: str) -> None:
+    """Another host, port or scheme: the message names it, and no token is sent there."""
     server.instead = (302, {"Location": f"{target}/info/refs?service=git-upload-pack"})
     world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
     with pytest.raises(Stalled) as caught:
@@ -192,23 +190,23 @@ async def test_a_redirect_to_elsewhere_is_not_followed(world: World, server: Htt
     assert len(server.seen) == 1 or target.startswith("ext")
 
 
-async def test_a_redirect_within_the_host_is_followed(world: World, server: Https) -> None:
-    """A repository that was renamed."""
+async def test_a_redirect_within_the_origin_is_followed(world: World, server: Https) -> None:
+    """For example of a renamed repository."""
     world.work.bare.rename(world.root / "new.git")
     server.moved = ("/ops.git/", "/new.git/")
     source = world.open()
     assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_circle_of_redirects_ends(world: World, server: Https) -> None:
-    """It is not followed for ever."""
+async def test_a_redirect_loop_ends(world: World, server: Https) -> None:
+    """With an error."""
     server.instead = (302, {"Location": "/ops.git/info/refs?service=git-upload-pack"})
     with pytest.raises(Stalled, match="redirects too often"):
         await world.open().refs()
 
 
-async def test_plain_http_is_for_this_machine_and_only_when_asked_for(world: World) -> None:
-    """Without the key it is refused when the configuration is read; with it, elsewhere, when the address is known."""
+async def test_plain_http_needs_allow_http_and_a_local_server(world: World) -> None:
+    """Without the key it is refused when the configuration is read; for another machine, when its address is known."""
     with remote_world.https(world.root, is_plain=True) as server:
         url = server.url().replace("https:", "http:")
         with pytest.raises(Rejected, match="use https"):

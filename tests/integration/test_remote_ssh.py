@@ -1,4 +1,4 @@
-"""Remotes over ssh, with a real sshd: keys of hosts and of the daemon, and what each failure says."""
+"""Remotes over ssh, with a real sshd: host keys, the daemon's key, and the error messages."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def sshd(world: World) -> Iterator[Sshd]:
         yield sshd
 
 
-async def test_another_host_key_is_shown_beside_the_known_one(world: World, sshd: Sshd) -> None:
-    """Both fingerprints, the line, and what to do; the daemon does not go on."""
+async def test_a_changed_host_key_is_reported_with_the_known_one(world: World, sshd: Sshd) -> None:
+    """Both fingerprints, the line, and what to do; nothing is fetched."""
     other = remote_world.make_key(sshd.directory / "other")
     sshd.trust(other)
     with pytest.raises(Stalled) as caught:
@@ -50,7 +50,7 @@ async def test_another_host_key_is_shown_beside_the_known_one(world: World, sshd
 
 
 async def test_an_unknown_host_is_not_trusted(world: World, sshd: Sshd) -> None:
-    """Nobody is asked, nothing is written, and the sentence has the command."""
+    """Without a prompt or a changed file; the message has the command."""
     sshd.known_hosts.write_text("")
     with pytest.raises(Stalled, match=r"is unknown: offered ssh-ed25519 SHA256:.*ssh-keyscan -p") as caught:
         await world.open().refs()
@@ -65,15 +65,15 @@ async def test_hashed_host_names_are_found(world: World, sshd: Sshd) -> None:
     assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_key_that_is_not_let_in_is_named(world: World, sshd: Sshd) -> None:
-    """And none of the user's own keys or agents is tried in its place."""
+async def test_a_key_that_the_server_refuses_is_named(world: World, sshd: Sshd) -> None:
+    """None of the user's own keys or agents is tried instead."""
     stranger = remote_world.make_key(sshd.directory / "stranger")
     with pytest.raises(Stalled, match=r"does not accept the key in ssh-key-file .*stranger") as caught:
         await world.open(ssh_key_file=str(stranger)).refs()
     assert caught.value.code == codes.ACCESS
 
 
-async def test_a_key_that_others_may_read_is_refused(world: World, sshd: Sshd) -> None:
+async def test_a_key_that_others_can_read_is_refused(world: World, sshd: Sshd) -> None:
     """Before ssh is started."""
     sshd.key.chmod(0o644)
     with pytest.raises(Stalled, match="chmod 600") as caught:
@@ -81,15 +81,15 @@ async def test_a_key_that_others_may_read_is_refused(world: World, sshd: Sshd) -
     assert caught.value.code == codes.ACCESS
 
 
-async def test_a_path_without_a_repository_says_so(world: World, sshd: Sshd) -> None:
-    """It was let in, and found nothing."""
+async def test_a_path_without_a_repository_is_reported(world: World, sshd: Sshd) -> None:
+    """After successful authentication."""
     with pytest.raises(Stalled, match=r"has no accessible repository at .*none.git") as caught:
         await world.open(url=sshd.url(world.root / "none.git")).refs()
     assert caught.value.code == codes.NOT_A_REPOSITORY
 
 
-async def test_a_port_that_nobody_listens_on_may_come_back(world: World, sshd: Sshd) -> None:
-    """It is tried again."""
+async def test_a_closed_port_is_retried(world: World, sshd: Sshd) -> None:
+    """The server may come back."""
     with Ports(1) as held, pytest.raises(Retryable, match=r"cannot reach .* by ssh: .*refused") as caught:
         await world.open(url=f"ssh://{sshd.user}@127.0.0.1:{held.numbers[0]}/ops.git").refs()
     assert caught.value.code == codes.NOT_THERE
@@ -106,7 +106,7 @@ async def test_a_path_is_data_for_the_remote_shell(world: World, sshd: Sshd, nam
 
 
 async def test_files_with_blanks_in_their_names_are_found(world: World, sshd: Sshd) -> None:
-    """ssh splits its options at blanks, and puts things in the place of percent signs."""
+    """ssh splits its options at blanks, and expands percent signs."""
     folder = world.root / "my %h files"
     folder.mkdir()
     for name in (sshd.key, sshd.known_hosts):

@@ -9,8 +9,8 @@ from waterflowd.admin.ports import RepositoryRow
 from waterflowd.testing.api_world import ApiWorld
 
 
-async def test_who_suspended_and_resumed_a_repository_is_on_record() -> None:
-    """The desk does it, the audit trail names it, and an unknown name is told the known ones."""
+async def test_suspend_and_resume_are_in_the_audit_trail() -> None:
+    """With the principal's name. For an unknown repository the error lists the known ones."""
     async with ApiWorld() as world:
         transport = httpx.ASGITransport(world.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
@@ -24,7 +24,7 @@ async def test_who_suspended_and_resumed_a_repository_is_on_record() -> None:
 
 
 async def test_a_runner_may_not_suspend() -> None:
-    """It takes an approver, as for syncing."""
+    """It takes the role approver, as for syncing."""
     async with ApiWorld(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         transport = httpx.ASGITransport(world.api)

@@ -1,4 +1,4 @@
-"""The client of Vault against a real server of its API (OpenBao): both engines, both ways in, and what a server refuses."""
+"""The Vault client against a real server (OpenBao): both engines, both ways to authenticate, and refusals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def refused(vault: Vault, path: str) -> Rejected:
 
 
 async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Connect) -> None:
-    """Texts as they are, numbers and truth values as JSON writes them, nothing for what has parts."""
+    """Strings unchanged, numbers and booleans as JSON, and no lists or maps."""
     server.put("apps/v2", key="old")
     server.put("apps/v2", key=VALUE, port=5432, tls=True, many=["a"], none=None, text="two\nlines ünd")
     vault = connect()
@@ -84,8 +84,8 @@ async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Conn
     assert cache_s == 60
 
 
-async def test_what_is_not_there_or_was_deleted_is_nothing(server: OpenBao, connect: Connect) -> None:
-    """No path, no version any more, no such engine: the same as a name that no source has."""
+async def test_a_missing_or_deleted_secret_has_no_value(server: OpenBao, connect: Connect) -> None:
+    """No path, no version, no such engine: as for an unknown name."""
     server.put("apps/deleted", key=VALUE)
     server.ask("DELETE", "/secret/data/apps/deleted")
     vault = connect()
@@ -94,8 +94,8 @@ async def test_what_is_not_there_or_was_deleted_is_nothing(server: OpenBao, conn
     assert (await connect(mount="no-engine").read("apps/never"))[0] == {}
 
 
-async def test_version_1_gives_the_fields_and_no_longer_than_their_lease(server: OpenBao, connect: Connect) -> None:
-    """Its field `ttl` is the lease; what is longer than the cache changes nothing."""
+async def test_version_1_gives_the_fields_for_at_most_their_lease(server: OpenBao, connect: Connect) -> None:
+    """The field `ttl` is the lease; one that is longer than the cache changes nothing."""
     server.ask("POST", "/sys/mounts/kv1", {"type": "kv", "options": {"version": "1"}})
     server.ask("POST", "/kv1/apps/short", {"key": VALUE, "ttl": "30s"})
     server.ask("POST", "/kv1/apps/long", {"key": VALUE})
@@ -105,16 +105,14 @@ async def test_version_1_gives_the_fields_and_no_longer_than_their_lease(server:
     assert (await vault.read("apps/long"))[1] == 60
 
 
-async def test_the_wrong_version_of_the_engine_is_nothing_or_an_error_and_never_a_value(
-    server: OpenBao, connect: Connect
-) -> None:
-    """A slip in the configuration."""
+async def test_the_wrong_engine_version_never_gives_a_value(server: OpenBao, connect: Connect) -> None:
+    """The result is no secret, or an error."""
     server.put("apps/version", key=VALUE)
     assert (await connect(version=1).read("apps/version"))[0] == {}
 
 
-async def test_a_token_reads_what_its_policy_says_and_nothing_else(server: OpenBao, connect: Connect) -> None:
-    """The refusal says which path, and nothing of what the server said."""
+async def test_a_token_reads_only_what_its_policy_allows(server: OpenBao, connect: Connect) -> None:
+    """The error names the path, and contains nothing of the response."""
     server.put("apps/mine", key=VALUE)
     server.put("apps/others", key=VALUE)
     server.policy("mine", "secret/data/apps/mine")
@@ -124,8 +122,8 @@ async def test_a_token_reads_what_its_policy_says_and_nothing_else(server: OpenB
     assert (await refused(connect("no-such-token"), "apps/mine")).code == "WF626"
 
 
-async def test_a_token_is_read_anew_for_each_request(server: OpenBao, connect: Connect, tmp_path: Path) -> None:
-    """What Vault's agent writes into the file counts at once; one that others can read does not."""
+async def test_the_token_file_is_read_for_each_request(server: OpenBao, connect: Connect, tmp_path: Path) -> None:
+    """A token that Vault's agent writes takes effect at once; a file that others can read is refused."""
     server.put("apps/file", key=VALUE)
     file = tmp_path / "token"
     file.touch(mode=0o600)
@@ -157,7 +155,7 @@ class Role:
 
 
 async def test_a_role_logs_in_and_again_before_its_token_expires(server: OpenBao, connect: Connect) -> None:
-    """One login for many reads, a new one when two thirds of the token's minute are over."""
+    """One login for many reads, and a new one after two thirds of the token's time to live."""
     server.put("apps/role", key=VALUE)
     role = Role(server, "web", "apps/role")
     now, logins = [0.0], [0]
@@ -174,7 +172,7 @@ async def test_a_role_logs_in_and_again_before_its_token_expires(server: OpenBao
 
 
 async def test_a_role_whose_token_was_revoked_logs_in_again(server: OpenBao, connect: Connect) -> None:
-    """A refusal with a token of its own making is no last word; one with a fresh token is."""
+    """A refusal of an AppRole token causes a new login; a refusal of the fresh token is final."""
     server.put("apps/revoked", key=VALUE)
     role = Role(server, "revoked", "apps/revoked")
     vault = connect(role.secret_id, role_id=role.id)
@@ -185,8 +183,8 @@ async def test_a_role_whose_token_was_revoked_logs_in_again(server: OpenBao, con
     assert "the role login" in (await refused(connect("wrong", role_id=role.id), "apps/revoked")).text
 
 
-async def test_a_namespace_has_secrets_of_its_own(server: OpenBao, connect: Connect) -> None:
-    """The same path elsewhere is another secret."""
+async def test_a_namespace_has_separate_secrets(server: OpenBao, connect: Connect) -> None:
+    """The same path in another namespace is another secret."""
     server.ask("PUT", "/sys/namespaces/team")
     server.ask("POST", "/sys/mounts/secret", {"type": "kv", "options": {"version": "2"}}, namespace="team")
     server.put("apps/where", key="of the root")
@@ -195,22 +193,22 @@ async def test_a_namespace_has_secrets_of_its_own(server: OpenBao, connect: Conn
     assert (await connect().read("apps/where"))[0] == {"key": "of the root"}
 
 
-async def test_a_server_whose_authority_is_not_trusted_gets_no_token(connect: Connect) -> None:
-    """The text says that it is the certificate."""
+async def test_an_untrusted_server_gets_no_token(connect: Connect) -> None:
+    """The error says that it is the certificate."""
     vault = connect(ca_file="")
     with pytest.raises(Retryable, match="CERTIFICATE_VERIFY_FAILED"):
         await vault.read("apps/v2")
 
 
-async def test_a_file_of_authorities_that_is_none_is_said_with_its_key(connect: Connect, tmp_path: Path) -> None:
+async def test_an_invalid_ca_file_is_reported_with_its_key(connect: Connect, tmp_path: Path) -> None:
     """Before anything is sent."""
     (tmp_path / "ca.pem").write_text("no certificate")
     assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "ca.pem")), "apps/v2")).text
     assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "none.pem")), "apps/v2")).text
 
 
-async def test_a_sealed_server_may_be_open_again_later(server: OpenBao, connect: Connect) -> None:
-    """Nobody has to do anything here once somebody has opened it there."""
+async def test_a_sealed_server_is_retried(server: OpenBao, connect: Connect) -> None:
+    """Once it is unsealed, secrets are read again."""
     server.put("apps/sealed", key=VALUE)
     vault = connect()
     server.seal()

@@ -1,4 +1,4 @@
-"""The client of Vault against answers that a real server gives at bad moments, and that only something else gives."""
+"""The Vault client against responses of a server in trouble, and of servers that are not Vault."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ async def error_of(server: Server, *, timeout_s: float = PATIENCE_S) -> Waterflo
     return raised.value
 
 
-async def test_a_request_is_what_the_api_asks_for(server: Server) -> None:
-    """Path, token, namespace, and the header without which a proxy of Vault's agent does not answer; no proxy of ours."""
+async def test_a_request_follows_the_api(server: Server) -> None:
+    """Path, token, namespace, and the header that a proxy of Vault's agent requires; no HTTP proxy."""
     vault = client(await server.start(), namespace="team/web")
     assert (await vault.read("apps/web"))[0] == {"key": VALUE}
     await vault.close()
@@ -166,15 +166,15 @@ async def test_a_request_is_what_the_api_asks_for(server: Server) -> None:
         endless,
     ],
 )
-async def test_what_may_pass_is_asked_again(server: Server, answer: Answer) -> None:
-    """Overloaded, sealed, a standby, something in between that is not Vault, too much, or cut."""
+async def test_temporary_failures_are_retryable(server: Server, answer: Answer) -> None:
+    """Overloaded, sealed, a standby, another server in between, too large, or truncated."""
     server.answer = answer
     assert isinstance(await error_of(server), Retryable)
 
 
 @pytest.mark.parametrize("answer", [silent, dripping])
-async def test_a_server_that_does_not_finish_is_given_up_in_time(server: Server, answer: Answer) -> None:
-    """The bound is for the whole answer, not for each piece."""
+async def test_a_slow_response_times_out(server: Server, answer: Answer) -> None:
+    """The limit applies to the whole response, not to each part."""
     server.answer = answer
     error = await error_of(server, timeout_s=0.3)
     assert isinstance(error, Retryable)
@@ -182,16 +182,16 @@ async def test_a_server_that_does_not_finish_is_given_up_in_time(server: Server,
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405])
-async def test_what_only_a_person_can_help_is_refused_with_its_status(server: Server, status: int) -> None:
-    """And with the path, in our words."""
+async def test_permanent_failures_are_rejected_with_their_status(server: Server, status: int) -> None:
+    """And with the path, without text of the server."""
     server.answer = says(status, f'{{"errors":["{VALUE}"]}}'.encode())
     error = await error_of(server)
     assert isinstance(error, Rejected)
     assert f"path apps/web (status {status})" in error.text
 
 
-async def test_a_redirect_is_refused_and_nobody_else_gets_the_token(server: Server) -> None:
-    """As a standby without forwarding gives it, or somebody who wants the token."""
+async def test_a_redirect_is_refused_and_gets_no_token(server: Server) -> None:
+    """From a standby without forwarding, or from an attacker."""
     other = Server()
     address = await other.start()
     server.answer = says(307, b"", f"Location: {address}/v1/secret/data/apps/web")
@@ -202,7 +202,7 @@ async def test_a_redirect_is_refused_and_nobody_else_gets_the_token(server: Serv
     await other.close()
 
 
-async def test_nobody_at_the_address_may_come_later(server: Server) -> None:
+async def test_an_unreachable_server_is_retryable(server: Server) -> None:
     """The daemon may be started before Vault."""
     address = await server.start()
     await server.close()
@@ -212,8 +212,8 @@ async def test_nobody_at_the_address_may_come_later(server: Server) -> None:
     await vault.close()
 
 
-async def test_an_answer_is_read_up_to_its_bound(server: Server) -> None:
-    """One byte more is too much."""
+async def test_a_response_is_read_up_to_the_limit(server: Server) -> None:
+    """One byte more is an error."""
     server.answer = says(200, GOOD.ljust(RESPONSE_BYTES_MAX))
     vault = client(await server.start())
     assert (await vault.read("apps/web"))[0] == {"key": VALUE}

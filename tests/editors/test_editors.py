@@ -69,10 +69,10 @@ OFFERED = {
 #: A file with the place of the pointer, and a part of what is shown there.
 SHOWN = {
     "a key at the top": ("o|n: push\n" + JOBS, "What starts the workflow"),
-    "a key of an event": ("on:\n  push:\n    bran|ches: [main]\n" + JOBS, "Patterns of branches"),
+    "a key of an event": ("on:\n  push:\n    bran|ches: [main]\n" + JOBS, "Branch patterns"),
     "a key of a job": ("jobs:\n  a:\n    ru|ns-on: web\n    steps: [{run: x}]\n", "The group of servers"),
-    "a key of a step": (STEP + "run: x\n        on-l|ost: retry\n", "nobody can know"),
-    "a parameter": (STEP + "uses: log\n        with:\n          mess|age: m\n", "What is printed"),
+    "a key of a step": (STEP + "run: x\n        on-l|ost: retry\n", "cannot be determined"),
+    "a parameter": (STEP + "uses: log\n        with:\n          mess|age: m\n", "The text to print"),
     "the parameter of a loop": (
         STEP + "uses: loop\n        with:\n          it|ems: [a]\n          steps: [{run: x}]\n",
         "10,000",

@@ -388,17 +388,17 @@ class Accepts:
     """Adds an alternative spelling, which a validator normalizes, to the JSON Schema of a type."""
 
     schema: JsonSchema
+    #: Where no alternative matches, editors describe the first.
+    is_first: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
         """The schema of the type, or this one."""
-        return {"anyOf": [*options(handler(core)), self.schema]}
+        others = options(handler(core))
+        return {"anyOf": [self.schema, *others] if self.is_first else [*others, self.schema]}
 
 
 def short_for(key: str) -> Accepts:
-    """A text that is short for a mapping with one key.
-
-    It comes after the mapping: where several alternatives do not match, editors describe the first.
-    """
+    """A text that is short for a mapping with one key."""
     return Accepts({**TEXT_SCHEMA, "x-takes": f"text, which is short for `{key}`"})
 
 

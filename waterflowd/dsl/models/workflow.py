@@ -53,8 +53,8 @@ class Workflow(LanguageModel):
     on: Annotated[
         Triggers | None,
         BeforeValidator(event_names),
-        Accepts({"type": "array", "items": _EVENT_NAMES, "minItems": 1}),
-        Accepts(_EVENT_NAMES),
+        Accepts({"type": "array", "items": _EVENT_NAMES, "minItems": 1}, is_first=True),
+        Accepts(_EVENT_NAMES, is_first=True),
     ] = key(
         "What starts the workflow: the name of an event, a list of names, or a mapping of events to their filters.",
         "on: [push, workflow_dispatch]",

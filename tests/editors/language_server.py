@@ -1,4 +1,4 @@
-"""The YAML language server (npm yaml-language-server) as an editor drives it: over standard input and output, by LSP.
+"""The YAML language server (npm yaml-language-server) driven like an editor does: LSP over standard input and output.
 
 The package is pinned by version and hash in `package-lock.json` and installed with `npm ci` into pytest's cache, once for all
 workers. It reads the schema from the file that the first line of a document names.
@@ -33,17 +33,17 @@ _SETTINGS = {
     }
 }
 _PUBLISHED = "textDocument/publishDiagnostics"
-_ASKS = "workspace/configuration"
+_CONFIGURATION_REQUEST = "workspace/configuration"
 
 
 class LanguageServer:
-    """The running server; use it as a context manager, one question at a time."""
+    """The running server; use it as a context manager, one request at a time."""
 
     def __init__(self, folder: Path, schema: Path) -> None:
         self._schema = schema
         self._ids = itertools.count(1)
         self._versions = itertools.count(1)
-        self._heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._received: queue.Queue[dict[str, Any]] = queue.Queue()
         self._process = subprocess.Popen(
             ["node", str(folder / SERVER), "--stdio"],
             stdin=subprocess.PIPE,
@@ -58,69 +58,69 @@ class LanguageServer:
             "workspace": {"configuration": True, "didChangeConfiguration": {}},
             "textDocument": {"hover": {"contentFormat": ["markdown"]}, "completion": {}},
         }
-        self._ask("initialize", {"processId": None, "rootUri": None, "capabilities": capabilities})
-        self._tell("initialized", {})
-        self._tell("workspace/didChangeConfiguration", {"settings": _SETTINGS})
+        self._request("initialize", {"processId": None, "rootUri": None, "capabilities": capabilities})
+        self._notify("initialized", {})
+        self._notify("workspace/didChangeConfiguration", {"settings": _SETTINGS})
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        # An editor that goes away takes its server along.
+        # An editor that exits terminates its server.
         self._process.terminate()
         self._process.wait(PATIENCE_S)
         self._listener.join(PATIENCE_S)
         self._process.stdout.close()
 
     def problems(self, text: str, *, is_wrong: bool) -> list[tuple[int, str]]:
-        """Open a file and return what is marked in it: line (from 1) and message; of a wrong file at least one."""
+        """Open a file and return its marks: line (from 1) and message; waits for at least one if the file is wrong."""
         uri = self._open(text)
 
-        def is_wanted(said: dict[str, Any]) -> bool:
-            is_about = said.get("method") == _PUBLISHED and said["params"]["uri"] == uri
-            return is_about and (bool(said["params"]["diagnostics"]) or not is_wrong)
+        def matches(message: dict[str, Any]) -> bool:
+            is_about = message.get("method") == _PUBLISHED and message["params"]["uri"] == uri
+            return is_about and (bool(message["params"]["diagnostics"]) or not is_wrong)
 
-        marks = self._until(is_wanted)["params"]["diagnostics"]
-        # Lines count from 0, and the one that names the schema stands before the first.
+        marks = self._until(matches)["params"]["diagnostics"]
+        # Lines count from 0, and a line that names the schema is inserted before the first.
         return sorted((mark["range"]["start"]["line"], mark["message"]) for mark in marks)
 
-    def offered(self, text: str) -> list[str]:
-        """Return the labels that are offered where `|` stands in a file."""
-        answered = self._at("textDocument/completion", text)
-        items = answered["items"] if isinstance(answered, dict) else answered or []
+    def completions(self, text: str) -> list[str]:
+        """Return the labels of the completions at `|` in a file."""
+        response = self._at("textDocument/completion", text)
+        items = response["items"] if isinstance(response, dict) else response or []
         return [item["label"] for item in items]
 
-    def shown(self, text: str) -> str:
-        """Return what is shown when the pointer rests where `|` stands."""
-        answered = self._at("textDocument/hover", text)
-        contents = (answered or {}).get("contents", "")
-        # Some versions escape what Markdown might take for a mark.
+    def hover(self, text: str) -> str:
+        """Return the text that is shown for the position of `|` in a file."""
+        response = self._at("textDocument/hover", text)
+        contents = (response or {}).get("contents", "")
+        # Some versions escape the characters of Markdown.
         return str(contents["value"] if isinstance(contents, dict) else contents).replace("\\", "")
 
     def _at(self, method: str, text: str) -> Any:
         before, _, after = text.partition("|")
         uri = self._open(before + after)
-        # Position counts from 0; the line that names the schema comes first.
+        # Positions count from 0; the line that names the schema comes first.
         position = {"line": before.count("\n") + 1, "character": len(before.rpartition("\n")[2])}
-        return self._ask(method, {"textDocument": {"uri": uri}, "position": position})
+        return self._request(method, {"textDocument": {"uri": uri}, "position": position})
 
     def _open(self, text: str) -> str:
         version = next(self._versions)
         uri = f"file:///workflows/{version}.yml"
         named = f"# yaml-language-server: $schema={self._schema.as_uri()}\n{text}"
         document = {"uri": uri, "languageId": "yaml", "version": version, "text": named}
-        self._tell("textDocument/didOpen", {"textDocument": document})
+        self._notify("textDocument/didOpen", {"textDocument": document})
         return uri
 
-    def _ask(self, method: str, params: dict[str, Any]) -> Any:
+    def _request(self, method: str, params: dict[str, Any]) -> Any:
         number = next(self._ids)
         self._send({"id": number, "method": method, "params": params})
-        answered = self._until(lambda said: said.get("id") == number and "method" not in said)
-        assert "error" not in answered, answered
-        return answered["result"]
+        response = self._until(lambda message: message.get("id") == number and "method" not in message)
+        assert "error" not in response, response
+        return response["result"]
 
-    def _tell(self, method: str, params: dict[str, Any]) -> None:
+    def _notify(self, method: str, params: dict[str, Any]) -> None:
         self._send({"method": method, "params": params})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -129,17 +129,19 @@ class LanguageServer:
         self._process.stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
         self._process.stdin.flush()
 
-    def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message of a kind; the server's own questions are answered meanwhile."""
+    def _until(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that matches; the server's own requests are answered meanwhile."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            said = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
-            if "method" in said and "id" in said:
-                wanted = said.get("params", {}).get("items", [])
-                settings = [_SETTINGS.get(str(item.get("section"))) for item in wanted]
-                self._send({"id": said["id"], "result": settings if said["method"] == _ASKS else None})
-            elif is_wanted(said):
-                return said
+            message = self._received.get(timeout=max(0.0, deadline - time.monotonic()))
+            if "method" in message and "id" in message:
+                requested = message.get("params", {}).get("items", [])
+                settings = [_SETTINGS.get(str(item.get("section"))) for item in requested]
+                self._send(
+                    {"id": message["id"], "result": settings if message["method"] == _CONFIGURATION_REQUEST else None}
+                )
+            elif matches(message):
+                return message
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -151,4 +153,4 @@ class LanguageServer:
                 size = int(value) if name.lower() == b"content-length" else size
                 line = stream.readline()
             if size:
-                self._heard.put(json.loads(stream.read(size)))
+                self._received.put(json.loads(stream.read(size)))

@@ -1,6 +1,6 @@
-"""What editors make of the schema: the YAML language server marks, offers and shows.
+"""The schema in an editor: the YAML language server marks errors, completes, and shows descriptions.
 
-Needs node and npm; the server comes from the npm registry at the first use (see `language_server.py`).
+These tests need node and npm; the server is installed from the npm registry on first use (see `language_server.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEP = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - "
 JOBS = "jobs: {a: {runs-on: web, steps: [{run: x}]}}\n"
 
-#: A file, the line of its mistake, and a part of what the editor says there.
+#: A file, the line of its mistake, and a part of the editor's message there.
 BAD = {
     "a key at the top": ("naem: x\n" + JOBS, 1, "naem"),
     "a key of an event": ("on:\n  push:\n    brnaches: [main]\n" + JOBS, 3, "brnaches"),
@@ -36,8 +36,8 @@ BAD = {
     "run and uses": (STEP + "run: x\n        uses: log\n", 6, "uses"),
     "a node": (STEP + "name: x\n        uses: sleeep\n", 6, "sleep"),
     "a parameter": (STEP + "uses: log\n        with:\n          mesage: m\n", 7, "mesage"),
-    "a parameter that is missing": (STEP + "name: x\n        uses: log\n        with: {}\n", 7, "message"),
-    "a word of a parameter": (
+    "a missing parameter": (STEP + "name: x\n        uses: log\n        with: {}\n", 7, "message"),
+    "a value of a parameter": (
         STEP + "uses: approval\n        with:\n          timeout: 1d\n          default: no\n",
         8,
         "reject",
@@ -49,8 +49,8 @@ BAD = {
     ),
 }
 
-#: A file with the place of the cursor, and some of what is offered there.
-OFFERED = {
+#: A file with the position of the cursor, and some of the completions there.
+COMPLETIONS = {
     "at the top": ("|", ["name", "on", "jobs", "concurrency"]),
     "in a job": ("jobs:\n  a:\n    |\n", ["runs-on", "needs", "steps", "strategy"]),
     "in an empty step": (STEP + "|\n", ["run", "uses", "retry", "on-lost"]),
@@ -62,12 +62,12 @@ OFFERED = {
         ["run"],
     ),
     "events": ("on:\n  |\n" + JOBS, ["push", "schedule", "webhook"]),
-    "a word": (STEP + "run: x\n        on-lost: |\n", ["fail", "retry", "hold"]),
+    "a value": (STEP + "run: x\n        on-lost: |\n", ["fail", "retry", "hold"]),
     "in runs-on": ("jobs:\n  a:\n    runs-on:\n      |\n", ["group", "target", "batch"]),
 }
 
-#: A file with the place of the pointer, and a part of what is shown there.
-SHOWN = {
+#: A file with the position of the pointer, and a part of the text shown there.
+HOVERS = {
     "a key at the top": ("o|n: push\n" + JOBS, "What starts the workflow"),
     "a key of an event": ("on:\n  push:\n    bran|ches: [main]\n" + JOBS, "Branch patterns"),
     "a key of a job": ("jobs:\n  a:\n    ru|ns-on: web\n    steps: [{run: x}]\n", "The group of servers"),
@@ -97,26 +97,26 @@ def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
-def test_a_good_file_is_marked_nowhere(server: LanguageServer, file: Path) -> None:
-    """Nobody who writes what the examples show sees a red line."""
+def test_a_valid_file_has_no_marks(server: LanguageServer, file: Path) -> None:
+    """None of the examples is marked as an error."""
     assert server.problems(file.read_text("utf-8"), is_wrong=False) == []
 
 
 @pytest.mark.parametrize(("text", "line", "word"), BAD.values(), ids=BAD.keys())
 def test_a_mistake_is_marked_at_its_line(server: LanguageServer, text: str, line: int, word: str) -> None:
-    """With the name that is wrong, or what was expected; the compiler finds the file wrong too."""
+    """With the wrong name, or what was expected; the compiler refuses the file too."""
     found = server.problems(text, is_wrong=True)
-    assert any(place == line and word in message for place, message in found), found
+    assert any(marked == line and word in message for marked, message in found), found
     assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
 
 
-@pytest.mark.parametrize(("text", "names"), OFFERED.values(), ids=OFFERED.keys())
-def test_what_can_stand_at_a_place_is_offered(server: LanguageServer, text: str, names: list[str]) -> None:
-    """Keys, nodes, their parameters, and words."""
-    assert set(names) <= set(server.offered(text))
+@pytest.mark.parametrize(("text", "names"), COMPLETIONS.values(), ids=COMPLETIONS.keys())
+def test_completions_are_offered(server: LanguageServer, text: str, names: list[str]) -> None:
+    """Keys, nodes, their parameters, and values."""
+    assert set(names) <= set(server.completions(text))
 
 
-@pytest.mark.parametrize(("text", "words"), SHOWN.values(), ids=SHOWN.keys())
-def test_what_a_key_means_is_shown(server: LanguageServer, text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "words"), HOVERS.values(), ids=HOVERS.keys())
+def test_the_meaning_of_a_key_is_shown(server: LanguageServer, text: str, words: str) -> None:
     """The same sentence as in the reference."""
-    assert words in server.shown(text)
+    assert words in server.hover(text)

@@ -1,4 +1,4 @@
-"""docs/reference/ is what the models and texts of the language say; `make reference` writes it anew."""
+"""docs/reference/ is up to date with the models of the language; `make reference` writes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _made() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
-    """The pages, which `WATERFLOW_REFERENCE=rewrite` writes before they are looked at."""
+    """The pages; `WATERFLOW_REFERENCE=rewrite` writes them first."""
     found = _made()
     if os.environ.get("WATERFLOW_REFERENCE") == "rewrite":
         FOLDER.mkdir(exist_ok=True)
@@ -35,20 +35,20 @@ def made() -> dict[str, str]:
     return found
 
 
-def test_the_folder_is_what_the_models_say(made: dict[str, str]) -> None:
-    """Every page and schema, word for word, and nothing else."""
+def test_the_folder_is_up_to_date(made: dict[str, str]) -> None:
+    """It has every page and schema, byte for byte, and no other files."""
     kept = {file.name: file.read_text("utf-8") for file in FOLDER.iterdir()}
     different = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
-    assert not different, f"`make reference` writes {', '.join(different)} anew"
+    assert not different, f"run `make reference` to update {', '.join(different)}"
 
 
 def test_the_pages_are_the_same_each_time(made: dict[str, str]) -> None:
-    """Nothing in them depends on an order by chance or on the day."""
+    """Nothing depends on hash order or on the date."""
     assert _made() == made
 
 
 def test_every_code_has_its_anchor(made: dict[str, str]) -> None:
-    """`help` of a diagnostic leads to a heading."""
+    """The `help` link of a diagnostic leads to a heading."""
     for code in CODES:
         assert help_of(code) == f"docs/reference/diagnostics.md#{code.lower()}"
         assert f"\n## {code}\n" in made["diagnostics.md"]

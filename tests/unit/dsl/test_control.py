@@ -139,8 +139,8 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         ("{uses: sleep, with: {duration: 1s}, on-lost: retry}", "WF116", "run on a server"),
         ("{uses: parallel, with: {branches: [{run: x}]}, working-directory: a}", "WF116", "run in a directory"),
         ("{uses: parallel, with: {branches: [{run: x}]}, stop: {grace: 1s}}", "WF116", "no process"),
-        ("{id: a, run: x}, {uses: parallel, with: {branches: [{id: a, run: x}]}}", "WF109", "taken"),
-        ("{uses: parallel, with: {branches: [{id: a, run: x}]}}, {id: a, run: x}", "WF109", "taken"),
+        ("{id: a, run: x}, {uses: parallel, with: {branches: [{id: a, run: x}]}}", "WF109", "already used"),
+        ("{uses: parallel, with: {branches: [{id: a, run: x}]}}, {id: a, run: x}", "WF109", "already used"),
         (
             "{id: p, uses: parallel, with: {branches: [{id: a, run: x}]}}, {run: 'echo ${{ steps.a.outcome }}'}",
             "WF129",

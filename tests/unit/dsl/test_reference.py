@@ -16,7 +16,7 @@ from waterflowd.dsl.building.contexts import KNOWN
 from waterflowd.dsl.models.expression_scopes import CONTEXTS, SCOPES
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import plain, to_json
-from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
+from waterflowd.dsl.reference.diagnostics import EXAMPLES, RUNTIME_CODES
 from waterflowd.dsl.reference.entries import NODES, SECTIONS, Key, Section
 from waterflowd.dsl.reporting.codes import CODES
 from waterflowd.dsl.reporting.report import Report
@@ -75,8 +75,8 @@ def test_every_description_is_a_sentence(section: Section) -> None:
 def test_every_context_function_and_code_has_an_entry() -> None:
     """Contexts and codes have one; a function cannot exist without."""
     assert set(CONTEXTS) == set(KNOWN)
-    assert set(EXAMPLES) | NOT_OF_A_FILE == set(CODES)
-    assert not set(EXAMPLES) & NOT_OF_A_FILE
+    assert set(EXAMPLES) | RUNTIME_CODES == set(CODES)
+    assert not set(EXAMPLES) & RUNTIME_CODES
 
 
 def test_every_scope_is_used() -> None:
@@ -90,26 +90,26 @@ def test_every_scope_is_used() -> None:
 
 @pytest.mark.parametrize(("name", "section", "entry"), list(_examples()))
 def test_the_example_of_a_key_compiles_without_a_warning(name: str, section: Section, entry: Key) -> None:
-    """What a reader copies works as it is; the file of a composite step when a step uses it."""
+    """A reader can copy it as it is. The file of a composite step compiles when a step uses it."""
     text = section.framed(entry.example)
     if not name.startswith("Composite"):
         assert _compiled(text) == []
         return
     user = "jobs: {j: {runs-on: web-servers, steps: [{uses: ./steps/deploy, with: %s}]}}"
-    given = "{to: staging}" if "inputs:" in text else "{}"
-    assert _compiled(user % given, {"steps/deploy/step.yml": text.encode()}) == []
+    inputs = "{to: staging}" if "inputs:" in text else "{}"
+    assert _compiled(user % inputs, {"steps/deploy/step.yml": text.encode()}) == []
 
 
 @pytest.mark.parametrize(("name", "section", "entry"), list(_examples()))
 def test_the_example_of_a_key_shows_the_key(name: str, section: Section, entry: Key) -> None:
-    """Each key has one of its own."""
+    """Every key has its own example."""
     key = next(key for key, candidate in section.keys.items() if candidate is entry)
     assert f"{key}:" in entry.example
 
 
 @pytest.mark.parametrize("code", sorted(EXAMPLES))
-def test_the_example_of_a_code_gives_it(code: str) -> None:
-    """And nothing else, but for examples of what comes with others."""
+def test_the_example_of_a_code_causes_it(code: str) -> None:
+    """And no other code, except in the example of too many errors."""
     example = EXAMPLES[code]
     compiled = compile_workflow("workflows/example.yml", example.content or example.text.encode(), example.files)
     found = {one.code for one in (*compiled.diagnostics, *compiled.warnings)}
@@ -155,7 +155,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
     "DeploymentEnvironment": {"name": "x"},
     "Strategy": {"matrix": {"m": [1, 2]}},
 }
-#: Keys that take more than a text: how the expression is put there.
+#: Keys that do not take a plain text: how the expression is inserted.
 _PUT: dict[tuple[str, str], Any] = {
     ("Workflow", "vars"): lambda text: {"a": 1, "x": text},
     ("Workflow", "env"): lambda text: {"X": text},
@@ -241,19 +241,19 @@ def _keys_with_expressions() -> Iterator[Any]:
                 yield pytest.param(name, key, entry, id=f"{name}.{key}")
 
 
-#: What is wrong with an expression because of its context, and not because of its value.
-_OUT_OF_SIGHT = {"WF122", "WF129", "WF136", "WF123"}
+#: Codes for an expression that uses an unknown name, as opposed to a wrong value.
+_UNKNOWN_NAMES = {"WF122", "WF129", "WF136", "WF123"}
 
 
 @pytest.mark.parametrize(("name", "key", "entry"), list(_keys_with_expressions()))
-def test_a_key_sees_the_contexts_that_its_entry_names_and_no_others(name: str, key: str, entry: Key) -> None:
-    """Every context is tried in every key; and whether an expression may ask for the status."""
+def test_a_key_sees_exactly_the_contexts_that_its_entry_lists(name: str, key: str, entry: Key) -> None:
+    """Every context is tried in every key, and so are the status functions."""
     seen = set()
     for context, expression in _OVER.items():
         text = json.dumps(_with_expression(name, key, expression))
         compiled = compile_workflow("workflows/example.yml", text.encode(), FILES)
         codes = {found.code for found in compiled.diagnostics}
-        assert codes <= _OUT_OF_SIGHT, (expression, [found.message for found in compiled.diagnostics])
+        assert codes <= _UNKNOWN_NAMES, (expression, [found.message for found in compiled.diagnostics])
         if not codes:
             seen.add(context)
     assert seen == set(SCOPES[entry.expressions].contexts)
@@ -265,13 +265,13 @@ def test_a_key_sees_the_contexts_that_its_entry_names_and_no_others(name: str, k
 def _keys_without_expressions() -> Iterator[Any]:
     for name, section in SECTIONS.items():
         for key, entry in section.keys.items():
-            # A description is shown as it is, whatever stands in it.
+            # A description is shown unchanged, even if it contains an expression.
             if not entry.expressions and name in _AT and key != "description":
                 yield pytest.param(name, key, id=f"{name}.{key}")
 
 
 @pytest.mark.parametrize(("name", "key"), list(_keys_without_expressions()))
 def test_a_key_without_a_scope_takes_no_expression(name: str, key: str) -> None:
-    """What an editor says of the key is what the compiler does with it."""
+    """The editor's description of the key agrees with the compiler."""
     text = json.dumps(_with_expression(name, key, "git.sha"))
     assert compile_workflow("workflows/example.yml", text.encode(), FILES).diagnostics

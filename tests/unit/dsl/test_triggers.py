@@ -1,4 +1,4 @@
-"""Claims about what starts a workflow: webhooks, other workflows, calls."""
+"""What starts a workflow: webhooks, other workflows, calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JOBS = "\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
 
 
 def test_a_webhook_has_a_name_and_a_secret(language: Language) -> None:
-    """The name of the file by default; the secret by its name, in either spelling."""
+    """The default name is the file's name; the secret is given by name, in either spelling."""
     for secret in ("HOOK", "'${{ secrets.HOOK }}'"):
         triggers = language.plan(f"on: {{webhook: {{secret: {secret}}}}}{JOBS}").triggers
         assert triggers == Triggers(dispatch=False, webhook=WebhookTrigger(name="w", secret="HOOK"))
@@ -20,7 +20,7 @@ def test_a_webhook_has_a_name_and_a_secret(language: Language) -> None:
 
 
 def test_a_workflow_may_start_after_another_one(language: Language) -> None:
-    """Filtered by how it ended, and by branches; GitHub's `types` is taken."""
+    """With filters for conclusions and branches; GitHub's `types` is accepted."""
     triggers = language.plan(
         "on: {workflow_run: {workflows: [build, workflows/test.yml], types: [completed], conclusions: [success, lost], "
         f"branches: main}}}}{JOBS}"
@@ -31,12 +31,12 @@ def test_a_workflow_may_start_after_another_one(language: Language) -> None:
     assert not triggers.dispatch
 
 
-def test_a_workflow_that_is_only_called_starts_by_nothing_else(language: Language) -> None:
+def test_nothing_else_starts_a_workflow_that_can_only_be_called(language: Language) -> None:
     """Neither by a push nor by hand."""
     assert language.plan(f"on: workflow_call{JOBS}").triggers == Triggers(dispatch=False)
 
 
-def test_calls_and_starts_by_hand_may_have_inputs_of_their_own(language: Language) -> None:
+def test_calls_and_starts_by_hand_may_have_different_inputs(language: Language) -> None:
     """Expressions see both; the plan has those of a start by hand."""
     plan = language.plan(
         "on: {workflow_call: {inputs: {a: }}, workflow_dispatch: {inputs: {b: }}}\n"
@@ -77,12 +77,12 @@ def test_a_mistake_in_on_has_its_code(language: Language, on: str, code: str, wo
 
 
 def test_inputs_for_a_call_are_declared_in_one_place(language: Language) -> None:
-    """The shorthand and the long form exclude each other."""
+    """The shorthand and the long form are mutually exclusive."""
     error = language.error(f"inputs: {{a: }}\non: {{workflow_call: {{inputs: {{b: }}}}}}{JOBS}")
     assert (error.code, "declared twice" in error.message) == ("WF116", True)
 
 
-def test_jobs_exist_in_the_outputs_of_a_call_only(language: Language) -> None:
+def test_the_context_jobs_exists_in_the_outputs_of_a_call_only(language: Language) -> None:
     """Elsewhere it is `needs`."""
     error = language.error("jobs: {j: {runs-on: g, steps: [{run: 'x ${{ jobs.j.result }}'}]}}")
     assert (error.code, "needs" in error.message) == ("WF129", True)

@@ -150,7 +150,7 @@ class ControlFlow:
 
     def _approval(self, at: Path, wanted: ApprovalParameters, available: Availability) -> dict[str, Json]:
         params: dict[str, Json] = {}
-        for key in wanted.given():
+        for key in wanted.present_keys():
             params[key] = getattr(wanted, key)
             self._expressions.value((*at, key), params[key], available)
         if wanted.has("default") and not wanted.has("timeout"):

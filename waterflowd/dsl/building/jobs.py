@@ -117,7 +117,7 @@ class JobBuilder:
         workflow_scope: BlockScope,
     ) -> JobPlan:
         for key, sentence in _CALL_KEYS.items():
-            if key in job.given():
+            if key in job.present_keys():
                 self._source.at_key(
                     (*path, key),
                     codes.EXCLUSIVE_KEYS,
@@ -161,7 +161,7 @@ class JobBuilder:
         self, path: Path, job: models.Job, plan: JobPlan, names: WorkflowNames, instances: Instances
     ) -> JobPlan:
         for key, sentence in _STEP_JOB_KEYS.items():
-            if key in job.given():
+            if key in job.present_keys():
                 text = f"{key} is not valid in a job that calls a workflow (uses): {sentence}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         sentence = "values under with are recorded; pass the secret under secrets of this job"

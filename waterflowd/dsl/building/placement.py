@@ -41,7 +41,7 @@ class PlacementBuilder:
         ):
             self._expressions.value((*path, key), value, available)
         if runs_on.target is None and runs_on.group != ALL_SERVERS:
-            for key in runs_on.given():
+            for key in runs_on.present_keys():
                 if key in _EACH_KEYS:
                     text = f"{key} is only valid with target: each"
                     self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "add target: each, or remove it")

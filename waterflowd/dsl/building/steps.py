@@ -223,7 +223,7 @@ class StepBuilder:
         )
 
     def _check_engine_keys(self, path: Path, step: models.Step, node: str) -> None:
-        for key in step.given():
+        for key in step.present_keys():
             reason = _PROCESS_KEYS.get(key)
             if key in _RETRY_KEYS and node == WORKFLOW_RUN:
                 continue

@@ -1,8 +1,8 @@
-"""The events that only GitHub has, each with what to do in its place.
+"""The events that only GitHub has, each with what to do instead.
 
-Source: "Events that trigger workflows" of the GitHub Actions documentation. They are about things that Git does not have:
-pull requests, issues, releases, people. Waterflow watches Git, so none of them can come, and a file that waits for one
-would never run without anybody being told.
+Source: "Events that trigger workflows" of the GitHub Actions documentation. These events concern things that Git does not
+have: pull requests, issues, releases, people. Waterflow watches Git, so they never occur here, and a workflow that waits for
+one would silently never run.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 _BY_API = "let the forge send it to a webhook (on.webhook), or start by the API with workflow_dispatch"
 _PULL_REQUEST = "use push with branches, or let the forge send it to a webhook (on.webhook)"
 _TALK = f"issues and discussions are not part of Git; {_BY_API}"
-_HOUSEKEEPING = f"this is about the hosting of the repository, not about what is in it; {_BY_API}"
+_HOUSEKEEPING = f"this concerns the hosting of the repository, not its content; {_BY_API}"
 _CHECKS = f"checks and deployments are GitHub's own; {_BY_API}"
 
-#: Event: what to do instead.
+#: What to do instead of each event.
 GITHUB_EVENTS: dict[str, str] = {
     "pull_request": _PULL_REQUEST,
     "pull_request_target": _PULL_REQUEST,
@@ -22,12 +22,12 @@ GITHUB_EVENTS: dict[str, str] = {
     "pull_request_comment": f"comments are not part of Git; {_PULL_REQUEST}",
     "merge_group": "use push with branches: a merge is a push",
     "create": "use push: a new branch or tag that is watched is a push",
-    "delete": "nothing runs when a branch or tag goes away, because there is no commit to run",
+    "delete": "deleting a branch or tag starts nothing, because there is no commit to run",
     "release": "use push with tags, such as tags: ['v*'], or start by hand with workflow_dispatch",
     "registry_package": f"packages are not part of Git; use push with tags, or {_BY_API}",
     "image_version": f"images are not part of Git; {_BY_API}",
     "repository_dispatch": "start by the API with workflow_dispatch, or by a webhook (on.webhook)",
-    "gollum": "a wiki is a repository of its own: watch it, and use push",
+    "gollum": "a wiki is a separate repository: watch it, and use push",
     "page_build": "use push with the branch that the pages are built from",
     "issues": _TALK,
     "issue_comment": _TALK,

@@ -1,7 +1,7 @@
-"""Names that end up in expressions, paths and on the wire: the ids of jobs, steps and inputs.
+"""Names that are used in expressions, paths and wire messages: the ids of jobs, steps and inputs.
 
-The rule is GitHub's, with a bound on the length. Expressions compare names without case, so two that differ by case only
-are one name given twice.
+The syntax is GitHub's, with a limit on the length. Expressions compare names without case, so two ids that differ only in
+case are duplicates.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Ids:
-    """The ids of one kind in one place; reports those that are malformed or taken."""
+    """The ids of one kind in one scope; reports ids that are malformed or already used."""
 
     def __init__(self, kind: str, report: Report, outer: Ids | None = None) -> None:
         self._kind = kind
         self._report = report
         self._taken: dict[str, str] = {}
-        #: The ids of the place around this one, which are taken here too.
+        #: The enclosing scope, whose ids cannot be used here either.
         self._outer = outer
 
     def inner(self) -> Ids:
-        """The ids of a place inside of this one."""
+        """The ids of a scope inside this one."""
         return Ids(self._kind, self._report, self)
 
     def _first(self, lowered: str) -> str | None:
@@ -40,20 +40,20 @@ class Ids:
         return None
 
     def take(self, name: str, offset: int) -> bool:
-        """Takes an id that stands at `offset`; false when it cannot be taken, which is reported."""
+        """Registers the id at `offset`; false if it is malformed or already used, which is reported."""
         subject = f"the id {quote(name)} of {'an' if self._kind[0] in 'aeiou' else 'a'} {self._kind}"
         first = self._first(name.lower())
         if len(name) > ID_CHARACTERS_MAX:
             text, hint = (
                 f"{subject} has more than {ID_CHARACTERS_MAX} characters",
-                "choose a shorter one, and put the text into name",
+                "use a shorter id, and put the text into name",
             )
         elif not _ID.fullmatch(name):
-            text = f"{subject} may hold letters, digits, _ and - only, and begins with a letter or _"
+            text = f"{subject} may contain only letters, digits, _ and -, and must begin with a letter or _"
             hint = f'for example "{_made_valid(name)}"'
         elif first is not None:
-            other = "" if first == name else f", as {quote(first)}: names are compared without case"
-            text, hint = f"{subject} is taken already{other}", "choose another one"
+            other = "" if first == name else f", as {quote(first)}: ids are compared without case"
+            text, hint = f"{subject} is already used{other}", "use another id"
         else:
             self._taken[name.lower()] = name
             return True

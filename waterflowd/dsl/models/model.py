@@ -53,7 +53,7 @@ class LanguageModel(BaseModel):
         """Whether the file has the field's key, even with a null."""
         return field in self.model_fields_set
 
-    def given(self) -> list[str]:
+    def present_keys(self) -> list[str]:
         """The keys that the file has, in the order of the model."""
         return [str(field.alias) for name, field in type(self).model_fields.items() if name in self.model_fields_set]
 

@@ -1,8 +1,8 @@
-"""From a tree to the models of the language: pydantic's findings become errors with places.
+"""From a document to a model: pydantic's errors become diagnostics with positions.
 
-Rules of this file: one broken key must not hide what is wrong elsewhere. So what is broken is reported, taken out of
-a copy (a required one is replaced by something harmless), and the copy is validated again: the later checks see a
-whole workflow, and never speak about what was taken out, because the report holds it already.
+Rules of this file: one invalid key must not hide errors elsewhere. An invalid value is reported and removed from a copy of the
+document (a required one is replaced by a harmless stand-in), and the copy is validated again. Later checks therefore see a
+complete workflow, and they do not repeat what has been reported.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from waterflowd.dsl.reporting.report import Report
 from waterflowd.dsl.reporting.values import describe
 from waterflowd.model.wording import did_you_mean
 
-#: A repair can uncover one more layer of errors; more rounds than layers of models find nothing.
+#: Each repair can reveal errors one level deeper; the models are not nested more deeply than this.
 _ROUNDS_MAX = 8
 
-#: Stand-ins for required values, so that the checks after this one have a whole workflow.
+#: Replacements for invalid required values, so that later checks see a complete workflow.
 _STAND_INS: dict[str, Any] = {
     "runs-on": "unknown",
     "steps": [{"run": ":"}],
@@ -53,7 +53,7 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
 }
 
-#: How people who know other systems call our keys.
+#: What other systems call our keys.
 _OTHER_NAMES = {
     "stages": "jobs",
     "script": "run",
@@ -74,36 +74,36 @@ _OTHER_NAMES = {
 }
 
 
-Found = TypeVar("Found", bound=LanguageModel)
+Model = TypeVar("Model", bound=LanguageModel)
 
 
-def validate(document: Document, report: Report, concept: type[Found], base: Path = ()) -> Found | None:
-    """What the document says at `base`, repaired where it is broken; None when nothing can be made of it."""
+def validate(document: Document, report: Report, model: type[Model], base: Path = ()) -> Model | None:
+    """The mapping at `base` of the document as a model; None if it cannot be repaired. Errors are reported."""
     content = to_json(document.find(base)[0])
-    part = _Part(document, report, concept, base)
+    reporter = _ErrorReporter(document, report, model, base)
     for number in range(_ROUNDS_MAX):
         try:
-            return concept.model_validate(content)
+            return model.model_validate(content)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
-            # What a repair has emptied was not empty in the file.
+            # A list that is empty after a repair was not empty in the file.
             if number == 0 or detail["type"] != "too_short":
-                part.report(detail)
-        # From the back, so that positions in lists still hold.
+                reporter.report(detail)
+        # From the end, so that earlier list positions stay valid.
         for detail in reversed(details):
             if not _repair(content, detail):
                 return None
     return None
 
 
-class _Part:
-    """A part of a document that is one concept; reports what pydantic found in it."""
+class _ErrorReporter:
+    """Reports pydantic's errors about one mapping of a document."""
 
-    def __init__(self, document: Document, report: Report, concept: type[LanguageModel], base: Path) -> None:
+    def __init__(self, document: Document, report: Report, model: type[LanguageModel], base: Path) -> None:
         self._document = document
         self._report = report
-        self._concept = concept
+        self._model = model
         self._base = base
 
     def report(self, detail: ErrorDetails) -> None:
@@ -115,7 +115,7 @@ class _Part:
             self._unknown_key(detail["loc"])
         elif kind == "missing":
             place = self._document.key_start(path[:-1])
-            title = model_at(self._concept, detail["loc"][:-1]).TITLE
+            title = model_at(self._model, detail["loc"][:-1]).TITLE
             hint = missing_hint(whole)
             self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
         elif kind == READY:
@@ -137,12 +137,12 @@ class _Part:
 
     def _unknown_key(self, path: Path) -> None:
         place = self._document.key_start((*self._base, *path))
-        concept, name = model_at(self._concept, path[:-1]), str(path[-1])
-        is_trigger = concept is models.Triggers
-        what = f"the event {quote(name)}" if is_trigger else named(concept, name)
-        known = keys(concept)
-        if name in concept.INSTEAD:
-            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", concept.INSTEAD[name])
+        model, name = model_at(self._model, path[:-1]), str(path[-1])
+        is_trigger = model is models.Triggers
+        what = f"the event {quote(name)}" if is_trigger else named(model, name)
+        known = keys(model)
+        if name in model.INSTEAD:
+            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", model.INSTEAD[name])
         elif is_trigger:
             hint = did_you_mean(name, known) or f"known events: {', '.join(known)}"
             self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quote(name)} in on", hint)
@@ -150,11 +150,11 @@ class _Part:
             other = _OTHER_NAMES.get(name)
             hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {concept.TITLE}", hint)
+            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {model.TITLE}", hint)
 
 
 def _subject(path: Path) -> str:
-    """What an error is about: the last key of the path, with the position in a list."""
+    """How an error names its subject: the last key of the path, with the position in a list."""
     if not path:
         return "the file"
     last = path[-1]
@@ -165,7 +165,7 @@ def _subject(path: Path) -> str:
 
 
 def missing_hint(path: Path) -> str:
-    """What to write where the key at `path` is missing."""
+    """What to add if the key at `path` is missing."""
     match path:
         case ("jobs",):
             return "add jobs, with at least one job that has runs-on and steps"
@@ -179,7 +179,7 @@ def missing_hint(path: Path) -> str:
 
 
 def _repair(content: Any, detail: ErrorDetails) -> bool:
-    """Takes what is broken out of `content`; false when nothing would be left to check."""
+    """Removes an invalid value from `content`; false if nothing would be left to check."""
     path: Path = detail["loc"]
     while path:
         parent = _at(content, path[:-1])
@@ -187,11 +187,11 @@ def _repair(content: Any, detail: ErrorDetails) -> bool:
         if isinstance(parent, dict) and isinstance(name, str):
             return _repair_key(parent, path, detail)
         if isinstance(parent, list) and isinstance(name, int) and _holds_steps(path[:-1]):
-            # A list that is shorter by now stands in for one that was repaired as a whole.
+            # The list is shorter if an earlier repair replaced it as a whole.
             if name < len(parent):
                 parent[name] = {"run": ":"}
             return True
-        # An entry of a plain list, or a name below a text: the key that holds it goes as a whole.
+        # An entry of a plain list, or a key below a text: remove the key above it as a whole.
         path = path[:-1]
     return False
 
@@ -203,9 +203,9 @@ def _holds_steps(path: Path) -> bool:
 def _repair_key(parent: dict[str, Any], path: Path, detail: ErrorDetails) -> bool:
     name = str(path[-1])
     if name in _STAND_INS and (detail["type"] == "missing" or name in parent):
-        is_again = parent.get(name) == _STAND_INS[name]
+        was_replaced = parent.get(name) == _STAND_INS[name]
         parent[name] = _copy(_STAND_INS[name])
-        return not is_again
+        return not was_replaced
     if name == "jobs" and len(path) == 1:
         return False
     parent.pop(name, None)

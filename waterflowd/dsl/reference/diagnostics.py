@@ -1,27 +1,29 @@
-"""An example for each code of the language: the smallest file that gives it.
+"""An example for each code of the language: a minimal file that causes it.
 
-Cause and next action of every code stand in docs/errors.md, with those of the rest of the system.
+The cause and next action of each code are in docs/errors.md, with all other codes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from waterflowd.dsl.models.model import EXAMPLE_JOBS
 from waterflowd.dsl.reporting import codes
 from waterflowd.expr import errors
 
-#: Codes that only a run can meet, or the daemon: no file gives them.
-NOT_OF_A_FILE = frozenset({codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE})
+#: Codes that occur during a run or in the daemon: no file causes them.
+RUNTIME_CODES = frozenset({codes.RENDERED_VALUE, codes.LARGE_OUTPUTS, codes.COMPILER_STOPPED, errors.WRONG_VALUE})
 
 
 @dataclass(frozen=True)
 class Example:
-    """A file that gives a code, and what is shown of it."""
+    """A file that causes a code, and how the reference shows it."""
 
+    #: The file as shown.
     text: str
-    #: The file itself, where it is not what is shown.
+    #: The file itself, if it differs.
     content: bytes = b""
-    #: A sentence about what is not shown.
+    #: What the shown text leaves out.
     note: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -32,7 +34,7 @@ def _step(lines: str) -> Example:
 
 
 def _top(lines: str) -> Example:
-    return Example(f"{lines}\njobs:\n  build:\n    runs-on: web-servers\n    steps:\n      - run: make\n")
+    return Example(f"{lines}\n{EXAMPLE_JOBS}")
 
 
 def _job(lines: str) -> Example:
@@ -42,15 +44,14 @@ def _job(lines: str) -> Example:
 
 def _repeated(before: str, line: str, count: int, note: str) -> Example:
     lines = [line.format(number) for number in range(count)]
-    shown = before + lines[0] + lines[1] + "# ...\n"
-    return Example(shown, (before + "".join(lines)).encode(), note)
+    shortened = before + lines[0] + lines[1] + "# ...\n"
+    return Example(shortened, (before + "".join(lines)).encode(), note)
 
 
-_JOBS = "jobs:\n  build:\n    runs-on: web-servers\n    steps:\n      - run: make\n"
 _SEVENTEEN = ", ".join(str(number) for number in range(1, 18))
 
 EXAMPLES: dict[str, Example] = {
-    codes.ENCODING: Example(_JOBS, _JOBS.encode("utf-16"), "Saved as UTF-16."),
+    codes.ENCODING: Example(EXAMPLE_JOBS, EXAMPLE_JOBS.encode("utf-16"), "Saved as UTF-16."),
     codes.SYNTAX: Example("jobs:\n  build:\n    runs-on: [web-servers\n    steps:\n      - run: make\n"),
     codes.BOUND: _job(f"strategy:\n  matrix:\n    a: [{_SEVENTEEN}]\n    b: [{_SEVENTEEN}]"),
     codes.UNKNOWN_KEY: _job("time-out-minutes: 5"),
@@ -70,7 +71,7 @@ EXAMPLES: dict[str, Example] = {
     codes.EXCLUSIVE_KEYS: _step("run: make\nuses: log"),
     codes.UNKNOWN_TRIGGER: _top("on: puhs"),
     codes.UNSUPPORTED_YAML: _top("name: !!python/object:os.system x"),
-    codes.MORE_ERRORS: _repeated(_JOBS, "key-{0}: x\n", 120, "With 120 lines of this kind."),
+    codes.MORE_ERRORS: _repeated(EXAMPLE_JOBS, "key-{0}: x\n", 120, "With 120 lines of this kind."),
     errors.SYNTAX: _step("run: echo ${{ git sha }}"),
     errors.BOUND: Example(
         _step("run: echo ${{ 'aaa...' }}").text,

@@ -14,7 +14,7 @@ from waterflowd import expr
 from waterflowd.dsl import compile_workflow, render_diagnostic
 from waterflowd.dsl.models.expression_scopes import CONTEXTS, SCOPES
 from waterflowd.dsl.reference import annotated_schema, json_schema
-from waterflowd.dsl.reference.diagnostics import EXAMPLES, NOT_OF_A_FILE
+from waterflowd.dsl.reference.diagnostics import EXAMPLES, RUNTIME_CODES
 from waterflowd.dsl.reference.entries import NODES, SECTIONS, Key, Section
 from waterflowd.dsl.reporting.codes import CODES
 
@@ -164,7 +164,7 @@ def _diagnostics(advice: Advice) -> str:
     for code in sorted(CODES):
         cause, action = advice[code]
         lines = [f"## {code}", "", f"{_sentence(CODES[code])}", "", f"- Cause: {cause}", f"- What to do: {action}"]
-        if code in NOT_OF_A_FILE:
+        if code in RUNTIME_CODES:
             lines += ["", "It is not caused by a file: it occurs during a run."]
         else:
             lines += ["", *_diagnostic_example(code)]

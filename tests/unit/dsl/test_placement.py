@@ -1,4 +1,4 @@
-"""Claims about where, how often and when jobs run: matrices, servers, queues, gates."""
+"""Where, how often and when jobs run: matrices, servers, concurrency groups, environments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from waterflowd.model.plan import (
 
 
 def test_a_matrix_keeps_its_dimensions_and_lists(language: Language) -> None:
-    """Values of any kind; a number that would be spelled otherwise keeps its text."""
+    """Values of any type; a number that YAML would spell differently keeps its text."""
     text = """
 jobs:
   j:
@@ -48,7 +48,7 @@ inputs: {fast: {type: boolean}}
 
 
 def test_a_matrix_may_be_one_expression(language: Language) -> None:
-    """Then the run decides which names there are."""
+    """The names of the matrix are then known only during the run."""
     text = """
 jobs:
   a: {runs-on: g, outputs: {m: x}, steps: [{run: x}]}
@@ -63,14 +63,14 @@ jobs:
 
 
 def test_a_dimension_may_be_an_expression(language: Language) -> None:
-    """Beside lists."""
+    """Together with plain lists."""
     job = language.job("runs-on: g, strategy: {matrix: {a: '${{ vars.list }}', b: [1]}}")
     assert job.strategy is not None
     assert job.strategy.matrix == MatrixPlan(dimensions={"a": "${{ vars.list }}", "b": [1]})
 
 
 def test_a_job_on_each_server_has_a_target(language: Language) -> None:
-    """All that says how it spreads."""
+    """All settings of its batches, limits and offline servers."""
     job = language.job(
         "runs-on: {group: web, labels: {arch: arm64, slots: 4}, target: each, batch: [1, 25%, 100%], max-parallel: 10%, "
         "max-failures: 0, pause: 1m, offline: wait, wait-minutes: 5}"
@@ -105,21 +105,21 @@ def test_concurrency_is_a_name_or_a_mapping(language: Language) -> None:
 
 
 def test_an_environment_is_a_name_or_a_mapping(language: Language) -> None:
-    """Approvers without a number want one approval."""
+    """Approvers without a minimum require one approval."""
     assert language.job("runs-on: g, environment: prod").environment == EnvironmentPlan(name="prod")
     job = language.job("runs-on: g, environment: {name: prod, approvers: [ann, bob], may-approve-own: false}")
     assert job.environment == EnvironmentPlan(name="prod", approvers=("ann", "bob"), minimum=1, may_approve_own=False)
 
 
-def test_an_environment_may_have_variables_of_its_own(language: Language) -> None:
-    """The daemon's configuration gives them, so that no name is surely wrong."""
+def test_an_environment_may_add_variables(language: Language) -> None:
+    """The daemon's configuration defines them, so an unknown variable is not an error."""
     text = "vars: {a: 1}\njobs: {j: {runs-on: g, %s steps: [{run: 'echo ${{ vars.b }}'}]}}"
     assert language.plan(text % "environment: prod,").jobs
     assert language.error(text % "").code == "WF125"
 
 
-def test_a_job_starts_again_and_says_what_it_checks_out(language: Language) -> None:
-    """Keys that the plan keeps as they are."""
+def test_a_job_has_a_retry_policy_and_a_checkout(language: Language) -> None:
+    """The plan keeps these keys unchanged."""
     job = language.job("runs-on: g, retry: {max-attempts: 2, on: lost}, checkout: ['app/**', '!app/tests/**']")
     assert job.retry == RetryPolicy(max_attempts=2, on=("lost",))
     assert job.checkout == ("app/**", "!app/tests/**")
@@ -191,15 +191,15 @@ def test_a_mistake_in_runs_on_has_its_code(language: Language, keys: str, code: 
     assert words in f"{error.message} {error.suggestion}"
 
 
-def test_each_server_has_its_own_rules_for_failures(language: Language) -> None:
+def test_a_job_on_each_server_has_no_second_limits(language: Language) -> None:
     """`fail-fast` and a second `max-parallel` contradict `runs-on`."""
     text = "jobs: {j: {runs-on: {group: g, target: each%s}, strategy: {matrix: {a: [1]}, %s}, steps: [{run: x}]}}"
     assert language.error(text % ("", "fail-fast: true")).code == "WF116"
     assert language.error(text % (", max-parallel: 2", "max-parallel: 2")).code == "WF116"
 
 
-def test_outputs_of_instances_are_read_one_by_one(language: Language) -> None:
-    """The job itself has none, which is a warning where somebody reads them."""
+def test_reading_the_outputs_of_a_job_with_instances_is_a_warning(language: Language) -> None:
+    """Such a job has no outputs; its instances and servers have them."""
     text = """
 jobs:
   m: {runs-on: g, strategy: {matrix: {a: [1, 2]}}, outputs: {v: x}, steps: [{run: x}]}
@@ -223,14 +223,14 @@ jobs:
     assert 'did you mean "result"' in warnings[4].suggestion
 
 
-def test_what_is_excluded_and_never_there_is_a_warning(language: Language) -> None:
-    """It is surely a slip."""
+def test_an_exclude_that_matches_nothing_is_a_warning(language: Language) -> None:
+    """It is probably a typing error."""
     text = "jobs: {j: {runs-on: g, strategy: {matrix: {a: [1], exclude: [{a: 2}]}}, steps: [{run: x}]}}"
     assert [warning.code for warning in language.warnings(text)] == ["WF139"]
 
 
-def test_secrets_of_every_environment_around_belong_to_the_step(language: Language) -> None:
-    """Those of the workflow, the job and the step."""
+def test_a_step_uses_the_secrets_of_every_environment_layer(language: Language) -> None:
+    """The environments of the workflow, the job and the step."""
     text = """
 env: {A: '${{ secrets.A }}'}
 jobs:
@@ -262,7 +262,7 @@ jobs:
     ],
 )
 def test_a_secret_elsewhere_is_an_error(language: Language, step: str, code: str, words: str) -> None:
-    """With a sentence about what to do."""
+    """The message says where secrets can be used."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}")
     assert error.code == code
     assert words in f"{error.message} {error.suggestion}"

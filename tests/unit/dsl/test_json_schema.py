@@ -48,8 +48,8 @@ def _framed() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("text", "key", "kind"), list(_framed()))
-def test_a_slip_in_a_key_is_found_at_each_level(text: str, key: str, kind: str) -> None:
-    """Every key of every concept and node, written with a letter too many, where a required one is then missing as well."""
+def test_a_misspelled_key_is_found_at_each_level(text: str, key: str, kind: str) -> None:
+    """Every key of every model and node with an extra letter; a required key is then missing as well."""
     assert schemas.complaints(text, kind) == []
     assert f"{key}:" in text
     broken = text.replace(f"{key}:", f"{key}x:", 1)
@@ -57,17 +57,17 @@ def test_a_slip_in_a_key_is_found_at_each_level(text: str, key: str, kind: str) 
 
 
 WRONG = {
-    "a list where a text belongs": "name: [a]",
-    "a text where a mapping belongs": "env: a",
+    "a list instead of a text": "name: [a]",
+    "a text instead of a mapping": "env: a",
     "a number of minutes in words": "timeout-minutes: long",
-    "no minutes": "timeout-minutes: 0",
+    "zero minutes": "timeout-minutes: 0",
     "an event that does not exist": "on: puhs",
     "an event in a list": "on: [push, pull_request]",
     "a filter that does not exist": "on: {push: {branch: main}}",
-    "a word that does not exist": "on: {schedule: [{cron: '@daily', overlap: wait}]}",
+    "an unknown value of overlap": "on: {schedule: [{cron: '@daily', overlap: wait}]}",
     "a type that does not exist": "inputs: {a: {type: text}}",
-    "a name that no variable has": "env: {A-B: x}",
-    "an expression where none can stand": "name: ${{ git.sha }}",
+    "an invalid variable name": "env: {A-B: x}",
+    "an expression where none is allowed": "name: ${{ git.sha }}",
     "a limit in words": "concurrency: {group: a, limit: two}",
 }
 WRONG_JOBS = {
@@ -77,10 +77,10 @@ WRONG_JOBS = {
     "secrets without a call": "runs-on: g, secrets: inherit, steps: [{run: x}]",
     "a list of labels": "runs-on: [a, b], steps: [{run: x}]",
     "a target that does not exist": "runs-on: {group: g, target: all}, steps: [{run: x}]",
-    "a share that is none": "runs-on: {group: g, target: each, batch: a lot}, steps: [{run: x}]",
-    "a text that is no truth": "runs-on: g, continue-on-error: perhaps, steps: [{run: x}]",
-    "a mapping where a condition belongs": "runs-on: g, if: {a: b}, steps: [{run: x}]",
-    "approvals beyond all bounds": "runs-on: g, environment: {name: a, minimum: 21}, steps: [{run: x}]",
+    "an invalid percentage": "runs-on: {group: g, target: each, batch: a lot}, steps: [{run: x}]",
+    "a text instead of a boolean": "runs-on: g, continue-on-error: perhaps, steps: [{run: x}]",
+    "a mapping instead of a condition": "runs-on: g, if: {a: b}, steps: [{run: x}]",
+    "too many approvals": "runs-on: g, environment: {name: a, minimum: 21}, steps: [{run: x}]",
 }
 WRONG_STEPS = {
     "neither run nor uses": "name: x",
@@ -91,19 +91,19 @@ WRONG_STEPS = {
     "an unknown parameter": "uses: log, with: {message: m, level: info}",
     "a missing parameter": "uses: log, with: {}",
     "no parameters at all": "uses: log",
-    "a parameter of another kind": "uses: fail, with: {exit-code: many}",
+    "a parameter of the wrong type": "uses: fail, with: {exit-code: many}",
     "a parameter out of bounds": "uses: fail, with: {exit-code: 256}",
     "two ways to sleep": "uses: sleep, with: {duration: 1s, until: 1}",
-    "a shell for a node that runs none": "uses: log, shell: sh, with: {message: m}",
-    "a retry of a node of the daemon": "uses: sleep, with: {duration: 1s}, retry: {max-attempts: 2}",
+    "a shell for a node that runs no script": "uses: log, shell: sh, with: {message: m}",
+    "a retry of a node that the daemon runs": "uses: sleep, with: {duration: 1s}, retry: {max-attempts: 2}",
     "a stop of a composite step": "uses: ./steps/a, stop: {grace: 1s}",
-    "a duration without its unit": "run: x, stop: {grace: 5}",
+    "a duration without a unit": "run: x, stop: {grace: 5}",
     "a signal that does not exist": "run: x, stop: {signal: SIGNOPE}",
     "a reason that does not exist": "run: x, retry: {max-attempts: 2, on: crash}",
-    "tries beyond all bounds": "run: x, retry: {max-attempts: 1001}",
-    "an inner step that is none": "uses: loop, with: {items: [a], steps: [{runs: x}]}",
-    "an inner step of a branch": "uses: parallel, with: {branches: [[{run: x}], [{rnu: x}]]}",
-    "a word of on-lost": "run: x, on-lost: ignore",
+    "too many attempts": "run: x, retry: {max-attempts: 1001}",
+    "an invalid inner step": "uses: loop, with: {items: [a], steps: [{runs: x}]}",
+    "an invalid inner step of a branch": "uses: parallel, with: {branches: [[{run: x}], [{rnu: x}]]}",
+    "an unknown value of on-lost": "run: x, on-lost: ignore",
 }
 _STEPS = "jobs: {j: {runs-on: g, steps: [{run: x}]}}"
 
@@ -118,20 +118,20 @@ def _wrong() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("text", list(_wrong()))
-def test_what_is_wrong_is_found(text: str) -> None:
-    """Types, words, bounds, and keys that do not go with one another; the compiler agrees."""
+def test_a_mistake_is_found(text: str) -> None:
+    """Wrong types, values, limits and combinations of keys; the compiler agrees."""
     assert schemas.complaints(text)
     assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
 
 
-def test_a_composite_step_of_ones_own_takes_any_parameters() -> None:
-    """What it takes is in a file that a schema cannot see."""
+def test_a_composite_step_takes_any_inputs() -> None:
+    """Its inputs are declared in a file that the schema cannot see."""
     assert schemas.complaints("jobs: {j: {runs-on: g, steps: [{uses: ./steps/a, with: {x: [1, {y: z}]}}]}}") == []
 
 
 @pytest.mark.parametrize("kind", sorted(FILES))
 def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
-    """Nothing newer than editors read, and no key without a word about it."""
+    """It uses nothing that editors do not support, and no key lacks a description."""
     text = json_schema.schema_text(kind)
     assert json_schema.schema_text(kind) == text
     document = json.loads(text)
@@ -146,6 +146,6 @@ def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(FILES))
 def test_the_command_prints_it(kind: str) -> None:
-    """Offline, and byte for byte."""
+    """Offline, byte for byte."""
     done = CliRunner().invoke(cli, ["schema", "--kind", kind])
     assert (done.exit_code, done.output) == (0, json_schema.schema_text(kind))

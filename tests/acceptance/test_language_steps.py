@@ -77,7 +77,7 @@ def test_environment_variables_and_defaults_come_in_layers(world: World) -> None
         "other no bash job wj shop 80 443",
         "sub step wj",
         "of a template",
-        "waterflow: PATH in WATERFLOW_ENV is ignored: a step may not set it",
+        "waterflow: PATH in WATERFLOW_ENV is ignored: steps may not set this variable",
         "from a step, by a step, job, from a step",
     ]
 

@@ -24,7 +24,7 @@ class Given(Parameters, kw_only=True):
 class Own(Node[Given]):
     \"\"\"Does it.\"\"\"
 
-    async def run(self, context, given):
+    async def run(self, context, parameters):
 """
 
 
@@ -139,7 +139,7 @@ def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
     world.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-ours"
     world.start_daemon()
     world.add_agent("web-1", "web")
-    text = node("print(len(given.token), given.token)", "return {'said': f'<{given.token}>'}")
+    text = node("print(len(parameters.token), parameters.token)", "return {'said': f'<{parameters.token}>'}")
     workflow = (
         "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n"
         '      - {id: own, uses: shop/own, with: {token: "${{ secrets.TOKEN }}"}}\n'

@@ -104,7 +104,7 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
     assert dead["reason"]["text"] == "systemctl reload-or-restart dies.service ended with exit code 1", dead
     assert (dead["outputs"]["changed"], dead["outputs"]["active"]) == (True, "failed")
     missing = _ended(machine, name="no-such-unit.service", state="started")
-    assert "there is no unit" in missing["reason"]["text"]
+    assert "not found on this server" in missing["reason"]["text"]
 
 
 def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machine: Machine) -> None:

@@ -123,9 +123,9 @@ class Given(Parameters, kw_only=True):
 
 
 class Own(Node[Given]):
-    async def run(self, context, given):
-        print("hello", given.who, context.env["HOW"])
-        return {"who": given.who}
+    async def run(self, context, parameters):
+        print("hello", parameters.who, context.env["HOW"])
+        return {"who": parameters.who}
 """
 
 
@@ -154,7 +154,7 @@ async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
 async def test_a_number_that_no_message_can_hold_fails_the_node_and_not_the_agent(bench: Bench) -> None:
     """Neither the journal nor the wire could take it; the agent goes on."""
     await bench.start()
-    large = OWN.replace('{"who": given.who}', '{"who": 1 << 100}')
+    large = OWN.replace('{"who": parameters.who}', '{"who": 1 << 100}')
     task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=large)
 
     finished, _ = await bench.daemon.run(task)

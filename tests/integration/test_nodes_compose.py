@@ -199,13 +199,13 @@ def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> No
     assert "docker-compose 1.29 of Debian 12 does not read today's files" in old.text
     (tmp_path / "docker").unlink()
     none = run_node("docker/compose-down", {"file": "compose.yml"}, directory=tmp_path, env={"PATH": str(tmp_path)})
-    assert none.text == "there is no program docker on this server"
+    assert none.text == "program docker not found on this server"
 
 
 @pytest.mark.parametrize(
     ("answer", "exit_code", "text"),
     [
-        ("echo '<html>'", 1, "docker compose ps printed what is no list of services"),
+        ("echo '<html>'", 1, "cannot parse the output of docker compose ps"),
         ("echo no such thing >&2; exit 5", 1, "docker compose ps ended with exit code 5: no such thing"),
         ("echo Cannot connect to the Docker daemon >&2; exit 1", 75, "ended with exit code 1: Cannot connect to the"),
     ],

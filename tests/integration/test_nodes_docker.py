@@ -118,7 +118,7 @@ def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) ->
     assert "quotation" in run("docker/exec", tmp_path, engine, command="docker run 'x").text
     nobody = run("docker/stop", tmp_path, "unix:///tmp/no-engine-here.sock", container="x")
     assert nobody.exit_code == 75
-    assert "no Docker engine answers" in nobody.text
+    assert "cannot connect to the Docker engine" in nobody.text
 
 
 def test_an_image_that_is_there_is_not_pulled_unless_asked(engine: str, tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: P
 @pytest.mark.parametrize(
     ("node", "params", "text"),
     [
-        ("docker/exec", {}, "either command, or container and run, is needed"),
-        ("docker/exec", {"command": "ps", "container": "box"}, "either command, or container and run, is needed"),
-        ("docker/exec", {"container": "box"}, "run is needed with container"),
+        ("docker/exec", {}, "set either command, or container and run"),
+        ("docker/exec", {"command": "ps", "container": "box"}, "set either command, or container and run"),
+        ("docker/exec", {"container": "box"}, "container requires run"),
         ("docker/exec", {"container": "box", "run": "echo 'x"}, "run: No closing quotation"),
         ("docker/run", {"image": IMAGE, "command": "echo 'x"}, "command: No closing quotation"),
         ("docker/run", {"image": IMAGE, "restart": "now"}, "with.restart: invalid enum value"),
@@ -235,7 +235,7 @@ def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params:
         assert (closed.exit_code, closed.text) == (1, "docker cannot be started: Permission denied")
         (tmp_path / "docker").unlink()
         missing = run_node(node, params, directory=tmp_path, env={"PATH": str(tmp_path)})
-        assert (missing.exit_code, missing.text) == (1, "there is no program docker on this server")
+        assert (missing.exit_code, missing.text) == (1, "program docker not found on this server")
 
 
 def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, 
         ended = run("docker/pull", tmp_path, relay.address, image=images.image)
         cutter.join()
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
-    assert ended.text.startswith("the Docker engine has gone: ")
+    assert ended.text.startswith("lost the connection to the Docker engine: ")
     assert "Traceback" not in ended.printed
 
 
@@ -261,7 +261,7 @@ def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: st
         cutter.join()
     try:
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
-        assert ended.text == "the Docker engine has gone: nobody knows how the container box ended"
+        assert ended.text == "lost the connection to the Docker engine; the outcome of container box is unknown"
         assert ended.outputs["name"] == "box"
         assert "Traceback" not in ended.printed
     finally:

@@ -122,7 +122,7 @@ def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
     assert "name, tls" in bad("file/template", tmp_path, source="app.tmpl", path="app", values={"port": 1}).text
     assert "No such file" in bad("file/template", tmp_path, source="none", path="app").text
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    assert bad("file/template", tmp_path, source="binary", path="app").text == f"{tmp_path}/binary is not UTF-8"
+    assert bad("file/template", tmp_path, source="binary", path="app").text == f"{tmp_path}/binary is not valid UTF-8"
 
 
 def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:

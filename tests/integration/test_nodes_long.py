@@ -230,7 +230,7 @@ async def _too_slow(bench: Bench, node: Lasting) -> None:
     bench.daemon.offer(task)
     finished = await _judged(bench, node, task)
     assert (finished.outcome, finished.reason_code) == (Outcome.TIMED_OUT, "timeout")
-    assert finished.reason_text == "stopped: the time-out of 2 s has passed"
+    assert finished.reason_text == "timed out after 2 s"
 
 
 async def _restarted(bench: Bench, node: Lasting) -> None:

@@ -151,7 +151,7 @@ def test_a_mark_alone_is_no_file(bucket: Bucket, tmp_path: Path) -> None:
     """A folder that has nothing else is empty, which is a failure."""
     bucket.put("x/", b"")
     ended = send(tmp_path, bucket, "s3://bucket/x/", "out")
-    assert (ended.exit_code, ended.text) == (1, "s3://bucket/x/: there is no such file")
+    assert (ended.exit_code, ended.text) == (1, "s3://bucket/x/: no such file")
 
 
 def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) ->
     for source, destination, more, text in (
         ("s3://bucket/none", "b", {}, "s3://bucket/none: there is no such object; a slash at its end"),
         ("s3://none-such/x", "b", {}, "s3://none-such/x"),
-        ("s3://none-such/", "b", {}, "there is no such bucket"),
-        ("a", "s3://none-such/x", {}, "s3://none-such/x: there is no such bucket"),
+        ("s3://none-such/", "b", {}, "no such bucket"),
+        ("a", "s3://none-such/x", {}, "s3://none-such/x: no such bucket"),
         ("a", "s3://bucket/a//b", {}, "is no key"),
         ("a", "s3://bucket/../b", {}, "is no key"),
         ("a", "s3://bucket/x\ny", {}, "is no key"),
@@ -257,7 +257,7 @@ def test_a_server_that_is_away_or_stands_still_may_be_tried_again(tmp_path: Path
         go_on.set()
     for ended in (away, still):
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
-        assert ended.text == "s3://bucket/x: the server cannot be reached, or answers too late"
+        assert ended.text == "s3://bucket/x: cannot reach the server, or the request timed out"
 
 
 def test_certificates_are_checked(bucket: Bucket, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path
     with served(answer) as server:
         ended = transfer(tmp_path, "s3://bucket/x", "a", endpoint=server.url, **KEYS)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
-    assert ended.text == "s3://bucket/x has changed while it was read"
+    assert ended.text == "s3://bucket/x changed while it was being read"
     assert set(seen) == {'"1"'}
     assert list(tmp_path.iterdir()) == []
 

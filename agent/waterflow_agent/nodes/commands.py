@@ -1,4 +1,4 @@
-"""Programs that a node starts: never through a shell, their output goes to the log as it comes, and they end with the step."""
+"""Run programs for nodes: without a shell, with their output in the log as it arrives, ending with the step."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import msgspec
 
 from waterflow_agent.nodes.node import NodeFailure
 
-#: What is kept of a program's standard output for the step's outputs.
+#: The part of a program's standard output that is kept for the step's outputs.
 KEPT_BYTES_MAX = 256 << 10
-#: And of its standard error, for the sentence about its failure.
+#: The part of its standard error that is kept for the reason of a failure.
 TAIL_BYTES_MAX = 4 << 10
 _CHUNK = 64 << 10
 
 
 class CompletedProgram(msgspec.Struct, frozen=True, kw_only=True):
-    """How a program ended; `stdout` is its beginning, `KEPT_BYTES_MAX` at most, `stderr` its end, `TAIL_BYTES_MAX` at most."""
+    """The result of a program: the first `KEPT_BYTES_MAX` bytes of its output, the last `TAIL_BYTES_MAX` of its errors."""
 
     exit_code: int
     stdout: str
     stderr: str
 
     @property
-    def complaint(self) -> str:
-        """The last line of what it said on its error stream, or nothing."""
+    def last_error(self) -> str:
+        """The last line of its error stream, or an empty string."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
@@ -37,7 +37,7 @@ class CompletedProgram(msgspec.Struct, frozen=True, kw_only=True):
 async def run(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, is_shown: bool = True
 ) -> CompletedProgram:
-    """Runs a program to its end; a cancel ends it first. Raises `NodeFailure` when it cannot be started."""
+    """Run a program until it ends; a cancel terminates it. Raises `NodeFailure` if it cannot be started."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -48,22 +48,22 @@ async def run(
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError as error:
-        raise NodeFailure(f"there is no program {argv[0]} on this server") from error
+        raise NodeFailure(f"program {argv[0]} not found on this server") from error
     except OSError as error:
-        raise NodeFailure(f"{argv[0]} cannot be started: {error.strerror}") from error
+        raise NodeFailure(f"cannot start {argv[0]}: {error.strerror}") from error
     kept, tail = bytearray(), bytearray()
 
-    async def listen() -> None:
+    async def read_output() -> None:
         async for chunk in _chunks(process.stdout, sys.stdout.buffer if is_shown else None):
             kept.extend(chunk[: max(0, KEPT_BYTES_MAX - len(kept))])
 
-    async def listen_to_errors() -> None:
+    async def read_errors() -> None:
         async for chunk in _chunks(process.stderr, sys.stderr.buffer if is_shown else None):
             tail.extend(chunk)
             del tail[:-TAIL_BYTES_MAX]
 
     try:
-        await asyncio.gather(listen(), listen_to_errors())
+        await asyncio.gather(read_output(), read_errors())
         code = await process.wait()
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
@@ -76,7 +76,7 @@ async def run(
 
 
 async def _chunks(stream: asyncio.StreamReader | None, shown: BinaryIO | None) -> AsyncIterator[bytes]:
-    """What comes, shown at once."""
+    """Yield what arrives, and print it at once if `shown` is parameters."""
     assert stream is not None
     while chunk := await stream.read(_CHUNK):
         if shown is not None:

@@ -1,7 +1,7 @@
 """The nodes `docker/compose-up` and `docker/compose-down`, by the command `docker compose` (version 2).
 
-What has been started stays when something fails or the step is cancelled: it is what one looks at then, and
-`docker/compose-down` takes it away.
+Services that were started keep running if the step fails or is cancelled, so that they can be inspected;
+`docker/compose-down` removes them.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ from typing import Any
 from waterflow_agent.nodes import commands, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
-#: Of compose: an image could not be pulled.
+#: Exit code of compose when an image could not be pulled.
 _PULL_FAILED = 18
 
 
 async def _program(context: Context) -> list[str]:
-    """`docker compose` where there is version 2, else a failure that says what is missing."""
+    """Return the command for version 2 of compose. Raises `NodeFailure` if it is not installed."""
     found = await commands.run(["docker", "compose", "version", "--short"], cwd=context.directory, is_shown=False)
     if found.exit_code or found.stdout.lstrip("v").startswith("1."):
         raise NodeFailure(
-            "docker compose version 2 is missing on this server; next: install its plugin (docker-compose-plugin of Docker's"
-            " own packages, docker-compose of Debian 13). docker-compose 1.29 of Debian 12 does not read today's files"
+            "docker compose version 2 is not installed on this server; next: install docker-compose-plugin from Docker's"
+            " repository, or docker-compose of Debian 13 (that of Debian 12 is too old)"
         )
     return ["docker", "compose"]
 
 
-def _options(context: Context, given: schema.ComposeUp | schema.ComposeDown) -> list[str]:
-    file = context.path(given.file)
-    # Not of pathlib, whose question may be an error by itself.
+def _options(context: Context, parameters: schema.ComposeUp | schema.ComposeDown) -> list[str]:
+    file = context.path(parameters.file)
+    # Not Path.is_file, which raises an error for some paths.
     if not os.path.isfile(file):
         raise NodeFailure(f"{file} does not exist")
     options = ["--file", str(file), "--ansi", "never", "--progress", "plain"]
-    if given.project is not None:
-        options += ["--project-name", given.project]
-    for profile in given.profiles:
+    if parameters.project is not None:
+        options += ["--project-name", parameters.project]
+    for profile in parameters.profiles:
         options += ["--profile", profile]
     return options
 
 
 def _failure(verb: str, done: commands.CompletedProgram, outputs: dict[str, Any]) -> NodeFailure:
-    """In compose's own last words. An engine or a registry that is away may come back."""
-    said = done.complaint
-    text = f"docker compose {verb} ended with exit code {done.exit_code}{f': {said}' if said else ''}"
+    """Make a failure with the last error of compose; a retry can help if the engine or the registry was unreachable."""
+    error = done.last_error
+    text = f"docker compose {verb} ended with exit code {done.exit_code}{f': {error}' if error else ''}"
     may_retry = done.exit_code == _PULL_FAILED or "Cannot connect to the Docker daemon" in done.stderr
     return NodeFailure(text, may_retry=may_retry, outputs=outputs)
 
 
 class ComposeUpNode(Node[schema.ComposeUp]):
-    """The services of the file, up."""
+    """Starts the services of a file."""
 
     parameters = schema.ComposeUp
 
-    async def run(self, context: Context, given: schema.ComposeUp) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.ComposeUp) -> dict[str, Any]:
         """See the base class."""
-        program = [*await _program(context), *_options(context, given)]
-        env = {**context.env, **given.env}
+        program = [*await _program(context), *_options(context, parameters)]
+        env = {**context.env, **parameters.env}
         argv = [*program, "up", "--detach"]
-        argv += ["--build"] if given.build else []
-        argv += ["--wait"] if given.wait else []
-        argv += ["--pull", given.pull] if given.pull is not None else []
-        argv += ["--remove-orphans"] if given.remove_orphans else []
+        argv += ["--build"] if parameters.build else []
+        argv += ["--wait"] if parameters.wait else []
+        argv += ["--pull", parameters.pull] if parameters.pull is not None else []
+        argv += ["--remove-orphans"] if parameters.remove_orphans else []
         done = await commands.run(argv, cwd=context.directory, env=env)
         shown = await commands.run(
             [*program, "ps", "--all", "--format", "json"], cwd=context.directory, env=env, is_shown=False
@@ -73,15 +73,15 @@ class ComposeUpNode(Node[schema.ComposeUp]):
         if shown.exit_code:
             raise _failure("ps", shown, {"services": []})
         if services is None:
-            raise NodeFailure("docker compose ps printed what is no list of services", outputs={"services": []})
+            raise NodeFailure("cannot parse the output of docker compose ps", outputs={"services": []})
         return {"services": services}
 
 
 def _services(shown: commands.CompletedProgram) -> list[dict[str, Any]] | None:
-    """What `docker compose ps` says of each; None when it says nothing that can be read."""
+    """Return the services that `docker compose ps` lists; None if its output cannot be parsed."""
     text = shown.stdout.strip()
     try:
-        # One object a line since 2.21, a list before.
+        # One object per line since 2.21, a list before.
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     except ValueError:
         return None
@@ -100,16 +100,16 @@ def _services(shown: commands.CompletedProgram) -> list[dict[str, Any]] | None:
 
 
 class ComposeDownNode(Node[schema.ComposeDown]):
-    """The services of the file, gone."""
+    """Stops and removes the services of a file."""
 
     parameters = schema.ComposeDown
 
-    async def run(self, context: Context, given: schema.ComposeDown) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.ComposeDown) -> dict[str, Any]:
         """See the base class."""
-        argv = [*await _program(context), *_options(context, given), "down"]
-        argv += ["--volumes"] if given.volumes else []
-        argv += ["--remove-orphans"] if given.remove_orphans else []
-        done = await commands.run(argv, cwd=context.directory, env={**context.env, **given.env})
+        argv = [*await _program(context), *_options(context, parameters), "down"]
+        argv += ["--volumes"] if parameters.volumes else []
+        argv += ["--remove-orphans"] if parameters.remove_orphans else []
+        done = await commands.run(argv, cwd=context.directory, env={**context.env, **parameters.env})
         if done.exit_code:
             raise _failure("down", done, {})
         return {}

@@ -1,9 +1,10 @@
 """The nodes `docker/exec`, `docker/pull`, `docker/run` and `docker/stop`.
 
-`docker/exec` takes a whole command line as an operator types it, and is no shell: nothing in it is expanded. The others speak
-to the engine by its SDK, in a thread. Who may use the engine is root on its server.
+`docker/exec` takes a command line as an operator types it, without a shell: nothing in it is expanded. The others use the
+SDK, in a thread. Access to the engine is equivalent to root on its server.
 
-An engine that goes in the middle shows in many errors: those of the socket, and those of the libraries below the SDK (`_GONE`).
+A lost connection to the engine causes many kinds of errors: those of the socket, and those of the libraries below the SDK
+(`_CONNECTION_ERRORS`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from waterflow_agent.nodes.parameter_values import duration_s
 
 Answer = TypeVar("Answer")
 
-_GONE = (OSError, HTTPError)
-#: Of the program `docker`, on its error stream, with exit code 1 as for what it has run.
+_CONNECTION_ERRORS = (OSError, HTTPError)
+#: The error of the program `docker`, with exit code 1, the same as that of a failed command.
 _NO_ENGINE = "Cannot connect to the Docker daemon"
 
 
@@ -36,7 +37,7 @@ def _connect() -> docker.DockerClient:
         client = docker.from_env(timeout=600)
         client.ping()
     except (errors.DockerException, OSError) as error:
-        text = f"no Docker engine answers on this server: {_words(error)}"
+        text = f"cannot connect to the Docker engine on this server: {_words(error)}"
         raise NodeFailure(text, may_retry=True) from error
     return client
 
@@ -47,10 +48,10 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-async def _ask(call: Callable[[docker.DockerClient], Answer]) -> Answer:
-    """The engine's answer; a refusal of its is a failure."""
+async def _call_engine(call: Callable[[docker.DockerClient], Answer]) -> Answer:
+    """Call the engine in a thread; its errors become `NodeFailure`."""
 
-    def ask() -> Answer:
+    def connect_and_call() -> Answer:
         client = _connect()
         try:
             return call(client)
@@ -60,16 +61,16 @@ async def _ask(call: Callable[[docker.DockerClient], Answer]) -> Answer:
             raise NodeFailure(_words(error), may_retry=error.is_server_error()) from error
         except errors.DockerException as error:
             raise NodeFailure(_words(error)) from error
-        except _GONE as error:
-            raise NodeFailure(f"the Docker engine has gone: {error}", may_retry=True) from error
+        except _CONNECTION_ERRORS as error:
+            raise NodeFailure(f"lost the connection to the Docker engine: {error}", may_retry=True) from error
         finally:
             client.close()
 
-    return await asyncio.to_thread(ask)
+    return await asyncio.to_thread(connect_and_call)
 
 
 def _split(command: str, name: str) -> list[str]:
-    """The words of a command line. Raises `NodeFailure`."""
+    """Split a command line. Raises `NodeFailure`."""
     try:
         return shlex.split(command)
     except ValueError as error:
@@ -77,162 +78,161 @@ def _split(command: str, name: str) -> list[str]:
 
 
 def _pull(client: docker.DockerClient, image: str) -> str:
-    """The image's id, once it is here.
+    """Pull an image and return its id.
 
-    Not by the SDK's `images.pull`, which hears nothing of a failure after the engine's first word: it then takes an older
-    image of the name for the one that was asked for.
+    `images.pull` of the SDK ignores errors after the engine's first message, and then returns an older image of that name.
     """
     repository, tag = utils.parse_repository_tag(image)
-    for said in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-        if "error" in said:
-            # The registry has the image, or it would have been refused: what is in the way may pass.
-            raise NodeFailure(f"{image} cannot be pulled: {said['error']}", may_retry=True)
+    for progress in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+        if "error" in progress:
+            # The registry has the image, or it would have refused the request: the problem may be temporary.
+            raise NodeFailure(f"cannot pull {image}: {progress['error']}", may_retry=True)
     return str(client.images.get(image).id)
 
 
 class DockerExecNode(Node[schema.DockerExec]):
-    """A docker command line, or a command inside of a container that runs."""
+    """Runs a docker command line, or a command in a running container."""
 
     parameters = schema.DockerExec
 
-    async def run(self, context: Context, given: schema.DockerExec) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.DockerExec) -> dict[str, Any]:
         """See the base class."""
-        if (given.command is None) == (given.container is None):
-            raise NodeFailure("either command, or container and run, is needed")
-        if given.command is not None:
-            argv = _split(given.command, "command")
+        if (parameters.command is None) == (parameters.container is None):
+            raise NodeFailure("set either command, or container and run")
+        if parameters.command is not None:
+            argv = _split(parameters.command, "command")
             argv = argv if argv[:1] == ["docker"] else ["docker", *argv]
         else:
-            if not given.run:
-                raise NodeFailure("run is needed with container")
-            argv = ["docker", "exec", str(given.container), *_split(given.run, "run")]
+            if not parameters.run:
+                raise NodeFailure("container requires run")
+            argv = ["docker", "exec", str(parameters.container), *_split(parameters.run, "run")]
         done = await commands.run(argv, cwd=context.directory)
         outputs = {"exit-code": done.exit_code, "stdout": done.stdout}
         if done.exit_code:
-            is_away = done.exit_code == 1 and done.complaint.startswith(_NO_ENGINE)
-            text = f"docker ended with exit code {done.exit_code}{f': {done.complaint}' if is_away else ''}"
-            # 125: the engine itself, not what it ran.
-            raise NodeFailure(text, may_retry=is_away or done.exit_code == 125, outputs=outputs)
+            is_unreachable = done.exit_code == 1 and done.last_error.startswith(_NO_ENGINE)
+            text = f"docker ended with exit code {done.exit_code}{f': {done.last_error}' if is_unreachable else ''}"
+            # 125: an error of the engine, not of the command.
+            raise NodeFailure(text, may_retry=is_unreachable or done.exit_code == 125, outputs=outputs)
         return outputs
 
 
 class DockerPullNode(Node[schema.DockerPull]):
-    """The image, on this server."""
+    """Pulls an image to this server."""
 
     parameters = schema.DockerPull
 
-    async def run(self, context: Context, given: schema.DockerPull) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.DockerPull) -> dict[str, Any]:
         """See the base class."""
 
         def pull(client: docker.DockerClient) -> tuple[str, bool]:
             with contextlib.suppress(errors.ImageNotFound):
-                before = client.images.get(given.image).id
-                if not given.always:
+                before = client.images.get(parameters.image).id
+                if not parameters.always:
                     return before, False
-                after = _pull(client, given.image)
+                after = _pull(client, parameters.image)
                 return after, after != before
-            return _pull(client, given.image), True
+            return _pull(client, parameters.image), True
 
-        image, changed = await _ask(pull)
-        context.log(f"{given.image}: {image}, {'pulled' if changed else 'there already'}")
+        image, changed = await _call_engine(pull)
+        context.log(f"{parameters.image}: {image}, {'pulled' if changed else 'already present'}")
         return {"image": image, "changed": changed}
 
 
 class DockerRunNode(Node[schema.DockerRun]):
-    """A container: to its end, or (`detach`) in the background."""
+    """Runs a container until it ends, or in the background (`detach`)."""
 
     parameters = schema.DockerRun
 
     def __init__(self) -> None:
-        #: Held to say that the step is over, or that a container is made from now on.
+        #: Guards the two flags: the step has ended; the container is being created.
         self._lock = threading.Lock()
-        self._is_over = False
-        self._is_making = False
+        self._has_ended = False
+        self._is_creating = False
 
-    async def run(self, context: Context, given: schema.DockerRun) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.DockerRun) -> dict[str, Any]:
         """See the base class."""
-        if isinstance(given.command, str):
-            _split(given.command, "command")
-        starting = asyncio.ensure_future(_ask(lambda client: self._start(client, given)))
+        if isinstance(parameters.command, str):
+            _split(parameters.command, "command")
+        starting = asyncio.ensure_future(_call_engine(lambda client: self._start(client, parameters)))
         try:
             container = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await self._take_back(starting, given)
+            await self._undo_start(starting, parameters)
             raise
-        context.log(f"container {container.name} of {given.image}")
+        context.log(f"container {container.name} of {parameters.image}")
         outputs = {"id": container.id, "name": container.name}
-        if given.detach:
+        if parameters.detach:
             return outputs
         try:
             code = await asyncio.to_thread(self._follow, container)
         except asyncio.CancelledError:
             self._stop(container)
             raise
-        except _GONE as error:
-            # Not to be tried again by itself: it may be running yet.
-            text = f"the Docker engine has gone: nobody knows how the container {container.name} ended"
+        except _CONNECTION_ERRORS as error:
+            # No retry: the container may still be running.
+            text = f"lost the connection to the Docker engine; the outcome of container {container.name} is unknown"
             raise NodeFailure(text, outputs=outputs) from error
         finally:
-            self._remove(container, given)
+            self._remove(container, parameters)
         outputs["exit-code"] = code
         if code:
             raise NodeFailure(f"the container ended with exit code {code}", outputs=outputs)
         return outputs
 
-    async def _take_back(self, starting: asyncio.Future[Any], given: schema.DockerRun) -> None:
-        """Ends what the thread has begun; one that is not so far yet ends with the process."""
+    async def _undo_start(self, starting: asyncio.Future[Any], parameters: schema.DockerRun) -> None:
+        """Remove a container that the thread has created; a thread that has not come so far ends with the process."""
         with self._lock:
-            self._is_over = True
-            if not self._is_making:
+            self._has_ended = True
+            if not self._is_creating:
                 return
         with contextlib.suppress(NodeFailure):
             container = await starting
             self._stop(container)
-            self._remove(container, given)
+            self._remove(container, parameters)
 
     def _stop(self, container: Any) -> None:
-        with contextlib.suppress(errors.DockerException, *_GONE):
+        with contextlib.suppress(errors.DockerException, *_CONNECTION_ERRORS):
             container.stop(timeout=10)
 
-    def _remove(self, container: Any, given: schema.DockerRun) -> None:
-        if given.remove:
-            with contextlib.suppress(errors.DockerException, *_GONE):
+    def _remove(self, container: Any, parameters: schema.DockerRun) -> None:
+        if parameters.remove:
+            with contextlib.suppress(errors.DockerException, *_CONNECTION_ERRORS):
                 container.remove(force=True)
 
-    def _start(self, client: docker.DockerClient, given: schema.DockerRun) -> Any:
+    def _start(self, client: docker.DockerClient, parameters: schema.DockerRun) -> Any:
         try:
-            client.images.get(given.image)
+            client.images.get(parameters.image)
         except errors.ImageNotFound:
-            _pull(client, given.image)
+            _pull(client, parameters.image)
         with self._lock:
-            if self._is_over:
+            if self._has_ended:
                 raise NodeFailure("stopped")
-            self._is_making = True
-        container = self._make(client, given)
+            self._is_creating = True
+        container = self._create(client, parameters)
         try:
             container.start()
         except errors.APIError:
-            # Its name would be taken when the step is tried again.
-            self._remove(container, given)
+            # Its name would be in use when the step is retried.
+            self._remove(container, parameters)
             raise
         return container
 
-    def _make(self, client: docker.DockerClient, given: schema.DockerRun) -> Any:
-        command = shlex.split(given.command) if isinstance(given.command, str) else given.command
+    def _create(self, client: docker.DockerClient, parameters: schema.DockerRun) -> Any:
+        command = shlex.split(parameters.command) if isinstance(parameters.command, str) else parameters.command
         return client.containers.create(
-            given.image,
+            parameters.image,
             command,
             detach=True,
-            name=given.name,
-            environment=given.env or None,
-            volumes=given.volumes or None,
-            ports=given.ports or None,
-            network=given.network,
-            user=given.user,
-            working_dir=given.working_dir,
-            entrypoint=given.entrypoint,
-            labels=given.labels or None,
-            restart_policy={"Name": given.restart} if given.restart else None,
+            name=parameters.name,
+            environment=parameters.env or None,
+            volumes=parameters.volumes or None,
+            ports=parameters.ports or None,
+            network=parameters.network,
+            user=parameters.user,
+            working_dir=parameters.working_dir,
+            entrypoint=parameters.entrypoint,
+            labels=parameters.labels or None,
+            restart_policy={"Name": parameters.restart} if parameters.restart else None,
         )
 
     def _follow(self, container: Any) -> int:
@@ -243,26 +243,26 @@ class DockerRunNode(Node[schema.DockerRun]):
 
 
 class DockerStopNode(Node[schema.DockerStop]):
-    """No such container runs any more."""
+    """Stops a container, if it is running."""
 
     parameters = schema.DockerStop
 
-    async def run(self, context: Context, given: schema.DockerStop) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.DockerStop) -> dict[str, Any]:
         """See the base class."""
-        grace_s = round(duration_s(given.grace, "grace"))
+        grace_s = round(duration_s(parameters.grace, "grace"))
 
         def stop(client: docker.DockerClient) -> bool:
             try:
-                container = client.containers.get(given.container)
+                container = client.containers.get(parameters.container)
             except errors.NotFound:
                 return False
-            changed = container.status == "running" or given.remove
+            changed = container.status == "running" or parameters.remove
             if container.status == "running":
                 container.stop(timeout=grace_s)
-            if given.remove:
+            if parameters.remove:
                 container.remove(force=True)
             return changed
 
-        changed = await _ask(stop)
-        context.log(f"{given.container}: {'stopped' if changed else 'does not run'}")
+        changed = await _call_engine(stop)
+        context.log(f"{parameters.container}: {'stopped' if changed else 'not running'}")
         return {"changed": changed}

@@ -1,4 +1,4 @@
-"""What the end of a process means for its step."""
+"""The result of a step from the exit status of its process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.runner.reports import StepResult
 
-#: Reasons after which there is something to collect: the step ran and is over.
+#: Reasons of steps that ran, so that there are results to collect.
 RAN = frozenset({"exited", "timed-out", "cancelled"})
 
 
 def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> NodeResult:
-    """The outcome and its reason. `timeout_ms` and `cancel_reason` are for the sentence, where they are still known."""
+    """Return the outcome and its reason. `timeout_ms` and `cancel_reason` complete the sentence if they are still known."""
     if result.reason == "exited":
         return _exited(result)
     if result.reason == "timed-out":
-        after = "" if timeout_ms is None else f" of {_duration(timeout_ms)}"
+        after = "" if timeout_ms is None else f" after {_duration(timeout_ms)}"
         return NodeResult(
             outcome=Outcome.TIMED_OUT,
             exit_code=result.exit_code,
             reason_code="timeout",
-            reason_text=f"stopped: the time-out{after} has passed",
+            reason_text=f"timed out{after}",
         )
     if result.reason == "cancelled":
         return NodeResult(
@@ -33,11 +33,11 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
         )
     if result.reason == "spawn-failed":
         return failure("spawn-failed", result.error or "the process could not be started")
-    # "lost", and whatever a newer runner may say: nobody here knows how it ended.
+    # "lost", or a reason of a newer runner: the outcome is unknown.
     return NodeResult(
         outcome=Outcome.LOST,
         reason_code="outcome-unknown",
-        reason_text=one_line(result.error or "the outcome is not known"),
+        reason_text=one_line(result.error or "outcome unknown"),
     )
 
 
@@ -51,7 +51,7 @@ def _exited(result: StepResult) -> NodeResult:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    return failure("signal", f"the process was ended by {name}, which Waterflow did not send")
+    return failure("signal", f"killed by {name}, which Waterflow did not send")
 
 
 def _duration(milliseconds: int) -> str:

@@ -1,8 +1,8 @@
 """The nodes `file/write`, `file/read`, `file/template` and `file/delete`.
 
-A file is written beside its place under a temporary name, flushed, and renamed over it: nobody ever sees half of it. `changed`
-is true only where something differed, and then the difference goes to the log (never for what is binary or large, and never for
-a file whose mode keeps others from reading it: that is where secrets are).
+A file is written under a temporary name in the same directory, flushed, and renamed, so that it is never incomplete. `changed`
+is only true if something differed; the difference is then printed, except for binary or large files, and for files that others
+may not read, which may contain secrets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from waterflow_agent.nodes import parameter_values, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 
-#: A difference of larger files, or of more lines, is not shown.
+#: Differences of larger files are not printed, nor more lines than this.
 DIFF_BYTES_MAX = 256 << 10
 DIFF_LINES_MAX = 200
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -31,28 +31,31 @@ def _checksum(content: bytes) -> str:
 
 
 def failure(what: str, path: Path, error: OSError) -> NodeFailure:
-    """Why `what` did not come about; a disk that is full now may have room later."""
+    """Make a failure of an error; a retry can help if the disk is full."""
     return NodeFailure(f"{what} {path}: {error.strerror}", may_retry=error.errno in (28, 122))
 
 
 def _check_is_file(path: Path) -> None:
-    """Raises `NodeFailure` for a pipe, or a device, which could be read for ever."""
+    """Raise `NodeFailure` for a pipe or a device, which may never end."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise NodeFailure(f"{path} is no file")
+        raise NodeFailure(f"{path} is not a regular file")
 
 
 class _Writer:
-    """What `file/write` and `file/template` have in common: one file, as it should be."""
+    """Writes one file, for `file/write` and `file/template`."""
 
-    def __init__(self, context: Context, given: schema.FileWrite | schema.FileTemplate, content: bytes) -> None:
+    def __init__(self, context: Context, parameters: schema.FileWrite | schema.FileTemplate, content: bytes) -> None:
         self._context = context
-        self._given = given
+        self._parameters = parameters
         self._content = content
-        self._path = context.path(given.path)
+        self._path = context.path(parameters.path)
 
     def write(self) -> dict[str, Any]:
-        """Makes the file as it should be, if it is not."""
-        mode, owner = parameter_values.file_mode(self._given.mode), parameter_values.file_owner(self._given.owner)
+        """Write the file if its content, mode or owner differs."""
+        mode, owner = (
+            parameter_values.file_mode(self._parameters.mode),
+            parameter_values.file_owner(self._parameters.owner),
+        )
         path = self._path
         try:
             before = self._read()
@@ -63,10 +66,10 @@ class _Writer:
                     before,
                     mode if mode is not None else found.st_mode if found is not None else parameter_values.DEFAULT_MODE,
                 )
-                if self._given.backup and before is not None:
+                if self._parameters.backup and before is not None:
                     kept = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.bak")
                     shutil.copy2(path, kept)
-                    self._context.log(f"kept the old file as {kept}")
+                    self._context.log(f"saved the old file as {kept}")
                 self._replace(
                     mode
                     if mode is not None
@@ -77,12 +80,12 @@ class _Writer:
             changed = differs | self._adjust(mode, owner)
         except OSError as error:
             raise failure("cannot write", path, error) from error
-        self._context.log(f"{path}: {'changed' if changed else 'as it should be'}")
+        self._context.log(f"{path}: {'changed' if changed else 'unchanged'}")
         return {"changed": changed, "path": str(path), "checksum": _checksum(self._content)}
 
     def _read(self) -> bytes | None:
-        if self._path.is_symlink() and not self._given.follow:
-            raise NodeFailure(f"{self._path} is a link; follow: true writes the file that it leads to")
+        if self._path.is_symlink() and not self._parameters.follow:
+            raise NodeFailure(f"{self._path} is a symbolic link; set follow: true to write its target")
         if self._path.is_dir():
             raise NodeFailure(f"{self._path} is a directory")
         _check_is_file(self._path)
@@ -103,8 +106,8 @@ class _Writer:
             self._context.log(f"... {len(lines) - DIFF_LINES_MAX} more lines")
 
     def _replace(self, mode: int) -> None:
-        path = self._path.resolve() if self._given.follow else self._path
-        if self._given.create_directories:
+        path = self._path.resolve() if self._parameters.follow else self._path
+        if self._parameters.create_directories:
             path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -137,36 +140,36 @@ class _Writer:
 
 
 class FileWriteNode(Node[schema.FileWrite]):
-    """A file with this content."""
+    """Writes a file with the given content."""
 
     parameters = schema.FileWrite
 
-    async def run(self, context: Context, given: schema.FileWrite) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.FileWrite) -> dict[str, Any]:
         """See the base class."""
-        return _Writer(context, given, given.content.encode("utf-8", "surrogateescape")).write()
+        return _Writer(context, parameters, parameters.content.encode("utf-8", "surrogateescape")).write()
 
 
 class FileTemplateNode(Node[schema.FileTemplate]):
-    """A file from a template: `${name}` is a value, `$${` is a dollar sign and a brace."""
+    """Writes a file from a template: `${name}` is replaced by a value, `$${` by `${`."""
 
     parameters = schema.FileTemplate
 
-    async def run(self, context: Context, given: schema.FileTemplate) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.FileTemplate) -> dict[str, Any]:
         """See the base class."""
-        source = context.path(given.source)
+        source = context.path(parameters.source)
         _check_is_file(source)
         try:
             text = source.read_text("utf-8")
         except OSError as error:
             raise failure("cannot read", source, error) from error
         except UnicodeDecodeError as error:
-            raise NodeFailure(f"{source} is not UTF-8") from error
-        missing = sorted({name for name in _NAME.findall(text.replace("$${", "")) if name not in given.values})
+            raise NodeFailure(f"{source} is not valid UTF-8") from error
+        missing = sorted({name for name in _NAME.findall(text.replace("$${", "")) if name not in parameters.values})
         if missing:
-            raise NodeFailure(f"{source} wants values that are not given: {', '.join(missing)}")
+            raise NodeFailure(f"{source} needs values that are not set: {', '.join(missing)}")
         parts = text.split("$${")
-        filled = "${".join(_NAME.sub(lambda found: _text(given.values[found[1]]), part) for part in parts)
-        return _Writer(context, given, filled.encode()).write()
+        filled = "${".join(_NAME.sub(lambda found: _text(parameters.values[found[1]]), part) for part in parts)
+        return _Writer(context, parameters, filled.encode()).write()
 
 
 def _text(value: Any) -> str:
@@ -176,58 +179,58 @@ def _text(value: Any) -> str:
 
 
 class FileReadNode(Node[schema.FileRead]):
-    """The content of a file, for later steps."""
+    """Reads a file for later steps."""
 
     parameters = schema.FileRead
 
-    async def run(self, context: Context, given: schema.FileRead) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.FileRead) -> dict[str, Any]:
         """See the base class."""
-        path = context.path(given.path)
+        path = context.path(parameters.path)
         try:
             if not path.is_file():
-                raise NodeFailure(f"{path} is no file" if path.exists() else f"{path} does not exist")
+                raise NodeFailure(f"{path} is not a regular file" if path.exists() else f"{path} does not exist")
             with path.open("rb") as file:
-                content = file.read(given.max_bytes + 1)
+                content = file.read(parameters.max_bytes + 1)
         except OSError as error:
             raise failure("cannot read", path, error) from error
-        if len(content) > given.max_bytes:
-            raise NodeFailure(f"{path} has more than {given.max_bytes} bytes; raise max-bytes")
+        if len(content) > parameters.max_bytes:
+            raise NodeFailure(f"{path} is larger than {parameters.max_bytes} bytes; increase max-bytes")
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise NodeFailure(f"{path} is not UTF-8") from error
+            raise NodeFailure(f"{path} is not valid UTF-8") from error
         return {"content": text, "checksum": _checksum(content), "bytes": len(content)}
 
 
 def _holds(folder: Path, path: Path) -> bool:
-    """Whether `path` is in the folder, or is the folder; in a link there is nothing."""
+    """Return whether the path is the folder or inside it; nothing is inside a symbolic link."""
     return not os.path.islink(folder) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _remove(folder: Path) -> None:
-    # By its real name: of `a/..` the last part cannot be removed.
+    # By its real path: `a/..` cannot be removed.
     shutil.rmtree(os.path.realpath(folder))
 
 
 class FileDeleteNode(Node[schema.FileDelete]):
-    """No such file any more."""
+    """Deletes a file or a directory, if it exists."""
 
     parameters = schema.FileDelete
 
-    async def run(self, context: Context, given: schema.FileDelete) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.FileDelete) -> dict[str, Any]:
         """See the base class."""
-        path = context.path(given.path)
+        path = context.path(parameters.path)
         if any(_holds(path, kept) for kept in (context.workspace, Path.home())):
-            raise NodeFailure(f"{path} is not deleted: it holds the job's directory, or the home directory")
+            raise NodeFailure(f"refusing to delete {path}: it contains the job's directory or the home directory")
         try:
             if path.is_dir() and not path.is_symlink():
-                if not given.recursive:
-                    raise NodeFailure(f"{path} is a directory; recursive: true deletes all of it")
+                if not parameters.recursive:
+                    raise NodeFailure(f"{path} is a directory; set recursive: true to delete it")
                 _remove(path)
             elif path.exists() or path.is_symlink():
                 path.unlink()
             else:
-                context.log(f"{path}: not there")
+                context.log(f"{path}: does not exist")
                 return {"changed": False}
         except OSError as error:
             raise failure("cannot delete", path, error) from error

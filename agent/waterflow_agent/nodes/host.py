@@ -1,8 +1,8 @@
-"""The process in which one node runs: `python -m waterflow_agent.nodes.host FILE`.
+"""The process that runs one node: `python -m waterflow_agent.nodes.host FILE`.
 
-FILE holds the node's name and parameters; it is read once and removed, since a parameter may be a secret. What the node gives
-goes to `result` beside it, in one piece: so the agent finds all of it or nothing. The exit code says how it ended, and is what
-counts: 0, or 75 when trying again can help, or 1.
+FILE contains the name and parameters of the node; it is read once and removed, because a parameter may be a secret. The result
+is written atomically to the file `result` in the same directory. The exit code determines the outcome: 0, 75 if a retry can
+help, or 1.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from waterflow_agent.nodes.node import FAILURE_EXIT_CODE, MAY_RETRY_EXIT_CODE, C
 from waterflow_agent.nodes.own import code
 from waterflow_agent.nodes.own.code import Code
 
-#: As in shell.py, which this process does not need otherwise.
+#: The same as in shell.py, which this process does not import.
 RESULT = "result"
 
 
 class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent wrote for the node."""
+    """The request that the agent wrote for the node."""
 
     node: str
     params: dict[str, Any]
     workspace: str
-    #: Of a node that is none of ours.
+    #: The code of an own node.
     code: Code | None = None
 
 
 class NodeOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the node gave. `text` is why it failed."""
+    """The result of the node. `text` is the reason of a failure."""
 
     outputs: dict[str, Any] = {}
     text: str = ""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the node that the file names; gives the exit code."""
+    """Run the node of the request; return the exit code."""
     file = Path(arguments[0])
     request = msgspec.json.decode(file.read_bytes(), type=NodeRequest)
     file.unlink()
-    result, exit_code = _ended(request)
+    result, exit_code = _execute(request)
     try:
         content = msgspec.json.encode(result)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        content = msgspec.json.encode(NodeOutput(text=f"its outputs hold what JSON cannot: {error}"))
+        content = msgspec.json.encode(NodeOutput(text=f"outputs cannot be encoded as JSON: {error}"))
         exit_code = FAILURE_EXIT_CODE
     _write(file.parent / RESULT, content)
     if result.text:
@@ -63,37 +63,37 @@ def main(arguments: list[str]) -> int:
     return exit_code
 
 
-def _ended(request: NodeRequest) -> tuple[NodeOutput, int]:
+def _execute(request: NodeRequest) -> tuple[NodeOutput, int]:
     try:
-        # Before the loop: until the node runs, a signal to stop needs nobody's answer.
+        # Outside the event loop: a signal that arrives before the node runs simply ends the process.
         node = registry.load(request.node) if request.code is None else code.load(request.code)
-        given = parameters.convert(request.node, node.parameters, request.params)
+        record = parameters.convert(request.node, node.parameters, request.params)
     except Rejected as error:
         return NodeOutput(text=error.text), FAILURE_EXIT_CODE
-    return _lived(_run(node, request, given))
+    return _run_to_end(_run(node, request, record))
 
 
-def _lived(node: Coroutine[Any, Any, tuple[NodeOutput, int]]) -> tuple[NodeOutput, int]:
-    # Not asyncio.run, which waits for threads: one of a node that was stopped may wait for an engine or a server.
+def _run_to_end(node: Coroutine[Any, Any, tuple[NodeOutput, int]]) -> tuple[NodeOutput, int]:
+    # Not asyncio.run, which waits for threads: one of a stopped node may be waiting for a server.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    ended = loop.run_until_complete(node)
+    result = loop.run_until_complete(node)
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    return ended
+    return result
 
 
-async def _run(node: type[Node[Any]], request: NodeRequest, given: msgspec.Struct) -> tuple[NodeOutput, int]:
+async def _run(node: type[Node[Any]], request: NodeRequest, record: msgspec.Struct) -> tuple[NodeOutput, int]:
     task = asyncio.current_task()
     assert task is not None
-    # The step's stop policy begins with this signal: the node may end what it has begun.
+    # The stop policy of a step starts with this signal, so that the node can clean up.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     context = Context(directory=Path.cwd(), workspace=Path(request.workspace), env=dict(os.environ))
     try:
-        outputs = await node().run(context, given)
+        outputs = await node().run(context, record)
         return _result(outputs, request.node), 0
     except NodeFailure as failure:
         exit_code = MAY_RETRY_EXIT_CODE if failure.may_retry else FAILURE_EXIT_CODE
@@ -108,12 +108,12 @@ async def _run(node: type[Node[Any]], request: NodeRequest, given: msgspec.Struc
 
 
 def _result(outputs: object, name: str) -> NodeOutput:
-    """What an author's node returns may be anything; nothing at all are no outputs."""
+    """Check what the node returned; None means no outputs."""
     if outputs is None:
         return NodeOutput()
     if not isinstance(outputs, dict) or not all(isinstance(key, str) for key in outputs):
-        kind = "a map with keys that are no text" if isinstance(outputs, dict) else type(outputs).__name__
-        raise Rejected("WF722", f'node "{name}": run returns its outputs as a map of names, not {kind}')
+        kind = "a map with keys that are not strings" if isinstance(outputs, dict) else type(outputs).__name__
+        raise Rejected("WF722", f'node "{name}": run must return a map of outputs, not {kind}')
     return NodeOutput(outputs=outputs)
 
 
@@ -126,10 +126,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends the process, of which everything has been said and written.
+    """End the process without finalizing the interpreter.
 
-    Without the interpreter's own end: threads that a library in another language has left behind may still call into it, which
-    aborts the process and would make a failure of a node that has done its work.
+    Threads of a native library may still call into the interpreter, which would abort the process and turn a success into a
+    failure.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,7 +1,7 @@
 """The nodes `http/request` and `http/wait`.
 
-A refused status fails with the beginning of the body. A status of `retry-status`, and a server that cannot be reached, are
-failures after which trying again can help; `Retry-After` is waited for when it is short enough.
+An unexpected status fails and prints the beginning of the body. A retry can help after a status of `retry-status` or a
+connection error; a short `Retry-After` is honoured at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from waterflow_agent.nodes import files, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
 
-#: Of a refused answer's body, shown in the log.
+#: The part of an unexpected response that is printed.
 SHOWN_BYTES = 1024
-#: A `Retry-After` up to here is waited for by the node itself, once.
+#: The node waits once for a `Retry-After` up to this long.
 RETRY_AFTER_S_MAX = 60.0
 _CHUNK = 64 << 10
-#: Of headers, as the library takes them.
+#: Names and values of headers that the library accepts.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 
@@ -40,7 +40,7 @@ def _statuses(wanted: Any) -> list[range]:
         elif text.isdigit():
             found.append(range(int(text), int(text) + 1))
         else:
-            raise NodeFailure(f'"{text}" is no status; write 200, or 2xx for all of them')
+            raise NodeFailure(f'invalid status "{text}"; use a number such as 200, or a class such as 2xx')
     return found
 
 
@@ -49,9 +49,9 @@ def _is_in(status: int, ranges: list[range]) -> bool:
 
 
 def client(*, verify: bool | str, timeout_s: float) -> httpx.AsyncClient:
-    """A client that follows no redirect to another scheme's dangers: redirects are answers like others.
+    """Return a client that does not follow redirects.
 
-    Raises `NodeFailure` when there is no certificate in the file `verify`.
+    Raises `NodeFailure` if the file `verify` contains no certificate.
     """
     import ssl
 
@@ -64,76 +64,80 @@ def client(*, verify: bool | str, timeout_s: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=context, timeout=timeout_s, follow_redirects=False)
 
 
-def headers(given: dict[str, str]) -> dict[str, str]:
-    """The headers, if a request can have them. Raises `NodeFailure`, without a value: the library's own error shows it."""
-    for name, value in given.items():
+def headers(fields: dict[str, str]) -> dict[str, str]:
+    """Check headers. Raises `NodeFailure` without the value, which the error of the library would reveal."""
+    for name, value in fields.items():
         if not _NAME.fullmatch(name):
-            raise NodeFailure(f'headers: "{name}" is no name of a header')
+            raise NodeFailure(f'headers: invalid header name "{name}"')
         if not _VALUE.fullmatch(value):
-            why = "a line break, a space at an end, or a letter that is not ASCII"
-            raise NodeFailure(f'headers: "{name}" has a value that no header can have: {why}')
-    return given
+            reason = "it contains a line break, space at an end, or characters outside ASCII"
+            raise NodeFailure(f'headers: invalid value of "{name}": {reason}')
+    return fields
 
 
-def may_pass(error: httpx.HTTPError) -> bool:
-    """Whether trying again can help: not with what is no request, nor with a certificate that is not trusted."""
+def may_retry(error: httpx.HTTPError) -> bool:
+    """Return whether a retry can help: not for an invalid request or an untrusted certificate."""
     is_request = not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
     return is_request and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
 class HttpRequestNode(Node[schema.HttpRequest]):
-    """One request and its answer."""
+    """Sends one request."""
 
     parameters = schema.HttpRequest
 
-    async def run(self, context: Context, given: schema.HttpRequest) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.HttpRequest) -> dict[str, Any]:
         """See the base class."""
-        bodies = [name for name in ("body", "json", "form") if getattr(given, name) is not None]
+        bodies = [name for name in ("body", "json", "form") if getattr(parameters, name) is not None]
         if len(bodies) > 1:
-            raise NodeFailure(f"only one of {' and '.join(bodies)} can be sent")
-        wanted, again = _statuses(given.expect_status), _statuses(given.retry_status)
-        async with client(verify=given.verify, timeout_s=duration_s(given.timeout, "timeout")) as http:
-            answer = await self._send(context, given, http)
+            raise NodeFailure(f"{' and '.join(bodies)} are mutually exclusive")
+        wanted, again = _statuses(parameters.expect_status), _statuses(parameters.retry_status)
+        async with client(verify=parameters.verify, timeout_s=duration_s(parameters.timeout, "timeout")) as http:
+            answer = await self._send(context, parameters, http)
             if _is_in(answer["status"], again) and not _is_in(answer["status"], wanted):
                 wait_s = _retry_after_s(answer["headers"])
                 if wait_s is not None:
-                    context.log(f"{answer['status']}: asked to come back in {wait_s:g} s")
+                    context.log(f"{answer['status']}: retrying after {wait_s:g} s (Retry-After)")
                     await asyncio.sleep(wait_s)
-                    answer = await self._send(context, given, http)
+                    answer = await self._send(context, parameters, http)
         if not _is_in(answer["status"], wanted):
             beginning = answer["body"][:SHOWN_BYTES]
             if beginning:
                 context.warn(beginning)
             may_retry = _is_in(answer["status"], again)
             raise NodeFailure(
-                f"{given.method} {_shown(given.url)}: status {answer['status']}", may_retry=may_retry, outputs=answer
+                f"{parameters.method} {_shown(parameters.url)}: status {answer['status']}",
+                may_retry=may_retry,
+                outputs=answer,
             )
         return answer
 
-    async def _send(self, context: Context, given: schema.HttpRequest, http: httpx.AsyncClient) -> dict[str, Any]:
+    async def _send(self, context: Context, parameters: schema.HttpRequest, http: httpx.AsyncClient) -> dict[str, Any]:
         began = time.monotonic()
         try:
             request = http.build_request(
-                given.method.upper(),
-                given.url,
-                headers=headers(given.headers),
-                params=given.query or None,
-                content=given.body.encode() if given.body is not None else None,
-                json=given.json,
-                data=given.form,
+                parameters.method.upper(),
+                parameters.url,
+                headers=headers(parameters.headers),
+                params=parameters.query or None,
+                content=parameters.body.encode() if parameters.body is not None else None,
+                json=parameters.json,
+                data=parameters.form,
             )
             response = await http.send(request, stream=True)
             try:
-                body = await self._read(context, given, response)
+                body = await self._read(context, parameters, response)
             finally:
                 await response.aclose()
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            raise NodeFailure(f"{_shown(given.url)} is no address: {error}") from error
+            raise NodeFailure(f"invalid URL {_shown(parameters.url)}: {error}") from error
         except httpx.HTTPError as error:
             text = str(error) or type(error).__name__
-            raise NodeFailure(f"{given.method} {_shown(given.url)}: {text}", may_retry=may_pass(error)) from error
+            raise NodeFailure(
+                f"{parameters.method} {_shown(parameters.url)}: {text}", may_retry=may_retry(error)
+            ) from error
         elapsed_ms = round((time.monotonic() - began) * 1000)
-        context.log(f"{given.method.upper()} {_shown(given.url)}: {response.status_code} in {elapsed_ms} ms")
+        context.log(f"{parameters.method.upper()} {_shown(parameters.url)}: {response.status_code} in {elapsed_ms} ms")
         return {
             "status": response.status_code,
             "headers": dict(response.headers),
@@ -142,33 +146,33 @@ class HttpRequestNode(Node[schema.HttpRequest]):
             "elapsed-ms": elapsed_ms,
         }
 
-    async def _read(self, context: Context, given: schema.HttpRequest, response: httpx.Response) -> str:
-        target = context.path(given.save_to) if given.save_to is not None and response.is_success else None
+    async def _read(self, context: Context, parameters: schema.HttpRequest, response: httpx.Response) -> str:
+        target = context.path(parameters.save_to) if parameters.save_to is not None and response.is_success else None
         if target is None:
-            content = b"".join([chunk async for chunk in self._chunks(given, response)])
+            content = b"".join([chunk async for chunk in self._chunks(parameters, response)])
             return content.decode(response.charset_encoding or "utf-8", "replace")
         new = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
             with new.open("wb") as file:
-                async for chunk in self._chunks(given, response):
+                async for chunk in self._chunks(parameters, response):
                     file.write(chunk)
                 size = file.tell()
             new.replace(target)
         except OSError as error:
             raise files.failure("cannot write", target, error) from error
         finally:
-            # Also when the step is cancelled; what is complete has another name by then.
+            # Also if the step is cancelled; a complete file has been renamed by then.
             with contextlib.suppress(OSError):
                 new.unlink()
         context.log(f"saved {size} bytes to {target}")
         return ""
 
-    async def _chunks(self, given: schema.HttpRequest, response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _chunks(self, parameters: schema.HttpRequest, response: httpx.Response) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in response.aiter_bytes(_CHUNK):
             size += len(chunk)
-            if size > given.max_bytes:
-                raise NodeFailure(f"the answer has more than {given.max_bytes} bytes; raise max-bytes")
+            if size > parameters.max_bytes:
+                raise NodeFailure(f"the response is larger than {parameters.max_bytes} bytes; increase max-bytes")
             yield chunk
 
 
@@ -188,44 +192,44 @@ def _retry_after_s(headers: dict[str, str]) -> float | None:
 
 
 def _shown(url: str) -> str:
-    """The address without a password and without its query, either of which may be a secret."""
+    """Return the URL without password and query, which may be secrets."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        return "the address"
+        return "the URL"
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 
 class HttpWaitNode(Node[schema.HttpWait]):
-    """Asks again and again until the answer is the wanted one: a health check after a deploy."""
+    """Sends requests until a response has an expected status, as a health check after a deployment."""
 
     parameters = schema.HttpWait
 
-    async def run(self, context: Context, given: schema.HttpWait) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.HttpWait) -> dict[str, Any]:
         """See the base class."""
-        wanted = _statuses(given.expect_status)
-        give_up_at = time.monotonic() + duration_s(given.timeout, "timeout")
-        pause_s = duration_s(given.interval, "interval")
-        attempts, said = 0, ""
-        async with client(verify=given.verify, timeout_s=max(1.0, min(30.0, pause_s * 5))) as http:
+        wanted = _statuses(parameters.expect_status)
+        give_up_at = time.monotonic() + duration_s(parameters.timeout, "timeout")
+        pause_s = duration_s(parameters.interval, "interval")
+        attempts, reported = 0, ""
+        async with client(verify=parameters.verify, timeout_s=max(1.0, min(30.0, pause_s * 5))) as http:
             while True:
                 attempts += 1
                 try:
-                    response = await http.get(given.url)
+                    response = await http.get(parameters.url)
                     if _is_in(response.status_code, wanted):
-                        context.log(f"{_shown(given.url)}: {response.status_code} after {attempts} attempts")
+                        context.log(f"{_shown(parameters.url)}: {response.status_code} after {attempts} attempts")
                         return {"attempts": attempts, "status": response.status_code}
                     text = f"status {response.status_code}"
                 except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                    raise NodeFailure(f"{_shown(given.url)} is no address: {error}") from error
+                    raise NodeFailure(f"invalid URL {_shown(parameters.url)}: {error}") from error
                 except httpx.HTTPError as error:
                     text = str(error) or type(error).__name__
-                if text != said:
-                    said = text
-                    context.log(f"{_shown(given.url)}: {text}")
+                if text != reported:
+                    reported = text
+                    context.log(f"{_shown(parameters.url)}: {text}")
                 if time.monotonic() + pause_s > give_up_at:
                     raise NodeFailure(
-                        f"{_shown(given.url)} was not ready after {attempts} attempts: {text}",
+                        f"{_shown(parameters.url)} not ready after {attempts} attempts: {text}",
                         may_retry=True,
                         outputs={"attempts": attempts},
                     )

@@ -1,4 +1,4 @@
-"""The nodes that run inside the agent, because they end at once: `log`, `fail`, `set-outputs`."""
+"""The nodes that run inside the agent because they finish at once: `log`, `fail`, `set-outputs`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.outcome import STDERR, STDOUT, NodeResult, failure, one_line
 from waterflow_agent.wire import messages
 
-#: The parameters of these nodes.
+#: The parameter records of these nodes.
 RECORDS = (schema.Log, schema.Fail, schema.SetOutputs)
 
 
 def run(parameters: schema.Parameters) -> NodeResult:
-    """Carries out one of these nodes; any other record is a mistake of the caller."""
+    """Run one of these nodes."""
     if isinstance(parameters, schema.Log):
         return NodeResult(outcome=Outcome.SUCCESS, exit_code=0, printed=[(STDOUT, _line(parameters.message))])
     if isinstance(parameters, schema.Fail):
@@ -28,7 +28,7 @@ def run(parameters: schema.Parameters) -> NodeResult:
     assert isinstance(parameters, schema.SetOutputs), f"{type(parameters).__name__} does not run inside the agent"
     size = len(msgspec.msgpack.encode(parameters.outputs))
     if size > messages.OUTPUTS_BYTES_MAX:
-        return failure("node-error", f"outputs of {size} bytes are over the limit of {messages.OUTPUTS_BYTES_MAX}")
+        return failure("node-error", f"outputs of {size} bytes exceed the limit of {messages.OUTPUTS_BYTES_MAX} bytes")
     return NodeResult(outcome=Outcome.SUCCESS, exit_code=0, outputs=parameters.outputs)
 
 

@@ -1,17 +1,17 @@
-"""What a node is: a class with a parameter record and one coroutine, run in a process of its own.
+"""The base of nodes: a class with a parameter record and one coroutine, which runs in its own process.
 
     from waterflow_agent.nodes.node import Context, Node, NodeFailure, Parameters
 
-    class Given(Parameters, kw_only=True):
+    class GreetParameters(Parameters, kw_only=True):
         name: str
 
-    class Greet(Node[Given]):
-        async def run(self, context: Context, given: Given) -> dict[str, Any]: ...
+    class Greet(Node[GreetParameters]):
+        async def run(self, context: Context, parameters: GreetParameters) -> dict[str, Any]: ...
 
-Rules of this file: a node sees its `Context` and nothing else of the agent. What it prints is the step's output log. It ends
-well by giving its outputs, and badly by raising `NodeFailure`, which says whether trying again can help; anything else that it
-raises is a bug of the node and is shown with its traceback. A cancel or a time-out cancels the coroutine; what it does not
-finish in its grace is killed with the process.
+Rules of this file: a node has access to its `Context` and to nothing else of the agent. What it prints is the output of the
+step. It succeeds by returning its outputs, and fails by raising `NodeFailure`, which says whether a retry can help; any other
+exception is a bug of the node and is printed with its traceback. A cancel or a timeout cancels the coroutine; the process is
+killed if it does not end within its grace period.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from waterflow_agent.nodes.schema import Parameters
 
 __all__ = ["FAILURE_EXIT_CODE", "MAY_RETRY_EXIT_CODE", "Context", "Node", "NodeFailure", "Parameters"]
 
-#: The exit code of a failure after which trying again can help: EX_TEMPFAIL of sysexits.h. `retry.on: exit:75` names it.
+#: The exit code of a failure for which a retry can help: EX_TEMPFAIL of sysexits.h. `retry.on: exit:75` selects it.
 MAY_RETRY_EXIT_CODE = 75
 FAILURE_EXIT_CODE = 1
 
 
 class NodeFailure(Exception):
-    """The node could not do what it should.
+    """The node failed.
 
-    `text` is one sentence for people, without secrets. `outputs` are kept, so that later steps can look at them.
+    `text` is one sentence for people, without secrets. `outputs` are available to later steps.
     """
 
     def __init__(self, text: str, *, may_retry: bool = False, outputs: Mapping[str, Any] | None = None) -> None:
@@ -47,9 +47,9 @@ class NodeFailure(Exception):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node is given beside its parameters."""
+    """The environment of a node."""
 
-    #: Where relative paths start: the step's working directory, inside of the job's.
+    #: The step's working directory, inside that of the job; relative paths start here.
     directory: Path
     #: The job's working directory.
     workspace: Path
@@ -57,31 +57,31 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
 
     def log(self, text: str) -> None:
-        """Prints a line to the step's output log, at once."""
+        """Print a line to the step's output, unbuffered."""
         print(text, flush=True)
 
     def warn(self, text: str) -> None:
-        """The same on the error stream."""
+        """Print a line to the step's error stream, unbuffered."""
         print(text, file=sys.stderr, flush=True)
 
     def path(self, text: str) -> Path:
-        """A path that a parameter gives, as an absolute one. Raises `NodeFailure` for one that no file can have."""
+        """Return the absolute path for a parameter. Raises `NodeFailure` if it is invalid."""
         if "\0" in text:
-            raise NodeFailure(f"{text!r} is no path")
+            raise NodeFailure(f"invalid path: {text!r} contains a NUL character")
         try:
             return self.directory / Path(text).expanduser()
         except RuntimeError as error:
-            raise NodeFailure(f"{text}: there is no such user on this server") from error
+            raise NodeFailure(f"{text}: this server has no such user") from error
 
 
-Given = TypeVar("Given", bound=msgspec.Struct)
+ParametersT = TypeVar("ParametersT", bound=msgspec.Struct)
 
 
-class Node(abc.ABC, Generic[Given]):
-    """Base of all nodes. The class is the whole of it: one instance is made for one step."""
+class Node(abc.ABC, Generic[ParametersT]):
+    """Base class of all nodes; one instance is created for each step."""
 
-    #: The parameter record; that of `Node[...]` when the class does not say.
-    parameters: type[Given]
+    #: The parameter record; by default the one in `Node[...]`.
+    parameters: type[ParametersT]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -91,5 +91,5 @@ class Node(abc.ABC, Generic[Given]):
                     cls.parameters = get_args(base)[0]
 
     @abc.abstractmethod
-    async def run(self, context: Context, given: Given) -> dict[str, Any]:
-        """Does the work and gives the outputs. Raises `NodeFailure`."""
+    async def run(self, context: Context, parameters: ParametersT) -> dict[str, Any]:
+        """Do the work and return the outputs. Raises `NodeFailure`."""

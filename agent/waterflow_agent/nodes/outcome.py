@@ -1,4 +1,4 @@
-"""How a node ended, before it becomes a message: what every node hands back, whoever ran it."""
+"""The result of a node, before it becomes a message: the same for nodes inside the agent, scripts and processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from waterflow_agent.execution.masking import Masks
 
 STDOUT = 1
 STDERR = 2
-#: A reason is one line for a person; what is longer is in the output log.
+#: A reason is one line for people; longer text belongs in the output log.
 REASON_LENGTH_MAX = 500
-#: As deep as values of expressions nest.
+#: The nesting limit of values in expressions.
 HEIGHT_MAX = 128
 
 
 class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's end. `printed` is what the agent itself adds to the output: (stream, bytes)."""
+    """The result of a node. `printed` is what the agent adds to the output: (stream, bytes)."""
 
     outcome: Outcome
     exit_code: int | None = None
@@ -31,12 +31,12 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def failure(reason_code: str, text: str, *, exit_code: int | None = None) -> NodeResult:
-    """A failure for this reason; the text is bounded and made one printable line."""
+    """Return a failure with this reason; the text becomes one printable line of bounded length."""
     return NodeResult(outcome=Outcome.FAILURE, exit_code=exit_code, reason_code=reason_code, reason_text=one_line(text))
 
 
-def fault_of(outputs: Any) -> str:
-    """Why these outputs can be put neither into the journal nor on the wire; "" when nothing speaks against it."""
+def output_error(outputs: Any) -> str:
+    """Return why the outputs cannot be recorded and sent; "" if they can."""
     level = [outputs]
     for _ in range(HEIGHT_MAX + 1):
         level = [
@@ -48,34 +48,34 @@ def fault_of(outputs: Any) -> str:
         if not level:
             return ""
         if any(isinstance(item, int) and not -(1 << 63) <= item < 1 << 64 for item in level):
-            return "its outputs hold a number of more than 64 bits; give it as a text"
-    return f"its outputs are nested deeper than {HEIGHT_MAX}"
+            return "outputs contain a number of more than 64 bits; use a string"
+    return f"outputs are nested more than {HEIGHT_MAX} levels deep"
 
 
-def masked(end: NodeResult, masks: Masks) -> NodeResult:
-    """The end without a secret in its texts, outputs and environment."""
+def masked(result: NodeResult, masks: Masks) -> NodeResult:
+    """Return the result with all secrets in its texts, outputs and environment masked."""
     return msgspec.structs.replace(
-        end,
-        reason_text=masks.text(end.reason_text),
-        outputs=masks.value(end.outputs),
-        env=masks.value(end.env),
-        printed=[(stream, masks.data(data)) for stream, data in end.printed],
+        result,
+        reason_text=masks.text(result.reason_text),
+        outputs=masks.value(result.outputs),
+        env=masks.value(result.env),
+        printed=[(stream, masks.data(data)) for stream, data in result.printed],
     )
 
 
-def withheld(end: NodeResult) -> NodeResult:
-    """The end of an attempt whose secrets nobody knows any more; a success that has lost what it handed back is none."""
-    text = "the secrets of this attempt are not known here any more, so what it printed and handed back is withheld"
-    is_incomplete = end.outcome is Outcome.SUCCESS and bool(end.outputs or end.env)
+def withheld(result: NodeResult) -> NodeResult:
+    """Return the result of an attempt whose secrets are no longer known; a success that loses its outputs becomes a failure."""
+    text = "the agent no longer knows the secrets of this attempt, so its output and results are withheld"
+    is_incomplete = result.outcome is Outcome.SUCCESS and bool(result.outputs or result.env)
     return NodeResult(
-        outcome=Outcome.FAILURE if is_incomplete else end.outcome,
-        exit_code=end.exit_code,
-        reason_code="node-error" if is_incomplete else end.reason_code,
+        outcome=Outcome.FAILURE if is_incomplete else result.outcome,
+        exit_code=result.exit_code,
+        reason_code="node-error" if is_incomplete else result.reason_code,
         reason_text=text,
         printed=[(STDERR, f"waterflow: {text}\n".encode())],
     )
 
 
 def one_line(text: str) -> str:
-    """`text` as one printable line of bounded length."""
+    """Return the text as one printable line of bounded length."""
     return single_line(text, REASON_LENGTH_MAX)

@@ -1,4 +1,4 @@
-"""From the parameters of a task to the node's record; the daemon checked what was constant, the agent checks the rest."""
+"""Convert the parameters of a task to the node's record; the daemon has only checked those that are constant."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _WORDS = (
 
 
 def find(name: str) -> schema.NodeSchema:
-    """The node called `name` if an agent runs it; raises `Rejected` WF701 otherwise."""
+    """Return the node of that name. Raises `Rejected` WF701 if agents do not run it."""
     node = schema.find(name)
     if node is None or node.runs_in is schema.RunsIn.ENGINE:
         known = ", ".join(runnable())
-        raise Rejected("WF701", f'this agent has no node "{name}"; it has {known}')
+        raise Rejected("WF701", f'this agent has no node "{name}"; available: {known}')
     return node
 
 
 def runnable() -> list[str]:
-    """Names of the nodes that an agent of this version runs, aliases included."""
+    """Return the names and aliases of the nodes that this version of the agent runs."""
     names: list[str] = []
     for node in schema.BUILT_IN.values():
         if node.runs_in is not schema.RunsIn.ENGINE:
@@ -44,7 +44,7 @@ def runnable() -> list[str]:
 
 
 def convert(name: str, record: type[Record], params: dict[str, Any]) -> Record:
-    """The node's record; raises `Rejected` WF702 that names the field and what was expected there."""
+    """Return the node's record. Raises `Rejected` WF702 that names the field and the expected type."""
     try:
         return msgspec.convert(params, record, strict=True)
     except msgspec.ValidationError as error:
@@ -52,9 +52,9 @@ def convert(name: str, record: type[Record], params: dict[str, Any]) -> Record:
 
 
 def _in_words(text: str) -> str:
-    """`Expected `str`, got `int` - at `$.message`` without the notation of the library."""
-    expectation, separator, place = text.partition(" - at ")
+    """Rewrite an error such as `Expected `str`, got `int` - at `$.message`` without the notation of msgspec."""
+    expectation, separator, path = text.partition(" - at ")
     for technical, plain in _WORDS:
         expectation = expectation.replace(technical, plain)
-    field = place.strip("`").removeprefix("$").removeprefix(".")
+    field = path.strip("`").removeprefix("$").removeprefix(".")
     return f"with.{field}: {expectation[:1].lower()}{expectation[1:]}" if separator and field else expectation

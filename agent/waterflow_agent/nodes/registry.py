@@ -1,4 +1,4 @@
-"""Which class is which node; imported when it is needed, so that a step pays for its own node alone."""
+"""The classes of the built-in nodes, each imported when a step uses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Node
 
-#: Node: module and class.
+#: Name of the node: module and class.
 _CLASSES = {
     "http/request": "waterflow_agent.nodes.http:HttpRequestNode",
     "http/wait": "waterflow_agent.nodes.http:HttpWaitNode",
@@ -30,12 +30,14 @@ _CLASSES = {
 
 
 def load(name: str) -> type[Node[Any]]:
-    """The class of a node. Raises `Rejected` WF708 when what it needs is not installed."""
+    """Return the class of a node. Raises `Rejected` WF708 if a package that it needs is not installed."""
     found = schema.find(name)
     module, _, attribute = _CLASSES[found.name if found is not None else name].partition(":")
     try:
         loaded: type[Node[Any]] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        text = f'node "{name}" needs {error.name}; next: pip install "waterflow-agent[nodes]" on this server'
+        text = (
+            f'node "{name}" needs the package {error.name}; next: pip install "waterflow-agent[nodes]" on this server'
+        )
         raise Rejected("WF708", text) from error
     return loaded

@@ -1,15 +1,15 @@
-"""The node `shell`: a script becomes a file, a command line and an environment; the end of its process becomes a result.
+"""The node `shell`: turns a script into a file, a command line and an environment, and the end of its process into a result.
 
-Environment, in this order, later ones win:
+The environment; later entries override earlier ones:
 
-1. of the agent's own environment only `INHERITED`; `PATH`, `HOME`, `USER` and `LOGNAME` are filled in when absent;
+1. of the agent's environment only `INHERITED`; `PATH`, `HOME`, `USER` and `LOGNAME` get defaults;
 2. `CI=true`;
-3. the step's environment from the file;
-4. the names that Waterflow sets: `WATERFLOW_RUN_ID`, `_JOB`, `_STEP`, `_STEP_NAME`, `_ATTEMPT`, `_AGENT`, `_WORKSPACE`, and
+3. the step's `env`;
+4. the variables of Waterflow: `WATERFLOW_RUN_ID`, `_JOB`, `_STEP`, `_STEP_NAME`, `_ATTEMPT`, `_AGENT`, `_WORKSPACE`, and
    `WATERFLOW_OUTPUT`, `_ENV`, `_SUMMARY`, with `GITHUB_OUTPUT`, `GITHUB_ENV`, `GITHUB_STEP_SUMMARY` for the same files.
 
-Linux takes at most 128 KiB for one variable. A value over `VALUE_BYTES_MAX` is put into a file that `NAME_FILE` names; a
-script for bash or sh finds it in the shell variable `NAME` as well (which is not exported: its children have the file).
+Linux limits a variable to 128 KiB. A value over `VALUE_BYTES_MAX` is contents to a file, whose path is in `NAME_FILE`; in a
+script for bash or sh, the shell variable `NAME` has it too (not exported: child processes use the file).
 """
 
 from __future__ import annotations
@@ -33,25 +33,32 @@ from waterflow_agent.nodes.step_files import StepFiles
 from waterflow_agent.wire import messages
 
 INHERITED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
-    *(
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-    ),
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: A little below the kernel's limit for one string (128 KiB, with name and NUL).
+#: A little below the kernel's limit of 128 KiB for name, value and NUL.
 VALUE_BYTES_MAX = 100 << 10
-#: Arguments and environment of one process; the kernel's own limit depends on the stack's, and is 2 MiB by default.
+#: Arguments and environment of one process; the limit of the kernel is 2 MiB by default.
 ENVIRONMENT_BYTES_MAX = 1_900_000
 
-#: Where a node with a process of its own leaves what it gives; a script's directory has no such file.
+#: The result file of a node with its own process; directories of scripts have no such file.
 RESULT = "result"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -67,7 +74,7 @@ _SUFFIXES = {"python": ".py", "pwsh": ".ps1"}
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What the runner is asked for."""
+    """The command for the runner."""
 
     argv: list[str]
     env: dict[str, str]
@@ -75,16 +82,16 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptLocation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an attempt runs, and for whom: the names that its environment tells. Paths are absolute."""
+    """Where an attempt runs: its directories, as absolute paths, and the agent."""
 
-    #: Directory for the attempt's own files; as good as new, or not there yet.
+    #: The directory for the files of the attempt; empty or reset, or not created yet.
     files: str
     workspace: str
     agent: str
 
 
 def inherited(own: Mapping[str, str]) -> dict[str, str]:
-    """What every step gets of the agent's environment `own`, completed where it is bare."""
+    """Return what every step inherits of the agent's environment `own`, with defaults."""
     env = {name: own[name] for name in INHERITED if name in own}
     env.setdefault("PATH", DEFAULT_PATH)
     if not env.keys() >= {"HOME", "USER", "LOGNAME"}:
@@ -96,10 +103,9 @@ def inherited(own: Mapping[str, str]) -> dict[str, str]:
 def prepare(
     parameters: schema.Shell, task: messages.Task, location: AttemptLocation, start: Mapping[str, str]
 ) -> Command:
-    """Writes the script and its files, and gives the command. `start` is what `inherited` gave.
+    """Write the script and its files, and return the command. `start` is the result of `inherited`.
 
-    Raises `Rejected` WF705 (an environment that no process can have) or WF706 (a shell that is none); `OSError` when the
-    disk refuses.
+    Raises `Rejected` WF705 (invalid environment) or WF706 (invalid shell), and `OSError`.
     """
     env = environment(task, location, start)
     template, suffix = _template(parameters.shell, env["PATH"])
@@ -112,9 +118,9 @@ def prepare(
 
 
 def create_step_files(env: dict[str, str], location: AttemptLocation) -> StepFiles:
-    """Makes the files that a script hands values back in, and tells it in `env` where they are. Raises `OSError`."""
+    """Create the files for outputs and environment, and put their paths into `env`. Raises `OSError`."""
     files = step_files.create(location.files)
-    # The directory may have been a node's before.
+    # The directory may have been used by a node before.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{location.files}/{RESULT}")
     env |= {
@@ -129,39 +135,41 @@ def create_step_files(env: dict[str, str], location: AttemptLocation) -> StepFil
 
 
 def command(argv: list[str], env: dict[str, str], files: StepFiles) -> Command:
-    """The command, if a process can have these arguments and this environment; raises `Rejected` WF705 otherwise."""
+    """Return the command. Raises `Rejected` WF705 if arguments and environment are too large."""
     _check_size(argv, env)
     return Command(argv=argv, env=env, files=files)
 
 
-def finish(end: NodeResult, files: StepFiles) -> NodeResult:
-    """`end` with what the script handed back; what cannot be read fails the step. Outputs of a failed step are kept."""
+def finish(result: NodeResult, files: StepFiles) -> NodeResult:
+    """Return the result with the script's outputs, also if it failed; files that cannot be parsed fail the step."""
     try:
-        written = step_files.collect(files)
+        contents = step_files.collect(files)
     except Rejected as error:
-        text = f"{end.reason_text}; {error.text}" if end.reason_text else error.text
+        text = f"{result.reason_text}; {error.text}" if result.reason_text else error.text
         line = f"waterflow: {error.text}\n".encode("utf-8", "replace")
-        is_success = end.outcome is Outcome.SUCCESS
+        is_success = result.outcome is Outcome.SUCCESS
         return msgspec.structs.replace(
-            end,
-            outcome=Outcome.FAILURE if is_success else end.outcome,
-            reason_code="node-error" if is_success else end.reason_code,
+            result,
+            outcome=Outcome.FAILURE if is_success else result.outcome,
+            reason_code="node-error" if is_success else result.reason_code,
             reason_text=one_line(text),
-            printed=[*end.printed, (STDERR, line)],
+            printed=[*result.printed, (STDERR, line)],
         )
-    if not (written.outputs or written.env or written.denied):
-        return end
-    printed = [*end.printed]
-    for name in written.denied:
-        printed.append((STDERR, f"waterflow: {name} in WATERFLOW_ENV is ignored: a step may not set it\n".encode()))
-    return msgspec.structs.replace(end, outputs=dict(written.outputs), env=written.env, printed=printed)
+    if not (contents.outputs or contents.env or contents.denied):
+        return result
+    printed = [*result.printed]
+    for name in contents.denied:
+        printed.append(
+            (STDERR, f"waterflow: {name} in WATERFLOW_ENV is ignored: steps may not set this variable\n".encode())
+        )
+    return msgspec.structs.replace(result, outputs=dict(contents.outputs), env=contents.env, printed=printed)
 
 
 def environment(task: messages.Task, location: AttemptLocation, start: Mapping[str, str]) -> dict[str, str]:
-    """What the step's process has in its environment. Raises `Rejected` WF705."""
+    """Return the environment of the step's process. Raises `Rejected` WF705."""
     for name, value in task.env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise Rejected("WF705", f"env: {name!r} is not a variable's name, or its value has a NUL byte")
+            raise Rejected("WF705", f"env: {name!r} is not a valid variable name, or its value contains a NUL byte")
     key = task.key
     return {
         **start,
@@ -203,13 +211,13 @@ def _template(shell: str | None, path: str) -> tuple[tuple[str, ...], str]:
 
 @functools.lru_cache(maxsize=64)
 def _has_bash(path: str) -> bool:
-    # Remembered: looking costs more than the rest of the preparation, and a shell does not come and go.
+    # Cached, because the lookup costs more than the rest of the preparation.
     return shutil.which("bash", path=path) is not None
 
 
 def move_large_values(env: dict[str, str], directory: str, program: str) -> str:
-    """Puts large values into files; gives the start of a script's first line that reads them back, "" for none."""
-    # len is a lower bound of the encoded size, and a quarter of the upper one: most values are settled by it.
+    """Move large values to files; return shell code that reads them back, to prepend to the script."""
+    # The encoded size is between one and four times `len`, which decides most cases.
     large = [
         name for name, value in env.items() if len(value) > VALUE_BYTES_MAX // 4 and _size(value) > VALUE_BYTES_MAX
     ]
@@ -221,7 +229,7 @@ def move_large_values(env: dict[str, str], directory: str, program: str) -> str:
         if _VARIABLE.fullmatch(name) and os.path.basename(program) == "bash":
             prelude += f'IFS= read -r -d "" {name} < {shlex.quote(path)} || :; '
         elif _VARIABLE.fullmatch(name) and os.path.basename(program) in ("sh", "dash"):
-            # The x keeps line ends at the end of the value, which the substitution would drop.
+            # The x keeps trailing newlines, which the substitution would strip.
             prelude += f"{name}=$(cat {shlex.quote(path)}; printf x); {name}=${{{name}%x}}; "
     return prelude
 
@@ -233,7 +241,7 @@ def _check_size(argv: list[str], env: Mapping[str, str]) -> None:
     largest = max(env, key=lambda name: _size(env[name]))
     raise Rejected(
         "WF705",
-        f"arguments and environment of {total} bytes are more than a process can have; the largest variable is"
+        f"arguments and environment have {total} bytes, more than a process can have; the largest variable is"
         f" {largest} with {_size(env[largest])} bytes",
     )
 
@@ -243,9 +251,9 @@ def _size(text: str) -> int:
 
 
 def write(path: str, text: str) -> None:
-    """A file for the step alone, with this content. Raises `OSError`."""
+    """Write a file that only the step can read. Raises `OSError`."""
     content = text.encode("utf-8", "surrogateescape")
-    # Written over and cut: emptying a file first takes a file system twenty times as long.
+    # Overwritten and truncated, because truncating first is twenty times slower.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb") as file:
         file.write(content)

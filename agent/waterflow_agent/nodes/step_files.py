@@ -1,16 +1,16 @@
-"""The files through which a script hands back outputs and environment: made before it starts, read after it has ended.
+"""The files in which a script returns outputs and environment: created before it starts, parsed after it has ended.
 
-A file is a row of entries: `name=value` on one line, or
+A file is a list of entries: `name=value` on one line, or
 
     name<<DELIMITER
     any lines
     DELIMITER
 
-whichever of `=` and `<<` comes first. Empty lines are skipped; the last value of a name counts.
+whichever of `=` and `<<` comes first. Empty lines are skipped; the last value of a name wins.
 
-Whoever wrote them is not trusted. Only a regular file at the very path is read, never a link, a pipe or a device; both
-files together have a bound; what is not UTF-8 or not an entry fails the step, with the file and the line but never with the
-content, which may be a secret. Names that would change how later steps' programs are found or loaded are not taken.
+The files are not trusted. Only regular files are read, never links, pipes or devices, and their total size is limited. Invalid
+UTF-8 or an invalid entry fails the step; the reason has the file and the line, but not the content, which may be a secret.
+Variables that would change how programs of later steps are found or loaded are ignored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-#: Nobody needs more, and reading must not hold the agent up.
+#: A generous limit, so that parsing does not block the agent.
 NAMES_MAX = 5_000
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-#: Names that steer the loader, the shell, interpreters or Git, and the names that belong to Waterflow.
+#: Variables that control the loader, the shell, interpreters or Git, and those of Waterflow.
 _DENIED = re.compile(
     r"PATH|IFS|ENV|BASH_ENV|SHELLOPTS|BASHOPTS|PS4|PROMPT_COMMAND|NODE_OPTIONS|PERL5OPT|PERL5LIB|RUBYOPT|JAVA_TOOL_OPTIONS"
     r"|LD_.*|PYTHON.*|GIT_.*|WF_.*|WATERFLOW_.*|GITHUB_.*"
@@ -38,7 +38,7 @@ _DENIED = re.compile(
 
 
 class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the files of one attempt are."""
+    """The paths of the files of one attempt."""
 
     output: str
     env: str
@@ -46,7 +46,7 @@ class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepFileContents(msgspec.Struct, frozen=True, kw_only=True):
-    """What a script handed back; `denied` are names of `WATERFLOW_ENV` that were not taken."""
+    """What a script returned; `denied` are variables in `WATERFLOW_ENV` that were ignored."""
 
     outputs: dict[str, str]
     env: dict[str, str]
@@ -54,26 +54,26 @@ class StepFileContents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def locate(directory: str) -> StepFiles:
-    """Where the files of the attempt whose own directory this is are."""
+    """Return the paths of the files in the directory of an attempt."""
     return StepFiles(output=f"{directory}/output", env=f"{directory}/env", summary=f"{directory}/summary")
 
 
 def create(directory: str) -> StepFiles:
-    """Makes the directory and the empty files in it, as far as they are not there. Raises `OSError`."""
+    """Create the directory and empty files, unless they exist. Raises `OSError`."""
     files = locate(directory)
     for path in (files.output, files.env, files.summary):
         try:
-            is_there = os.lstat(path).st_size == 0
+            is_empty = os.lstat(path).st_size == 0
         except FileNotFoundError:
-            is_there = False
+            is_empty = False
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        if not is_there:
+        if not is_empty:
             os.close(os.open(path, _MAKE, 0o600))
     return files
 
 
 def collect(files: StepFiles) -> StepFileContents:
-    """Reads what the script wrote; raises `Rejected` WF704 that names the file and the line."""
+    """Parse what the script wrote. Raises `Rejected` WF704 that names the file and the line."""
     output = _read(files.output, "WATERFLOW_OUTPUT", messages.OUTPUTS_BYTES_MAX)
     env = _read(files.env, "WATERFLOW_ENV", messages.OUTPUTS_BYTES_MAX - len(output))
     variables = _parse(env, "WATERFLOW_ENV", _ENV_NAME)
@@ -86,7 +86,7 @@ def collect(files: StepFiles) -> StepFileContents:
 
 
 def is_denied(name: str) -> bool:
-    """Whether a script may not set this variable for later steps."""
+    """Return whether a script may not set this variable for later steps."""
     return _DENIED.fullmatch(name) is not None
 
 
@@ -94,21 +94,21 @@ def _read(path: str, label: str, bytes_max: int) -> bytes:
     try:
         if _is_empty(path):
             return b""
-        # Without O_NONBLOCK a pipe would hold the agent until somebody writes.
+        # Without O_NONBLOCK, opening a pipe would block the agent.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise Rejected("WF704", f"{label} cannot be read (a link?): {error.strerror}") from error
+        raise Rejected("WF704", f"cannot read {label} (a symbolic link?): {error.strerror}") from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise Rejected("WF704", f"{label} is not a regular file any more")
+            raise Rejected("WF704", f"{label} is no longer a regular file")
         if found.st_size == 0:
             return b""
         if found.st_size > bytes_max:
             raise _too_large(label)
-        # One byte more than allowed, as somebody may still be writing.
+        # One byte more than allowed, because a process may still be writing.
         content = os.read(fd, bytes_max + 1)
     finally:
         os.close(fd)
@@ -125,7 +125,7 @@ def _is_empty(path: str) -> bool:
 def _too_large(label: str) -> Rejected:
     return Rejected(
         "WF704",
-        f"{label} is too large: WATERFLOW_OUTPUT and WATERFLOW_ENV may have {messages.OUTPUTS_BYTES_MAX} bytes together",
+        f"{label} is too large: WATERFLOW_OUTPUT and WATERFLOW_ENV are limited to {messages.OUTPUTS_BYTES_MAX} bytes in total",
     )
 
 
@@ -136,8 +136,8 @@ def _parse(content: bytes, label: str, name_pattern: re.Pattern[str]) -> dict[st
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         broken = content.count(b"\n", 0, error.start) + 1
-        raise Rejected("WF704", f"{label} line {broken}: not UTF-8") from error
-    # Not splitlines: only the line feed ends a line here.
+        raise Rejected("WF704", f"{label} line {broken}: invalid UTF-8") from error
+    # Not splitlines, which splits at more characters.
     lines = text.removesuffix("\n").split("\n")
     values: dict[str, str] = {}
     position = 0
@@ -153,17 +153,17 @@ def _parse(content: bytes, label: str, name_pattern: re.Pattern[str]) -> dict[st
         if separator == "<<":
             value, position = _block(lines, position, value, f"{label} line {number}")
         if "\0" in value:
-            raise Rejected("WF704", f"{label} line {number}: the value of {name} has a NUL byte")
+            raise Rejected("WF704", f"{label} line {number}: the value of {name} contains a NUL byte")
         values[name] = value
         if len(values) > NAMES_MAX:
             raise Rejected("WF704", f"{label} line {number}: more than {NAMES_MAX} names")
     return values
 
 
-def _block(lines: list[str], position: int, delimiter: str, place: str) -> tuple[str, int]:
+def _block(lines: list[str], position: int, delimiter: str, location: str) -> tuple[str, int]:
     if not delimiter:
-        raise Rejected("WF704", f"{place}: a delimiter is missing after <<")
+        raise Rejected("WF704", f"{location}: missing delimiter after <<")
     for end in range(position, len(lines)):
         if lines[end].removesuffix("\r") == delimiter:
             return "\n".join(lines[position:end]), end + 1
-    raise Rejected("WF704", f"{place}: the delimiter of this block does not come again")
+    raise Rejected("WF704", f"{location}: the closing delimiter is missing")

@@ -1,6 +1,6 @@
-"""The node `systemd/unit`: a unit as it should be: started or stopped, enabled or not, and only changed when it is not so.
+"""The node `systemd/unit`: starts, stops, reloads, enables or disables a unit, if it is not in the requested state.
 
-A unit on its way is not there yet: asking systemd for what it is already about to do waits for it, and starts nothing twice.
+A unit that is starting or stopping is not in that state yet; a second request waits for the first one and repeats nothing.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ _STOPPED = ("inactive", "failed")
 
 
 class SystemdUnitNode(Node[schema.SystemdUnit]):
-    """Talks to systemd by `systemctl`, as an operator would."""
+    """Controls a unit with `systemctl`."""
 
     parameters = schema.SystemdUnit
 
-    async def run(self, context: Context, given: schema.SystemdUnit) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.SystemdUnit) -> dict[str, Any]:
         """See the base class."""
-        if given.name.startswith("-"):
-            raise NodeFailure(f'"{given.name}" is no name of a unit')
-        if given.daemon_reload:
+        if parameters.name.startswith("-"):
+            raise NodeFailure(f'invalid unit name "{parameters.name}"')
+        if parameters.daemon_reload:
             await self._do(context, "daemon-reload")
-        before = await self._show(context, given.name)
+        before = await self._show(context, parameters.name)
         if before["LoadState"] == "not-found":
-            raise NodeFailure(f"there is no unit {given.name} on this server", outputs={"changed": False})
+            raise NodeFailure(f"unit {parameters.name} not found on this server", outputs={"changed": False})
         changed = False
-        if given.enabled is not None:
+        if parameters.enabled is not None:
             is_enabled = before["UnitFileState"] in ("enabled", "enabled-runtime", "static", "alias")
-            if is_enabled != given.enabled:
-                await self._do(context, "enable" if given.enabled else "disable", given.name)
+            if is_enabled != parameters.enabled:
+                await self._do(context, "enable" if parameters.enabled else "disable", parameters.name)
                 changed = True
-        verb = self._verb(given, before["ActiveState"])
+        verb = self._verb(parameters, before["ActiveState"])
         if verb is not None:
             changed = True
             try:
-                await self._do(context, verb, given.name)
+                await self._do(context, verb, parameters.name)
             except NodeFailure as failure:
-                outputs = _outputs(await self._show(context, given.name), changed)
+                outputs = _outputs(await self._show(context, parameters.name), changed)
                 raise NodeFailure(failure.text, outputs=outputs) from failure
-        after = await self._show(context, given.name)
+        after = await self._show(context, parameters.name)
         outputs = _outputs(after, changed)
-        wanted = given.state in ("started", "restarted", "reloaded")
-        if wanted and after["ActiveState"] == "failed":
-            await commands.run(["systemctl", "status", "--no-pager", "--", given.name], cwd=context.directory)
-            raise NodeFailure(f"{given.name} has failed; the log above says why", outputs=outputs)
+        should_run = parameters.state in ("started", "restarted", "reloaded")
+        if should_run and after["ActiveState"] == "failed":
+            await commands.run(["systemctl", "status", "--no-pager", "--", parameters.name], cwd=context.directory)
+            raise NodeFailure(f"{parameters.name} failed; see the log above", outputs=outputs)
         context.log(
-            f"{given.name}: {after['ActiveState']} ({after['SubState']}), {'changed' if changed else 'as it should be'}"
+            f"{parameters.name}: {after['ActiveState']} ({after['SubState']}), {'changed' if changed else 'unchanged'}"
         )
         return outputs
 
-    def _verb(self, given: schema.SystemdUnit, state: str) -> str | None:
-        reload = "reload-or-restart" if given.reload and state in _STARTED else None
-        match given.state:
+    def _verb(self, parameters: schema.SystemdUnit, state: str) -> str | None:
+        reload = "reload-or-restart" if parameters.reload and state in _STARTED else None
+        match parameters.state:
             case "started":
                 return reload if state in _STARTED else "start"
             case "stopped":
@@ -71,7 +71,7 @@ class SystemdUnitNode(Node[schema.SystemdUnit]):
         argv = ["systemctl", "show", f"--property={','.join(properties)}", "--", name]
         shown = await commands.run(argv, cwd=context.directory, is_shown=False)
         if shown.exit_code:
-            raise NodeFailure("systemd does not answer on this server", may_retry=True)
+            raise NodeFailure("cannot connect to systemd on this server", may_retry=True)
         values = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
         return {name: values.get(name, "") for name in properties}
 

@@ -1,4 +1,4 @@
-"""The node `notify/webhook`: a message to whoever listens: Slack, Teams, Discord, or anything that takes JSON."""
+"""The node `notify/webhook`: sends a message to Slack, Teams, Discord, or any other service that accepts JSON."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ from waterflow_agent.nodes.parameter_values import duration_s
 
 
 class WebhookNode(Node[schema.NotifyWebhook]):
-    """Posts once; a server that is away or busy may be tried again."""
+    """Sends one request; a retry can help if the server is unreachable or busy."""
 
     parameters = schema.NotifyWebhook
 
-    async def run(self, context: Context, given: schema.NotifyWebhook) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: schema.NotifyWebhook) -> dict[str, Any]:
         """See the base class."""
-        content = json.dumps(self._body(given), ensure_ascii=False).encode()
+        content = json.dumps(self._body(parameters), ensure_ascii=False).encode()
         headers = {"content-type": "application/json"}
-        if given.secret is not None:
-            digest = hmac.new(given.secret.encode(), content, hashlib.sha256).hexdigest()
+        if parameters.secret is not None:
+            digest = hmac.new(parameters.secret.encode(), content, hashlib.sha256).hexdigest()
             headers["x-hub-signature-256"] = f"sha256={digest}"
-        # The address of such a hook is a secret by itself, so no message shows it.
+        # The URL of a webhook is a secret, so messages do not contain it.
         try:
-            async with http.client(verify=True, timeout_s=duration_s(given.timeout, "timeout")) as sender:
-                response = await sender.post(given.url, content=content, headers=headers)
+            async with http.client(verify=True, timeout_s=duration_s(parameters.timeout, "timeout")) as sender:
+                response = await sender.post(parameters.url, content=content, headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise NodeFailure("url is no address") from error
+            raise NodeFailure("invalid url") from error
         except httpx.HTTPError as error:
             raise NodeFailure(
-                f"the hook cannot be reached: {type(error).__name__}", may_retry=http.may_pass(error)
+                f"cannot reach the webhook: {type(error).__name__}", may_retry=http.may_retry(error)
             ) from error
         outputs = {"status": response.status_code}
         if not response.is_success:
             may_retry = response.status_code in (408, 429) or response.status_code >= 500
-            raise NodeFailure(f"the hook answered {response.status_code}", may_retry=may_retry, outputs=outputs)
-        context.log(f"sent, {len(content)} bytes: {response.status_code}")
+            raise NodeFailure(
+                f"the webhook returned status {response.status_code}", may_retry=may_retry, outputs=outputs
+            )
+        context.log(f"sent {len(content)} bytes: status {response.status_code}")
         return outputs
 
-    def _body(self, given: schema.NotifyWebhook) -> Any:
-        if given.json is not None:
-            if given.message:
-                raise NodeFailure("message and json exclude each other")
-            return given.json
-        if not given.message:
-            raise NodeFailure("message or json is needed")
-        match given.template:
+    def _body(self, parameters: schema.NotifyWebhook) -> Any:
+        if parameters.json is not None:
+            if parameters.message:
+                raise NodeFailure("message and json are mutually exclusive")
+            return parameters.json
+        if not parameters.message:
+            raise NodeFailure("message or json is required")
+        match parameters.template:
             case "slack":
-                return {"text": given.message}
+                return {"text": parameters.message}
             case "discord":
-                return {"content": given.message}
+                return {"content": parameters.message}
             case "teams":
                 return {
                     "type": "message",
@@ -64,9 +66,9 @@ class WebhookNode(Node[schema.NotifyWebhook]):
                             "content": {
                                 "type": "AdaptiveCard",
                                 "version": "1.4",
-                                "body": [{"type": "TextBlock", "text": given.message, "wrap": True}],
+                                "body": [{"type": "TextBlock", "text": parameters.message, "wrap": True}],
                             },
                         }
                     ],
                 }
-        return {"message": given.message}
+        return {"message": parameters.message}

@@ -18,7 +18,7 @@ class Change(msgspec.Struct, forbid_unknown_fields=True):
     kind: Literal["feature", "fix"] = "feature"
 
 
-class Given(Parameters, kw_only=True):
+class NotesParameters(Parameters, kw_only=True):
     """`with` of the node."""
 
     version: str
@@ -26,18 +26,21 @@ class Given(Parameters, kw_only=True):
     path: str = "NOTES.md"
 
 
-class Notes(Node[Given]):
+class Notes(Node[NotesParameters]):
     """Writes release notes, sorted by the kind of change."""
 
-    async def run(self, context: Context, given: Given) -> dict[str, Any]:
+    async def run(self, context: Context, parameters: NotesParameters) -> dict[str, Any]:
         """Prints the notes and writes them into the file."""
-        if not given.changes:
-            raise NodeFailure(f"version {given.version} changes nothing")
-        lines = [f"# {given.version}"]
-        kinds = sorted({change.kind for change in given.changes})
+        if not parameters.changes:
+            raise NodeFailure(f"version {parameters.version} changes nothing")
+        lines = [f"# {parameters.version}"]
+        kinds = sorted({change.kind for change in parameters.changes})
         for kind in kinds:
-            lines += [f"## {TITLES[kind]}", *(f"- {change.text}" for change in given.changes if change.kind == kind)]
-        context.path(given.path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            lines += [
+                f"## {TITLES[kind]}",
+                *(f"- {change.text}" for change in parameters.changes if change.kind == kind),
+            ]
+        context.path(parameters.path).write_text("\n".join(lines) + "\n", encoding="utf-8")
         for line in lines:
             context.log(line)
-        return {"path": given.path, "count": len(given.changes), "parts": len(kinds)}
+        return {"path": parameters.path, "count": len(parameters.changes), "parts": len(kinds)}

@@ -41,7 +41,7 @@ def test_a_package_that_is_missing_is_one_clear_error(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(Rejected, match='pip install "waterflow-agent') as caught:
         registry.load(name)
-    assert (caught.value.code, f"needs {package};" in caught.value.text) == ("WF708", True)
+    assert (caught.value.code, f"needs the package {package};" in caught.value.text) == ("WF708", True)
 
 
 def test_outputs_of_any_type_are_set() -> None:
@@ -87,11 +87,11 @@ def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
         (result(), Outcome.SUCCESS, "", ""),
         (result(exit_code=3), Outcome.FAILURE, "exit-code", "exit code 3"),
         (result(exit_code=None, signal=9), Outcome.FAILURE, "signal", "SIGKILL"),
-        (result("timed-out", None, 15), Outcome.TIMED_OUT, "timeout", "time-out of 2 min"),
+        (result("timed-out", None, 15), Outcome.TIMED_OUT, "timeout", "timed out after 2 min"),
         (result("cancelled", None, 15), Outcome.CANCELLED, "cancel-requested", "somebody"),
         (result("spawn-failed", None), Outcome.FAILURE, "spawn-failed", "could not be started"),
-        (result("lost", None), Outcome.LOST, "outcome-unknown", "not known"),
-        (result("from the future", 0), Outcome.LOST, "outcome-unknown", "not known"),
+        (result("lost", None), Outcome.LOST, "outcome-unknown", "unknown"),
+        (result("from the future", 0), Outcome.LOST, "outcome-unknown", "unknown"),
     ],
 )
 def test_end_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:

@@ -36,10 +36,10 @@ GREET = (
 class Greet(Node[Given]):
     \"\"\"Greets.\"\"\"
 
-    async def run(self, context: Context, given: Given) -> dict[str, Any]:
-        for _ in range(given.how_often):
-            context.log(f"hello {given.who}")
-        return {"greeted": given.who}
+    async def run(self, context: Context, parameters: Given) -> dict[str, Any]:
+        for _ in range(parameters.how_often):
+            context.log(f"hello {parameters.who}")
+        return {"greeted": parameters.who}
 """
 )
 TWO = GREET + "\n\nclass Other(Greet):\n    pass\n"
@@ -47,7 +47,7 @@ TWO = GREET + "\n\nclass Other(Greet):\n    pass\n"
 
 def node(body: str) -> str:
     """A file whose node does this."""
-    return HEAD + "\n\nclass Own(Node[Given]):\n    async def run(self, context, given):\n        " + body + "\n"
+    return HEAD + "\n\nclass Own(Node[Given]):\n    async def run(self, context, parameters):\n        " + body + "\n"
 
 
 def run(directory: Path, text: str, **params: object) -> NodeRun:
@@ -72,27 +72,30 @@ def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
         ("import nowhere_to_be_found\n", r"demo/own\.py:1: ModuleNotFoundError: .*nowhere_to_be_found"),
         ("x = 1\nthis is no python\n", r"demo/own\.py:2: SyntaxError"),
         ("x = 1\n\nx.y\n", r"demo/own\.py:3: AttributeError"),
-        ("", "there is no class that is a Node"),
+        ("", "no subclass of Node with a run method"),
         (HEAD + "\nclass Half(Node[Given]):\n    pass\n", r"Half lacks async def run"),
-        (TWO, "these are several: Greet, Other"),
+        (TWO, "expected one node class, found Greet, Other"),
         (GREET.replace("Node[Given]", "Node"), "has no parameter record"),
-        (node("return [1]"), "returns its outputs as a map of names, not list"),
-        (node("return {1: 2}"), "keys that are no text"),
-        (node("return {'a': object()}"), "what JSON cannot"),
+        (node("return [1]"), "must return a map of outputs, not list"),
+        (node("return {1: 2}"), "keys that are not strings"),
+        (node("return {'a': object()}"), "cannot be encoded as JSON"),
         (node("return {'a': 1 << 64}"), "a number of more than 64 bits"),
-        (node("a = []\n        for _ in range(200): a = [a]\n        return {'a': a}"), "nested deeper than 128"),
+        (
+            node("a = []\n        for _ in range(200): a = [a]\n        return {'a': a}"),
+            "nested more than 128 levels deep",
+        ),
         (node("raise NodeFailure('not today', may_retry=True)"), "not today"),
         (node("raise KeyError('x')"), "KeyError: 'x'"),
-        (node("raise SystemExit(0)"), "ended without a result"),
-        (node("import os; os._exit(0)"), "ended without a result"),
+        (node("raise SystemExit(0)"), "exited without a result"),
+        (node("import os; os._exit(0)"), "exited without a result"),
         (node("import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
-        (node("return {'a': 'x' * (2 << 20)}"), "outputs are over the limit"),
+        (node("return {'a': 'x' * (2 << 20)}"), "outputs exceed the limit"),
         (
             node(
                 "import os, pathlib; p = open('/proc/self/cmdline').read().split(chr(0))[-2]\n        "
                 "pathlib.Path(p).with_name('result').write_bytes(b'[' * 9000); os._exit(0)"
             ),
-            "a result that cannot be read",
+            "the result of the node is invalid",
         ),
     ],
 )
@@ -187,7 +190,7 @@ async def test_code_that_never_ends_loading_is_given_up(monkeypatch: pytest.Monk
 
     checked = await check.in_child(Code(name="a/b", path="b.py", text="while True: pass"), os.environ)
 
-    assert "takes longer than 1 s" in checked.fault
+    assert "loading took more than 1 s" in checked.fault
 
 
 def write(root: Path, name: str, text: str) -> Path:
@@ -246,11 +249,11 @@ async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "text", "mode", "said"),
     [
-        ("file/write", GREET, 0o644, "is a node of Waterflow"),
-        ("exec/shell", GREET, 0o644, "is a node of Waterflow"),
-        ("demo/open", GREET, 0o646, "others may write it"),
-        ("demo/large", GREET + "#" * schema.SOURCE_BYTES_MAX, 0o644, "more than 262144 bytes"),
-        ("demo/two", TWO, 0o644, "these are several"),
+        ("file/write", GREET, 0o644, "is a built-in node"),
+        ("exec/shell", GREET, 0o644, "is a built-in node"),
+        ("demo/open", GREET, 0o646, "writable by other users"),
+        ("demo/large", GREET + "#" * schema.SOURCE_BYTES_MAX, 0o644, "larger than 262144 bytes"),
+        ("demo/two", TWO, 0o644, "expected one node class"),
     ],
 )
 async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
@@ -312,8 +315,8 @@ async def test_packages_bring_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     told = {one.name: one for one in catalog.reported}
     assert (told["shop/greet"].origin, told["shop/greet"].version) == ("package", "shop-nodes 1.2")
-    assert "is no class that is a Node" in told["shop/none"].fault
-    assert "is a node of Waterflow" in told["file/read"].fault
+    assert "not a subclass of Node" in told["shop/none"].fault
+    assert "is a built-in node" in told["file/read"].fault
     assert catalog.names == ["shop/greet"]
 
     path = write(tmp_path / "nodes", "shop/greet", GREET)

@@ -121,7 +121,7 @@ async def test_a_restarted_agent_masks_attempts_of_the_earlier_process(tmp_path:
         assert output == b"printed ***\n"
     else:
         assert (end.outcome, end.outputs) == (Outcome.FAILURE, {})
-        assert output.startswith(b"waterflow: the secrets of this attempt are")
+        assert output.startswith(b"waterflow: the agent no longer knows the secrets of this attempt")
     assert end.output_bytes == len(output)
     second.receive(Received(acknowledged=[end], loose=[messages.OutputAck(attempt(), end.output_bytes)]))
     assert not memory.exists()

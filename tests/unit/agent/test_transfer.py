@@ -112,7 +112,7 @@ def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
     right = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
 
     async def collect(size: int | None, wanted: str | None) -> list[bytes]:
-        content = Content("x", chunks(b"a", b"b", b"c"), size=size, wanted=wanted, progress=Progress(context, 3))
+        content = Content("x", chunks(b"a", b"b", b"c"), size=size, checksum=wanted, progress=Progress(context, 3))
         got: list[bytes] = []
         try:
             async for chunk in content:

@@ -1,12 +1,12 @@
-"""The own nodes of a server: files below the node path, `<category>/<name>.py`, and classes of packages.
+"""The catalog of a server's own nodes: files `<category>/<name>.py` below the node path, and classes of packages.
 
 Rules of this file:
 
-- A look (`changed`) is some calls of `stat` and, for what is new, a read and a hash; it is done on the agent's loop. New
-  code is loaded by `check.in_child` and nowhere else.
-- What a step runs is the text that was checked, from memory: a file that is being written, or broken, is none of its business.
-- A version that does not work is reported of as a fault, and the last one that did stays. A file that is gone is gone.
-- A file that another user may write is not taken: whoever writes it runs code as the agent's user.
+- Looking for changes (`changed`) calls `stat`, and reads and hashes what is new; it runs on the agent's event loop. New
+  code is only loaded by `check.in_child`.
+- A step runs the text that was checked, from memory, whatever happens to the file later.
+- A version that does not work is reported as a fault, and the last working version stays in use. A deleted file is removed.
+- Files that other users may write are rejected, because they would run as the agent's user.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from waterflow_agent.wire.messages import OwnNode
 
 logger = logging.getLogger(__name__)
 
-#: Own nodes of one agent; they are in memory, and reported of in each `Hello`.
+#: Own nodes of one agent; they are in memory, and reported in each `Hello`.
 NODES_MAX = 128
-#: The entry points of packages that bring nodes.
+#: The entry point group of packages with nodes.
 ENTRY_POINTS = "waterflow.nodes"
-#: Of a fault, on the wire.
+#: Length of a fault on the wire.
 FAULT_LENGTH_MAX = 300
-#: Of a package and its version.
+#: Length of the name and version of a package.
 VERSION_LENGTH_MAX = 200
 
 
 class _Signature(msgspec.Struct, frozen=True):
-    """What tells a file from an older state of it without reading it."""
+    """Detects changes of a file without reading it."""
 
     path: str
     inode: int
@@ -49,7 +49,7 @@ class _Signature(msgspec.Struct, frozen=True):
 
 
 class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of a node that was not looked at before; `fault` says why it need not be checked."""
+    """A new version of a node; with `fault` it cannot be used and is not checked."""
 
     code: Code
     version: str
@@ -58,7 +58,7 @@ class _Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeCatalog:
-    """All own nodes of one agent. For the loop's thread."""
+    """All own nodes of one agent. Only for the thread of the event loop."""
 
     def __init__(self, directories: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self._directories = list(directories)
@@ -70,47 +70,49 @@ class NodeCatalog:
         self._packages: list[_Version] | None = None
 
     def code(self, name: str) -> Code | None:
-        """The newest version of the node that works."""
+        """Return the newest working version of the node."""
         return self._codes.get(name)
 
     @property
     def names(self) -> list[str]:
-        """The nodes that a step can use here."""
+        """The names of the nodes that can be used."""
         return sorted(self._codes)
 
     @property
     def reported(self) -> list[OwnNode]:
-        """What the daemon is reported of them, faults included."""
+        """The nodes as they are reported to the daemon, including faults."""
         return [self._reported[name] for name in sorted(self._reported)]
 
     async def refresh(self) -> None:
-        """Looks at everything once, and checks what is new."""
+        """Look for changes, and check new versions."""
         found = list(self.changed())
         if self._packages is None:
             self._packages = list(_packages())
-            found += [one for one in self._packages if one.code.name not in self._seen]
-        for one in found:
+            found += [version for version in self._packages if version.code.name not in self._seen]
+        for version in found:
             try:
                 checked = (
-                    CheckResult(fault=one.fault) if one.fault else await check.in_child(one.code, self._environment)
+                    CheckResult(fault=version.fault)
+                    if version.fault
+                    else await check.in_child(version.code, self._environment)
                 )
             except OSError as error:
-                # No process can be had now; as nothing was found out, it is new at the next look too.
-                logger.warning("node %s cannot be checked yet: %s", one.code.name, error.strerror)
-                if self._seen.pop(one.code.name, None) is None:
+                # No process could be started; the version is checked again at the next refresh.
+                logger.warning("node %s: cannot be checked yet: %s", version.code.name, error.strerror)
+                if self._seen.pop(version.code.name, None) is None:
                     self._packages = None
             else:
-                self._take(one, checked)
+                self._add(version, checked)
 
     def changed(self) -> Iterator[_Version]:
-        """The files that are new or other than before; forgets those that are gone."""
+        """Yield the versions of new and changed files; forget deleted ones."""
         files = dict(self._files())
         for name in self._seen.keys() - files.keys():
-            logger.info("node %s: its file is gone", name)
+            logger.info("node %s: removed, because its file was deleted", name)
             for known in (self._seen, self._codes, self._reported):
                 known.pop(name, None)
-            # A package's node of that name is no longer hidden.
-            yield from (one for one in self._packages or () if one.code.name == name)
+            # It may have hidden a node of a package.
+            yield from (version for version in self._packages or () if version.code.name == name)
         for name, signature in files.items():
             if self._seen.get(name) == signature:
                 continue
@@ -132,24 +134,22 @@ class NodeCatalog:
                         continue
                     if len(taken) >= NODES_MAX:
                         if not self._is_full:
-                            logger.warning(
-                                "more than %d nodes; %s and what follows is not taken", NODES_MAX, entry.path
-                            )
+                            logger.warning("more than %d nodes: ignoring %s and all that follow", NODES_MAX, entry.path)
                         self._is_full = True
                         return
                     try:
                         status = entry.stat()
                     except OSError:
-                        # Gone between two calls: as if it had never been there.
+                        # Deleted in the meantime.
                         continue
                     taken.add(name)
                     changed, modified = status.st_ctime_ns, status.st_mtime_ns
                     yield name, _Signature(entry.path, status.st_ino, status.st_size, changed, modified)
 
-    def _take(self, found: _Version, checked: CheckResult) -> None:
+    def _add(self, found: _Version, checked: CheckResult) -> None:
         name, known = found.code.name, self._reported.get(found.code.name)
         if checked.fault:
-            kept = f"; the version {known.version[:12]} stays" if known is not None and known.version else ""
+            kept = f"; version {known.version[:12]} stays in use" if known is not None and known.version else ""
             logger.warning("node %s: %s%s", name, checked.fault, kept)
             fault = checked.fault[:FAULT_LENGTH_MAX]
             if known is None:
@@ -169,7 +169,7 @@ class NodeCatalog:
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
-    """By name, so that bounds and orders are the same every time; nothing where there is no such directory."""
+    """Return the entries sorted by name, so that limits apply to the same files every time; empty if there is no directory."""
     try:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -184,47 +184,47 @@ def _read(name: str, signature: _Signature) -> _Version:
         return _Version(code=Code(name=name, path=path), version="", fault=text)
 
     if schema.find(name) is not None:
-        return refused(f"{path}: {name} is a node of Waterflow; give yours another name [WF723]")
+        return refused(f"{path}: {name} is a built-in node; choose another name [WF723]")
     try:
-        # Without O_NONBLOCK a pipe would hold the agent until somebody writes.
+        # Without O_NONBLOCK, opening a pipe would block the agent.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(fd, "rb") as file:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                return refused(f"{path}: it is no regular file [WF723]")
+                return refused(f"{path}: not a regular file [WF723]")
             if status.st_mode & stat.S_IWOTH:
-                return refused(f"{path}: others may write it; next: chmod o-w {path} [WF723]")
+                return refused(f"{path}: writable by other users; next: chmod o-w {path} [WF723]")
             content = file.read(schema.SOURCE_BYTES_MAX + 1)
         text = content.decode()
     except OSError as error:
         return refused(f"{path}: cannot be read: {error.strerror} [WF723]")
     except UnicodeDecodeError:
-        return refused(f"{path}: it is not UTF-8 [WF723]")
+        return refused(f"{path}: not valid UTF-8 [WF723]")
     if len(content) > schema.SOURCE_BYTES_MAX:
-        return refused(f"{path}: it has more than {schema.SOURCE_BYTES_MAX} bytes; make it a package [WF723]")
+        return refused(f"{path}: larger than {schema.SOURCE_BYTES_MAX} bytes; make it a package [WF723]")
     return _Version(code=Code(name=name, path=path, text=text), version=hashlib.sha256(content).hexdigest())
 
 
 def _packages() -> Iterator[_Version]:
-    """The nodes of packages beside the agent; nothing of them is imported here."""
+    """Yield the nodes of installed packages, without importing them."""
     taken: set[str] = set()
     try:
         entries = importlib.metadata.entry_points(group=ENTRY_POINTS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # Of any package that is installed, whether it has nodes or not.
-        logger.warning("no nodes of packages: the description of one cannot be read: %s", error)
+        # The metadata of any installed package may be broken, whether it has nodes or not.
+        logger.warning("cannot load nodes of packages: broken package metadata: %s", error)
         return
     for entry in entries:
         package = entry.dist.name if entry.dist is not None else "a package"
         version = entry.dist.version if entry.dist is not None else ""
         if not schema.OWN_NAME.fullmatch(entry.name) or len(taken) >= NODES_MAX:
-            logger.warning("%s: %s cannot be a node's name: write category/name", package, entry.name)
+            logger.warning("%s: invalid node name %s; expected category/name", package, entry.name)
             continue
         fault = ""
         if schema.find(entry.name) is not None:
-            fault = f"{package}: {entry.name} is a node of Waterflow; give yours another name [WF723]"
+            fault = f"{package}: {entry.name} is a built-in node; choose another name [WF723]"
         elif entry.name in taken:
-            fault = f"{package}: another package has the node {entry.name} too [WF723]"
+            fault = f"{package}: another package also has the node {entry.name} [WF723]"
         taken.add(entry.name)
         code = Code(name=entry.name, entry=entry.value)
         yield _Version(code=code, version=f"{package} {version}"[:VERSION_LENGTH_MAX], origin="package", fault=fault)

@@ -23,9 +23,9 @@ from waterflow_agent.nodes.outcome import one_line
 from waterflow_agent.nodes.own import code as codes
 from waterflow_agent.nodes.own.code import Code
 
-#: Far above what a class takes to load, and short enough for one that never ends.
+#: Far longer than loading a class takes.
 CHECK_S_MAX = 30.0
-#: What is reported of a node: names and one line.
+#: Limits of what is reported of a node.
 PARAMETERS_MAX = 32
 NAME_LENGTH_MAX = 64
 SUMMARY_LENGTH_MAX = 200
@@ -33,7 +33,7 @@ _ANSWER_BYTES_MAX = 1 << 20
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of a node that was loaded; `fault` says why it cannot be."""
+    """The description of a node, or the `fault` that prevents its use."""
 
     fault: str = ""
     summary: str = ""
@@ -42,18 +42,20 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     schema: dict[str, Any] = {}
 
 
-def described(code: Code) -> CheckResult:
-    """Loads the code in this process."""
+def describe(code: Code) -> CheckResult:
+    """Load the code in this process, and describe the node."""
     try:
         node = codes.load(code)
         schema = msgspec.json.schema(node.parameters)
     except Rejected as error:
         return CheckResult(fault=one_line(str(error)))
     except (TypeError, ValueError) as error:
-        return CheckResult(fault=one_line(f"{code.shown}: its parameter record has no schema: {error}"))
+        return CheckResult(fault=one_line(f"{code.shown}: no schema for the parameter record: {error}"))
     fields = msgspec.structs.fields(node.parameters)
     if len(fields) > PARAMETERS_MAX or any(len(field.encode_name) > NAME_LENGTH_MAX for field in fields):
-        text = f"{code.shown}: at most {PARAMETERS_MAX} parameters with names of {NAME_LENGTH_MAX} characters [WF722]"
+        text = (
+            f"{code.shown}: more than {PARAMETERS_MAX} parameters, or a name over {NAME_LENGTH_MAX} characters [WF722]"
+        )
         return CheckResult(fault=text)
     lines = (node.__doc__ or "").strip().splitlines()
     return CheckResult(
@@ -64,7 +66,7 @@ def described(code: Code) -> CheckResult:
 
 
 async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
-    """The same in a child process, which gets what a step gets of the environment `own`. Raises `OSError`."""
+    """Describe the node in a child process with the environment that a step inherits. Raises `OSError`."""
     env = {**shell.inherited(own), "PYTHONPATH": node_process.PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "waterflow_agent.nodes.own.check"),
@@ -79,17 +81,17 @@ async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
         async with asyncio.timeout(CHECK_S_MAX):
             answer = await _exchange(child, msgspec.json.encode(code))
     except TimeoutError:
-        return CheckResult(fault=f"{code.shown}: loading it takes longer than {CHECK_S_MAX:g} s [WF721]")
+        return CheckResult(fault=f"{code.shown}: loading took more than {CHECK_S_MAX:g} s [WF721]")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                # What it has started goes with it.
+                # The group includes what the code has started.
                 os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
     try:
         return msgspec.json.decode(answer, type=CheckResult)
     except (msgspec.MsgspecError, RecursionError):
-        return CheckResult(fault=f"{code.shown}: its process ended while it was loaded [WF721]")
+        return CheckResult(fault=f"{code.shown}: the process ended while loading [WF721]")
 
 
 async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
@@ -108,20 +110,22 @@ async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
 
 
 def main() -> None:
-    """Runs as the child."""
+    """Run as the child process."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     code = msgspec.json.decode(requests.readline(), type=Code)
     try:
-        answer = msgspec.json.encode(described(code))
+        answer = msgspec.json.encode(describe(code))
     except SystemExit:
-        answer = msgspec.json.encode(CheckResult(fault=f"{code.shown}: it ends the process while it is loaded [WF721]"))
+        answer = msgspec.json.encode(
+            CheckResult(fault=f"{code.shown}: the code ends the process while loading [WF721]")
+        )
     with open(answers, "wb") as file:
         file.write(answer + b"\n")
     requests.read()
-    # Threads that the code has begun, and what it has registered for the end, are of no interest.
+    # Without waiting for threads or exit handlers of the code.
     os._exit(0)
 
 

@@ -1,8 +1,8 @@
-"""Own nodes: where their code comes from, and the one class in it.
+"""The code of own nodes, and the class in it.
 
-Rules of this file: `load` runs the author's code, so it is called in a process that may die of it, never in the agent's own. A
-file is run from its text under its path, so that what was checked or pinned is what runs, whatever stands on the disk by now,
-and a traceback still shows its lines.
+Rules of this file: `load` runs the author's code, so it is only called in a child process, never in the agent. The code of a
+file is run from the text that was checked or pinned, whatever the file contains by now; it keeps its path, so that tracebacks
+show its lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes.node import Node
 
-#: What the module of a file is called while it runs.
+#: The name of the module that is made of a file.
 MODULE = "waterflow_own_node"
 
 _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -37,12 +37,12 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """What people know it by."""
+        """How messages refer to the code."""
         return self.path or self.entry
 
 
 def load(code: Code) -> type[Node[Any]]:
-    """The class. Raises `Rejected` WF721 for code that breaks, whose traceback is printed, and WF722 for what is no node."""
+    """Return the class. Raises `Rejected` WF721 if the code fails (its traceback is printed), and WF722 if it has no node."""
     try:
         if code.entry:
             found = _of_package(code)
@@ -51,16 +51,14 @@ def load(code: Code) -> type[Node[Any]]:
     except Rejected:
         raise
     except Exception as error:
-        # The supervision point of somebody else's code. What stands above it in the traceback is ours, and of no use there.
+        # The code may raise anything. The frames above it are ours, and do not help its author.
         own = error.__traceback__
         while own is not None and own.tb_frame.f_globals.get("__name__") in (__name__, "importlib"):
             own = own.tb_next
         traceback.print_exception(type(error), error, own)
-        raise Rejected("WF721", f"{_place(code, error)}: {type(error).__name__}: {error}") from error
+        raise Rejected("WF721", f"{_location(code, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(found, "parameters", None), type) or not issubclass(found.parameters, msgspec.Struct):
-        text = (
-            f"{code.shown}: class {found.__name__} has no parameter record: write class {found.__name__}(Node[Given])"
-        )
+        text = f"{code.shown}: class {found.__name__} has no parameter record; write class {found.__name__}(Node[MyParameters])"
         raise Rejected("WF722", text)
     return found
 
@@ -68,7 +66,7 @@ def load(code: Code) -> type[Node[Any]]:
 def _module_of(code: Code) -> types.ModuleType:
     module = types.ModuleType(MODULE)
     module.__file__ = code.path
-    # Records look their annotations up in the module of their name.
+    # msgspec looks up annotations in the module of that name.
     sys.modules[MODULE] = module
     linecache.cache[code.path] = (len(code.text), None, code.text.splitlines(keepends=True), code.path)
     exec(compile(code.text, code.path, "exec", dont_inherit=True), module.__dict__)
@@ -86,9 +84,9 @@ def _only_class(module: types.ModuleType, path: str) -> type[Node[Any]]:
         return classes[0]
     if classes:
         names = ", ".join(found.__name__ for found in classes)
-        raise Rejected("WF722", f"{path}: a file has one node; these are several: {names}")
-    hint = f": {own[0].__name__} lacks async def run(self, context, given)" if own else ""
-    raise Rejected("WF722", f"{path}: there is no class that is a Node and has run{hint}")
+        raise Rejected("WF722", f"{path}: expected one node class, found {names}")
+    hint = f": {own[0].__name__} lacks async def run(self, context, parameters)" if own else ""
+    raise Rejected("WF722", f"{path}: no subclass of Node with a run method{hint}")
 
 
 def _of_package(code: Code) -> type[Node[Any]]:
@@ -97,12 +95,12 @@ def _of_package(code: Code) -> type[Node[Any]]:
     module, _, name = code.entry.partition(":")
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type) or not issubclass(found, Node) or inspect.isabstract(found):
-        raise Rejected("WF722", f"{code.entry}: it is no class that is a Node and has run")
+        raise Rejected("WF722", f"{code.entry}: not a subclass of Node with a run method")
     return found
 
 
-def _place(code: Code, error: Exception) -> str:
-    """The author's file and the line in it."""
+def _location(code: Code, error: Exception) -> str:
+    """Return the author's file and the line of the error."""
     if isinstance(error, SyntaxError) and error.filename == code.path:
         return f"{code.path}:{error.lineno}"
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == code.path]

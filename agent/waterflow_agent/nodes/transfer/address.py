@@ -1,7 +1,6 @@
-"""Where a transfer begins or ends, as it stands in `source` and `destination`.
+"""The addresses in `source` and `destination`.
 
-Names are taken as they are: nothing is percent-decoded, except by the server of an `http` address, which is passed on
-untouched.
+Names are used as they are: nothing is percent-decoded. `http` URLs are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ _KNOWN = "a local path, s3://bucket/key, sftp://user@host/path, https://host/pat
 
 
 class AddressKind(Enum):
-    """What kind of place."""
+    """The kinds of sources and targets."""
 
     LOCAL = "local"
-    #: Below the job's working directory, which has the repository's files.
+    #: Inside the job's working directory, which contains the files of the repository.
     REPOSITORY = "repo"
     S3 = "s3"
     SFTP = "sftp"
@@ -29,7 +28,7 @@ class AddressKind(Enum):
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """One place. `path` is the local path, the key, the path on the server, or the whole of an http address."""
+    """A source or target. `path` is the local path, the key, the path on the server, or a whole http URL."""
 
     kind: AddressKind
     path: str
@@ -39,7 +38,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
     def __str__(self) -> str:
-        """As people may see it: an http address without its login, query and fragment, any of which may be a secret."""
+        """For messages: an http URL without login, query and fragment, which may be secrets."""
         match self.kind:
             case AddressKind.LOCAL:
                 return self.path
@@ -56,14 +55,14 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fill(text: str, now: datetime.datetime) -> str:
-    """`text` with `{date}` (2026-01-31) and `{time}` (235959) of this instant, which is in UTC."""
+    """Replace `{date}` (2026-01-31) and `{time}` (235959) by this time, which is in UTC."""
     return text.replace("{date}", now.strftime("%Y-%m-%d")).replace("{time}", now.strftime("%H%M%S"))
 
 
 def parse(text: str, name: str) -> Address:
-    """The address that the parameter `name` gives. Raises `NodeFailure`."""
+    """Parse the value of the parameter `name`. Raises `NodeFailure`."""
     if "\0" in text:
-        raise NodeFailure(f"{name}: it has a NUL character in it")
+        raise NodeFailure(f"{name}: contains a NUL character")
     scheme, separator, rest = text.partition("://")
     if not separator:
         if text.startswith("repo:"):
@@ -76,7 +75,7 @@ def parse(text: str, name: str) -> Address:
             return _sftp(text, name)
         case "http" | "https":
             return Address(kind=AddressKind.WEB, path=text, host=_split(text, name)[0])
-    raise NodeFailure(f'{name}: "{scheme}://" is not known; expected {_KNOWN}')
+    raise NodeFailure(f'{name}: unknown scheme "{scheme}://"; expected {_KNOWN}')
 
 
 def _s3(rest: str, name: str) -> Address:
@@ -87,11 +86,11 @@ def _s3(rest: str, name: str) -> Address:
 
 
 def _sftp(text: str, name: str) -> Address:
-    # Nothing in a path is special, so it does not go through the parser of addresses.
+    # The path is not parsed, because no character is special in it.
     authority, slash, path = text.partition("://")[2].partition("/")
     host, port, user, has_password = _split(f"sftp://{authority}/", name)
     if has_password:
-        raise NodeFailure(f"{name}: a password does not belong into the address; use password, with a secret")
+        raise NodeFailure(f"{name}: do not put a password into the address; use the parameter password with a secret")
     if not slash or not path:
         raise NodeFailure(f"{name}: expected sftp://[user@]host[:port]/path")
     return Address(kind=AddressKind.SFTP, host=host, port=port, user=user, path=f"/{path}")
@@ -102,7 +101,7 @@ def _split(text: str, name: str) -> tuple[str, int | None, str | None, bool]:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise NodeFailure(f"{name} is no address") from None
+        raise NodeFailure(f"{name}: invalid URL") from None
     if not host:
-        raise NodeFailure(f"{name}: the address names no server")
+        raise NodeFailure(f"{name}: the URL has no host")
     return host, port, parts.username, parts.password is not None

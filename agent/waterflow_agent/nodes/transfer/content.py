@@ -1,7 +1,7 @@
-"""One file on its way: what passes by is counted, hashed and shown, and its end is held back until all of it is right.
+"""The content of one file during a transfer: counted, hashed, and checked before the last chunk is released.
 
-The end is held back because some targets take a file as complete when its last byte arrives. So a checksum that does not
-match, or a file that changed, stops the transfer while the target still has too little.
+Some targets consider a file complete when its last byte arrives. So the last chunk is held back, and a wrong checksum or a file
+that changed stops the transfer while the target is still incomplete.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import AsyncIterator, Callable
 
 from waterflow_agent.nodes.node import Context, NodeFailure
 
-#: What is read at a time.
+#: Bytes that are read at a time.
 CHUNK_BYTES = 2 << 20
-#: Between two lines about how far it is; in a long transfer a tenth of the time so far, so that lines stay few.
+#: Interval of progress lines; a tenth of the elapsed time in a long transfer, so that there are few.
 PROGRESS_S = 5.0
-#: Options of glibc's `mallopt`, from its malloc.h, and what this process has: one arena for all threads, which gives back
-#: what is free at its end beyond so much, and takes chunks of the size that is read from there and not from the system.
+#: Options of glibc's `mallopt` (malloc.h) and their values: one arena for all threads, which keeps free memory up to a
+#: threshold and serves chunks of the size that is read.
 _ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def share_memory() -> None:
-    """Has all threads of this process use the same few chunks over and over.
+    """Make all threads of this process reuse the same few chunks of memory.
 
-    By itself the allocator asks the system for each chunk anew, which costs as much as hashing it, until it learns to keep
-    them, and then in one arena for each thread, which is half as much again.
+    By default the allocator maps each chunk anew, which costs as much as hashing it. Later it caches chunks in one arena per
+    thread, which needs half as much memory again.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -38,7 +38,7 @@ def share_memory() -> None:
 
 
 class Progress:
-    """How far the whole transfer is, as lines in the log."""
+    """Prints the progress of the whole transfer."""
 
     def __init__(self, context: Context, total_bytes: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
@@ -49,7 +49,7 @@ class Progress:
         self.bytes = 0
 
     def advance(self, count: int, name: str) -> None:
-        """`count` more bytes have gone to the target."""
+        """Count bytes that were written to the target."""
         self.bytes += count
         now = self._clock()
         if now < self._next_at:
@@ -61,7 +61,7 @@ class Progress:
 
 
 def amount(count: int) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes as text."""
     number, unit = float(count), 0
     while number >= 1024 and unit < len(_UNITS) - 1:
         number, unit = number / 1024, unit + 1
@@ -69,27 +69,27 @@ def amount(count: int) -> str:
 
 
 class Content:
-    """The bytes of one file, to be gone through once."""
+    """The bytes of one file; can be iterated once."""
 
     def __init__(
-        self, name: str, chunks: AsyncIterator[bytes], *, size: int | None, wanted: str | None, progress: Progress
+        self, name: str, chunks: AsyncIterator[bytes], *, size: int | None, checksum: str | None, progress: Progress
     ) -> None:
         self.name = name
-        #: None: known at the end only.
+        #: None if it is only known at the end.
         self.size = size
         self._chunks = chunks
-        self._wanted = wanted
+        self._expected = checksum
         self._progress = progress
         self._hash = hashlib.sha256()
         self._read = 0
 
     @property
     def checksum(self) -> str:
-        """`sha256:...` of what has passed by."""
+        """`sha256:...` of the bytes so far."""
         return f"sha256:{self._hash.hexdigest()}"
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks. Raises `NodeFailure` in place of the last one when something is wrong."""
+        """Yield the chunks. Raises `NodeFailure` instead of the last one if size or checksum is wrong."""
         loop = asyncio.get_running_loop()
         held = b""
         hashed: asyncio.Future[None] | None = None
@@ -97,7 +97,7 @@ class Content:
             if hashed is not None:
                 await hashed
             self._read += len(chunk)
-            # Beside the sending of the chunk before.
+            # While the previous chunk is being sent.
             hashed = loop.run_in_executor(None, self._hash.update, chunk)
             if held:
                 yield held
@@ -112,7 +112,7 @@ class Content:
 
     def _verify(self) -> None:
         if self.size is not None and self._read != self.size:
-            text = f"{self.name}: {self._read} bytes came in place of {self.size}: it was cut off, or it changed"
+            text = f"{self.name}: received {self._read} of {self.size} bytes: the connection broke, or the file changed"
             raise NodeFailure(text, may_retry=True)
-        if self._wanted is not None and self.checksum != self._wanted:
-            raise NodeFailure(f"{self.name}: its checksum is {self.checksum}, not the wanted {self._wanted}")
+        if self._expected is not None and self.checksum != self._expected:
+            raise NodeFailure(f"{self.name}: checksum mismatch: expected {self._expected}, got {self.checksum}")

@@ -1,7 +1,7 @@
-"""What the four kinds of places have in common: the contracts between them and the node.
+"""The interfaces of sources and targets.
 
-Each is an async context manager; connections live as long as it. Everything that goes wrong there is a `NodeFailure` that names
-the place, says whether trying again can help, and holds no secret.
+Each is an async context manager that holds its connection. Every error is a `NodeFailure` that names the source or target,
+says whether a retry can help, and contains no secret.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ if TYPE_CHECKING:
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of a source: its name below the destination, checked, and how the source finds it."""
+    """A file of a source: its checked name below the destination, and the key by which the source finds it."""
 
     name: str
     key: str
-    #: None where the source does not say.
+    #: None if the source does not report it.
     size: int | None
-    #: What tells this content from a later one, where the source has something of the kind.
+    #: Distinguishes this content from a later one, if the source has versions.
     version: str | None = None
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source has. With `is_many` they go into the destination as into a folder, be it one or a thousand."""
+    """The files of a source. With `is_many` the destination is a folder, even for a single file."""
 
     entries: list[SourceFile]
     is_many: bool
 
 
 class Endpoint(Protocol):
-    """Either end."""
+    """A source or a target."""
 
     async def __aenter__(self) -> Self:
-        """Connects, where that is to be done."""
+        """Connect, if necessary."""
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Disconnects."""
+        """Disconnect."""
         ...
 
 
 class Source(Endpoint, Protocol):
-    """Where files come from."""
+    """Where files are read."""
 
-    async def find(self) -> Listing:
-        """What there is, sorted by name; at least one file."""
+    async def list_files(self) -> Listing:
+        """Return the files, sorted by name."""
         ...
 
     def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
-        """Its bytes in order, as they are now. Fails at its end when the file has changed meanwhile."""
+        """Yield the content. Fails at the end if the file has changed in the meantime."""
         ...
 
 
 class Target(Endpoint, Protocol):
-    """Where files go."""
+    """Where files are written."""
 
     async def is_folder(self) -> bool:
-        """Whether the destination is a folder already, so that a single file goes into it."""
+        """Return whether the destination is an existing folder, into which a single file is written."""
         ...
 
     async def write(self, name: str | None, content: Content) -> None:
-        """Puts the content below the destination, or with None exactly there; folders on the way are made.
+        """Write the content to `name` below the destination, or to the destination itself; creates missing folders.
 
-        Nobody sees the file before it is complete. When anything fails, or the step is cancelled, what was there before stays.
+        The file appears when it is complete. If writing fails or the step is cancelled, an existing file stays unchanged.
         """
         ...

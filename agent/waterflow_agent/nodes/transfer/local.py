@@ -1,11 +1,11 @@
 """Files of this server.
 
-Below the folder that the step names no link is followed, neither when reading nor when writing: every part of a name is
-opened by itself, without following, from the folder above it. So neither a name nor a link that appears meanwhile leads
+Below the folder of the step no symbolic link is followed, neither when reading nor when writing: every part of a name is
+opened relative to its parent without following links. So neither a name nor a link that is created in the meantime can lead
 elsewhere.
 
-A file is written beside its place under a temporary name, flushed, given its mode and owner, and renamed over it; then the
-folder is flushed. A link in its place is replaced, not followed.
+A file is written under a temporary name in the same folder, flushed, given its mode and owner, and renamed; then the folder
+is flushed. A link of that name is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from waterflow_agent.nodes.transfer import names
 from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
 from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
-#: A disk that is full now may have room later.
+#: Errors that may be temporary, such as a full disk.
 _MAY_PASS = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EIO, errno.ESTALE])
-#: Of lines about what is left out.
+#: Lines about skipped files.
 _WARNINGS_MAX = 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -36,13 +36,13 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def inside(workspace: Path, path: str, parameter: str) -> Path:
-    """The file `path` of the job's working directory. Raises `NodeFailure` when it leads out of it, also by a link."""
-    place = workspace / path
-    # What a pattern matches is found without following links; what is in front of it may be one.
-    fixed = place if not names.is_pattern(path) else workspace / names.split(path)[0]
+    """Return the path in the job's working directory. Raises `NodeFailure` if it leads out of it, also by a link."""
+    target = workspace / path
+    # A pattern matches without following links, but the folder before it may contain one.
+    fixed = target if not names.is_pattern(path) else workspace / names.split(path)[0]
     if path.startswith("/") or not Path(os.path.realpath(fixed)).is_relative_to(os.path.realpath(workspace)):
-        raise NodeFailure(f"{parameter}: repo:{path} leads out of the job's working directory")
-    return place
+        raise NodeFailure(f"{parameter}: repo:{path} is outside the job's working directory")
+    return target
 
 
 def _failure(what: str, path: object, error: OSError) -> NodeFailure:
@@ -50,14 +50,14 @@ def _failure(what: str, path: object, error: OSError) -> NodeFailure:
 
 
 @contextlib.contextmanager
-def _below(folder: Path, parts: list[str], *, is_made: bool = False) -> Iterator[int]:
-    """The folder `parts` below `folder`, opened part by part; with `is_made` what is not there is made."""
-    if is_made:
+def _below(folder: Path, parts: list[str], *, creates_missing: bool = False) -> Iterator[int]:
+    """Open the folder `parts` below `folder` part by part; with `creates_missing` missing folders are created."""
+    if creates_missing:
         folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder, _FOLDER)
     try:
         for part in parts:
-            if is_made:
+            if creates_missing:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, dir_fd=fd)
             inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
@@ -69,7 +69,7 @@ def _below(folder: Path, parts: list[str], *, is_made: bool = False) -> Iterator
 
 
 class _Local:
-    """What a source and a target have in common: nothing to connect to."""
+    """A source or target without a connection."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,16 +79,16 @@ class _Local:
 
 
 class LocalSource(_Local):
-    """A file, a folder with all that is in it, or what matches a pattern."""
+    """A file, a folder with everything in it, or the files that match a pattern."""
 
     def __init__(self, context: Context, path: Path) -> None:
         self._context = context
         self._path = path
         self._folder: Path | None = None
-        self._left_out = 0
+        self._skipped = 0
 
-    async def find(self) -> Listing:
-        """See the contract."""
+    async def list_files(self) -> Listing:
+        """See `endpoints`."""
         try:
             return await asyncio.to_thread(self._find)
         except OSError as error:
@@ -104,11 +104,11 @@ class LocalSource(_Local):
             name = names.checked(self._path.name, self._path.parent)
             return Listing(entries=[SourceFile(name=name, key=text, size=found.st_size)], is_many=False)
         elif not stat.S_ISDIR(found.st_mode):
-            raise NodeFailure(f"{self._path} is neither a file nor a folder")
+            raise NodeFailure(f"{self._path} is neither a regular file nor a folder")
         else:
             entries = list(self._walk(self._path))
-        if self._left_out > _WARNINGS_MAX:
-            self._context.warn(f"... {self._left_out} in all are left out")
+        if self._skipped > _WARNINGS_MAX:
+            self._context.warn(f"... skipped {self._skipped} in total")
         return Listing(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
 
     def _walk(self, folder: Path) -> Iterator[SourceFile]:
@@ -118,12 +118,12 @@ class LocalSource(_Local):
             raise error
 
         count = 0
-        for place, folders, files in os.walk(folder, onerror=stop):
-            for name in (*files, *(one for one in folders if os.path.islink(f"{place}/{one}"))):
-                path = os.path.join(place, name)
+        for parent, folders, files in os.walk(folder, onerror=stop):
+            for name in (*files, *(one for one in folders if os.path.islink(f"{parent}/{one}"))):
+                path = os.path.join(parent, name)
                 found = os.lstat(path)
                 if not stat.S_ISREG(found.st_mode):
-                    self._leave_out(path, found)
+                    self._skip(path, found)
                     continue
                 count += 1
                 if count > names.FILES_MAX:
@@ -131,22 +131,22 @@ class LocalSource(_Local):
                 below = names.checked(os.path.relpath(path, folder), folder)
                 yield SourceFile(name=below, key=below, size=found.st_size)
 
-    def _leave_out(self, path: str, found: os.stat_result) -> None:
-        self._left_out += 1
-        if self._left_out <= _WARNINGS_MAX:
-            kind = "a link" if stat.S_ISLNK(found.st_mode) else "no regular file"
-            self._context.warn(f"{path!r} is {kind} and is left out")
+    def _skip(self, path: str, found: os.stat_result) -> None:
+        self._skipped += 1
+        if self._skipped <= _WARNINGS_MAX:
+            kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
+            self._context.warn(f"skipped {path!r}: it is {kind}")
 
     async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
-        """See the contract."""
+        """See `endpoints`."""
         try:
             file = await asyncio.to_thread(self._open, entry)
             with file:
                 before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode):
-                    raise NodeFailure(f"{entry.key} is no regular file any more", may_retry=True)
+                    raise NodeFailure(f"{entry.key} is no longer a regular file", may_retry=True)
                 left = before.st_size
-                # No further than what it had: a file that grows would never end.
+                # Up to the initial size: a file that keeps growing would never end.
                 while left and (chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))):
                     left -= len(chunk)
                     yield chunk
@@ -155,7 +155,7 @@ class LocalSource(_Local):
             raise _failure("read", entry.key, error) from error
         was, now = ((found.st_size, found.st_mtime_ns, found.st_ino) for found in (before, after))
         if was != now or before.st_size != entry.size:
-            raise NodeFailure(f"{entry.key} has changed while it was sent", may_retry=True)
+            raise NodeFailure(f"{entry.key} changed while it was being read", may_retry=True)
 
     def _open(self, entry: SourceFile) -> BinaryIO:
         if self._folder is None:
@@ -166,7 +166,7 @@ class LocalSource(_Local):
 
 
 class LocalTarget(_Local):
-    """A file, or a folder for many."""
+    """A file, or a folder for several files."""
 
     def __init__(self, path: Path, mode: int | None, owner: tuple[int, int]) -> None:
         self._path = path
@@ -174,17 +174,17 @@ class LocalTarget(_Local):
         self._owner = owner
 
     async def is_folder(self) -> bool:
-        """See the contract."""
+        """See `endpoints`."""
         return await asyncio.to_thread(self._path.is_dir)
 
     async def write(self, name: str | None, content: Content) -> None:
-        """See the contract."""
+        """See `endpoints`."""
         if name is None and self._path.name in ("", ".."):
-            raise NodeFailure(f"{self._path} is no name of a file")
+            raise NodeFailure(f"{self._path} is not the name of a file")
         folder = self._path.parent if name is None else self._path
         *folders, last = (name or self._path.name).split("/")
         try:
-            with _below(folder, folders, is_made=True) as fd:
+            with _below(folder, folders, creates_missing=True) as fd:
                 await self._write(fd, last, content)
         except OSError as error:
             raise _failure("write", folder / (name or last), error) from error
@@ -205,7 +205,7 @@ class LocalTarget(_Local):
         await asyncio.to_thread(os.fsync, fd)
 
     def _settle(self, file: int, folder: int, name: str) -> None:
-        """Mode, owner, and all of it on disk. What the step does not give stays as it was."""
+        """Set mode and owner, and flush. What the step does not set is kept from the existing file."""
         mode, (uid, gid) = self._mode, self._owner
         try:
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -217,7 +217,7 @@ class LocalTarget(_Local):
                 uid, gid = found.st_uid if uid == -1 else uid, found.st_gid if gid == -1 else gid
         if (uid, gid) != (-1, -1):
             os.fchown(file, uid, gid)
-        # After the owner, whose change takes away set-user-id bits.
+        # After the owner, because changing it clears set-user-id bits.
         os.fchmod(file, parameter_values.DEFAULT_MODE if mode is None else mode)
         os.fsync(file)
 

@@ -1,8 +1,8 @@
-"""Names of files below a folder, and patterns of them.
+"""Names of files below a folder, and patterns for them.
 
-A name comes from a listing, and a listing may come from a server that lies: what is not plainly a name below the folder is
-refused, before anything is written. Patterns are those of a shell: `*`, `?` and `[...]` match inside of one part of a name,
-`**` any number of folders, and a leading dot only what is written as one.
+Listings of servers are not trusted: a name that could lead out of the folder is rejected before anything is written.
+Patterns are those of a shell: `*`, `?` and `[...]` match within one part of a name, `**` matches any number of folders, and a
+leading dot must be matched explicitly.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import re
 
 from waterflow_agent.nodes.node import NodeFailure
 
-#: Of one transfer; more is a failure that says so. Each costs about half a kilobyte while the transfer runs.
+#: Files of one transfer. Each needs about half a kilobyte during the transfer.
 FILES_MAX = 100_000
-#: Of a whole name, as PATH_MAX of Linux.
+#: Length of a whole name, as PATH_MAX of Linux.
 LENGTH_MAX = 4_096
 
 
 def checked(name: str, where: object) -> str:
-    """`name` if it is one below a folder. Raises `NodeFailure` that shows it."""
+    """Return the name if it is below a folder. Raises `NodeFailure`."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
-        raise _refusal(name, where, "which would lead out of the destination")
-    # What is not UTF-8 has characters that are not printable, too.
+        raise _refusal(name, where, "which leads out of the destination")
+    # Invalid UTF-8 is decoded to unprintable characters.
     if "" in parts or "." in parts or len(name) > LENGTH_MAX or not name.isprintable():
-        raise _refusal(name, where, "which is no name that other places can have")
+        raise _refusal(name, where, "which is not a valid name")
     return name
 
 
 def part(name: str, where: object) -> str:
-    """`name` if it is one in a folder, without a folder in it. Raises `NodeFailure` that shows it."""
+    """Return the name if it has a single part. Raises `NodeFailure`."""
     if "/" in name:
-        raise _refusal(name, where, "which would lead out of the destination")
+        raise _refusal(name, where, "which leads out of the destination")
     return checked(name, where)
 
 
-def _refusal(name: str, where: object, why: str) -> NodeFailure:
+def _refusal(name: str, where: object, reason: str) -> NodeFailure:
     shown = name if len(name) <= 200 else f"{name[:200]}..."
-    return NodeFailure(f"{where} lists {shown!r}, {why}; nothing was written")
+    return NodeFailure(f"{where} lists {shown!r}, {reason}; nothing was written")
 
 
 def is_pattern(text: str) -> bool:
-    """Whether something in it is a wildcard."""
+    """Return whether the text contains a wildcard."""
     return any(char in text for char in "*?[")
 
 
 def split(text: str) -> tuple[str, str]:
-    """The folder in front of the first part with a wildcard, without a slash at its end, and the pattern below it."""
+    """Return the folder before the first part with a wildcard, without a trailing slash, and the pattern below it."""
     parts = text.split("/")
     first = next(index for index, part in enumerate(parts) if is_pattern(part))
     folder = "/".join(parts[:first])
@@ -54,7 +54,7 @@ def split(text: str) -> tuple[str, str]:
 
 
 def compile_pattern(text: str) -> re.Pattern[str]:
-    """What the pattern matches. Raises `NodeFailure`."""
+    """Compile a pattern to a regular expression. Raises `NodeFailure`."""
     parts = text.split("/")
     found = "/".join(_part(part) if part != "**" else "\0" for part in parts)
     anything = r"(?!\.)[^/]+"
@@ -62,7 +62,7 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(found, re.DOTALL)
     except re.error:
-        raise NodeFailure(f'"{text}" is no pattern') from None
+        raise NodeFailure(f'invalid pattern "{text}"') from None
 
 
 def _part(text: str) -> str:

@@ -1,11 +1,11 @@
-"""Objects of S3, and of what speaks its language (MinIO, Ceph, R2, ...).
+"""Objects of S3 and compatible services (MinIO, Ceph, R2, ...).
 
-What is larger than a part is sent in parts, several at a time. The object appears when all of them are together; when
-something fails, and when the step is cancelled, the parts are thrown away at the server. What is read comes in ranges, each
-bound to the object that was listed, so that what is replaced meanwhile is noticed and never mixed.
+Objects larger than a part are uploaded in parts, several at a time. The object appears when all parts are complete; if
+the upload fails or the step is cancelled, the parts are aborted. Objects are read in ranges, each bound to the version that was
+listed, so that a replaced object is detected and versions are never mixed.
 
-Keys, and access in general: `access-key` and `secret-key`, else the `AWS_*` variables of the step's environment, else what
-the machine in the cloud has.
+Credentials: `access-key` and `secret-key`, else the `AWS_*` variables of the step's environment, else those of the cloud
+machine.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from waterflow_agent.nodes.transfer.address import Address
 from waterflow_agent.nodes.transfer.content import Content
 from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
-#: S3 takes 10,000 parts of an object at most: with these 78 GiB. A larger file of a known size has larger ones.
+#: S3 allows 10,000 parts per object: 78 GiB with this size. Larger files of known size use larger parts.
 PART_BYTES = 8 << 20
 PARTS_MAX = 10_000
-#: On their way at a time; more would not be faster, and each is in memory.
+#: Parts that are sent at a time; more would not be faster, and each is in memory.
 _PARTS_AT_ONCE = 4
-#: The library tries again by itself for so long; what lasts longer is for the step's `retry`.
+#: Retries of the library; longer outages are left to the step's `retry`.
 _RETRY = {
     "max_retries": 3,
     "retry_timeout": timedelta(seconds=60),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
 }
-#: How long the server has for throwing parts away after a cancel.
+#: Time for aborting an upload after a cancel.
 _ABORT_S = 8.0
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code:? (\d{3})")
-#: Where a machine in the cloud has its keys: the last place to look, which no other machine has.
+#: Paths of the metadata service, where cloud machines get credentials; the last source that is tried.
 _MACHINE_KEYS = ("/latest/api/token", "/latest/meta-data")
-#: What S3 says when trying again can help, beside a status 5xx.
+#: Error codes of S3 for which a retry can help, besides status 5xx.
 _MAY_PASS = frozenset(["SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError", "OperationAborted"])
 
 
 class S3Access(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is reached and entered. What is None comes from the environment."""
+    """Endpoint and credentials. None means the environment."""
 
     endpoint: str | None
     region: str | None
@@ -62,20 +62,20 @@ class S3Access(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
-def access(given: schema.FileTransfer, env: dict[str, str], timeout_s: float) -> S3Access:
-    """What the parameters and the environment say. Raises `NodeFailure`."""
-    if (given.access_key is None) != (given.secret_key is None):
-        raise NodeFailure("access-key and secret-key go together")
-    endpoint = given.endpoint or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+def access(parameters: schema.FileTransfer, env: dict[str, str], timeout_s: float) -> S3Access:
+    """Read parameters and environment. Raises `NodeFailure`."""
+    if (parameters.access_key is None) != (parameters.secret_key is None):
+        raise NodeFailure("access-key and secret-key must be set together")
+    endpoint = parameters.endpoint or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise NodeFailure("endpoint: expected an address that begins with https:// or http://")
+        raise NodeFailure("endpoint: expected a URL that starts with https:// or http://")
     return S3Access(
         endpoint=endpoint or None,
-        region=given.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
-        access_key=given.access_key,
-        secret_key=given.secret_key,
-        session_token=given.session_token,
-        verify=given.verify,
+        region=parameters.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
+        access_key=parameters.access_key,
+        secret_key=parameters.secret_key,
+        session_token=parameters.session_token,
+        verify=parameters.verify,
         timeout_s=timeout_s,
     )
 
@@ -85,7 +85,7 @@ def _store(bucket: str, access: S3Access) -> S3Store:
     client: dict[str, Any] = {
         "connect_timeout": min(timeout, timedelta(seconds=30)),
         "read_timeout": timeout,
-        # Of a whole request, of which each moves one part; the other one ends those that stand still.
+        # Of a whole request, which transfers one part; read_timeout ends stalled requests.
         "timeout": timeout + timedelta(hours=1),
         "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
     }
@@ -104,7 +104,7 @@ def _store(bucket: str, access: S3Access) -> S3Store:
         "session_token": access.session_token,
     }
     known: dict[str, Any] = {name: value for name, value in config.items() if value is not None}
-    # Over TLS nobody can change what is sent, so no part is hashed once more to be signed; so do Amazon's own clients.
+    # TLS protects the content, so parts need not be hashed and signed; clients of Amazon do the same.
     known["unsigned_payload"] = not client["allow_http"] and access.verify is not False
     try:
         return S3Store(bucket, **known, client_options=client, retry_config=_RETRY)  # type: ignore[arg-type]
@@ -113,11 +113,11 @@ def _store(bucket: str, access: S3Access) -> S3Store:
 
 
 class S3:
-    """A source and a target: an object, with a slash at its end all below it, or what matches a pattern."""
+    """A source and target: an object, everything below a prefix (with a trailing slash), or what matches a pattern."""
 
     def __init__(self, address: Address, access: S3Access) -> None:
         self._address = address
-        # Without the slash at its end, which the library does not know.
+        # Without the trailing slash, which the library does not support.
         self._key = address.path.strip("/")
         self._is_folder = not self._key or address.path.endswith("/")
         self._store = _store(address.host, access)
@@ -129,8 +129,8 @@ class S3:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def find(self) -> Listing:
-        """See the contract."""
+    async def list_files(self) -> Listing:
+        """See `endpoints`."""
         try:
             if names.is_pattern(self._key):
                 folder, pattern = names.split(self._key)
@@ -147,10 +147,10 @@ class S3:
 
     async def _list(self, folder: str) -> AsyncIterator[SourceFile]:
         count = 0
-        # The slash is the library's: what only begins with the folder's name is not below it.
+        # The library appends the slash, so that only keys below the folder are listed.
         async for chunk in obstore.list(self._store, prefix=folder or None):
             for found in chunk:
-                if found["size"] == 0 and not await self._is_there(found["path"]):
+                if found["size"] == 0 and not await self._exists(found["path"]):
                     continue
                 count += 1
                 if count > names.FILES_MAX:
@@ -158,8 +158,8 @@ class S3:
                 below = found["path"][len(folder) + 1 if folder else 0 :]
                 yield _entry(found, names.checked(below, self._address))
 
-    async def _is_there(self, key: str) -> bool:
-        """Whether the empty object is one. Marks of folders have a slash at their end, which the list hides."""
+    async def _exists(self, key: str) -> bool:
+        """Return whether an empty object exists. Folder markers have a trailing slash, which the listing hides."""
         try:
             await obstore.head_async(self._store, key)
         except FileNotFoundError:
@@ -167,10 +167,10 @@ class S3:
         return True
 
     async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
-        """See the contract."""
+        """See `endpoints`."""
         assert entry.size is not None
         starts = range(0, entry.size, PART_BYTES)
-        # One range ahead of what is asked for.
+        # Read one range ahead.
         ahead = asyncio.ensure_future(self._range(entry, 0)) if starts else None
         try:
             for start in starts:
@@ -195,11 +195,11 @@ class S3:
         return bytes(await result.bytes_async())
 
     async def is_folder(self) -> bool:
-        """See the contract: only by the slash at its end, or as a whole bucket."""
+        """See `Target`: only with a trailing slash, or for a whole bucket."""
         return self._is_folder
 
     async def write(self, name: str | None, content: Content) -> None:
-        """See the contract."""
+        """See `endpoints`."""
         key = self._key if name is None else f"{self._key}/{name}".strip("/")
         _checked(key, self._address)
         upload = _Upload(content)
@@ -222,7 +222,7 @@ class S3:
         try:
             await asyncio.shield(put)
         except asyncio.CancelledError:
-            # The library throws the parts away when its source fails, and not when it is cancelled itself.
+            # The library aborts the upload if its source fails, but not if it is cancelled.
             upload.stop()
             await asyncio.wait([put], timeout=_ABORT_S)
             put.cancel()
@@ -230,32 +230,34 @@ class S3:
             raise
 
     def _failure(self, error: Exception, key: str) -> NodeFailure:
-        """Why, in the server's own short words: the long ones of the library hold whole requests."""
-        place = f"s3://{self._address.host}/{key}"
+        """Make a failure with the error code of the server; messages of the library contain whole requests."""
+        location = f"s3://{self._address.host}/{key}"
         text = str(error).partition("\n\nDebug source")[0]
         found, status = _CODE.search(text), _STATUS.search(text)
         code = found[1] if found else ""
         if code == "NoSuchBucket":
-            return NodeFailure(f"{place}: there is no such bucket")
+            return NodeFailure(f"{location}: no such bucket")
         if isinstance(error, FileNotFoundError):
-            return NodeFailure(f"{place}: there is no such object; a slash at its end stands for all below it")
+            return NodeFailure(f"{location}: no such object; append a slash for everything below it")
         if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):
-            return NodeFailure(f"{place} has changed while it was read", may_retry=True)
+            return NodeFailure(f"{location} changed while it was being read", may_retry=True)
         if isinstance(error, exceptions.InvalidPathError):
-            return NodeFailure(f"{place}: the server lists a name that would lead out of the destination, or is none")
+            return NodeFailure(
+                f"{location}: the server lists an invalid name, or one that leads out of the destination"
+            )
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            why = f"access was refused{f' ({code})' if code else ''}"
-            return NodeFailure(f"{place}: {why}; next: look at access-key, secret-key and what they may do")
+            reason = f"access denied{f' ({code})' if code else ''}"
+            return NodeFailure(f"{location}: {reason}; next: check access-key, secret-key and their permissions")
         if status is not None:
             may_retry = status[1] in ("408", "429") or status[1] >= "500" or code in _MAY_PASS
-            return NodeFailure(f"{place}: status {status[1]}{f' ({code})' if code else ''}", may_retry=may_retry)
+            return NodeFailure(f"{location}: status {status[1]}{f' ({code})' if code else ''}", may_retry=may_retry)
         if any(path in text for path in _MACHINE_KEYS):
-            return NodeFailure(f"{place}: there are no keys; next: give access-key and secret-key, or AWS_* variables")
+            return NodeFailure(f"{location}: no credentials; next: set access-key and secret-key, or AWS_* variables")
         if "certificate" in str(error).lower():
             return NodeFailure(
-                f"{place}: the server's certificate is not trusted; next: give verify the authority's file"
+                f"{location}: the server's certificate is not trusted; next: set verify to the file of its authority"
             )
-        return NodeFailure(f"{place}: the server cannot be reached, or answers too late", may_retry=True)
+        return NodeFailure(f"{location}: cannot reach the server, or the request timed out", may_retry=True)
 
 
 def _entry(found: Any, name: str) -> SourceFile:
@@ -265,11 +267,13 @@ def _entry(found: Any, name: str) -> SourceFile:
 def _checked(key: str, address: Address) -> None:
     parts = key.split("/") if key else []
     if any(part in ("", ".", "..") for part in parts) or not key.isprintable():
-        raise NodeFailure(f"{address}: {key!r} is no key; empty parts, dots and what cannot be printed are refused")
+        raise NodeFailure(
+            f"{address}: invalid key {key!r}: empty parts, dots and unprintable characters are not allowed"
+        )
 
 
 class _Upload:
-    """The content as the library takes it: an iterator that can be stopped from outside, and remembers why it failed."""
+    """The content as an iterator for the library, which can be stopped and remembers its failure."""
 
     def __init__(self, content: Content) -> None:
         self.content = content
@@ -280,7 +284,7 @@ class _Upload:
         self._is_stopped = False
 
     async def is_small(self) -> bool:
-        """Whether all of it is in `beginning`: no more than a part."""
+        """Return whether the content fits into one part, which is then in `beginning`."""
         parts: list[bytes] = []
         async for chunk in self._chunks:
             parts.append(chunk)
@@ -290,7 +294,7 @@ class _Upload:
         return len(self.beginning) <= PART_BYTES
 
     def stop(self) -> None:
-        """Makes the next step fail, and the one that is waited for."""
+        """Make the current and the next read fail."""
         self._is_stopped = True
         if self._step is not None:
             self._step.cancel()

@@ -1,7 +1,7 @@
 """Files of SFTP servers.
 
-A file is written beside its place under a temporary name, flushed where the server can, and renamed over it in one step
-(`posix-rename@openssh.com`, which all common servers have). A server's listing is not trusted, and its links are left out.
+A file is written under a temporary name in the same folder, flushed if the server supports it, and renamed atomically
+(`posix-rename@openssh.com`, which all common servers support). Listings of servers are not trusted, and links are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Answer = TypeVar("Answer")
 
 
 class Sftp:
-    """A source and a target: a file, a folder with all that is in it, or what matches a pattern."""
+    """A source and target: a file, a folder with everything in it, or the files that match a pattern."""
 
     def __init__(
         self, context: Context, address: Address, access: SshAccess, *, mode: int | None, owner: tuple[int, int]
@@ -49,7 +49,7 @@ class Sftp:
         await self._exit.aclose()
 
     async def _do(self, what: str, work: Awaitable[Answer]) -> Answer:
-        """One question to the server, which it answers in time."""
+        """Send one request to the server, with a timeout."""
         try:
             async with asyncio.timeout(self._access.timeout_s):
                 return await work
@@ -58,14 +58,14 @@ class Sftp:
 
     # As a source.
 
-    async def find(self) -> Listing:
-        """See the contract."""
+    async def list_files(self) -> Listing:
+        """See `endpoints`."""
         if names.is_pattern(self._path):
             folder, pattern = names.split(self._path)
             matches = names.compile_pattern(pattern).fullmatch
             entries = [entry async for entry in self._walk(folder or ".") if matches(entry.name)]
         else:
-            found = await self._do(f"look at {self._path}", self._client.stat(self._path))
+            found = await self._do(f"stat {self._path}", self._client.stat(self._path))
             if found.type != asyncssh.FILEXFER_TYPE_DIRECTORY:
                 name = names.checked(self._path.rpartition("/")[2], self._address)
                 return Listing(entries=[_entry(name, self._path, found)], is_many=False)
@@ -73,7 +73,7 @@ class Sftp:
         return Listing(entries=sorted(entries, key=lambda entry: entry.name), is_many=True)
 
     async def _walk(self, folder: str) -> AsyncIterator[SourceFile]:
-        """All regular files below; a server's links are left out, since they lead wherever it likes."""
+        """Yield all regular files below; links are skipped, because they can lead anywhere."""
         waiting, count, base = [""], 0, "" if folder == "/" else folder.rstrip("/")
         while waiting:
             inner = waiting.pop()
@@ -90,10 +90,10 @@ class Sftp:
                 elif found.attrs.type == asyncssh.FILEXFER_TYPE_REGULAR:
                     yield _entry(name, f"{base}/{name}", found.attrs)
                 else:
-                    self._context.warn(f"{base}/{name} is no regular file and is left out")
+                    self._context.warn(f"skipped {base}/{name}: it is not a regular file")
 
     async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
-        """See the contract."""
+        """See `endpoints`."""
         what = f"read {entry.key}"
         file = await self._do(what, self._client.open(entry.key, "rb"))
         try:
@@ -111,20 +111,20 @@ class Sftp:
                 async with asyncio.timeout(ssh.CLEAN_UP_S):
                     await file.close()
         if _entry(entry.name, entry.key, found) != entry:
-            raise NodeFailure(f"{entry.key} at {self._address} has changed while it was read", may_retry=True)
+            raise NodeFailure(f"{entry.key} at {self._address} changed while it was being read", may_retry=True)
 
     # As a target.
 
     async def is_folder(self) -> bool:
-        """See the contract."""
-        return await self._do(f"look at {self._path}", self._client.isdir(self._path))
+        """See `endpoints`."""
+        return await self._do(f"stat {self._path}", self._client.isdir(self._path))
 
     async def write(self, name: str | None, content: Content) -> None:
-        """See the contract."""
+        """See `endpoints`."""
         path = self._path if name is None else f"{self._path.rstrip('/')}/{name}"
         folder = path.rpartition("/")[0]
         if folder:
-            await self._do(f"make the folder {folder}", self._client.makedirs(folder, exist_ok=True))
+            await self._do(f"create the folder {folder}", self._client.makedirs(folder, exist_ok=True))
         temporary = f"{folder}/" if folder or path.startswith("/") else ""
         temporary += f".waterflow-{secrets.token_hex(8)}.part"
         try:
@@ -153,19 +153,19 @@ class Sftp:
     async def _settle(self, file: asyncssh.SFTPClientFile, path: str) -> None:
         mode = self._mode
         if mode is None:
-            there = await self._do(f"look at {path}", self._client.exists(path))
-            found = await self._do(f"look at {path}", self._client.stat(path)) if there else None
+            there = await self._do(f"stat {path}", self._client.exists(path))
+            found = await self._do(f"stat {path}", self._client.stat(path)) if there else None
             kept = found.permissions if found is not None else None
             mode = parameter_values.DEFAULT_MODE if kept is None else stat.S_IMODE(kept)
         if self._owner != (-1, -1):
-            await self._do(f"give {path} its owner", file.chown(*self._owner))
-        await self._do(f"give {path} its mode", file.chmod(mode))
+            await self._do(f"set the owner of {path}", file.chown(*self._owner))
+        await self._do(f"set the mode of {path}", file.chmod(mode))
         with contextlib.suppress(asyncssh.SFTPOpUnsupported):
             async with asyncio.timeout(self._access.timeout_s):
                 await file.fsync()
 
     async def _remove(self, temporary: str) -> None:
-        """Takes back what is there of a file; over a new connection when the old one is gone, and as well as can be."""
+        """Try to remove a temporary file, over a new connection if the old one is lost."""
         with contextlib.suppress(*ssh.ERRORS, NodeFailure):
             async with asyncio.timeout(ssh.CLEAN_UP_S):
                 try:

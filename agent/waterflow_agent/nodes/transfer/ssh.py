@@ -1,7 +1,7 @@
-"""Connections to SSH servers, for SFTP: who the server is, and who we are.
+"""Connections to SSH servers for SFTP: host keys and credentials.
 
-The server's key is known beforehand, from `host-key` or a known hosts file; another or an unknown one ends the transfer with
-its fingerprint. Of the agent's own user nothing is tried: no key in `~/.ssh`, no agent, no configuration.
+The server's key must be known, from `host-key` or a known hosts file; otherwise the transfer fails with its fingerprint.
+Nothing of the agent's user is used: no key in `~/.ssh`, no SSH agent, no configuration.
 """
 
 from __future__ import annotations
@@ -19,57 +19,68 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer.address import Address
 
-#: Where host keys are looked up when the step names no file.
+#: Known hosts files if the step names none.
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
-#: For a farewell.
+#: Time limit for closing a connection.
 CLEAN_UP_S = 5.0
 _NO_KEYS: tuple[list[str], list[str], list[str]] = ([], [], [])
-#: Answers of a server that do not get better by themselves.
+#: Errors for which a retry cannot help.
 _FINAL = (
-    *(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath, asyncssh.SFTPPermissionDenied, asyncssh.SFTPOpUnsupported),
-    *(asyncssh.SFTPNotADirectory, asyncssh.SFTPFileIsADirectory, asyncssh.SFTPInvalidFilename),
+    asyncssh.SFTPNoSuchFile,
+    asyncssh.SFTPNoSuchPath,
+    asyncssh.SFTPPermissionDenied,
+    asyncssh.SFTPOpUnsupported,
+    asyncssh.SFTPNotADirectory,
+    asyncssh.SFTPFileIsADirectory,
+    asyncssh.SFTPInvalidFilename,
 )
-#: What the library raises for whatever happens to a connection.
+#: Errors of the library for a lost connection.
 ERRORS = (OSError, asyncssh.Error, TimeoutError)
 
 
 class SshAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """How servers are known and entered."""
+    """Known host keys and credentials."""
 
-    #: A known hosts file's content, or a key, as the library takes it.
+    #: The content of a known hosts file, or keys, in the form that the library takes.
     known_hosts: Any
-    #: `SHA256:...` in place of it.
+    #: `SHA256:...`, instead of known hosts.
     fingerprint: str | None
     keys: list[Any]
     password: str | None
     timeout_s: float
 
 
-def access(given: schema.FileTransfer, context: Context, timeout_s: float) -> SshAccess:
-    """What the parameters say. Raises `NodeFailure`; its texts never hold a key or a password."""
-    if given.private_key is None and given.password is None:
-        raise NodeFailure("sftp needs private-key or password; next: give one, from a secret")
-    known_hosts, fingerprint = _known(given, context)
-    keys = [] if given.private_key is None else [_private_key(given.private_key, given.passphrase, context)]
+def access(parameters: schema.FileTransfer, context: Context, timeout_s: float) -> SshAccess:
+    """Read the parameters. Raises `NodeFailure`, whose text contains no key or password."""
+    if parameters.private_key is None and parameters.password is None:
+        raise NodeFailure("sftp needs private-key or password; next: set one from a secret")
+    known_hosts, fingerprint = _known(parameters, context)
+    keys = (
+        [] if parameters.private_key is None else [_private_key(parameters.private_key, parameters.passphrase, context)]
+    )
     return SshAccess(
-        known_hosts=known_hosts, fingerprint=fingerprint, keys=keys, password=given.password, timeout_s=timeout_s
+        known_hosts=known_hosts, fingerprint=fingerprint, keys=keys, password=parameters.password, timeout_s=timeout_s
     )
 
 
-def _known(given: schema.FileTransfer, context: Context) -> tuple[Any, str | None]:
-    if given.host_key is not None and given.known_hosts is not None:
-        raise NodeFailure("host-key and known-hosts exclude each other")
-    if given.host_key is not None and given.host_key.startswith("SHA256:"):
-        return _NO_KEYS, given.host_key.strip().rstrip("=")
-    if given.host_key is not None:
+def _known(parameters: schema.FileTransfer, context: Context) -> tuple[Any, str | None]:
+    if parameters.host_key is not None and parameters.known_hosts is not None:
+        raise NodeFailure("host-key and known-hosts are mutually exclusive")
+    if parameters.host_key is not None and parameters.host_key.startswith("SHA256:"):
+        return _NO_KEYS, parameters.host_key.strip().rstrip("=")
+    if parameters.host_key is not None:
         try:
-            return ([asyncssh.import_public_key(given.host_key)], [], []), None
+            return ([asyncssh.import_public_key(parameters.host_key)], [], []), None
         except asyncssh.KeyImportError:
             raise NodeFailure("host-key: expected SHA256:..., or a public key such as ssh-ed25519 AAAA...") from None
-    files = [context.path(given.known_hosts)] if given.known_hosts else [Path(one).expanduser() for one in _KNOWN_HOSTS]
+    files = (
+        [context.path(parameters.known_hosts)]
+        if parameters.known_hosts
+        else [Path(one).expanduser() for one in _KNOWN_HOSTS]
+    )
     try:
-        # One that the step names must be there.
-        content = [file.read_bytes() for file in files if given.known_hosts or file.is_file()]
+        # A file that the step names must exist.
+        content = [file.read_bytes() for file in files if parameters.known_hosts or file.is_file()]
         asyncssh.import_known_hosts(b"\n".join(content).decode())
     except OSError as error:
         raise NodeFailure(f"known-hosts: {error.filename}: {error.strerror}") from error
@@ -82,39 +93,39 @@ def _private_key(text: str, passphrase: str | None, context: Context) -> Any:
     try:
         if not text.lstrip().startswith("-----BEGIN"):
             text = context.path(text).read_text("utf-8")
-        # Secrets often lose the end of their last line.
+        # Secrets often lack the final newline.
         return asyncssh.import_private_key(text.strip() + "\n", passphrase)
     except OSError as error:
-        raise NodeFailure(f"private-key: neither a key nor a file that can be read: {error.strerror}") from None
+        raise NodeFailure(f"private-key: neither a key nor a readable file: {error.strerror}") from None
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
         hint = "; passphrase is missing or wrong" if "assphrase" in str(error) or "decrypt" in str(error) else ""
-        raise NodeFailure(f"private-key: it cannot be read as a key{hint}") from None
+        raise NodeFailure(f"private-key: invalid key{hint}") from None
 
 
-class _Keeper(asyncssh.SSHClient):
-    """Remembers which key the server showed, and takes the one with the wanted fingerprint."""
+class _HostKeyCheck(asyncssh.SSHClient):
+    """Records the key that the server offers, and accepts the one with the expected fingerprint."""
 
-    def __init__(self, wanted: str | None) -> None:
-        self._wanted = wanted
-        self.shown = ""
+    def __init__(self, expected: str | None) -> None:
+        self._expected = expected
+        self.offered = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Asked when the key is not among the known ones."""
+        """Called if the key is not among the known ones."""
         fingerprint = key.get_fingerprint("sha256")
-        self.shown = f"{key.get_algorithm()} {fingerprint}"
-        return fingerprint == self._wanted
+        self.offered = f"{key.get_algorithm()} {fingerprint}"
+        return fingerprint == self._expected
 
 
 async def connect(address: Address, access: SshAccess, stack: contextlib.AsyncExitStack) -> asyncssh.SFTPClient:
-    """A session with the server, which `stack` ends. Raises `NodeFailure`."""
-    keeper = _Keeper(access.fingerprint)
+    """Open a session with the server, which `stack` closes. Raises `NodeFailure`."""
+    host_key = _HostKeyCheck(access.fingerprint)
     options: dict[str, Any] = {} if address.user is None else {"username": address.user}
     try:
         async with asyncio.timeout(access.timeout_s):
             connection = await asyncssh.connect(
                 address.host,
                 address.port or 22,
-                client_factory=lambda: keeper,
+                client_factory=lambda: host_key,
                 known_hosts=access.known_hosts,
                 client_keys=access.keys or None,
                 password=access.password,
@@ -126,9 +137,9 @@ async def connect(address: Address, access: SshAccess, stack: contextlib.AsyncEx
             stack.push_async_callback(_closed, connection)
             return await connection.start_sftp_client()
     except asyncssh.HostKeyNotVerifiable as error:
-        raise _stranger(address, access, keeper.shown) from error
+        raise _unknown_host(address, access, host_key.offered) from error
     except asyncssh.PermissionDenied as error:
-        text = f"{address}: the server does not let this user in with what private-key and password gave"
+        text = f"{address}: authentication failed; check user, private-key and password"
         raise NodeFailure(text) from error
     except ERRORS as error:
         raise failure(f"cannot connect to {address}", access, error) from error
@@ -141,24 +152,24 @@ async def _closed(connection: asyncssh.SSHClientConnection) -> None:
             await connection.wait_closed()
 
 
-def _stranger(address: Address, access: SshAccess, shown: str) -> NodeFailure:
+def _unknown_host(address: Address, access: SshAccess, offered: str) -> NodeFailure:
     host, port = address.host, address.port or 22
-    known = "is not known" if access.fingerprint is None else f"is not {access.fingerprint}"
+    known = "is unknown" if access.fingerprint is None else f"is not {access.fingerprint}"
     return NodeFailure(
-        f"the host key of {host} port {port} {known}: it offered {shown or 'none that is wanted'}; next: when whoever"
-        " runs that server confirms this fingerprint, give it as host-key, or add the line of"
+        f"the host key of {host} port {port} {known}: the server offered {offered or 'no usable key'}; next: if the"
+        " operator of the server confirms this fingerprint, set it as host-key, or add the output of"
         f' "ssh-keyscan -p {port} {host}" to the known hosts file'
     )
 
 
 def failure(what: str, access: SshAccess, error: Exception) -> NodeFailure:
-    """Why `what` did not come about, and whether trying again can help."""
+    """Make a failure of an error, which says whether a retry can help."""
     if isinstance(error, TimeoutError) and error.errno is None:
-        return NodeFailure(f"{what}: no answer for {access.timeout_s:g} s", may_retry=True)
+        return NodeFailure(f"{what}: no response within {access.timeout_s:g} s", may_retry=True)
     if isinstance(error, asyncssh.SFTPNoSpaceOnFilesystem | asyncssh.SFTPQuotaExceeded):
-        return NodeFailure(f"{what}: its disk is full", may_retry=True)
+        return NodeFailure(f"{what}: the disk is full", may_retry=True)
     reason = error.reason if isinstance(error, asyncssh.Error) else getattr(error, "strerror", None)
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        # Its own text may be one of the event loop.
+        # The text of the error may come from the event loop.
         reason = os.strerror(error.errno)
     return NodeFailure(f"{what}: {reason or error or type(error).__name__}", may_retry=not isinstance(error, _FINAL))

@@ -1,8 +1,8 @@
-"""Files of HTTP servers: fetched with GET, put with PUT.
+"""Files of HTTP servers: read with GET, written with PUT.
 
-A redirect of a GET is followed, up to five times, never from https to http; what the step gave as headers stays with the
-server that it was meant for. A PUT goes to its address alone. Whether a half sent file can be seen there is the server's
-business: it never gets the end of one that is not as it should be.
+Up to five redirects of a GET are followed, never from https to http; the headers of the step are only sent to the original
+server. Redirects of a PUT are not followed. The server decides whether an incomplete file is visible; it never receives the end
+of a file whose size or checksum is wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from waterflow_agent.nodes.transfer.content import CHUNK_BYTES, Content
 from waterflow_agent.nodes.transfer.endpoints import Listing, SourceFile
 
 REDIRECTS_MAX = 5
-#: Of a refused answer's body, shown in the reason.
+#: The part of an error response that is included in the reason.
 SHOWN_CHARS = 200
 
 
 class Web:
-    """A source and a target: one address, or with a slash at its end a folder to put files into."""
+    """A source and target: one URL, or with a trailing slash a folder to write to."""
 
     def __init__(self, address: Address, *, headers: dict[str, str], verify: bool | str, timeout_s: float) -> None:
         self._address = address
@@ -39,14 +39,14 @@ class Web:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def find(self) -> Listing:
-        """See the contract. Whether it is there turns out when it is read."""
+    async def list_files(self) -> Listing:
+        """See `Source`. A missing file is only noticed when it is read."""
         last = unquote(urlsplit(self._address.path).path.rpartition("/")[2])
         name = names.checked(last, self._address) if last else "index"
         return Listing(entries=[SourceFile(name=name, key=self._address.path, size=None)], is_many=False)
 
     async def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
-        """See the contract."""
+        """See `endpoints`."""
         try:
             response = await self._get(entry.key)
             try:
@@ -61,10 +61,10 @@ class Web:
         headers = self._headers
         for _ in range(REDIRECTS_MAX + 1):
             try:
-                # As it is: what is stored is what is wanted, so no server should pack it for the way.
+                # The server must not compress the response.
                 request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity", **headers})
             except (httpx.InvalidURL, UnicodeError) as error:
-                raise NodeFailure(f"{self._address} is no address: {error}") from error
+                raise NodeFailure(f"invalid URL {self._address}: {error}") from error
             response = await self._client.send(request, stream=True)
             follow = response.next_request
             if follow is None:
@@ -72,22 +72,20 @@ class Web:
                 return response
             await response.aclose()
             if (request.url.scheme, follow.url.scheme) == ("https", "http"):
-                raise NodeFailure(
-                    f"GET {self._address}: the server redirects from https to http, which is not followed"
-                )
+                raise NodeFailure(f"GET {self._address}: refusing to follow a redirect from https to http")
             if (request.url.scheme, request.url.netloc) != (follow.url.scheme, follow.url.netloc):
                 headers = {}
             url = str(follow.url)
         raise NodeFailure(f"GET {self._address}: more than {REDIRECTS_MAX} redirects")
 
     async def is_folder(self) -> bool:
-        """See the contract: only by the slash at its end."""
+        """See `Target`: only with a trailing slash."""
         return False
 
     async def write(self, name: str | None, content: Content) -> None:
-        """See the contract."""
+        """See `endpoints`."""
         url = self._address.path if name is None else self._address.path.rstrip("/") + "/" + quote(name)
-        # Many servers take nothing whose length they do not know, so it is said where it is known.
+        # Many servers require the length, so it is sent if it is known.
         length = {} if content.size is None else {"Content-Length": str(content.size)}
         try:
             request = self._client.build_request(
@@ -99,7 +97,7 @@ class Web:
             finally:
                 await response.aclose()
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise NodeFailure(f"{self._address} is no address: {error}") from error
+            raise NodeFailure(f"invalid URL {self._address}: {error}") from error
         except httpx.HTTPError as error:
             raise self._failure("PUT", error) from error
 
@@ -110,7 +108,7 @@ class Web:
         text = (await anext(response.aiter_text(SHOWN_CHARS), "")).strip()[:SHOWN_CHARS]
         await response.aclose()
         if response.has_redirect_location:
-            text = "it redirects, which a PUT does not follow"
+            text = "redirects of a PUT are not followed"
         may_retry = status in (408, 425, 429) or status >= 500
         raise NodeFailure(
             f"{method} {self._address}: status {status}{f': {text}' if text else ''}", may_retry=may_retry
@@ -118,4 +116,4 @@ class Web:
 
     def _failure(self, method: str, error: httpx.HTTPError) -> NodeFailure:
         text = str(error) or type(error).__name__
-        return NodeFailure(f"{method} {self._address}: {text}", may_retry=http.may_pass(error))
+        return NodeFailure(f"{method} {self._address}: {text}", may_retry=http.may_retry(error))

@@ -1,9 +1,9 @@
 """The simulator: driver, agents with journals, links, timers and clocks in one deterministic world made from one seed.
 
-What runs is the real code: host, engine, fleet and sessions of the daemon; desk, ledger, link, wire session and runner client
-of the agent. What is simulated is the outside: time, network, disks, the step runner with its processes, people, and all that
-goes wrong. No thread, socket, file or clock is used, so a seed is the whole of a world: the same seed gives the same trace, on
-every machine.
+What runs is the real code: host, engine, fleet and sessions of the daemon; executor, handlers, ledger, link, wire session and
+runner client of the agent. What is simulated is the outside: time, network, disks, the step runner with its processes, people,
+and all that goes wrong. No thread, socket, file or clock is used, so a seed is the whole of a world: the same seed gives the
+same trace, on every machine.
 
     loop       time and processes            network, storage, runner   the outside
     server, daemon, clients                  the inside, composed

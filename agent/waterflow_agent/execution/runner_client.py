@@ -114,11 +114,6 @@ class RunnerClient:
         """
         return Path(self._attempts.prepare(_checked(name)))
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection."""
-        return self._connection is not None
-
     async def connect(self) -> None:
         """Connect to the runner, and start it if necessary. Raises `Retryable` when that is impossible."""
         self._connection = await self._open()

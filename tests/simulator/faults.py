@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.simulator.chance import MOMENTS
-from tests.simulator.checks import FORGED
+from tests.simulator.checks.promises import FORGED
 from waterflow_agent.attempts import AttemptId, Outcome
 from waterflow_agent.wire import messages
 
 if TYPE_CHECKING:
-    from tests.simulator.server import Server
+    from tests.simulator.outside.server import Server
     from tests.simulator.world import World
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tests.simulator import plans as rows
-from tests.simulator.repository import KINDS, MAIN, SOURCE_FILE, Repository, kind
+from tests.simulator.outside.repository import KINDS, MAIN, SOURCE_FILE, Repository, kind
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import repository_stream
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger, Triggers, WebhookTrigger, WorkflowRunTrigger

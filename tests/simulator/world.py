@@ -18,19 +18,19 @@ from tests.simulator import plans as workflows
 from tests.simulator.backups import Backups
 from tests.simulator.calendar import BEGAN_AT
 from tests.simulator.chance import Chance
-from tests.simulator.checks import Checks, Violation
-from tests.simulator.daemon import LOST_AFTER_MS, Daemon
+from tests.simulator.checks.promises import Checks, Violation
+from tests.simulator.checks.webhooks import Senders
 from tests.simulator.faults import Nemesis
 from tests.simulator.loop import Process, VirtualLoop
-from tests.simulator.network import Network
+from tests.simulator.outside.daemon import LOST_AFTER_MS, Daemon
+from tests.simulator.outside.network import Network
+from tests.simulator.outside.repository import Repository
+from tests.simulator.outside.server import Server
 from tests.simulator.patches import installed
 from tests.simulator.people import Approvers, Repeaters, Revocation, Start
-from tests.simulator.repository import Repository
-from tests.simulator.server import Server
 from tests.simulator.trace import Trace
 from tests.simulator.triggered import Triggered
 from tests.simulator.truth import Truth
-from tests.simulator.webhooks import Senders
 from waterflow_agent.clock import Clock
 from waterflow_agent.keys import fingerprint
 from waterflowd.engine import Run

@@ -18,7 +18,7 @@ from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.wire.messages import TaskId
 
 if TYPE_CHECKING:
-    from tests.simulator.server import Server
+    from tests.simulator.outside.server import Server
     from tests.simulator.truth import Execution
     from tests.simulator.world import World
 

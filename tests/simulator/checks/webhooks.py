@@ -15,8 +15,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.simulator.calendar import HOOK_WINDOW_S
+from tests.simulator.outside.repository import MAIN
 from tests.simulator.people import PATIENCE_S
-from tests.simulator.repository import MAIN
 from tests.simulator.triggered import HOOK, HOOK_NAME, HOOK_SECRET, Triggered
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.engine import events as run_events

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.simulator import calendar
 from tests.simulator.calendar import BEGAN_AT, BOUNDS
-from tests.simulator.repository import MAIN
+from tests.simulator.outside.repository import MAIN
 from waterflowd.engine import events as run_events
 from waterflowd.model.ids import RunId, repository_stream, run_stream
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger

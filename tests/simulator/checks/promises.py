@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator import oracle
+from tests.simulator.checks import oracle
+from tests.simulator.checks.gates import Gates
+from tests.simulator.checks.ref_updates import Movements
+from tests.simulator.checks.schedules import Instants
+from tests.simulator.checks.webhooks import Deliveries
+from tests.simulator.checks.workflow_runs import Followers
 from tests.simulator.child_runs import ChildRuns
-from tests.simulator.gates import Gates
-from tests.simulator.ref_updates import Movements
-from tests.simulator.schedules import Instants
-from tests.simulator.webhooks import Deliveries
-from tests.simulator.workflow_runs import Followers
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, events, evolve
 from waterflowd.engine.inputs import Timer, TimerKind
@@ -33,9 +33,9 @@ from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import dump
 
 if TYPE_CHECKING:
+    from tests.simulator.outside.repository import Repository
+    from tests.simulator.outside.server import Server
     from tests.simulator.people import Revocation
-    from tests.simulator.repository import Repository
-    from tests.simulator.server import Server
     from tests.simulator.truth import Execution
     from tests.simulator.world import World
     from waterflowd.testing.memory_log import MemoryLog

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulator.loop import Process
-from tests.simulator.network import Dealer
-from tests.simulator.runner import Runner, SimRunnerClient
-from tests.simulator.storage import Disk, Journal
+from tests.simulator.outside.network import Dealer
+from tests.simulator.outside.runner import Runner, SimRunnerClient
+from tests.simulator.outside.storage import Disk, Journal
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.checkout.file_list import FileEntry
 from waterflow_agent.checkout.file_requests import FileRequests

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator.repository import MAIN, SOURCE_FILE, Repository, changed, kind
+from tests.simulator.outside.repository import MAIN, SOURCE_FILE, Repository, changed, kind
 from waterflowd.engine import events as run_events
 from waterflowd.model.ids import RunId, repository_stream
 from waterflowd.model.records import Batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator import oracle
+from tests.simulator.checks import oracle
 from tests.simulator.language import LIMITS
 from waterflowd.engine import Run, events
 from waterflowd.engine.state.gates import Lock

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulator.child_runs import ChildWorkflows
 from tests.simulator.loop import Process
-from tests.simulator.network import Door
-from tests.simulator.repository import Compiler, Source
-from tests.simulator.secrets import SlowSecrets
-from tests.simulator.storage import Log, OutputLogs
+from tests.simulator.outside.network import Door
+from tests.simulator.outside.repository import Compiler, Source
+from tests.simulator.outside.secrets import SlowSecrets
+from tests.simulator.outside.storage import Log, OutputLogs
 from tests.simulator.triggered import HOOK_SECRET
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages

@@ -1,0 +1,1 @@
+"""The simulated surroundings: daemon, network, servers, repositories, disks and secret sources."""

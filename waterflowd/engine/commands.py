@@ -1,7 +1,7 @@
 """Commands: what the host must do for a run, once the events that led to them are on disk.
 
-Rules of this file: a command can be carried out twice without harm; it is named by what it is about. `RequestSlot` alone is
-asked inside the batch, before the commit, because its answer is an input of the same batch.
+Rules of this file: a command can be executed twice without harm. Requests to the fleet (`RequestSlot`, `ListServers`,
+`AcquireLock`) are executed before the commit, because their answers are inputs of the same batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestSlot(Command, frozen=True, kw_only=True):
-    """Ask the fleet for a slot: on `agent` when the job has its server already, else on any of `group`."""
+    """Request a slot: on `agent` if the job has its server already, else on any server of `group`."""
 
     job: JobId
     step: StepId
@@ -27,14 +27,14 @@ class RequestSlot(Command, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
     node: str
     agent: AgentId | None
-    #: Servers to leave out while there is another: earlier tries of the job failed there.
+    #: Servers to use only when there is no other: earlier tries of the job failed there.
     avoid: tuple[AgentId, ...] = ()
-    #: Secrets that must be there.
+    #: Secrets that must have a value.
     secrets: tuple[str, ...] = ()
 
 
 class ListServers(Command, frozen=True, kw_only=True):
-    """Say which servers the group has; asked again when that changes, until the job has its instances."""
+    """List the servers of the group, and again whenever they change, until the job has its instances."""
 
     job: JobId
     group: str
@@ -42,13 +42,13 @@ class ListServers(Command, frozen=True, kw_only=True):
 
 
 class DropServerList(Command, frozen=True, kw_only=True):
-    """The list of servers is not wanted any more."""
+    """The job no longer needs the list of servers."""
 
     job: JobId
 
 
 class AcquireLock(Command, frozen=True, kw_only=True):
-    """Hold a place in a concurrency group, or ask for one; answered inside the batch, and again whenever the answer changes."""
+    """Request a slot in a concurrency group, or keep the one that is held; answered again whenever the answer changes."""
 
     job: JobId | None
     group: str
@@ -58,14 +58,14 @@ class AcquireLock(Command, frozen=True, kw_only=True):
 
 
 class ReleaseLock(Command, frozen=True, kw_only=True):
-    """The place is free, or not wanted any more."""
+    """Free the slot in the concurrency group, or withdraw the request for it."""
 
     job: JobId | None
     group: str
 
 
 class CancelSlotRequest(Command, frozen=True, kw_only=True):
-    """The attempt wants no slot any more."""
+    """The attempt no longer needs a slot."""
 
     job: JobId
     step: StepId
@@ -73,7 +73,7 @@ class CancelSlotRequest(Command, frozen=True, kw_only=True):
 
 
 class StartChildRun(Command, frozen=True, kw_only=True):
-    """Start the run that the attempt wants, once; the start and `ChildRunCreated` are of one batch."""
+    """Start the child run, once; the start and `ChildRunCreated` belong to one batch."""
 
     job: JobId
     step: StepId
@@ -81,7 +81,7 @@ class StartChildRun(Command, frozen=True, kw_only=True):
 
 
 class WatchChildRun(Command, frozen=True, kw_only=True):
-    """Feed `ChildRunEnded` when the run that the attempt started has ended, at once if it has."""
+    """Feed `ChildRunEnded` when the child run has ended; at once if it has ended already."""
 
     job: JobId
     step: StepId
@@ -90,7 +90,7 @@ class WatchChildRun(Command, frozen=True, kw_only=True):
 
 
 class CancelChildRun(Command, frozen=True, kw_only=True):
-    """Cancel the run that the attempt started; one that is over stays as it is."""
+    """Cancel the child run, unless it has ended."""
 
     job: JobId
     step: StepId
@@ -100,7 +100,7 @@ class CancelChildRun(Command, frozen=True, kw_only=True):
 
 
 class DropChildRun(Command, frozen=True, kw_only=True):
-    """The attempt wants no run to be started any more, or waits for none."""
+    """The attempt no longer starts or awaits a child run."""
 
     job: JobId
     step: StepId
@@ -118,7 +118,7 @@ class SendTask(Command, frozen=True, kw_only=True):
 
 
 class CancelTask(Command, frozen=True, kw_only=True):
-    """Tell the agent to end the attempt."""
+    """Tell the agent to stop the attempt."""
 
     job: JobId
     step: StepId
@@ -130,7 +130,7 @@ class CancelTask(Command, frozen=True, kw_only=True):
 
 
 class FreeSlot(Command, frozen=True, kw_only=True):
-    """The attempt is over: its slot is free."""
+    """The attempt has ended: free its slot."""
 
     job: JobId
     step: StepId
@@ -139,7 +139,7 @@ class FreeSlot(Command, frozen=True, kw_only=True):
 
 
 class ReleaseJob(Command, frozen=True, kw_only=True):
-    """The job is over: tell its agent that the working directory may go. Said again when the agent connects."""
+    """The job has ended: tell its agent that it may remove the working directory. Repeated when the agent connects."""
 
     job: JobId
     agent: AgentId
@@ -152,6 +152,6 @@ class ArmTimer(Command, frozen=True, kw_only=True):
 
 
 class DropTimer(Command, frozen=True, kw_only=True):
-    """The timer is not needed any more."""
+    """The timer is no longer needed."""
 
     timer: Timer

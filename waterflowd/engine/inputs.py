@@ -1,7 +1,7 @@
 """Inputs: requests and reports, things that happened outside one run. Nothing here is a fact of the log yet.
 
 Rules of this file: an input may be stale, repeated or wrong; `decide` says what it means. What only the outside knows
-(ids, random numbers, the agent that the fleet chose) stands in the input, and is recorded in the events.
+(ids, random numbers, the agent that the fleet chose) is part of the input, and is recorded in the events.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from waterflowd.model.statuses import Conclusion, Outcome
 class TimerKind(Enum):
     """What a timer of a run is for."""
 
-    #: The run's whole time is over.
+    #: The run's time-out.
     RUN_TIMEOUT = "run-timeout"
-    #: The job has waited long enough for a server.
+    #: The time-out of a job that waits for a server.
     JOB_START = "job-start"
-    #: The job's time is over.
+    #: The job's time-out.
     JOB_TIMEOUT = "job-timeout"
-    #: A `sleep` step's instant.
+    #: The end of a `sleep` step.
     STEP_SLEEP = "step-sleep"
     #: The next attempt of a step.
     STEP_RETRY = "step-retry"
-    #: A stop that its agent has not answered.
+    #: The time within which an agent must confirm a stop.
     STEP_STOP = "step-stop"
-    #: The time of a step with blocks is over.
+    #: The time-out of a step with blocks.
     STEP_TIMEOUT = "step-timeout"
-    #: Nobody has decided about an approval in time.
+    #: The time-out of an approval.
     APPROVAL = "approval"
     #: The next try of a job.
     JOB_RETRY = "job-retry"
@@ -44,7 +44,7 @@ class TimerKind(Enum):
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
-    """Names one timer of a run. `due_at` is part of its name: a timer that was set anew is another one."""
+    """Identifies one timer of a run. `due_at` is part of the identity: a timer that is set again is a new one."""
 
     kind: TimerKind
     due_at: int
@@ -57,7 +57,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartRun(Input, frozen=True, kw_only=True):
-    """Begin: the plan stands in the run already. `vars` are laid over the file's own."""
+    """Start the run; it has its plan already. `vars` override the file's own."""
 
     plan_hash: str
     number: int
@@ -73,7 +73,7 @@ class StartRun(Input, frozen=True, kw_only=True):
 
 
 class SlotGranted(Input, frozen=True, kw_only=True):
-    """The fleet's answer to `RequestSlot`: this agent has taken a slot for the attempt."""
+    """Answer to `RequestSlot`: the attempt has a slot on this agent."""
 
     job: JobId
     step: StepId
@@ -89,7 +89,7 @@ class SlotGranted(Input, frozen=True, kw_only=True):
 
 
 class SlotPending(Input, frozen=True, kw_only=True):
-    """The fleet's other answer to `RequestSlot`: nobody yet, and why."""
+    """Answer to `RequestSlot`: no slot yet, and why."""
 
     job: JobId
     step: StepId
@@ -98,7 +98,7 @@ class SlotPending(Input, frozen=True, kw_only=True):
 
 
 class SlotDenied(Input, frozen=True, kw_only=True):
-    """The host's third answer to `RequestSlot`: never, and why; such as a secret that no source has."""
+    """Answer to `RequestSlot`: never, and why; for example a secret that no source has."""
 
     job: JobId
     step: StepId
@@ -107,7 +107,7 @@ class SlotDenied(Input, frozen=True, kw_only=True):
 
 
 class ChildRunCreated(Input, frozen=True, kw_only=True):
-    """The host's answer to `StartChildRun`: this run exists from now on. `name` and `number` are for people."""
+    """Answer to `StartChildRun`: the child run exists. `name` and `number` are for people."""
 
     job: JobId
     step: StepId
@@ -118,7 +118,7 @@ class ChildRunCreated(Input, frozen=True, kw_only=True):
 
 
 class ChildRunNotCreated(Input, frozen=True, kw_only=True):
-    """The other answers to `StartChildRun`: not yet, or (`is_refused`) never."""
+    """Answer to `StartChildRun`: not yet, or (`is_refused`) never."""
 
     job: JobId
     step: StepId
@@ -128,7 +128,7 @@ class ChildRunNotCreated(Input, frozen=True, kw_only=True):
 
 
 class ChildRunEnded(Input, frozen=True, kw_only=True):
-    """The answer to `WatchChildRun`, once the run has ended: how, why, and what it gives out."""
+    """Answer to `WatchChildRun`, once the child run has ended: its conclusion, reason and outputs."""
 
     job: JobId
     step: StepId
@@ -140,23 +140,23 @@ class ChildRunEnded(Input, frozen=True, kw_only=True):
 
 
 class ServersListed(Input, frozen=True, kw_only=True):
-    """The answer to `ListServers`: the servers of the group as they are now, by name; or why there is none."""
+    """Answer to `ListServers`: the present servers of the group, by name; or why there is none."""
 
     job: JobId
     servers: list[tuple[AgentId, str]]
     reason: Reason | None = None
-    #: There never will be one, for `reason`.
+    #: There never will be one.
     is_refused: bool = False
 
 
 class LockAcquired(Input, frozen=True, kw_only=True):
-    """The answer to `AcquireLock`: the place is theirs."""
+    """Answer to `AcquireLock`: the run or job holds the slot."""
 
     job: JobId | None
 
 
 class LockNotAcquired(Input, frozen=True, kw_only=True):
-    """The other answers to `AcquireLock`: not yet, or (`is_refused`) never."""
+    """Answer to `AcquireLock`: not yet, or (`is_refused`) never."""
 
     job: JobId | None
     is_refused: bool = False
@@ -174,14 +174,14 @@ class DecideApproval(Input, frozen=True, kw_only=True):
 
 
 class CancelJob(Input, frozen=True, kw_only=True):
-    """One job must end."""
+    """Cancel one job."""
 
     job: JobId
     reason: Reason
 
 
 class Report(Input, frozen=True, kw_only=True):
-    """Base of what an agent says about one attempt; `agent` is the key that ZeroMQ reported, not a claim."""
+    """Base of an agent's reports about one attempt; `agent` is the key that ZeroMQ reported, not a claim."""
 
     job: JobId
     step: StepId
@@ -191,7 +191,7 @@ class Report(Input, frozen=True, kw_only=True):
 
 
 class TaskStarted(Report, frozen=True, kw_only=True):
-    """The attempt's process runs since `started_at` (ms, the agent's clock)."""
+    """The attempt's process has run since `started_at` (ms, the agent's clock)."""
 
     started_at: int
 
@@ -212,19 +212,19 @@ class TaskFinished(Report, frozen=True, kw_only=True):
 
 
 class TaskLost(Report, frozen=True, kw_only=True):
-    """Nobody can know any more how the attempt ended: its server rebooted, was revoked, or stayed away too long."""
+    """The outcome of the attempt is unknown: its server rebooted, was revoked, or stayed away too long."""
 
     reason: Reason
 
 
 class TimerFired(Input, frozen=True, kw_only=True):
-    """The instant of a timer has come."""
+    """A timer is due."""
 
     timer: Timer
 
 
 class CancelRun(Input, frozen=True, kw_only=True):
-    """Somebody wants the run to end; with `force` without waiting for agents."""
+    """Cancel the run; with `is_forced`, without waiting for agents."""
 
     by: str
     is_forced: bool = False

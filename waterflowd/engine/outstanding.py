@@ -1,8 +1,8 @@
-"""`outstanding`: everything that the host still owes a run, derived from its state alone.
+"""`outstanding`: all commands that a run's state requires of the host, derived from the state alone.
 
-Rules of this file: this is the only place that says which state needs which command. Recovery asks for all of it; the live
-path (step.py) asks for the touched parts of a job before and after its events, and hands out the difference. So both paths owe
-the same. What is owed to a block follows from its job and itself, so that other blocks need not be looked at.
+Rules of this file: this is the only place that says which state requires which command. Recovery computes all of them; the live
+path (step.py) computes those of the affected parts before and after its events and returns the difference. So both agree.
+The commands of a block follow from its job and itself, so that other blocks need not be read.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.statuses import AttemptStatus, Status
 
-#: What an agent has beyond the grace to report the end of a step that was told to stop.
+#: How long after the grace period an agent may take to report the end of a step that it was told to stop.
 STOP_ANSWER_MS = 60_000
 
 
 def outstanding(run: Run) -> Iterator[commands.Command]:
-    """What the host owes the run: its own first, then its jobs' in the order of the file."""
+    """The outstanding commands: the run's own first, then those of its jobs in the order of the file."""
     yield from owed_to_run(run)
     for job in run.jobs:
         yield from owed_to_job(run, job)
 
 
 def owed_to_run(run: Run) -> tuple[commands.Command, ...]:
-    """What the host owes the run apart from its jobs."""
+    """The outstanding commands of the run without its jobs."""
     if run.status is Status.COMPLETED or run.seq == 0:
         return ()
     owed: tuple[commands.Command, ...] = ()
@@ -52,7 +52,7 @@ def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.
 
 
 def needs_lock(owner: Run | Job) -> bool:
-    """Whether a place in a concurrency group is asked for and not decided."""
+    """Whether a slot in a concurrency group is requested and not decided."""
     lock = owner.lock
     return (
         owner.status is not Status.COMPLETED
@@ -76,7 +76,7 @@ def needs_server_list(job: Job) -> bool:
 
 
 def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
-    """What the host owes one job with all its blocks."""
+    """The outstanding commands of one job with all its blocks."""
     owed = [*owed_to_job_alone(run, job)]
     for block in job.blocks.values():
         owed += owed_to_block(run, job, block)
@@ -84,7 +84,7 @@ def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
 
 
 def owed_to_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
-    """What the host owes one job apart from its blocks."""
+    """The outstanding commands of one job without its blocks."""
     if job.status is Status.COMPLETED or job.status is Status.QUEUED or run.status is Status.COMPLETED:
         return ()
     owed: list[commands.Command] = []
@@ -107,7 +107,7 @@ def owed_to_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
 
 
 def owed_to_block(run: Run, job: Job, block: Block) -> tuple[commands.Command, ...]:
-    """What the host owes the step whose turn it is in an open block."""
+    """The outstanding commands of the current step of an open block."""
     step = block.current
     if step is None or step.status is Status.QUEUED:
         return ()
@@ -131,7 +131,7 @@ def _arm(kind: TimerKind, due_at: int, job: Job, step: Step | None = None) -> co
 
 
 def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
-    """What the host owes a step that is at work on a server, or is a timer."""
+    """The outstanding commands of a step that runs on a server or sleeps."""
     if step.due_at is not None:
         owed.append(_arm(TimerKind.STEP_SLEEP, step.due_at, job, step))
     if step.retry_at is not None:
@@ -175,7 +175,7 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
 
 
 def _owed_to_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
-    """What the host owes the attempt that starts another run."""
+    """The outstanding commands of an attempt that starts a child run."""
     if attempt.params is None:
         return []
     if attempt.child_run is None:
@@ -195,7 +195,7 @@ def _owed_to_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.
 
 
 def stop_timer(job: Job, step: Step) -> Timer:
-    """When a stop counts as unanswered: its grace, and time for the way there and back."""
+    """When a stop counts as unconfirmed: after its grace period, and time for the messages."""
     due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
     return Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id)
 

@@ -1,8 +1,8 @@
-"""`step`: the one chokepoint. Every input of a run enters here; events and commands come out.
+"""`step`: the only entry point. Every input of a run enters here; events and commands come out.
 
-Rules of this file: decide, apply, follow every move to the fixed point in the order of the file, then say what the host owes
-more and what it owes no longer. The host makes the events durable before it carries out any command except `RequestSlot` and
-`CancelSlotRequest`, which are answered inside the same batch.
+Rules of this file: decide, apply, follow every move to the fixed point in the order of the file, then return the commands that
+are new or no longer needed. The host makes the events durable before it executes any command, except the requests to the fleet,
+which are answered inside the same batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from waterflowd.model.statuses import Outcome
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What one input came to. Persist `events` before carrying out `commands`; both empty: the input was no news."""
+    """The result of one input. Persist `events` before executing `commands`; both are empty if the input changed nothing."""
 
     events: list[events.RunEvent]
     commands: list[commands.Command]
@@ -35,7 +35,7 @@ _NOTHING = Progress([], [])
 
 
 def step(run: Run, given: inputs.Input, now: int) -> Progress:
-    """Feeds one input to the run and folds what follows into it."""
+    """Feeds one input to the run and applies everything that follows from it."""
     first = decide(run, given, now)
     if not first:
         return _NOTHING
@@ -50,29 +50,29 @@ def step(run: Run, given: inputs.Input, now: int) -> Progress:
 
 
 class _Waiting:
-    """The touched places, each once; the first of them in the order of the file comes first."""
+    """The parts from which a move may follow, each once, in the order of the file."""
 
     def __init__(self) -> None:
         self._heap: list[Part] = []
         self._known: set[Part] = set()
 
     def add(self, part: Part) -> None:
-        """Something may follow there."""
+        """Adds a part."""
         if part not in self._known:
             self._known.add(part)
             heapq.heappush(self._heap, part)
 
     def first(self) -> Part | None:
-        """Where to look next."""
+        """The next part."""
         return self._heap[0] if self._heap else None
 
     def drop(self) -> None:
-        """Nothing follows at the first part."""
+        """Removes the next part: nothing follows from it."""
         self._known.discard(heapq.heappop(self._heap))
 
 
 def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
-    """The next event that follows by itself: of the first touched part for which one does, else of the run."""
+    """The next event that follows: from the first part that has one, else from the run."""
     if run.started_at is not None or run_moves.is_ending(run):
         while (part := waiting.first()) is not None:
             event = run_moves.of_part(run, run.jobs[part[0]], part[1], now)
@@ -92,14 +92,14 @@ def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.
 
 
 class _Owed:
-    """What the host owed before, for the parts of the run that are touched."""
+    """The outstanding commands of the affected parts before the input."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._of_parts: dict[Part, tuple[commands.Command, ...]] = {}
 
     def note(self, part: Part) -> None:
-        """Remembers what is owed to a part, at its first touch."""
+        """Records the commands of a part, before its first change."""
         if part not in self._of_parts:
             self._of_parts[part] = self._now(part)
 
@@ -114,7 +114,7 @@ class _Owed:
         return owed_to_block(self._run, job, block) if block is not None else ()
 
     def difference(self) -> Iterator[commands.Command]:
-        """What is owed no longer, then what is owed more, of the run and then job by job."""
+        """What ends the commands that are no longer needed, then the new commands; of the run, then job by job."""
         run = self._run
         for _, parts in itertools.groupby(sorted(self._of_parts), key=lambda part: part[0]):
             before: list[commands.Command] = []
@@ -140,7 +140,7 @@ def _difference(
             yield command
 
 
-#: Events after which a job has no server any more.
+#: Events after which a job no longer has a server.
 _RELEASING = (events.JobCompleted, events.JobRetryScheduled)
 
 
@@ -152,7 +152,7 @@ def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Co
                 yield commands.ReleaseJob(job=event.job, agent=agent)
 
 
-#: Ends that the agent has not reported itself: it must be told.
+#: Ends that the agent has not reported itself, so that it must be told to stop.
 _TOLD = (ReasonCode.TERMINATED,)
 
 

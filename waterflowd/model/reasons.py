@@ -1,7 +1,7 @@
-"""Why a thing is in the status it is in: a stable code, and one sentence with its facts.
+"""Why a run, job, step or attempt has its status: a stable code, and one sentence with its facts.
 
-Rules of this file: each code stands in `ReasonCode` with a `#:` line; the sentence is made when the decision is made, is
-stored in the event, and reads the same in the CLI, the API and the UI. Facts are what a program would look for.
+Rules of this file: each code has a `#:` line in `ReasonCode`. The sentence is made with the decision, stored in the event, and
+the same in the CLI, the API and the UI. Facts hold the same for programs.
 """
 
 from __future__ import annotations
@@ -61,35 +61,35 @@ class ReasonCode(Enum):
     NO_SERVER_WITH_NODE = "no-server-with-node"
     #: The job's own server is not connected.
     SERVER_UNREACHABLE = "server-unreachable"
-    #: The job's server is gone for good: lost-after has passed, it rebooted, or it was revoked.
+    #: The job's server is lost: `lost-after` has passed, it rebooted, or it was revoked.
     SERVER_LOST = "server-lost"
-    #: The job found no server in `start-timeout-minutes`.
+    #: No server was found within `start-timeout-minutes`.
     START_TIMEOUT = "start-timeout"
     #: Sent to an agent, not yet started there.
     DISPATCHED = "dispatched"
-    #: Waits for its instant.
+    #: Sleeps until a set time.
     SLEEPING = "sleeping"
-    #: The instant has come.
+    #: The sleep has finished.
     SLEPT = "slept"
     #: Waits before the next attempt.
     RETRY = "retry"
     #: A time-out of the step, job or run has passed.
     TIMEOUT = "timeout"
-    #: Somebody asked for the cancel.
+    #: A cancel was requested.
     CANCEL_REQUESTED = "cancel-requested"
-    #: Somebody asked for the end without waiting for agents.
+    #: A forced cancel was requested, without waiting for agents.
     TERMINATED = "terminated"
-    #: Nobody can know how the attempt ended.
+    #: The outcome of the attempt is unknown.
     OUTCOME_UNKNOWN = "outcome-unknown"
     #: The attempt's outcome is unknown and the file says that a person decides.
     HELD = "held"
-    #: The run cannot go on: its log holds something that this version does not understand, or an invariant failed.
+    #: The run cannot continue: its log holds something that this version does not understand, or an invariant failed.
     STALLED = "stalled"
-    #: Waits for a place in its concurrency group.
+    #: Waits for a slot in its concurrency group.
     WAITING_LOCK = "waiting-lock"
-    #: Its concurrency group is full and takes nobody who waits.
+    #: Its concurrency group is full and has no queue.
     LOCK_REFUSED = "lock-refused"
-    #: A newer one took its place in the concurrency group.
+    #: A newer one replaced it in the queue for the concurrency group.
     SUPERSEDED = "superseded"
     #: Waits for people to approve it.
     WAITING_APPROVAL = "waiting-approval"
@@ -97,9 +97,9 @@ class ReasonCode(Enum):
     APPROVED = "approved"
     #: Rejected.
     REJECTED = "rejected"
-    #: Its ref may not enter the environment.
+    #: Its ref may not deploy to the environment.
     REF_REFUSED = "ref-refused"
-    #: Taken over from the run that this one is a re-run of.
+    #: Reused from the run that this one re-runs.
     KEPT = "kept"
     #: Enough instances have failed: no new one starts.
     HALTED = "halted"
@@ -107,7 +107,7 @@ class ReasonCode(Enum):
     BATCH_PAUSE = "batch-pause"
     #: Waits until an earlier instance or batch has ended.
     WAITING_TURN = "waiting-turn"
-    #: No server has the labels that are asked for.
+    #: No server has the requested labels.
     NO_SERVER_WITH_LABELS = "no-server-with-labels"
     #: The repository may not use the group.
     GROUP_NOT_ALLOWED = "group-not-allowed"
@@ -117,17 +117,17 @@ class ReasonCode(Enum):
     SECRET_WAITING = "secret-waiting"
     #: A secret cannot be read.
     SECRET_UNREADABLE = "secret-unreadable"
-    #: More than the bound allows.
+    #: A limit was exceeded.
     BOUND = "bound"
-    #: The run that the step wants has not been started yet.
+    #: The child run has not been started yet.
     CHILD_RUN_STARTING = "child-run-starting"
-    #: Waits for the end of the run that it started.
+    #: Waits for its child run.
     WAITING_CHILD_RUN = "waiting-child-run"
-    #: The run that the step wants cannot be started.
+    #: The child run cannot be started.
     CHILD_RUN_REFUSED = "child-run-refused"
-    #: The run that it started did not succeed.
+    #: The child run did not succeed.
     CHILD_RUN_FAILED = "child-run-failed"
-    #: It failed, and `continue-on-error` lets what follows go on.
+    #: It failed, but `continue-on-error` is set.
     CONTINUED = "continued"
 
 

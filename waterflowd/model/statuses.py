@@ -1,6 +1,6 @@
 """Statuses and conclusions of runs, jobs, steps and attempts, with the moves that are allowed between them.
 
-Rules of this file: a status says where a thing is, a conclusion how it ended, a `Reason` (reasons.py) why. "In doubt",
+Rules of this file: a status says what is happening, a conclusion how it ended, a `Reason` (reasons.py) why. "In doubt",
 "held" and "stalled" are reasons, not statuses. The tables are the truth: `evolve` asserts every move against them,
 the documentation's diagrams and a test that every non-terminal status has an owner and a deadline read them.
 """
@@ -22,7 +22,7 @@ class _Word(Enum):
 class Status(_Word):
     """Where a run, a job or a step is."""
 
-    #: Known, nothing of it has begun; its turn has not come.
+    #: Nothing of it has started; its turn has not come.
     QUEUED = "queued"
     #: Its turn has come, and something outside must happen first: a server, a timer, a person.
     WAITING = "waiting"
@@ -39,13 +39,13 @@ class Conclusion(_Word):
     SUCCESS = "success"
     #: Ran and failed.
     FAILURE = "failure"
-    #: Somebody asked for its end.
+    #: It was cancelled.
     CANCELLED = "cancelled"
-    #: Its time was over; it was stopped.
+    #: Its time-out passed and it was stopped.
     TIMED_OUT = "timed-out"
     #: Never ran, by the file's own rules.
     SKIPPED = "skipped"
-    #: Nobody can know how it ended.
+    #: The outcome is unknown.
     LOST = "lost"
 
 

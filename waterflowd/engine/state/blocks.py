@@ -1,8 +1,8 @@
-"""Blocks, steps and attempts: what is at work inside of a job.
+"""Blocks, steps and attempts: what is at work inside a job.
 
-Rules of this file: data and questions about it; written by `evolve` alone. A block is a row of steps, one at a time: its
-`cursor` is the index of the step whose turn it is; steps before it are completed, steps after it queued. Each job has a root
-block. A step of the engine has blocks of its own: a branch, the passes of a loop.
+Rules of this file: data and queries on it; written by `evolve` alone. The steps of a block run one after another: its `cursor`
+is the index of the current step; steps before it are completed, steps after it are queued. Each job has a root block. Control
+steps have blocks too: branches, the iterations of a loop.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from waterflowd.model.plan import StepPlan
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
-#: The nodes that the engine runs itself: they hold no server.
+#: The nodes that the engine runs itself, without a server.
 SLEEP = "sleep"
 APPROVAL = "approval"
 CONDITION = "condition"
 LOOP = "loop"
 PARALLEL = "parallel"
 COMPOSITE = "composite"
-#: Starts another run. It is tried again like a task of an agent, and has attempts like one.
+#: Starts a child run. It has attempts and retries like a task of an agent.
 CHILD_RUN = "workflow/run"
-#: Those that have steps inside.
+#: Nodes that have steps inside.
 CONTROL_NODES = frozenset({CONDITION, LOOP, PARALLEL, COMPOSITE})
 ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
 #: Nodes that need no server.
@@ -36,9 +36,9 @@ SERVERLESS_NODES = ENGINE_NODES | {CHILD_RUN}
 class Stop(IntEnum):
     """How urgently a step must end."""
 
-    #: It may go on.
+    #: It may continue.
     NO = 0
-    #: By its stop policy: signal, grace, kill.
+    #: By its stop policy: signal, grace period, kill.
     ASKED = 1
     #: At once, without waiting for its agent.
     FORCED = 2

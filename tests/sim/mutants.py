@@ -513,15 +513,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "waterflow_agent.checkout.file_requests:FileRequests.on_opened",
-        "self._send(wanted)",
+        "self._send(request)",
         "pass",
         "files that were asked for in a session before never come",
         "tests.unit.agent.test_checkout:test_what_has_no_answer_is_asked_again_in_the_next_session",
     ),
     Mutant(
         "waterflow_agent.checkout.service:CheckoutService._fetch_some",
-        "wanted = wanted[len(arrived) :]",
-        "wanted = []",
+        "requested = requested[len(arrived) :]",
+        "requested = []",
         "of the files of an answer the rest is not asked for",
         "tests.unit.agent.test_checkout:test_a_checkout_brings_small_and_large_files",
     ),
